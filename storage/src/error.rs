@@ -1,0 +1,317 @@
+//! What can go wrong, typed: each error names the operation's object, the reason, and what to try.
+//!
+//! Callers that only need a decision use [`StoreError::kind`] (the daemon maps it to a gRPC
+//! status, `betcode-db` to an exit code) and [`StoreError::hint`] (what a person may try).
+
+use std::path::PathBuf;
+
+use crate::segment::SegmentError;
+
+/// Result of the engine's operations.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// An operation of the store that failed. Nothing of it was answered as done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The id cannot name a session.
+    #[error("session id {id:?} is not valid: {why}")]
+    InvalidSessionId {
+        /// The id as given, cut when long.
+        id: String,
+        /// The rule it breaks.
+        why: &'static str,
+    },
+    /// A parameter outside its stated bounds.
+    #[error("{what} is not valid: {why}")]
+    InvalidArgument {
+        /// The parameter.
+        what: &'static str,
+        /// The value and the bound.
+        why: String,
+    },
+    /// No session has this id.
+    #[error("there is no session {id}")]
+    SessionNotFound {
+        /// The id asked for.
+        id: String,
+    },
+    /// A session of this id exists already.
+    #[error("session {id} exists already")]
+    SessionExists {
+        /// The id.
+        id: String,
+    },
+    /// A payload over the limit: refused whole, never cut.
+    #[error("message {index} of the batch for session {id} has {bytes} bytes, over the limit of {bytes_max}")]
+    PayloadTooLarge {
+        /// The session.
+        id: String,
+        /// Position in the batch, from 0.
+        index: usize,
+        /// Its size.
+        bytes: usize,
+        /// The limit in force.
+        bytes_max: usize,
+    },
+    /// The appender expected another next sequence, and the bytes there are not the ones it sent.
+    #[error("session {id}: expected to append at sequence {expected}, but its next one is {next}, and message {sequence} there has other bytes")]
+    SequenceConflict {
+        /// The session.
+        id: String,
+        /// The sequence that the appender expected for its first message.
+        expected: u64,
+        /// The sequence that comes next.
+        next: u64,
+        /// The first sequence that differs, or is missing.
+        sequence: u64,
+    },
+    /// A session ran out of sequences.
+    #[error("session {id} has reached the last sequence, {max}")]
+    SequenceExhausted {
+        /// The session.
+        id: String,
+        /// The last sequence.
+        max: u64,
+    },
+    /// The writer's queue had no room before the deadline.
+    #[error("the writer's queue stayed full for {waited_ms} ms ({requests} requests, {bytes} bytes waiting)")]
+    QueueFull {
+        /// How long the caller waited.
+        waited_ms: u64,
+        /// Requests in the queue.
+        requests: usize,
+        /// Payload bytes in the queue.
+        bytes: usize,
+    },
+    /// The request's deadline passed while it waited for its turn; it was not carried out.
+    #[error("the append waited {waited_ms} ms for its turn and was withdrawn")]
+    DeadlineExceeded {
+        /// How long it waited.
+        waited_ms: u64,
+    },
+    /// Another process holds SQLite's write lock or a lease of the store.
+    #[error("{path}: {what} is held by {holder} (waited {waited_ms} ms)")]
+    Busy {
+        /// The database file.
+        path: PathBuf,
+        /// What is held.
+        what: &'static str,
+        /// Who holds it, as far as is known.
+        holder: String,
+        /// How long the caller waited.
+        waited_ms: u64,
+    },
+    /// The disk, or the file's own bound, has no room left. Nothing was written.
+    #[error("{path}: no room to write: {why}")]
+    DiskFull {
+        /// The database file.
+        path: PathBuf,
+        /// What said so.
+        why: String,
+    },
+    /// The database has reached its size limit: new messages are refused, reading goes on.
+    #[error("{path}: the database has {used_bytes} bytes and its limit is {limit_bytes}")]
+    LimitReached {
+        /// The database file.
+        path: PathBuf,
+        /// Main file and WAL.
+        used_bytes: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
+    /// The file is not a history store.
+    #[error("{path} is not a BetCode history store: {why}; it was left untouched")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What gave it away.
+        why: String,
+    },
+    /// The file was written by a newer version.
+    #[error("{path} has format {found}, and this build knows formats up to {known}; it was left untouched")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest that this build knows.
+        known: u32,
+    },
+    /// There is no such database.
+    #[error("there is no database at {path}")]
+    Missing {
+        /// The path asked for.
+        path: PathBuf,
+    },
+    /// The file or its folder cannot be written.
+    #[error("{path} cannot be written: {why}")]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What refused.
+        why: String,
+    },
+    /// Stored bytes are not what was written. Other sessions are not touched by it.
+    #[error("damaged data{}: {what}", where_in(session))]
+    Damaged {
+        /// The session and sequence, when known.
+        session: Option<String>,
+        /// What is wrong, where.
+        what: String,
+    },
+    /// A segment could not be encoded or decoded.
+    #[error("session {id}, segment at sequence {first_sequence}: {source}")]
+    Segment {
+        /// The session.
+        id: String,
+        /// Its first sequence.
+        first_sequence: u64,
+        /// What is wrong with it.
+        source: SegmentError,
+    },
+    /// An existing file is in the way.
+    #[error("{path} exists already")]
+    FileExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// SQLite failed in a way that has no better name.
+    #[error("{path}: {action}: {source}")]
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+    /// The linked SQLite is older than the store needs.
+    #[error("the linked SQLite is {found}, and versions before 3.51.3 can lose committed writes")]
+    SqliteTooOld {
+        /// Its version number.
+        found: i32,
+    },
+    /// The operation was cancelled between two steps; what was done stays done.
+    #[error("cancelled")]
+    Cancelled,
+    /// The store was closed, or its writer ended after an error that was reported before.
+    #[error("the store is closed{}", .why.as_ref().map(|w| format!(": {w}")).unwrap_or_default())]
+    Closed {
+        /// Why, when it was not asked for.
+        why: Option<String>,
+    },
+}
+
+/// What a caller has to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request can never succeed as it is.
+    Invalid,
+    /// What it names is not there.
+    NotFound,
+    /// Something of that name, with other content, is there.
+    Conflict,
+    /// A limit of the running system; the same request may succeed soon.
+    Overloaded,
+    /// The deadline passed.
+    Timeout,
+    /// Another process has it.
+    Busy,
+    /// No room on the disk or under the limit.
+    NoSpace,
+    /// The file is foreign or newer: a precondition that waiting does not change.
+    Unsupported,
+    /// Permissions or a read-only file system.
+    Denied,
+    /// Stored bytes are damaged.
+    Damaged,
+    /// Cancelled by the caller.
+    Cancelled,
+    /// The store is shut.
+    Closed,
+    /// Anything else.
+    Internal,
+}
+
+fn where_in(session: &Option<String>) -> String {
+    session.as_ref().map(|s| format!(" in session {s}")).unwrap_or_default()
+}
+
+impl StoreError {
+    pub(crate) fn damaged(session: Option<&str>, what: impl Into<String>) -> Self {
+        Self::Damaged { session: session.map(str::to_owned), what: what.into() }
+    }
+
+    /// The error's kind, for decisions.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InvalidSessionId { .. }
+            | Self::InvalidArgument { .. }
+            | Self::PayloadTooLarge { .. }
+            | Self::SequenceExhausted { .. } => ErrorKind::Invalid,
+            Self::SessionNotFound { .. } | Self::Missing { .. } => ErrorKind::NotFound,
+            Self::SequenceConflict { .. } | Self::SessionExists { .. } | Self::FileExists { .. } => {
+                ErrorKind::Conflict
+            }
+            Self::QueueFull { .. } => ErrorKind::Overloaded,
+            Self::DeadlineExceeded { .. } => ErrorKind::Timeout,
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::DiskFull { .. } | Self::LimitReached { .. } => ErrorKind::NoSpace,
+            Self::Foreign { .. } | Self::Newer { .. } | Self::SqliteTooOld { .. } => {
+                ErrorKind::Unsupported
+            }
+            Self::ReadOnly { .. } => ErrorKind::Denied,
+            Self::Damaged { .. } | Self::Segment { .. } => ErrorKind::Damaged,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Closed { .. } => ErrorKind::Closed,
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorKind::Denied
+                }
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    ErrorKind::NoSpace
+                }
+                _ => ErrorKind::Internal,
+            },
+            Self::Sqlite { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// What a person may try, in one sentence.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::InvalidSessionId { .. } => "list the sessions and use an id from there",
+            Self::SessionNotFound { .. } => "list the sessions: the id may be misspelt, or the session deleted",
+            Self::PayloadTooLarge { .. } => "raise max_payload_bytes (at most 100 MiB), or send the message in parts",
+            Self::SequenceConflict { .. } => "read the session from the expected sequence: another writer appended first",
+            Self::SessionExists { .. } => "choose another id",
+            Self::QueueFull { .. } | Self::DeadlineExceeded { .. } => "try again later, with a longer deadline or smaller batches",
+            Self::Busy { .. } => "wait for the other process, or stop it",
+            Self::DiskFull { .. } => "free space on the disk, then compact: the store goes on by itself",
+            Self::LimitReached { .. } => "compact, delete sessions, or raise the limit: the store goes on at once",
+            Self::Foreign { .. } => "check the path: --db must name a history store, or a file that does not exist yet",
+            Self::Newer { .. } => "install the version that wrote it, or a later one",
+            Self::Missing { .. } => "check the path, or import sessions to create it",
+            Self::ReadOnly { .. } => "check the permissions of the file and its folder, and that the file system is writable",
+            Self::Damaged { .. } | Self::Segment { .. } => "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable",
+            Self::FileExists { .. } => "choose another name, or move the file away",
+            Self::SqliteTooOld { .. } => "build against the bundled SQLite",
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,111 @@
+//! Every bound of the engine, in one place, with its unit in its name.
+//!
+//! A value that users may set has a default here and, where the value can do harm, a minimum
+//! and a maximum. Relations that the engine relies on are asserted at compile time below.
+//! MB is 10^6 bytes, MiB is 2^20, as in the capacity plan.
+
+/// Size of a database page. Chosen by measurement, see `docs/design/page-size.md`; fixed at birth.
+pub const PAGE_BYTES: u32 = 4096;
+
+/// Default bound of one message's payload.
+pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 10 << 20;
+/// The most that [`PAYLOAD_BYTES_MAX_DEFAULT`] may be raised to.
+pub const PAYLOAD_BYTES_MAX_CEILING: usize = 100 << 20;
+
+/// Length of a session id.
+pub const SESSION_ID_BYTES_MAX: usize = 128;
+/// Length of each text kept beside a session (name, model, directory, …); longer is refused.
+pub const SESSION_TEXT_BYTES_MAX: usize = 4096;
+/// Length of the preview of a session's last message; longer is cut at a character.
+pub const PREVIEW_BYTES_MAX: usize = 160;
+/// Highest sequence of a session: the low half of a message key.
+pub const SEQUENCE_MAX: u64 = u32::MAX as u64;
+/// Highest session key: the high half of a message key, sign bit excluded.
+pub const SESSION_KEY_MAX: i64 = i32::MAX as i64;
+
+/// Messages of one append.
+pub const BATCH_MESSAGES_MAX: usize = 16_384;
+/// Payload bytes of one append, unless it is a single message.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// Appends waiting for the writer.
+pub const QUEUE_REQUESTS_MAX_DEFAULT: usize = 4096;
+/// Payload bytes waiting for the writer. A single larger request is let in when the queue is empty.
+pub const QUEUE_BYTES_MAX_DEFAULT: usize = 64 << 20;
+/// How long an append waits for room in the queue and for its turn.
+pub const APPEND_WAIT_MS_MAX_DEFAULT: u64 = 10_000;
+/// Requests that one commit takes together.
+pub const GROUP_REQUESTS_MAX: usize = 1024;
+/// Payload bytes that one commit takes together (a single larger request is committed alone).
+pub const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// How long a writer waits for another process's transaction.
+pub const BUSY_WAIT_MS_MAX_DEFAULT: u64 = 5_000;
+/// How often it looks, meanwhile.
+pub const BUSY_POLL_MS: u64 = 1;
+
+/// Readers' connections.
+pub const READERS_MAX_DEFAULT: u32 = 8;
+/// How long a reader waits for a free connection.
+pub const READER_WAIT_MS_MAX: u64 = 10_000;
+/// Page cache of the writer's connection.
+pub const WRITER_CACHE_KIB: i64 = 16 << 10;
+/// Page cache of each reader's connection.
+pub const READER_CACHE_KIB: i64 = 2 << 10;
+/// Payload bytes of one page of a replay (a single larger message makes a page of its own).
+pub const READ_PAGE_BYTES_MAX_DEFAULT: usize = 1 << 20;
+/// Messages of one page of a replay.
+pub const READ_PAGE_MESSAGES_MAX_DEFAULT: usize = 4096;
+
+/// Raw bytes of a segment written by the quick tier.
+pub const QUICK_SEGMENT_BYTES_MAX: usize = 1 << 20;
+/// Raw bytes of a segment written by the deep tier.
+pub const DEEP_SEGMENT_BYTES_MAX: usize = 4 << 20;
+/// Raw bytes of any segment: one message of the largest size allowed.
+pub const SEGMENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX_CEILING;
+/// Messages of a segment.
+pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
+
+/// The WAL is checkpointed when it has grown to this many bytes …
+pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;
+/// … and the file is cut back to this many after a checkpoint.
+pub const WAL_BYTES_KEPT_MAX: u64 = 1 << 20;
+/// File held in reserve and given up when the disk is full, so that compacting, deleting and
+/// checkpointing still work: room for the WAL and for the largest usual segment.
+pub const RESERVE_BYTES_DEFAULT: u64 = 16 << 20;
+/// Free pages given back in one transaction.
+pub const RECLAIM_PAGES_PER_STEP: u32 = 256;
+/// Rows deleted in one transaction when a session is removed.
+pub const DELETE_ROWS_PER_STEP: u32 = 2048;
+
+/// Default size that the database may reach.
+pub const DB_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
+/// Smallest limit that makes sense: an empty store and a WAL.
+pub const DB_BYTES_MAX_FLOOR: u64 = 1_000_000;
+/// The footprint that the capacity plan hopes for.
+pub const FOOTPRINT_TARGET: f64 = 0.30;
+/// Share of the limit at which the size is a warning.
+pub const SIZE_WARNING_FRACTION: f64 = 0.70;
+/// Share of the limit at which the size is critical.
+pub const SIZE_CRITICAL_FRACTION: f64 = 0.90;
+
+/// A gap between two messages counts as active time up to this long.
+pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
+/// Distinct message types that growth tells apart; further ones count as `(other)`.
+pub const MESSAGE_TYPES_MAX: usize = 256;
+/// Length of a message type's name; longer counts as `(other)`.
+pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
+/// Compaction runs kept in the history.
+pub const COMPACTION_RUNS_KEPT_MAX: u32 = 1000;
+
+const _: () = {
+    assert!(PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX_CEILING);
+    assert!(PAYLOAD_BYTES_MAX_CEILING <= SEGMENT_BYTES_MAX);
+    assert!(QUICK_SEGMENT_BYTES_MAX <= DEEP_SEGMENT_BYTES_MAX);
+    assert!(DEEP_SEGMENT_BYTES_MAX <= SEGMENT_BYTES_MAX);
+    // A segment's length fields are 32 bits wide.
+    assert!(SEGMENT_BYTES_MAX < u32::MAX as usize / 2);
+    assert!(PAYLOAD_BYTES_MAX_CEILING < 1_000_000_000, "SQLite's own bound of a value");
+    assert!(RESERVE_BYTES_DEFAULT >= WAL_BYTES_SOFT_MAX + DEEP_SEGMENT_BYTES_MAX as u64);
+    assert!(SIZE_WARNING_FRACTION < SIZE_CRITICAL_FRACTION);
+};

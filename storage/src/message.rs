@@ -1,0 +1,121 @@
+//! Messages on their way in and out.
+
+use bytes::Bytes;
+
+use crate::ids::SessionId;
+
+/// A message as read: its place, when the store received it, and its exact bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Number in its session, from 1, gapless.
+    pub sequence: u64,
+    /// When the store received it, Unix milliseconds.
+    pub received_ms: i64,
+    /// The exact bytes that were appended, without a line end.
+    pub payload: Bytes,
+}
+
+/// What is known of a session when it is created or first appended to. Empty means unknown;
+/// a later append fills what is still empty and never overwrites.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionMeta {
+    /// Name for people; renaming changes it.
+    pub name: String,
+    /// Model of the agent.
+    pub model: String,
+    /// Directory that the agent works in; sessions of one directory form a project.
+    pub working_directory: String,
+    /// Git worktree, when the client names one.
+    pub worktree_id: String,
+    /// The agent's own id of the conversation.
+    pub agent_session_id: String,
+}
+
+/// What receipt says about when messages were said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Arrival {
+    /// Received as they were said: a message without a timestamp of its own was said on arrival.
+    #[default]
+    Live,
+    /// Old messages: one without a timestamp of its own was said when the one before it was.
+    Historical,
+}
+
+/// Messages to append to one session, all or none.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The session; created when it does not exist.
+    pub session: SessionId,
+    /// The exact payloads, in order.
+    pub payloads: Vec<Bytes>,
+    /// What is known of the session.
+    pub meta: SessionMeta,
+    /// The sequence that the first payload must get. When the session is further already, the
+    /// append succeeds if the bytes there are the same (a retry), and conflicts if they differ.
+    pub expected_sequence: Option<u64>,
+    /// Whether the messages are new or old.
+    pub arrival: Arrival,
+    /// Source bookkeeping that must change together with the messages, for importers.
+    pub import: Option<ImportMark>,
+}
+
+impl Batch {
+    /// A batch of live messages without more.
+    #[must_use]
+    pub fn new(session: SessionId, payloads: Vec<Bytes>) -> Self {
+        Self {
+            session,
+            payloads,
+            meta: SessionMeta::default(),
+            expected_sequence: None,
+            arrival: Arrival::Live,
+            import: None,
+        }
+    }
+
+    /// Payload bytes in all.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.payloads.iter().map(Bytes::len).sum()
+    }
+}
+
+/// The answer to an append: these sequences are on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Sequence of the batch's first message.
+    pub first_sequence: u64,
+    /// Sequence of its last message; `first_sequence - 1` for an empty batch.
+    pub last_sequence: u64,
+    /// Messages of the batch that were there already, byte for byte (a retry).
+    pub duplicates: u64,
+}
+
+/// How far an imported file was taken, kept in the transaction that takes its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportMark {
+    /// Absolute path of the file, as the system's bytes.
+    pub source_path: Vec<u8>,
+    /// Path below the imported folder: where an export writes it.
+    pub relative_path: Vec<u8>,
+    /// Bytes of the file taken so far, this batch included.
+    pub taken_bytes: u64,
+    /// XXH3-128 over them.
+    pub taken_digest: u128,
+    /// Whether the last line taken has no newline.
+    pub unterminated: bool,
+    /// Sequences (of this batch or the one before it) that the next message continues on the
+    /// same line.
+    pub joins: Vec<u64>,
+}
+
+/// An [`ImportMark`] as kept, with the session it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportRecord {
+    /// The session that holds the file's lines.
+    pub session: SessionId,
+    /// Messages that the session has.
+    pub last_sequence: u64,
+    /// How far the file was taken; `joins` holds all of the session.
+    pub mark: ImportMark,
+}

@@ -1,0 +1,94 @@
+//! How a store is opened.
+
+use std::sync::Arc;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Result, StoreError};
+use crate::limits;
+
+/// What the operating system is asked to guarantee before an append is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// fsync with every commit: an answered message survives power loss.
+    #[default]
+    Full,
+    /// No fsync per commit: answered messages survive a crash of the process, but power loss may
+    /// take the last ones. The file stays consistent.
+    Normal,
+}
+
+/// Settings of an open store. Start from the default and change what differs.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// See [`Durability`].
+    pub durability: Durability,
+    /// Bound of one payload, 1 to [`limits::PAYLOAD_BYTES_MAX_CEILING`].
+    pub payload_bytes_max: usize,
+    /// Size that main file and WAL may reach.
+    pub db_bytes_max: u64,
+    /// Appends that may wait for the writer.
+    pub queue_requests_max: usize,
+    /// Payload bytes that may wait for the writer.
+    pub queue_bytes_max: usize,
+    /// How long an append may wait for room in the queue and for its turn.
+    pub append_wait_ms_max: u64,
+    /// How long to wait for another process's transaction.
+    pub busy_wait_ms_max: u64,
+    /// Readers' connections.
+    pub readers_max: u32,
+    /// Size of the file held in reserve for a full disk; 0 for none.
+    pub reserve_bytes: u64,
+    /// Source of time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Full,
+            payload_bytes_max: limits::PAYLOAD_BYTES_MAX_DEFAULT,
+            db_bytes_max: limits::DB_BYTES_MAX_DEFAULT,
+            queue_requests_max: limits::QUEUE_REQUESTS_MAX_DEFAULT,
+            queue_bytes_max: limits::QUEUE_BYTES_MAX_DEFAULT,
+            append_wait_ms_max: limits::APPEND_WAIT_MS_MAX_DEFAULT,
+            busy_wait_ms_max: limits::BUSY_WAIT_MS_MAX_DEFAULT,
+            readers_max: limits::READERS_MAX_DEFAULT,
+            reserve_bytes: limits::RESERVE_BYTES_DEFAULT,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl std::fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("durability", &self.durability)
+            .field("payload_bytes_max", &self.payload_bytes_max)
+            .field("db_bytes_max", &self.db_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
+        if !(1..=limits::PAYLOAD_BYTES_MAX_CEILING).contains(&self.payload_bytes_max) {
+            let max = limits::PAYLOAD_BYTES_MAX_CEILING;
+            return refuse(
+                "payload_bytes_max",
+                format!("{} is not between 1 and {max}", self.payload_bytes_max),
+            );
+        }
+        if self.db_bytes_max < limits::DB_BYTES_MAX_FLOOR {
+            let min = limits::DB_BYTES_MAX_FLOOR;
+            return refuse("db_bytes_max", format!("{} is below {min}", self.db_bytes_max));
+        }
+        if self.queue_requests_max == 0 || self.queue_bytes_max == 0 {
+            return refuse("queue bounds", "0 would let nothing through".into());
+        }
+        if self.readers_max == 0 {
+            return refuse("readers_max", "0 would let nobody read".into());
+        }
+        Ok(())
+    }
+}

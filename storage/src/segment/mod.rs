@@ -1,0 +1,182 @@
+//! The segment codec: consecutive messages of one session to bytes, and back. Pure: no SQL, no I/O.
+//!
+//! An encoded segment is a fixed header (see [`header`]), then the body of its codec version.
+//! The header carries the counts that bound every allocation of the decoder and a checksum over
+//! all the bytes, which are input like any other: a damaged segment is a [`SegmentError`], never
+//! a panic. `docs/FORMAT.md` describes the bytes.
+
+pub mod header;
+mod v1;
+
+use bytes::Bytes;
+
+pub use header::{CodecVersion, Header};
+
+/// One message to encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The exact bytes.
+    pub payload: &'a [u8],
+    /// When the store received it, Unix milliseconds.
+    pub received_ms: i64,
+}
+
+/// How to encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodeParams {
+    /// Codec to use.
+    pub version: CodecVersion,
+    /// zstd level, 1 to 22.
+    pub level: i32,
+}
+
+/// What a decoder may allocate, whatever the bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Raw payload bytes of the segment.
+    pub raw_bytes_max: usize,
+    /// Messages of the segment.
+    pub messages_max: usize,
+}
+
+impl Default for DecodeLimits {
+    fn default() -> Self {
+        Self {
+            raw_bytes_max: crate::limits::SEGMENT_BYTES_MAX,
+            messages_max: crate::limits::SEGMENT_MESSAGES_MAX,
+        }
+    }
+}
+
+/// Why bytes are not a segment, or messages cannot become one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// Fewer bytes than the header or a part of the body needs.
+    #[error("truncated: {part} needs {needed} bytes, {found} are there")]
+    Truncated {
+        /// Which part.
+        part: &'static str,
+        /// Bytes it needs.
+        needed: usize,
+        /// Bytes that are there.
+        found: usize,
+    },
+    /// The first bytes are not those of a segment.
+    #[error("not a segment: it begins with {found:02x?}")]
+    BadMagic {
+        /// The bytes there.
+        found: [u8; 2],
+    },
+    /// A codec that this build does not know.
+    #[error("codec version {found} is not known to this build")]
+    UnknownVersion {
+        /// The version there.
+        found: u8,
+    },
+    /// The checksum over the encoded bytes does not fit them.
+    #[error("checksum mismatch: stored {stored:016x}, computed {computed:016x}")]
+    Checksum {
+        /// The one stored.
+        stored: u64,
+        /// The one the bytes have.
+        computed: u64,
+    },
+    /// A decoded message does not have its digest.
+    #[error("message {index} (from 0) does not have its digest")]
+    Digest {
+        /// Position in the segment, from 0.
+        index: usize,
+    },
+    /// A count or size beyond the limits.
+    #[error("{what} is {found}, over the limit of {max}")]
+    TooLarge {
+        /// Which one.
+        what: &'static str,
+        /// The value.
+        found: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// Parts that contradict each other.
+    #[error("inconsistent: {what}")]
+    Inconsistent {
+        /// Which ones.
+        what: &'static str,
+    },
+    /// zstd refused.
+    #[error("zstd: {what}")]
+    Zstd {
+        /// Its message.
+        what: String,
+    },
+    /// There is nothing to encode.
+    #[error("a segment needs at least one message")]
+    Empty,
+}
+
+/// A segment's messages, decoded. The payloads share one allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodedSegment {
+    bytes: Bytes,
+    /// End of each message in `bytes`; each begins where the one before ends.
+    ends: Vec<u32>,
+    received_ms: Vec<i64>,
+}
+
+impl DecodedSegment {
+    /// Number of messages, at least one.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none, which no decoded segment is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Payload bytes in all.
+    #[must_use]
+    pub fn raw_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Message `index` (from 0): its bytes, shared with the segment, not copied.
+    #[must_use]
+    pub fn payload(&self, index: usize) -> Option<Bytes> {
+        let end = *self.ends.get(index)? as usize;
+        let start = if index == 0 { 0 } else { *self.ends.get(index - 1)? as usize };
+        (start <= end && end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+    }
+
+    /// When the store received message `index`, Unix milliseconds.
+    #[must_use]
+    pub fn received_ms(&self, index: usize) -> Option<i64> {
+        self.received_ms.get(index).copied()
+    }
+}
+
+/// Encodes messages, at least one, as a segment.
+///
+/// # Errors
+/// [`SegmentError::Empty`], [`SegmentError::TooLarge`] beyond the format's bounds, or what the
+/// codec's compressor says.
+pub fn encode(entries: &[Entry<'_>], params: &EncodeParams) -> Result<Vec<u8>, SegmentError> {
+    match params.version {
+        CodecVersion::V1 => v1::encode(entries, params.level),
+    }
+}
+
+/// Decodes a segment whole, checking its checksum and every message's digest.
+///
+/// # Errors
+/// [`SegmentError`] for bytes that are not what [`encode`] made; nothing beyond `limits` is
+/// allocated on their word.
+pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DecodedSegment, SegmentError> {
+    let (header, body) = Header::parse(bytes, limits)?;
+    match header.version {
+        CodecVersion::V1 => v1::decode(&header, body),
+    }
+}

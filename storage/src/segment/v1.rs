@@ -1,0 +1,146 @@
+//! Codec version 1: the messages joined, compressed by zstd.
+//!
+//! The body is two zstd frames with their lengths in front:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | length of the index frame, little-endian |
+//! | … | index frame: raw size is known from the header's counts |
+//! | … | payload frame, to the end |
+//!
+//! The index holds, column by column for `n` messages: `n` lengths (u32), `n` received times (i64,
+//! each as the difference from the one before, the first from 0), `n` digests (the low 32 bits of
+//! XXH3-64 of the payload), all little-endian. The digests are not compressible and cost 4 bytes
+//! a message.
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+use zstd::bulk::{Compressor, Decompressor};
+
+use super::header::{CodecVersion, Header, check_max};
+use super::{DecodedSegment, Entry, SegmentError};
+use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
+
+const INDEX_BYTES_PER_MESSAGE: usize = 4 + 8 + 4;
+const LENGTH_BYTES: usize = 4;
+
+fn digest(payload: &[u8]) -> u32 {
+    (xxh3_64(payload) & 0xffff_ffff) as u32
+}
+
+fn zstd_error(error: std::io::Error) -> SegmentError {
+    SegmentError::Zstd { what: error.to_string() }
+}
+
+pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, SegmentError> {
+    if entries.is_empty() {
+        return Err(SegmentError::Empty);
+    }
+    check_max("the number of messages", entries.len(), SEGMENT_MESSAGES_MAX)?;
+    let raw_bytes = entries.iter().map(|e| e.payload.len()).sum();
+    check_max("the size of the messages", raw_bytes, SEGMENT_BYTES_MAX)?;
+
+    let mut joined = Vec::with_capacity(raw_bytes);
+    let mut lengths = Vec::with_capacity(entries.len() * INDEX_BYTES_PER_MESSAGE);
+    let mut times = Vec::with_capacity(entries.len() * 8);
+    let mut digests = Vec::with_capacity(entries.len() * 4);
+    let mut before_ms = 0_i64;
+    for entry in entries {
+        joined.extend_from_slice(entry.payload);
+        // Lossless: bounded by SEGMENT_BYTES_MAX, checked above.
+        lengths.extend_from_slice(&(entry.payload.len() as u32).to_le_bytes());
+        times.extend_from_slice(&entry.received_ms.wrapping_sub(before_ms).to_le_bytes());
+        digests.extend_from_slice(&digest(entry.payload).to_le_bytes());
+        before_ms = entry.received_ms;
+    }
+    let mut index = lengths;
+    index.append(&mut times);
+    index.append(&mut digests);
+
+    let mut compressor = Compressor::new(level).map_err(zstd_error)?;
+    let index_frame = compressor.compress(&index).map_err(zstd_error)?;
+    let payload_frame = compressor.compress(&joined).map_err(zstd_error)?;
+
+    let mut body = Vec::with_capacity(LENGTH_BYTES + index_frame.len() + payload_frame.len());
+    body.extend_from_slice(&(index_frame.len() as u32).to_le_bytes());
+    body.extend_from_slice(&index_frame);
+    body.extend_from_slice(&payload_frame);
+    let header = Header {
+        version: CodecVersion::V1,
+        messages: entries.len() as u32,
+        raw_bytes: raw_bytes as u32,
+    };
+    Ok(header.seal(&body))
+}
+
+pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, SegmentError> {
+    let messages = header.messages as usize;
+    let Some((length, rest)) = body.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(SegmentError::Truncated {
+            part: "index length",
+            needed: LENGTH_BYTES,
+            found: body.len(),
+        });
+    };
+    let index_length = u32::from_le_bytes(*length) as usize;
+    let Some((index_frame, payload_frame)) = rest.split_at_checked(index_length) else {
+        return Err(SegmentError::Truncated {
+            part: "index",
+            needed: index_length,
+            found: rest.len(),
+        });
+    };
+    let mut decompressor = Decompressor::new().map_err(zstd_error)?;
+    let index =
+        inflate(&mut decompressor, index_frame, messages * INDEX_BYTES_PER_MESSAGE, "index")?;
+    let joined =
+        inflate(&mut decompressor, payload_frame, header.raw_bytes as usize, "payloads")?;
+
+    let (lengths, rest) = index.split_at(messages * 4);
+    let (times, digests) = rest.split_at(messages * 8);
+    let columns = chunks::<4>(lengths).zip(chunks::<8>(times)).zip(chunks::<4>(digests));
+    let mut decoded = DecodedSegment {
+        bytes: Bytes::new(),
+        ends: Vec::with_capacity(messages),
+        received_ms: Vec::with_capacity(messages),
+    };
+    let mut start = 0_usize;
+    let mut received_ms = 0_i64;
+    for (position, ((length, time), stored)) in columns.enumerate() {
+        let end = start + u32::from_le_bytes(length) as usize;
+        let Some(payload) = joined.get(start..end) else {
+            return Err(SegmentError::Inconsistent { what: "lengths exceed the payloads" });
+        };
+        if digest(payload) != u32::from_le_bytes(stored) {
+            return Err(SegmentError::Digest { index: position });
+        }
+        received_ms = received_ms.wrapping_add(i64::from_le_bytes(time));
+        decoded.ends.push(end as u32);
+        decoded.received_ms.push(received_ms);
+        start = end;
+    }
+    if start != joined.len() {
+        return Err(SegmentError::Inconsistent { what: "payload bytes belong to no message" });
+    }
+    decoded.bytes = Bytes::from(joined);
+    Ok(decoded)
+}
+
+/// Decompresses a frame that must yield exactly `raw_bytes`; allocates no more, whatever the
+/// frame says.
+fn inflate(
+    decompressor: &mut Decompressor<'_>,
+    frame: &[u8],
+    raw_bytes: usize,
+    part: &'static str,
+) -> Result<Vec<u8>, SegmentError> {
+    let raw = decompressor.decompress(frame, raw_bytes).map_err(zstd_error)?;
+    if raw.len() != raw_bytes {
+        return Err(SegmentError::Truncated { part, needed: raw_bytes, found: raw.len() });
+    }
+    Ok(raw)
+}
+
+fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.as_chunks::<N>().0.iter().copied()
+}

@@ -1,0 +1,74 @@
+//! Sessions as listed.
+
+use crate::ids::{SessionId, SessionKey};
+use crate::message::SessionMeta;
+use crate::usage::SessionUsage;
+
+/// All that is kept about a session besides its messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    /// Key in this file.
+    pub key: SessionKey,
+    /// Public id.
+    pub id: SessionId,
+    /// Name, model, directories.
+    pub meta: SessionMeta,
+    /// When it was created here, Unix milliseconds.
+    pub created_ms: i64,
+    /// When it was last appended to or renamed here.
+    pub updated_ms: i64,
+    /// Messages; also the last sequence.
+    pub messages: u64,
+    /// Payload bytes.
+    pub raw_bytes: u64,
+    /// Bytes the same messages take as rows of their own.
+    pub uncompacted_bytes: u64,
+    /// Messages that are rows of their own.
+    pub hot_messages: u64,
+    /// Their payload bytes.
+    pub hot_bytes: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Their encoded bytes.
+    pub segment_bytes: u64,
+    /// When the first message was said (its own timestamp, else arrival).
+    pub first_time_ms: Option<i64>,
+    /// When the last was said.
+    pub last_time_ms: Option<i64>,
+    /// Active time: gaps between messages, each capped at five minutes.
+    pub active_ms: i64,
+    /// Tokens and cost.
+    pub usage: SessionUsage,
+    /// Beginning of the last text, for lists.
+    pub last_preview: String,
+}
+
+impl Session {
+    /// Bytes the session takes in the database: segments and hot payloads.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.segment_bytes + self.hot_bytes
+    }
+}
+
+/// Which sessions to list, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Only those of this working directory.
+    pub working_directory: Option<String>,
+    /// Only those of this worktree.
+    pub worktree_id: Option<String>,
+    /// At most this many; `None` for all.
+    pub limit: Option<u64>,
+    /// Leave out this many first.
+    pub offset: u64,
+}
+
+/// A page of sessions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionList {
+    /// The page.
+    pub sessions: Vec<Session>,
+    /// All sessions that match, not only those of the page.
+    pub total: u64,
+}

@@ -1,0 +1,217 @@
+//! Connections: how each is opened, what it may do, and what its failures are called.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
+
+use crate::error::{Result, StoreError};
+use crate::limits;
+use crate::options::Durability;
+
+/// SQLite before 3.51.3 can lose committed writes when two connections write and checkpoint at
+/// the same time (the WAL-reset bug).
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+/// A database file and the names of the files beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Db {
+    path: PathBuf,
+}
+
+impl Db {
+    pub(crate) fn at(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `<file><suffix>` beside the database.
+    pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+
+    /// Bytes of the WAL file; 0 when there is none.
+    pub(crate) fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(self.beside("-wal")).map_or(0, |m| m.len())
+    }
+
+    /// Bytes of the main file.
+    pub(crate) fn main_bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |m| m.len())
+    }
+
+    pub(crate) fn check_sqlite_version() -> Result<()> {
+        let found = rusqlite::version_number();
+        if found < SQLITE_VERSION_MIN {
+            return Err(StoreError::SqliteTooOld { found });
+        }
+        Ok(())
+    }
+
+    /// Opens a connection that may write, creating an empty file when there is none.
+    pub(crate) fn connect_writer(&self, durability: Durability, busy_ms: u64) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = self.named("open", Connection::open_with_flags(&self.path, flags))?;
+        self.named("set up the writer", set_up_writer(&connection, durability, busy_ms))?;
+        Ok(connection)
+    }
+
+    /// Opens a connection for reading only. Fails when there is no file.
+    pub(crate) fn connect_reader(&self) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = match Connection::open_with_flags(&self.path, flags) {
+            Ok(connection) => connection,
+            Err(_) => {
+                // A read-only file system: SQLite can still read when nobody writes.
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                self.named("open", Connection::open_with_flags(&self.path, flags))?
+            }
+        };
+        self.named("set up a reader", set_up_reader(&connection))?;
+        Ok(connection)
+    }
+
+    /// Names the file and the action of a failure.
+    pub(crate) fn named<T>(
+        &self,
+        action: &'static str,
+        result: rusqlite::Result<T>,
+    ) -> Result<T> {
+        result.map_err(|error| self.name_error(action, error))
+    }
+
+    pub(crate) fn name_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
+        let path = self.path.clone();
+        let Some(code) = source.sqlite_error_code() else {
+            return StoreError::Sqlite { path, action, source };
+        };
+        let why = format!("{action}: {source}");
+        match code {
+            ErrorCode::DiskFull => StoreError::DiskFull { path, why },
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Busy {
+                path,
+                what: "the write lock",
+                holder: "another connection".into(),
+                waited_ms: limits::BUSY_WAIT_MS_MAX_DEFAULT,
+            },
+            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },
+            ErrorCode::NotADatabase => StoreError::Foreign { path, why: source.to_string() },
+            ErrorCode::DatabaseCorrupt => {
+                StoreError::Damaged { session: None, what: format!("{}: {why}", path.display()) }
+            }
+            ErrorCode::CannotOpen if !path.exists() => {
+                let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+                if folder.is_some_and(|p| !p.exists()) {
+                    StoreError::Missing { path }
+                } else {
+                    StoreError::ReadOnly { path, why }
+                }
+            }
+            ErrorCode::CannotOpen => StoreError::ReadOnly { path, why },
+            ErrorCode::SystemIoFailure if is_out_of_space(&source) => {
+                StoreError::DiskFull { path, why }
+            }
+            _ => StoreError::Sqlite { path, action, source },
+        }
+    }
+}
+
+/// Growing the shared-memory file or the WAL on a full disk is reported as an I/O error.
+fn is_out_of_space(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|e| e.extended_code);
+    extended == Some(ffi::SQLITE_IOERR_SHMSIZE) || extended == Some(ffi::SQLITE_IOERR_SHMOPEN)
+}
+
+/// Pragmas of the one connection that writes. `page_size` and `auto_vacuum` only have effect on
+/// an empty file, in this order, before the journal mode and the first table.
+fn set_up_writer(
+    connection: &Connection,
+    durability: Durability,
+    busy_ms: u64,
+) -> rusqlite::Result<()> {
+    set_busy_wait(connection, busy_ms)?;
+    connection.pragma_update(None, "page_size", limits::PAGE_BYTES)?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    set_common(connection, limits::WRITER_CACHE_KIB)?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "journal_size_limit", limits::WAL_BYTES_KEPT_MAX as i64)?;
+    // The writer thread checkpoints between commits, so that no commit pays for it.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+    set_busy_wait(connection, limits::BUSY_WAIT_MS_MAX_DEFAULT)?;
+    set_common(connection, limits::READER_CACHE_KIB)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn set_common(connection: &Connection, cache_kib: i64) -> rusqlite::Result<()> {
+    // An I/O error under mmap is a signal that kills the process instead of an error code.
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
+    Ok(())
+}
+
+/// Turns the file to WAL, which is kept in it.
+pub(crate) fn set_wal(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+}
+
+/// Looks for a lock every millisecond instead of SQLite's sleeps of up to 100 ms: other
+/// processes' transactions are short, and appends wait behind this.
+fn set_busy_wait(connection: &Connection, busy_ms: u64) -> rusqlite::Result<()> {
+    let _ = busy_ms;
+    connection.busy_handler(Some(|attempts| {
+        if u64::try_from(attempts).unwrap_or(u64::MAX) * limits::BUSY_POLL_MS
+            >= limits::BUSY_WAIT_MS_MAX_DEFAULT
+        {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(limits::BUSY_POLL_MS));
+        true
+    }))
+}
+
+/// Runs `work` in a transaction that holds the write lock from its beginning, so that what it
+/// reads cannot be outdated when it writes.
+pub(crate) fn write_transaction<T>(
+    db: &Db,
+    connection: &mut Connection,
+    action: &'static str,
+    work: impl FnOnce(&Connection) -> Result<T>,
+) -> Result<T> {
+    let started = Instant::now();
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|error| match db.name_error(action, error) {
+            StoreError::Busy { path, what, holder, .. } => StoreError::Busy {
+                path,
+                what,
+                holder,
+                waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            },
+            other => other,
+        })?;
+    let value = work(&transaction)?;
+    // Crash point: until the commit returns, nothing of this exists; a failed commit rolls back
+    // when the transaction is dropped.
+    db.named(action, transaction.commit())?;
+    Ok(value)
+}

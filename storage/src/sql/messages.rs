@@ -1,0 +1,133 @@
+//! Rows of `hot_messages`.
+
+use bytes::Bytes;
+use rusqlite::{Connection, Row, params};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::ids::{MessageKey, SessionKey};
+use crate::limits::SEQUENCE_MAX;
+
+/// A message that is a row of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HotMessage {
+    pub(crate) sequence: u64,
+    pub(crate) received_ms: i64,
+    pub(crate) digest: i64,
+    pub(crate) payload: Bytes,
+}
+
+impl HotMessage {
+    /// Whether the payload is what was written.
+    pub(crate) fn is_intact(&self) -> bool {
+        digest(&self.payload) == self.digest
+    }
+}
+
+/// XXH3-64 of a payload, as SQLite's signed integer.
+pub(crate) fn digest(payload: &[u8]) -> i64 {
+    xxh3_64(payload).cast_signed()
+}
+
+pub(crate) fn insert(
+    connection: &Connection,
+    key: MessageKey,
+    received_ms: i64,
+    digest: i64,
+    payload: &[u8],
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO hot_messages (message_key, received_ms, digest, payload)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![key.as_i64(), received_ms, digest, payload])?;
+    Ok(())
+}
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<HotMessage> {
+    Ok(HotMessage {
+        sequence: MessageKey::from_i64(row.get(0)?).sequence(),
+        received_ms: row.get(1)?,
+        digest: row.get(2)?,
+        payload: Bytes::copy_from_slice(row.get_ref(3)?.as_blob()?),
+    })
+}
+
+/// Hands the rows `first..=last` of a session to `each`, in order, until it says to stop.
+pub(crate) fn scan(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+    mut each: impl FnMut(HotMessage) -> bool,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT message_key, received_ms, digest, payload FROM hot_messages
+         WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
+    )?;
+    let mut rows = statement.query(range(session, first, last))?;
+    while let Some(row) = rows.next()? {
+        if !each(from_row(row)?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Hands sequence and payload size of rows `first..=last` to `each`, without reading payloads.
+pub(crate) fn scan_sizes(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+    mut each: impl FnMut(u64, u64) -> bool,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT message_key, length(payload) FROM hot_messages
+         WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
+    )?;
+    let mut rows = statement.query(range(session, first, last))?;
+    while let Some(row) = rows.next()? {
+        let size: i64 = row.get(1)?;
+        if !each(MessageKey::from_i64(row.get(0)?).sequence(), size.unsigned_abs()) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes rows `first..=last`; returns how many there were.
+pub(crate) fn delete(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+) -> rusqlite::Result<u64> {
+    let deleted = connection
+        .prepare_cached("DELETE FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2")?
+        .execute(range(session, first, last))?;
+    Ok(deleted as u64)
+}
+
+/// Deletes up to `rows_max` rows of a session that is going away; returns how many.
+pub(crate) fn delete_some(
+    connection: &Connection,
+    session: SessionKey,
+    rows_max: u32,
+) -> rusqlite::Result<u64> {
+    let deleted = connection
+        .prepare_cached(
+            "DELETE FROM hot_messages WHERE message_key IN (SELECT message_key FROM hot_messages
+             WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key LIMIT ?3)",
+        )?
+        .execute(params![
+            MessageKey::new(session, 0).as_i64(),
+            MessageKey::new(session, SEQUENCE_MAX).as_i64(),
+            rows_max
+        ])?;
+    Ok(deleted as u64)
+}
+
+fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
+    [MessageKey::new(session, first).as_i64(), MessageKey::new(session, last).as_i64()]
+}

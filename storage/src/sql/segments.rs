@@ -1,0 +1,178 @@
+//! Rows of `segments`.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{signed, unsigned};
+use crate::ids::{MessageKey, SessionKey};
+use crate::limits::SEQUENCE_MAX;
+
+/// How much effort went into a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Small and quick, while the session is in use.
+    Quick = 1,
+    /// Big and slow, when it is idle.
+    Deep = 2,
+}
+
+impl Tier {
+    /// The tier's name in reports and settings.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Deep => "deep",
+        }
+    }
+
+    fn from_i64(number: i64) -> rusqlite::Result<Self> {
+        match number {
+            1 => Ok(Self::Quick),
+            2 => Ok(Self::Deep),
+            other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
+        }
+    }
+}
+
+/// A segment without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Sequence of its first message.
+    pub first_sequence: u64,
+    /// Sequence of its last message.
+    pub last_sequence: u64,
+    /// Payload bytes of its messages.
+    pub raw_bytes: u64,
+    /// Bytes it takes encoded.
+    pub encoded_bytes: u64,
+    /// Effort that went into it.
+    pub tier: Tier,
+    /// When it was written, Unix milliseconds.
+    pub created_ms: i64,
+}
+
+impl SegmentInfo {
+    /// Messages in it.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        (self.last_sequence + 1).saturating_sub(self.first_sequence)
+    }
+}
+
+const INFO: &str = "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms";
+
+fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
+    Ok(SegmentInfo {
+        first_sequence: MessageKey::from_i64(row.get("segment_key")?).sequence(),
+        last_sequence: unsigned(row, "last_sequence")?,
+        raw_bytes: unsigned(row, "raw_bytes")?,
+        encoded_bytes: unsigned(row, "encoded_bytes")?,
+        tier: Tier::from_i64(row.get("tier")?)?,
+        created_ms: row.get("created_ms")?,
+    })
+}
+
+/// The segment that holds `sequence`, or, when none does, the first one after it.
+pub(crate) fn at_or_after(
+    connection: &Connection,
+    session: SessionKey,
+    sequence: u64,
+) -> rusqlite::Result<Option<SegmentInfo>> {
+    let holding = connection
+        .prepare_cached(&format!(
+            "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2
+             ORDER BY segment_key DESC LIMIT 1"
+        ))?
+        .query_row(range(session, 0, sequence), info)
+        .optional()?;
+    if let Some(segment) = holding.filter(|s| s.last_sequence >= sequence) {
+        return Ok(Some(segment));
+    }
+    connection
+        .prepare_cached(&format!(
+            "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2
+             ORDER BY segment_key LIMIT 1"
+        ))?
+        .query_row(range(session, sequence, SEQUENCE_MAX), info)
+        .optional()
+}
+
+/// All segments of a session, in order.
+pub(crate) fn list(
+    connection: &Connection,
+    session: SessionKey,
+) -> rusqlite::Result<Vec<SegmentInfo>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key"
+        ))?
+        .query_map(range(session, 0, SEQUENCE_MAX), info)?
+        .collect()
+}
+
+/// The bytes of the segment that begins at `first_sequence`.
+pub(crate) fn encoded(
+    connection: &Connection,
+    session: SessionKey,
+    first_sequence: u64,
+) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection
+        .prepare_cached("SELECT encoded FROM segments WHERE segment_key = ?1")?
+        .query_row([MessageKey::new(session, first_sequence).as_i64()], |row| row.get(0))
+        .optional()
+}
+
+pub(crate) fn insert(
+    connection: &Connection,
+    session: SessionKey,
+    segment: &SegmentInfo,
+    encoded: &[u8],
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO segments (segment_key, last_sequence, raw_bytes, tier, created_ms, encoded)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            MessageKey::new(session, segment.first_sequence).as_i64(),
+            signed(segment.last_sequence),
+            signed(segment.raw_bytes),
+            segment.tier as i64,
+            segment.created_ms,
+            encoded,
+        ])?;
+    Ok(())
+}
+
+/// Deletes the segments that begin within `first..=last`; returns how many there were.
+pub(crate) fn delete(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+) -> rusqlite::Result<u64> {
+    let deleted = connection
+        .prepare_cached("DELETE FROM segments WHERE segment_key BETWEEN ?1 AND ?2")?
+        .execute(range(session, first, last))?;
+    Ok(deleted as u64)
+}
+
+/// Deletes up to `rows_max` segments of a session that is going away; returns how many.
+pub(crate) fn delete_some(
+    connection: &Connection,
+    session: SessionKey,
+    rows_max: u32,
+) -> rusqlite::Result<u64> {
+    let [from, to] = range(session, 0, SEQUENCE_MAX);
+    let deleted = connection
+        .prepare_cached(
+            "DELETE FROM segments WHERE segment_key IN (SELECT segment_key FROM segments
+             WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key LIMIT ?3)",
+        )?
+        .execute(params![from, to, rows_max])?;
+    Ok(deleted as u64)
+}
+
+fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
+    [MessageKey::new(session, first).as_i64(), MessageKey::new(session, last).as_i64()]
+}

@@ -1,0 +1,223 @@
+//! Rows of `sessions`.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::totals::Delta;
+use super::{signed, unsigned};
+use crate::ids::{SessionId, SessionKey};
+use crate::message::SessionMeta;
+use crate::session::{Session, SessionFilter, SessionList};
+use crate::usage::SessionUsage;
+
+pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
+    let usage: String = row.get("usage")?;
+    let id: String = row.get("session_id")?;
+    let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error)
+    };
+    Ok(Session {
+        key: SessionKey(row.get("session_key")?),
+        id: SessionId::new(id).map_err(|e| invalid(Box::new(e)))?,
+        meta: SessionMeta {
+            name: row.get("name")?,
+            model: row.get("model")?,
+            working_directory: row.get("working_directory")?,
+            worktree_id: row.get("worktree_id")?,
+            agent_session_id: row.get("agent_session_id")?,
+        },
+        created_ms: row.get("created_ms")?,
+        updated_ms: row.get("updated_ms")?,
+        messages: unsigned(row, "last_sequence")?,
+        raw_bytes: unsigned(row, "raw_bytes")?,
+        uncompacted_bytes: unsigned(row, "uncompacted_bytes")?,
+        hot_messages: unsigned(row, "hot_messages")?,
+        hot_bytes: unsigned(row, "hot_bytes")?,
+        segments: unsigned(row, "segments")?,
+        segment_bytes: unsigned(row, "segment_bytes")?,
+        first_time_ms: row.get("first_time_ms")?,
+        last_time_ms: row.get("last_time_ms")?,
+        active_ms: row.get("active_ms")?,
+        // Usage is an estimate beside the history: a damaged one reads as none.
+        usage: serde_json::from_str::<SessionUsage>(&usage).unwrap_or_default(),
+        last_preview: row.get("last_preview")?,
+    })
+}
+
+pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<Option<Session>> {
+    connection
+        .prepare_cached("SELECT * FROM sessions WHERE session_id = ?1")?
+        .query_row([id.as_str()], from_row)
+        .optional()
+}
+
+pub(crate) fn by_key(
+    connection: &Connection,
+    key: SessionKey,
+) -> rusqlite::Result<Option<Session>> {
+    connection
+        .prepare_cached("SELECT * FROM sessions WHERE session_key = ?1")?
+        .query_row([key.as_i64()], from_row)
+        .optional()
+}
+
+/// Key and last sequence, all that a page of a replay needs.
+pub(crate) fn position(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<(SessionKey, u64)>> {
+    connection
+        .prepare_cached("SELECT session_key, last_sequence FROM sessions WHERE session_id = ?1")?
+        .query_row([id.as_str()], |row| {
+            Ok((SessionKey(row.get(0)?), unsigned(row, "last_sequence")?))
+        })
+        .optional()
+}
+
+pub(crate) fn list(
+    connection: &Connection,
+    filter: &SessionFilter,
+) -> rusqlite::Result<SessionList> {
+    const MATCHES: &str = "(?1 IS NULL OR working_directory = ?1) AND (?2 IS NULL OR worktree_id = ?2)";
+    let total = connection
+        .prepare_cached(&format!("SELECT count(*) AS total FROM sessions WHERE {MATCHES}"))?
+        .query_row(params![filter.working_directory, filter.worktree_id], |row| {
+            unsigned(row, "total")
+        })?;
+    let sessions = connection
+        .prepare_cached(&format!(
+            "SELECT * FROM sessions WHERE {MATCHES}
+             ORDER BY updated_ms DESC, session_key DESC LIMIT ?3 OFFSET ?4"
+        ))?
+        .query_map(
+            params![
+                filter.working_directory,
+                filter.worktree_id,
+                filter.limit.map_or(-1, signed),
+                signed(filter.offset)
+            ],
+            from_row,
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(SessionList { sessions, total })
+}
+
+pub(crate) fn insert(
+    connection: &Connection,
+    id: &SessionId,
+    meta: &SessionMeta,
+    now_ms: i64,
+) -> rusqlite::Result<SessionKey> {
+    connection
+        .prepare_cached(
+            "INSERT INTO sessions (session_id, name, model, working_directory, worktree_id,
+                agent_session_id, created_ms, updated_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)",
+        )?
+        .execute(params![
+            id.as_str(),
+            meta.name,
+            meta.model,
+            meta.working_directory,
+            meta.worktree_id,
+            meta.agent_session_id,
+            now_ms
+        ])?;
+    Ok(SessionKey(connection.last_insert_rowid()))
+}
+
+/// Writes what appending changes. Counts are those of `session` after the append.
+pub(crate) fn update(connection: &Connection, session: &Session) -> rusqlite::Result<()> {
+    let usage = serde_json::to_string(&session.usage)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+    connection
+        .prepare_cached(
+            "UPDATE sessions SET name = ?2, model = ?3, working_directory = ?4, worktree_id = ?5,
+                agent_session_id = ?6, updated_ms = ?7, last_sequence = ?8, raw_bytes = ?9,
+                uncompacted_bytes = ?10, hot_messages = ?11, hot_bytes = ?12,
+                first_time_ms = ?13, last_time_ms = ?14, active_ms = ?15, usage = ?16,
+                last_preview = ?17
+             WHERE session_key = ?1",
+        )?
+        .execute(params![
+            session.key.as_i64(),
+            session.meta.name,
+            session.meta.model,
+            session.meta.working_directory,
+            session.meta.worktree_id,
+            session.meta.agent_session_id,
+            session.updated_ms,
+            signed(session.messages),
+            signed(session.raw_bytes),
+            signed(session.uncompacted_bytes),
+            signed(session.hot_messages),
+            signed(session.hot_bytes),
+            session.first_time_ms,
+            session.last_time_ms,
+            session.active_ms,
+            usage,
+            session.last_preview,
+        ])?;
+    Ok(())
+}
+
+/// Moves bytes between hot rows and segments, as a compaction step does.
+pub(crate) fn shift(
+    connection: &Connection,
+    key: SessionKey,
+    delta: &Delta,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE sessions SET hot_messages = hot_messages + ?2, hot_bytes = hot_bytes + ?3,
+                segments = segments + ?4, segment_bytes = segment_bytes + ?5
+             WHERE session_key = ?1",
+        )?
+        .execute(params![
+            key.as_i64(),
+            delta.hot_messages,
+            delta.hot_bytes,
+            delta.segments,
+            delta.segment_bytes
+        ])?;
+    Ok(())
+}
+
+pub(crate) fn rename(
+    connection: &Connection,
+    id: &SessionId,
+    name: &str,
+    now_ms: i64,
+) -> rusqlite::Result<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE sessions SET name = ?2, updated_ms = ?3 WHERE session_id = ?1")?
+        .execute(params![id.as_str(), name, now_ms])?;
+    Ok(changed > 0)
+}
+
+/// Takes the session out of sight; its messages are deleted afterwards, in steps.
+pub(crate) fn mark_deleted(
+    connection: &Connection,
+    key: SessionKey,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO deletions (session_key, deleted_ms) VALUES (?1, ?2)",
+        params![key.as_i64(), now_ms],
+    )?;
+    connection.execute("DELETE FROM sessions WHERE session_key = ?1", [key.as_i64()])?;
+    Ok(())
+}
+
+/// A session whose rows still have to be deleted.
+pub(crate) fn next_deletion(connection: &Connection) -> rusqlite::Result<Option<SessionKey>> {
+    connection
+        .query_row("SELECT session_key FROM deletions ORDER BY session_key LIMIT 1", [], |row| {
+            row.get(0).map(SessionKey)
+        })
+        .optional()
+}
+
+pub(crate) fn finish_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM deletions WHERE session_key = ?1", [key.as_i64()])?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Pages and the write-ahead log: what is free, giving it back, checkpoints.
+
+use rusqlite::Connection;
+
+use super::unsigned;
+
+/// How a checkpoint went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// A reader or writer kept it from finishing.
+    pub(crate) busy: bool,
+    /// Frames in the WAL.
+    pub(crate) log_frames: i64,
+    /// Frames of them that are in the main file now.
+    pub(crate) checkpointed_frames: i64,
+}
+
+/// Which checkpoint to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckpointMode {
+    /// Copies what it can without waiting for anyone.
+    Passive,
+    /// Waits for readers, and cuts the WAL back to nothing.
+    Truncate,
+}
+
+pub(crate) fn checkpoint(
+    connection: &Connection,
+    mode: CheckpointMode,
+) -> rusqlite::Result<Checkpoint> {
+    let sql = match mode {
+        CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+        CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+    };
+    connection.query_row(sql, [], |row| {
+        Ok(Checkpoint {
+            busy: row.get::<_, i64>(0)? != 0,
+            log_frames: row.get(1)?,
+            checkpointed_frames: row.get(2)?,
+        })
+    })
+}
+
+/// Pages of the file that hold nothing.
+pub(crate) fn free_pages(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT freelist_count AS n FROM pragma_freelist_count", [], |row| {
+        unsigned(row, "n")
+    })
+}
+
+/// Pages of the file.
+pub(crate) fn pages(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT page_count AS n FROM pragma_page_count", [], |row| {
+        unsigned(row, "n")
+    })
+}
+
+/// Gives up to `pages_max` free pages back. Outside a transaction it is one of its own.
+///
+/// The pragma frees one page per step of its statement: it has to be stepped to the end, which
+/// `execute_batch` does not do.
+pub(crate) fn reclaim(connection: &Connection, pages_max: u32) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({pages_max})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+/// SQLite's own check of the file's structure; the problems, at most `problems_max`.
+pub(crate) fn integrity_problems(
+    connection: &Connection,
+    problems_max: u32,
+) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({problems_max})"))?;
+    let lines = statement
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}

@@ -1,0 +1,139 @@
+//! The store's one row of totals.
+
+use rusqlite::{Connection, params};
+
+use super::{signed, unsigned};
+
+/// Totals over all sessions, kept with each commit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Random name of this store, given at birth.
+    pub store_id: String,
+    /// When it was created, Unix milliseconds.
+    pub created_ms: i64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Messages.
+    pub messages: u64,
+    /// Payload bytes.
+    pub raw_bytes: u64,
+    /// Bytes that all messages would take as rows of their own.
+    pub uncompacted_bytes: u64,
+    /// Messages that are rows of their own.
+    pub hot_messages: u64,
+    /// Their payload bytes.
+    pub hot_bytes: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Their encoded bytes.
+    pub segment_bytes: u64,
+    /// Active time of all sessions.
+    pub active_ms: i64,
+    /// Time between the first and the last message, summed over all sessions.
+    pub wall_ms: i64,
+}
+
+/// Changes to the totals, and to one session's row, by one commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Delta {
+    pub(crate) sessions: i64,
+    pub(crate) messages: i64,
+    pub(crate) raw_bytes: i64,
+    pub(crate) uncompacted_bytes: i64,
+    pub(crate) hot_messages: i64,
+    pub(crate) hot_bytes: i64,
+    pub(crate) segments: i64,
+    pub(crate) segment_bytes: i64,
+    pub(crate) active_ms: i64,
+    pub(crate) wall_ms: i64,
+}
+
+impl Delta {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            sessions: self.sessions + other.sessions,
+            messages: self.messages + other.messages,
+            raw_bytes: self.raw_bytes + other.raw_bytes,
+            uncompacted_bytes: self.uncompacted_bytes + other.uncompacted_bytes,
+            hot_messages: self.hot_messages + other.hot_messages,
+            hot_bytes: self.hot_bytes + other.hot_bytes,
+            segments: self.segments + other.segments,
+            segment_bytes: self.segment_bytes + other.segment_bytes,
+            active_ms: self.active_ms + other.active_ms,
+            wall_ms: self.wall_ms + other.wall_ms,
+        }
+    }
+}
+
+pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
+    connection.prepare_cached("SELECT * FROM store WHERE singleton = 1")?.query_row([], |row| {
+        Ok(Totals {
+            store_id: row.get("store_id")?,
+            created_ms: row.get("created_ms")?,
+            sessions: unsigned(row, "sessions")?,
+            messages: unsigned(row, "messages")?,
+            raw_bytes: unsigned(row, "raw_bytes")?,
+            uncompacted_bytes: unsigned(row, "uncompacted_bytes")?,
+            hot_messages: unsigned(row, "hot_messages")?,
+            hot_bytes: unsigned(row, "hot_bytes")?,
+            segments: unsigned(row, "segments")?,
+            segment_bytes: unsigned(row, "segment_bytes")?,
+            active_ms: row.get("active_ms")?,
+            wall_ms: row.get("wall_ms")?,
+        })
+    })
+}
+
+pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE store SET sessions = sessions + ?1, messages = messages + ?2,
+                raw_bytes = raw_bytes + ?3, uncompacted_bytes = uncompacted_bytes + ?4,
+                hot_messages = hot_messages + ?5, hot_bytes = hot_bytes + ?6,
+                segments = segments + ?7, segment_bytes = segment_bytes + ?8,
+                active_ms = active_ms + ?9, wall_ms = wall_ms + ?10
+             WHERE singleton = 1",
+        )?
+        .execute(params![
+            delta.sessions,
+            delta.messages,
+            delta.raw_bytes,
+            delta.uncompacted_bytes,
+            delta.hot_messages,
+            delta.hot_bytes,
+            delta.segments,
+            delta.segment_bytes,
+            delta.active_ms,
+            delta.wall_ms,
+        ])?;
+    Ok(())
+}
+
+/// The totals as a full count of the sessions gives them, for `verify`.
+pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<Totals> {
+    connection.query_row(
+        "SELECT count(*) AS sessions, coalesce(sum(last_sequence), 0) AS messages,
+            coalesce(sum(raw_bytes), 0) AS raw_bytes, coalesce(sum(uncompacted_bytes), 0) AS uncompacted_bytes,
+            coalesce(sum(hot_messages), 0) AS hot_messages, coalesce(sum(hot_bytes), 0) AS hot_bytes,
+            coalesce(sum(segments), 0) AS segments, coalesce(sum(segment_bytes), 0) AS segment_bytes,
+            coalesce(sum(active_ms), 0) AS active_ms,
+            coalesce(sum(coalesce(last_time_ms - first_time_ms, 0)), 0) AS wall_ms
+         FROM sessions",
+        [],
+        |row| {
+            Ok(Totals {
+                sessions: unsigned(row, "sessions")?,
+                messages: unsigned(row, "messages")?,
+                raw_bytes: unsigned(row, "raw_bytes")?,
+                uncompacted_bytes: unsigned(row, "uncompacted_bytes")?,
+                hot_messages: unsigned(row, "hot_messages")?,
+                hot_bytes: unsigned(row, "hot_bytes")?,
+                segments: unsigned(row, "segments")?,
+                segment_bytes: unsigned(row, "segment_bytes")?,
+                active_ms: signed(unsigned(row, "active_ms")?),
+                wall_ms: signed(unsigned(row, "wall_ms")?),
+                ..Totals::default()
+            })
+        },
+    )
+}

@@ -1,0 +1,173 @@
+//! Tokens and cost of a session, summed from what its lines tell.
+//!
+//! An agent prints one `assistant` line per content block, all with the same message id and the
+//! same (growing) usage, and a `result` line that sums the turn. Counting every line would inflate
+//! the totals several times, so a message counts once, and a `result` replaces what its turn's
+//! messages added. The sums are as good as what the agent prints: estimates, not an invoice.
+
+use serde::{Deserialize, Serialize};
+
+/// Numbers of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// Read by the model, not from a cache.
+    pub input: u64,
+    /// Written by the model.
+    pub output: u64,
+    /// Read from the prompt cache.
+    pub cache_read: u64,
+    /// Written to the prompt cache.
+    pub cache_creation: u64,
+}
+
+impl Tokens {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+            cache_read: self.cache_read.saturating_add(other.cache_read),
+            cache_creation: self.cache_creation.saturating_add(other.cache_creation),
+        }
+    }
+}
+
+/// What one line adds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UsageFact {
+    /// `system`/`init`: an agent process began; its costs count from zero.
+    ProcessStarted,
+    /// An `assistant` line's `message.usage`.
+    Assistant {
+        /// `message.id`, the same for all lines of one message.
+        message_id: String,
+        /// Usage so far of that message.
+        tokens: Tokens,
+    },
+    /// A `result` line.
+    Result {
+        /// Usage of the turn.
+        tokens: Tokens,
+        /// `total_cost_usd`: cost of the agent process so far.
+        cost_usd: Option<f64>,
+    },
+}
+
+/// Running sums of a session; kept as JSON in its row.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionUsage {
+    /// Turns that a `result` has settled.
+    settled: Tokens,
+    /// Messages since then, without the one that may still grow.
+    turn: Tokens,
+    /// The message that may still grow, and its usage.
+    open_message_id: String,
+    open: Tokens,
+    /// Cost of agent processes that have ended, and of the current one so far.
+    settled_cost_usd: f64,
+    process_cost_usd: f64,
+}
+
+impl SessionUsage {
+    /// Takes in what a line tells.
+    pub fn add(&mut self, fact: &UsageFact) {
+        match fact {
+            UsageFact::ProcessStarted => {
+                self.settled_cost_usd += self.process_cost_usd;
+                self.process_cost_usd = 0.0;
+            }
+            UsageFact::Assistant { message_id, tokens } => {
+                if *message_id != self.open_message_id {
+                    self.turn = self.turn.plus(self.open);
+                    self.open_message_id.clone_from(message_id);
+                }
+                self.open = *tokens;
+            }
+            UsageFact::Result { tokens, cost_usd } => {
+                // An error result may carry no usage; then the turn's messages are what is known.
+                let turn = if *tokens == Tokens::default() {
+                    self.turn.plus(self.open)
+                } else {
+                    *tokens
+                };
+                self.settled = self.settled.plus(turn);
+                self.turn = Tokens::default();
+                self.open = Tokens::default();
+                self.open_message_id.clear();
+                if let Some(cost) = cost_usd {
+                    // A cost that falls comes from another process whose `init` we did not see.
+                    if *cost < self.process_cost_usd {
+                        self.settled_cost_usd += self.process_cost_usd;
+                    }
+                    self.process_cost_usd = *cost;
+                }
+            }
+        }
+    }
+
+    /// Tokens in all.
+    #[must_use]
+    pub fn tokens(&self) -> Tokens {
+        self.settled.plus(self.turn).plus(self.open)
+    }
+
+    /// US dollars in all, as the agent reports them.
+    #[must_use]
+    pub fn cost_usd(&self) -> f64 {
+        self.settled_cost_usd + self.process_cost_usd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(output: u64) -> Tokens {
+        Tokens { output, ..Tokens::default() }
+    }
+
+    fn assistant(id: &str, output: u64) -> UsageFact {
+        UsageFact::Assistant { message_id: id.into(), tokens: tokens(output) }
+    }
+
+    #[test]
+    fn a_message_printed_in_several_lines_counts_once() {
+        let mut usage = SessionUsage::default();
+        for fact in [assistant("a", 1), assistant("a", 8), assistant("b", 5), assistant("b", 5)] {
+            usage.add(&fact);
+        }
+        assert_eq!(usage.tokens().output, 13);
+    }
+
+    #[test]
+    fn a_result_replaces_what_its_messages_added() {
+        let mut usage = SessionUsage::default();
+        usage.add(&assistant("a", 8));
+        usage.add(&UsageFact::Result { tokens: tokens(9), cost_usd: Some(0.5) });
+        usage.add(&assistant("b", 2));
+        assert_eq!(usage.tokens().output, 11);
+        assert!((usage.cost_usd() - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn cost_accumulates_over_processes_not_within_one() {
+        let mut usage = SessionUsage::default();
+        let result = |cost| UsageFact::Result { tokens: tokens(1), cost_usd: Some(cost) };
+        usage.add(&result(0.5));
+        usage.add(&result(0.75));
+        usage.add(&UsageFact::ProcessStarted);
+        usage.add(&result(0.25));
+        usage.add(&result(0.1));
+        assert!((usage.cost_usd() - 1.1).abs() < 1e-9, "{}", usage.cost_usd());
+    }
+
+    #[test]
+    fn sums_survive_their_json() {
+        let mut usage = SessionUsage::default();
+        usage.add(&assistant("a", 8));
+        let text = serde_json::to_string(&usage).unwrap();
+        assert_eq!(serde_json::from_str::<SessionUsage>(&text).unwrap(), usage);
+        assert_eq!(serde_json::from_str::<SessionUsage>("{}").unwrap(), SessionUsage::default());
+    }
+}
