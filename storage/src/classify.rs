@@ -96,8 +96,13 @@ struct WireTokens {
 /// Reads one line. Never fails: what cannot be read has a type that says so.
 #[must_use]
 pub fn classify(line: &[u8]) -> LineFacts {
-    let facts = |name: &str| LineFacts { message_type: name.to_owned(), ..LineFacts::default() };
-    let Ok(text) = std::str::from_utf8(line) else { return facts(TYPE_NOT_JSON) };
+    let facts = |name: &str| LineFacts {
+        message_type: name.to_owned(),
+        ..LineFacts::default()
+    };
+    let Ok(text) = std::str::from_utf8(line) else {
+        return facts(TYPE_NOT_JSON);
+    };
     let trimmed = text.trim();
     if !trimmed.starts_with('{') {
         return facts(TYPE_NOT_JSON);
@@ -108,7 +113,10 @@ pub fn classify(line: &[u8]) -> LineFacts {
     };
     let kind = line.kind.and_then(string).filter(|k| !k.is_empty());
     let Some(kind) = kind.filter(|k| k.len() <= MESSAGE_TYPE_BYTES_MAX) else {
-        return LineFacts { said_ms: line.timestamp.and_then(time_ms), ..facts(TYPE_UNTYPED) };
+        return LineFacts {
+            said_ms: line.timestamp.and_then(time_ms),
+            ..facts(TYPE_UNTYPED)
+        };
     };
     let mut told = facts(&kind);
     told.said_ms = line.timestamp.and_then(time_ms);
@@ -145,9 +153,14 @@ fn told_model(line: &Line<'_>) -> String {
 
 fn read_assistant(line: &Line<'_>, told: &mut LineFacts) {
     let Some(message) = line.message else { return };
-    let Ok(message) = serde_json::from_str::<AgentMessage<'_>>(message.get()) else { return };
+    let Ok(message) = serde_json::from_str::<AgentMessage<'_>>(message.get()) else {
+        return;
+    };
     if let (Some(id), Some(usage)) = (message.id.and_then(string), message.usage.and_then(tokens)) {
-        told.usage = Some(UsageFact::Assistant { message_id: id, tokens: usage });
+        told.usage = Some(UsageFact::Assistant {
+            message_id: id,
+            tokens: usage,
+        });
     }
     told.preview = message.content.and_then(first_text).map(cut_preview);
 }
@@ -160,7 +173,11 @@ fn read_result(line: &Line<'_>, told: &mut LineFacts) {
             .and_then(|raw| serde_json::from_str::<f64>(raw.get()).ok())
             .filter(|cost| cost.is_finite() && *cost >= 0.0),
     });
-    told.preview = line.result.and_then(string).filter(|t| !t.is_empty()).map(cut_preview);
+    told.preview = line
+        .result
+        .and_then(string)
+        .filter(|t| !t.is_empty())
+        .map(cut_preview);
 }
 
 fn string(raw: &RawValue) -> Option<String> {
@@ -180,11 +197,17 @@ fn tokens(raw: &RawValue) -> Option<Tokens> {
 /// RFC 3339 text, or a number of milliseconds (or of seconds, when it is too small for that).
 fn time_ms(raw: &RawValue) -> Option<i64> {
     if let Some(text) = string(raw) {
-        return DateTime::parse_from_rfc3339(&text).ok().map(|t| t.timestamp_millis());
+        return DateTime::parse_from_rfc3339(&text)
+            .ok()
+            .map(|t| t.timestamp_millis());
     }
     let number: f64 = serde_json::from_str(raw.get()).ok()?;
     // 10^11 ms is 1973 and 10^11 s is the year 5138: what stands between is unambiguous.
-    let ms = if number < 1e11 { number * 1000.0 } else { number };
+    let ms = if number < 1e11 {
+        number * 1000.0
+    } else {
+        number
+    };
     (ms > 0.0 && ms < 1e14).then_some(ms as i64)
 }
 
@@ -193,7 +216,10 @@ fn first_text(content: &RawValue) -> Option<String> {
         return Some(text);
     }
     let blocks: Vec<Block> = serde_json::from_str(content.get()).ok()?;
-    blocks.into_iter().find(|b| b.kind == "text" && !b.text.is_empty()).map(|b| b.text)
+    blocks
+        .into_iter()
+        .find(|b| b.kind == "text" && !b.text.is_empty())
+        .map(|b| b.text)
 }
 
 /// One line of at most [`PREVIEW_BYTES_MAX`] bytes, cut at a character.
@@ -206,7 +232,10 @@ fn cut_preview(text: String) -> String {
         preview.push_str(word);
         if preview.len() > PREVIEW_BYTES_MAX {
             let room = PREVIEW_BYTES_MAX - '…'.len_utf8();
-            let cut = (0..=room).rev().find(|&at| preview.is_char_boundary(at)).unwrap_or(0);
+            let cut = (0..=room)
+                .rev()
+                .find(|&at| preview.is_char_boundary(at))
+                .unwrap_or(0);
             preview.truncate(cut);
             preview.push('…');
             break;
@@ -234,10 +263,18 @@ mod tests {
     fn an_assistant_line_tells_usage_model_and_preview() {
         let line = br#"{"type":"assistant","message":{"id":"msg_1","model":"claude","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"  two\n words "}],"usage":{"input_tokens":3,"output_tokens":5,"cache_read_input_tokens":7,"service_tier":"standard"}},"session_id":"s"}"#;
         let told = classify(line);
-        let tokens = Tokens { input: 3, output: 5, cache_read: 7, cache_creation: 0 };
+        let tokens = Tokens {
+            input: 3,
+            output: 5,
+            cache_read: 7,
+            cache_creation: 0,
+        };
         assert_eq!(
             told.usage,
-            Some(UsageFact::Assistant { message_id: "msg_1".into(), tokens })
+            Some(UsageFact::Assistant {
+                message_id: "msg_1".into(),
+                tokens
+            })
         );
         assert_eq!(told.preview.as_deref(), Some("two words"));
         assert_eq!(told.session.unwrap().model, "claude");
@@ -245,7 +282,14 @@ mod tests {
 
     #[test]
     fn lines_that_cannot_be_read_are_classed_not_refused() {
-        for bad in [&b""[..], b"prose", b"{\"type\":\"user\"", b"\xff\xfe", b"{} {}", b"[1]"] {
+        for bad in [
+            &b""[..],
+            b"prose",
+            b"{\"type\":\"user\"",
+            b"\xff\xfe",
+            b"{} {}",
+            b"[1]",
+        ] {
             assert_eq!(classify(bad).message_type, TYPE_NOT_JSON, "{bad:?}");
         }
         for untyped in [&b"{}"[..], b"{\"type\":7}", b"{\"type\":\"\"}"] {
@@ -257,13 +301,25 @@ mod tests {
     fn a_long_preview_is_cut_at_a_character() {
         let line = serde_json::json!({"type": "result", "result": "ä".repeat(500)}).to_string();
         let preview = classify(line.as_bytes()).preview.unwrap();
-        assert!(preview.len() <= PREVIEW_BYTES_MAX && preview.ends_with('…'), "{preview}");
+        assert!(
+            preview.len() <= PREVIEW_BYTES_MAX && preview.ends_with('…'),
+            "{preview}"
+        );
     }
 
     #[test]
     fn numeric_timestamps_are_seconds_or_milliseconds() {
-        assert_eq!(classify(br#"{"type":"x","timestamp":1756860439}"#).said_ms, Some(1_756_860_439_000));
-        assert_eq!(classify(br#"{"type":"x","timestamp":1756860439293}"#).said_ms, Some(1_756_860_439_293));
-        assert_eq!(classify(br#"{"type":"x","timestamp":"yesterday"}"#).said_ms, None);
+        assert_eq!(
+            classify(br#"{"type":"x","timestamp":1756860439}"#).said_ms,
+            Some(1_756_860_439_000)
+        );
+        assert_eq!(
+            classify(br#"{"type":"x","timestamp":1756860439293}"#).said_ms,
+            Some(1_756_860_439_293)
+        );
+        assert_eq!(
+            classify(br#"{"type":"x","timestamp":"yesterday"}"#).said_ms,
+            None
+        );
     }
 }

@@ -43,7 +43,9 @@ pub enum StoreError {
         id: String,
     },
     /// A payload over the limit: refused whole, never cut.
-    #[error("message {index} of the batch for session {id} has {bytes} bytes, over the limit of {bytes_max}")]
+    #[error(
+        "message {index} of the batch for session {id} has {bytes} bytes, over the limit of {bytes_max}"
+    )]
     PayloadTooLarge {
         /// The session.
         id: String,
@@ -55,7 +57,9 @@ pub enum StoreError {
         bytes_max: usize,
     },
     /// The appender expected another next sequence, and the bytes there are not the ones it sent.
-    #[error("session {id}: expected to append at sequence {expected}, but its next one is {next}, and message {sequence} there has other bytes")]
+    #[error(
+        "session {id}: expected to append at sequence {expected}, but its next one is {next}, and message {sequence} there has other bytes"
+    )]
     SequenceConflict {
         /// The session.
         id: String,
@@ -75,7 +79,9 @@ pub enum StoreError {
         max: u64,
     },
     /// The writer's queue had no room before the deadline.
-    #[error("the writer's queue stayed full for {waited_ms} ms ({requests} requests, {bytes} bytes waiting)")]
+    #[error(
+        "the writer's queue stayed full for {waited_ms} ms ({requests} requests, {bytes} bytes waiting)"
+    )]
     QueueFull {
         /// How long the caller waited.
         waited_ms: u64,
@@ -129,7 +135,9 @@ pub enum StoreError {
         why: String,
     },
     /// The file was written by a newer version.
-    #[error("{path} has format {found}, and this build knows formats up to {known}; it was left untouched")]
+    #[error(
+        "{path} has format {found}, and this build knows formats up to {known}; it was left untouched"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -246,12 +254,18 @@ pub enum ErrorKind {
 }
 
 fn where_in(session: &Option<String>) -> String {
-    session.as_ref().map(|s| format!(" in session {s}")).unwrap_or_default()
+    session
+        .as_ref()
+        .map(|s| format!(" in session {s}"))
+        .unwrap_or_default()
 }
 
 impl StoreError {
     pub(crate) fn damaged(session: Option<&str>, what: impl Into<String>) -> Self {
-        Self::Damaged { session: session.map(str::to_owned), what: what.into() }
+        Self::Damaged {
+            session: session.map(str::to_owned),
+            what: what.into(),
+        }
     }
 
     /// The error's kind, for decisions.
@@ -263,9 +277,9 @@ impl StoreError {
             | Self::PayloadTooLarge { .. }
             | Self::SequenceExhausted { .. } => ErrorKind::Invalid,
             Self::SessionNotFound { .. } | Self::Missing { .. } => ErrorKind::NotFound,
-            Self::SequenceConflict { .. } | Self::SessionExists { .. } | Self::FileExists { .. } => {
-                ErrorKind::Conflict
-            }
+            Self::SequenceConflict { .. }
+            | Self::SessionExists { .. }
+            | Self::FileExists { .. } => ErrorKind::Conflict,
             Self::QueueFull { .. } => ErrorKind::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorKind::Timeout,
             Self::Busy { .. } => ErrorKind::Busy,
@@ -296,19 +310,37 @@ impl StoreError {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::InvalidSessionId { .. } => "list the sessions and use an id from there",
-            Self::SessionNotFound { .. } => "list the sessions: the id may be misspelt, or the session deleted",
-            Self::PayloadTooLarge { .. } => "raise max_payload_bytes (at most 100 MiB), or send the message in parts",
-            Self::SequenceConflict { .. } => "read the session from the expected sequence: another writer appended first",
+            Self::SessionNotFound { .. } => {
+                "list the sessions: the id may be misspelt, or the session deleted"
+            }
+            Self::PayloadTooLarge { .. } => {
+                "raise max_payload_bytes (at most 100 MiB), or send the message in parts"
+            }
+            Self::SequenceConflict { .. } => {
+                "read the session from the expected sequence: another writer appended first"
+            }
             Self::SessionExists { .. } => "choose another id",
-            Self::QueueFull { .. } | Self::DeadlineExceeded { .. } => "try again later, with a longer deadline or smaller batches",
+            Self::QueueFull { .. } | Self::DeadlineExceeded { .. } => {
+                "try again later, with a longer deadline or smaller batches"
+            }
             Self::Busy { .. } => "wait for the other process, or stop it",
-            Self::DiskFull { .. } => "free space on the disk, then compact: the store goes on by itself",
-            Self::LimitReached { .. } => "compact, delete sessions, or raise the limit: the store goes on at once",
-            Self::Foreign { .. } => "check the path: --db must name a history store, or a file that does not exist yet",
+            Self::DiskFull { .. } => {
+                "free space on the disk, then compact: the store goes on by itself"
+            }
+            Self::LimitReached { .. } => {
+                "compact, delete sessions, or raise the limit: the store goes on at once"
+            }
+            Self::Foreign { .. } => {
+                "check the path: --db must name a history store, or a file that does not exist yet"
+            }
             Self::Newer { .. } => "install the version that wrote it, or a later one",
             Self::Missing { .. } => "check the path, or import sessions to create it",
-            Self::ReadOnly { .. } => "check the permissions of the file and its folder, and that the file system is writable",
-            Self::Damaged { .. } | Self::Segment { .. } => "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable",
+            Self::ReadOnly { .. } => {
+                "check the permissions of the file and its folder, and that the file system is writable"
+            }
+            Self::Damaged { .. } | Self::Segment { .. } => {
+                "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable"
+            }
             Self::FileExists { .. } => "choose another name, or move the file away",
             Self::SqliteTooOld { .. } => "build against the bundled SQLite",
             _ => return None,

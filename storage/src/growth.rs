@@ -45,7 +45,11 @@ impl SessionTimes {
             // An old line that tells no time: said when the one before it was. Before the first
             // that tells, only its arrival is known, and that must not stretch the session.
             let hour_ms = self.last_ms.unwrap_or(received_ms);
-            return TimeStep { hour: hour_ms.div_euclid(HOUR_MS), active_ms: 0, wall_ms: 0 };
+            return TimeStep {
+                hour: hour_ms.div_euclid(HOUR_MS),
+                active_ms: 0,
+                wall_ms: 0,
+            };
         };
         let gap_ms = self.last_ms.map_or(0, |last| time_ms.saturating_sub(last));
         let active_ms = gap_ms.clamp(0, ACTIVE_GAP_MS_MAX);
@@ -88,7 +92,11 @@ pub fn uncompacted_row_bytes(payload_bytes: usize) -> u64 {
     }
     let local_min = (usable - 12) * 32 / 255 - 23;
     let spread = local_min + (record - local_min) % (usable - 4);
-    let local = if spread <= local_max { spread } else { local_min };
+    let local = if spread <= local_max {
+        spread
+    } else {
+        local_min
+    };
     let overflow_pages = (record - local).div_ceil(usable - 4);
     cell + local + 4 + overflow_pages * usable
 }
@@ -131,7 +139,14 @@ mod tests {
         assert_eq!((leading.hour, times.wall_ms()), (now_ms / HOUR_MS, 0));
         times.step(Some(HOUR_MS), now_ms, Arrival::Historical);
         let step = times.step(None, now_ms, Arrival::Historical);
-        assert_eq!(step, TimeStep { hour: 1, active_ms: 0, wall_ms: 0 });
+        assert_eq!(
+            step,
+            TimeStep {
+                hour: 1,
+                active_ms: 0,
+                wall_ms: 0
+            }
+        );
         assert_eq!(times.last_ms, Some(HOUR_MS));
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::StoreError;
-use crate::limits::{SEQUENCE_MAX, SESSION_ID_BYTES_MAX, SESSION_KEY_MAX};
+use crate::limits::{SEQUENCE_MAX, SESSION_ID_BYTES_MAX};
 
 /// A session's public name: 1 to 128 ASCII letters, digits, `-`, `_`, `.`, `~`, `:`, not
 /// beginning with a dot. It never contains a path separator, so it can name a file.
@@ -26,14 +26,23 @@ impl SessionId {
         let text = text.into();
         let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_.~:".contains(&c);
         if text.is_empty() {
-            return Err(StoreError::InvalidSessionId { id: text, why: "it is empty" });
+            return Err(StoreError::InvalidSessionId {
+                id: text,
+                why: "it is empty",
+            });
         }
         if text.len() > SESSION_ID_BYTES_MAX {
             let id = text.chars().take(40).chain(['…']).collect();
-            return Err(StoreError::InvalidSessionId { id, why: "it is longer than 128 bytes" });
+            return Err(StoreError::InvalidSessionId {
+                id,
+                why: "it is longer than 128 bytes",
+            });
         }
         if text.starts_with('.') {
-            return Err(StoreError::InvalidSessionId { id: text, why: "it begins with a dot" });
+            return Err(StoreError::InvalidSessionId {
+                id: text,
+                why: "it begins with a dot",
+            });
         }
         if !text.bytes().all(allowed) {
             let why = "only ASCII letters, digits and - _ . ~ : are allowed";
@@ -73,14 +82,6 @@ impl SessionKey {
     #[must_use]
     pub fn as_i64(self) -> i64 {
         self.0
-    }
-
-    pub(crate) fn checked(key: i64) -> Result<Self, StoreError> {
-        if (1..=SESSION_KEY_MAX).contains(&key) {
-            Ok(Self(key))
-        } else {
-            Err(StoreError::damaged(None, format!("session key {key} is out of range")))
-        }
     }
 }
 
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn message_key_keeps_session_and_sequence_apart() {
-        for (session, sequence) in [(1, 0), (1, 1), (7, SEQUENCE_MAX), (SESSION_KEY_MAX, 42)] {
+        for (session, sequence) in [(1, 0), (1, 1), (7, SEQUENCE_MAX), (i64::from(i32::MAX), 42)] {
             let key = MessageKey::new(SessionKey(session), sequence);
             assert!(key.as_i64() > 0);
             assert_eq!(key.session(), SessionKey(session));

@@ -40,7 +40,7 @@ pub const GROUP_REQUESTS_MAX: usize = 1024;
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// How long a writer waits for another process's transaction.
-pub const BUSY_WAIT_MS_MAX_DEFAULT: u64 = 5_000;
+pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
 /// How often it looks, meanwhile.
 pub const BUSY_POLL_MS: u64 = 1;
 
@@ -105,7 +105,10 @@ const _: () = {
     assert!(DEEP_SEGMENT_BYTES_MAX <= SEGMENT_BYTES_MAX);
     // A segment's length fields are 32 bits wide.
     assert!(SEGMENT_BYTES_MAX < u32::MAX as usize / 2);
-    assert!(PAYLOAD_BYTES_MAX_CEILING < 1_000_000_000, "SQLite's own bound of a value");
+    assert!(
+        PAYLOAD_BYTES_MAX_CEILING < 1_000_000_000,
+        "SQLite's own bound of a value"
+    );
     assert!(RESERVE_BYTES_DEFAULT >= WAL_BYTES_SOFT_MAX + DEEP_SEGMENT_BYTES_MAX as u64);
     assert!(SIZE_WARNING_FRACTION < SIZE_CRITICAL_FRACTION);
 };

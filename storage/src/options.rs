@@ -32,8 +32,6 @@ pub struct StoreOptions {
     pub queue_bytes_max: usize,
     /// How long an append may wait for room in the queue and for its turn.
     pub append_wait_ms_max: u64,
-    /// How long to wait for another process's transaction.
-    pub busy_wait_ms_max: u64,
     /// Readers' connections.
     pub readers_max: u32,
     /// Size of the file held in reserve for a full disk; 0 for none.
@@ -51,7 +49,6 @@ impl Default for StoreOptions {
             queue_requests_max: limits::QUEUE_REQUESTS_MAX_DEFAULT,
             queue_bytes_max: limits::QUEUE_BYTES_MAX_DEFAULT,
             append_wait_ms_max: limits::APPEND_WAIT_MS_MAX_DEFAULT,
-            busy_wait_ms_max: limits::BUSY_WAIT_MS_MAX_DEFAULT,
             readers_max: limits::READERS_MAX_DEFAULT,
             reserve_bytes: limits::RESERVE_BYTES_DEFAULT,
             clock: Arc::new(SystemClock),
@@ -81,7 +78,10 @@ impl StoreOptions {
         }
         if self.db_bytes_max < limits::DB_BYTES_MAX_FLOOR {
             let min = limits::DB_BYTES_MAX_FLOOR;
-            return refuse("db_bytes_max", format!("{} is below {min}", self.db_bytes_max));
+            return refuse(
+                "db_bytes_max",
+                format!("{} is below {min}", self.db_bytes_max),
+            );
         }
         if self.queue_requests_max == 0 || self.queue_bytes_max == 0 {
             return refuse("queue bounds", "0 would let nothing through".into());

@@ -124,17 +124,28 @@ mod tests {
     use super::*;
 
     fn tokens(output: u64) -> Tokens {
-        Tokens { output, ..Tokens::default() }
+        Tokens {
+            output,
+            ..Tokens::default()
+        }
     }
 
     fn assistant(id: &str, output: u64) -> UsageFact {
-        UsageFact::Assistant { message_id: id.into(), tokens: tokens(output) }
+        UsageFact::Assistant {
+            message_id: id.into(),
+            tokens: tokens(output),
+        }
     }
 
     #[test]
     fn a_message_printed_in_several_lines_counts_once() {
         let mut usage = SessionUsage::default();
-        for fact in [assistant("a", 1), assistant("a", 8), assistant("b", 5), assistant("b", 5)] {
+        for fact in [
+            assistant("a", 1),
+            assistant("a", 8),
+            assistant("b", 5),
+            assistant("b", 5),
+        ] {
             usage.add(&fact);
         }
         assert_eq!(usage.tokens().output, 13);
@@ -144,7 +155,10 @@ mod tests {
     fn a_result_replaces_what_its_messages_added() {
         let mut usage = SessionUsage::default();
         usage.add(&assistant("a", 8));
-        usage.add(&UsageFact::Result { tokens: tokens(9), cost_usd: Some(0.5) });
+        usage.add(&UsageFact::Result {
+            tokens: tokens(9),
+            cost_usd: Some(0.5),
+        });
         usage.add(&assistant("b", 2));
         assert_eq!(usage.tokens().output, 11);
         assert!((usage.cost_usd() - 0.5).abs() < 1e-9);
@@ -153,13 +167,20 @@ mod tests {
     #[test]
     fn cost_accumulates_over_processes_not_within_one() {
         let mut usage = SessionUsage::default();
-        let result = |cost| UsageFact::Result { tokens: tokens(1), cost_usd: Some(cost) };
+        let result = |cost| UsageFact::Result {
+            tokens: tokens(1),
+            cost_usd: Some(cost),
+        };
         usage.add(&result(0.5));
         usage.add(&result(0.75));
         usage.add(&UsageFact::ProcessStarted);
         usage.add(&result(0.25));
         usage.add(&result(0.1));
-        assert!((usage.cost_usd() - 1.1).abs() < 1e-9, "{}", usage.cost_usd());
+        assert!(
+            (usage.cost_usd() - 1.1).abs() < 1e-9,
+            "{}",
+            usage.cost_usd()
+        );
     }
 
     #[test]
@@ -168,6 +189,9 @@ mod tests {
         usage.add(&assistant("a", 8));
         let text = serde_json::to_string(&usage).unwrap();
         assert_eq!(serde_json::from_str::<SessionUsage>(&text).unwrap(), usage);
-        assert_eq!(serde_json::from_str::<SessionUsage>("{}").unwrap(), SessionUsage::default());
+        assert_eq!(
+            serde_json::from_str::<SessionUsage>("{}").unwrap(),
+            SessionUsage::default()
+        );
     }
 }

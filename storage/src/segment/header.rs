@@ -64,7 +64,21 @@ impl Header {
                 found: bytes.len(),
             });
         };
-        let [m0, m1, version, reserved, n0, n1, n2, n3, r0, r1, r2, r3, sum @ ..] = *front;
+        let [
+            m0,
+            m1,
+            version,
+            reserved,
+            n0,
+            n1,
+            n2,
+            n3,
+            r0,
+            r1,
+            r2,
+            r3,
+            sum @ ..,
+        ] = *front;
         if [m0, m1] != MAGIC {
             return Err(SegmentError::BadMagic { found: [m0, m1] });
         }
@@ -75,7 +89,9 @@ impl Header {
             return Err(SegmentError::Checksum { stored, computed });
         }
         if reserved != 0 {
-            return Err(SegmentError::Inconsistent { what: "the reserved byte is not 0" });
+            return Err(SegmentError::Inconsistent {
+                what: "the reserved byte is not 0",
+            });
         }
         let header = Self {
             version,
@@ -85,8 +101,16 @@ impl Header {
         if header.messages == 0 {
             return Err(SegmentError::Empty);
         }
-        check_max("the number of messages", header.messages as usize, limits.messages_max)?;
-        check_max("the size of the messages", header.raw_bytes as usize, limits.raw_bytes_max)?;
+        check_max(
+            "the number of messages",
+            header.messages as usize,
+            limits.messages_max,
+        )?;
+        check_max(
+            "the size of the messages",
+            header.raw_bytes as usize,
+            limits.raw_bytes_max,
+        )?;
         Ok((header, body))
     }
 
@@ -109,7 +133,11 @@ impl Header {
 
 pub(super) fn check_max(what: &'static str, found: usize, max: usize) -> Result<(), SegmentError> {
     if found > max {
-        return Err(SegmentError::TooLarge { what, found: found as u64, max: max as u64 });
+        return Err(SegmentError::TooLarge {
+            what,
+            found: found as u64,
+            max: max as u64,
+        });
     }
     Ok(())
 }

@@ -147,7 +147,11 @@ impl DecodedSegment {
     #[must_use]
     pub fn payload(&self, index: usize) -> Option<Bytes> {
         let end = *self.ends.get(index)? as usize;
-        let start = if index == 0 { 0 } else { *self.ends.get(index - 1)? as usize };
+        let start = if index == 0 {
+            0
+        } else {
+            *self.ends.get(index - 1)? as usize
+        };
         (start <= end && end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
     }
 

@@ -29,14 +29,20 @@ fn digest(payload: &[u8]) -> u32 {
 }
 
 fn zstd_error(error: std::io::Error) -> SegmentError {
-    SegmentError::Zstd { what: error.to_string() }
+    SegmentError::Zstd {
+        what: error.to_string(),
+    }
 }
 
 pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, SegmentError> {
     if entries.is_empty() {
         return Err(SegmentError::Empty);
     }
-    check_max("the number of messages", entries.len(), SEGMENT_MESSAGES_MAX)?;
+    check_max(
+        "the number of messages",
+        entries.len(),
+        SEGMENT_MESSAGES_MAX,
+    )?;
     let raw_bytes = entries.iter().map(|e| e.payload.len()).sum();
     check_max("the size of the messages", raw_bytes, SEGMENT_BYTES_MAX)?;
 
@@ -91,14 +97,24 @@ pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, Seg
         });
     };
     let mut decompressor = Decompressor::new().map_err(zstd_error)?;
-    let index =
-        inflate(&mut decompressor, index_frame, messages * INDEX_BYTES_PER_MESSAGE, "index")?;
-    let joined =
-        inflate(&mut decompressor, payload_frame, header.raw_bytes as usize, "payloads")?;
+    let index = inflate(
+        &mut decompressor,
+        index_frame,
+        messages * INDEX_BYTES_PER_MESSAGE,
+        "index",
+    )?;
+    let joined = inflate(
+        &mut decompressor,
+        payload_frame,
+        header.raw_bytes as usize,
+        "payloads",
+    )?;
 
     let (lengths, rest) = index.split_at(messages * 4);
     let (times, digests) = rest.split_at(messages * 8);
-    let columns = chunks::<4>(lengths).zip(chunks::<8>(times)).zip(chunks::<4>(digests));
+    let columns = chunks::<4>(lengths)
+        .zip(chunks::<8>(times))
+        .zip(chunks::<4>(digests));
     let mut decoded = DecodedSegment {
         bytes: Bytes::new(),
         ends: Vec::with_capacity(messages),
@@ -109,7 +125,9 @@ pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, Seg
     for (position, ((length, time), stored)) in columns.enumerate() {
         let end = start + u32::from_le_bytes(length) as usize;
         let Some(payload) = joined.get(start..end) else {
-            return Err(SegmentError::Inconsistent { what: "lengths exceed the payloads" });
+            return Err(SegmentError::Inconsistent {
+                what: "lengths exceed the payloads",
+            });
         };
         if digest(payload) != u32::from_le_bytes(stored) {
             return Err(SegmentError::Digest { index: position });
@@ -120,7 +138,9 @@ pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, Seg
         start = end;
     }
     if start != joined.len() {
-        return Err(SegmentError::Inconsistent { what: "payload bytes belong to no message" });
+        return Err(SegmentError::Inconsistent {
+            what: "payload bytes belong to no message",
+        });
     }
     decoded.bytes = Bytes::from(joined);
     Ok(decoded)
@@ -134,9 +154,15 @@ fn inflate(
     raw_bytes: usize,
     part: &'static str,
 ) -> Result<Vec<u8>, SegmentError> {
-    let raw = decompressor.decompress(frame, raw_bytes).map_err(zstd_error)?;
+    let raw = decompressor
+        .decompress(frame, raw_bytes)
+        .map_err(zstd_error)?;
     if raw.len() != raw_bytes {
-        return Err(SegmentError::Truncated { part, needed: raw_bytes, found: raw.len() });
+        return Err(SegmentError::Truncated {
+            part,
+            needed: raw_bytes,
+            found: raw.len(),
+        });
     }
     Ok(raw)
 }

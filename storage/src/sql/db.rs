@@ -21,7 +21,9 @@ pub(crate) struct Db {
 
 impl Db {
     pub(crate) fn at(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -54,43 +56,91 @@ impl Db {
     }
 
     /// Opens a connection that may write, creating an empty file when there is none.
-    pub(crate) fn connect_writer(&self, durability: Durability, busy_ms: u64) -> Result<Connection> {
+    pub(crate) fn connect_writer(&self, durability: Durability) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = self.named("open", Connection::open_with_flags(&self.path, flags))?;
-        self.named("set up the writer", set_up_writer(&connection, durability, busy_ms))?;
+        self.named("set up the writer", set_up_writer(&connection, durability))?;
         Ok(connection)
     }
 
-    /// Opens a connection for reading only. Fails when there is no file.
-    pub(crate) fn connect_reader(&self) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = match Connection::open_with_flags(&self.path, flags) {
-            Ok(connection) => connection,
-            Err(_) => {
-                // A read-only file system: SQLite can still read when nobody writes.
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                self.named("open", Connection::open_with_flags(&self.path, flags))?
+    /// How readers open the file: the name to give SQLite, and the flags.
+    ///
+    /// Readers of a WAL file write to its shared-memory file, so they open it for writing and are
+    /// held back by `query_only`. On a read-only file system SQLite reads a file only when told
+    /// that nobody changes it, which is true there when it has no WAL.
+    pub(crate) fn reader_target(&self) -> Result<(PathBuf, OpenFlags)> {
+        if !self.path.exists() {
+            return Err(StoreError::Missing {
+                path: self.path.clone(),
+            });
+        }
+        let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let candidates = [
+            (
+                self.path.clone(),
+                shared | OpenFlags::SQLITE_OPEN_READ_WRITE,
+            ),
+            (self.path.clone(), shared | OpenFlags::SQLITE_OPEN_READ_ONLY),
+            (
+                self.immutable_uri(),
+                shared | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+            ),
+        ];
+        let mut failure = None;
+        for (target, flags) in candidates {
+            if flags.contains(OpenFlags::SQLITE_OPEN_URI) && self.wal_bytes() > 0 {
+                continue;
             }
-        };
+            let probe = Connection::open_with_flags(&target, flags).and_then(|connection| {
+                set_up_reader(&connection)?;
+                connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+            });
+            match probe {
+                Ok(()) => return Ok((target, flags)),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let error = failure.unwrap_or(rusqlite::Error::InvalidQuery);
+        Err(self.name_error("open for reading", error))
+    }
+
+    /// Opens one connection for reading.
+    pub(crate) fn connect_reader(&self) -> Result<Connection> {
+        let (target, flags) = self.reader_target()?;
+        let connection = self.named("open", Connection::open_with_flags(target, flags))?;
         self.named("set up a reader", set_up_reader(&connection))?;
         Ok(connection)
     }
 
+    fn immutable_uri(&self) -> PathBuf {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let mut uri = b"file:".to_vec();
+        for &byte in self.path.as_os_str().as_bytes() {
+            if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
+                uri.push(byte);
+            } else {
+                uri.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            }
+        }
+        uri.extend_from_slice(b"?immutable=1");
+        PathBuf::from(std::ffi::OsString::from_vec(uri))
+    }
+
     /// Names the file and the action of a failure.
-    pub(crate) fn named<T>(
-        &self,
-        action: &'static str,
-        result: rusqlite::Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn named<T>(&self, action: &'static str, result: rusqlite::Result<T>) -> Result<T> {
         result.map_err(|error| self.name_error(action, error))
     }
 
     pub(crate) fn name_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
         let path = self.path.clone();
         let Some(code) = source.sqlite_error_code() else {
-            return StoreError::Sqlite { path, action, source };
+            return StoreError::Sqlite {
+                path,
+                action,
+                source,
+            };
         };
         let why = format!("{action}: {source}");
         match code {
@@ -99,13 +149,17 @@ impl Db {
                 path,
                 what: "the write lock",
                 holder: "another connection".into(),
-                waited_ms: limits::BUSY_WAIT_MS_MAX_DEFAULT,
+                waited_ms: limits::BUSY_WAIT_MS_MAX,
             },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },
-            ErrorCode::NotADatabase => StoreError::Foreign { path, why: source.to_string() },
-            ErrorCode::DatabaseCorrupt => {
-                StoreError::Damaged { session: None, what: format!("{}: {why}", path.display()) }
-            }
+            ErrorCode::NotADatabase => StoreError::Foreign {
+                path,
+                why: source.to_string(),
+            },
+            ErrorCode::DatabaseCorrupt => StoreError::Damaged {
+                session: None,
+                what: format!("{}: {why}", path.display()),
+            },
             ErrorCode::CannotOpen if !path.exists() => {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
                 if folder.is_some_and(|p| !p.exists()) {
@@ -118,7 +172,11 @@ impl Db {
             ErrorCode::SystemIoFailure if is_out_of_space(&source) => {
                 StoreError::DiskFull { path, why }
             }
-            _ => StoreError::Sqlite { path, action, source },
+            _ => StoreError::Sqlite {
+                path,
+                action,
+                source,
+            },
         }
     }
 }
@@ -131,12 +189,8 @@ fn is_out_of_space(error: &rusqlite::Error) -> bool {
 
 /// Pragmas of the one connection that writes. `page_size` and `auto_vacuum` only have effect on
 /// an empty file, in this order, before the journal mode and the first table.
-fn set_up_writer(
-    connection: &Connection,
-    durability: Durability,
-    busy_ms: u64,
-) -> rusqlite::Result<()> {
-    set_busy_wait(connection, busy_ms)?;
+fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    set_busy_wait(connection)?;
     connection.pragma_update(None, "page_size", limits::PAGE_BYTES)?;
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     set_common(connection, limits::WRITER_CACHE_KIB)?;
@@ -145,15 +199,19 @@ fn set_up_writer(
         Durability::Normal => "NORMAL",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "journal_size_limit", limits::WAL_BYTES_KEPT_MAX as i64)?;
+    connection.pragma_update(
+        None,
+        "journal_size_limit",
+        limits::WAL_BYTES_KEPT_MAX as i64,
+    )?;
     // The writer thread checkpoints between commits, so that no commit pays for it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
-fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
-    set_busy_wait(connection, limits::BUSY_WAIT_MS_MAX_DEFAULT)?;
+pub(crate) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+    set_busy_wait(connection)?;
     set_common(connection, limits::READER_CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.set_prepared_statement_cache_capacity(32);
@@ -176,11 +234,10 @@ pub(crate) fn set_wal(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Looks for a lock every millisecond instead of SQLite's sleeps of up to 100 ms: other
 /// processes' transactions are short, and appends wait behind this.
-fn set_busy_wait(connection: &Connection, busy_ms: u64) -> rusqlite::Result<()> {
-    let _ = busy_ms;
+fn set_busy_wait(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_handler(Some(|attempts| {
         if u64::try_from(attempts).unwrap_or(u64::MAX) * limits::BUSY_POLL_MS
-            >= limits::BUSY_WAIT_MS_MAX_DEFAULT
+            >= limits::BUSY_WAIT_MS_MAX
         {
             return false;
         }
@@ -201,7 +258,9 @@ pub(crate) fn write_transaction<T>(
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|error| match db.name_error(action, error) {
-            StoreError::Busy { path, what, holder, .. } => StoreError::Busy {
+            StoreError::Busy {
+                path, what, holder, ..
+            } => StoreError::Busy {
                 path,
                 what,
                 holder,

@@ -86,7 +86,13 @@ pub(crate) fn add(connection: &Connection, delta: &GrowthDelta) -> rusqlite::Res
                  VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT DO UPDATE SET messages = messages + ?4, raw_bytes = raw_bytes + ?5",
             )?
-            .execute(params![session.as_i64(), hour, type_id, messages, raw_bytes])?;
+            .execute(params![
+                session.as_i64(),
+                hour,
+                type_id,
+                messages,
+                raw_bytes
+            ])?;
         connection
             .prepare_cached(
                 "UPDATE message_types SET messages = messages + ?2, raw_bytes = raw_bytes + ?3

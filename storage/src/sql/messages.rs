@@ -89,7 +89,10 @@ pub(crate) fn scan_sizes(
     let mut rows = statement.query(range(session, first, last))?;
     while let Some(row) = rows.next()? {
         let size: i64 = row.get(1)?;
-        if !each(MessageKey::from_i64(row.get(0)?).sequence(), size.unsigned_abs()) {
+        if !each(
+            MessageKey::from_i64(row.get(0)?).sequence(),
+            size.unsigned_abs(),
+        ) {
             break;
         }
     }
@@ -129,5 +132,8 @@ pub(crate) fn delete_some(
 }
 
 fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
-    [MessageKey::new(session, first).as_i64(), MessageKey::new(session, last).as_i64()]
+    [
+        MessageKey::new(session, first).as_i64(),
+        MessageKey::new(session, last).as_i64(),
+    ]
 }

@@ -34,7 +34,10 @@ pub(crate) fn inspect(db: &Db, connection: &Connection) -> Result<FileState> {
     }
     if application_id != i64::from(APPLICATION_ID) {
         let why = format!("application_id is {application_id:#x}, not {APPLICATION_ID:#x}");
-        return Err(StoreError::Foreign { path: db.path().to_owned(), why });
+        return Err(StoreError::Foreign {
+            path: db.path().to_owned(),
+            why,
+        });
     }
     match u32::try_from(version) {
         Ok(0) => Err(StoreError::Foreign {
@@ -88,13 +91,20 @@ fn apply(
             transaction.query_row("PRAGMA user_version", [], |row| row.get(0)),
         )?;
         for migration in missing.iter().filter(|m| m.version > now) {
-            db.named("migrate the schema", transaction.execute_batch(migration.sql))?;
+            db.named(
+                "migrate the schema",
+                transaction.execute_batch(migration.sql),
+            )?;
             let stamp = format!(
                 "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};",
                 migration.version
             );
             db.named("stamp the format", transaction.execute_batch(&stamp))?;
-            tracing::info!(version = migration.version, name = migration.name, "schema migrated");
+            tracing::info!(
+                version = migration.version,
+                name = migration.name,
+                "schema migrated"
+            );
         }
         Ok(())
     })
@@ -105,17 +115,22 @@ mod tests {
     use super::*;
     use crate::options::Durability;
 
-    const NEXT: Migration =
-        Migration { version: SCHEMA_VERSION + 1, name: "next", sql: "CREATE TABLE later (x) STRICT" };
+    const NEXT: Migration = Migration {
+        version: SCHEMA_VERSION + 1,
+        name: "next",
+        sql: "CREATE TABLE later (x TEXT) STRICT",
+    };
 
     fn open(folder: &tempfile::TempDir) -> (Db, Connection) {
         let db = Db::at(&folder.path().join("s.db"));
-        let connection = db.connect_writer(Durability::Full, 100).unwrap();
+        let connection = db.connect_writer(Durability::Full).unwrap();
         (db, connection)
     }
 
     fn version(connection: &Connection) -> u32 {
-        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+        connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .unwrap()
     }
 
     #[test]
@@ -125,12 +140,17 @@ mod tests {
         bring_up(&db, &mut connection, |_, _| panic!("nothing to back up")).unwrap();
         let pragma = |name: &str| -> String {
             connection
-                .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
+                .query_row(&format!("PRAGMA {name}"), [], |row| {
+                    row.get::<_, rusqlite::types::Value>(0)
+                })
                 .map(|value| format!("{value:?}"))
                 .unwrap()
         };
         assert_eq!(pragma("auto_vacuum"), "Integer(2)");
-        assert_eq!(pragma("page_size"), format!("Integer({})", crate::limits::PAGE_BYTES));
+        assert_eq!(
+            pragma("page_size"),
+            format!("Integer({})", crate::limits::PAGE_BYTES)
+        );
         assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
         assert_eq!(pragma("synchronous"), "Integer(2)");
         assert_eq!(version(&connection), SCHEMA_VERSION);
@@ -158,7 +178,9 @@ mod tests {
         let (db, mut connection) = open(&folder);
         bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
         let all: Vec<_> = MIGRATIONS.iter().copied().chain([NEXT]).collect();
-        let refused = apply(&db, &mut connection, &all, |_, _| Err(StoreError::Cancelled));
+        let refused = apply(&db, &mut connection, &all, |_, _| {
+            Err(StoreError::Cancelled)
+        });
         assert!(refused.is_err());
         assert_eq!(version(&connection), SCHEMA_VERSION);
     }
@@ -168,9 +190,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (db, mut connection) = open(&folder);
         bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
-        connection.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
-        assert!(matches!(inspect(&db, &connection), Err(StoreError::Newer { .. })));
+        connection
+            .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
+            .unwrap();
+        assert!(matches!(
+            inspect(&db, &connection),
+            Err(StoreError::Newer { .. })
+        ));
         connection.pragma_update(None, "application_id", 7).unwrap();
-        assert!(matches!(inspect(&db, &connection), Err(StoreError::Foreign { .. })));
+        assert!(matches!(
+            inspect(&db, &connection),
+            Err(StoreError::Foreign { .. })
+        ));
     }
 }

@@ -59,7 +59,8 @@ impl SegmentInfo {
     }
 }
 
-const INFO: &str = "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms";
+const INFO: &str =
+    "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms";
 
 fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
     Ok(SegmentInfo {
@@ -118,7 +119,9 @@ pub(crate) fn encoded(
 ) -> rusqlite::Result<Option<Vec<u8>>> {
     connection
         .prepare_cached("SELECT encoded FROM segments WHERE segment_key = ?1")?
-        .query_row([MessageKey::new(session, first_sequence).as_i64()], |row| row.get(0))
+        .query_row([MessageKey::new(session, first_sequence).as_i64()], |row| {
+            row.get(0)
+        })
         .optional()
 }
 
@@ -174,5 +177,8 @@ pub(crate) fn delete_some(
 }
 
 fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
-    [MessageKey::new(session, first).as_i64(), MessageKey::new(session, last).as_i64()]
+    [
+        MessageKey::new(session, first).as_i64(),
+        MessageKey::new(session, last).as_i64(),
+    ]
 }

@@ -77,12 +77,16 @@ pub(crate) fn list(
     connection: &Connection,
     filter: &SessionFilter,
 ) -> rusqlite::Result<SessionList> {
-    const MATCHES: &str = "(?1 IS NULL OR working_directory = ?1) AND (?2 IS NULL OR worktree_id = ?2)";
+    const MATCHES: &str =
+        "(?1 IS NULL OR working_directory = ?1) AND (?2 IS NULL OR worktree_id = ?2)";
     let total = connection
-        .prepare_cached(&format!("SELECT count(*) AS total FROM sessions WHERE {MATCHES}"))?
-        .query_row(params![filter.working_directory, filter.worktree_id], |row| {
-            unsigned(row, "total")
-        })?;
+        .prepare_cached(&format!(
+            "SELECT count(*) AS total FROM sessions WHERE {MATCHES}"
+        ))?
+        .query_row(
+            params![filter.working_directory, filter.worktree_id],
+            |row| unsigned(row, "total"),
+        )?;
     let sessions = connection
         .prepare_cached(&format!(
             "SELECT * FROM sessions WHERE {MATCHES}
@@ -204,20 +208,28 @@ pub(crate) fn mark_deleted(
         "INSERT INTO deletions (session_key, deleted_ms) VALUES (?1, ?2)",
         params![key.as_i64(), now_ms],
     )?;
-    connection.execute("DELETE FROM sessions WHERE session_key = ?1", [key.as_i64()])?;
+    connection.execute(
+        "DELETE FROM sessions WHERE session_key = ?1",
+        [key.as_i64()],
+    )?;
     Ok(())
 }
 
 /// A session whose rows still have to be deleted.
 pub(crate) fn next_deletion(connection: &Connection) -> rusqlite::Result<Option<SessionKey>> {
     connection
-        .query_row("SELECT session_key FROM deletions ORDER BY session_key LIMIT 1", [], |row| {
-            row.get(0).map(SessionKey)
-        })
+        .query_row(
+            "SELECT session_key FROM deletions ORDER BY session_key LIMIT 1",
+            [],
+            |row| row.get(0).map(SessionKey),
+        )
         .optional()
 }
 
 pub(crate) fn finish_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM deletions WHERE session_key = ?1", [key.as_i64()])?;
+    connection.execute(
+        "DELETE FROM deletions WHERE session_key = ?1",
+        [key.as_i64()],
+    )?;
     Ok(())
 }

@@ -43,9 +43,11 @@ pub(crate) fn checkpoint(
 
 /// Pages of the file that hold nothing.
 pub(crate) fn free_pages(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row("SELECT freelist_count AS n FROM pragma_freelist_count", [], |row| {
-        unsigned(row, "n")
-    })
+    connection.query_row(
+        "SELECT freelist_count AS n FROM pragma_freelist_count",
+        [],
+        |row| unsigned(row, "n"),
+    )
 }
 
 /// Pages of the file.

@@ -66,22 +66,24 @@ impl Delta {
 }
 
 pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
-    connection.prepare_cached("SELECT * FROM store WHERE singleton = 1")?.query_row([], |row| {
-        Ok(Totals {
-            store_id: row.get("store_id")?,
-            created_ms: row.get("created_ms")?,
-            sessions: unsigned(row, "sessions")?,
-            messages: unsigned(row, "messages")?,
-            raw_bytes: unsigned(row, "raw_bytes")?,
-            uncompacted_bytes: unsigned(row, "uncompacted_bytes")?,
-            hot_messages: unsigned(row, "hot_messages")?,
-            hot_bytes: unsigned(row, "hot_bytes")?,
-            segments: unsigned(row, "segments")?,
-            segment_bytes: unsigned(row, "segment_bytes")?,
-            active_ms: row.get("active_ms")?,
-            wall_ms: row.get("wall_ms")?,
+    connection
+        .prepare_cached("SELECT * FROM store WHERE singleton = 1")?
+        .query_row([], |row| {
+            Ok(Totals {
+                store_id: row.get("store_id")?,
+                created_ms: row.get("created_ms")?,
+                sessions: unsigned(row, "sessions")?,
+                messages: unsigned(row, "messages")?,
+                raw_bytes: unsigned(row, "raw_bytes")?,
+                uncompacted_bytes: unsigned(row, "uncompacted_bytes")?,
+                hot_messages: unsigned(row, "hot_messages")?,
+                hot_bytes: unsigned(row, "hot_bytes")?,
+                segments: unsigned(row, "segments")?,
+                segment_bytes: unsigned(row, "segment_bytes")?,
+                active_ms: row.get("active_ms")?,
+                wall_ms: row.get("wall_ms")?,
+            })
         })
-    })
 }
 
 pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()> {

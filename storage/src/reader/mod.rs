@@ -1,0 +1,228 @@
+//! Reading: a pool of connections that cannot write, and the replay of a session.
+
+pub(crate) mod fetch;
+
+use std::time::{Duration, Instant};
+
+use r2d2::{Pool, PooledConnection};
+use r2d2_sqlite::SqliteConnectionManager;
+
+use crate::error::{Result, StoreError};
+use crate::ids::SessionId;
+use crate::limits::READER_WAIT_MS_MAX;
+use crate::message::Message;
+use crate::sql;
+use crate::sql::db::{Db, set_up_reader};
+
+/// The readers' connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Readers {
+    db: Db,
+    pool: Pool<SqliteConnectionManager>,
+}
+
+impl Readers {
+    /// Opens the pool with one connection; further ones come when they are needed.
+    pub(crate) fn open(db: &Db, readers_max: u32) -> Result<Self> {
+        let (target, flags) = db.reader_target()?;
+        let manager = SqliteConnectionManager::file(target)
+            .with_flags(flags)
+            .with_init(|connection| set_up_reader(connection));
+        let pool = Pool::builder()
+            .max_size(readers_max)
+            .min_idle(Some(0))
+            // A connection to a file does not go stale: no need to test it or to renew it.
+            .test_on_check_out(false)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_timeout(Duration::from_millis(READER_WAIT_MS_MAX))
+            .error_handler(Box::new(LogErrors))
+            .build_unchecked(manager);
+        Ok(Self {
+            db: db.clone(),
+            pool,
+        })
+    }
+
+    pub(crate) fn get(&self) -> Result<PooledConnection<SqliteConnectionManager>> {
+        let started = Instant::now();
+        self.pool.get().map_err(|error| StoreError::Busy {
+            path: self.db.path().to_owned(),
+            what: "every reader's connection",
+            holder: format!("other readers ({error})"),
+            waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LogErrors;
+
+impl r2d2::HandleError<rusqlite::Error> for LogErrors {
+    fn handle_error(&self, error: rusqlite::Error) {
+        tracing::warn!(%error, "a reader's connection could not be opened");
+    }
+}
+
+/// Which messages of a session to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRange {
+    /// First sequence; 0 counts as 1.
+    pub from: u64,
+    /// Last sequence, or `None` for the last one there is when reading begins.
+    pub to: Option<u64>,
+    /// Only so many, counted from the end of the range.
+    pub last: Option<u64>,
+}
+
+impl ReadRange {
+    /// All messages.
+    #[must_use]
+    pub fn all() -> Self {
+        Self {
+            from: 1,
+            to: None,
+            last: None,
+        }
+    }
+
+    /// From sequence `from` on.
+    #[must_use]
+    pub fn from(from: u64) -> Self {
+        Self {
+            from,
+            ..Self::all()
+        }
+    }
+
+    /// The last `count` messages.
+    #[must_use]
+    pub fn last(count: u64) -> Self {
+        Self {
+            last: Some(count),
+            ..Self::all()
+        }
+    }
+}
+
+/// A session's messages, in order, a page at a time.
+///
+/// It holds no transaction and no connection between pages: a slow caller holds nobody up, and
+/// compaction may move messages meanwhile. Memory is bounded by one segment and one page. A
+/// session deleted meanwhile ends it with [`StoreError::SessionNotFound`].
+///
+/// An error about damaged bytes does not end the replay: what follows the damage comes after it.
+#[derive(Debug)]
+pub struct Replay {
+    readers: Readers,
+    session: SessionId,
+    next: u64,
+    end: u64,
+    cursor: fetch::Cursor,
+    page: std::vec::IntoIter<Message>,
+}
+
+impl Replay {
+    pub(crate) fn new(readers: Readers, session: SessionId, range: ReadRange) -> Result<Self> {
+        let connection = readers.get()?;
+        let position = sql::sessions::position(&connection, &session);
+        drop(connection);
+        let (_, newest) = readers
+            .db
+            .named("find the session", position)?
+            .ok_or_else(|| StoreError::SessionNotFound {
+                id: session.to_string(),
+            })?;
+        let end = range.to.unwrap_or(newest).min(newest);
+        let mut next = range.from.max(1);
+        if let Some(last) = range.last {
+            next = next.max((end + 1).saturating_sub(last));
+        }
+        let cursor = fetch::Cursor::default();
+        Ok(Self {
+            readers,
+            session,
+            next,
+            end,
+            cursor,
+            page: Vec::new().into_iter(),
+        })
+    }
+
+    /// The next run of messages, at least one, or `None` at the end of the range.
+    ///
+    /// # Errors
+    /// Damage is reported once, with the place; the next call goes on behind it.
+    pub fn next_page(&mut self) -> Result<Option<Vec<Message>>> {
+        let rest: Vec<Message> = std::mem::take(&mut self.page).collect();
+        if !rest.is_empty() {
+            return Ok(Some(rest));
+        }
+        self.fetch()
+    }
+
+    fn fetch(&mut self) -> Result<Option<Vec<Message>>> {
+        if self.next > self.end {
+            return Ok(None);
+        }
+        let connection = self.readers.get()?;
+        let db = &self.readers.db;
+        let position = sql::sessions::position(&connection, &self.session);
+        let Some((key, _)) = db.named("find the session", position)? else {
+            return Err(StoreError::SessionNotFound {
+                id: self.session.to_string(),
+            });
+        };
+        let page = fetch::page(
+            db,
+            &connection,
+            key,
+            &self.session,
+            self.next,
+            self.end,
+            &mut self.cursor,
+        );
+        match page {
+            Ok(page) => {
+                self.next = page.last().map_or(self.end, |m| m.sequence) + 1;
+                Ok(Some(page))
+            }
+            Err(error) => {
+                self.next = fetch::behind(db, &connection, key, self.next)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Sequence of the next message that will come.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next - self.page.len() as u64
+    }
+}
+
+impl Iterator for Replay {
+    type Item = Result<Message>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(message) = self.page.next() {
+            return Some(Ok(message));
+        }
+        match self.fetch() {
+            Ok(Some(page)) => {
+                self.page = page.into_iter();
+                self.page.next().map(Ok)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                if matches!(
+                    error,
+                    StoreError::SessionNotFound { .. } | StoreError::Busy { .. }
+                ) {
+                    self.next = self.end + 1;
+                }
+                Some(Err(error))
+            }
+        }
+    }
+}

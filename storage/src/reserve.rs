@@ -1,0 +1,95 @@
+//! A file that holds space in reserve: given up when the disk is full, so that the work that
+//! makes room (compaction, deletion, checkpoints) has some to begin with.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Free space must be this many times the reserve before it is put aside again.
+const FREE_TIMES_MIN: u64 = 4;
+const CHUNK_BYTES: usize = 64 << 10;
+
+pub(crate) struct Reserve {
+    path: PathBuf,
+    bytes: u64,
+    held: bool,
+}
+
+impl Reserve {
+    /// Puts `bytes` aside in `path` if there is room; 0 turns the reserve off.
+    pub(crate) fn hold(path: PathBuf, bytes: u64) -> Self {
+        let held = bytes > 0 && std::fs::metadata(&path).is_ok_and(|m| m.len() >= bytes);
+        let mut reserve = Self { path, bytes, held };
+        reserve.restore_when_possible();
+        reserve
+    }
+
+    /// Gives the space up; whether there was any.
+    pub(crate) fn release(&mut self) -> bool {
+        if !self.held {
+            return false;
+        }
+        self.held = false;
+        let cut = OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|f| f.set_len(0));
+        match cut {
+            Ok(()) => {
+                tracing::warn!(
+                    bytes = self.bytes,
+                    "the disk is full: the reserve was given up"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %self.path.display(), "the reserve cannot be given up");
+                false
+            }
+        }
+    }
+
+    /// Puts the space aside again when the disk has plenty.
+    pub(crate) fn restore_when_possible(&mut self) {
+        if self.held || self.bytes == 0 || free_bytes(&self.path) < self.bytes * FREE_TIMES_MIN {
+            return;
+        }
+        // Without its reserve the store works as well, until the disk is full.
+        self.held = fill(&self.path, self.bytes).is_ok();
+        if !self.held {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Writes real bytes: a file of holes would hold no space.
+fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok() {
+        return Ok(());
+    }
+    let chunk = vec![0_u8; CHUNK_BYTES];
+    let mut left = bytes;
+    while left > 0 {
+        let step = left.min(CHUNK_BYTES as u64);
+        // Lossless: at most CHUNK_BYTES.
+        file.write_all(&chunk[..step as usize])?;
+        left -= step;
+    }
+    Ok(())
+}
+
+/// Bytes that the file system of `path` has left for us; 0 when it cannot be told.
+fn free_bytes(path: &Path) -> u64 {
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}

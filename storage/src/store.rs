@@ -1,0 +1,463 @@
+//! The façade: one open history store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Result, StoreError};
+use crate::files;
+use crate::ids::SessionId;
+use crate::limits::SESSION_TEXT_BYTES_MAX;
+use crate::message::{Appended, Batch, ImportRecord};
+use crate::options::StoreOptions;
+use crate::reader::{ReadRange, Readers, Replay};
+use crate::reserve::Reserve;
+use crate::session::{Session, SessionFilter, SessionList};
+use crate::space::Space;
+use crate::sql;
+use crate::sql::db::Db;
+use crate::sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
+use crate::sql::migrate::{self, FileState};
+use crate::sql::runs::CompactionRun;
+use crate::sql::segments::SegmentInfo;
+use crate::sql::totals::{Delta, Totals};
+use crate::writer::{Writer, WriterContext};
+
+/// An open history store. Clones share it; it closes when the last one goes.
+///
+/// Reading never waits for writing. Several processes may have the same file open.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) db: Db,
+    pub(crate) options: StoreOptions,
+    pub(crate) readers: Readers,
+    /// `None` when opened for reading only.
+    writer: Option<Writer>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.inner.db.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store at `path` for reading and writing, creating it (and its folder) when there
+    /// is none. An older format is brought up to date after a copy of the file was made.
+    ///
+    /// The cost does not depend on how much history there is.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
+    /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
+    /// [`StoreError::InvalidArgument`] for options out of bounds.
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
+        options.validate()?;
+        Db::check_sqlite_version()?;
+        let db = Db::at(path);
+        files::refuse_unknown(&db)?;
+        files::create_private(path)?;
+        if let Some(kind) = files::network_file_system(path) {
+            tracing::warn!(path = %path.display(), kind,
+                "the store is on a network file system, where SQLite cannot keep it safe");
+        }
+        let mut connection = db.connect_writer(options.durability)?;
+        migrate::bring_up(&db, &mut connection, |connection, version| {
+            crate::backup::before_migration(&db, connection, version)
+        })?;
+        let reserve = Reserve::hold(db.beside("-reserve"), options.reserve_bytes);
+        let readers = Readers::open(&db, options.readers_max)?;
+        let writer = Writer::start(db.clone(), connection, &options, reserve)?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                db,
+                options,
+                readers,
+                writer: Some(writer),
+            }),
+        };
+        store.finish_deletions()?;
+        Ok(store)
+    }
+
+    /// Opens the store at `path` for reading only. Other processes may write meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is none; otherwise as [`Store::open`]. A store of an
+    /// older format has to be opened for writing once.
+    pub fn open_read_only(path: &Path, options: StoreOptions) -> Result<Self> {
+        options.validate()?;
+        Db::check_sqlite_version()?;
+        let db = Db::at(path);
+        files::refuse_unknown(&db)?;
+        let connection = db.connect_reader()?;
+        match migrate::inspect(&db, &connection)? {
+            FileState::Store { version } if version == betcode_schema_sql::SCHEMA_VERSION => {}
+            FileState::Store { version } => {
+                let why = format!("its format {version} is older; open it for writing once");
+                return Err(StoreError::ReadOnly {
+                    path: path.to_owned(),
+                    why,
+                });
+            }
+            FileState::Empty => {
+                let why = "it is an empty database".into();
+                return Err(StoreError::Foreign {
+                    path: path.to_owned(),
+                    why,
+                });
+            }
+        }
+        let readers = Readers::open(&db, options.readers_max)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                db,
+                options,
+                readers,
+                writer: None,
+            }),
+        })
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.inner.db.path()
+    }
+
+    /// The options it was opened with.
+    #[must_use]
+    pub fn options(&self) -> &StoreOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn writer(&self) -> Result<&Writer> {
+        self.inner
+            .writer
+            .as_ref()
+            .ok_or_else(|| StoreError::ReadOnly {
+                path: self.path().to_owned(),
+                why: "it was opened for reading only".into(),
+            })
+    }
+
+    /// Appends a batch to its session, all or nothing. When it returns, the messages are on disk
+    /// and have these sequences.
+    ///
+    /// # Errors
+    /// Refused batches ([`StoreError::PayloadTooLarge`], [`StoreError::SequenceConflict`], …) and
+    /// batches that could not be committed ([`StoreError::DiskFull`], [`StoreError::QueueFull`],
+    /// …) leave nothing behind.
+    pub fn append(&self, batch: Batch) -> Result<Appended> {
+        self.writer()?.append(batch, None)
+    }
+
+    /// As [`Store::append`], with a wait for room and turn of its own.
+    ///
+    /// # Errors
+    /// As [`Store::append`]; [`StoreError::DeadlineExceeded`] when its turn did not come in time.
+    pub fn append_within(&self, batch: Batch, wait_max: Duration) -> Result<Appended> {
+        self.writer()?.append(batch, Some(wait_max))
+    }
+
+    /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not.
+    /// `done` runs on the writer's thread and must not block.
+    ///
+    /// # Errors
+    /// An error here means that nothing was queued and that `done` is not called.
+    pub fn append_then(
+        &self,
+        batch: Batch,
+        wait_max: Duration,
+        done: impl FnOnce(Result<Appended>) + Send + 'static,
+    ) -> Result<()> {
+        self.writer()?.submit(batch, Some(wait_max), Box::new(done))
+    }
+
+    /// Requests and payload bytes that wait for the writer now.
+    #[must_use]
+    pub fn queue_depth(&self) -> (usize, usize) {
+        self.inner.writer.as_ref().map_or((0, 0), Writer::waiting)
+    }
+
+    /// Reads a session's messages, in order, in bounded memory.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`]; what goes wrong on the way comes from the replay.
+    pub fn read(&self, session: &SessionId, range: ReadRange) -> Result<Replay> {
+        Replay::new(self.inner.readers.clone(), session.clone(), range)
+    }
+
+    /// One session.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`].
+    pub fn session(&self, id: &SessionId) -> Result<Session> {
+        self.query("find the session", |connection| {
+            sql::sessions::find(connection, id)
+        })?
+        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+    }
+
+    /// Sessions, those changed last first, with the number of all that match.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn sessions(&self, filter: &SessionFilter) -> Result<SessionList> {
+        self.query("list the sessions", |connection| {
+            sql::sessions::list(connection, filter)
+        })
+    }
+
+    /// Names a session.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`], [`StoreError::InvalidArgument`] for a name too long.
+    pub fn rename(&self, id: &SessionId, name: &str) -> Result<()> {
+        if name.len() > SESSION_TEXT_BYTES_MAX {
+            return Err(StoreError::InvalidArgument {
+                what: "the name",
+                why: format!("{} bytes, at most {SESSION_TEXT_BYTES_MAX}", name.len()),
+            });
+        }
+        let (id, name) = (id.clone(), name.to_owned());
+        self.writer()?.run(move |context| {
+            let now_ms = context.options.clock.now_ms();
+            context.maintain("rename the session", |db, connection| {
+                let renamed = db.named(
+                    "rename the session",
+                    sql::sessions::rename(connection, &id, &name, now_ms),
+                )?;
+                if renamed {
+                    Ok(())
+                } else {
+                    Err(StoreError::SessionNotFound { id: id.to_string() })
+                }
+            })
+        })
+    }
+
+    /// Deletes a session and all its messages. Whether there was one.
+    ///
+    /// It is gone at once and for good when this returns; its space comes back in small steps,
+    /// of which a crash leaves the rest for later.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn delete(&self, id: &SessionId) -> Result<bool> {
+        let id = id.clone();
+        let deleted = self.writer()?.run(move |context| {
+            let now_ms = context.options.clock.now_ms();
+            context.maintain("delete the session", |db, connection| {
+                db.named(
+                    "delete the session",
+                    delete_session(connection, &id, now_ms),
+                )
+            })
+        })?;
+        if deleted {
+            self.finish_deletions()?;
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes the rows of sessions that are gone, a bounded number at a time.
+    fn finish_deletions(&self) -> Result<()> {
+        while self
+            .writer()?
+            .run(|context| context.maintain("delete messages", delete_step))?
+        {}
+        Ok(())
+    }
+
+    /// Totals over all sessions. Costs the same whatever the size of the history.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn totals(&self) -> Result<Totals> {
+        self.query("read the totals", sql::totals::read)
+    }
+
+    /// Sizes of the files, and the limit.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn space(&self) -> Result<Space> {
+        let free_pages = self.query("count free pages", sql::space::free_pages)?;
+        Ok(Space::of(
+            &self.inner.db,
+            free_pages,
+            self.inner.options.db_bytes_max,
+        ))
+    }
+
+    /// Growth by message type over all sessions, the biggest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn growth_by_type(&self) -> Result<Vec<TypeGrowth>> {
+        self.query("read the growth", sql::growth::by_type)
+    }
+
+    /// Growth of all sessions by Unix hour, from `first_hour` on.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn growth_by_hour(&self, first_hour: i64) -> Result<Vec<HourGrowth>> {
+        self.query("read the growth", |connection| {
+            sql::growth::by_hour(connection, first_hour)
+        })
+    }
+
+    /// Growth of one session by hour and message type.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`].
+    pub fn growth_of_session(&self, id: &SessionId) -> Result<Vec<SessionGrowth>> {
+        let key = self.session(id)?.key;
+        self.query("read the growth", |connection| {
+            sql::growth::of_session(connection, key)
+        })
+    }
+
+    /// The segments of a session, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`].
+    pub fn segments(&self, id: &SessionId) -> Result<Vec<SegmentInfo>> {
+        let key = self.session(id)?.key;
+        self.query("list the segments", |connection| {
+            sql::segments::list(connection, key)
+        })
+    }
+
+    /// What was taken from the file at `source_path`, the newest session first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn imports_by_source(&self, source_path: &[u8]) -> Result<Vec<ImportRecord>> {
+        self.query("find the import", |c| {
+            sql::imports::by_source(c, source_path)
+        })
+    }
+
+    /// What was taken from files at `relative_path` below an imported folder, newest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn imports_by_relative(&self, relative_path: &[u8]) -> Result<Vec<ImportRecord>> {
+        self.query("find the import", |c| {
+            sql::imports::by_relative(c, relative_path)
+        })
+    }
+
+    /// Where a session was imported from; `None` when it was recorded here.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`].
+    pub fn import_of(&self, id: &SessionId) -> Result<Option<ImportRecord>> {
+        let key = self.session(id)?.key;
+        self.query("find the import", |connection| {
+            sql::imports::of_session(connection, key)
+        })
+    }
+
+    /// The last `limit` compaction runs, newest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn compaction_runs(&self, limit: u32) -> Result<Vec<CompactionRun>> {
+        self.query("list the runs", |connection| {
+            sql::runs::list(connection, limit)
+        })
+    }
+
+    /// Carries out what waits in the queue, moves the log into the main file, and ends the writer.
+    /// Other clones answer [`StoreError::Closed`] to writes from then on.
+    ///
+    /// # Errors
+    /// None so far: what cannot be moved stays in the log, which the next opening reads.
+    pub fn close(self) -> Result<()> {
+        if let Some(writer) = &self.inner.writer {
+            writer.close();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn query<T>(
+        &self,
+        action: &'static str,
+        read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let connection = self.inner.readers.get()?;
+        self.inner.db.named(action, read(&connection))
+    }
+}
+
+fn delete_session(
+    connection: &rusqlite::Connection,
+    id: &SessionId,
+    now_ms: i64,
+) -> rusqlite::Result<bool> {
+    let Some(session) = sql::sessions::find(connection, id)? else {
+        return Ok(false);
+    };
+    let minus = |value: u64| -sql::signed(value);
+    let wall_ms = match (session.first_time_ms, session.last_time_ms) {
+        (Some(first), Some(last)) => last - first,
+        _ => 0,
+    };
+    sql::totals::add(
+        connection,
+        &Delta {
+            sessions: -1,
+            messages: minus(session.messages),
+            raw_bytes: minus(session.raw_bytes),
+            uncompacted_bytes: minus(session.uncompacted_bytes),
+            hot_messages: minus(session.hot_messages),
+            hot_bytes: minus(session.hot_bytes),
+            segments: minus(session.segments),
+            segment_bytes: minus(session.segment_bytes),
+            active_ms: -session.active_ms,
+            wall_ms: -wall_ms,
+        },
+    )?;
+    sql::growth::remove_session(connection, session.key)?;
+    sql::imports::remove(connection, session.key)?;
+    sql::sessions::mark_deleted(connection, session.key, now_ms)?;
+    Ok(true)
+}
+
+/// Deletes some rows of a session that is gone; whether there may be more to do.
+fn delete_step(db: &Db, connection: &rusqlite::Connection) -> Result<bool> {
+    use crate::limits::DELETE_ROWS_PER_STEP;
+    let step = || -> rusqlite::Result<bool> {
+        let Some(key) = sql::sessions::next_deletion(connection)? else {
+            return Ok(false);
+        };
+        let rows = sql::messages::delete_some(connection, key, DELETE_ROWS_PER_STEP)?;
+        if rows > 0 {
+            return Ok(true);
+        }
+        let rows = sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)?;
+        if rows == 0 {
+            sql::sessions::finish_deletion(connection, key)?;
+        }
+        Ok(true)
+    };
+    db.named("delete messages", step())
+}
+
+impl WriterContext {
+    /// One step of [`Store::finish_deletions`] for others that maintain the store.
+    #[allow(dead_code)]
+    pub(crate) fn delete_step(&mut self) -> Result<bool> {
+        self.maintain("delete messages", delete_step)
+    }
+}

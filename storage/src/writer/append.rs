@@ -1,0 +1,397 @@
+//! Appending a batch inside a transaction: sequences, retries, rows, counters.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+
+use super::context::Cache;
+use crate::classify::{self, LineFacts};
+use crate::error::{Result, StoreError};
+use crate::growth::{SessionTimes, uncompacted_row_bytes};
+use crate::ids::{MessageKey, SessionId};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
+};
+use crate::message::{Appended, Arrival, Batch, ImportMark, SessionMeta};
+use crate::reader::fetch;
+use crate::session::Session;
+use crate::sql::db::Db;
+use crate::sql::growth::GrowthDelta;
+use crate::sql::totals::Delta;
+use crate::sql::{self};
+
+/// Answers an append.
+pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
+
+/// A payload with all that can be known of it before its turn, so that the writer thread only writes.
+pub(crate) struct Prepared {
+    payload: Bytes,
+    digest: i64,
+    facts: LineFacts,
+}
+
+/// A checked batch on its way to the writer.
+pub(crate) struct AppendRequest {
+    pub(super) session: SessionId,
+    pub(super) meta: SessionMeta,
+    pub(super) messages: Vec<Prepared>,
+    pub(super) expected_sequence: Option<u64>,
+    pub(super) arrival: Arrival,
+    pub(super) import: Option<ImportMark>,
+    pub(super) deadline: Instant,
+    pub(super) queued: Instant,
+    pub(super) done: Done,
+    bytes: usize,
+}
+
+impl AppendRequest {
+    /// Checks a batch against the bounds and reads its lines.
+    pub(crate) fn prepare(
+        batch: Batch,
+        payload_bytes_max: usize,
+        deadline: Instant,
+        done: Done,
+    ) -> Result<Self, (StoreError, Done)> {
+        if let Err(error) = check(&batch, payload_bytes_max) {
+            return Err((error, done));
+        }
+        let bytes = batch.bytes();
+        let messages = batch
+            .payloads
+            .into_iter()
+            .map(|payload| Prepared {
+                digest: sql::messages::digest(&payload),
+                facts: classify::classify(&payload),
+                payload,
+            })
+            .collect();
+        Ok(Self {
+            session: batch.session,
+            meta: batch.meta,
+            messages,
+            expected_sequence: batch.expected_sequence,
+            arrival: batch.arrival,
+            import: batch.import,
+            deadline,
+            queued: Instant::now(),
+            done,
+            bytes,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
+    let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
+    if batch.payloads.len() > BATCH_MESSAGES_MAX {
+        let found = batch.payloads.len();
+        return refuse(
+            "the batch",
+            format!("{found} messages, at most {BATCH_MESSAGES_MAX}"),
+        );
+    }
+    for (index, payload) in batch.payloads.iter().enumerate() {
+        if payload.len() > payload_bytes_max {
+            return Err(StoreError::PayloadTooLarge {
+                id: batch.session.to_string(),
+                index,
+                bytes: payload.len(),
+                bytes_max: payload_bytes_max,
+            });
+        }
+    }
+    if batch.payloads.len() > 1 && batch.bytes() > BATCH_BYTES_MAX {
+        let found = batch.bytes();
+        return refuse(
+            "the batch",
+            format!("{found} bytes, at most {BATCH_BYTES_MAX}"),
+        );
+    }
+    if batch.expected_sequence == Some(0) {
+        return refuse("expected_sequence", "sequences begin at 1".into());
+    }
+    let meta = &batch.meta;
+    let texts = [
+        ("name", &meta.name),
+        ("model", &meta.model),
+        ("working_directory", &meta.working_directory),
+        ("worktree_id", &meta.worktree_id),
+        ("agent_session_id", &meta.agent_session_id),
+    ];
+    for (what, text) in texts {
+        if text.len() > SESSION_TEXT_BYTES_MAX {
+            return refuse(
+                what,
+                format!("{} bytes, at most {SESSION_TEXT_BYTES_MAX}", text.len()),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a group of appends adds to the store-wide sums.
+#[derive(Default)]
+pub(super) struct GroupSums {
+    pub(super) totals: Delta,
+    pub(super) growth: GrowthDelta,
+}
+
+/// Writes one request's messages and its session's row. A refusal (conflict, bounds) comes
+/// before the first write, so that it does not touch the rest of the group.
+pub(super) fn write(
+    db: &Db,
+    connection: &Connection,
+    cache: &mut Cache,
+    request: &AppendRequest,
+    now_ms: i64,
+    sums: &mut GroupSums,
+) -> Result<Appended> {
+    let known = match cache.sessions.remove(&request.session) {
+        Some(session) => Some(session),
+        None => db.named(
+            "find the session",
+            sql::sessions::find(connection, &request.session),
+        )?,
+    };
+    let next = known.as_ref().map_or(1, |s| s.messages + 1);
+    let duplicates = match already_there(db, connection, request, known.as_ref(), next) {
+        Ok(duplicates) => duplicates,
+        Err(error) => {
+            cache.keep(known);
+            return Err(error);
+        }
+    };
+    let fresh = request.messages.get(duplicates..).unwrap_or_default();
+    let first = request.expected_sequence.unwrap_or(next);
+    let appended = Appended {
+        first_sequence: first,
+        last_sequence: first + request.messages.len() as u64 - 1,
+        duplicates: duplicates as u64,
+    };
+    if next - 1 + fresh.len() as u64 > SEQUENCE_MAX {
+        cache.keep(known);
+        let id = request.session.to_string();
+        return Err(StoreError::SequenceExhausted {
+            id,
+            max: SEQUENCE_MAX,
+        });
+    }
+
+    let mut session = match known {
+        Some(session) => session,
+        None => {
+            sums.totals.sessions += 1;
+            create(db, connection, &request.session, &request.meta, now_ms)?
+        }
+    };
+    fill_empty(&mut session.meta, &request.meta);
+    for message in fresh {
+        add_message(
+            db,
+            connection,
+            cache,
+            &mut session,
+            message,
+            request.arrival,
+            now_ms,
+            sums,
+        )?;
+    }
+    if !fresh.is_empty() {
+        session.updated_ms = now_ms;
+    }
+    db.named(
+        "update the session",
+        sql::sessions::update(connection, &session),
+    )?;
+    if let Some(mark) = &request.import {
+        db.named(
+            "note the import",
+            sql::imports::write(connection, session.key, mark),
+        )?;
+    }
+    cache.keep(Some(session));
+    Ok(appended)
+}
+
+/// Number of the request's messages that the session has already, from its expected sequence on.
+fn already_there(
+    db: &Db,
+    connection: &Connection,
+    request: &AppendRequest,
+    session: Option<&Session>,
+    next: u64,
+) -> Result<usize> {
+    let Some(expected) = request.expected_sequence else {
+        return Ok(0);
+    };
+    let conflict = |sequence| StoreError::SequenceConflict {
+        id: request.session.to_string(),
+        expected,
+        next,
+        sequence,
+    };
+    if expected > next {
+        return Err(conflict(next));
+    }
+    let Some(session) = session else { return Ok(0) };
+    let overlap = (next - expected).min(request.messages.len() as u64);
+    let mut sequence = expected;
+    let end = expected + overlap;
+    let mut cursor = fetch::Cursor::default();
+    let mut offered = request.messages.iter();
+    while sequence < end {
+        let page = fetch::page(
+            db,
+            connection,
+            session.key,
+            &session.id,
+            sequence,
+            end - 1,
+            &mut cursor,
+        )?;
+        for message in page {
+            let same = offered.next().is_some_and(|m| m.payload == message.payload);
+            if !same {
+                return Err(conflict(message.sequence));
+            }
+            sequence = message.sequence + 1;
+        }
+    }
+    // Lossless: not more than the batch has.
+    Ok(overlap as usize)
+}
+
+fn create(
+    db: &Db,
+    connection: &Connection,
+    id: &SessionId,
+    meta: &SessionMeta,
+    now_ms: i64,
+) -> Result<Session> {
+    let key = db.named(
+        "create the session",
+        sql::sessions::insert(connection, id, meta, now_ms),
+    )?;
+    if key.as_i64() > SESSION_KEY_MAX {
+        return Err(StoreError::InvalidArgument {
+            what: "the number of sessions ever created",
+            why: format!("it has reached {SESSION_KEY_MAX}"),
+        });
+    }
+    db.named("read the session", sql::sessions::by_key(connection, key))?
+        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+}
+
+fn fill_empty(kept: &mut SessionMeta, told: &SessionMeta) {
+    let pairs = [
+        (&mut kept.name, &told.name),
+        (&mut kept.model, &told.model),
+        (&mut kept.working_directory, &told.working_directory),
+        (&mut kept.worktree_id, &told.worktree_id),
+        (&mut kept.agent_session_id, &told.agent_session_id),
+    ];
+    for (kept, told) in pairs {
+        if kept.is_empty() && told.len() <= SESSION_TEXT_BYTES_MAX {
+            kept.clone_from(told);
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn add_message(
+    db: &Db,
+    connection: &Connection,
+    cache: &mut Cache,
+    session: &mut Session,
+    message: &Prepared,
+    arrival: Arrival,
+    now_ms: i64,
+    sums: &mut GroupSums,
+) -> Result<()> {
+    let sequence = session.messages + 1;
+    let key = MessageKey::new(session.key, sequence);
+    let payload = &message.payload;
+    let facts = &message.facts;
+    db.named(
+        "write a message",
+        sql::messages::insert(connection, key, now_ms, message.digest, payload),
+    )?;
+    let type_id = match cache.types.get(&facts.message_type) {
+        Some(id) => *id,
+        None => {
+            let id = db.named(
+                "name a message type",
+                sql::growth::type_id(connection, &facts.message_type),
+            )?;
+            cache.types.insert(facts.message_type.clone(), id);
+            id
+        }
+    };
+
+    let mut times = SessionTimes {
+        first_ms: session.first_time_ms,
+        last_ms: session.last_time_ms,
+        active_ms: session.active_ms,
+    };
+    let step = times.step(facts.said_ms, now_ms, arrival);
+    session.first_time_ms = times.first_ms;
+    session.last_time_ms = times.last_ms;
+    session.active_ms = times.active_ms;
+
+    let bytes = payload.len() as u64;
+    let uncompacted = uncompacted_row_bytes(payload.len());
+    session.messages = sequence;
+    session.raw_bytes += bytes;
+    session.uncompacted_bytes += uncompacted;
+    session.hot_messages += 1;
+    session.hot_bytes += bytes;
+    if let Some(fact) = &facts.usage {
+        session.usage.add(fact);
+    }
+    if let Some(preview) = &facts.preview {
+        session.last_preview.clone_from(preview);
+    }
+    if let Some(told) = &facts.session {
+        fill_empty(
+            &mut session.meta,
+            &SessionMeta {
+                working_directory: told.working_directory.clone(),
+                model: told.model.clone(),
+                agent_session_id: told.agent_session_id.clone(),
+                ..SessionMeta::default()
+            },
+        );
+    }
+
+    let (bytes, uncompacted) = (sql::signed(bytes), sql::signed(uncompacted));
+    sums.totals = sums.totals.plus(Delta {
+        messages: 1,
+        raw_bytes: bytes,
+        uncompacted_bytes: uncompacted,
+        hot_messages: 1,
+        hot_bytes: bytes,
+        active_ms: step.active_ms,
+        wall_ms: step.wall_ms,
+        ..Delta::default()
+    });
+    let count = sums
+        .growth
+        .by_type
+        .entry((session.key, step.hour, type_id))
+        .or_default();
+    count.0 += 1;
+    count.1 += payload.len() as u64;
+    if step.active_ms > 0 {
+        *sums
+            .growth
+            .active
+            .entry((session.key, step.hour))
+            .or_default() += step.active_ms;
+    }
+    Ok(())
+}

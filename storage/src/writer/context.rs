@@ -1,0 +1,279 @@
+//! What the writer thread owns: the one connection that writes, and what it remembers of the file.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::time::Instant;
+
+use rusqlite::Connection;
+use rusqlite::hooks::Wal;
+
+use super::append::{AppendRequest, GroupSums, write};
+use super::queue::millis;
+use crate::error::{Result, StoreError};
+use crate::ids::SessionId;
+use crate::limits::{PAGE_BYTES, WAL_BYTES_SOFT_MAX};
+use crate::message::Appended;
+use crate::options::StoreOptions;
+use crate::reserve::Reserve;
+use crate::session::Session;
+use crate::sql::db::{Db, write_transaction};
+use crate::sql::space::{Checkpoint, CheckpointMode};
+use crate::sql::{self};
+
+thread_local! {
+    /// Pages in the WAL after the last commit of this thread's connection: SQLite tells it to a
+    /// plain function only.
+    static WAL_PAGES: Cell<i32> = const { Cell::new(0) };
+}
+
+fn note_wal_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+    WAL_PAGES.set(pages);
+    Ok(())
+}
+
+/// Rows remembered between commits, valid as long as nobody else commits.
+#[derive(Default)]
+pub(super) struct Cache {
+    pub(super) sessions: HashMap<SessionId, Session>,
+    pub(super) types: HashMap<String, i64>,
+}
+
+/// Sessions remembered; beyond it all are forgotten and read again when needed.
+const CACHED_SESSIONS_MAX: usize = 4096;
+
+impl Cache {
+    pub(super) fn keep(&mut self, session: Option<Session>) {
+        if let Some(session) = session {
+            if self.sessions.len() >= CACHED_SESSIONS_MAX {
+                self.sessions.clear();
+            }
+            self.sessions.insert(session.id.clone(), session);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.sessions.clear();
+        self.types.clear();
+    }
+}
+
+/// The writer thread's belongings; jobs get it to work with.
+pub(crate) struct WriterContext {
+    pub(crate) db: Db,
+    pub(crate) options: StoreOptions,
+    connection: Connection,
+    cache: Cache,
+    /// `PRAGMA data_version` when the cache was last known to be true.
+    data_version: i64,
+    pub(crate) reserve: Reserve,
+}
+
+impl WriterContext {
+    pub(super) fn new(
+        db: Db,
+        connection: Connection,
+        options: StoreOptions,
+        reserve: Reserve,
+    ) -> Self {
+        connection.wal_hook(Some(note_wal_pages));
+        Self {
+            db,
+            options,
+            connection,
+            cache: Cache::default(),
+            data_version: -1,
+            reserve,
+        }
+    }
+
+    /// Commits a group, answering each request. A refused request does not touch the others; a
+    /// failed commit is tried again request by request, so that one cannot fail the rest.
+    pub(super) fn append(&mut self, group: Vec<AppendRequest>) {
+        let (group, late): (Vec<_>, Vec<_>) = {
+            let now = Instant::now();
+            group
+                .into_iter()
+                .partition(|request| request.deadline >= now)
+        };
+        for request in late {
+            let waited_ms = millis(request.queued.elapsed());
+            (request.done)(Err(StoreError::DeadlineExceeded { waited_ms }));
+        }
+        match self.commit(&group) {
+            Ok(answers) => {
+                for (request, answer) in group.into_iter().zip(answers) {
+                    (request.done)(answer);
+                }
+            }
+            Err(error) if group.len() <= 1 => {
+                if let Some(request) = group.into_iter().next() {
+                    (request.done)(Err(error));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, requests = group.len(), "group commit failed, trying one by one");
+                for request in group {
+                    let answer =
+                        self.commit(std::slice::from_ref(&request))
+                            .and_then(|mut answers| {
+                                answers.pop().unwrap_or(Err(StoreError::Cancelled))
+                            });
+                    (request.done)(answer);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
+        if group.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now_ms = self.options.clock.now_ms();
+        let Self {
+            db,
+            options,
+            connection,
+            cache,
+            data_version,
+            ..
+        } = self;
+        let result = write_transaction(db, connection, "append", |transaction| {
+            forget_if_outdated(db, transaction, cache, data_version)?;
+            let incoming: u64 = group.iter().map(|request| request.bytes() as u64).sum();
+            check_limit(db, transaction, options.db_bytes_max, incoming)?;
+            let mut sums = GroupSums::default();
+            let mut answers = Vec::with_capacity(group.len());
+            for request in group {
+                match write(db, transaction, cache, request, now_ms, &mut sums) {
+                    Ok(appended) => answers.push(Ok(appended)),
+                    Err(error) if is_refusal(&error) => answers.push(Err(error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            db.named(
+                "count the growth",
+                sql::growth::add(transaction, &sums.growth),
+            )?;
+            db.named(
+                "count the totals",
+                sql::totals::add(transaction, &sums.totals),
+            )?;
+            Ok(answers)
+        });
+        if result.is_err() {
+            // The cache may hold what was rolled back.
+            self.cache.clear();
+        }
+        result
+    }
+
+    /// Runs maintenance in a transaction of its own. When the disk is full the reserve is given
+    /// up and the work tried once more: compacting and deleting are what makes room again.
+    pub(crate) fn maintain<T>(
+        &mut self,
+        action: &'static str,
+        mut work: impl FnMut(&Db, &Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.cache.clear();
+        let db = self.db.clone();
+        let mut attempt = |context: &mut Self| {
+            write_transaction(
+                &context.db,
+                &mut context.connection,
+                action,
+                |transaction| work(&db, transaction),
+            )
+        };
+        match attempt(self) {
+            Err(StoreError::DiskFull { .. }) if self.reserve.release() => {
+                // Moves the WAL into the main file, so that it can begin anew.
+                let _ = self.checkpoint(CheckpointMode::Truncate);
+                attempt(self)
+            }
+            result => result,
+        }
+    }
+
+    pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
+        let result = sql::space::checkpoint(&self.connection, mode);
+        if let Ok(done) = &result
+            && !done.busy
+            && done.log_frames == done.checkpointed_frames
+        {
+            WAL_PAGES.set(0);
+        }
+        self.db.named("checkpoint", result)
+    }
+
+    /// Moves the WAL into the main file when it has grown, between commits, so that no answer
+    /// waits for it.
+    pub(super) fn checkpoint_when_due(&mut self, idle: bool) {
+        let wal_bytes = u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES);
+        if wal_bytes >= WAL_BYTES_SOFT_MAX || (idle && wal_bytes > 0) {
+            if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
+                tracing::warn!(%error, "checkpoint failed");
+            }
+            if !idle {
+                // A reader may hold frames back; look again after as many pages more.
+                WAL_PAGES.set(0);
+            }
+        }
+    }
+
+    /// What can be done when nothing else is asked for.
+    pub(super) fn tidy_when_idle(&mut self) {
+        self.checkpoint_when_due(true);
+        self.reserve.restore_when_possible();
+    }
+
+    /// Ends the writer: everything into the main file.
+    pub(super) fn finish(mut self) {
+        if let Err(error) = self.checkpoint(CheckpointMode::Truncate) {
+            tracing::warn!(%error, "checkpoint at close failed; the log stays and is read next time");
+        }
+    }
+}
+
+/// Errors that concern one request only and come before it has written anything.
+fn is_refusal(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::SequenceConflict { .. }
+            | StoreError::SequenceExhausted { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Segment { .. }
+    )
+}
+
+fn forget_if_outdated(
+    db: &Db,
+    connection: &Connection,
+    cache: &mut Cache,
+    known: &mut i64,
+) -> Result<()> {
+    let version: i64 = db.named(
+        "look for other writers",
+        connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0))),
+    )?;
+    if version != *known {
+        cache.clear();
+        *known = version;
+    }
+    Ok(())
+}
+
+fn check_limit(db: &Db, connection: &Connection, limit_bytes: u64, incoming: u64) -> Result<()> {
+    let pages = db.named("count pages", sql::space::pages(connection))?;
+    let free = db.named("count free pages", sql::space::free_pages(connection))?;
+    let used_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
+    if used_bytes.saturating_add(incoming) > limit_bytes {
+        return Err(StoreError::LimitReached {
+            path: db.path().to_owned(),
+            used_bytes,
+            limit_bytes,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The one writer: a thread that owns the only connection of this process that writes.
+//!
+//! It takes all appends that wait, commits them in one transaction (one fsync for all), and
+//! answers them; then it gives one maintenance job its turn; then it looks after the WAL.
+//! Between processes SQLite's write lock arbitrates: every transaction begins by taking it, and
+//! what is remembered between transactions is dropped when somebody else has committed.
+
+pub(crate) mod append;
+pub(crate) mod context;
+mod queue;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use append::AppendRequest;
+pub(crate) use append::Done;
+pub(crate) use context::WriterContext;
+use queue::{Queue, Work};
+
+use crate::error::{Result, StoreError};
+use crate::message::{Appended, Batch};
+use crate::options::StoreOptions;
+use crate::reserve::Reserve;
+use crate::sql::db::Db;
+
+/// After this long without work the writer tidies up.
+const IDLE_AFTER: Duration = Duration::from_millis(200);
+
+/// Handle to the writer thread.
+pub(crate) struct Writer {
+    queue: Arc<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    payload_bytes_max: usize,
+    append_wait: Duration,
+}
+
+impl Writer {
+    pub(crate) fn start(
+        db: Db,
+        connection: Connection,
+        options: &StoreOptions,
+        reserve: Reserve,
+    ) -> Result<Self> {
+        let queue = Arc::new(Queue::new(
+            options.queue_requests_max,
+            options.queue_bytes_max,
+        ));
+        let path = db.path().to_owned();
+        let owned = (Arc::clone(&queue), options.clone());
+        let thread = std::thread::Builder::new()
+            .name("betcode-writer".into())
+            .spawn(move || {
+                let (queue, options) = owned;
+                run(&queue, WriterContext::new(db, connection, options, reserve));
+            })
+            .map_err(|source| StoreError::Io {
+                action: "start the writer of",
+                path,
+                source,
+            })?;
+        Ok(Self {
+            queue,
+            thread: Mutex::new(Some(thread)),
+            payload_bytes_max: options.payload_bytes_max,
+            append_wait: Duration::from_millis(options.append_wait_ms_max),
+        })
+    }
+
+    /// Appends and waits for the answer.
+    pub(crate) fn append(&self, batch: Batch, wait_max: Option<Duration>) -> Result<Appended> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| {
+            // The appender may have given up waiting; its messages are safe all the same.
+            let _ = answer.send(result);
+        });
+        self.submit(batch, wait_max, done)?;
+        answered.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Queues a batch; `done` gets the answer, on the writer's thread. An error here means that
+    /// nothing was queued and `done` will not be called.
+    pub(crate) fn submit(
+        &self,
+        batch: Batch,
+        wait_max: Option<Duration>,
+        done: Done,
+    ) -> Result<()> {
+        let deadline = Instant::now() + wait_max.unwrap_or(self.append_wait);
+        let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
+            .map_err(|(error, _)| error)?;
+        self.queue.push(request)
+    }
+
+    /// Runs `work` on the writer's thread, between two groups of appends, and waits for it.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.queue.push_job(Box::new(move |context| {
+            let _ = answer.send(work(context));
+        }))?;
+        answered.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Requests and payload bytes that wait for the writer.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        self.queue.waiting()
+    }
+
+    /// Carries out what waits, then ends the thread.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Closed { why: None }
+}
+
+fn run(queue: &Queue, mut context: WriterContext) {
+    let worked = catch_unwind(AssertUnwindSafe(|| {
+        loop {
+            match queue.take(IDLE_AFTER) {
+                Work::Some { group, job } => {
+                    context.append(group);
+                    if let Some(job) = job {
+                        job(&mut context);
+                    }
+                    context.checkpoint_when_due(false);
+                }
+                Work::Idle => context.tidy_when_idle(),
+                Work::Closed => break,
+            }
+        }
+    }));
+    if worked.is_err() {
+        // A bug, not an input. An open transaction rolls back with its connection; nobody who
+        // waits may hang, and whoever comes later is told.
+        tracing::error!("the writer ended by a panic; the store takes no more messages");
+        for request in queue.close_and_drain() {
+            let why = Some("the writer ended by an internal error".into());
+            (request.done)(Err(StoreError::Closed { why }));
+        }
+    }
+    context.finish();
+}

@@ -1,0 +1,273 @@
+//! Recording and replaying through the façade, on real files.
+
+use betcode_storage::{
+    Batch, ErrorKind, ReadRange, SessionFilter, SessionId, SessionMeta, Store, StoreError,
+    StoreOptions,
+};
+use bytes::Bytes;
+
+fn small_reserve() -> StoreOptions {
+    StoreOptions {
+        reserve_bytes: 0,
+        ..StoreOptions::default()
+    }
+}
+
+fn open(folder: &tempfile::TempDir) -> Store {
+    Store::open(&folder.path().join("history.db"), small_reserve()).unwrap()
+}
+
+fn id(text: &str) -> SessionId {
+    text.parse().unwrap()
+}
+
+fn batch(session: &str, payloads: &[&'static [u8]]) -> Batch {
+    Batch::new(
+        id(session),
+        payloads.iter().map(|p| Bytes::from_static(p)).collect(),
+    )
+}
+
+fn contents(store: &Store, session: &str) -> Vec<Bytes> {
+    store
+        .read(&id(session), ReadRange::all())
+        .unwrap()
+        .map(|m| m.unwrap().payload)
+        .collect()
+}
+
+#[test]
+fn what_was_answered_is_read_back_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let payloads: &[&[u8]] = &[
+        b"{\"type\":\"user\"}",
+        b"",
+        b"\0\xff\xfe",
+        b"prose\r",
+        b"{}{}",
+    ];
+    let store = open(&folder);
+    let appended = store.append(batch("s", payloads)).unwrap();
+    assert_eq!(
+        (
+            appended.first_sequence,
+            appended.last_sequence,
+            appended.duplicates
+        ),
+        (1, 5, 0)
+    );
+    store.close().unwrap();
+    assert_eq!(contents(&open(&folder), "s"), payloads);
+}
+
+#[test]
+fn a_retry_with_the_same_bytes_succeeds_and_other_bytes_conflict() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let first = Batch {
+        expected_sequence: Some(1),
+        ..batch("s", &[b"a", b"b"])
+    };
+    store.append(first.clone()).unwrap();
+    let again = store.append(first).unwrap();
+    assert_eq!(
+        (again.first_sequence, again.last_sequence, again.duplicates),
+        (1, 2, 2)
+    );
+    let longer = Batch {
+        expected_sequence: Some(2),
+        ..batch("s", &[b"b", b"c"])
+    };
+    assert_eq!(store.append(longer).unwrap().duplicates, 1);
+    let other = Batch {
+        expected_sequence: Some(3),
+        ..batch("s", &[b"X"])
+    };
+    assert!(matches!(
+        store.append(other).unwrap_err(),
+        StoreError::SequenceConflict {
+            sequence: 3,
+            next: 4,
+            ..
+        }
+    ));
+    let ahead = Batch {
+        expected_sequence: Some(9),
+        ..batch("s", &[b"X"])
+    };
+    assert!(matches!(
+        store.append(ahead).unwrap_err(),
+        StoreError::SequenceConflict { .. }
+    ));
+    assert_eq!(contents(&store, "s"), [&b"a"[..], b"b", b"c"]);
+}
+
+#[test]
+fn ranges_select_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store
+        .append(batch("s", &[b"1", b"2", b"3", b"4", b"5"]))
+        .unwrap();
+    let read = |range| -> Vec<u64> {
+        store
+            .read(&id("s"), range)
+            .unwrap()
+            .map(|m| m.unwrap().sequence)
+            .collect()
+    };
+    assert_eq!(read(ReadRange::from(4)), [4, 5]);
+    assert_eq!(read(ReadRange::from(0)), [1, 2, 3, 4, 5]);
+    assert_eq!(read(ReadRange::from(6)), [] as [u64; 0]);
+    assert_eq!(read(ReadRange::last(2)), [4, 5]);
+    assert_eq!(read(ReadRange::last(9)), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        read(ReadRange {
+            from: 2,
+            to: Some(3),
+            last: None
+        }),
+        [2, 3]
+    );
+    assert_eq!(
+        read(ReadRange {
+            from: 1,
+            to: Some(3),
+            last: Some(1)
+        }),
+        [3]
+    );
+    assert_eq!(
+        read(ReadRange {
+            from: 4,
+            to: Some(2),
+            last: None
+        }),
+        [] as [u64; 0]
+    );
+}
+
+#[test]
+fn sessions_are_listed_renamed_and_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let meta = SessionMeta {
+        working_directory: "/p".into(),
+        ..SessionMeta::default()
+    };
+    store
+        .append(Batch {
+            meta,
+            ..batch("a", &[b"1"])
+        })
+        .unwrap();
+    store.append(batch("b", &[b"22", b"3"])).unwrap();
+    let list = store
+        .sessions(&SessionFilter {
+            limit: Some(1),
+            ..SessionFilter::default()
+        })
+        .unwrap();
+    assert_eq!((list.total, list.sessions.len()), (2, 1));
+    let of_project = SessionFilter {
+        working_directory: Some("/p".into()),
+        ..SessionFilter::default()
+    };
+    assert_eq!(store.sessions(&of_project).unwrap().sessions[0].id, id("a"));
+    store.rename(&id("a"), "first").unwrap();
+    assert_eq!(store.session(&id("a")).unwrap().meta.name, "first");
+    assert_eq!(
+        store.rename(&id("x"), "n").unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert!(store.delete(&id("b")).unwrap());
+    assert!(!store.delete(&id("b")).unwrap());
+    assert_eq!(
+        store.read(&id("b"), ReadRange::all()).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    let totals = store.totals().unwrap();
+    assert_eq!(
+        (totals.sessions, totals.messages, totals.raw_bytes),
+        (1, 1, 1)
+    );
+    assert_eq!(store.growth_by_type().unwrap()[0].messages, 1);
+}
+
+#[test]
+fn two_stores_on_one_file_append_in_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (open(&folder), open(&folder));
+    for round in 0..50_u64 {
+        let store = if round % 2 == 0 { &one } else { &two };
+        assert_eq!(
+            store.append(batch("s", &[b"x"])).unwrap().first_sequence,
+            round + 1
+        );
+    }
+    assert_eq!(contents(&one, "s").len(), 50);
+    assert_eq!(one.totals().unwrap().messages, 50);
+}
+
+#[test]
+fn a_payload_over_the_limit_is_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        payload_bytes_max: 4,
+        ..small_reserve()
+    };
+    let store = Store::open(&folder.path().join("h.db"), options).unwrap();
+    assert!(matches!(
+        store.append(batch("s", &[b"1234", b"12345"])).unwrap_err(),
+        StoreError::PayloadTooLarge {
+            index: 1,
+            bytes: 5,
+            bytes_max: 4,
+            ..
+        }
+    ));
+    assert_eq!(store.totals().unwrap().sessions, 0);
+}
+
+#[test]
+fn foreign_files_are_refused_and_left_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    for content in [&b"just some notes"[..], &[b'x'; 4096]] {
+        std::fs::write(&path, content).unwrap();
+        let refused = Store::open(&path, small_reserve()).unwrap_err();
+        assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+    }
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "nothing was left beside it"
+    );
+}
+
+#[test]
+fn a_missing_store_cannot_be_opened_for_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none.db");
+    let refused = Store::open_read_only(&path, small_reserve()).unwrap_err();
+    assert!(matches!(refused, StoreError::Missing { .. }), "{refused}");
+    assert!(!path.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn files_are_private_from_birth() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sub/history.db");
+    let store = Store::open(&path, StoreOptions::default()).unwrap();
+    store.append(batch("s", &[b"secret"])).unwrap();
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
