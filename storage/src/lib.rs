@@ -3,6 +3,7 @@
 mod backup;
 pub mod classify;
 pub mod clock;
+pub mod compact;
 mod error;
 mod files;
 pub mod growth;
@@ -19,9 +20,15 @@ mod space;
 mod sql;
 mod store;
 pub mod usage;
+mod verify;
 mod writer;
 
+pub use backup::{BackupReport, restore};
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use compact::{
+    CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
+    CompactionRequest, CompactionService, PlannedStep, ServiceOptions, ServiceState, ServiceStatus,
+};
 pub use error::{ErrorKind, Result, StoreError};
 pub use ids::{MessageKey, SessionId, SessionKey};
 pub use message::{Appended, Arrival, Batch, ImportMark, ImportRecord, Message, SessionMeta};
@@ -34,3 +41,4 @@ pub use sql::runs::CompactionRun;
 pub use sql::segments::{SegmentInfo, Tier};
 pub use sql::totals::Totals;
 pub use store::Store;
+pub use verify::{Problem, VerifyProgress, VerifyReport};

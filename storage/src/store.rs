@@ -21,7 +21,7 @@ use crate::sql::migrate::{self, FileState};
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::totals::{Delta, Totals};
-use crate::writer::{Writer, WriterContext};
+use crate::writer::Writer;
 
 /// An open history store. Clones share it; it closes when the last one goes.
 ///
@@ -452,12 +452,4 @@ fn delete_step(db: &Db, connection: &rusqlite::Connection) -> Result<bool> {
         Ok(true)
     };
     db.named("delete messages", step())
-}
-
-impl WriterContext {
-    /// One step of [`Store::finish_deletions`] for others that maintain the store.
-    #[allow(dead_code)]
-    pub(crate) fn delete_step(&mut self) -> Result<bool> {
-        self.maintain("delete messages", delete_step)
-    }
 }

@@ -69,6 +69,8 @@ CREATE TABLE segments (
     created_ms    INTEGER NOT NULL,
     encoded       BLOB    NOT NULL
 ) STRICT;
+-- What the deep tier has still to do.
+CREATE INDEX segments_quick ON segments (segment_key) WHERE tier = 1;
 
 -- Sessions removed whose rows are still being deleted, in steps.
 CREATE TABLE deletions (

@@ -135,16 +135,16 @@ fn add_to_hour(
 pub(crate) fn remove_session(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {
     let key = [key.as_i64()];
     connection.execute(
-        "UPDATE message_types SET messages = messages - gone.messages,
-            raw_bytes = raw_bytes - gone.raw_bytes
+        "UPDATE message_types SET messages = message_types.messages - gone.messages,
+            raw_bytes = message_types.raw_bytes - gone.raw_bytes
          FROM (SELECT type_id, sum(messages) AS messages, sum(raw_bytes) AS raw_bytes
                FROM growth WHERE session_key = ?1 GROUP BY type_id) AS gone
          WHERE message_types.type_id = gone.type_id",
         key,
     )?;
     connection.execute(
-        "UPDATE growth_hours SET messages = messages - gone.messages,
-            raw_bytes = raw_bytes - gone.raw_bytes
+        "UPDATE growth_hours SET messages = growth_hours.messages - gone.messages,
+            raw_bytes = growth_hours.raw_bytes - gone.raw_bytes
          FROM (SELECT hour, sum(messages) AS messages, sum(raw_bytes) AS raw_bytes
                FROM growth WHERE session_key = ?1 GROUP BY hour) AS gone
          WHERE growth_hours.hour = gone.hour",
@@ -222,4 +222,26 @@ pub(crate) fn of_session(
             })
         })?
         .collect()
+}
+
+/// Messages and raw bytes as each way of counting growth adds them up, for `verify`.
+pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<[(&'static str, u64, u64); 3]> {
+    let sum = |name, table| -> rusqlite::Result<(&'static str, u64, u64)> {
+        let sql = format!(
+            "SELECT coalesce(sum(messages), 0) AS messages, coalesce(sum(raw_bytes), 0) AS raw_bytes
+             FROM {table}"
+        );
+        connection.query_row(&sql, [], |row| {
+            Ok((
+                name,
+                unsigned(row, "messages")?,
+                unsigned(row, "raw_bytes")?,
+            ))
+        })
+    };
+    Ok([
+        sum("session", "growth")?,
+        sum("type", "message_types")?,
+        sum("hour", "growth_hours")?,
+    ])
 }

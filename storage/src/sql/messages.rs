@@ -137,3 +137,17 @@ fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
         MessageKey::new(session, last).as_i64(),
     ]
 }
+
+/// Keys of the first rows, hot or segment, of sessions that are neither there nor being deleted.
+pub(crate) fn orphans(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+    connection
+        .prepare(
+            "SELECT min(key) FROM (SELECT message_key AS key FROM hot_messages
+                UNION ALL SELECT segment_key FROM segments)
+             WHERE key >> 32 NOT IN (SELECT session_key FROM sessions
+                UNION ALL SELECT session_key FROM deletions)
+             GROUP BY key >> 32",
+        )?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}

@@ -215,6 +215,22 @@ pub(crate) fn mark_deleted(
     Ok(())
 }
 
+/// Sessions that a compaction may have something to do for: those with hot messages or with
+/// segments of the quick tier; all with `everything`.
+pub(crate) fn compactable(
+    connection: &Connection,
+    everything: bool,
+) -> rusqlite::Result<Vec<Session>> {
+    connection
+        .prepare_cached(
+            "SELECT * FROM sessions WHERE last_sequence > 0 AND (?1 OR hot_messages > 0
+                OR session_key IN (SELECT segment_key >> 32 FROM segments WHERE tier = 1))
+             ORDER BY session_key",
+        )?
+        .query_map([everything], from_row)?
+        .collect()
+}
+
 /// A session whose rows still have to be deleted.
 pub(crate) fn next_deletion(connection: &Connection) -> rusqlite::Result<Option<SessionKey>> {
     connection

@@ -1,0 +1,52 @@
+//! One compaction at a time, over all processes that have the store open.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::error::{Result, StoreError};
+use crate::files::io_error;
+use crate::sql::db::Db;
+
+/// Held while compacting. The lock goes with the file handle, so a crash frees it.
+pub(super) struct Lease {
+    _file: File,
+}
+
+impl Lease {
+    /// Takes the lease.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] with the holder's process id.
+    pub(super) fn take(db: &Db) -> Result<Self> {
+        let path = db.beside("-compaction.lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = (&mut file).take(32).read_to_string(&mut holder);
+                return Err(StoreError::Busy {
+                    path: db.path().to_owned(),
+                    what: "compaction",
+                    holder: format!("process {}", holder.trim()),
+                    waited_ms: 0,
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
+        }
+        // Only for the message above: a holder that cannot be written down holds all the same.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(std::process::id().to_string().as_bytes()));
+        Ok(Self { _file: file })
+    }
+}

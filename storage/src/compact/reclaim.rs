@@ -1,0 +1,60 @@
+//! Giving free pages back to the file system, in transactions short enough for appends to pass.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::error::{Result, StoreError};
+use crate::limits::RECLAIM_PAGES_PER_STEP;
+use crate::sql;
+use crate::sql::space::CheckpointMode;
+use crate::store::Store;
+
+/// How long one transaction of reclaiming should take.
+const STEP_TIME_AIM: Duration = Duration::from_millis(4);
+const STEP_PAGES_MIN: u32 = 16;
+
+/// Frees pages until `pages_kept` are left or `observe` says stop; calls it after each step with
+/// the pages that are still free. Then cuts the log, with which the file itself shrinks.
+pub(super) fn reclaim(
+    store: &Store,
+    pages_kept: u64,
+    observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<()> {
+    let writer = store.writer()?;
+    let mut pages_per_step = RECLAIM_PAGES_PER_STEP / 4;
+    loop {
+        let step = pages_per_step;
+        let (free, took) = writer.run(move |context| {
+            let started = Instant::now();
+            let free = context.maintain("give free pages back", |db, connection| {
+                let free = db.named("count free pages", sql::space::free_pages(connection))?;
+                let surplus = free.saturating_sub(pages_kept).min(u64::from(step));
+                if surplus > 0 {
+                    // Lossless: at most `step`.
+                    let freed = sql::space::reclaim(connection, surplus as u32);
+                    db.named("give free pages back", freed)?;
+                }
+                Ok(free - surplus)
+            })?;
+            Ok((free, started.elapsed()))
+        })?;
+        if free <= pages_kept {
+            break;
+        }
+        if observe(free).is_break() {
+            return Err(StoreError::Cancelled);
+        }
+        pages_per_step = if took > STEP_TIME_AIM {
+            (pages_per_step / 2).max(STEP_PAGES_MIN)
+        } else {
+            (pages_per_step * 2).min(RECLAIM_PAGES_PER_STEP)
+        };
+    }
+    // The file shrinks when the log's last state of it is checkpointed. A reader may be in the
+    // way; then the next checkpoint does it.
+    let done = writer.run(|context| context.checkpoint(CheckpointMode::Truncate))?;
+    if done.busy {
+        tracing::debug!("a reader keeps the log from being cut; it is cut later");
+    }
+    Ok(())
+}

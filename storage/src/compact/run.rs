@@ -1,0 +1,365 @@
+//! A run of compaction over one session or all of them.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::lease::Lease;
+use super::plan::{Packing, PlannedStep, Unit, pack};
+use super::policy::{CompactionPolicy, SessionState};
+use super::reclaim::reclaim;
+use super::step::{StepResult, execute};
+use crate::error::{Result, StoreError};
+use crate::ids::SessionId;
+use crate::session::Session;
+use crate::sql;
+use crate::sql::runs::CompactionRun;
+use crate::sql::segments::Tier;
+use crate::store::Store;
+
+/// What to compact.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompactionRequest {
+    /// Only this session.
+    pub session: Option<SessionId>,
+    /// Tier to bring the sessions to.
+    pub tier: Tier,
+    /// Take in everything now; otherwise only sessions that the policy finds due.
+    pub force: bool,
+    /// Settings.
+    pub policy: CompactionPolicy,
+    /// What asked for it, for the history of runs.
+    pub trigger: &'static str,
+    /// Share of one core's time that encoding may take; 1.0 for all of it.
+    pub cpu_fraction_max: f64,
+}
+
+impl CompactionRequest {
+    /// Everything, deeply, now: what a person means by "compact".
+    #[must_use]
+    pub fn manual() -> Self {
+        Self {
+            session: None,
+            tier: Tier::Deep,
+            force: true,
+            policy: CompactionPolicy::default(),
+            trigger: "manual",
+            cpu_fraction_max: 1.0,
+        }
+    }
+}
+
+/// What a run would do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CompactionPlan {
+    /// One new segment each.
+    pub steps: Vec<PlannedStep>,
+}
+
+impl CompactionPlan {
+    /// Messages that it takes in.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.steps.iter().map(PlannedStep::messages).sum()
+    }
+
+    /// Their payload bytes.
+    #[must_use]
+    pub fn raw_bytes(&self) -> u64 {
+        self.steps.iter().map(|s| s.raw_bytes).sum()
+    }
+
+    /// Bytes that they take now.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.steps.iter().map(|s| s.stored_bytes).sum()
+    }
+}
+
+/// What a run is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompactionPhase {
+    /// Encoding and swapping segments.
+    Encoding,
+    /// Giving free pages back.
+    Reclaiming,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactionProgress {
+    /// What it is at.
+    pub phase: CompactionPhase,
+    /// Steps done.
+    pub steps_done: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Payload bytes done.
+    pub raw_bytes_done: u64,
+    /// Payload bytes in all.
+    pub raw_bytes: u64,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompactionOutcome {
+    /// Main file and log before.
+    pub bytes_before: u64,
+    /// Main file and log after.
+    pub bytes_after: u64,
+    /// Messages in the new segments.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub raw_bytes: u64,
+    /// Segments written.
+    pub segments: u64,
+    /// Segments that these replaced.
+    pub segments_replaced: u64,
+    /// Sessions that failed, with the reason; the others were done all the same.
+    pub failures: Vec<(SessionId, String)>,
+    /// It was stopped on request; what was done stays.
+    pub cancelled: bool,
+    /// Duration.
+    pub seconds: f64,
+}
+
+/// Says whether to go on, after each step.
+pub(super) type Observer<'a> = &'a mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>;
+
+impl Store {
+    /// What [`Store::compact`] would do, without doing it.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`], or when the file cannot be read.
+    pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
+        let mut plan = CompactionPlan::default();
+        for session in self.candidates(request)? {
+            plan.steps.extend(self.plan_session(&session, request)?);
+        }
+        Ok(plan)
+    }
+
+    /// Compacts, and gives the space back. `observe` is called after each step and may stop the
+    /// run there. Appends and reads go on meanwhile.
+    ///
+    /// A session that fails (damaged data) is reported in the outcome and left as it is; the
+    /// others are done.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] while another run is under way, in any process;
+    /// [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even the reserve was not
+    /// enough. What was done before an error stays done.
+    pub fn compact(
+        &self,
+        request: &CompactionRequest,
+        observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
+    ) -> Result<CompactionOutcome> {
+        self.writer()?;
+        let _lease = Lease::take(&self.inner.db)?;
+        let started = Instant::now();
+        let started_ms = self.inner.options.clock.now_ms();
+        let bytes_before = self.space()?.used_bytes();
+        let plan = self.plan_compaction(request)?;
+        let mut outcome = CompactionOutcome {
+            bytes_before,
+            bytes_after: bytes_before,
+            messages: 0,
+            raw_bytes: 0,
+            segments: 0,
+            segments_replaced: 0,
+            failures: Vec::new(),
+            cancelled: false,
+            seconds: 0.0,
+        };
+        let result = self.carry_out(&plan, request, &mut outcome, observe);
+        outcome.bytes_after = self.space()?.used_bytes();
+        outcome.seconds = started.elapsed().as_secs_f64();
+        outcome.cancelled = matches!(result, Err(StoreError::Cancelled));
+        if outcome.segments > 0 || !outcome.failures.is_empty() || result.is_err() {
+            self.record_run(request, started_ms, &outcome, result.as_ref().err())?;
+        }
+        match result {
+            Ok(()) | Err(StoreError::Cancelled) => Ok(outcome),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn candidates(&self, request: &CompactionRequest) -> Result<Vec<Session>> {
+        if let Some(id) = &request.session {
+            return Ok(vec![self.session(id)?]);
+        }
+        self.query("list the sessions", |c| {
+            sql::sessions::compactable(c, request.force)
+        })
+    }
+
+    fn plan_session(
+        &self,
+        session: &Session,
+        request: &CompactionRequest,
+    ) -> Result<Vec<PlannedStep>> {
+        let now_ms = self.inner.options.clock.now_ms();
+        let key = session.key;
+        let segments = self.query("list the segments", |c| sql::segments::list(c, key))?;
+        let state = SessionState {
+            hot_messages: session.hot_messages,
+            hot_bytes: session.hot_bytes,
+            has_quick_segments: segments.iter().any(|s| s.tier == Tier::Quick),
+            updated_ms: session.updated_ms,
+        };
+        let policy = &request.policy;
+        let tier = if request.force {
+            request.tier
+        } else {
+            match policy.due(&state, now_ms) {
+                Some(tier) => tier.min(request.tier),
+                None => return Ok(Vec::new()),
+            }
+        };
+        let packing = Packing {
+            tier,
+            segment_bytes_max: policy.segment_bytes_max(tier) as u64,
+            segment_messages_max: policy.segment_messages_max as u64,
+            keep_remainder: !request.force && policy.keeps_remainder(&state, now_ms),
+        };
+        let units = self.units(session, segments)?;
+        Ok(pack(&session.id, &units, &packing))
+    }
+
+    /// Segments of a session and the hot messages between and after them, in order.
+    fn units(
+        &self,
+        session: &Session,
+        segments: Vec<sql::segments::SegmentInfo>,
+    ) -> Result<Vec<Unit>> {
+        let mut units: Vec<Unit> = segments.into_iter().map(Unit::Segment).collect();
+        let key = session.key;
+        self.query("measure the messages", |connection| {
+            sql::messages::scan_sizes(
+                connection,
+                key,
+                1,
+                session.messages,
+                |sequence, raw_bytes| {
+                    units.push(Unit::Hot {
+                        sequence,
+                        raw_bytes,
+                    });
+                    true
+                },
+            )
+        })?;
+        units.sort_by_key(|unit| match unit {
+            Unit::Hot { sequence, .. } => *sequence,
+            Unit::Segment(info) => info.first_sequence,
+        });
+        Ok(units)
+    }
+
+    fn carry_out(
+        &self,
+        plan: &CompactionPlan,
+        request: &CompactionRequest,
+        outcome: &mut CompactionOutcome,
+        observe: Observer<'_>,
+    ) -> Result<()> {
+        let mut progress = CompactionProgress {
+            phase: CompactionPhase::Encoding,
+            steps_done: 0,
+            steps: plan.steps.len() as u64,
+            raw_bytes_done: 0,
+            raw_bytes: plan.raw_bytes(),
+        };
+        for step in &plan.steps {
+            let failed = outcome.failures.iter().any(|(id, _)| *id == step.session);
+            if !failed {
+                let began = Instant::now();
+                self.do_step(step, request, outcome)?;
+                pause(began.elapsed(), request.cpu_fraction_max);
+            }
+            progress.steps_done += 1;
+            progress.raw_bytes_done += step.raw_bytes;
+            if observe(&progress).is_break() {
+                return Err(StoreError::Cancelled);
+            }
+        }
+        progress.phase = CompactionPhase::Reclaiming;
+        reclaim(self, 0, &mut |_| observe(&progress))
+    }
+
+    fn do_step(
+        &self,
+        step: &PlannedStep,
+        request: &CompactionRequest,
+        outcome: &mut CompactionOutcome,
+    ) -> Result<()> {
+        let params = request.policy.encode_params(step.tier);
+        match execute(self, step, &params) {
+            Ok(StepResult::Written { .. }) => {
+                outcome.messages += step.messages();
+                outcome.raw_bytes += step.raw_bytes;
+                outcome.segments += 1;
+                outcome.segments_replaced += step.replaces_segments;
+                Ok(())
+            }
+            Ok(StepResult::Outdated) => Ok(()),
+            // Damage in one session must not keep the others from being compacted.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+                tracing::error!(session = %step.session, %error, "a session cannot be compacted");
+                outcome
+                    .failures
+                    .push((step.session.clone(), error.to_string()));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn record_run(
+        &self,
+        request: &CompactionRequest,
+        started_ms: i64,
+        outcome: &CompactionOutcome,
+        error: Option<&StoreError>,
+    ) -> Result<()> {
+        let failures = outcome.failures.first().map(|(_, why)| why.clone());
+        let run = CompactionRun {
+            run_id: 0,
+            started_ms,
+            finished_ms: self.inner.options.clock.now_ms(),
+            trigger: request.trigger.to_owned(),
+            tier: request.tier.name().to_owned(),
+            outcome: match error {
+                None if outcome.failures.is_empty() => "done",
+                Some(StoreError::Cancelled) => "cancelled",
+                _ => "failed",
+            }
+            .to_owned(),
+            bytes_before: outcome.bytes_before,
+            bytes_after: outcome.bytes_after,
+            messages: outcome.messages,
+            raw_bytes: outcome.raw_bytes,
+            segments_written: outcome.segments,
+            segments_replaced: outcome.segments_replaced,
+            detail: failures
+                .or(error.map(ToString::to_string))
+                .unwrap_or_default(),
+        };
+        self.writer()?.run(move |context| {
+            context.maintain("note the run", |db, connection| {
+                db.named("note the run", sql::runs::insert(connection, &run))
+            })
+        })
+    }
+}
+
+/// Rests so long that the work before took only its share of the time.
+fn pause(worked: Duration, cpu_fraction_max: f64) {
+    if cpu_fraction_max < 1.0 {
+        let fraction = cpu_fraction_max.clamp(0.01, 1.0);
+        std::thread::sleep(
+            worked
+                .mul_f64((1.0 - fraction) / fraction)
+                .min(Duration::from_secs(10)),
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! Compaction in the background: a thread that looks at the store now and then.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::policy::CompactionPolicy;
+use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest};
+use crate::error::{Result, StoreError};
+use crate::space::Level;
+use crate::sql::segments::Tier;
+use crate::store::Store;
+
+/// Settings of the background service.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ServiceOptions {
+    /// When and how to compact.
+    pub policy: CompactionPolicy,
+    /// How often to look, milliseconds.
+    pub interval_ms: u64,
+    /// Share of one core's time that encoding may take. A database near its limit lifts it.
+    pub cpu_fraction_max: f64,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self {
+            policy: CompactionPolicy::default(),
+            interval_ms: 15_000,
+            cpu_fraction_max: 0.5,
+        }
+    }
+}
+
+/// What the service is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceState {
+    /// Waiting for the next look.
+    Idle,
+    /// Compacting.
+    Running,
+    /// Waiting to be resumed.
+    Paused,
+    /// Ended.
+    Stopped,
+}
+
+/// The service as seen from outside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceStatus {
+    /// What it is doing.
+    pub state: ServiceState,
+    /// How far the current run is.
+    pub progress: Option<CompactionProgress>,
+    /// Runs that did something.
+    pub runs: u64,
+    /// What the last of them did.
+    pub last_outcome: Option<CompactionOutcome>,
+    /// Why the last run failed; `None` when it did not. Reading and writing go on all the same.
+    pub last_error: Option<String>,
+}
+
+#[derive(Default)]
+struct Wishes {
+    stop: bool,
+    paused: bool,
+    run_now: bool,
+}
+
+struct Shared {
+    wishes: Mutex<Wishes>,
+    changed: Condvar,
+    status: Mutex<ServiceStatus>,
+}
+
+impl Shared {
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> MutexGuard<'_, ServiceStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Handle to the background service; it stops when the handle goes.
+pub struct CompactionService {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Starts compaction in the background.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], or when no thread can be started.
+    pub fn start_compaction(&self, options: ServiceOptions) -> Result<CompactionService> {
+        self.writer()?;
+        let shared = Arc::new(Shared {
+            wishes: Mutex::default(),
+            changed: Condvar::new(),
+            status: Mutex::new(ServiceStatus {
+                state: ServiceState::Idle,
+                progress: None,
+                runs: 0,
+                last_outcome: None,
+                last_error: None,
+            }),
+        });
+        let (store, seen) = (self.clone(), Arc::clone(&shared));
+        let thread = std::thread::Builder::new()
+            .name("betcode-compact".into())
+            .spawn(move || serve(&store, &options, &seen))
+            .map_err(|source| StoreError::Io {
+                action: "start compaction of",
+                path: self.path().to_owned(),
+                source,
+            })?;
+        Ok(CompactionService {
+            shared,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl CompactionService {
+    /// Lets the run under way end at its next step, and starts none until resumed.
+    pub fn pause(&self) {
+        self.wish(|wishes| wishes.paused = true);
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.wish(|wishes| wishes.paused = false);
+    }
+
+    /// Looks at the store now instead of at the next interval.
+    pub fn run_now(&self) {
+        self.wish(|wishes| wishes.run_now = true);
+    }
+
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> ServiceStatus {
+        self.shared.status().clone()
+    }
+
+    /// Lets the run under way end at its next step, and ends the service.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        change(&mut self.shared.wishes());
+        self.shared.changed.notify_all();
+    }
+
+    fn end(&mut self) {
+        self.wish(|wishes| wishes.stop = true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for CompactionService {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
+    be_nice();
+    loop {
+        if !wait(shared, Duration::from_millis(options.interval_ms)) {
+            break;
+        }
+        shared.status().state = ServiceState::Running;
+        let result = run_once(store, options, shared);
+        let mut status = shared.status();
+        status.progress = None;
+        match result {
+            Ok(outcome) => {
+                status.last_error = outcome
+                    .failures
+                    .first()
+                    .map(|(session, why)| format!("session {session}: {why}"));
+                if outcome.segments > 0 {
+                    status.runs += 1;
+                    status.last_outcome = Some(outcome);
+                }
+            }
+            // Somebody compacts by hand: as good.
+            Err(StoreError::Busy { .. }) => {}
+            Err(StoreError::Closed { .. }) => break,
+            Err(error) => {
+                tracing::error!(%error, "background compaction failed");
+                status.last_error = Some(error.to_string());
+            }
+        }
+        status.state = ServiceState::Idle;
+    }
+    shared.status().state = ServiceState::Stopped;
+}
+
+/// Waits for the next look; whether there is one.
+fn wait(shared: &Shared, interval: Duration) -> bool {
+    let deadline = Instant::now() + interval;
+    let mut wishes = shared.wishes();
+    loop {
+        if wishes.stop {
+            return false;
+        }
+        if wishes.paused {
+            shared.status().state = ServiceState::Paused;
+            wishes = shared
+                .changed
+                .wait(wishes)
+                .unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if wishes.run_now || left.is_zero() {
+            wishes.run_now = false;
+            return true;
+        }
+        shared.status().state = ServiceState::Idle;
+        wishes = shared
+            .changed
+            .wait_timeout(wishes, left)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+    }
+}
+
+fn run_once(store: &Store, options: &ServiceOptions, shared: &Shared) -> Result<CompactionOutcome> {
+    let level = store.space()?.level();
+    let request = CompactionRequest {
+        session: None,
+        tier: Tier::Deep,
+        force: false,
+        policy: options.policy.at_level(level),
+        trigger: "background",
+        cpu_fraction_max: if level == Level::Ok {
+            options.cpu_fraction_max
+        } else {
+            1.0
+        },
+    };
+    store.compact(&request, &mut |progress| {
+        shared.status().progress = Some(*progress);
+        let wishes = shared.wishes();
+        if wishes.stop || wishes.paused {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })
+}
+
+/// Lets appends and reads have the processor first.
+fn be_nice() {
+    #[cfg(target_os = "linux")]
+    {
+        // On Linux this concerns the calling thread only.
+        let _ = rustix::process::setpriority_process(None, 10);
+    }
+}

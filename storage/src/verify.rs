@@ -1,0 +1,341 @@
+//! Checking a whole store: structure, checksums, digests, gaps, counters.
+
+use std::ops::ControlFlow;
+
+use crate::error::{Result, StoreError};
+use crate::ids::{MessageKey, SessionKey};
+use crate::limits::{SEQUENCE_MAX, SESSION_KEY_MAX};
+use crate::reader::fetch;
+use crate::session::{Session, SessionFilter};
+use crate::sql;
+use crate::sql::segments::SegmentInfo;
+use crate::store::Store;
+
+/// Problems that SQLite's own check reports at most.
+const STRUCTURE_PROBLEMS_MAX: u32 = 100;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `structure`, `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
+    pub kind: &'static str,
+    /// The session, when it concerns one.
+    pub session: Option<String>,
+    /// The first sequence concerned, when it concerns messages.
+    pub sequence: Option<u64>,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VerifyReport {
+    /// Sessions looked at.
+    pub sessions: u64,
+    /// Messages found intact.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub raw_bytes: u64,
+    /// Segments decoded.
+    pub segments: u64,
+    /// What is wrong; empty when all is well.
+    pub problems: Vec<Problem>,
+}
+
+impl VerifyReport {
+    /// Whether all is well.
+    #[must_use]
+    pub fn ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, kind: &'static str, session: &Session, sequence: Option<u64>, what: String) {
+        let session = Some(session.id.to_string());
+        self.problems.push(Problem {
+            kind,
+            session,
+            sequence,
+            what,
+        });
+    }
+}
+
+/// How far a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// Messages checked.
+    pub messages_done: u64,
+    /// Messages in all.
+    pub messages: u64,
+    /// Payload bytes checked.
+    pub raw_bytes_done: u64,
+}
+
+impl Store {
+    /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
+    /// message's digest, that sequences have no gap and stand in one place only, and that the
+    /// counters are those of the rows. Others may write meanwhile.
+    ///
+    /// Damage is listed, not returned as an error, and does not end the check.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`] when `observe` says so; otherwise when the file cannot be read
+    /// at all.
+    pub fn verify(
+        &self,
+        observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+    ) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        let structure = self.query("check the structure", |connection| {
+            sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
+        });
+        let structure = match structure {
+            Ok(lines) => lines,
+            Err(StoreError::Damaged { what, .. }) => vec![what],
+            Err(error) => return Err(error),
+        };
+        report
+            .problems
+            .extend(structure.into_iter().map(|what| Problem {
+                kind: "structure",
+                session: None,
+                sequence: None,
+                what,
+            }));
+        let sessions = self.sessions(&SessionFilter::default())?.sessions;
+        let mut progress = VerifyProgress {
+            messages_done: 0,
+            messages: sessions.iter().map(|s| s.messages).sum(),
+            raw_bytes_done: 0,
+        };
+        for session in &sessions {
+            self.verify_session(session, &mut report, &mut progress, observe)?;
+        }
+        self.verify_sums(&mut report)?;
+        Ok(report)
+    }
+
+    fn verify_session(
+        &self,
+        listed: &Session,
+        report: &mut VerifyReport,
+        progress: &mut VerifyProgress,
+        observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let connection = self.inner.readers.get()?;
+        let db = &self.inner.db;
+        // Row, segments and hot messages in one snapshot: appends and compaction go on.
+        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let found = db.named("find", sql::sessions::by_key(&snapshot, listed.key));
+        let session = match found {
+            Ok(Some(session)) => session,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                report.add("structure", listed, None, error.to_string());
+                return Ok(());
+            }
+        };
+        let segments = match db.named("list", sql::segments::list(&snapshot, session.key)) {
+            Ok(segments) => segments,
+            Err(error) => {
+                report.add("structure", &session, None, error.to_string());
+                return Ok(());
+            }
+        };
+        let mut hot = Vec::new();
+        let scanned = sql::messages::scan_sizes(
+            &snapshot,
+            session.key,
+            0,
+            SEQUENCE_MAX,
+            |sequence, raw_bytes| {
+                hot.push((sequence, raw_bytes));
+                true
+            },
+        );
+        drop(snapshot);
+        drop(connection);
+        if let Err(error) = scanned {
+            report.add("structure", &session, None, error.to_string());
+        }
+        check_places(&session, &segments, &hot, report);
+        check_counts(&session, &segments, &hot, report);
+        self.verify_contents(&session, report, progress, observe)?;
+        report.sessions += 1;
+        report.segments += segments.len() as u64;
+        Ok(())
+    }
+
+    /// Decodes and digests every message of the session.
+    fn verify_contents(
+        &self,
+        session: &Session,
+        report: &mut VerifyReport,
+        progress: &mut VerifyProgress,
+        observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut cursor = fetch::Cursor::default();
+        let mut next = 1;
+        while next <= session.messages {
+            let connection = self.inner.readers.get()?;
+            let db = &self.inner.db;
+            let page = fetch::page(
+                db,
+                &connection,
+                session.key,
+                &session.id,
+                next,
+                session.messages,
+                &mut cursor,
+            );
+            let before = next;
+            match page {
+                Ok(page) => {
+                    let bytes: u64 = page.iter().map(|m| m.payload.len() as u64).sum();
+                    next = page.last().map_or(session.messages, |m| m.sequence) + 1;
+                    report.messages += page.len() as u64;
+                    report.raw_bytes += bytes;
+                    progress.raw_bytes_done += bytes;
+                }
+                Err(error) => {
+                    let gone = sql::sessions::by_key(&connection, session.key);
+                    if matches!(gone, Ok(None)) {
+                        return Ok(());
+                    }
+                    let kind = match error {
+                        StoreError::Segment { .. } => "segment",
+                        _ => "message",
+                    };
+                    report.add(kind, session, Some(next), error.to_string());
+                    next = fetch::behind(db, &connection, session.key, next).unwrap_or(next + 1);
+                }
+            }
+            progress.messages_done += next - before;
+            if observe(progress).is_break() {
+                return Err(StoreError::Cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_sums(&self, report: &mut VerifyReport) -> Result<()> {
+        let connection = self.inner.readers.get()?;
+        let db = &self.inner.db;
+        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let kept = db.named("read the totals", sql::totals::read(&snapshot))?;
+        let counted = db.named("count the totals", sql::totals::recount(&snapshot))?;
+        let growth = db.named("count the growth", sql::growth::recount(&snapshot))?;
+        let orphans = db.named("look for orphans", sql::messages::orphans(&snapshot))?;
+        drop(snapshot);
+        let mut counter = |what: String| {
+            report.problems.push(Problem {
+                kind: "counter",
+                session: None,
+                sequence: None,
+                what,
+            });
+        };
+        let counted = sql::totals::Totals {
+            store_id: kept.store_id.clone(),
+            created_ms: kept.created_ms,
+            ..counted
+        };
+        if kept != counted {
+            counter(format!(
+                "the totals are {kept:?}, and the sessions add up to {counted:?}"
+            ));
+        }
+        for (what, messages, raw_bytes) in growth {
+            if (messages, raw_bytes) != (kept.messages, kept.raw_bytes) {
+                counter(format!(
+                    "growth by {what} adds up to {messages} messages of {raw_bytes} bytes, and \
+                     the totals say {} of {}",
+                    kept.messages, kept.raw_bytes
+                ));
+            }
+        }
+        for key in orphans {
+            report.problems.push(Problem {
+                kind: "orphan",
+                session: None,
+                sequence: Some(MessageKey::from_i64(key).sequence()),
+                what: format!(
+                    "rows of session key {}, which is not there",
+                    MessageKey::from_i64(key).session().as_i64()
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Every sequence in exactly one place: no gap, no overlap.
+fn check_places(
+    session: &Session,
+    segments: &[SegmentInfo],
+    hot: &[(u64, u64)],
+    report: &mut VerifyReport,
+) {
+    let mut places: Vec<(u64, u64)> = segments
+        .iter()
+        .map(|s| (s.first_sequence, s.last_sequence))
+        .chain(hot.iter().map(|&(sequence, _)| (sequence, sequence)))
+        .collect();
+    places.sort_unstable();
+    let mut next = 1;
+    for (first, last) in places {
+        if first > next {
+            report.add(
+                "gap",
+                session,
+                Some(next),
+                format!("{next} to {} are missing", first - 1),
+            );
+        } else if first < next {
+            let what = format!("{first} to {} stand in two places", last.min(next - 1));
+            report.add("overlap", session, Some(first), what);
+        }
+        next = next.max(last + 1);
+    }
+    if next <= session.messages {
+        let what = format!("{next} to {} are missing", session.messages);
+        report.add("gap", session, Some(next), what);
+    } else if next > session.messages + 1 {
+        let what = format!("there are messages up to {}, beyond the last", next - 1);
+        report.add("overlap", session, Some(session.messages + 1), what);
+    }
+}
+
+fn check_counts(
+    session: &Session,
+    segments: &[SegmentInfo],
+    hot: &[(u64, u64)],
+    report: &mut VerifyReport,
+) {
+    let hot_bytes: u64 = hot.iter().map(|&(_, bytes)| bytes).sum();
+    let segment_raw_bytes: u64 = segments.iter().map(|s| s.raw_bytes).sum();
+    let counts = [
+        ("hot messages", session.hot_messages, hot.len() as u64),
+        ("hot bytes", session.hot_bytes, hot_bytes),
+        ("segments", session.segments, segments.len() as u64),
+        (
+            "segment bytes",
+            session.segment_bytes,
+            segments.iter().map(|s| s.encoded_bytes).sum(),
+        ),
+        (
+            "raw bytes",
+            session.raw_bytes,
+            segment_raw_bytes + hot_bytes,
+        ),
+    ];
+    for (what, kept, counted) in counts {
+        if kept != counted {
+            let what = format!("the session says {kept} {what}, and its rows have {counted}");
+            report.add("counter", session, None, what);
+        }
+    }
+    if session.key > SessionKey(SESSION_KEY_MAX) {
+        report.add("structure", session, None, "its key is out of range".into());
+    }
+}

@@ -1,0 +1,306 @@
+//! Compaction, reclaiming, verification and copies through the façade, on real files.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use betcode_storage::{
+    Batch, CompactionRequest, ErrorKind, ReadRange, SessionId, Store, StoreError, StoreOptions,
+    Tier, VerifyReport, restore,
+};
+use bytes::Bytes;
+
+fn open(path: &Path) -> Store {
+    Store::open(
+        path,
+        StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        },
+    )
+    .unwrap()
+}
+
+fn id(text: &str) -> SessionId {
+    text.parse().unwrap()
+}
+
+/// Lines that look like an agent's, different each, with something awkward now and then.
+fn lines(count: usize, seed: usize) -> Vec<Bytes> {
+    (0..count)
+        .map(|n| match n % 97 {
+            13 => Bytes::new(),
+            14 => Bytes::from_static(b"\xff\0 torn {\"type\":\"user\""),
+            _ => Bytes::from(format!(
+                r#"{{"type":"assistant","seq":{n},"uuid":"{:08x}-0000","text":"line {n} of session {seed}, which says what it says {}"}}"#,
+                n * 2_654_435_761_usize % 0xffff_ffff,
+                "again and again ".repeat(n % 23),
+            )),
+        })
+        .collect()
+}
+
+fn record(store: &Store, session: &str, lines: &[Bytes]) {
+    for chunk in lines.chunks(1000) {
+        store
+            .append(Batch::new(id(session), chunk.to_vec()))
+            .unwrap();
+    }
+}
+
+fn contents(store: &Store, session: &str) -> Vec<Bytes> {
+    store
+        .read(&id(session), ReadRange::all())
+        .unwrap()
+        .map(|m| m.unwrap().payload)
+        .collect()
+}
+
+fn compact(store: &Store, tier: Tier) -> betcode_storage::CompactionOutcome {
+    let request = CompactionRequest {
+        tier,
+        ..CompactionRequest::manual()
+    };
+    store
+        .compact(&request, &mut |_| ControlFlow::Continue(()))
+        .unwrap()
+}
+
+fn verify(store: &Store) -> VerifyReport {
+    store.verify(&mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn assert_sound(store: &Store) {
+    let report = verify(store);
+    assert!(report.ok(), "{:#?}", report.problems);
+}
+
+#[test]
+fn compaction_loses_nothing_and_the_file_shrinks_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    let sessions: Vec<_> = (0..4).map(|n| (format!("s{n}"), lines(9000, n))).collect();
+    for (session, lines) in &sessions {
+        record(&store, session, lines);
+    }
+    let before = store.space().unwrap().used_bytes();
+    for tier in [Tier::Quick, Tier::Deep, Tier::Deep] {
+        compact(&store, tier);
+        for (session, lines) in &sessions {
+            assert_eq!(&contents(&store, session), lines);
+        }
+        assert_sound(&store);
+    }
+    let on_disk = std::fs::metadata(&path).unwrap().len();
+    assert!(
+        on_disk < before / 4,
+        "{before} bytes before, {on_disk} after"
+    );
+    assert_eq!(store.space().unwrap().free_bytes, 0);
+    assert_eq!(store.totals().unwrap().hot_messages, 0);
+}
+
+#[test]
+fn a_second_compaction_finds_nothing_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    record(&store, "s", &lines(5000, 1));
+    assert!(compact(&store, Tier::Deep).segments > 0);
+    let again = compact(&store, Tier::Deep);
+    assert_eq!((again.segments, again.messages), (0, 0));
+    assert_eq!(store.compaction_runs(10).unwrap().len(), 1);
+}
+
+#[test]
+fn any_part_of_a_compacted_session_reads_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let all = lines(3000, 7);
+    record(&store, "s", &all[..2000]);
+    compact(&store, Tier::Quick);
+    record(&store, "s", &all[2000..2500]);
+    compact(&store, Tier::Quick);
+    record(&store, "s", &all[2500..]);
+    for from in [1, 2, 999, 1999, 2000, 2001, 2499, 2500, 2501, 2999, 3000] {
+        let range = ReadRange {
+            from,
+            to: Some(from + 5),
+            last: None,
+        };
+        let read: Vec<_> = store
+            .read(&id("s"), range)
+            .unwrap()
+            .map(|m| m.unwrap().payload)
+            .collect();
+        let end = (from as usize + 5).min(all.len());
+        assert_eq!(read, all[from as usize - 1..end], "from {from}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_a_run_then_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    record(&store, "a", &lines(4000, 1));
+    record(&store, "b", &lines(10, 2));
+    let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
+    assert_eq!((plan.messages(), plan.steps.len()), (4010, 2));
+    assert_eq!(
+        store.totals().unwrap().segments,
+        0,
+        "planning changed something"
+    );
+    let outcome = compact(&store, Tier::Deep);
+    assert_eq!((outcome.messages, outcome.segments), (4010, 2));
+    assert_eq!(outcome.raw_bytes, plan.raw_bytes());
+}
+
+#[test]
+fn a_cancelled_run_keeps_what_is_done_and_another_finishes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    for n in 0..5 {
+        record(&store, &format!("s{n}"), &lines(500, n));
+    }
+    let stopped = store
+        .compact(
+            &CompactionRequest::manual(),
+            &mut |_| ControlFlow::Break(()),
+        )
+        .unwrap();
+    assert!(stopped.cancelled);
+    assert_eq!(stopped.segments, 1);
+    assert_sound(&store);
+    assert_eq!(compact(&store, Tier::Deep).segments, 4);
+    assert_sound(&store);
+}
+
+#[test]
+fn only_one_compaction_runs_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let (one, two) = (open(&path), open(&path));
+    record(&one, "s", &lines(500, 1));
+    let mut refused = None;
+    one.compact(&CompactionRequest::manual(), &mut |_| {
+        refused.get_or_insert_with(|| {
+            two.compact(&CompactionRequest::manual(), &mut |_| {
+                ControlFlow::Continue(())
+            })
+        });
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let error = refused.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Busy {
+                what: "compaction",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_session_deleted_while_it_is_replayed_ends_the_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    record(&store, "s", &lines(20_000, 1));
+    let mut replay = store.read(&id("s"), ReadRange::all()).unwrap();
+    replay.next_page().unwrap().unwrap();
+    store.delete(&id("s")).unwrap();
+    let error = loop {
+        match replay.next_page() {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the replay ended as if it were whole"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_sound(&store);
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_named_and_takes_nothing_else_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    record(&store, "good", &lines(500, 1));
+    record(&store, "bad", &lines(4000, 2));
+    compact(&store, Tier::Quick);
+    record(&store, "bad", &lines(100, 3));
+    store.close().unwrap();
+    // In the middle of the blob, where SQLite itself does not look.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let blob: Vec<u8> = connection
+        .query_row(
+            "SELECT encoded FROM segments ORDER BY length(encoded) DESC LIMIT 1",
+            [],
+            |r| r.get(0),
+        )
+        .unwrap();
+    let mut broken = blob.clone();
+    broken[blob.len() / 2] ^= 1;
+    connection
+        .execute(
+            "UPDATE segments SET encoded = ?1 WHERE encoded = ?2",
+            [&broken, &blob],
+        )
+        .unwrap();
+    drop(connection);
+
+    let store = open(&path);
+    let report = verify(&store);
+    assert_eq!(report.problems.len(), 1, "{:#?}", report.problems);
+    assert_eq!(report.problems[0].kind, "segment");
+    assert_eq!(report.problems[0].session.as_deref(), Some("bad"));
+    let read: Vec<_> = store.read(&id("bad"), ReadRange::all()).unwrap().collect();
+    assert_eq!(read.iter().filter(|m| m.is_err()).count(), 1);
+    let last = read.last().unwrap().as_ref().unwrap();
+    assert_eq!(last.sequence, 4100, "the replay went on behind the damage");
+    assert_eq!(contents(&store, "good"), lines(500, 1));
+    let outcome = compact(&store, Tier::Deep);
+    assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
+    assert_eq!(contents(&store, "good"), lines(500, 1));
+}
+
+#[test]
+fn a_backup_made_while_writing_goes_on_holds_one_moment_and_restores() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let copy = folder.path().join("copy.db");
+    let store = open(&path);
+    let all = lines(2000, 1);
+    record(&store, "s", &all);
+    compact(&store, Tier::Deep);
+    let writer = {
+        let store = store.clone();
+        std::thread::spawn(move || record(&store, "live", &lines(3000, 2)))
+    };
+    let report = store
+        .backup(&copy, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    writer.join().unwrap();
+    assert!(report.messages >= 2000);
+    assert!(matches!(
+        store
+            .backup(&copy, &mut |_| ControlFlow::Continue(()))
+            .unwrap_err(),
+        StoreError::FileExists { .. }
+    ));
+    store.close().unwrap();
+
+    let refused = restore(&copy, &path, false, &mut |_| ControlFlow::Continue(()));
+    assert!(matches!(
+        refused.unwrap_err(),
+        StoreError::FileExists { .. }
+    ));
+    let restored = restore(&copy, &path, true, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(restored.moved_aside.unwrap().exists());
+    let store = open(&path);
+    assert_eq!(contents(&store, "s"), all);
+    assert_sound(&store);
+}
