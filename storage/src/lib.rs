@@ -1,4 +1,53 @@
-//! The BetCode history store.
+//! The BetCode history store: every line that coding agents print, kept for good, in little space.
+//!
+//! An embedded engine on SQLite. It records durably (an answered append is on disk), compacts in
+//! the background without losing a byte, gives the space back to the file system, replays
+//! compacted history like fresh history, and knows how fast it grows and how big it is against
+//! its limit. It is synchronous, prints nothing, reads no environment, and is told the time.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use betcode_storage::{Batch, CompactionRequest, ReadRange, SessionId, Store, StoreOptions};
+//! use bytes::Bytes;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("history.db");
+//! let store = Store::open(&path, StoreOptions::default())?;
+//! let session: SessionId = "7f3e-demo".parse()?;
+//!
+//! // A message is any bytes. When `append` returns, they are on disk.
+//! let lines = [r#"{"type":"user"}"#, r#"{"type":"assistant"}"#].map(Bytes::from);
+//! let appended = store.append(Batch::new(session.clone(), lines.to_vec()))?;
+//! assert_eq!((appended.first_sequence, appended.last_sequence), (1, 2));
+//!
+//! // Compaction changes where messages stand, never what they are.
+//! store.compact(&CompactionRequest::manual(), &mut |_progress| ControlFlow::Continue(()))?;
+//! for (line, message) in lines.iter().zip(store.read(&session, ReadRange::all())?) {
+//!     assert_eq!(message?.payload, line);
+//! }
+//!
+//! assert!(store.verify(&mut |_progress| ControlFlow::Continue(()))?.ok());
+//! store.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What holds
+//!
+//! * Sequences of a session run from 1 without gaps, and each stands in exactly one place: a row
+//!   of its own (*hot*) or one *segment*.
+//! * What was answered survives kill -9 and power loss; what failed was not answered as done.
+//! * Compaction deletes a message only in the transaction in which it was read back, byte for
+//!   byte, from the segment that replaces it.
+//! * Bytes on disk are input: damage is a typed error that names its place, and never takes the
+//!   rest of the history, or the process, with it.
+//! * Everything is bounded; the bounds stand in [`limits`].
+//!
+//! # Rooms
+//!
+//! `sql` owns every statement; [`segment`] is the pure codec; `writer` is the one thread that
+//! writes; `reader` replays; [`compact`] decides (pure) and carries out; [`Store`] ties them.
 
 mod backup;
 pub mod classify;
@@ -31,8 +80,10 @@ pub use compact::{
 };
 pub use error::{ErrorKind, Result, StoreError};
 pub use ids::{MessageKey, SessionId, SessionKey};
-pub use message::{Appended, Arrival, Batch, ImportMark, ImportRecord, Message, SessionMeta};
-pub use options::{Durability, StoreOptions};
+pub use message::{
+    Appended, Arrival, Batch, Committed, ImportMark, ImportRecord, Message, SessionMeta,
+};
+pub use options::{CommitHook, Durability, StoreOptions};
 pub use reader::{ReadRange, Replay};
 pub use session::{Session, SessionFilter, SessionList};
 pub use space::{Level, Space};

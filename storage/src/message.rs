@@ -91,6 +91,15 @@ pub struct Appended {
     pub duplicates: u64,
 }
 
+/// New messages of one batch that are on disk now: what live followers are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Their session.
+    pub session: SessionId,
+    /// The messages, in order, at least one.
+    pub messages: Vec<Message>,
+}
+
 /// How far an imported file was taken, kept in the transaction that takes its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportMark {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Result, StoreError};
 use crate::limits;
+use crate::message::Committed;
 
 /// What the operating system is asked to guarantee before an append is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +39,14 @@ pub struct StoreOptions {
     pub reserve_bytes: u64,
     /// Source of time.
     pub clock: Arc<dyn Clock>,
+    /// Told of each batch's new messages after they are on disk and before their appender is
+    /// answered. Runs on the writer's thread, so it must hand on and return. What other processes
+    /// append is not told.
+    pub on_commit: Option<CommitHook>,
 }
+
+/// See [`StoreOptions::on_commit`].
+pub type CommitHook = Arc<dyn Fn(&Committed) + Send + Sync>;
 
 impl Default for StoreOptions {
     fn default() -> Self {
@@ -52,6 +60,7 @@ impl Default for StoreOptions {
             readers_max: limits::READERS_MAX_DEFAULT,
             reserve_bytes: limits::RESERVE_BYTES_DEFAULT,
             clock: Arc::new(SystemClock),
+            on_commit: None,
         }
     }
 }

@@ -271,3 +271,45 @@ fn files_are_private_from_birth() {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }
 }
+
+#[test]
+fn followers_are_told_of_new_messages_once_and_in_order() {
+    use std::sync::{Arc, Mutex};
+    let folder = tempfile::tempdir().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&told);
+    let options = StoreOptions {
+        on_commit: Some(Arc::new(move |news| {
+            seen.lock().unwrap().extend(
+                news.messages
+                    .iter()
+                    .map(|m| (m.sequence, m.payload.clone())),
+            );
+        })),
+        ..small_reserve()
+    };
+    let store = Store::open(&folder.path().join("h.db"), options).unwrap();
+    store.append(batch("s", &[b"a", b"b"])).unwrap();
+    store
+        .append(Batch {
+            expected_sequence: Some(2),
+            ..batch("s", &[b"b", b"c"])
+        })
+        .unwrap();
+    store
+        .append(Batch {
+            expected_sequence: Some(1),
+            ..batch("s", &[b"a"])
+        })
+        .unwrap();
+    store
+        .append(Batch {
+            expected_sequence: Some(2),
+            ..batch("s", &[b"x"])
+        })
+        .unwrap_err();
+    let expected: Vec<_> = [(1, "a"), (2, "b"), (3, "c")]
+        .map(|(n, p)| (n, Bytes::from(p)))
+        .into();
+    assert_eq!(*told.lock().unwrap(), expected);
+}

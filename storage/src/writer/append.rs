@@ -13,7 +13,7 @@ use crate::ids::{MessageKey, SessionId};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
 };
-use crate::message::{Appended, Arrival, Batch, ImportMark, SessionMeta};
+use crate::message::{Appended, Arrival, Batch, Committed, ImportMark, Message, SessionMeta};
 use crate::reader::fetch;
 use crate::session::Session;
 use crate::sql::db::Db;
@@ -82,6 +82,24 @@ impl AppendRequest {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The messages that were new, for those who follow; `None` when there are none.
+    pub(super) fn committed(&self, appended: &Appended, now_ms: i64) -> Option<Committed> {
+        let fresh = self.messages.iter().zip(appended.first_sequence..);
+        // Lossless: not more than the batch has.
+        let messages: Vec<_> = fresh
+            .skip(appended.duplicates as usize)
+            .map(|(message, sequence)| Message {
+                sequence,
+                received_ms: now_ms,
+                payload: message.payload.clone(),
+            })
+            .collect();
+        (!messages.is_empty()).then(|| Committed {
+            session: self.session.clone(),
+            messages,
+        })
     }
 }
 

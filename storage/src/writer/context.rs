@@ -160,9 +160,18 @@ impl WriterContext {
             )?;
             Ok(answers)
         });
-        if result.is_err() {
+        match (&result, &self.options.on_commit) {
+            (Ok(answers), Some(tell)) => {
+                for (request, answer) in group.iter().zip(answers) {
+                    let appended = answer.as_ref().ok();
+                    if let Some(news) = appended.and_then(|done| request.committed(done, now_ms)) {
+                        tell(&news);
+                    }
+                }
+            }
+            (Ok(_), None) => {}
             // The cache may hold what was rolled back.
-            self.cache.clear();
+            (Err(_), _) => self.cache.clear(),
         }
         result
     }
