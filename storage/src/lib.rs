@@ -50,6 +50,7 @@
 //! writes; `reader` replays; [`compact`] decides (pure) and carries out; [`Store`] ties them.
 
 mod backup;
+pub mod capacity;
 pub mod classify;
 pub mod clock;
 pub mod compact;
