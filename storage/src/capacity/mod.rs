@@ -14,13 +14,14 @@
 //! MB is 10^6 bytes and KB is 10^3, as in the plan.
 
 mod error;
-//pub mod forecast;
+pub mod forecast;
 pub mod levels;
 pub mod limits_policy;
 pub mod planner;
+mod quantile;
 pub mod quantity;
 //pub mod report;
-//pub mod retention;
+pub mod retention;
 pub mod text;
 
 pub use error::CapacityError;
