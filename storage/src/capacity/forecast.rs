@@ -19,8 +19,8 @@ use super::levels::Metric;
 use super::quantile::{moving_means, quantile};
 use super::quantity::{Amount, Input};
 use super::text::DAY_MS;
-use crate::growth::HOUR_MS;
 use crate::HourGrowth;
+use crate::growth::HOUR_MS;
 
 /// Days of history that the pace is taken from: four weeks, so that weekends count as they come.
 pub const WINDOW_DAYS: usize = 28;

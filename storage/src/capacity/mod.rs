@@ -20,7 +20,7 @@ pub mod limits_policy;
 pub mod planner;
 mod quantile;
 pub mod quantity;
-//pub mod report;
+pub mod report;
 pub mod retention;
 pub mod text;
 

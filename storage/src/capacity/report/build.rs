@@ -1,0 +1,398 @@
+//! Making the report of plain numbers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    CapacityReport, DayRow, Growth, PlannedRow, ProjectRow, RunRow, SessionRow, TypeRow, Unit,
+};
+use crate::capacity::error::Result;
+use crate::capacity::forecast::{self, ForecastInput};
+use crate::capacity::levels::{Level, Metric, level_of, used_fraction};
+use crate::capacity::planner::storage_growth::{MESSAGE_BYTES, MESSAGES_PER_SESSION_HOUR};
+use crate::capacity::quantity::{Amount, Input, MB, Source};
+use crate::growth::HOUR_MS;
+use crate::limits::FOOTPRINT_TARGET;
+use crate::session::Session;
+use crate::{CompactionRun, HourGrowth, Totals, TypeGrowth};
+
+/// Days of growth that the report holds, at most.
+pub const GROWTH_DAYS_MAX: i64 = 400;
+/// Sessions and projects that each list of the report holds, at most.
+pub const SESSIONS_SHOWN_MAX: usize = 10;
+/// Active time below which a session's pace says nothing.
+const PACE_ACTIVE_MS_MIN: i64 = 6 * 60 * 1000;
+/// Compacted history below which its ratio says nothing, and the plan's stands in.
+const COMPACTED_RAW_BYTES_MIN: u64 = MB;
+const HOURS_PER_DAY: i64 = 24;
+
+/// What a report is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportInput<'a> {
+    /// Now, Unix milliseconds.
+    pub now_ms: i64,
+    /// The store's totals.
+    pub totals: &'a Totals,
+    /// Main file.
+    pub database_bytes: u64,
+    /// Write-ahead log.
+    pub wal_bytes: u64,
+    /// Part of the main file that holds nothing.
+    pub free_bytes: u64,
+    /// What main file and log may reach.
+    pub limit_bytes: u64,
+    /// The level before, when one is known; a report on its own starts from [`Level::Ok`].
+    pub previous_level: Level,
+    /// Growth by message type.
+    pub types: &'a [TypeGrowth],
+    /// Growth by hour, all of it.
+    pub hours: &'a [HourGrowth],
+    /// The sessions.
+    pub sessions: &'a [Session],
+    /// Runs of compaction, newest first.
+    pub runs: &'a [CompactionRun],
+}
+
+/// Makes the report.
+///
+/// # Errors
+/// `CapacityError::Zero` for a limit of 0.
+pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
+    let totals = input.totals;
+    let used_bytes = input.database_bytes.saturating_add(input.wal_bytes);
+    let level = level_of(
+        Metric::SqliteSize,
+        used_bytes,
+        input.limit_bytes,
+        input.previous_level,
+    )?;
+    let footprint = ratio(used_bytes, totals.uncompacted_bytes);
+    let ratios = Ratios::of(totals);
+    let growth = growth(totals);
+    let today = input.now_ms.div_euclid(HOUR_MS * HOURS_PER_DAY);
+    let days = Days::of(input.hours, today);
+    let forecast = forecast::forecast(&ForecastInput {
+        hours: input.hours,
+        first_hour: None,
+        now_ms: input.now_ms,
+        used_bytes,
+        free_bytes: input.free_bytes,
+        compactable_bytes: ratios.compactable_bytes,
+        limit_bytes: input.limit_bytes,
+        uncompacted_ratio: ratios.uncompacted,
+        compacted_ratio: ratios.compacted,
+    })?;
+    let (projects, projects_total) = projects(input.sessions);
+    Ok(CapacityReport {
+        generated_ms: input.now_ms,
+        store_id: totals.store_id.clone(),
+        database_bytes: input.database_bytes,
+        wal_bytes: input.wal_bytes,
+        free_bytes: input.free_bytes,
+        limit_bytes: input.limit_bytes,
+        used_fraction: used_fraction(used_bytes, input.limit_bytes)?,
+        level,
+        raw_bytes: totals.raw_bytes,
+        uncompacted_bytes: totals.uncompacted_bytes,
+        footprint,
+        footprint_target: FOOTPRINT_TARGET,
+        saved_bytes: totals.uncompacted_bytes.saturating_sub(used_bytes),
+        compactable_bytes: ratios.compactable_bytes,
+        hot_messages: totals.hot_messages,
+        hot_bytes: totals.hot_bytes,
+        segments: totals.segments,
+        segment_bytes: totals.segment_bytes,
+        sessions: totals.sessions,
+        messages: totals.messages,
+        growth,
+        planned: planned(&growth, footprint),
+        by_type: by_type(input.types),
+        by_day: days.rows,
+        earlier_raw_bytes: days.earlier_raw_bytes,
+        later_raw_bytes: days.later_raw_bytes,
+        forecast,
+        biggest_sessions: biggest(input.sessions),
+        fastest_sessions: fastest(input.sessions),
+        projects,
+        projects_total,
+        compaction_runs: input.runs.iter().map(run).collect(),
+    })
+}
+
+/// What a byte of history takes in the database.
+struct Ratios {
+    uncompacted: Input<Amount>,
+    compacted: Input<Amount>,
+    compactable_bytes: u64,
+}
+
+impl Ratios {
+    fn of(totals: &Totals) -> Self {
+        let uncompacted = match ratio(totals.uncompacted_bytes, totals.raw_bytes) {
+            Some(measured) => Input::measured(Amount(measured)),
+            None => Input {
+                value: Amount(1.0),
+                source: Source::PlanDefault,
+            },
+        };
+        let compacted_raw = totals.raw_bytes.saturating_sub(totals.hot_bytes);
+        let compacted = match ratio(totals.segment_bytes, compacted_raw) {
+            Some(measured) if compacted_raw >= COMPACTED_RAW_BYTES_MIN => {
+                Input::measured(Amount(measured))
+            }
+            _ => Input {
+                value: Amount(FOOTPRINT_TARGET * uncompacted.value.get()),
+                source: Source::PlanDefault,
+            },
+        };
+        let saved_per_byte = (uncompacted.value.get() - compacted.value.get()).max(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturates"
+        )]
+        let compactable_bytes = (as_f64(totals.hot_bytes) * saved_per_byte) as u64;
+        Self {
+            uncompacted,
+            compacted,
+            compactable_bytes,
+        }
+    }
+}
+
+fn growth(totals: &Totals) -> Growth {
+    let active_hours = hours(totals.active_ms);
+    let wall_hours = hours(totals.wall_ms);
+    let per = |amount: u64, of: f64| (of > 0.0).then(|| as_f64(amount) / of);
+    Growth {
+        active_hours,
+        wall_hours,
+        messages_per_session_hour: per(totals.messages, active_hours),
+        bytes_per_message: ratio(totals.raw_bytes, totals.messages),
+        bytes_per_session_hour: per(totals.raw_bytes, active_hours),
+        bytes_per_wall_hour: per(totals.raw_bytes, wall_hours),
+    }
+}
+
+fn planned(growth: &Growth, footprint: Option<f64>) -> Vec<PlannedRow> {
+    let row = |name, label, unit, planned: f64, measured: Option<f64>| PlannedRow {
+        name,
+        label,
+        unit,
+        planned,
+        measured,
+        ratio: measured.map(|measured| measured / planned),
+    };
+    let messages = MESSAGES_PER_SESSION_HOUR.get();
+    let bytes = as_f64(MESSAGE_BYTES.0);
+    vec![
+        row(
+            "messages_per_session_hour",
+            "Messages per session-hour",
+            Unit::Count,
+            messages,
+            growth.messages_per_session_hour,
+        ),
+        row(
+            "bytes_per_message",
+            "Size of a message",
+            Unit::Bytes,
+            bytes,
+            growth.bytes_per_message,
+        ),
+        row(
+            "bytes_per_session_hour",
+            "Growth per session-hour",
+            Unit::Bytes,
+            messages * bytes,
+            growth.bytes_per_session_hour,
+        ),
+        row(
+            "footprint",
+            "Footprint",
+            Unit::Fraction,
+            FOOTPRINT_TARGET,
+            footprint,
+        ),
+    ]
+}
+
+fn by_type(types: &[TypeGrowth]) -> Vec<TypeRow> {
+    let total: u64 = types
+        .iter()
+        .map(|t| t.raw_bytes)
+        .fold(0, u64::saturating_add);
+    let mut rows: Vec<TypeRow> = types
+        .iter()
+        .map(|t| TypeRow {
+            message_type: t.message_type.clone(),
+            messages: t.messages,
+            raw_bytes: t.raw_bytes,
+            share: ratio(t.raw_bytes, total).unwrap_or(0.0),
+        })
+        .collect();
+    rows.sort_by(|a, b| {
+        b.raw_bytes
+            .cmp(&a.raw_bytes)
+            .then_with(|| a.message_type.cmp(&b.message_type))
+    });
+    rows
+}
+
+struct Days {
+    rows: Vec<DayRow>,
+    earlier_raw_bytes: u64,
+    later_raw_bytes: u64,
+}
+
+impl Days {
+    fn of(hours: &[HourGrowth], today: i64) -> Self {
+        let mut rows: BTreeMap<i64, DayRow> = BTreeMap::new();
+        let (mut earlier_raw_bytes, mut later_raw_bytes) = (0u64, 0u64);
+        for hour in hours {
+            let day = hour.hour.div_euclid(HOURS_PER_DAY);
+            if day > today {
+                later_raw_bytes = later_raw_bytes.saturating_add(hour.raw_bytes);
+                continue;
+            }
+            if day <= today.saturating_sub(GROWTH_DAYS_MAX) {
+                earlier_raw_bytes = earlier_raw_bytes.saturating_add(hour.raw_bytes);
+                continue;
+            }
+            let row = rows.entry(day).or_insert(DayRow {
+                day_ms: day * HOURS_PER_DAY * HOUR_MS,
+                messages: 0,
+                raw_bytes: 0,
+                active_ms: 0,
+            });
+            row.messages = row.messages.saturating_add(hour.messages);
+            row.raw_bytes = row.raw_bytes.saturating_add(hour.raw_bytes);
+            row.active_ms = row.active_ms.saturating_add(hour.active_ms);
+        }
+        Self {
+            rows: rows.into_values().collect(),
+            earlier_raw_bytes,
+            later_raw_bytes,
+        }
+    }
+}
+
+fn biggest(sessions: &[Session]) -> Vec<SessionRow> {
+    let mut refs: Vec<&Session> = sessions.iter().collect();
+    refs.sort_by(|a, b| {
+        b.stored_bytes()
+            .cmp(&a.stored_bytes())
+            .then_with(|| a.id.cmp(&b.id))
+    });
+    refs.into_iter()
+        .take(SESSIONS_SHOWN_MAX)
+        .map(session)
+        .collect()
+}
+
+fn fastest(sessions: &[Session]) -> Vec<SessionRow> {
+    let mut paces: Vec<(f64, &Session)> = sessions
+        .iter()
+        .filter_map(|s| Some((pace(s.raw_bytes, s.active_ms)?, s)))
+        .collect();
+    paces.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.id.cmp(&b.1.id)));
+    paces
+        .into_iter()
+        .take(SESSIONS_SHOWN_MAX)
+        .map(|(_, s)| session(s))
+        .collect()
+}
+
+fn session(session: &Session) -> SessionRow {
+    SessionRow {
+        session_id: session.id.to_string(),
+        name: session.meta.name.clone(),
+        working_directory: session.meta.working_directory.clone(),
+        messages: session.messages,
+        raw_bytes: session.raw_bytes,
+        stored_bytes: session.stored_bytes(),
+        footprint: ratio(session.stored_bytes(), session.uncompacted_bytes),
+        active_hours: hours(session.active_ms),
+        bytes_per_session_hour: pace(session.raw_bytes, session.active_ms),
+        last_time_ms: session.last_time_ms,
+    }
+}
+
+fn projects(sessions: &[Session]) -> (Vec<ProjectRow>, u64) {
+    #[derive(Default)]
+    struct Sum {
+        sessions: u64,
+        messages: u64,
+        raw_bytes: u64,
+        stored_bytes: u64,
+        active_ms: i64,
+    }
+    let mut sums: HashMap<&str, Sum> = HashMap::new();
+    for session in sessions {
+        let sum = sums.entry(&session.meta.working_directory).or_default();
+        sum.sessions += 1;
+        sum.messages = sum.messages.saturating_add(session.messages);
+        sum.raw_bytes = sum.raw_bytes.saturating_add(session.raw_bytes);
+        sum.stored_bytes = sum.stored_bytes.saturating_add(session.stored_bytes());
+        sum.active_ms = sum.active_ms.saturating_add(session.active_ms);
+    }
+    let total = sums.len() as u64;
+    let mut rows: Vec<ProjectRow> = sums
+        .into_iter()
+        .map(|(directory, sum)| ProjectRow {
+            working_directory: directory.to_owned(),
+            sessions: sum.sessions,
+            messages: sum.messages,
+            raw_bytes: sum.raw_bytes,
+            stored_bytes: sum.stored_bytes,
+            active_hours: hours(sum.active_ms),
+            bytes_per_session_hour: pace(sum.raw_bytes, sum.active_ms),
+        })
+        .collect();
+    rows.sort_by(|a, b| {
+        b.stored_bytes
+            .cmp(&a.stored_bytes)
+            .then_with(|| a.working_directory.cmp(&b.working_directory))
+    });
+    rows.truncate(SESSIONS_SHOWN_MAX);
+    (rows, total)
+}
+
+fn run(run: &CompactionRun) -> RunRow {
+    #[expect(clippy::cast_precision_loss, reason = "a duration for people")]
+    let seconds = run.finished_ms.saturating_sub(run.started_ms).max(0) as f64 / 1000.0;
+    RunRow {
+        run_id: run.run_id,
+        started_ms: run.started_ms,
+        seconds,
+        trigger: run.trigger.clone(),
+        tier: run.tier.clone(),
+        outcome: run.outcome.clone(),
+        bytes_before: run.bytes_before,
+        bytes_after: run.bytes_after,
+        messages: run.messages,
+        raw_bytes: run.raw_bytes,
+        segments: run.segments_written,
+        detail: run.detail.clone(),
+    }
+}
+
+fn pace(raw_bytes: u64, active_ms: i64) -> Option<f64> {
+    (active_ms >= PACE_ACTIVE_MS_MIN).then(|| as_f64(raw_bytes) / hours(active_ms))
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| as_f64(part) / as_f64(whole))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "hours for people")]
+fn hours(ms: i64) -> f64 {
+    ms.max(0) as f64 / HOUR_MS as f64
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "figures for people; exact up to 9 PB"
+)]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,251 @@
+//! The report as Prometheus reads it: text exposition format 0.0.4.
+
+use std::fmt::Write;
+
+use super::CapacityReport;
+use crate::capacity::forecast::{Forecast, Projection, Reach, When};
+use crate::capacity::levels::Level;
+
+/// Writes one sample after its labels.
+struct Exposition(String);
+
+impl Exposition {
+    fn family(&mut self, name: &str, help: &str, samples: &[(String, f64)]) {
+        if samples.is_empty() {
+            return;
+        }
+        let _ = writeln!(self.0, "# HELP {name} {help}");
+        let _ = writeln!(self.0, "# TYPE {name} gauge");
+        for (labels, value) in samples {
+            // Rust writes floats without exponent and round trips them: both are valid here.
+            let _ = writeln!(self.0, "{name}{labels} {value}");
+        }
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Into<Option<f64>>) {
+        if let Some(value) = value.into() {
+            self.family(name, help, &[(String::new(), value)]);
+        }
+    }
+}
+
+/// The report's figures as gauges named `betcode_store_…`, units in their names. What is not
+/// known has no sample. Sessions and projects are left out: their number is not bounded and
+/// their names are private.
+#[must_use]
+pub fn prometheus(report: &CapacityReport) -> String {
+    let mut out = Exposition(String::new());
+    size(&mut out, report);
+    growth(&mut out, report);
+    forecast(&mut out, report);
+    out.0
+}
+
+fn size(out: &mut Exposition, report: &CapacityReport) {
+    out.gauge(
+        "betcode_store_database_bytes",
+        "Size of the main database file.",
+        as_f64(report.database_bytes),
+    );
+    out.gauge(
+        "betcode_store_wal_bytes",
+        "Size of the write-ahead log.",
+        as_f64(report.wal_bytes),
+    );
+    out.gauge(
+        "betcode_store_free_bytes",
+        "Part of the main file that holds nothing and is used again.",
+        as_f64(report.free_bytes),
+    );
+    out.gauge(
+        "betcode_store_limit_bytes",
+        "Size that main file and write-ahead log may reach.",
+        as_f64(report.limit_bytes),
+    );
+    out.gauge(
+        "betcode_store_used_ratio",
+        "Share of the limit that main file and write-ahead log use.",
+        report.used_fraction,
+    );
+    let levels = [Level::Ok, Level::Warning, Level::Critical].map(|level| {
+        let is = if level == report.level { 1.0 } else { 0.0 };
+        (label("level", level.name()), is)
+    });
+    out.family(
+        "betcode_store_level",
+        "1 for the level that the size has against its limit, 0 for the others.",
+        &levels,
+    );
+    out.gauge(
+        "betcode_store_raw_bytes",
+        "Payload bytes recorded.",
+        as_f64(report.raw_bytes),
+    );
+    out.gauge(
+        "betcode_store_uncompacted_bytes",
+        "What the history would take without compaction.",
+        as_f64(report.uncompacted_bytes),
+    );
+    out.gauge(
+        "betcode_store_footprint_ratio",
+        "Main file and write-ahead log, divided by what the history would take without compaction.",
+        report.footprint,
+    );
+    out.gauge(
+        "betcode_store_footprint_target_ratio",
+        "What the capacity plan expects of the footprint.",
+        report.footprint_target,
+    );
+    out.gauge(
+        "betcode_store_compactable_bytes",
+        "Bytes that compaction would still save.",
+        as_f64(report.compactable_bytes),
+    );
+    out.gauge(
+        "betcode_store_sessions",
+        "Sessions recorded.",
+        as_f64(report.sessions),
+    );
+    out.gauge(
+        "betcode_store_messages",
+        "Messages recorded.",
+        as_f64(report.messages),
+    );
+    out.gauge(
+        "betcode_store_hot_messages",
+        "Messages that are not compacted yet.",
+        as_f64(report.hot_messages),
+    );
+    out.gauge(
+        "betcode_store_segments",
+        "Compacted segments.",
+        as_f64(report.segments),
+    );
+    out.gauge(
+        "betcode_store_segment_bytes",
+        "Size of the compacted segments.",
+        as_f64(report.segment_bytes),
+    );
+}
+
+fn growth(out: &mut Exposition, report: &CapacityReport) {
+    let growth = &report.growth;
+    out.gauge(
+        "betcode_store_active_seconds",
+        "Active time of all sessions: gaps between messages, each capped at five minutes.",
+        growth.active_hours * 3600.0,
+    );
+    out.gauge(
+        "betcode_store_wall_seconds",
+        "Time between first and last message, summed over all sessions.",
+        growth.wall_hours * 3600.0,
+    );
+    let planned = |planned: f64, measured: Option<f64>| {
+        let mut samples = vec![(label("basis", "planned"), planned)];
+        samples.extend(measured.map(|measured| (label("basis", "measured"), measured)));
+        samples
+    };
+    for row in &report.planned {
+        let (name, help) = match row.name {
+            "messages_per_session_hour" => (
+                "betcode_store_messages_per_session_hour",
+                "Messages of an active hour, planned and measured.",
+            ),
+            "bytes_per_message" => (
+                "betcode_store_message_bytes",
+                "Size of a message on average, planned and measured.",
+            ),
+            "bytes_per_session_hour" => (
+                "betcode_store_bytes_per_session_hour",
+                "Payload bytes of an active hour, planned and measured.",
+            ),
+            // The footprint has metrics of its own.
+            _ => continue,
+        };
+        out.family(name, help, &planned(row.planned, row.measured));
+    }
+    let by_type = |value: fn(&super::TypeRow) -> u64| {
+        let sample = |row: &super::TypeRow| (label("type", &row.message_type), as_f64(value(row)));
+        report.by_type.iter().map(sample).collect::<Vec<_>>()
+    };
+    out.family(
+        "betcode_store_type_messages",
+        "Messages recorded, by their type.",
+        &by_type(|row| row.messages),
+    );
+    out.family(
+        "betcode_store_type_raw_bytes",
+        "Payload bytes recorded, by message type.",
+        &by_type(|row| row.raw_bytes),
+    );
+}
+
+fn forecast(out: &mut Exposition, report: &CapacityReport) {
+    let Forecast::Projected {
+        without_compaction,
+        with_compaction,
+        ..
+    } = &report.forecast
+    else {
+        return;
+    };
+    let of = |compaction: &str, projection: &Projection| {
+        let reaches: [(&str, &Reach); 3] = [
+            ("warning", &projection.warning),
+            ("critical", &projection.critical),
+            ("limit", &projection.limit),
+        ];
+        let mut samples = Vec::new();
+        for (at, reach) in reaches {
+            let paces = [
+                ("high", reach.earliest),
+                ("median", reach.likely),
+                ("low", reach.latest),
+            ];
+            for (pace, when) in paces {
+                let labels = labels(&[("compaction", compaction), ("at", at), ("pace", pace)]);
+                samples.extend(seconds(when).map(|seconds| (labels, seconds)));
+            }
+        }
+        samples
+    };
+    let samples = [of("off", without_compaction), of("on", with_compaction)].concat();
+    out.family(
+        "betcode_store_forecast_seconds",
+        "Time until the size reaches a level at the measured pace; no sample when it never does.",
+        &samples,
+    );
+}
+
+fn seconds(when: When) -> Option<f64> {
+    match when {
+        When::Reached => Some(0.0),
+        When::At { days, .. } => Some((days * 86_400.0).round()),
+        When::Beyond | When::Never => None,
+    }
+}
+
+fn label(name: &str, value: &str) -> String {
+    labels(&[(name, value)])
+}
+
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+        .collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+/// Label values may hold anything but an unescaped backslash, quote or newline.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}

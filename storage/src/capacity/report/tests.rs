@@ -1,0 +1,402 @@
+use super::*;
+use crate::capacity::CapacityError;
+use crate::capacity::levels::Level;
+use crate::capacity::quantity::MB;
+use crate::growth::HOUR_MS;
+use crate::session::Session;
+use crate::usage::SessionUsage;
+use crate::{CompactionRun, HourGrowth, SessionId, SessionKey, SessionMeta, Totals, TypeGrowth};
+
+/// 2026-02-14, noon.
+const NOW_MS: i64 = 1_771_070_400_000;
+const NOW_HOUR: i64 = NOW_MS / HOUR_MS;
+
+fn totals() -> Totals {
+    Totals {
+        store_id: "s".into(),
+        created_ms: 0,
+        sessions: 3,
+        messages: 9_220,
+        raw_bytes: 50_800_000,
+        uncompacted_bytes: 52_000_000,
+        hot_messages: 100,
+        hot_bytes: 800_000,
+        segments: 12,
+        segment_bytes: 5_000_000,
+        active_ms: 20 * HOUR_MS,
+        wall_ms: 115 * HOUR_MS,
+    }
+}
+
+fn session(id: &str, directory: &str, raw_bytes: u64, active_ms: i64) -> Session {
+    Session {
+        key: SessionKey(1),
+        id: SessionId::new(id).unwrap(),
+        meta: SessionMeta {
+            working_directory: directory.into(),
+            ..SessionMeta::default()
+        },
+        created_ms: 0,
+        updated_ms: 0,
+        messages: 10,
+        raw_bytes,
+        uncompacted_bytes: raw_bytes,
+        hot_messages: 0,
+        hot_bytes: 0,
+        segments: 1,
+        segment_bytes: raw_bytes / 10,
+        first_time_ms: Some(0),
+        last_time_ms: Some(1),
+        active_ms,
+        usage: SessionUsage::default(),
+        last_preview: String::new(),
+    }
+}
+
+struct Fixture {
+    totals: Totals,
+    types: Vec<TypeGrowth>,
+    hours: Vec<HourGrowth>,
+    sessions: Vec<Session>,
+    runs: Vec<CompactionRun>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let grown = |message_type: &str, messages, raw_bytes| TypeGrowth {
+            message_type: message_type.into(),
+            messages,
+            raw_bytes,
+        };
+        let hour = |days_ago: i64| HourGrowth {
+            hour: NOW_HOUR - days_ago * 24,
+            messages: 100,
+            raw_bytes: 2 * MB,
+            active_ms: HOUR_MS,
+        };
+        Self {
+            totals: totals(),
+            types: vec![
+                grown("user", 2_000, 20_000_000),
+                grown("a\"b\\\n", 7_220, 30_800_000),
+            ],
+            hours: (0..25).map(hour).collect(),
+            sessions: vec![
+                session("small", "/p/one", 5_000_000, HOUR_MS),
+                session("big", "/p/two", 40_000_000, 10 * HOUR_MS),
+                session("short", "/p/one", 5_800_000, 1000),
+            ],
+            runs: vec![CompactionRun {
+                run_id: 7,
+                started_ms: NOW_MS - 5000,
+                finished_ms: NOW_MS - 2500,
+                trigger: "manual".into(),
+                tier: "deep".into(),
+                outcome: "done".into(),
+                bytes_before: 52_000_000,
+                bytes_after: 5_900_000,
+                messages: 9_120,
+                raw_bytes: 50_000_000,
+                segments_written: 12,
+                segments_replaced: 0,
+                detail: String::new(),
+            }],
+        }
+    }
+
+    fn input(&self) -> ReportInput<'_> {
+        ReportInput {
+            now_ms: NOW_MS,
+            totals: &self.totals,
+            database_bytes: 6_000_000,
+            wal_bytes: 240_000,
+            free_bytes: 40_000,
+            limit_bytes: 1_000_000_000,
+            previous_level: Level::Ok,
+            types: &self.types,
+            hours: &self.hours,
+            sessions: &self.sessions,
+            runs: &self.runs,
+        }
+    }
+}
+
+fn report() -> CapacityReport {
+    build(&Fixture::new().input()).unwrap()
+}
+
+fn close(left: f64, right: f64) -> bool {
+    (left - right).abs() < 1e-9 * right.abs().max(1.0)
+}
+
+#[test]
+fn the_fixed_json_fields_are_there_under_their_names() {
+    let json = serde_json::to_value(report()).unwrap();
+    for field in [
+        "database_bytes",
+        "wal_bytes",
+        "limit_bytes",
+        "used_fraction",
+        "level",
+        "raw_bytes",
+        "uncompacted_bytes",
+        "footprint",
+        "footprint_target",
+        "sessions",
+        "messages",
+    ] {
+        assert!(!json[field].is_null(), "{field}");
+    }
+    for field in [
+        "active_hours",
+        "wall_hours",
+        "messages_per_session_hour",
+        "bytes_per_message",
+        "bytes_per_session_hour",
+    ] {
+        assert!(json["growth"][field].is_number(), "{field}");
+    }
+    assert_eq!(json["level"], "ok");
+}
+
+#[test]
+fn size_counts_the_wal_and_footprint_is_against_uncompacted_rows() {
+    let report = report();
+    assert_eq!(report.used_bytes(), 6_240_000);
+    assert!(close(report.used_fraction, 0.00624));
+    assert!(close(report.footprint.unwrap(), 0.12));
+    assert_eq!(report.saved_bytes, 45_760_000);
+}
+
+#[test]
+fn growth_per_session_hour_stands_beside_the_plans_200_messages_5_kb_1_mb() {
+    let report = report();
+    let row = |name| report.planned.iter().find(|row| row.name == name).unwrap();
+    for (name, planned, measured) in [
+        ("messages_per_session_hour", 200.0, 461.0),
+        ("bytes_per_message", 5_000.0, 50_800_000.0 / 9_220.0),
+        ("bytes_per_session_hour", 1_000_000.0, 2_540_000.0),
+        ("footprint", 0.30, 0.12),
+    ] {
+        assert!(close(row(name).planned, planned), "{name}");
+        assert!(close(row(name).measured.unwrap(), measured), "{name}");
+        assert!(
+            close(row(name).ratio.unwrap(), measured / planned),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn sessions_and_projects_come_biggest_first_and_short_sessions_have_no_pace() {
+    let report = report();
+    let ids: Vec<_> = report
+        .biggest_sessions
+        .iter()
+        .map(|s| s.session_id.as_str())
+        .collect();
+    assert_eq!(ids, ["big", "short", "small"]);
+    let ids: Vec<_> = report
+        .fastest_sessions
+        .iter()
+        .map(|s| s.session_id.as_str())
+        .collect();
+    assert_eq!(ids, ["small", "big"]);
+    let projects: Vec<_> = report
+        .projects
+        .iter()
+        .map(|p| (p.working_directory.as_str(), p.sessions))
+        .collect();
+    assert_eq!(projects, [("/p/two", 1), ("/p/one", 2)]);
+    assert_eq!(report.projects_total, 2);
+}
+
+#[test]
+fn types_come_biggest_first_with_shares_that_make_up_the_whole() {
+    let report = report();
+    assert_eq!(report.by_type[1].message_type, "user");
+    assert!(close(report.by_type.iter().map(|row| row.share).sum(), 1.0));
+}
+
+#[test]
+fn days_hold_every_byte_or_say_where_it_went() {
+    let mut fixture = Fixture::new();
+    let odd = |hour| HourGrowth {
+        hour,
+        messages: 1,
+        raw_bytes: 7,
+        active_ms: 0,
+    };
+    fixture.hours.push(odd(0));
+    fixture.hours.push(odd(NOW_HOUR + 48));
+    let report = build(&fixture.input()).unwrap();
+    assert_eq!((report.earlier_raw_bytes, report.later_raw_bytes), (7, 7));
+    assert_eq!(report.by_day.len(), 25);
+    let shown: u64 = report.by_day.iter().map(|day| day.raw_bytes).sum();
+    let all: u64 = fixture.hours.iter().map(|hour| hour.raw_bytes).sum();
+    assert_eq!(shown + 14, all);
+    assert!(report.by_day.iter().all(|day| day.day_ms % 86_400_000 == 0));
+}
+
+#[test]
+fn the_forecast_uses_the_measured_ratios_and_the_room_compaction_will_make() {
+    let report = report();
+    let Forecast::Projected {
+        without_compaction,
+        with_compaction,
+        ..
+    } = &report.forecast
+    else {
+        panic!("{:?}", report.forecast)
+    };
+    assert!(close(with_compaction.ratio.value.get(), 0.1));
+    assert!(close(without_compaction.ratio.value.get(), 52.0 / 50.8));
+    assert_eq!(without_compaction.start_bytes, 6_200_000);
+    assert_eq!(
+        report.compactable_bytes,
+        (800_000.0 * (52.0 / 50.8 - 0.1)) as u64
+    );
+    assert_eq!(
+        with_compaction.start_bytes,
+        6_200_000 - report.compactable_bytes
+    );
+}
+
+#[test]
+fn an_empty_store_has_no_footprint_no_pace_and_no_date() {
+    let mut fixture = Fixture::new();
+    fixture.totals = Totals::default();
+    let input = ReportInput {
+        types: &[],
+        hours: &[],
+        sessions: &[],
+        runs: &[],
+        ..fixture.input()
+    };
+    let report = build(&input).unwrap();
+    assert_eq!(report.footprint, None);
+    assert_eq!(report.growth.bytes_per_session_hour, None);
+    assert!(matches!(
+        report.forecast,
+        Forecast::NotEnoughHistory { days: 0, .. }
+    ));
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(json["footprint"].is_null() && json["forecast"]["state"] == "not_enough_history");
+}
+
+#[test]
+fn a_limit_of_zero_is_refused() {
+    let fixture = Fixture::new();
+    let error = build(&ReportInput {
+        limit_bytes: 0,
+        ..fixture.input()
+    })
+    .unwrap_err();
+    assert!(matches!(error, CapacityError::Zero { .. }));
+}
+
+/// A strict reader of the exposition format: every sample follows the HELP and TYPE of its
+/// family, families stand together, names and labels are well formed, values are numbers.
+fn parse_exposition(text: &str) -> Vec<(String, f64)> {
+    let mut samples = Vec::new();
+    let mut families = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(help) = lines.next() {
+        let (family, _) = help
+            .strip_prefix("# HELP ")
+            .unwrap()
+            .split_once(' ')
+            .unwrap();
+        assert!(family.starts_with("betcode_store_"), "{family}");
+        assert!(
+            family.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+            "{family}"
+        );
+        assert!(!families.contains(&family), "{family} stands twice");
+        families.push(family);
+        assert_eq!(lines.next().unwrap(), format!("# TYPE {family} gauge"));
+        let mut seen = 0;
+        while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            assert_eq!(name, family);
+            if let Some(labels) = series
+                .strip_prefix(name)
+                .filter(|labels| !labels.is_empty())
+            {
+                assert_labels(labels);
+            }
+            samples.push((series.to_owned(), value.parse().unwrap()));
+            seen += 1;
+        }
+        assert!(seen > 0, "{family} has no sample");
+    }
+    assert!(text.ends_with('\n'));
+    samples
+}
+
+fn assert_labels(labels: &str) {
+    let inner = labels.strip_prefix('{').unwrap().strip_suffix('}').unwrap();
+    let mut rest = inner;
+    loop {
+        let (name, after) = rest.split_once("=\"").unwrap();
+        assert!(
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase()),
+            "{labels}"
+        );
+        let mut escaped = false;
+        let end = after
+            .char_indices()
+            .find(|(_, c)| {
+                let ends = *c == '"' && !escaped;
+                escaped = *c == '\\' && !escaped;
+                assert_ne!(*c, '\n');
+                ends
+            })
+            .unwrap()
+            .0;
+        match after[end + 1..].strip_prefix(',') {
+            Some(next) => rest = next,
+            None => return assert_eq!(&after[end + 1..], ""),
+        }
+    }
+}
+
+#[test]
+fn prometheus_text_is_well_formed_and_carries_the_figures() {
+    let samples = parse_exposition(&prometheus(&report()));
+    let value = |series: &str| samples.iter().find(|(name, _)| name == series).unwrap().1;
+    assert!(close(value("betcode_store_database_bytes"), 6e6));
+    assert!(close(value("betcode_store_footprint_ratio"), 0.12));
+    assert!(close(value("betcode_store_level{level=\"ok\"}"), 1.0));
+    assert!(close(value("betcode_store_level{level=\"critical\"}"), 0.0));
+    assert!(close(
+        value("betcode_store_bytes_per_session_hour{basis=\"measured\"}"),
+        2.54e6
+    ));
+    assert!(close(value("betcode_store_active_seconds"), 72_000.0));
+    let hostile = "betcode_store_type_messages{type=\"a\\\"b\\\\\\n\"}";
+    assert!(close(value(hostile), 7220.0));
+    let likely = "betcode_store_forecast_seconds{compaction=\"off\",at=\"limit\",pace=\"median\"}";
+    assert!(value(likely) > 86_400.0);
+}
+
+#[test]
+fn prometheus_leaves_out_what_is_not_known() {
+    let mut fixture = Fixture::new();
+    fixture.totals = Totals::default();
+    let input = ReportInput {
+        types: &[],
+        hours: &[],
+        sessions: &[],
+        runs: &[],
+        ..fixture.input()
+    };
+    let text = prometheus(&build(&input).unwrap());
+    parse_exposition(&text);
+    assert!(
+        !text.contains("footprint_ratio ") && !text.contains("NaN"),
+        "{text}"
+    );
+    assert!(!text.contains("forecast"));
+}
