@@ -257,7 +257,6 @@ fn per_session_hour(hours: &[HourGrowth]) -> Option<f64> {
         .map(|h| h.active_ms.max(0))
         .fold(0, i64::saturating_add);
     let raw: f64 = hours.iter().map(|h| as_f64(h.raw_bytes)).sum();
-    #[expect(clippy::cast_precision_loss, reason = "an average")]
     (active_ms > 0 && raw > 0.0).then(|| raw / (active_ms as f64 / HOUR_MS as f64))
 }
 
@@ -298,11 +297,6 @@ fn reach(now_ms: i64, start: u64, bytes: u64, daily: Range, hourly: Option<f64>)
             When::Beyond
         } else {
             let days = room / daily;
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_precision_loss,
-                reason = "within the horizon"
-            )]
             let ahead_ms = (days * DAY_MS as f64) as i64;
             When::At {
                 unix_ms: now_ms.saturating_add(ahead_ms),
@@ -321,7 +315,6 @@ fn reach(now_ms: i64, start: u64, bytes: u64, daily: Range, hourly: Option<f64>)
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "estimates; exact up to 9 PB")]
 fn as_f64(value: u64) -> f64 {
     value as f64
 }

@@ -4,13 +4,7 @@
 /// nothing.
 pub(crate) fn quantile(sorted: &[f64], fraction: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
-    #[expect(clippy::cast_precision_loss, reason = "a few numbers")]
     let position = fraction.clamp(0.0, 1.0) * last as f64;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "within 0..=last"
-    )]
     let below = position.floor() as usize;
     let low = *sorted.get(below)?;
     let high = *sorted.get(below + 1).unwrap_or(&low);
@@ -22,7 +16,6 @@ pub(crate) fn moving_means(values: &[f64], length: usize) -> Vec<f64> {
     if length == 0 {
         return Vec::new();
     }
-    #[expect(clippy::cast_precision_loss, reason = "a few numbers")]
     values
         .windows(length)
         .map(|run| run.iter().sum::<f64>() / length as f64)

@@ -25,13 +25,11 @@ impl ByteCount {
     /// # Errors
     /// When it is NaN, infinite, negative or beyond 2^64 bytes.
     pub fn from_mb(what: &'static str, megabytes: f64) -> Result<Self> {
-        #[expect(clippy::cast_precision_loss, reason = "10^6 is exact")]
         whole(what, (megabytes * MB as f64).round()).map(Self)
     }
 
     /// In MB of 10^6 bytes.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "for display; exact up to 9 PB")]
     pub fn mb(self) -> f64 {
         self.0 as f64 / MB as f64
     }
@@ -44,7 +42,6 @@ impl ByteCount {
     }
 
     pub(crate) fn scaled(self, what: &'static str, factor: f64) -> Result<Self> {
-        #[expect(clippy::cast_precision_loss, reason = "estimates; exact up to 9 PB")]
         whole(what, (self.0 as f64 * factor).round()).map(Self)
     }
 
@@ -111,7 +108,6 @@ impl Quantity for u64 {
         whole(what, value)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "for display; exact up to 2^53")]
     fn as_f64(self) -> f64 {
         self as f64
     }
@@ -242,11 +238,6 @@ fn up_to(what: &'static str, value: f64, max: f64) -> Result<f64> {
     Ok(value)
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "checked before"
-)]
 fn whole(what: &'static str, value: f64) -> Result<u64> {
     let value = not_negative(what, value)?;
     if value.fract() != 0.0 {

@@ -73,7 +73,6 @@ impl RetentionPolicy {
             });
         }
         if self.idle_ms_min < 0 {
-            #[expect(clippy::cast_precision_loss, reason = "shown in an error")]
             let value = self.idle_ms_min as f64;
             return Err(CapacityError::Negative {
                 what: "retention idle time",

@@ -21,7 +21,6 @@ pub fn bytes(count: u64) -> String {
         return format!("{count} B");
     }
     for (position, (unit, size)) in UNITS.into_iter().enumerate() {
-        #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
         let value = count as f64 / size as f64;
         // 999.5 and above would be written with four digits: the next unit has it.
         if value < 999.5 || position + 1 == UNITS.len() {
@@ -58,11 +57,6 @@ pub fn count(value: u64) -> String {
     out
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "saturates"
-)]
 fn thousands_signed(whole: f64) -> String {
     let sign = if whole < 0.0 { "-" } else { "" };
     format!("{sign}{}", count(whole.abs() as u64))

@@ -165,7 +165,6 @@ pub fn level_of(metric: Metric, used: u64, limit: u64, previous: Level) -> Resul
 ///
 /// # Errors
 /// [`CapacityError::Zero`] for a limit of 0.
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
 pub fn used_fraction(used: u64, limit: u64) -> Result<f64> {
     if limit == 0 {
         return Err(zero_limit());

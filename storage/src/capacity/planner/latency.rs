@@ -155,7 +155,6 @@ impl LatencyBudget {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "budgets are small")]
 fn as_ms(budget_ms: u64) -> f64 {
     budget_ms as f64
 }

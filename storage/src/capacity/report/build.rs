@@ -145,11 +145,6 @@ impl Ratios {
             },
         };
         let saved_per_byte = (uncompacted.value.get() - compacted.value.get()).max(0.0);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "saturates"
-        )]
         let compactable_bytes = (as_f64(totals.hot_bytes) * saved_per_byte) as u64;
         Self {
             uncompacted,
@@ -358,7 +353,6 @@ fn projects(sessions: &[Session]) -> (Vec<ProjectRow>, u64) {
 }
 
 fn run(run: &CompactionRun) -> RunRow {
-    #[expect(clippy::cast_precision_loss, reason = "a duration for people")]
     let seconds = run.finished_ms.saturating_sub(run.started_ms).max(0) as f64 / 1000.0;
     RunRow {
         run_id: run.run_id,
@@ -384,15 +378,10 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| as_f64(part) / as_f64(whole))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "hours for people")]
 fn hours(ms: i64) -> f64 {
     ms.max(0) as f64 / HOUR_MS as f64
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "figures for people; exact up to 9 PB"
-)]
 fn as_f64(value: u64) -> f64 {
     value as f64
 }

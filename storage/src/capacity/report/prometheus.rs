@@ -245,7 +245,6 @@ fn escaped(value: &str) -> String {
         .replace('\n', "\\n")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "Prometheus has floats only")]
 fn as_f64(value: u64) -> f64 {
     value as f64
 }
