@@ -126,6 +126,16 @@ pub enum StoreError {
         /// The limit in force.
         limit_bytes: u64,
     },
+    /// A session has reached its own size limit.
+    #[error("session {id} takes {used_bytes} bytes and its limit is {limit_bytes}")]
+    SessionLimitReached {
+        /// The session.
+        id: String,
+        /// Segments, and hot messages as they are.
+        used_bytes: u64,
+        /// The limit in force.
+        limit_bytes: u64,
+    },
     /// The file is not a history store.
     #[error("{path} is not a BetCode history store: {why}; it was left untouched")]
     Foreign {
@@ -283,7 +293,9 @@ impl StoreError {
             Self::QueueFull { .. } => ErrorKind::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorKind::Timeout,
             Self::Busy { .. } => ErrorKind::Busy,
-            Self::DiskFull { .. } | Self::LimitReached { .. } => ErrorKind::NoSpace,
+            Self::DiskFull { .. }
+            | Self::LimitReached { .. }
+            | Self::SessionLimitReached { .. } => ErrorKind::NoSpace,
             Self::Foreign { .. } | Self::Newer { .. } | Self::SqliteTooOld { .. } => {
                 ErrorKind::Unsupported
             }
@@ -329,6 +341,9 @@ impl StoreError {
             }
             Self::LimitReached { .. } => {
                 "compact, delete sessions, or raise the limit: the store goes on at once"
+            }
+            Self::SessionLimitReached { .. } => {
+                "compact the session, go on in a new one, or raise max_session_bytes"
             }
             Self::Foreign { .. } => {
                 "check the path: --db must name a history store, or a file that does not exist yet"

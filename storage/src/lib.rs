@@ -71,9 +71,11 @@ mod sql;
 mod store;
 pub mod usage;
 mod verify;
+mod watch;
 mod writer;
 
 pub use backup::{BackupReport, restore};
+pub use capacity::levels::Level;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use compact::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
@@ -87,10 +89,11 @@ pub use message::{
 pub use options::{CommitHook, Durability, StoreOptions};
 pub use reader::{ReadRange, Replay};
 pub use session::{Session, SessionFilter, SessionList};
-pub use space::{Level, Space};
+pub use space::Space;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 pub use sql::runs::CompactionRun;
 pub use sql::segments::{SegmentInfo, Tier};
 pub use sql::totals::Totals;
 pub use store::Store;
 pub use verify::{Problem, VerifyProgress, VerifyReport};
+pub use watch::TimedEvent;

@@ -70,6 +70,9 @@ pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
 pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;
 /// … and the file is cut back to this many after a checkpoint.
 pub const WAL_BYTES_KEPT_MAX: u64 = 1 << 20;
+/// … or to this share of the database's limit, when that is less, but never less than
+/// [`WAL_BYTES_KEPT_MAX`].
+pub const WAL_LIMIT_DIVISOR: u64 = 16;
 /// File held in reserve and given up when the disk is full, so that compacting, deleting and
 /// checkpointing still work: room for the WAL and for the largest usual segment.
 pub const RESERVE_BYTES_DEFAULT: u64 = 16 << 20;
@@ -84,11 +87,6 @@ pub const DB_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 pub const DB_BYTES_MAX_FLOOR: u64 = 1_000_000;
 /// The footprint that the capacity plan hopes for.
 pub const FOOTPRINT_TARGET: f64 = 0.30;
-/// Share of the limit at which the size is a warning.
-pub const SIZE_WARNING_FRACTION: f64 = 0.70;
-/// Share of the limit at which the size is critical.
-pub const SIZE_CRITICAL_FRACTION: f64 = 0.90;
-
 /// A gap between two messages counts as active time up to this long.
 pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
 /// Distinct message types that growth tells apart; further ones count as `(other)`.
@@ -110,5 +108,4 @@ const _: () = {
         "SQLite's own bound of a value"
     );
     assert!(RESERVE_BYTES_DEFAULT >= WAL_BYTES_SOFT_MAX + DEEP_SEGMENT_BYTES_MAX as u64);
-    assert!(SIZE_WARNING_FRACTION < SIZE_CRITICAL_FRACTION);
 };

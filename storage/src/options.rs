@@ -27,6 +27,8 @@ pub struct StoreOptions {
     pub payload_bytes_max: usize,
     /// Size that main file and WAL may reach.
     pub db_bytes_max: u64,
+    /// Bytes that one session may take: segments, and hot messages as they are.
+    pub session_bytes_max: u64,
     /// Appends that may wait for the writer.
     pub queue_requests_max: usize,
     /// Payload bytes that may wait for the writer.
@@ -54,6 +56,7 @@ impl Default for StoreOptions {
             durability: Durability::Full,
             payload_bytes_max: limits::PAYLOAD_BYTES_MAX_DEFAULT,
             db_bytes_max: limits::DB_BYTES_MAX_DEFAULT,
+            session_bytes_max: crate::capacity::limits_policy::SESSION_BYTES_MAX_DEFAULT,
             queue_requests_max: limits::QUEUE_REQUESTS_MAX_DEFAULT,
             queue_bytes_max: limits::QUEUE_BYTES_MAX_DEFAULT,
             append_wait_ms_max: limits::APPEND_WAIT_MS_MAX_DEFAULT,
@@ -85,13 +88,7 @@ impl StoreOptions {
                 format!("{} is not between 1 and {max}", self.payload_bytes_max),
             );
         }
-        if self.db_bytes_max < limits::DB_BYTES_MAX_FLOOR {
-            let min = limits::DB_BYTES_MAX_FLOOR;
-            return refuse(
-                "db_bytes_max",
-                format!("{} is below {min}", self.db_bytes_max),
-            );
-        }
+        check_size_limits(self.db_bytes_max, self.session_bytes_max)?;
         if self.queue_requests_max == 0 || self.queue_bytes_max == 0 {
             return refuse("queue bounds", "0 would let nothing through".into());
         }
@@ -100,4 +97,26 @@ impl StoreOptions {
         }
         Ok(())
     }
+}
+
+/// Refuses limits below which a store cannot work. The policy for the highest values is the
+/// caller's (`capacity::limits_policy`).
+pub(crate) fn check_size_limits(db_bytes_max: u64, session_bytes_max: u64) -> Result<()> {
+    let bounds = [
+        ("db_bytes_max", db_bytes_max, limits::DB_BYTES_MAX_FLOOR),
+        (
+            "session_bytes_max",
+            session_bytes_max,
+            crate::capacity::limits_policy::SESSION_BYTES_MAX_FLOOR,
+        ),
+    ];
+    for (what, value, min) in bounds {
+        if value < min {
+            return Err(StoreError::InvalidArgument {
+                what,
+                why: format!("{value} is below {min}"),
+            });
+        }
+    }
+    Ok(())
 }

@@ -1,30 +1,8 @@
 //! How big the database is, against how big it may be.
 
-use crate::limits::{PAGE_BYTES, SIZE_CRITICAL_FRACTION, SIZE_WARNING_FRACTION};
+use crate::capacity::levels::{Level, Metric, level_of};
+use crate::limits::PAGE_BYTES;
 use crate::sql::db::Db;
-
-/// How near a measure is to its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// Below the warning threshold.
-    Ok,
-    /// At or above it: act soon.
-    Warning,
-    /// At or above the critical threshold: act now.
-    Critical,
-}
-
-impl Level {
-    /// `ok`, `warning` or `critical`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
 
 /// Sizes of the store's files, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,16 +39,16 @@ impl Space {
         self.used_bytes() as f64 / self.limit_bytes as f64
     }
 
-    /// Level by the capacity plan's thresholds for the size of the database.
+    /// Level of the size by the capacity plan's thresholds, as one sample gives it.
     #[must_use]
     pub fn level(&self) -> Level {
-        let used = self.used_fraction();
-        if used >= SIZE_CRITICAL_FRACTION {
-            Level::Critical
-        } else if used >= SIZE_WARNING_FRACTION {
-            Level::Warning
-        } else {
-            Level::Ok
-        }
+        // A limit of 0 is refused when it is set.
+        level_of(
+            Metric::SqliteSize,
+            self.used_bytes(),
+            self.limit_bytes,
+            Level::Ok,
+        )
+        .unwrap_or(Level::Critical)
     }
 }

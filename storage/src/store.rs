@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::capacity::levels::Level;
 use crate::error::{Result, StoreError};
 use crate::files;
 use crate::ids::SessionId;
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
-use crate::options::StoreOptions;
+use crate::options::{StoreOptions, check_size_limits};
 use crate::reader::{ReadRange, Readers, Replay};
 use crate::reserve::Reserve;
 use crate::session::{Session, SessionFilter, SessionList};
@@ -21,6 +22,7 @@ use crate::sql::migrate::{self, FileState};
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::totals::{Delta, Totals};
+use crate::watch::{CapacityWatch, TimedEvent};
 use crate::writer::Writer;
 
 /// An open history store. Clones share it; it closes when the last one goes.
@@ -35,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) options: StoreOptions,
     pub(crate) readers: Readers,
+    pub(crate) watch: Arc<CapacityWatch>,
     /// `None` when opened for reading only.
     writer: Option<Writer>,
 }
@@ -73,12 +76,23 @@ impl Store {
         })?;
         let reserve = Reserve::hold(db.beside("-reserve"), options.reserve_bytes);
         let readers = Readers::open(&db, options.readers_max)?;
-        let writer = Writer::start(db.clone(), connection, &options, reserve)?;
+        let watch = Arc::new(CapacityWatch::new(
+            options.db_bytes_max,
+            options.session_bytes_max,
+        ));
+        let writer = Writer::start(
+            db.clone(),
+            connection,
+            &options,
+            reserve,
+            Arc::clone(&watch),
+        )?;
         let store = Self {
             inner: Arc::new(Inner {
                 db,
                 options,
                 readers,
+                watch,
                 writer: Some(writer),
             }),
         };
@@ -115,11 +129,16 @@ impl Store {
             }
         }
         let readers = Readers::open(&db, options.readers_max)?;
+        let watch = Arc::new(CapacityWatch::new(
+            options.db_bytes_max,
+            options.session_bytes_max,
+        ));
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
                 options,
                 readers,
+                watch,
                 writer: None,
             }),
         })
@@ -293,8 +312,45 @@ impl Store {
         Ok(Space::of(
             &self.inner.db,
             free_pages,
-            self.inner.options.db_bytes_max,
+            self.inner.watch.db_bytes_max(),
         ))
+    }
+
+    /// Changes the limits of the open store. What there is room for now is admitted at once.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidArgument`] for limits below which a store cannot work.
+    pub fn set_limits(&self, db_bytes_max: u64, session_bytes_max: u64) -> Result<()> {
+        check_size_limits(db_bytes_max, session_bytes_max)?;
+        self.inner.watch.set(db_bytes_max, session_bytes_max);
+        Ok(())
+    }
+
+    /// The limits in force: of the database, and of one session, in bytes.
+    #[must_use]
+    pub fn limits(&self) -> (u64, u64) {
+        let watch = &self.inner.watch;
+        (watch.db_bytes_max(), watch.session_bytes_max())
+    }
+
+    /// Level of the database's size, with hysteresis, as its writer has seen it: `Ok` when opened
+    /// for reading only (see [`Store::space`]).
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.inner.watch.level()
+    }
+
+    /// The last capacity events of this process, oldest first: each change of level and each
+    /// reaching of the limit, once.
+    #[must_use]
+    pub fn capacity_events(&self) -> Vec<TimedEvent> {
+        self.inner.watch.events()
+    }
+
+    /// Calls `listener` with each further capacity event, until it answers `false`. It runs on the
+    /// writer's thread and must not block.
+    pub fn on_capacity_event(&self, listener: impl Fn(&TimedEvent) -> bool + Send + 'static) {
+        self.inner.watch.listen(Box::new(listener));
     }
 
     /// Growth by message type over all sessions, the biggest first.

@@ -1,8 +1,8 @@
 //! When a session is due for compaction, and how: pure decisions.
 
+use crate::capacity::levels::Level;
 use crate::limits;
 use crate::segment::{CodecVersion, EncodeParams};
-use crate::space::Level;
 use crate::sql::segments::Tier;
 
 /// Settings of compaction.

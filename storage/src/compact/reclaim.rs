@@ -52,7 +52,11 @@ pub(super) fn reclaim(
     }
     // The file shrinks when the log's last state of it is checkpointed. A reader may be in the
     // way; then the next checkpoint does it.
-    let done = writer.run(|context| context.checkpoint(CheckpointMode::Truncate))?;
+    let done = writer.run(|context| {
+        let done = context.checkpoint(CheckpointMode::Truncate);
+        context.observe_size();
+        done
+    })?;
     if done.busy {
         tracing::debug!("a reader keeps the log from being cut; it is cut later");
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::policy::CompactionPolicy;
 use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest};
+use crate::capacity::levels::Level;
 use crate::error::{Result, StoreError};
-use crate::space::Level;
 use crate::sql::segments::Tier;
 use crate::store::Store;
 
@@ -32,6 +32,9 @@ impl Default for ServiceOptions {
         }
     }
 }
+
+/// How many times more often a database near its limit is looked at.
+const URGENT_DIVISOR: u64 = 10;
 
 /// What the service is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +111,18 @@ impl Store {
                 last_error: None,
             }),
         });
+        // A database that nears its limit is looked at now, not at the next interval.
+        let waiting = Arc::downgrade(&shared);
+        self.on_capacity_event(move |told| {
+            let Some(shared) = waiting.upgrade() else {
+                return false;
+            };
+            if told.event.is_worse() {
+                shared.wishes().run_now = true;
+                shared.changed.notify_all();
+            }
+            true
+        });
         let (store, seen) = (self.clone(), Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("betcode-compact".into())
@@ -173,7 +188,12 @@ impl Drop for CompactionService {
 fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
     be_nice();
     loop {
-        if !wait(shared, Duration::from_millis(options.interval_ms)) {
+        let urgency = if store.level() == Level::Ok {
+            1
+        } else {
+            URGENT_DIVISOR
+        };
+        if !wait(shared, Duration::from_millis(options.interval_ms / urgency)) {
             break;
         }
         shared.status().state = ServiceState::Running;
@@ -235,7 +255,7 @@ fn wait(shared: &Shared, interval: Duration) -> bool {
 }
 
 fn run_once(store: &Store, options: &ServiceOptions, shared: &Shared) -> Result<CompactionOutcome> {
-    let level = store.space()?.level();
+    let level = store.level().max(store.space()?.level());
     let request = CompactionRequest {
         session: None,
         tier: Tier::Deep,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::context::Cache;
+use crate::capacity::limits_policy;
 use crate::classify::{self, LineFacts};
 use crate::error::{Result, StoreError};
 use crate::growth::{SessionTimes, uncompacted_row_bytes};
@@ -166,6 +167,7 @@ pub(super) fn write(
     cache: &mut Cache,
     request: &AppendRequest,
     now_ms: i64,
+    session_bytes_max: u64,
     sums: &mut GroupSums,
 ) -> Result<Appended> {
     let known = match cache.sessions.remove(&request.session) {
@@ -196,6 +198,16 @@ pub(super) fn write(
         return Err(StoreError::SequenceExhausted {
             id,
             max: SEQUENCE_MAX,
+        });
+    }
+    let used_bytes = known.as_ref().map_or(0, Session::stored_bytes);
+    let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
+    if incoming > 0 && !limits_policy::admits(used_bytes, incoming, session_bytes_max) {
+        cache.keep(known);
+        return Err(StoreError::SessionLimitReached {
+            id: request.session.to_string(),
+            used_bytes,
+            limit_bytes: session_bytes_max,
         });
     }
 

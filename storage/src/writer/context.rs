@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rusqlite::Connection;
@@ -9,9 +10,10 @@ use rusqlite::hooks::Wal;
 
 use super::append::{AppendRequest, GroupSums, write};
 use super::queue::millis;
+use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
-use crate::limits::{PAGE_BYTES, WAL_BYTES_SOFT_MAX};
+use crate::limits::{PAGE_BYTES, WAL_BYTES_KEPT_MAX, WAL_BYTES_SOFT_MAX, WAL_LIMIT_DIVISOR};
 use crate::message::Appended;
 use crate::options::StoreOptions;
 use crate::reserve::Reserve;
@@ -19,6 +21,7 @@ use crate::session::Session;
 use crate::sql::db::{Db, write_transaction};
 use crate::sql::space::{Checkpoint, CheckpointMode};
 use crate::sql::{self};
+use crate::watch::CapacityWatch;
 
 thread_local! {
     /// Pages in the WAL after the last commit of this thread's connection: SQLite tells it to a
@@ -66,6 +69,7 @@ pub(crate) struct WriterContext {
     /// `PRAGMA data_version` when the cache was last known to be true.
     data_version: i64,
     pub(crate) reserve: Reserve,
+    watch: Arc<CapacityWatch>,
 }
 
 impl WriterContext {
@@ -74,6 +78,7 @@ impl WriterContext {
         connection: Connection,
         options: StoreOptions,
         reserve: Reserve,
+        watch: Arc<CapacityWatch>,
     ) -> Self {
         connection.wal_hook(Some(note_wal_pages));
         Self {
@@ -83,6 +88,7 @@ impl WriterContext {
             cache: Cache::default(),
             data_version: -1,
             reserve,
+            watch,
         }
     }
 
@@ -124,27 +130,55 @@ impl WriterContext {
         }
     }
 
+    /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
+        let result = self.try_commit(group);
+        let now_ms = self.options.clock.now_ms();
+        match &result {
+            Err(StoreError::LimitReached { used_bytes, .. }) => {
+                self.watch.refused(*used_bytes, now_ms);
+            }
+            _ => self.observe_size(),
+        }
+        result
+    }
+
+    /// Takes a sample of the size for the levels.
+    pub(crate) fn observe_size(&self) {
+        let pages = sql::space::pages(&self.connection).unwrap_or(0);
+        let used_bytes = pages * u64::from(PAGE_BYTES) + wal_excess_bytes(&self.db, &self.watch);
+        self.watch.observe(used_bytes, self.options.clock.now_ms());
+    }
+
+    fn try_commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
         if group.is_empty() {
             return Ok(Vec::new());
         }
         let now_ms = self.options.clock.now_ms();
         let Self {
             db,
-            options,
             connection,
             cache,
             data_version,
+            watch,
             ..
         } = self;
         let result = write_transaction(db, connection, "append", |transaction| {
             forget_if_outdated(db, transaction, cache, data_version)?;
             let incoming: u64 = group.iter().map(|request| request.bytes() as u64).sum();
-            check_limit(db, transaction, options.db_bytes_max, incoming)?;
+            check_limit(db, transaction, watch, incoming)?;
             let mut sums = GroupSums::default();
             let mut answers = Vec::with_capacity(group.len());
             for request in group {
-                match write(db, transaction, cache, request, now_ms, &mut sums) {
+                match write(
+                    db,
+                    transaction,
+                    cache,
+                    request,
+                    now_ms,
+                    watch.session_bytes_max(),
+                    &mut sums,
+                ) {
                     Ok(appended) => answers.push(Ok(appended)),
                     Err(error) if is_refusal(&error) => answers.push(Err(error)),
                     Err(error) => return Err(error),
@@ -218,7 +252,7 @@ impl WriterContext {
     /// waits for it.
     pub(super) fn checkpoint_when_due(&mut self, idle: bool) {
         let wal_bytes = u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES);
-        if wal_bytes >= WAL_BYTES_SOFT_MAX || (idle && wal_bytes > 0) {
+        if wal_bytes >= wal_soft_max(&self.watch) || (idle && wal_bytes > 0) {
             if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
                 tracing::warn!(%error, "checkpoint failed");
             }
@@ -232,6 +266,7 @@ impl WriterContext {
     /// What can be done when nothing else is asked for.
     pub(super) fn tidy_when_idle(&mut self) {
         self.checkpoint_when_due(true);
+        self.observe_size();
         self.reserve.restore_when_possible();
     }
 
@@ -249,6 +284,7 @@ fn is_refusal(error: &StoreError) -> bool {
         error,
         StoreError::SequenceConflict { .. }
             | StoreError::SequenceExhausted { .. }
+            | StoreError::SessionLimitReached { .. }
             | StoreError::Damaged { .. }
             | StoreError::Segment { .. }
     )
@@ -273,11 +309,31 @@ fn forget_if_outdated(
     Ok(())
 }
 
-fn check_limit(db: &Db, connection: &Connection, limit_bytes: u64, incoming: u64) -> Result<()> {
+fn wal_soft_max(watch: &CapacityWatch) -> u64 {
+    (watch.db_bytes_max() / WAL_LIMIT_DIVISOR).clamp(WAL_BYTES_KEPT_MAX, WAL_BYTES_SOFT_MAX)
+}
+
+/// The part of the log beyond what it usually has. The usual part is on its way into pages that
+/// the main file counts already; it comes and goes, and a size that counted it would flap. What
+/// exceeds it is held there by a reader, and takes space like anything else.
+fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> u64 {
+    db.wal_bytes().saturating_sub(wal_soft_max(watch) * 2)
+}
+
+/// Refuses what would take the database over its limit. Free pages do not count: they are what
+/// the next messages are written to.
+fn check_limit(
+    db: &Db,
+    connection: &Connection,
+    watch: &CapacityWatch,
+    incoming: u64,
+) -> Result<()> {
     let pages = db.named("count pages", sql::space::pages(connection))?;
     let free = db.named("count free pages", sql::space::free_pages(connection))?;
-    let used_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
-    if used_bytes.saturating_add(incoming) > limit_bytes {
+    let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
+    let used_bytes = live_bytes + wal_excess_bytes(db, watch);
+    let limit_bytes = watch.db_bytes_max();
+    if !limits_policy::admits(used_bytes, incoming, limit_bytes) {
         return Err(StoreError::LimitReached {
             path: db.path().to_owned(),
             used_bytes,

@@ -27,6 +27,7 @@ use crate::message::{Appended, Batch};
 use crate::options::StoreOptions;
 use crate::reserve::Reserve;
 use crate::sql::db::Db;
+use crate::watch::CapacityWatch;
 
 /// After this long without work the writer tidies up.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
@@ -45,6 +46,7 @@ impl Writer {
         connection: Connection,
         options: &StoreOptions,
         reserve: Reserve,
+        watch: Arc<CapacityWatch>,
     ) -> Result<Self> {
         let queue = Arc::new(Queue::new(
             options.queue_requests_max,
@@ -56,7 +58,10 @@ impl Writer {
             .name("betcode-writer".into())
             .spawn(move || {
                 let (queue, options) = owned;
-                run(&queue, WriterContext::new(db, connection, options, reserve));
+                run(
+                    &queue,
+                    WriterContext::new(db, connection, options, reserve, watch),
+                );
             })
             .map_err(|source| StoreError::Io {
                 action: "start the writer of",

@@ -221,8 +221,6 @@ mod tests {
     #[test]
     fn threshold_row_sqlite_size_70_and_90_percent() {
         assert_thresholds(Metric::SqliteSize, 70, 90);
-        assert!((crate::limits::SIZE_WARNING_FRACTION - 0.70).abs() < 1e-9);
-        assert!((crate::limits::SIZE_CRITICAL_FRACTION - 0.90).abs() < 1e-9);
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! The limits of an open store, which may change while it runs, and what is told when the
+//! database nears its own.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::capacity::levels::{CapacityEvent, Level, LevelTracker, Metric};
+
+/// Events kept for those who ask later.
+const EVENTS_KEPT_MAX: usize = 256;
+/// An append refused below this share of the limit was refused for its own size, which says
+/// nothing about the database.
+const AT_LIMIT_PERCENT_MIN: u64 = 99;
+
+/// A capacity event with its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedEvent {
+    /// When, Unix milliseconds.
+    pub at_ms: i64,
+    /// What.
+    pub event: CapacityEvent,
+}
+
+/// Called with each event; whether it wants further ones.
+type Listener = Box<dyn Fn(&TimedEvent) -> bool + Send>;
+
+#[derive(Default)]
+struct State {
+    tracker: LevelTracker,
+    events: VecDeque<TimedEvent>,
+    listeners: Vec<Listener>,
+}
+
+/// Limits, levels and events of one open store.
+pub(crate) struct CapacityWatch {
+    db_bytes_max: AtomicU64,
+    session_bytes_max: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl CapacityWatch {
+    pub(crate) fn new(db_bytes_max: u64, session_bytes_max: u64) -> Self {
+        Self {
+            db_bytes_max: AtomicU64::new(db_bytes_max),
+            session_bytes_max: AtomicU64::new(session_bytes_max),
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn db_bytes_max(&self) -> u64 {
+        self.db_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn session_bytes_max(&self) -> u64 {
+        self.session_bytes_max.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, db_bytes_max: u64, session_bytes_max: u64) {
+        self.db_bytes_max.store(db_bytes_max, Ordering::Relaxed);
+        self.session_bytes_max
+            .store(session_bytes_max, Ordering::Relaxed);
+    }
+
+    /// Takes a sample of the database's size and tells what changed by it.
+    pub(crate) fn observe(&self, used_bytes: u64, now_ms: i64) {
+        let limit = self.db_bytes_max();
+        let mut state = self.lock();
+        // A limit of 0 is refused when it is set.
+        let events = state
+            .tracker
+            .observe(Metric::SqliteSize, used_bytes, limit)
+            .unwrap_or_default();
+        for event in events {
+            if event.is_worse() {
+                tracing::warn!(%event, "capacity");
+            } else {
+                tracing::info!(%event, "capacity");
+            }
+            let event = TimedEvent {
+                at_ms: now_ms,
+                event,
+            };
+            if state.events.len() >= EVENTS_KEPT_MAX {
+                state.events.pop_front();
+            }
+            state.events.push_back(event);
+            state.listeners.retain(|listener| listener(&event));
+        }
+    }
+
+    /// Takes note that an append was refused for want of room.
+    pub(crate) fn refused(&self, used_bytes: u64, now_ms: i64) {
+        let limit = self.db_bytes_max();
+        if used_bytes >= limit / 100 * AT_LIMIT_PERCENT_MIN {
+            self.observe(used_bytes.max(limit), now_ms);
+        }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.lock().tracker.level(Metric::SqliteSize)
+    }
+
+    pub(crate) fn events(&self) -> Vec<TimedEvent> {
+        self.lock().events.iter().copied().collect()
+    }
+
+    pub(crate) fn listen(&self, listener: Listener) {
+        self.lock().listeners.push(listener);
+    }
+
+    /// Plain data, valid after every statement: a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
