@@ -217,6 +217,9 @@ impl From<StoreError> for Failure {
         };
         let mut what = error.to_string();
         let mut why = None;
+        if matches!(error, StoreError::Cancelled) {
+            what = "interrupted before the end; what was done stays done".to_owned();
+        }
         if let StoreError::Io { action, path, source } = &error {
             what = format!("cannot {action} {}", path.display());
             why = Some(plain_io(source));

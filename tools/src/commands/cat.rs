@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let session = resolve(&store, &args.session)?;
     let range = match args.last {
         Some(last) => ReadRange::last(last),
-        None => ReadRange { from: args.from.unwrap_or(1), to: args.to },
+        None => ReadRange { to: args.to, ..ReadRange::from(args.from.unwrap_or(1)) },
     };
     let Context { global, out, interrupt } = context;
     if global.json {

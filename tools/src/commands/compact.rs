@@ -52,18 +52,28 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     drop(progress);
     let outcome = outcome?;
     store.close()?;
+    let failures: Vec<_> = outcome
+        .failures
+        .iter()
+        .map(|(session, why)| json!({"session": session.as_str(), "why": why}))
+        .collect();
     context.out.json(&json!({
         "bytes_before": outcome.bytes_before,
         "bytes_after": outcome.bytes_after,
         "messages": outcome.messages,
         "segments": outcome.segments,
         "raw_bytes": outcome.raw_bytes,
-        "steps": outcome.steps,
+        "segments_replaced": outcome.segments_replaced,
         "seconds": outcome.seconds,
+        "failures": failures,
         "interrupted": outcome.cancelled,
     }));
     show(context.out, &outcome);
-    Ok(if outcome.cancelled { Exit::Interrupted } else { Exit::Ok })
+    Ok(match (outcome.cancelled, failures.is_empty()) {
+        (true, _) => Exit::Interrupted,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::Problems,
+    })
 }
 
 /// Shows what a compaction did.
@@ -86,6 +96,11 @@ fn show(out: &mut Out, outcome: &CompactionOutcome) {
             "The database took {} and takes {} now",
             format::bytes(outcome.bytes_before),
             format::bytes(outcome.bytes_after)
+        ));
+    }
+    for (session, why) in &outcome.failures {
+        out.remark(format!(
+            "not compacted: {session}, left as it is\n  why: {why}\n  try: betcode-db verify"
         ));
     }
     if outcome.cancelled {

@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
 }
 
 /// Shows what an import did.
-pub(super) fn show(out: &mut Out, summary: &ImportSummary) {
+fn show(out: &mut Out, summary: &ImportSummary) {
     let took = if summary.messages == 0 && summary.sessions == 0 {
         format!("Nothing new in {}", format::counted(summary.files, "file"))
     } else {
@@ -87,7 +87,7 @@ pub(super) fn show(out: &mut Out, summary: &ImportSummary) {
 }
 
 /// Shows on stderr what an import did not take.
-fn show_skipped(out: &mut Out, summary: &ImportSummary) {
+pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     const SHOWN_MAX: usize = 20;
     for skipped in summary.skipped.iter().take(SHOWN_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();

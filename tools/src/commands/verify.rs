@@ -27,21 +27,19 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     })?;
     drop(progress);
     let seconds = started.elapsed().as_secs_f64();
-    let interrupted = context.interrupt.raised();
     let problems: Vec<_> = report
         .problems
         .iter()
         .map(|p| json!({"kind": p.kind, "session": p.session, "sequence": p.sequence, "what": p.what}))
         .collect();
     context.out.json(&json!({
-        "ok": report.ok() && !interrupted,
+        "ok": report.ok(),
         "sessions": report.sessions,
         "messages": report.messages,
         "segments": report.segments,
         "raw_bytes": report.raw_bytes,
         "problems": problems,
         "seconds": seconds,
-        "interrupted": interrupted,
     }));
     for problem in &report.problems {
         let session = problem.session.as_deref().map(|s| format!(", session {s}")).unwrap_or_default();
@@ -57,10 +55,6 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
         format::seconds(seconds),
         format::rate(report.raw_bytes, seconds)
     );
-    if interrupted {
-        context.out.remark(format!("interrupted after {read}"));
-        return Ok(Exit::Interrupted);
-    }
     if report.ok() {
         context.out.line(format!("Everything is in order: {read}"));
         return Ok(Exit::Ok);

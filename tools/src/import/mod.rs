@@ -202,7 +202,11 @@ impl Run<'_> {
     /// (another compaction, damage in another session) is told by the commands that are about it.
     fn compact(&mut self) {
         self.uncompacted_bytes = 0;
-        let request = CompactionRequest { session: None, tier: Tier::Quick, force: false };
+        let request = CompactionRequest {
+            tier: Tier::Quick,
+            trigger: "import",
+            ..CompactionRequest::manual()
+        };
         let progress = self.progress;
         let observe = &mut self.observe;
         if let Err(error) = self.store.compact(&request, &mut |_| observe(progress)) {
