@@ -1,0 +1,159 @@
+//! The command line: what is asked of `betcode-db`, before anything is done.
+
+use std::path::PathBuf;
+
+use betcode_storage::limits::{DB_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX_DEFAULT};
+use betcode_storage::{Durability, StoreOptions};
+use clap::{Args, Parser};
+use directories::ProjectDirs;
+
+use crate::commands::Command;
+use crate::error::{Exit, Failure, Result};
+use crate::output::Mode;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done                      6  no space: disk full or limit reached
+  1  done, with problems:      7  not a history store, or a newer one
+     files skipped, damage     8  permission denied or read-only
+  2  wrong command line        9  stored data is damaged
+  3  not found               70  internal error
+  4  something is in the way 130  interrupted; what was done stays done
+  5  busy: another process has it
+
+Start with `betcode-db demo`. JSON output is described in docs/CLI_JSON.md.";
+
+/// Keeps the history of coding agents: every line, byte for byte, in a fraction of its size.
+#[derive(Debug, Parser)]
+#[command(name = "betcode-db", version, after_help = AFTER_HELP, max_term_width = 90)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The database; by default `history.db` in the user's data directory
+    #[arg(long, global = true, value_name = "FILE", env = "BETCODE_DB")]
+    pub db: Option<PathBuf>,
+    /// Write one JSON document to stdout (see docs/CLI_JSON.md)
+    #[arg(long, global = true, conflicts_with = "quiet")]
+    pub json: bool,
+    /// Write errors only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Size that the database may reach, such as 1GB or 500MB
+    #[arg(long, global = true, value_name = "SIZE", env = "BETCODE_LIMIT_BYTES")]
+    #[arg(value_parser = size, default_value_t = DB_BYTES_MAX_DEFAULT, hide_default_value = true)]
+    pub limit_bytes: u64,
+    /// Do not wait for the disk at each commit: faster, and power loss may take the last messages
+    #[arg(long, global = true)]
+    pub no_fsync: bool,
+}
+
+impl Global {
+    /// How much to write.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match (self.json, self.quiet) {
+            (true, _) => Mode::Json,
+            (false, true) => Mode::Quiet,
+            (false, false) => Mode::Human,
+        }
+    }
+
+    /// The database to work on.
+    ///
+    /// # Errors
+    /// When none is named and the system knows no home for the user.
+    pub fn database(&self) -> Result<PathBuf> {
+        if let Some(path) = &self.db {
+            return Ok(path.clone());
+        }
+        ProjectDirs::from("", "", "betcode").map(|dirs| dirs.data_dir().join("history.db")).ok_or_else(
+            || {
+                Failure::new(Exit::Usage, "there is no default place for the database")
+                    .why("the system names no home directory for this user")
+                    .hint("name the database with --db FILE or BETCODE_DB")
+            },
+        )
+    }
+
+    /// The engine's settings.
+    #[must_use]
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions {
+            db_bytes_max: self.limit_bytes,
+            payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
+            durability: if self.no_fsync { Durability::Normal } else { Durability::Full },
+            ..StoreOptions::default()
+        }
+    }
+}
+
+/// Reads a size: `1048576`, `500MB` (decimal), `64MiB` (binary).
+///
+/// # Errors
+/// A sentence for the user.
+pub fn size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim().replace(['_', ','], "");
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "t" | "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err("a size is a number and B, KB, MB, GB, KiB, MiB or GiB".to_owned()),
+    };
+    let whole: Option<u64> = number.parse().ok();
+    let bytes = match whole {
+        Some(number) => number.checked_mul(factor),
+        None => number
+            .parse::<f64>()
+            .ok()
+            .map(|n| n * factor as f64)
+            .filter(|n| n.is_finite() && *n < 9e18)
+            .map(|n| n as u64),
+    };
+    bytes.ok_or_else(|| "a size is a number and B, KB, MB, GB, KiB, MiB or GiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_decimal_or_binary_and_nonsense_is_refused() {
+        for (text, bytes) in [
+            ("1048576", 1_048_576),
+            ("500MB", 500_000_000),
+            ("1.5 GB", 1_500_000_000),
+            ("64MiB", 64 << 20),
+            ("10_000", 10_000),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MB", "-1", "1 parsec", "1e3", "99999999999999999999TB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}

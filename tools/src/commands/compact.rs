@@ -1,0 +1,154 @@
+//! `compact`: messages into compressed segments, and the space back to the disk.
+
+use betcode_storage::{CompactionOutcome, CompactionPlan, CompactionRequest, Tier};
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::{Context, resolve};
+use crate::error::{Exit, Result};
+use crate::output::{Out, Unit, format};
+
+/// Compress messages losslessly and give the space back
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+What is compressed is decompressed again and compared byte for byte before the original rows
+go. Stopping at any moment, even by kill -9, loses nothing.")]
+pub struct Args {
+    /// Only this session (an id, or its beginning)
+    #[arg(long, short, value_name = "ID")]
+    session: Option<String>,
+    /// How much effort: `quick` is several times faster, `deep` smaller
+    #[arg(long, value_enum, default_value_t = TierArg::Deep)]
+    tier: TierArg,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TierArg {
+    Quick,
+    Deep,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let store = if args.dry_run { context.open_read_only()? } else { context.open()? };
+    let tier = match args.tier {
+        TierArg::Quick => Tier::Quick,
+        TierArg::Deep => Tier::Deep,
+    };
+    let session = args.session.as_deref().map(|s| resolve(&store, s)).transpose()?;
+    let request = CompactionRequest { session, tier, ..CompactionRequest::manual() };
+    if args.dry_run {
+        show_plan(context.out, &store.plan_compaction(&request)?);
+        return Ok(Exit::Ok);
+    }
+    let progress = context.out.progress("compacting", 0, Unit::Bytes);
+    let outcome = store.compact(&request, &mut |at| {
+        progress.at_of(at.raw_bytes_done, at.raw_bytes);
+        context.interrupt.flow()
+    });
+    drop(progress);
+    let outcome = outcome?;
+    store.close()?;
+    let failures: Vec<_> = outcome
+        .failures
+        .iter()
+        .map(|(session, why)| json!({"session": session.as_str(), "why": why}))
+        .collect();
+    context.out.json(&json!({
+        "bytes_before": outcome.bytes_before,
+        "bytes_after": outcome.bytes_after,
+        "messages": outcome.messages,
+        "segments": outcome.segments,
+        "raw_bytes": outcome.raw_bytes,
+        "segments_replaced": outcome.segments_replaced,
+        "seconds": outcome.seconds,
+        "failures": failures,
+        "interrupted": outcome.cancelled,
+    }));
+    show(context.out, &outcome);
+    Ok(match (outcome.cancelled, failures.is_empty()) {
+        (true, _) => Exit::Interrupted,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::Problems,
+    })
+}
+
+/// Shows what a compaction did.
+fn show(out: &mut Out, outcome: &CompactionOutcome) {
+    if outcome.messages == 0 {
+        out.line(format!(
+            "Nothing to compact; the database takes {}",
+            format::bytes(outcome.bytes_after)
+        ));
+    } else {
+        out.line(format!(
+            "Compacted {} ({}) into {} in {} ({})",
+            format::counted(outcome.messages, "message"),
+            format::bytes(outcome.raw_bytes),
+            format::counted(outcome.segments, "segment"),
+            format::seconds(outcome.seconds),
+            format::rate(outcome.raw_bytes, outcome.seconds)
+        ));
+        out.line(format!(
+            "The database took {} and takes {} now",
+            format::bytes(outcome.bytes_before),
+            format::bytes(outcome.bytes_after)
+        ));
+    }
+    for (session, why) in &outcome.failures {
+        out.remark(format!(
+            "not compacted: {session}, left as it is\n  why: {why}\n  try: betcode-db verify"
+        ));
+    }
+    if outcome.cancelled {
+        out.remark("interrupted: what was compacted stays; compact again to go on");
+    }
+}
+
+fn show_plan(out: &mut Out, plan: &CompactionPlan) {
+    let steps: Vec<_> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            json!({
+                "session": step.session.as_str(),
+                "first_sequence": step.first_sequence,
+                "last_sequence": step.last_sequence,
+                "raw_bytes": step.raw_bytes,
+                "stored_bytes": step.stored_bytes,
+                "tier": step.tier.name(),
+                "replaces_segments": step.replaces_segments,
+                "hot_messages": step.hot_messages,
+            })
+        })
+        .collect();
+    let raw_bytes: u64 = plan.steps.iter().map(|s| s.raw_bytes).sum();
+    let stored_bytes: u64 = plan.steps.iter().map(|s| s.stored_bytes).sum();
+    let document = json!({
+        "dry_run": true, "raw_bytes": raw_bytes, "stored_bytes": stored_bytes, "steps": steps,
+    });
+    out.json(&document);
+    if plan.steps.is_empty() {
+        out.line("Nothing to compact");
+        return;
+    }
+    out.line(format!(
+        "Would write {} from {} that take {} now",
+        format::counted(plan.steps.len() as u64, "segment"),
+        format::bytes(raw_bytes),
+        format::bytes(stored_bytes)
+    ));
+    for step in &plan.steps {
+        out.line(format!(
+            "  {:<6} {:>9}  {} {}–{}",
+            step.tier.name(),
+            format::bytes(step.raw_bytes),
+            step.session,
+            step.first_sequence,
+            step.last_sequence
+        ));
+    }
+}

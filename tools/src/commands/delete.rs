@@ -1,0 +1,58 @@
+//! `delete`: sessions that shall not be kept.
+
+use serde_json::json;
+
+use super::{Context, resolve};
+use crate::error::{Exit, Failure, Result};
+use crate::output::format;
+
+/// Delete sessions and their messages, for good
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The sessions' ids, or their beginnings
+    #[arg(required = true)]
+    sessions: Vec<String>,
+    /// Delete; without it, only says what would be deleted
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let store = if args.yes { context.open()? } else { context.open_read_only()? };
+    // All are looked up before the first is deleted: a misspelt id deletes nothing.
+    let mut sessions = Vec::new();
+    for text in &args.sessions {
+        let session = store.session(&resolve(&store, text)?)?;
+        if !sessions.iter().any(|s: &betcode_storage::Session| s.id == session.id) {
+            sessions.push(session);
+        }
+    }
+    let messages: u64 = sessions.iter().map(|s| s.messages).sum();
+    let raw_bytes: u64 = sessions.iter().map(|s| s.raw_bytes).sum();
+    let all = format!(
+        "{}, {}, {}",
+        format::counted(sessions.len() as u64, "session"),
+        format::counted(messages, "message"),
+        format::bytes(raw_bytes)
+    );
+    if !args.yes {
+        return Err(Failure::new(Exit::Usage, format!("nothing was deleted: this would delete {all}"))
+            .why("deleted messages cannot be brought back")
+            .hint("export them first if in doubt; then give --yes"));
+    }
+    let mut deleted = Vec::new();
+    for session in &sessions {
+        if store.delete(&session.id)? {
+            deleted.push(session.id.to_string());
+        }
+        if context.interrupt.raised() {
+            break;
+        }
+    }
+    store.close()?;
+    let document = json!({"deleted": deleted, "messages": messages, "raw_bytes": raw_bytes});
+    context.out.json(&document);
+    context.out.line(format!("Deleted {all}"));
+    Ok(if context.interrupt.raised() { Exit::Interrupted } else { Exit::Ok })
+}

@@ -1,0 +1,323 @@
+//! `demo`: the project's main job on real sessions, told as it happens.
+
+use std::fs::{self, File};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use betcode_storage::{CompactionOutcome, CompactionRequest, SessionFilter, Store};
+use directories::BaseDirs;
+use serde_json::json;
+
+use super::Context;
+use super::import::show_skipped;
+use crate::cli::size;
+use crate::error::{Exit, Failure, Result};
+use crate::export::content;
+use crate::generator;
+use crate::import::{ImportOptions, ImportSummary, import, walk};
+use crate::output::{Out, Unit, format};
+use crate::report::{Report, render};
+
+/// Sessions generated when there are none to read.
+const GENERATED_SESSIONS: usize = 12;
+
+/// See it at work: record, compact, verify, replay and report
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Records PATH, else ~/.claude/projects when it holds sessions, else generated ones. The sources are
+only read. Without --db the store goes to a temporary folder, which stays so that you can look
+around in it; --remove takes it away at the end.")]
+pub struct Args {
+    /// File or folder of agent lines
+    path: Option<PathBuf>,
+    /// Generate sessions even when there are real ones
+    #[arg(long, conflicts_with = "path")]
+    generated: bool,
+    /// Seed of generated sessions
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How much to generate
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "24MB")]
+    size: u64,
+    /// Remove the temporary folder at the end
+    #[arg(long)]
+    remove: bool,
+}
+
+/// Where the lines come from.
+struct Source {
+    paths: Vec<PathBuf>,
+    /// In words.
+    about: String,
+    generated: bool,
+}
+
+/// How the replay compared with the sources.
+#[derive(Default)]
+struct Replayed {
+    sessions: u64,
+    bytes: u64,
+    seconds: f64,
+    differing: Vec<String>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
+    let scratch = tempfile::Builder::new()
+        .prefix("betcode-demo-")
+        .tempdir()
+        .map_err(|e| Failure::io("create a folder in", &std::env::temp_dir(), &e))?;
+    let result = tell(args, &mut context, scratch.path());
+    // A demo that failed or was stopped leaves nothing behind.
+    let keep = result.is_ok() && !args.remove && has_entries(scratch.path());
+    if keep {
+        let _ = scratch.keep();
+    }
+    result
+}
+
+fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> {
+    let database = context.global.db.clone().unwrap_or_else(|| scratch.join("history.db"));
+    refuse_used(&database, context)?;
+    context.out.line("BetCode history store: record, compact, verify, replay\n");
+    let source = find_source(args, scratch, context.out)?;
+    context.out.line(format!("Source      {}", source.about));
+    context.out.line(format!("Database    {}", database.display()));
+    context.out.flush();
+    let store = Store::open(&database, context.global.options())?;
+
+    let imported = record(&store, &source, context)?;
+    if imported.interrupted || context.interrupt.raised() {
+        return Ok(interrupted(context.out));
+    }
+    let compacted = compact(&store, context)?;
+    if compacted.cancelled {
+        return Ok(interrupted(context.out));
+    }
+    let healthy = verify(&store, context)?;
+    let replayed = replay(&store, context)?;
+    if context.interrupt.raised() {
+        return Ok(interrupted(context.out));
+    }
+    let report = Report::of(&store, 3)?;
+    store.close()?;
+
+    let interrupted = context.interrupt.raised();
+    context.out.json(&json!({
+        "source": source.about,
+        "generated": source.generated,
+        "database": database.display().to_string(),
+        "kept": context.global.db.is_some() || !args.remove,
+        "import": imported,
+        "compact": {
+            "bytes_before": compacted.bytes_before,
+            "bytes_after": compacted.bytes_after,
+            "messages": compacted.messages,
+            "segments": compacted.segments,
+            "seconds": compacted.seconds,
+        },
+        "verify": {"ok": healthy},
+        "replay": {
+            "sessions": replayed.sessions,
+            "bytes": replayed.bytes,
+            "seconds": replayed.seconds,
+            "differing": replayed.differing,
+        },
+        "report": report,
+    }));
+    context.out.line("");
+    // The database was named above, and its numbers follow from what was told.
+    for line in render::lines(&report) {
+        context.out.line(line);
+    }
+    show_skipped(context.out, &imported);
+    if !args.remove || context.global.db.is_some() {
+        next_steps(context, &database, &report, source.generated);
+    }
+    let good = healthy && replayed.differing.is_empty() && imported.skipped.is_empty();
+    Ok(match (interrupted, good) {
+        (true, _) => Exit::Interrupted,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::Problems,
+    })
+}
+
+/// The demo tells what one import into an empty store does: it does not touch a store in use.
+fn refuse_used(database: &Path, context: &Context<'_>) -> Result<()> {
+    if !database.exists() {
+        return Ok(());
+    }
+    let totals = Store::open_read_only(database, context.global.options())?.totals()?;
+    if totals.sessions == 0 {
+        return Ok(());
+    }
+    let sessions = format::counted(totals.sessions, "session");
+    Err(Failure::new(Exit::Conflict, format!("{} is in use", database.display()))
+        .why(format!("it holds {sessions}, and the demo wants a store of its own"))
+        .hint("leave out --db to use a temporary one, or name a new file"))
+}
+
+fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
+    if let Some(path) = &args.path {
+        fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
+        let about = path.display().to_string();
+        return Ok(Source { paths: vec![path.clone()], about, generated: false });
+    }
+    let projects = BaseDirs::new().map(|dirs| dirs.home_dir().join(".claude/projects"));
+    if let Some(projects) = projects.filter(|_| !args.generated)
+        && walk::find(std::slice::from_ref(&projects), &mut Vec::new()).is_ok_and(|f| !f.is_empty())
+    {
+        let about = format!("{}, your own sessions (only read)", projects.display());
+        return Ok(Source { paths: vec![projects], about, generated: false });
+    }
+    let folder = scratch.join("sessions");
+    let progress = out.progress("generating", 0, Unit::Count);
+    let files = generator::write_sessions(&folder, args.seed, GENERATED_SESSIONS, args.size)
+        .map_err(|e| Failure::io("write generated sessions to", &folder, &e))?;
+    drop(progress);
+    let about = format!(
+        "{} generated from seed {}, as you have none yet",
+        format::counted(files.len() as u64, "session"),
+        args.seed
+    );
+    let about = if args.generated { about.replace(", as you have none yet", "") } else { about };
+    Ok(Source { paths: vec![folder], about, generated: true })
+}
+
+fn record(store: &Store, source: &Source, context: &mut Context<'_>) -> Result<ImportSummary> {
+    let progress = context.out.progress("recording", 0, Unit::Bytes);
+    let summary = import(store, &source.paths, &ImportOptions::default(), &mut |at| {
+        progress.at_of(at.bytes_done, at.bytes);
+        context.interrupt.flow()
+    })?;
+    drop(progress);
+    context.out.line(format!(
+        "Recorded    {}, {}, {} at {}",
+        format::counted(summary.sessions, "session"),
+        format::counted(summary.messages, "message"),
+        format::bytes(summary.bytes),
+        format::rate(summary.bytes, summary.seconds)
+    ));
+    context.out.flush();
+    Ok(summary)
+}
+
+fn compact(store: &Store, context: &mut Context<'_>) -> Result<CompactionOutcome> {
+    let progress = context.out.progress("compacting", 0, Unit::Bytes);
+    let outcome = store.compact(&CompactionRequest::manual(), &mut |at| {
+        progress.at_of(at.raw_bytes_done, at.raw_bytes);
+        context.interrupt.flow()
+    })?;
+    drop(progress);
+    let plain = store.totals()?.uncompacted_bytes;
+    context.out.line(format!(
+        "Compacted   {} of plain rows to {}: {} (the plan hopes for 30 %)",
+        format::bytes(plain),
+        format::bytes(outcome.bytes_after),
+        format::percent(outcome.bytes_after, plain)
+    ));
+    context.out.line(format!(
+        "            in {} ({}), without losing a byte",
+        format::seconds(outcome.seconds),
+        format::rate(outcome.raw_bytes, outcome.seconds)
+    ));
+    context.out.flush();
+    Ok(outcome)
+}
+
+fn verify(store: &Store, context: &mut Context<'_>) -> Result<bool> {
+    let progress = context.out.progress("verifying", 0, Unit::Count);
+    let report = store.verify(&mut |at| {
+        progress.at_of(at.messages_done, at.messages);
+        context.interrupt.flow()
+    })?;
+    drop(progress);
+    context.out.line(format!(
+        "Verified    {}: {} in {}",
+        if report.ok() { "in order".to_owned() } else { format!("{} PROBLEMS", report.problems.len()) },
+        format::counted(report.messages, "message"),
+        format::counted(report.segments, "segment")
+    ));
+    context.out.flush();
+    Ok(report.ok())
+}
+
+/// Replays every session and compares it with the file it came from, as an export would write it.
+fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
+    let sessions = store.sessions(&SessionFilter::default())?.sessions;
+    let progress = context.out.progress("replaying", sessions.len() as u64, Unit::Count);
+    let mut replayed = Replayed::default();
+    for session in &sessions {
+        if context.interrupt.raised() {
+            break;
+        }
+        // Timed alone: how fast the store is, not how fast the source's disk.
+        let started = Instant::now();
+        let written = content::pieces(store, &session.id, betcode_storage::ReadRange::all(), &mut |_| {
+            Ok(ControlFlow::Continue(()))
+        })?;
+        replayed.seconds += started.elapsed().as_secs_f64();
+        replayed.sessions += 1;
+        replayed.bytes += written.bytes;
+        if !same_as_source(store, session)? {
+            replayed.differing.push(session.id.to_string());
+        }
+        progress.add(1);
+    }
+    drop(progress);
+    context.out.line(format!(
+        "Replayed    {} at {}, {}",
+        format::bytes(replayed.bytes),
+        format::rate(replayed.bytes, replayed.seconds),
+        match replayed.differing.len() {
+            0 => "byte for byte what the files hold".to_owned(),
+            n => format!("and {} DIFFER from their files", format::counted(n as u64, "session")),
+        }
+    ));
+    for id in &replayed.differing {
+        context.out.line(format!("            {id}"));
+    }
+    context.out.flush();
+    Ok(replayed)
+}
+
+/// Whether the session's file begins with all of the session: a file that somebody writes to may
+/// have grown since it was imported.
+fn same_as_source(store: &Store, session: &betcode_storage::Session) -> Result<bool> {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(record) = store.import_of(&session.id)? else { return Ok(false) };
+    let path = Path::new(std::ffi::OsStr::from_bytes(&record.mark.source_path));
+    let file = File::open(path).map_err(|e| Failure::io("read", path, &e))?;
+    Ok(content::first_difference(store, &session.id, file)?.is_none())
+}
+
+fn next_steps(context: &mut Context<'_>, database: &Path, report: &Report, generated: bool) {
+    let out = &mut *context.out;
+    out.line("");
+    out.line("Try next");
+    out.line(format!("  export BETCODE_DB={}", database.display()));
+    out.line("  betcode-db sessions");
+    if let Some(session) = report.biggest_sessions.first() {
+        let short: String = session.session.chars().take(13).collect();
+        out.line(format!("  betcode-db cat {short} --last 3"));
+    }
+    out.line("  betcode-db search --ignore-case error --limit 5");
+    out.line("  betcode-db export --out /tmp/betcode-export");
+    if generated {
+        out.line("and with sessions of your own, in a store that stays:");
+        out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects");
+    } else {
+        out.line("and to keep your history in your own store:");
+        out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects && betcode-db compact");
+    }
+}
+
+fn interrupted(out: &mut Out) -> Exit {
+    out.remark("interrupted");
+    Exit::Interrupted
+}
+
+fn has_entries(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+}

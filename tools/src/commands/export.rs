@@ -1,0 +1,65 @@
+//! `export`: sessions back into files.
+
+use std::path::PathBuf;
+
+use super::{Context, resolve};
+use crate::error::{Exit, Result};
+use crate::export::{ExportOptions, export};
+use crate::output::{Unit, format};
+
+/// Write sessions back into files, byte for byte
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+An imported session is written under the path it had below the imported folder, any other as
+ID.jsonl. Files are written whole or not at all; one that stands there with the same bytes is
+left alone.")]
+pub struct Args {
+    /// Folder to write to; created when missing
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// Only this session (an id, or its beginning); may be given several times
+    #[arg(long, short, value_name = "ID")]
+    session: Vec<String>,
+    /// Replace files that hold something else
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let store = context.open_read_only()?;
+    let sessions = args.session.iter().map(|s| resolve(&store, s)).collect::<Result<_>>()?;
+    let options = ExportOptions { sessions, force: args.force };
+    let progress = context.out.progress("exporting", 0, Unit::Bytes);
+    let summary = export(&store, &args.out, &options, &mut |at| {
+        progress.at_of(at.bytes_done, at.bytes);
+        context.interrupt.flow()
+    })?;
+    drop(progress);
+    context.out.json(&summary);
+    context.out.line(format!(
+        "Exported {}, {}, {} in {} ({}) to {}",
+        format::counted(summary.sessions, "session"),
+        format::counted(summary.messages, "message"),
+        format::bytes(summary.bytes),
+        format::seconds(summary.seconds),
+        format::rate(summary.bytes, summary.seconds),
+        summary.out
+    ));
+    if summary.unchanged > 0 {
+        context.out.line(format!(
+            "  {} stood there already, the same bytes",
+            format::counted(summary.unchanged, "file")
+        ));
+    }
+    for failed in &summary.failed {
+        context.out.remark(format!(
+            "not exported: {} to {}\n  why: {}\n  try: {}",
+            failed.session, failed.path, failed.why, failed.hint
+        ));
+    }
+    if summary.interrupted {
+        context.out.remark("interrupted: the files written are whole; export again to go on");
+    }
+    Ok(summary.exit())
+}

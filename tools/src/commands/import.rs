@@ -1,0 +1,103 @@
+//! `import`: files of agent lines into sessions.
+
+use std::path::PathBuf;
+
+use betcode_storage::limits::{PAYLOAD_BYTES_MAX_CEILING, PAYLOAD_BYTES_MAX_DEFAULT};
+use betcode_storage::{Store, StoreOptions};
+
+use super::Context;
+use crate::cli::size;
+use crate::error::{Exit, Failure, Result};
+use crate::import::{ImportOptions, ImportSummary, import};
+use crate::output::{Out, Unit, format};
+
+/// Record files of agent lines; again takes only what was appended since
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Record a file whose past changed as a new session, beside the one recorded
+    #[arg(long)]
+    as_new: bool,
+    /// Take files that look like databases, programs or archives as well
+    #[arg(long)]
+    binary: bool,
+    /// Longest line to take, at most 100MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(default_value_t = PAYLOAD_BYTES_MAX_DEFAULT as u64, hide_default_value = true)]
+    max_payload_bytes: u64,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let payload_bytes_max = usize::try_from(args.max_payload_bytes).unwrap_or(usize::MAX);
+    if !(1..=PAYLOAD_BYTES_MAX_CEILING).contains(&payload_bytes_max) {
+        return Err(Failure::new(Exit::Usage, "--max-payload-bytes is out of range")
+            .why(format!("{} is not between 1 and 100 MiB", args.max_payload_bytes))
+            .hint("give 100MiB or less"));
+    }
+    // Looked at before the database is created: a misspelt path should leave nothing behind.
+    for path in &args.paths {
+        std::fs::metadata(path).map_err(|e| Failure::io("import", path, &e))?;
+    }
+    let options = ImportOptions { as_new: args.as_new, binary: args.binary, payload_bytes_max };
+    let store_options = StoreOptions { payload_bytes_max, ..context.global.options() };
+    let store = Store::open(&context.database()?, store_options)?;
+    let progress = context.out.progress("importing", 0, Unit::Bytes);
+    let summary = import(&store, &args.paths, &options, &mut |at| {
+        progress.at_of(at.bytes_done, at.bytes);
+        context.interrupt.flow()
+    });
+    drop(progress);
+    let closed = store.close();
+    let summary = summary?;
+    closed?;
+    context.out.json(&summary);
+    show(context.out, &summary);
+    Ok(summary.exit())
+}
+
+/// Shows what an import did.
+fn show(out: &mut Out, summary: &ImportSummary) {
+    let took = if summary.messages == 0 && summary.sessions == 0 {
+        format!("Nothing new in {}", format::counted(summary.files, "file"))
+    } else {
+        format!(
+            "Imported {}, {}, {} in {} ({})",
+            format::counted(summary.sessions, "session"),
+            format::counted(summary.messages, "message"),
+            format::bytes(summary.bytes),
+            format::seconds(summary.seconds),
+            format::rate(summary.bytes, summary.seconds)
+        )
+    };
+    out.line(took);
+    if summary.resumed > 0 || (summary.unchanged > 0 && summary.sessions > 0) {
+        out.line(format!(
+            "  {} had grown, {} had nothing new",
+            format::counted(summary.resumed, "file"),
+            format::count(summary.unchanged)
+        ));
+    }
+    show_skipped(out, summary);
+    if summary.interrupted {
+        out.remark("interrupted: run the same command again to go on");
+    }
+}
+
+/// Shows on stderr what an import did not take.
+pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
+    const SHOWN_MAX: usize = 20;
+    for skipped in summary.skipped.iter().take(SHOWN_MAX) {
+        let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
+        out.remark(format!(
+            "skipped: {}{line}\n  why: {}\n  try: {}",
+            skipped.path, skipped.why, skipped.hint
+        ));
+    }
+    if summary.skipped.len() > SHOWN_MAX {
+        let more = (summary.skipped.len() - SHOWN_MAX) as u64;
+        out.remark(format!("and {} more; --json lists them all", format::count(more)));
+    }
+}

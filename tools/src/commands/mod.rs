@@ -1,0 +1,133 @@
+//! The verbs, one file each: arguments, the work (done by the library), what is shown.
+
+mod backup;
+mod cat;
+mod compact;
+mod delete;
+mod demo;
+mod export;
+mod import;
+mod rename;
+mod report;
+mod restore;
+mod search;
+mod sessions;
+mod verify;
+
+use std::path::PathBuf;
+
+use betcode_storage::{SessionFilter, SessionId, Store};
+use clap::Subcommand;
+
+use crate::cli::Global;
+use crate::error::{Exit, Failure, Result};
+use crate::interrupt::Interrupt;
+use crate::output::Out;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Record files of agent lines; again takes only what was appended since
+    Import(import::Args),
+    /// Write sessions back into files, byte for byte
+    Export(export::Args),
+    /// Write a session's lines to stdout
+    Cat(cat::Args),
+    /// List sessions
+    Sessions(sessions::Args),
+    /// Name a session
+    Rename(rename::Args),
+    /// Delete sessions and their messages, for good
+    Delete(delete::Args),
+    /// Find text in messages, compacted or not
+    Search(search::Args),
+    /// Compress messages losslessly and give the space back
+    Compact(compact::Args),
+    /// Show size, footprint and growth
+    Report(report::Args),
+    /// Read everything and check it
+    Verify(verify::Args),
+    /// Copy the database into a file, verified, while writing goes on
+    Backup(backup::Args),
+    /// Make a database from a backup, verified
+    Restore(restore::Args),
+    /// See it at work: record, compact, verify, replay and report
+    Demo(demo::Args),
+}
+
+/// What commands work with.
+pub struct Context<'a> {
+    /// Options of every command.
+    pub global: &'a Global,
+    /// Where to write.
+    pub out: &'a mut Out,
+    /// Whether to stop.
+    pub interrupt: &'a Interrupt,
+}
+
+impl Context<'_> {
+    fn database(&self) -> Result<PathBuf> {
+        self.global.database()
+    }
+
+    /// Opens the database for writing; it must exist.
+    fn open(&self) -> Result<Store> {
+        let path = self.database()?;
+        if !path.exists() {
+            // Asked of the engine for its words, and so that only imports create databases.
+            return Ok(Store::open_read_only(&path, self.global.options())?);
+        }
+        Ok(Store::open(&path, self.global.options())?)
+    }
+
+    /// Opens the database for reading.
+    fn open_read_only(&self) -> Result<Store> {
+        Ok(Store::open_read_only(&self.database()?, self.global.options())?)
+    }
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What kept it from running to its end.
+pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
+    match command {
+        Command::Import(args) => import::run(args, context),
+        Command::Export(args) => export::run(args, context),
+        Command::Cat(args) => cat::run(args, context),
+        Command::Sessions(args) => sessions::run(args, context),
+        Command::Rename(args) => rename::run(args, context),
+        Command::Delete(args) => delete::run(args, context),
+        Command::Search(args) => search::run(args, context),
+        Command::Compact(args) => compact::run(args, context),
+        Command::Report(args) => report::run(args, context),
+        Command::Verify(args) => verify::run(args, context),
+        Command::Backup(args) => backup::run(args, context),
+        Command::Restore(args) => restore::run(args, context),
+        Command::Demo(args) => demo::run(args, context),
+    }
+}
+
+/// The session that `text` names: its id, or a beginning of it that fits no other.
+fn resolve(store: &Store, text: &str) -> Result<SessionId> {
+    let exact = SessionId::new(text);
+    if let Ok(id) = &exact
+        && store.session(id).is_ok()
+    {
+        return Ok(id.clone());
+    }
+    let sessions = store.sessions(&SessionFilter::default())?.sessions;
+    let mut matching = sessions.into_iter().filter(|s| !text.is_empty() && s.id.as_str().starts_with(text));
+    match (matching.next(), matching.next()) {
+        (Some(only), None) => Ok(only.id),
+        (Some(first), Some(second)) => {
+            let more = matching.count();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Err(Failure::new(Exit::NotFound, format!("{text:?} names no session alone"))
+                .why(format!("{} and {}{more} begin with it", first.id, second.id))
+                .hint("give more of the id"))
+        }
+        (None, _) => Err(Failure::new(Exit::NotFound, format!("there is no session {text:?}"))
+            .hint("run `betcode-db sessions` and use an id from there, or its beginning")),
+    }
+}

@@ -1,0 +1,26 @@
+//! `rename`: a name for people.
+
+use serde_json::json;
+
+use super::{Context, resolve};
+use crate::error::{Exit, Result};
+
+/// Name a session
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The session's id, or its beginning
+    session: String,
+    /// The new name; the id stays
+    name: String,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let store = context.open()?;
+    let session = resolve(&store, &args.session)?;
+    store.rename(&session, &args.name)?;
+    store.close()?;
+    context.out.json(&json!({"session": session.as_str(), "name": args.name}));
+    context.out.line(format!("{session} is called {:?} now", args.name));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,138 @@
+//! `search`: text in messages, compacted or not.
+
+use betcode_storage::{Message, ReadRange, SessionFilter, SessionId};
+use regex::bytes::{Regex, RegexBuilder};
+use serde_json::{Value, json};
+
+use super::{Context, resolve};
+use crate::error::{Exit, Failure, Result};
+use crate::output::format;
+
+/// Characters shown around a match.
+const EXCERPT_CHARS: usize = 120;
+
+/// Find text in messages, compacted or not
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints SESSION:SEQUENCE: and an excerpt for each message that matches. Every message is read, so it
+takes as long as a replay. Exit code 3 when nothing matches.")]
+pub struct Args {
+    /// The text, as it stands in the JSON line
+    pattern: String,
+    /// The text is a regular expression
+    #[arg(long, short = 'e')]
+    regex: bool,
+    /// Upper and lower case are the same
+    #[arg(long, short)]
+    ignore_case: bool,
+    /// Only this session (an id, or its beginning)
+    #[arg(long, short, value_name = "ID")]
+    session: Option<String>,
+    /// Stop after N matches
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1000)]
+    limit: usize,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let pattern = compile(args)?;
+    let store = context.open_read_only()?;
+    let sessions = match &args.session {
+        Some(text) => vec![resolve(&store, text)?],
+        None => {
+            let list = store.sessions(&SessionFilter::default())?;
+            list.sessions.into_iter().map(|s| s.id).collect()
+        }
+    };
+    let mut matches: Vec<Value> = Vec::new();
+    let (mut found, mut searched, mut failed) = (0_usize, 0_u64, Vec::new());
+    'sessions: for session in &sessions {
+        for message in store.read(session, ReadRange::all())? {
+            if context.interrupt.raised() || context.out.reader_gone() || found >= args.limit {
+                break 'sessions;
+            }
+            let message = match message {
+                Ok(message) => message,
+                // A damaged session does not hide what the others hold.
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    context.out.remark(format!("not searched to its end: {session}\n  why: {failure}"));
+                    failed.push(json!({"session": session.as_str(), "why": failure.to_string()}));
+                    continue 'sessions;
+                }
+            };
+            searched += 1;
+            let Some(at) = pattern.find(&message.payload) else { continue };
+            found += 1;
+            let excerpt = excerpt(&message.payload, at.start(), at.end());
+            if context.global.json {
+                matches.push(document(session, &message, &excerpt));
+            }
+            context.out.line(format!("{session}:{}: {excerpt}", message.sequence));
+        }
+    }
+    context.out.json(&json!({
+        "matches": matches, "searched_messages": searched, "limited": found >= args.limit,
+        "failed": failed, "interrupted": context.interrupt.raised(),
+    }));
+    if context.interrupt.raised() {
+        return Ok(Exit::Interrupted);
+    }
+    if found >= args.limit {
+        context.out.remark(format!("stopped after {} matches; --limit takes more", args.limit));
+    }
+    if found == 0 {
+        context.out.remark(format!("nothing in {} matches", format::counted(searched, "message")));
+    }
+    Ok(match (found, failed.is_empty()) {
+        (_, false) => Exit::Problems,
+        (0, true) => Exit::NotFound,
+        (_, true) => Exit::Ok,
+    })
+}
+
+fn compile(args: &Args) -> Result<Regex> {
+    let pattern =
+        if args.regex { args.pattern.clone() } else { regex::escape(&args.pattern) };
+    RegexBuilder::new(&pattern).case_insensitive(args.ignore_case).build().map_err(|error| {
+        Failure::new(Exit::Usage, format!("{:?} is not a regular expression", args.pattern))
+            .why(error.to_string())
+            .hint("leave out --regex to search for the text as it is")
+    })
+}
+
+fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {
+    json!({
+        "session": session.as_str(),
+        "sequence": message.sequence,
+        "received_ms": message.received_ms,
+        "excerpt": excerpt,
+    })
+}
+
+/// The match with what stands around it, on one line.
+fn excerpt(payload: &[u8], start: usize, end: usize) -> String {
+    let around = EXCERPT_CHARS.saturating_sub(end - start) / 2;
+    let (from, to) = (start.saturating_sub(around), (end + around).min(payload.len()));
+    let text = String::from_utf8_lossy(payload.get(from..to).unwrap_or_default());
+    format::cut(text.trim_matches('\u{fffd}'), EXCERPT_CHARS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_shows_the_match_within_its_bounds() {
+        let payload = [vec![b'a'; 500], b"needle".to_vec(), vec![b'b'; 500]].concat();
+        let shown = excerpt(&payload, 500, 506);
+        assert!(shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS, "{shown}");
+        assert_eq!(excerpt(b"needle", 0, 6), "needle");
+    }
+
+    #[test]
+    fn an_excerpt_cut_within_a_character_stays_readable() {
+        let payload = "ä".repeat(300);
+        assert!(!excerpt(payload.as_bytes(), 300, 302).contains('\u{fffd}'));
+    }
+}

@@ -1,0 +1,152 @@
+//! `sessions`: what is recorded.
+
+use betcode_storage::{Session, SessionFilter};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::error::{Exit, Result};
+use crate::output::{Out, format};
+
+/// List sessions
+#[derive(Debug, clap::Args)]
+#[command(after_help = "STORED is what the session takes in the database, also as a share of RAW.
+Wherever a session is asked for, the beginning of its id will do.")]
+pub struct Args {
+    /// Only sessions whose id, name, model or directory contains this
+    filter: Option<String>,
+    /// Only sessions of this working directory
+    #[arg(long, value_name = "DIR")]
+    working_directory: Option<String>,
+    /// At most N sessions
+    #[arg(long, short = 'n', value_name = "N")]
+    limit: Option<usize>,
+    /// Order of the list
+    #[arg(long, value_enum, default_value_t = Sort::Updated)]
+    sort: Sort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// Last appended to first
+    Updated,
+    /// Biggest first
+    Size,
+    /// Most messages first
+    Messages,
+    /// By id
+    Id,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    let store = context.open_read_only()?;
+    let filter = SessionFilter {
+        working_directory: args.working_directory.clone(),
+        ..SessionFilter::default()
+    };
+    let mut sessions = store.sessions(&filter)?.sessions;
+    if let Some(text) = &args.filter {
+        sessions.retain(|s| mentions(s, text));
+    }
+    match args.sort {
+        // The time of the last message, when it tells: imported sessions were all updated today.
+        Sort::Updated => sessions.sort_by_key(|s| std::cmp::Reverse(last_ms(s))),
+        Sort::Size => sessions.sort_by_key(|s| std::cmp::Reverse(s.raw_bytes)),
+        Sort::Messages => sessions.sort_by_key(|s| std::cmp::Reverse(s.messages)),
+        Sort::Id => sessions.sort_by(|a, b| a.id.cmp(&b.id)),
+    }
+    let total = sessions.len();
+    sessions.truncate(args.limit.unwrap_or(usize::MAX));
+    let documents: Vec<Value> = sessions.iter().map(document).collect();
+    context.out.json(&json!({"total": total, "sessions": documents}));
+    show(context.out, &sessions, total);
+    Ok(Exit::Ok)
+}
+
+fn mentions(session: &Session, text: &str) -> bool {
+    let meta = &session.meta;
+    let text = text.to_lowercase();
+    [session.id.as_str(), &meta.name, &meta.model, &meta.working_directory, &session.last_preview]
+        .iter()
+        .any(|field| field.to_lowercase().contains(&text))
+}
+
+fn last_ms(session: &Session) -> i64 {
+    session.last_time_ms.unwrap_or(session.updated_ms)
+}
+
+fn show(out: &mut Out, sessions: &[Session], total: usize) {
+    if sessions.is_empty() {
+        out.line("No sessions. Record some with `betcode-db import PATH`.");
+        return;
+    }
+    out.line(format!(
+        "{:<36} {:>9} {:>8} {:>8} {:>6} {:>6}",
+        "SESSION", "MESSAGES", "RAW", "STORED", "", "ACTIVE"
+    ));
+    for session in sessions {
+        for line in rows(session) {
+            out.line(line);
+        }
+    }
+    if sessions.len() < total {
+        out.line(format!("{} of {} shown", sessions.len(), format::counted(total as u64, "session")));
+    }
+}
+
+/// A session's lines: ids are never cut, a long one stands on a line of its own.
+fn rows(session: &Session) -> Vec<String> {
+    let id = session.id.as_str();
+    let mut rows = Vec::with_capacity(3);
+    let id = if id.len() > 36 {
+        rows.push(id.to_owned());
+        ""
+    } else {
+        id
+    };
+    rows.push(format!(
+        "{id:<36} {:>9} {:>8} {:>8} {:>6} {:>6}",
+        format::count(session.messages),
+        format::bytes(session.raw_bytes),
+        format::bytes(session.stored_bytes()),
+        format::percent(session.stored_bytes(), session.raw_bytes).replace(' ', ""),
+        format::hours(session.active_ms).replace(' ', ""),
+    ));
+    let name = if session.meta.name.is_empty() { &session.last_preview } else { &session.meta.name };
+    let about = format::cut(name, 58);
+    rows.push(format!("  {}  {about}", format::minute(last_ms(session))));
+    rows
+}
+
+/// A session as in JSON.
+pub(super) fn document(session: &Session) -> Value {
+    let tokens = session.usage.tokens();
+    json!({
+        "session": session.id.as_str(),
+        "name": session.meta.name,
+        "model": session.meta.model,
+        "working_directory": session.meta.working_directory,
+        "worktree_id": session.meta.worktree_id,
+        "agent_session_id": session.meta.agent_session_id,
+        "preview": session.last_preview,
+        "messages": session.messages,
+        "raw_bytes": session.raw_bytes,
+        "uncompacted_bytes": session.uncompacted_bytes,
+        "stored_bytes": session.stored_bytes(),
+        "hot_messages": session.hot_messages,
+        "segments": session.segments,
+        "active_hours": session.active_ms as f64 / 3_600_000.0,
+        "created_ms": session.created_ms,
+        "updated_ms": session.updated_ms,
+        "first_time_ms": session.first_time_ms,
+        "last_time_ms": session.last_time_ms,
+        "usage": {
+            "input_tokens": tokens.input,
+            "output_tokens": tokens.output,
+            "cache_read_tokens": tokens.cache_read,
+            "cache_creation_tokens": tokens.cache_creation,
+            "cost_usd": session.usage.cost_usd(),
+        },
+    })
+}

@@ -1,0 +1,264 @@
+//! What went wrong, as a person reads it: what, why, try; and as a script sees it: an exit code.
+
+use std::io;
+use std::path::Path;
+
+use betcode_storage::{ErrorKind, StoreError};
+use serde_json::{Value, json};
+
+/// Result of a command's steps.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// The exit codes of `betcode-db`. `--help` and `docs/CLI_JSON.md` list them; they do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything was done.
+    Ok = 0,
+    /// The command ran to its end, and something needs a look: files were skipped, `verify`
+    /// found problems.
+    Problems = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// A file, a session or the database is not there, or nothing matches.
+    NotFound = 3,
+    /// Something else is there already.
+    Conflict = 4,
+    /// Another process has it; the same command may succeed later.
+    Busy = 5,
+    /// The disk is full, or the database has reached its limit.
+    NoSpace = 6,
+    /// The file is not a history store, or a newer one.
+    Unsupported = 7,
+    /// Permissions, or a read-only file system.
+    Denied = 8,
+    /// Stored bytes are damaged.
+    Damaged = 9,
+    /// Anything else; worth a bug report.
+    Internal = 70,
+    /// Ended by Ctrl-C or SIGTERM; what was done stays done.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The code's name, as `error.kind` in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Problems => "problems",
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Busy => "busy",
+            Self::NoSpace => "no_space",
+            Self::Unsupported => "unsupported",
+            Self::Denied => "denied",
+            Self::Damaged => "damaged",
+            Self::Internal => "internal",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The one place where an error of the engine becomes an exit code.
+    #[must_use]
+    pub fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Invalid => Self::Usage,
+            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::Conflict => Self::Conflict,
+            ErrorKind::Overloaded | ErrorKind::Timeout | ErrorKind::Busy => Self::Busy,
+            ErrorKind::NoSpace => Self::NoSpace,
+            ErrorKind::Unsupported => Self::Unsupported,
+            ErrorKind::Denied => Self::Denied,
+            ErrorKind::Damaged => Self::Damaged,
+            ErrorKind::Cancelled => Self::Interrupted,
+            _ => Self::Internal,
+        }
+    }
+
+    fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::AlreadyExists => Self::Conflict,
+            _ => Self::Internal,
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error as it is shown: *what* happened, *why*, and what to *try*.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code it leads to.
+    pub exit: Exit,
+    /// What could not be done.
+    pub what: String,
+    /// The reason, when it says more than `what`.
+    pub why: Option<String>,
+    /// What a person may try.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// An error without more.
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), why: None, hint: None }
+    }
+
+    /// Adds the reason.
+    #[must_use]
+    pub fn why(mut self, why: impl Into<String>) -> Self {
+        self.why = Some(why.into());
+        self
+    }
+
+    /// Adds what to try.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts `what` in front: what was there becomes the reason.
+    #[must_use]
+    pub fn during(self, what: impl Into<String>) -> Self {
+        let why = match self.why {
+            Some(why) => format!("{}: {why}", self.what),
+            None => self.what,
+        };
+        Self { exit: self.exit, what: what.into(), why: Some(why), hint: self.hint }
+    }
+
+    /// An operation on a file that the system refused.
+    pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
+        let exit = Exit::of_io(error);
+        let hint = match exit {
+            Exit::NotFound => Some("check the path"),
+            Exit::Denied => Some("check the permissions of the file and of its folder"),
+            Exit::NoSpace => Some("free space on that disk and run the same command again"),
+            _ => None,
+        };
+        Self {
+            exit,
+            what: format!("cannot {action} {}", path.display()),
+            why: Some(plain_io(error)),
+            hint: hint.map(str::to_owned),
+        }
+    }
+
+    /// The JSON document of an error.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({"error": {
+            "kind": self.exit.name(),
+            "exit_code": self.exit as u8,
+            "what": self.what,
+            "why": self.why,
+            "try": self.hint,
+        }})
+    }
+}
+
+/// The system's words without the number that Rust adds.
+#[must_use]
+pub fn plain_io(error: &io::Error) -> String {
+    let text = error.to_string();
+    let plain = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = plain.chars();
+    match (chars.next(), chars.next()) {
+        // "Permission denied" continues a sentence here; "IO error" must stay as it is.
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            first.to_lowercase().chain([second]).chain(chars).collect()
+        }
+        _ => plain.to_owned(),
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(why) = &self.why {
+            write!(f, ": {why}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let exit = Exit::of(error.kind());
+        let hint = match &error {
+            // The engine does not know how this tool spells what it suggests.
+            StoreError::SessionNotFound { .. } | StoreError::InvalidSessionId { .. } => {
+                Some("run `betcode-db sessions` and use an id from there")
+            }
+            StoreError::Missing { .. } => {
+                Some("check --db, or create it with `betcode-db import PATH`")
+            }
+            StoreError::PayloadTooLarge { .. } => Some("raise --max-payload-bytes (at most 100 MiB)"),
+            StoreError::DiskFull { .. } => {
+                Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
+            }
+            StoreError::LimitReached { .. } => {
+                Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
+            }
+            StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
+            other => other.hint(),
+        };
+        let mut what = error.to_string();
+        let mut why = None;
+        if matches!(error, StoreError::Cancelled) {
+            what = "interrupted before the end; what was done stays done".to_owned();
+        }
+        if let StoreError::Io { action, path, source } = &error {
+            what = format!("cannot {action} {}", path.display());
+            why = Some(plain_io(source));
+        }
+        Self { exit, what, why, hint: hint.map(str::to_owned) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_store_error_has_its_own_exit_code_or_shares_it_on_purpose() {
+        assert_eq!(Exit::of(ErrorKind::Invalid) as u8, 2);
+        assert_eq!(Exit::of(ErrorKind::NotFound) as u8, 3);
+        assert_eq!(Exit::of(ErrorKind::Conflict) as u8, 4);
+        for kind in [ErrorKind::Overloaded, ErrorKind::Timeout, ErrorKind::Busy] {
+            assert_eq!(Exit::of(kind) as u8, 5);
+        }
+        assert_eq!(Exit::of(ErrorKind::NoSpace) as u8, 6);
+        assert_eq!(Exit::of(ErrorKind::Unsupported) as u8, 7);
+        assert_eq!(Exit::of(ErrorKind::Denied) as u8, 8);
+        assert_eq!(Exit::of(ErrorKind::Damaged) as u8, 9);
+        assert_eq!(Exit::of(ErrorKind::Internal) as u8, 70);
+        assert_eq!(Exit::of(ErrorKind::Cancelled) as u8, 130);
+    }
+
+    #[test]
+    fn a_failure_put_in_context_keeps_its_reason_and_advice() {
+        let inner = Failure::new(Exit::NoSpace, "disk full").why("0 bytes left").hint("free some");
+        let outer = inner.during("cannot import a.jsonl");
+        assert_eq!(outer.to_string(), "cannot import a.jsonl: disk full: 0 bytes left");
+        assert_eq!((outer.exit, outer.hint.as_deref()), (Exit::NoSpace, Some("free some")));
+    }
+
+    #[test]
+    fn system_errors_read_as_the_middle_of_a_sentence() {
+        let error = io::Error::from_raw_os_error(13);
+        assert_eq!(plain_io(&error), "permission denied");
+    }
+}

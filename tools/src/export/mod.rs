@@ -1,0 +1,268 @@
+//! Sessions back into files, byte for byte.
+
+pub mod content;
+pub mod paths;
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
+
+use betcode_storage::{ErrorKind, ReadRange, Session, SessionFilter, SessionId, Store};
+use serde::Serialize;
+
+use crate::error::{Exit, Failure, Result};
+
+/// How to export.
+#[derive(Debug, Clone, Default)]
+pub struct ExportOptions {
+    /// Only these sessions; all when empty.
+    pub sessions: Vec<SessionId>,
+    /// Replace files that are there with other content.
+    pub force: bool,
+}
+
+/// A session that was not written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotExported {
+    /// The session.
+    pub session: String,
+    /// Where it would stand.
+    pub path: String,
+    /// The reason.
+    pub why: String,
+    /// What to try.
+    #[serde(rename = "try")]
+    pub hint: String,
+    /// The exit code that this alone would lead to.
+    #[serde(skip)]
+    pub exit: Exit,
+}
+
+/// What an export did. The fields of `export --json`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ExportSummary {
+    /// The folder.
+    pub out: String,
+    /// Sessions whose file is complete now.
+    pub sessions: u64,
+    /// Messages in those files.
+    pub messages: u64,
+    /// Bytes of those files.
+    pub bytes: u64,
+    /// Files that stood there already with these bytes.
+    pub unchanged: u64,
+    /// Sessions not written.
+    pub failed: Vec<NotExported>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether it was stopped before the end.
+    pub interrupted: bool,
+}
+
+impl ExportSummary {
+    /// The exit code that tells how it went.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if self.interrupted {
+            return Exit::Interrupted;
+        }
+        match self.failed.as_slice() {
+            [] => Exit::Ok,
+            [first, rest @ ..] if rest.iter().all(|f| f.exit == first.exit) => first.exit,
+            _ => Exit::Problems,
+        }
+    }
+}
+
+/// How far an export is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportProgress {
+    /// Bytes written.
+    pub bytes_done: u64,
+    /// Payload bytes of all sessions to write.
+    pub bytes: u64,
+}
+
+/// Where each of `sessions` is written, oldest session first, so that an older one keeps its
+/// path when a newer one wants the same.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn plan(store: &Store) -> Result<Vec<(Session, Result<PathBuf>)>> {
+    let mut sessions = store.sessions(&SessionFilter::default())?.sessions;
+    sessions.sort_by_key(|s| s.key);
+    let mut paths = paths::Paths::default();
+    let mut plan = Vec::with_capacity(sessions.len());
+    for session in sessions {
+        let path = match store.import_of(&session.id)? {
+            None => Ok(PathBuf::from(format!("{}.jsonl", session.id))),
+            Some(record) => paths::checked(&record.mark.relative_path).map_err(|unsafe_path| {
+                let recorded = String::from_utf8_lossy(&record.mark.relative_path).into_owned();
+                Failure::new(Exit::Damaged, format!("the recorded path {recorded:?} is not used"))
+                    .why(unsafe_path.to_string())
+                    .hint("read the session with `betcode-db cat`")
+            }),
+        };
+        plan.push((session, path.map(|p| paths.claim(&p))));
+    }
+    Ok(plan)
+}
+
+/// Writes sessions below `out`, each file whole or not at all.
+///
+/// # Errors
+/// When the folder cannot be made, a session asked for does not exist, or the disk is full. What
+/// concerns one session is listed in the summary, and the others go on.
+pub fn export(
+    store: &Store,
+    out: &Path,
+    options: &ExportOptions,
+    observe: &mut dyn FnMut(ExportProgress) -> ControlFlow<()>,
+) -> Result<ExportSummary> {
+    let started = Instant::now();
+    for id in &options.sessions {
+        store.session(id)?;
+    }
+    let mut plan = plan(store)?;
+    if !options.sessions.is_empty() {
+        plan.retain(|(session, _)| options.sessions.contains(&session.id));
+    }
+    make_folder(out).map_err(|e| Failure::io("create the folder", out, &e))?;
+    let bytes = plan.iter().map(|(s, _)| s.raw_bytes + s.messages).sum();
+    let mut summary = ExportSummary { out: out.display().to_string(), ..Default::default() };
+    let mut progress = ExportProgress { bytes_done: 0, bytes };
+    for (session, path) in plan {
+        let written = path.and_then(|path| {
+            let target = out.join(&path);
+            write_session(store, &session.id, out, &path, options.force, &mut |piece| {
+                progress.bytes_done += piece;
+                observe(progress)
+            })
+            .map_err(|failure| failure.during(target.display().to_string()))
+        });
+        match written {
+            Ok(None) => {
+                summary.interrupted = true;
+                break;
+            }
+            Ok(Some((written, unchanged))) => {
+                summary.sessions += 1;
+                summary.messages += written.messages;
+                summary.bytes += written.bytes;
+                summary.unchanged += u64::from(unchanged);
+            }
+            // A full disk fails every session that follows.
+            Err(failure) if matches!(failure.exit, Exit::NoSpace | Exit::Busy) => {
+                return Err(failure);
+            }
+            Err(failure) => summary.failed.push(NotExported {
+                session: session.id.to_string(),
+                path: failure.what,
+                why: failure.why.unwrap_or_default(),
+                hint: failure.hint.unwrap_or_else(|| "export it again".to_owned()),
+                exit: failure.exit,
+            }),
+        }
+    }
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// Writes one session; `None` when it was interrupted. Says whether the file was there already.
+fn write_session(
+    store: &Store,
+    id: &SessionId,
+    out: &Path,
+    path: &Path,
+    force: bool,
+    observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<(content::Written, bool)>> {
+    let target = out.join(path);
+    let folder = make_folders_below(out, path)?;
+    let there = match fs::symlink_metadata(&target) {
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(Failure::new(Exit::Conflict, "something that is no file is in the way")
+                .hint("move it away, or export to an empty folder"));
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    // The temporary name ends in nothing that an import would take for history.
+    let mut file = tempfile::Builder::new()
+        .prefix(".betcode-export-")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(&folder)
+        .map_err(|e| Failure::io("write to the folder", &folder, &e))?;
+    let mut writer = BufWriter::with_capacity(256 << 10, file.as_file_mut());
+    let mut interrupted = false;
+    let written = content::pieces(store, id, ReadRange::all(), &mut |piece| {
+        writer.write_all(piece).map_err(|e| Failure::io("write", &target, &e))?;
+        let flow = observe(piece.len() as u64);
+        interrupted |= flow.is_break();
+        Ok(flow)
+    })
+    .map_err(|failure| explain_damage(failure, id))?;
+    if interrupted {
+        return Ok(None);
+    }
+    writer.flush().map_err(|e| Failure::io("write", &target, &e))?;
+    drop(writer);
+    if there {
+        let same = content::same_files(file.path(), &target);
+        if same.map_err(|e| Failure::io("read", &target, &e))? {
+            return Ok(Some((written, true)));
+        }
+        if !force {
+            return Err(Failure::new(Exit::Conflict, "a file with other content is there")
+                .hint("export to an empty folder, or replace it with --force"));
+        }
+    }
+    // On disk before it gets its name: a crash leaves the old file or the new one.
+    file.as_file().sync_all().map_err(|e| Failure::io("write", &target, &e))?;
+    file.persist(&target).map_err(|e| Failure::io("write", &target, &e.error))?;
+    Ok(Some((written, false)))
+}
+
+fn explain_damage(failure: Failure, id: &SessionId) -> Failure {
+    if failure.exit == Exit::of(ErrorKind::Damaged) {
+        let hint = format!(
+            "read what is whole with `betcode-db cat {id} --from N`; `betcode-db verify` names the damage"
+        );
+        return failure.hint(hint);
+    }
+    failure
+}
+
+/// Makes a folder and those above it, for its owner alone; one that is there is left as it is.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes the folders of `path` below `out`, and refuses to follow links that stand there.
+fn make_folders_below(out: &Path, path: &Path) -> Result<PathBuf> {
+    let mut folder = out.to_path_buf();
+    for component in path.parent().into_iter().flat_map(Path::components) {
+        if let Component::Normal(name) = component {
+            folder.push(name);
+        }
+        match fs::symlink_metadata(&folder) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                return Err(Failure::new(
+                    Exit::Conflict,
+                    format!("{} is in the way", folder.display()),
+                )
+                .why("it is a link or a file, and a folder is needed there")
+                .hint("move it away, or export to an empty folder"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_folder(&folder).map_err(|e| Failure::io("create the folder", &folder, &e))?;
+            }
+            Err(error) => return Err(Failure::io("look at", &folder, &error)),
+        }
+    }
+    Ok(folder)
+}

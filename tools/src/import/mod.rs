@@ -1,0 +1,221 @@
+//! Files of agent lines into sessions, byte for byte, and again whenever they have grown.
+//!
+//! One file is one session; a message is what stands between two newlines. How far a file was
+//! taken is written in the transaction that takes its lines, so an import that was killed goes on
+//! where it stopped. A file is recognised by its path and by the digest of the part that was
+//! taken, see [`identity`].
+
+mod file;
+pub mod identity;
+pub mod lines;
+pub mod sniff;
+pub mod walk;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use betcode_storage::{CompactionRequest, Store, StoreError, Tier, limits};
+use serde::Serialize;
+
+use crate::error::{Exit, Failure, Result};
+use crate::output::format;
+use file::{Stop, Taken};
+
+/// Bytes imported between two quick compactions, so that a large import never needs room for all
+/// its lines uncompacted.
+pub const COMPACT_EVERY_BYTES: u64 = 64_000_000;
+
+/// How to import.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// Record a file whose past changed as a new session, beside the one recorded.
+    pub as_new: bool,
+    /// Take files that look like no lines at all.
+    pub binary: bool,
+    /// Bytes of one line.
+    pub payload_bytes_max: usize,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        let payload_bytes_max = limits::PAYLOAD_BYTES_MAX_DEFAULT;
+        Self { as_new: false, binary: false, payload_bytes_max }
+    }
+}
+
+/// A file, or the rest of one, that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// The file.
+    pub path: String,
+    /// The line it is about, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The reason.
+    pub why: String,
+    /// What to try.
+    #[serde(rename = "try")]
+    pub hint: String,
+}
+
+impl Skipped {
+    fn new(path: &Path, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { path: path.display().to_string(), line: None, why: why.into(), hint: hint.into() }
+    }
+
+    fn at_line(self, line: u64) -> Self {
+        Self { line: Some(line), ..self }
+    }
+
+    fn of_failure(path: &Path, failure: Failure) -> Self {
+        let hint = failure.hint.unwrap_or_else(|| "import it again".to_owned());
+        Self::new(path, failure.why.unwrap_or(failure.what), hint)
+    }
+}
+
+/// What an import did. The fields of `import --json`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ImportSummary {
+    /// Files looked at.
+    pub files: u64,
+    /// Sessions that got messages, or are new.
+    pub sessions: u64,
+    /// Messages taken.
+    pub messages: u64,
+    /// Bytes of the files taken, line ends included.
+    pub bytes: u64,
+    /// Files with nothing new.
+    pub unchanged: u64,
+    /// Files of which an earlier import had taken the beginning.
+    pub resumed: u64,
+    /// Files not taken, or not to their end.
+    pub skipped: Vec<Skipped>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether it was stopped before the end; the next run goes on there.
+    pub interrupted: bool,
+}
+
+impl ImportSummary {
+    /// The exit code that tells how it went.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match (self.interrupted, self.skipped.is_empty()) {
+            (true, _) => Exit::Interrupted,
+            (false, true) => Exit::Ok,
+            (false, false) => Exit::Problems,
+        }
+    }
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportProgress {
+    /// Bytes of files done with.
+    pub bytes_done: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// Watches an import; `Break` stops it between two batches.
+pub type Observer<'a> = &'a mut dyn FnMut(ImportProgress) -> ControlFlow<()>;
+
+/// Imports `paths` into `store`.
+///
+/// # Errors
+/// When a path does not exist, a folder holds no sessions, or the store refuses to go on. What
+/// was taken before stays, and is not taken again.
+pub fn import(
+    store: &Store,
+    paths: &[PathBuf],
+    options: &ImportOptions,
+    observe: Observer<'_>,
+) -> Result<ImportSummary> {
+    let started = Instant::now();
+    let mut summary = ImportSummary::default();
+    let files = walk::find(paths, &mut summary.skipped)?;
+    let mut run = Run {
+        store,
+        options,
+        observe,
+        progress: ImportProgress { bytes_done: 0, bytes: files.iter().map(|f| f.bytes).sum() },
+        uncompacted_bytes: 0,
+    };
+    for found in &files {
+        let done_before = run.progress.bytes_done;
+        summary.files += 1;
+        let mut taken = Taken::default();
+        let ended = file::take(&mut run, found, &mut taken);
+        summary.sessions += u64::from(taken.is_new || taken.messages > 0);
+        summary.resumed += u64::from(!taken.is_new && taken.messages > 0);
+        summary.messages += taken.messages;
+        summary.bytes += taken.bytes;
+        match ended {
+            Ok(()) => summary.unchanged += u64::from(!taken.is_new && taken.messages == 0),
+            Err(Stop::Skip(skipped)) => summary.skipped.push(skipped),
+            Err(Stop::Interrupted) => {
+                summary.interrupted = true;
+                break;
+            }
+            Err(Stop::Fail(failure)) => {
+                let done = format!(
+                    "import stopped at {} ({} taken before; the next run goes on there)",
+                    found.path.display(),
+                    format::counted(summary.messages, "message")
+                );
+                return Err(failure.during(done));
+            }
+        }
+        run.progress.bytes_done = done_before + found.bytes;
+    }
+    summary.seconds = started.elapsed().as_secs_f64();
+    Ok(summary)
+}
+
+/// What the files of one import share.
+struct Run<'a> {
+    store: &'a Store,
+    options: &'a ImportOptions,
+    observe: Observer<'a>,
+    progress: ImportProgress,
+    /// Bytes imported since the last quick compaction.
+    uncompacted_bytes: u64,
+}
+
+impl Run<'_> {
+    /// Reports `bytes` more as done; says whether to go on.
+    fn advance(&mut self, bytes: u64) -> ControlFlow<()> {
+        self.progress.bytes_done += bytes;
+        (self.observe)(self.progress)
+    }
+
+    /// Compacts what was imported when it has become much.
+    fn compact_when_due(&mut self, bytes: u64) {
+        self.uncompacted_bytes += bytes;
+        if self.uncompacted_bytes >= COMPACT_EVERY_BYTES {
+            self.compact();
+        }
+    }
+
+    /// Makes room. Best effort: the import does not depend on it, and what keeps it from working
+    /// (another compaction, damage in another session) is told by the commands that are about it.
+    fn compact(&mut self) {
+        self.uncompacted_bytes = 0;
+        let request = CompactionRequest {
+            tier: Tier::Quick,
+            trigger: "import",
+            ..CompactionRequest::manual()
+        };
+        let progress = self.progress;
+        let observe = &mut self.observe;
+        if let Err(error) = self.store.compact(&request, &mut |_| observe(progress)) {
+            tracing::warn!(%error, "compaction during the import failed");
+        }
+    }
+}
+
+/// Whether compacting may help an append that failed.
+fn is_about_space(error: &StoreError) -> bool {
+    matches!(error, StoreError::LimitReached { .. } | StoreError::DiskFull { .. })
+}

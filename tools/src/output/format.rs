@@ -1,0 +1,164 @@
+//! Numbers, sizes and times as people read them. Sizes are decimal: MB is 10^6 bytes.
+
+use chrono::{DateTime, Utc};
+
+/// A size: `512 B`, `5.3 KB`, `73.1 MB`, `1.24 GB`.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [(&str, f64); 4] = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)];
+    let value = bytes as f64;
+    for (unit, size) in UNITS {
+        // 999.95 KB would be printed as 1000.0 KB: it is 1.0 MB already.
+        if value >= size * 0.99995 && bytes >= 1000 {
+            return format!("{} {unit}", three_figures(value / size));
+        }
+    }
+    format!("{bytes} B")
+}
+
+/// Three figures or so: `1.24`, `73.1`, `461`.
+#[must_use]
+pub fn three_figures(value: f64) -> String {
+    if value >= 99.95 {
+        format!("{value:.0}")
+    } else if value >= 9.995 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// A count with its thousands apart: `1,234,567`.
+#[must_use]
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A count and what is counted: `1 session`, `2,000 sessions`.
+#[must_use]
+pub fn counted(number: u64, singular: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {singular}{plural}", count(number))
+}
+
+/// `part` of `whole` as a percentage: `8.4 %`; a dash when there is no whole.
+#[must_use]
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "–".to_owned();
+    }
+    percent_of(part as f64 / whole as f64)
+}
+
+/// A fraction as a percentage.
+#[must_use]
+pub fn percent_of(fraction: f64) -> String {
+    let percent = fraction * 100.0;
+    if percent >= 99.95 { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
+}
+
+/// A duration: `0.8 s`, `42 s`, `3 min 5 s`, `2 h 10 min`.
+#[must_use]
+pub fn seconds(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// MB/s; a dash when nothing was measured.
+#[must_use]
+pub fn rate(bytes: u64, seconds: f64) -> String {
+    if seconds <= 0.0 || bytes == 0 {
+        return "–".to_owned();
+    }
+    format!("{} MB/s", three_figures(bytes as f64 / 1e6 / seconds))
+}
+
+/// Active time as hours: `0.4 h`.
+#[must_use]
+pub fn hours(ms: i64) -> String {
+    format!("{:.1} h", ms as f64 / 3_600_000.0)
+}
+
+/// A time as `2026-02-22 18:08` (UTC); a dash for what is out of range.
+#[must_use]
+pub fn minute(unix_ms: i64) -> String {
+    DateTime::<Utc>::from_timestamp_millis(unix_ms)
+        .map_or_else(|| "–".to_owned(), |t| t.format("%Y-%m-%d %H:%M").to_string())
+}
+
+/// At most `width` characters of text on one line, control characters shown as spaces, `…` where
+/// it was cut.
+#[must_use]
+pub fn cut(text: &str, width: usize) -> String {
+    let plain: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain = plain.trim();
+    if plain.chars().count() <= width {
+        return plain.to_owned();
+    }
+    let mut short: String = plain.chars().take(width.saturating_sub(1)).collect();
+    short.truncate(short.trim_end().len());
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_keep_three_figures_and_never_read_1000_of_a_unit() {
+        for (size, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 KB"),
+            (5_340, "5.34 KB"),
+            (73_100_000, "73.1 MB"),
+            (999_960, "1.00 MB"),
+            (999_960_000, "1.00 GB"),
+            (1_240_000_000, "1.24 GB"),
+        ] {
+            assert_eq!(bytes(size), text, "{size}");
+        }
+    }
+
+    #[test]
+    fn counts_are_grouped_by_thousands() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(number), text);
+        }
+        assert_eq!(counted(1, "file"), "1 file");
+        assert_eq!(counted(0, "file"), "0 files");
+    }
+
+    #[test]
+    fn durations_read_naturally() {
+        for (value, text) in
+            [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.6, "1 min 0 s"), (185.0, "3 min 5 s"), (7800.0, "2 h 10 min")]
+        {
+            assert_eq!(seconds(value), text);
+        }
+    }
+
+    #[test]
+    fn text_is_cut_at_characters_and_stays_on_one_line() {
+        assert_eq!(cut("two\nlines", 20), "two lines");
+        assert_eq!(cut("ääääää", 4), "äää…");
+        assert_eq!(cut("\u{1b}[31mred", 20), "[31mred");
+    }
+}

@@ -1,0 +1,176 @@
+//! Everything that `betcode-db` writes: stdout for results, stderr for progress and errors.
+//!
+//! A reader that goes away (`betcode-db cat … | head`) is no error: what is written after that
+//! goes nowhere, and commands that only write stop when [`Out::reader_gone`] says so.
+
+pub mod format;
+mod progress;
+
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+
+use serde::Serialize;
+
+use crate::error::{Exit, Failure};
+pub use progress::Progress;
+
+/// Room for what is written to stdout between two system calls.
+const STDOUT_BUFFER_BYTES: usize = 256 << 10;
+
+/// What the user asked to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Text for people.
+    Human,
+    /// One JSON document on stdout.
+    Json,
+    /// Errors only.
+    Quiet,
+}
+
+/// The writer that every command gets.
+pub struct Out {
+    stdout: BufWriter<StdoutLock<'static>>,
+    mode: Mode,
+    show_progress: bool,
+    reader_gone: bool,
+    failed: Option<io::Error>,
+}
+
+impl Out {
+    /// Writes to this process's stdout and stderr.
+    #[must_use]
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            stdout: BufWriter::with_capacity(STDOUT_BUFFER_BYTES, io::stdout().lock()),
+            mode,
+            show_progress: mode == Mode::Human && io::stderr().is_terminal(),
+            reader_gone: false,
+            failed: None,
+        }
+    }
+
+    /// What the user asked to see.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether nobody reads stdout any more.
+    #[must_use]
+    pub fn reader_gone(&self) -> bool {
+        self.reader_gone || self.failed.is_some()
+    }
+
+    /// Writes exact bytes: the history itself, in any mode.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        if !self.reader_gone() {
+            let written = self.stdout.write_all(bytes);
+            self.note(written);
+        }
+    }
+
+    /// Writes a line for people; nothing with `--json` and `--quiet`.
+    pub fn line(&mut self, line: impl AsRef<str>) {
+        if self.mode == Mode::Human {
+            self.raw(line.as_ref().trim_end().as_bytes());
+            self.raw(b"\n");
+        }
+    }
+
+    /// Writes the document of `--json`; nothing in other modes.
+    pub fn json(&mut self, document: &impl Serialize) {
+        if self.mode != Mode::Json || self.reader_gone() {
+            return;
+        }
+        let written = serde_json::to_writer_pretty(&mut self.stdout, document)
+            .map_err(io::Error::from)
+            .and_then(|()| self.stdout.write_all(b"\n"));
+        self.note(written);
+    }
+
+    /// Shows a remark on stderr, for people only.
+    pub fn remark(&mut self, text: impl AsRef<str>) {
+        if self.mode == Mode::Human {
+            self.flush();
+            to_stderr(text.as_ref());
+        }
+    }
+
+    /// Shows an error on stderr as *what, why, try*; with `--json` also as the document on stdout.
+    pub fn failure(&mut self, failure: &Failure) {
+        self.json(&failure.to_json());
+        self.flush();
+        let mut text = format!("error: {}", failure.what);
+        if let Some(why) = &failure.why {
+            text.push_str(&format!("\n  why: {why}"));
+        }
+        if let Some(hint) = &failure.hint {
+            text.push_str(&format!("\n  try: {hint}"));
+        }
+        to_stderr(&text);
+    }
+
+    /// A progress display that counts to `total`; silent unless a person watches stderr.
+    #[must_use]
+    pub fn progress(&mut self, what: &'static str, total: u64, unit: progress::Unit) -> Progress {
+        self.flush();
+        Progress::new(self.show_progress, what, total, unit)
+    }
+
+    /// Hands over what is buffered.
+    pub fn flush(&mut self) {
+        if !self.reader_gone() {
+            let flushed = self.stdout.flush();
+            self.note(flushed);
+        }
+    }
+
+    /// Hands over what is buffered and says whether writing failed for a reason that the user
+    /// must know: a full disk behind a redirection, say. A reader that went away is none.
+    ///
+    /// # Errors
+    /// The first write that failed.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        self.flush();
+        match self.failed.take() {
+            Some(error) => Err(Failure::io("write to", std::path::Path::new("stdout"), &error)),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&mut self, written: io::Result<()>) {
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.reader_gone = true,
+            Err(error) => self.failed = Some(error),
+        }
+    }
+}
+
+pub use progress::Unit;
+
+/// Writes to stderr; there is nowhere to report that this failed.
+pub fn to_stderr(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.write_all(b"\n"));
+}
+
+/// The exit code of a command whose result was also written to stdout.
+#[must_use]
+pub fn exit_after(out: &mut Out, result: Result<Exit, Failure>) -> Exit {
+    let exit = match result {
+        Ok(exit) => exit,
+        Err(failure) => {
+            out.failure(&failure);
+            failure.exit
+        }
+    };
+    match out.finish() {
+        Ok(()) => exit,
+        Err(failure) => {
+            out.failure(&failure);
+            // What the command itself had to say weighs more than where it could not say it.
+            if exit == Exit::Ok { failure.exit } else { exit }
+        }
+    }
+}
