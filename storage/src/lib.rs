@@ -79,7 +79,8 @@ pub use capacity::levels::Level;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use compact::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
-    CompactionRequest, CompactionService, PlannedStep, ServiceOptions, ServiceState, ServiceStatus,
+    CompactionRequest, CompactionService, PlannedBatch, PlannedStep, ServiceOptions, ServiceState,
+    ServiceStatus,
 };
 pub use error::{ErrorKind, Result, StoreError};
 pub use ids::{MessageKey, SessionId, SessionKey};

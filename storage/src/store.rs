@@ -482,6 +482,7 @@ fn delete_session(
             segment_bytes: minus(session.segment_bytes),
             active_ms: -session.active_ms,
             wall_ms: -wall_ms,
+            ..Delta::default()
         },
     )?;
     sql::growth::remove_session(connection, session.key)?;
@@ -504,6 +505,7 @@ fn delete_step(db: &Db, connection: &rusqlite::Connection) -> Result<bool> {
         let rows = sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)?;
         if rows == 0 {
             sql::sessions::finish_deletion(connection, key)?;
+            sql::totals::add(connection, &sql::bases::delete_unused(connection)?)?;
         }
         Ok(true)
     };

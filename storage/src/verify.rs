@@ -225,6 +225,7 @@ impl Store {
         let kept = db.named("read the totals", sql::totals::read(&snapshot))?;
         let counted = db.named("count the totals", sql::totals::recount(&snapshot))?;
         let growth = db.named("count the growth", sql::growth::recount(&snapshot))?;
+        let missing_bases = db.named("look for bases", sql::bases::missing(&snapshot))?;
         let orphans = db.named("look for orphans", sql::messages::orphans(&snapshot))?;
         drop(snapshot);
         let mut counter = |what: String| {
@@ -254,6 +255,14 @@ impl Store {
                 ));
             }
         }
+        report
+            .problems
+            .extend(missing_bases.into_iter().map(|base_id| Problem {
+                kind: "structure",
+                session: None,
+                sequence: None,
+                what: format!("base {base_id:016x}, which segments need, is not there"),
+            }));
         for key in orphans {
             report.problems.push(Problem {
                 kind: "orphan",

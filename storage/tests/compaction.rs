@@ -144,7 +144,7 @@ fn a_plan_says_what_a_run_then_does() {
     record(&store, "a", &lines(4000, 1));
     record(&store, "b", &lines(10, 2));
     let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
-    assert_eq!((plan.messages(), plan.steps.len()), (4010, 2));
+    assert_eq!((plan.messages(), plan.steps().count()), (4010, 2));
     assert_eq!(
         store.totals().unwrap().segments,
         0,
@@ -163,10 +163,13 @@ fn a_cancelled_run_keeps_what_is_done_and_another_finishes() {
         record(&store, &format!("s{n}"), &lines(500, n));
     }
     let stopped = store
-        .compact(
-            &CompactionRequest::manual(),
-            &mut |_| ControlFlow::Break(()),
-        )
+        .compact(&CompactionRequest::manual(), &mut |progress| {
+            if progress.steps_done == 1 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
         .unwrap();
     assert!(stopped.cancelled);
     assert_eq!(stopped.segments, 1);

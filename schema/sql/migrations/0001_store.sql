@@ -15,6 +15,8 @@ CREATE TABLE store (
     hot_bytes         INTEGER NOT NULL DEFAULT 0,
     segments          INTEGER NOT NULL DEFAULT 0,
     segment_bytes     INTEGER NOT NULL DEFAULT 0,
+    bases             INTEGER NOT NULL DEFAULT 0,
+    base_bytes        INTEGER NOT NULL DEFAULT 0,
     active_ms         INTEGER NOT NULL DEFAULT 0,
     wall_ms           INTEGER NOT NULL DEFAULT 0
 ) STRICT;
@@ -67,10 +69,26 @@ CREATE TABLE segments (
     raw_bytes     INTEGER NOT NULL,
     tier          INTEGER NOT NULL,
     created_ms    INTEGER NOT NULL,
+    -- The base that it was encoded with; NULL for none.
+    base_id       INTEGER,
     encoded       BLOB    NOT NULL
 ) STRICT;
 -- What the deep tier has still to do.
 CREATE INDEX segments_quick ON segments (segment_key) WHERE tier = 1;
+-- Which bases are in use.
+CREATE INDEX segments_based ON segments (base_id) WHERE base_id IS NOT NULL;
+
+-- What sessions of one project (working directory) share, kept once. A base never changes and
+-- belongs to no session: it goes when no segment needs it any more. base_id is the XXH3-64 that
+-- the encoded base carries, as a signed integer.
+CREATE TABLE bases (
+    base_id          INTEGER PRIMARY KEY,
+    project          TEXT    NOT NULL,
+    -- Payload bytes of the messages that it was made from.
+    source_raw_bytes INTEGER NOT NULL,
+    created_ms       INTEGER NOT NULL,
+    encoded          BLOB    NOT NULL
+) STRICT;
 
 -- Sessions removed whose rows are still being deleted, in steps.
 CREATE TABLE deletions (

@@ -2,6 +2,7 @@
 //!
 //! 1. [`policy`] looks at a session and says whether a tier is due (pure).
 //! 2. [`plan`] packs the session's messages into steps, each one new segment (pure).
+//!    [`base`] chooses what the steps of a project are encoded with.
 //! 3. [`step`] carries a step out: read, encode, decode and compare outside any write
 //!    transaction; then one short transaction compares once more with what the file holds,
 //!    inserts the segment and deletes what it replaces.
@@ -12,6 +13,7 @@
 //! A crash at any point leaves either the old rows or the new segment, never both and never
 //! neither: the swap is one transaction, and nothing else changes messages.
 
+mod base;
 mod lease;
 mod plan;
 mod policy;
@@ -20,6 +22,7 @@ mod run;
 mod service;
 mod step;
 
+pub use base::{BaseChoice, PlannedBatch};
 pub use plan::{PlannedStep, Unit, pack};
 pub use policy::{CompactionPolicy, SessionState};
 pub use run::{

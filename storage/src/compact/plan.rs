@@ -86,6 +86,26 @@ pub struct PlannedStep {
 }
 
 impl PlannedStep {
+    /// The step that writes a segment again.
+    pub(super) fn again(session: SessionId, info: &SegmentInfo) -> Self {
+        Self {
+            session,
+            first_sequence: info.first_sequence,
+            last_sequence: info.last_sequence,
+            raw_bytes: info.raw_bytes,
+            stored_bytes: info.encoded_bytes,
+            tier: info.tier,
+            hot_messages: 0,
+            replaces_segments: 1,
+        }
+    }
+
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.session == other.session
+            && self.first_sequence <= other.last_sequence
+            && other.first_sequence <= self.last_sequence
+    }
+
     /// Messages in it.
     #[must_use]
     pub fn messages(&self) -> u64 {
@@ -224,6 +244,7 @@ mod tests {
             encoded_bytes: raw_bytes / 10,
             tier,
             created_ms: 0,
+            base_id: None,
         })
     }
 

@@ -36,11 +36,11 @@ impl Default for CompactionPolicy {
             deep_segment_bytes_max: limits::DEEP_SEGMENT_BYTES_MAX,
             segment_messages_max: limits::SEGMENT_MESSAGES_MAX,
             quick: EncodeParams {
-                version: CodecVersion::V1,
+                version: CodecVersion::V2,
                 level: 3,
             },
             deep: EncodeParams {
-                version: CodecVersion::V1,
+                version: CodecVersion::V2,
                 level: 19,
             },
         }

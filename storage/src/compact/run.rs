@@ -1,17 +1,22 @@
 //! A run of compaction over one session or all of them.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::base::{self, BaseChoice, PlannedBatch, ProjectState, RunBase, batches};
 use super::lease::Lease;
 use super::plan::{Packing, PlannedStep, Unit, pack};
 use super::policy::{CompactionPolicy, SessionState};
 use super::reclaim::reclaim;
-use super::step::{StepResult, execute};
+use super::step::{BatchEncoder, StepResult, execute};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
-use crate::session::Session;
+use crate::reader::fetch;
+use crate::segment::{CodecVersion, EncodeParams};
+use crate::session::{Session, SessionFilter};
 use crate::sql;
+use crate::sql::db::Db;
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::Tier;
 use crate::store::Store;
@@ -51,33 +56,40 @@ impl CompactionRequest {
 /// What a run would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CompactionPlan {
-    /// One new segment each.
-    pub steps: Vec<PlannedStep>,
+    /// Steps by project and base, in the order in which they would be done.
+    pub batches: Vec<PlannedBatch>,
 }
 
 impl CompactionPlan {
+    /// The steps, each one new segment.
+    pub fn steps(&self) -> impl Iterator<Item = &PlannedStep> {
+        self.batches.iter().flat_map(|batch| &batch.steps)
+    }
+
     /// Messages that it takes in.
     #[must_use]
     pub fn messages(&self) -> u64 {
-        self.steps.iter().map(PlannedStep::messages).sum()
+        self.steps().map(PlannedStep::messages).sum()
     }
 
     /// Their payload bytes.
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
-        self.steps.iter().map(|s| s.raw_bytes).sum()
+        self.steps().map(|s| s.raw_bytes).sum()
     }
 
     /// Bytes that they take now.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        self.steps.iter().map(|s| s.stored_bytes).sum()
+        self.steps().map(|s| s.stored_bytes).sum()
     }
 }
 
 /// What a run is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompactionPhase {
+    /// Finding what the sessions of a project share.
+    Preparing,
     /// Encoding and swapping segments.
     Encoding,
     /// Giving free pages back.
@@ -131,11 +143,76 @@ impl Store {
     /// # Errors
     /// [`StoreError::SessionNotFound`], or when the file cannot be read.
     pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
-        let mut plan = CompactionPlan::default();
+        // By project, because sessions of one project share a base.
+        let mut pending: BTreeMap<(String, Tier), Vec<PlannedStep>> = BTreeMap::new();
         for session in self.candidates(request)? {
-            plan.steps.extend(self.plan_session(&session, request)?);
+            for step in self.plan_session(&session, request)? {
+                let project = session.meta.working_directory.clone();
+                pending.entry((project, step.tier)).or_default().push(step);
+            }
+        }
+        let mut plan = CompactionPlan::default();
+        for ((project, tier), steps) in pending {
+            let batches = match tier {
+                Tier::Quick => vec![PlannedBatch {
+                    project,
+                    base: BaseChoice::None,
+                    steps,
+                }],
+                Tier::Deep => self.deep_batches(&project, steps, request)?,
+            };
+            plan.batches.extend(batches);
         }
         Ok(plan)
+    }
+
+    fn deep_batches(
+        &self,
+        project: &str,
+        pending: Vec<PlannedStep>,
+        request: &CompactionRequest,
+    ) -> Result<Vec<PlannedBatch>> {
+        if request.policy.deep.version == CodecVersion::V1 {
+            let base = BaseChoice::None;
+            return Ok(vec![PlannedBatch {
+                project: project.to_owned(),
+                base,
+                steps: pending,
+            }]);
+        }
+        let filter = SessionFilter {
+            working_directory: Some(project.to_owned()),
+            ..SessionFilter::default()
+        };
+        let sessions = self.sessions(&filter)?.sessions;
+        let state = ProjectState {
+            newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
+            raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),
+        };
+        let mut settled = Vec::new();
+        for session in &sessions {
+            let segments =
+                self.query("list the segments", |c| sql::segments::list(c, session.key))?;
+            settled.extend(
+                segments
+                    .into_iter()
+                    .filter(|s| s.tier == Tier::Deep)
+                    .map(|info| {
+                        (
+                            info.created_ms,
+                            PlannedStep::again(session.id.clone(), &info),
+                        )
+                    }),
+            );
+        }
+        settled.retain(|(_, step)| !pending.iter().any(|p| p.overlaps(step)));
+        settled.sort_by_key(|(created_ms, _)| std::cmp::Reverse(*created_ms));
+        Ok(batches(
+            project,
+            &state,
+            pending,
+            settled.into_iter().map(|(_, step)| step),
+        ))
     }
 
     /// Compacts, and gives the space back. `observe` is called after each step and may stop the
@@ -265,43 +342,99 @@ impl Store {
         let mut progress = CompactionProgress {
             phase: CompactionPhase::Encoding,
             steps_done: 0,
-            steps: plan.steps.len() as u64,
+            steps: plan.steps().count() as u64,
             raw_bytes_done: 0,
             raw_bytes: plan.raw_bytes(),
         };
-        for step in &plan.steps {
+        for batch in &plan.batches {
+            self.do_batch(batch, request, outcome, &mut progress, observe)?;
+        }
+        progress.phase = CompactionPhase::Reclaiming;
+        self.writer()?
+            .run(|context| context.maintain("delete unused bases", delete_unused_bases))?;
+        reclaim(self, 0, &mut |_| observe(&progress))
+    }
+
+    fn do_batch(
+        &self,
+        batch: &PlannedBatch,
+        request: &CompactionRequest,
+        outcome: &mut CompactionOutcome,
+        progress: &mut CompactionProgress,
+        observe: Observer<'_>,
+    ) -> Result<()> {
+        let Some(first) = batch.steps.first() else {
+            return Ok(());
+        };
+        let params = request.policy.encode_params(first.tier);
+        progress.phase = CompactionPhase::Preparing;
+        let began = Instant::now();
+        let base = match self.batch_base(batch, &params, &mut || observe(progress)) {
+            // Without a base it takes more space, and is as safe.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+                tracing::warn!(project = batch.project, %error, "compacting without a base");
+                None
+            }
+            base => base?,
+        };
+        pause(began.elapsed(), request.cpu_fraction_max);
+        let named = |source| StoreError::Segment {
+            id: first.session.to_string(),
+            first_sequence: first.first_sequence,
+            source,
+        };
+        let mut encoder = BatchEncoder::new(params, base.as_ref()).map_err(named)?;
+        progress.phase = CompactionPhase::Encoding;
+        for step in &batch.steps {
             let failed = outcome.failures.iter().any(|(id, _)| *id == step.session);
             if !failed {
                 let began = Instant::now();
-                self.do_step(step, request, outcome)?;
+                self.do_step(step, &mut encoder, outcome)?;
                 pause(began.elapsed(), request.cpu_fraction_max);
             }
             progress.steps_done += 1;
             progress.raw_bytes_done += step.raw_bytes;
-            if observe(&progress).is_break() {
+            if observe(progress).is_break() {
                 return Err(StoreError::Cancelled);
             }
         }
-        progress.phase = CompactionPhase::Reclaiming;
-        reclaim(self, 0, &mut |_| observe(&progress))
+        Ok(())
+    }
+
+    fn batch_base(
+        &self,
+        batch: &PlannedBatch,
+        params: &EncodeParams,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<RunBase>> {
+        match batch.base {
+            BaseChoice::None => Ok(None),
+            BaseChoice::Keep { base_id } => {
+                let connection = self.inner.readers.get()?;
+                let base = fetch::base_of(&self.inner.db, &connection, base_id, None)?;
+                Ok(Some(RunBase { base, new: None }))
+            }
+            BaseChoice::Make { project_raw_bytes } => {
+                base::make(self, batch, project_raw_bytes, params.level, go_on)
+            }
+        }
     }
 
     fn do_step(
         &self,
         step: &PlannedStep,
-        request: &CompactionRequest,
+        encoder: &mut BatchEncoder<'_>,
         outcome: &mut CompactionOutcome,
     ) -> Result<()> {
-        let params = request.policy.encode_params(step.tier);
-        match execute(self, step, &params) {
-            Ok(StepResult::Written { .. }) => {
+        match execute(self, step, encoder) {
+            Ok(StepResult::Written) => {
                 outcome.messages += step.messages();
                 outcome.raw_bytes += step.raw_bytes;
                 outcome.segments += 1;
                 outcome.segments_replaced += step.replaces_segments;
                 Ok(())
             }
-            Ok(StepResult::Outdated) => Ok(()),
+            Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
             // Damage in one session must not keep the others from being compacted.
             Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
                 tracing::error!(session = %step.session, %error, "a session cannot be compacted");
@@ -350,6 +483,11 @@ impl Store {
             })
         })
     }
+}
+
+fn delete_unused_bases(db: &Db, connection: &rusqlite::Connection) -> Result<()> {
+    let delta = db.named("delete unused bases", sql::bases::delete_unused(connection))?;
+    db.named("count the totals", sql::totals::add(connection, &delta))
 }
 
 /// Rests so long that the work before took only its share of the time.

@@ -1,13 +1,18 @@
 //! One step: messages out of the file, a segment into it.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 
+use super::base::{NewBase, RunBase};
 use super::plan::PlannedStep;
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
 use crate::reader::fetch;
-use crate::segment::{self, DecodedSegment, EncodeParams, Entry};
+use crate::segment::{
+    self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError, v2,
+};
 use crate::sql::db::Db;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::totals::Delta;
@@ -17,10 +22,43 @@ use crate::store::Store;
 /// What became of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StepResult {
-    /// The segment stands, with this many bytes.
-    Written { encoded_bytes: u64 },
+    /// The segment stands.
+    Written,
     /// The session went away, or changed, between planning and swapping: nothing was done.
     Outdated,
+    /// Writing segments again would not have made them smaller: nothing was done.
+    NotSmaller,
+}
+
+/// Encodes the steps of a batch: one tier, one base.
+pub(super) struct BatchEncoder<'b> {
+    params: EncodeParams,
+    base: Option<&'b RunBase>,
+    /// Made once, because taking in the base costs as much as compressing it.
+    v2: Option<v2::Encoder<'b>>,
+}
+
+impl<'b> BatchEncoder<'b> {
+    pub(super) fn new(
+        params: EncodeParams,
+        base: Option<&'b RunBase>,
+    ) -> Result<Self, SegmentError> {
+        let v2 = match params.version {
+            CodecVersion::V1 => None,
+            CodecVersion::V2 => Some(v2::Encoder::new(
+                params.level,
+                base.map(|run| run.base.as_ref()),
+            )?),
+        };
+        Ok(Self { params, base, v2 })
+    }
+
+    fn encode(&mut self, entries: &[Entry<'_>]) -> Result<Vec<u8>, SegmentError> {
+        match &mut self.v2 {
+            Some(encoder) => encoder.encode(entries),
+            None => segment::encode(entries, &self.params, None),
+        }
+    }
 }
 
 /// A segment ready to be swapped in.
@@ -34,50 +72,68 @@ struct Prepared {
     encoded: Vec<u8>,
     /// Decoded from `encoded`: what the swap compares with.
     decoded: DecodedSegment,
+    new_base: Option<Arc<NewBase>>,
 }
 
 /// Carries a step out.
 pub(super) fn execute(
     store: &Store,
     step: &PlannedStep,
-    params: &EncodeParams,
+    encoder: &mut BatchEncoder<'_>,
 ) -> Result<StepResult> {
-    let Some(prepared) = prepare(store, step, params)? else {
+    let Some(prepared) = prepare(store, step, encoder)? else {
         return Ok(StepResult::Outdated);
     };
-    let encoded_bytes = prepared.info.encoded_bytes;
+    let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.encoded_bytes).sum();
+    let again = prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.tier >= step.tier);
+    if again && prepared.info.encoded_bytes >= replaced_bytes {
+        return Ok(StepResult::NotSmaller);
+    }
     let swapped = store.writer()?.run(move |context| {
         context.maintain("swap in a segment", |db, connection| {
             swap(db, connection, &prepared)
         })
     })?;
     Ok(if swapped {
-        StepResult::Written { encoded_bytes }
+        StepResult::Written
     } else {
         StepResult::Outdated
     })
 }
 
+/// The messages that a step takes in; `None` when the session is not there as planned.
+pub(super) fn read_step(store: &Store, step: &PlannedStep) -> Result<Option<Vec<Message>>> {
+    let db = &store.inner.db;
+    let connection = store.inner.readers.get()?;
+    let position = db.named(
+        "find the session",
+        sql::sessions::position(&connection, &step.session),
+    )?;
+    match position {
+        Some((key, newest)) if step.last_sequence <= newest => {
+            let (first, last) = (step.first_sequence, step.last_sequence);
+            read(db, &connection, key, &step.session, first, last).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Reads, encodes, decodes and compares, outside any write transaction.
-fn prepare(store: &Store, step: &PlannedStep, params: &EncodeParams) -> Result<Option<Prepared>> {
+fn prepare(
+    store: &Store,
+    step: &PlannedStep,
+    encoder: &mut BatchEncoder<'_>,
+) -> Result<Option<Prepared>> {
     let db = &store.inner.db;
     let id = &step.session;
-    let connection = store.inner.readers.get()?;
-    let position = db.named("find the session", sql::sessions::position(&connection, id))?;
-    let Some((key, newest)) = position else {
+    let Some(messages) = read_step(store, step)? else {
         return Ok(None);
     };
-    if step.last_sequence > newest {
+    let connection = store.inner.readers.get()?;
+    let position = db.named("find the session", sql::sessions::position(&connection, id))?;
+    let Some((key, _)) = position else {
         return Ok(None);
-    }
-    let messages = read(
-        db,
-        &connection,
-        key,
-        id,
-        step.first_sequence,
-        step.last_sequence,
-    )?;
+    };
     let replaces: Vec<_> = db
         .named("list the segments", sql::segments::list(&connection, key))?
         .into_iter()
@@ -108,8 +164,11 @@ fn prepare(store: &Store, step: &PlannedStep, params: &EncodeParams) -> Result<O
             received_ms: m.received_ms,
         })
         .collect();
-    let encoded = segment::encode(&entries, params).map_err(named)?;
-    let decoded = segment::decode(&encoded, &segment::DecodeLimits::default()).map_err(named)?;
+    let encoded = encoder.encode(&entries).map_err(named)?;
+    let base = encoder.base.map(|run| run.base.as_ref());
+    let limits = DecodeLimits::default();
+    let base_id = segment::base_id(&encoded, &limits).map_err(named)?;
+    let decoded = segment::decode(&encoded, &limits, base).map_err(named)?;
     if let Some(sequence) = first_difference(step.first_sequence, &messages, &decoded) {
         return Err(StoreError::damaged(
             Some(id.as_str()),
@@ -129,12 +188,14 @@ fn prepare(store: &Store, step: &PlannedStep, params: &EncodeParams) -> Result<O
             encoded_bytes: encoded.len() as u64,
             tier: step.tier,
             created_ms: store.inner.options.clock.now_ms(),
+            base_id,
         },
         hot_messages: step.messages() - in_segments,
         hot_bytes: raw_bytes - segment_raw_bytes,
         replaces,
         encoded,
         decoded,
+        new_base: base_id.and(encoder.base).and_then(|run| run.new.clone()),
     }))
 }
 
@@ -233,6 +294,7 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
             ),
         ));
     }
+    let based = insert_base(db, connection, new)?;
     db.named(
         "write a segment",
         sql::segments::insert(connection, key, info, &new.encoded),
@@ -253,7 +315,7 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
         hot_bytes: -sql::signed(new.hot_bytes),
         segments: 1 - sql::signed(segments),
         segment_bytes: sql::signed(info.encoded_bytes) - sql::signed(replaced_bytes),
-        ..Delta::default()
+        ..based
     };
     db.named(
         "count the segment",
@@ -261,4 +323,30 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
     )?;
     db.named("count the totals", sql::totals::add(connection, &delta))?;
     Ok(true)
+}
+
+/// Puts a new base into the file, in the transaction of the first segment that needs it; the
+/// change to the totals.
+fn insert_base(db: &Db, connection: &Connection, new: &Prepared) -> Result<Delta> {
+    let Some(base) = &new.new_base else {
+        return Ok(Delta::default());
+    };
+    let base_id = base.info.base_id;
+    let inserted = sql::bases::insert(
+        connection,
+        &base.info,
+        &base.project,
+        new.info.created_ms,
+        &base.encoded,
+    );
+    let delta = db.named("write a base", inserted)?;
+    let kept = db.named(
+        "read the base back",
+        sql::bases::encoded(connection, base_id),
+    )?;
+    if kept.as_deref() != Some(base.encoded.as_slice()) {
+        let what = format!("base {base_id:016x} does not read back; nothing was deleted");
+        return Err(StoreError::damaged(None, what));
+    }
+    Ok(delta)
 }

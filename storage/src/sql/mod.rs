@@ -3,6 +3,7 @@
 //! Functions take a [`rusqlite::Connection`] (or a transaction on one) and return
 //! [`rusqlite::Result`]; [`db::Db`] turns failures into [`crate::StoreError`]s that name the file.
 
+pub(crate) mod bases;
 pub(crate) mod db;
 pub(crate) mod growth;
 pub(crate) mod imports;

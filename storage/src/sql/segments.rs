@@ -49,6 +49,8 @@ pub struct SegmentInfo {
     pub tier: Tier,
     /// When it was written, Unix milliseconds.
     pub created_ms: i64,
+    /// The base that it was encoded with.
+    pub base_id: Option<u64>,
 }
 
 impl SegmentInfo {
@@ -59,8 +61,7 @@ impl SegmentInfo {
     }
 }
 
-const INFO: &str =
-    "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms";
+const INFO: &str = "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms, base_id";
 
 fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
     Ok(SegmentInfo {
@@ -70,6 +71,9 @@ fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
         encoded_bytes: unsigned(row, "encoded_bytes")?,
         tier: Tier::from_i64(row.get("tier")?)?,
         created_ms: row.get("created_ms")?,
+        base_id: row
+            .get::<_, Option<i64>>("base_id")?
+            .map(i64::cast_unsigned),
     })
 }
 
@@ -133,8 +137,9 @@ pub(crate) fn insert(
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO segments (segment_key, last_sequence, raw_bytes, tier, created_ms, encoded)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO segments (segment_key, last_sequence, raw_bytes, tier, created_ms, base_id,
+                encoded)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             MessageKey::new(session, segment.first_sequence).as_i64(),
@@ -142,6 +147,7 @@ pub(crate) fn insert(
             signed(segment.raw_bytes),
             segment.tier as i64,
             segment.created_ms,
+            segment.base_id.map(u64::cast_signed),
             encoded,
         ])?;
     Ok(())

@@ -27,6 +27,10 @@ pub struct Totals {
     pub segments: u64,
     /// Their encoded bytes.
     pub segment_bytes: u64,
+    /// Bases: what sessions of a project share.
+    pub bases: u64,
+    /// Their encoded bytes.
+    pub base_bytes: u64,
     /// Active time of all sessions.
     pub active_ms: i64,
     /// Time between the first and the last message, summed over all sessions.
@@ -44,6 +48,8 @@ pub(crate) struct Delta {
     pub(crate) hot_bytes: i64,
     pub(crate) segments: i64,
     pub(crate) segment_bytes: i64,
+    pub(crate) bases: i64,
+    pub(crate) base_bytes: i64,
     pub(crate) active_ms: i64,
     pub(crate) wall_ms: i64,
 }
@@ -59,6 +65,8 @@ impl Delta {
             hot_bytes: self.hot_bytes + other.hot_bytes,
             segments: self.segments + other.segments,
             segment_bytes: self.segment_bytes + other.segment_bytes,
+            bases: self.bases + other.bases,
+            base_bytes: self.base_bytes + other.base_bytes,
             active_ms: self.active_ms + other.active_ms,
             wall_ms: self.wall_ms + other.wall_ms,
         }
@@ -80,6 +88,8 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
                 hot_bytes: unsigned(row, "hot_bytes")?,
                 segments: unsigned(row, "segments")?,
                 segment_bytes: unsigned(row, "segment_bytes")?,
+                bases: unsigned(row, "bases")?,
+                base_bytes: unsigned(row, "base_bytes")?,
                 active_ms: row.get("active_ms")?,
                 wall_ms: row.get("wall_ms")?,
             })
@@ -93,7 +103,8 @@ pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()
                 raw_bytes = raw_bytes + ?3, uncompacted_bytes = uncompacted_bytes + ?4,
                 hot_messages = hot_messages + ?5, hot_bytes = hot_bytes + ?6,
                 segments = segments + ?7, segment_bytes = segment_bytes + ?8,
-                active_ms = active_ms + ?9, wall_ms = wall_ms + ?10
+                active_ms = active_ms + ?9, wall_ms = wall_ms + ?10,
+                bases = bases + ?11, base_bytes = base_bytes + ?12
              WHERE singleton = 1",
         )?
         .execute(params![
@@ -107,6 +118,8 @@ pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()
             delta.segment_bytes,
             delta.active_ms,
             delta.wall_ms,
+            delta.bases,
+            delta.base_bytes,
         ])?;
     Ok(())
 }
@@ -118,6 +131,8 @@ pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<Totals> {
             coalesce(sum(raw_bytes), 0) AS raw_bytes, coalesce(sum(uncompacted_bytes), 0) AS uncompacted_bytes,
             coalesce(sum(hot_messages), 0) AS hot_messages, coalesce(sum(hot_bytes), 0) AS hot_bytes,
             coalesce(sum(segments), 0) AS segments, coalesce(sum(segment_bytes), 0) AS segment_bytes,
+            (SELECT count(*) FROM bases) AS bases,
+            (SELECT coalesce(sum(length(encoded)), 0) FROM bases) AS base_bytes,
             coalesce(sum(active_ms), 0) AS active_ms,
             coalesce(sum(coalesce(last_time_ms - first_time_ms, 0)), 0) AS wall_ms
          FROM sessions",
@@ -132,6 +147,8 @@ pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<Totals> {
                 hot_bytes: unsigned(row, "hot_bytes")?,
                 segments: unsigned(row, "segments")?,
                 segment_bytes: unsigned(row, "segment_bytes")?,
+                bases: unsigned(row, "bases")?,
+                base_bytes: unsigned(row, "base_bytes")?,
                 active_ms: signed(unsigned(row, "active_ms")?),
                 wall_ms: signed(unsigned(row, "wall_ms")?),
                 ..Totals::default()

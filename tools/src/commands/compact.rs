@@ -33,13 +33,25 @@ enum TierArg {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let store = if args.dry_run { context.open_read_only()? } else { context.open()? };
+    let store = if args.dry_run {
+        context.open_read_only()?
+    } else {
+        context.open()?
+    };
     let tier = match args.tier {
         TierArg::Quick => Tier::Quick,
         TierArg::Deep => Tier::Deep,
     };
-    let session = args.session.as_deref().map(|s| resolve(&store, s)).transpose()?;
-    let request = CompactionRequest { session, tier, ..CompactionRequest::manual() };
+    let session = args
+        .session
+        .as_deref()
+        .map(|s| resolve(&store, s))
+        .transpose()?;
+    let request = CompactionRequest {
+        session,
+        tier,
+        ..CompactionRequest::manual()
+    };
     if args.dry_run {
         show_plan(context.out, &store.plan_compaction(&request)?);
         return Ok(Exit::Ok);
@@ -125,23 +137,23 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan) {
             })
         })
         .collect();
-    let raw_bytes: u64 = plan.steps.iter().map(|s| s.raw_bytes).sum();
-    let stored_bytes: u64 = plan.steps.iter().map(|s| s.stored_bytes).sum();
+    let raw_bytes: u64 = plan.steps().map(|s| s.raw_bytes).sum();
+    let stored_bytes: u64 = plan.steps().map(|s| s.stored_bytes).sum();
     let document = json!({
         "dry_run": true, "raw_bytes": raw_bytes, "stored_bytes": stored_bytes, "steps": steps,
     });
     out.json(&document);
-    if plan.steps.is_empty() {
+    if plan.batches.is_empty() {
         out.line("Nothing to compact");
         return;
     }
     out.line(format!(
         "Would write {} from {} that take {} now",
-        format::counted(plan.steps.len() as u64, "segment"),
+        format::counted(plan.steps().count() as u64, "segment"),
         format::bytes(raw_bytes),
         format::bytes(stored_bytes)
     ));
-    for step in &plan.steps {
+    for step in plan.steps() {
         out.line(format!(
             "  {:<6} {:>9}  {} {}–{}",
             step.tier.name(),

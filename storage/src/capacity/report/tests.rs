@@ -22,6 +22,8 @@ fn totals() -> Totals {
         hot_messages: 100,
         hot_bytes: 800_000,
         segments: 12,
+        bases: 0,
+        base_bytes: 0,
         segment_bytes: 5_000_000,
         active_ms: 20 * HOUR_MS,
         wall_ms: 115 * HOUR_MS,

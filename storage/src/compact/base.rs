@@ -1,0 +1,318 @@
+//! Which base the segments of a project are encoded with: pure choice, and making one.
+//!
+//! A *base* holds what sessions of one project share (see [`crate::segment::v2`]). Reading a
+//! segment takes at most its one base besides, so reach over sessions costs a bounded amount.
+//! A base is made anew when its project has doubled or grown by
+//! [`BASE_SOURCE_BYTES_MAX`], from what is new and, as far as there is room, from the newest
+//! segments, which are then written again with it: each byte is written a bounded number of
+//! times, and what lies further back stays as it is, with the base that it has.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::plan::PlannedStep;
+use super::step::read_step;
+use crate::error::{Result, StoreError};
+use crate::limits::{BASE_SOURCE_BYTES_MAX, BASE_SOURCE_BYTES_MIN, BASE_TEXT_BYTES_MAX};
+use crate::segment::{Base, Entry, SegmentError, v2};
+use crate::sql::bases::BaseInfo;
+use crate::store::Store;
+
+/// Steps of one project that are encoded with the same base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedBatch {
+    /// The project: a working directory.
+    pub project: String,
+    /// Where its base comes from.
+    pub base: BaseChoice,
+    /// The segments to make.
+    pub steps: Vec<PlannedStep>,
+}
+
+/// Where a batch's base comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseChoice {
+    /// No base.
+    None,
+    /// One that is there.
+    Keep {
+        /// Its id.
+        base_id: u64,
+    },
+    /// A new one, made from the batch's own messages.
+    Make {
+        /// Payload bytes of the whole project then.
+        project_raw_bytes: u64,
+    },
+}
+
+/// A project at the time of planning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ProjectState {
+    /// Its newest base, and how big the project was when it was made.
+    pub(super) newest: Option<BaseInfo>,
+    /// Payload bytes of all its sessions.
+    pub(super) raw_bytes: u64,
+}
+
+impl ProjectState {
+    /// Whether the newest base still stands for the project.
+    fn is_current(&self) -> bool {
+        self.newest.is_some_and(|base| {
+            let then = base.source_raw_bytes;
+            self.raw_bytes < then.saturating_mul(2)
+                && self.raw_bytes < then.saturating_add(BASE_SOURCE_BYTES_MAX)
+        })
+    }
+
+    fn keep(&self) -> BaseChoice {
+        self.newest
+            .map_or(BaseChoice::None, |base| BaseChoice::Keep {
+                base_id: base.base_id,
+            })
+    }
+}
+
+/// Cuts the deep steps of a project into batches. `settled` are steps that would write segments
+/// again that are deep already, the newest first.
+pub(super) fn batches(
+    project: &str,
+    state: &ProjectState,
+    pending: Vec<PlannedStep>,
+    settled: impl Iterator<Item = PlannedStep>,
+) -> Vec<PlannedBatch> {
+    let batch = |base, steps| PlannedBatch {
+        project: project.to_owned(),
+        base,
+        steps,
+    };
+    if pending.is_empty() {
+        return Vec::new();
+    }
+    if state.is_current() {
+        return vec![batch(state.keep(), pending)];
+    }
+    let mut batches: Vec<Vec<PlannedStep>> = vec![Vec::new()];
+    let mut raw_bytes = 0;
+    for step in pending {
+        if raw_bytes + step.raw_bytes > BASE_SOURCE_BYTES_MAX && raw_bytes > 0 {
+            batches.push(Vec::new());
+            raw_bytes = 0;
+        }
+        raw_bytes += step.raw_bytes;
+        if let Some(last) = batches.last_mut() {
+            last.push(step);
+        }
+    }
+    // The last batch takes in what is newest of the rest, as far as there is room.
+    if let Some(last) = batches.last_mut() {
+        for step in settled {
+            if raw_bytes + step.raw_bytes > BASE_SOURCE_BYTES_MAX {
+                break;
+            }
+            raw_bytes += step.raw_bytes;
+            last.push(step);
+        }
+        last.sort_by(|a, b| (&a.session, a.first_sequence).cmp(&(&b.session, b.first_sequence)));
+    }
+    batches
+        .into_iter()
+        .map(|steps| {
+            let raw_bytes: u64 = steps.iter().map(|step| step.raw_bytes).sum();
+            if steps.len() > 1 && raw_bytes >= BASE_SOURCE_BYTES_MIN {
+                batch(
+                    BaseChoice::Make {
+                        project_raw_bytes: state.raw_bytes,
+                    },
+                    steps,
+                )
+            } else {
+                batch(state.keep(), steps)
+            }
+        })
+        .collect()
+}
+
+/// A base in use by a run.
+#[derive(Debug, Clone)]
+pub(super) struct RunBase {
+    pub(super) base: Arc<Base>,
+    /// What to put into the file with the first segment that uses it; `None` when it is there.
+    pub(super) new: Option<Arc<NewBase>>,
+}
+
+/// A base that is not in the file yet.
+#[derive(Debug)]
+pub(super) struct NewBase {
+    pub(super) info: BaseInfo,
+    pub(super) project: String,
+    pub(super) encoded: Vec<u8>,
+}
+
+/// Makes a base from the messages of `steps`, which are read twice. `None` when they share too
+/// little. `go_on` is asked after each step read.
+pub(super) fn make(
+    store: &Store,
+    batch: &PlannedBatch,
+    project_raw_bytes: u64,
+    level: i32,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Option<RunBase>> {
+    let mut each = |take: &mut dyn FnMut(&[Entry<'_>]) -> Result<(), SegmentError>| -> Result<()> {
+        for step in &batch.steps {
+            let Some(messages) = read_step(store, step)? else {
+                continue;
+            };
+            let entries: Vec<Entry<'_>> = messages
+                .iter()
+                .map(|m| Entry {
+                    payload: &m.payload,
+                    received_ms: m.received_ms,
+                })
+                .collect();
+            take(&entries).map_err(|error| name_step(step, error))?;
+            if go_on().is_break() {
+                return Err(StoreError::Cancelled);
+            }
+        }
+        Ok(())
+    };
+    let mut builder = v2::BaseBuilder::new();
+    each(&mut |entries| builder.observe(entries))?;
+    let mut collector = builder.into_collector(BASE_TEXT_BYTES_MAX);
+    each(&mut |entries| collector.collect(entries))?;
+    let damaged = |error: SegmentError| {
+        StoreError::damaged(
+            None,
+            format!("a new base of project {:?}: {error}", batch.project),
+        )
+    };
+    let Some(encoded) = collector.finish(level).map_err(damaged)? else {
+        return Ok(None);
+    };
+    // Read back before anything depends on it.
+    let base = Base::decode(&encoded).map_err(damaged)?;
+    let info = BaseInfo {
+        base_id: base.id(),
+        source_raw_bytes: project_raw_bytes,
+    };
+    let new = NewBase {
+        info,
+        project: batch.project.clone(),
+        encoded,
+    };
+    Ok(Some(RunBase {
+        base: Arc::new(base),
+        new: Some(Arc::new(new)),
+    }))
+}
+
+fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError {
+    StoreError::Segment {
+        id: step.session.to_string(),
+        first_sequence: step.first_sequence,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::segments::Tier;
+
+    const MIB: u64 = 1 << 20;
+
+    fn step(first_sequence: u64, raw_bytes: u64) -> PlannedStep {
+        PlannedStep {
+            session: "s".parse().unwrap(),
+            first_sequence,
+            last_sequence: first_sequence,
+            raw_bytes,
+            stored_bytes: raw_bytes,
+            tier: Tier::Deep,
+            hot_messages: 1,
+            replaces_segments: 0,
+        }
+    }
+
+    fn state(newest_at: Option<u64>, raw_bytes: u64) -> ProjectState {
+        let newest = newest_at.map(|at| BaseInfo {
+            base_id: 7,
+            source_raw_bytes: at,
+        });
+        ProjectState { newest, raw_bytes }
+    }
+
+    fn choices(batches: &[PlannedBatch]) -> Vec<(BaseChoice, usize)> {
+        batches.iter().map(|b| (b.base, b.steps.len())).collect()
+    }
+
+    fn plan(
+        state: ProjectState,
+        pending: Vec<PlannedStep>,
+        settled: Vec<PlannedStep>,
+    ) -> Vec<PlannedBatch> {
+        batches("/p", &state, pending, settled.into_iter())
+    }
+
+    #[test]
+    fn a_project_of_one_segment_needs_no_base() {
+        let planned = plan(state(None, MIB), vec![step(1, MIB)], vec![]);
+        assert_eq!(choices(&planned), [(BaseChoice::None, 1)]);
+    }
+
+    #[test]
+    fn a_base_stays_until_its_project_has_doubled() {
+        let kept = plan(
+            state(Some(10 * MIB), 19 * MIB),
+            vec![step(1, MIB)],
+            vec![step(9, MIB)],
+        );
+        assert_eq!(choices(&kept), [(BaseChoice::Keep { base_id: 7 }, 1)]);
+        let made = plan(
+            state(Some(10 * MIB), 20 * MIB),
+            vec![step(1, MIB)],
+            vec![step(9, MIB)],
+        );
+        assert_eq!(
+            choices(&made),
+            [(
+                BaseChoice::Make {
+                    project_raw_bytes: 20 * MIB
+                },
+                2
+            )]
+        );
+    }
+
+    #[test]
+    fn a_big_project_gets_a_base_for_each_stretch_of_it() {
+        let pending: Vec<_> = (1..=40).map(|n| step(n, 4 * MIB)).collect();
+        let planned = plan(state(None, 160 * MIB), pending, vec![]);
+        assert_eq!(
+            planned.iter().map(|b| b.steps.len()).collect::<Vec<_>>(),
+            [16, 16, 8]
+        );
+    }
+
+    #[test]
+    fn what_is_written_again_is_bounded() {
+        let settled: Vec<_> = (100..400).map(|n| step(n, 4 * MIB)).collect();
+        let planned = plan(
+            state(Some(100 * MIB), 1200 * MIB),
+            vec![step(1, 4 * MIB)],
+            settled,
+        );
+        let again: u64 = planned
+            .iter()
+            .flat_map(|b| &b.steps)
+            .map(|s| s.raw_bytes)
+            .sum();
+        assert!(again <= BASE_SOURCE_BYTES_MAX, "{again}");
+    }
+
+    #[test]
+    fn nothing_pending_means_nothing_to_do() {
+        assert_eq!(plan(state(None, 100 * MIB), vec![], vec![step(1, MIB)]), []);
+    }
+}

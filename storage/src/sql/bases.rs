@@ -1,0 +1,93 @@
+//! Rows of `bases`: what the sessions of a project share.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::totals::Delta;
+use super::{signed, unsigned};
+
+/// A base without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BaseInfo {
+    pub(crate) base_id: u64,
+    /// Payload bytes of the messages that it was made from.
+    pub(crate) source_raw_bytes: u64,
+}
+
+/// The newest base of a project.
+pub(crate) fn newest(connection: &Connection, project: &str) -> rusqlite::Result<Option<BaseInfo>> {
+    connection
+        .prepare_cached(
+            "SELECT base_id, source_raw_bytes FROM bases WHERE project = ?1
+             ORDER BY created_ms DESC, base_id LIMIT 1",
+        )?
+        .query_row([project], |row| {
+            Ok(BaseInfo {
+                base_id: row.get::<_, i64>("base_id")?.cast_unsigned(),
+                source_raw_bytes: unsigned(row, "source_raw_bytes")?,
+            })
+        })
+        .optional()
+}
+
+/// The bytes of a base.
+pub(crate) fn encoded(connection: &Connection, base_id: u64) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection
+        .prepare_cached("SELECT encoded FROM bases WHERE base_id = ?1")?
+        .query_row([base_id.cast_signed()], |row| row.get(0))
+        .optional()
+}
+
+/// Adds a base, unless it is there already; the change to the totals.
+pub(crate) fn insert(
+    connection: &Connection,
+    base: &BaseInfo,
+    project: &str,
+    created_ms: i64,
+    encoded: &[u8],
+) -> rusqlite::Result<Delta> {
+    let added = connection
+        .prepare_cached(
+            "INSERT INTO bases (base_id, project, source_raw_bytes, created_ms, encoded)
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            base.base_id.cast_signed(),
+            project,
+            signed(base.source_raw_bytes),
+            created_ms,
+            encoded
+        ])?;
+    let added = added as i64;
+    Ok(Delta {
+        bases: added,
+        base_bytes: added * encoded.len() as i64,
+        ..Delta::default()
+    })
+}
+
+/// Deletes the bases that no segment needs; the change to the totals.
+pub(crate) fn delete_unused(connection: &Connection) -> rusqlite::Result<Delta> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM bases WHERE NOT EXISTS
+            (SELECT 1 FROM segments WHERE segments.base_id = bases.base_id)
+         RETURNING length(encoded)",
+    )?;
+    let mut delta = Delta::default();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        delta.bases -= 1;
+        delta.base_bytes -= row.get::<_, i64>(0)?;
+    }
+    Ok(delta)
+}
+
+/// Bases that segments need and that are not there, for `verify`.
+pub(crate) fn missing(connection: &Connection) -> rusqlite::Result<Vec<u64>> {
+    connection
+        .prepare(
+            "SELECT DISTINCT base_id FROM segments
+             WHERE base_id IS NOT NULL AND base_id NOT IN (SELECT base_id FROM bases)",
+        )?
+        .query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?
+        .collect()
+}
