@@ -4,7 +4,9 @@
 //! stable. Renderers for people and for Prometheus take nothing else.
 
 mod build;
+mod csv;
 mod prometheus;
+mod text;
 
 use serde::Serialize;
 
@@ -12,11 +14,15 @@ use super::forecast::Forecast;
 use super::levels::Level;
 
 pub use build::{GROWTH_DAYS_MAX, ReportInput, SESSIONS_SHOWN_MAX, build};
+pub use csv::csv;
 pub use prometheus::prometheus;
+pub use text::text;
 
 /// Size, growth and future of a store.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CapacityReport {
+    /// Where the store is.
+    pub database: String,
     /// When it was made, Unix milliseconds.
     pub generated_ms: i64,
     /// Which store.

@@ -106,6 +106,7 @@ impl Fixture {
 
     fn input(&self) -> ReportInput<'_> {
         ReportInput {
+            database: "/home/me/history.db",
             now_ms: NOW_MS,
             totals: &self.totals,
             database_bytes: 6_000_000,
@@ -399,4 +400,110 @@ fn prometheus_leaves_out_what_is_not_known() {
         "{text}"
     );
     assert!(!text.contains("forecast"));
+}
+
+/// A report with everything that people could have put into a name.
+fn hostile() -> CapacityReport {
+    let mut fixture = Fixture::new();
+    let name = "<script>alert(1)</script>\x1b[2J\u{202e}\"'&,=\n日本語".repeat(4);
+    for session in &mut fixture.sessions {
+        session.meta.name.clone_from(&name);
+        session.meta.working_directory = format!("=cmd|{name}");
+    }
+    fixture.types[0].message_type.clone_from(&name);
+    fixture.runs[0].detail.clone_from(&name);
+    build(&ReportInput {
+        database: &name,
+        ..fixture.input()
+    })
+    .unwrap()
+}
+
+fn empty() -> CapacityReport {
+    let fixture = Fixture::new();
+    let totals = Totals::default();
+    let input = fixture.input();
+    build(&ReportInput {
+        totals: &totals,
+        types: &[],
+        hours: &[],
+        sessions: &[],
+        runs: &[],
+        ..input
+    })
+    .unwrap()
+}
+
+#[test]
+fn text_fits_80_columns_and_cannot_act_on_a_terminal() {
+    for report in [report(), hostile(), empty()] {
+        for line in text(&report).lines() {
+            assert_eq!(crate::capacity::text::fit(line, 80).trim_end(), line);
+            assert_eq!(crate::capacity::text::harmless(line), line);
+        }
+    }
+}
+
+#[test]
+fn text_tells_size_footprint_growth_and_dates() {
+    let text = text(&report());
+    for expected in [
+        "6.24 MB of 1.00 GB (0.6 %)",
+        "12 % of the 52.0 MB it takes uncompacted; within the plan's 30 %",
+        "2.54 MB      1.00 MB       2.54 x",
+        "limit 1.00 GB",
+        "without compaction",
+        "big ",
+        "2026-02-14 11:59  deep     52.0 MB ->   5.90 MB    2.50 s  manual, done",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in\n{text}");
+    }
+}
+
+/// A strict reader of RFC 4180.
+fn parse_csv(text: &str) -> Vec<Vec<String>> {
+    let mut rows = vec![vec![String::new()]];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let row = rows.last_mut().unwrap();
+        let cell = row.last_mut().unwrap();
+        match c {
+            '"' if quoted && chars.next_if_eq(&'"').is_some() => cell.push('"'),
+            '"' => quoted = !quoted,
+            ',' if !quoted => row.push(String::new()),
+            '\r' if !quoted => {
+                assert_eq!(chars.next(), Some('\n'));
+                rows.push(vec![String::new()]);
+            }
+            c => cell.push(c),
+        }
+    }
+    assert_eq!(rows.pop().unwrap(), [""], "the last line ends");
+    rows
+}
+
+#[test]
+fn csv_has_four_columns_everywhere_and_no_formulas() {
+    for report in [report(), hostile(), empty()] {
+        let rows = parse_csv(&csv(&report));
+        assert_eq!(rows[0], ["section", "name", "field", "value"]);
+        for row in &rows {
+            assert_eq!(row.len(), 4, "{row:?}");
+            assert!(
+                row.iter().all(|cell| !cell.starts_with(['=', '+', '@'])),
+                "{row:?}"
+            );
+        }
+    }
+    let rows = parse_csv(&csv(&report()));
+    let value = |section: &str, field: &str| {
+        rows.iter()
+            .find(|row| row[0] == section && row[2] == field)
+            .unwrap()[3]
+            .clone()
+    };
+    assert_eq!(value("store", "database_bytes"), "6000000");
+    assert_eq!(value("store", "footprint"), "0.12");
+    assert_eq!(value("biggest_session", "stored_bytes"), "4000000");
 }
