@@ -134,6 +134,18 @@ pub struct Projection {
     pub limit: Reach,
 }
 
+impl Projection {
+    /// The sizes that dates are told for, by name.
+    #[must_use]
+    pub fn reaches(&self) -> [(&'static str, &Reach); 3] {
+        [
+            ("warning", &self.warning),
+            ("critical", &self.critical),
+            ("limit", &self.limit),
+        ]
+    }
+}
+
 /// What can be said about the future.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

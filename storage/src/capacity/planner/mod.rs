@@ -7,6 +7,7 @@ pub mod bandwidth;
 mod inputs;
 pub mod latency;
 pub mod machines;
+mod measured;
 pub mod memory;
 mod plan;
 pub mod relays;

@@ -16,7 +16,7 @@ use crate::session::Session;
 use crate::{CompactionRun, HourGrowth, Totals, TypeGrowth};
 
 /// Days of growth that the report holds, at most, up to the last day with growth.
-pub const GROWTH_DAYS_MAX: i64 = 400;
+pub const GROWTH_DAYS_MAX: i64 = 1100;
 /// Sessions and projects that each list of the report holds, at most.
 pub const SESSIONS_SHOWN_MAX: usize = 10;
 /// Active time below which a session's pace says nothing.

@@ -131,8 +131,7 @@ fn forecast(out: &mut Table, forecast: &Forecast) {
         return;
     };
     let mut add = |name: &str, projection: &Projection| {
-        for (at, reach) in super::text::REACHES {
-            let reach = reach(projection);
+        for (at, reach) in projection.reaches() {
             for (pace, when) in [
                 ("earliest", reach.earliest),
                 ("likely", reach.likely),

@@ -5,6 +5,7 @@
 
 mod build;
 mod csv;
+mod html;
 mod prometheus;
 mod text;
 
@@ -15,6 +16,7 @@ use super::levels::Level;
 
 pub use build::{GROWTH_DAYS_MAX, ReportInput, SESSIONS_SHOWN_MAX, build};
 pub use csv::csv;
+pub use html::html;
 pub use prometheus::prometheus;
 pub use text::text;
 
@@ -247,4 +249,4 @@ pub struct RunRow {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::capacity) mod tests;

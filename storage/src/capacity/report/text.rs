@@ -213,8 +213,11 @@ fn forecast(out: &mut Lines, report: &CapacityReport) {
                 &month(without_compaction),
                 &month(with_compaction),
             ));
-            for (label, reach) in REACHES {
-                let (without, with) = (reach(without_compaction), reach(with_compaction));
+            let pairs = without_compaction
+                .reaches()
+                .into_iter()
+                .zip(with_compaction.reaches());
+            for ((label, without), (_, with)) in pairs {
                 let label = format!("{label} {}", bytes(without.bytes));
                 out.line(&columns(&label, &likely(without), &likely(with)));
                 let spans = [span(without), span(with)];
@@ -231,13 +234,6 @@ fn forecast(out: &mut Lines, report: &CapacityReport) {
         }
     }
 }
-
-/// The sizes that a forecast tells dates for.
-pub(super) const REACHES: [(&str, fn(&Projection) -> &Reach); 3] = [
-    ("warning", |p| &p.warning),
-    ("critical", |p| &p.critical),
-    ("limit", |p| &p.limit),
-];
 
 fn columns(label: &str, without: &str, with: &str) -> String {
     format!(
