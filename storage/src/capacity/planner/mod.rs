@@ -12,6 +12,8 @@ pub mod memory;
 mod plan;
 pub mod relays;
 pub mod storage_growth;
+mod text;
 
 pub use inputs::{InputRow, PlanInputs};
 pub use plan::Plan;
+pub use text::text;

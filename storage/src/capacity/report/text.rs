@@ -225,7 +225,7 @@ fn forecast(out: &mut Lines, report: &CapacityReport) {
                     out.line(&columns("", &spans[0], &spans[1]));
                 }
             }
-            let sessions = |p: &Projection| p.limit.session_hours.map_or_else(unknown, hours);
+            let sessions = |p: &Projection| room(p.limit.session_hours);
             out.line(&columns(
                 "room for sessions",
                 &sessions(without_compaction),
@@ -277,6 +277,15 @@ pub(super) fn when(when: When) -> String {
         When::At { unix_ms, .. } => date(unix_ms),
         When::Beyond => "over 10 years".into(),
         When::Never => "never".into(),
+    }
+}
+
+/// Session-hours that there is room for.
+pub(super) fn room(session_hours: Option<f64>) -> String {
+    match session_hours {
+        None => unknown(),
+        Some(room) if room > 0.0 => hours(room),
+        Some(_) => "none".into(),
     }
 }
 

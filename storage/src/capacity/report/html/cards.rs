@@ -120,10 +120,12 @@ fn growth(report: &CapacityReport) -> String {
 
 fn limit(report: &CapacityReport) -> String {
     const TITLE: &str = "Limit reached";
-    let room = |session_hours: Option<f64>| {
-        session_hours.map_or_else(String::new, |room| {
+    let room = |session_hours: Option<f64>| match session_hours {
+        None => String::new(),
+        Some(room) if room > 0.0 => {
             format!("<p>There is room for {} more of sessions.</p>", hours(room))
-        })
+        }
+        Some(_) => "<p>There is no room for more.</p>".into(),
     };
     match &report.forecast {
         Forecast::NotEnoughHistory {

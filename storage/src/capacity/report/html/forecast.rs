@@ -7,7 +7,7 @@ use super::plot::{Plot, Side};
 use super::scale::day_marks;
 use crate::capacity::forecast::{Forecast, Projection, Reach, When};
 use crate::capacity::report::CapacityReport;
-use crate::capacity::report::text::{rounded_bytes, when};
+use crate::capacity::report::text::{self, rounded_bytes, when};
 use crate::capacity::text::{DAY_MS, bytes, date, days_ahead, hours};
 
 const DAYS_SHOWN_MIN: f64 = 30.0;
@@ -197,7 +197,7 @@ fn dates(without: &Projection, with: &Projection) -> String {
     }
     let month = |p: &Projection| format!("{} in use", rounded_bytes(p.in_30_days_bytes.median));
     row("in 30 days", &month(without), &month(with));
-    let room = |p: &Projection| p.limit.session_hours.map_or_else(|| "–".into(), hours);
+    let room = |p: &Projection| text::room(p.limit.session_hours);
     row("room for sessions", &room(without), &room(with));
     out.push_str(TABLE_END);
     out

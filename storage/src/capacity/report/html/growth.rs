@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::markup::{TABLE_END, cell, table_start};
 use super::plot::Plot;
-use super::scale::{axis_bytes, day_marks, round_steps};
+use super::scale::{day_marks, round_steps};
 use crate::capacity::report::{CapacityReport, DayRow};
-use crate::capacity::text::{DAY_MS, bytes, count, date, hours};
+use crate::capacity::text::{DAY_MS, bytes, count, date, hours, round_bytes};
 
 /// Days shown one bar each; more are shown by week …
 const DAILY_BARS_MAX: i64 = 120;
@@ -111,7 +111,7 @@ fn curve(report: &CapacityReport, span: &Span) -> String {
     let mut plot = Plot::new("tall curve", &title);
     for step in steps {
         let class = if step > 0.0 { "grid" } else { "base" };
-        plot.y_mark(step / top, class, &axis_bytes(step));
+        plot.y_mark(step / top, class, &round_bytes(step as u64));
     }
     let mut sum = report.earlier_raw_bytes as f64;
     let mut points = vec![(0.0, sum / top)];
@@ -143,7 +143,7 @@ fn bars(report: &CapacityReport, span: &Span) -> String {
     let mut plot = Plot::new("low", &title);
     for step in steps {
         let class = if step > 0.0 { "grid" } else { "base" };
-        plot.y_mark(step / top, class, &axis_bytes(step));
+        plot.y_mark(step / top, class, &round_bytes(step as u64));
     }
     for (index, sum) in sums {
         let start_ms = span.first_ms + index * bar_ms;

@@ -91,9 +91,9 @@ pub(super) fn cell(label: &str, value: &str) -> String {
     format!("<td role=\"cell\" data-label=\"{label}\">{value}</td>")
 }
 
-/// A directory as HTML text that may be broken after its slashes.
-pub(super) fn path(directory: &str) -> String {
-    esc(directory).replace('/', "/<wbr>")
+/// `text` as HTML that may be broken after slashes: directories, and names made of them.
+pub(super) fn path(text: &str) -> String {
+    esc(text).replace('/', "/<wbr>")
 }
 
 /// A table's start: hidden caption and column heads. `heads` are `(class, text)`; a table of

@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Datelike, NaiveDate};
 
-use crate::capacity::report::text::rounded_bytes;
 use crate::capacity::text::DAY_MS;
 
 /// The top of an axis that holds `max`, and the steps on it: 1, 2 or 5 times a power of ten.
@@ -20,13 +19,6 @@ pub(super) fn round_steps(max: f64, steps_wanted: f64) -> (f64, Vec<f64>) {
     let count = (max / step).ceil() as usize;
     let steps = (0..=count).map(|index| index as f64 * step).collect();
     (count as f64 * step, steps)
-}
-
-/// A size on an axis, without digits that say nothing: `2 GB`, `2.50 GB`.
-pub(super) fn axis_bytes(value: f64) -> String {
-    rounded_bytes(value)
-        .replace(".00 ", " ")
-        .replace(".0 ", " ")
 }
 
 /// Days to name between two times: at most about `wanted`, on round days of month or year.

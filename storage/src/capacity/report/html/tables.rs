@@ -21,11 +21,12 @@ fn row_head(name: &str, below: &str) -> String {
     let below = if below.is_empty() {
         String::new()
     } else {
-        format!("<small>{}</small>", path(below))
+        format!("<small class=\"clamp\">{}</small>", path(below))
     };
     format!(
-        "<tr role=\"row\"><th scope=\"row\" role=\"rowheader\" class=\"name\">{}{below}</th>",
-        esc(name)
+        "<tr role=\"row\"><th scope=\"row\" role=\"rowheader\" class=\"name\">\
+         <span class=\"clamp\">{}</span>{below}</th>",
+        path(name)
     )
 }
 
