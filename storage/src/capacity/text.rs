@@ -30,7 +30,7 @@ pub fn bytes(count: u64) -> String {
     String::new()
 }
 
-/// Like [`bytes`], without digits that say nothing: `2 GB`, `50 MB`, `2.50 GB`.
+/// Like [`bytes()`], without digits that say nothing: `2 GB`, `50 MB`, `2.50 GB`.
 #[must_use]
 pub fn round_bytes(count: u64) -> String {
     bytes(count).replace(".00 ", " ").replace(".0 ", " ")
