@@ -134,6 +134,18 @@ pub struct Projection {
     pub limit: Reach,
 }
 
+impl Projection {
+    /// The sizes that dates are told for, by name.
+    #[must_use]
+    pub fn reaches(&self) -> [(&'static str, &Reach); 3] {
+        [
+            ("warning", &self.warning),
+            ("critical", &self.critical),
+            ("limit", &self.limit),
+        ]
+    }
+}
+
 /// What can be said about the future.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -144,6 +156,11 @@ pub enum Forecast {
         days: usize,
         /// Days that are needed.
         days_min: usize,
+        /// Active session-hours until the limit without compaction, at the growth measured so
+        /// far; `None` when none was measured.
+        session_hours_without_compaction: Option<f64>,
+        /// With compaction.
+        session_hours_with_compaction: Option<f64>,
         /// Hours left out because they are later than now or before 2020.
         ignored_hours: usize,
     },
@@ -190,20 +207,25 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
     let known_first = input.first_hour.filter(|hour| plausible(*hour));
     let first_hour = hours.iter().map(|h| h.hour).chain(known_first).min();
     let days = first_hour.map_or(0, |first| whole_days(first, now_hour));
-    if days < HISTORY_DAYS_MIN {
-        return Ok(Forecast::NotEnoughHistory {
-            days,
-            days_min: HISTORY_DAYS_MIN,
-            ignored_hours,
-        });
-    }
-
-    let daily = daily_raw_bytes(&hours, now_hour, days.min(WINDOW_DAYS));
-    let run_days = (daily.len() / 2).clamp(1, RUN_DAYS_MAX);
-    let pace = pace(&daily, run_days);
     let hourly = per_session_hour(&hours);
     let in_use = input.used_bytes.saturating_sub(input.free_bytes);
     let compacted = in_use.saturating_sub(input.compactable_bytes);
+    if days < HISTORY_DAYS_MIN {
+        let session_hours = |start: u64, ratio: Input<Amount>| {
+            let room = as_f64(input.limit_bytes.saturating_sub(start));
+            hours_until(room, hourly.map(|raw| raw * ratio.value.get()))
+        };
+        return Ok(Forecast::NotEnoughHistory {
+            days,
+            days_min: HISTORY_DAYS_MIN,
+            session_hours_without_compaction: session_hours(in_use, input.uncompacted_ratio),
+            session_hours_with_compaction: session_hours(compacted, input.compacted_ratio),
+            ignored_hours,
+        });
+    }
+    let daily = daily_raw_bytes(&hours, now_hour, days.min(WINDOW_DAYS));
+    let run_days = (daily.len() / 2).clamp(1, RUN_DAYS_MAX);
+    let pace = pace(&daily, run_days);
     let project = |start_bytes, ratio: Input<Amount>| {
         Box::new(projection(input, start_bytes, ratio, pace, hourly))
     };
@@ -313,6 +335,12 @@ fn reach(now_ms: i64, start: u64, bytes: u64, daily: Range, hourly: Option<f64>)
             .filter(|hourly| *hourly > 0.0)
             .map(|hourly| room / hourly),
     }
+}
+
+fn hours_until(room_bytes: f64, bytes_per_hour: Option<f64>) -> Option<f64> {
+    bytes_per_hour
+        .filter(|bytes| *bytes > 0.0)
+        .map(|bytes| room_bytes / bytes)
 }
 
 fn as_f64(value: u64) -> f64 {

@@ -30,6 +30,12 @@ pub fn bytes(count: u64) -> String {
     String::new()
 }
 
+/// Like [`bytes()`], without digits that say nothing: `2 GB`, `50 MB`, `2.50 GB`.
+#[must_use]
+pub fn round_bytes(count: u64) -> String {
+    bytes(count).replace(".00 ", " ").replace(".0 ", " ")
+}
+
 /// A number with three significant digits and no exponent, for measured values.
 #[must_use]
 pub fn three_digits(value: f64) -> String {
@@ -112,6 +118,83 @@ pub fn days_ahead(days: f64) -> String {
     }
 }
 
+/// `text` without what could act on a terminal or reorder a line: control characters and
+/// bidirectional overrides become a middle dot. Session names and directories are input.
+#[must_use]
+pub fn harmless(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars()
+        .map(|c| if acts(c) { '·' } else { c })
+        .collect()
+}
+
+/// `text` in exactly `cells` columns of a terminal: padded, or cut at its end with `…`.
+#[must_use]
+pub fn fit(text: &str, cells: usize) -> String {
+    let text = harmless(text);
+    let mut out = String::new();
+    let mut used = 0;
+    let whole: usize = text.chars().map(cells_of).sum();
+    let room = if whole > cells {
+        cells.saturating_sub(1)
+    } else {
+        cells
+    };
+    for c in text.chars() {
+        if used + cells_of(c) > room {
+            break;
+        }
+        used += cells_of(c);
+        out.push(c);
+    }
+    if whole > cells && cells > 0 {
+        out.push('…');
+        used += 1;
+    }
+    out.push_str(&" ".repeat(cells.saturating_sub(used)));
+    out
+}
+
+/// Like [`fit`], but a long `text` is cut at its beginning: the end of a path tells more.
+#[must_use]
+pub fn fit_end(text: &str, cells: usize) -> String {
+    let text = harmless(text);
+    if text.chars().map(cells_of).sum::<usize>() <= cells {
+        return fit(&text, cells);
+    }
+    let mut used = 1;
+    let mut kept = 0;
+    for c in text.chars().rev() {
+        if used + cells_of(c) > cells {
+            break;
+        }
+        used += cells_of(c);
+        kept += c.len_utf8();
+    }
+    fit(&format!("…{}", &text[text.len() - kept..]), cells)
+}
+
+/// Columns that a character takes: two for East Asian wide characters and emoji, none for
+/// combining marks. Close enough for tables, without a table of Unicode.
+fn cells_of(c: char) -> usize {
+    match u32::from(c) {
+        0x300..=0x36f | 0xfe00..=0xfe0f => 0,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x1f300..=0x1faff
+        | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +234,26 @@ mod tests {
         assert_eq!(days_ahead(0.2), "within a day");
         assert_eq!(days_ahead(12.4), "in 12 days");
         assert_eq!(days_ahead(150.0), "in 5 months");
+    }
+
+    #[test]
+    fn names_cannot_act_on_a_terminal() {
+        assert_eq!(harmless("a\x1b[31mb\nc\u{202e}d"), "a·[31mb·c·d");
+    }
+
+    #[test]
+    fn cells_are_filled_exactly() {
+        for (text, fitted) in [
+            ("ab", "ab   "),
+            ("abcdef", "abcd…"),
+            ("日本語", "日本…"),
+            ("", "     "),
+        ] {
+            assert_eq!(fit(text, 5), fitted);
+        }
+        assert_eq!(fit("日本語日", 6), "日本… ");
+        assert_eq!(fit_end("/home/me/project", 9), "…/project");
+        assert_eq!(fit_end("/home/日本", 5), "…日本");
+        assert_eq!(fit_end("ab", 4), "ab  ");
     }
 }

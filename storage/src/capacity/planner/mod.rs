@@ -7,10 +7,13 @@ pub mod bandwidth;
 mod inputs;
 pub mod latency;
 pub mod machines;
+mod measured;
 pub mod memory;
 mod plan;
 pub mod relays;
 pub mod storage_growth;
+mod text;
 
 pub use inputs::{InputRow, PlanInputs};
 pub use plan::Plan;
+pub use text::text;

@@ -15,8 +15,8 @@ use crate::limits::FOOTPRINT_TARGET;
 use crate::session::Session;
 use crate::{CompactionRun, HourGrowth, Totals, TypeGrowth};
 
-/// Days of growth that the report holds, at most.
-pub const GROWTH_DAYS_MAX: i64 = 400;
+/// Days of growth that the report holds, at most, up to the last day with growth.
+pub const GROWTH_DAYS_MAX: i64 = 1100;
 /// Sessions and projects that each list of the report holds, at most.
 pub const SESSIONS_SHOWN_MAX: usize = 10;
 /// Active time below which a session's pace says nothing.
@@ -28,6 +28,8 @@ const HOURS_PER_DAY: i64 = 24;
 /// What a report is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportInput<'a> {
+    /// Where the store is, for people.
+    pub database: &'a str,
     /// Now, Unix milliseconds.
     pub now_ms: i64,
     /// The store's totals.
@@ -83,6 +85,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
     })?;
     let (projects, projects_total) = projects(input.sessions);
     Ok(CapacityReport {
+        database: input.database.to_owned(),
         generated_ms: input.now_ms,
         store_id: totals.store_id.clone(),
         database_bytes: input.database_bytes,
@@ -242,14 +245,21 @@ struct Days {
 impl Days {
     fn of(hours: &[HourGrowth], today: i64) -> Self {
         let mut rows: BTreeMap<i64, DayRow> = BTreeMap::new();
+        let of = |hour: &HourGrowth| hour.hour.div_euclid(HOURS_PER_DAY);
+        let last = hours
+            .iter()
+            .map(of)
+            .filter(|day| *day <= today)
+            .max()
+            .unwrap_or(today);
         let (mut earlier_raw_bytes, mut later_raw_bytes) = (0u64, 0u64);
         for hour in hours {
-            let day = hour.hour.div_euclid(HOURS_PER_DAY);
+            let day = of(hour);
             if day > today {
                 later_raw_bytes = later_raw_bytes.saturating_add(hour.raw_bytes);
                 continue;
             }
-            if day <= today.saturating_sub(GROWTH_DAYS_MAX) {
+            if day <= last.saturating_sub(GROWTH_DAYS_MAX) {
                 earlier_raw_bytes = earlier_raw_bytes.saturating_add(hour.raw_bytes);
                 continue;
             }

@@ -4,7 +4,10 @@
 //! stable. Renderers for people and for Prometheus take nothing else.
 
 mod build;
+mod csv;
+mod html;
 mod prometheus;
+mod text;
 
 use serde::Serialize;
 
@@ -12,11 +15,16 @@ use super::forecast::Forecast;
 use super::levels::Level;
 
 pub use build::{GROWTH_DAYS_MAX, ReportInput, SESSIONS_SHOWN_MAX, build};
+pub use csv::csv;
+pub use html::html;
 pub use prometheus::prometheus;
+pub use text::text;
 
 /// Size, growth and future of a store.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CapacityReport {
+    /// Where the store is.
+    pub database: String,
     /// When it was made, Unix milliseconds.
     pub generated_ms: i64,
     /// Which store.
@@ -241,4 +249,4 @@ pub struct RunRow {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::capacity) mod tests;

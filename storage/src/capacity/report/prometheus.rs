@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::CapacityReport;
-use crate::capacity::forecast::{Forecast, Projection, Reach, When};
+use crate::capacity::forecast::{Forecast, Projection, When};
 use crate::capacity::levels::Level;
 
 /// Writes one sample after its labels.
@@ -190,13 +190,8 @@ fn forecast(out: &mut Exposition, report: &CapacityReport) {
         return;
     };
     let of = |compaction: &str, projection: &Projection| {
-        let reaches: [(&str, &Reach); 3] = [
-            ("warning", &projection.warning),
-            ("critical", &projection.critical),
-            ("limit", &projection.limit),
-        ];
         let mut samples = Vec::new();
-        for (at, reach) in reaches {
+        for (at, reach) in projection.reaches() {
             let paces = [
                 ("high", reach.earliest),
                 ("median", reach.likely),

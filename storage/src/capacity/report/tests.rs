@@ -7,6 +7,8 @@ use crate::session::Session;
 use crate::usage::SessionUsage;
 use crate::{CompactionRun, HourGrowth, SessionId, SessionKey, SessionMeta, Totals, TypeGrowth};
 
+mod renderers;
+
 /// 2026-02-14, noon.
 const NOW_MS: i64 = 1_771_070_400_000;
 const NOW_HOUR: i64 = NOW_MS / HOUR_MS;
@@ -108,6 +110,7 @@ impl Fixture {
 
     fn input(&self) -> ReportInput<'_> {
         ReportInput {
+            database: "/home/me/history.db",
             now_ms: NOW_MS,
             totals: &self.totals,
             database_bytes: 6_000_000,
@@ -123,7 +126,7 @@ impl Fixture {
     }
 }
 
-fn report() -> CapacityReport {
+pub(in crate::capacity) fn report() -> CapacityReport {
     build(&Fixture::new().input()).unwrap()
 }
 
@@ -297,108 +300,44 @@ fn a_limit_of_zero_is_refused() {
     assert!(matches!(error, CapacityError::Zero { .. }));
 }
 
-/// A strict reader of the exposition format: every sample follows the HELP and TYPE of its
-/// family, families stand together, names and labels are well formed, values are numbers.
-fn parse_exposition(text: &str) -> Vec<(String, f64)> {
-    let mut samples = Vec::new();
-    let mut families = Vec::new();
-    let mut lines = text.lines().peekable();
-    while let Some(help) = lines.next() {
-        let (family, _) = help
-            .strip_prefix("# HELP ")
-            .unwrap()
-            .split_once(' ')
-            .unwrap();
-        assert!(family.starts_with("betcode_store_"), "{family}");
-        assert!(
-            family.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
-            "{family}"
-        );
-        assert!(!families.contains(&family), "{family} stands twice");
-        families.push(family);
-        assert_eq!(lines.next().unwrap(), format!("# TYPE {family} gauge"));
-        let mut seen = 0;
-        while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let name = series.split('{').next().unwrap();
-            assert_eq!(name, family);
-            if let Some(labels) = series
-                .strip_prefix(name)
-                .filter(|labels| !labels.is_empty())
-            {
-                assert_labels(labels);
-            }
-            samples.push((series.to_owned(), value.parse().unwrap()));
-            seen += 1;
-        }
-        assert!(seen > 0, "{family} has no sample");
-    }
-    assert!(text.ends_with('\n'));
-    samples
-}
-
-fn assert_labels(labels: &str) {
-    let inner = labels.strip_prefix('{').unwrap().strip_suffix('}').unwrap();
-    let mut rest = inner;
-    loop {
-        let (name, after) = rest.split_once("=\"").unwrap();
-        assert!(
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase()),
-            "{labels}"
-        );
-        let mut escaped = false;
-        let end = after
-            .char_indices()
-            .find(|(_, c)| {
-                let ends = *c == '"' && !escaped;
-                escaped = *c == '\\' && !escaped;
-                assert_ne!(*c, '\n');
-                ends
-            })
-            .unwrap()
-            .0;
-        match after[end + 1..].strip_prefix(',') {
-            Some(next) => rest = next,
-            None => return assert_eq!(&after[end + 1..], ""),
-        }
-    }
-}
-
-#[test]
-fn prometheus_text_is_well_formed_and_carries_the_figures() {
-    let samples = parse_exposition(&prometheus(&report()));
-    let value = |series: &str| samples.iter().find(|(name, _)| name == series).unwrap().1;
-    assert!(close(value("betcode_store_database_bytes"), 6e6));
-    assert!(close(value("betcode_store_footprint_ratio"), 0.12));
-    assert!(close(value("betcode_store_level{level=\"ok\"}"), 1.0));
-    assert!(close(value("betcode_store_level{level=\"critical\"}"), 0.0));
-    assert!(close(
-        value("betcode_store_bytes_per_session_hour{basis=\"measured\"}"),
-        2.54e6
-    ));
-    assert!(close(value("betcode_store_active_seconds"), 72_000.0));
-    let hostile = "betcode_store_type_messages{type=\"a\\\"b\\\\\\n\"}";
-    assert!(close(value(hostile), 7220.0));
-    let likely = "betcode_store_forecast_seconds{compaction=\"off\",at=\"limit\",pace=\"median\"}";
-    assert!(value(likely) > 86_400.0);
-}
-
-#[test]
-fn prometheus_leaves_out_what_is_not_known() {
+/// A report with everything that people could have put into a name.
+pub(in crate::capacity) fn hostile() -> CapacityReport {
     let mut fixture = Fixture::new();
-    fixture.totals = Totals::default();
-    let input = ReportInput {
+    let name = "<script>alert(1)</script>\x1b[2J\u{202e}\"'&,=\n日本語".repeat(4);
+    for session in &mut fixture.sessions {
+        session.meta.name.clone_from(&name);
+        session.meta.working_directory = format!("=cmd|{name}");
+    }
+    fixture.types[0].message_type.clone_from(&name);
+    fixture.runs[0].detail.clone_from(&name);
+    build(&ReportInput {
+        database: &name,
+        ..fixture.input()
+    })
+    .unwrap()
+}
+
+pub(in crate::capacity) fn empty() -> CapacityReport {
+    let fixture = Fixture::new();
+    let totals = Totals::default();
+    let input = fixture.input();
+    build(&ReportInput {
+        totals: &totals,
         types: &[],
         hours: &[],
         sessions: &[],
         runs: &[],
+        ..input
+    })
+    .unwrap()
+}
+
+/// A store that is over its limit and grows fast.
+pub(in crate::capacity) fn over_limit() -> CapacityReport {
+    let fixture = Fixture::new();
+    build(&ReportInput {
+        limit_bytes: 6_200_000,
         ..fixture.input()
-    };
-    let text = prometheus(&build(&input).unwrap());
-    parse_exposition(&text);
-    assert!(
-        !text.contains("footprint_ratio ") && !text.contains("NaN"),
-        "{text}"
-    );
-    assert!(!text.contains("forecast"));
+    })
+    .unwrap()
 }

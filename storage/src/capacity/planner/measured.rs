@@ -1,0 +1,59 @@
+//! Taking the plan's inputs from a real store.
+
+use super::inputs::PlanInputs;
+use crate::capacity::quantity::{Amount, ByteCount, Input};
+use crate::capacity::report::CapacityReport;
+
+impl PlanInputs {
+    /// Replaces what `report` measured: messages per session-hour, size of a message, the limit
+    /// in force. What it did not measure keeps its value. Gives the measured footprint, for
+    /// [`Plan::compute`](super::Plan::compute).
+    pub fn take_measured(&mut self, report: &CapacityReport) -> Option<Amount> {
+        let growth = &mut self.storage_growth;
+        if let Some(messages) = report.growth.messages_per_session_hour {
+            growth.messages_per_session_hour = Input::measured(Amount(messages));
+        }
+        if let Some(bytes) = report.growth.bytes_per_message {
+            growth.message_bytes = Input::measured(ByteCount(bytes.round() as u64));
+        }
+        growth.limit_bytes = Input::measured(ByteCount(report.limit_bytes));
+        report.footprint.map(Amount)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::planner::Plan;
+    use crate::capacity::quantity::Source;
+    use crate::capacity::report::tests::{empty, report};
+
+    #[test]
+    fn a_measured_plan_grows_as_the_store_did() {
+        let mut inputs = PlanInputs::default();
+        let footprint = inputs.take_measured(&report());
+        assert_eq!(footprint, Some(Amount(0.12)));
+        let plan = Plan::compute(&inputs, footprint, None).unwrap();
+        // 461 messages of 5,510 bytes an hour, where the plan has 200 of 5,000.
+        assert_eq!(
+            plan.storage_growth.bytes_per_session_hour,
+            ByteCount(2_540_110)
+        );
+        let sources: Vec<_> = inputs
+            .storage_growth
+            .rows()
+            .iter()
+            .map(|row| row.source)
+            .collect();
+        assert_eq!(sources[1..3], [Source::Measured, Source::Measured]);
+        assert_eq!(plan.storage_growth.compacted.len(), 2);
+    }
+
+    #[test]
+    fn an_empty_store_measures_nothing_but_its_limit() {
+        let mut inputs = PlanInputs::default();
+        assert_eq!(inputs.take_measured(&empty()), None);
+        let expected = PlanInputs::default().storage_growth.message_bytes;
+        assert_eq!(inputs.storage_growth.message_bytes, expected);
+    }
+}

@@ -1,0 +1,239 @@
+//! The plan as text of at most 80 columns, with every input and where it comes from.
+
+use super::machines::MachineRow;
+use super::plan::Plan;
+use super::storage_growth::CompactedGrowth;
+use crate::capacity::quantity::{ByteCount, Source};
+use crate::capacity::text::{count, fit, percent, round_bytes, three_digits};
+
+/// The plan as text, lines ending with a newline.
+#[must_use]
+pub fn text(plan: &Plan) -> String {
+    let mut out = Lines(String::new());
+    memory(&mut out, plan);
+    growth(&mut out, plan);
+    relays(&mut out, plan);
+    machines(&mut out, plan);
+    budgets(&mut out, plan);
+    bandwidth(&mut out, plan);
+    inputs(&mut out, plan);
+    out.0
+}
+
+struct Lines(String);
+
+impl Lines {
+    fn title(&mut self, title: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(title);
+        self.0.push('\n');
+    }
+
+    fn row(&mut self, label: &str, value: &str, note: &str) {
+        let line = format!("  {} {value:>10}  {note}", fit(label, 24));
+        self.0.push_str(line.trim_end());
+        self.0.push('\n');
+    }
+
+    fn size(&mut self, label: &str, size: ByteCount) {
+        self.row(label, &round_bytes(size.0), "");
+    }
+}
+
+fn memory(out: &mut Lines, plan: &Plan) {
+    let daemon = &plan.daemon_memory;
+    out.title("Daemon memory");
+    out.size("base", daemon.base_bytes);
+    out.size("sessions", daemon.sessions_bytes);
+    out.size("clients", daemon.clients_bytes);
+    out.size("subprocesses", daemon.subprocesses_bytes);
+    out.size("total", daemon.total_bytes);
+    let relay = &plan.relay_memory;
+    out.title("Relay memory");
+    out.size("base", relay.base_bytes);
+    out.size("tunnels", relay.tunnels_bytes);
+    out.size("clients", relay.clients_bytes);
+    out.size("buffered messages", relay.buffer_bytes);
+    out.size("total", relay.total_bytes);
+}
+
+fn growth(out: &mut Lines, plan: &Plan) {
+    let growth = &plan.storage_growth;
+    out.title("Storage growth");
+    out.size("per session-hour", growth.bytes_per_session_hour);
+    out.size("a day, uncompacted", growth.daily_bytes);
+    out.row(
+        "a month, uncompacted",
+        &round_bytes(growth.monthly_bytes.0),
+        &months(growth.months_to_limit),
+    );
+    for CompactedGrowth {
+        footprint,
+        monthly_bytes,
+        months_to_limit,
+        ..
+    } in &growth.compacted
+    {
+        let share = percent(footprint.value.get());
+        let source = footprint.source.label();
+        let note = format!("to {share} ({source}), {}", months(*months_to_limit));
+        out.row("a month, compacted", &round_bytes(monthly_bytes.0), &note);
+    }
+}
+
+fn months(to_limit: Option<f64>) -> String {
+    match to_limit {
+        Some(months) => format!("full in {} months", three_digits(months)),
+        None => "never full".into(),
+    }
+}
+
+fn relays(out: &mut Lines, plan: &Plan) {
+    out.title("Relays needed");
+    out.row("for tunnels", &count(plan.relays.for_tunnels), "");
+    out.row("for clients", &count(plan.relays.for_clients), "");
+    out.row("for requests", &count(plan.relays.for_requests), "");
+    out.row("relays", &count(plan.relays.relays), "");
+}
+
+fn machines(out: &mut Lines, plan: &Plan) {
+    out.title("Machines, by users");
+    let asked = |row: &MachineRow| plan.machine.as_ref() == Some(row);
+    for row in &plan.machines {
+        let mark = if asked(row) { ">" } else { " " };
+        let users = row.users();
+        let (daemon, relay) = (row.daemon.to_string(), row.relay.to_string());
+        let line = format!("{mark} {users:<10} daemon {daemon:<20} relay {relay}");
+        out.0.push_str(line.trim_end());
+        out.0.push('\n');
+    }
+}
+
+fn budgets(out: &mut Lines, plan: &Plan) {
+    out.title("Latency budget (P95)");
+    for row in &plan.latency_budget.rows {
+        let measured = row.measured_p95_ms.map_or_else(String::new, |ms| {
+            let verdict = if row.within == Some(true) {
+                "within"
+            } else {
+                "OVER"
+            };
+            format!(", measured {} ms: {verdict}", three_digits(ms.get()))
+        });
+        let note = format!("{}{measured}", row.notes);
+        out.row(row.component, &format!("{} ms", row.budget_ms), &note);
+    }
+    out.row(
+        "total",
+        &format!("{} ms", plan.latency_budget.total_budget_ms),
+        "",
+    );
+    out.title("Memory budget");
+    for row in &plan.memory_budget.rows {
+        out.size(&row.component, row.budget_bytes);
+    }
+    if plan.memory_budget.fits() {
+        out.size("Headroom", plan.memory_budget.headroom_bytes);
+    } else {
+        out.row(
+            "MISSING",
+            &round_bytes(plan.memory_budget.missing_bytes.0),
+            "over the limit",
+        );
+    }
+    out.size("limit", plan.memory_budget.limit_bytes);
+}
+
+fn bandwidth(out: &mut Lines, plan: &Plan) {
+    out.title("Bandwidth");
+    let rate = |size: ByteCount| format!("{}/s", round_bytes(size.0));
+    for row in &plan.bandwidth.rows {
+        let note = format!("{} at {}", count(row.streams), row.rate);
+        out.row(row.name, &rate(row.bytes_per_second), &note);
+    }
+    out.row(
+        "sustained",
+        &rate(plan.bandwidth.sustained_bytes_per_second),
+        "",
+    );
+    out.row("peak", &rate(plan.bandwidth.peak_bytes_per_second), "");
+}
+
+fn inputs(out: &mut Lines, plan: &Plan) {
+    out.title("Inputs");
+    for row in &plan.inputs {
+        let value = match row.unit {
+            "bytes" => round_bytes(row.value as u64),
+            unit => format!("{} {unit}", plain(row.value)).trim_end().to_owned(),
+        };
+        let mark = match row.source {
+            Source::PlanDefault | Source::PlanExample => "",
+            Source::Given | Source::Measured => " *",
+        };
+        let line = format!(
+            "  {} {value:>14}  {}{mark}",
+            fit(&row.name, 44),
+            row.source.label()
+        );
+        out.0.push_str(line.trim_end());
+        out.0.push('\n');
+    }
+}
+
+/// Counts whole, ratios with what they have.
+fn plain(value: f64) -> String {
+    if value.fract() == 0.0 {
+        count(value as u64)
+    } else {
+        three_digits(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::planner::PlanInputs;
+    use crate::capacity::quantity::Amount;
+
+    #[test]
+    fn text_shows_the_worked_examples_and_every_input_with_its_source() {
+        let mut inputs = PlanInputs::default();
+        inputs
+            .set("relays.tunnels", 26_000.0, Source::Given)
+            .unwrap();
+        let plan = Plan::compute(&inputs, Some(Amount(0.1)), Some(50)).unwrap();
+        let text = text(&plan);
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for expected in [
+            "300 MB",
+            "850 MB",
+            "1.76 GB full in 0.57 months",
+            "a month, compacted 528 MB to 30 % (plan), full in 1.89 months",
+            "a month, compacted 176 MB to 10 % (measured), full in 5.68 months",
+            "> 10-100 daemon 4 CPU, 4 GB RAM",
+            "Daemon processing 50 ms Permission + broadcast",
+            "Headroom 112 MB",
+            "relays.tunnels 26,000 given *",
+            "storage_growth.session_hours_per_day 8 h/day plan",
+        ] {
+            assert!(words.contains(expected), "{expected} is missing in\n{text}");
+        }
+        assert!(inputs.rows().iter().all(|row| text.contains(&row.name)));
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn text_says_when_a_load_does_not_fit() {
+        let mut inputs = PlanInputs::default();
+        inputs
+            .set("daemon_memory.sessions", 60.0, Source::Given)
+            .unwrap();
+        let plan = Plan::compute(&inputs, None, None).unwrap();
+        assert!(text(&plan).contains("MISSING"));
+    }
+}

@@ -1,0 +1,405 @@
+//! The report as text of at most 80 columns.
+
+use super::{CapacityReport, PlannedRow, SessionRow, Unit};
+use crate::capacity::forecast::{Forecast, Projection, Range, Reach, When};
+use crate::capacity::levels::Level;
+use crate::capacity::text::{
+    bytes, count, date, date_time, days_ahead, fit, fit_end, hours, percent, three_digits,
+};
+
+/// Message types, sessions and projects that a table shows before it sums up the rest.
+const ROWS_MAX: usize = 8;
+const SESSIONS_MAX: usize = 5;
+const RUNS_MAX: usize = 5;
+const METER_CELLS: usize = 20;
+
+/// The report as text, lines ending with a newline.
+#[must_use]
+pub fn text(report: &CapacityReport) -> String {
+    let mut out = Lines::default();
+    size(&mut out, report);
+    growth(&mut out, report);
+    forecast(&mut out, report);
+    types(&mut out, report);
+    sessions(&mut out, "Biggest sessions", &report.biggest_sessions);
+    sessions(
+        &mut out,
+        "Fastest-growing sessions",
+        &report.fastest_sessions,
+    );
+    projects(&mut out, report);
+    runs(&mut out, report);
+    out.0
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line.trim_end());
+        self.0.push('\n');
+    }
+
+    fn section(&mut self, line: &str) {
+        self.0.push('\n');
+        self.line(line);
+    }
+}
+
+fn size(out: &mut Lines, report: &CapacityReport) {
+    let level = match report.level {
+        Level::Ok => "ok",
+        Level::Warning => "WARNING",
+        Level::Critical => "CRITICAL",
+    };
+    out.line(&format!("Database    {}", fit_end(&report.database, 68)));
+    out.line(&format!(
+        "Size        {} of {} ({}) {} {level}",
+        bytes(report.used_bytes()),
+        bytes(report.limit_bytes),
+        percent(report.used_fraction),
+        meter(report.used_fraction),
+    ));
+    out.line(&format!(
+        "            file {} ({} of it free), write-ahead log {}",
+        bytes(report.database_bytes),
+        bytes(report.free_bytes),
+        bytes(report.wal_bytes)
+    ));
+    out.line(&format!(
+        "History     {}, {}, {}",
+        counted(report.sessions, "session"),
+        counted(report.messages, "message"),
+        bytes(report.raw_bytes)
+    ));
+    let Some(footprint) = report.footprint else {
+        out.line("Footprint   nothing is recorded yet");
+        return;
+    };
+    let verdict = if footprint <= report.footprint_target {
+        "within"
+    } else {
+        "over"
+    };
+    out.line(&format!(
+        "Footprint   {} of the {} it takes uncompacted; {verdict} the plan's {}",
+        percent(footprint),
+        bytes(report.uncompacted_bytes),
+        percent(report.footprint_target)
+    ));
+    let more = if report.compactable_bytes > 0 {
+        format!(
+            "; compaction would save {} more",
+            bytes(report.compactable_bytes)
+        )
+    } else {
+        String::new()
+    };
+    out.line(&format!(
+        "            {} saved{more}",
+        bytes(report.saved_bytes)
+    ));
+}
+
+/// A bar with marks where the levels begin.
+fn meter(fraction: f64) -> String {
+    let thresholds = crate::capacity::levels::Metric::SqliteSize.thresholds();
+    let cell = |share: f64| ((share * METER_CELLS as f64).round() as usize).min(METER_CELLS);
+    let marks = [thresholds.warning_percent, thresholds.critical_percent]
+        .map(|percent| cell(f64::from(percent) / 100.0));
+    let filled = cell(fraction.max(0.0));
+    let cells: String = (0..METER_CELLS)
+        .map(|at| match at {
+            at if at < filled => '#',
+            at if marks.contains(&at) => '|',
+            _ => '.',
+        })
+        .collect();
+    format!("[{cells}]")
+}
+
+fn growth(out: &mut Lines, report: &CapacityReport) {
+    if report.messages == 0 {
+        return;
+    }
+    out.section(&row("Growth", ["measured", "plan", "of plan"]));
+    for planned in &report.planned {
+        let measured = planned
+            .measured
+            .map_or_else(unknown, |value| figure(planned, value));
+        let ratio = planned.ratio.map_or_else(unknown, times);
+        let plan = figure(planned, planned.planned);
+        out.line(&row(
+            &format!("  {}", planned.label),
+            [&measured, &plan, &ratio],
+        ));
+    }
+    out.line(&format!(
+        "  over {} of active time ({} between first and last messages)",
+        hours(report.growth.active_hours),
+        hours(report.growth.wall_hours)
+    ));
+}
+
+fn row(label: &str, cells: [&str; 3]) -> String {
+    let [first, second, third] = cells;
+    format!("{} {first:>12} {second:>12} {third:>12}", fit(label, 40))
+}
+
+/// A planned or measured value in its unit.
+pub(super) fn figure(row: &PlannedRow, value: f64) -> String {
+    match row.unit {
+        Unit::Bytes => rounded_bytes(value),
+        Unit::Fraction => percent(value),
+        Unit::Count => three_digits(value),
+    }
+}
+
+pub(super) fn rounded_bytes(value: f64) -> String {
+    bytes(value.round().max(0.0) as u64)
+}
+
+fn unknown() -> String {
+    "-".into()
+}
+
+fn counted(number: u64, singular: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {singular}{plural}", count(number))
+}
+
+fn forecast(out: &mut Lines, report: &CapacityReport) {
+    match &report.forecast {
+        Forecast::NotEnoughHistory {
+            days,
+            days_min,
+            session_hours_without_compaction: without,
+            session_hours_with_compaction: with,
+            ..
+        } => {
+            if report.messages == 0 {
+                return;
+            }
+            out.section(&format!(
+                "Forecast    needs {days_min} whole days of history; there are {days}"
+            ));
+            if let (Some(without), Some(with)) = (without, with) {
+                out.line(&format!(
+                    "            room for {} of sessions, {} with compaction",
+                    hours(*without),
+                    hours(*with)
+                ));
+            }
+        }
+        Forecast::Projected {
+            window_days,
+            days_used,
+            daily_raw_bytes,
+            without_compaction,
+            with_compaction,
+            ..
+        } => {
+            out.section(&format!(
+                "Forecast    {} a day recorded ({}), {days_used} of {window_days} days in use",
+                rounded_bytes(daily_raw_bytes.median),
+                range(*daily_raw_bytes),
+            ));
+            out.line(&columns("", "without compaction", "with compaction"));
+            let month =
+                |p: &Projection| format!("{} in use", rounded_bytes(p.in_30_days_bytes.median));
+            out.line(&columns(
+                "in 30 days",
+                &month(without_compaction),
+                &month(with_compaction),
+            ));
+            let pairs = without_compaction
+                .reaches()
+                .into_iter()
+                .zip(with_compaction.reaches());
+            for ((label, without), (_, with)) in pairs {
+                let label = format!("{label} {}", bytes(without.bytes));
+                out.line(&columns(&label, &likely(without), &likely(with)));
+                let spans = [span(without), span(with)];
+                if spans.iter().any(|span| !span.is_empty()) {
+                    out.line(&columns("", &spans[0], &spans[1]));
+                }
+            }
+            let sessions = |p: &Projection| room(p.limit.session_hours);
+            out.line(&columns(
+                "room for sessions",
+                &sessions(without_compaction),
+                &sessions(with_compaction),
+            ));
+        }
+    }
+}
+
+fn columns(label: &str, without: &str, with: &str) -> String {
+    format!(
+        "  {} {} {}",
+        fit(label, 18),
+        fit(without, 28),
+        fit(with, 28)
+    )
+}
+
+fn range(range: Range) -> String {
+    format!(
+        "{} to {}",
+        rounded_bytes(range.low),
+        rounded_bytes(range.high)
+    )
+}
+
+fn likely(reach: &Reach) -> String {
+    match reach.likely {
+        When::At { unix_ms, days } => format!("{} ({})", date(unix_ms), days_ahead(days)),
+        When::Never => "never at this pace".into(),
+        other => when(other),
+    }
+}
+
+/// From the busiest to the quietest pace; empty when there is nothing between.
+fn span(reach: &Reach) -> String {
+    let (earliest, latest) = (when(reach.earliest), when(reach.latest));
+    if earliest == latest {
+        String::new()
+    } else {
+        format!("{earliest} .. {latest}")
+    }
+}
+
+/// A moment in a few characters.
+pub(super) fn when(when: When) -> String {
+    match when {
+        When::Reached => "reached".into(),
+        When::At { unix_ms, .. } => date(unix_ms),
+        When::Beyond => "over 10 years".into(),
+        When::Never => "never".into(),
+    }
+}
+
+/// Session-hours that there is room for.
+pub(super) fn room(session_hours: Option<f64>) -> String {
+    match session_hours {
+        None => unknown(),
+        Some(room) if room > 0.0 => hours(room),
+        Some(_) => "none".into(),
+    }
+}
+
+/// How many times as much: `2.54 x`.
+pub(super) fn times(ratio: f64) -> String {
+    format!("{} x", three_digits(ratio))
+}
+
+fn types(out: &mut Lines, report: &CapacityReport) {
+    if report.by_type.is_empty() {
+        return;
+    }
+    out.section(&row("By message type", ["messages", "bytes", "share"]));
+    let shown = report.by_type.len().min(ROWS_MAX);
+    let (head, rest) = report.by_type.split_at(shown);
+    for kind in head {
+        let cells = [
+            count(kind.messages),
+            bytes(kind.raw_bytes),
+            percent(kind.share),
+        ];
+        out.line(&row(
+            &format!("  {}", kind.message_type),
+            cells.each_ref().map(String::as_str),
+        ));
+    }
+    if !rest.is_empty() {
+        let cells = [
+            count(rest.iter().map(|kind| kind.messages).sum()),
+            bytes(rest.iter().map(|kind| kind.raw_bytes).sum()),
+            percent(rest.iter().map(|kind| kind.share).sum()),
+        ];
+        let label = format!("  {} more", rest.len());
+        out.line(&row(&label, cells.each_ref().map(String::as_str)));
+    }
+}
+
+fn sessions(out: &mut Lines, title: &str, sessions: &[SessionRow]) {
+    if sessions.is_empty() {
+        return;
+    }
+    out.section(&row(title, ["recorded", "stored", "per hour"]));
+    for session in sessions.iter().take(SESSIONS_MAX) {
+        let per_hour = session
+            .bytes_per_session_hour
+            .map_or_else(unknown, rounded_bytes);
+        let cells = [
+            bytes(session.raw_bytes),
+            bytes(session.stored_bytes),
+            per_hour,
+        ];
+        let label = format!("  {}", session_label(session));
+        out.line(&row(&label, cells.each_ref().map(String::as_str)));
+    }
+}
+
+/// The session's name, else its id.
+pub(super) fn session_label(session: &SessionRow) -> &str {
+    if session.name.trim().is_empty() {
+        &session.session_id
+    } else {
+        &session.name
+    }
+}
+
+/// The directory, or words for sessions that name none.
+pub(super) fn project_label(working_directory: &str) -> &str {
+    if working_directory.is_empty() {
+        "(no directory)"
+    } else {
+        working_directory
+    }
+}
+
+fn projects(out: &mut Lines, report: &CapacityReport) {
+    if report.projects.is_empty() {
+        return;
+    }
+    out.section(&row("Projects", ["sessions", "recorded", "stored"]));
+    for project in report.projects.iter().take(SESSIONS_MAX) {
+        let cells = [
+            count(project.sessions),
+            bytes(project.raw_bytes),
+            bytes(project.stored_bytes),
+        ];
+        let label = format!(
+            "  {}",
+            fit_end(project_label(&project.working_directory), 38)
+        );
+        out.line(&row(&label, cells.each_ref().map(String::as_str)));
+    }
+    let shown = report.projects.len().min(SESSIONS_MAX) as u64;
+    if report.projects_total > shown {
+        out.line(&format!(
+            "  and {} more",
+            count(report.projects_total - shown)
+        ));
+    }
+}
+
+fn runs(out: &mut Lines, report: &CapacityReport) {
+    if report.compaction_runs.is_empty() {
+        return;
+    }
+    out.section("Last compactions (UTC)");
+    for run in report.compaction_runs.iter().take(RUNS_MAX) {
+        out.line(&format!(
+            "  {}  {} {:>9} -> {:>9} {:>9}  {}",
+            date_time(run.started_ms),
+            fit(&run.tier, 6),
+            bytes(run.bytes_before),
+            bytes(run.bytes_after),
+            format!("{} s", three_digits(run.seconds)),
+            fit(&format!("{}, {}", run.trigger, run.outcome), 18),
+        ));
+    }
+}
