@@ -66,6 +66,15 @@ pub const SEGMENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX_CEILING;
 /// Messages of a segment.
 pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
 
+/// Text of a project's base: what a reader decodes before any of its segments.
+pub const BASE_TEXT_BYTES_MAX: usize = 2 << 20;
+/// Images and other decoded base64 that a base holds, in number …
+pub const BASE_BLOBS_MAX: usize = 1024;
+/// … each in bytes …
+pub const BASE_BLOB_BYTES_MAX: usize = 8 << 20;
+/// … and all together.
+pub const BASE_BLOBS_BYTES_MAX: usize = 32 << 20;
+
 /// The WAL is checkpointed when it has grown to this many bytes …
 pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;
 /// … and the file is cut back to this many after a checkpoint.

@@ -75,7 +75,7 @@ pub(crate) fn behind(
 
 /// Decodes a segment and holds it against its row.
 pub(crate) fn decode(id: &SessionId, info: &SegmentInfo, encoded: &[u8]) -> Result<DecodedSegment> {
-    let decoded = segment::decode(encoded, &DecodeLimits::default()).map_err(|source| {
+    let decoded = segment::decode(encoded, &DecodeLimits::default(), None).map_err(|source| {
         StoreError::Segment {
             id: id.to_string(),
             first_sequence: info.first_sequence,

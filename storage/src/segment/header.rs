@@ -25,12 +25,15 @@ pub const HEADER_BYTES: usize = 20;
 pub enum CodecVersion {
     /// Messages joined, zstd.
     V1 = 1,
+    /// Lines taken apart, zstd over the parts.
+    V2 = 2,
 }
 
 impl CodecVersion {
     fn from_byte(byte: u8) -> Result<Self, SegmentError> {
         match byte {
             1 => Ok(Self::V1),
+            2 => Ok(Self::V2),
             found => Err(SegmentError::UnknownVersion { found }),
         }
     }

@@ -7,10 +7,14 @@
 
 pub mod header;
 mod v1;
+pub mod v2;
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
 pub use header::{CodecVersion, Header};
+pub use v2::Base;
 
 /// One message to encode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +114,14 @@ pub enum SegmentError {
         /// Its message.
         what: String,
     },
+    /// The segment refers to a base that was not given.
+    #[error("the segment needs base {needed:016x}, given was {given:x?}")]
+    Base {
+        /// The base it needs.
+        needed: u64,
+        /// The one given.
+        given: Option<u64>,
+    },
     /// There is nothing to encode.
     #[error("a segment needs at least one message")]
     Empty,
@@ -155,6 +167,18 @@ impl DecodedSegment {
         (start <= end && end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
     }
 
+    /// Only the messages in `wanted`.
+    fn narrowed(mut self, wanted: Range<usize>) -> Self {
+        let end = wanted.end.min(self.len());
+        let start = wanted.start.min(end);
+        let first_byte = start.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let last_byte = end.checked_sub(1).map_or(0, |last| self.ends[last]).max(first_byte);
+        self.bytes = self.bytes.slice(first_byte as usize..last_byte as usize);
+        self.ends = self.ends[start..end].iter().map(|at| at - first_byte).collect();
+        self.received_ms = self.received_ms[start..end].to_vec();
+        self
+    }
+
     /// When the store received message `index`, Unix milliseconds.
     #[must_use]
     pub fn received_ms(&self, index: usize) -> Option<i64> {
@@ -162,25 +186,64 @@ impl DecodedSegment {
     }
 }
 
-/// Encodes messages, at least one, as a segment.
+/// Encodes messages, at least one, as a segment. Codec 1 has no use for a base.
+///
+/// For many segments with the same base, [`v2::Encoder`] does the base's share of the work once.
 ///
 /// # Errors
 /// [`SegmentError::Empty`], [`SegmentError::TooLarge`] beyond the format's bounds, or what the
 /// codec's compressor says.
-pub fn encode(entries: &[Entry<'_>], params: &EncodeParams) -> Result<Vec<u8>, SegmentError> {
+pub fn encode(
+    entries: &[Entry<'_>],
+    params: &EncodeParams,
+    base: Option<&Base>,
+) -> Result<Vec<u8>, SegmentError> {
     match params.version {
         CodecVersion::V1 => v1::encode(entries, params.level),
+        CodecVersion::V2 => v2::Encoder::new(params.level, base)?.encode(entries),
     }
 }
 
-/// Decodes a segment whole, checking its checksum and every message's digest.
+/// Decodes a segment whole, checking its checksum and its digests. `base` must be the one that
+/// [`base_id`] names, if it names one.
 ///
 /// # Errors
 /// [`SegmentError`] for bytes that are not what [`encode`] made; nothing beyond `limits` is
 /// allocated on their word.
-pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DecodedSegment, SegmentError> {
+pub fn decode(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    base: Option<&Base>,
+) -> Result<DecodedSegment, SegmentError> {
+    decode_range(bytes, 0..usize::MAX, limits, base)
+}
+
+/// Decodes messages `wanted` of a segment, counted from 0; those it does not have are left out.
+/// What comes out holds only them: message `wanted.start` is its first.
+///
+/// # Errors
+/// As for [`decode`]; digests are checked up to the last message decoded.
+pub fn decode_range(
+    bytes: &[u8],
+    wanted: Range<usize>,
+    limits: &DecodeLimits,
+    base: Option<&Base>,
+) -> Result<DecodedSegment, SegmentError> {
     let (header, body) = Header::parse(bytes, limits)?;
     match header.version {
-        CodecVersion::V1 => v1::decode(&header, body),
+        CodecVersion::V1 => Ok(v1::decode(&header, body)?.narrowed(wanted)),
+        CodecVersion::V2 => v2::decode(&header, body, base, wanted),
+    }
+}
+
+/// The base that a segment needs, if it needs one.
+///
+/// # Errors
+/// As for [`decode`].
+pub fn base_id(bytes: &[u8], limits: &DecodeLimits) -> Result<Option<u64>, SegmentError> {
+    let (header, body) = Header::parse(bytes, limits)?;
+    match header.version {
+        CodecVersion::V1 => Ok(None),
+        CodecVersion::V2 => v2::base_id(&header, body),
     }
 }

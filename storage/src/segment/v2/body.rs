@@ -1,0 +1,222 @@
+//! The bytes of a version 2 body: `docs/FORMAT.md` has the table.
+
+use super::super::SegmentError;
+use super::super::header::check_max;
+use super::columns::Columns;
+use super::ids::{IdReader, IdWriter};
+use super::joiner::{ColumnReader, Joiner, State};
+use super::shape::{Shapes, compile};
+use super::splitter::Splitter;
+use super::varint::{Cursor, put};
+use super::{Base, frame};
+
+const FLAG_BASE: u8 = 1;
+/// Room that the main stream may take beyond twice the messages' bytes.
+const MAIN_SLACK_BYTES: usize = 64 << 10;
+
+/// Uncompressed size that the main stream of such a segment may have.
+pub(super) fn main_bytes_max(raw_bytes: usize, messages: usize) -> usize {
+    raw_bytes.saturating_mul(2).saturating_add(messages * 16 + MAIN_SLACK_BYTES)
+}
+
+/// What a segment consists of before compression.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// Shapes, columns and text: what is worth compressing.
+    pub(super) main: Vec<u8>,
+    /// Decoded base64.
+    pub(super) blobs: Vec<u8>,
+    /// Hash and length of each value in `blobs`, in order.
+    pub(super) blob_list: Vec<(u128, usize)>,
+    id_bytes: Vec<u8>,
+    id_pairs: Vec<u8>,
+}
+
+/// Lays out what the splitter has collected. `times` are the received times.
+pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, SegmentError> {
+    let Splitter { mut columns, ids, lines, shapes, .. } = splitter;
+    for column in &mut columns.all {
+        column.settle();
+    }
+    let mut order = Vec::with_capacity(columns.len());
+    compile(&shapes, |kind, key| order.push(columns.find(kind, key)))?;
+
+    let mut main = Vec::new();
+    for length in [shapes.len(), lines.len(), times.len(), ids.times.len()] {
+        put(&mut main, length as u64);
+    }
+    main.extend_from_slice(&shapes);
+    put_directory(&mut main, &columns, &order);
+    for stream in [&lines, times, &ids.times] {
+        main.extend_from_slice(stream);
+    }
+    let present = || order.iter().flatten().filter_map(|&index| columns.all.get(index));
+    for column in present() {
+        main.extend_from_slice(&column.codes);
+        main.extend_from_slice(&column.aux);
+    }
+    for column in present() {
+        main.extend_from_slice(&column.text);
+    }
+    let IdWriter { bytes: id_bytes, pairs: id_pairs, .. } = ids;
+    let Columns { blobs, blob_list, .. } = columns;
+    Ok(Parts { main, blobs, blob_list, id_bytes, id_pairs })
+}
+
+fn put_directory(main: &mut Vec<u8>, columns: &Columns, order: &[Option<usize>]) {
+    for index in order {
+        let lengths = index.and_then(|index| columns.all.get(index)).map_or([0; 3], |column| {
+            [column.codes.len(), column.aux.len(), column.text.len()]
+        });
+        for length in lengths {
+            put(main, length as u64);
+        }
+    }
+}
+
+/// Writes the body.
+pub(super) fn seal(
+    parts: &Parts,
+    digests: &[u32],
+    base: Option<&Base>,
+    main_frame: &[u8],
+    blob_frame: &[u8],
+) -> Vec<u8> {
+    let mut body = Vec::with_capacity(
+        main_frame.len() + blob_frame.len() + parts.id_bytes.len() + digests.len() * 4 + 64,
+    );
+    match base {
+        Some(base) => {
+            body.push(FLAG_BASE);
+            body.extend_from_slice(&base.id().to_le_bytes());
+        }
+        None => body.push(0),
+    }
+    for length in [
+        digests.len(),
+        parts.id_bytes.len(),
+        parts.id_pairs.len(),
+        parts.blobs.len(),
+        blob_frame.len(),
+        parts.main.len(),
+    ] {
+        put(&mut body, length as u64);
+    }
+    for digest in digests {
+        body.extend_from_slice(&digest.to_le_bytes());
+    }
+    for part in [&parts.id_bytes, &parts.id_pairs, blob_frame, main_frame] {
+        body.extend_from_slice(part);
+    }
+    body
+}
+
+/// A body taken apart, its frames still compressed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Body<'a> {
+    pub(super) base_id: Option<u64>,
+    pub(super) digests: &'a [[u8; 4]],
+    pub(super) id_bytes: &'a [u8],
+    pub(super) id_pairs: &'a [u8],
+    pub(super) blob_bytes: usize,
+    pub(super) blob_frame: &'a [u8],
+    pub(super) main_bytes: usize,
+    pub(super) main_frame: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn parse(
+        body: &'a [u8],
+        raw_bytes: usize,
+        messages: usize,
+    ) -> Result<Self, SegmentError> {
+        let mut cursor = Cursor::new(body);
+        let base_id = match cursor.byte()? {
+            0 => None,
+            FLAG_BASE => Some(u64::from_le_bytes(cursor.array()?)),
+            _ => return Err(SegmentError::Inconsistent { what: "the body has unknown flags" }),
+        };
+        let digests = cursor.length()?;
+        let id_bytes = cursor.length()?;
+        let id_pairs = cursor.length()?;
+        let blob_bytes = cursor.length()?;
+        let blob_frame = cursor.length()?;
+        let main_bytes = cursor.length()?;
+        check_max("the size of decoded base64", blob_bytes, raw_bytes)?;
+        check_max("the size of the columns", main_bytes, main_bytes_max(raw_bytes, messages))?;
+        check_max("the number of digests", digests, messages)?;
+        Ok(Self {
+            base_id,
+            digests: cursor.take(digests * 4)?.as_chunks::<4>().0,
+            id_bytes: cursor.take(id_bytes)?,
+            id_pairs: cursor.take(id_pairs)?,
+            blob_bytes,
+            blob_frame: cursor.take(blob_frame)?,
+            main_bytes,
+            main_frame: cursor.rest(),
+        })
+    }
+
+    /// The main stream and the blobs, decompressed.
+    pub(super) fn inflate(&self, base: Option<&Base>) -> Result<(Vec<u8>, Vec<u8>), SegmentError> {
+        let dictionary = base.map_or(&[][..], Base::text);
+        let main = frame::decompress(self.main_frame, dictionary, self.main_bytes, "columns")?;
+        let blobs = frame::decompress(self.blob_frame, &[], self.blob_bytes, "decoded base64")?;
+        Ok((main, blobs))
+    }
+}
+
+/// The main stream's parts.
+pub(super) struct Main<'a> {
+    pub(super) shapes: Shapes,
+    pub(super) shape_text: &'a [u8],
+    pub(super) times: &'a [u8],
+    lines: &'a [u8],
+    id_times: &'a [u8],
+    columns: Vec<ColumnReader<'a>>,
+}
+
+impl<'a> Main<'a> {
+    pub(super) fn parse(main: &'a [u8]) -> Result<Self, SegmentError> {
+        let mut cursor = Cursor::new(main);
+        let shapes_length = cursor.length()?;
+        let lines_length = cursor.length()?;
+        let times_length = cursor.length()?;
+        let id_times_length = cursor.length()?;
+        let shape_text = cursor.take(shapes_length)?;
+        let shapes = compile(shape_text, |_, _| {})?;
+        let mut lengths = Vec::with_capacity(shapes.columns());
+        for _ in 0..shapes.columns() {
+            lengths.push([cursor.length()?, cursor.length()?, cursor.length()?]);
+        }
+        let lines = cursor.take(lines_length)?;
+        let times = cursor.take(times_length)?;
+        let id_times = cursor.take(id_times_length)?;
+        let mut columns = Vec::with_capacity(lengths.len());
+        for [codes, aux, _] in &lengths {
+            columns.push(ColumnReader::new(cursor.take(*codes)?, cursor.take(*aux)?, &[]));
+        }
+        for (column, [_, _, text]) in columns.iter_mut().zip(&lengths) {
+            column.text = cursor.take(*text)?;
+        }
+        Ok(Self { shapes, shape_text, times, lines, id_times, columns })
+    }
+
+    pub(super) fn joiner<'m>(
+        &'m mut self,
+        body: &Body<'m>,
+        blobs: &'m [u8],
+        base: Option<&'m Base>,
+    ) -> Joiner<'m> {
+        Joiner {
+            shapes: &self.shapes,
+            shape_text: self.shape_text,
+            lines: Cursor::new(self.lines),
+            columns: std::mem::take(&mut self.columns),
+            ids: IdReader::new(body.id_bytes, body.id_pairs, self.id_times),
+            blobs,
+            base,
+            state: State::default(),
+        }
+    }
+}

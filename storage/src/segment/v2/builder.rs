@@ -1,0 +1,272 @@
+//! Chooses what goes into a base: what occurs in two or more segments of a project.
+//!
+//! Two passes over the same segments in the same order, so that none needs to stay in memory:
+//!
+//! 1. [`BaseBuilder::observe`] counts, by hash, in how many segments a stretch of 32 bytes occurs.
+//!    A sample decided by the hash itself is counted, so all segments count the same stretches.
+//! 2. [`BaseCollector::collect`] takes the runs of stretches that occur more than once, at their
+//!    first occurrence, with the short gaps between them: whole passages compress better.
+//!
+//! Memory: about 60 MB for the counts, a few times the base for the runs, and one segment.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::super::{Entry, SegmentError};
+use super::base::Base;
+use super::columns::HashMapOf;
+use super::{Parts, split_for_base};
+use crate::limits::{
+    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_TEXT_BYTES_MAX,
+};
+
+/// Bytes that are hashed together.
+const STRETCH_BYTES: usize = 32;
+/// Counts kept; when there are more, every second is forgotten and the sample halves.
+const COUNTS_MAX: usize = 1 << 21;
+/// One stretch in so many is counted at first.
+const SAMPLE_FIRST: u64 = 8;
+/// Unshared bytes inside a run that do not end it.
+const GAP_BYTES_MAX: usize = 250;
+/// Shorter runs are left to the segments.
+const RUN_BYTES_MIN: usize = 48;
+/// Smaller bases are not worth a row.
+const TEXT_BYTES_MIN: usize = 4 << 10;
+/// Smaller blobs are left to the segments.
+const BLOB_BYTES_MIN: usize = 1 << 10;
+/// Runs are thinned out when they exceed this many times what the base may hold.
+const POOL_FACTOR: usize = 3;
+
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    last_segment: u32,
+    segments: u32,
+}
+
+/// The first pass.
+#[derive(Debug)]
+pub struct BaseBuilder {
+    stretches: HashMapOf<u64, Count>,
+    blobs: HashMapOf<u128, Count>,
+    sample: u64,
+    segment: u32,
+}
+
+impl Default for BaseBuilder {
+    fn default() -> Self {
+        Self {
+            stretches: HashMapOf::default(),
+            blobs: HashMapOf::default(),
+            sample: SAMPLE_FIRST,
+            segment: 0,
+        }
+    }
+}
+
+impl BaseBuilder {
+    /// A builder that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts what a segment to be holds.
+    ///
+    /// # Errors
+    /// As for encoding: no messages, or too many.
+    pub fn observe(&mut self, entries: &[Entry<'_>]) -> Result<(), SegmentError> {
+        let parts = split_for_base(entries)?;
+        let segment = self.segment;
+        self.segment += 1;
+        let (sample, stretches) = (self.sample, &mut self.stretches);
+        each_stretch(&parts.main, sample, |_, hash| {
+            let count =
+                stretches.entry(hash).or_insert(Count { last_segment: segment, segments: 1 });
+            if count.last_segment != segment {
+                *count = Count { last_segment: segment, segments: count.segments + 1 };
+            }
+        });
+        while self.stretches.len() > COUNTS_MAX {
+            self.sample *= 2;
+            let sample = self.sample;
+            self.stretches.retain(|hash, _| hash % sample == 0);
+        }
+        for &(hash, _) in &parts.blob_list {
+            let count =
+                self.blobs.entry(hash).or_insert(Count { last_segment: segment, segments: 1 });
+            if count.last_segment != segment {
+                *count = Count { last_segment: segment, segments: count.segments + 1 };
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the second pass. `text_bytes_max` bounds the base's text and thereby what a reader
+    /// decodes before a segment; at most [`BASE_TEXT_BYTES_MAX`].
+    #[must_use]
+    pub fn into_collector(mut self, text_bytes_max: usize) -> BaseCollector {
+        self.stretches.retain(|_, count| count.segments > 1);
+        self.blobs.retain(|_, count| count.segments > 1);
+        BaseCollector {
+            counts: self,
+            text_bytes_max: text_bytes_max.min(BASE_TEXT_BYTES_MAX),
+            runs: Vec::new(),
+            run_bytes: 0,
+            blobs: Vec::new(),
+            blob_bytes: 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Run {
+    /// Segments, besides the first, in which its stretches occur, on average.
+    score: f32,
+    bytes: Vec<u8>,
+}
+
+/// The second pass.
+#[derive(Debug)]
+pub struct BaseCollector {
+    counts: BaseBuilder,
+    text_bytes_max: usize,
+    /// In order of appearance.
+    runs: Vec<Run>,
+    run_bytes: usize,
+    blobs: Vec<(u128, Vec<u8>)>,
+    blob_bytes: usize,
+}
+
+impl BaseCollector {
+    /// Takes what the base should hold of a segment to be.
+    ///
+    /// # Errors
+    /// As for [`BaseBuilder::observe`].
+    pub fn collect(&mut self, entries: &[Entry<'_>]) -> Result<(), SegmentError> {
+        let parts = split_for_base(entries)?;
+        self.collect_text(&parts.main);
+        self.collect_blobs(&parts);
+        if self.run_bytes > POOL_FACTOR * self.text_bytes_max {
+            self.thin(2 * self.text_bytes_max);
+        }
+        Ok(())
+    }
+
+    /// Encodes the base at a zstd level, 1 to 22. Nothing if the segments share too little.
+    ///
+    /// # Errors
+    /// What the compressor says.
+    pub fn finish(mut self, level: i32) -> Result<Option<Vec<u8>>, SegmentError> {
+        self.thin(self.text_bytes_max);
+        if self.run_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
+            return Ok(None);
+        }
+        let text: Vec<u8> = self.runs.iter().flat_map(|run| &run.bytes).copied().collect();
+        Base::encode(&text, &self.blobs, level).map(Some)
+    }
+
+    fn collect_text(&mut self, text: &[u8]) {
+        struct Open {
+            start: usize,
+            end: usize,
+            score: u64,
+            stretches: u64,
+        }
+        let mut open: Option<Open> = None;
+        let mut taken = Vec::new();
+        let (runs, run_bytes) = (&mut self.runs, &mut self.run_bytes);
+        let mut close = |run: Open| {
+            if run.end - run.start >= RUN_BYTES_MIN {
+                *run_bytes += run.end - run.start;
+                let score = run.score as f32 / run.stretches as f32;
+                runs.push(Run { score, bytes: text[run.start..run.end].to_vec() });
+            }
+        };
+        let (sample, stretches) = (self.counts.sample, &self.counts.stretches);
+        each_stretch(text, sample, |at, hash| {
+            let Some(count) = stretches.get(&hash) else { return };
+            taken.push(hash);
+            let others = u64::from(count.segments - 1);
+            match &mut open {
+                Some(run) if at <= run.end + GAP_BYTES_MAX => {
+                    run.end = at + STRETCH_BYTES;
+                    run.score += others;
+                    run.stretches += 1;
+                }
+                _ => {
+                    let end = at + STRETCH_BYTES;
+                    let next = Open { start: at, end, score: others, stretches: 1 };
+                    if let Some(run) = open.replace(next) {
+                        close(run);
+                    }
+                }
+            }
+        });
+        if let Some(run) = open {
+            close(run);
+        }
+        // What has been taken is not taken again.
+        for hash in taken {
+            self.counts.stretches.remove(&hash);
+        }
+    }
+
+    fn collect_blobs(&mut self, parts: &Parts) {
+        let mut at = 0;
+        for &(hash, length) in &parts.blob_list {
+            let bytes = parts.blobs.get(at..at + length).unwrap_or_default();
+            at += length;
+            let fits = (BLOB_BYTES_MIN..=BASE_BLOB_BYTES_MAX).contains(&length)
+                && self.blobs.len() < BASE_BLOBS_MAX
+                && self.blob_bytes + length <= BASE_BLOBS_BYTES_MAX;
+            if fits && self.counts.blobs.remove(&hash).is_some() {
+                debug_assert_eq!(hash, xxh3_128(bytes));
+                self.blob_bytes += length;
+                self.blobs.push((hash, bytes.to_vec()));
+            }
+        }
+    }
+
+    /// Keeps the runs that occur most, up to `bytes_max`.
+    fn thin(&mut self, bytes_max: usize) {
+        let mut order: Vec<usize> = (0..self.runs.len()).collect();
+        order.sort_by(|&a, &b| self.runs[b].score.total_cmp(&self.runs[a].score));
+        let mut keep = vec![false; self.runs.len()];
+        let mut kept_bytes = 0;
+        for index in order {
+            let length = self.runs[index].bytes.len();
+            if kept_bytes + length <= bytes_max {
+                kept_bytes += length;
+                keep[index] = true;
+            }
+        }
+        let mut keep = keep.into_iter();
+        self.runs.retain(|_| keep.next().unwrap_or(false));
+        self.run_bytes = kept_bytes;
+    }
+}
+
+/// Calls `visit(position, hash)` for each sampled stretch of `bytes`.
+fn each_stretch(bytes: &[u8], sample: u64, mut visit: impl FnMut(usize, u64)) {
+    // A polynomial of the bytes modulo 2^64, rolled along.
+    const FACTOR: u64 = 0x9e37_79b1_85eb_ca87;
+    let oldest_factor = FACTOR.wrapping_pow(STRETCH_BYTES as u32);
+    let Some(first) = bytes.get(..STRETCH_BYTES) else { return };
+    let term = |byte: u8| u64::from(byte) + 1;
+    let mut hash =
+        first.iter().fold(0_u64, |hash, &byte| hash.wrapping_mul(FACTOR).wrapping_add(term(byte)));
+    let mut at = 0;
+    loop {
+        let mixed = hash ^ hash >> 29;
+        if mixed % sample == 0 {
+            visit(at, mixed);
+        }
+        let (Some(&oldest), Some(&newest)) = (bytes.get(at), bytes.get(at + STRETCH_BYTES)) else {
+            return;
+        };
+        hash = hash
+            .wrapping_mul(FACTOR)
+            .wrapping_add(term(newest))
+            .wrapping_sub(oldest_factor.wrapping_mul(term(oldest)));
+        at += 1;
+    }
+}

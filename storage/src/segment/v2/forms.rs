@@ -1,0 +1,423 @@
+//! Values of fixed form: recognised only when writing them back gives the same bytes.
+
+/// Whole part and milliseconds of an RFC 3339 time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Time {
+    /// Unix milliseconds.
+    pub(super) ms: i64,
+    /// Microseconds beyond them; 0 unless there are six digits of fraction.
+    pub(super) us: u16,
+    /// Digits of fraction: 0, 3 or 6.
+    pub(super) digits: u8,
+}
+
+/// Bytes of `2026-01-02T03:04:05`.
+const SECONDS_END: usize = 19;
+const DAY_S: i64 = 86_400;
+
+fn decimal(text: &[u8]) -> Option<i64> {
+    text.iter().try_fold(0_i64, |value, c| c.is_ascii_digit().then(|| value * 10 + i64::from(c - b'0')))
+}
+
+/// The time at the front of `text` and the bytes it takes; what follows (a zone) is the caller's.
+pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
+    let front = text.get(..SECONDS_END)?;
+    if front[4] != b'-' || front[7] != b'-' || front[10] != b'T' || front[13] != b':' || front[16] != b':' {
+        return None;
+    }
+    let part = |from: usize, to: usize| front.get(from..to).and_then(decimal);
+    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+    let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+    if hour > 23 || minute > 59 || second > 59 || year < 1970 {
+        return None;
+    }
+    let days = days_of(year, month, day);
+    if date_of(days) != (year, month, day) {
+        return None;
+    }
+    let mut end = SECONDS_END;
+    let (mut fraction_us, mut digits) = (0, 0);
+    if text.get(end) == Some(&b'.') {
+        let run = text[end + 1..].iter().take_while(|c| c.is_ascii_digit()).count();
+        let value = decimal(text.get(end + 1..end + 1 + run)?)?;
+        (fraction_us, digits) = match run {
+            3 => (value * 1000, 3),
+            6 => (value, 6),
+            _ => return None,
+        };
+        end += 1 + run;
+    }
+    let seconds = days * DAY_S + hour * 3600 + minute * 60 + second;
+    let (ms, us) = (seconds * 1000 + fraction_us / 1000, (fraction_us % 1000) as u16);
+    Some((Time { ms, us, digits }, end))
+}
+
+/// Writes a time as [`parse_time`] reads it; false if `time` is out of the form's range.
+pub(super) fn write_time(time: Time, out: &mut Vec<u8>) -> bool {
+    let seconds = time.ms.div_euclid(1000);
+    let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
+    // Year 9999 ends before day 2,932,897; the bound also keeps the calendar sums small.
+    if !(0..2_932_897).contains(&days) {
+        return false;
+    }
+    let (year, month, day) = date_of(days);
+    let mut text = *b"0000-00-00T00:00:00.000000";
+    let mut put = |at: usize, width: usize, mut value: i64| {
+        for place in (at..at + width).rev() {
+            text[place] = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    };
+    put(0, 4, year);
+    put(5, 2, month);
+    put(8, 2, day);
+    put(11, 2, second / 3600);
+    put(14, 2, second / 60 % 60);
+    put(17, 2, second % 60);
+    put(20, 3, time.ms.rem_euclid(1000));
+    put(23, 3, i64::from(time.us));
+    let length = match time.digits {
+        0 => SECONDS_END,
+        digits => SECONDS_END + 1 + usize::from(digits.min(6)),
+    };
+    out.extend_from_slice(&text[..length]);
+    true
+}
+
+/// Days from 1970-01-01 in the proleptic Gregorian calendar, whose 400 years are 146,097 days;
+/// years begin in March here, so that the leap day is a year's last.
+fn days_of(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+fn date_of(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (era * 400 + year + i64::from(month <= 2), month, day)
+}
+
+/// An identifier's random part: up to 144 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Id {
+    /// Bits above the lower 128; only `B62` identifiers have them.
+    pub(super) high: u16,
+    /// The lower 128 bits.
+    pub(super) low: u128,
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+const fn hex_values() -> [u8; 256] {
+    let mut table = [0xff; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        table[HEX[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+}
+const HEX_VALUES: [u8; 256] = hex_values();
+
+/// Lower-case hex digits, at most 32, as a number.
+pub(super) fn parse_hex(text: &[u8]) -> Option<u128> {
+    text.iter().try_fold(0_u128, |value, &c| {
+        let digit = HEX_VALUES[usize::from(c)];
+        (digit < 16).then(|| value << 4 | u128::from(digit))
+    })
+}
+
+/// Writes the lowest `digits` hex digits of `value`.
+pub(super) fn write_hex(value: u128, digits: usize, out: &mut Vec<u8>) {
+    let mut text = [0_u8; 32];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(value.to_be_bytes()) {
+        *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+    }
+    out.extend_from_slice(&text[32 - digits.min(32)..]);
+}
+
+/// Bytes of a UUID's text.
+pub(super) const UUID_BYTES: usize = 36;
+
+/// A lower-case UUID.
+pub(super) fn parse_uuid(text: &[u8]) -> Option<u128> {
+    let text: &[u8; UUID_BYTES] = text.try_into().ok()?;
+    let mut value = 0_u128;
+    for (at, &c) in text.iter().enumerate() {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            if c != b'-' {
+                return None;
+            }
+            continue;
+        }
+        let digit = HEX_VALUES[usize::from(c)];
+        if digit > 15 {
+            return None;
+        }
+        value = value << 4 | u128::from(digit);
+    }
+    Some(value)
+}
+
+/// Writes a UUID.
+pub(super) fn write_uuid(value: u128, out: &mut Vec<u8>) {
+    let mut text = [b'-'; UUID_BYTES];
+    let bytes = value.to_be_bytes();
+    for (index, place) in
+        [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34].into_iter().enumerate()
+    {
+        text[place] = HEX[usize::from(bytes[index] >> 4)];
+        text[place + 1] = HEX[usize::from(bytes[index] & 15)];
+    }
+    out.extend_from_slice(&text);
+}
+
+const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+fn digit_in(alphabet: &[u8], c: u8) -> Option<u128> {
+    alphabet.iter().position(|&a| a == c).map(|p| p as u128)
+}
+
+fn parse_base(alphabet: &[u8], text: &[u8]) -> Option<u128> {
+    let base = alphabet.len() as u128;
+    text.iter().try_fold(0_u128, |value, &c| {
+        value.checked_mul(base)?.checked_add(digit_in(alphabet, c)?)
+    })
+}
+
+fn write_base(alphabet: &[u8], mut value: u128, text: &mut [u8]) -> bool {
+    // 64-bit steps: a 128-bit division per digit would dominate replay.
+    let base = alphabet.len() as u64;
+    let step = u128::from(base.pow(5));
+    for group in text.rchunks_mut(5) {
+        let mut digits = (value % step) as u64;
+        value /= step;
+        for place in group.iter_mut().rev() {
+            *place = alphabet.get((digits % base) as usize).copied().unwrap_or(b'0');
+            digits /= base;
+        }
+        if digits != 0 {
+            return false;
+        }
+    }
+    value == 0
+}
+
+/// Base-58 digits that hold 128 bits.
+pub(super) const B58_BYTES: usize = 22;
+/// Base-62 digits of an OpenAI call id; two halves of 12 hold 72 bits each.
+pub(super) const B62_BYTES: usize = 24;
+
+/// 22 base-58 digits.
+pub(super) fn parse_b58(text: &[u8]) -> Option<u128> {
+    (text.len() == B58_BYTES).then(|| parse_base(BASE58, text))?
+}
+
+/// Writes 22 base-58 digits: any 128-bit value fits.
+pub(super) fn write_b58(value: u128, out: &mut Vec<u8>) -> bool {
+    let mut text = [0; B58_BYTES];
+    let fits = write_base(BASE58, value, &mut text);
+    out.extend_from_slice(&text);
+    fits
+}
+
+/// 24 base-62 digits.
+pub(super) fn parse_b62(text: &[u8]) -> Option<Id> {
+    let text: &[u8; B62_BYTES] = text.try_into().ok()?;
+    let (left, right) = text.split_at(B62_BYTES / 2);
+    let (left, right) = (parse_base(BASE62, left)?, parse_base(BASE62, right)?);
+    Some(Id { high: (left >> 56) as u16, low: (left & ((1 << 56) - 1)) << 72 | right })
+}
+
+/// Writes 24 base-62 digits; false if a half is over 12 digits.
+pub(super) fn write_b62(id: Id, out: &mut Vec<u8>) -> bool {
+    let left = u128::from(id.high) << 56 | id.low >> 72;
+    let right = id.low & ((1 << 72) - 1);
+    let mut text = [0; B62_BYTES];
+    let (left_text, right_text) = text.split_at_mut(B62_BYTES / 2);
+    let fits = write_base(BASE62, left, left_text) && write_base(BASE62, right, right_text);
+    out.extend_from_slice(&text);
+    fits
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const fn base64_values() -> [u8; 256] {
+    let mut table = [0xff; 256];
+    let mut digit = 0;
+    while digit < 64 {
+        table[BASE64[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+}
+const BASE64_VALUES: [u8; 256] = base64_values();
+
+/// Canonical padded base64 (standard alphabet, unused bits 0), or nothing.
+pub(super) fn parse_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let (quads, []) = text.as_chunks::<4>() else { return None };
+    let (last, front) = quads.split_last()?;
+    let value = |c: u8| u32::from(BASE64_VALUES[usize::from(c)]);
+    let mut out = Vec::with_capacity(quads.len() * 3);
+    for quad in front {
+        let [a, b, c, d] = quad.map(value);
+        if (a | b | c | d) > 63 {
+            return None;
+        }
+        let bits = a << 18 | b << 12 | c << 6 | d;
+        out.extend_from_slice(&bits.to_be_bytes()[1..]);
+    }
+    let kept = match last {
+        [_, _, b'=', b'='] => 1,
+        [_, _, _, b'='] => 2,
+        _ => 3,
+    };
+    let mut bits = 0;
+    for (place, &c) in last.iter().enumerate() {
+        let digit = if place > kept { 0 } else { value(c) };
+        if digit > 63 {
+            return None;
+        }
+        bits = bits << 6 | digit;
+    }
+    let bytes = bits.to_be_bytes();
+    if bytes[1 + kept..].iter().any(|&b| b != 0) {
+        return None;
+    }
+    out.extend_from_slice(&bytes[1..1 + kept]);
+    Some(out)
+}
+
+/// Writes canonical base64.
+pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let (triples, tail) = bytes.as_chunks::<3>();
+    out.reserve(bytes.len().div_ceil(3) * 4);
+    let digit = |bits: u32| BASE64[(bits & 63) as usize];
+    for [a, b, c] in triples {
+        let bits = u32::from(*a) << 16 | u32::from(*b) << 8 | u32::from(*c);
+        out.extend_from_slice(&[digit(bits >> 18), digit(bits >> 12), digit(bits >> 6), digit(bits)]);
+    }
+    match *tail {
+        [a] => {
+            let bits = u32::from(a) << 16;
+            out.extend_from_slice(&[digit(bits >> 18), digit(bits >> 12), b'=', b'=']);
+        }
+        [a, b] => {
+            let bits = u32::from(a) << 16 | u32::from(b) << 8;
+            out.extend_from_slice(&[digit(bits >> 18), digit(bits >> 12), digit(bits >> 6), b'=']);
+        }
+        _ => {}
+    }
+}
+
+/// A plain integer: no leading zero, no `-0`, and small enough for differences to fit.
+pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = match digits {
+        [b'0'] => text.len() == 1,
+        [b'1'..=b'9', ..] => digits.len() <= 18,
+        _ => false,
+    };
+    let magnitude = plain.then(|| decimal(digits))??;
+    Some(if text.len() == digits.len() { magnitude } else { -magnitude })
+}
+
+/// Writes an integer.
+pub(super) fn write_integer(value: i64, out: &mut Vec<u8>) {
+    let mut text = [0_u8; 20];
+    let mut at = text.len();
+    let mut magnitude = value.unsigned_abs();
+    loop {
+        at -= 1;
+        text[at] = b'0' + (magnitude % 10) as u8;
+        magnitude /= 10;
+        if magnitude == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&text[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn time_text(text: &str) -> Option<String> {
+        let (time, end) = parse_time(text.as_bytes())?;
+        let mut out = Vec::new();
+        assert!(write_time(time, &mut out));
+        assert_eq!(out, text.as_bytes()[..end]);
+        Some(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn times_come_back_or_are_refused() {
+        for good in ["1970-01-01T00:00:00Z", "2024-02-29T23:59:59.999Z", "9999-12-31T00:00:00.123456+00:00"] {
+            assert!(time_text(good).is_some(), "{good}");
+        }
+        for bad in [
+            "", "2023-02-29T00:00:00Z", "1969-12-31T00:00:00Z", "2024-13-01T00:00:00Z",
+            "2024-01-01T24:00:00Z", "2024-01-01T00:00:60Z", "2024-01-01 00:00:00Z",
+            "2024-01-01T00:00:00.1234Z", "2024-00-10T00:00:00Z", "2024-01-00T00:00:00Z",
+        ] {
+            assert!(time_text(bad).is_none(), "{bad}");
+        }
+        let mut out = Vec::new();
+        assert!(!write_time(Time { ms: i64::MAX, us: 0, digits: 3 }, &mut out));
+        assert!(!write_time(Time { ms: -1, us: 0, digits: 3 }, &mut out));
+    }
+
+    #[test]
+    fn integers_are_plain_or_refused() {
+        for good in ["0", "1", "-1", "999999999999999999", "-999999999999999999"] {
+            let mut out = Vec::new();
+            write_integer(parse_integer(good.as_bytes()).unwrap(), &mut out);
+            assert_eq!(out, good.as_bytes());
+        }
+        for bad in ["", "-", "-0", "00", "01", "1.0", "1e5", "1000000000000000000", "--1", "+1"] {
+            assert_eq!(parse_integer(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn base64_must_be_canonical() {
+        for bad in ["", "A", "AAA", "AB==", "AAB=", "A===", "====", "AA=A", "AA==AAAA", "AA-A", "AAA\n"] {
+            assert_eq!(parse_base64(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn forms_round_trip(low: u128, high: u16, bytes: Vec<u8>, day in 0_i64..2_932_897) {
+            let mut out = Vec::new();
+            write_uuid(low, &mut out);
+            prop_assert_eq!(parse_uuid(&out), Some(low));
+            out.clear();
+            prop_assert!(write_b58(low, &mut out));
+            prop_assert_eq!(parse_b58(&out), Some(low));
+            out.clear();
+            write_hex(low, 32, &mut out);
+            prop_assert_eq!(parse_hex(&out), Some(low));
+            out.clear();
+            if write_b62(Id { high, low }, &mut out) {
+                prop_assert_eq!(parse_b62(&out), Some(Id { high, low }));
+            }
+            out.clear();
+            write_base64(&bytes, &mut out);
+            prop_assert_eq!(parse_base64(&out), (!bytes.is_empty()).then_some(bytes));
+            let (year, month, date) = date_of(day);
+            prop_assert_eq!(days_of(year, month, date), day);
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Puts lines together again from shapes and columns.
+//!
+//! Every step either writes bytes, of which there are at most as many as the segment's header
+//! says, or uses up at least one byte of a stream: there is no input that keeps it busy.
+
+use std::collections::HashMap;
+
+use super::super::SegmentError;
+use super::Base;
+use super::columns::{CODE_BASE, CODE_NEW, CODE_REPEAT, RECENT_MAX, REPEAT_BYTES_MIN};
+use super::forms::{self, Id, Time};
+use super::ids::IdReader;
+use super::json::DEPTH_MAX;
+use super::shape::{Kind, Shapes, Step};
+use super::text::{Output, push_numbered};
+use super::varint::{Cursor, unzigzag};
+
+/// Where a string's bytes are.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    space: u32,
+    start: u32,
+    length: u32,
+}
+
+/// Spaces that are no column: the segment's blobs, and those of its base (`start` is the number).
+const BLOBS: u32 = u32::MAX;
+const BASE_BLOBS: u32 = u32::MAX - 1;
+
+/// A column's streams and what its next value depends on.
+#[derive(Debug, Default)]
+pub(super) struct ColumnReader<'a> {
+    pub(super) codes: Cursor<'a>,
+    pub(super) aux: Cursor<'a>,
+    pub(super) text: &'a [u8],
+    text_at: usize,
+    recent: [Place; RECENT_MAX],
+    recent_count: usize,
+    last_id: Id,
+    /// Whether integers are differences, once known.
+    differences: Option<bool>,
+    last_integer: i64,
+}
+
+impl<'a> ColumnReader<'a> {
+    pub(super) fn new(codes: &'a [u8], aux: &'a [u8], text: &'a [u8]) -> Self {
+        Self { codes: Cursor::new(codes), aux: Cursor::new(aux), text, ..Self::default() }
+    }
+
+    fn remember(&mut self, place: Place) {
+        self.recent_count = (self.recent_count + 1).min(RECENT_MAX);
+        self.recent[..self.recent_count].rotate_right(1);
+        self.recent[0] = place;
+    }
+
+    fn integer(&mut self) -> Result<i64, SegmentError> {
+        let differences = match self.differences {
+            Some(known) => known,
+            None => *self.differences.insert(self.codes.byte()? != 0),
+        };
+        let value = unzigzag(self.codes.varint()?);
+        if !differences {
+            return Ok(value);
+        }
+        self.last_integer = self.last_integer.wrapping_add(value);
+        Ok(self.last_integer)
+    }
+}
+
+/// A segment on its way back to lines.
+pub(super) struct Joiner<'a> {
+    pub(super) shapes: &'a Shapes,
+    pub(super) shape_text: &'a [u8],
+    pub(super) lines: Cursor<'a>,
+    pub(super) columns: Vec<ColumnReader<'a>>,
+    pub(super) ids: IdReader<'a>,
+    pub(super) blobs: &'a [u8],
+    pub(super) base: Option<&'a Base>,
+    pub(super) state: State,
+}
+
+/// What the values so far leave behind.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    strings: Vec<Place>,
+    blobs_at: usize,
+    base_blobs: HashMap<u32, Vec<u8>>,
+    last_ms: i64,
+}
+
+const NO_COLUMN: SegmentError = SegmentError::Inconsistent { what: "a value has no column" };
+const NO_STRING: SegmentError =
+    SegmentError::Inconsistent { what: "a string refers to what is not there" };
+const NO_FORM: SegmentError =
+    SegmentError::Inconsistent { what: "a value is out of its form's range" };
+
+impl<'a> Joiner<'a> {
+    /// Appends the next line to `out`.
+    pub(super) fn line(&mut self, out: &mut Output) -> Result<(), SegmentError> {
+        match self.lines.length()?.checked_sub(1) {
+            Some(shape) => self.shape(shape, 0, out),
+            None => {
+                let place = self.string(Kind::Raw, 0)?;
+                out.push(self.bytes(place)?)
+            }
+        }
+    }
+
+    fn shape(&mut self, shape: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
+        let steps = self
+            .shapes
+            .steps(shape)
+            .ok_or(SegmentError::Inconsistent { what: "a line has no such shape" })?;
+        for step in steps {
+            match step {
+                Step::Literal(range) => {
+                    out.push(self.shape_text.get(range.clone()).ok_or(NO_STRING)?)?;
+                }
+                Step::Value { kind, column } => self.value(*kind, *column, depth, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn value(
+        &mut self,
+        kind: Kind,
+        index: usize,
+        depth: usize,
+        out: &mut Output,
+    ) -> Result<(), SegmentError> {
+        match kind {
+            Kind::Text => {
+                let place = self.string(kind, index)?;
+                out.push_escaped(self.bytes(place)?)
+            }
+            Kind::Verbatim | Kind::Number | Kind::Raw => {
+                let place = self.string(kind, index)?;
+                out.push(self.bytes(place)?)
+            }
+            Kind::Numbered => {
+                let place = self.string(kind, index)?;
+                let mut aux = self.column(index)?.aux;
+                push_numbered(self.bytes(place)?, &mut aux, out)?;
+                self.column(index)?.aux = aux;
+                Ok(())
+            }
+            Kind::PatchLines => {
+                let place = self.string(kind, index)?;
+                let column = self.column(index)?;
+                let count = column.aux.length()?;
+                let firsts = column.aux.take(count)?;
+                push_patch(firsts, self.bytes(place)?, out)
+            }
+            Kind::Base64 => {
+                let place = self.string(kind, index)?;
+                let bytes = self.bytes(place)?;
+                out.with(bytes.len().div_ceil(3) * 4, |out| forms::write_base64(bytes, out))
+            }
+            Kind::Integer => {
+                let value = self.column(index)?.integer()?;
+                let mut text = Vec::with_capacity(20);
+                forms::write_integer(value, &mut text);
+                out.push(&text)
+            }
+            Kind::TimeS | Kind::TimeMs | Kind::TimeUs => self.time(kind, index, out),
+            Kind::Array => self.array(index, depth, out),
+            Kind::Uuid
+            | Kind::Base58
+            | Kind::Base62
+            | Kind::Hex16
+            | Kind::Hex24
+            | Kind::Hex32 => self.id(kind, index, out),
+        }
+    }
+
+    fn column(&mut self, index: usize) -> Result<&mut ColumnReader<'a>, SegmentError> {
+        self.columns.get_mut(index).ok_or(NO_COLUMN)
+    }
+
+    fn id(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
+        let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
+        let id = self.ids.next(kind, &mut column.last_id, &mut column.codes, self.state.last_ms)?;
+        match kind {
+            Kind::Uuid => out.with(forms::UUID_BYTES, |out| forms::write_uuid(id.low, out)),
+            Kind::Base58 => out.with(forms::B58_BYTES, |out| forms::write_b58(id.low, out)).map(drop),
+            Kind::Base62 => {
+                let fits = out.with(forms::B62_BYTES, |out| forms::write_b62(id, out))?;
+                if fits { Ok(()) } else { Err(NO_FORM) }
+            }
+            _ => {
+                let digits = kind.hex_digits();
+                out.with(digits, |out| forms::write_hex(id.low, digits, out))
+            }
+        }
+    }
+
+    fn time(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
+        let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
+        let ms = self.state.last_ms.wrapping_add(unzigzag(column.codes.varint()?));
+        let us = if kind == Kind::TimeUs { column.aux.varint()? } else { 0 };
+        let us = u16::try_from(us).ok().filter(|&us| us < 1000).ok_or(NO_FORM)?;
+        let digits = match kind {
+            Kind::TimeS => 0,
+            Kind::TimeMs => 3,
+            _ => 6,
+        };
+        self.state.last_ms = ms;
+        let mut text = Vec::with_capacity(32);
+        if !forms::write_time(Time { ms, us, digits }, &mut text) {
+            return Err(NO_FORM);
+        }
+        out.push(&text)
+    }
+
+    fn array(&mut self, index: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
+        if depth == DEPTH_MAX {
+            return Err(SegmentError::Inconsistent { what: "arrays nest too deep" });
+        }
+        let count = self.column(index)?.codes.varint()?;
+        // The shapes of all elements come before those of their own elements.
+        let mut shapes = self.column(index)?.aux;
+        let mut rest = shapes;
+        for _ in 0..count {
+            rest.varint()?;
+        }
+        self.column(index)?.aux = rest;
+        out.push(b"[")?;
+        for element in 0..count {
+            if element > 0 {
+                out.push(b",")?;
+            }
+            let shape = shapes.length()?;
+            self.shape(shape, depth + 1, out)?;
+        }
+        out.push(b"]")
+    }
+
+    /// The next string of a column.
+    fn string(&mut self, kind: Kind, index: usize) -> Result<Place, SegmentError> {
+        let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
+        let code = column.codes.varint()?;
+        if code < CODE_REPEAT {
+            let rank = code as usize;
+            let recent = &mut column.recent[..column.recent_count];
+            recent.get_mut(..=rank).ok_or(NO_STRING)?.rotate_right(1);
+            return Ok(recent[0]);
+        }
+        let place = match code {
+            CODE_REPEAT => {
+                let distance = column.aux.length()?;
+                let position = self.state.strings.len().checked_sub(distance);
+                *position.and_then(|at| self.state.strings.get(at)).ok_or(NO_STRING)?
+            }
+            CODE_BASE => {
+                let number = u32::try_from(column.aux.varint()?).map_err(|_| NO_STRING)?;
+                let base = self.base.ok_or(NO_STRING)?;
+                if let std::collections::hash_map::Entry::Vacant(vacant) =
+                    self.state.base_blobs.entry(number)
+                {
+                    vacant.insert(base.blob(number as usize)?);
+                }
+                Place { space: BASE_BLOBS, start: number, length: 0 }
+            }
+            _ => {
+                let length = usize::try_from(code - CODE_NEW).map_err(|_| NO_STRING)?;
+                let (space, at, all) = if kind == Kind::Base64 {
+                    (BLOBS, &mut self.state.blobs_at, self.blobs.len())
+                } else {
+                    (index as u32, &mut column.text_at, column.text.len())
+                };
+                let start = *at;
+                if length > all - start {
+                    return Err(NO_STRING);
+                }
+                *at += length;
+                let place = Place { space, start: start as u32, length: length as u32 };
+                if length >= REPEAT_BYTES_MIN {
+                    self.state.strings.push(place);
+                }
+                place
+            }
+        };
+        column.remember(place);
+        Ok(place)
+    }
+
+    fn bytes(&self, place: Place) -> Result<&[u8], SegmentError> {
+        let space = match place.space {
+            BASE_BLOBS => {
+                return self.state.base_blobs.get(&place.start).map(Vec::as_slice).ok_or(NO_STRING);
+            }
+            BLOBS => self.blobs,
+            column => self.columns.get(column as usize).ok_or(NO_COLUMN)?.text,
+        };
+        let start = place.start as usize;
+        space.get(start..start + place.length as usize).ok_or(NO_STRING)
+    }
+}
+
+fn push_patch(firsts: &[u8], body: &[u8], out: &mut Output) -> Result<(), SegmentError> {
+    let mut rest = body;
+    out.push(b"[")?;
+    for (index, first) in firsts.iter().enumerate() {
+        let newline = memchr::memchr(b'\n', rest).ok_or(NO_STRING)?;
+        let (line, after) = rest.split_at(newline);
+        rest = &after[1..];
+        out.push(if index == 0 { b"\"" } else { b",\"" })?;
+        out.push_escaped(&[*first])?;
+        out.push_escaped(line)?;
+        out.push(b"\"")?;
+    }
+    if rest.is_empty() { out.push(b"]") } else { Err(NO_STRING) }
+}

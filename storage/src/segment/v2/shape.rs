@@ -1,0 +1,216 @@
+//! Shapes: what is left of a line when its values are taken out.
+//!
+//! A shape is the line's own bytes with one marker byte for each value. Markers are control
+//! bytes, which JSON allows nowhere outside strings except for white space. A shape that is an
+//! array's element begins, if it has a value before any key, with the array's key and
+//! [`CONTEXT`]; that part is not written back. The key nearest before a value and the value's
+//! kind name the column that holds it, so that shapes need no column numbers and stay equal
+//! from segment to segment.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::super::SegmentError;
+
+/// Ends a shape.
+pub(super) const END: u8 = 0x00;
+/// Ends the key that a shape of an array's element begins with.
+pub(super) const CONTEXT: u8 = 0x17;
+/// Columns of a segment.
+pub(super) const COLUMNS_MAX: usize = 8192;
+
+/// What a column's values are. The number is the marker in shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// A string, unescaped.
+    Text = 0x01,
+    /// A string whose spelling is not canonical, as it stands.
+    Verbatim = 0x02,
+    /// A UUID.
+    Uuid = 0x03,
+    /// A time in seconds, the zone being part of the shape.
+    TimeS = 0x04,
+    /// A time in milliseconds.
+    TimeMs = 0x05,
+    /// A time in microseconds.
+    TimeUs = 0x06,
+    /// 22 base-58 digits behind a prefix: `toolu_01…`, `msg_01…`, `req_01…`.
+    Base58 = 0x07,
+    /// 24 base-62 digits behind a prefix: `call_…`.
+    Base62 = 0x08,
+    /// An unescaped string without its line numbers.
+    Numbered = 0x0b,
+    /// An array of a patch's lines: their first characters apart, the rest as one text.
+    PatchLines = 0x0c,
+    /// Base64, decoded.
+    Base64 = 0x0e,
+    /// An integer.
+    Integer = 0x0f,
+    /// Another number, as it stands.
+    Number = 0x10,
+    /// An array: its length, and the shape of each element.
+    Array = 0x11,
+    /// A line that is not JSON. In no shape: the lines that have none.
+    Raw = 0x12,
+    /// 16 hex digits.
+    Hex16 = 0x13,
+    /// 24 hex digits.
+    Hex24 = 0x14,
+    /// 32 hex digits.
+    Hex32 = 0x15,
+}
+
+impl Kind {
+    fn from_marker(byte: u8) -> Option<Self> {
+        Some(match byte {
+            0x01 => Self::Text,
+            0x02 => Self::Verbatim,
+            0x03 => Self::Uuid,
+            0x04 => Self::TimeS,
+            0x05 => Self::TimeMs,
+            0x06 => Self::TimeUs,
+            0x07 => Self::Base58,
+            0x08 => Self::Base62,
+            0x0b => Self::Numbered,
+            0x0c => Self::PatchLines,
+            0x0e => Self::Base64,
+            0x0f => Self::Integer,
+            0x10 => Self::Number,
+            0x11 => Self::Array,
+            0x13 => Self::Hex16,
+            0x14 => Self::Hex24,
+            0x15 => Self::Hex32,
+            _ => return None,
+        })
+    }
+
+    /// Whether values refer to the identifiers seen before.
+    pub(super) fn is_id(self) -> bool {
+        matches!(
+            self,
+            Self::Uuid | Self::Base58 | Self::Base62 | Self::Hex16 | Self::Hex24 | Self::Hex32
+        )
+    }
+
+    /// Hex digits of a value.
+    pub(super) fn hex_digits(self) -> usize {
+        match self {
+            Self::Hex16 => 16,
+            Self::Hex24 => 24,
+            _ => 32,
+        }
+    }
+}
+
+/// A step of writing a line back.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    /// These bytes of the shapes.
+    Literal(Range<usize>),
+    /// The next value of this column.
+    Value { kind: Kind, column: usize },
+}
+
+/// The shapes of a segment, ready to write lines back.
+#[derive(Debug, Default)]
+pub(super) struct Shapes {
+    steps: Vec<Step>,
+    /// Where each shape's steps end.
+    ends: Vec<usize>,
+    columns: usize,
+}
+
+impl Shapes {
+    pub(super) fn steps(&self, shape: usize) -> Option<&[Step]> {
+        let end = *self.ends.get(shape)?;
+        let start = match shape.checked_sub(1) {
+            Some(before) => *self.ends.get(before)?,
+            None => 0,
+        };
+        self.steps.get(start..end)
+    }
+
+    /// Number of columns, the one for lines without a shape included.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// Reads shapes, each ended by [`END`], and names their columns in order of appearance:
+/// `name_column(kind, key)` is called once for each, first for `(Raw, "")`.
+pub(super) fn compile<'a>(
+    text: &'a [u8],
+    mut name_column: impl FnMut(Kind, &'a [u8]),
+) -> Result<Shapes, SegmentError> {
+    let mut shapes = Shapes::default();
+    let mut known: HashMap<(Kind, &[u8]), usize, std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>> = HashMap::default();
+    let mut column_of = |kind: Kind, key: &'a [u8], count: &mut usize| {
+        *known.entry((kind, key)).or_insert_with(|| {
+            name_column(kind, key);
+            *count += 1;
+            *count - 1
+        })
+    };
+    column_of(Kind::Raw, b"", &mut shapes.columns);
+    let mut start = 0;
+    while start < text.len() {
+        let length = memchr::memchr(END, &text[start..])
+            .ok_or(SegmentError::Inconsistent { what: "a shape has no end" })?;
+        let end = start + length;
+        let shape = &text[start..end];
+        let (mut key, mut at): (&[u8], usize) = match memchr::memchr(CONTEXT, shape) {
+            Some(context) => (&shape[..context], start + context + 1),
+            None => (b"", start),
+        };
+        let mut literal = at;
+        while at < end {
+            let byte = text[at];
+            if byte >= 0x20 || matches!(byte, b'\t' | b'\n' | b'\r') {
+                at += 1;
+                continue;
+            }
+            let kind = Kind::from_marker(byte)
+                .ok_or(SegmentError::Inconsistent { what: "a shape has an unknown marker" })?;
+            if literal < at {
+                shapes.steps.push(Step::Literal(literal..at));
+                if let Some(found) = last_key(&text[literal..at]) {
+                    key = found;
+                }
+            }
+            let column = column_of(kind, key, &mut shapes.columns);
+            if shapes.columns > COLUMNS_MAX {
+                return Err(SegmentError::TooLarge {
+                    what: "the number of columns",
+                    found: shapes.columns as u64,
+                    max: COLUMNS_MAX as u64,
+                });
+            }
+            shapes.steps.push(Step::Value { kind, column });
+            at += 1;
+            literal = at;
+        }
+        if literal < end {
+            shapes.steps.push(Step::Literal(literal..end));
+        }
+        shapes.ends.push(shapes.steps.len());
+        start = end + 1;
+    }
+    Ok(shapes)
+}
+
+/// The last key in a piece of a shape: what stands in quotes before the last `":`, spacing aside.
+/// Values left in the shape may look like keys; the splitter names columns by this very function.
+pub(super) fn last_key(literal: &[u8]) -> Option<&[u8]> {
+    let mut end = literal.len();
+    loop {
+        let colon = memchr::memrchr(b':', &literal[..end])?;
+        let before = literal[..colon].trim_ascii_end();
+        if let Some((b'"', inner)) = before.split_last() {
+            return match memchr::memrchr(b'"', inner) {
+                Some(open) => inner.get(open + 1..),
+                None => Some(inner),
+            };
+        }
+        end = colon;
+    }
+}

@@ -1,0 +1,414 @@
+//! Takes lines apart into shapes and columns.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::columns::{Columns, HashMapOf};
+use super::forms::{self, Id};
+use super::ids::IdWriter;
+use super::json::{Token, tokenize};
+use super::shape::{self, COLUMNS_MAX, CONTEXT, END, Kind};
+use super::text::{strip_numbers, unescape};
+use super::varint::{put, zigzag};
+
+/// Shorter base64 is left as text.
+const BASE64_BYTES_MIN: usize = 128;
+/// Keys whose short values say what a line is: they stay in its shape, so that one number
+/// foretells the line's other keys.
+const SHAPING_KEYS: [&[u8]; 12] = [
+    b"type", b"subtype", b"role", b"name", b"status", b"stop_reason", b"model", b"hook_event",
+    b"hookEvent", b"operation", b"service_tier", b"kind",
+];
+const SHAPING_BYTES_MAX: usize = 32;
+/// Different values of one such key that may stay in shapes.
+const SHAPING_VALUES_MAX: usize = 40;
+/// Longest zone behind a time, `+00:00`; what else follows is no time.
+const ZONE_BYTES_MAX: usize = 6;
+
+/// Values of the base that a segment may refer to: number by hash of the bytes.
+pub(super) type BaseBlobs = HashMapOf<u128, u32>;
+
+/// Lines taken apart.
+#[derive(Debug, Default)]
+pub(super) struct Splitter<'a> {
+    pub(super) columns: Columns,
+    pub(super) ids: IdWriter,
+    /// The shape of each line: 0 for none, else its position plus one.
+    pub(super) lines: Vec<u8>,
+    /// All shapes, each with its end mark.
+    pub(super) shapes: Vec<u8>,
+    by_hash: HashMapOf<u64, u32>,
+    ends: Vec<usize>,
+    base_blobs: Option<&'a BaseBlobs>,
+    shaping: HashMapOf<u64, Vec<u64>>,
+    last_ms: i64,
+    scratch: Scratch,
+    /// Keep every line whole.
+    whole_lines: bool,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    tokens: Vec<Token>,
+    text: Vec<u8>,
+    body: Vec<u8>,
+    side: Vec<u8>,
+    /// Shapes under construction, one for each depth of arrays.
+    shapes: Vec<Vec<u8>>,
+}
+
+/// Where a walk over a line's tokens stands.
+struct Walk<'l> {
+    line: &'l [u8],
+    tokens: &'l [Token],
+    at: usize,
+    depth: usize,
+}
+
+impl<'a> Splitter<'a> {
+    /// `whole_lines` forgoes all splitting: what is left if the split does not come back.
+    pub(super) fn new(base_blobs: Option<&'a BaseBlobs>, whole_lines: bool) -> Self {
+        let mut splitter = Self { base_blobs, whole_lines, ..Self::default() };
+        splitter.columns.index(Kind::Raw, b"");
+        splitter
+    }
+
+    pub(super) fn line(&mut self, line: &[u8]) {
+        let mut tokens = std::mem::take(&mut self.scratch.tokens);
+        let splits = !self.whole_lines
+            && tokenize(line, &mut tokens)
+            && self.has_room_for_columns(line, &tokens);
+        if splits {
+            let mut walk = Walk { line, tokens: &tokens, at: 0, depth: 0 };
+            let (shape, _) = self.value(&mut walk, 0, b"");
+            put(&mut self.lines, u64::from(shape) + 1);
+        } else {
+            let column = self.columns.index(Kind::Raw, b"");
+            self.columns.put_string(column, line, |_| None);
+            put(&mut self.lines, 0);
+        }
+        self.scratch.tokens = tokens;
+    }
+
+    /// Whether the line's keys leave the number of columns within bounds. An estimate: most keys
+    /// have one kind of value. If it is wrong, the segment's verification finds out.
+    fn has_room_for_columns(&self, line: &[u8], tokens: &[Token]) -> bool {
+        let room = COLUMNS_MAX.saturating_sub(self.columns.len());
+        if tokens.len() <= room {
+            return true;
+        }
+        let mut keys: HashMapOf<u64, ()> = HashMapOf::default();
+        for token in tokens {
+            if let Token::Key { start, end } = *token {
+                keys.insert(xxh3_64(&line[start as usize..end as usize]), ());
+            }
+        }
+        keys.len() * 2 + 16 <= room
+    }
+
+    /// Takes one value apart, from `from` to the comma or bracket that ends it. Returns its shape
+    /// and where it ends.
+    fn value(&mut self, walk: &mut Walk<'_>, from: usize, context: &[u8]) -> (u32, usize) {
+        if self.scratch.shapes.len() <= walk.depth {
+            self.scratch.shapes.push(Vec::new());
+        }
+        let mut shape = std::mem::take(&mut self.scratch.shapes[walk.depth]);
+        shape.clear();
+        let line = walk.line;
+        let mut literal = from;
+        let mut key = context;
+        let mut keyless = false;
+        let end = loop {
+            let Some(&token) = walk.tokens.get(walk.at) else { break line.len() };
+            walk.at += 1;
+            let start = match token {
+                Token::Key { .. } => continue,
+                Token::ArrayComma { at } | Token::ArrayClose { at } => {
+                    walk.at -= 1;
+                    break at as usize;
+                }
+                Token::Text { start, .. } | Token::Number { start, .. } => start as usize,
+                Token::ArrayOpen { at } => at as usize,
+            };
+            // A string that stays in the shape leaves `literal` where it is.
+            let piece = &line[literal..start];
+            let known = shape::last_key(piece);
+            let value_key = known.unwrap_or(key);
+            let Some(place) = self.token(walk, token, value_key) else { continue };
+            keyless |= known.is_none() && std::ptr::eq(key, context);
+            key = value_key;
+            shape.extend_from_slice(&line[literal..place.start]);
+            shape.push(place.kind as u8);
+            literal = place.end;
+        };
+        shape.extend_from_slice(&line[literal..end]);
+        if keyless && !context.is_empty() {
+            let front = context.iter().copied().chain([CONTEXT]);
+            shape.splice(0..0, front);
+        }
+        shape.push(END);
+        let number = self.intern(&shape);
+        self.scratch.shapes[walk.depth] = shape;
+        (number, end)
+    }
+
+    fn intern(&mut self, shape: &[u8]) -> u32 {
+        let next = self.ends.len() as u32;
+        let hash = xxh3_64(shape);
+        let number = *self.by_hash.entry(hash).or_insert(next);
+        if number == next {
+            self.shapes.extend_from_slice(shape);
+            self.ends.push(self.shapes.len());
+        }
+        number
+    }
+
+    /// Records the value at `token`, unless it had better stay in the shape.
+    fn token(&mut self, walk: &mut Walk<'_>, token: Token, key: &[u8]) -> Option<Place> {
+        match token {
+            Token::Text { start, end, escaped, odd } => {
+                let (start, end) = (start as usize, end as usize);
+                let body = &walk.line[start..end];
+                if odd {
+                    return Some(self.string(Kind::Verbatim, key, body, start));
+                }
+                if escaped { self.text(key, body, start) } else { self.plain(key, body, start) }
+            }
+            Token::Number { start, end } => {
+                let (start, end) = (start as usize, end as usize);
+                let body = &walk.line[start..end];
+                if let Some(value) = forms::parse_integer(body) {
+                    self.columns.at(Kind::Integer, key).integers.push(value);
+                    return Some(Place { kind: Kind::Integer, start, end });
+                }
+                Some(self.string(Kind::Number, key, body, start))
+            }
+            Token::ArrayOpen { at } => Some(self.array(walk, at as usize, key)),
+            Token::Key { .. } | Token::ArrayComma { .. } | Token::ArrayClose { .. } => None,
+        }
+    }
+
+    /// A string without escapes: an identifier, a time, base64, a word of the shape, or text.
+    fn plain(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<Place> {
+        if let Some((kind, id, prefix)) = identifier(body) {
+            let now_ms = self.last_ms;
+            let column = self.columns.at(kind, key);
+            self.ids.put(kind, id, &mut column.last_id, &mut column.codes, now_ms);
+            return Some(Place { kind, start: start + prefix, end: start + body.len() });
+        }
+        if let Some((time, taken)) = forms::parse_time(body)
+            && body.len() - taken <= ZONE_BYTES_MAX
+        {
+            return Some(self.time(key, time, start, start + taken));
+        }
+        if body.len() >= BASE64_BYTES_MIN
+            && let Some(bytes) = forms::parse_base64(body)
+        {
+            return Some(self.string_from(Kind::Base64, key, &bytes, start, body.len()));
+        }
+        if self.shapes_line(key, body) {
+            return None;
+        }
+        self.text(key, body, start)
+    }
+
+    fn time(&mut self, key: &[u8], time: forms::Time, start: usize, end: usize) -> Place {
+        let kind = match time.digits {
+            0 => Kind::TimeS,
+            3 => Kind::TimeMs,
+            _ => Kind::TimeUs,
+        };
+        let since = time.ms.wrapping_sub(self.last_ms);
+        self.last_ms = time.ms;
+        let column = self.columns.at(kind, key);
+        put(&mut column.codes, zigzag(since));
+        if kind == Kind::TimeUs {
+            put(&mut column.aux, u64::from(time.us));
+        }
+        Place { kind, start, end }
+    }
+
+    /// Whether a string is one of the few values of a key that tells lines apart.
+    fn shapes_line(&mut self, key: &[u8], body: &[u8]) -> bool {
+        let word = body.len() <= SHAPING_BYTES_MAX
+            && SHAPING_KEYS.contains(&key)
+            && body.iter().all(|c| c.is_ascii_graphic());
+        if !word {
+            return false;
+        }
+        let values = self.shaping.entry(xxh3_64(key)).or_default();
+        let hash = xxh3_64(body);
+        if values.contains(&hash) {
+            return true;
+        }
+        let room = values.len() < SHAPING_VALUES_MAX;
+        if room {
+            values.push(hash);
+        }
+        room
+    }
+
+    fn text(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<Place> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let place = if !unescape(body, &mut scratch.text) {
+            self.string(Kind::Verbatim, key, body, start)
+        } else if strip_numbers(&scratch.text, &mut scratch.body, &mut scratch.side) {
+            let place = self.string_from(Kind::Numbered, key, &scratch.body, start, body.len());
+            self.columns.at(Kind::Numbered, key).aux.extend_from_slice(&scratch.side);
+            place
+        } else {
+            self.string_from(Kind::Text, key, &scratch.text, start, body.len())
+        };
+        self.scratch = scratch;
+        Some(place)
+    }
+
+    fn string(&mut self, kind: Kind, key: &[u8], body: &[u8], start: usize) -> Place {
+        self.string_from(kind, key, body, start, body.len())
+    }
+
+    fn string_from(
+        &mut self,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        start: usize,
+        taken: usize,
+    ) -> Place {
+        let column = self.columns.index(kind, key);
+        let blobs = if kind == Kind::Base64 { self.base_blobs } else { None };
+        self.columns.put_string(column, value, |hash| blobs?.get(&hash).copied());
+        Place { kind, start, end: start + taken }
+    }
+
+    fn array(&mut self, walk: &mut Walk<'_>, open: usize, key: &[u8]) -> Place {
+        if key == b"lines"
+            && let Some(end) = self.patch_lines(walk, open)
+        {
+            return Place { kind: Kind::PatchLines, start: open, end };
+        }
+        let mut element_key = Vec::with_capacity(key.len() + 2);
+        element_key.extend_from_slice(key);
+        element_key.extend_from_slice(b"[]");
+        let column = self.columns.index(Kind::Array, key);
+        // Reserved now: an array inside may be of the same column, and comes later.
+        let position = self.columns.all[column].arrays.len();
+        self.columns.all[column].arrays.push(Vec::new());
+        let mut elements = Vec::new();
+        let mut at = open + 1;
+        if let Some(Token::ArrayClose { at: close }) = walk.tokens.get(walk.at)
+            && walk.line[at..*close as usize].is_empty()
+        {
+            at = *close as usize;
+        } else {
+            loop {
+                walk.depth += 1;
+                let (shape, end) = self.value(walk, at, &element_key);
+                walk.depth -= 1;
+                elements.push(shape);
+                at = end;
+                match walk.tokens.get(walk.at) {
+                    Some(Token::ArrayComma { .. }) => {
+                        walk.at += 1;
+                        at += 1;
+                    }
+                    _ => break,
+                }
+            }
+        }
+        walk.at += 1;
+        self.columns.all[column].arrays[position] = elements;
+        Place { kind: Kind::Array, start: open, end: at + 1 }
+    }
+
+    /// An array of the lines of a patch, with nothing between them but commas: the text of all
+    /// lines matches the file's, which single strings with their first characters would not.
+    fn patch_lines(&mut self, walk: &mut Walk<'_>, open: usize) -> Option<usize> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.body.clear();
+        scratch.side.clear();
+        let found = gather_patch(walk, open, &mut scratch);
+        if found.is_some() {
+            let column = self.columns.index(Kind::PatchLines, b"lines");
+            self.columns.put_string(column, &scratch.body, |_| None);
+            let aux = &mut self.columns.all[column].aux;
+            put(aux, scratch.side.len() as u64);
+            aux.extend_from_slice(&scratch.side);
+        }
+        self.scratch = scratch;
+        let (end, tokens_taken) = found?;
+        walk.at += tokens_taken;
+        Some(end)
+    }
+}
+
+/// Where a value stands in its line, and what it is.
+struct Place {
+    kind: Kind,
+    start: usize,
+    end: usize,
+}
+
+/// Collects the first characters in `side` and the lines in `body`. Returns where the array ends
+/// and how many tokens it takes.
+fn gather_patch(walk: &Walk<'_>, open: usize, scratch: &mut Scratch) -> Option<(usize, usize)> {
+    let mut at = open + 1;
+    let mut tokens = walk.tokens.get(walk.at..)?.iter();
+    let mut taken = 0;
+    loop {
+        let Some(&Token::Text { start, end, odd: false, .. }) = tokens.next() else { return None };
+        let (start, end) = (start as usize, end as usize);
+        if start != at + 1 || !unescape(&walk.line[start..end], &mut scratch.text) {
+            return None;
+        }
+        let (&first, rest) = scratch.text.split_first()?;
+        if !matches!(first, b' ' | b'+' | b'-' | b'\\') || rest.contains(&b'\n') {
+            return None;
+        }
+        scratch.side.push(first);
+        scratch.body.extend_from_slice(rest);
+        scratch.body.push(b'\n');
+        taken += 2;
+        match *tokens.next()? {
+            Token::ArrayComma { at: comma } if comma as usize == end + 1 => at = end + 2,
+            Token::ArrayClose { at: close } if close as usize == end + 1 => {
+                return Some((end + 2, taken));
+            }
+            _ => return None,
+        }
+    }
+}
+
+/// The kind of identifier that `body` is, its bits, and how much of it is prefix.
+fn identifier(body: &[u8]) -> Option<(Kind, Id, usize)> {
+    const PREFIX_BYTES_MAX: usize = 16;
+    let id = |low| Id { high: 0, low };
+    if body.len() == forms::UUID_BYTES
+        && let Some(low) = forms::parse_uuid(body)
+    {
+        return Some((Kind::Uuid, id(low), 0));
+    }
+    let underscore = memchr::memchr(b'_', body.get(..body.len().min(PREFIX_BYTES_MAX))?);
+    let prefix = underscore.map_or(0, |at| at + 1);
+    let (front, tail) = body.split_at(prefix);
+    // Nothing that could pass for a key: the joiner finds the key behind the prefix.
+    if !front.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'_' || *c == b'-') {
+        return None;
+    }
+    match tail.len() {
+        // Two digits of version come before what these 22 hold: a 128-bit number.
+        24 if prefix > 0 && tail.starts_with(b"01") && forms::parse_b58(&tail[2..]).is_some() => {
+            let low = forms::parse_b58(&tail[2..])?;
+            Some((Kind::Base58, id(low), prefix + 2))
+        }
+        16 => Some((Kind::Hex16, id(forms::parse_hex(tail)?), prefix)),
+        24 => match forms::parse_hex(tail) {
+            Some(low) => Some((Kind::Hex24, id(low), prefix)),
+            None if body.starts_with(b"call_") => {
+                Some((Kind::Base62, forms::parse_b62(tail)?, prefix))
+            }
+            None => None,
+        },
+        32 => Some((Kind::Hex32, id(forms::parse_hex(tail)?), prefix)),
+        _ => None,
+    }
+}
