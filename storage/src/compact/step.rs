@@ -108,8 +108,9 @@ fn prepare(store: &Store, step: &PlannedStep, params: &EncodeParams) -> Result<O
             received_ms: m.received_ms,
         })
         .collect();
-    let encoded = segment::encode(&entries, params).map_err(named)?;
-    let decoded = segment::decode(&encoded, &segment::DecodeLimits::default()).map_err(named)?;
+    let encoded = segment::encode(&entries, params, None).map_err(named)?;
+    let decoded =
+        segment::decode(&encoded, &segment::DecodeLimits::default(), None).map_err(named)?;
     if let Some(sequence) = first_difference(step.first_sequence, &messages, &decoded) {
         return Err(StoreError::damaged(
             Some(id.as_str()),

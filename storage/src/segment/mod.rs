@@ -172,9 +172,15 @@ impl DecodedSegment {
         let end = wanted.end.min(self.len());
         let start = wanted.start.min(end);
         let first_byte = start.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let last_byte = end.checked_sub(1).map_or(0, |last| self.ends[last]).max(first_byte);
+        let last_byte = end
+            .checked_sub(1)
+            .map_or(0, |last| self.ends[last])
+            .max(first_byte);
         self.bytes = self.bytes.slice(first_byte as usize..last_byte as usize);
-        self.ends = self.ends[start..end].iter().map(|at| at - first_byte).collect();
+        self.ends = self.ends[start..end]
+            .iter()
+            .map(|at| at - first_byte)
+            .collect();
         self.received_ms = self.received_ms[start..end].to_vec();
         self
     }

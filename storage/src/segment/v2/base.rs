@@ -54,7 +54,9 @@ impl Base {
         let mut cursor = Cursor::new(bytes);
         let magic = cursor.array::<3>()?;
         if magic != MAGIC {
-            return Err(SegmentError::BadMagic { found: [magic[0], magic[1]] });
+            return Err(SegmentError::BadMagic {
+                found: [magic[0], magic[1]],
+            });
         }
         Ok(u64::from_le_bytes(cursor.array()?))
     }
@@ -69,13 +71,20 @@ impl Base {
         let rest = bytes.get(MAGIC.len() + ID_BYTES..).unwrap_or_default();
         let computed = xxh3_64(rest);
         if computed != id {
-            return Err(SegmentError::Checksum { stored: id, computed });
+            return Err(SegmentError::Checksum {
+                stored: id,
+                computed,
+            });
         }
         let mut cursor = Cursor::new(rest);
         let text_bytes = cursor.length()?;
         let text_frame = cursor.length()?;
         let count = cursor.length()?;
-        check_max("the size of the base's text", text_bytes, BASE_TEXT_BYTES_MAX)?;
+        check_max(
+            "the size of the base's text",
+            text_bytes,
+            BASE_TEXT_BYTES_MAX,
+        )?;
         check_max("the number of the base's blobs", count, BASE_BLOBS_MAX)?;
         let mut blobs = Vec::with_capacity(count);
         let mut by_hash = BaseBlobs::default();
@@ -85,16 +94,29 @@ impl Base {
             let (bytes, length) = (cursor.length()?, cursor.length()?);
             check_max("the size of a base's blob", bytes, BASE_BLOB_BYTES_MAX)?;
             let end = at.checked_add(length);
-            let end = end.ok_or(SegmentError::Inconsistent { what: "a length is out of range" })?;
-            blobs.push(Blob { bytes, frame: at..end });
+            let end = end.ok_or(SegmentError::Inconsistent {
+                what: "a length is out of range",
+            })?;
+            blobs.push(Blob {
+                bytes,
+                frame: at..end,
+            });
             at = end;
         }
         let text = frame::decompress(cursor.take(text_frame)?, &[], text_bytes, "base text")?;
         let frames = cursor.take(at)?.to_vec();
         if !cursor.rest().is_empty() {
-            return Err(SegmentError::Inconsistent { what: "bytes follow the base" });
+            return Err(SegmentError::Inconsistent {
+                what: "bytes follow the base",
+            });
         }
-        Ok(Self { id, text, blobs, frames, by_hash })
+        Ok(Self {
+            id,
+            text,
+            blobs,
+            frames,
+            by_hash,
+        })
     }
 
     /// Encodes a base at a zstd level, 1 to 22.
@@ -141,8 +163,9 @@ impl Base {
     }
 
     pub(super) fn blob(&self, number: usize) -> Result<Vec<u8>, SegmentError> {
-        const MISSING: SegmentError =
-            SegmentError::Inconsistent { what: "the base has no such blob" };
+        const MISSING: SegmentError = SegmentError::Inconsistent {
+            what: "the base has no such blob",
+        };
         let blob = self.blobs.get(number).ok_or(MISSING)?;
         let frame = self.frames.get(blob.frame.clone()).ok_or(MISSING)?;
         frame::decompress(frame, &[], blob.bytes, "base blob")

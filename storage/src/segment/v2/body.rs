@@ -16,7 +16,9 @@ const MAIN_SLACK_BYTES: usize = 64 << 10;
 
 /// Uncompressed size that the main stream of such a segment may have.
 pub(super) fn main_bytes_max(raw_bytes: usize, messages: usize) -> usize {
-    raw_bytes.saturating_mul(2).saturating_add(messages * 16 + MAIN_SLACK_BYTES)
+    raw_bytes
+        .saturating_mul(2)
+        .saturating_add(messages * 16 + MAIN_SLACK_BYTES)
 }
 
 /// What a segment consists of before compression.
@@ -34,7 +36,13 @@ pub(super) struct Parts {
 
 /// Lays out what the splitter has collected. `times` are the received times.
 pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, SegmentError> {
-    let Splitter { mut columns, ids, lines, shapes, .. } = splitter;
+    let Splitter {
+        mut columns,
+        ids,
+        lines,
+        shapes,
+        ..
+    } = splitter;
     for column in &mut columns.all {
         column.settle();
     }
@@ -50,7 +58,12 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
     for stream in [&lines, times, &ids.times] {
         main.extend_from_slice(stream);
     }
-    let present = || order.iter().flatten().filter_map(|&index| columns.all.get(index));
+    let present = || {
+        order
+            .iter()
+            .flatten()
+            .filter_map(|&index| columns.all.get(index))
+    };
     for column in present() {
         main.extend_from_slice(&column.codes);
         main.extend_from_slice(&column.aux);
@@ -58,16 +71,30 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
     for column in present() {
         main.extend_from_slice(&column.text);
     }
-    let IdWriter { bytes: id_bytes, pairs: id_pairs, .. } = ids;
-    let Columns { blobs, blob_list, .. } = columns;
-    Ok(Parts { main, blobs, blob_list, id_bytes, id_pairs })
+    let IdWriter {
+        bytes: id_bytes,
+        pairs: id_pairs,
+        ..
+    } = ids;
+    let Columns {
+        blobs, blob_list, ..
+    } = columns;
+    Ok(Parts {
+        main,
+        blobs,
+        blob_list,
+        id_bytes,
+        id_pairs,
+    })
 }
 
 fn put_directory(main: &mut Vec<u8>, columns: &Columns, order: &[Option<usize>]) {
     for index in order {
-        let lengths = index.and_then(|index| columns.all.get(index)).map_or([0; 3], |column| {
-            [column.codes.len(), column.aux.len(), column.text.len()]
-        });
+        let lengths = index
+            .and_then(|index| columns.all.get(index))
+            .map_or([0; 3], |column| {
+                [column.codes.len(), column.aux.len(), column.text.len()]
+            });
         for length in lengths {
             put(main, length as u64);
         }
@@ -134,7 +161,11 @@ impl<'a> Body<'a> {
         let base_id = match cursor.byte()? {
             0 => None,
             FLAG_BASE => Some(u64::from_le_bytes(cursor.array()?)),
-            _ => return Err(SegmentError::Inconsistent { what: "the body has unknown flags" }),
+            _ => {
+                return Err(SegmentError::Inconsistent {
+                    what: "the body has unknown flags",
+                });
+            }
         };
         let digests = cursor.length()?;
         let id_bytes = cursor.length()?;
@@ -143,7 +174,11 @@ impl<'a> Body<'a> {
         let blob_frame = cursor.length()?;
         let main_bytes = cursor.length()?;
         check_max("the size of decoded base64", blob_bytes, raw_bytes)?;
-        check_max("the size of the columns", main_bytes, main_bytes_max(raw_bytes, messages))?;
+        check_max(
+            "the size of the columns",
+            main_bytes,
+            main_bytes_max(raw_bytes, messages),
+        )?;
         check_max("the number of digests", digests, messages)?;
         Ok(Self {
             base_id,
@@ -194,12 +229,23 @@ impl<'a> Main<'a> {
         let id_times = cursor.take(id_times_length)?;
         let mut columns = Vec::with_capacity(lengths.len());
         for [codes, aux, _] in &lengths {
-            columns.push(ColumnReader::new(cursor.take(*codes)?, cursor.take(*aux)?, &[]));
+            columns.push(ColumnReader::new(
+                cursor.take(*codes)?,
+                cursor.take(*aux)?,
+                &[],
+            ));
         }
         for (column, [_, _, text]) in columns.iter_mut().zip(&lengths) {
             column.text = cursor.take(*text)?;
         }
-        Ok(Self { shapes, shape_text, times, lines, id_times, columns })
+        Ok(Self {
+            shapes,
+            shape_text,
+            times,
+            lines,
+            id_times,
+            columns,
+        })
     }
 
     pub(super) fn joiner<'m>(

@@ -79,10 +79,15 @@ impl BaseBuilder {
         self.segment += 1;
         let (sample, stretches) = (self.sample, &mut self.stretches);
         each_stretch(&parts.main, sample, |_, hash| {
-            let count =
-                stretches.entry(hash).or_insert(Count { last_segment: segment, segments: 1 });
+            let count = stretches.entry(hash).or_insert(Count {
+                last_segment: segment,
+                segments: 1,
+            });
             if count.last_segment != segment {
-                *count = Count { last_segment: segment, segments: count.segments + 1 };
+                *count = Count {
+                    last_segment: segment,
+                    segments: count.segments + 1,
+                };
             }
         });
         while self.stretches.len() > COUNTS_MAX {
@@ -91,10 +96,15 @@ impl BaseBuilder {
             self.stretches.retain(|hash, _| hash % sample == 0);
         }
         for &(hash, _) in &parts.blob_list {
-            let count =
-                self.blobs.entry(hash).or_insert(Count { last_segment: segment, segments: 1 });
+            let count = self.blobs.entry(hash).or_insert(Count {
+                last_segment: segment,
+                segments: 1,
+            });
             if count.last_segment != segment {
-                *count = Count { last_segment: segment, segments: count.segments + 1 };
+                *count = Count {
+                    last_segment: segment,
+                    segments: count.segments + 1,
+                };
             }
         }
         Ok(())
@@ -160,7 +170,12 @@ impl BaseCollector {
         if self.run_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
             return Ok(None);
         }
-        let text: Vec<u8> = self.runs.iter().flat_map(|run| &run.bytes).copied().collect();
+        let text: Vec<u8> = self
+            .runs
+            .iter()
+            .flat_map(|run| &run.bytes)
+            .copied()
+            .collect();
         Base::encode(&text, &self.blobs, level).map(Some)
     }
 
@@ -178,12 +193,17 @@ impl BaseCollector {
             if run.end - run.start >= RUN_BYTES_MIN {
                 *run_bytes += run.end - run.start;
                 let score = run.score as f32 / run.stretches as f32;
-                runs.push(Run { score, bytes: text[run.start..run.end].to_vec() });
+                runs.push(Run {
+                    score,
+                    bytes: text[run.start..run.end].to_vec(),
+                });
             }
         };
         let (sample, stretches) = (self.counts.sample, &self.counts.stretches);
         each_stretch(text, sample, |at, hash| {
-            let Some(count) = stretches.get(&hash) else { return };
+            let Some(count) = stretches.get(&hash) else {
+                return;
+            };
             taken.push(hash);
             let others = u64::from(count.segments - 1);
             match &mut open {
@@ -194,7 +214,12 @@ impl BaseCollector {
                 }
                 _ => {
                     let end = at + STRETCH_BYTES;
-                    let next = Open { start: at, end, score: others, stretches: 1 };
+                    let next = Open {
+                        start: at,
+                        end,
+                        score: others,
+                        stretches: 1,
+                    };
                     if let Some(run) = open.replace(next) {
                         close(run);
                     }
@@ -250,10 +275,13 @@ fn each_stretch(bytes: &[u8], sample: u64, mut visit: impl FnMut(usize, u64)) {
     // A polynomial of the bytes modulo 2^64, rolled along.
     const FACTOR: u64 = 0x9e37_79b1_85eb_ca87;
     let oldest_factor = FACTOR.wrapping_pow(STRETCH_BYTES as u32);
-    let Some(first) = bytes.get(..STRETCH_BYTES) else { return };
+    let Some(first) = bytes.get(..STRETCH_BYTES) else {
+        return;
+    };
     let term = |byte: u8| u64::from(byte) + 1;
-    let mut hash =
-        first.iter().fold(0_u64, |hash, &byte| hash.wrapping_mul(FACTOR).wrapping_add(term(byte)));
+    let mut hash = first.iter().fold(0_u64, |hash, &byte| {
+        hash.wrapping_mul(FACTOR).wrapping_add(term(byte))
+    });
     let mut at = 0;
     loop {
         let mixed = hash ^ hash >> 29;

@@ -108,8 +108,11 @@ impl Column {
             put(&mut differences, zigzag(value.wrapping_sub(before)));
             before = value;
         }
-        self.codes =
-            if entropy_bits(&differences) < entropy_bits(&whole) { differences } else { whole };
+        self.codes = if entropy_bits(&differences) < entropy_bits(&whole) {
+            differences
+        } else {
+            whole
+        };
     }
 }
 
@@ -121,7 +124,8 @@ fn entropy_bits(bytes: &[u8]) -> f64 {
     }
     let total = bytes.len() as f64;
     let used = counts.iter().filter(|&&count| count > 0);
-    used.map(|&count| f64::from(count) * (total / f64::from(count)).log2()).sum()
+    used.map(|&count| f64::from(count) * (total / f64::from(count)).log2())
+        .sum()
 }
 
 /// All columns of a segment, and the strings they share.
@@ -162,7 +166,9 @@ impl Columns {
 
     /// The column, if it has values.
     pub(super) fn find(&self, kind: Kind, key: &[u8]) -> Option<usize> {
-        self.by_name.get(&name_hash(kind, key)).map(|&index| index as usize)
+        self.by_name
+            .get(&name_hash(kind, key))
+            .map(|&index| index as usize)
     }
 
     /// Records a string: as one of the column's recent ones, as one seen anywhere, as one that

@@ -16,13 +16,20 @@ const SECONDS_END: usize = 19;
 const DAY_S: i64 = 86_400;
 
 fn decimal(text: &[u8]) -> Option<i64> {
-    text.iter().try_fold(0_i64, |value, c| c.is_ascii_digit().then(|| value * 10 + i64::from(c - b'0')))
+    text.iter().try_fold(0_i64, |value, c| {
+        c.is_ascii_digit().then(|| value * 10 + i64::from(c - b'0'))
+    })
 }
 
 /// The time at the front of `text` and the bytes it takes; what follows (a zone) is the caller's.
 pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
     let front = text.get(..SECONDS_END)?;
-    if front[4] != b'-' || front[7] != b'-' || front[10] != b'T' || front[13] != b':' || front[16] != b':' {
+    if front[4] != b'-'
+        || front[7] != b'-'
+        || front[10] != b'T'
+        || front[13] != b':'
+        || front[16] != b':'
+    {
         return None;
     }
     let part = |from: usize, to: usize| front.get(from..to).and_then(decimal);
@@ -38,7 +45,10 @@ pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
     let mut end = SECONDS_END;
     let (mut fraction_us, mut digits) = (0, 0);
     if text.get(end) == Some(&b'.') {
-        let run = text[end + 1..].iter().take_while(|c| c.is_ascii_digit()).count();
+        let run = text[end + 1..]
+            .iter()
+            .take_while(|c| c.is_ascii_digit())
+            .count();
         let value = decimal(text.get(end + 1..end + 1 + run)?)?;
         (fraction_us, digits) = match run {
             3 => (value * 1000, 3),
@@ -48,7 +58,10 @@ pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
         end += 1 + run;
     }
     let seconds = days * DAY_S + hour * 3600 + minute * 60 + second;
-    let (ms, us) = (seconds * 1000 + fraction_us / 1000, (fraction_us % 1000) as u16);
+    let (ms, us) = (
+        seconds * 1000 + fraction_us / 1000,
+        (fraction_us % 1000) as u16,
+    );
     Some((Time { ms, us, digits }, end))
 }
 
@@ -100,7 +113,11 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     (era * 400 + year + i64::from(month <= 2), month, day)
 }
 
@@ -136,7 +153,12 @@ pub(super) fn parse_hex(text: &[u8]) -> Option<u128> {
 /// Writes the lowest `digits` hex digits of `value`.
 pub(super) fn write_hex(value: u128, digits: usize, out: &mut Vec<u8>) {
     let mut text = [0_u8; 32];
-    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(value.to_be_bytes()) {
+    for (pair, byte) in text
+        .as_chunks_mut::<2>()
+        .0
+        .iter_mut()
+        .zip(value.to_be_bytes())
+    {
         *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
     }
     out.extend_from_slice(&text[32 - digits.min(32)..]);
@@ -169,8 +191,9 @@ pub(super) fn parse_uuid(text: &[u8]) -> Option<u128> {
 pub(super) fn write_uuid(value: u128, out: &mut Vec<u8>) {
     let mut text = [b'-'; UUID_BYTES];
     let bytes = value.to_be_bytes();
-    for (index, place) in
-        [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34].into_iter().enumerate()
+    for (index, place) in [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34]
+        .into_iter()
+        .enumerate()
     {
         text[place] = HEX[usize::from(bytes[index] >> 4)];
         text[place + 1] = HEX[usize::from(bytes[index] & 15)];
@@ -200,7 +223,10 @@ fn write_base(alphabet: &[u8], mut value: u128, text: &mut [u8]) -> bool {
         let mut digits = (value % step) as u64;
         value /= step;
         for place in group.iter_mut().rev() {
-            *place = alphabet.get((digits % base) as usize).copied().unwrap_or(b'0');
+            *place = alphabet
+                .get((digits % base) as usize)
+                .copied()
+                .unwrap_or(b'0');
             digits /= base;
         }
         if digits != 0 {
@@ -233,7 +259,10 @@ pub(super) fn parse_b62(text: &[u8]) -> Option<Id> {
     let text: &[u8; B62_BYTES] = text.try_into().ok()?;
     let (left, right) = text.split_at(B62_BYTES / 2);
     let (left, right) = (parse_base(BASE62, left)?, parse_base(BASE62, right)?);
-    Some(Id { high: (left >> 56) as u16, low: (left & ((1 << 56) - 1)) << 72 | right })
+    Some(Id {
+        high: (left >> 56) as u16,
+        low: (left & ((1 << 56) - 1)) << 72 | right,
+    })
 }
 
 /// Writes 24 base-62 digits; false if a half is over 12 digits.
@@ -261,7 +290,9 @@ const BASE64_VALUES: [u8; 256] = base64_values();
 
 /// Canonical padded base64 (standard alphabet, unused bits 0), or nothing.
 pub(super) fn parse_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let (quads, []) = text.as_chunks::<4>() else { return None };
+    let (quads, []) = text.as_chunks::<4>() else {
+        return None;
+    };
     let (last, front) = quads.split_last()?;
     let value = |c: u8| u32::from(BASE64_VALUES[usize::from(c)]);
     let mut out = Vec::with_capacity(quads.len() * 3);
@@ -301,7 +332,12 @@ pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     let digit = |bits: u32| BASE64[(bits & 63) as usize];
     for [a, b, c] in triples {
         let bits = u32::from(*a) << 16 | u32::from(*b) << 8 | u32::from(*c);
-        out.extend_from_slice(&[digit(bits >> 18), digit(bits >> 12), digit(bits >> 6), digit(bits)]);
+        out.extend_from_slice(&[
+            digit(bits >> 18),
+            digit(bits >> 12),
+            digit(bits >> 6),
+            digit(bits),
+        ]);
     }
     match *tail {
         [a] => {
@@ -325,7 +361,11 @@ pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
         _ => false,
     };
     let magnitude = plain.then(|| decimal(digits))??;
-    Some(if text.len() == digits.len() { magnitude } else { -magnitude })
+    Some(if text.len() == digits.len() {
+        magnitude
+    } else {
+        -magnitude
+    })
 }
 
 /// Writes an integer.
@@ -363,19 +403,44 @@ mod tests {
 
     #[test]
     fn times_come_back_or_are_refused() {
-        for good in ["1970-01-01T00:00:00Z", "2024-02-29T23:59:59.999Z", "9999-12-31T00:00:00.123456+00:00"] {
+        for good in [
+            "1970-01-01T00:00:00Z",
+            "2024-02-29T23:59:59.999Z",
+            "9999-12-31T00:00:00.123456+00:00",
+        ] {
             assert!(time_text(good).is_some(), "{good}");
         }
         for bad in [
-            "", "2023-02-29T00:00:00Z", "1969-12-31T00:00:00Z", "2024-13-01T00:00:00Z",
-            "2024-01-01T24:00:00Z", "2024-01-01T00:00:60Z", "2024-01-01 00:00:00Z",
-            "2024-01-01T00:00:00.1234Z", "2024-00-10T00:00:00Z", "2024-01-00T00:00:00Z",
+            "",
+            "2023-02-29T00:00:00Z",
+            "1969-12-31T00:00:00Z",
+            "2024-13-01T00:00:00Z",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T00:00:60Z",
+            "2024-01-01 00:00:00Z",
+            "2024-01-01T00:00:00.1234Z",
+            "2024-00-10T00:00:00Z",
+            "2024-01-00T00:00:00Z",
         ] {
             assert!(time_text(bad).is_none(), "{bad}");
         }
         let mut out = Vec::new();
-        assert!(!write_time(Time { ms: i64::MAX, us: 0, digits: 3 }, &mut out));
-        assert!(!write_time(Time { ms: -1, us: 0, digits: 3 }, &mut out));
+        assert!(!write_time(
+            Time {
+                ms: i64::MAX,
+                us: 0,
+                digits: 3
+            },
+            &mut out
+        ));
+        assert!(!write_time(
+            Time {
+                ms: -1,
+                us: 0,
+                digits: 3
+            },
+            &mut out
+        ));
     }
 
     #[test]
@@ -385,14 +450,27 @@ mod tests {
             write_integer(parse_integer(good.as_bytes()).unwrap(), &mut out);
             assert_eq!(out, good.as_bytes());
         }
-        for bad in ["", "-", "-0", "00", "01", "1.0", "1e5", "1000000000000000000", "--1", "+1"] {
+        for bad in [
+            "",
+            "-",
+            "-0",
+            "00",
+            "01",
+            "1.0",
+            "1e5",
+            "1000000000000000000",
+            "--1",
+            "+1",
+        ] {
             assert_eq!(parse_integer(bad.as_bytes()), None, "{bad}");
         }
     }
 
     #[test]
     fn base64_must_be_canonical() {
-        for bad in ["", "A", "AAA", "AB==", "AAB=", "A===", "====", "AA=A", "AA==AAAA", "AA-A", "AAA\n"] {
+        for bad in [
+            "", "A", "AAA", "AB==", "AAB=", "A===", "====", "AA=A", "AA==AAAA", "AA-A", "AAA\n",
+        ] {
             assert_eq!(parse_base64(bad.as_bytes()), None, "{bad}");
         }
     }

@@ -16,7 +16,9 @@ const LARGE_BYTES: usize = 1 << WINDOW_LOG;
 const LARGE_LEVEL_MAX: i32 = 9;
 
 fn zstd_error(code: usize) -> SegmentError {
-    SegmentError::Zstd { what: get_error_name(code).to_owned() }
+    SegmentError::Zstd {
+        what: get_error_name(code).to_owned(),
+    }
 }
 
 /// Compresses frame after frame at one level, with one dictionary.
@@ -55,7 +57,9 @@ impl Compressor {
         set(CParameter::CompressionLevel(level))?;
         set(CParameter::WindowLog(window_log))?;
         let mut frame = Vec::with_capacity(compress_bound(bytes.len()));
-        self.context.compress2(&mut frame, bytes).map_err(zstd_error)?;
+        self.context
+            .compress2(&mut frame, bytes)
+            .map_err(zstd_error)?;
         Ok(frame)
     }
 }
@@ -72,15 +76,23 @@ pub(super) fn decompress(
         return Ok(raw);
     }
     let mut context = DCtx::create();
-    context.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(zstd_error)?;
-    context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(zstd_error)?;
+    context
+        .set_parameter(DParameter::Format(FrameFormat::Magicless))
+        .map_err(zstd_error)?;
+    context
+        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .map_err(zstd_error)?;
     if !dictionary.is_empty() {
         context.ref_prefix(dictionary).map_err(zstd_error)?;
     }
     // zstd writes into the vector's capacity, which may be more than was asked for.
     let found = context.decompress(&mut raw, frame).map_err(zstd_error)?;
     if found != raw_bytes {
-        return Err(SegmentError::Truncated { part, needed: raw_bytes, found });
+        return Err(SegmentError::Truncated {
+            part,
+            needed: raw_bytes,
+            found,
+        });
     }
     Ok(raw)
 }

@@ -74,7 +74,8 @@ impl IdWriter {
         let whole = plain_bytes(kind) == 16;
         if whole && id.low & V4_MASK == V4_BITS {
             varint::put(codes, NEW_V4);
-            let random = id.low >> 80 << 74 | (id.low >> 64 & 0xfff) << 62 | id.low & ((1 << 62) - 1);
+            let random =
+                id.low >> 80 << 74 | (id.low >> 64 & 0xfff) << 62 | id.low & ((1 << 62) - 1);
             self.put_bits::<15>(random);
         } else if whole && id.low & V4_MASK == V7_BITS {
             varint::put(codes, NEW_V7);
@@ -86,7 +87,8 @@ impl IdWriter {
             let mut bytes = [0; 18];
             bytes[..2].copy_from_slice(&id.high.to_be_bytes());
             bytes[2..].copy_from_slice(&id.low.to_be_bytes());
-            self.bytes.extend_from_slice(&bytes[18 - plain_bytes(kind)..]);
+            self.bytes
+                .extend_from_slice(&bytes[18 - plain_bytes(kind)..]);
         }
     }
 
@@ -135,26 +137,42 @@ impl<'a> IdReader<'a> {
             SAME => return Ok(*last),
             NEW_V4 => {
                 let random = self.bits::<15>()?;
-                let low = random >> 74 << 80 | (random >> 62 & 0xfff) << 64 | random & ((1 << 62) - 1);
-                Id { high: 0, low: low | V4_BITS }
+                let low =
+                    random >> 74 << 80 | (random >> 62 & 0xfff) << 64 | random & ((1 << 62) - 1);
+                Id {
+                    high: 0,
+                    low: low | V4_BITS,
+                }
             }
             NEW_V7 => {
                 let ms = now_ms.wrapping_add(unzigzag(self.times.varint()?));
                 let random = self.bits::<9>()?;
                 let low = (random >> 62 & 0xfff) << 64 | random & ((1 << 62) - 1) | V7_BITS;
-                Id { high: 0, low: low | u128::from(ms as u64 & 0xffff_ffff_ffff) << 80 }
+                Id {
+                    high: 0,
+                    low: low | u128::from(ms as u64 & 0xffff_ffff_ffff) << 80,
+                }
             }
             NEW => {
                 let mut bytes = [0; 18];
                 let count = plain_bytes(kind);
                 bytes[18 - count..].copy_from_slice(self.bytes.take(count)?);
                 let [high0, high1, low @ ..] = bytes;
-                Id { high: u16::from_be_bytes([high0, high1]), low: u128::from_be_bytes(low) }
+                Id {
+                    high: u16::from_be_bytes([high0, high1]),
+                    low: u128::from_be_bytes(low),
+                }
             }
             back => {
                 let distance = usize::try_from(back - BACK).unwrap_or(usize::MAX);
-                let position = self.known.len().checked_sub(1).and_then(|n| n.checked_sub(distance));
-                let known = position.and_then(|position| self.known.get(position)).copied();
+                let position = self
+                    .known
+                    .len()
+                    .checked_sub(1)
+                    .and_then(|n| n.checked_sub(distance));
+                let known = position
+                    .and_then(|position| self.known.get(position))
+                    .copied();
                 let id = known.ok_or(SegmentError::Inconsistent {
                     what: "an identifier refers to before the first",
                 })?;
@@ -171,7 +189,9 @@ impl<'a> IdReader<'a> {
         let mut bytes = [0; 16];
         bytes[16 - N..].copy_from_slice(&self.bytes.array::<N>()?);
         let Some(pairs) = self.pairs.get(self.pair_count / 4) else {
-            return Err(SegmentError::Inconsistent { what: "identifiers lack bits" });
+            return Err(SegmentError::Inconsistent {
+                what: "identifiers lack bits",
+            });
         };
         let pair = pairs >> (2 * (self.pair_count % 4)) & 3;
         self.pair_count += 1;

@@ -44,7 +44,12 @@ pub(super) struct ColumnReader<'a> {
 
 impl<'a> ColumnReader<'a> {
     pub(super) fn new(codes: &'a [u8], aux: &'a [u8], text: &'a [u8]) -> Self {
-        Self { codes: Cursor::new(codes), aux: Cursor::new(aux), text, ..Self::default() }
+        Self {
+            codes: Cursor::new(codes),
+            aux: Cursor::new(aux),
+            text,
+            ..Self::default()
+        }
     }
 
     fn remember(&mut self, place: Place) {
@@ -88,11 +93,15 @@ pub(super) struct State {
     last_ms: i64,
 }
 
-const NO_COLUMN: SegmentError = SegmentError::Inconsistent { what: "a value has no column" };
-const NO_STRING: SegmentError =
-    SegmentError::Inconsistent { what: "a string refers to what is not there" };
-const NO_FORM: SegmentError =
-    SegmentError::Inconsistent { what: "a value is out of its form's range" };
+const NO_COLUMN: SegmentError = SegmentError::Inconsistent {
+    what: "a value has no column",
+};
+const NO_STRING: SegmentError = SegmentError::Inconsistent {
+    what: "a string refers to what is not there",
+};
+const NO_FORM: SegmentError = SegmentError::Inconsistent {
+    what: "a value is out of its form's range",
+};
 
 impl<'a> Joiner<'a> {
     /// Appends the next line to `out`.
@@ -107,10 +116,9 @@ impl<'a> Joiner<'a> {
     }
 
     fn shape(&mut self, shape: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
-        let steps = self
-            .shapes
-            .steps(shape)
-            .ok_or(SegmentError::Inconsistent { what: "a line has no such shape" })?;
+        let steps = self.shapes.steps(shape).ok_or(SegmentError::Inconsistent {
+            what: "a line has no such shape",
+        })?;
         for step in steps {
             match step {
                 Step::Literal(range) => {
@@ -155,7 +163,9 @@ impl<'a> Joiner<'a> {
             Kind::Base64 => {
                 let place = self.string(kind, index)?;
                 let bytes = self.bytes(place)?;
-                out.with(bytes.len().div_ceil(3) * 4, |out| forms::write_base64(bytes, out))
+                out.with(bytes.len().div_ceil(3) * 4, |out| {
+                    forms::write_base64(bytes, out)
+                })
             }
             Kind::Integer => {
                 let value = self.column(index)?.integer()?;
@@ -165,12 +175,9 @@ impl<'a> Joiner<'a> {
             }
             Kind::TimeS | Kind::TimeMs | Kind::TimeUs => self.time(kind, index, out),
             Kind::Array => self.array(index, depth, out),
-            Kind::Uuid
-            | Kind::Base58
-            | Kind::Base62
-            | Kind::Hex16
-            | Kind::Hex24
-            | Kind::Hex32 => self.id(kind, index, out),
+            Kind::Uuid | Kind::Base58 | Kind::Base62 | Kind::Hex16 | Kind::Hex24 | Kind::Hex32 => {
+                self.id(kind, index, out)
+            }
         }
     }
 
@@ -180,10 +187,17 @@ impl<'a> Joiner<'a> {
 
     fn id(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
         let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
-        let id = self.ids.next(kind, &mut column.last_id, &mut column.codes, self.state.last_ms)?;
+        let id = self.ids.next(
+            kind,
+            &mut column.last_id,
+            &mut column.codes,
+            self.state.last_ms,
+        )?;
         match kind {
             Kind::Uuid => out.with(forms::UUID_BYTES, |out| forms::write_uuid(id.low, out)),
-            Kind::Base58 => out.with(forms::B58_BYTES, |out| forms::write_b58(id.low, out)).map(drop),
+            Kind::Base58 => out
+                .with(forms::B58_BYTES, |out| forms::write_b58(id.low, out))
+                .map(drop),
             Kind::Base62 => {
                 let fits = out.with(forms::B62_BYTES, |out| forms::write_b62(id, out))?;
                 if fits { Ok(()) } else { Err(NO_FORM) }
@@ -197,9 +211,19 @@ impl<'a> Joiner<'a> {
 
     fn time(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
         let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
-        let ms = self.state.last_ms.wrapping_add(unzigzag(column.codes.varint()?));
-        let us = if kind == Kind::TimeUs { column.aux.varint()? } else { 0 };
-        let us = u16::try_from(us).ok().filter(|&us| us < 1000).ok_or(NO_FORM)?;
+        let ms = self
+            .state
+            .last_ms
+            .wrapping_add(unzigzag(column.codes.varint()?));
+        let us = if kind == Kind::TimeUs {
+            column.aux.varint()?
+        } else {
+            0
+        };
+        let us = u16::try_from(us)
+            .ok()
+            .filter(|&us| us < 1000)
+            .ok_or(NO_FORM)?;
         let digits = match kind {
             Kind::TimeS => 0,
             Kind::TimeMs => 3,
@@ -215,7 +239,9 @@ impl<'a> Joiner<'a> {
 
     fn array(&mut self, index: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
         if depth == DEPTH_MAX {
-            return Err(SegmentError::Inconsistent { what: "arrays nest too deep" });
+            return Err(SegmentError::Inconsistent {
+                what: "arrays nest too deep",
+            });
         }
         let count = self.column(index)?.codes.varint()?;
         // The shapes of all elements come before those of their own elements.
@@ -250,7 +276,9 @@ impl<'a> Joiner<'a> {
             CODE_REPEAT => {
                 let distance = column.aux.length()?;
                 let position = self.state.strings.len().checked_sub(distance);
-                *position.and_then(|at| self.state.strings.get(at)).ok_or(NO_STRING)?
+                *position
+                    .and_then(|at| self.state.strings.get(at))
+                    .ok_or(NO_STRING)?
             }
             CODE_BASE => {
                 let number = u32::try_from(column.aux.varint()?).map_err(|_| NO_STRING)?;
@@ -260,7 +288,11 @@ impl<'a> Joiner<'a> {
                 {
                     vacant.insert(base.blob(number as usize)?);
                 }
-                Place { space: BASE_BLOBS, start: number, length: 0 }
+                Place {
+                    space: BASE_BLOBS,
+                    start: number,
+                    length: 0,
+                }
             }
             _ => {
                 let length = usize::try_from(code - CODE_NEW).map_err(|_| NO_STRING)?;
@@ -274,7 +306,11 @@ impl<'a> Joiner<'a> {
                     return Err(NO_STRING);
                 }
                 *at += length;
-                let place = Place { space, start: start as u32, length: length as u32 };
+                let place = Place {
+                    space,
+                    start: start as u32,
+                    length: length as u32,
+                };
                 if length >= REPEAT_BYTES_MIN {
                     self.state.strings.push(place);
                 }
@@ -288,13 +324,20 @@ impl<'a> Joiner<'a> {
     fn bytes(&self, place: Place) -> Result<&[u8], SegmentError> {
         let space = match place.space {
             BASE_BLOBS => {
-                return self.state.base_blobs.get(&place.start).map(Vec::as_slice).ok_or(NO_STRING);
+                return self
+                    .state
+                    .base_blobs
+                    .get(&place.start)
+                    .map(Vec::as_slice)
+                    .ok_or(NO_STRING);
             }
             BLOBS => self.blobs,
             column => self.columns.get(column as usize).ok_or(NO_COLUMN)?.text,
         };
         let start = place.start as usize;
-        space.get(start..start + place.length as usize).ok_or(NO_STRING)
+        space
+            .get(start..start + place.length as usize)
+            .ok_or(NO_STRING)
     }
 }
 
@@ -310,5 +353,9 @@ fn push_patch(firsts: &[u8], body: &[u8], out: &mut Output) -> Result<(), Segmen
         out.push_escaped(line)?;
         out.push(b"\"")?;
     }
-    if rest.is_empty() { out.push(b"]") } else { Err(NO_STRING) }
+    if rest.is_empty() {
+        out.push(b"]")
+    } else {
+        Err(NO_STRING)
+    }
 }

@@ -14,7 +14,12 @@ pub(super) enum Token {
     /// A key, without its quotes.
     Key { start: u32, end: u32 },
     /// A string value without its quotes.
-    Text { start: u32, end: u32, escaped: bool, odd: bool },
+    Text {
+        start: u32,
+        end: u32,
+        escaped: bool,
+        odd: bool,
+    },
     /// A number.
     Number { start: u32, end: u32 },
     /// `[`.
@@ -30,7 +35,9 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// Position, at or after `from`, of the first quote, backslash or control byte; else the length.
 pub(super) fn find_special(bytes: &[u8], from: usize) -> usize {
-    let Some(rest) = bytes.get(from..) else { return bytes.len() };
+    let Some(rest) = bytes.get(from..) else {
+        return bytes.len();
+    };
     let (words, tail) = rest.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
@@ -46,7 +53,11 @@ pub(super) fn find_special(bytes: &[u8], from: usize) -> usize {
         }
     }
     let tail_at = from + words.len() * 8;
-    tail_at + tail.iter().position(|&b| is_special(b)).unwrap_or(tail.len())
+    tail_at
+        + tail
+            .iter()
+            .position(|&b| is_special(b))
+            .unwrap_or(tail.len())
 }
 
 fn is_special(byte: u8) -> bool {
@@ -88,7 +99,10 @@ fn scan(line: &[u8], tokens: &mut Vec<Token>) -> Option<()> {
                 if odd {
                     return None;
                 }
-                tokens.push(Token::Key { start: at as u32 + 1, end: end as u32 });
+                tokens.push(Token::Key {
+                    start: at as u32 + 1,
+                    end: end as u32,
+                });
                 at = skip_space(line, end + 1);
                 if *line.get(at)? != b':' {
                     return None;
@@ -143,7 +157,12 @@ fn scan(line: &[u8], tokens: &mut Vec<Token>) -> Option<()> {
                 b'"' => {
                     let (end, escaped, odd) = string_end(line, at + 1)?;
                     let (start, stop) = (at as u32 + 1, end as u32);
-                    tokens.push(Token::Text { start, end: stop, escaped, odd });
+                    tokens.push(Token::Text {
+                        start,
+                        end: stop,
+                        escaped,
+                        odd,
+                    });
                     at = end + 1;
                     value_done = true;
                 }
@@ -157,7 +176,10 @@ fn scan(line: &[u8], tokens: &mut Vec<Token>) -> Option<()> {
                 }
                 b'-' | b'0'..=b'9' => {
                     let end = number_end(line, at);
-                    tokens.push(Token::Number { start: at as u32, end: end as u32 });
+                    tokens.push(Token::Number {
+                        start: at as u32,
+                        end: end as u32,
+                    });
                     at = end;
                     value_done = true;
                 }
@@ -232,14 +254,37 @@ mod tests {
     fn only_single_whole_values_are_split() {
         let mut tokens = Vec::new();
         for good in [
-            "{}", "[]", "\"\"", "-1e5", "null", " {\"a\" : [ ] , \"b\":[{},[1]]}\t",
-            "[1,\"x\",true]", r#"{"a":"\\\""}"#,
+            "{}",
+            "[]",
+            "\"\"",
+            "-1e5",
+            "null",
+            " {\"a\" : [ ] , \"b\":[{},[1]]}\t",
+            "[1,\"x\",true]",
+            r#"{"a":"\\\""}"#,
         ] {
             assert!(tokenize(good.as_bytes(), &mut tokens), "{good}");
         }
         for bad in [
-            "", " ", "{", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "[1,]", "[,]", "{}{}", "\"", "\"\\",
-            "nul", "prose", "{\"a\n\":1}", "]", "}", "[}", "{]", "\u{1}",
+            "",
+            " ",
+            "{",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "[1,]",
+            "[,]",
+            "{}{}",
+            "\"",
+            "\"\\",
+            "nul",
+            "prose",
+            "{\"a\n\":1}",
+            "]",
+            "}",
+            "[}",
+            "{]",
+            "\u{1}",
         ] {
             assert!(!tokenize(bad.as_bytes(), &mut tokens), "{bad}");
         }

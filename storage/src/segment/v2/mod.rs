@@ -67,7 +67,9 @@ pub struct Encoder<'b> {
 
 impl std::fmt::Debug for Encoder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("base", &self.base.map(Base::id)).finish_non_exhaustive()
+        f.debug_struct("Encoder")
+            .field("base", &self.base.map(Base::id))
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,7 +104,9 @@ impl<'b> Encoder<'b> {
         if self.comes_back(&segment, entries) {
             Ok(segment)
         } else {
-            Err(SegmentError::Inconsistent { what: "an encoded segment does not come back" })
+            Err(SegmentError::Inconsistent {
+                what: "an encoded segment does not come back",
+            })
         }
     }
 
@@ -117,32 +121,53 @@ impl<'b> Encoder<'b> {
         let main_max = body::main_bytes_max(raw_bytes, messages);
         check_max("the size of the columns", parts.main.len(), main_max)?;
         let main_frame = self.main.compress(&parts.main)?;
-        let blob_frame =
-            if parts.blobs.is_empty() { Vec::new() } else { self.blobs.compress(&parts.blobs)? };
+        let blob_frame = if parts.blobs.is_empty() {
+            Vec::new()
+        } else {
+            self.blobs.compress(&parts.blobs)?
+        };
         let digests = digests(entries);
-        Ok(header.seal(&body::seal(&parts, &digests, self.base, &main_frame, &blob_frame)))
+        Ok(header.seal(&body::seal(
+            &parts,
+            &digests,
+            self.base,
+            &main_frame,
+            &blob_frame,
+        )))
     }
 
     fn comes_back(&self, segment: &[u8], entries: &[Entry<'_>]) -> bool {
         let limits = DecodeLimits::default();
-        let Ok(decoded) = super::decode(segment, &limits, self.base) else { return false };
+        let Ok(decoded) = super::decode(segment, &limits, self.base) else {
+            return false;
+        };
         decoded.len() == entries.len()
             && entries.iter().enumerate().all(|(index, entry)| {
-                decoded.payload(index).is_some_and(|payload| payload == entry.payload)
+                decoded
+                    .payload(index)
+                    .is_some_and(|payload| payload == entry.payload)
                     && decoded.received_ms(index) == Some(entry.received_ms)
             })
     }
 }
 
 fn blob_level(level: i32) -> i32 {
-    if level >= DEEP_LEVEL_MIN { level.max(BLOB_LEVEL_DEEP) } else { level.min(BLOB_LEVEL) }
+    if level >= DEEP_LEVEL_MIN {
+        level.max(BLOB_LEVEL_DEEP)
+    } else {
+        level.min(BLOB_LEVEL)
+    }
 }
 
 fn header_of(entries: &[Entry<'_>]) -> Result<Header, SegmentError> {
     if entries.is_empty() {
         return Err(SegmentError::Empty);
     }
-    check_max("the number of messages", entries.len(), SEGMENT_MESSAGES_MAX)?;
+    check_max(
+        "the number of messages",
+        entries.len(),
+        SEGMENT_MESSAGES_MAX,
+    )?;
     let raw_bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
     check_max("the size of the messages", raw_bytes, SEGMENT_BYTES_MAX)?;
     Ok(Header {
@@ -177,7 +202,10 @@ fn received_times(entries: &[Entry<'_>]) -> Vec<u8> {
     for run in entries.chunk_by(|a, b| a.received_ms == b.received_ms) {
         let Some(first) = run.first() else { continue };
         put(&mut times, run.len() as u64);
-        put(&mut times, zigzag(first.received_ms.wrapping_sub(before_ms)));
+        put(
+            &mut times,
+            zigzag(first.received_ms.wrapping_sub(before_ms)),
+        );
         before_ms = first.received_ms;
     }
     times
@@ -191,7 +219,9 @@ fn read_received_times(times: &[u8], messages: usize) -> Result<Vec<i64>, Segmen
         let count = cursor.length()?;
         now_ms = now_ms.wrapping_add(unzigzag(cursor.varint()?));
         if count == 0 || count > messages - received_ms.len() {
-            return Err(SegmentError::Inconsistent { what: "times do not fit the messages" });
+            return Err(SegmentError::Inconsistent {
+                what: "times do not fit the messages",
+            });
         }
         received_ms.resize(received_ms.len() + count, now_ms);
     }
@@ -303,21 +333,28 @@ fn join(
         group_start = message_start;
     }
     if whole && (out.len() != raw_bytes || digests.next().is_some()) {
-        return Err(SegmentError::Inconsistent { what: "messages fall short of the header" });
+        return Err(SegmentError::Inconsistent {
+            what: "messages fall short of the header",
+        });
     }
     let last_byte = first_byte + ends.last().map_or(0, |&end| end as usize);
     let bytes = Bytes::from(out.into_bytes()).slice(first_byte..last_byte);
     received_ms.truncate(wanted.end);
     received_ms.drain(..wanted.start.min(received_ms.len()));
-    Ok(DecodedSegment { bytes, ends, received_ms })
+    Ok(DecodedSegment {
+        bytes,
+        ends,
+        received_ms,
+    })
 }
 
 fn needed_base(id: Option<u64>, base: Option<&Base>) -> Result<Option<&Base>, SegmentError> {
     match (id, base) {
         (None, _) => Ok(None),
         (Some(id), Some(base)) if base.id() == id => Ok(Some(base)),
-        (Some(needed), base) => {
-            Err(SegmentError::Base { needed, given: base.map(Base::id) })
-        }
+        (Some(needed), base) => Err(SegmentError::Base {
+            needed,
+            given: base.map(Base::id),
+        }),
     }
 }

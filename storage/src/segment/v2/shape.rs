@@ -135,7 +135,11 @@ pub(super) fn compile<'a>(
     mut name_column: impl FnMut(Kind, &'a [u8]),
 ) -> Result<Shapes, SegmentError> {
     let mut shapes = Shapes::default();
-    let mut known: HashMap<(Kind, &[u8]), usize, std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>> = HashMap::default();
+    let mut known: HashMap<
+        (Kind, &[u8]),
+        usize,
+        std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>,
+    > = HashMap::default();
     let mut column_of = |kind: Kind, key: &'a [u8], count: &mut usize| {
         *known.entry((kind, key)).or_insert_with(|| {
             name_column(kind, key);
@@ -146,8 +150,9 @@ pub(super) fn compile<'a>(
     column_of(Kind::Raw, b"", &mut shapes.columns);
     let mut start = 0;
     while start < text.len() {
-        let length = memchr::memchr(END, &text[start..])
-            .ok_or(SegmentError::Inconsistent { what: "a shape has no end" })?;
+        let length = memchr::memchr(END, &text[start..]).ok_or(SegmentError::Inconsistent {
+            what: "a shape has no end",
+        })?;
         let end = start + length;
         let shape = &text[start..end];
         let (mut key, mut at): (&[u8], usize) = match memchr::memchr(CONTEXT, shape) {
@@ -161,8 +166,9 @@ pub(super) fn compile<'a>(
                 at += 1;
                 continue;
             }
-            let kind = Kind::from_marker(byte)
-                .ok_or(SegmentError::Inconsistent { what: "a shape has an unknown marker" })?;
+            let kind = Kind::from_marker(byte).ok_or(SegmentError::Inconsistent {
+                what: "a shape has an unknown marker",
+            })?;
             if literal < at {
                 shapes.steps.push(Step::Literal(literal..at));
                 if let Some(found) = last_key(&text[literal..at]) {

@@ -15,8 +15,18 @@ const BASE64_BYTES_MIN: usize = 128;
 /// Keys whose short values say what a line is: they stay in its shape, so that one number
 /// foretells the line's other keys.
 const SHAPING_KEYS: [&[u8]; 12] = [
-    b"type", b"subtype", b"role", b"name", b"status", b"stop_reason", b"model", b"hook_event",
-    b"hookEvent", b"operation", b"service_tier", b"kind",
+    b"type",
+    b"subtype",
+    b"role",
+    b"name",
+    b"status",
+    b"stop_reason",
+    b"model",
+    b"hook_event",
+    b"hookEvent",
+    b"operation",
+    b"service_tier",
+    b"kind",
 ];
 const SHAPING_BYTES_MAX: usize = 32;
 /// Different values of one such key that may stay in shapes.
@@ -67,7 +77,11 @@ struct Walk<'l> {
 impl<'a> Splitter<'a> {
     /// `whole_lines` forgoes all splitting: what is left if the split does not come back.
     pub(super) fn new(base_blobs: Option<&'a BaseBlobs>, whole_lines: bool) -> Self {
-        let mut splitter = Self { base_blobs, whole_lines, ..Self::default() };
+        let mut splitter = Self {
+            base_blobs,
+            whole_lines,
+            ..Self::default()
+        };
         splitter.columns.index(Kind::Raw, b"");
         splitter
     }
@@ -78,7 +92,12 @@ impl<'a> Splitter<'a> {
             && tokenize(line, &mut tokens)
             && self.has_room_for_columns(line, &tokens);
         if splits {
-            let mut walk = Walk { line, tokens: &tokens, at: 0, depth: 0 };
+            let mut walk = Walk {
+                line,
+                tokens: &tokens,
+                at: 0,
+                depth: 0,
+            };
             let (shape, _) = self.value(&mut walk, 0, b"");
             put(&mut self.lines, u64::from(shape) + 1);
         } else {
@@ -118,7 +137,9 @@ impl<'a> Splitter<'a> {
         let mut key = context;
         let mut keyless = false;
         let end = loop {
-            let Some(&token) = walk.tokens.get(walk.at) else { break line.len() };
+            let Some(&token) = walk.tokens.get(walk.at) else {
+                break line.len();
+            };
             walk.at += 1;
             let start = match token {
                 Token::Key { .. } => continue,
@@ -133,7 +154,9 @@ impl<'a> Splitter<'a> {
             let piece = &line[literal..start];
             let known = shape::last_key(piece);
             let value_key = known.unwrap_or(key);
-            let Some(place) = self.token(walk, token, value_key) else { continue };
+            let Some(place) = self.token(walk, token, value_key) else {
+                continue;
+            };
             keyless |= known.is_none() && std::ptr::eq(key, context);
             key = value_key;
             shape.extend_from_slice(&line[literal..place.start]);
@@ -165,20 +188,33 @@ impl<'a> Splitter<'a> {
     /// Records the value at `token`, unless it had better stay in the shape.
     fn token(&mut self, walk: &mut Walk<'_>, token: Token, key: &[u8]) -> Option<Place> {
         match token {
-            Token::Text { start, end, escaped, odd } => {
+            Token::Text {
+                start,
+                end,
+                escaped,
+                odd,
+            } => {
                 let (start, end) = (start as usize, end as usize);
                 let body = &walk.line[start..end];
                 if odd {
                     return Some(self.string(Kind::Verbatim, key, body, start));
                 }
-                if escaped { self.text(key, body, start) } else { self.plain(key, body, start) }
+                if escaped {
+                    self.text(key, body, start)
+                } else {
+                    self.plain(key, body, start)
+                }
             }
             Token::Number { start, end } => {
                 let (start, end) = (start as usize, end as usize);
                 let body = &walk.line[start..end];
                 if let Some(value) = forms::parse_integer(body) {
                     self.columns.at(Kind::Integer, key).integers.push(value);
-                    return Some(Place { kind: Kind::Integer, start, end });
+                    return Some(Place {
+                        kind: Kind::Integer,
+                        start,
+                        end,
+                    });
                 }
                 Some(self.string(Kind::Number, key, body, start))
             }
@@ -192,8 +228,13 @@ impl<'a> Splitter<'a> {
         if let Some((kind, id, prefix)) = identifier(body) {
             let now_ms = self.last_ms;
             let column = self.columns.at(kind, key);
-            self.ids.put(kind, id, &mut column.last_id, &mut column.codes, now_ms);
-            return Some(Place { kind, start: start + prefix, end: start + body.len() });
+            self.ids
+                .put(kind, id, &mut column.last_id, &mut column.codes, now_ms);
+            return Some(Place {
+                kind,
+                start: start + prefix,
+                end: start + body.len(),
+            });
         }
         if let Some((time, taken)) = forms::parse_time(body)
             && body.len() - taken <= ZONE_BYTES_MAX
@@ -253,7 +294,10 @@ impl<'a> Splitter<'a> {
             self.string(Kind::Verbatim, key, body, start)
         } else if strip_numbers(&scratch.text, &mut scratch.body, &mut scratch.side) {
             let place = self.string_from(Kind::Numbered, key, &scratch.body, start, body.len());
-            self.columns.at(Kind::Numbered, key).aux.extend_from_slice(&scratch.side);
+            self.columns
+                .at(Kind::Numbered, key)
+                .aux
+                .extend_from_slice(&scratch.side);
             place
         } else {
             self.string_from(Kind::Text, key, &scratch.text, start, body.len())
@@ -275,16 +319,29 @@ impl<'a> Splitter<'a> {
         taken: usize,
     ) -> Place {
         let column = self.columns.index(kind, key);
-        let blobs = if kind == Kind::Base64 { self.base_blobs } else { None };
-        self.columns.put_string(column, value, |hash| blobs?.get(&hash).copied());
-        Place { kind, start, end: start + taken }
+        let blobs = if kind == Kind::Base64 {
+            self.base_blobs
+        } else {
+            None
+        };
+        self.columns
+            .put_string(column, value, |hash| blobs?.get(&hash).copied());
+        Place {
+            kind,
+            start,
+            end: start + taken,
+        }
     }
 
     fn array(&mut self, walk: &mut Walk<'_>, open: usize, key: &[u8]) -> Place {
         if key == b"lines"
             && let Some(end) = self.patch_lines(walk, open)
         {
-            return Place { kind: Kind::PatchLines, start: open, end };
+            return Place {
+                kind: Kind::PatchLines,
+                start: open,
+                end,
+            };
         }
         let mut element_key = Vec::with_capacity(key.len() + 2);
         element_key.extend_from_slice(key);
@@ -317,7 +374,11 @@ impl<'a> Splitter<'a> {
         }
         walk.at += 1;
         self.columns.all[column].arrays[position] = elements;
-        Place { kind: Kind::Array, start: open, end: at + 1 }
+        Place {
+            kind: Kind::Array,
+            start: open,
+            end: at + 1,
+        }
     }
 
     /// An array of the lines of a patch, with nothing between them but commas: the text of all
@@ -355,7 +416,15 @@ fn gather_patch(walk: &Walk<'_>, open: usize, scratch: &mut Scratch) -> Option<(
     let mut tokens = walk.tokens.get(walk.at..)?.iter();
     let mut taken = 0;
     loop {
-        let Some(&Token::Text { start, end, odd: false, .. }) = tokens.next() else { return None };
+        let Some(&Token::Text {
+            start,
+            end,
+            odd: false,
+            ..
+        }) = tokens.next()
+        else {
+            return None;
+        };
         let (start, end) = (start as usize, end as usize);
         if start != at + 1 || !unescape(&walk.line[start..end], &mut scratch.text) {
             return None;
@@ -391,7 +460,10 @@ fn identifier(body: &[u8]) -> Option<(Kind, Id, usize)> {
     let prefix = underscore.map_or(0, |at| at + 1);
     let (front, tail) = body.split_at(prefix);
     // Nothing that could pass for a key: the joiner finds the key behind the prefix.
-    if !front.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'_' || *c == b'-') {
+    if !front
+        .iter()
+        .all(|c| c.is_ascii_alphanumeric() || *c == b'_' || *c == b'-')
+    {
         return None;
     }
     match tail.len() {

@@ -10,7 +10,12 @@ const LEVEL: i32 = 3;
 fn entries<'a>(lines: &'a [Vec<u8>], times: &[i64]) -> Vec<Entry<'a>> {
     let time = |index: usize| times.get(index).copied().unwrap_or(1_700_000_000_000);
     let numbered = lines.iter().enumerate();
-    numbered.map(|(index, line)| Entry { payload: line, received_ms: time(index) }).collect()
+    numbered
+        .map(|(index, line)| Entry {
+            payload: line,
+            received_ms: time(index),
+        })
+        .collect()
 }
 
 /// Encodes, decodes whole and in ranges, and returns the segment.
@@ -24,9 +29,18 @@ fn round_trip(lines: &[Vec<u8>], times: &[i64], base: Option<&Base>) -> Vec<u8> 
         assert_eq!(whole.payload(index).unwrap(), entry.payload);
         assert_eq!(whole.received_ms(index), Some(entry.received_ms));
     }
-    for (first, last) in [(0, 1), (1, 3), (lines.len() - 1, lines.len()), (65, 200), (5, 5), (9, 2)] {
+    for (first, last) in [
+        (0, 1),
+        (1, 3),
+        (lines.len() - 1, lines.len()),
+        (65, 200),
+        (5, 5),
+        (9, 2),
+    ] {
         let part = decode_range(&segment, first..last, &limits, base).unwrap();
-        let expected = entries.get(first..last.min(lines.len())).unwrap_or_default();
+        let expected = entries
+            .get(first..last.min(lines.len()))
+            .unwrap_or_default();
         assert_eq!(part.len(), expected.len(), "{first}..{last}");
         for (index, entry) in expected.iter().enumerate() {
             assert_eq!(part.payload(index).unwrap(), entry.payload);
@@ -60,7 +74,9 @@ fn sample() -> Vec<Vec<u8>> {
         "prose between JSON",
         r#"{"":"","k":":","type":":","name":"a:b_0011223344556677"}"#,
     ]);
-    all.push(format!(r#"{{"data":"{image}","again":{{"base64":"{image}"}},"uuid":"{uuid}"}}"#).into());
+    all.push(
+        format!(r#"{{"data":"{image}","again":{{"base64":"{image}"}},"uuid":"{uuid}"}}"#).into(),
+    );
     all.push(b"\xff\xfe\0 not UTF-8".to_vec());
     all.push(b"{\"bad\":\"\xff\xfe\", \"nul\":\"\0\"}".to_vec());
     all.push("[".repeat(100_000).into());
@@ -75,7 +91,11 @@ fn every_kind_of_line_comes_back() {
         round_trip(&[line], &[i64::MIN], None);
     }
     round_trip(&vec![Vec::new(); 300], &[], None);
-    round_trip(&vec![br#"{"uuid":"6ac5efbd-74cf-40db-8619-67efb284593e","n":1}"#.to_vec(); 1000], &[7, 7, 3, i64::MAX], None);
+    round_trip(
+        &vec![br#"{"uuid":"6ac5efbd-74cf-40db-8619-67efb284593e","n":1}"#.to_vec(); 1000],
+        &[7, 7, 3, i64::MAX],
+        None,
+    );
 }
 
 #[test]
@@ -91,16 +111,29 @@ fn usual_lines_are_split_and_not_kept_whole() {
 fn many_keys_and_values_keep_within_bounds() {
     let keys: Vec<String> = (0..20_000).map(|n| format!("\"k{n}\":{n}")).collect();
     let numbers: Vec<String> = (0..50_000).map(|n| n.to_string()).collect();
-    round_trip(&lines(&[&format!("{{{}}}", keys.join(",")), &format!("[{}]", numbers.join(","))]), &[], None);
+    round_trip(
+        &lines(&[
+            &format!("{{{}}}", keys.join(",")),
+            &format!("[{}]", numbers.join(",")),
+        ]),
+        &[],
+        None,
+    );
     // Few keys with many kinds of values deceive the estimate of columns; verification does not.
-    let kinds: Vec<Vec<u8>> = (0..9_000).map(|n| format!("{{\"k{n}\":{n}}}").into_bytes()).collect();
+    let kinds: Vec<Vec<u8>> = (0..9_000)
+        .map(|n| format!("{{\"k{n}\":{n}}}").into_bytes())
+        .collect();
     round_trip(&kinds, &[], None);
 }
 
 #[test]
 fn a_base_is_needed_and_must_be_the_right_one() {
-    let shared: String = (0..2000).map(|n| format!("shared line {} of a file\\n", n * n % 9973)).collect();
-    let image = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=".replace('=', "A").repeat(100);
+    let shared: String = (0..2000)
+        .map(|n| format!("shared line {} of a file\\n", n * n % 9973))
+        .collect();
+    let image = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo="
+        .replace('=', "A")
+        .repeat(100);
     let make = |n: usize| {
         lines(&[
             &format!(r#"{{"n":{n},"content":"{shared}"}}"#),
@@ -121,11 +154,22 @@ fn a_base_is_needed_and_must_be_the_right_one() {
     assert_eq!(Base::peek_id(&bytes), Ok(base.id()));
     let alone = round_trip(&segments[0], &[], None);
     let based = round_trip(&segments[0], &[], Some(&base));
-    assert!(based.len() * 5 < alone.len(), "{} of {}", based.len(), alone.len());
+    assert!(
+        based.len() * 5 < alone.len(),
+        "{} of {}",
+        based.len(),
+        alone.len()
+    );
     let limits = DecodeLimits::default();
-    assert_eq!(crate::segment::base_id(&based, &limits), Ok(Some(base.id())));
+    assert_eq!(
+        crate::segment::base_id(&based, &limits),
+        Ok(Some(base.id()))
+    );
     assert_eq!(crate::segment::base_id(&alone, &limits), Ok(None));
-    assert!(matches!(decode_segment(&based, &limits, None), Err(SegmentError::Base { .. })));
+    assert!(matches!(
+        decode_segment(&based, &limits, None),
+        Err(SegmentError::Base { .. })
+    ));
     // A segment that needs no base takes any.
     assert!(decode_segment(&alone, &limits, Some(&base)).is_ok());
     for at in 0..bytes.len() {
@@ -149,10 +193,22 @@ fn segments_that_share_nothing_make_no_base() {
 #[test]
 fn limits_hold_before_anything_is_allocated() {
     let segment = round_trip(&sample(), &[], None);
-    let small = DecodeLimits { raw_bytes_max: 1000, messages_max: 1000 };
-    assert!(matches!(decode_segment(&segment, &small, None), Err(SegmentError::TooLarge { .. })));
-    let few = DecodeLimits { raw_bytes_max: 1 << 30, messages_max: 3 };
-    assert!(matches!(decode_segment(&segment, &few, None), Err(SegmentError::TooLarge { .. })));
+    let small = DecodeLimits {
+        raw_bytes_max: 1000,
+        messages_max: 1000,
+    };
+    assert!(matches!(
+        decode_segment(&segment, &small, None),
+        Err(SegmentError::TooLarge { .. })
+    ));
+    let few = DecodeLimits {
+        raw_bytes_max: 1 << 30,
+        messages_max: 3,
+    };
+    assert!(matches!(
+        decode_segment(&segment, &few, None),
+        Err(SegmentError::TooLarge { .. })
+    ));
 }
 
 #[test]
@@ -161,7 +217,10 @@ fn every_damaged_byte_is_found() {
     for at in 0..segment.len() {
         let mut damaged = segment.clone();
         damaged[at] ^= 0x10;
-        assert!(decode_segment(&damaged, &DecodeLimits::default(), None).is_err(), "byte {at}");
+        assert!(
+            decode_segment(&damaged, &DecodeLimits::default(), None).is_err(),
+            "byte {at}"
+        );
         assert!(decode_segment(&segment[..at], &DecodeLimits::default(), None).is_err());
     }
 }
@@ -209,16 +268,25 @@ struct Target {
 }
 
 fn targets() -> Vec<Target> {
-    let sample: Vec<Vec<u8>> = sample().into_iter().filter(|line| line.len() < 2000).collect();
+    let sample: Vec<Vec<u8>> = sample()
+        .into_iter()
+        .filter(|line| line.len() < 2000)
+        .collect();
     let halves = sample.split_at(sample.len() / 2);
     [&sample[..], halves.0, halves.1, &sample[..3]]
         .into_iter()
         .map(|lines| {
             let segment = round_trip(lines, &[1, 2, 3], None);
             let (header, body) = Header::parse(&segment, &DecodeLimits::default()).unwrap();
-            let parsed = Body::parse(body, header.raw_bytes as usize, header.messages as usize).unwrap();
+            let parsed =
+                Body::parse(body, header.raw_bytes as usize, header.messages as usize).unwrap();
             let (main, blobs) = parsed.inflate(None).unwrap();
-            Target { header, main, blobs, body: body.to_vec() }
+            Target {
+                header,
+                main,
+                blobs,
+                body: body.to_vec(),
+            }
         })
         .collect()
 }
@@ -237,7 +305,11 @@ fn fuzz(seed: u64, executions: usize) -> usize {
         }
         let (raw_bytes, messages) = (header.raw_bytes as usize, header.messages as usize);
         let first = random.below(messages + 1);
-        let wanted = if random.below(2) == 0 { 0..usize::MAX } else { first..first + 1 };
+        let wanted = if random.below(2) == 0 {
+            0..usize::MAX
+        } else {
+            first..first + 1
+        };
         let decoded = if random.below(16) == 0 {
             let mut body = target.body.clone();
             random.mutate(&mut body);
@@ -248,7 +320,9 @@ fn fuzz(seed: u64, executions: usize) -> usize {
             if random.below(8) == 0 {
                 random.mutate(&mut blobs);
             }
-            let Ok(body) = Body::parse(&target.body, raw_bytes, messages) else { continue };
+            let Ok(body) = Body::parse(&target.body, raw_bytes, messages) else {
+                continue;
+            };
             join(&header, &body, &main, &blobs, None, wanted)
         };
         if let Ok(decoded) = decoded {
@@ -259,7 +333,10 @@ fn fuzz(seed: u64, executions: usize) -> usize {
     accepted
 }
 
-fn decode_segment_range(segment: &[u8], wanted: Range<usize>) -> Result<DecodedSegment, SegmentError> {
+fn decode_segment_range(
+    segment: &[u8],
+    wanted: Range<usize>,
+) -> Result<DecodedSegment, SegmentError> {
     decode_range(segment, wanted, &DecodeLimits::default(), None)
 }
 
@@ -278,7 +355,10 @@ fn ten_million_damaged_segments_never_panic() {
     let start = std::time::Instant::now();
     for part in 0..100_u64 {
         let accepted = fuzz(seed.wrapping_add(part << 40), 100_000);
-        println!("seed {seed}, part {part}: 100000 executions, {accepted} accepted, {:?}", start.elapsed());
+        println!(
+            "seed {seed}, part {part}: 100000 executions, {accepted} accepted, {:?}",
+            start.elapsed()
+        );
     }
 }
 
@@ -302,8 +382,10 @@ fn json(depth: u32) -> impl Strategy<Value = String> {
             (prop::collection::vec(inner.clone(), 0..6), space)
                 .prop_map(|(items, space)| format!("[{}]", items.join(&format!("{space},")))),
             (prop::collection::vec((key, inner), 0..6), space).prop_map(|(pairs, space)| {
-                let pairs: Vec<String> =
-                    pairs.into_iter().map(|(key, value)| format!("\"{key}\"{space}:{value}")).collect();
+                let pairs: Vec<String> = pairs
+                    .into_iter()
+                    .map(|(key, value)| format!("\"{key}\"{space}:{value}"))
+                    .collect();
                 format!("{{{}}}", pairs.join(","))
             }),
             prop::collection::vec("\"[ +\\-\\\\]?[a-z\\\\]{0,4}\"", 0..5)

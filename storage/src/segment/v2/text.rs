@@ -60,7 +60,10 @@ pub(super) struct Output {
 impl Output {
     /// At most `bytes_max` bytes, for which there is room at first for `bytes`.
     pub(super) fn new(bytes_max: usize, bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), bytes_max }
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            bytes_max,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -83,7 +86,9 @@ impl Output {
 
     fn grown(&self, count: usize) -> Result<(), SegmentError> {
         if count > self.bytes_max - self.bytes.len() {
-            return Err(SegmentError::Inconsistent { what: "messages exceed the header's size" });
+            return Err(SegmentError::Inconsistent {
+                what: "messages exceed the header's size",
+            });
         }
         Ok(())
     }
@@ -113,7 +118,9 @@ impl Output {
         loop {
             let special = find_special(text, at);
             self.push(&text[at..special])?;
-            let Some(&byte) = text.get(special) else { return Ok(()) };
+            let Some(&byte) = text.get(special) else {
+                return Ok(());
+            };
             let letter = match byte {
                 b'"' | b'\\' => byte,
                 b'\n' => b'n',
@@ -144,7 +151,11 @@ struct Style {
 
 /// The line number at the front of `line`: its bytes with what follows it, its value, its style.
 fn line_number(line: &[u8]) -> Option<(usize, u64, Style)> {
-    let pad = line.iter().take(NUMBER_DIGITS_MAX).take_while(|&&c| c == b' ').count();
+    let pad = line
+        .iter()
+        .take(NUMBER_DIGITS_MAX)
+        .take_while(|&&c| c == b' ')
+        .count();
     let mut at = pad;
     let mut value = 0_u64;
     while let Some(c @ b'0'..=b'9') = line.get(at) {
@@ -217,11 +228,17 @@ struct Run {
 
 fn numbered_run(text: &[u8]) -> Option<Run> {
     let (_, first, style) = line_number(text)?;
-    let mut run = Run { lines: 0, first, style };
+    let mut run = Run {
+        lines: 0,
+        first,
+        style,
+    };
     let mut at = 0;
     while at < text.len() {
         let expected = first + run.lines;
-        let Some((taken, number, found)) = line_number(&text[at..]) else { break };
+        let Some((taken, number, found)) = line_number(&text[at..]) else {
+            break;
+        };
         let as_written = taken == prefix_bytes(expected, style) && found.tab == style.tab;
         if number != expected || !as_written {
             break;
@@ -249,8 +266,9 @@ pub(super) fn push_numbered(
     side: &mut Cursor<'_>,
     out: &mut Output,
 ) -> Result<(), SegmentError> {
-    const TOO_SHORT: SegmentError =
-        SegmentError::Inconsistent { what: "numbered lines exceed their text" };
+    const TOO_SHORT: SegmentError = SegmentError::Inconsistent {
+        what: "numbered lines exceed their text",
+    };
     let mut rest = body;
     loop {
         let (plain, after) = rest.split_at_checked(side.length()?).ok_or(TOO_SHORT)?;
@@ -262,7 +280,10 @@ pub(super) fn push_numbered(
         }
         let first = side.varint()?;
         let style = side.byte()?;
-        let style = Style { width: style >> 1, tab: style & 1 == 1 };
+        let style = Style {
+            width: style >> 1,
+            tab: style & 1 == 1,
+        };
         for index in 0..lines {
             // Only a last line may be empty and without a newline.
             if rest.is_empty() && index + 1 < lines {
@@ -275,7 +296,11 @@ pub(super) fn push_numbered(
             rest = after;
         }
     }
-    if rest.is_empty() { Ok(()) } else { Err(TOO_SHORT) }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(TOO_SHORT)
+    }
 }
 
 fn push_prefix(number: u64, style: Style, out: &mut Output) -> Result<(), SegmentError> {
@@ -325,12 +350,21 @@ mod tests {
     #[test]
     fn numbered_listings_lose_their_numbers() {
         for numbered in [
-            "1\ta\n2\tb\n3\tc", "     1→a\n     2→\n     3→", "Output:\n    98\tx\n    99\ty\n   100\tz\n",
-            "99998→a\n99999→b\n100000→c\n", " 8\ta\n 9\tb\n10\tc\n11\td\nend\n1\ta\n2\tb\n3\tc\nend",
+            "1\ta\n2\tb\n3\tc",
+            "     1→a\n     2→\n     3→",
+            "Output:\n    98\tx\n    99\ty\n   100\tz\n",
+            "99998→a\n99999→b\n100000→c\n",
+            " 8\ta\n 9\tb\n10\tc\n11\td\nend\n1\ta\n2\tb\n3\tc\nend",
         ] {
             assert!(numbers_round_trip(numbered.as_bytes()), "{numbered}");
         }
-        for plain in ["", "1\ta\n2\tb\n", "1\ta\n3\tb\n5\tc\n", "0\ta\n1\tb\n", "01\ta\n02\tb\n03\tc\n"] {
+        for plain in [
+            "",
+            "1\ta\n2\tb\n",
+            "1\ta\n3\tb\n5\tc\n",
+            "0\ta\n1\tb\n",
+            "01\ta\n02\tb\n03\tc\n",
+        ] {
             assert!(!numbers_round_trip(plain.as_bytes()), "{plain}");
         }
     }

@@ -68,32 +68,43 @@ impl<'a> Cursor<'a> {
                 return Ok(value);
             }
         }
-        Err(SegmentError::Inconsistent { what: "a number is longer than 64 bits" })
+        Err(SegmentError::Inconsistent {
+            what: "a number is longer than 64 bits",
+        })
     }
 
     /// A varint that counts bytes or things, each of which takes room: fits `usize`.
     pub(super) fn length(&mut self) -> Result<usize, SegmentError> {
-        usize::try_from(self.varint()?)
-            .map_err(|_| SegmentError::Inconsistent { what: "a length is out of range" })
+        usize::try_from(self.varint()?).map_err(|_| SegmentError::Inconsistent {
+            what: "a length is out of range",
+        })
     }
 
     pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], SegmentError> {
-        let (head, rest) =
-            self.rest.split_at_checked(count).ok_or(exhausted(count, self.rest.len()))?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(exhausted(count, self.rest.len()))?;
         self.rest = rest;
         Ok(head)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], SegmentError> {
-        let (head, rest) =
-            self.rest.split_first_chunk::<N>().ok_or(exhausted(N, self.rest.len()))?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(exhausted(N, self.rest.len()))?;
         self.rest = rest;
         Ok(*head)
     }
 }
 
 fn exhausted(needed: usize, found: usize) -> SegmentError {
-    SegmentError::Truncated { part: "stream", needed, found }
+    SegmentError::Truncated {
+        part: "stream",
+        needed,
+        found,
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +113,16 @@ mod tests {
 
     #[test]
     fn numbers_round_trip() {
-        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), i64::MAX as u64, u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            300,
+            u64::from(u32::MAX),
+            i64::MAX as u64,
+            u64::MAX,
+        ] {
             let mut bytes = Vec::new();
             put(&mut bytes, value);
             let mut cursor = Cursor::new(&bytes);
