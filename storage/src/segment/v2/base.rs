@@ -126,7 +126,7 @@ impl Base {
         level: i32,
     ) -> Result<Vec<u8>, SegmentError> {
         let text_frame = frame::Compressor::new(level, &[])?.compress(text)?;
-        let mut compressor = frame::Compressor::new(super::BLOB_LEVEL, &[])?;
+        let mut compressor = frame::Compressor::new(super::blob_level(level), &[])?;
         let mut rest = Vec::with_capacity(text_frame.len() + 64);
         for length in [text.len(), text_frame.len(), blobs.len()] {
             put(&mut rest, length as u64);

@@ -24,6 +24,8 @@ mod joiner;
 mod json;
 mod shape;
 mod splitter;
+#[cfg(test)]
+mod tests;
 mod text;
 mod varint;
 
@@ -47,8 +49,13 @@ use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
 const GROUP_MESSAGES_MAX: usize = 64;
 /// … and payload bytes after which a group is closed.
 const GROUP_BYTES_MIN: usize = 64 << 10;
-/// Level for decoded base64: finds what little there is to gain, quickly.
+/// Level for decoded base64 in the quick tier and in bases: there is little to find.
 const BLOB_LEVEL: i32 = 3;
+/// Level for it in the deep tier. Only zstd's most patient levels find anything in images, up to
+/// 8 % of them.
+const BLOB_LEVEL_DEEP: i32 = 19;
+/// Levels from here on are the deep tier's.
+const DEEP_LEVEL_MIN: i32 = 13;
 
 /// Encodes segments at one level with one base. Making one costs as much as compressing the
 /// base's text, so keep it for a run.
@@ -75,7 +82,7 @@ impl<'b> Encoder<'b> {
         Ok(Self {
             base,
             main: frame::Compressor::new(level, base.map_or(&[], Base::text))?,
-            blobs: frame::Compressor::new(level.min(BLOB_LEVEL), &[])?,
+            blobs: frame::Compressor::new(blob_level(level), &[])?,
         })
     }
 
@@ -141,6 +148,14 @@ impl<'b> Encoder<'b> {
                     .is_some_and(|payload| payload == entry.payload)
                     && decoded.received_ms(index) == Some(entry.received_ms)
             })
+    }
+}
+
+fn blob_level(level: i32) -> i32 {
+    if level >= DEEP_LEVEL_MIN {
+        level.max(BLOB_LEVEL_DEEP)
+    } else {
+        level.min(BLOB_LEVEL)
     }
 }
 
@@ -263,13 +278,26 @@ pub(super) fn decode(
     wanted: Range<usize>,
 ) -> Result<DecodedSegment, SegmentError> {
     let (raw_bytes, messages) = (header.raw_bytes as usize, header.messages as usize);
-    let wanted = wanted.start.min(messages)..wanted.end.min(messages);
     let body = Body::parse(body, raw_bytes, messages)?;
     let base = needed_base(body.base_id, base)?;
     let (main, blobs) = body.inflate(base)?;
-    let mut main = Main::parse(&main)?;
+    join(header, &body, &main, &blobs, base, wanted)
+}
+
+/// The second half of [`decode`]: all but decompression.
+fn join(
+    header: &Header,
+    body: &Body<'_>,
+    main: &[u8],
+    blobs: &[u8],
+    base: Option<&Base>,
+    wanted: Range<usize>,
+) -> Result<DecodedSegment, SegmentError> {
+    let (raw_bytes, messages) = (header.raw_bytes as usize, header.messages as usize);
+    let wanted = wanted.start.min(messages)..wanted.end.min(messages);
+    let mut main = Main::parse(main)?;
     let mut received_ms = read_received_times(main.times, messages)?;
-    let mut joiner = main.joiner(&body, &blobs, base);
+    let mut joiner = main.joiner(body, blobs, base);
 
     let whole = wanted == (0..messages);
     let mut out = Output::new(raw_bytes, if whole { raw_bytes } else { 0 });

@@ -84,14 +84,6 @@ impl Kind {
         })
     }
 
-    /// Whether values refer to the identifiers seen before.
-    pub(super) fn is_id(self) -> bool {
-        matches!(
-            self,
-            Self::Uuid | Self::Base58 | Self::Base62 | Self::Hex16 | Self::Hex24 | Self::Hex32
-        )
-    }
-
     /// Hex digits of a value.
     pub(super) fn hex_digits(self) -> usize {
         match self {
