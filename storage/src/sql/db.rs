@@ -99,7 +99,9 @@ impl Db {
             });
             match probe {
                 Ok(()) => return Ok((target, flags)),
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) if may_be_read_only(&error) => failure = failure.or(Some(error)),
+                // A file that somebody holds is not one that nobody changes.
+                Err(error) => return Err(self.name_error("open for reading", error)),
             }
         }
         let error = failure.unwrap_or(rusqlite::Error::InvalidQuery);
@@ -179,6 +181,15 @@ impl Db {
             },
         }
     }
+}
+
+/// Whether a connection failed as one does on a read-only file system, so that a more modest way
+/// of opening may work.
+fn may_be_read_only(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen)
+    )
 }
 
 /// Growing the shared-memory file or the WAL on a full disk is reported as an I/O error.
