@@ -198,12 +198,19 @@ fn is_out_of_space(error: &rusqlite::Error) -> bool {
     extended == Some(ffi::SQLITE_IOERR_SHMSIZE) || extended == Some(ffi::SQLITE_IOERR_SHMOPEN)
 }
 
+/// SQLite's number for `PRAGMA auto_vacuum = INCREMENTAL`.
+const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+
 /// Pragmas of the one connection that writes. `page_size` and `auto_vacuum` only have effect on
 /// an empty file, in this order, before the journal mode and the first table.
 fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
     set_busy_wait(connection)?;
     connection.pragma_update(None, "page_size", limits::PAGE_BYTES)?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Setting it writes to the file even when it is set already, and opening should not.
+    let auto_vacuum: i64 = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
+    if auto_vacuum != AUTO_VACUUM_INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
+    }
     set_common(connection, limits::WRITER_CACHE_KIB)?;
     let synchronous = match durability {
         Durability::Full => "FULL",
