@@ -28,8 +28,15 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
-    let sessions = args.session.iter().map(|s| resolve(&store, s)).collect::<Result<_>>()?;
-    let options = ExportOptions { sessions, force: args.force };
+    let sessions = args
+        .session
+        .iter()
+        .map(|s| resolve(&store, s))
+        .collect::<Result<_>>()?;
+    let options = ExportOptions {
+        sessions,
+        force: args.force,
+    };
     let progress = context.out.progress("exporting", 0, Unit::Bytes);
     let summary = export(&store, &args.out, &options, &mut |at| {
         progress.at_of(at.bytes_done, at.bytes);
@@ -59,7 +66,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         ));
     }
     if summary.interrupted {
-        context.out.remark("interrupted: the files written are whole; export again to go on");
+        context
+            .out
+            .remark("interrupted: the files written are whole; export again to go on");
     }
     Ok(summary.exit())
 }

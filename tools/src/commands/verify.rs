@@ -42,9 +42,19 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
         "seconds": seconds,
     }));
     for problem in &report.problems {
-        let session = problem.session.as_deref().map(|s| format!(", session {s}")).unwrap_or_default();
-        let sequence = problem.sequence.map(|n| format!(", sequence {n}")).unwrap_or_default();
-        context.out.line(format!("{}{session}{sequence}: {}", problem.kind, problem.what));
+        let session = problem
+            .session
+            .as_deref()
+            .map(|s| format!(", session {s}"))
+            .unwrap_or_default();
+        let sequence = problem
+            .sequence
+            .map(|n| format!(", sequence {n}"))
+            .unwrap_or_default();
+        context.out.line(format!(
+            "{}{session}{sequence}: {}",
+            problem.kind, problem.what
+        ));
     }
     let read = format!(
         "{} in {}, {}, {}, in {} ({})",
@@ -59,7 +69,10 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
         context.out.line(format!("Everything is in order: {read}"));
         return Ok(Exit::Ok);
     }
-    context.out.line(format!("{} in {read}", format::counted(problems.len() as u64, "problem")));
+    context.out.line(format!(
+        "{} in {read}",
+        format::counted(problems.len() as u64, "problem")
+    ));
     context.out.remark(
         "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     sessions not named above are whole",
     );

@@ -68,15 +68,22 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         FindStop::Stop(stop) => stop,
     })?;
     taken.is_new = place.is_new;
-    file.seek(SeekFrom::Start(place.prefix.bytes)).map_err(|e| unreadable(&e))?;
+    file.seek(SeekFrom::Start(place.prefix.bytes))
+        .map_err(|e| unreadable(&e))?;
     let _ = run.advance(place.prefix.bytes);
     let rest = length - place.prefix.bytes;
-    FileImport { run, found, place, taken, joins: Vec::new() }
-        .take_rest(&mut file.take(rest))
-        .map_err(|stop| match stop {
-            FindStop::Io(error) => unreadable(&error),
-            FindStop::Stop(stop) => stop,
-        })
+    FileImport {
+        run,
+        found,
+        place,
+        taken,
+        joins: Vec::new(),
+    }
+    .take_rest(&mut file.take(rest))
+    .map_err(|stop| match stop {
+        FindStop::Io(error) => unreadable(&error),
+        FindStop::Stop(stop) => stop,
+    })
 }
 
 /// Where in a file, and in its session, the import goes on.
@@ -118,7 +125,9 @@ impl From<Stop> for FindStop {
 
 fn refuse_binary(file: &mut File, found: &Found) -> io::Result<Result<(), Stop>> {
     let mut head = Vec::with_capacity(sniff::HEAD_BYTES);
-    file.by_ref().take(sniff::HEAD_BYTES as u64).read_to_end(&mut head)?;
+    file.by_ref()
+        .take(sniff::HEAD_BYTES as u64)
+        .read_to_end(&mut head)?;
     let kind = sniff::not_lines(&head, has_line_ending(&found.path));
     Ok(match kind {
         None => Ok(()),
@@ -141,7 +150,11 @@ fn find_place(
     let relative_path = path_bytes(&found.relative);
     let by_source = run.store.imports_by_source(&source_path)?;
     let by_relative = run.store.imports_by_relative(&relative_path)?;
-    let ends = by_source.iter().chain(&by_relative).map(|r| r.mark.taken_bytes).collect();
+    let ends = by_source
+        .iter()
+        .chain(&by_relative)
+        .map(|r| r.mark.taken_bytes)
+        .collect();
     let prefixes = prefixes(file, length, ends)?;
     let compare = |records: Vec<ImportRecord>| -> Vec<Candidate> {
         records
@@ -149,14 +162,20 @@ fn find_place(
             .map(|record| {
                 let prefix = prefixes.iter().find(|p| p.bytes == record.mark.taken_bytes);
                 let prefix_matches = prefix.is_some_and(|p| p.digest() == record.mark.taken_digest);
-                Candidate { record, prefix_matches }
+                Candidate {
+                    record,
+                    prefix_matches,
+                }
             })
             .collect()
     };
     match identity::decide(&compare(by_source), &compare(by_relative)) {
         Decision::Continue(record) if !(run.options.as_new && goes_beyond(&record, &prefixes)) => {
             let taken = record.mark.taken_bytes;
-            let prefix = prefixes.into_iter().find(|p| p.bytes == taken).unwrap_or_default();
+            let prefix = prefixes
+                .into_iter()
+                .find(|p| p.bytes == taken)
+                .unwrap_or_default();
             let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
             Ok(Place {
                 session: record.session,
@@ -203,7 +222,8 @@ fn prefixes(file: &mut File, length: u64, mut ends: Vec<u64>) -> io::Result<Vec<
     let mut reached = Vec::new();
     for end in ends.into_iter().filter(|&end| end <= length) {
         while prefix.bytes < end {
-            let room = usize::try_from(end - prefix.bytes).map_or(READ_BYTES, |r| r.min(READ_BYTES));
+            let room =
+                usize::try_from(end - prefix.bytes).map_or(READ_BYTES, |r| r.min(READ_BYTES));
             let read = file.read(buffer.get_mut(..room).unwrap_or_default())?;
             if read == 0 {
                 return Ok(reached);
@@ -222,8 +242,8 @@ fn changed(
     record: &ImportRecord,
 ) -> Result<Stop, FindStop> {
     file.seek(SeekFrom::Start(0))?;
-    let difference = content::first_difference(run.store, &record.session, file)
-        .map_err(Stop::Fail)?;
+    let difference =
+        content::first_difference(run.store, &record.session, file).map_err(Stop::Fail)?;
     let hint = "restore the file, or record it beside the old one with --as-new";
     let session = &record.session;
     let skipped = match difference {
@@ -253,7 +273,9 @@ fn free_id(run: &Run<'_>, found: &Found, relative: &[u8]) -> Result<SessionId, S
         }
     }
     // The iterator numbers without end.
-    Err(StoreError::Closed { why: Some("no session id is free".to_owned()) })
+    Err(StoreError::Closed {
+        why: Some("no session id is free".to_owned()),
+    })
 }
 
 struct FileImport<'a, 'r> {
@@ -383,6 +405,8 @@ impl FileImport<'_, '_> {
             format::bytes(max as u64)
         );
         let hint = "import again with a higher --max-payload-bytes (at most 100 MiB)";
-        Stop::Skip(Skipped::new(&self.found.path, why, hint).at_line(self.place.prefix.newlines + 1))
+        Stop::Skip(
+            Skipped::new(&self.found.path, why, hint).at_line(self.place.prefix.newlines + 1),
+        )
     }
 }

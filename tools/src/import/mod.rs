@@ -40,7 +40,11 @@ pub struct ImportOptions {
 impl Default for ImportOptions {
     fn default() -> Self {
         let payload_bytes_max = limits::PAYLOAD_BYTES_MAX_DEFAULT;
-        Self { as_new: false, binary: false, payload_bytes_max }
+        Self {
+            as_new: false,
+            binary: false,
+            payload_bytes_max,
+        }
     }
 }
 
@@ -61,11 +65,19 @@ pub struct Skipped {
 
 impl Skipped {
     fn new(path: &Path, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { path: path.display().to_string(), line: None, why: why.into(), hint: hint.into() }
+        Self {
+            path: path.display().to_string(),
+            line: None,
+            why: why.into(),
+            hint: hint.into(),
+        }
     }
 
     fn at_line(self, line: u64) -> Self {
-        Self { line: Some(line), ..self }
+        Self {
+            line: Some(line),
+            ..self
+        }
     }
 
     fn of_failure(path: &Path, failure: Failure) -> Self {
@@ -139,7 +151,10 @@ pub fn import(
         store,
         options,
         observe,
-        progress: ImportProgress { bytes_done: 0, bytes: files.iter().map(|f| f.bytes).sum() },
+        progress: ImportProgress {
+            bytes_done: 0,
+            bytes: files.iter().map(|f| f.bytes).sum(),
+        },
         uncompacted_bytes: 0,
     };
     for found in &files {
@@ -217,5 +232,8 @@ impl Run<'_> {
 
 /// Whether compacting may help an append that failed.
 fn is_about_space(error: &StoreError) -> bool {
-    matches!(error, StoreError::LimitReached { .. } | StoreError::DiskFull { .. })
+    matches!(
+        error,
+        StoreError::LimitReached { .. } | StoreError::DiskFull { .. }
+    )
 }
