@@ -31,20 +31,26 @@ impl Reserve {
             return false;
         }
         self.held = false;
+        Self::give_up(&self.path)
+    }
+
+    /// Gives up the reserve in `path`, which an earlier opening left; whether there was any.
+    pub(crate) fn give_up(path: &Path) -> bool {
+        let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+        if bytes == 0 {
+            return false;
+        }
         let cut = OpenOptions::new()
             .write(true)
-            .open(&self.path)
+            .open(path)
             .and_then(|f| f.set_len(0));
         match cut {
             Ok(()) => {
-                tracing::warn!(
-                    bytes = self.bytes,
-                    "the disk is full: the reserve was given up"
-                );
+                tracing::warn!(bytes, "the disk is full: the reserve was given up");
                 true
             }
             Err(error) => {
-                tracing::error!(%error, path = %self.path.display(), "the reserve cannot be given up");
+                tracing::error!(%error, path = %path.display(), "the reserve cannot be given up");
                 false
             }
         }

@@ -70,11 +70,20 @@ impl Store {
             tracing::warn!(path = %path.display(), kind,
                 "the store is on a network file system, where SQLite cannot keep it safe");
         }
-        let mut connection = db.connect_writer(options.durability)?;
-        migrate::bring_up(&db, &mut connection, |connection, version| {
-            crate::backup::before_migration(&db, connection, version)
-        })?;
-        let reserve = Reserve::hold(db.beside("-reserve"), options.reserve_bytes);
+        let reserve_path = db.beside("-reserve");
+        let connect = || {
+            let mut connection = db.connect_writer(options.durability)?;
+            migrate::bring_up(&db, &mut connection, |connection, version| {
+                crate::backup::before_migration(&db, connection, version)
+            })?;
+            Ok(connection)
+        };
+        let connection = match connect() {
+            // Even reading needs room for the shared memory beside the file.
+            Err(StoreError::DiskFull { .. }) if Reserve::give_up(&reserve_path) => connect(),
+            connected => connected,
+        }?;
+        let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
         let readers = Readers::open(&db, options.readers_max)?;
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
@@ -110,7 +119,12 @@ impl Store {
         Db::check_sqlite_version()?;
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
-        let connection = db.connect_reader()?;
+        let connection = match db.connect_reader() {
+            Err(StoreError::DiskFull { .. }) if Reserve::give_up(&db.beside("-reserve")) => {
+                db.connect_reader()
+            }
+            connected => connected,
+        }?;
         match migrate::inspect(&db, &connection)? {
             FileState::Store { version } if version == betcode_schema_sql::SCHEMA_VERSION => {}
             FileState::Store { version } => {

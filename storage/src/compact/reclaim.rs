@@ -55,6 +55,8 @@ pub(super) fn reclaim(
     let done = writer.run(|context| {
         let done = context.checkpoint(CheckpointMode::Truncate);
         context.observe_size();
+        // Room was made: the next time that the disk is full, there has to be a reserve again.
+        context.reserve.restore_when_possible();
         done
     })?;
     if done.busy {

@@ -252,7 +252,12 @@ impl Store {
         outcome.seconds = started.elapsed().as_secs_f64();
         outcome.cancelled = matches!(result, Err(StoreError::Cancelled));
         if outcome.segments > 0 || !outcome.failures.is_empty() || result.is_err() {
-            self.record_run(request, started_ms, &outcome, result.as_ref().err())?;
+            let noted = self.record_run(request, started_ms, &outcome, result.as_ref().err());
+            match (&result, noted) {
+                // What stopped the run may well keep it from being noted; it is the one to tell.
+                (Err(_), Err(error)) => tracing::warn!(%error, "a failed run could not be noted"),
+                (_, noted) => noted?,
+            }
         }
         match result {
             Ok(()) | Err(StoreError::Cancelled) => Ok(outcome),

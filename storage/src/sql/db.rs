@@ -99,7 +99,9 @@ impl Db {
             });
             match probe {
                 Ok(()) => return Ok((target, flags)),
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) if may_be_read_only(&error) => failure = failure.or(Some(error)),
+                // A file that somebody holds is not one that nobody changes.
+                Err(error) => return Err(self.name_error("open for reading", error)),
             }
         }
         let error = failure.unwrap_or(rusqlite::Error::InvalidQuery);
@@ -181,18 +183,34 @@ impl Db {
     }
 }
 
+/// Whether a connection failed as one does on a read-only file system, so that a more modest way
+/// of opening may work.
+fn may_be_read_only(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen)
+    )
+}
+
 /// Growing the shared-memory file or the WAL on a full disk is reported as an I/O error.
 fn is_out_of_space(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|e| e.extended_code);
     extended == Some(ffi::SQLITE_IOERR_SHMSIZE) || extended == Some(ffi::SQLITE_IOERR_SHMOPEN)
 }
 
+/// SQLite's number for `PRAGMA auto_vacuum = INCREMENTAL`.
+const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+
 /// Pragmas of the one connection that writes. `page_size` and `auto_vacuum` only have effect on
 /// an empty file, in this order, before the journal mode and the first table.
 fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
     set_busy_wait(connection)?;
     connection.pragma_update(None, "page_size", limits::PAGE_BYTES)?;
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // Setting it writes to the file even when it is set already, and opening should not.
+    let auto_vacuum: i64 = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
+    if auto_vacuum != AUTO_VACUUM_INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
+    }
     set_common(connection, limits::WRITER_CACHE_KIB)?;
     let synchronous = match durability {
         Durability::Full => "FULL",

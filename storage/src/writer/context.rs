@@ -256,6 +256,8 @@ impl WriterContext {
             if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
                 tracing::warn!(%error, "checkpoint failed");
             }
+            // A busy store must not be without its reserve until it is idle.
+            self.reserve.restore_when_possible();
             if !idle {
                 // A reader may hold frames back; look again after as many pages more.
                 WAL_PAGES.set(0);

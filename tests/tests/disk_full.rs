@@ -1,0 +1,252 @@
+//! A full disk and a reached limit: refused with a name, nothing lost, and going on by itself
+//! once there is room.
+
+// A failed unwrap is a failed test, in helpers as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use betcode_storage::{
+    Batch, CompactionRequest, ErrorKind, ReadRange, Store, StoreError, StoreOptions, Tier,
+};
+use betcode_tests::history::{Acknowledged, Event, assert_sound, contents, id, options};
+use betcode_tests::lines;
+use betcode_tests::mounts::{Mount, skipped};
+
+/// A recorder that knows what was answered.
+struct Recorder {
+    acknowledged: Acknowledged,
+    n: u64,
+}
+
+impl Recorder {
+    fn new() -> Self {
+        Self {
+            acknowledged: Acknowledged::default(),
+            n: 0,
+        }
+    }
+
+    fn append(&mut self, store: &Store) -> Result<(), StoreError> {
+        let messages = 16;
+        let payloads = (self.n..self.n + messages)
+            .map(|n| lines::payload(1, n))
+            .collect();
+        let answer = store.append(Batch::new(id("s"), payloads))?;
+        self.acknowledged.add(Event::Appended {
+            session: "s".into(),
+            sequence: answer.first_sequence,
+            writer: 1,
+            n: self.n,
+            messages,
+        });
+        self.n += messages;
+        Ok(())
+    }
+
+    /// Appends until the store refuses.
+    fn fill(&mut self, store: &Store) -> StoreError {
+        for _ in 0..100_000 {
+            if let Err(error) = self.append(store) {
+                return error;
+            }
+        }
+        panic!("the disk never got full");
+    }
+
+    fn assert_all_is_there(&self, store: &Store) {
+        assert_eq!(contents(store)["s"].len() as u64, self.n);
+    }
+}
+
+fn compact(store: &Store) -> Result<betcode_storage::CompactionOutcome, StoreError> {
+    let mut request = CompactionRequest {
+        tier: Tier::Quick,
+        ..CompactionRequest::manual()
+    };
+    request.policy.quick.level = 3;
+    store.compact(&request, &mut |_| ControlFlow::Continue(()))
+}
+
+fn full_disk(test: &str, disk_bytes: u64, reserve_bytes: u64) {
+    let disk = match Mount::in_memory(disk_bytes) {
+        Ok(disk) => disk,
+        Err(why) => return skipped(test, &why),
+    };
+    let path = disk.path().join("history.db");
+    let options = StoreOptions {
+        reserve_bytes,
+        ..options()
+    };
+    let store = Store::open(&path, options.clone()).unwrap();
+    let mut recorder = Recorder::new();
+    for round in 0..3 {
+        let refused = recorder.fill(&store);
+        assert!(
+            matches!(refused, StoreError::DiskFull { .. }),
+            "round {round}: {refused:?}"
+        );
+        assert_eq!(refused.kind(), ErrorKind::NoSpace);
+        // A small message may find a last gap; a full disk stays one all the same.
+        recorder.fill(&store);
+        recorder.assert_all_is_there(&store);
+        let outcome = compact(&store).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        eprintln!(
+            "round {round}: full at {} messages; {} bytes became {}",
+            recorder.n, outcome.bytes_before, outcome.bytes_after
+        );
+        assert!(outcome.bytes_after < outcome.bytes_before / 2);
+        recorder.append(&store).unwrap();
+        assert_sound(&store);
+    }
+    store.close().unwrap();
+    recorder.acknowledged.assert_kept(&path, options);
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_reserve_lets_compaction_make_room() {
+    full_disk("disk full", 48 << 20, 8 << 20);
+}
+
+/// The same with the sizes that a user has.
+#[test]
+#[ignore = "writes 128 MB"]
+fn a_full_disk_with_the_default_reserve() {
+    full_disk(
+        "disk full, default reserve",
+        128 << 20,
+        StoreOptions::default().reserve_bytes,
+    );
+}
+
+#[test]
+fn a_full_disk_can_be_helped_by_deleting_a_session() {
+    let disk = match Mount::in_memory(32 << 20) {
+        Ok(disk) => disk,
+        Err(why) => return skipped("disk full, delete", &why),
+    };
+    let path = disk.path().join("history.db");
+    let options = StoreOptions {
+        reserve_bytes: 6 << 20,
+        ..options()
+    };
+    let store = Store::open(&path, options).unwrap();
+    let mut recorder = Recorder::new();
+    let refused = recorder.fill(&store);
+    assert!(
+        matches!(refused, StoreError::DiskFull { .. }),
+        "{refused:?}"
+    );
+    assert!(store.delete(&id("s")).unwrap());
+    let mut other = Recorder::new();
+    for _ in 0..50 {
+        other.append(&store).unwrap();
+    }
+    other.assert_all_is_there(&store);
+    assert_sound(&store);
+}
+
+#[test]
+fn a_store_on_a_full_disk_still_opens_and_reads_thanks_to_its_reserve() {
+    for read_only in [false, true] {
+        let disk = match Mount::in_memory(32 << 20) {
+            Ok(disk) => disk,
+            Err(why) => return skipped("disk full, open", &why),
+        };
+        let path = disk.path().join("history.db");
+        let options = StoreOptions {
+            reserve_bytes: 6 << 20,
+            ..options()
+        };
+        let store = Store::open(&path, options.clone()).unwrap();
+        let mut recorder = Recorder::new();
+        recorder.fill(&store);
+        fill_with_file(&disk.path().join("other"));
+        recorder.assert_all_is_there(&store);
+        drop(store);
+        // Nobody has the file open any more: the shared memory has to be made anew.
+        let store = if read_only {
+            Store::open_read_only(&path, options.clone()).unwrap()
+        } else {
+            Store::open(&path, options.clone()).unwrap()
+        };
+        recorder.assert_all_is_there(&store);
+        drop(store);
+        std::fs::remove_file(disk.path().join("other")).unwrap();
+        recorder.acknowledged.assert_kept(&path, options.clone());
+        let store = Store::open(&path, options).unwrap();
+        compact(&store).unwrap();
+        recorder.append(&store).unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_without_a_reserve_is_named_and_goes_on_when_there_is_room() {
+    let disk = match Mount::in_memory(16 << 20) {
+        Ok(disk) => disk,
+        Err(why) => return skipped("disk full, no reserve", &why),
+    };
+    let path = disk.path().join("history.db");
+    let other = disk.path().join("other");
+    std::fs::write(&other, vec![0; 4 << 20]).unwrap();
+    let store = Store::open(&path, options()).unwrap();
+    let mut recorder = Recorder::new();
+    recorder.fill(&store);
+    let refused = recorder.fill(&store);
+    assert_eq!(refused.kind(), ErrorKind::NoSpace, "{refused:?}");
+    let refused = compact(&store).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoSpace, "{refused:?}");
+    recorder.assert_all_is_there(&store);
+    std::fs::remove_file(other).unwrap();
+    recorder.append(&store).unwrap();
+    compact(&store).unwrap();
+    recorder.assert_all_is_there(&store);
+    assert_sound(&store);
+}
+
+/// Takes the last of the room.
+fn fill_with_file(path: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).unwrap();
+    let chunk = [0_u8; 4096];
+    while file.write_all(&chunk).is_ok() {}
+}
+
+#[test]
+fn a_reached_limit_is_named_and_compaction_makes_room_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let limited = StoreOptions {
+        db_bytes_max: 8_000_000,
+        ..options()
+    };
+    let store = Store::open(&path, limited).unwrap();
+    let mut recorder = Recorder::new();
+    for _ in 0..3 {
+        let refused = recorder.fill(&store);
+        assert!(
+            matches!(
+                refused,
+                StoreError::LimitReached {
+                    limit_bytes: 8_000_000,
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+        assert_eq!(refused.kind(), ErrorKind::NoSpace);
+        let on_disk = std::fs::metadata(&path).unwrap().len();
+        assert!(on_disk <= 8_000_000, "{on_disk} bytes on disk");
+        // Reading goes on.
+        let last = store.read(&id("s"), ReadRange::last(1)).unwrap().next();
+        assert_eq!(last.unwrap().unwrap().sequence, recorder.n);
+        compact(&store).unwrap();
+        recorder.append(&store).unwrap();
+    }
+    recorder.assert_all_is_there(&store);
+    recorder.fill(&store);
+    assert!(store.delete(&id("s")).unwrap());
+    Recorder::new().append(&store).unwrap();
+    assert_sound(&store);
+}
