@@ -90,6 +90,9 @@ impl Global {
     pub fn options(&self) -> StoreOptions {
         StoreOptions {
             db_bytes_max: self.limit_bytes,
+            // The limit of one session protects against an agent that runs away. What is imported
+            // is history already, and goes in whole or not at all.
+            session_bytes_max: self.limit_bytes,
             payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
             durability: if self.no_fsync { Durability::Normal } else { Durability::Full },
             ..StoreOptions::default()

@@ -209,7 +209,7 @@ impl From<StoreError> for Failure {
             StoreError::DiskFull { .. } => {
                 Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
             }
-            StoreError::LimitReached { .. } => {
+            StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
                 Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
             }
             StoreError::Busy { .. } => Some("wait for the other process and run the command again"),

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use betcode_storage::{CompactionRequest, Store, StoreError, Tier, limits};
+use betcode_storage::{CompactionRequest, ErrorKind, Store, StoreError, Tier, limits};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -238,5 +238,5 @@ impl Run<'_> {
 
 /// Whether compacting may help an append that failed.
 fn is_about_space(error: &StoreError) -> bool {
-    matches!(error, StoreError::LimitReached { .. } | StoreError::DiskFull { .. })
+    error.kind() == ErrorKind::NoSpace
 }
