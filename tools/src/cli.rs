@@ -23,9 +23,9 @@ Exit codes:
 
 Start with `betcode-db demo`. JSON output is described in docs/CLI_JSON.md.";
 
-/// Keeps the history of coding agents: every line, byte for byte, in a fraction of its size.
+/// Keeps what coding agents print: every byte of it, in a fraction of its size.
 #[derive(Debug, Parser)]
-#[command(name = "betcode-db", version, after_help = AFTER_HELP, max_term_width = 90)]
+#[command(name = "betcode-db", version, after_help = AFTER_HELP, max_term_width = 80)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Options of every command.
@@ -76,13 +76,13 @@ impl Global {
         if let Some(path) = &self.db {
             return Ok(path.clone());
         }
-        ProjectDirs::from("", "", "betcode").map(|dirs| dirs.data_dir().join("history.db")).ok_or_else(
-            || {
+        ProjectDirs::from("", "", "betcode")
+            .map(|dirs| dirs.data_dir().join("history.db"))
+            .ok_or_else(|| {
                 Failure::new(Exit::Usage, "there is no default place for the database")
                     .why("the system names no home directory for this user")
                     .hint("name the database with --db FILE or BETCODE_DB")
-            },
-        )
+            })
     }
 
     /// The engine's settings.
@@ -94,7 +94,11 @@ impl Global {
             // is history already, and goes in whole or not at all.
             session_bytes_max: self.limit_bytes,
             payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
-            durability: if self.no_fsync { Durability::Normal } else { Durability::Full },
+            durability: if self.no_fsync {
+                Durability::Normal
+            } else {
+                Durability::Full
+            },
             ..StoreOptions::default()
         }
     }
@@ -106,7 +110,9 @@ impl Global {
 /// A sentence for the user.
 pub fn size(text: &str) -> Result<u64, String> {
     let trimmed = text.trim().replace(['_', ','], "");
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let digits = trimmed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,

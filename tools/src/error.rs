@@ -110,7 +110,12 @@ pub struct Failure {
 impl Failure {
     /// An error without more.
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), why: None, hint: None }
+        Self {
+            exit,
+            what: what.into(),
+            why: None,
+            hint: None,
+        }
     }
 
     /// Adds the reason.
@@ -134,7 +139,12 @@ impl Failure {
             Some(why) => format!("{}: {why}", self.what),
             None => self.what,
         };
-        Self { exit: self.exit, what: what.into(), why: Some(why), hint: self.hint }
+        Self {
+            exit: self.exit,
+            what: what.into(),
+            why: Some(why),
+            hint: self.hint,
+        }
     }
 
     /// An operation on a file that the system refused.
@@ -205,7 +215,9 @@ impl From<StoreError> for Failure {
             StoreError::Missing { .. } => {
                 Some("check --db, or create it with `betcode-db import PATH`")
             }
-            StoreError::PayloadTooLarge { .. } => Some("raise --max-payload-bytes (at most 100 MiB)"),
+            StoreError::PayloadTooLarge { .. } => {
+                Some("raise --max-payload-bytes (at most 100 MiB)")
+            }
             StoreError::DiskFull { .. } => {
                 Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
             }
@@ -220,11 +232,21 @@ impl From<StoreError> for Failure {
         if matches!(error, StoreError::Cancelled) {
             what = "interrupted before the end; what was done stays done".to_owned();
         }
-        if let StoreError::Io { action, path, source } = &error {
+        if let StoreError::Io {
+            action,
+            path,
+            source,
+        } = &error
+        {
             what = format!("cannot {action} {}", path.display());
             why = Some(plain_io(source));
         }
-        Self { exit, what, why, hint: hint.map(str::to_owned) }
+        Self {
+            exit,
+            what,
+            why,
+            hint: hint.map(str::to_owned),
+        }
     }
 }
 
@@ -250,10 +272,18 @@ mod tests {
 
     #[test]
     fn a_failure_put_in_context_keeps_its_reason_and_advice() {
-        let inner = Failure::new(Exit::NoSpace, "disk full").why("0 bytes left").hint("free some");
+        let inner = Failure::new(Exit::NoSpace, "disk full")
+            .why("0 bytes left")
+            .hint("free some");
         let outer = inner.during("cannot import a.jsonl");
-        assert_eq!(outer.to_string(), "cannot import a.jsonl: disk full: 0 bytes left");
-        assert_eq!((outer.exit, outer.hint.as_deref()), (Exit::NoSpace, Some("free some")));
+        assert_eq!(
+            outer.to_string(),
+            "cannot import a.jsonl: disk full: 0 bytes left"
+        );
+        assert_eq!(
+            (outer.exit, outer.hint.as_deref()),
+            (Exit::NoSpace, Some("free some"))
+        );
     }
 
     #[test]

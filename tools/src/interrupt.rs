@@ -41,8 +41,11 @@ impl Interrupt {
     }
 
     /// The same, as the engine's observers want it.
-    #[must_use]
     pub fn flow(&self) -> ControlFlow<()> {
-        if self.raised() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.raised() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }

@@ -20,7 +20,11 @@ fn main() -> ExitCode {
     let result = Interrupt::listen()
         .map_err(|e| Failure::new(Exit::Internal, "cannot listen for Ctrl-C").why(e.to_string()))
         .and_then(|interrupt| {
-            let context = Context { global: &cli.global, out: &mut out, interrupt: &interrupt };
+            let context = Context {
+                global: &cli.global,
+                out: &mut out,
+                interrupt: &interrupt,
+            };
             commands::run(&cli.command, context)
         });
     exit_after(&mut out, result).into()
@@ -30,7 +34,11 @@ fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be done when even this cannot be shown.
     let _ = error.print();
-    if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+    if error.use_stderr() {
+        Exit::Usage.into()
+    } else {
+        Exit::Ok.into()
+    }
 }
 
 /// Warnings of the engine, unless `BETCODE_LOG` says otherwise.

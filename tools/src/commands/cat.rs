@@ -13,8 +13,8 @@ use crate::export::content;
 /// Write a session's lines to stdout
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The whole of an imported session is the file it came from, byte for byte.
-With --json: {session, messages: [{sequence, received_ms, payload | payload_base64}]}.")]
+The whole of an imported session is the file it came from, byte for byte. With --json: \
+{session, messages: [{sequence, received_ms, payload | payload_base64}]}.")]
 pub struct Args {
     /// The session's id, or its beginning
     session: String,
@@ -36,9 +36,16 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let session = resolve(&store, &args.session)?;
     let range = match args.last {
         Some(last) => ReadRange::last(last),
-        None => ReadRange { to: args.to, ..ReadRange::from(args.from.unwrap_or(1)) },
+        None => ReadRange {
+            to: args.to,
+            ..ReadRange::from(args.from.unwrap_or(1))
+        },
     };
-    let Context { global, out, interrupt } = context;
+    let Context {
+        global,
+        out,
+        interrupt,
+    } = context;
     if global.json {
         // One document, written as it is read: a session may be larger than memory.
         out.raw(format!("{{\"session\":{},\"messages\":[", json!(session.as_str())).as_bytes());
@@ -56,10 +63,18 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         content::pieces(&store, &session, range, &mut |piece| {
             out.raw(piece);
             let stop = out.reader_gone() || interrupt.raised();
-            Ok(if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(if stop {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
     }
-    Ok(if interrupt.raised() { Exit::Interrupted } else { Exit::Ok })
+    Ok(if interrupt.raised() {
+        Exit::Interrupted
+    } else {
+        Exit::Ok
+    })
 }
 
 fn document(message: &Message) -> Value {

@@ -11,7 +11,7 @@ use crate::output::{Out, Unit, format};
 /// Compress messages losslessly and give the space back
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What is compressed is decompressed again and compared byte for byte before the original rows
+What is compressed is decompressed again and compared byte for byte before the original rows \
 go. Stopping at any moment, even by kill -9, loses nothing.")]
 pub struct Args {
     /// Only this session (an id, or its beginning)
@@ -33,13 +33,25 @@ enum TierArg {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let store = if args.dry_run { context.open_read_only()? } else { context.open()? };
+    let store = if args.dry_run {
+        context.open_read_only()?
+    } else {
+        context.open()?
+    };
     let tier = match args.tier {
         TierArg::Quick => Tier::Quick,
         TierArg::Deep => Tier::Deep,
     };
-    let session = args.session.as_deref().map(|s| resolve(&store, s)).transpose()?;
-    let request = CompactionRequest { session, tier, ..CompactionRequest::manual() };
+    let session = args
+        .session
+        .as_deref()
+        .map(|s| resolve(&store, s))
+        .transpose()?;
+    let request = CompactionRequest {
+        session,
+        tier,
+        ..CompactionRequest::manual()
+    };
     if args.dry_run {
         show_plan(context.out, &store.plan_compaction(&request)?);
         return Ok(Exit::Ok);

@@ -19,12 +19,19 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let store = if args.yes { context.open()? } else { context.open_read_only()? };
+    let store = if args.yes {
+        context.open()?
+    } else {
+        context.open_read_only()?
+    };
     // All are looked up before the first is deleted: a misspelt id deletes nothing.
     let mut sessions = Vec::new();
     for text in &args.sessions {
         let session = store.session(&resolve(&store, text)?)?;
-        if !sessions.iter().any(|s: &betcode_storage::Session| s.id == session.id) {
+        if !sessions
+            .iter()
+            .any(|s: &betcode_storage::Session| s.id == session.id)
+        {
             sessions.push(session);
         }
     }
@@ -37,9 +44,12 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         format::bytes(raw_bytes)
     );
     if !args.yes {
-        return Err(Failure::new(Exit::Usage, format!("nothing was deleted: this would delete {all}"))
-            .why("deleted messages cannot be brought back")
-            .hint("export them first if in doubt; then give --yes"));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("nothing was deleted: this would delete {all}"),
+        )
+        .why("deleted messages cannot be brought back")
+        .hint("export them first if in doubt; then give --yes"));
     }
     let mut deleted = Vec::new();
     for session in &sessions {
@@ -54,5 +64,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let document = json!({"deleted": deleted, "messages": messages, "raw_bytes": raw_bytes});
     context.out.json(&document);
     context.out.line(format!("Deleted {all}"));
-    Ok(if context.interrupt.raised() { Exit::Interrupted } else { Exit::Ok })
+    Ok(if context.interrupt.raised() {
+        Exit::Interrupted
+    } else {
+        Exit::Ok
+    })
 }

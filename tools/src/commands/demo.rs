@@ -25,9 +25,9 @@ const GENERATED_SESSIONS: usize = 12;
 /// See it at work: record, compact, verify, replay and report
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Records PATH, else ~/.claude/projects when it holds sessions, else generated ones. The sources are
-only read. Without --db the store goes to a temporary folder, which stays so that you can look
-around in it; --remove takes it away at the end.")]
+Records PATH, else ~/.claude/projects when it holds sessions, else generated ones. The \
+sources are only read. Without --db the store goes to a temporary folder, which stays so \
+that you can look around in it; --remove takes it away at the end.")]
 pub struct Args {
     /// File or folder of agent lines
     path: Option<PathBuf>,
@@ -78,13 +78,21 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
 }
 
 fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> {
-    let database = context.global.db.clone().unwrap_or_else(|| scratch.join("history.db"));
+    let database = context
+        .global
+        .db
+        .clone()
+        .unwrap_or_else(|| scratch.join("history.db"));
     refuse_used(&database, context)?;
-    context.out.line("The BetCode history store at work: record, compact, verify, replay.");
+    context
+        .out
+        .line("The BetCode history store at work: record, compact, verify, replay.");
     context.out.line("");
     let mut source = find_source(args, scratch, context.out)?;
     context.out.line(format!("Source      {}", source.about));
-    context.out.line(format!("Database    {}", database.display()));
+    context
+        .out
+        .line(format!("Database    {}", database.display()));
     context.out.flush();
     let store = Store::open(&database, context.global.options())?;
 
@@ -154,22 +162,34 @@ fn refuse_used(database: &Path, context: &Context<'_>) -> Result<()> {
         return Ok(());
     }
     let sessions = format::counted(totals.sessions, "session");
-    Err(Failure::new(Exit::Conflict, format!("{} is in use", database.display()))
-        .why(format!("it holds {sessions}, and the demo wants a store of its own"))
-        .hint("leave out --db to use a temporary one, or name a new file"))
+    Err(
+        Failure::new(Exit::Conflict, format!("{} is in use", database.display()))
+            .why(format!(
+                "it holds {sessions}, and the demo wants a store of its own"
+            ))
+            .hint("leave out --db to use a temporary one, or name a new file"),
+    )
 }
 
 fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
     if let Some(path) = &args.path {
         let plan = ImportPlan::of(std::slice::from_ref(path))?;
-        return Ok(Source { plan, about: path.display().to_string(), generated: false });
+        return Ok(Source {
+            plan,
+            about: path.display().to_string(),
+            generated: false,
+        });
     }
     let projects = BaseDirs::new().map(|dirs| dirs.home_dir().join(".claude/projects"));
     if let Some(projects) = projects.filter(|_| !args.generated)
         && let Ok(plan) = ImportPlan::of(std::slice::from_ref(&projects))
     {
         let about = format!("{}, your own sessions (only read)", projects.display());
-        return Ok(Source { plan, about, generated: false });
+        return Ok(Source {
+            plan,
+            about,
+            generated: false,
+        });
     }
     let folder = scratch.join("sessions");
     let progress = out.progress("generating", 0, Unit::Count);
@@ -180,9 +200,17 @@ fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
         "{} generated from seed {}{}",
         format::counted(files.len() as u64, "session"),
         args.seed,
-        if args.generated { "" } else { ", as ~/.claude/projects holds none" }
+        if args.generated {
+            ""
+        } else {
+            ", as ~/.claude/projects holds none"
+        }
     );
-    Ok(Source { plan: ImportPlan::of(&[folder])?, about, generated: true })
+    Ok(Source {
+        plan: ImportPlan::of(&[folder])?,
+        about,
+        generated: true,
+    })
 }
 
 fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<ImportSummary> {
@@ -235,7 +263,11 @@ fn verify(store: &Store, context: &mut Context<'_>) -> Result<bool> {
     drop(progress);
     context.out.line(format!(
         "Verified    {}: {} in {}",
-        if report.ok() { "in order".to_owned() } else { format!("{} PROBLEMS", report.problems.len()) },
+        if report.ok() {
+            "in order".to_owned()
+        } else {
+            format!("{} PROBLEMS", report.problems.len())
+        },
         format::counted(report.messages, "message"),
         format::counted(report.segments, "segment")
     ));
@@ -246,7 +278,9 @@ fn verify(store: &Store, context: &mut Context<'_>) -> Result<bool> {
 /// Replays every session and compares it with the file it came from, as an export would write it.
 fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
     let sessions = store.sessions(&SessionFilter::default())?.sessions;
-    let progress = context.out.progress("replaying", sessions.len() as u64, Unit::Count);
+    let progress = context
+        .out
+        .progress("replaying", sessions.len() as u64, Unit::Count);
     let mut replayed = Replayed::default();
     for session in &sessions {
         if context.interrupt.raised() {
@@ -254,9 +288,12 @@ fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
         }
         // Timed alone: how fast the store is, not how fast the source's disk.
         let started = Instant::now();
-        let written = content::pieces(store, &session.id, betcode_storage::ReadRange::all(), &mut |_| {
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let written = content::pieces(
+            store,
+            &session.id,
+            betcode_storage::ReadRange::all(),
+            &mut |_| Ok(ControlFlow::Continue(())),
+        )?;
         replayed.seconds += started.elapsed().as_secs_f64();
         replayed.sessions += 1;
         replayed.bytes += written.bytes;
@@ -272,7 +309,10 @@ fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
         format::rate(replayed.bytes, replayed.seconds),
         match replayed.differing.len() {
             0 => "byte for byte what the files hold".to_owned(),
-            n => format!("and {} DIFFER from their files", format::counted(n as u64, "session")),
+            n => format!(
+                "and {} DIFFER from their files",
+                format::counted(n as u64, "session")
+            ),
         }
     ));
     for id in &replayed.differing {
@@ -286,7 +326,9 @@ fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
 /// have grown since it was imported.
 fn same_as_source(store: &Store, session: &betcode_storage::Session) -> Result<bool> {
     use std::os::unix::ffi::OsStrExt;
-    let Some(record) = store.import_of(&session.id)? else { return Ok(false) };
+    let Some(record) = store.import_of(&session.id)? else {
+        return Ok(false);
+    };
     let path = Path::new(std::ffi::OsStr::from_bytes(&record.mark.source_path));
     let file = File::open(path).map_err(|e| Failure::io("read", path, &e))?;
     Ok(content::first_difference(store, &session.id, file)?.is_none())

@@ -10,9 +10,9 @@ use crate::output::{Unit, format};
 /// Write sessions back into files, byte for byte
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An imported session is written under the path it had below the imported folder, any other as
-ID.jsonl. Files are written whole or not at all; one that stands there with the same bytes is
-left alone.")]
+An imported session is written under the path it had below the imported folder, any other as \
+ID.jsonl. Files are written whole or not at all; one that stands there with the same bytes \
+is left alone.")]
 pub struct Args {
     /// Folder to write to; created when missing
     #[arg(long, short, value_name = "DIR")]
@@ -28,8 +28,15 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
-    let sessions = args.session.iter().map(|s| resolve(&store, s)).collect::<Result<_>>()?;
-    let options = ExportOptions { sessions, force: args.force };
+    let sessions = args
+        .session
+        .iter()
+        .map(|s| resolve(&store, s))
+        .collect::<Result<_>>()?;
+    let options = ExportOptions {
+        sessions,
+        force: args.force,
+    };
     let progress = context.out.progress("exporting", 0, Unit::Bytes);
     let summary = export(&store, &args.out, &options, &mut |at| {
         progress.at_of(at.bytes_done, at.bytes);
@@ -59,7 +66,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         ));
     }
     if summary.interrupted {
-        context.out.remark("interrupted: the files written are whole; export again to go on");
+        context
+            .out
+            .remark("interrupted: the files written are whole; export again to go on");
     }
     Ok(summary.exit())
 }

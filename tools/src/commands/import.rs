@@ -33,13 +33,25 @@ pub struct Args {
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let payload_bytes_max = usize::try_from(args.max_payload_bytes).unwrap_or(usize::MAX);
     if !(1..=PAYLOAD_BYTES_MAX_CEILING).contains(&payload_bytes_max) {
-        return Err(Failure::new(Exit::Usage, "--max-payload-bytes is out of range")
-            .why(format!("{} is not between 1 and 100 MiB", args.max_payload_bytes))
-            .hint("give 100MiB or less"));
+        return Err(
+            Failure::new(Exit::Usage, "--max-payload-bytes is out of range")
+                .why(format!(
+                    "{} is not between 1 and 100 MiB",
+                    args.max_payload_bytes
+                ))
+                .hint("give 100MiB or less"),
+        );
     }
     let plan = ImportPlan::of(&args.paths)?;
-    let options = ImportOptions { as_new: args.as_new, binary: args.binary, payload_bytes_max };
-    let store_options = StoreOptions { payload_bytes_max, ..context.global.options() };
+    let options = ImportOptions {
+        as_new: args.as_new,
+        binary: args.binary,
+        payload_bytes_max,
+    };
+    let store_options = StoreOptions {
+        payload_bytes_max,
+        ..context.global.options()
+    };
     let store = Store::open(&context.database()?, store_options)?;
     let progress = context.out.progress("importing", 0, Unit::Bytes);
     let summary = import(&store, plan, &options, &mut |at| {
@@ -95,6 +107,9 @@ pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     }
     if summary.skipped.len() > SHOWN_MAX {
         let more = (summary.skipped.len() - SHOWN_MAX) as u64;
-        out.remark(format!("and {} more; --json lists them all", format::count(more)));
+        out.remark(format!(
+            "and {} more; --json lists them all",
+            format::count(more)
+        ));
     }
 }

@@ -82,7 +82,10 @@ impl Context<'_> {
 
     /// Opens the database for reading.
     fn open_read_only(&self) -> Result<Store> {
-        Ok(Store::open_read_only(&self.database()?, self.global.options())?)
+        Ok(Store::open_read_only(
+            &self.database()?,
+            self.global.options(),
+        )?)
     }
 }
 
@@ -117,17 +120,30 @@ fn resolve(store: &Store, text: &str) -> Result<SessionId> {
         return Ok(id.clone());
     }
     let sessions = store.sessions(&SessionFilter::default())?.sessions;
-    let mut matching = sessions.into_iter().filter(|s| !text.is_empty() && s.id.as_str().starts_with(text));
+    let mut matching = sessions
+        .into_iter()
+        .filter(|s| !text.is_empty() && s.id.as_str().starts_with(text));
     match (matching.next(), matching.next()) {
         (Some(only), None) => Ok(only.id),
         (Some(first), Some(second)) => {
             let more = matching.count();
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            Err(Failure::new(Exit::NotFound, format!("{text:?} names no session alone"))
-                .why(format!("{} and {}{more} begin with it", first.id, second.id))
-                .hint("give more of the id"))
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            Err(
+                Failure::new(Exit::NotFound, format!("{text:?} names no session alone"))
+                    .why(format!(
+                        "{} and {}{more} begin with it",
+                        first.id, second.id
+                    ))
+                    .hint("give more of the id"),
+            )
         }
-        (None, _) => Err(Failure::new(Exit::NotFound, format!("there is no session {text:?}"))
-            .hint("run `betcode-db sessions` and use an id from there, or its beginning")),
+        (None, _) => Err(
+            Failure::new(Exit::NotFound, format!("there is no session {text:?}"))
+                .hint("run `betcode-db sessions` and use an id from there, or its beginning"),
+        ),
     }
 }

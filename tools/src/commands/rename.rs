@@ -20,7 +20,11 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let session = resolve(&store, &args.session)?;
     store.rename(&session, &args.name)?;
     store.close()?;
-    context.out.json(&json!({"session": session.as_str(), "name": args.name}));
-    context.out.line(format!("{session} is called {:?} now", args.name));
+    context
+        .out
+        .json(&json!({"session": session.as_str(), "name": args.name}));
+    context
+        .out
+        .line(format!("{session} is called {:?} now", args.name));
     Ok(Exit::Ok)
 }

@@ -42,7 +42,10 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         format::bytes(report.bytes)
     ));
     if let Some(aside) = &report.moved_aside {
-        context.out.line(format!("The database that was there is {} now", aside.display()));
+        context.out.line(format!(
+            "The database that was there is {} now",
+            aside.display()
+        ));
     }
     Ok(Exit::Ok)
 }

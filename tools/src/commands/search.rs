@@ -14,8 +14,8 @@ const EXCERPT_CHARS: usize = 120;
 /// Find text in messages, compacted or not
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints SESSION:SEQUENCE: and an excerpt for each message that matches. Every message is read, so it
-takes as long as a replay. Exit code 3 when nothing matches.")]
+Prints SESSION:SEQUENCE: and an excerpt for each message that matches. Every message is \
+read, so it takes as long as a replay. Exit code 3 when nothing matches.")]
 pub struct Args {
     /// The text, as it stands in the JSON line
     pattern: String,
@@ -56,19 +56,25 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
                 // A damaged session does not hide what the others hold.
                 Err(error) => {
                     let failure = Failure::from(error);
-                    context.out.remark(format!("not searched to its end: {session}\n  why: {failure}"));
+                    context.out.remark(format!(
+                        "not searched to its end: {session}\n  why: {failure}"
+                    ));
                     failed.push(json!({"session": session.as_str(), "why": failure.to_string()}));
                     continue 'sessions;
                 }
             };
             searched += 1;
-            let Some(at) = pattern.find(&message.payload) else { continue };
+            let Some(at) = pattern.find(&message.payload) else {
+                continue;
+            };
             found += 1;
             let excerpt = excerpt(&message.payload, at.start(), at.end());
             if context.global.json {
                 matches.push(document(session, &message, &excerpt));
             }
-            context.out.line(format!("{session}:{}: {excerpt}", message.sequence));
+            context
+                .out
+                .line(format!("{session}:{}: {excerpt}", message.sequence));
         }
     }
     context.out.json(&json!({
@@ -79,10 +85,16 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         return Ok(Exit::Interrupted);
     }
     if found >= args.limit {
-        context.out.remark(format!("stopped after {} matches; --limit takes more", args.limit));
+        context.out.remark(format!(
+            "stopped after {} matches; --limit takes more",
+            args.limit
+        ));
     }
     if found == 0 {
-        context.out.remark(format!("nothing in {} matches", format::counted(searched, "message")));
+        context.out.remark(format!(
+            "nothing in {} matches",
+            format::counted(searched, "message")
+        ));
     }
     Ok(match (found, failed.is_empty()) {
         (_, false) => Exit::Problems,
@@ -92,13 +104,22 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
 }
 
 fn compile(args: &Args) -> Result<Regex> {
-    let pattern =
-        if args.regex { args.pattern.clone() } else { regex::escape(&args.pattern) };
-    RegexBuilder::new(&pattern).case_insensitive(args.ignore_case).build().map_err(|error| {
-        Failure::new(Exit::Usage, format!("{:?} is not a regular expression", args.pattern))
+    let pattern = if args.regex {
+        args.pattern.clone()
+    } else {
+        regex::escape(&args.pattern)
+    };
+    RegexBuilder::new(&pattern)
+        .case_insensitive(args.ignore_case)
+        .build()
+        .map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("{:?} is not a regular expression", args.pattern),
+            )
             .why(error.to_string())
             .hint("leave out --regex to search for the text as it is")
-    })
+        })
 }
 
 fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {
@@ -113,7 +134,10 @@ fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {
 /// The match with what stands around it, on one line.
 fn excerpt(payload: &[u8], start: usize, end: usize) -> String {
     let around = EXCERPT_CHARS.saturating_sub(end - start) / 2;
-    let (from, to) = (start.saturating_sub(around), (end + around).min(payload.len()));
+    let (from, to) = (
+        start.saturating_sub(around),
+        (end + around).min(payload.len()),
+    );
     let text = String::from_utf8_lossy(payload.get(from..to).unwrap_or_default());
     format::cut(text.trim_matches('\u{fffd}'), EXCERPT_CHARS)
 }
@@ -126,7 +150,10 @@ mod tests {
     fn an_excerpt_shows_the_match_within_its_bounds() {
         let payload = [vec![b'a'; 500], b"needle".to_vec(), vec![b'b'; 500]].concat();
         let shown = excerpt(&payload, 500, 506);
-        assert!(shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS, "{shown}");
+        assert!(
+            shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS,
+            "{shown}"
+        );
         assert_eq!(excerpt(b"needle", 0, 6), "needle");
     }
 

@@ -10,8 +10,9 @@ use crate::output::{Out, format};
 
 /// List sessions
 #[derive(Debug, clap::Args)]
-#[command(after_help = "STORED is what the session takes in the database, also as a share of RAW.
-Wherever a session is asked for, the beginning of its id will do.")]
+#[command(after_help = "\
+STORED is what the session takes in the database, also as a share of RAW. Wherever a session \
+is asked for, the beginning of its id will do.")]
 pub struct Args {
     /// Only sessions whose id, name, model or directory contains this
     filter: Option<String>,
@@ -59,7 +60,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let total = sessions.len();
     sessions.truncate(args.limit.unwrap_or(usize::MAX));
     let documents: Vec<Value> = sessions.iter().map(document).collect();
-    context.out.json(&json!({"total": total, "sessions": documents}));
+    context
+        .out
+        .json(&json!({"total": total, "sessions": documents}));
     show(context.out, &sessions, total);
     Ok(Exit::Ok)
 }
@@ -67,9 +70,15 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
 fn mentions(session: &Session, text: &str) -> bool {
     let meta = &session.meta;
     let text = text.to_lowercase();
-    [session.id.as_str(), &meta.name, &meta.model, &meta.working_directory, &session.last_preview]
-        .iter()
-        .any(|field| field.to_lowercase().contains(&text))
+    [
+        session.id.as_str(),
+        &meta.name,
+        &meta.model,
+        &meta.working_directory,
+        &session.last_preview,
+    ]
+    .iter()
+    .any(|field| field.to_lowercase().contains(&text))
 }
 
 fn last_ms(session: &Session) -> i64 {
@@ -91,7 +100,11 @@ fn show(out: &mut Out, sessions: &[Session], total: usize) {
         }
     }
     if sessions.len() < total {
-        out.line(format!("{} of {} shown", sessions.len(), format::counted(total as u64, "session")));
+        out.line(format!(
+            "{} of {} shown",
+            sessions.len(),
+            format::counted(total as u64, "session")
+        ));
     }
 }
 
@@ -113,7 +126,11 @@ fn rows(session: &Session) -> Vec<String> {
         format::percent(session.stored_bytes(), session.raw_bytes).replace(' ', ""),
         format::hours(session.active_ms).replace(' ', ""),
     ));
-    let name = if session.meta.name.is_empty() { &session.last_preview } else { &session.meta.name };
+    let name = if session.meta.name.is_empty() {
+        &session.last_preview
+    } else {
+        &session.meta.name
+    };
     let about = format::cut(name, 58);
     rows.push(format!("  {}  {about}", format::minute(last_ms(session))));
     rows

@@ -11,9 +11,9 @@ use crate::output::{Unit, format};
 /// Read everything and check it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Checks the file's structure, the checksum of every segment, the digest of every message, that no
-sequence is missing or double, and that the counters are right. Problems are listed and lead to
-exit code 1; nothing is changed.")]
+Checks the file's structure, the checksum of every segment, the digest of every message, \
+that no sequence is missing or double, and that the counters are right. Problems are listed \
+and lead to exit code 1; nothing is changed.")]
 pub struct Args {}
 
 /// Runs the command.
@@ -42,9 +42,19 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
         "seconds": seconds,
     }));
     for problem in &report.problems {
-        let session = problem.session.as_deref().map(|s| format!(", session {s}")).unwrap_or_default();
-        let sequence = problem.sequence.map(|n| format!(", sequence {n}")).unwrap_or_default();
-        context.out.line(format!("{}{session}{sequence}: {}", problem.kind, problem.what));
+        let session = problem
+            .session
+            .as_deref()
+            .map(|s| format!(", session {s}"))
+            .unwrap_or_default();
+        let sequence = problem
+            .sequence
+            .map(|n| format!(", sequence {n}"))
+            .unwrap_or_default();
+        context.out.line(format!(
+            "{}{session}{sequence}: {}",
+            problem.kind, problem.what
+        ));
     }
     let read = format!(
         "{} in {}, {}, {}, in {} ({})",
@@ -59,7 +69,10 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
         context.out.line(format!("Everything is in order: {read}"));
         return Ok(Exit::Ok);
     }
-    context.out.line(format!("{} in {read}", format::counted(problems.len() as u64, "problem")));
+    context.out.line(format!(
+        "{} in {read}",
+        format::counted(problems.len() as u64, "problem")
+    ));
     context.out.remark(
         "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     sessions not named above are whole",
     );

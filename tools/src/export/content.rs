@@ -102,7 +102,11 @@ pub fn first_difference(
     let mut difference = None;
     pieces(store, session, ReadRange::all(), &mut |piece| {
         difference = compared.piece(piece).map_err(|e| unreadable(&e))?;
-        Ok(if difference.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if difference.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     })?;
     Ok(difference)
 }
@@ -111,15 +115,26 @@ pub fn first_difference(
 ///
 /// # Errors
 /// When one of them cannot be read.
-pub fn difference(store: &Store, session: &SessionId, file: impl Read) -> Result<Option<Difference>> {
+pub fn difference(
+    store: &Store,
+    session: &SessionId,
+    file: impl Read,
+) -> Result<Option<Difference>> {
     let mut compared = Compared::new(file);
     let mut difference = None;
     pieces(store, session, ReadRange::all(), &mut |piece| {
         difference = compared.piece(piece).map_err(|e| unreadable(&e))?;
-        Ok(if difference.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if difference.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     })?;
     if difference.is_none() && !compared.ended().map_err(|e| unreadable(&e))? {
-        difference = Some(Difference { line: compared.line, file_ended: false });
+        difference = Some(Difference {
+            line: compared.line,
+            file_ended: false,
+        });
     }
     Ok(difference)
 }
@@ -136,7 +151,10 @@ struct Compared<R> {
 
 impl<R: Read> Compared<R> {
     fn new(file: R) -> Self {
-        Self { file: BufReader::with_capacity(256 << 10, file), line: 1 }
+        Self {
+            file: BufReader::with_capacity(256 << 10, file),
+            line: 1,
+        }
     }
 
     /// Reads as many bytes as `piece` has; where they differ, if they do.
@@ -144,7 +162,10 @@ impl<R: Read> Compared<R> {
         while !piece.is_empty() {
             let there = self.file.fill_buf()?;
             if there.is_empty() {
-                return Ok(Some(Difference { line: self.line, file_ended: true }));
+                return Ok(Some(Difference {
+                    line: self.line,
+                    file_ended: true,
+                }));
             }
             let both = there.len().min(piece.len());
             let (expected, rest) = piece.split_at(both);
@@ -152,12 +173,19 @@ impl<R: Read> Compared<R> {
             let same = if found == expected {
                 both
             } else {
-                found.iter().zip(expected).take_while(|(a, b)| a == b).count()
+                found
+                    .iter()
+                    .zip(expected)
+                    .take_while(|(a, b)| a == b)
+                    .count()
             };
-            self.line += memchr::memchr_iter(b'\n', expected.get(..same).unwrap_or_default())
-                .count() as u64;
+            self.line +=
+                memchr::memchr_iter(b'\n', expected.get(..same).unwrap_or_default()).count() as u64;
             if same < both {
-                return Ok(Some(Difference { line: self.line, file_ended: false }));
+                return Ok(Some(Difference {
+                    line: self.line,
+                    file_ended: false,
+                }));
             }
             self.file.consume(both);
             piece = rest;
@@ -203,9 +231,27 @@ mod tests {
         for (file, expected) in [
             (&b"one\ntwo\nthree\n"[..], None),
             (b"one\ntwo\nthree\nfour\n", None),
-            (b"one\ntwO\nthree\n", Some(Difference { line: 2, file_ended: false })),
-            (b"one\ntwo\nth", Some(Difference { line: 3, file_ended: true })),
-            (b"", Some(Difference { line: 1, file_ended: true })),
+            (
+                b"one\ntwO\nthree\n",
+                Some(Difference {
+                    line: 2,
+                    file_ended: false,
+                }),
+            ),
+            (
+                b"one\ntwo\nth",
+                Some(Difference {
+                    line: 3,
+                    file_ended: true,
+                }),
+            ),
+            (
+                b"",
+                Some(Difference {
+                    line: 1,
+                    file_ended: true,
+                }),
+            ),
         ] {
             let mut compared = Compared::new(file);
             let mut found = None;
@@ -221,7 +267,10 @@ mod tests {
 
     #[test]
     fn newlines_stand_where_the_file_had_them() {
-        let ends = LineEnds { joins: [2].into(), unterminated: Some(5) };
+        let ends = LineEnds {
+            joins: [2].into(),
+            unterminated: Some(5),
+        };
         let newlines: Vec<bool> = (1..=5).map(|n| ends.newline_after(n)).collect();
         assert_eq!(newlines, [true, false, true, true, false]);
         assert!(LineEnds::default().newline_after(1));

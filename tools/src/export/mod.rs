@@ -101,9 +101,12 @@ pub fn plan(store: &Store) -> Result<Vec<(Session, Result<PathBuf>)>> {
             None => Ok(PathBuf::from(format!("{}.jsonl", session.id))),
             Some(record) => paths::checked(&record.mark.relative_path).map_err(|unsafe_path| {
                 let recorded = String::from_utf8_lossy(&record.mark.relative_path).into_owned();
-                Failure::new(Exit::Damaged, format!("the recorded path {recorded:?} is not used"))
-                    .why(unsafe_path.to_string())
-                    .hint("read the session with `betcode-db cat`")
+                Failure::new(
+                    Exit::Damaged,
+                    format!("the recorded path {recorded:?} is not used"),
+                )
+                .why(unsafe_path.to_string())
+                .hint("read the session with `betcode-db cat`")
             }),
         };
         plan.push((session, path.map(|p| paths.claim(&p))));
@@ -132,15 +135,28 @@ pub fn export(
     }
     make_folder(out).map_err(|e| Failure::io("create the folder", out, &e))?;
     let bytes = plan.iter().map(|(s, _)| s.raw_bytes + s.messages).sum();
-    let mut summary = ExportSummary { out: out.display().to_string(), ..Default::default() };
-    let mut progress = ExportProgress { bytes_done: 0, bytes };
+    let mut summary = ExportSummary {
+        out: out.display().to_string(),
+        ..Default::default()
+    };
+    let mut progress = ExportProgress {
+        bytes_done: 0,
+        bytes,
+    };
     for (session, path) in plan {
         let written = path.and_then(|path| {
             let target = out.join(&path);
-            write_session(store, &session.id, out, &path, options.force, &mut |piece| {
-                progress.bytes_done += piece;
-                observe(progress)
-            })
+            write_session(
+                store,
+                &session.id,
+                out,
+                &path,
+                options.force,
+                &mut |piece| {
+                    progress.bytes_done += piece;
+                    observe(progress)
+                },
+            )
             .map_err(|failure| failure.during(target.display().to_string()))
         });
         match written {
@@ -184,8 +200,10 @@ fn write_session(
     let folder = make_folders_below(out, path)?;
     let there = match fs::symlink_metadata(&target) {
         Ok(metadata) if !metadata.is_file() => {
-            return Err(Failure::new(Exit::Conflict, "something that is no file is in the way")
-                .hint("move it away, or export to an empty folder"));
+            return Err(
+                Failure::new(Exit::Conflict, "something that is no file is in the way")
+                    .hint("move it away, or export to an empty folder"),
+            );
         }
         Ok(_) => true,
         Err(_) => false,
@@ -199,7 +217,9 @@ fn write_session(
     let mut writer = BufWriter::with_capacity(256 << 10, file.as_file_mut());
     let mut interrupted = false;
     let written = content::pieces(store, id, ReadRange::all(), &mut |piece| {
-        writer.write_all(piece).map_err(|e| Failure::io("write", &target, &e))?;
+        writer
+            .write_all(piece)
+            .map_err(|e| Failure::io("write", &target, &e))?;
         let flow = observe(piece.len() as u64);
         interrupted |= flow.is_break();
         Ok(flow)
@@ -208,7 +228,9 @@ fn write_session(
     if interrupted {
         return Ok(None);
     }
-    writer.flush().map_err(|e| Failure::io("write", &target, &e))?;
+    writer
+        .flush()
+        .map_err(|e| Failure::io("write", &target, &e))?;
     drop(writer);
     if there {
         let same = content::same_files(file.path(), &target);
@@ -216,13 +238,18 @@ fn write_session(
             return Ok(Some((written, true)));
         }
         if !force {
-            return Err(Failure::new(Exit::Conflict, "a file with other content is there")
-                .hint("export to an empty folder, or replace it with --force"));
+            return Err(
+                Failure::new(Exit::Conflict, "a file with other content is there")
+                    .hint("export to an empty folder, or replace it with --force"),
+            );
         }
     }
     // On disk before it gets its name: a crash leaves the old file or the new one.
-    file.as_file().sync_all().map_err(|e| Failure::io("write", &target, &e))?;
-    file.persist(&target).map_err(|e| Failure::io("write", &target, &e.error))?;
+    file.as_file()
+        .sync_all()
+        .map_err(|e| Failure::io("write", &target, &e))?;
+    file.persist(&target)
+        .map_err(|e| Failure::io("write", &target, &e.error))?;
     Ok(Some((written, false)))
 }
 

@@ -40,7 +40,11 @@ pub fn checked(relative: &[u8]) -> Result<PathBuf, UnsafePath> {
             Component::RootDir | Component::Prefix(_) => return Err(UnsafePath::Absolute),
         }
     }
-    if path.as_os_str().is_empty() { Err(UnsafePath::Empty) } else { Ok(path) }
+    if path.as_os_str().is_empty() {
+        Err(UnsafePath::Empty)
+    } else {
+        Ok(path)
+    }
 }
 
 /// Gives each session a path of its own, first come, first served: a later one that wants the
@@ -76,7 +80,11 @@ impl Paths {
             return path.to_path_buf();
         }
         // Folders always start anew: two sessions below a renamed folder belong together.
-        let mut number = if as_file { self.next.get(path).copied().unwrap_or(2) } else { 2 };
+        let mut number = if as_file {
+            self.next.get(path).copied().unwrap_or(2)
+        } else {
+            2
+        };
         loop {
             let candidate = numbered(path, number);
             number += 1;
@@ -118,16 +126,34 @@ mod tests {
             assert_eq!(checked(bad), Err(why), "{bad:?}");
         }
         assert_eq!(checked(b"a/./b.jsonl").unwrap(), Path::new("a/b.jsonl"));
-        assert_eq!(checked(b"a/\xff.jsonl").unwrap().as_os_str().as_bytes(), b"a/\xff.jsonl");
+        assert_eq!(
+            checked(b"a/\xff.jsonl").unwrap().as_os_str().as_bytes(),
+            b"a/\xff.jsonl"
+        );
     }
 
     #[test]
     fn the_first_keeps_its_name_and_the_others_are_numbered() {
         let mut paths = Paths::default();
-        let got: Vec<_> = ["p/a.jsonl", "p/a.jsonl", "p/a~2.jsonl", "p/a.jsonl", "q/a.jsonl"]
-            .map(|p| paths.claim(Path::new(p)).display().to_string())
-            .into();
-        assert_eq!(got, ["p/a.jsonl", "p/a~2.jsonl", "p/a~2~2.jsonl", "p/a~3.jsonl", "q/a.jsonl"]);
+        let got: Vec<_> = [
+            "p/a.jsonl",
+            "p/a.jsonl",
+            "p/a~2.jsonl",
+            "p/a.jsonl",
+            "q/a.jsonl",
+        ]
+        .map(|p| paths.claim(Path::new(p)).display().to_string())
+        .into();
+        assert_eq!(
+            got,
+            [
+                "p/a.jsonl",
+                "p/a~2.jsonl",
+                "p/a~2~2.jsonl",
+                "p/a~3.jsonl",
+                "q/a.jsonl"
+            ]
+        );
     }
 
     #[test]

@@ -76,11 +76,17 @@ pub fn write_sessions(
         // Most history is transcripts; captured streams are what the daemon records.
         let (path, lines): (_, Box<dyn Iterator<Item = Vec<u8>>>) = if number % 3 == 2 {
             let lines = StreamLines::new(seed);
-            (format!("streams/{}.jsonl", lines.session_id()), Box::new(lines))
+            (
+                format!("streams/{}.jsonl", lines.session_id()),
+                Box::new(lines),
+            )
         } else {
             let lines = TranscriptLines::new(seed);
             let project = number % 2;
-            (format!("projects/project-{project}/{}.jsonl", lines.session_id()), Box::new(lines))
+            (
+                format!("projects/project-{project}/{}.jsonl", lines.session_id()),
+                Box::new(lines),
+            )
         };
         let path = folder.join(path);
         if let Some(parent) = path.parent() {
@@ -110,7 +116,10 @@ mod tests {
 
     #[test]
     fn every_line_is_an_object_with_a_type() {
-        for line in TranscriptLines::new(5).take(500).chain(StreamLines::new(5).take(3000)) {
+        for line in TranscriptLines::new(5)
+            .take(500)
+            .chain(StreamLines::new(5).take(3000))
+        {
             let value: Value = serde_json::from_slice(&line).unwrap();
             assert!(value["type"].is_string());
         }
@@ -137,7 +146,10 @@ mod tests {
     fn awkward_files_hold_what_they_promise() {
         for seed in 0..20 {
             let file = awkward(seed);
-            assert!(file.contains(&0) && std::str::from_utf8(&file).is_err(), "{seed}");
+            assert!(
+                file.contains(&0) && std::str::from_utf8(&file).is_err(),
+                "{seed}"
+            );
             assert_eq!(file.ends_with(b"\n"), seed % 2 == 0, "{seed}");
             assert!(file.windows(2).any(|w| w == b"\r\n"), "{seed}");
         }
@@ -146,7 +158,10 @@ mod tests {
     /// The claim of this module's docs. Long-distance matching over the whole file is the bar.
     #[test]
     fn sessions_compress_like_real_ones() {
-        for (name, bytes) in [("transcript", transcript(11, 4 << 20)), ("stream", stream(11, 4 << 20))] {
+        for (name, bytes) in [
+            ("transcript", transcript(11, 4 << 20)),
+            ("stream", stream(11, 4 << 20)),
+        ] {
             let mut encoder = zstd::bulk::Compressor::new(19).unwrap();
             encoder.long_distance_matching(true).unwrap();
             encoder.window_log(27).unwrap();

@@ -57,10 +57,22 @@ impl Scene {
         let mut rng = Rng::new(seed);
         let writer = Writer::new(&mut rng);
         let project = Project::new(&mut rng, &writer);
-        let model = *rng.pick(&["claude-opus-4-6", "claude-sonnet-4-5-20250929", "claude-opus-4-6"]);
+        let model = *rng.pick(&[
+            "claude-opus-4-6",
+            "claude-sonnet-4-5-20250929",
+            "claude-opus-4-6",
+        ]);
         let session_id = rng.uuid();
         let now_ms = BEGIN_MS + (seed % 5000) as i64 * 7_200_000;
-        Self { rng, writer, project, session_id, model, now_ms, cached_tokens: 14_000 }
+        Self {
+            rng,
+            writer,
+            project,
+            session_id,
+            model,
+            now_ms,
+            cached_tokens: 14_000,
+        }
     }
 
     /// Time goes on: seconds between messages, sometimes minutes or a night.
@@ -101,9 +113,23 @@ impl Scene {
         match self.rng.below(100) {
             0..36 => {
                 let file = self.project.open(&mut self.rng, &self.writer);
-                let first = if self.rng.chance(70) { 0 } else { self.rng.below(file.lines.len()) };
-                let count = if self.rng.chance(60) { 2000 } else { self.rng.range(20, 80) };
-                let shown = file.lines.iter().skip(first).take(count).cloned().collect::<Vec<_>>();
+                let first = if self.rng.chance(70) {
+                    0
+                } else {
+                    self.rng.below(file.lines.len())
+                };
+                let count = if self.rng.chance(60) {
+                    2000
+                } else {
+                    self.rng.range(20, 80)
+                };
+                let shown = file
+                    .lines
+                    .iter()
+                    .skip(first)
+                    .take(count)
+                    .cloned()
+                    .collect::<Vec<_>>();
                 let detail = format!(
                     r#"{{"type":"text","file":{{"filePath":{},"content":{},"numLines":{},"startLine":{},"totalLines":{}}}}}"#,
                     quoted(&file.path),
@@ -138,7 +164,10 @@ impl Scene {
             60..68 => {
                 let file = self.project.create(&mut self.rng, &self.writer);
                 let content = quoted(&file.content());
-                let input = format!(r#"{{"file_path":{},"content":{content}}}"#, quoted(&file.path));
+                let input = format!(
+                    r#"{{"file_path":{},"content":{content}}}"#,
+                    quoted(&file.path)
+                );
                 let output = format!("File created successfully at: {}", file.path);
                 let detail = format!(
                     r#"{{"type":"create","filePath":{},"content":{content},"structuredPatch":[]}}"#,
@@ -180,7 +209,11 @@ impl Scene {
                 for _ in 0..rng.range(1, 40) {
                     output.push_str(&format!(
                         "src/{}.ts:{}:    {}.{name}({}, '{}');\n",
-                        writer.name(rng), rng.range(1, 400), writer.name(rng), writer.name(rng), writer.word(rng)
+                        writer.name(rng),
+                        rng.range(1, 400),
+                        writer.name(rng),
+                        writer.name(rng),
+                        writer.word(rng)
                     ));
                 }
                 format!("grep -rn \"{name}\" src/")
@@ -192,16 +225,26 @@ impl Scene {
                     output.push_str(&format!(
                         "  {} {} {} ({} ms)\n",
                         if rng.chance(96) { "✓" } else { "✗" },
-                        writer.name(rng), writer.sentence(rng, words), number % 7 + rng.below(40)
+                        writer.name(rng),
+                        writer.sentence(rng, words),
+                        number % 7 + rng.below(40)
                     ));
                 }
-                output.push_str(&format!("\nTests: {tests} passed, {tests} total\nTime: {}.{} s\n", rng.below(20), rng.below(999)));
+                output.push_str(&format!(
+                    "\nTests: {tests} passed, {tests} total\nTime: {}.{} s\n",
+                    rng.below(20),
+                    rng.below(999)
+                ));
                 "npm test 2>&1 | tail -80".to_owned()
             }
             2 => {
                 for _ in 0..rng.range(2, 12) {
                     let words = rng.range(4, 9);
-                    output.push_str(&format!("{:07x} {}\n", rng.bits() >> 36, writer.sentence(rng, words)));
+                    output.push_str(&format!(
+                        "{:07x} {}\n",
+                        rng.bits() >> 36,
+                        writer.sentence(rng, words)
+                    ));
                 }
                 "git log --oneline | head -12".to_owned()
             }
@@ -209,7 +252,11 @@ impl Scene {
                 for _ in 0..rng.range(1, 30) {
                     output.push_str(&format!(
                         "-rw-r--r-- 1 dev dev {:>6} Sep {:>2} {:02}:{:02} {}.ts\n",
-                        rng.below(40_000), rng.range(1, 30), rng.below(24), rng.below(60), writer.name(rng)
+                        rng.below(40_000),
+                        rng.range(1, 30),
+                        rng.below(24),
+                        rng.below(60),
+                        writer.name(rng)
                     ));
                 }
                 format!("ls -la {}", self.project.directory)

@@ -8,8 +8,16 @@ use super::text::{Writer, zipf};
 const FILES_MAX: usize = 48;
 
 const FOLDERS: [&str; 10] = [
-    "src", "src/core", "src/api", "src/storage", "src/components", "tests", "scripts",
-    "packages/server/src", "packages/client/src", "docs",
+    "src",
+    "src/core",
+    "src/api",
+    "src/storage",
+    "src/components",
+    "tests",
+    "scripts",
+    "packages/server/src",
+    "packages/client/src",
+    "docs",
 ];
 const ENDINGS: [&str; 6] = ["ts", "rs", "py", "ts", "tsx", "md"];
 
@@ -47,7 +55,10 @@ impl Project {
     /// A project with a few files.
     pub(super) fn new(rng: &mut Rng, writer: &Writer) -> Self {
         let directory = format!("/home/dev/projects/{}", writer.name(rng));
-        let mut project = Self { directory, files: Vec::new() };
+        let mut project = Self {
+            directory,
+            files: Vec::new(),
+        };
         for _ in 0..6 {
             project.create(rng, writer);
         }
@@ -79,12 +90,20 @@ impl Project {
         }
         if rng.chance(60) {
             let at = rng.below(new.len() + 1);
-            new.splice(at..at, (0..rng.range(1, 8)).map(|_| statement(rng, writer, 4)));
+            new.splice(
+                at..at,
+                (0..rng.range(1, 8)).map(|_| statement(rng, writer, 4)),
+            );
         }
         file.lines.splice(from..to, new.iter().cloned());
         // An edited file that only ever grows would outweigh everything in a long session.
         file.lines.truncate(900);
-        Edit { path: file.path.clone(), line: from + 1, old, new: new.join("\n") }
+        Edit {
+            path: file.path.clone(),
+            line: from + 1,
+            old,
+            new: new.join("\n"),
+        }
     }
 
     /// A new file with content.
@@ -116,7 +135,10 @@ impl Project {
     }
 
     fn nothing(&self) -> SourceFile {
-        SourceFile { path: self.directory.clone(), lines: vec![String::new()] }
+        SourceFile {
+            path: self.directory.clone(),
+            lines: vec![String::new()],
+        }
     }
 }
 
@@ -140,7 +162,14 @@ impl SourceFile {
 
 fn header(rng: &mut Rng, writer: &Writer) -> Vec<String> {
     (0..rng.range(2, 9))
-        .map(|_| format!("import {{ {}, {} }} from './{}';", writer.name(rng), writer.name(rng), writer.name(rng)))
+        .map(|_| {
+            format!(
+                "import {{ {}, {} }} from './{}';",
+                writer.name(rng),
+                writer.name(rng),
+                writer.name(rng)
+            )
+        })
         .collect()
 }
 
@@ -174,7 +203,10 @@ fn statement(rng: &mut Rng, writer: &Writer, indent: usize) -> String {
         0 => format!("{pad}const {a} = await {b}({c}, '{word}');"),
         1 => format!("{pad}if ({a}.{word} === {number}) {{"),
         2 => format!("{pad}return {a}.{b}({word});"),
-        3 => format!("{pad}throw new Error(`{} ${{{a}}}`);", writer.sentence(rng, 5)),
+        3 => format!(
+            "{pad}throw new Error(`{} ${{{a}}}`);",
+            writer.sentence(rng, 5)
+        ),
         4 => format!("{pad}// {}", writer.sentence(rng, 9)),
         5 => format!("{pad}{a}.{b} = {c}.map(({word}) => {word}.{a} ?? {number});"),
         6 => format!("{pad}for (const {word} of {a}.{b}) {{"),

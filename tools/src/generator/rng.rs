@@ -101,7 +101,14 @@ mod tests {
     fn the_sequence_of_a_seed_never_changes() {
         let mut rng = Rng::new(42);
         let first: Vec<u64> = (0..3).map(|_| rng.bits()).collect();
-        assert_eq!(first, [0xd076_4d4f_4476_689f, 0x519e_4174_576f_3791, 0xfbe0_7cfb_0c24_ed8c]);
+        assert_eq!(
+            first,
+            [
+                0xd076_4d4f_4476_689f,
+                0x519e_4174_576f_3791,
+                0xfbe0_7cfb_0c24_ed8c
+            ]
+        );
     }
 
     #[test]

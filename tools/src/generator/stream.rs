@@ -75,7 +75,9 @@ impl StreamLines {
             self.scene.model
         );
         let tail = format!(r#""stop_reason":null,"stop_sequence":null,"usage":{usage}"#);
-        self.event(&format!(r#"{{"type":"message_start","message":{{{head},"content":[],{tail}}}}}"#));
+        self.event(&format!(
+            r#"{{"type":"message_start","message":{{{head},"content":[],{tail}}}}}"#
+        ));
         let mut index = 0;
         let mut text = String::new();
         if !with_tool || self.scene.rng.chance(50) {
@@ -89,7 +91,9 @@ impl StreamLines {
             self.deltas(index, &format!("{kind}_delta"), kind, &text);
             let content = format!(r#"{{"type":"{kind}","{kind}":{}}}"#, quoted(&text));
             self.whole(&head, &content, &tail);
-            self.event(&format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
+            self.event(&format!(
+                r#"{{"type":"content_block_stop","index":{index}}}"#
+            ));
             index += 1;
         }
         let mut result = None;
@@ -105,7 +109,9 @@ impl StreamLines {
                 call.id, call.name, call.input
             );
             self.whole(&head, &content, &tail);
-            self.event(&format!(r#"{{"type":"content_block_stop","index":{index}}}"#));
+            self.event(&format!(
+                r#"{{"type":"content_block_stop","index":{index}}}"#
+            ));
             result = Some(call);
         }
         let reason = if with_tool { "tool_use" } else { "end_turn" };
@@ -134,7 +140,10 @@ impl StreamLines {
         let mut rest = text;
         while !rest.is_empty() {
             let wanted = self.scene.rng.range(6, 60);
-            let cut = rest.char_indices().map(|(at, _)| at).find(|&at| at >= wanted);
+            let cut = rest
+                .char_indices()
+                .map(|(at, _)| at)
+                .find(|&at| at >= wanted);
             let (piece, after) = rest.split_at(cut.unwrap_or(rest.len()));
             self.event(&format!(
                 r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{kind}","{field}":{}}}}}"#,

@@ -34,9 +34,20 @@ handle return throw catch raise assert compare sort search find replace split jo
 verify validate ensure confirm investigate understand explain describe document summarize list";
 
 const OPENINGS: [&str; 14] = [
-    "Let me", "Now I'll", "I can see that", "Looking at", "The issue is that", "First,",
-    "Next, I need to", "It seems that", "Good,", "I'll start with", "This means that",
-    "Now let me", "Perfect!", "The test shows that",
+    "Let me",
+    "Now I'll",
+    "I can see that",
+    "Looking at",
+    "The issue is that",
+    "First,",
+    "Next, I need to",
+    "It seems that",
+    "Good,",
+    "I'll start with",
+    "This means that",
+    "Now let me",
+    "Perfect!",
+    "The test shows that",
 ];
 
 /// Gives out words, names and paragraphs of one project.
@@ -55,7 +66,12 @@ impl Writer {
     pub(super) fn new(rng: &mut Rng) -> Self {
         let words: Vec<_> = WORDS.split_whitespace().collect();
         let common = COMMON.split_whitespace().collect();
-        let mut writer = Self { words, common, names: Vec::new(), topic: Vec::new() };
+        let mut writer = Self {
+            words,
+            common,
+            names: Vec::new(),
+            topic: Vec::new(),
+        };
         writer.names = (0..240).map(|_| writer.new_name(rng)).collect();
         writer.topic = (0..24).map(|_| rng.below(writer.words.len())).collect();
         writer
@@ -97,8 +113,11 @@ impl Writer {
 
     /// A sentence of about `words` words.
     pub(super) fn sentence(&self, rng: &mut Rng, words: usize) -> String {
-        let mut text =
-            if rng.chance(45) { (*rng.pick(&OPENINGS)).to_owned() } else { capital(self.word(rng)) };
+        let mut text = if rng.chance(45) {
+            (*rng.pick(&OPENINGS)).to_owned()
+        } else {
+            capital(self.word(rng))
+        };
         for place in 0..words {
             if place > 0 && place + 2 < words && rng.chance(7) {
                 text.push(',');
@@ -141,10 +160,15 @@ impl Writer {
 /// An index below `bound`, small ones far more often (probability about 1/rank).
 pub(super) fn zipf(rng: &mut Rng, bound: usize) -> usize {
     let rank = (bound as f64 + 1.0).powf(rng.unit());
-    (rank as usize).saturating_sub(1).min(bound.saturating_sub(1))
+    (rank as usize)
+        .saturating_sub(1)
+        .min(bound.saturating_sub(1))
 }
 
 fn capital(word: &str) -> String {
     let mut chars = word.chars();
-    chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|c| c.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
 }

@@ -22,8 +22,15 @@ impl TranscriptLines {
             scene.writer.sentence(&mut scene.rng, words)
         };
         let leaf = scene.rng.uuid();
-        let first = format!(r#"{{"type":"summary","summary":{},"leafUuid":"{leaf}"}}"#, quoted(&summary));
-        Self { scene, parent: None, ready: [first].into() }
+        let first = format!(
+            r#"{{"type":"summary","summary":{},"leafUuid":"{leaf}"}}"#,
+            quoted(&summary)
+        );
+        Self {
+            scene,
+            parent: None,
+            ready: [first].into(),
+        }
     }
 
     /// The session's id, which is also the stem of the file's name.
@@ -62,7 +69,10 @@ impl TranscriptLines {
             let text = self.scene.writer.prose(&mut self.scene.rng, length);
             let content = if self.scene.rng.chance(18) {
                 let signature = self.scene.image(240);
-                format!(r#"{{"type":"thinking","thinking":{},"signature":"{signature}"}}"#, quoted(&text))
+                format!(
+                    r#"{{"type":"thinking","thinking":{},"signature":"{signature}"}}"#,
+                    quoted(&text)
+                )
             } else {
                 format!(r#"{{"type":"text","text":{}}}"#, quoted(&text))
             };
@@ -113,7 +123,10 @@ impl TranscriptLines {
 
     fn line(&mut self, kind: &str, message: &str, more: &str) {
         let uuid = self.scene.rng.uuid();
-        let parent = self.parent.as_ref().map_or("null".to_owned(), |p| format!("\"{p}\""));
+        let parent = self
+            .parent
+            .as_ref()
+            .map_or("null".to_owned(), |p| format!("\"{p}\""));
         self.ready.push_back(format!(
             r#"{{"parentUuid":{parent},"isSidechain":false,"userType":"external","cwd":{},"sessionId":"{}","version":"2.1.50","gitBranch":"main","type":"{kind}","message":{message},"uuid":"{uuid}","timestamp":"{}"{more}}}"#,
             quoted(&self.scene.project.directory),

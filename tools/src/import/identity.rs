@@ -1,7 +1,7 @@
 //! Which session a file is: decided from records and digests, without touching either.
 
-use betcode_storage::{ImportRecord, SessionId};
 use betcode_storage::limits::SESSION_ID_BYTES_MAX;
+use betcode_storage::{ImportRecord, SessionId};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// How a record compares with the file at hand.
@@ -33,7 +33,9 @@ pub fn decide(by_source: &[Candidate], by_relative: &[Candidate]) -> Decision {
     if let Some(found) = by_source.iter().find(|c| c.prefix_matches) {
         return Decision::Continue(found.record.clone());
     }
-    let moved = by_relative.iter().find(|c| c.prefix_matches && c.record.mark.taken_bytes > 0);
+    let moved = by_relative
+        .iter()
+        .find(|c| c.prefix_matches && c.record.mark.taken_bytes > 0);
     if let Some(found) = moved {
         return Decision::Continue(found.record.clone());
     }
@@ -80,7 +82,13 @@ impl Prefix {
 pub fn id_from_stem(stem: &[u8]) -> String {
     let mut id: String = stem
         .iter()
-        .map(|&c| if c.is_ascii_alphanumeric() || b"-_.~:".contains(&c) { char::from(c) } else { '_' })
+        .map(|&c| {
+            if c.is_ascii_alphanumeric() || b"-_.~:".contains(&c) {
+                char::from(c)
+            } else {
+                '_'
+            }
+        })
         .collect();
     if id.starts_with('.') {
         id.replace_range(..1, "_");
@@ -126,7 +134,14 @@ mod tests {
             joins: Vec::new(),
         };
         let session = SessionId::new(id).unwrap();
-        Candidate { record: ImportRecord { session, last_sequence: 1, mark }, prefix_matches }
+        Candidate {
+            record: ImportRecord {
+                session,
+                last_sequence: 1,
+                mark,
+            },
+            prefix_matches,
+        }
     }
 
     fn continued(decision: &Decision) -> &str {
@@ -144,19 +159,29 @@ mod tests {
 
     #[test]
     fn the_newest_record_of_its_path_that_fits_is_continued() {
-        let records = [candidate("new", 9, false), candidate("old", 5, true), candidate("older", 3, true)];
+        let records = [
+            candidate("new", 9, false),
+            candidate("old", 5, true),
+            candidate("older", 3, true),
+        ];
         assert_eq!(continued(&decide(&records, &[])), "old");
     }
 
     #[test]
     fn a_moved_folder_is_recognised_by_what_its_files_hold() {
-        assert_eq!(continued(&decide(&[], &[candidate("moved", 9, true)])), "moved");
+        assert_eq!(
+            continued(&decide(&[], &[candidate("moved", 9, true)])),
+            "moved"
+        );
     }
 
     #[test]
     fn an_empty_record_elsewhere_claims_no_file() {
         assert_eq!(decide(&[], &[candidate("empty", 0, true)]), Decision::New);
-        assert_eq!(continued(&decide(&[candidate("empty", 0, true)], &[])), "empty");
+        assert_eq!(
+            continued(&decide(&[candidate("empty", 0, true)], &[])),
+            "empty"
+        );
     }
 
     #[test]
@@ -169,7 +194,10 @@ mod tests {
     fn ids_are_distinct_valid_and_keep_the_stem() {
         let ids: Vec<_> = ids(b"full", b"a/b/full.jsonl").take(4).collect();
         assert_eq!(ids[0].as_str(), "full");
-        assert!(ids[1].as_str().starts_with("full~") && ids[3].as_str().ends_with("~3"), "{ids:?}");
+        assert!(
+            ids[1].as_str().starts_with("full~") && ids[3].as_str().ends_with("~3"),
+            "{ids:?}"
+        );
         let long = vec![b'x'; 300];
         for id in super::ids(&long, b"long").take(4) {
             assert_eq!(id.as_str().len(), SESSION_ID_BYTES_MAX);

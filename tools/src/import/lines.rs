@@ -89,7 +89,11 @@ impl Lines {
             lines.push(source.slice(from..end));
             from = end + 1;
         }
-        Ok(Some(LineBatch { lines, source, unterminated: false }))
+        Ok(Some(LineBatch {
+            lines,
+            source,
+            unterminated: false,
+        }))
     }
 
     /// What is left when the input has ended: a last line without newline, if there is one. Call
@@ -102,11 +106,17 @@ impl Lines {
             return Ok(None);
         }
         if self.held.len() > self.line_bytes_max {
-            return Err(Refusal::LineTooLong { bytes_min: self.held.len() });
+            return Err(Refusal::LineTooLong {
+                bytes_min: self.held.len(),
+            });
         }
         let source = self.held.split().freeze();
         self.searched = 0;
-        Ok(Some(LineBatch { lines: vec![source.clone()], source, unterminated: true }))
+        Ok(Some(LineBatch {
+            lines: vec![source.clone()],
+            source,
+            unterminated: true,
+        }))
     }
 
     fn none_yet(&mut self) -> Result<Option<LineBatch>, Refusal> {
@@ -142,7 +152,11 @@ mod tests {
     }
 
     fn lines_of(batches: &[LineBatch]) -> Vec<Vec<u8>> {
-        batches.iter().flat_map(|b| &b.lines).map(|line| line.to_vec()).collect()
+        batches
+            .iter()
+            .flat_map(|b| &b.lines)
+            .map(|line| line.to_vec())
+            .collect()
     }
 
     #[test]
@@ -167,7 +181,11 @@ mod tests {
             lines.push(tail);
             assert_eq!(lines.next_batch().unwrap().unwrap().lines, [&b"12345"[..]]);
             let refused = lines.next_batch();
-            assert_eq!(refused, Err(Refusal::LineTooLong { bytes_min: 6 }), "{at_end}");
+            assert_eq!(
+                refused,
+                Err(Refusal::LineTooLong { bytes_min: 6 }),
+                "{at_end}"
+            );
         }
     }
 
@@ -175,15 +193,25 @@ mod tests {
     fn a_long_line_still_growing_is_refused_before_it_is_read_whole() {
         let mut lines = Lines::new(5, 1 << 20, 100);
         lines.push(b"123456");
-        assert_eq!(lines.next_batch(), Err(Refusal::LineTooLong { bytes_min: 6 }));
+        assert_eq!(
+            lines.next_batch(),
+            Err(Refusal::LineTooLong { bytes_min: 6 })
+        );
     }
 
     #[test]
     fn batches_stay_within_their_bounds() {
         for batch in run(&b"12345678\n".repeat(50), 64, 30, 4) {
-            assert!(batch.lines.len() <= 4 && batch.source.len() <= 30, "{batch:?}");
+            assert!(
+                batch.lines.len() <= 4 && batch.source.len() <= 30,
+                "{batch:?}"
+            );
         }
-        assert!(run(&b"\n".repeat(100), 100, 1 << 20, 7).iter().all(|b| b.lines.len() <= 7));
+        assert!(
+            run(&b"\n".repeat(100), 100, 1 << 20, 7)
+                .iter()
+                .all(|b| b.lines.len() <= 7)
+        );
     }
 
     proptest! {

@@ -8,6 +8,7 @@
 mod file;
 pub mod identity;
 pub mod lines;
+mod place;
 pub mod sniff;
 pub mod walk;
 
@@ -40,7 +41,11 @@ pub struct ImportOptions {
 impl Default for ImportOptions {
     fn default() -> Self {
         let payload_bytes_max = limits::PAYLOAD_BYTES_MAX_DEFAULT;
-        Self { as_new: false, binary: false, payload_bytes_max }
+        Self {
+            as_new: false,
+            binary: false,
+            payload_bytes_max,
+        }
     }
 }
 
@@ -61,11 +66,19 @@ pub struct Skipped {
 
 impl Skipped {
     fn new(path: &Path, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { path: path.display().to_string(), line: None, why: why.into(), hint: hint.into() }
+        Self {
+            path: path.display().to_string(),
+            line: None,
+            why: why.into(),
+            hint: hint.into(),
+        }
     }
 
     fn at_line(self, line: u64) -> Self {
-        Self { line: Some(line), ..self }
+        Self {
+            line: Some(line),
+            ..self
+        }
     }
 
     fn of_failure(path: &Path, failure: Failure) -> Self {
@@ -154,13 +167,19 @@ pub fn import(
     observe: Observer<'_>,
 ) -> Result<ImportSummary> {
     let started = Instant::now();
-    let mut summary = ImportSummary { skipped: plan.skipped, ..ImportSummary::default() };
+    let mut summary = ImportSummary {
+        skipped: plan.skipped,
+        ..ImportSummary::default()
+    };
     let bytes = plan.files.iter().map(|f| f.bytes).sum();
     let mut run = Run {
         store,
         options,
         observe,
-        progress: ImportProgress { bytes_done: 0, bytes },
+        progress: ImportProgress {
+            bytes_done: 0,
+            bytes,
+        },
         uncompacted_bytes: 0,
     };
     for found in &plan.files {

@@ -24,7 +24,10 @@ const MAGICS: [(&[u8], &str); 14] = [
 /// lines may hold any bytes, NUL among them: only an unmistakable beginning speaks against it.
 #[must_use]
 pub fn not_lines(head: &[u8], named_as_lines: bool) -> Option<&'static str> {
-    let known = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, name)| *name);
+    let known = MAGICS
+        .iter()
+        .find(|(magic, _)| head.starts_with(magic))
+        .map(|(_, name)| *name);
     let binary = || (!named_as_lines && head.contains(&0)).then_some("binary data");
     known.or_else(binary)
 }
@@ -35,7 +38,11 @@ mod tests {
 
     #[test]
     fn databases_programs_and_archives_are_recognised_under_any_name() {
-        for head in [&b"SQLite format 3\0...."[..], b"\x7fELF\x02\x01", b"\x1f\x8b\x08\0"] {
+        for head in [
+            &b"SQLite format 3\0...."[..],
+            b"\x7fELF\x02\x01",
+            b"\x1f\x8b\x08\0",
+        ] {
             assert!(not_lines(head, true).is_some());
         }
     }

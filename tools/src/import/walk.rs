@@ -29,7 +29,8 @@ pub struct Found {
 /// Whether a file's name says that it holds agent lines.
 #[must_use]
 pub fn has_line_ending(path: &Path) -> bool {
-    path.extension().is_some_and(|e| ENDINGS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+    path.extension()
+        .is_some_and(|e| ENDINGS.iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
 /// Finds the files below `paths`, each once, in the order of their names. What cannot be looked
@@ -52,16 +53,23 @@ pub fn find(paths: &[PathBuf], skipped: &mut Vec<Skipped>) -> Result<Vec<Found>>
             let relative = path.file_name().map_or_else(|| path.clone(), PathBuf::from);
             found.push(entry(path, relative, metadata.len())?);
         } else {
-            return Err(Failure::new(Exit::Usage, format!("cannot import {}", path.display()))
-                .why("it is neither a file nor a folder")
-                .hint("save its lines to a file first, and import that"));
+            return Err(
+                Failure::new(Exit::Usage, format!("cannot import {}", path.display()))
+                    .why("it is neither a file nor a folder")
+                    .hint("save its lines to a file first, and import that"),
+            );
         }
     }
     // A file reached on several ways is one file; the way without links tells where it belongs.
     let mut seen = HashSet::new();
-    let (direct, linked): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|f| f.canonical.ends_with(&f.relative));
-    Ok(direct.into_iter().chain(linked).filter(|f| seen.insert(f.canonical.clone())).collect())
+    let (direct, linked): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|f| f.canonical.ends_with(&f.relative));
+    Ok(direct
+        .into_iter()
+        .chain(linked)
+        .filter(|f| seen.insert(f.canonical.clone()))
+        .collect())
 }
 
 fn find_below(root: &Path, found: &mut Vec<Found>, skipped: &mut Vec<Skipped>) -> Result<()> {
@@ -81,10 +89,18 @@ fn find_below(root: &Path, found: &mut Vec<Found>, skipped: &mut Vec<Skipped>) -
         }
         if !item.file_type().is_file() {
             let why = "it is neither a file nor a folder";
-            skipped.push(Skipped::new(item.path(), why, "nothing, if you do not expect history in it"));
+            skipped.push(Skipped::new(
+                item.path(),
+                why,
+                "nothing, if you do not expect history in it",
+            ));
             continue;
         }
-        let relative = item.path().strip_prefix(root).unwrap_or(item.path()).to_path_buf();
+        let relative = item
+            .path()
+            .strip_prefix(root)
+            .unwrap_or(item.path())
+            .to_path_buf();
         let bytes = item.metadata().map_or(0, |m| m.len());
         match entry(item.path(), relative, bytes) {
             Ok(entry) => found.push(entry),
@@ -96,19 +112,30 @@ fn find_below(root: &Path, found: &mut Vec<Found>, skipped: &mut Vec<Skipped>) -
 
 fn entry(path: &Path, relative: PathBuf, bytes: u64) -> Result<Found> {
     let canonical = fs::canonicalize(path).map_err(|e| Failure::io("import", path, &e))?;
-    Ok(Found { path: path.to_path_buf(), canonical, relative, bytes })
+    Ok(Found {
+        path: path.to_path_buf(),
+        canonical,
+        relative,
+        bytes,
+    })
 }
 
 fn nothing_in(folder: &Path) -> Failure {
-    Failure::new(Exit::NotFound, format!("{} holds no sessions", folder.display()))
-        .why("there is no *.jsonl or *.ndjson file in it or below it")
-        .hint("name a file itself to import it whatever its ending")
+    Failure::new(
+        Exit::NotFound,
+        format!("{} holds no sessions", folder.display()),
+    )
+    .why("there is no *.jsonl or *.ndjson file in it or below it")
+    .hint("name a file itself to import it whatever its ending")
 }
 
 fn refused_root(root: &Path, error: &walkdir::Error) -> Failure {
     match error.io_error() {
         Some(io) => Failure::io("import", root, io),
-        None => Failure::new(Exit::Internal, format!("cannot import {}: {error}", root.display())),
+        None => Failure::new(
+            Exit::Internal,
+            format!("cannot import {}: {error}", root.display()),
+        ),
     }
 }
 
@@ -119,7 +146,11 @@ fn refused(root: &Path, error: &walkdir::Error) -> Skipped {
         return Skipped::new(path, why, "remove the link; what it leads to was read once");
     }
     let why = error.io_error().map_or_else(|| error.to_string(), plain_io);
-    Skipped::new(path, why, "check its permissions, then import again: only what is new is taken")
+    Skipped::new(
+        path,
+        why,
+        "check its permissions, then import again: only what is new is taken",
+    )
 }
 
 /// The bytes of a path, as the store keeps them.
@@ -135,7 +166,10 @@ mod tests {
     use super::*;
 
     fn names(found: &[Found]) -> Vec<String> {
-        found.iter().map(|f| f.relative.display().to_string()).collect()
+        found
+            .iter()
+            .map(|f| f.relative.display().to_string())
+            .collect()
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -62,7 +62,11 @@ pub fn percent(part: u64, whole: u64) -> String {
 #[must_use]
 pub fn percent_of(fraction: f64) -> String {
     let percent = fraction * 100.0;
-    if percent >= 99.95 { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
+    if percent >= 99.95 {
+        format!("{percent:.0} %")
+    } else {
+        format!("{percent:.1} %")
+    }
 }
 
 /// A duration: `0.8 s`, `42 s`, `3 min 5 s`, `2 h 10 min`.
@@ -97,16 +101,20 @@ pub fn hours(ms: i64) -> String {
 /// A time as `2026-02-22 18:08` (UTC); a dash for what is out of range.
 #[must_use]
 pub fn minute(unix_ms: i64) -> String {
-    DateTime::<Utc>::from_timestamp_millis(unix_ms)
-        .map_or_else(|| "–".to_owned(), |t| t.format("%Y-%m-%d %H:%M").to_string())
+    DateTime::<Utc>::from_timestamp_millis(unix_ms).map_or_else(
+        || "–".to_owned(),
+        |t| t.format("%Y-%m-%d %H:%M").to_string(),
+    )
 }
 
 /// At most `width` characters of text on one line, control characters shown as spaces, `…` where
 /// it was cut.
 #[must_use]
 pub fn cut(text: &str, width: usize) -> String {
-    let plain: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let plain = plain.trim();
     if plain.chars().count() <= width {
         return plain.to_owned();
@@ -139,7 +147,12 @@ mod tests {
 
     #[test]
     fn counts_are_grouped_by_thousands() {
-        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(count(number), text);
         }
         assert_eq!(counted(1, "file"), "1 file");
@@ -148,9 +161,13 @@ mod tests {
 
     #[test]
     fn durations_read_naturally() {
-        for (value, text) in
-            [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.6, "1 min 0 s"), (185.0, "3 min 5 s"), (7800.0, "2 h 10 min")]
-        {
+        for (value, text) in [
+            (0.04, "0.0 s"),
+            (9.94, "9.9 s"),
+            (59.6, "1 min 0 s"),
+            (185.0, "3 min 5 s"),
+            (7800.0, "2 h 10 min"),
+        ] {
             assert_eq!(seconds(value), text);
         }
     }

@@ -133,7 +133,11 @@ impl Out {
     pub fn finish(&mut self) -> Result<(), Failure> {
         self.flush();
         match self.failed.take() {
-            Some(error) => Err(Failure::io("write to", std::path::Path::new("stdout"), &error)),
+            Some(error) => Err(Failure::io(
+                "write to",
+                std::path::Path::new("stdout"),
+                &error,
+            )),
             None => Ok(()),
         }
     }
@@ -152,7 +156,9 @@ pub use progress::Unit;
 /// Writes to stderr; there is nowhere to report that this failed.
 pub fn to_stderr(text: &str) {
     let mut stderr = io::stderr().lock();
-    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.write_all(b"\n"));
+    let _ = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.write_all(b"\n"));
 }
 
 /// The exit code of a command whose result was also written to stdout.

@@ -22,13 +22,16 @@ impl Progress {
             return Self(ProgressBar::hidden());
         }
         let template = match unit {
-            Unit::Bytes => "{prefix:<10} [{bar:28}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+            Unit::Bytes => {
+                "{prefix:<10} [{bar:28}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}"
+            }
             Unit::Count => "{prefix:<10} [{bar:28}] {human_pos}/{human_len} {eta}",
         };
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ");
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
+        let bar =
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10));
         bar.set_style(style);
         bar.set_prefix(what);
         bar.enable_steady_tick(Duration::from_millis(200));

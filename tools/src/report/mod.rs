@@ -12,8 +12,11 @@ use serde::Serialize;
 use crate::error::Result;
 
 /// What the capacity plan assumes of one session-hour.
-pub const PLAN: Plan =
-    Plan { messages_per_session_hour: 200, bytes_per_message: 5_000, bytes_per_session_hour: 1_000_000 };
+pub const PLAN: Plan = Plan {
+    messages_per_session_hour: 200,
+    bytes_per_message: 5_000,
+    bytes_per_session_hour: 1_000_000,
+};
 
 /// Compaction runs shown.
 const RUNS_MAX: u32 = 5;
@@ -201,9 +204,17 @@ fn message_types(store: &Store) -> Result<Vec<MessageType>> {
     let mut types: Vec<_> = store
         .growth_by_type()?
         .into_iter()
-        .map(|t| MessageType { name: t.message_type, messages: t.messages, raw_bytes: t.raw_bytes })
+        .map(|t| MessageType {
+            name: t.message_type,
+            messages: t.messages,
+            raw_bytes: t.raw_bytes,
+        })
         .collect();
-    types.sort_by(|a, b| b.raw_bytes.cmp(&a.raw_bytes).then_with(|| a.name.cmp(&b.name)));
+    types.sort_by(|a, b| {
+        b.raw_bytes
+            .cmp(&a.raw_bytes)
+            .then_with(|| a.name.cmp(&b.name))
+    });
     Ok(types)
 }
 
@@ -222,7 +233,11 @@ fn biggest(store: &Store, top: usize) -> Result<Vec<BigSession>> {
             raw_bytes: s.raw_bytes,
             stored_bytes: s.stored_bytes(),
             active_hours: s.active_ms as f64 / 3_600_000.0,
-            about: if s.meta.name.is_empty() { s.last_preview } else { s.meta.name },
+            about: if s.meta.name.is_empty() {
+                s.last_preview
+            } else {
+                s.meta.name
+            },
         })
         .collect())
 }

@@ -92,11 +92,23 @@ fn growth(report: &Report, lines: &mut Vec<String>) {
     };
     row(
         "messages/session-hour",
-        if messages < 100.0 { three_figures(messages) } else { count(messages.round() as u64) },
+        if messages < 100.0 {
+            three_figures(messages)
+        } else {
+            count(messages.round() as u64)
+        },
         count(growth.plan.messages_per_session_hour),
     );
-    row("bytes/message", bytes(message_bytes as u64), bytes(growth.plan.bytes_per_message));
-    row("bytes/session-hour", bytes(hour_bytes as u64), bytes(growth.plan.bytes_per_session_hour));
+    row(
+        "bytes/message",
+        bytes(message_bytes as u64),
+        bytes(growth.plan.bytes_per_message),
+    );
+    row(
+        "bytes/session-hour",
+        bytes(hour_bytes as u64),
+        bytes(growth.plan.bytes_per_session_hour),
+    );
     lines.push(format!(
         "  over {:.1} active hours ({:.1} between first and last message)",
         growth.active_hours, growth.wall_hours
@@ -108,7 +120,10 @@ fn types(report: &Report, lines: &mut Vec<String>) {
         return;
     }
     lines.push(String::new());
-    lines.push(format!("{:<36} {:>10} {:>10} {:>8}", "By type", "messages", "bytes", "share"));
+    lines.push(format!(
+        "{:<36} {:>10} {:>10} {:>8}",
+        "By type", "messages", "bytes", "share"
+    ));
     let mut row = |name: &str, messages: u64, raw: u64| {
         lines.push(format!(
             "  {:<34} {:>10} {:>10} {:>8}",
@@ -124,7 +139,11 @@ fn types(report: &Report, lines: &mut Vec<String>) {
     let rest = report.message_types.get(TYPES_MAX..).unwrap_or_default();
     if !rest.is_empty() {
         let name = format!("({} more)", rest.len());
-        row(&name, rest.iter().map(|t| t.messages).sum(), rest.iter().map(|t| t.raw_bytes).sum());
+        row(
+            &name,
+            rest.iter().map(|t| t.messages).sum(),
+            rest.iter().map(|t| t.raw_bytes).sum(),
+        );
     }
 }
 

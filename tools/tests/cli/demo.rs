@@ -10,11 +10,21 @@ use crate::tool::Tool;
 fn without_sessions_the_demo_generates_some_and_everything_comes_back() {
     let tool = Tool::new();
     let ran = crate::tool::Ran::of(
-        tool.command(["demo", "--size", "1MB", "--remove"]).env_remove("BETCODE_DB").output().unwrap(),
+        tool.command(["demo", "--size", "1MB", "--remove"])
+            .env_remove("BETCODE_DB")
+            .output()
+            .unwrap(),
     );
     let text = ran.text();
     assert_eq!(ran.code, 0, "{text}{}", ran.stderr);
-    for word in ["generated from seed 1", "Recorded", "Compacted", "Verified", "byte for byte", "Footprint"] {
+    for word in [
+        "generated from seed 1",
+        "Recorded",
+        "Compacted",
+        "Verified",
+        "byte for byte",
+        "Footprint",
+    ] {
         assert!(text.contains(word), "{word}: {text}");
     }
     let left: Vec<_> = fs::read_dir(tool.path("")).unwrap().collect();
@@ -24,7 +34,10 @@ fn without_sessions_the_demo_generates_some_and_everything_comes_back() {
 #[test]
 fn the_users_own_sessions_come_first_and_are_only_read() {
     let tool = Tool::new();
-    let own = tool.write(".claude/projects/p/s.jsonl", generator::transcript(8, 300_000));
+    let own = tool.write(
+        ".claude/projects/p/s.jsonl",
+        generator::transcript(8, 300_000),
+    );
     let before = fs::read(&own).unwrap();
     let (story, code) = tool.json(["demo"]);
     assert_eq!((code, &story["generated"]), (0, &false.into()), "{story}");

@@ -32,10 +32,17 @@ fn a_file_with_other_content_is_replaced_only_on_demand() {
     let out = tool.path("out");
     let args = |more: &[&str]| {
         let args = ["export", "--out", out.to_str().unwrap()];
-        args.iter().chain(more).map(|a| (*a).to_owned()).collect::<Vec<_>>()
+        args.iter()
+            .chain(more)
+            .map(|a| (*a).to_owned())
+            .collect::<Vec<_>>()
     };
     let (refused, code) = tool.json(args(&[]));
-    assert_eq!((code, &refused["sessions"]), (4, &1.into()), "the other is written");
+    assert_eq!(
+        (code, &refused["sessions"]),
+        (4, &1.into()),
+        "the other is written"
+    );
     assert_eq!(fs::read(out.join("a.jsonl")).unwrap(), b"mine\n");
     assert_eq!(tool.json(args(&["--force"])).1, 0);
     assert_eq!(fs::read(out.join("a.jsonl")).unwrap(), b"{}\n");
@@ -49,7 +56,11 @@ fn links_in_the_folder_are_not_followed_out_of_it() {
     fs::create_dir_all(tool.path("out")).unwrap();
     fs::create_dir_all(tool.path("outside")).unwrap();
     symlink(tool.path("outside"), tool.path("out/p")).unwrap();
-    let ran = tool.run(["export".as_ref(), "--out".as_ref(), tool.path("out").as_os_str()]);
+    let ran = tool.run([
+        "export".as_ref(),
+        "--out".as_ref(),
+        tool.path("out").as_os_str(),
+    ]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(files(&tool.path("outside")).is_empty());
 }
@@ -58,14 +69,26 @@ fn links_in_the_folder_are_not_followed_out_of_it() {
 fn sessions_that_want_one_path_are_numbered_oldest_first() {
     let tool = Tool::new();
     for folder in ["one", "two", "three"] {
-        tool.write(format!("{folder}/x.jsonl"), format!("{{\"from\":\"{folder}\"}}\n"));
+        tool.write(
+            format!("{folder}/x.jsonl"),
+            format!("{{\"from\":\"{folder}\"}}\n"),
+        );
         tool.ok(["import".as_ref(), tool.path(folder).as_os_str()]);
     }
     let names: Vec<_> = files(&tool.export("out"))
         .into_iter()
-        .map(|(name, bytes)| (name.display().to_string(), String::from_utf8(bytes).unwrap()))
+        .map(|(name, bytes)| {
+            (
+                name.display().to_string(),
+                String::from_utf8(bytes).unwrap(),
+            )
+        })
         .collect();
-    let expected = [("x.jsonl", "one"), ("x~2.jsonl", "two"), ("x~3.jsonl", "three")];
+    let expected = [
+        ("x.jsonl", "one"),
+        ("x~2.jsonl", "two"),
+        ("x~3.jsonl", "three"),
+    ];
     for ((name, bytes), (path, from)) in names.iter().zip(expected) {
         assert_eq!((name.as_str(), bytes.contains(from)), (path, true));
     }
@@ -83,9 +106,18 @@ fn one_session_is_exported_where_all_would_put_it() {
 #[test]
 fn cat_writes_the_whole_file_or_the_part_asked_for() {
     let tool = tool_with(&[("session-one", "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\nlast")]);
-    assert_eq!(tool.ok(["cat", "session-one"]).text(), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\nlast");
-    assert_eq!(tool.ok(["cat", "sess", "--from", "2", "--to", "3"]).text(), "{\"n\":2}\n{\"n\":3}\n");
-    assert_eq!(tool.ok(["cat", "sess", "--last", "2"]).text(), "{\"n\":3}\nlast");
+    assert_eq!(
+        tool.ok(["cat", "session-one"]).text(),
+        "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\nlast"
+    );
+    assert_eq!(
+        tool.ok(["cat", "sess", "--from", "2", "--to", "3"]).text(),
+        "{\"n\":2}\n{\"n\":3}\n"
+    );
+    assert_eq!(
+        tool.ok(["cat", "sess", "--last", "2"]).text(),
+        "{\"n\":3}\nlast"
+    );
     assert_eq!(tool.ok(["cat", "sess", "--from", "9"]).text(), "");
     assert_eq!(tool.run(["cat", "nobody"]).code, 3);
 }

@@ -15,7 +15,12 @@ use serde_json::Value;
 use crate::tool::{Tool, assert_same};
 
 fn append(path: &Path, bytes: &[u8]) {
-    OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .unwrap()
+        .write_all(bytes)
+        .unwrap();
 }
 
 /// Imports the folder `src`; the document and the exit code.
@@ -29,20 +34,30 @@ fn sessions_of_every_kind_come_back_byte_for_byte() {
     tool.write("src/projects/p/a.jsonl", generator::transcript(1, 600_000));
     tool.write("src/streams/b.ndjson", generator::stream(2, 600_000));
     for seed in 0..6 {
-        tool.write(format!("src/awkward/{seed}.jsonl"), generator::awkward(seed));
+        tool.write(
+            format!("src/awkward/{seed}.jsonl"),
+            generator::awkward(seed),
+        );
     }
     tool.write("src/empty.jsonl", "");
     tool.write("src/newline.jsonl", "\n");
     tool.write("src/newlines.jsonl", "\n\n\r\n\n");
     tool.write("src/unterminated.jsonl", "{}\n{\"torn\":");
-    tool.write(std::ffi::OsStr::from_bytes(b"src/not-utf8-\xff.jsonl"), "{}\n");
+    tool.write(
+        std::ffi::OsStr::from_bytes(b"src/not-utf8-\xff.jsonl"),
+        "{}\n",
+    );
     let (imported, code) = import(&tool);
     assert_eq!((code, &imported["skipped"]), (0, &serde_json::json!([])));
     assert_same(&tool.path("src"), &tool.export("out-hot"));
     tool.ok(["compact"]);
     assert_same(&tool.path("src"), &tool.export("out-compacted"));
     let (verified, code) = tool.json(["verify"]);
-    assert_eq!((code, &verified["ok"]), (0, &Value::Bool(true)), "{verified}");
+    assert_eq!(
+        (code, &verified["ok"]),
+        (0, &Value::Bool(true)),
+        "{verified}"
+    );
 }
 
 #[test]
@@ -52,16 +67,25 @@ fn importing_again_takes_only_what_was_appended() {
     tool.write("src/same.jsonl", "{}\n");
     assert_eq!(import(&tool).0["messages"], 3);
     let (nothing, code) = import(&tool);
-    assert_eq!((code, &nothing["messages"], &nothing["unchanged"]), (0, &0.into(), &2.into()));
+    assert_eq!(
+        (code, &nothing["messages"], &nothing["unchanged"]),
+        (0, &0.into(), &2.into())
+    );
     append(&grown, b"{\"n\":3}\n");
     let (more, _) = import(&tool);
-    assert_eq!((&more["messages"], &more["bytes"], &more["resumed"]), (&1.into(), &8.into(), &1.into()));
+    assert_eq!(
+        (&more["messages"], &more["bytes"], &more["resumed"]),
+        (&1.into(), &8.into(), &1.into())
+    );
     assert_same(&tool.path("src"), &tool.export("out"));
 }
 
 #[test]
 fn a_last_line_without_newline_goes_on_in_every_way() {
-    for (number, rest) in ["\n", "\n\n", "ued\"}\n", "ued\"}", "ued\"}\n{}\n", "\n{}"].iter().enumerate() {
+    for (number, rest) in ["\n", "\n\n", "ued\"}\n", "ued\"}", "ued\"}\n{}\n", "\n{}"]
+        .iter()
+        .enumerate()
+    {
         let tool = Tool::new();
         let file = tool.write("src/a.jsonl", "{}\n{\"is\":\"contin");
         import(&tool);
@@ -88,16 +112,35 @@ fn a_file_whose_past_changed_is_named_with_its_line_and_left_alone() {
     fs::write(&file, "{\"n\":1}\n{\"n\":9}\n{\"n\":3}\n{\"n\":4}\n").unwrap();
     append(&tool.path("src/z.jsonl"), b"{}\n");
     let (changed, code) = import(&tool);
-    assert_eq!((code, &changed["messages"]), (1, &1.into()), "the other file goes on");
+    assert_eq!(
+        (code, &changed["messages"]),
+        (1, &1.into()),
+        "the other file goes on"
+    );
     assert_eq!(changed["skipped"][0]["line"], 2);
-    assert!(changed["skipped"][0]["path"].as_str().unwrap().ends_with("a.jsonl"));
+    assert!(
+        changed["skipped"][0]["path"]
+            .as_str()
+            .unwrap()
+            .ends_with("a.jsonl")
+    );
     let after = tool.export("after");
-    assert_eq!(fs::read(before.join("a.jsonl")).unwrap(), fs::read(after.join("a.jsonl")).unwrap());
+    assert_eq!(
+        fs::read(before.join("a.jsonl")).unwrap(),
+        fs::read(after.join("a.jsonl")).unwrap()
+    );
 
-    let (beside, code) = tool.json(["import".as_ref(), tool.path("src").as_os_str(), "--as-new".as_ref()]);
+    let (beside, code) = tool.json([
+        "import".as_ref(),
+        tool.path("src").as_os_str(),
+        "--as-new".as_ref(),
+    ]);
     assert_eq!((code, &beside["messages"]), (0, &4.into()));
     let both = tool.export("both");
-    assert_eq!(fs::read(both.join("a~2.jsonl")).unwrap(), fs::read(&file).unwrap());
+    assert_eq!(
+        fs::read(both.join("a~2.jsonl")).unwrap(),
+        fs::read(&file).unwrap()
+    );
     // From now on the file is the new session's.
     append(&file, b"{\"n\":5}\n");
     assert_eq!(import(&tool).0["messages"], 1);
@@ -121,7 +164,10 @@ fn a_folder_that_was_moved_is_recognised() {
     fs::rename(tool.path("src"), tool.path("elsewhere")).unwrap();
     append(&tool.path("elsewhere/p/a.jsonl"), b"{}\n");
     let (moved, _) = tool.json(["import".as_ref(), tool.path("elsewhere").as_os_str()]);
-    assert_eq!((&moved["messages"], &moved["resumed"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&moved["messages"], &moved["resumed"]),
+        (&1.into(), &1.into())
+    );
     assert_same(&tool.path("elsewhere"), &tool.export("out"));
 }
 
@@ -142,9 +188,13 @@ fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
     tool.write("src/long.jsonl", long);
     tool.write("src/short.jsonl", "{}\n");
     let src = tool.path("src");
-    let args = |max| ["import", src.to_str().unwrap(), "--max-payload-bytes", max].map(str::to_owned);
+    let args =
+        |max| ["import", src.to_str().unwrap(), "--max-payload-bytes", max].map(str::to_owned);
     let (refused, code) = tool.json(args("1MB"));
-    assert_eq!((code, &refused["messages"], &refused["skipped"][0]["line"]), (1, &2.into(), &2.into()));
+    assert_eq!(
+        (code, &refused["messages"], &refused["skipped"][0]["line"]),
+        (1, &2.into(), &2.into())
+    );
     let (taken, code) = tool.json(args("4MB"));
     assert_eq!((code, &taken["messages"]), (0, &2.into()));
     assert_same(&src, &tool.export("out"));
@@ -157,7 +207,12 @@ fn links_that_lead_in_circles_are_named_and_the_rest_is_taken() {
     symlink(tool.path("src"), tool.path("src/p/back")).unwrap();
     let (imported, code) = import(&tool);
     assert_eq!((code, &imported["messages"]), (1, &1.into()));
-    assert!(imported["skipped"][0]["why"].as_str().unwrap().contains("leads back"));
+    assert!(
+        imported["skipped"][0]["why"]
+            .as_str()
+            .unwrap()
+            .contains("leads back")
+    );
 }
 
 #[test]
@@ -166,7 +221,13 @@ fn files_that_hold_no_lines_are_refused_unless_asked_for() {
     let program = env!("CARGO_BIN_EXE_betcode-db");
     let (refused, code) = tool.json(["import", program]);
     assert_eq!((code, &refused["messages"]), (1, &0.into()));
-    assert!(refused["skipped"][0]["why"].as_str().unwrap().contains("program"), "{refused}");
+    assert!(
+        refused["skipped"][0]["why"]
+            .as_str()
+            .unwrap()
+            .contains("program"),
+        "{refused}"
+    );
     let gz = tool.write("x.jsonl", b"\x1f\x8b\x08\0\0\0rest");
     assert_eq!(tool.json(["import".as_ref(), gz.as_os_str()]).1, 1);
     let (taken, code) = tool.json(["import".as_ref(), gz.as_os_str(), "--binary".as_ref()]);
@@ -177,8 +238,14 @@ fn files_that_hold_no_lines_are_refused_unless_asked_for() {
 fn a_named_file_is_taken_whatever_its_ending() {
     let tool = Tool::new();
     let log = tool.write("agent.log", "starting\n{}\n");
-    assert_eq!(tool.json(["import".as_ref(), log.as_os_str()]).0["messages"], 2);
-    assert_eq!(fs::read(tool.export("out").join("agent.log")).unwrap(), b"starting\n{}\n");
+    assert_eq!(
+        tool.json(["import".as_ref(), log.as_os_str()]).0["messages"],
+        2
+    );
+    assert_eq!(
+        fs::read(tool.export("out").join("agent.log")).unwrap(),
+        b"starting\n{}\n"
+    );
 }
 
 #[test]
@@ -208,13 +275,20 @@ fn an_import_killed_at_any_moment_is_finished_by_the_next() {
 fn two_imports_of_the_same_files_at_once_double_nothing() {
     let tool = Tool::new();
     for n in 0..3 {
-        tool.write(format!("src/{n}.jsonl"), generator::transcript(n, 1_000_000));
+        tool.write(
+            format!("src/{n}.jsonl"),
+            generator::transcript(n, 1_000_000),
+        );
     }
     let src = tool.path("src");
     let mut children: Vec<_> = (0..2)
         .map(|_| {
             let mut command = tool.command(["import".as_ref(), src.as_os_str()]);
-            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
         })
         .collect();
     for child in &mut children {

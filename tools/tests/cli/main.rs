@@ -1,5 +1,12 @@
 //! `betcode-db` as its users meet it: the real program on real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 mod demo;
 mod export;
 mod import;

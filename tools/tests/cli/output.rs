@@ -11,8 +11,14 @@ use crate::tool::{Ran, Tool, assert_same};
 
 fn tool() -> Tool {
     let tool = Tool::new();
-    tool.write("src/projects/some-project/0b1f2c3d-1111-4222-8333-444455556666.jsonl", generator::transcript(4, 400_000));
-    tool.write("src/a-name-longer-than-thirty-six-characters-as-logs-have.jsonl", generator::stream(5, 400_000));
+    tool.write(
+        "src/projects/some-project/0b1f2c3d-1111-4222-8333-444455556666.jsonl",
+        generator::transcript(4, 400_000),
+    );
+    tool.write(
+        "src/a-name-longer-than-thirty-six-characters-as-logs-have.jsonl",
+        generator::stream(5, 400_000),
+    );
     tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
     tool
 }
@@ -21,8 +27,14 @@ fn tool() -> Tool {
 fn everything_fits_80_columns_and_has_no_colour_in_a_pipe() {
     let tool = tool();
     let commands: [&[&str]; 8] = [
-        &["sessions"], &["compact"], &["report"], &["verify"], &["--help"], &["import", "--help"],
-        &["compact", "--dry-run"], &["demo", "--help"],
+        &["sessions"],
+        &["compact"],
+        &["report"],
+        &["verify"],
+        &["--help"],
+        &["import", "--help"],
+        &["compact", "--dry-run"],
+        &["demo", "--help"],
     ];
     for args in commands {
         let text = tool.ok(args).text();
@@ -51,16 +63,26 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn a_full_disk_behind_a_redirection_is_an_error() {
-    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else { return };
+    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+        return;
+    };
     let tool = tool();
-    let output = tool.command(["cat", "a-name"]).stdout(full).output().unwrap();
+    let output = tool
+        .command(["cat", "a-name"])
+        .stdout(full)
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(6));
 }
 
 #[test]
 fn quiet_writes_nothing_but_errors() {
     let tool = tool();
-    for args in [["report", "--quiet"], ["compact", "--quiet"], ["verify", "-q"]] {
+    for args in [
+        ["report", "--quiet"],
+        ["compact", "--quiet"],
+        ["verify", "-q"],
+    ] {
         let ran = tool.ok(args);
         assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", ""));
     }
@@ -92,10 +114,20 @@ fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
         .unwrap();
     thread::sleep(Duration::from_millis(150));
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let ran = Ran::of(child.wait_with_output().unwrap());
     let document: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
-    assert_eq!((ran.code, &document["interrupted"]), (130, &true.into()), "{document}");
+    assert_eq!(
+        (ran.code, &document["interrupted"]),
+        (130, &true.into()),
+        "{document}"
+    );
     tool.ok(["import".as_ref(), src.as_os_str()]);
     assert_same(&src, &tool.export("out"));
 }

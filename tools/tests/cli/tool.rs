@@ -23,7 +23,9 @@ pub(crate) struct Ran {
 
 impl Tool {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -83,9 +85,16 @@ impl Tool {
 
 impl Ran {
     pub(crate) fn of(output: Output) -> Self {
-        let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
+        let code = output
+            .status
+            .code()
+            .unwrap_or_else(|| -output.status.signal().unwrap());
         let stderr = String::from_utf8(output.stderr).unwrap();
-        Self { code, stdout: output.stdout, stderr }
+        Self {
+            code,
+            stdout: output.stdout,
+            stderr,
+        }
     }
 
     pub(crate) fn text(&self) -> String {
@@ -115,9 +124,16 @@ pub(crate) fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// Fails when the folders differ, without printing megabytes.
 pub(crate) fn assert_same(left: &Path, right: &Path) {
     let (left, right) = (files(left), files(right));
-    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
+    let names =
+        |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
     assert_eq!(names(&left), names(&right));
     for (a, b) in left.iter().zip(&right) {
-        assert!(a.1 == b.1, "{} differs: {} and {} bytes", a.0.display(), a.1.len(), b.1.len());
+        assert!(
+            a.1 == b.1,
+            "{} differs: {} and {} bytes",
+            a.0.display(),
+            a.1.len(),
+            b.1.len()
+        );
     }
 }
