@@ -9,6 +9,7 @@
 
 mod demo;
 mod export;
+mod growing;
 mod import;
 mod maintain;
 mod output;
