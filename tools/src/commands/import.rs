@@ -11,7 +11,7 @@ use crate::error::{Exit, Failure, Result};
 use crate::import::{ImportOptions, ImportPlan, ImportSummary, import};
 use crate::output::{Out, Unit, format};
 
-/// Record files of agent lines; again takes only what was appended since
+/// Record files of agent lines; run again, only what is new
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects

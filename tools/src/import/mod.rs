@@ -250,7 +250,7 @@ impl Run<'_> {
         let progress = self.progress;
         let observe = &mut self.observe;
         if let Err(error) = self.store.compact(&request, &mut |_| observe(progress)) {
-            tracing::warn!(%error, "compaction during the import failed");
+            tracing::info!(%error, "compaction during the import failed");
         }
     }
 }

@@ -85,7 +85,11 @@ fn run(store: &Store, src: &std::path::Path, batches: usize) -> u64 {
     let mut left = batches;
     let summary = import(store, plan, &ImportOptions::default(), &mut |_| {
         left = left.saturating_sub(1);
-        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if left == 0 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     let summary = summary.unwrap();
     assert!(summary.skipped.is_empty(), "{:?}", summary.skipped);
