@@ -23,9 +23,9 @@ Exit codes:
 
 Start with `betcode-db demo`. JSON output is described in docs/CLI_JSON.md.";
 
-/// Keeps the history of coding agents: every line, byte for byte, in a fraction of its size.
+/// Keeps what coding agents print: every byte of it, in a fraction of its size.
 #[derive(Debug, Parser)]
-#[command(name = "betcode-db", version, after_help = AFTER_HELP, max_term_width = 90)]
+#[command(name = "betcode-db", version, after_help = AFTER_HELP, max_term_width = 80)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// Options of every command.
@@ -90,6 +90,9 @@ impl Global {
     pub fn options(&self) -> StoreOptions {
         StoreOptions {
             db_bytes_max: self.limit_bytes,
+            // The limit of one session protects against an agent that runs away. What is imported
+            // is history already, and goes in whole or not at all.
+            session_bytes_max: self.limit_bytes,
             payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
             durability: if self.no_fsync {
                 Durability::Normal

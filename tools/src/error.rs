@@ -150,17 +150,11 @@ impl Failure {
     /// An operation on a file that the system refused.
     pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
         let exit = Exit::of_io(error);
-        let hint = match exit {
-            Exit::NotFound => Some("check the path"),
-            Exit::Denied => Some("check the permissions of the file and of its folder"),
-            Exit::NoSpace => Some("free space on that disk and run the same command again"),
-            _ => None,
-        };
         Self {
             exit,
             what: format!("cannot {action} {}", path.display()),
             why: Some(plain_io(error)),
-            hint: hint.map(str::to_owned),
+            hint: usual_hint(exit).map(str::to_owned),
         }
     }
 
@@ -174,6 +168,18 @@ impl Failure {
             "why": self.why,
             "try": self.hint,
         }})
+    }
+}
+
+/// What helps against most errors of a kind.
+fn usual_hint(exit: Exit) -> Option<&'static str> {
+    match exit {
+        Exit::NotFound => Some("check the path"),
+        Exit::Denied => {
+            Some("check the permissions of the file and of its folder, or choose another place")
+        }
+        Exit::NoSpace => Some("free space on that disk and run the same command again"),
+        _ => None,
     }
 }
 
@@ -221,11 +227,11 @@ impl From<StoreError> for Failure {
             StoreError::DiskFull { .. } => {
                 Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
             }
-            StoreError::LimitReached { .. } => {
+            StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
                 Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
             }
             StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
-            other => other.hint(),
+            other => other.hint().or(usual_hint(exit)),
         };
         let mut what = error.to_string();
         let mut why = None;

@@ -41,7 +41,6 @@ impl Interrupt {
     }
 
     /// The same, as the engine's observers want it.
-    #[must_use]
     pub fn flow(&self) -> ControlFlow<()> {
         if self.raised() {
             ControlFlow::Break(())

@@ -1,5 +1,6 @@
 //! The program: reads the command line, runs the command, ends with its exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use betcode_db::cli::Cli;
@@ -48,6 +49,9 @@ fn log_to_stderr(mode: Mode) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        .without_time()
+        .compact()
         .init();
 }

@@ -13,8 +13,8 @@ use crate::export::content;
 /// Write a session's lines to stdout
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The whole of an imported session is the file it came from, byte for byte.
-With --json: {session, messages: [{sequence, received_ms, payload | payload_base64}]}.")]
+The whole of an imported session is the file it came from, byte for byte. With --json: \
+{session, messages: [{sequence, received_ms, payload | payload_base64}]}.")]
 pub struct Args {
     /// The session's id, or its beginning
     session: String,

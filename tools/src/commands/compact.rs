@@ -11,7 +11,7 @@ use crate::output::{Out, Unit, format};
 /// Compress messages losslessly and give the space back
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-What is compressed is decompressed again and compared byte for byte before the original rows
+What is compressed is decompressed again and compared byte for byte before the original rows \
 go. Stopping at any moment, even by kill -9, loses nothing.")]
 pub struct Args {
     /// Only this session (an id, or its beginning)
@@ -121,9 +121,7 @@ fn show(out: &mut Out, outcome: &CompactionOutcome) {
 }
 
 fn show_plan(out: &mut Out, plan: &CompactionPlan) {
-    let steps: Vec<_> = plan
-        .steps
-        .iter()
+    let steps: Vec<_> = plan.steps()
         .map(|step| {
             json!({
                 "session": step.session.as_str(),

@@ -15,7 +15,7 @@ use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content;
 use crate::generator;
-use crate::import::{ImportOptions, ImportSummary, import, walk};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, import};
 use crate::output::{Out, Unit, format};
 use crate::report::{Report, render};
 
@@ -25,9 +25,9 @@ const GENERATED_SESSIONS: usize = 12;
 /// See it at work: record, compact, verify, replay and report
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Records PATH, else ~/.claude/projects when it holds sessions, else generated ones. The sources are
-only read. Without --db the store goes to a temporary folder, which stays so that you can look
-around in it; --remove takes it away at the end.")]
+Records PATH, else ~/.claude/projects when it holds sessions, else generated ones. The \
+sources are only read. Without --db the store goes to a temporary folder, which stays so \
+that you can look around in it; --remove takes it away at the end.")]
 pub struct Args {
     /// File or folder of agent lines
     path: Option<PathBuf>,
@@ -47,7 +47,7 @@ pub struct Args {
 
 /// Where the lines come from.
 struct Source {
-    paths: Vec<PathBuf>,
+    plan: ImportPlan,
     /// In words.
     about: String,
     generated: bool,
@@ -86,8 +86,9 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
     refuse_used(&database, context)?;
     context
         .out
-        .line("BetCode history store: record, compact, verify, replay\n");
-    let source = find_source(args, scratch, context.out)?;
+        .line("The BetCode history store at work: record, compact, verify, replay.");
+    context.out.line("");
+    let mut source = find_source(args, scratch, context.out)?;
     context.out.line(format!("Source      {}", source.about));
     context
         .out
@@ -95,7 +96,7 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
     context.out.flush();
     let store = Store::open(&database, context.global.options())?;
 
-    let imported = record(&store, &source, context)?;
+    let imported = record(&store, std::mem::take(&mut source.plan), context)?;
     if imported.interrupted || context.interrupt.raised() {
         return Ok(interrupted(context.out));
     }
@@ -172,21 +173,20 @@ fn refuse_used(database: &Path, context: &Context<'_>) -> Result<()> {
 
 fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
     if let Some(path) = &args.path {
-        fs::metadata(path).map_err(|e| Failure::io("read", path, &e))?;
-        let about = path.display().to_string();
+        let plan = ImportPlan::of(std::slice::from_ref(path))?;
         return Ok(Source {
-            paths: vec![path.clone()],
-            about,
+            plan,
+            about: path.display().to_string(),
             generated: false,
         });
     }
     let projects = BaseDirs::new().map(|dirs| dirs.home_dir().join(".claude/projects"));
     if let Some(projects) = projects.filter(|_| !args.generated)
-        && walk::find(std::slice::from_ref(&projects), &mut Vec::new()).is_ok_and(|f| !f.is_empty())
+        && let Ok(plan) = ImportPlan::of(std::slice::from_ref(&projects))
     {
         let about = format!("{}, your own sessions (only read)", projects.display());
         return Ok(Source {
-            paths: vec![projects],
+            plan,
             about,
             generated: false,
         });
@@ -197,25 +197,25 @@ fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
         .map_err(|e| Failure::io("write generated sessions to", &folder, &e))?;
     drop(progress);
     let about = format!(
-        "{} generated from seed {}, as you have none yet",
+        "{} generated from seed {}{}",
         format::counted(files.len() as u64, "session"),
-        args.seed
+        args.seed,
+        if args.generated {
+            ""
+        } else {
+            ", as ~/.claude/projects holds none"
+        }
     );
-    let about = if args.generated {
-        about.replace(", as you have none yet", "")
-    } else {
-        about
-    };
     Ok(Source {
-        paths: vec![folder],
+        plan: ImportPlan::of(&[folder])?,
         about,
         generated: true,
     })
 }
 
-fn record(store: &Store, source: &Source, context: &mut Context<'_>) -> Result<ImportSummary> {
+fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<ImportSummary> {
     let progress = context.out.progress("recording", 0, Unit::Bytes);
-    let summary = import(store, &source.paths, &ImportOptions::default(), &mut |at| {
+    let summary = import(store, plan, &ImportOptions::default(), &mut |at| {
         progress.at_of(at.bytes_done, at.bytes);
         context.interrupt.flow()
     })?;

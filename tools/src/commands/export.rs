@@ -10,9 +10,9 @@ use crate::output::{Unit, format};
 /// Write sessions back into files, byte for byte
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An imported session is written under the path it had below the imported folder, any other as
-ID.jsonl. Files are written whole or not at all; one that stands there with the same bytes is
-left alone.")]
+An imported session is written under the path it had below the imported folder, any other as \
+ID.jsonl. Files are written whole or not at all; one that stands there with the same bytes \
+is left alone.")]
 pub struct Args {
     /// Folder to write to; created when missing
     #[arg(long, short, value_name = "DIR")]

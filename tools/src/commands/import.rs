@@ -8,10 +8,10 @@ use betcode_storage::{Store, StoreOptions};
 use super::Context;
 use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
-use crate::import::{ImportOptions, ImportSummary, import};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, import};
 use crate::output::{Out, Unit, format};
 
-/// Record files of agent lines; again takes only what was appended since
+/// Record files of agent lines; run again, only what is new
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects
@@ -42,10 +42,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
                 .hint("give 100MiB or less"),
         );
     }
-    // Looked at before the database is created: a misspelt path should leave nothing behind.
-    for path in &args.paths {
-        std::fs::metadata(path).map_err(|e| Failure::io("import", path, &e))?;
-    }
+    let plan = ImportPlan::of(&args.paths)?;
     let options = ImportOptions {
         as_new: args.as_new,
         binary: args.binary,
@@ -57,7 +54,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     };
     let store = Store::open(&context.database()?, store_options)?;
     let progress = context.out.progress("importing", 0, Unit::Bytes);
-    let summary = import(&store, &args.paths, &options, &mut |at| {
+    let summary = import(&store, plan, &options, &mut |at| {
         progress.at_of(at.bytes_done, at.bytes);
         context.interrupt.flow()
     });

@@ -27,7 +27,7 @@ use crate::output::Out;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Record files of agent lines; again takes only what was appended since
+    /// Record files of agent lines; run again, only what is new
     Import(import::Args),
     /// Write sessions back into files, byte for byte
     Export(export::Args),

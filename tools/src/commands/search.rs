@@ -14,8 +14,8 @@ const EXCERPT_CHARS: usize = 120;
 /// Find text in messages, compacted or not
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints SESSION:SEQUENCE: and an excerpt for each message that matches. Every message is read, so it
-takes as long as a replay. Exit code 3 when nothing matches.")]
+Prints SESSION:SEQUENCE: and an excerpt for each message that matches. Every message is \
+read, so it takes as long as a replay. Exit code 3 when nothing matches.")]
 pub struct Args {
     /// The text, as it stands in the JSON line
     pattern: String,

@@ -10,10 +10,9 @@ use crate::output::{Out, format};
 
 /// List sessions
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "STORED is what the session takes in the database, also as a share of RAW.
-Wherever a session is asked for, the beginning of its id will do."
-)]
+#[command(after_help = "\
+STORED is what the session takes in the database, also as a share of RAW. Wherever a session \
+is asked for, the beginning of its id will do.")]
 pub struct Args {
     /// Only sessions whose id, name, model or directory contains this
     filter: Option<String>,
@@ -52,8 +51,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         sessions.retain(|s| mentions(s, text));
     }
     match args.sort {
-        // The time of the last message, when it tells: imported sessions were all updated today.
-        Sort::Updated => sessions.sort_by_key(|s| std::cmp::Reverse(last_ms(s))),
+        // When the last message was said: imported sessions were all updated today. Those that
+        // tell no time come last.
+        Sort::Updated => sessions.sort_by_key(|s| std::cmp::Reverse(s.last_time_ms)),
         Sort::Size => sessions.sort_by_key(|s| std::cmp::Reverse(s.raw_bytes)),
         Sort::Messages => sessions.sort_by_key(|s| std::cmp::Reverse(s.messages)),
         Sort::Id => sessions.sort_by(|a, b| a.id.cmp(&b.id)),
@@ -80,10 +80,6 @@ fn mentions(session: &Session, text: &str) -> bool {
     ]
     .iter()
     .any(|field| field.to_lowercase().contains(&text))
-}
-
-fn last_ms(session: &Session) -> i64 {
-    session.last_time_ms.unwrap_or(session.updated_ms)
 }
 
 fn show(out: &mut Out, sessions: &[Session], total: usize) {
@@ -127,14 +123,22 @@ fn rows(session: &Session) -> Vec<String> {
         format::percent(session.stored_bytes(), session.raw_bytes).replace(' ', ""),
         format::hours(session.active_ms).replace(' ', ""),
     ));
-    let name = if session.meta.name.is_empty() {
-        &session.last_preview
-    } else {
-        &session.meta.name
-    };
-    let about = format::cut(name, 58);
-    rows.push(format!("  {}  {about}", format::minute(last_ms(session))));
+    let said = session
+        .last_time_ms
+        .map_or_else(|| format!("{:<16}", "no time told"), format::minute);
+    let about = format::cut(about(session), 58);
+    rows.push(format!("  {said}  {about}"));
     rows
+}
+
+/// What a session is about, as far as it is known.
+fn about(session: &Session) -> &str {
+    let meta = &session.meta;
+    let known = [&meta.name, &session.last_preview, &meta.working_directory];
+    known
+        .into_iter()
+        .find(|text| !text.is_empty())
+        .map_or("", String::as_str)
 }
 
 /// A session as in JSON.

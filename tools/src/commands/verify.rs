@@ -11,9 +11,9 @@ use crate::output::{Unit, format};
 /// Read everything and check it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Checks the file's structure, the checksum of every segment, the digest of every message, that no
-sequence is missing or double, and that the counters are right. Problems are listed and lead to
-exit code 1; nothing is changed.")]
+Checks the file's structure, the checksum of every segment, the digest of every message, \
+that no sequence is missing or double, and that the counters are right. Problems are listed \
+and lead to exit code 1; nothing is changed.")]
 pub struct Args {}
 
 /// Runs the command.

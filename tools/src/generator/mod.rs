@@ -1,5 +1,10 @@
 //! Sessions out of nothing: seeded, plausible, of any size; for the demo, tests and benchmarks.
 //!
+//! How they compress, `zstd -19 --long=27` per session: generated transcripts 9.3 %, generated
+//! streams 9.9 %; real transcripts 11.7 to 15.1 % (18.8 % where images are many), real streams
+//! with partial messages 10.3 %, without them 12.8 %. So generated sessions flatter a footprint a
+//! little; figures that are to be believed are measured on real ones.
+//!
 //! A seed gives the same bytes for ever. Sessions of any size come line by line from
 //! [`TranscriptLines`] and [`StreamLines`], which take bounded memory:
 //!

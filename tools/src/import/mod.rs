@@ -8,6 +8,7 @@
 mod file;
 pub mod identity;
 pub mod lines;
+mod place;
 pub mod sniff;
 pub mod walk;
 
@@ -15,7 +16,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use betcode_storage::{CompactionRequest, Store, StoreError, Tier, limits};
+use betcode_storage::{CompactionRequest, ErrorKind, Store, StoreError, Tier, limits};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -133,31 +134,55 @@ pub struct ImportProgress {
 /// Watches an import; `Break` stops it between two batches.
 pub type Observer<'a> = &'a mut dyn FnMut(ImportProgress) -> ControlFlow<()>;
 
-/// Imports `paths` into `store`.
+/// The files that an import will look at. Found before a database is opened, so that a misspelt
+/// path leaves none behind.
+#[derive(Debug, Clone, Default)]
+pub struct ImportPlan {
+    /// The files, in order.
+    pub files: Vec<walk::Found>,
+    /// What could not be looked at.
+    pub skipped: Vec<Skipped>,
+}
+
+impl ImportPlan {
+    /// Finds the files that `paths` name.
+    ///
+    /// # Errors
+    /// When a path does not exist, or a folder holds no sessions.
+    pub fn of(paths: &[PathBuf]) -> Result<Self> {
+        let mut skipped = Vec::new();
+        let files = walk::find(paths, &mut skipped)?;
+        Ok(Self { files, skipped })
+    }
+}
+
+/// Imports the files of `plan` into `store`.
 ///
 /// # Errors
-/// When a path does not exist, a folder holds no sessions, or the store refuses to go on. What
-/// was taken before stays, and is not taken again.
+/// When the store refuses to go on. What was taken before stays, and is not taken again.
 pub fn import(
     store: &Store,
-    paths: &[PathBuf],
+    plan: ImportPlan,
     options: &ImportOptions,
     observe: Observer<'_>,
 ) -> Result<ImportSummary> {
     let started = Instant::now();
-    let mut summary = ImportSummary::default();
-    let files = walk::find(paths, &mut summary.skipped)?;
+    let mut summary = ImportSummary {
+        skipped: plan.skipped,
+        ..ImportSummary::default()
+    };
+    let bytes = plan.files.iter().map(|f| f.bytes).sum();
     let mut run = Run {
         store,
         options,
         observe,
         progress: ImportProgress {
             bytes_done: 0,
-            bytes: files.iter().map(|f| f.bytes).sum(),
+            bytes,
         },
         uncompacted_bytes: 0,
     };
-    for found in &files {
+    for found in &plan.files {
         let done_before = run.progress.bytes_done;
         summary.files += 1;
         let mut taken = Taken::default();
@@ -225,15 +250,12 @@ impl Run<'_> {
         let progress = self.progress;
         let observe = &mut self.observe;
         if let Err(error) = self.store.compact(&request, &mut |_| observe(progress)) {
-            tracing::warn!(%error, "compaction during the import failed");
+            tracing::info!(%error, "compaction during the import failed");
         }
     }
 }
 
 /// Whether compacting may help an append that failed.
 fn is_about_space(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::LimitReached { .. } | StoreError::DiskFull { .. }
-    )
+    error.kind() == ErrorKind::NoSpace
 }

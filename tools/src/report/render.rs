@@ -153,18 +153,18 @@ fn sessions(report: &Report, lines: &mut Vec<String>) {
     }
     lines.push(String::new());
     lines.push(format!(
-        "{:<36} {:>10} {:>10} {:>10} {:>8}",
+        "{:<38} {:>9} {:>9} {:>9} {:>7}",
         "Biggest sessions", "messages", "bytes", "stored", ""
     ));
     for session in &report.biggest_sessions {
-        let id = if session.session.len() > 34 {
+        let id = if session.session.len() > 36 {
             lines.push(format!("  {}", session.session));
             String::new()
         } else {
             session.session.clone()
         };
         lines.push(format!(
-            "  {id:<34} {:>10} {:>10} {:>10} {:>8}",
+            "  {id:<36} {:>9} {:>9} {:>9} {:>7}",
             count(session.messages),
             bytes(session.raw_bytes),
             bytes(session.stored_bytes),

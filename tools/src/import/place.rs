@@ -1,0 +1,166 @@
+//! Where the import of a file goes on: in which session, and after which byte.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
+
+use betcode_storage::{ImportRecord, SessionId, StoreError};
+
+use super::file::{FindStop, READ_BYTES, Stop};
+use super::identity::{self, Candidate, Decision, Prefix};
+use super::walk::{Found, path_bytes};
+use super::{Run, Skipped};
+use crate::export::content;
+
+/// Where in a file, and in its session, the import goes on.
+pub(super) struct Place {
+    pub(super) session: SessionId,
+    pub(super) is_new: bool,
+    /// What was taken of the file.
+    pub(super) prefix: Prefix,
+    /// Whether the last line taken had no newline.
+    pub(super) unterminated: bool,
+    pub(super) next_sequence: u64,
+    pub(super) relative_path: Vec<u8>,
+    /// Whether the record says something else than what will be written with the next batch.
+    pub(super) record_is_stale: bool,
+}
+
+/// Finds the session that the file belongs to, and how far it was taken.
+pub(super) fn find_place(
+    run: &Run<'_>,
+    file: &mut File,
+    length: u64,
+    found: &Found,
+) -> Result<Place, FindStop> {
+    let source_path = path_bytes(&found.canonical);
+    let relative_path = path_bytes(&found.relative);
+    let by_source = run.store.imports_by_source(&source_path)?;
+    let by_relative = run.store.imports_by_relative(&relative_path)?;
+    let ends = by_source
+        .iter()
+        .chain(&by_relative)
+        .map(|r| r.mark.taken_bytes)
+        .collect();
+    let prefixes = prefixes(file, length, ends)?;
+    let compare = |records: Vec<ImportRecord>| -> Vec<Candidate> {
+        records
+            .into_iter()
+            .map(|record| {
+                let prefix = prefixes.iter().find(|p| p.bytes == record.mark.taken_bytes);
+                let prefix_matches = prefix.is_some_and(|p| p.digest() == record.mark.taken_digest);
+                Candidate {
+                    record,
+                    prefix_matches,
+                }
+            })
+            .collect()
+    };
+    match identity::decide(&compare(by_source), &compare(by_relative)) {
+        Decision::Continue(record) if !(run.options.as_new && goes_beyond(&record, &prefixes)) => {
+            let taken = record.mark.taken_bytes;
+            let prefix = prefixes
+                .into_iter()
+                .find(|p| p.bytes == taken)
+                .unwrap_or_default();
+            let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
+            Ok(Place {
+                session: record.session,
+                is_new: false,
+                prefix,
+                unterminated: record.mark.unterminated,
+                // Counted, not asked from the session: messages beyond the mark (of an import
+                // that ran beside this one) are then recognised as the same, not doubled.
+                next_sequence: messages + 1,
+                record_is_stale: record.mark.source_path != source_path,
+                relative_path: record.mark.relative_path,
+            })
+        }
+        Decision::Changed(record) if !run.options.as_new => {
+            Err(changed(run, file, found, &record)?.into())
+        }
+        Decision::New | Decision::Continue(_) | Decision::Changed(_) => Ok(Place {
+            session: free_id(run, found, &relative_path)?,
+            is_new: true,
+            prefix: Prefix::default(),
+            unterminated: false,
+            next_sequence: 1,
+            relative_path,
+            record_is_stale: true,
+        }),
+    }
+}
+
+/// Whether the session holds messages that did not come from the file.
+fn goes_beyond(record: &ImportRecord, prefixes: &[Prefix]) -> bool {
+    let prefix = prefixes.iter().find(|p| p.bytes == record.mark.taken_bytes);
+    prefix.is_some_and(|p| {
+        record.last_sequence > p.messages(record.mark.unterminated, record.mark.joins.len())
+    })
+}
+
+/// The file's beginning as it was at each of `ends` that it reaches.
+fn prefixes(file: &mut File, length: u64, mut ends: Vec<u64>) -> io::Result<Vec<Prefix>> {
+    ends.sort_unstable();
+    ends.dedup();
+    file.seek(SeekFrom::Start(0))?;
+    let mut buffer = vec![0; READ_BYTES];
+    let mut prefix = Prefix::default();
+    let mut reached = Vec::new();
+    for end in ends.into_iter().filter(|&end| end <= length) {
+        while prefix.bytes < end {
+            let room =
+                usize::try_from(end - prefix.bytes).map_or(READ_BYTES, |r| r.min(READ_BYTES));
+            let read = file.read(buffer.get_mut(..room).unwrap_or_default())?;
+            if read == 0 {
+                return Ok(reached);
+            }
+            prefix.push(buffer.get(..read).unwrap_or_default());
+        }
+        reached.push(prefix.clone());
+    }
+    Ok(reached)
+}
+
+fn changed(
+    run: &Run<'_>,
+    file: &mut File,
+    found: &Found,
+    record: &ImportRecord,
+) -> Result<Stop, FindStop> {
+    file.seek(SeekFrom::Start(0))?;
+    let difference =
+        content::first_difference(run.store, &record.session, file).map_err(Stop::Fail)?;
+    let hint = "restore the file, or record it beside the old one with --as-new";
+    let session = &record.session;
+    let skipped = match difference {
+        Some(d) if d.file_ended => {
+            let why = format!("it is shorter than what session {session} holds of it");
+            Skipped::new(&found.path, why, hint).at_line(d.line)
+        }
+        Some(d) => {
+            let why = format!("its past changed: the line differs from session {session}");
+            Skipped::new(&found.path, why, hint).at_line(d.line)
+        }
+        None => {
+            let why = format!("its past differs from the record of session {session}");
+            Skipped::new(&found.path, why, hint)
+        }
+    };
+    Ok(Stop::Skip(skipped))
+}
+
+fn free_id(run: &Run<'_>, found: &Found, relative: &[u8]) -> Result<SessionId, StoreError> {
+    let stem = found.relative.file_stem().unwrap_or_default();
+    for id in identity::ids(stem.as_bytes(), relative) {
+        match run.store.session(&id) {
+            Err(StoreError::SessionNotFound { .. }) => return Ok(id),
+            Err(other) => return Err(other),
+            Ok(_) => {}
+        }
+    }
+    // The iterator numbers without end.
+    Err(StoreError::Closed {
+        why: Some("no session id is free".to_owned()),
+    })
+}

@@ -1,0 +1,55 @@
+//! `demo`: what the README promises.
+
+use std::fs;
+
+use betcode_db::generator;
+
+use crate::tool::Tool;
+
+#[test]
+fn without_sessions_the_demo_generates_some_and_everything_comes_back() {
+    let tool = Tool::new();
+    let ran = crate::tool::Ran::of(
+        tool.command(["demo", "--size", "1MB", "--remove"])
+            .env_remove("BETCODE_DB")
+            .output()
+            .unwrap(),
+    );
+    let text = ran.text();
+    assert_eq!(ran.code, 0, "{text}{}", ran.stderr);
+    for word in [
+        "generated from seed 1",
+        "Recorded",
+        "Compacted",
+        "Verified",
+        "byte for byte",
+        "Footprint",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let left: Vec<_> = fs::read_dir(tool.path("")).unwrap().collect();
+    assert!(left.is_empty(), "--remove leaves nothing: {left:?}");
+}
+
+#[test]
+fn the_users_own_sessions_come_first_and_are_only_read() {
+    let tool = Tool::new();
+    let own = tool.write(
+        ".claude/projects/p/s.jsonl",
+        generator::transcript(8, 300_000),
+    );
+    let before = fs::read(&own).unwrap();
+    let (story, code) = tool.json(["demo"]);
+    assert_eq!((code, &story["generated"]), (0, &false.into()), "{story}");
+    assert_eq!(story["replay"]["differing"], serde_json::json!([]));
+    assert_eq!(story["replay"]["bytes"], before.len());
+    assert_eq!(fs::read(&own).unwrap(), before);
+    assert!(tool.db().exists(), "the database that was named stays");
+    assert_eq!(tool.json(["demo"]).1, 4, "a store in use is not touched");
+}
+
+#[test]
+fn a_path_to_the_demo_must_hold_sessions() {
+    let tool = Tool::new();
+    assert_eq!(tool.run(["demo", "/nowhere/at/all"]).code, 3);
+}

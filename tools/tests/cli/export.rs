@@ -1,0 +1,134 @@
+//! `export` and `cat`: sessions as files again.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use crate::tool::{Tool, files};
+
+fn tool_with(sessions: &[(&str, &str)]) -> Tool {
+    let tool = Tool::new();
+    for (name, lines) in sessions {
+        tool.write(format!("src/{name}.jsonl"), lines);
+    }
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    tool
+}
+
+#[test]
+fn only_the_owner_may_read_what_is_exported_and_recorded() {
+    let tool = tool_with(&[("p/a", "{}\n")]);
+    let out = tool.export("out");
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(out.join("p/a.jsonl")), 0o600);
+    assert_eq!(mode(out.join("p")), 0o700);
+    assert_eq!(mode(out), 0o700);
+    assert_eq!(mode(tool.db()), 0o600);
+}
+
+#[test]
+fn a_file_with_other_content_is_replaced_only_on_demand() {
+    let tool = tool_with(&[("a", "{}\n"), ("b", "{}\n")]);
+    tool.write("out/a.jsonl", "mine\n");
+    let out = tool.path("out");
+    let args = |more: &[&str]| {
+        let args = ["export", "--out", out.to_str().unwrap()];
+        args.iter()
+            .chain(more)
+            .map(|a| (*a).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let (refused, code) = tool.json(args(&[]));
+    assert_eq!(
+        (code, &refused["sessions"]),
+        (4, &1.into()),
+        "the other is written"
+    );
+    assert_eq!(fs::read(out.join("a.jsonl")).unwrap(), b"mine\n");
+    assert_eq!(tool.json(args(&["--force"])).1, 0);
+    assert_eq!(fs::read(out.join("a.jsonl")).unwrap(), b"{}\n");
+    let (again, code) = tool.json(args(&[]));
+    assert_eq!((code, &again["unchanged"]), (0, &2.into()));
+}
+
+#[test]
+fn links_in_the_folder_are_not_followed_out_of_it() {
+    let tool = tool_with(&[("p/a", "{}\n")]);
+    fs::create_dir_all(tool.path("out")).unwrap();
+    fs::create_dir_all(tool.path("outside")).unwrap();
+    symlink(tool.path("outside"), tool.path("out/p")).unwrap();
+    let ran = tool.run([
+        "export".as_ref(),
+        "--out".as_ref(),
+        tool.path("out").as_os_str(),
+    ]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(files(&tool.path("outside")).is_empty());
+}
+
+#[test]
+fn sessions_that_want_one_path_are_numbered_oldest_first() {
+    let tool = Tool::new();
+    for folder in ["one", "two", "three"] {
+        tool.write(
+            format!("{folder}/x.jsonl"),
+            format!("{{\"from\":\"{folder}\"}}\n"),
+        );
+        tool.ok(["import".as_ref(), tool.path(folder).as_os_str()]);
+    }
+    let names: Vec<_> = files(&tool.export("out"))
+        .into_iter()
+        .map(|(name, bytes)| {
+            (
+                name.display().to_string(),
+                String::from_utf8(bytes).unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("x.jsonl", "one"),
+        ("x~2.jsonl", "two"),
+        ("x~3.jsonl", "three"),
+    ];
+    for ((name, bytes), (path, from)) in names.iter().zip(expected) {
+        assert_eq!((name.as_str(), bytes.contains(from)), (path, true));
+    }
+}
+
+#[test]
+fn one_session_is_exported_where_all_would_put_it() {
+    let tool = tool_with(&[("p/a", "{}\n"), ("p/b", "{}\n")]);
+    let out = tool.path("out");
+    tool.ok(["export", "--session", "b", "--out", out.to_str().unwrap()]);
+    assert_eq!(files(&out).len(), 1);
+    assert!(out.join("p/b.jsonl").exists());
+}
+
+#[test]
+fn cat_writes_the_whole_file_or_the_part_asked_for() {
+    let tool = tool_with(&[("session-one", "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\nlast")]);
+    assert_eq!(
+        tool.ok(["cat", "session-one"]).text(),
+        "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\nlast"
+    );
+    assert_eq!(
+        tool.ok(["cat", "sess", "--from", "2", "--to", "3"]).text(),
+        "{\"n\":2}\n{\"n\":3}\n"
+    );
+    assert_eq!(
+        tool.ok(["cat", "sess", "--last", "2"]).text(),
+        "{\"n\":3}\nlast"
+    );
+    assert_eq!(tool.ok(["cat", "sess", "--from", "9"]).text(), "");
+    assert_eq!(tool.run(["cat", "nobody"]).code, 3);
+}
+
+#[test]
+fn cat_as_json_keeps_payloads_that_are_no_text() {
+    let tool = Tool::new();
+    let file = tool.write("x.jsonl", b"{}\n\xff\xfe\n");
+    tool.ok(["import".as_ref(), file.as_os_str()]);
+    let (document, code) = tool.json(["cat", "x"]);
+    assert_eq!(code, 0);
+    assert_eq!(document["messages"][0]["payload"], "{}");
+    assert_eq!(document["messages"][1]["payload_base64"], "//4=");
+}

@@ -1,0 +1,324 @@
+//! `import`, again and again, whatever the files hold.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use betcode_db::generator;
+use serde_json::Value;
+
+use crate::tool::{Tool, assert_same};
+
+fn append(path: &Path, bytes: &[u8]) {
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .unwrap()
+        .write_all(bytes)
+        .unwrap();
+}
+
+/// Imports the folder `src`; the document and the exit code.
+fn import(tool: &Tool) -> (Value, i32) {
+    tool.json(["import".as_ref(), tool.path("src").as_os_str()])
+}
+
+#[test]
+fn sessions_of_every_kind_come_back_byte_for_byte() {
+    let tool = Tool::new();
+    tool.write("src/projects/p/a.jsonl", generator::transcript(1, 600_000));
+    tool.write("src/streams/b.ndjson", generator::stream(2, 600_000));
+    for seed in 0..6 {
+        tool.write(
+            format!("src/awkward/{seed}.jsonl"),
+            generator::awkward(seed),
+        );
+    }
+    tool.write("src/empty.jsonl", "");
+    tool.write("src/newline.jsonl", "\n");
+    tool.write("src/newlines.jsonl", "\n\n\r\n\n");
+    tool.write("src/unterminated.jsonl", "{}\n{\"torn\":");
+    tool.write(
+        std::ffi::OsStr::from_bytes(b"src/not-utf8-\xff.jsonl"),
+        "{}\n",
+    );
+    let (imported, code) = import(&tool);
+    assert_eq!((code, &imported["skipped"]), (0, &serde_json::json!([])));
+    assert_same(&tool.path("src"), &tool.export("out-hot"));
+    tool.ok(["compact"]);
+    assert_same(&tool.path("src"), &tool.export("out-compacted"));
+    let (verified, code) = tool.json(["verify"]);
+    assert_eq!(
+        (code, &verified["ok"]),
+        (0, &Value::Bool(true)),
+        "{verified}"
+    );
+}
+
+#[test]
+fn importing_again_takes_only_what_was_appended() {
+    let tool = Tool::new();
+    let grown = tool.write("src/grown.jsonl", "{\"n\":1}\n{\"n\":2}\n");
+    tool.write("src/same.jsonl", "{}\n");
+    assert_eq!(import(&tool).0["messages"], 3);
+    let (nothing, code) = import(&tool);
+    assert_eq!(
+        (code, &nothing["messages"], &nothing["unchanged"]),
+        (0, &0.into(), &2.into())
+    );
+    append(&grown, b"{\"n\":3}\n");
+    let (more, _) = import(&tool);
+    assert_eq!(
+        (&more["messages"], &more["bytes"], &more["resumed"]),
+        (&1.into(), &8.into(), &1.into())
+    );
+    assert_same(&tool.path("src"), &tool.export("out"));
+}
+
+#[test]
+fn a_last_line_without_newline_goes_on_in_every_way() {
+    for (number, rest) in ["\n", "\n\n", "ued\"}\n", "ued\"}", "ued\"}\n{}\n", "\n{}"]
+        .iter()
+        .enumerate()
+    {
+        let tool = Tool::new();
+        let file = tool.write("src/a.jsonl", "{}\n{\"is\":\"contin");
+        import(&tool);
+        if number % 2 == 0 {
+            tool.ok(["compact"]);
+        }
+        append(&file, rest.as_bytes());
+        import(&tool);
+        assert_same(&tool.path("src"), &tool.export("out"));
+        append(&file, b"more\n");
+        import(&tool);
+        assert_same(&tool.path("src"), &tool.export("out-2"));
+        assert_eq!(import(&tool).0["messages"], 0, "{rest:?}");
+    }
+}
+
+#[test]
+fn a_file_whose_past_changed_is_named_with_its_line_and_left_alone() {
+    let tool = Tool::new();
+    let file = tool.write("src/a.jsonl", "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
+    tool.write("src/z.jsonl", "{}\n");
+    import(&tool);
+    let before = tool.export("before");
+    fs::write(&file, "{\"n\":1}\n{\"n\":9}\n{\"n\":3}\n{\"n\":4}\n").unwrap();
+    append(&tool.path("src/z.jsonl"), b"{}\n");
+    let (changed, code) = import(&tool);
+    assert_eq!(
+        (code, &changed["messages"]),
+        (1, &1.into()),
+        "the other file goes on"
+    );
+    assert_eq!(changed["skipped"][0]["line"], 2);
+    assert!(
+        changed["skipped"][0]["path"]
+            .as_str()
+            .unwrap()
+            .ends_with("a.jsonl")
+    );
+    let after = tool.export("after");
+    assert_eq!(
+        fs::read(before.join("a.jsonl")).unwrap(),
+        fs::read(after.join("a.jsonl")).unwrap()
+    );
+
+    let (beside, code) = tool.json([
+        "import".as_ref(),
+        tool.path("src").as_os_str(),
+        "--as-new".as_ref(),
+    ]);
+    assert_eq!((code, &beside["messages"]), (0, &4.into()));
+    let both = tool.export("both");
+    assert_eq!(
+        fs::read(both.join("a~2.jsonl")).unwrap(),
+        fs::read(&file).unwrap()
+    );
+    // From now on the file is the new session's.
+    append(&file, b"{\"n\":5}\n");
+    assert_eq!(import(&tool).0["messages"], 1);
+}
+
+#[test]
+fn a_file_that_became_shorter_is_named() {
+    let tool = Tool::new();
+    let file = tool.write("src/a.jsonl", "{\"n\":1}\n{\"n\":2}\n");
+    import(&tool);
+    fs::write(&file, "{\"n\":1}\n").unwrap();
+    let (shorter, code) = import(&tool);
+    assert_eq!((code, &shorter["skipped"][0]["line"]), (1, &2.into()));
+}
+
+#[test]
+fn a_folder_that_was_moved_is_recognised() {
+    let tool = Tool::new();
+    tool.write("src/p/a.jsonl", generator::transcript(3, 50_000));
+    import(&tool);
+    fs::rename(tool.path("src"), tool.path("elsewhere")).unwrap();
+    append(&tool.path("elsewhere/p/a.jsonl"), b"{}\n");
+    let (moved, _) = tool.json(["import".as_ref(), tool.path("elsewhere").as_os_str()]);
+    assert_eq!(
+        (&moved["messages"], &moved["resumed"]),
+        (&1.into(), &1.into())
+    );
+    assert_same(&tool.path("elsewhere"), &tool.export("out"));
+}
+
+#[test]
+fn files_of_one_name_become_sessions_of_their_own() {
+    let tool = Tool::new();
+    for n in 0..5 {
+        tool.write(format!("src/{n}/full.jsonl"), format!("{{\"n\":{n}}}\n"));
+    }
+    assert_eq!(import(&tool).0["sessions"], 5);
+    assert_same(&tool.path("src"), &tool.export("out"));
+}
+
+#[test]
+fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
+    let tool = Tool::new();
+    let long = format!("{{}}\n{{\"long\":\"{}\"}}\n{{}}\n", "x".repeat(2_000_000));
+    tool.write("src/long.jsonl", long);
+    tool.write("src/short.jsonl", "{}\n");
+    let src = tool.path("src");
+    let args =
+        |max| ["import", src.to_str().unwrap(), "--max-payload-bytes", max].map(str::to_owned);
+    let (refused, code) = tool.json(args("1MB"));
+    assert_eq!(
+        (code, &refused["messages"], &refused["skipped"][0]["line"]),
+        (1, &2.into(), &2.into())
+    );
+    let (taken, code) = tool.json(args("4MB"));
+    assert_eq!((code, &taken["messages"]), (0, &2.into()));
+    assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn links_that_lead_in_circles_are_named_and_the_rest_is_taken() {
+    let tool = Tool::new();
+    tool.write("src/p/a.jsonl", "{}\n");
+    symlink(tool.path("src"), tool.path("src/p/back")).unwrap();
+    let (imported, code) = import(&tool);
+    assert_eq!((code, &imported["messages"]), (1, &1.into()));
+    assert!(
+        imported["skipped"][0]["why"]
+            .as_str()
+            .unwrap()
+            .contains("leads back")
+    );
+}
+
+#[test]
+fn files_that_hold_no_lines_are_refused_unless_asked_for() {
+    let tool = Tool::new();
+    let program = env!("CARGO_BIN_EXE_betcode-db");
+    let (refused, code) = tool.json(["import", program]);
+    assert_eq!((code, &refused["messages"]), (1, &0.into()));
+    assert!(
+        refused["skipped"][0]["why"]
+            .as_str()
+            .unwrap()
+            .contains("program"),
+        "{refused}"
+    );
+    let gz = tool.write("x.jsonl", b"\x1f\x8b\x08\0\0\0rest");
+    assert_eq!(tool.json(["import".as_ref(), gz.as_os_str()]).1, 1);
+    let (taken, code) = tool.json(["import".as_ref(), gz.as_os_str(), "--binary".as_ref()]);
+    assert_eq!((code, &taken["messages"]), (0, &1.into()));
+}
+
+#[test]
+fn a_named_file_is_taken_whatever_its_ending() {
+    let tool = Tool::new();
+    let log = tool.write("agent.log", "starting\n{}\n");
+    assert_eq!(
+        tool.json(["import".as_ref(), log.as_os_str()]).0["messages"],
+        2
+    );
+    assert_eq!(
+        fs::read(tool.export("out").join("agent.log")).unwrap(),
+        b"starting\n{}\n"
+    );
+}
+
+#[test]
+fn an_import_killed_at_any_moment_is_finished_by_the_next() {
+    let tool = Tool::new();
+    for n in 0..4 {
+        tool.write(format!("src/{n}.jsonl"), generator::stream(n, 3_000_000));
+    }
+    let src = tool.path("src");
+    for delay_ms in [30, 80, 150, 260, 400] {
+        let mut child = tool
+            .command(["import".as_ref(), src.as_os_str()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(delay_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(import(&tool).1, 0);
+    assert_eq!(tool.run(["verify"]).code, 0);
+    assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn two_imports_of_the_same_files_at_once_double_nothing() {
+    let tool = Tool::new();
+    for n in 0..3 {
+        tool.write(
+            format!("src/{n}.jsonl"),
+            generator::transcript(n, 1_000_000),
+        );
+    }
+    let src = tool.path("src");
+    let mut children: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = tool.command(["import".as_ref(), src.as_os_str()]);
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in &mut children {
+        child.wait().unwrap();
+    }
+    assert_eq!(import(&tool).0["skipped"], serde_json::json!([]));
+    assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn a_file_that_grows_during_imports_is_complete_in_the_end() {
+    let tool = Tool::new();
+    let bytes = generator::stream(5, 1_500_000);
+    let path = tool.write("src/live.jsonl", "");
+    let writer = {
+        let (bytes, path) = (bytes.clone(), path.clone());
+        thread::spawn(move || {
+            let mut file = File::options().append(true).open(path).unwrap();
+            // Pieces end in the middle of lines, as a writer's buffers do.
+            for piece in bytes.chunks(70_001) {
+                file.write_all(piece).unwrap();
+                thread::sleep(Duration::from_millis(20));
+            }
+        })
+    };
+    while !writer.is_finished() {
+        assert_eq!(import(&tool).1, 0);
+    }
+    writer.join().unwrap();
+    assert_eq!(import(&tool).1, 0);
+    assert_same(&tool.path("src"), &tool.export("out"));
+    assert_eq!(tool.run(["verify"]).code, 0);
+}

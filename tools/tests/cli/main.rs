@@ -1,0 +1,17 @@
+//! `betcode-db` as its users meet it: the real program on real files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
+mod demo;
+mod export;
+mod growing;
+mod import;
+mod maintain;
+mod output;
+mod refusals;
+mod tool;

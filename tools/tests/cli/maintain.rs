@@ -1,0 +1,248 @@
+//! `compact`, `verify`, `backup`, `restore`, `report`, `search`, names and deletion.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use betcode_db::generator;
+use serde_json::Value;
+
+use crate::tool::{Tool, assert_same};
+
+fn tool() -> Tool {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", generator::transcript(1, 900_000));
+    tool.write("src/b.jsonl", generator::stream(2, 900_000));
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    tool
+}
+
+#[test]
+fn compacting_shrinks_the_file_on_disk_and_keeps_every_byte() {
+    let tool = tool();
+    let before = fs::metadata(tool.db()).unwrap().len();
+    let (plan, code) = tool.json(["compact", "--dry-run"]);
+    assert_eq!((code, plan["steps"].as_array().unwrap().len()), (0, 2));
+    assert_eq!(
+        fs::metadata(tool.db()).unwrap().len(),
+        before,
+        "a dry run does nothing"
+    );
+    let (done, code) = tool.json(["compact"]);
+    assert_eq!(code, 0);
+    for field in [
+        "bytes_before",
+        "bytes_after",
+        "messages",
+        "segments",
+        "seconds",
+    ] {
+        assert!(done[field].is_number(), "{field}");
+    }
+    assert!(done["bytes_after"].as_u64() < done["bytes_before"].as_u64());
+    assert!(fs::metadata(tool.db()).unwrap().len() < before / 3);
+    assert_same(&tool.path("src"), &tool.export("out"));
+    assert_eq!(
+        tool.json(["compact"]).0["messages"],
+        0,
+        "there is nothing left to do"
+    );
+}
+
+#[test]
+fn one_session_can_be_compacted_alone_and_quickly() {
+    let tool = tool();
+    let (done, _) = tool.json(["compact", "--session", "a", "--tier", "quick"]);
+    let (list, _) = tool.json(["sessions", "--sort", "id"]);
+    assert_eq!(list["sessions"][0]["messages"], done["messages"]);
+    assert_eq!(list["sessions"][1]["segments"], 0);
+}
+
+#[test]
+fn the_report_has_its_fields() {
+    let tool = tool();
+    tool.ok(["compact"]);
+    let (report, code) = tool.json(["report"]);
+    assert_eq!((code, &report["level"]), (0, &"ok".into()));
+    for field in [
+        "database_bytes",
+        "wal_bytes",
+        "limit_bytes",
+        "used_fraction",
+        "raw_bytes",
+        "uncompacted_bytes",
+        "footprint",
+        "footprint_target",
+        "sessions",
+        "messages",
+    ] {
+        assert!(report[field].is_number(), "{field}: {report}");
+    }
+    for field in [
+        "active_hours",
+        "wall_hours",
+        "messages_per_session_hour",
+        "bytes_per_message",
+        "bytes_per_session_hour",
+    ] {
+        assert!(report["growth"][field].is_number(), "{field}");
+    }
+    assert_eq!(
+        (&report["sessions"], &report["footprint_target"]),
+        (&2.into(), &0.3.into())
+    );
+    let used = report["database_bytes"].as_f64().unwrap() + report["wal_bytes"].as_f64().unwrap();
+    let footprint = used / report["uncompacted_bytes"].as_f64().unwrap();
+    assert!((report["footprint"].as_f64().unwrap() - footprint).abs() < 1e-9);
+    assert!(footprint < 0.2, "{footprint}");
+}
+
+#[test]
+fn levels_follow_the_limit() {
+    let tool = tool();
+    let used = fs::metadata(tool.db()).unwrap().len();
+    for (limit, level) in [
+        (used * 2, "ok"),
+        (used * 10 / 8, "warning"),
+        (used * 100 / 95, "critical"),
+    ] {
+        let (report, _) = tool.json(["report", "--limit-bytes", &limit.to_string()]);
+        assert_eq!(report["level"], level, "{report}");
+    }
+}
+
+#[test]
+fn damage_is_named_and_takes_nothing_else_with_it() {
+    let tool = tool();
+    tool.ok(["compact"]);
+    // A bit in the middle of the biggest segment: SQLite's own check does not see it.
+    let (at, length) = biggest_segment(&tool);
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(tool.db())
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at + length / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at + length / 2)
+        .unwrap();
+    drop(file);
+
+    let (verified, code) = tool.json(["verify"]);
+    assert_eq!((code, &verified["ok"]), (1, &Value::Bool(false)));
+    let problems = verified["problems"].as_array().unwrap();
+    assert!(
+        problems.iter().any(|p| p["session"].is_string()),
+        "{verified}"
+    );
+    let (exported, code) = tool.json([
+        "export".as_ref(),
+        "--out".as_ref(),
+        tool.path("out").as_os_str(),
+    ]);
+    assert_eq!((code, &exported["sessions"]), (9, &1.into()), "{exported}");
+    assert_eq!(
+        tool.run(["backup".as_ref(), tool.path("copy.db").as_os_str()])
+            .code,
+        9
+    );
+    assert!(!tool.path("copy.db").exists(), "a damaged copy is not kept");
+}
+
+/// Where the content of the biggest segment stands in the file, found by its bytes.
+fn biggest_segment(tool: &Tool) -> (u64, u64) {
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    let encoded: Vec<u8> = connection
+        .query_row(
+            "SELECT encoded FROM segments ORDER BY length(encoded) DESC LIMIT 1",
+            [],
+            |r| r.get(0),
+        )
+        .unwrap();
+    drop(connection);
+    let file = fs::read(tool.db()).unwrap();
+    // Overflow pages break it up: a piece from its middle stands within one page.
+    let middle = &encoded[encoded.len() / 2..encoded.len() / 2 + 64];
+    let at = file
+        .windows(64)
+        .position(|w| w == middle)
+        .expect("the segment stands in the file");
+    (at as u64, 64)
+}
+
+#[test]
+fn a_backup_restores_to_the_same_history() {
+    let tool = tool();
+    tool.ok(["compact", "--session", "a"]);
+    let copy = tool.path("backups.db");
+    tool.ok(["backup".as_ref(), copy.as_os_str()]);
+    assert_eq!(
+        tool.run(["backup".as_ref(), copy.as_os_str()]).code,
+        4,
+        "never overwritten"
+    );
+    tool.ok(["delete", "a", "--yes"]);
+    assert_eq!(
+        tool.run(["restore".as_ref(), copy.as_os_str()]).code,
+        4,
+        "not over a database"
+    );
+    let (restored, code) = tool.json(["restore".as_ref(), copy.as_os_str(), "--replace".as_ref()]);
+    assert_eq!(code, 0);
+    assert!(fs::metadata(restored["moved_aside"].as_str().unwrap()).is_ok());
+    assert_same(&tool.path("src"), &tool.export("out"));
+}
+
+#[test]
+fn search_finds_text_in_compacted_and_in_fresh_messages() {
+    let tool = Tool::new();
+    let file = tool.write("x.jsonl", "{\"t\":\"a needle\"}\n{}\n");
+    tool.ok(["import".as_ref(), file.as_os_str()]);
+    tool.ok(["compact"]);
+    fs::write(&file, "{\"t\":\"a needle\"}\n{}\n{\"t\":\"NEEDLE [2]\"}\n").unwrap();
+    tool.ok(["import".as_ref(), file.as_os_str()]);
+    assert_eq!(
+        tool.ok(["search", "needle"]).text(),
+        "x:1: {\"t\":\"a needle\"}\n"
+    );
+    let (both, _) = tool.json(["search", "needle", "--ignore-case"]);
+    assert_eq!(both["matches"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        tool.ok(["search", "[2]"]).text(),
+        "x:3: {\"t\":\"NEEDLE [2]\"}\n"
+    );
+    assert_eq!(tool.run(["search", "--regex", "[2"]).code, 2);
+    assert_eq!(tool.run(["search", "nothing like it"]).code, 3);
+}
+
+#[test]
+fn sessions_are_listed_named_and_deleted() {
+    let tool = tool();
+    tool.ok(["rename", "a", "Fix the login form"]);
+    let (list, _) = tool.json(["sessions", "login"]);
+    assert_eq!(
+        (&list["total"], &list["sessions"][0]["session"]),
+        (&1.into(), &"a".into())
+    );
+    let refused = tool.run(["delete", "a"]);
+    assert_eq!(refused.code, 2, "without --yes nothing goes");
+    assert_eq!(tool.run(["delete", "a", "misspelt", "--yes"]).code, 3);
+    assert_eq!(tool.json(["sessions"]).0["total"], 2, "all or none");
+    tool.ok(["delete", "a", "--yes"]);
+    assert_eq!(tool.json(["sessions"]).0["total"], 1);
+    assert_eq!(tool.run(["verify"]).code, 0);
+}
+
+#[test]
+fn a_beginning_that_fits_two_sessions_is_refused() {
+    let tool = Tool::new();
+    tool.write("src/abc.jsonl", "{}\n");
+    tool.write("src/abd.jsonl", "{}\n");
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let ran = tool.run(["cat", "ab"]);
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.stderr.contains("abc") && ran.stderr.contains("abd"),
+        "{}",
+        ran.stderr
+    );
+}

@@ -1,0 +1,133 @@
+//! What people and scripts see: widths, pipes, quiet, signals.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use betcode_db::generator;
+
+use crate::tool::{Ran, Tool, assert_same};
+
+fn tool() -> Tool {
+    let tool = Tool::new();
+    tool.write(
+        "src/projects/some-project/0b1f2c3d-1111-4222-8333-444455556666.jsonl",
+        generator::transcript(4, 400_000),
+    );
+    tool.write(
+        "src/a-name-longer-than-thirty-six-characters-as-logs-have.jsonl",
+        generator::stream(5, 400_000),
+    );
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    tool
+}
+
+#[test]
+fn everything_fits_80_columns_and_has_no_colour_in_a_pipe() {
+    let tool = tool();
+    let commands: [&[&str]; 8] = [
+        &["sessions"],
+        &["compact"],
+        &["report"],
+        &["verify"],
+        &["--help"],
+        &["import", "--help"],
+        &["compact", "--dry-run"],
+        &["demo", "--help"],
+    ];
+    for args in commands {
+        let text = tool.ok(args).text();
+        assert!(!text.contains('\u{1b}'), "{args:?}");
+        // Only paths may be longer.
+        for line in text.lines().filter(|line| !line.contains('/')) {
+            assert!(line.chars().count() <= 80, "{args:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let tool = tool();
+    let mut child = tool
+        .command(["cat", "a-name"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_full_disk_behind_a_redirection_is_an_error() {
+    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+        return;
+    };
+    let tool = tool();
+    let output = tool
+        .command(["cat", "a-name"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(6));
+}
+
+#[test]
+fn quiet_writes_nothing_but_errors() {
+    let tool = tool();
+    for args in [
+        ["report", "--quiet"],
+        ["compact", "--quiet"],
+        ["verify", "-q"],
+    ] {
+        let ran = tool.ok(args);
+        assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", ""));
+    }
+    assert!(!tool.run(["cat", "nobody", "--quiet"]).stderr.is_empty());
+}
+
+#[test]
+fn an_error_with_json_is_one_document_and_the_words_on_stderr() {
+    let tool = tool();
+    let ran = tool.run(["cat", "nobody", "--json"]);
+    let document: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &document["error"]["exit_code"]), (3, &3.into()));
+    assert!(document["error"]["try"].is_string());
+    assert!(ran.stderr.starts_with("error: "));
+}
+
+#[test]
+fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
+    let tool = Tool::new();
+    for n in 0..6 {
+        tool.write(format!("src/{n}.jsonl"), generator::stream(n, 4_000_000));
+    }
+    let src = tool.path("src");
+    let child = tool
+        .command(["import".as_ref(), src.as_os_str(), "--json".as_ref()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(150));
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    let document: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(
+        (ran.code, &document["interrupted"]),
+        (130, &true.into()),
+        "{document}"
+    );
+    tool.ok(["import".as_ref(), src.as_os_str()]);
+    assert_same(&src, &tool.export("out"));
+}

@@ -1,0 +1,140 @@
+//! What cannot be done: named, with a reason and advice, and nothing half done.
+
+use std::fs;
+
+use betcode_db::generator;
+
+use crate::tool::{Tool, assert_same};
+
+#[test]
+fn a_missing_path_or_a_folder_without_sessions_leaves_no_database_behind() {
+    let tool = Tool::new();
+    fs::create_dir(tool.path("empty")).unwrap();
+    for path in ["nowhere", "empty"] {
+        let ran = tool.run(["import".as_ref(), tool.path(path).as_os_str()]);
+        assert_eq!(ran.code, 3);
+        assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("  why: ") && ran.stderr.contains("  try: "),
+            "{}",
+            ran.stderr
+        );
+    }
+    assert!(!tool.db().exists());
+}
+
+#[test]
+fn commands_on_a_database_that_is_not_there_say_so_and_create_none() {
+    let tool = Tool::new();
+    for command in ["sessions", "report", "verify", "compact"] {
+        let (error, code) = tool.json([command]);
+        assert_eq!(
+            (code, &error["error"]["kind"]),
+            (3, &"not_found".into()),
+            "{command}"
+        );
+    }
+    assert!(!tool.db().exists());
+}
+
+#[test]
+fn a_foreign_file_is_refused_untouched() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    let other = rusqlite_file(&tool);
+    for content in [&b"just some text, and no database at all"[..], &other] {
+        fs::create_dir_all(tool.db().parent().unwrap()).unwrap();
+        fs::write(tool.db(), content).unwrap();
+        for args in [
+            vec!["import".as_ref(), source.as_os_str()],
+            vec!["report".as_ref()],
+        ] {
+            let (error, code) = tool.json(args);
+            assert_eq!(
+                (code, &error["error"]["kind"]),
+                (7, &"unsupported".into()),
+                "{error}"
+            );
+        }
+        assert_eq!(fs::read(tool.db()).unwrap(), content);
+    }
+}
+
+/// A database of another program.
+fn rusqlite_file(tool: &Tool) -> Vec<u8> {
+    let path = tool.path("other.db");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
+        .unwrap();
+    connection.close().unwrap();
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn a_newer_file_is_refused_untouched() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    connection.pragma_update(None, "user_version", 999).unwrap();
+    connection.close().unwrap();
+    let ran = tool.run(["import".as_ref(), source.as_os_str()]);
+    assert_eq!(ran.code, 7);
+    assert!(ran.stderr.contains("999"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_database_that_was_cut_off_is_damage_and_no_crash() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", generator::transcript(1, 500_000));
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let bytes = fs::read(tool.db()).unwrap();
+    fs::write(tool.db(), &bytes[..bytes.len() / 2]).unwrap();
+    let ran = tool.run(["verify"]);
+    assert!(
+        [1, 9].contains(&ran.code),
+        "{}: {}{}",
+        ran.code,
+        ran.text(),
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_full_store_takes_what_it_can_and_goes_on_with_a_higher_limit() {
+    let tool = Tool::new();
+    for n in 0..3 {
+        tool.write(
+            format!("src/{n}.jsonl"),
+            generator::transcript(n, 9_000_000),
+        );
+    }
+    let src = tool.path("src");
+    let import = |limit: &str| tool.json(["import", src.to_str().unwrap(), "--limit-bytes", limit]);
+    let (error, code) = import("1.5MB");
+    assert_eq!(
+        (code, &error["error"]["kind"]),
+        (6, &"no_space".into()),
+        "{error}"
+    );
+    assert_eq!(tool.run(["verify"]).code, 0);
+    let (rest, code) = import("1GB");
+    assert_eq!(code, 0, "{rest}");
+    assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn a_wrong_command_line_is_usage() {
+    let tool = Tool::new();
+    for args in [
+        &["import"][..],
+        &["--json"],
+        &["compact", "--tier", "best"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(tool.run(args).code, 2, "{args:?}");
+    }
+    assert_eq!(tool.run(["--help"]).code, 0);
+    assert_eq!(tool.run(["--version"]).code, 0);
+}
