@@ -1,0 +1,157 @@
+//! What codec 2 makes of real sessions: size, speed, and the cost of one message.
+//!
+//! `segment_codec LEVEL SEGMENT_BYTES BASE_BYTES FOLDER…`: each folder is a project, each `.jsonl`
+//! file in it a session. A base of 0 bytes means none. Prints one line a folder.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Instant;
+
+use betcode_storage::limits::SEGMENT_MESSAGES_MAX;
+use betcode_storage::segment::v2::{BaseBuilder, Encoder};
+use betcode_storage::segment::{Base, DecodeLimits, Entry, SegmentError, decode, decode_range};
+
+const RANDOM_READS: usize = 400;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [level, segment_bytes, base_bytes, folders @ ..] = &arguments[..] else {
+        return Err("usage: segment_codec LEVEL SEGMENT_BYTES BASE_BYTES FOLDER...".into());
+    };
+    for folder in folders {
+        let folder = Path::new(folder);
+        measure(
+            folder,
+            level.parse()?,
+            segment_bytes.parse()?,
+            base_bytes.parse()?,
+        )?;
+    }
+    Ok(())
+}
+
+fn measure(
+    folder: &Path,
+    level: i32,
+    segment_bytes: usize,
+    base_bytes: usize,
+) -> Result<(), Box<dyn Error>> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?;
+    files.retain(|file| {
+        file.extension()
+            .is_some_and(|extension| extension == "jsonl")
+    });
+    files.sort();
+    let sessions: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<Result<_, _>>()?;
+    let segments: Vec<Vec<Entry<'_>>> = sessions
+        .iter()
+        .flat_map(|session| cut(session, segment_bytes))
+        .collect();
+    let raw_bytes: usize = segments
+        .iter()
+        .flatten()
+        .map(|entry| entry.payload.len())
+        .sum();
+    let speed = |start: Instant| raw_bytes as f64 / 1e6 / start.elapsed().as_secs_f64();
+
+    let start = Instant::now();
+    let encoded_base = if base_bytes > 0 {
+        build_base(&segments, base_bytes, level)?
+    } else {
+        None
+    };
+    let base_speed = speed(start);
+    let base = encoded_base.as_deref().map(Base::decode).transpose()?;
+
+    let start = Instant::now();
+    let mut encoder = Encoder::new(level, base.as_ref())?;
+    let encoded: Vec<Vec<u8>> = segments
+        .iter()
+        .map(|entries| encoder.encode(entries))
+        .collect::<Result<_, _>>()?;
+    let encode_speed = speed(start);
+
+    let limits = DecodeLimits::default();
+    let start = Instant::now();
+    for segment in &encoded {
+        std::hint::black_box(decode(segment, &limits, base.as_ref())?);
+    }
+    let decode_speed = speed(start);
+
+    let mut reads_ms = Vec::with_capacity(RANDOM_READS);
+    let mut random = 1_u64;
+    for _ in 0..RANDOM_READS {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let segment = (random >> 33) as usize % segments.len();
+        let message = (random >> 17) as usize % segments[segment].len();
+        let start = Instant::now();
+        let base = encoded_base.as_deref().map(Base::decode).transpose()?;
+        let wanted = message..message + 1;
+        let read = decode_range(&encoded[segment], wanted, &limits, base.as_ref())?;
+        reads_ms.push(start.elapsed().as_secs_f64() * 1e3);
+        if read.payload(0).as_deref() != Some(segments[segment][message].payload) {
+            return Err("a message came back changed".into());
+        }
+    }
+    reads_ms.sort_by(f64::total_cmp);
+
+    let base_size = encoded_base.as_ref().map_or(0, Vec::len);
+    let total: usize = encoded.iter().map(Vec::len).sum::<usize>() + base_size;
+    println!(
+        "{}: {raw_bytes} raw, {total} encoded ({:.2} %, base {base_size}, {} segments), \
+         base {base_speed:.0} MB/s, encode {encode_speed:.1} MB/s, decode {decode_speed:.0} MB/s, \
+         one message p50 {:.2} ms, p99 {:.2} ms",
+        folder.file_name().unwrap_or_default().display(),
+        100.0 * total as f64 / raw_bytes as f64,
+        segments.len(),
+        reads_ms[RANDOM_READS / 2],
+        reads_ms[RANDOM_READS * 99 / 100],
+    );
+    Ok(())
+}
+
+fn cut(session: &[u8], segment_bytes: usize) -> Vec<Vec<Entry<'_>>> {
+    let mut segments = vec![Vec::new()];
+    let mut bytes = 0;
+    for payload in session
+        .strip_suffix(b"\n")
+        .unwrap_or(session)
+        .split(|&c| c == b'\n')
+    {
+        let full = bytes + payload.len() > segment_bytes;
+        if segments.last().is_some_and(|last: &Vec<Entry<'_>>| {
+            !last.is_empty() && (full || last.len() == SEGMENT_MESSAGES_MAX)
+        }) {
+            segments.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += payload.len();
+        if let Some(last) = segments.last_mut() {
+            last.push(Entry {
+                payload,
+                received_ms: 0,
+            });
+        }
+    }
+    segments
+}
+
+fn build_base(
+    segments: &[Vec<Entry<'_>>],
+    base_bytes: usize,
+    level: i32,
+) -> Result<Option<Vec<u8>>, SegmentError> {
+    let mut builder = BaseBuilder::new();
+    for entries in segments {
+        builder.observe(entries)?;
+    }
+    let mut collector = builder.into_collector(base_bytes);
+    for entries in segments {
+        collector.collect(entries)?;
+    }
+    collector.finish(level)
+}
