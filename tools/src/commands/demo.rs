@@ -1,6 +1,6 @@
 //! `demo`: the project's main job on real sessions, told as it happens.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -69,9 +69,10 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         .tempdir()
         .map_err(|e| Failure::io("create a folder in", &std::env::temp_dir(), &e))?;
     let result = tell(args, &mut context, scratch.path());
-    // A demo that failed or was stopped leaves nothing behind.
-    let keep = result.is_ok() && !args.remove && has_entries(scratch.path());
-    if keep {
+    // A demo that failed or was stopped leaves nothing behind, nor does one whose store stands
+    // elsewhere.
+    let finished = matches!(result, Ok(Exit::Ok | Exit::Problems));
+    if finished && !args.remove && context.global.db.is_none() {
         let _ = scratch.keep();
     }
     result
@@ -345,7 +346,7 @@ fn next_steps(context: &mut Context<'_>, database: &Path, report: &Report, gener
         out.line(format!("  betcode-db cat {short} --last 3"));
     }
     out.line("  betcode-db search --ignore-case error --limit 5");
-    out.line("  betcode-db export --out /tmp/betcode-export");
+    out.line("  betcode-db export --out exported");
     if generated {
         out.line("and with sessions of your own, in a store that stays:");
         out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects");
@@ -358,8 +359,4 @@ fn next_steps(context: &mut Context<'_>, database: &Path, report: &Report, gener
 fn interrupted(out: &mut Out) -> Exit {
     out.remark("interrupted");
     Exit::Interrupted
-}
-
-fn has_entries(folder: &Path) -> bool {
-    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
 }
