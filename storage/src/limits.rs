@@ -59,8 +59,9 @@ pub const READ_PAGE_MESSAGES_MAX_DEFAULT: usize = 4096;
 
 /// Raw bytes of a segment written by the quick tier.
 pub const QUICK_SEGMENT_BYTES_MAX: usize = 1 << 20;
-/// Raw bytes of a segment written by the deep tier.
-pub const DEEP_SEGMENT_BYTES_MAX: usize = 4 << 20;
+/// Raw bytes of a segment written by the deep tier: what a reader decodes, besides the base, for
+/// one message. Reach beyond it is the base's (see `docs/design/codec.md`).
+pub const DEEP_SEGMENT_BYTES_MAX: usize = 1 << 20;
 /// Raw bytes of any segment: one message of the largest size allowed.
 pub const SEGMENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX_CEILING;
 /// Messages of a segment.

@@ -37,11 +37,11 @@ impl Default for CompactionPolicy {
             segment_messages_max: limits::SEGMENT_MESSAGES_MAX,
             quick: EncodeParams {
                 version: CodecVersion::V2,
-                level: 3,
+                level: 4,
             },
             deep: EncodeParams {
                 version: CodecVersion::V2,
-                level: 19,
+                level: 17,
             },
         }
     }

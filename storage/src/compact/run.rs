@@ -154,16 +154,25 @@ impl Store {
         let mut plan = CompactionPlan::default();
         for ((project, tier), steps) in pending {
             let batches = match tier {
-                Tier::Quick => vec![PlannedBatch {
-                    project,
-                    base: BaseChoice::None,
-                    steps,
-                }],
+                Tier::Quick => vec![self.quick_batch(project, steps)?],
                 Tier::Deep => self.deep_batches(&project, steps, request)?,
             };
             plan.batches.extend(batches);
         }
         Ok(plan)
+    }
+
+    /// The quick tier makes no base, and uses the one that the deep tier has made.
+    fn quick_batch(&self, project: String, steps: Vec<PlannedStep>) -> Result<PlannedBatch> {
+        let newest = self.query("find the base", |c| sql::bases::newest(c, &project))?;
+        let base = newest.map_or(BaseChoice::None, |base| BaseChoice::Keep {
+            base_id: base.base_id,
+        });
+        Ok(PlannedBatch {
+            project,
+            base,
+            steps,
+        })
     }
 
     fn deep_batches(

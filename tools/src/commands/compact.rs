@@ -121,7 +121,8 @@ fn show(out: &mut Out, outcome: &CompactionOutcome) {
 }
 
 fn show_plan(out: &mut Out, plan: &CompactionPlan) {
-    let steps: Vec<_> = plan.steps()
+    let steps: Vec<_> = plan
+        .steps()
         .map(|step| {
             json!({
                 "session": step.session.as_str(),
