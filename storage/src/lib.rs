@@ -51,6 +51,7 @@
 
 mod backup;
 pub mod capacity;
+mod capacity_report;
 pub mod classify;
 pub mod clock;
 pub mod compact;
@@ -92,6 +93,7 @@ pub use reader::{ReadRange, Replay};
 pub use session::{Session, SessionFilter, SessionList};
 pub use space::Space;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
+pub use sql::report::{ProjectGrowth, Untimed};
 pub use sql::runs::CompactionRun;
 pub use sql::segments::{SegmentInfo, Tier};
 pub use sql::totals::Totals;
