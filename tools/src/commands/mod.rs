@@ -43,7 +43,7 @@ pub enum Command {
     Search(search::Args),
     /// Compress messages losslessly and give the space back
     Compact(compact::Args),
-    /// Show size, footprint and growth
+    /// Show size, growth, forecast and what takes the room
     Report(report::Args),
     /// Read everything and check it
     Verify(verify::Args),
