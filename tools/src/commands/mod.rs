@@ -7,6 +7,7 @@ mod delete;
 mod demo;
 mod export;
 mod import;
+mod plan;
 mod rename;
 mod report;
 mod restore;
@@ -45,6 +46,8 @@ pub enum Command {
     Compact(compact::Args),
     /// Show size, growth, forecast and what takes the room
     Report(report::Args),
+    /// Compute what a load needs: memory, storage, relays, machines
+    Plan(plan::Args),
     /// Read everything and check it
     Verify(verify::Args),
     /// Copy the database into a file, verified, while writing goes on
@@ -104,6 +107,7 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Search(args) => search::run(args, context),
         Command::Compact(args) => compact::run(args, context),
         Command::Report(args) => report::run(args, context),
+        Command::Plan(args) => plan::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Backup(args) => backup::run(args, context),
         Command::Restore(args) => restore::run(args, context),
