@@ -64,6 +64,7 @@ mod message;
 mod options;
 mod reader;
 mod reserve;
+mod retain;
 pub mod segment;
 mod session;
 mod space;
@@ -90,6 +91,7 @@ pub use message::{
 };
 pub use options::{CommitHook, Durability, StoreOptions};
 pub use reader::{ReadRange, Replay};
+pub use retain::{RetentionOutcome, RetentionPhase, RetentionProgress};
 pub use session::{Session, SessionFilter, SessionList};
 pub use space::Space;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
