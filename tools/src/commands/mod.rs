@@ -11,6 +11,7 @@ mod plan;
 mod rename;
 mod report;
 mod restore;
+mod retain;
 mod search;
 mod sessions;
 mod verify;
@@ -40,6 +41,8 @@ pub enum Command {
     Rename(rename::Args),
     /// Delete sessions and their messages, for good
     Delete(delete::Args),
+    /// Remove old sessions, archived first when asked
+    Retain(retain::Args),
     /// Find text in messages, compacted or not
     Search(search::Args),
     /// Compress messages losslessly and give the space back
@@ -104,6 +107,7 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Rename(args) => rename::run(args, context),
         Command::Delete(args) => delete::run(args, context),
+        Command::Retain(args) => retain::run(args, context),
         Command::Search(args) => search::run(args, context),
         Command::Compact(args) => compact::run(args, context),
         Command::Report(args) => report::run(args, context),

@@ -15,4 +15,5 @@ mod import;
 mod maintain;
 mod output;
 mod refusals;
+mod retain;
 mod tool;
