@@ -1,5 +1,10 @@
 //! The capacity report of a real store.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 

@@ -1,5 +1,10 @@
 //! Retention carried out: nothing goes before it stands, compared, in the archive.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -11,6 +11,7 @@ mod capacity;
 mod demo;
 mod export;
 mod growing;
+mod growth;
 mod import;
 mod maintain;
 mod output;
