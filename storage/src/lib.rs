@@ -51,6 +51,7 @@
 
 mod backup;
 pub mod capacity;
+mod capacity_report;
 pub mod classify;
 pub mod clock;
 pub mod compact;
@@ -63,6 +64,7 @@ mod message;
 mod options;
 mod reader;
 mod reserve;
+mod retain;
 pub mod segment;
 mod session;
 mod space;
@@ -89,9 +91,11 @@ pub use message::{
 };
 pub use options::{CommitHook, Durability, StoreOptions};
 pub use reader::{ReadRange, Replay};
+pub use retain::{RetentionOutcome, RetentionPhase, RetentionProgress};
 pub use session::{Session, SessionFilter, SessionList};
 pub use space::Space;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
+pub use sql::report::{ProjectGrowth, Untimed};
 pub use sql::runs::CompactionRun;
 pub use sql::segments::{SegmentInfo, Tier};
 pub use sql::totals::Totals;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::capacity::levels::Level;
 use crate::error::{Result, StoreError};
 use crate::files;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionKey};
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
 use crate::options::{StoreOptions, check_size_limits};
@@ -290,7 +290,7 @@ impl Store {
             context.maintain("delete the session", |db, connection| {
                 db.named(
                     "delete the session",
-                    delete_session(connection, &id, now_ms),
+                    delete_session(connection, &id, None, now_ms),
                 )
             })
         })?;
@@ -301,7 +301,7 @@ impl Store {
     }
 
     /// Deletes the rows of sessions that are gone, a bounded number at a time.
-    fn finish_deletions(&self) -> Result<()> {
+    pub(crate) fn finish_deletions(&self) -> Result<()> {
         while self
             .writer()?
             .run(|context| context.maintain("delete messages", delete_step))?
@@ -470,14 +470,20 @@ impl Store {
     }
 }
 
-fn delete_session(
+/// Takes a session out of sight and out of all sums; only if it has the key and the messages
+/// `expected` of it. Whether there was such a session.
+pub(crate) fn delete_session(
     connection: &rusqlite::Connection,
     id: &SessionId,
+    expected: Option<(SessionKey, u64)>,
     now_ms: i64,
 ) -> rusqlite::Result<bool> {
     let Some(session) = sql::sessions::find(connection, id)? else {
         return Ok(false);
     };
+    if expected.is_some_and(|expected| expected != (session.key, session.messages)) {
+        return Ok(false);
+    }
     let minus = |value: u64| -sql::signed(value);
     let wall_ms = match (session.first_time_ms, session.last_time_ms) {
         (Some(first), Some(last)) => last - first,

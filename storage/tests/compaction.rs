@@ -1,5 +1,11 @@
 //! Compaction, reclaiming, verification and copies through the façade, on real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use std::ops::ControlFlow;
 use std::path::Path;
 

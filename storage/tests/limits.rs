@@ -1,5 +1,11 @@
 //! A store driven against its limits, on real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use std::ops::ControlFlow;
 
 use betcode_storage::capacity::levels::{CapacityEvent, Level};

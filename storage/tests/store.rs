@@ -1,5 +1,11 @@
 //! Recording and replaying through the façade, on real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use betcode_storage::{
     Batch, ErrorKind, ReadRange, SessionFilter, SessionId, SessionMeta, Store, StoreError,
     StoreOptions,

@@ -1,7 +1,6 @@
 //! The logic of `betcode-db`, the maintenance tool of the BetCode history store.
 //!
 //! - [`import`] and [`export`]: files of agent lines into sessions and back, byte for byte.
-//! - [`report`]: what the store holds, how big it is against its limit, how fast it grows.
 //! - [`generator`]: seeded sessions for the demo, tests and benchmarks.
 //! - [`commands`]: the verbs of the command line, one file each, over the above.
 //! - [`output`] and [`error`]: what people and scripts get to see.
@@ -17,4 +16,3 @@ pub mod generator;
 pub mod import;
 pub mod interrupt;
 pub mod output;
-pub mod report;

@@ -137,7 +137,8 @@ pub enum RemovalReason {
     },
     /// The longest unused while the store was over the policy's size.
     Size {
-        /// Bytes stored before it goes.
+        /// Bytes stored by all sessions before it goes. Named apart from the session's own.
+        #[serde(rename = "stored_bytes_of_all")]
         stored_bytes: u64,
         /// Bytes that the policy keeps.
         stored_bytes_max: u64,

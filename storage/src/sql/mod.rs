@@ -9,6 +9,7 @@ pub(crate) mod growth;
 pub(crate) mod imports;
 pub(crate) mod messages;
 pub(crate) mod migrate;
+pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod segments;
 pub(crate) mod sessions;

@@ -30,6 +30,8 @@ pub(crate) struct Prepared {
     payload: Bytes,
     digest: i64,
     facts: LineFacts,
+    /// When it was received, for a message that comes from another store; else on commit.
+    received_ms: Option<i64>,
 }
 
 /// A checked batch on its way to the writer.
@@ -65,6 +67,7 @@ impl AppendRequest {
                 digest: sql::messages::digest(&payload),
                 facts: classify::classify(&payload),
                 payload,
+                received_ms: None,
             })
             .collect();
         Ok(Self {
@@ -81,6 +84,14 @@ impl AppendRequest {
         })
     }
 
+    /// Gives the messages the times at which another store received them.
+    pub(super) fn received(mut self, received_ms: &[i64]) -> Self {
+        for (message, received_ms) in self.messages.iter_mut().zip(received_ms) {
+            message.received_ms = Some(*received_ms);
+        }
+        self
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -93,7 +104,7 @@ impl AppendRequest {
             .skip(appended.duplicates as usize)
             .map(|(message, sequence)| Message {
                 sequence,
-                received_ms: now_ms,
+                received_ms: message.received_ms.unwrap_or(now_ms),
                 payload: message.payload.clone(),
             })
             .collect();
@@ -347,9 +358,10 @@ fn add_message(
     let key = MessageKey::new(session.key, sequence);
     let payload = &message.payload;
     let facts = &message.facts;
+    let received_ms = message.received_ms.unwrap_or(now_ms);
     db.named(
         "write a message",
-        sql::messages::insert(connection, key, now_ms, message.digest, payload),
+        sql::messages::insert(connection, key, received_ms, message.digest, payload),
     )?;
     let type_id = match cache.types.get(&facts.message_type) {
         Some(id) => *id,
@@ -368,7 +380,7 @@ fn add_message(
         last_ms: session.last_time_ms,
         active_ms: session.active_ms,
     };
-    let step = times.step(facts.said_ms, now_ms, arrival);
+    let step = times.step(facts.said_ms, received_ms, arrival);
     session.first_time_ms = times.first_ms;
     session.last_time_ms = times.last_ms;
     session.active_ms = times.active_ms;

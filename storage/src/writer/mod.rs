@@ -87,6 +87,19 @@ impl Writer {
         answered.recv().unwrap_or_else(|_| Err(closed()))
     }
 
+    /// Appends messages that another store received, each at its time (Unix milliseconds).
+    pub(crate) fn append_received(&self, batch: Batch, received_ms: Vec<i64>) -> Result<Appended> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let done: Done = Box::new(move |result| {
+            let _ = answer.send(result);
+        });
+        let deadline = Instant::now() + self.append_wait;
+        let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
+            .map_err(|(error, _)| error)?;
+        self.queue.push(request.received(&received_ms))?;
+        answered.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
     /// Queues a batch; `done` gets the answer, on the writer's thread. An error here means that
     /// nothing was queued and `done` will not be called.
     pub(crate) fn submit(

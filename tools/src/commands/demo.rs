@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use betcode_storage::capacity::report::{self, CapacityReport};
 use betcode_storage::{CompactionOutcome, CompactionRequest, SessionFilter, Store};
 use directories::BaseDirs;
 use serde_json::json;
@@ -17,7 +18,6 @@ use crate::export::content;
 use crate::generator;
 use crate::import::{ImportOptions, ImportPlan, ImportSummary, import};
 use crate::output::{Out, Unit, format};
-use crate::report::{Report, render};
 
 /// Sessions generated when there are none to read.
 const GENERATED_SESSIONS: usize = 12;
@@ -110,7 +110,7 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
     if context.interrupt.raised() {
         return Ok(interrupted(context.out));
     }
-    let report = Report::of(&store, 3)?;
+    let report = store.capacity_report()?;
     store.close()?;
 
     let interrupted = context.interrupt.raised();
@@ -137,10 +137,7 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
         "report": report,
     }));
     context.out.line("");
-    // The database was named above, and its numbers follow from what was told.
-    for line in render::lines(&report) {
-        context.out.line(line);
-    }
+    context.out.text(&report::text(&report));
     show_skipped(context.out, &imported);
     if !args.remove || context.global.db.is_some() {
         next_steps(context, &database, &report, source.generated);
@@ -335,14 +332,19 @@ fn same_as_source(store: &Store, session: &betcode_storage::Session) -> Result<b
     Ok(content::first_difference(store, &session.id, file)?.is_none())
 }
 
-fn next_steps(context: &mut Context<'_>, database: &Path, report: &Report, generated: bool) {
+fn next_steps(
+    context: &mut Context<'_>,
+    database: &Path,
+    report: &CapacityReport,
+    generated: bool,
+) {
     let out = &mut *context.out;
     out.line("");
     out.line("Try next");
     out.line(format!("  export BETCODE_DB={}", database.display()));
     out.line("  betcode-db sessions");
     if let Some(session) = report.biggest_sessions.first() {
-        let short: String = session.session.chars().take(13).collect();
+        let short: String = session.session_id.chars().take(13).collect();
         out.line(format!("  betcode-db cat {short} --last 3"));
     }
     out.line("  betcode-db search --ignore-case error --limit 5");

@@ -7,9 +7,11 @@ mod delete;
 mod demo;
 mod export;
 mod import;
+mod plan;
 mod rename;
 mod report;
 mod restore;
+mod retain;
 mod search;
 mod sessions;
 mod verify;
@@ -39,12 +41,16 @@ pub enum Command {
     Rename(rename::Args),
     /// Delete sessions and their messages, for good
     Delete(delete::Args),
+    /// Remove old sessions, archived first when asked
+    Retain(retain::Args),
     /// Find text in messages, compacted or not
     Search(search::Args),
     /// Compress messages losslessly and give the space back
     Compact(compact::Args),
-    /// Show size, footprint and growth
+    /// Show size, growth, forecast and what takes the room
     Report(report::Args),
+    /// Compute what a load needs: memory, storage, relays, machines
+    Plan(plan::Args),
     /// Read everything and check it
     Verify(verify::Args),
     /// Copy the database into a file, verified, while writing goes on
@@ -101,9 +107,11 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Sessions(args) => sessions::run(args, context),
         Command::Rename(args) => rename::run(args, context),
         Command::Delete(args) => delete::run(args, context),
+        Command::Retain(args) => retain::run(args, context),
         Command::Search(args) => search::run(args, context),
         Command::Compact(args) => compact::run(args, context),
         Command::Report(args) => report::run(args, context),
+        Command::Plan(args) => plan::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Backup(args) => backup::run(args, context),
         Command::Restore(args) => restore::run(args, context),

@@ -1,10 +1,14 @@
-//! `report`: size, footprint and growth.
+//! `report`: size against the limit, growth beside the plan, forecast, biggest sessions.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use betcode_storage::capacity::{report, text};
 
 use super::Context;
-use crate::error::{Exit, Result};
-use crate::report::{Report, render};
+use crate::error::{Exit, Failure, Result};
 
-/// Show size, footprint and growth
+/// Show size, growth, forecast and what takes the room
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Footprint is what the database takes (file and write-ahead log) against what the same \
@@ -12,18 +16,62 @@ history takes as uncompacted rows. A session-hour is an hour of active time: gap
 messages, each counted up to five minutes. The numbers are kept with each commit: the report \
 takes the same time whatever the size.")]
 pub struct Args {
-    /// Biggest sessions to list
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    top: usize,
+    /// Write a table for spreadsheets instead: section,name,field,value
+    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    csv: bool,
+    /// Write metrics for Prometheus instead
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
+    /// Also write a page to look at in a browser; it needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
-    let report = Report::of(&store, args.top)?;
-    context.out.json(&report);
-    for line in render::lines(&report) {
-        context.out.line(line);
+    let capacity = store.capacity_report()?;
+    if let Some(file) = &args.html {
+        write_private(file, report::html(&capacity).as_bytes())?;
+    }
+    if args.csv {
+        context.out.raw(report::csv(&capacity).as_bytes());
+    } else if args.prometheus {
+        context.out.raw(report::prometheus(&capacity).as_bytes());
+    } else {
+        context.out.json(&capacity);
+        context.out.text(&report::text(&capacity));
+        if capacity.messages == 0 {
+            context
+                .out
+                .line("            record some with `betcode-db import PATH`");
+        }
+    }
+    if let Some(file) = &args.html {
+        context.out.remark(format!("wrote {}", file.display()));
     }
     Ok(Exit::Ok)
+}
+
+/// Writes a file that only its owner may read, whole or not at all: the page names sessions and
+/// directories.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |error: &std::io::Error| {
+        Failure::io("write", path, error).why(format!(
+            "{} ({})",
+            crate::error::plain_io(error),
+            text::bytes(bytes.len() as u64)
+        ))
+    };
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    // Such a file is born with mode 0600, and gone if this fails half-way.
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
+    file.write_all(bytes)
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(|e| failed(&e))?;
+    file.persist(path).map_err(|e| failed(&e.error))?;
+    Ok(())
 }

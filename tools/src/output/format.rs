@@ -1,5 +1,6 @@
 //! Numbers, sizes and times as people read them. Sizes are decimal: MB is 10^6 bytes.
 
+pub use betcode_storage::capacity::text::count;
 use chrono::{DateTime, Utc};
 
 /// A size: `512 B`, `5.3 KB`, `73.1 MB`, `1.24 GB`.
@@ -26,20 +27,6 @@ pub fn three_figures(value: f64) -> String {
     } else {
         format!("{value:.2}")
     }
-}
-
-/// A count with its thousands apart: `1,234,567`.
-#[must_use]
-pub fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// A count and what is counted: `1 session`, `2,000 sessions`.

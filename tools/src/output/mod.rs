@@ -77,6 +77,13 @@ impl Out {
         }
     }
 
+    /// Writes whole lines for people, each with its end; nothing with `--json` and `--quiet`.
+    pub fn text(&mut self, text: &str) {
+        if self.mode == Mode::Human {
+            self.raw(text.as_bytes());
+        }
+    }
+
     /// Writes the document of `--json`; nothing in other modes.
     pub fn json(&mut self, document: &impl Serialize) {
         if self.mode != Mode::Json || self.reader_gone() {

@@ -7,11 +7,14 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+mod capacity;
 mod demo;
 mod export;
 mod growing;
+mod growth;
 mod import;
 mod maintain;
 mod output;
 mod refusals;
+mod retain;
 mod tool;

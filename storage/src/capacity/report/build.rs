@@ -1,6 +1,6 @@
 //! Making the report of plain numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::{
     CapacityReport, DayRow, Growth, PlannedRow, ProjectRow, RunRow, SessionRow, TypeRow, Unit,
@@ -13,14 +13,14 @@ use crate::capacity::quantity::{Amount, Input, MB, Source};
 use crate::growth::HOUR_MS;
 use crate::limits::FOOTPRINT_TARGET;
 use crate::session::Session;
-use crate::{CompactionRun, HourGrowth, Totals, TypeGrowth};
+use crate::{CompactionRun, HourGrowth, ProjectGrowth, Totals, TypeGrowth, Untimed};
 
 /// Days of growth that the report holds, at most, up to the last day with growth.
 pub const GROWTH_DAYS_MAX: i64 = 1100;
 /// Sessions and projects that each list of the report holds, at most.
 pub const SESSIONS_SHOWN_MAX: usize = 10;
 /// Active time below which a session's pace says nothing.
-const PACE_ACTIVE_MS_MIN: i64 = 6 * 60 * 1000;
+pub const PACE_ACTIVE_MS_MIN: i64 = 6 * 60 * 1000;
 /// Compacted history below which its ratio says nothing, and the plan's stands in.
 const COMPACTED_RAW_BYTES_MIN: u64 = MB;
 const HOURS_PER_DAY: i64 = 24;
@@ -48,8 +48,17 @@ pub struct ReportInput<'a> {
     pub types: &'a [TypeGrowth],
     /// Growth by hour, all of it.
     pub hours: &'a [HourGrowth],
-    /// The sessions.
-    pub sessions: &'a [Session],
+    /// The sessions that take the most room, in that order; further ones are left out.
+    pub biggest: &'a [Session],
+    /// The sessions with the most bytes an active hour, in that order, of those with at least
+    /// [`PACE_ACTIVE_MS_MIN`] of active time; further ones are left out.
+    pub fastest: &'a [Session],
+    /// The projects that take the most room, in that order; further ones are left out.
+    pub projects: &'a [ProjectGrowth],
+    /// Projects there are.
+    pub projects_total: u64,
+    /// Sessions without active time.
+    pub untimed: Untimed,
     /// Runs of compaction, newest first.
     pub runs: &'a [CompactionRun],
 }
@@ -83,7 +92,6 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         uncompacted_ratio: ratios.uncompacted,
         compacted_ratio: ratios.compacted,
     })?;
-    let (projects, projects_total) = projects(input.sessions);
     Ok(CapacityReport {
         database: input.database.to_owned(),
         generated_ms: input.now_ms,
@@ -104,19 +112,22 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         hot_bytes: totals.hot_bytes,
         segments: totals.segments,
         segment_bytes: totals.segment_bytes,
+        bases: totals.bases,
+        base_bytes: totals.base_bytes,
         sessions: totals.sessions,
         messages: totals.messages,
         growth,
+        untimed: input.untimed,
         planned: planned(&growth, footprint),
         by_type: by_type(input.types),
         by_day: days.rows,
         earlier_raw_bytes: days.earlier_raw_bytes,
         later_raw_bytes: days.later_raw_bytes,
         forecast,
-        biggest_sessions: biggest(input.sessions),
-        fastest_sessions: fastest(input.sessions),
-        projects,
-        projects_total,
+        biggest_sessions: shown(input.biggest, session),
+        fastest_sessions: shown(input.fastest, session),
+        projects: shown(input.projects, project),
+        projects_total: input.projects_total,
         compaction_runs: input.runs.iter().map(run).collect(),
     })
 }
@@ -138,7 +149,9 @@ impl Ratios {
             },
         };
         let compacted_raw = totals.raw_bytes.saturating_sub(totals.hot_bytes);
-        let compacted = match ratio(totals.segment_bytes, compacted_raw) {
+        // Bases are what segments are encoded with: without them, segments hold nothing.
+        let compacted_bytes = totals.segment_bytes.saturating_add(totals.base_bytes);
+        let compacted = match ratio(compacted_bytes, compacted_raw) {
             Some(measured) if compacted_raw >= COMPACTED_RAW_BYTES_MIN => {
                 Input::measured(Amount(measured))
             }
@@ -281,30 +294,8 @@ impl Days {
     }
 }
 
-fn biggest(sessions: &[Session]) -> Vec<SessionRow> {
-    let mut refs: Vec<&Session> = sessions.iter().collect();
-    refs.sort_by(|a, b| {
-        b.stored_bytes()
-            .cmp(&a.stored_bytes())
-            .then_with(|| a.id.cmp(&b.id))
-    });
-    refs.into_iter()
-        .take(SESSIONS_SHOWN_MAX)
-        .map(session)
-        .collect()
-}
-
-fn fastest(sessions: &[Session]) -> Vec<SessionRow> {
-    let mut paces: Vec<(f64, &Session)> = sessions
-        .iter()
-        .filter_map(|s| Some((pace(s.raw_bytes, s.active_ms)?, s)))
-        .collect();
-    paces.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.id.cmp(&b.1.id)));
-    paces
-        .into_iter()
-        .take(SESSIONS_SHOWN_MAX)
-        .map(|(_, s)| session(s))
-        .collect()
+fn shown<T, Row>(items: &[T], row: impl Fn(&T) -> Row) -> Vec<Row> {
+    items.iter().take(SESSIONS_SHOWN_MAX).map(row).collect()
 }
 
 fn session(session: &Session) -> SessionRow {
@@ -322,44 +313,16 @@ fn session(session: &Session) -> SessionRow {
     }
 }
 
-fn projects(sessions: &[Session]) -> (Vec<ProjectRow>, u64) {
-    #[derive(Default)]
-    struct Sum {
-        sessions: u64,
-        messages: u64,
-        raw_bytes: u64,
-        stored_bytes: u64,
-        active_ms: i64,
+fn project(project: &ProjectGrowth) -> ProjectRow {
+    ProjectRow {
+        working_directory: project.working_directory.clone(),
+        sessions: project.sessions,
+        messages: project.messages,
+        raw_bytes: project.raw_bytes,
+        stored_bytes: project.stored_bytes,
+        active_hours: hours(project.active_ms),
+        bytes_per_session_hour: pace(project.raw_bytes, project.active_ms),
     }
-    let mut sums: HashMap<&str, Sum> = HashMap::new();
-    for session in sessions {
-        let sum = sums.entry(&session.meta.working_directory).or_default();
-        sum.sessions += 1;
-        sum.messages = sum.messages.saturating_add(session.messages);
-        sum.raw_bytes = sum.raw_bytes.saturating_add(session.raw_bytes);
-        sum.stored_bytes = sum.stored_bytes.saturating_add(session.stored_bytes());
-        sum.active_ms = sum.active_ms.saturating_add(session.active_ms);
-    }
-    let total = sums.len() as u64;
-    let mut rows: Vec<ProjectRow> = sums
-        .into_iter()
-        .map(|(directory, sum)| ProjectRow {
-            working_directory: directory.to_owned(),
-            sessions: sum.sessions,
-            messages: sum.messages,
-            raw_bytes: sum.raw_bytes,
-            stored_bytes: sum.stored_bytes,
-            active_hours: hours(sum.active_ms),
-            bytes_per_session_hour: pace(sum.raw_bytes, sum.active_ms),
-        })
-        .collect();
-    rows.sort_by(|a, b| {
-        b.stored_bytes
-            .cmp(&a.stored_bytes)
-            .then_with(|| a.working_directory.cmp(&b.working_directory))
-    });
-    rows.truncate(SESSIONS_SHOWN_MAX);
-    (rows, total)
 }
 
 fn run(run: &CompactionRun) -> RunRow {

@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use super::forecast::Forecast;
 use super::levels::Level;
+use crate::Untimed;
 
-pub use build::{GROWTH_DAYS_MAX, ReportInput, SESSIONS_SHOWN_MAX, build};
+pub use build::{GROWTH_DAYS_MAX, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX, build};
 pub use csv::csv;
 pub use html::html;
 pub use prometheus::prometheus;
@@ -64,6 +65,10 @@ pub struct CapacityReport {
     pub segments: u64,
     /// Their encoded bytes.
     pub segment_bytes: u64,
+    /// Bases: what the segments of a project are encoded with.
+    pub bases: u64,
+    /// Their encoded bytes.
+    pub base_bytes: u64,
 
     /// Sessions.
     pub sessions: u64,
@@ -71,6 +76,8 @@ pub struct CapacityReport {
     pub messages: u64,
     /// How fast history grows.
     pub growth: Growth,
+    /// Sessions without active time: they count in bytes and not in hours.
+    pub untimed: Untimed,
     /// The plan's constants beside what was measured.
     pub planned: Vec<PlannedRow>,
     /// Growth by message type, the biggest first.

@@ -5,7 +5,10 @@ use crate::capacity::quantity::MB;
 use crate::growth::HOUR_MS;
 use crate::session::Session;
 use crate::usage::SessionUsage;
-use crate::{CompactionRun, HourGrowth, SessionId, SessionKey, SessionMeta, Totals, TypeGrowth};
+use crate::{
+    CompactionRun, HourGrowth, ProjectGrowth, SessionId, SessionKey, SessionMeta, Totals,
+    TypeGrowth, Untimed,
+};
 
 mod renderers;
 
@@ -57,11 +60,25 @@ fn session(id: &str, directory: &str, raw_bytes: u64, active_ms: i64) -> Session
     }
 }
 
+fn project(working_directory: &str, sessions: u64, raw_bytes: u64) -> ProjectGrowth {
+    ProjectGrowth {
+        working_directory: working_directory.into(),
+        sessions,
+        messages: 10 * sessions,
+        raw_bytes,
+        stored_bytes: raw_bytes / 10,
+        active_ms: HOUR_MS,
+    }
+}
+
 struct Fixture {
     totals: Totals,
     types: Vec<TypeGrowth>,
     hours: Vec<HourGrowth>,
-    sessions: Vec<Session>,
+    biggest: Vec<Session>,
+    fastest: Vec<Session>,
+    projects: Vec<ProjectGrowth>,
+    untimed: Untimed,
     runs: Vec<CompactionRun>,
 }
 
@@ -85,11 +102,20 @@ impl Fixture {
                 grown("a\"b\\\n", 7_220, 30_800_000),
             ],
             hours: (0..25).map(hour).collect(),
-            sessions: vec![
-                session("small", "/p/one", 5_000_000, HOUR_MS),
+            biggest: vec![
                 session("big", "/p/two", 40_000_000, 10 * HOUR_MS),
                 session("short", "/p/one", 5_800_000, 1000),
+                session("small", "/p/one", 5_000_000, HOUR_MS),
             ],
+            fastest: vec![
+                session("small", "/p/one", 5_000_000, HOUR_MS),
+                session("big", "/p/two", 40_000_000, 10 * HOUR_MS),
+            ],
+            projects: vec![
+                project("/p/two", 1, 40_000_000),
+                project("/p/one", 2, 10_800_000),
+            ],
+            untimed: Untimed::default(),
             runs: vec![CompactionRun {
                 run_id: 7,
                 started_ms: NOW_MS - 5000,
@@ -120,7 +146,11 @@ impl Fixture {
             previous_level: Level::Ok,
             types: &self.types,
             hours: &self.hours,
-            sessions: &self.sessions,
+            biggest: &self.biggest,
+            fastest: &self.fastest,
+            projects: &self.projects,
+            projects_total: 2,
+            untimed: self.untimed,
             runs: &self.runs,
         }
     }
@@ -193,7 +223,7 @@ fn growth_per_session_hour_stands_beside_the_plans_200_messages_5_kb_1_mb() {
 }
 
 #[test]
-fn sessions_and_projects_come_biggest_first_and_short_sessions_have_no_pace() {
+fn sessions_and_projects_keep_their_order_and_short_sessions_have_no_pace() {
     let report = report();
     let ids: Vec<_> = report
         .biggest_sessions
@@ -207,6 +237,8 @@ fn sessions_and_projects_come_biggest_first_and_short_sessions_have_no_pace() {
         .map(|s| s.session_id.as_str())
         .collect();
     assert_eq!(ids, ["small", "big"]);
+    let short = &report.biggest_sessions[1];
+    assert_eq!(short.bytes_per_session_hour, None);
     let projects: Vec<_> = report
         .projects
         .iter()
@@ -274,7 +306,10 @@ fn an_empty_store_has_no_footprint_no_pace_and_no_date() {
     let input = ReportInput {
         types: &[],
         hours: &[],
-        sessions: &[],
+        biggest: &[],
+        fastest: &[],
+        projects: &[],
+        projects_total: 0,
         runs: &[],
         ..fixture.input()
     };
@@ -287,6 +322,40 @@ fn an_empty_store_has_no_footprint_no_pace_and_no_date() {
     ));
     let json = serde_json::to_value(&report).unwrap();
     assert!(json["footprint"].is_null() && json["forecast"]["state"] == "not_enough_history");
+}
+
+#[test]
+fn bases_count_as_compacted_bytes() {
+    let mut fixture = Fixture::new();
+    fixture.totals.base_bytes = 2_500_000;
+    let Forecast::Projected {
+        with_compaction, ..
+    } = build(&fixture.input()).unwrap().forecast
+    else {
+        panic!("there is history enough")
+    };
+    assert!(close(with_compaction.ratio.value.get(), 0.15));
+}
+
+#[test]
+fn text_says_which_sessions_tell_no_time() {
+    let mut fixture = Fixture::new();
+    assert!(!text(&report()).contains("no timestamps"));
+    fixture.untimed = Untimed {
+        sessions: 1,
+        messages: 10,
+        raw_bytes: 5_800_000,
+    };
+    let some = text(&build(&fixture.input()).unwrap());
+    assert!(
+        some.contains("no timestamps in 1 session (5.80 MB)"),
+        "{some}"
+    );
+    fixture.untimed.sessions = 3;
+    fixture.totals.active_ms = 0;
+    let all = text(&build(&fixture.input()).unwrap());
+    assert!(all.contains("no timestamps in any session"), "{all}");
+    assert!(!all.contains("of active time"), "{all}");
 }
 
 #[test]
@@ -304,9 +373,12 @@ fn a_limit_of_zero_is_refused() {
 pub(in crate::capacity) fn hostile() -> CapacityReport {
     let mut fixture = Fixture::new();
     let name = "<script>alert(1)</script>\x1b[2J\u{202e}\"'&,=\n日本語".repeat(4);
-    for session in &mut fixture.sessions {
+    for session in fixture.biggest.iter_mut().chain(&mut fixture.fastest) {
         session.meta.name.clone_from(&name);
         session.meta.working_directory = format!("=cmd|{name}");
+    }
+    for project in &mut fixture.projects {
+        project.working_directory = format!("=cmd|{name}");
     }
     fixture.types[0].message_type.clone_from(&name);
     fixture.runs[0].detail.clone_from(&name);
@@ -325,7 +397,10 @@ pub(in crate::capacity) fn empty() -> CapacityReport {
         totals: &totals,
         types: &[],
         hours: &[],
-        sessions: &[],
+        biggest: &[],
+        fastest: &[],
+        projects: &[],
+        projects_total: 0,
         runs: &[],
         ..input
     })

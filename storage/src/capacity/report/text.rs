@@ -1,10 +1,12 @@
 //! The report as text of at most 80 columns.
 
+mod forecast;
+
 use super::{CapacityReport, PlannedRow, SessionRow, Unit};
-use crate::capacity::forecast::{Forecast, Projection, Range, Reach, When};
+use crate::capacity::forecast::When;
 use crate::capacity::levels::Level;
 use crate::capacity::text::{
-    bytes, count, date, date_time, days_ahead, fit, fit_end, hours, percent, three_digits,
+    bytes, count, date, date_time, fit, fit_end, hours, percent, three_digits,
 };
 
 /// Message types, sessions and projects that a table shows before it sums up the rest.
@@ -19,7 +21,7 @@ pub fn text(report: &CapacityReport) -> String {
     let mut out = Lines::default();
     size(&mut out, report);
     growth(&mut out, report);
-    forecast(&mut out, report);
+    forecast::forecast(&mut out, report);
     types(&mut out, report);
     sessions(&mut out, "Biggest sessions", &report.biggest_sessions);
     sessions(
@@ -135,10 +137,25 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
             [&measured, &plan, &ratio],
         ));
     }
+    if report.growth.active_hours > 0.0 {
+        out.line(&format!(
+            "  over {} of active time ({} between first and last messages)",
+            hours(report.growth.active_hours),
+            hours(report.growth.wall_hours)
+        ));
+    }
+    let untimed = &report.untimed;
+    if untimed.sessions == 0 {
+        return;
+    }
+    let what = if untimed.sessions == report.sessions {
+        "no timestamps in any session".to_owned()
+    } else {
+        format!("no timestamps in {}", counted(untimed.sessions, "session"))
+    };
     out.line(&format!(
-        "  over {} of active time ({} between first and last messages)",
-        hours(report.growth.active_hours),
-        hours(report.growth.wall_hours)
+        "  {what} ({}): counted in bytes, not in hours",
+        bytes(untimed.raw_bytes)
     ));
 }
 
@@ -167,107 +184,6 @@ fn unknown() -> String {
 fn counted(number: u64, singular: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {singular}{plural}", count(number))
-}
-
-fn forecast(out: &mut Lines, report: &CapacityReport) {
-    match &report.forecast {
-        Forecast::NotEnoughHistory {
-            days,
-            days_min,
-            session_hours_without_compaction: without,
-            session_hours_with_compaction: with,
-            ..
-        } => {
-            if report.messages == 0 {
-                return;
-            }
-            out.section(&format!(
-                "Forecast    needs {days_min} whole days of history; there are {days}"
-            ));
-            if let (Some(without), Some(with)) = (without, with) {
-                out.line(&format!(
-                    "            room for {} of sessions, {} with compaction",
-                    hours(*without),
-                    hours(*with)
-                ));
-            }
-        }
-        Forecast::Projected {
-            window_days,
-            days_used,
-            daily_raw_bytes,
-            without_compaction,
-            with_compaction,
-            ..
-        } => {
-            out.section(&format!(
-                "Forecast    {} a day recorded ({}), {days_used} of {window_days} days in use",
-                rounded_bytes(daily_raw_bytes.median),
-                range(*daily_raw_bytes),
-            ));
-            out.line(&columns("", "without compaction", "with compaction"));
-            let month =
-                |p: &Projection| format!("{} in use", rounded_bytes(p.in_30_days_bytes.median));
-            out.line(&columns(
-                "in 30 days",
-                &month(without_compaction),
-                &month(with_compaction),
-            ));
-            let pairs = without_compaction
-                .reaches()
-                .into_iter()
-                .zip(with_compaction.reaches());
-            for ((label, without), (_, with)) in pairs {
-                let label = format!("{label} {}", bytes(without.bytes));
-                out.line(&columns(&label, &likely(without), &likely(with)));
-                let spans = [span(without), span(with)];
-                if spans.iter().any(|span| !span.is_empty()) {
-                    out.line(&columns("", &spans[0], &spans[1]));
-                }
-            }
-            let sessions = |p: &Projection| room(p.limit.session_hours);
-            out.line(&columns(
-                "room for sessions",
-                &sessions(without_compaction),
-                &sessions(with_compaction),
-            ));
-        }
-    }
-}
-
-fn columns(label: &str, without: &str, with: &str) -> String {
-    format!(
-        "  {} {} {}",
-        fit(label, 18),
-        fit(without, 28),
-        fit(with, 28)
-    )
-}
-
-fn range(range: Range) -> String {
-    format!(
-        "{} to {}",
-        rounded_bytes(range.low),
-        rounded_bytes(range.high)
-    )
-}
-
-fn likely(reach: &Reach) -> String {
-    match reach.likely {
-        When::At { unix_ms, days } => format!("{} ({})", date(unix_ms), days_ahead(days)),
-        When::Never => "never at this pace".into(),
-        other => when(other),
-    }
-}
-
-/// From the busiest to the quietest pace; empty when there is nothing between.
-fn span(reach: &Reach) -> String {
-    let (earliest, latest) = (when(reach.earliest), when(reach.latest));
-    if earliest == latest {
-        String::new()
-    } else {
-        format!("{earliest} .. {latest}")
-    }
 }
 
 /// A moment in a few characters.

@@ -97,7 +97,10 @@ fn prometheus_leaves_out_what_is_not_known() {
     let input = ReportInput {
         types: &[],
         hours: &[],
-        sessions: &[],
+        biggest: &[],
+        fastest: &[],
+        projects: &[],
+        projects_total: 0,
         runs: &[],
         ..fixture.input()
     };

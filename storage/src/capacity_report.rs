@@ -1,0 +1,66 @@
+//! The capacity report of an open store: what `capacity::report` asks for, read at one moment.
+
+use crate::capacity::report::{
+    self, CapacityReport, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX,
+};
+use crate::error::Result;
+use crate::space::Space;
+use crate::sql;
+use crate::store::Store;
+
+/// Compaction runs that a report holds.
+const RUNS_MAX: u32 = 20;
+
+impl Store {
+    /// All that is known of the store's size, growth and future, as of one moment.
+    ///
+    /// Everything comes from counters that are kept with each commit, so the cost does not depend
+    /// on how many messages there are or how big they are. It looks at each session's row a few
+    /// times, and at one row for each hour in which something was said.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn capacity_report(&self) -> Result<CapacityReport> {
+        let database = self.path().display().to_string();
+        let now_ms = self.options().clock.now_ms();
+        let limit_bytes = self.limits().0;
+        let previous_level = self.level();
+        let shown = SESSIONS_SHOWN_MAX as u32;
+        let answer = self.query("read the capacity report", |connection| {
+            // One snapshot: figures of different moments would contradict each other.
+            let snapshot = connection.unchecked_transaction()?;
+            let totals = sql::totals::read(&snapshot)?;
+            let space = Space::of(
+                &self.inner.db,
+                sql::space::free_pages(&snapshot)?,
+                limit_bytes,
+            );
+            let types = sql::growth::by_type(&snapshot)?;
+            let hours = sql::growth::by_hour(&snapshot, i64::MIN)?;
+            let biggest = sql::report::biggest(&snapshot, shown)?;
+            let fastest = sql::report::fastest(&snapshot, PACE_ACTIVE_MS_MIN, shown)?;
+            let (projects, projects_total) = sql::report::projects(&snapshot, shown)?;
+            let untimed = sql::report::untimed(&snapshot)?;
+            let runs = sql::runs::list(&snapshot, RUNS_MAX)?;
+            Ok(report::build(&ReportInput {
+                database: &database,
+                now_ms,
+                totals: &totals,
+                database_bytes: space.database_bytes,
+                wal_bytes: space.wal_bytes,
+                free_bytes: space.free_bytes,
+                limit_bytes,
+                previous_level,
+                types: &types,
+                hours: &hours,
+                biggest: &biggest,
+                fastest: &fastest,
+                projects: &projects,
+                projects_total,
+                untimed,
+                runs: &runs,
+            }))
+        })?;
+        Ok(answer?)
+    }
+}

@@ -1,0 +1,398 @@
+//! Retention carried out: archive, compare, and only then remove.
+//!
+//! Crash points: until the archive is on disk and was compared, nothing is removed; a run that
+//! ends before that leaves an archive which the next run goes on with, because appending what is
+//! there already changes nothing. Removal goes session by session, each in one transaction, and
+//! takes a session only if it still is what was archived.
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::capacity::retention::{
+    Kept, Removal, RetentionCandidate, RetentionPlan, RetentionPolicy, plan,
+};
+use crate::compact::CompactionRequest;
+use crate::error::{Result, StoreError};
+use crate::files::io_error;
+use crate::ids::SessionId;
+use crate::limits::{PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX_DEFAULT};
+use crate::message::{Arrival, Batch, ImportMark, Message};
+use crate::options::StoreOptions;
+use crate::reader::ReadRange;
+use crate::session::{Session, SessionFilter};
+use crate::store::{Store, delete_session};
+
+/// Messages of one append to an archive.
+const ARCHIVE_BATCH_MESSAGES_MAX: usize = 4096;
+/// An archive has no limit of its own: what stands in one place is to stand in the other.
+const ARCHIVE_BYTES_MAX: u64 = 1 << 50;
+
+/// What a run of retention is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetentionPhase {
+    /// Copying sessions into the archive.
+    Archiving,
+    /// Compressing the archive.
+    Compacting,
+    /// Reading the archive back and comparing it with the store.
+    Comparing,
+    /// Removing sessions from the store.
+    Removing,
+}
+
+/// How far a run of retention is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionProgress {
+    /// What it is doing.
+    pub phase: RetentionPhase,
+    /// Sessions done in this phase.
+    pub sessions_done: u64,
+    /// Sessions in all.
+    pub sessions: u64,
+}
+
+/// What a run of retention did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RetentionOutcome {
+    /// Sessions removed, in order.
+    pub removed: Vec<Removal>,
+    /// Sessions that were to go and stay, with the reason.
+    pub kept: Vec<Kept>,
+    /// Size of the archive afterwards, in bytes; `None` without one.
+    pub archive_bytes: Option<u64>,
+    /// Whether it was stopped while removing.
+    pub cancelled: bool,
+}
+
+type Observer<'a> = &'a mut dyn FnMut(&RetentionProgress) -> ControlFlow<()>;
+
+/// A session to remove, as it is now.
+struct Leaving<'a> {
+    removal: &'a Removal,
+    session: Session,
+}
+
+/// Tells the observer, and counts for it.
+struct Watcher<'a> {
+    observe: Observer<'a>,
+    sessions: u64,
+}
+
+impl Watcher<'_> {
+    fn at(&mut self, phase: RetentionPhase, sessions_done: usize) -> ControlFlow<()> {
+        (self.observe)(&RetentionProgress {
+            phase,
+            sessions_done: sessions_done as u64,
+            sessions: self.sessions,
+        })
+    }
+
+    /// As [`Watcher::at`], where stopping means that nothing was removed.
+    fn go_on(&mut self, phase: RetentionPhase, sessions_done: usize) -> Result<()> {
+        match self.at(phase, sessions_done) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StoreError::Cancelled),
+        }
+    }
+}
+
+impl Store {
+    /// What `policy` would remove now, and why. Nothing is changed; a policy without rules (the
+    /// default) removes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidArgument`] for a policy that would remove everything, or what was just
+    /// written; when the file cannot be read.
+    pub fn plan_retention(&self, policy: &RetentionPolicy) -> Result<RetentionPlan> {
+        let sessions = self.sessions(&SessionFilter::default())?.sessions;
+        let candidates: Vec<_> = sessions
+            .iter()
+            .map(|session| RetentionCandidate::of(session, false))
+            .collect();
+        Ok(plan(policy, &candidates, self.options().clock.now_ms())?)
+    }
+
+    /// Removes what `plan` lists. With an archive (a history store of its own, created when there
+    /// is none) the sessions are first copied there, compressed, and compared byte for byte with
+    /// what a fresh reading of the archive gives; nothing is removed before all of that is done.
+    ///
+    /// A session that has changed since the plan was made stays.
+    ///
+    /// # Errors
+    /// An error before the removal means that nothing was removed: what opening and appending to
+    /// the archive answers ([`StoreError::SequenceConflict`] when it holds other messages under
+    /// the same id), [`StoreError::Damaged`] when the comparison fails, [`StoreError::Cancelled`].
+    /// Afterwards, when the file cannot be written; what was removed until then is logged.
+    pub fn retain(
+        &self,
+        plan: &RetentionPlan,
+        archive: Option<&Path>,
+        observe: Observer<'_>,
+    ) -> Result<RetentionOutcome> {
+        let mut watcher = Watcher {
+            observe,
+            sessions: plan.removals.len() as u64,
+        };
+        let mut outcome = RetentionOutcome::default();
+        let mut leaving = Vec::new();
+        for removal in &plan.removals {
+            let id: SessionId = removal.session_id.parse()?;
+            match self.session(&id) {
+                Ok(session) if session.messages == removal.messages => {
+                    leaving.push(Leaving { removal, session });
+                }
+                Ok(_) => outcome.keep(removal, "it has changed since the plan was made"),
+                Err(StoreError::SessionNotFound { .. }) => {
+                    outcome.keep(removal, "it is gone already");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(path) = archive
+            && !leaving.is_empty()
+        {
+            self.archive(&leaving, path, &mut watcher)?;
+            outcome.archive_bytes = Some(file_bytes(path)?);
+        }
+        for (done, Leaving { removal, session }) in leaving.into_iter().enumerate() {
+            if watcher.at(RetentionPhase::Removing, done).is_break() {
+                outcome.cancelled = true;
+                break;
+            }
+            if self.delete_unchanged(&session)? {
+                tracing::info!(session = %removal.session_id, messages = removal.messages,
+                    stored_bytes = removal.stored_bytes, reason = %removal.reason,
+                    archived = archive.is_some(), "retention removed a session");
+                outcome.removed.push(removal.clone());
+            } else {
+                outcome.keep(removal, "it has changed meanwhile");
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Copies sessions into the archive and compares what a new reader finds there.
+    fn archive(
+        &self,
+        leaving: &[Leaving<'_>],
+        path: &Path,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<()> {
+        refuse_itself(self.path(), path)?;
+        let options = StoreOptions {
+            payload_bytes_max: PAYLOAD_BYTES_MAX_CEILING,
+            db_bytes_max: ARCHIVE_BYTES_MAX,
+            session_bytes_max: ARCHIVE_BYTES_MAX,
+            reserve_bytes: 0,
+            clock: self.options().clock.clone(),
+            ..StoreOptions::default()
+        };
+        let archive = Store::open(path, options.clone())?;
+        for (done, one) in leaving.iter().enumerate() {
+            self.copy_session(&one.session, &archive, &mut || {
+                watcher.go_on(RetentionPhase::Archiving, done)
+            })?;
+        }
+        let compacted = archive.compact(&CompactionRequest::manual(), &mut |_| {
+            watcher.at(RetentionPhase::Compacting, 0)
+        })?;
+        if compacted.cancelled {
+            return Err(StoreError::Cancelled);
+        }
+        archive.close()?;
+        sync(path)?;
+        // Opened anew: what counts is what somebody finds who comes later.
+        let archive = Store::open_read_only(path, options)?;
+        for (done, one) in leaving.iter().enumerate() {
+            self.compare_session(&one.session, &archive, &mut || {
+                watcher.go_on(RetentionPhase::Comparing, done)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn copy_session(
+        &self,
+        session: &Session,
+        archive: &Store,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mark = self.mark(&session.id)?;
+        let mut page = Page::new(session, mark.is_some());
+        for message in self.read(&session.id, ReadRange::all())? {
+            let message = message?;
+            if message.sequence > session.messages {
+                break;
+            }
+            if page.is_full(&message) {
+                page.append(archive, None)?;
+                go_on()?;
+            }
+            page.add(message);
+        }
+        page.append(archive, mark)?;
+        go_on()
+    }
+
+    fn compare_session(
+        &self,
+        session: &Session,
+        archive: &Store,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let differs = |what: String| {
+            let what = format!("{what} in the archive; nothing was removed");
+            Err(StoreError::damaged(Some(session.id.as_str()), what))
+        };
+        let mut archived = archive.read(&session.id, ReadRange::all())?;
+        let mut compared = 0;
+        for message in self.read(&session.id, ReadRange::all())? {
+            let message = message?;
+            if message.sequence > session.messages {
+                break;
+            }
+            let same = archived.next().transpose()?.is_some_and(|there| {
+                there.sequence == message.sequence && there.payload == message.payload
+            });
+            if !same {
+                return differs(format!("message {} is not the same", message.sequence));
+            }
+            compared += 1;
+            if compared % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
+                go_on()?;
+            }
+        }
+        if compared != session.messages {
+            let read = format!("{compared} of {} messages were found", session.messages);
+            return differs(read);
+        }
+        if archive.mark(&session.id)? != self.mark(&session.id)? {
+            return differs("the source file is not the same".into());
+        }
+        go_on()
+    }
+
+    fn mark(&self, id: &SessionId) -> Result<Option<ImportMark>> {
+        Ok(self.import_of(id)?.map(|record| record.mark))
+    }
+
+    /// Deletes a session if it has the messages that it had. Whether it was deleted.
+    fn delete_unchanged(&self, session: &Session) -> Result<bool> {
+        let (id, expected) = (session.id.clone(), (session.key, session.messages));
+        let deleted = self.writer()?.run(move |context| {
+            let now_ms = context.options.clock.now_ms();
+            context.maintain("delete the session", |db, connection| {
+                db.named(
+                    "delete the session",
+                    delete_session(connection, &id, Some(expected), now_ms),
+                )
+            })
+        })?;
+        if deleted {
+            self.finish_deletions()?;
+        }
+        Ok(deleted)
+    }
+}
+
+impl RetentionOutcome {
+    fn keep(&mut self, removal: &Removal, why: &'static str) {
+        self.kept.push(Kept {
+            session_id: removal.session_id.clone(),
+            why,
+        });
+    }
+}
+
+/// Messages on their way into an archive.
+struct Page<'a> {
+    session: &'a Session,
+    arrival: Arrival,
+    first: u64,
+    payloads: Vec<Bytes>,
+    received_ms: Vec<i64>,
+    bytes: usize,
+}
+
+impl<'a> Page<'a> {
+    fn new(session: &'a Session, imported: bool) -> Self {
+        // As they were taken in, so that the archive counts the same active time.
+        let arrival = if imported {
+            Arrival::Historical
+        } else {
+            Arrival::Live
+        };
+        Self {
+            session,
+            arrival,
+            first: 1,
+            payloads: Vec::new(),
+            received_ms: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn is_full(&self, next: &Message) -> bool {
+        self.payloads.len() >= ARCHIVE_BATCH_MESSAGES_MAX
+            || (!self.payloads.is_empty()
+                && self.bytes + next.payload.len() > READ_PAGE_BYTES_MAX_DEFAULT)
+    }
+
+    fn add(&mut self, message: Message) {
+        self.bytes += message.payload.len();
+        self.received_ms.push(message.received_ms);
+        self.payloads.push(message.payload);
+    }
+
+    /// Appends what is there; what the archive has already stays as it is.
+    fn append(&mut self, archive: &Store, import: Option<ImportMark>) -> Result<()> {
+        let batch = Batch {
+            session: self.session.id.clone(),
+            payloads: std::mem::take(&mut self.payloads),
+            meta: self.session.meta.clone(),
+            expected_sequence: Some(self.first),
+            arrival: self.arrival,
+            import,
+        };
+        self.first += batch.payloads.len() as u64;
+        self.bytes = 0;
+        let received_ms = std::mem::take(&mut self.received_ms);
+        archive.writer()?.append_received(batch, received_ms)?;
+        Ok(())
+    }
+}
+
+/// An archive in the store itself would be removed with what it was to keep.
+fn refuse_itself(store: &Path, archive: &Path) -> Result<()> {
+    let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    if identity(archive).is_some_and(|archive| Some(archive) == identity(store)) {
+        return Err(StoreError::InvalidArgument {
+            what: "the archive",
+            why: format!("{} is the store itself", archive.display()),
+        });
+    }
+    Ok(())
+}
+
+/// Puts a closed store and its name on disk.
+fn sync(path: &Path) -> Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    for place in [path, folder.unwrap_or(Path::new("."))] {
+        File::open(place)
+            .and_then(|file| file.sync_all())
+            .map_err(io_error("sync", place))?;
+    }
+    Ok(())
+}
+
+fn file_bytes(path: &Path) -> Result<u64> {
+    std::fs::metadata(path)
+        .map(|metadata| metadata.len())
+        .map_err(io_error("read the size of", path))
+}

@@ -1,0 +1,286 @@
+//! Retention carried out: nothing goes before it stands, compared, in the archive.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use betcode_storage::capacity::retention::RetentionPolicy;
+use betcode_storage::{
+    Arrival, Batch, ErrorKind, ImportMark, ManualClock, Message, ReadRange, RetentionPhase,
+    RetentionProgress, SessionFilter, SessionId, Store, StoreError, StoreOptions,
+};
+use bytes::Bytes;
+
+const START_MS: i64 = 1_771_070_400_000;
+const DAY_MS: i64 = 86_400_000;
+
+struct Case {
+    folder: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    store: Store,
+}
+
+fn go_on(_: &RetentionProgress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+impl Case {
+    /// A store with a live session `old`, an imported one `older`, and `new` 100 days later.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(START_MS));
+        let options = StoreOptions {
+            clock: clock.clone(),
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&folder.path().join("history.db"), options).unwrap();
+        let case = Self {
+            folder,
+            clock,
+            store,
+        };
+        for n in 0..300 {
+            case.clock.set(START_MS + n * 1000);
+            case.live(
+                "old",
+                &format!("line {n} \u{0} of the old session, {}", n * 7919),
+            );
+        }
+        let mut batch = Batch::new(
+            id("older"),
+            (0..500)
+                .map(|n| Bytes::from(format!(r#"{{"type":"user","n":{n}}}"#)))
+                .collect(),
+        );
+        batch.arrival = Arrival::Historical;
+        batch.meta.name = "imported".into();
+        batch.import = Some(ImportMark {
+            source_path: b"/src/\xff.jsonl".to_vec(),
+            relative_path: b"\xff.jsonl".to_vec(),
+            taken_bytes: 12_345,
+            taken_digest: 99,
+            unterminated: true,
+            joins: vec![3, 7],
+        });
+        case.store.append(batch).unwrap();
+        case.clock.set(START_MS + 100 * DAY_MS);
+        case.live("new", "what was just said");
+        case
+    }
+
+    fn live(&self, session: &str, line: &str) {
+        let payload = Bytes::copy_from_slice(line.as_bytes());
+        self.store
+            .append(Batch::new(id(session), vec![payload]))
+            .unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn by_age(&self) -> betcode_storage::capacity::retention::RetentionPlan {
+        let policy = RetentionPolicy {
+            age_ms_max: Some(90 * DAY_MS),
+            ..RetentionPolicy::default()
+        };
+        self.store.plan_retention(&policy).unwrap()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        ids(&self.store)
+    }
+}
+
+fn id(text: &str) -> SessionId {
+    text.parse().unwrap()
+}
+
+fn ids(store: &Store) -> Vec<String> {
+    let sessions = store.sessions(&SessionFilter::default()).unwrap().sessions;
+    let mut ids: Vec<_> = sessions.iter().map(|s| s.id.to_string()).collect();
+    ids.sort();
+    ids
+}
+
+fn messages(store: &Store, session: &str) -> Vec<Message> {
+    store
+        .read(&id(session), ReadRange::all())
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap()
+}
+
+fn archive(case: &Case) -> Store {
+    Store::open_read_only(&case.path("archive.db"), StoreOptions::default()).unwrap()
+}
+
+#[test]
+fn without_a_rule_nothing_goes_and_planning_changes_nothing() {
+    let case = Case::new();
+    let off = case
+        .store
+        .plan_retention(&RetentionPolicy::default())
+        .unwrap();
+    assert!(off.removals.is_empty());
+    assert_eq!(case.by_age().removals.len(), 2);
+    assert_eq!(case.ids(), ["new", "old", "older"]);
+}
+
+#[test]
+fn what_is_removed_stands_in_the_archive_with_its_times_and_its_source() {
+    let case = Case::new();
+    let before = [messages(&case.store, "old"), messages(&case.store, "older")];
+    let mark = case.store.import_of(&id("older")).unwrap().unwrap().mark;
+    let times = case.store.session(&id("old")).unwrap();
+    let path = case.path("archive.db");
+    let outcome = case
+        .store
+        .retain(&case.by_age(), Some(&path), &mut go_on)
+        .unwrap();
+    assert_eq!((outcome.removed.len(), outcome.kept.len()), (2, 0));
+    assert_eq!(
+        outcome.archive_bytes,
+        Some(std::fs::metadata(&path).unwrap().len())
+    );
+    assert_eq!(case.ids(), ["new"]);
+    assert!(
+        case.store
+            .verify(&mut |_| ControlFlow::Continue(()))
+            .unwrap()
+            .ok()
+    );
+
+    let archive = archive(&case);
+    assert_eq!(ids(&archive), ["old", "older"]);
+    assert_eq!(
+        [messages(&archive, "old"), messages(&archive, "older")],
+        before
+    );
+    assert_eq!(archive.import_of(&id("older")).unwrap().unwrap().mark, mark);
+    assert_eq!(archive.session(&id("older")).unwrap().meta.name, "imported");
+    let archived = archive.session(&id("old")).unwrap();
+    assert_eq!(archived.active_ms, times.active_ms);
+    assert_eq!(
+        (archived.first_time_ms, archived.last_time_ms),
+        (times.first_time_ms, times.last_time_ms)
+    );
+    assert_eq!(
+        archive.totals().unwrap().hot_messages,
+        0,
+        "it is compressed"
+    );
+    assert!(
+        archive
+            .verify(&mut |_| ControlFlow::Continue(()))
+            .unwrap()
+            .ok()
+    );
+}
+
+#[test]
+fn an_archive_that_cannot_be_written_removes_nothing() {
+    let case = Case::new();
+    let plan = case.by_age();
+    // A file where a folder would have to be, a foreign file, and the store itself.
+    std::fs::write(case.path("file"), "not a store, and nobody's folder").unwrap();
+    for path in [
+        case.path("file/archive.db"),
+        case.path("file"),
+        case.path("history.db"),
+    ] {
+        assert!(case.store.retain(&plan, Some(&path), &mut go_on).is_err());
+        assert_eq!(case.ids(), ["new", "old", "older"], "{}", path.display());
+    }
+}
+
+#[test]
+fn an_archive_that_holds_something_else_under_the_same_id_removes_nothing() {
+    let case = Case::new();
+    let path = case.path("archive.db");
+    let other = Store::open(&path, StoreOptions::default()).unwrap();
+    let payload = Bytes::from_static(b"somebody else's line");
+    other
+        .append(Batch::new(id("older"), vec![payload]))
+        .unwrap();
+    other.close().unwrap();
+    let error = case
+        .store
+        .retain(&case.by_age(), Some(&path), &mut go_on)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert_eq!(case.ids(), ["new", "old", "older"]);
+}
+
+#[test]
+fn stopped_anywhere_it_loses_nothing_and_the_next_run_finishes() {
+    for phase in [
+        RetentionPhase::Archiving,
+        RetentionPhase::Compacting,
+        RetentionPhase::Comparing,
+    ] {
+        let case = Case::new();
+        let before = [messages(&case.store, "old"), messages(&case.store, "older")];
+        let path = case.path("archive.db");
+        let stopped = case.store.retain(&case.by_age(), Some(&path), &mut |at| {
+            if at.phase == phase {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        assert!(matches!(stopped, Err(StoreError::Cancelled)), "{phase:?}");
+        assert_eq!(case.ids(), ["new", "old", "older"], "{phase:?}");
+        let outcome = case
+            .store
+            .retain(&case.by_age(), Some(&path), &mut go_on)
+            .unwrap();
+        assert_eq!(outcome.removed.len(), 2, "{phase:?}");
+        let archive = archive(&case);
+        assert_eq!(
+            [messages(&archive, "old"), messages(&archive, "older")],
+            before
+        );
+    }
+}
+
+#[test]
+fn stopped_while_removing_it_says_what_went() {
+    let case = Case::new();
+    let outcome = case
+        .store
+        .retain(&case.by_age(), None, &mut |at| match at.sessions_done {
+            0 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        })
+        .unwrap();
+    assert!(outcome.cancelled);
+    assert_eq!((outcome.removed.len(), case.ids().len()), (1, 2));
+}
+
+#[test]
+fn a_session_that_grew_after_it_was_planned_or_archived_stays() {
+    let case = Case::new();
+    let plan = case.by_age();
+    case.live("old", "said after the plan was made");
+    let path = case.path("archive.db");
+    let outcome = case
+        .store
+        .retain(&plan, Some(&path), &mut |at| {
+            if at.phase == RetentionPhase::Removing {
+                case.live("older", "said after it was archived");
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(outcome.removed.is_empty());
+    let kept: Vec<_> = outcome.kept.iter().map(|k| k.session_id.as_str()).collect();
+    assert_eq!(kept, ["old", "older"]);
+    assert_eq!(case.ids(), ["new", "old", "older"]);
+}

@@ -1,0 +1,214 @@
+//! `retain`: sessions that go by age, by size or by name; shown first, archived when asked.
+
+use std::path::PathBuf;
+
+use betcode_storage::capacity::retention::{RetentionPlan, RetentionPolicy};
+use betcode_storage::capacity::text::DAY_MS;
+use betcode_storage::{RetentionOutcome, RetentionPhase, SessionId, Store};
+use serde_json::{Value, json};
+
+use super::{Context, resolve};
+use crate::cli::size;
+use crate::error::{Exit, Failure, Result};
+use crate::output::{Out, format};
+
+/// Sessions shown before the rest is summed up.
+const SHOWN_MAX: usize = 20;
+
+/// Remove old sessions, archived first when asked
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Shows what would go and why; removes only with --yes. Sessions used during the last day stay, \
+unless they are named. An archive is a history store of its own, on which every command works \
+(--db ARCHIVE); each session is compared with it byte for byte before it is removed.")]
+pub struct Args {
+    /// Sessions last used longer ago than this, such as 90d, 12w or 1y
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Option<i64>,
+    /// The longest unused ones, until the rest stores no more than this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    keep_bytes: Option<u64>,
+    /// This session: its id, or the beginning of it (repeatable)
+    #[arg(long = "session", value_name = "ID")]
+    sessions: Vec<String>,
+    /// Copy them into this archive first, compressed and compared
+    #[arg(long, value_name = "FILE")]
+    archive: Option<PathBuf>,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    if args.older_than.is_none() && args.keep_bytes.is_none() && args.sessions.is_empty() {
+        return Err(
+            Failure::new(Exit::Usage, "there is no rule by which to remove sessions")
+                .hint("give --older-than 90d, --keep-bytes 500MB or --session ID"),
+        );
+    }
+    let store = if args.yes {
+        context.open()?
+    } else {
+        context.open_read_only()?
+    };
+    let policy = RetentionPolicy {
+        age_ms_max: args.older_than,
+        stored_bytes_max: args.keep_bytes,
+        sessions: named(&store, &args.sessions)?,
+        ..RetentionPolicy::default()
+    };
+    let plan = store.plan_retention(&policy)?;
+    if !args.yes {
+        context.out.json(&document(&plan, None, args));
+        show_plan(context.out, &plan);
+        if !plan.removals.is_empty() {
+            context
+                .out
+                .line("Nothing was removed. Give --yes to do it.");
+        }
+        return Ok(Exit::Ok);
+    }
+    let outcome = carry_out(&store, &plan, args, &context)?;
+    store.close()?;
+    context.out.json(&document(&plan, Some(&outcome), args));
+    show_plan(context.out, &plan);
+    show_outcome(context.out, &outcome, args);
+    Ok(match (outcome.cancelled, outcome.kept.is_empty()) {
+        (true, _) => Exit::Interrupted,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::Problems,
+    })
+}
+
+/// All are looked up before anything is done: a misspelt id removes nothing.
+fn named(store: &Store, texts: &[String]) -> Result<Vec<SessionId>> {
+    texts.iter().map(|text| resolve(store, text)).collect()
+}
+
+fn carry_out(
+    store: &Store,
+    plan: &RetentionPlan,
+    args: &Args,
+    context: &Context<'_>,
+) -> Result<RetentionOutcome> {
+    let interrupt = context.interrupt;
+    let mut before_removing = true;
+    let outcome = store.retain(plan, args.archive.as_deref(), &mut |at| {
+        before_removing = at.phase != RetentionPhase::Removing;
+        interrupt.flow()
+    });
+    outcome.map_err(|error| {
+        let failure = Failure::from(error);
+        if before_removing {
+            failure.during("nothing was removed")
+        } else {
+            failure
+        }
+    })
+}
+
+fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Args) -> Value {
+    let mut kept: Vec<_> = plan.kept.iter().collect();
+    kept.extend(outcome.iter().flat_map(|outcome| &outcome.kept));
+    json!({
+        "dry_run": outcome.is_none(),
+        "removals": plan.removals,
+        "removed": outcome.map(|outcome| &outcome.removed),
+        "kept": kept,
+        "stored_bytes_before": plan.stored_bytes_before,
+        "stored_bytes_after": plan.stored_bytes_after,
+        "over_bytes": plan.over_bytes,
+        "clock_ahead": plan.clock_ahead,
+        "archive": args.archive.as_ref().map(|path| path.display().to_string()),
+        "archive_bytes": outcome.and_then(|outcome| outcome.archive_bytes),
+        "interrupted": outcome.is_some_and(|outcome| outcome.cancelled),
+    })
+}
+
+fn show_plan(out: &mut Out, plan: &RetentionPlan) {
+    if plan.clock_ahead {
+        out.line("The clock is far ahead of the newest session and was not believed.");
+    }
+    if plan.removals.is_empty() {
+        out.line("No session is to go.");
+    }
+    for removal in plan.removals.iter().take(SHOWN_MAX) {
+        out.line(&removal.session_id);
+        out.line(format!(
+            "  {:>9} {:>8}  {}",
+            format::count(removal.messages),
+            format::bytes(removal.stored_bytes),
+            removal.reason
+        ));
+    }
+    if plan.removals.len() > SHOWN_MAX {
+        out.line(format!("and {} more", plan.removals.len() - SHOWN_MAX));
+    }
+    out.line(format!(
+        "{} of {} to go: {} stored before, {} after",
+        format::counted(plan.removals.len() as u64, "session"),
+        format::bytes(plan.stored_bytes_before - plan.stored_bytes_after),
+        format::bytes(plan.stored_bytes_before),
+        format::bytes(plan.stored_bytes_after)
+    ));
+    if plan.over_bytes > 0 {
+        out.line(format!(
+            "{} over the size stay: they are in use",
+            format::bytes(plan.over_bytes)
+        ));
+    }
+}
+
+fn show_outcome(out: &mut Out, outcome: &RetentionOutcome, args: &Args) {
+    if let (Some(path), Some(bytes)) = (&args.archive, outcome.archive_bytes) {
+        out.line(format!(
+            "Archived    {} ({}), compared byte for byte",
+            path.display(),
+            format::bytes(bytes)
+        ));
+    }
+    out.line(format!(
+        "Removed     {}",
+        format::counted(outcome.removed.len() as u64, "session")
+    ));
+    for kept in &outcome.kept {
+        out.line(format!("Kept        {}: {}", kept.session_id, kept.why));
+    }
+}
+
+/// An age in days, weeks or years (of 365 days), as milliseconds.
+fn age(text: &str) -> Result<i64, String> {
+    const HELP: &str = "an age is a whole number of d(ays), w(eeks) or y(ears), such as 90d";
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(|| HELP.to_owned())?;
+    let (number, unit) = text.split_at(digits);
+    let days = match unit.trim() {
+        "d" => 1,
+        "w" => 7,
+        "y" => 365,
+        _ => return Err(HELP.to_owned()),
+    };
+    number
+        .parse::<i64>()
+        .ok()
+        .and_then(|number| number.checked_mul(days * DAY_MS))
+        .ok_or_else(|| HELP.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_days_weeks_or_years() {
+        for (text, days) in [("90d", 90), ("2 w", 14), ("1y", 365)] {
+            assert_eq!(age(text), Ok(days * DAY_MS), "{text}");
+        }
+        for bad in ["", "d", "90", "-1d", "1.5d", "1m", "99999999999999999d"] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `report` in all its forms, and `plan`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use betcode_db::generator;
+
+use crate::tool::Tool;
+
+fn tool() -> Tool {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", generator::transcript(1, 500_000));
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    tool
+}
+
+#[test]
+fn the_report_reads_well_as_text() {
+    let tool = tool();
+    let text = tool.ok(["report"]).text();
+    for expected in [
+        "Size ",
+        "Footprint ",
+        "Messages per session-hour",
+        "Forecast ",
+        "By message type",
+        "Biggest sessions",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn an_empty_store_says_how_to_begin() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", "");
+    tool.run(["import".as_ref(), tool.path("src").as_os_str()]);
+    let ran = tool.ok(["report"]);
+    assert!(
+        ran.text().contains("betcode-db import PATH"),
+        "{}",
+        ran.text()
+    );
+}
+
+#[test]
+fn csv_and_prometheus_stand_alone_on_stdout() {
+    let tool = tool();
+    let csv = tool.ok(["report", "--csv"]).text();
+    assert!(
+        csv.starts_with("section,name,field,value\r\nstore,,"),
+        "{csv}"
+    );
+    let metrics = tool.ok(["report", "--prometheus"]).text();
+    assert!(metrics.starts_with("# HELP betcode_store_database_bytes"));
+    assert!(!metrics.contains("Biggest"));
+    for both in [
+        ["--csv", "--json"],
+        ["--prometheus", "--json"],
+        ["--csv", "--prometheus"],
+    ] {
+        assert_eq!(tool.run(["report"].iter().chain(&both)).code, 2, "{both:?}");
+    }
+}
+
+#[test]
+fn the_page_is_private_and_written_whole_or_not_at_all() {
+    let tool = tool();
+    let page = tool.write("page.html", "old");
+    fs::set_permissions(&page, fs::Permissions::from_mode(0o644)).unwrap();
+    let report = ["report".as_ref(), "--html".as_ref(), page.as_os_str()];
+    tool.ok(report);
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!DOCTYPE html>") || html.starts_with("<!doctype html>"));
+    assert!(html.trim_end().ends_with("</html>"));
+    let mode = fs::metadata(&page).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let nowhere = tool.path("no-such-folder/page.html");
+    let (error, code) = tool.json(["report".as_ref(), "--html".as_ref(), nowhere.as_os_str()]);
+    assert_eq!((code, &error["error"]["kind"]), (3, &"not_found".into()));
+}
+
+#[test]
+fn the_plan_computes_its_own_examples_and_takes_inputs() {
+    let tool = Tool::new();
+    let (plan, code) = tool.json(["plan"]);
+    assert_eq!(code, 0, "it needs no database");
+    assert_eq!(plan["daemon_memory"]["total_bytes"], 300_000_000);
+    assert_eq!(plan["relay_memory"]["total_bytes"], 850_000_000);
+    assert_eq!(plan["storage_growth"]["monthly_bytes"], 1_760_000_000);
+    assert_eq!(plan["relays"]["relays"], 3);
+    let text = tool.ok(["plan", "--users", "50"]).text();
+    assert!(
+        text.contains("> 10-100") && text.contains("Inputs"),
+        "{text}"
+    );
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+
+    let (set, _) = tool.json([
+        "plan",
+        "--set",
+        "storage_growth.message_bytes=10KB",
+        "--set",
+        "storage_growth.limit_bytes=2GB",
+    ]);
+    assert_eq!(set["storage_growth"]["monthly_bytes"], 3_520_000_000_u64);
+    assert_eq!(set["inputs"][0]["source"], "plan_example");
+}
+
+#[test]
+fn a_measured_plan_takes_growth_and_limit_from_the_store() {
+    let tool = tool();
+    let (report, _) = tool.json(["report"]);
+    let (plan, _) = tool.json(["plan", "--measured"]);
+    let input = |name: &str| {
+        let rows = plan["inputs"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap().clone()
+    };
+    let messages = input("storage_growth.messages_per_session_hour");
+    assert_eq!(messages["source"], "measured");
+    assert_eq!(
+        messages["value"],
+        report["growth"]["messages_per_session_hour"]
+    );
+    assert_eq!(
+        plan["storage_growth"]["compacted"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn a_plan_of_impossible_input_is_refused_with_the_reason() {
+    let tool = Tool::new();
+    for set in [
+        "daemon_memory.sessions=-1",
+        "relays.tunnels_per_relay=0",
+        "storage_growth.limit_bytes=0",
+        "nothing.like_it=1",
+        "daemon_memory.sessions=nan",
+    ] {
+        let (error, code) = tool.json(["plan", "--set", set]);
+        assert_eq!(
+            (code, &error["error"]["kind"]),
+            (2, &"usage".into()),
+            "{set}"
+        );
+    }
+}
