@@ -7,6 +7,7 @@ mod delete;
 mod demo;
 mod export;
 mod import;
+mod inspect;
 mod rename;
 mod report;
 mod restore;
@@ -41,6 +42,8 @@ pub enum Command {
     Delete(delete::Args),
     /// Find text in messages, compacted or not
     Search(search::Args),
+    /// Show where a session's stored bytes are
+    Inspect(inspect::Args),
     /// Compress messages losslessly and give the space back
     Compact(compact::Args),
     /// Show size, footprint and growth
@@ -102,6 +105,7 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Rename(args) => rename::run(args, context),
         Command::Delete(args) => delete::run(args, context),
         Command::Search(args) => search::run(args, context),
+        Command::Inspect(args) => inspect::run(args, context),
         Command::Compact(args) => compact::run(args, context),
         Command::Report(args) => report::run(args, context),
         Command::Verify(args) => verify::run(args, context),

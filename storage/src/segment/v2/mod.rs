@@ -13,12 +13,13 @@
 //! Decoding inflates the stream and puts line after line together. A digest for each group of
 //! messages says which of them are damaged.
 
+mod anatomy;
 mod base;
 mod body;
 mod builder;
 mod columns;
 mod forms;
-mod frame;
+pub(super) mod frame;
 mod ids;
 mod joiner;
 mod json;
@@ -34,6 +35,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(super) use anatomy::anatomy;
 pub use base::Base;
 pub use builder::{BaseBuilder, BaseCollector};
 
