@@ -59,6 +59,7 @@ mod error;
 mod files;
 pub mod growth;
 mod ids;
+mod inspect;
 pub mod limits;
 mod message;
 mod options;
@@ -86,6 +87,7 @@ pub use compact::{
 };
 pub use error::{ErrorKind, Result, StoreError};
 pub use ids::{MessageKey, SessionId, SessionKey};
+pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{
     Appended, Arrival, Batch, Committed, ImportMark, ImportRecord, Message, SessionMeta,
 };

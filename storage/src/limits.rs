@@ -72,9 +72,9 @@ pub const BASE_TEXT_BYTES_MAX: usize = 2 << 20;
 /// Images and other decoded base64 that a base holds, in number …
 pub const BASE_BLOBS_MAX: usize = 1024;
 /// … each in bytes …
-pub const BASE_BLOB_BYTES_MAX: usize = 8 << 20;
-/// … and all together.
-pub const BASE_BLOBS_BYTES_MAX: usize = 32 << 20;
+pub const BASE_BLOB_BYTES_MAX: usize = 4 << 20;
+/// … and all together: every reader of one of the project's sessions holds them, compressed.
+pub const BASE_BLOBS_BYTES_MAX: usize = 8 << 20;
 
 /// A base is made from at most this many payload bytes, and made anew when its project has grown
 /// by as many (or has doubled).

@@ -53,11 +53,14 @@ impl<'b> BatchEncoder<'b> {
         Ok(Self { params, base, v2 })
     }
 
-    fn encode(&mut self, entries: &[Entry<'_>]) -> Result<Vec<u8>, SegmentError> {
-        match &mut self.v2 {
-            Some(encoder) => encoder.encode(entries),
-            None => segment::encode(entries, &self.params, None),
+    /// The segment, and what it decodes to.
+    fn encode(&mut self, entries: &[Entry<'_>]) -> Result<(Vec<u8>, DecodedSegment), SegmentError> {
+        if let Some(encoder) = &mut self.v2 {
+            return encoder.encode_checked(entries);
         }
+        let encoded = segment::encode(entries, &self.params, None)?;
+        let decoded = segment::decode(&encoded, &DecodeLimits::default(), None)?;
+        Ok((encoded, decoded))
     }
 }
 
@@ -164,11 +167,9 @@ fn prepare(
             received_ms: m.received_ms,
         })
         .collect();
-    let encoded = encoder.encode(&entries).map_err(named)?;
-    let base = encoder.base.map(|run| run.base.as_ref());
+    let (encoded, decoded) = encoder.encode(&entries).map_err(named)?;
     let limits = DecodeLimits::default();
     let base_id = segment::base_id(&encoded, &limits).map_err(named)?;
-    let decoded = segment::decode(&encoded, &limits, base).map_err(named)?;
     if let Some(sequence) = first_difference(step.first_sequence, &messages, &decoded) {
         return Err(StoreError::damaged(
             Some(id.as_str()),

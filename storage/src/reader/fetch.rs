@@ -152,7 +152,7 @@ pub(crate) fn base_of(
     let encoded = db.named("read a base", sql::bases::encoded(connection, base_id))?;
     let damaged = |what: String| StoreError::damaged(None, format!("base {base_id:016x}: {what}"));
     let encoded = encoded.ok_or_else(|| damaged("it is not there".into()))?;
-    Base::decode(&encoded)
+    Base::from_stored(encoded.into())
         .map(Arc::new)
         .map_err(|error| damaged(error.to_string()))
 }

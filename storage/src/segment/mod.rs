@@ -5,6 +5,7 @@
 //! all the bytes, which are input like any other: a damaged segment is a [`SegmentError`], never
 //! a panic. `docs/FORMAT.md` describes the bytes.
 
+mod anatomy;
 pub mod header;
 mod v1;
 pub mod v2;
@@ -13,6 +14,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+pub use anatomy::{Anatomy, KindBytes, Part, PartBytes, anatomy, by_kind};
 pub use header::{CodecVersion, Header};
 pub use v2::Base;
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 
+use super::anatomy::{Part, Parts};
 use super::header::{CodecVersion, Header, check_max};
 use super::{DecodedSegment, Entry, SegmentError};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
@@ -79,8 +80,8 @@ pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, Segme
     Ok(header.seal(&body))
 }
 
-pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, SegmentError> {
-    let messages = header.messages as usize;
+/// The index frame and the payload frame.
+fn frames(body: &[u8]) -> Result<(&[u8], &[u8]), SegmentError> {
     let Some((length, rest)) = body.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(SegmentError::Truncated {
             part: "index length",
@@ -89,13 +90,31 @@ pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, Seg
         });
     };
     let index_length = u32::from_le_bytes(*length) as usize;
-    let Some((index_frame, payload_frame)) = rest.split_at_checked(index_length) else {
-        return Err(SegmentError::Truncated {
+    rest.split_at_checked(index_length)
+        .ok_or(SegmentError::Truncated {
             part: "index",
             needed: index_length,
             found: rest.len(),
-        });
-    };
+        })
+}
+
+/// Finds the parts of a body.
+pub(super) fn anatomy(header: &Header, body: &[u8], parts: &mut Parts) -> Result<(), SegmentError> {
+    let (index_frame, payload_frame) = frames(body)?;
+    let index_bytes = header.messages as usize * INDEX_BYTES_PER_MESSAGE;
+    parts.exact(Part::Frame, LENGTH_BYTES, LENGTH_BYTES);
+    parts.exact(Part::Index, index_bytes, index_frame.len());
+    parts.exact(
+        Part::Verbatim,
+        header.raw_bytes as usize,
+        payload_frame.len(),
+    );
+    Ok(())
+}
+
+pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, SegmentError> {
+    let messages = header.messages as usize;
+    let (index_frame, payload_frame) = frames(body)?;
     let mut decompressor = Decompressor::new().map_err(zstd_error)?;
     let index = inflate(
         &mut decompressor,

@@ -37,6 +37,20 @@ pub(crate) fn encoded(connection: &Connection, base_id: u64) -> rusqlite::Result
         .optional()
 }
 
+/// The size of a base, and the payload bytes of all segments that need it.
+pub(crate) fn use_of(connection: &Connection, base_id: u64) -> rusqlite::Result<(u64, u64)> {
+    connection
+        .prepare(
+            "SELECT (SELECT coalesce(sum(length(encoded)), 0) FROM bases WHERE base_id = ?1)
+                        AS stored_bytes,
+                    (SELECT coalesce(sum(raw_bytes), 0) FROM segments WHERE base_id = ?1)
+                        AS raw_bytes",
+        )?
+        .query_row([base_id.cast_signed()], |row| {
+            Ok((unsigned(row, "stored_bytes")?, unsigned(row, "raw_bytes")?))
+        })
+}
+
 /// Adds a base, unless it is there already; the change to the totals.
 pub(crate) fn insert(
     connection: &Connection,

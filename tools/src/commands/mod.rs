@@ -7,6 +7,7 @@ mod delete;
 mod demo;
 mod export;
 mod import;
+mod inspect;
 mod plan;
 mod rename;
 mod report;
@@ -45,6 +46,8 @@ pub enum Command {
     Retain(retain::Args),
     /// Find text in messages, compacted or not
     Search(search::Args),
+    /// Show where a session's stored bytes are
+    Inspect(inspect::Args),
     /// Compress messages losslessly and give the space back
     Compact(compact::Args),
     /// Show size, growth, forecast and what takes the room
@@ -109,6 +112,7 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Delete(args) => delete::run(args, context),
         Command::Retain(args) => retain::run(args, context),
         Command::Search(args) => search::run(args, context),
+        Command::Inspect(args) => inspect::run(args, context),
         Command::Compact(args) => compact::run(args, context),
         Command::Report(args) => report::run(args, context),
         Command::Plan(args) => plan::run(args, context),

@@ -49,6 +49,33 @@ fn compacting_shrinks_the_file_on_disk_and_keeps_every_byte() {
 }
 
 #[test]
+fn inspect_accounts_for_every_stored_byte() {
+    let tool = tool();
+    let (hot, code) = tool.json(["inspect", "a"]);
+    assert_eq!((code, hot["segment_bytes"].as_u64()), (0, Some(0)));
+    assert_eq!(hot["hot_bytes"], hot["raw_bytes"]);
+    tool.ok(["compact"]);
+    let (found, _) = tool.json(["inspect", "a"]);
+    assert_eq!(found["raw_bytes"], hot["raw_bytes"]);
+    for (list, field) in [
+        ("parts", "stored_bytes"),
+        ("types", "apportioned_bytes"),
+        ("segments", "stored_bytes"),
+    ] {
+        let rows = found[list].as_array().unwrap();
+        let sum: u64 = rows.iter().filter_map(|row| row[field].as_u64()).sum();
+        assert_eq!(found["stored_bytes"], sum, "{list}");
+    }
+    let shown = tool.ok(["inspect", "a"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.contains("text") && shown.contains("assistant"),
+        "{shown}"
+    );
+    assert_eq!(tool.run(["inspect", "nothing"]).code, 3);
+}
+
+#[test]
 fn one_session_can_be_compacted_alone_and_quickly() {
     let tool = tool();
     let (done, _) = tool.json(["compact", "--session", "a", "--tier", "quick"]);

@@ -17,6 +17,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::SegmentError;
@@ -24,18 +25,21 @@ use super::super::header::check_max;
 use super::frame;
 use super::splitter::BaseBlobs;
 use super::varint::{Cursor, put};
-use crate::limits::{BASE_BLOB_BYTES_MAX, BASE_BLOBS_MAX, BASE_TEXT_BYTES_MAX};
+use crate::limits::{
+    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_TEXT_BYTES_MAX,
+};
 
 const MAGIC: [u8; 3] = *b"BB\x01";
 const ID_BYTES: usize = 8;
 
-/// A base, its text decoded. Share it between all segments of a run or a replay.
+/// A base, its text decoded, its blobs as they are stored until one is asked for. Share it between all segments of a run or a replay.
 #[derive(Debug, Clone)]
 pub struct Base {
     id: u64,
     text: Vec<u8>,
     blobs: Vec<Blob>,
-    frames: Vec<u8>,
+    /// The blobs' frames: a part of the stored bytes, not a copy.
+    frames: Bytes,
     by_hash: BaseBlobs,
 }
 
@@ -61,13 +65,21 @@ impl Base {
         Ok(u64::from_le_bytes(cursor.array()?))
     }
 
-    /// Decodes a stored base. Allocates at most [`BASE_TEXT_BYTES_MAX`] beside a copy of the
-    /// blobs' frames.
+    /// Decodes a stored base from a copy of its bytes, see [`Base::from_stored`].
     ///
     /// # Errors
     /// [`SegmentError`] when the bytes are not a whole base.
     pub fn decode(bytes: &[u8]) -> Result<Self, SegmentError> {
-        let id = Self::peek_id(bytes)?;
+        Self::from_stored(Bytes::copy_from_slice(bytes))
+    }
+
+    /// Decodes a stored base. Keeps `bytes`, and allocates at most [`BASE_TEXT_BYTES_MAX`] and
+    /// 48 bytes for each of [`BASE_BLOBS_MAX`] blobs besides.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when the bytes are not a whole base.
+    pub fn from_stored(bytes: Bytes) -> Result<Self, SegmentError> {
+        let id = Self::peek_id(&bytes)?;
         let rest = bytes.get(MAGIC.len() + ID_BYTES..).unwrap_or_default();
         let computed = xxh3_64(rest);
         if computed != id {
@@ -88,11 +100,17 @@ impl Base {
         check_max("the number of the base's blobs", count, BASE_BLOBS_MAX)?;
         let mut blobs = Vec::with_capacity(count);
         let mut by_hash = BaseBlobs::default();
-        let mut at = 0_usize;
+        let (mut at, mut blob_bytes) = (0_usize, 0_usize);
         for number in 0..count {
             by_hash.insert(u128::from_le_bytes(cursor.array()?), number as u32);
             let (bytes, length) = (cursor.length()?, cursor.length()?);
             check_max("the size of a base's blob", bytes, BASE_BLOB_BYTES_MAX)?;
+            blob_bytes += bytes;
+            check_max(
+                "the size of the base's blobs",
+                blob_bytes,
+                BASE_BLOBS_BYTES_MAX,
+            )?;
             let end = at.checked_add(length);
             let end = end.ok_or(SegmentError::Inconsistent {
                 what: "a length is out of range",
@@ -104,7 +122,7 @@ impl Base {
             at = end;
         }
         let text = frame::decompress(cursor.take(text_frame)?, &[], text_bytes, "base text")?;
-        let frames = cursor.take(at)?.to_vec();
+        let frames = bytes.slice_ref(cursor.take(at)?);
         if !cursor.rest().is_empty() {
             return Err(SegmentError::Inconsistent {
                 what: "bytes follow the base",

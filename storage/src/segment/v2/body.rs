@@ -205,10 +205,12 @@ impl<'a> Body<'a> {
 pub(super) struct Main<'a> {
     pub(super) shapes: Shapes,
     pub(super) shape_text: &'a [u8],
+    /// Lengths of all columns' streams.
+    pub(super) lengths: &'a [u8],
     pub(super) times: &'a [u8],
-    lines: &'a [u8],
-    id_times: &'a [u8],
-    columns: Vec<ColumnReader<'a>>,
+    pub(super) lines: &'a [u8],
+    pub(super) id_times: &'a [u8],
+    pub(super) columns: Vec<ColumnReader<'a>>,
 }
 
 impl<'a> Main<'a> {
@@ -220,10 +222,12 @@ impl<'a> Main<'a> {
         let id_times_length = cursor.length()?;
         let shape_text = cursor.take(shapes_length)?;
         let shapes = compile(shape_text, |_, _| {})?;
+        let directory = cursor.rest();
         let mut lengths = Vec::with_capacity(shapes.columns());
         for _ in 0..shapes.columns() {
             lengths.push([cursor.length()?, cursor.length()?, cursor.length()?]);
         }
+        let directory = &directory[..directory.len() - cursor.rest().len()];
         let lines = cursor.take(lines_length)?;
         let times = cursor.take(times_length)?;
         let id_times = cursor.take(id_times_length)?;
@@ -241,6 +245,7 @@ impl<'a> Main<'a> {
         Ok(Self {
             shapes,
             shape_text,
+            lengths: directory,
             times,
             lines,
             id_times,

@@ -22,14 +22,14 @@ fn zstd_error(code: usize) -> SegmentError {
 }
 
 /// Compresses frame after frame at one level, with one dictionary.
-pub(super) struct Compressor {
+pub(in super::super) struct Compressor {
     context: CCtx<'static>,
     level: i32,
 }
 
 impl Compressor {
     /// `dictionary` is content that frames may refer to; empty for none.
-    pub(super) fn new(level: i32, dictionary: &[u8]) -> Result<Self, SegmentError> {
+    pub(in super::super) fn new(level: i32, dictionary: &[u8]) -> Result<Self, SegmentError> {
         let mut context = CCtx::create();
         let mut set = |parameter| context.set_parameter(parameter).map_err(zstd_error);
         set(CParameter::CompressionLevel(level))?;
@@ -46,7 +46,7 @@ impl Compressor {
         Ok(Self { context, level })
     }
 
-    pub(super) fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>, SegmentError> {
+    pub(in super::super) fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>, SegmentError> {
         let large = bytes.len() > LARGE_BYTES;
         let (level, window_log) = if large {
             (self.level.min(LARGE_LEVEL_MAX), WINDOW_LOG_MAX)
@@ -65,7 +65,7 @@ impl Compressor {
 }
 
 /// Decompresses a frame that must yield exactly `raw_bytes`, allocating no more.
-pub(super) fn decompress(
+pub(in super::super) fn decompress(
     frame: &[u8],
     dictionary: &[u8],
     raw_bytes: usize,

@@ -13,12 +13,13 @@
 //! Decoding inflates the stream and puts line after line together. A digest for each group of
 //! messages says which of them are damaged.
 
+mod anatomy;
 mod base;
 mod body;
 mod builder;
 mod columns;
 mod forms;
-mod frame;
+pub(super) mod frame;
 mod ids;
 mod joiner;
 mod json;
@@ -34,6 +35,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(super) use anatomy::anatomy;
 pub use base::Base;
 pub use builder::{BaseBuilder, BaseCollector};
 
@@ -92,21 +94,32 @@ impl<'b> Encoder<'b> {
     /// [`SegmentError::Empty`], [`SegmentError::TooLarge`] beyond the format's bounds, or what
     /// the compressor says.
     pub fn encode(&mut self, entries: &[Entry<'_>]) -> Result<Vec<u8>, SegmentError> {
+        self.encode_checked(entries).map(|(segment, _)| segment)
+    }
+
+    /// As [`Encoder::encode`], with what the segment decodes to: for callers who compare it with
+    /// messages of their own.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_checked(
+        &mut self,
+        entries: &[Entry<'_>],
+    ) -> Result<(Vec<u8>, DecodedSegment), SegmentError> {
         let header = header_of(entries)?;
         // What goes wrong in the first attempt goes wrong for the lines' sake: an unlucky hash,
         // columns without number. Kept whole, any line comes back.
         if let Ok(segment) = self.encode_split(header, entries, false)
-            && self.comes_back(&segment, entries)
+            && let Some(decoded) = self.comes_back(&segment, entries)
         {
-            return Ok(segment);
+            return Ok((segment, decoded));
         }
         let segment = self.encode_split(header, entries, true)?;
-        if self.comes_back(&segment, entries) {
-            Ok(segment)
-        } else {
-            Err(SegmentError::Inconsistent {
+        match self.comes_back(&segment, entries) {
+            Some(decoded) => Ok((segment, decoded)),
+            None => Err(SegmentError::Inconsistent {
                 what: "an encoded segment does not come back",
-            })
+            }),
         }
     }
 
@@ -136,18 +149,18 @@ impl<'b> Encoder<'b> {
         )))
     }
 
-    fn comes_back(&self, segment: &[u8], entries: &[Entry<'_>]) -> bool {
+    /// What the segment decodes to, if that is `entries`.
+    fn comes_back(&self, segment: &[u8], entries: &[Entry<'_>]) -> Option<DecodedSegment> {
         let limits = DecodeLimits::default();
-        let Ok(decoded) = super::decode(segment, &limits, self.base) else {
-            return false;
-        };
-        decoded.len() == entries.len()
+        let decoded = super::decode(segment, &limits, self.base).ok()?;
+        let same = decoded.len() == entries.len()
             && entries.iter().enumerate().all(|(index, entry)| {
                 decoded
                     .payload(index)
                     .is_some_and(|payload| payload == entry.payload)
                     && decoded.received_ms(index) == Some(entry.received_ms)
-            })
+            });
+        same.then_some(decoded)
     }
 }
 
