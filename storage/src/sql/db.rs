@@ -220,7 +220,7 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::R
     connection.pragma_update(
         None,
         "journal_size_limit",
-        (2 * limits::WAL_BYTES_SOFT_MAX) as i64,
+        limits::WAL_BYTES_KEPT_MAX as i64,
     )?;
     // The writer thread checkpoints between commits, so that no commit pays for it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
