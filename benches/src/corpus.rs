@@ -64,6 +64,7 @@ impl Corpus {
             to
         });
         let root = unpacked.as_ref().map_or(path, TempDir::path);
+        let root = &only_folder(root);
         let mut files = Vec::new();
         files_below(root, &mut files);
         files.sort();
@@ -164,6 +165,15 @@ fn recorded(folder: &str, file: Vec<u8>) -> Recorded {
         folder: folder.to_owned(),
         file,
         lines,
+    }
+}
+
+/// The folder with the sessions' folders: an archive may hold one folder around them all.
+fn only_folder(root: &Path) -> PathBuf {
+    let mut inside = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
+    match (inside.next(), inside.next()) {
+        (Some(only), None) if only.is_dir() => only,
+        _ => root.to_owned(),
     }
 }
 
