@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use betcode_tests::child::Role;
 use betcode_tests::faults::cut_power;
-use betcode_tests::history::{Acknowledged, options};
+use betcode_tests::history::{Acknowledged, Lost, options};
 use betcode_tests::lines::{Random, seed, setting};
 use betcode_tests::mounts::{Mount, skipped};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 const DEVICE_BYTES: u64 = 256 << 20;
 
-/// Messages acknowledged and messages lost, over `rounds` rounds; `None` where it cannot be done.
-fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, u64)> {
+/// Messages acknowledged, and what was lost, over `rounds` rounds; `None` where it cannot be done.
+fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, Lost)> {
     let outside = tempfile::tempdir().unwrap();
     let mut device = match Mount::ext4(&outside.path().join("device"), DEVICE_BYTES) {
         Ok(device) => device,
@@ -30,7 +30,7 @@ fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, u64)> {
     let seed = seed();
     let mut random = Random::new(seed);
     let mut acknowledged = Acknowledged::default();
-    let (mut told, mut lost) = (0, 0);
+    let (mut told, mut lost) = (0, Lost::default());
     for round in 0..rounds {
         let db = device.path().join("history.db");
         let acks = outside.path().join(format!("acks-{round}"));
@@ -53,9 +53,11 @@ fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, u64)> {
         let before = acknowledged.messages();
         acknowledged.read(&acks);
         told += acknowledged.messages().saturating_sub(before);
-        lost += acknowledged.lost(&db, options());
+        let now = acknowledged.lost(&db, options());
+        lost.messages += now.messages;
+        lost.deletions += now.deletions;
     }
-    eprintln!("{durability}: {rounds} rounds, {told} messages acknowledged, {lost} lost");
+    eprintln!("{durability}: {rounds} rounds, {told} messages acknowledged, {lost:?}");
     Some((told, lost))
 }
 
@@ -66,7 +68,7 @@ fn what_was_answered_survives_power_loss() {
     let rounds = setting("BETCODE_POWER_ROUNDS", 20);
     if let Some((told, lost)) = cut_rounds("power loss", "full", rounds) {
         assert!(told > 0, "nothing was acknowledged: the test tests nothing");
-        assert_eq!(lost, 0);
+        assert_eq!(lost, Lost::default());
     }
 }
 
@@ -76,6 +78,9 @@ fn what_was_answered_survives_power_loss() {
 fn durability_normal_gives_up_the_last_messages_and_nothing_else() {
     let rounds = setting("BETCODE_POWER_ROUNDS", 20);
     if let Some((_, lost)) = cut_rounds("power loss, normal", "normal", rounds) {
-        assert!(lost > 0, "nothing was lost: the power was not cut");
+        assert!(
+            lost != Lost::default(),
+            "nothing was lost: the power was not cut"
+        );
     }
 }

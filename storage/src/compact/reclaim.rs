@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::error::{Result, StoreError};
-use crate::limits::RECLAIM_PAGES_PER_STEP;
+use crate::limits::{BUSY_POLL_MS, RECLAIM_PAGES_PER_STEP};
 use crate::sql;
 use crate::sql::space::CheckpointMode;
 use crate::store::Store;
@@ -12,6 +12,8 @@ use crate::store::Store;
 /// How long one transaction of reclaiming should take.
 const STEP_TIME_AIM: Duration = Duration::from_millis(4);
 const STEP_PAGES_MIN: u32 = 16;
+/// How many looks at the lock other processes get between two steps.
+const REST_POLLS: u64 = 3;
 
 /// Frees pages until `pages_kept` are left or `observe` says stop; calls it after each step with
 /// the pages that are still free. Then cuts the log, with which the file itself shrinks.
@@ -44,6 +46,9 @@ pub(super) fn reclaim(
         if observe(free).is_break() {
             return Err(StoreError::Cancelled);
         }
+        // A writer of another process looks for the lock every BUSY_POLL_MS: it would hardly ever
+        // find it free if the next step began at once.
+        std::thread::sleep(Duration::from_millis(REST_POLLS * BUSY_POLL_MS));
         pages_per_step = if took > STEP_TIME_AIM {
             (pages_per_step / 2).max(STEP_PAGES_MIN)
         } else {

@@ -13,7 +13,7 @@ use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
-use crate::limits::{PAGE_BYTES, WAL_BYTES_KEPT_MAX, WAL_BYTES_SOFT_MAX, WAL_LIMIT_DIVISOR};
+use crate::limits::{PAGE_BYTES, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR};
 use crate::message::Appended;
 use crate::options::StoreOptions;
 use crate::reserve::Reserve;
@@ -312,7 +312,7 @@ fn forget_if_outdated(
 }
 
 fn wal_soft_max(watch: &CapacityWatch) -> u64 {
-    (watch.db_bytes_max() / WAL_LIMIT_DIVISOR).clamp(WAL_BYTES_KEPT_MAX, WAL_BYTES_SOFT_MAX)
+    (watch.db_bytes_max() / WAL_LIMIT_DIVISOR).clamp(WAL_BYTES_SOFT_MIN, WAL_BYTES_SOFT_MAX)
 }
 
 /// The part of the log beyond what it usually has. The usual part is on its way into pages that

@@ -6,7 +6,10 @@
 //! - `replay`: reads one session and prints what it took.
 //! - `lock`: holds SQLite's write lock for `ms`.
 //!
-//! Each ends at the end of its input, or when its work is done.
+//! `worker tool ARGUMENT …` is `betcode-db ARGUMENT …`: the program of another crate cannot be
+//! relied on to be built when these tests run.
+//!
+//! Each of the others ends at the end of its input, or when its work is done.
 
 // As the rest of the crate: a failed unwrap ends the worker, which its test notices.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -16,10 +19,15 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use betcode_db::cli::Cli;
+use betcode_db::commands::{self, Context};
+use betcode_db::interrupt::Interrupt;
+use betcode_db::output::{Out, exit_after};
 use betcode_storage::{
     Batch, CompactionPolicy, CompactionRequest, Durability, ErrorKind, ReadRange, SessionFilter,
     Store, StoreOptions, Tier,
@@ -27,6 +35,7 @@ use betcode_storage::{
 use betcode_tests::history::{Event, id, options};
 use betcode_tests::lines::{self, Random};
 use betcode_tests::proc;
+use clap::Parser;
 
 struct Parameters(HashMap<String, String>);
 
@@ -42,9 +51,12 @@ impl Parameters {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let role = arguments.next().expect("a role");
+    if role == "tool" {
+        return tool(arguments);
+    }
     let path = PathBuf::from(arguments.next().expect("a store"));
     let parameters = Parameters(
         arguments
@@ -67,6 +79,20 @@ fn main() {
         "lock" => lock(&path, &parameters),
         other => panic!("no role {other:?}"),
     }
+    ExitCode::SUCCESS
+}
+
+fn tool(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let cli = Cli::parse_from(["betcode-db".to_owned()].into_iter().chain(arguments));
+    let mut out = Out::new(cli.global.mode());
+    let interrupt = Interrupt::listen().unwrap();
+    let context = Context {
+        global: &cli.global,
+        out: &mut out,
+        interrupt: &interrupt,
+    };
+    let result = commands::run(&cli.command, context);
+    exit_after(&mut out, result).into()
 }
 
 fn say(text: &str) {

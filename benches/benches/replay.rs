@@ -1,0 +1,134 @@
+//! Reading compacted and hot history against a scan of the plain table, and single messages.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(missing_docs)]
+
+use std::time::Instant;
+
+use betcode_benches::corpus::Corpus;
+use betcode_benches::figures::{Durations, load, median, runs, timed};
+use betcode_benches::plain::{Journal, Plain};
+use betcode_benches::stores;
+use betcode_db::generator::Rng;
+use betcode_storage::{ReadRange, Store, Tier};
+
+const SINGLE_READS: usize = 3000;
+
+/// MB/s of reading all sessions with `read`, the median over runs.
+fn rate(corpus: &Corpus, read: &dyn Fn(&str) -> (u64, u64)) -> f64 {
+    let bytes = corpus.bytes();
+    let lines = corpus.lines().count() as u64;
+    let rates = (0..runs(7))
+        .map(|_| {
+            let (took, sums) = timed(|| {
+                (0..corpus.sessions.len())
+                    .map(|index| read(&stores::name("s", index)))
+                    .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+            });
+            assert_eq!(sums, (lines, bytes));
+            bytes as f64 / 1e6 / took.as_secs_f64()
+        })
+        .collect();
+    median(rates)
+}
+
+/// Sessions and sequences at random.
+fn places(corpus: &Corpus) -> Vec<(String, u64)> {
+    let mut random = Rng::new(7);
+    (0..SINGLE_READS)
+        .map(|_| {
+            let index = random.below(corpus.sessions.len());
+            let lines = corpus.sessions[index].lines.len();
+            (stores::name("s", index), 1 + random.below(lines) as u64)
+        })
+        .collect()
+}
+
+fn single(store: &Store, places: &[(String, u64)]) -> Durations {
+    let mut durations = Durations::default();
+    for (session, sequence) in places {
+        let range = ReadRange {
+            from: *sequence,
+            to: Some(*sequence),
+            last: None,
+        };
+        let asked = Instant::now();
+        let message = store.read(&stores::id(session), range).unwrap().next();
+        durations.push(asked.elapsed());
+        assert_eq!(message.unwrap().unwrap().sequence, *sequence);
+    }
+    durations
+}
+
+fn first_of_rest(store: &Store, places: &[(String, u64)]) -> Durations {
+    let mut durations = Durations::default();
+    for (session, sequence) in places {
+        let asked = Instant::now();
+        let mut replay = store
+            .read(&stores::id(session), ReadRange::from(*sequence))
+            .unwrap();
+        let message = replay.next();
+        durations.push(asked.elapsed());
+        assert_eq!(message.unwrap().unwrap().sequence, *sequence);
+    }
+    durations
+}
+
+fn main() {
+    let corpus = Corpus::load();
+    println!(
+        "{}; files in the page cache; medians of {} runs",
+        load(),
+        runs(7)
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let plain = Plain::create(&folder.path().join("plain.db"), Journal::Wal);
+    let store = stores::open(&folder.path().join("history.db"));
+    for (index, session) in corpus.sessions.iter().enumerate() {
+        let name = stores::name("s", index);
+        plain.insert_all(&name, session.lines.iter().map(AsRef::as_ref));
+        stores::record(&store, &name, &session.lines);
+    }
+    plain.vacuum();
+    let places = places(&corpus);
+
+    let scan = rate(&corpus, &|session| plain.scan(session));
+    println!("plain rows, scan                   {scan:>7.0} MB/s");
+    let mut plain_single = Durations::default();
+    for (session, sequence) in &places {
+        let (took, _) = timed(|| plain.one(session, *sequence));
+        plain_single.push(took);
+    }
+    println!(
+        "plain rows, single message         {}",
+        plain_single.summary()
+    );
+    for (state, tier) in [
+        ("hot", None),
+        ("quick", Some(Tier::Quick)),
+        ("deep", Some(Tier::Deep)),
+    ] {
+        if let Some(tier) = tier {
+            let outcome = stores::compact(&store, tier);
+            println!(
+                "compacted {state}: {:.1} MB became {:.1} MB in {:.1} s",
+                outcome.bytes_before as f64 / 1e6,
+                outcome.bytes_after as f64 / 1e6,
+                outcome.seconds
+            );
+        }
+        let ours = rate(&corpus, &|session| stores::replay(&store, session));
+        println!(
+            "{state:<5} replay                       {ours:>7.0} MB/s = {:.2} of the scan",
+            ours / scan
+        );
+        println!(
+            "{state:<5} single message               {}",
+            single(&store, &places).summary()
+        );
+        println!(
+            "{state:<5} first message from the middle {}",
+            first_of_rest(&store, &places).summary()
+        );
+    }
+}
