@@ -4,7 +4,8 @@
 //! and a maximum. Relations that the engine relies on are asserted at compile time below.
 //! MB is 10^6 bytes, MiB is 2^20, as in the capacity plan.
 
-/// Size of a database page. Chosen by measurement, see `docs/design/page-size.md`; fixed at birth.
+/// Size of a database page, fixed at birth. Small, because each commit writes whole pages to the
+/// log, and because a segment leaves part of its last page empty.
 pub const PAGE_BYTES: u32 = 4096;
 
 /// Default bound of one message's payload.
