@@ -1,5 +1,5 @@
 //! What recording and compacting cost in bytes written and bytes kept: the figures behind the
-//! page size (`docs/design/page-size.md`).
+//! page size.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(missing_docs)]
