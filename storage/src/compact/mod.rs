@@ -1,13 +1,13 @@
 //! Compaction: hot messages into segments, and small segments into bigger ones, losslessly.
 //!
-//! 1. [`policy`] looks at a session and says whether a tier is due (pure).
-//! 2. [`plan`] packs the session's messages into steps, each one new segment (pure).
-//!    [`base`] chooses what the steps of a project are encoded with.
-//! 3. [`step`] carries a step out: read, encode, decode and compare outside any write
+//! 1. `policy` looks at a session and says whether a tier is due (pure).
+//! 2. `plan` packs the session's messages into steps, each one new segment (pure).
+//!    `base` chooses what the steps of a project are encoded with.
+//! 3. `step` carries a step out: read, encode, decode and compare outside any write
 //!    transaction; then one short transaction compares once more with what the file holds,
 //!    inserts the segment and deletes what it replaces.
-//! 4. [`reclaim`] gives the free pages back in small transactions, and checkpoints.
-//! 5. [`run`] does this for all sessions that are due, on request; [`service`] does it in the
+//! 4. `reclaim` gives the free pages back in small transactions, and checkpoints.
+//! 5. `run` does this for all sessions that are due, on request; `service` does it in the
 //!    background.
 //!
 //! A crash at any point leaves either the old rows or the new segment, never both and never
