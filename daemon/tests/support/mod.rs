@@ -1,6 +1,8 @@
 //! A daemon on a real socket with a real store, and clients of it.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod process;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
