@@ -27,7 +27,13 @@ pub struct Limit {
 impl Limit {
     fn new(name: &'static str, hint: &'static str, max: u64) -> Arc<Self> {
         let (used, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { name, hint, used, max: AtomicU64::new(max), refused })
+        Arc::new(Self {
+            name,
+            hint,
+            used,
+            max: AtomicU64::new(max),
+            refused,
+        })
     }
 
     /// Its name, as refusals tell it.
@@ -66,11 +72,16 @@ impl Limit {
     /// RESOURCE_EXHAUSTED with the limit's name.
     pub fn take(self: &Arc<Self>, amount: u64) -> Result<Taken, Status> {
         let max = self.max();
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            (used + amount <= max || (used == 0 && max > 0)).then_some(used + amount)
-        });
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                (used + amount <= max || (used == 0 && max > 0)).then_some(used + amount)
+            });
         match taken {
-            Ok(_) => Ok(Taken { limit: Arc::clone(self), amount }),
+            Ok(_) => Ok(Taken {
+                limit: Arc::clone(self),
+                amount,
+            }),
             Err(used) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 Err(status::exhausted(self.name, used, max, self.hint))
@@ -124,7 +135,11 @@ impl Admission {
     #[must_use]
     pub fn new(max: &Maxima) -> Self {
         Self {
-            clients: Limit::new("clients", "close idle connections, or raise clients_max", max.clients),
+            clients: Limit::new(
+                "clients",
+                "close idle connections, or raise clients_max",
+                max.clients,
+            ),
             followers: Limit::new(
                 "followers",
                 "end followers that are not needed, or raise followers_max",
@@ -155,7 +170,12 @@ impl Admission {
     /// All limits.
     #[must_use]
     pub fn all(&self) -> [&Arc<Limit>; 4] {
-        [&self.clients, &self.followers, &self.in_flight_bytes, &self.sessions]
+        [
+            &self.clients,
+            &self.followers,
+            &self.in_flight_bytes,
+            &self.sessions,
+        ]
     }
 
     /// Lets a session be appended to: it counts as active for a while from now.
@@ -196,7 +216,12 @@ mod tests {
     use tonic_types::StatusExt;
 
     fn admission() -> Admission {
-        Admission::new(&Maxima { clients: 2, followers: 1, in_flight_bytes: 100, sessions: 1 })
+        Admission::new(&Maxima {
+            clients: 2,
+            followers: 1,
+            in_flight_bytes: 100,
+            sessions: 1,
+        })
     }
 
     #[test]
@@ -205,11 +230,17 @@ mod tests {
         let taken = admission.followers.take(1).unwrap();
         let refused = admission.followers.take(1).unwrap_err();
         let details = refused.get_error_details();
-        assert_eq!(details.quota_failure().unwrap().violations[0].subject, "followers");
+        assert_eq!(
+            details.quota_failure().unwrap().violations[0].subject,
+            "followers"
+        );
         assert!(details.retry_info().is_some());
         drop(taken);
         assert!(admission.followers.take(1).is_ok());
-        assert_eq!((admission.followers.used(), admission.followers.refused()), (0, 1));
+        assert_eq!(
+            (admission.followers.used(), admission.followers.refused()),
+            (0, 1)
+        );
     }
 
     #[test]
@@ -224,7 +255,10 @@ mod tests {
     #[test]
     fn an_active_session_stays_admitted() {
         let admission = admission();
-        let (one, two) = (SessionId::new("one").unwrap(), SessionId::new("two").unwrap());
+        let (one, two) = (
+            SessionId::new("one").unwrap(),
+            SessionId::new("two").unwrap(),
+        );
         admission.touch(&one).unwrap();
         assert!(admission.touch(&two).is_err());
         admission.touch(&one).unwrap();

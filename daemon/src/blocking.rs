@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use betcode_storage::{Result, StoreError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::limits::LONG_JOBS_MAX;
+use crate::limits::{LONG_JOBS_MAX, WARM_REPLAYS_MAX};
 use crate::status;
 
 /// Where blocking calls run.
@@ -18,6 +18,7 @@ use crate::status;
 pub struct Blocking {
     reads: Arc<Semaphore>,
     long_jobs: Arc<Semaphore>,
+    warm: Arc<Semaphore>,
 }
 
 impl Blocking {
@@ -27,6 +28,7 @@ impl Blocking {
         Self {
             reads: Arc::new(Semaphore::new(reads_max)),
             long_jobs: Arc::new(Semaphore::new(LONG_JOBS_MAX)),
+            warm: Arc::new(Semaphore::new(WARM_REPLAYS_MAX)),
         }
     }
 
@@ -45,6 +47,16 @@ impl Blocking {
             work()
         })
         .await
+    }
+
+    /// Waits for a place among the replays that keep a decoded segment.
+    pub(crate) async fn warm_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.warm).acquire_owned().await.ok()
+    }
+
+    /// How many such places are free.
+    pub(crate) fn warm_places_left(&self) -> usize {
+        self.warm.available_permits()
     }
 
     /// Runs a write, which the store puts in order itself.
@@ -82,7 +94,9 @@ async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stati
         // A panic is a bug of ours, told apart from what the world does; the daemon goes on.
         Err(error) => {
             tracing::error!(%error, "a call into the store ended by a panic");
-            Err(StoreError::Closed { why: Some("the call ended by an internal error".into()) })
+            Err(StoreError::Closed {
+                why: Some("the call ended by an internal error".into()),
+            })
         }
     }
 }

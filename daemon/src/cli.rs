@@ -21,17 +21,24 @@ pub(crate) enum Command {
 /// Reads the command line and the environment. Ends the process on wrong flags and on `--help`.
 pub(crate) fn parse() -> (Command, Sources) {
     let mut matches = command().get_matches();
-    let (name, mut matches) =
-        matches.remove_subcommand().unwrap_or_else(|| ("serve".to_owned(), matches));
+    let (name, mut matches) = matches
+        .remove_subcommand()
+        .unwrap_or_else(|| ("serve".to_owned(), matches));
     let flags = PARAMETERS
         .iter()
         .filter_map(|p| Some((p.name.to_owned(), matches.remove_one::<String>(p.name)?)))
         .collect();
     let file = matches.remove_one::<PathBuf>("settings");
     let file = file.or_else(|| std::env::var_os("BETCODE_SETTINGS").map(PathBuf::from));
-    let sources = Sources { file, environment: std::env::vars_os().collect(), flags };
+    let sources = Sources {
+        file,
+        environment: std::env::vars_os().collect(),
+        flags,
+    };
     let command = match name.as_str() {
-        "config" => Command::Config { json: matches.get_flag("json") },
+        "config" => Command::Config {
+            json: matches.get_flag("json"),
+        },
         _ => Command::Serve,
     };
     (command, sources)
@@ -44,15 +51,21 @@ fn command() -> clap::Command {
         .value_parser(clap::value_parser!(PathBuf))
         .help("Settings file (JSON); also BETCODE_SETTINGS");
     let with_parameters = |command: clap::Command| {
-        command.arg(settings.clone()).args(PARAMETERS.iter().map(flag))
+        command
+            .arg(settings.clone())
+            .args(PARAMETERS.iter().map(flag))
     };
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Machine-readable");
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Machine-readable");
     clap::Command::new("betcode-daemon")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Serves a BetCode history store over gRPC")
         .subcommand_required(true)
         .subcommand(with_parameters(
-            clap::Command::new("serve").about("Serves until SIGTERM; SIGHUP reads the settings again"),
+            clap::Command::new("serve")
+                .about("Serves until SIGTERM; SIGHUP reads the settings again"),
         ))
         .subcommand(
             with_parameters(
@@ -71,7 +84,11 @@ fn flag(parameter: &'static Parameter) -> Arg {
     Arg::new(parameter.name)
         .long(long)
         .value_name(value_name(parameter.kind))
-        .help(format!("{}{}{default}", parameter.what, bounds(parameter.kind)))
+        .help(format!(
+            "{}{}{default}",
+            parameter.what,
+            bounds(parameter.kind)
+        ))
 }
 
 fn value_name(kind: Kind) -> &'static str {
@@ -122,7 +139,10 @@ pub(crate) fn show(loaded: &Loaded, json: bool) {
     } else {
         for (parameter, value, origin) in &loaded.values {
             let bounds = bounds(parameter.kind);
-            text.push_str(&format!("{:<28} {value:<24} {origin}{bounds}\n", parameter.name));
+            text.push_str(&format!(
+                "{:<28} {value:<24} {origin}{bounds}\n",
+                parameter.name
+            ));
         }
     }
     // A reader that has seen enough is no error.

@@ -60,6 +60,7 @@ pub fn session(session: Session) -> proto::Session {
 #[must_use]
 pub fn compaction_progress(progress: &CompactionProgress) -> proto::CompactionProgress {
     let phase = match progress.phase {
+        CompactionPhase::Preparing => "preparing",
         CompactionPhase::Encoding => "encoding",
         CompactionPhase::Reclaiming => "reclaiming",
     };

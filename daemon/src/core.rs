@@ -53,7 +53,9 @@ impl std::fmt::Debug for Running {
 impl Core {
     /// The background compaction.
     pub fn compaction(&self) -> MutexGuard<'_, Option<Running>> {
-        self.compaction.lock().unwrap_or_else(PoisonError::into_inner)
+        self.compaction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The policy of compaction, as the settings have it.

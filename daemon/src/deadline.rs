@@ -37,7 +37,10 @@ mod tests {
     fn timeouts_have_a_unit() {
         assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(
+            parse("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
         for bad in ["", "m", "5", "5x", "123456789m", "-1S", "5mm"] {
             assert_eq!(parse(bad), None, "{bad}");
         }

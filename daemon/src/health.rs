@@ -49,7 +49,10 @@ impl Health {
     /// Compaction and capacity may need somebody, and history is recorded all the same.
     #[must_use]
     pub fn serving(&self) -> bool {
-        let store = self.components.iter().find(|component| component.name == "store");
+        let store = self
+            .components
+            .iter()
+            .find(|component| component.name == "store");
         !self.draining && store.is_some_and(|store| store.serving)
     }
 }
@@ -68,15 +71,27 @@ pub(crate) async fn look(core: &Arc<Core>, wait_max: Duration) -> Vec<Component>
     let started = Instant::now();
     let probed = timeout(wait_max, core.blocking.write(move || probe(&store))).await;
     let (serving, message) = match probed {
-        Ok(Ok(())) => (true, format!("read and wrote in {} ms", started.elapsed().as_millis())),
+        Ok(Ok(())) => (
+            true,
+            format!("read and wrote in {} ms", started.elapsed().as_millis()),
+        ),
         Ok(Err(error)) => (false, error.to_string()),
-        Err(_) => (false, format!("no answer within {} ms", wait_max.as_millis())),
+        Err(_) => (
+            false,
+            format!("no answer within {} ms", wait_max.as_millis()),
+        ),
     };
     let status = core.compaction().as_ref().map(|running| running.0.status());
     let trouble = status.and_then(|status| status.last_error);
     let level = core.store.level();
     vec![
-        Component { name: "store", serving, degraded: false, message, checked_ms },
+        Component {
+            name: "store",
+            serving,
+            degraded: false,
+            message,
+            checked_ms,
+        },
         Component {
             name: "compaction",
             serving: trouble.is_none(),
@@ -122,8 +137,12 @@ pub(crate) async fn watch(
     report(&reporter, false).await;
 }
 
-async fn report(reporter: &HealthReporter, serving: bool) {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+pub(crate) async fn report(reporter: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
     for service in std::iter::once("").chain(crate::server::SERVICES) {
         reporter.set_service_status(service, status).await;
     }

@@ -73,7 +73,10 @@ impl Hub {
     /// A hub whose followers' buffers hold `buffer_bytes_max` payload bytes each.
     #[must_use]
     pub fn new(buffer_bytes_max: usize) -> Self {
-        Self { sessions: Mutex::default(), buffer_bytes_max: AtomicUsize::new(buffer_bytes_max) }
+        Self {
+            sessions: Mutex::default(),
+            buffer_bytes_max: AtomicUsize::new(buffer_bytes_max),
+        }
     }
 
     /// Changes the bound of the buffers.
@@ -85,7 +88,9 @@ impl Hub {
     pub fn publish(&self, news: &Committed) {
         let buffers = {
             let mut sessions = lock(&self.sessions);
-            let Some(followed) = sessions.get_mut(&news.session) else { return };
+            let Some(followed) = sessions.get_mut(&news.session) else {
+                return;
+            };
             followed.published = news.messages.last().map_or(0, |message| message.sequence);
             followed.buffers.clone()
         };
@@ -120,7 +125,9 @@ impl Hub {
     /// The session ends at sequence `last` now. When that is beyond what was published, another
     /// process has appended, and the followers are let look at the store.
     pub fn look(&self, session: &SessionId, last: u64) {
-        let published = lock(&self.sessions).get(session).map_or(0, |followed| followed.published);
+        let published = lock(&self.sessions)
+            .get(session)
+            .map_or(0, |followed| followed.published);
         if last > published {
             for buffer in self.buffers(session) {
                 buffer.change(|state| state.look = true);
@@ -129,7 +136,10 @@ impl Hub {
     }
 
     fn buffers(&self, session: &SessionId) -> Vec<Arc<Buffer>> {
-        lock(&self.sessions).get(session).map(|f| f.buffers.clone()).unwrap_or_default()
+        lock(&self.sessions)
+            .get(session)
+            .map(|f| f.buffers.clone())
+            .unwrap_or_default()
     }
 
     /// Sessions that are followed now.
@@ -141,15 +151,26 @@ impl Hub {
     /// Followers in all.
     #[must_use]
     pub fn followers(&self) -> usize {
-        lock(&self.sessions).values().map(|followed| followed.buffers.len()).sum()
+        lock(&self.sessions)
+            .values()
+            .map(|followed| followed.buffers.len())
+            .sum()
     }
 
     /// From now on every commit of `session` reaches the subscription.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, session: SessionId) -> Subscription {
         let buffer = Arc::new(Buffer::default());
-        lock(&self.sessions).entry(session.clone()).or_default().buffers.push(Arc::clone(&buffer));
-        Subscription { hub: Arc::clone(self), session, buffer }
+        lock(&self.sessions)
+            .entry(session.clone())
+            .or_default()
+            .buffers
+            .push(Arc::clone(&buffer));
+        Subscription {
+            hub: Arc::clone(self),
+            session,
+            buffer,
+        }
     }
 }
 
@@ -188,7 +209,10 @@ impl Subscription {
         }
         if let Some(committed) = state.committed.take() {
             state.bytes = 0;
-            return Some(News::Messages(std::mem::take(&mut state.messages).into(), committed));
+            return Some(News::Messages(
+                std::mem::take(&mut state.messages).into(),
+                committed,
+            ));
         }
         std::mem::take(&mut state.look).then_some(News::Look)
     }
@@ -223,7 +247,10 @@ mod tests {
                 payload: Bytes::from_static(b"0123456789"),
             })
             .collect();
-        Committed { session: session(), messages }
+        Committed {
+            session: session(),
+            messages,
+        }
     }
 
     #[tokio::test]
@@ -232,8 +259,13 @@ mod tests {
         let follower = hub.subscribe(session());
         hub.publish(&committed(1..=2));
         hub.publish(&committed(3..=3));
-        let News::Messages(messages, _) = follower.next().await else { panic!() };
-        assert_eq!(messages.iter().map(|m| m.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+        let News::Messages(messages, _) = follower.next().await else {
+            panic!()
+        };
+        assert_eq!(
+            messages.iter().map(|m| m.sequence).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
     }
 
     #[tokio::test]
@@ -245,7 +277,9 @@ mod tests {
         hub.publish(&committed(4..=4));
         assert!(matches!(follower.next().await, News::Behind));
         hub.publish(&committed(5..=5));
-        let News::Messages(messages, _) = follower.next().await else { panic!() };
+        let News::Messages(messages, _) = follower.next().await else {
+            panic!()
+        };
         assert_eq!(messages[0].sequence, 5);
     }
 

@@ -20,7 +20,12 @@ impl Sampler {
         let measures = [
             (Metric::SqliteSize, database_bytes, db_bytes_max, "bytes"),
             (Metric::Sessions, sessions.used(), sessions.max(), "count"),
-            (Metric::Memory, resident_bytes(), core.settings.memory_bytes_max, "bytes"),
+            (
+                Metric::Memory,
+                resident_bytes(),
+                core.settings.memory_bytes_max,
+                "bytes",
+            ),
         ];
         measures
             .into_iter()

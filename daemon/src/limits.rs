@@ -12,6 +12,12 @@ pub const FRAME_MESSAGES_MAX: usize = 1024;
 pub const PART_BYTES_MAX: usize = 1 << 20;
 /// Answers that wait for a slow client; then its reader waits.
 pub const ANSWERS_AHEAD_MAX: usize = 2;
+/// Replays that keep a decoded segment at once: each takes up to two of at most 4 MiB.
+pub const WARM_REPLAYS_MAX: usize = 8;
+/// Pages that a replay reads before it gives its place to one that waits.
+pub const WARM_PAGES_MAX: usize = 8;
+/// A client that takes longer than this for an answer is slow: its replay gives its place away.
+pub const SLOW_CLIENT_MS: u64 = 50;
 /// Room that a request needs besides its payloads.
 pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
 

@@ -61,13 +61,21 @@ fn lock_path(db: &Path) -> PathBuf {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn read(file: &mut File) -> Option<Holder> {
     let mut text = String::new();
     file.seek(SeekFrom::Start(0)).ok()?;
-    file.take(CONTENT_BYTES_MAX).read_to_string(&mut text).ok()?;
+    file.take(CONTENT_BYTES_MAX)
+        .read_to_string(&mut text)
+        .ok()?;
     serde_json::from_str(&text).ok()
 }
 
@@ -78,8 +86,14 @@ impl Lock {
     /// [`LockError::Held`] with the other's process id.
     pub fn take(db: &Path, socket: &Path) -> Result<Self, LockError> {
         let path = lock_path(db);
-        let failed = |source| LockError::Io { path: path.clone(), source };
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let failed = |source| LockError::Io {
+            path: path.clone(),
+            source,
+        };
+        if let Some(folder) = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+        {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let mut file = open(&path).map_err(failed)?;
@@ -87,11 +101,17 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let holder = read(&mut file);
-                return Err(LockError::Held { db: db.to_owned(), holder });
+                return Err(LockError::Held {
+                    db: db.to_owned(),
+                    holder,
+                });
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let holder = Holder { pid: std::process::id(), socket: socket.to_owned() };
+        let holder = Holder {
+            pid: std::process::id(),
+            socket: socket.to_owned(),
+        };
         let text = serde_json::to_string(&holder).map_err(|error| failed(error.into()))?;
         file.set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
@@ -121,7 +141,9 @@ mod tests {
         let db = folder.path().join("h.db");
         assert_eq!(running(&db), None);
         let first = Lock::take(&db, Path::new("/run/x.sock")).unwrap();
-        let error = Lock::take(&db, Path::new("/run/y.sock")).unwrap_err().to_string();
+        let error = Lock::take(&db, Path::new("/run/y.sock"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         assert_eq!(running(&db).unwrap().socket, Path::new("/run/x.sock"));
         drop(first);

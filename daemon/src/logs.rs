@@ -31,9 +31,13 @@ pub(crate) fn start(settings: &Settings) -> Result<Handle, String> {
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let started = if settings.log_json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+        registry
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .try_init()
     } else {
-        registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(false)).try_init()
+        registry
+            .with(fmt::layer().with_writer(std::io::stderr).with_ansi(false))
+            .try_init()
     };
     started.map_err(|error| error.to_string())?;
     Ok(Handle(handle))

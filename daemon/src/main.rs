@@ -30,7 +30,10 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "why a program ends is for whoever started it")]
+#[expect(
+    clippy::print_stderr,
+    reason = "why a program ends is for whoever started it"
+)]
 fn fail(why: &str, code: u8) -> ExitCode {
     eprintln!("betcode-daemon: {why}");
     ExitCode::from(code)
@@ -66,7 +69,10 @@ async fn run(
     sources: &settings::Sources,
     log: &logs::Handle,
 ) -> Result<bool, ServeError> {
-    let listen = |source| ServeError::Listen { at: "signals".to_owned(), source };
+    let listen = |source| ServeError::Listen {
+        at: "signals".to_owned(),
+        source,
+    };
     // Before the store is opened: a signal that comes meanwhile is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(listen)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(listen)?;

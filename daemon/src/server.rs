@@ -113,7 +113,9 @@ impl Daemon {
         let hub = Arc::new(Hub::new(settings.follower_buffer_bytes_max));
         let store = open(&settings, &hub).await?;
         let compaction = match settings.compaction {
-            true => Some(Running(store.start_compaction(settings.compaction_options())?)),
+            true => Some(Running(
+                store.start_compaction(settings.compaction_options())?,
+            )),
             false => None,
         };
         let (draining, drain) = watch::channel(false);
@@ -134,7 +136,14 @@ impl Daemon {
         let found = health::look(&core, Duration::from_secs(10)).await;
         tell_health.send_modify(|health| health.components = found);
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        tokio::spawn(health::watch(Arc::clone(&core), tell_health, tell_levels, reporter));
+        let serving = core.health.borrow().serving();
+        health::report(&reporter, serving).await;
+        tokio::spawn(health::watch(
+            Arc::clone(&core),
+            tell_health,
+            tell_levels,
+            reporter,
+        ));
         tokio::spawn(watch_followed(Arc::clone(&core)));
         let routes = routes(&core)?.add_service(health_service);
         let mut daemon = Self {
@@ -152,12 +161,17 @@ impl Daemon {
 
     async fn listen(&mut self, routes: &Routes) -> Result<(), ServeError> {
         let settings = &self.core.settings;
-        let (tcp, tls, metrics) =
-            (settings.tcp_listen, settings.tls_listen, settings.prometheus_listen);
+        let (tcp, tls, metrics) = (
+            settings.tcp_listen,
+            settings.tls_listen,
+            settings.prometheus_listen,
+        );
         let slots = Arc::new(Semaphore::new(settings.connections_max));
         let at = settings.socket.clone();
-        let socket = SocketFile::bind(&at)
-            .map_err(|source| ServeError::Listen { at: at.display().to_string(), source })?;
+        let socket = SocketFile::bind(&at).map_err(|source| ServeError::Listen {
+            at: at.display().to_string(),
+            source,
+        })?;
         self.serve(Listener::Unix(socket), routes.clone(), &slots, None)?;
         if let Some(address) = tcp {
             let listener = bind(address).await?;
@@ -177,7 +191,10 @@ impl Daemon {
             self.servers.spawn(async move {
                 prometheus::serve(core, listener)
                     .await
-                    .map_err(|source| ServeError::Listen { at: address.to_string(), source })
+                    .map_err(|source| ServeError::Listen {
+                        at: address.to_string(),
+                        source,
+                    })
             });
         }
         Ok(())
@@ -241,8 +258,12 @@ impl Daemon {
     /// When the store refuses its limits.
     pub fn reload(&self, settings: &Settings) -> Result<(), ServeError> {
         self.core.admission.set(&settings.maxima());
-        self.core.hub.set_buffer_bytes_max(settings.follower_buffer_bytes_max);
-        self.core.store.set_limits(settings.db_bytes_max, settings.session_bytes_max)?;
+        self.core
+            .hub
+            .set_buffer_bytes_max(settings.follower_buffer_bytes_max);
+        self.core
+            .store
+            .set_limits(settings.db_bytes_max, settings.session_bytes_max)?;
         Ok(())
     }
 
@@ -283,23 +304,33 @@ async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> 
     options.on_commit = Some(Arc::new(move |news| hub.publish(news)));
     let path = settings.db.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
-    let panicked = || StoreError::Closed { why: Some("opening it ended by an internal error".into()) };
+    let panicked = || StoreError::Closed {
+        why: Some("opening it ended by an internal error".into()),
+    };
     Ok(opened.map_err(|_| panicked())??)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| ServeError::Listen { at: address.to_string(), source })
+        .map_err(|source| ServeError::Listen {
+            at: address.to_string(),
+            source,
+        })
 }
 
 fn tls_config(settings: &Settings) -> Result<ServerTlsConfig, ServeError> {
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| ServeError::Tls { path: path.clone(), source })
+        std::fs::read(path).map_err(|source| ServeError::Tls {
+            path: path.clone(),
+            source,
+        })
     };
     let identity = Identity::from_pem(read(&settings.tls_cert)?, read(&settings.tls_key)?);
     let authorities = Certificate::from_pem(read(&settings.tls_client_ca)?);
-    Ok(ServerTlsConfig::new().identity(identity).client_ca_root(authorities))
+    Ok(ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(authorities))
 }
 
 fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
@@ -310,8 +341,8 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let request_bytes_max = core.settings.request_bytes_max();
-    let history = HistoryServiceServer::new(History(of()))
-        .max_decoding_message_size(request_bytes_max);
+    let history =
+        HistoryServiceServer::new(History(of())).max_decoding_message_size(request_bytes_max);
     let health = HealthServices(of());
     Ok(Routes::new(history)
         .add_service(CompactionServiceServer::new(Compaction(of())))

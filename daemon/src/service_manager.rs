@@ -33,7 +33,9 @@ pub(crate) fn stopping() {
 /// Says that we are alive, for as long as the store reads and writes: a daemon that hangs in its
 /// store is one to restart.
 pub(crate) async fn watchdog(health: watch::Receiver<Health>) {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
     let mut ticks = tokio::time::interval((period / 2).max(Duration::from_millis(10)));
     loop {
         ticks.tick().await;

@@ -41,7 +41,11 @@ fn answer(kind: ErrorKind) -> Answer {
         ErrorKind::Closed => (Code::Unavailable, "CLOSED", RETRY_MS),
         _ => (Code::Internal, "INTERNAL", 0),
     };
-    Answer { code, reason, retry_ms }
+    Answer {
+        code,
+        reason,
+        retry_ms,
+    }
 }
 
 /// The limit that an error is about, as `QuotaFailure` names it.
@@ -50,6 +54,7 @@ fn limit_of(error: &StoreError) -> Option<&'static str> {
         StoreError::QueueFull { .. } => Some("writer_queue"),
         StoreError::DiskFull { .. } => Some("disk"),
         StoreError::LimitReached { .. } => Some("db_bytes_max"),
+        StoreError::SessionLimitReached { .. } => Some("session_bytes_max"),
         error if error.kind() == ErrorKind::NoSpace => Some("disk"),
         _ => None,
     }
@@ -65,7 +70,11 @@ fn message_of(error: &StoreError) -> String {
 /// The status of a store's error.
 #[must_use]
 pub fn from_store(error: &StoreError) -> Status {
-    let Answer { code, reason, retry_ms } = answer(error.kind());
+    let Answer {
+        code,
+        reason,
+        retry_ms,
+    } = answer(error.kind());
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Some(limit) = limit_of(error) {
         details.add_quota_failure_violation(limit, error.to_string());
@@ -82,7 +91,11 @@ pub fn from_store(error: &StoreError) -> Status {
 /// The same for one batch of an append stream, which goes on.
 #[must_use]
 pub fn refusal(error: &StoreError) -> Refused {
-    let Answer { code, reason, retry_ms } = answer(error.kind());
+    let Answer {
+        code,
+        reason,
+        retry_ms,
+    } = answer(error.kind());
     let next_sequence = match error {
         StoreError::SequenceConflict { next, .. } => *next,
         _ => 0,
@@ -104,8 +117,13 @@ pub fn refusal_of(status: &Status) -> Refused {
     Refused {
         code: status.code().into(),
         message: status.message().to_owned(),
-        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
-        retry_ms: retry_ms.map_or(0, |delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
+        reason: details
+            .error_info()
+            .map(|info| info.reason.clone())
+            .unwrap_or_default(),
+        retry_ms: retry_ms.map_or(0, |delay| {
+            u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)
+        }),
         next_sequence: 0,
     }
 }
@@ -135,7 +153,11 @@ pub fn invalid(field: &'static str, why: impl Into<String>) -> Status {
     let why = why.into();
     let mut details = ErrorDetails::with_error_info("INVALID", DOMAIN, HashMap::new());
     details.add_bad_request_violation(field, why.clone());
-    Status::with_error_details(Code::InvalidArgument, format!("{field} is not valid: {why}"), details)
+    Status::with_error_details(
+        Code::InvalidArgument,
+        format!("{field} is not valid: {why}"),
+        details,
+    )
 }
 
 /// A method that this daemon does not have.
@@ -151,21 +173,38 @@ mod tests {
 
     #[test]
     fn a_full_disk_and_overload_are_told_apart() {
-        let full = from_store(&StoreError::DiskFull { path: "/x".into(), why: "no space".into() });
-        let busy = from_store(&StoreError::QueueFull { waited_ms: 1, requests: 2, bytes: 3 });
-        assert_eq!((full.code(), busy.code()), (Code::ResourceExhausted, Code::ResourceExhausted));
+        let full = from_store(&StoreError::DiskFull {
+            path: "/x".into(),
+            why: "no space".into(),
+        });
+        let busy = from_store(&StoreError::QueueFull {
+            waited_ms: 1,
+            requests: 2,
+            bytes: 3,
+        });
+        assert_eq!(
+            (full.code(), busy.code()),
+            (Code::ResourceExhausted, Code::ResourceExhausted)
+        );
         let (full, busy) = (full.get_error_details(), busy.get_error_details());
         assert_eq!(full.error_info().unwrap().reason, "NO_SPACE");
         assert!(full.retry_info().is_none());
         assert_eq!(busy.error_info().unwrap().reason, "OVERLOADED");
         assert!(busy.retry_info().is_some());
-        assert_eq!(busy.quota_failure().unwrap().violations[0].subject, "writer_queue");
+        assert_eq!(
+            busy.quota_failure().unwrap().violations[0].subject,
+            "writer_queue"
+        );
     }
 
     #[test]
     fn the_message_says_what_to_do() {
         let status = from_store(&StoreError::SessionNotFound { id: "s".into() });
         assert_eq!(status.code(), Code::NotFound);
-        assert!(status.message().contains("list the sessions"), "{}", status.message());
+        assert!(
+            status.message().contains("list the sessions"),
+            "{}",
+            status.message()
+        );
     }
 }

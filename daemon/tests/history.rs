@@ -14,7 +14,10 @@ use support::{Appender, batch, followed, read_all, serve, within};
 use tonic::Code;
 
 fn follow(session: &str, from_sequence: u64) -> FollowRequest {
-    FollowRequest { session_id: session.to_owned(), from_sequence }
+    FollowRequest {
+        session_id: session.to_owned(),
+        from_sequence,
+    }
 }
 
 #[tokio::test]
@@ -32,19 +35,40 @@ async fn appended_bytes_come_back_as_they_were() {
         request_id: 42,
         session_id: "s".into(),
         payloads: lines.clone(),
-        meta: Some(SessionMeta { name: "n".into(), model: "m".into(), ..SessionMeta::default() }),
+        meta: Some(SessionMeta {
+            name: "n".into(),
+            model: "m".into(),
+            ..SessionMeta::default()
+        }),
         ..AppendRequest::default()
     };
     let done = appender.send(request).await.unwrap();
-    assert_eq!((done.first_sequence, done.last_sequence, done.duplicates), (1, 4, 0));
+    assert_eq!(
+        (done.first_sequence, done.last_sequence, done.duplicates),
+        (1, 4, 0)
+    );
     let read = read_all(&mut client, "s", 0).await.unwrap();
     assert_eq!(read, (1..).zip(lines).collect::<Vec<_>>());
     assert_eq!(read_all(&mut client, "s", 4).await.unwrap().len(), 1);
     assert!(read_all(&mut client, "s", 5).await.unwrap().is_empty());
-    assert_eq!(read_all(&mut client, "s", 6).await.unwrap_err().code(), Code::OutOfRange);
-    let get = GetSessionRequest { session_id: "s".into() };
-    let session = client.get_session(get).await.unwrap().into_inner().session.unwrap();
-    assert_eq!((session.messages, session.meta.unwrap().model.as_str()), (4, "m"));
+    assert_eq!(
+        read_all(&mut client, "s", 6).await.unwrap_err().code(),
+        Code::OutOfRange
+    );
+    let get = GetSessionRequest {
+        session_id: "s".into(),
+    };
+    let session = client
+        .get_session(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .session
+        .unwrap();
+    assert_eq!(
+        (session.messages, session.meta.unwrap().model.as_str()),
+        (4, "m")
+    );
 }
 
 #[tokio::test]
@@ -60,7 +84,10 @@ async fn a_retry_is_recognised_and_other_bytes_are_refused() {
     let again = appender.send(expecting(1, &["a", "b", "c"])).await.unwrap();
     assert_eq!((again.last_sequence, again.duplicates), (3, 2));
     let other = appender.send(expecting(3, &["x"])).await.unwrap_err();
-    assert_eq!((other.code, other.next_sequence), (Code::AlreadyExists.into(), 4));
+    assert_eq!(
+        (other.code, other.next_sequence),
+        (Code::AlreadyExists.into(), 4)
+    );
     assert_eq!(other.reason, "CONFLICT");
     // The stream goes on.
     appender.send(expecting(4, &["d"])).await.unwrap();
@@ -92,14 +119,24 @@ async fn a_refused_batch_lets_none_take_its_place() {
     let mut client = served.history().await;
     let mut appender = Appender::open(&mut client).await;
     appender.send(batch("s", &["one"])).await.unwrap();
-    let big = appender.send(batch("s", &["longer than ten bytes"])).await.unwrap_err();
+    let big = appender
+        .send(batch("s", &["longer than ten bytes"]))
+        .await
+        .unwrap_err();
     assert_eq!(big.code, i32::from(Code::InvalidArgument));
     let next = appender.send(batch("s", &["two"])).await.unwrap_err();
     assert_eq!(next.code, i32::from(Code::Aborted));
     // Other sessions, and a new stream, go on.
     appender.send(batch("t", &["one"])).await.unwrap();
     let mut again = Appender::open(&mut client).await;
-    assert_eq!(again.send(batch("s", &["two"])).await.unwrap().first_sequence, 2);
+    assert_eq!(
+        again
+            .send(batch("s", &["two"]))
+            .await
+            .unwrap()
+            .first_sequence,
+        2
+    );
 }
 
 #[tokio::test]
@@ -111,15 +148,32 @@ async fn bad_batches_are_refused_and_the_stream_goes_on() {
         (batch("../../etc/passwd", &["x"]), "list the sessions"),
         (batch("", &["x"]), "list the sessions"),
         (batch("s", &[]), "at least one"),
-        (AppendRequest { expected_sequence: Some(0), ..batch("s", &["x"]) }, "begin at 1"),
+        (
+            AppendRequest {
+                expected_sequence: Some(0),
+                ..batch("s", &["x"])
+            },
+            "begin at 1",
+        ),
     ] {
         let refused = within(appender.send(request)).await.unwrap_err();
-        assert_eq!(refused.code, i32::from(Code::InvalidArgument), "{}", refused.message);
+        assert_eq!(
+            refused.code,
+            i32::from(Code::InvalidArgument),
+            "{}",
+            refused.message
+        );
         assert!(refused.message.contains(what), "{}", refused.message);
     }
-    let ahead = AppendRequest { expected_sequence: Some(9), ..batch("t", &["x"]) };
+    let ahead = AppendRequest {
+        expected_sequence: Some(9),
+        ..batch("t", &["x"])
+    };
     let refused = appender.send(ahead).await.unwrap_err();
-    assert_eq!((refused.reason.as_str(), refused.next_sequence), ("CONFLICT", 1));
+    assert_eq!(
+        (refused.reason.as_str(), refused.next_sequence),
+        ("CONFLICT", 1)
+    );
     appender.send(batch("t", &["fine"])).await.unwrap();
 }
 
@@ -133,7 +187,10 @@ async fn sessions_are_listed_renamed_and_deleted() {
             working_directory: format!("/w/{}", at % 2),
             ..SessionMeta::default()
         };
-        let request = AppendRequest { meta: Some(meta), ..batch(&format!("s{at}"), &["x"]) };
+        let request = AppendRequest {
+            meta: Some(meta),
+            ..batch(&format!("s{at}"), &["x"])
+        };
         appender.send(request).await.unwrap();
     }
     let list = ListSessionsRequest {
@@ -143,13 +200,42 @@ async fn sessions_are_listed_renamed_and_deleted() {
     };
     let page = client.list_sessions(list).await.unwrap().into_inner();
     assert_eq!((page.sessions.len(), page.total), (2, 3));
-    let rename = |id: &str| RenameSessionRequest { session_id: id.into(), name: "new".into() };
+    let rename = |id: &str| RenameSessionRequest {
+        session_id: id.into(),
+        name: "new".into(),
+    };
     client.rename_session(rename("s1")).await.unwrap();
-    assert_eq!(client.rename_session(rename("nope")).await.unwrap_err().code(), Code::NotFound);
-    let delete = |id: &str| DeleteSessionRequest { session_id: id.into() };
-    assert!(client.delete_session(delete("s1")).await.unwrap().into_inner().deleted);
-    assert!(!client.delete_session(delete("s1")).await.unwrap().into_inner().deleted);
-    assert_eq!(read_all(&mut client, "s1", 1).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(
+        client
+            .rename_session(rename("nope"))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::NotFound
+    );
+    let delete = |id: &str| DeleteSessionRequest {
+        session_id: id.into(),
+    };
+    assert!(
+        client
+            .delete_session(delete("s1"))
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+    assert!(
+        !client
+            .delete_session(delete("s1"))
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+    assert_eq!(
+        read_all(&mut client, "s1", 1).await.unwrap_err().code(),
+        Code::NotFound
+    );
 }
 
 #[tokio::test]
@@ -161,7 +247,11 @@ async fn a_follower_gets_history_then_live_across_compaction_without_gap_or_repe
     let mut answers = client.follow(follow("s", 2)).await.unwrap().into_inner();
     let writing = tokio::spawn(async move {
         for at in 4..=2000u64 {
-            appender.requests.send(batch("s", &[&at.to_string()])).await.unwrap();
+            appender
+                .requests
+                .send(batch("s", &[&at.to_string()]))
+                .await
+                .unwrap();
         }
         for _ in 4..=2000u64 {
             appender.answer().await.unwrap();
@@ -171,7 +261,9 @@ async fn a_follower_gets_history_then_live_across_compaction_without_gap_or_repe
     let compacting = tokio::task::spawn_blocking(move || {
         for _ in 0..5 {
             store
-                .compact(&CompactionRequest::manual(), &mut |_| ControlFlow::Continue(()))
+                .compact(&CompactionRequest::manual(), &mut |_| {
+                    ControlFlow::Continue(())
+                })
                 .unwrap();
         }
     });
@@ -230,11 +322,19 @@ async fn followers_end_when_the_session_is_deleted_or_the_daemon_stops() {
     let mut b = client.follow(follow("b", 1)).await.unwrap().into_inner();
     followed(&mut a).await;
     followed(&mut b).await;
-    let delete = DeleteSessionRequest { session_id: "a".into() };
+    let delete = DeleteSessionRequest {
+        session_id: "a".into(),
+    };
     client.delete_session(delete).await.unwrap();
     assert_eq!(end_of(&mut a).await, Code::NotFound);
-    assert_eq!(client.follow(follow("a", 1)).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(client.follow(follow("b", 9)).await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(
+        client.follow(follow("a", 1)).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        client.follow(follow("b", 9)).await.unwrap_err().code(),
+        Code::OutOfRange
+    );
     drop(client);
     let stopping = tokio::spawn(served.daemon.stop());
     assert_eq!(end_of(&mut b).await, Code::Unavailable);
@@ -242,7 +342,9 @@ async fn followers_end_when_the_session_is_deleted_or_the_daemon_stops() {
     assert!(within(stopping).await.unwrap());
 }
 
-async fn end_of(answers: &mut tonic::Streaming<betcode_schema_grpc::history::FollowResponse>) -> Code {
+async fn end_of(
+    answers: &mut tonic::Streaming<betcode_schema_grpc::history::FollowResponse>,
+) -> Code {
     loop {
         match within(answers.message()).await {
             Ok(Some(_)) => {}
@@ -265,7 +367,9 @@ async fn what_another_process_appends_reaches_followers() {
     tokio::task::spawn_blocking(move || {
         let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
         let id = "s".parse().unwrap();
-        other.append(betcode_storage::Batch::new(id, vec!["2".into()])).unwrap();
+        other
+            .append(betcode_storage::Batch::new(id, vec!["2".into()]))
+            .unwrap();
         other.close().unwrap();
     })
     .await

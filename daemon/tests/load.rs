@@ -26,18 +26,26 @@ const SECONDS: u64 = 15;
 const AHEAD: u64 = 32;
 
 fn seconds() -> Duration {
-    let seconds = std::env::var("LOAD_SECONDS").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("LOAD_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(SECONDS))
 }
 
 /// Followers' connections; each follows four sessions.
 fn followers_wanted() -> u64 {
-    std::env::var("LOAD_FOLLOWERS").ok().and_then(|text| text.parse().ok()).unwrap_or(FOLLOWERS)
+    std::env::var("LOAD_FOLLOWERS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(FOLLOWERS)
 }
 
 /// Messages a second that the appenders aim at together; 0 for as many as are answered.
 fn rate() -> f64 {
-    std::env::var("LOAD_RATE").ok().and_then(|text| text.parse().ok()).unwrap_or(2_500.0)
+    std::env::var("LOAD_RATE")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2_500.0)
 }
 
 fn line(at: u64, started: Instant) -> Bytes {
@@ -59,7 +67,10 @@ fn line(at: u64, started: Instant) -> Bytes {
 
 fn sent_us(payload: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(payload);
-    let digits = text.split("\"us\":").nth(1).and_then(|rest| rest.split(',').next());
+    let digits = text
+        .split("\"us\":")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
@@ -81,14 +92,22 @@ fn quantile(values: &mut [u64], q: f64) -> f64 {
 #[ignore = "figures, for people"]
 async fn twenty_sessions_and_fifty_followers() {
     let folder = tempfile::tempdir().unwrap();
-    let flags = ["--db-bytes-max", "100000000000", "--session-bytes-max", "100000000000"];
+    let flags = [
+        "--db-bytes-max",
+        "100000000000",
+        "--session-bytes-max",
+        "100000000000",
+    ];
     let process = Process::start(folder.path(), &flags).await;
     let cpu_before = cpu_seconds(std::process::id());
     let started = Instant::now();
     let mut client = process.history().await;
     let mut first = Appender::open(&mut client).await;
     for session in 0..SESSIONS {
-        first.send(batch(&format!("s{session}"), &["{}"])).await.unwrap();
+        first
+            .send(batch(&format!("s{session}"), &["{}"]))
+            .await
+            .unwrap();
     }
     drop(first);
     let delivered = Arc::new(AtomicU64::new(0));
@@ -102,7 +121,10 @@ async fn twenty_sessions_and_fifty_followers() {
             let (mut client, delivered) = (client.clone(), Arc::clone(&delivered));
             followers.push(tokio::spawn(async move {
                 let session_id = format!("s{session}");
-                let request = FollowRequest { session_id, from_sequence: 2 };
+                let request = FollowRequest {
+                    session_id,
+                    from_sequence: 2,
+                };
                 let mut answers = client.follow(request).await.unwrap().into_inner();
                 let (mut next, mut late) = (2, Vec::new());
                 while let Ok(Some(answer)) = answers.message().await {
@@ -130,7 +152,11 @@ async fn twenty_sessions_and_fifty_followers() {
             let mut times = std::collections::VecDeque::new();
             let gap = SESSIONS as f64 / rate();
             while began.elapsed() < seconds() {
-                let due = if rate() > 0.0 { (began.elapsed().as_secs_f64() / gap) as u64 } else { u64::MAX };
+                let due = if rate() > 0.0 {
+                    (began.elapsed().as_secs_f64() / gap) as u64
+                } else {
+                    u64::MAX
+                };
                 if sent < due && sent - answered < AHEAD {
                     let request = AppendRequest {
                         expected_sequence: Some(sent + 2),
@@ -169,17 +195,33 @@ async fn twenty_sessions_and_fifty_followers() {
     let (daemon_cpu, driver_cpu) = (cpu_seconds(process.pid()), cpu_seconds(std::process::id()));
     let channel = connect(&process.socket).await.unwrap();
     let mut capacity = CapacityServiceClient::new(channel);
-    let budget = capacity.budget(BudgetRequest {}).await.unwrap().into_inner();
+    let budget = capacity
+        .budget(BudgetRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     drop(process);
     let mut deliver_us = Vec::new();
     for follower in followers {
         deliver_us.extend(follower.await.unwrap());
     }
-    println!("{messages} messages in {took:.1} s: {:.0} messages/s durable", messages as f64 / took);
-    println!("{events} events delivered by then: {:.0} events/s", events as f64 / took);
-    let (p50, p95) = (quantile(&mut answer_us, 0.5), quantile(&mut answer_us, 0.95));
+    println!(
+        "{messages} messages in {took:.1} s: {:.0} messages/s durable",
+        messages as f64 / took
+    );
+    println!(
+        "{events} events delivered by then: {:.0} events/s",
+        events as f64 / took
+    );
+    let (p50, p95) = (
+        quantile(&mut answer_us, 0.5),
+        quantile(&mut answer_us, 0.95),
+    );
     println!("answer as the client sees it: p50 {p50:.1} ms, p95 {p95:.1} ms");
-    let (p50, p95) = (quantile(&mut deliver_us, 0.5), quantile(&mut deliver_us, 0.95));
+    let (p50, p95) = (
+        quantile(&mut deliver_us, 0.5),
+        quantile(&mut deliver_us, 0.95),
+    );
     println!("send to delivery as the clients see it: p50 {p50:.1} ms, p95 {p95:.1} ms");
     for stage in budget.stages {
         println!(
@@ -205,8 +247,12 @@ async fn twenty_sessions_and_fifty_followers() {
 async fn replay_of_a_compacted_session() {
     let folder = tempfile::tempdir().unwrap();
     let flags = [
-        "--db-bytes-max", "100000000000", "--session-bytes-max", "100000000000",
-        "--compaction", "false",
+        "--db-bytes-max",
+        "100000000000",
+        "--session-bytes-max",
+        "100000000000",
+        "--compaction",
+        "false",
     ];
     let process = Process::start(folder.path(), &flags).await;
     let mut client = process.history().await;
@@ -216,15 +262,24 @@ async fn replay_of_a_compacted_session() {
     let per_batch = 200;
     let mut at = 0;
     while at * (MESSAGE_BYTES as u64) < megabytes * 1_000_000 {
-        let payloads = (at..at + per_batch).map(|n| line(n % 997, started)).collect();
-        let request =
-            AppendRequest { session_id: "s".into(), payloads, ..AppendRequest::default() };
+        let payloads = (at..at + per_batch)
+            .map(|n| line(n % 997, started))
+            .collect();
+        let request = AppendRequest {
+            session_id: "s".into(),
+            payloads,
+            ..AppendRequest::default()
+        };
         appender.send(request).await.unwrap();
         at += per_batch;
     }
     let channel = connect(&process.socket).await.unwrap();
     let mut compaction = CompactionServiceClient::new(channel);
-    let mut run = compaction.run(RunCompactionRequest::default()).await.unwrap().into_inner();
+    let mut run = compaction
+        .run(RunCompactionRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     while run.message().await.unwrap().is_some() {}
     println!("compacted after {:.0} s", started.elapsed().as_secs_f64());
     for readers in [1u64, 1, 10, 50] {
@@ -233,7 +288,10 @@ async fn replay_of_a_compacted_session() {
         for _ in 0..readers {
             let mut client = process.history().await;
             tasks.push(tokio::spawn(async move {
-                let request = ReadRequest { session_id: "s".into(), ..ReadRequest::default() };
+                let request = ReadRequest {
+                    session_id: "s".into(),
+                    ..ReadRequest::default()
+                };
                 let mut answers = client.read(request).await.unwrap().into_inner();
                 let (mut bytes, mut next) = (0u64, 1);
                 while let Some(answer) = answers.message().await.unwrap() {

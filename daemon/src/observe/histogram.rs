@@ -29,7 +29,9 @@ impl Default for Histogram {
 impl Histogram {
     /// Adds one latency.
     pub fn record(&self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1);
+        let us = u64::try_from(latency.as_micros())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let place = ((us as f64).log2() * PER_DOUBLING as f64) as usize;
         if let Some(bucket) = self.buckets.get(place.min(BUCKETS - 1)) {
             bucket.fetch_add(1, Ordering::Relaxed);
@@ -53,7 +55,11 @@ impl Histogram {
     /// The latency, in milliseconds, that a share `q` of all stays below; 0 when there is none.
     #[must_use]
     pub fn quantile_ms(&self, q: f64) -> f64 {
-        let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
+        let counts: Vec<u64> = self
+            .buckets
+            .iter()
+            .map(|b| b.load(Ordering::Relaxed))
+            .collect();
         let total: u64 = counts.iter().sum();
         let rank = (q * total as f64).ceil() as u64;
         let mut seen = 0;

@@ -68,14 +68,42 @@ impl Metrics {
     pub fn counters(&self) -> [(&'static str, &'static str, u64); 8] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
-            ("messages_appended", "Messages committed for clients", of(&self.messages_appended)),
-            ("bytes_appended", "Payload bytes committed for clients", of(&self.bytes_appended)),
-            ("messages_read", "Messages handed to readers", of(&self.messages_read)),
-            ("messages_followed", "Messages handed to followers", of(&self.messages_followed)),
-            ("batches_refused", "Batches refused", of(&self.batches_refused)),
-            ("followers_behind", "Times a follower fell behind", of(&self.followers_behind)),
+            (
+                "messages_appended",
+                "Messages committed for clients",
+                of(&self.messages_appended),
+            ),
+            (
+                "bytes_appended",
+                "Payload bytes committed for clients",
+                of(&self.bytes_appended),
+            ),
+            (
+                "messages_read",
+                "Messages handed to readers",
+                of(&self.messages_read),
+            ),
+            (
+                "messages_followed",
+                "Messages handed to followers",
+                of(&self.messages_followed),
+            ),
+            (
+                "batches_refused",
+                "Batches refused",
+                of(&self.batches_refused),
+            ),
+            (
+                "followers_behind",
+                "Times a follower fell behind",
+                of(&self.followers_behind),
+            ),
             ("requests", "Requests begun", of(&self.requests)),
-            ("connections_refused", "Connections dropped unserved", of(&self.connections_refused)),
+            (
+                "connections_refused",
+                "Connections dropped unserved",
+                of(&self.connections_refused),
+            ),
         ]
     }
 

@@ -50,7 +50,12 @@ mod tests {
         let good = format!("00-{id}-00f067aa0ba902b7-01");
         assert_eq!(TraceId::of(Some(&good)).as_str(), id);
         let zeros = "0".repeat(32);
-        for bad in ["", "x", "00-12-34-01", &format!("00-{zeros}-00f067aa0ba902b7-01")] {
+        for bad in [
+            "",
+            "x",
+            "00-12-34-01",
+            &format!("00-{zeros}-00f067aa0ba902b7-01"),
+        ] {
             assert_ne!(TraceId::of(Some(bad)).as_str(), zeros);
             assert_eq!(TraceId::of(Some(bad)).as_str().len(), 32, "{bad}");
         }

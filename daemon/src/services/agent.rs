@@ -54,15 +54,25 @@ impl AgentService for Agent {
             bytes += session.encoded_len();
             bytes <= SESSIONS_PAGE_BYTES_MAX
         };
-        let sessions = list.sessions.into_iter().map(summary).take_while(fits).collect();
-        Ok(Response::new(proto::ListSessionsResponse { sessions, total: narrow(list.total) }))
+        let sessions = list
+            .sessions
+            .into_iter()
+            .map(summary)
+            .take_while(fits)
+            .collect();
+        Ok(Response::new(proto::ListSessionsResponse {
+            sessions,
+            total: narrow(list.total),
+        }))
     }
 
     async fn resume_session(
         &self,
         request: Request<proto::ResumeSessionRequest>,
     ) -> Result<Response<Self::ResumeSessionStream>, Status> {
-        resume::resume(Arc::clone(&self.0), request.into_inner()).await.map(Response::new)
+        resume::resume(Arc::clone(&self.0), request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn compact_session(
@@ -81,7 +91,12 @@ impl AgentService for Agent {
             store.compact(&compaction, &mut |_| ControlFlow::Continue(()))?;
             store.session(&id)
         };
-        let session = self.0.blocking.write(work).await.map_err(|error| from_store(&error))?;
+        let session = self
+            .0
+            .blocking
+            .write(work)
+            .await
+            .map_err(|error| from_store(&error))?;
         let messages = narrow(session.messages);
         Ok(Response::new(proto::CompactSessionResponse {
             messages_before: messages,
@@ -132,7 +147,9 @@ impl AgentService for Agent {
         &self,
         _: Request<proto::KeyExchangeRequest>,
     ) -> Result<Response<proto::KeyExchangeResponse>, Status> {
-        Err(unimplemented("this daemon does not encrypt end to end yet: use its socket or mutual TLS"))
+        Err(unimplemented(
+            "this daemon does not encrypt end to end yet: use its socket or mutual TLS",
+        ))
     }
 
     async fn list_session_grants(

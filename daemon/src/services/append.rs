@@ -40,7 +40,10 @@ pub(super) fn append(
 ) -> Answers<AppendResponse> {
     let deadline = deadline::of(request.metadata());
     let (pending, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
-    let bytes_max = core.settings.client_in_flight_bytes_max.div_ceil(FLIGHT_UNIT_BYTES);
+    let bytes_max = core
+        .settings
+        .client_in_flight_bytes_max
+        .div_ceil(FLIGHT_UNIT_BYTES);
     let stream = AppendStream {
         core,
         deadline,
@@ -48,7 +51,9 @@ pub(super) fn append(
         units_max: bytes_max,
         orders: HashMap::new(),
     };
-    let work = stream.run(request.into_inner(), pending).instrument(Span::current());
+    let work = stream
+        .run(request.into_inner(), pending)
+        .instrument(Span::current());
     tokio::spawn(work);
     Box::pin(ReceiverStream::new(receiver).then(answer))
 }
@@ -172,9 +177,17 @@ impl AppendStream {
                     Ok(done) => {
                         let fresh = messages - usize::try_from(done.duplicates).unwrap_or(messages);
                         add(&core.metrics.messages_appended, fresh);
-                        add(&core.metrics.bytes_appended, if fresh == 0 { 0 } else { bytes });
+                        add(
+                            &core.metrics.bytes_appended,
+                            if fresh == 0 { 0 } else { bytes },
+                        );
                         span.in_scope(|| {
-                            tracing::debug!(messages, bytes, first = done.first_sequence, "committed");
+                            tracing::debug!(
+                                messages,
+                                bytes,
+                                first = done.first_sequence,
+                                "committed"
+                            );
                         });
                         Answer::Appended(Appended {
                             first_sequence: done.first_sequence,
@@ -196,7 +209,11 @@ impl AppendStream {
             })
         })
         .await
-        .unwrap_or_else(|_| Err(StoreError::Closed { why: Some("an internal error".into()) }));
+        .unwrap_or_else(|_| {
+            Err(StoreError::Closed {
+                why: Some("an internal error".into()),
+            })
+        });
         match queued {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -245,13 +262,16 @@ impl AppendStream {
             ms => u64::from(ms).min(self.core.settings.append_wait_ms_max),
         };
         let wait = Duration::from_millis(wait_ms);
-        self.deadline
-            .map_or(wait, |deadline| wait.min(deadline.saturating_duration_since(Instant::now())))
+        self.deadline.map_or(wait, |deadline| {
+            wait.min(deadline.saturating_duration_since(Instant::now()))
+        })
     }
 }
 
 fn take<T>(slot: &std::sync::Mutex<Option<T>>) -> Option<T> {
-    slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    slot.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .take()
 }
 
 fn check(request: &AppendRequest) -> Result<SessionId, Status> {

@@ -27,7 +27,11 @@ impl CapacityService for Capacity {
         _: Request<proto::CapacityReportRequest>,
     ) -> Result<Response<proto::CapacityReportResponse>, Status> {
         let store = self.0.store.clone();
-        let read = self.0.blocking.read(move || Ok((store.totals()?, store.space()?))).await;
+        let read = self
+            .0
+            .blocking
+            .read(move || Ok((store.totals()?, store.space()?)))
+            .await;
         let (totals, space) = read.map_err(|error| from_store(&error))?;
         let footprint = match totals.uncompacted_bytes {
             0 => 0.0,
@@ -67,14 +71,18 @@ impl CapacityService for Capacity {
         let store = self.0.store.clone();
         let first_hour = request.first_hour;
         let read = self.0.blocking.read(move || match session {
-            Some(id) => store.growth_of_session(&id).map(|rows| by_session(&rows, first_hour)),
+            Some(id) => store
+                .growth_of_session(&id)
+                .map(|rows| by_session(&rows, first_hour)),
             None => {
                 let hours = store.growth_by_hour(first_hour)?;
                 let types = store.growth_by_type()?;
                 Ok(by_store(hours, types))
             }
         });
-        Ok(Response::new(read.await.map_err(|error| from_store(&error))?))
+        Ok(Response::new(
+            read.await.map_err(|error| from_store(&error))?,
+        ))
     }
 
     async fn watch_levels(
@@ -87,7 +95,11 @@ impl CapacityService for Capacity {
             let mut levels = core.levels.clone();
             loop {
                 let now = levels.borrow_and_update().clone();
-                if answers.send(Ok(proto::WatchLevelsResponse { levels: now })).await.is_err() {
+                if answers
+                    .send(Ok(proto::WatchLevelsResponse { levels: now }))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 tokio::select! {
@@ -107,7 +119,9 @@ impl CapacityService for Capacity {
         &self,
         _: Request<proto::BudgetRequest>,
     ) -> Result<Response<proto::BudgetResponse>, Status> {
-        Ok(Response::new(proto::BudgetResponse { stages: self.0.metrics.budget() }))
+        Ok(Response::new(proto::BudgetResponse {
+            stages: self.0.metrics.budget(),
+        }))
     }
 }
 
@@ -140,8 +154,10 @@ fn by_session(rows: &[betcode_storage::SessionGrowth], first_hour: i64) -> proto
     let mut hours: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
     let mut types: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.hour >= first_hour) {
-        for sums in [hours.entry(row.hour).or_default(), types.entry(&row.message_type).or_default()]
-        {
+        for sums in [
+            hours.entry(row.hour).or_default(),
+            types.entry(&row.message_type).or_default(),
+        ] {
             sums.0 += row.messages;
             sums.1 += row.raw_bytes;
         }

@@ -49,7 +49,9 @@ impl CompactionService for Compaction {
         let core = Arc::clone(&self.0);
         self.0.blocking.start_long_job(move || {
             let last = if asked.dry_run {
-                core.store.plan_compaction(&request).map(|plan| Event::Plan(told(&plan)))
+                core.store
+                    .plan_compaction(&request)
+                    .map(|plan| Event::Plan(told(&plan)))
             } else {
                 run(&core, &request, &answers)
             };
@@ -63,7 +65,11 @@ impl CompactionService for Compaction {
         &self,
         _: Request<proto::CompactionStatusRequest>,
     ) -> Result<Response<proto::CompactionStatusResponse>, Status> {
-        let status = self.0.compaction().as_ref().map(|running| running.0.status());
+        let status = self
+            .0
+            .compaction()
+            .as_ref()
+            .map(|running| running.0.status());
         let response = match status {
             None => proto::CompactionStatusResponse {
                 state: "disabled".to_owned(),
@@ -92,7 +98,12 @@ impl CompactionService for Compaction {
         &self,
         _: Request<proto::ResumeCompactionRequest>,
     ) -> Result<Response<proto::ResumeCompactionResponse>, Status> {
-        self.0.compaction().as_ref().ok_or_else(disabled)?.0.resume();
+        self.0
+            .compaction()
+            .as_ref()
+            .ok_or_else(disabled)?
+            .0
+            .resume();
         Ok(Response::new(proto::ResumeCompactionResponse {}))
     }
 
@@ -105,7 +116,11 @@ impl CompactionService for Compaction {
             limit => limit.min(RUNS_PAGE_MAX),
         };
         let store = self.0.store.clone();
-        let read = self.0.blocking.read(move || store.compaction_runs(limit)).await;
+        let read = self
+            .0
+            .blocking
+            .read(move || store.compaction_runs(limit))
+            .await;
         let runs = read.map_err(|error| from_store(&error))?;
         let runs = runs.into_iter().map(compaction_run).collect();
         Ok(Response::new(proto::CompactionHistoryResponse { runs }))
@@ -144,7 +159,7 @@ fn response(event: Event) -> proto::RunCompactionResponse {
 
 fn told(plan: &CompactionPlan) -> proto::CompactionPlan {
     proto::CompactionPlan {
-        steps: plan.steps.len() as u64,
+        steps: plan.steps().count() as u64,
         messages: plan.messages(),
         raw_bytes: plan.raw_bytes(),
         stored_bytes: plan.stored_bytes(),

@@ -21,11 +21,8 @@ use crate::core::{Core, session_id};
 use crate::hub::{News, Subscription};
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
-use crate::reading::{Pages, frames};
+use crate::reading::{Gone, Pages, frames};
 use crate::status::{draining, from_store};
-
-/// The caller is gone: nobody to tell.
-struct Gone;
 
 /// Why a follower ends.
 enum End {
@@ -58,7 +55,14 @@ pub(super) async fn follow(
     let found = core.blocking.read(move || store.session(&id)).await;
     let key = found.map_err(|error| from_store(&error))?.key;
     let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
-    let mut follower = Follower { core, session, key, next, answers, _slot: slot };
+    let mut follower = Follower {
+        core,
+        session,
+        key,
+        next,
+        answers,
+        _slot: slot,
+    };
     tokio::spawn(async move {
         if let Err(End::Failed(status)) = follower.run(&subscription).await {
             let _ = follower.answers.send(Err(status)).await;
@@ -108,8 +112,10 @@ impl Follower {
     /// Sends live messages, those that were not sent yet.
     async fn pass_on(&mut self, messages: Vec<Message>, committed: Instant) -> Result<(), End> {
         let next = self.next;
-        let fresh: Vec<Message> =
-            messages.into_iter().skip_while(|message| message.sequence < next).collect();
+        let fresh: Vec<Message> = messages
+            .into_iter()
+            .skip_while(|message| message.sequence < next)
+            .collect();
         match fresh.first() {
             None => Ok(()),
             // Another process appended in between: the store has it all.
@@ -127,17 +133,30 @@ impl Follower {
         let (store, id) = (self.core.store.clone(), self.session.clone());
         let session = self.core.blocking.read(move || store.session(&id)).await?;
         if session.key != self.key {
-            return Err(StoreError::SessionNotFound { id: self.session.to_string() }.into());
+            return Err(StoreError::SessionNotFound {
+                id: self.session.to_string(),
+            }
+            .into());
         }
         if self.next <= session.messages {
-            let range = ReadRange { to: Some(session.messages), ..ReadRange::from(self.next) };
+            let range = ReadRange {
+                to: Some(session.messages),
+                ..ReadRange::from(self.next)
+            };
             let (core, id) = (Arc::clone(&self.core), self.session.clone());
             let mut pages = Pages::open(core, id, range).await?;
             while let Some(page) = pages.next().await? {
                 if self.core.is_draining() {
                     return Err(End::Failed(draining()));
                 }
-                self.send(page).await?;
+                self.count(&page);
+                for messages in frames(page) {
+                    let answer = FollowResponse {
+                        messages,
+                        caught_up_at: None,
+                    };
+                    pages.hand_to(&self.answers, Ok(answer)).await?;
+                }
             }
         }
         Ok(())
@@ -146,17 +165,27 @@ impl Follower {
     /// Says that everything there was has been sent.
     async fn mark(&self) -> Result<(), End> {
         let caught_up_at = Some(self.next - 1);
-        let mark = FollowResponse { messages: Vec::new(), caught_up_at };
+        let mark = FollowResponse {
+            messages: Vec::new(),
+            caught_up_at,
+        };
         self.answers.send(Ok(mark)).await.map_err(|_| End::Gone)
     }
 
-    async fn send(&mut self, messages: Vec<Message>) -> Result<(), Gone> {
+    fn count(&mut self, messages: &[Message]) {
         if let Some(last) = messages.last() {
             self.next = last.sequence + 1;
         }
         add(&self.core.metrics.messages_followed, messages.len());
+    }
+
+    async fn send(&mut self, messages: Vec<Message>) -> Result<(), Gone> {
+        self.count(&messages);
         for messages in frames(messages) {
-            let answer = FollowResponse { messages, caught_up_at: None };
+            let answer = FollowResponse {
+                messages,
+                caught_up_at: None,
+            };
             self.answers.send(Ok(answer)).await.map_err(|_| Gone)?;
         }
         Ok(())

@@ -22,7 +22,11 @@ use crate::translate::timestamp_of;
 pub struct HealthServices(pub Arc<Core>);
 
 fn status(serving: bool) -> ServingStatus {
-    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+    if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
 }
 
 /// Status of a service or component by its name; the daemon's for an empty one.
@@ -30,8 +34,13 @@ fn of(health: &Health, service: &str) -> ServingStatus {
     if service.is_empty() || crate::server::SERVICES.contains(&service) {
         return status(health.serving());
     }
-    let component = health.components.iter().find(|component| component.name == service);
-    component.map_or(ServingStatus::ServiceUnknown, |component| status(component.serving))
+    let component = health
+        .components
+        .iter()
+        .find(|component| component.name == service);
+    component.map_or(ServingStatus::ServiceUnknown, |component| {
+        status(component.serving)
+    })
 }
 
 #[tonic::async_trait]
@@ -49,7 +58,9 @@ impl HealthService for HealthServices {
                 let message = format!("there is no service {service:?}; components are {known}");
                 Err(Status::not_found(message))
             }
-            status => Ok(Response::new(proto::HealthCheckResponse { status: status.into() })),
+            status => Ok(Response::new(proto::HealthCheckResponse {
+                status: status.into(),
+            })),
         }
     }
 
@@ -95,7 +106,10 @@ impl BetCodeHealth for HealthServices {
             .map(|component| component.message.as_str())
             .collect();
         let mut metadata = HashMap::new();
-        metadata.insert("store".to_owned(), self.0.store.path().display().to_string());
+        metadata.insert(
+            "store".to_owned(),
+            self.0.store.path().display().to_string(),
+        );
         metadata.insert("pid".to_owned(), std::process::id().to_string());
         Ok(Response::new(proto::HealthDetailsResponse {
             overall_status: status(health.serving()).into(),

@@ -39,14 +39,18 @@ impl HistoryService for History {
         &self,
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        read::read(Arc::clone(&self.0), request.into_inner()).await.map(Response::new)
+        read::read(Arc::clone(&self.0), request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn follow(
         &self,
         request: Request<FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
-        follow::follow(Arc::clone(&self.0), request.into_inner()).await.map(Response::new)
+        follow::follow(Arc::clone(&self.0), request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_sessions(
@@ -69,8 +73,16 @@ impl HistoryService for History {
             bytes += session.encoded_len();
             bytes <= SESSIONS_PAGE_BYTES_MAX
         };
-        let sessions = list.sessions.into_iter().map(convert::session).take_while(fits).collect();
-        Ok(Response::new(ListSessionsResponse { sessions, total: list.total }))
+        let sessions = list
+            .sessions
+            .into_iter()
+            .map(convert::session)
+            .take_while(fits)
+            .collect();
+        Ok(Response::new(ListSessionsResponse {
+            sessions,
+            total: list.total,
+        }))
     }
 
     async fn get_session(
@@ -81,7 +93,9 @@ impl HistoryService for History {
         let store = self.0.store.clone();
         let read = self.0.blocking.read(move || store.session(&id)).await;
         let session = read.map_err(|error| from_store(&error))?;
-        Ok(Response::new(GetSessionResponse { session: Some(convert::session(session)) }))
+        Ok(Response::new(GetSessionResponse {
+            session: Some(convert::session(session)),
+        }))
     }
 
     async fn rename_session(

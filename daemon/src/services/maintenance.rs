@@ -41,7 +41,9 @@ impl MaintenanceService for Maintenance {
             };
             let report = core.store.verify(&mut observer(&core, &answers, tell));
             let last = match report {
-                Ok(report) => Ok(response(verify_response::Event::Report(verify_report(report)))),
+                Ok(report) => Ok(response(verify_response::Event::Report(verify_report(
+                    report,
+                )))),
                 Err(error) => Err(from_store(&error)),
             };
             let _ = answers.blocking_send(last);
@@ -55,7 +57,10 @@ impl MaintenanceService for Maintenance {
     ) -> Result<Response<Self::BackupStream>, Status> {
         let path = PathBuf::from(request.into_inner().path);
         if !path.is_absolute() {
-            return Err(invalid("path", "it must be absolute: the daemon has a folder of its own"));
+            return Err(invalid(
+                "path",
+                "it must be absolute: the daemon has a folder of its own",
+            ));
         }
         let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
         let core = Arc::clone(&self.0);
@@ -64,14 +69,18 @@ impl MaintenanceService for Maintenance {
             let tell = |progress: &VerifyProgress| {
                 response(backup_response::Event::Progress(verify_progress(progress)))
             };
-            let copied = core.store.backup(&path, &mut observer(&core, &answers, tell));
+            let copied = core
+                .store
+                .backup(&path, &mut observer(&core, &answers, tell));
             let last = match copied {
-                Ok(report) => Ok(response(backup_response::Event::Report(proto::BackupReport {
-                    bytes: report.bytes,
-                    sessions: report.sessions,
-                    messages: report.messages,
-                    raw_bytes: report.raw_bytes,
-                }))),
+                Ok(report) => Ok(response(backup_response::Event::Report(
+                    proto::BackupReport {
+                        bytes: report.bytes,
+                        sessions: report.sessions,
+                        messages: report.messages,
+                        raw_bytes: report.raw_bytes,
+                    },
+                ))),
                 Err(error) => Err(from_store(&error)),
             };
             let _ = answers.blocking_send(last);

@@ -75,8 +75,11 @@ async fn pump(
                     next_sequence: pages.position(),
                     what: error.to_string(),
                 });
-                let answer = ReadResponse { messages: Vec::new(), damage };
-                if answers.send(Ok(answer)).await.is_err() {
+                let answer = ReadResponse {
+                    messages: Vec::new(),
+                    damage,
+                };
+                if pages.hand_to(answers, Ok(answer)).await.is_err() {
                     return;
                 }
                 continue;
@@ -89,7 +92,11 @@ async fn pump(
         add(&core.metrics.messages_read, page.len());
         for messages in frames(page) {
             let bytes = messages.iter().map(|m| m.payload.len()).sum();
-            if answers.send(Ok(ReadResponse { messages, damage: None })).await.is_err() {
+            let answer = ReadResponse {
+                messages,
+                damage: None,
+            };
+            if pages.hand_to(answers, Ok(answer)).await.is_err() {
                 return;
             }
             tokio::select! {
@@ -108,7 +115,10 @@ struct Pace {
 
 impl Pace {
     fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, next: Instant::now() }
+        Self {
+            bytes_per_second,
+            next: Instant::now(),
+        }
     }
 
     /// Rests so long that `bytes` more keep the pace. Pauses of the client are not caught up.

@@ -27,7 +27,10 @@ pub(super) async fn resume(
     let after = request.from_sequence;
     check_start(&core, &session, after.saturating_add(1)).await?;
     let (store, id) = (core.store.clone(), session.clone());
-    let ready = core.blocking.read(move || in_context(&store, &id, after)).await;
+    let ready = core
+        .blocking
+        .read(move || in_context(&store, &id, after))
+        .await;
     let translator = ready.map_err(|error| from_store(&error))?;
     let range = ReadRange::from(after + 1);
     let opened = Pages::open(Arc::clone(&core), session, range).await;
@@ -36,7 +39,10 @@ pub(super) async fn resume(
     tokio::spawn(async move { pump(pages, translator, &sender).await });
     // A page's events come out together: those of one line share a transport frame.
     let pages = ReceiverStream::new(receiver);
-    Ok(Box::pin(Events { pages, page: Vec::new().into_iter() }))
+    Ok(Box::pin(Events {
+        pages,
+        page: Vec::new().into_iter(),
+    }))
 }
 
 type Page = std::result::Result<Vec<AgentEvent>, Status>;
@@ -83,7 +89,7 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
                 bytes: &message.payload,
             }));
         }
-        if !events.is_empty() && sender.send(Ok(events)).await.is_err() {
+        if !events.is_empty() && pages.hand_to(sender, Ok(events)).await.is_err() {
             return;
         }
         if sender.is_closed() {
@@ -102,7 +108,10 @@ fn in_context(store: &Store, session: &SessionId, after: u64) -> Result<Translat
     // Backwards in growing steps, until the beginning of a message.
     'search: while first > oldest {
         let from = first.saturating_sub(step).max(oldest);
-        let range = ReadRange { to: Some(first - 1), ..ReadRange::from(from) };
+        let range = ReadRange {
+            to: Some(first - 1),
+            ..ReadRange::from(from)
+        };
         // Damage hides context, not events: it is told when the replay comes to it.
         let read: Vec<_> = store.read(session, range)?.filter_map(Result::ok).collect();
         for message in read.into_iter().rev() {

@@ -46,8 +46,9 @@ impl VersionService for Version {
         request: Request<proto::NegotiateRequest>,
     ) -> Result<Response<proto::NegotiateResponse>, Status> {
         let asked = request.into_inner().requested_features;
-        let (granted, others): (Vec<_>, Vec<_>) =
-            asked.into_iter().partition(|feature| FEATURES.contains(&feature.as_str()));
+        let (granted, others): (Vec<_>, Vec<_>) = asked
+            .into_iter()
+            .partition(|feature| FEATURES.contains(&feature.as_str()));
         let message_bytes_max = self.0.settings.request_bytes_max();
         Ok(Response::new(proto::NegotiateResponse {
             accepted: true,

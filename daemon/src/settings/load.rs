@@ -103,8 +103,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
         from_file(path, &mut values)?;
     }
     for (name, value) in &sources.environment {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
-        let Some(short) = name.strip_prefix("BETCODE_") else { continue };
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+            continue;
+        };
+        let Some(short) = name.strip_prefix("BETCODE_") else {
+            continue;
+        };
         // Other programs have variables of that prefix as well: only ours are taken.
         if let Some(parameter) = find(&short.to_lowercase()) {
             let origin = Origin::Environment(name.to_owned());
@@ -113,8 +117,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
     }
     for (name, value) in &sources.flags {
         let origin = Origin::Flag(format!("--{}", name.replace('_', "-")));
-        let parameter = find(name)
-            .ok_or_else(|| SettingsError::Unknown { origin: origin.clone(), name: name.clone() })?;
+        let parameter = find(name).ok_or_else(|| SettingsError::Unknown {
+            origin: origin.clone(),
+            name: name.clone(),
+        })?;
         values.insert(parameter.name, (value.clone(), origin));
     }
     for (name, (value, origin)) in &values {
@@ -145,7 +151,10 @@ fn value_of(parameter: &'static Parameter, values: &Values) -> (String, Origin) 
 }
 
 fn from_file(path: &Path, values: &mut Values) -> Result<(), SettingsError> {
-    let wrong = |why: String| SettingsError::File { path: path.to_owned(), why };
+    let wrong = |why: String| SettingsError::File {
+        path: path.to_owned(),
+        why,
+    };
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let object: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
@@ -166,10 +175,15 @@ fn from_file(path: &Path, values: &mut Values) -> Result<(), SettingsError> {
 fn check(parameter: &Parameter, value: &str, origin: &Origin) -> Result<(), SettingsError> {
     let (fits, takes) = match parameter.kind {
         Kind::Number { min, max } => (
-            value.parse::<u64>().is_ok_and(|number| (min..=max).contains(&number)),
+            value
+                .parse::<u64>()
+                .is_ok_and(|number| (min..=max).contains(&number)),
             format!("a whole number from {min} to {max}"),
         ),
-        Kind::Flag => (matches!(value, "true" | "false"), "true or false".to_owned()),
+        Kind::Flag => (
+            matches!(value, "true" | "false"),
+            "true or false".to_owned(),
+        ),
         Kind::Path => (!value.is_empty(), "a path".to_owned()),
         Kind::Address => (
             value.is_empty() || value.parse::<SocketAddr>().is_ok(),
@@ -183,7 +197,10 @@ fn check(parameter: &Parameter, value: &str, origin: &Origin) -> Result<(), Sett
     }
     Err(SettingsError::Value {
         origin: origin.clone(),
-        name: PARAMETERS.iter().find(|p| p.name == parameter.name).map_or("", |p| p.name),
+        name: PARAMETERS
+            .iter()
+            .find(|p| p.name == parameter.name)
+            .map_or("", |p| p.name),
         value: value.to_owned(),
         takes,
     })
@@ -199,7 +216,10 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
         values.insert("db", (path, Origin::Default));
     }
     if !values.contains_key("socket") {
-        let db = values.get("db").map(|(path, _)| PathBuf::from(path)).unwrap_or_default();
+        let db = values
+            .get("db")
+            .map(|(path, _)| PathBuf::from(path))
+            .unwrap_or_default();
         let path = socket_beside(&db).display().to_string();
         values.insert("socket", (path, Origin::Default));
     }
@@ -219,7 +239,11 @@ pub fn socket_beside(db: &Path) -> PathBuf {
 }
 
 fn settings(values: &Values) -> Result<Settings, SettingsError> {
-    let text = |name: &str| find(name).map(|p| value_of(p, values).0).unwrap_or_default();
+    let text = |name: &str| {
+        find(name)
+            .map(|p| value_of(p, values).0)
+            .unwrap_or_default()
+    };
     // Numbers and addresses were checked; defaults are right, which a test holds.
     let number = |name: &str| text(name).parse::<u64>().unwrap_or_default();
     let size = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
@@ -270,9 +294,10 @@ fn settings(values: &Values) -> Result<Settings, SettingsError> {
 /// What single bounds do not say.
 fn together(settings: &Settings) -> Result<(), SettingsError> {
     let refuse = |why: String| Err(SettingsError::Together(why));
-    for (name, address) in
-        [("tcp_listen", settings.tcp_listen), ("prometheus_listen", settings.prometheus_listen)]
-    {
+    for (name, address) in [
+        ("tcp_listen", settings.tcp_listen),
+        ("prometheus_listen", settings.prometheus_listen),
+    ] {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
             return refuse(format!(
                 "{name} is {address}, beyond this machine, and has no authentication: use a \
@@ -280,7 +305,11 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
             ));
         }
     }
-    let files = [&settings.tls_cert, &settings.tls_key, &settings.tls_client_ca];
+    let files = [
+        &settings.tls_cert,
+        &settings.tls_key,
+        &settings.tls_client_ca,
+    ];
     if settings.tls_listen.is_some() && files.iter().any(|file| file.as_os_str().is_empty()) {
         return refuse("tls_listen needs tls_cert, tls_key and tls_client_ca".to_owned());
     }

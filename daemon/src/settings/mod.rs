@@ -22,7 +22,10 @@ use crate::limits::REQUEST_OVERHEAD_BYTES;
 
 /// The settings in force. Fields are the parameters of [`PARAMETERS`], described there.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "described in the table, which is what users see")]
+#[expect(
+    missing_docs,
+    reason = "described in the table, which is what users see"
+)]
 pub struct Settings {
     pub db: PathBuf,
     pub socket: PathBuf,

@@ -26,7 +26,9 @@ pub(super) fn user(value: &Value) -> Vec<Event> {
                 is_error: flag(block, "is_error"),
                 duration_ms: 0,
             })),
-            "text" => Some(Event::UserInput(UserInput { content: text(block, "text").to_owned() })),
+            "text" => Some(Event::UserInput(UserInput {
+                content: text(block, "text").to_owned(),
+            })),
             _ => None,
         })
         .collect()

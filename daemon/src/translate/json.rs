@@ -21,7 +21,10 @@ pub(super) fn flag(value: &Value, name: &str) -> bool {
 pub(super) fn number(value: &Value, name: &str) -> u64 {
     let value = object(value, name);
     // Saturating: an `as` from f64 is.
-    value.as_u64().or_else(|| value.as_f64().map(|n| n as u64)).unwrap_or_default()
+    value
+        .as_u64()
+        .or_else(|| value.as_f64().map(|n| n as u64))
+        .unwrap_or_default()
 }
 
 pub(crate) fn timestamp(unix_ms: i64) -> Timestamp {
@@ -35,7 +38,10 @@ pub(crate) fn timestamp(unix_ms: i64) -> Timestamp {
 /// An object as protobuf has it; numbers become doubles, as it wants them.
 pub(super) fn to_struct(value: &Value) -> Option<Struct> {
     let fields = value.as_object()?;
-    let fields = fields.iter().map(|(name, value)| (name.clone(), to_value(value, 1))).collect();
+    let fields = fields
+        .iter()
+        .map(|(name, value)| (name.clone(), to_value(value, 1)))
+        .collect();
     Some(Struct { fields })
 }
 
@@ -50,7 +56,10 @@ fn to_value(value: &Value, depth: usize) -> prost_types::Value {
         Value::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
         Value::String(value) => Kind::StringValue(value.clone()),
         Value::Array(values) => Kind::ListValue(ListValue {
-            values: values.iter().map(|value| to_value(value, depth + 1)).collect(),
+            values: values
+                .iter()
+                .map(|value| to_value(value, depth + 1))
+                .collect(),
         }),
         Value::Object(fields) => Kind::StructValue(Struct {
             fields: fields

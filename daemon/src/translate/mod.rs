@@ -67,18 +67,24 @@ impl Translator {
     /// A translator for a session, before its first line.
     #[must_use]
     pub fn new(session_id: impl Into<String>) -> Self {
-        Self { session_id: session_id.into(), streams: HashMap::new() }
+        Self {
+            session_id: session_id.into(),
+            streams: HashMap::new(),
+        }
     }
 
     /// Whether nothing before this line matters for what comes after it.
     #[must_use]
     pub fn begins_message(bytes: &[u8]) -> bool {
-        let Some(value) = objects(bytes).next() else { return false };
+        let Some(value) = objects(bytes).next() else {
+            return false;
+        };
         match text(&value, "type") {
             "result" => true,
             "system" => text(&value, "subtype") == "init",
             "stream_event" => {
-                parent(&value).is_empty() && text(object(&value, "event"), "type") == "message_start"
+                parent(&value).is_empty()
+                    && text(object(&value, "event"), "type") == "message_start"
             }
             _ => false,
         }
@@ -140,7 +146,10 @@ impl Translator {
                     self.streams.clear();
                 }
                 let message_id = text(object(event, "message"), "id").to_owned();
-                let streamed = Streamed { message_id, ..Streamed::default() };
+                let streamed = Streamed {
+                    message_id,
+                    ..Streamed::default()
+                };
                 self.streams.insert(key.to_owned(), streamed);
                 None
             }
@@ -164,7 +173,10 @@ impl Translator {
                     streamed.text = true;
                 }
                 let text = text(delta, "text").to_owned();
-                Some(Event::TextDelta(TextDelta { text, is_complete: false }))
+                Some(Event::TextDelta(TextDelta {
+                    text,
+                    is_complete: false,
+                }))
             }
             _ => None,
         }
@@ -173,7 +185,10 @@ impl Translator {
     fn assistant(&self, value: &Value) -> Vec<Event> {
         let message = object(value, "message");
         let id = text(message, "id");
-        let streamed = self.streams.get(parent(value)).filter(|s| s.message_id == id);
+        let streamed = self
+            .streams
+            .get(parent(value))
+            .filter(|s| s.message_id == id);
         let mut events = Vec::new();
         for block in blocks::of(object(message, "content")) {
             match text(&block, "type") {
@@ -181,7 +196,10 @@ impl Translator {
                     // Told already as it was written: this says only that it is complete.
                     let told = streamed.is_some_and(|s| s.text);
                     let text = if told { "" } else { text(&block, "text") }.to_owned();
-                    events.push(Event::TextDelta(TextDelta { text, is_complete: true }));
+                    events.push(Event::TextDelta(TextDelta {
+                        text,
+                        is_complete: true,
+                    }));
                 }
                 "tool_use" => {
                     let start = tool_call_start(&block);
@@ -211,7 +229,9 @@ fn parent(value: &Value) -> &str {
 
 /// The line's own time, else its arrival.
 fn timestamp(value: &Value, received_ms: i64) -> Timestamp {
-    text(value, "timestamp").parse().unwrap_or_else(|_| timestamp_of(received_ms))
+    text(value, "timestamp")
+        .parse()
+        .unwrap_or_else(|_| timestamp_of(received_ms))
 }
 
 fn tool_call_start(block: &Value) -> ToolCallStart {
@@ -232,8 +252,14 @@ fn control_request(value: &Value) -> Vec<Event> {
     let request_id = text(value, "request_id").to_owned();
     let (tool_name, input) = (text(request, "tool_name"), object(request, "input"));
     if tool_name == "AskUserQuestion" {
-        let questions = object(input, "questions").as_array().cloned().unwrap_or_default();
-        return questions.iter().map(|question| user_question(&request_id, question)).collect();
+        let questions = object(input, "questions")
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        return questions
+            .iter()
+            .map(|question| user_question(&request_id, question))
+            .collect();
     }
     vec![Event::PermissionRequest(PermissionRequest {
         request_id,
@@ -244,7 +270,10 @@ fn control_request(value: &Value) -> Vec<Event> {
 }
 
 fn user_question(request_id: &str, question: &Value) -> Event {
-    let options = object(question, "options").as_array().cloned().unwrap_or_default();
+    let options = object(question, "options")
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     Event::UserQuestion(UserQuestion {
         question_id: request_id.to_owned(),
         question: text(question, "question").to_owned(),
@@ -252,8 +281,14 @@ fn user_question(request_id: &str, question: &Value) -> Event {
             .iter()
             .map(|option| QuestionOption {
                 // The agent takes the label itself as the answer.
-                value: option.as_str().unwrap_or_else(|| text(option, "label")).to_owned(),
-                label: option.as_str().unwrap_or_else(|| text(option, "label")).to_owned(),
+                value: option
+                    .as_str()
+                    .unwrap_or_else(|| text(option, "label"))
+                    .to_owned(),
+                label: option
+                    .as_str()
+                    .unwrap_or_else(|| text(option, "label"))
+                    .to_owned(),
                 description: text(option, "description").to_owned(),
             })
             .collect(),
@@ -270,7 +305,10 @@ fn usage(value: &Value) -> Event {
         cache_read_tokens: count("cache_read_input_tokens"),
         cache_creation_tokens: count("cache_creation_input_tokens"),
         model: String::new(),
-        cost_usd: value.get("total_cost_usd").and_then(Value::as_f64).unwrap_or_default(),
+        cost_usd: value
+            .get("total_cost_usd")
+            .and_then(Value::as_f64)
+            .unwrap_or_default(),
         duration_ms: u32::try_from(number(value, "duration_ms")).unwrap_or(u32::MAX),
     })
 }
@@ -279,8 +317,14 @@ fn usage(value: &Value) -> Event {
 fn turn_complete(value: &Value) -> Event {
     let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));
     let failed = subtype.starts_with("error") || flag(value, "is_error");
-    let told = if failed || reason.is_empty() { subtype } else { reason };
-    Event::TurnComplete(TurnComplete { stop_reason: told.to_owned() })
+    let told = if failed || reason.is_empty() {
+        subtype
+    } else {
+        reason
+    };
+    Event::TurnComplete(TurnComplete {
+        stop_reason: told.to_owned(),
+    })
 }
 
 #[cfg(test)]

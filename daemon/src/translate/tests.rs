@@ -3,12 +3,21 @@ use super::*;
 fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
     let mut translator = Translator::new("s-1");
     let mut events = Vec::new();
-    let context = (0..from).rev().find(|&at| Translator::begins_message(lines[at].as_bytes()));
+    let context = (0..from)
+        .rev()
+        .find(|&at| Translator::begins_message(lines[at].as_bytes()));
     for (at, line) in lines.iter().enumerate().skip(context.unwrap_or(0)) {
-        let line = Line { sequence: at as u64 + 1, received_ms: 1_500, bytes: line.as_bytes() };
+        let line = Line {
+            sequence: at as u64 + 1,
+            received_ms: 1_500,
+            bytes: line.as_bytes(),
+        };
         let told = translator.translate(line);
         if at >= from {
-            events.extend(told.into_iter().filter_map(|e| Some((e.sequence, e.event?))));
+            events.extend(
+                told.into_iter()
+                    .filter_map(|e| Some((e.sequence, e.event?))),
+            );
         }
     }
     events
@@ -43,13 +52,34 @@ fn a_turn_with_partial_output_is_told_once() {
         })
         .collect();
     assert_eq!(spoken, "HelloDone.");
-    let Event::SessionInfo(info) = &events[0].1 else { panic!() };
-    assert_eq!((info.session_id.as_str(), info.model.as_str()), ("s-1", "claude-x"));
-    let Event::ToolCallResult(result) = &events[5].1 else { panic!() };
-    assert_eq!((result.tool_id.as_str(), result.output.as_str()), ("t1", "a\nb"));
-    let Event::Usage(usage) = &events[7].1 else { panic!() };
-    assert_eq!((usage.input_tokens, usage.cache_creation_tokens, usage.duration_ms), (3, 9, 1234));
-    let Event::TurnComplete(turn) = &events[8].1 else { panic!() };
+    let Event::SessionInfo(info) = &events[0].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (info.session_id.as_str(), info.model.as_str()),
+        ("s-1", "claude-x")
+    );
+    let Event::ToolCallResult(result) = &events[5].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (result.tool_id.as_str(), result.output.as_str()),
+        ("t1", "a\nb")
+    );
+    let Event::Usage(usage) = &events[7].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (
+            usage.input_tokens,
+            usage.cache_creation_tokens,
+            usage.duration_ms
+        ),
+        (3, 9, 1234)
+    );
+    let Event::TurnComplete(turn) = &events[8].1 else {
+        panic!()
+    };
     assert_eq!(turn.stop_reason, "success");
 }
 
@@ -57,7 +87,10 @@ fn a_turn_with_partial_output_is_told_once() {
 fn a_replay_from_any_line_gives_what_a_whole_one_gives_after_it() {
     let whole = translate_all(&TURN, 0);
     for from in 0..=TURN.len() {
-        let rest: Vec<_> = whole.iter().filter(|(sequence, _)| *sequence > from as u64).collect();
+        let rest: Vec<_> = whole
+            .iter()
+            .filter(|(sequence, _)| *sequence > from as u64)
+            .collect();
         let resumed = translate_all(&TURN, from);
         assert_eq!(resumed.iter().collect::<Vec<_>>(), rest, "from {from}");
     }
@@ -66,7 +99,9 @@ fn a_replay_from_any_line_gives_what_a_whole_one_gives_after_it() {
 #[test]
 fn without_partial_output_the_message_tells_all() {
     let events = translate_all(
-        &[r#"{"type":"assistant","timestamp":"2025-09-03T00:47:19.293Z","message":{"id":"m","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"Hi"},{"type":"tool_use","id":"t","name":"Read","input":{"path":"/x","lines":[1,2.5],"deep":{"a":null}}}]}}"#],
+        &[
+            r#"{"type":"assistant","timestamp":"2025-09-03T00:47:19.293Z","message":{"id":"m","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"Hi"},{"type":"tool_use","id":"t","name":"Read","input":{"path":"/x","lines":[1,2.5],"deep":{"a":null}}}]}}"#,
+        ],
         0,
     );
     let [(_, Event::TextDelta(text)), (_, Event::ToolCallStart(tool))] = &events[..] else {
@@ -87,34 +122,69 @@ fn questions_and_permissions_are_told_apart() {
         ],
         0,
     );
-    let [(1, Event::PermissionRequest(ask)), (2, Event::UserQuestion(one)), (2, Event::UserQuestion(two))] =
-        &events[..]
+    let [
+        (1, Event::PermissionRequest(ask)),
+        (2, Event::UserQuestion(one)),
+        (2, Event::UserQuestion(two)),
+    ] = &events[..]
     else {
         panic!("{events:?}")
     };
-    assert_eq!((ask.request_id.as_str(), ask.description.as_str()), ("r1", "Remove x"));
-    assert_eq!((one.question_id.as_str(), one.options.len(), one.multi_select), ("r2", 2, true));
+    assert_eq!(
+        (ask.request_id.as_str(), ask.description.as_str()),
+        ("r1", "Remove x")
+    );
+    assert_eq!(
+        (
+            one.question_id.as_str(),
+            one.options.len(),
+            one.multi_select
+        ),
+        ("r2", 2, true)
+    );
     assert_eq!(one.options[0].value, "A");
     assert_eq!(two.question, "And?");
 }
 
 #[test]
 fn what_cannot_be_read_gives_nothing_and_two_objects_give_both() {
-    for line in ["", "prose", "[1]", "{\"type\":", "{}", "{\"type\":7}", "null", "\u{0}"] {
+    for line in [
+        "",
+        "prose",
+        "[1]",
+        "{\"type\":",
+        "{}",
+        "{\"type\":7}",
+        "null",
+        "\u{0}",
+    ] {
         assert!(translate_all(&[line], 0).is_empty(), "{line:?}");
     }
     let prompt = r#"{"type":"user","message":{"content":"hi"}}"#;
-    assert_eq!(translate_all(&[&format!("{prompt} {prompt}{{torn")], 0).len(), 2);
-    assert!(Translator::new("s")
-        .translate(Line { sequence: 1, received_ms: 0, bytes: b"\xff\xfe{}" })
-        .is_empty());
+    assert_eq!(
+        translate_all(&[&format!("{prompt} {prompt}{{torn")], 0).len(),
+        2
+    );
+    assert!(
+        Translator::new("s")
+            .translate(Line {
+                sequence: 1,
+                received_ms: 0,
+                bytes: b"\xff\xfe{}"
+            })
+            .is_empty()
+    );
 }
 
 #[test]
 fn an_event_has_the_lines_time_or_its_arrival() {
     let mut translator = Translator::new("s");
     let mut time = |bytes: &str| {
-        let line = Line { sequence: 1, received_ms: 1_500, bytes: bytes.as_bytes() };
+        let line = Line {
+            sequence: 1,
+            received_ms: 1_500,
+            bytes: bytes.as_bytes(),
+        };
         let timestamp = translator.translate(line)[0].timestamp.unwrap();
         (timestamp.seconds, timestamp.nanos)
     };

@@ -26,7 +26,9 @@ impl Client {
     /// A client that was let in, or why not.
     #[must_use]
     pub fn new(admitted: Result<Taken, Status>) -> Self {
-        Self { admitted: Arc::new(admitted) }
+        Self {
+            admitted: Arc::new(admitted),
+        }
     }
 
     /// Why its requests are refused; `None` when they are not.
@@ -56,7 +58,13 @@ pub struct Connection {
 impl Connection {
     pub(super) fn new(stream: Stream, client: Client, slot: OwnedSemaphorePermit) -> Self {
         let begins = Some(Box::pin(sleep(Duration::from_millis(PREFACE_MS_MAX))));
-        Self { stream, client, begins, read_bytes: 0, _slot: slot }
+        Self {
+            stream,
+            client,
+            begins,
+            read_bytes: 0,
+            _slot: slot,
+        }
     }
 }
 

@@ -32,7 +32,10 @@ impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { core: Arc::clone(&self.0), inner }
+        Gate {
+            core: Arc::clone(&self.0),
+            inner,
+        }
     }
 }
 
@@ -53,9 +56,11 @@ impl<S> Gate<S> {
             return Some(status::draining());
         }
         let extensions = request.extensions();
-        let client = extensions
-            .get::<Client>()
-            .or_else(|| extensions.get::<TlsConnectInfo<Client>>().map(TlsConnectInfo::get_ref));
+        let client = extensions.get::<Client>().or_else(|| {
+            extensions
+                .get::<TlsConnectInfo<Client>>()
+                .map(TlsConnectInfo::get_ref)
+        });
         client.and_then(Client::refusal).cloned()
     }
 }
@@ -79,7 +84,10 @@ where
         if let Some(status) = self.refusal(&request) {
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
-        let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let parent = request
+            .headers()
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok());
         let trace = TraceId::of(parent);
         let method = request.uri().path();
         let span = tracing::info_span!("request", method, trace_id = trace.as_str());

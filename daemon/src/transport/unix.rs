@@ -24,12 +24,20 @@ impl SocketFile {
     /// stands at `path`, when a daemon of another store listens there.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let user = rustix::process::geteuid().as_raw();
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.ok_or_else(|| refuse("the socket needs a directory of its own"))?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
         let found = fs::symlink_metadata(folder)?;
         if !found.is_dir() || found.uid() != user {
-            return Err(refuse(&format!("{} is not a directory of ours", folder.display())));
+            return Err(refuse(&format!(
+                "{} is not a directory of ours",
+                folder.display()
+            )));
         }
         if found.mode() & 0o077 != 0 {
             return Err(refuse(&format!(
@@ -41,7 +49,11 @@ impl SocketFile {
         // The directory keeps others out until the socket has its own mode.
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { path: path.to_owned(), listener, user })
+        Ok(Self {
+            path: path.to_owned(),
+            listener,
+            user,
+        })
     }
 
     /// The next connection of our own user, or of root, who may do everything anyway.
@@ -72,10 +84,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !found.file_type().is_socket() {
-        return Err(refuse(&format!("{} is there, and is no socket", path.display())));
+        return Err(refuse(&format!(
+            "{} is there, and is no socket",
+            path.display()
+        )));
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(refuse(&format!("another daemon listens at {}", path.display())));
+        return Err(refuse(&format!(
+            "another daemon listens at {}",
+            path.display()
+        )));
     }
     fs::remove_file(path)
 }
@@ -98,7 +116,12 @@ mod tests {
         let path = folder.path().join("d").join("grpc.sock");
         let first = SocketFile::bind(&path).unwrap();
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-        assert!(SocketFile::bind(&path).unwrap_err().to_string().contains("another daemon"));
+        assert!(
+            SocketFile::bind(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("another daemon")
+        );
         // What a kill leaves: the file, without a listener.
         drop(first);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -113,7 +136,12 @@ mod tests {
         let open = folder.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(SocketFile::bind(&open.join("s")).unwrap_err().to_string().contains("chmod 700"));
+        assert!(
+            SocketFile::bind(&open.join("s"))
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 700")
+        );
         fs::set_permissions(&open, fs::Permissions::from_mode(0o700)).unwrap();
         fs::write(open.join("s"), "precious").unwrap();
         assert!(SocketFile::bind(&open.join("s")).is_err());

@@ -34,15 +34,28 @@ pub(crate) fn settings_in(folder: &Path, values: &[(&str, &str)]) -> Settings {
     let db = folder.join("history.db").display().to_string();
     let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
     let flags = [("db", db.as_str()), ("health_interval_ms", "100")];
-    let flags = flags.iter().map(own).chain(values.iter().map(own)).collect();
-    settings::load(&Sources { flags, ..Sources::default() }).unwrap().settings
+    let flags = flags
+        .iter()
+        .map(own)
+        .chain(values.iter().map(own))
+        .collect();
+    settings::load(&Sources {
+        flags,
+        ..Sources::default()
+    })
+    .unwrap()
+    .settings
 }
 
 pub(crate) async fn serve(values: &[(&str, &str)]) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings_in(folder.path(), values);
     let daemon = Daemon::start(settings.clone()).await.unwrap();
-    Served { daemon, settings, folder }
+    Served {
+        daemon,
+        settings,
+        folder,
+    }
 }
 
 impl Served {
@@ -71,7 +84,10 @@ pub(crate) async fn connect(socket: &Path) -> Result<Channel, tonic::transport::
 pub(crate) fn batch(session: &str, lines: &[&str]) -> AppendRequest {
     AppendRequest {
         session_id: session.to_owned(),
-        payloads: lines.iter().map(|line| Bytes::copy_from_slice(line.as_bytes())).collect(),
+        payloads: lines
+            .iter()
+            .map(|line| Bytes::copy_from_slice(line.as_bytes()))
+            .collect(),
         ..AppendRequest::default()
     }
 }
@@ -85,7 +101,11 @@ pub(crate) struct Appender {
 impl Appender {
     pub(crate) async fn open(client: &mut HistoryServiceClient<Channel>) -> Self {
         let (requests, receiver) = mpsc::channel(1024);
-        let answers = client.append(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let answers = client
+            .append(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
         Self { requests, answers }
     }
 
@@ -95,7 +115,15 @@ impl Appender {
     }
 
     pub(crate) async fn answer(&mut self) -> Result<Appended, Refused> {
-        match self.answers.message().await.unwrap().unwrap().result.unwrap() {
+        match self
+            .answers
+            .message()
+            .await
+            .unwrap()
+            .unwrap()
+            .result
+            .unwrap()
+        {
             Answer::Appended(appended) => Ok(appended),
             Answer::Refused(refused) => Err(refused),
         }
@@ -132,11 +160,17 @@ pub(crate) async fn followed(answers: &mut Streaming<FollowResponse>) -> Vec<(u6
     loop {
         let answer = within(answers.message()).await.unwrap().unwrap();
         if !answer.messages.is_empty() {
-            return answer.messages.into_iter().map(|m| (m.sequence, m.payload)).collect();
+            return answer
+                .messages
+                .into_iter()
+                .map(|m| (m.sequence, m.payload))
+                .collect();
         }
     }
 }
 
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), work).await.expect("no answer in 30 s")
+    tokio::time::timeout(Duration::from_secs(30), work)
+        .await
+        .expect("no answer in 30 s")
 }

@@ -17,8 +17,15 @@ pub(crate) struct Process {
 
 pub(crate) fn command(folder: &Path, verb: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_betcode-daemon"));
-    command.arg(verb).arg("--db").arg(folder.join("history.db")).args(flags);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg(verb)
+        .arg("--db")
+        .arg(folder.join("history.db"))
+        .args(flags);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BETCODE_") {
             command.env_remove(name);
@@ -29,7 +36,10 @@ pub(crate) fn command(folder: &Path, verb: &str, flags: &[&str]) -> Command {
 
 impl Process {
     pub(crate) async fn start(folder: &Path, flags: &[&str]) -> Self {
-        let child = command(folder, "serve", flags).stderr(Stdio::null()).spawn().unwrap();
+        let child = command(folder, "serve", flags)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let socket = betcode_daemon::settings::socket_beside(&folder.join("history.db"));
         let process = Self { child, socket };
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -72,7 +82,10 @@ impl Process {
     pub(crate) fn resident_bytes(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let of = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
         };
         (of("VmRSS:"), of("VmHWM:"))

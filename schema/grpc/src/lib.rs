@@ -4,13 +4,21 @@
 //! [`history`] is the store's own protocol. Descriptions stand in the `.proto` files.
 
 /// Package `betcode.v1`: sessions, machines, versions, health.
-#[expect(missing_docs, clippy::all, reason = "generated; documented in the .proto files")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    reason = "generated; documented in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("betcode.v1");
 }
 
 /// Package `betcode.history.v1`: recording, reading, compaction, maintenance, capacity.
-#[expect(missing_docs, clippy::all, reason = "generated; documented in the .proto files")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    reason = "generated; documented in the .proto files"
+)]
 pub mod history {
     tonic::include_proto!("betcode.history.v1");
 }

@@ -4,14 +4,20 @@ fn sources(file: Option<&Path>, environment: &[(&str, &str)], flags: &[(&str, &s
     let own = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
     Sources {
         file: file.map(Path::to_owned),
-        environment: environment.iter().map(|&(n, v)| (n.into(), v.into())).collect(),
+        environment: environment
+            .iter()
+            .map(|&(n, v)| (n.into(), v.into()))
+            .collect(),
         flags: flags.iter().map(own).collect(),
     }
 }
 
 #[test]
 fn defaults_are_within_their_own_bounds() {
-    for parameter in PARAMETERS.iter().filter(|parameter| !parameter.default.is_empty()) {
+    for parameter in PARAMETERS
+        .iter()
+        .filter(|parameter| !parameter.default.is_empty())
+    {
         check(parameter, parameter.default, &Origin::Default).unwrap();
     }
     load(&sources(None, &[], &[("db", "/x/h.db")])).unwrap();
@@ -26,14 +32,36 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
         r#"{"db":"/x/h.db","clients_max":10,"sessions_max":11,"followers_max":12,"compaction":false}"#,
     )
     .unwrap();
-    let environment = [("BETCODE_SESSIONS_MAX", "21"), ("BETCODE_FOLLOWERS_MAX", "22"), ("BETCODE_OTHER", "x")];
-    let loaded = load(&sources(Some(&file), &environment, &[("followers_max", "32")])).unwrap();
+    let environment = [
+        ("BETCODE_SESSIONS_MAX", "21"),
+        ("BETCODE_FOLLOWERS_MAX", "22"),
+        ("BETCODE_OTHER", "x"),
+    ];
+    let loaded = load(&sources(
+        Some(&file),
+        &environment,
+        &[("followers_max", "32")],
+    ))
+    .unwrap();
     let settings = &loaded.settings;
-    assert_eq!((settings.clients_max, settings.sessions_max, settings.followers_max), (10, 21, 32));
+    assert_eq!(
+        (
+            settings.clients_max,
+            settings.sessions_max,
+            settings.followers_max
+        ),
+        (10, 21, 32)
+    );
     assert!(!settings.compaction);
     assert_eq!(settings.socket, Path::new("/x/h.db-daemon/grpc.sock"));
     let origin = |name: &str| {
-        loaded.values.iter().find(|(p, _, _)| p.name == name).unwrap().2.to_string()
+        loaded
+            .values
+            .iter()
+            .find(|(p, _, _)| p.name == name)
+            .unwrap()
+            .2
+            .to_string()
     };
     assert_eq!(origin("clients_max"), format!("file {}", file.display()));
     assert_eq!(origin("sessions_max"), "environment BETCODE_SESSIONS_MAX");
