@@ -1,4 +1,10 @@
 //! `HistoryService` over a real socket: append, read, follow, sessions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! Every limit reached on purpose, the answer seen, and recovery without a restart; mutual TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 mod support;
 

@@ -1,6 +1,12 @@
 //! Figures of the daemon under load, for people: run by hand, with `--ignored --nocapture`.
 //!
 //! The driver shares the machine with the daemon, so what it measures is a lower bound.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 #![allow(clippy::print_stdout, reason = "figures are what it is for")]
 
 mod support;

@@ -1,4 +1,10 @@
 //! The program itself: settings, a second daemon, draining, and being killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 mod support;
 

@@ -1,4 +1,10 @@
 //! Compaction, maintenance, capacity, health and reflection over a real socket.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 mod support;
 

@@ -4,7 +4,7 @@
 //! [`history`] is the store's own protocol. Descriptions stand in the `.proto` files.
 
 /// Package `betcode.v1`: sessions, machines, versions, health.
-#[expect(
+#[allow(
     missing_docs,
     clippy::all,
     reason = "generated; documented in the .proto files"
@@ -14,7 +14,7 @@ pub mod v1 {
 }
 
 /// Package `betcode.history.v1`: recording, reading, compaction, maintenance, capacity.
-#[expect(
+#[allow(
     missing_docs,
     clippy::all,
     reason = "generated; documented in the .proto files"
