@@ -335,10 +335,17 @@ fn tls_config(settings: &Settings) -> Result<ServerTlsConfig, ServeError> {
 
 fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
     let of = || Arc::clone(core);
+    // The descriptors also know services of the relay, which are not listed here.
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        SERVICES
+            .into_iter()
+            .fold(
+                tonic_reflection::server::Builder::configure(),
+                |builder, service| builder.with_service_name(service),
+            )
             .register_encoded_file_descriptor_set(betcode_schema_grpc::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health")
     };
     let request_bytes_max = core.settings.request_bytes_max();
     let history =

@@ -12,6 +12,7 @@ use betcode_schema_grpc::history::{AppendRequest, SessionMeta};
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
+use betcode_schema_grpc::v1::machine_service_client::MachineServiceClient;
 use betcode_schema_grpc::v1::version_service_client::VersionServiceClient;
 use support::{Appender, Served, batch, serve};
 use tonic::Code;
@@ -218,6 +219,13 @@ async fn what_is_not_there_says_why_and_versions_are_told() {
         .converse(tokio_stream::empty::<proto::AgentRequest>())
         .await;
     assert_eq!(talk.unwrap_err().code(), Code::Unimplemented);
+    let mut machines = MachineServiceClient::new(served.channel().await);
+    let elsewhere = machines
+        .list_machines(proto::ListMachinesRequest::default())
+        .await;
+    let elsewhere = elsewhere.unwrap_err();
+    assert_eq!(elsewhere.code(), Code::Unimplemented);
+    assert!(elsewhere.message().contains("relay"), "{elsewhere}");
     let mut client = VersionServiceClient::new(served.channel().await);
     let version = client
         .get_version(proto::GetVersionRequest {})

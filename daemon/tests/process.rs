@@ -81,6 +81,30 @@ async fn sigterm_drains_in_time_with_clients_that_stay() {
     );
 }
 
+#[tokio::test]
+async fn sighup_applies_a_changed_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.json");
+    std::fs::write(&file, r#"{"sessions_max": 1}"#).unwrap();
+    let flags = ["--settings", file.to_str().unwrap()];
+    let process = Process::start(folder.path(), &flags).await;
+    let mut client = process.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("a", &["x"])).await.unwrap();
+    appender.send(batch("b", &["x"])).await.unwrap_err();
+    std::fs::write(&file, r#"{"sessions_max": 2}"#).unwrap();
+    let pid = rustix::process::Pid::from_raw(process.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    for _ in 0..200 {
+        let mut again = Appender::open(&mut client).await;
+        if again.send(batch("b", &["x"])).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the limit was not raised");
+}
+
 /// Appends until the daemon is gone; the sequence of the last answered message.
 async fn append_until_killed(process: &Process, from: u64) -> u64 {
     let mut client = process.history().await;

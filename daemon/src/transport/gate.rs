@@ -14,6 +14,7 @@ use super::Client;
 use crate::core::Core;
 use crate::observe::add;
 use crate::observe::trace::TraceId;
+use crate::server::SERVICES;
 use crate::status;
 
 /// Services that answer whatever the state of the daemon.
@@ -23,6 +24,10 @@ const ALWAYS: [&str; 4] = [
     "/betcode.v1.BetCodeHealth/",
     "/grpc.reflection.",
 ];
+
+/// Why a service is not there.
+const NOT_HERE: &str = "this daemon has no such service; machines and tunnels are the relay's, and \
+                        reflection lists what is here";
 
 /// Puts a [`Gate`] before all services.
 #[derive(Debug, Clone)]
@@ -51,6 +56,10 @@ impl<S> Gate<S> {
         let path = request.uri().path();
         if ALWAYS.iter().any(|service| path.starts_with(service)) {
             return None;
+        }
+        let service = path.split('/').nth(1).unwrap_or_default();
+        if !SERVICES.contains(&service) {
+            return Some(status::unimplemented(NOT_HERE));
         }
         if self.core.is_draining() {
             return Some(status::draining());
