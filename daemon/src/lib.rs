@@ -1,3 +1,33 @@
-//! gRPC services over the history store, for one machine.
+//! The BetCode history store over gRPC, for the programs of one machine.
 //!
-//! An empty room so far: it holds no service yet, and pretends none.
+//! A thin layer: services translate, storage decides. [`server::Daemon`] puts the rooms together:
+//!
+//! * [`services`] — one file per service of `betcode.history.v1` and `betcode.v1`;
+//! * [`translate`] — agent lines as the events that existing clients know (pure);
+//! * [`hub`] — new messages on their way to followers, bounded, never holding up the writer;
+//! * [`reading`], [`blocking`] — replays, page by page, in turn;
+//! * [`admission`] — who is let in, and which limit refuses;
+//! * [`transport`] — the Unix socket, loopback, mutual TLS;
+//! * [`status`] — the one mapping from the store's errors to gRPC statuses;
+//! * [`settings`], [`lock`], [`health`], [`observe`] — operation.
+//!
+//! What is absent: SQL, decisions about history, and `unsafe` code.
+
+pub mod admission;
+pub mod blocking;
+pub mod convert;
+pub mod core;
+pub mod deadline;
+pub mod health;
+pub mod hub;
+pub mod levels;
+pub mod limits;
+pub mod lock;
+pub mod observe;
+pub mod reading;
+pub mod server;
+pub mod services;
+pub mod settings;
+pub mod status;
+pub mod translate;
+pub mod transport;

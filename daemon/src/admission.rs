@@ -1,0 +1,266 @@
+//! Who is let in: clients, sessions, streams, bytes in flight.
+//!
+//! Each limit has a name, is counted here and nowhere else, and is refused with
+//! RESOURCE_EXHAUSTED and that name. All may be changed while the daemon runs.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use betcode_storage::SessionId;
+use tonic::Status;
+
+use crate::limits::SESSION_ACTIVE_MS;
+use crate::status;
+
+/// A limit, how much of it is used, and how often it refused.
+#[derive(Debug)]
+pub struct Limit {
+    name: &'static str,
+    hint: &'static str,
+    used: AtomicU64,
+    max: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Limit {
+    fn new(name: &'static str, hint: &'static str, max: u64) -> Arc<Self> {
+        let (used, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self {
+            name,
+            hint,
+            used,
+            max: AtomicU64::new(max),
+            refused,
+        })
+    }
+
+    /// Its name, as refusals tell it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How much is used.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// Refusals since the start.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit. What is let in already stays.
+    pub fn set_max(&self, max: u64) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// Takes `amount`, or refuses. A single amount over the whole limit is let in when nothing
+    /// else is: otherwise it never could be.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED with the limit's name.
+    pub fn take(self: &Arc<Self>, amount: u64) -> Result<Taken, Status> {
+        let max = self.max();
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                (used + amount <= max || (used == 0 && max > 0)).then_some(used + amount)
+            });
+        match taken {
+            Ok(_) => Ok(Taken {
+                limit: Arc::clone(self),
+                amount,
+            }),
+            Err(used) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(status::exhausted(self.name, used, max, self.hint))
+            }
+        }
+    }
+}
+
+/// A part of a limit; given back when it goes.
+#[derive(Debug)]
+pub struct Taken {
+    limit: Arc<Limit>,
+    amount: u64,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.limit.used.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
+/// The daemon's limits.
+#[derive(Debug)]
+pub struct Admission {
+    /// Connections that are served.
+    pub clients: Arc<Limit>,
+    /// Followers.
+    pub followers: Arc<Limit>,
+    /// Bytes of appends that are not answered yet, of all clients.
+    pub in_flight_bytes: Arc<Limit>,
+    /// Sessions that are being appended to.
+    pub sessions: Arc<Limit>,
+    active: Mutex<HashMap<SessionId, (Instant, Taken)>>,
+}
+
+/// Values of the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Maxima {
+    /// See [`Admission::clients`].
+    pub clients: u64,
+    /// See [`Admission::followers`].
+    pub followers: u64,
+    /// See [`Admission::in_flight_bytes`].
+    pub in_flight_bytes: u64,
+    /// See [`Admission::sessions`].
+    pub sessions: u64,
+}
+
+impl Admission {
+    /// Limits with these values.
+    #[must_use]
+    pub fn new(max: &Maxima) -> Self {
+        Self {
+            clients: Limit::new(
+                "clients",
+                "close idle connections, or raise clients_max",
+                max.clients,
+            ),
+            followers: Limit::new(
+                "followers",
+                "end followers that are not needed, or raise followers_max",
+                max.followers,
+            ),
+            in_flight_bytes: Limit::new(
+                "in_flight_bytes",
+                "wait for answers before sending more",
+                max.in_flight_bytes,
+            ),
+            sessions: Limit::new(
+                "sessions",
+                "wait until other sessions pause, or raise sessions_max",
+                max.sessions,
+            ),
+            active: Mutex::default(),
+        }
+    }
+
+    /// Changes the values.
+    pub fn set(&self, max: &Maxima) {
+        self.clients.set_max(max.clients);
+        self.followers.set_max(max.followers);
+        self.in_flight_bytes.set_max(max.in_flight_bytes);
+        self.sessions.set_max(max.sessions);
+    }
+
+    /// All limits.
+    #[must_use]
+    pub fn all(&self) -> [&Arc<Limit>; 4] {
+        [
+            &self.clients,
+            &self.followers,
+            &self.in_flight_bytes,
+            &self.sessions,
+        ]
+    }
+
+    /// Lets a session be appended to: it counts as active for a while from now.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when it is not active and too many are.
+    pub fn touch(&self, session: &SessionId) -> Result<(), Status> {
+        let now = Instant::now();
+        // Plain data, valid after every statement.
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((touched, _)) = active.get_mut(session) {
+            *touched = now;
+            return Ok(());
+        }
+        let taken = match self.sessions.take(1) {
+            Ok(taken) => taken,
+            Err(_) => {
+                let still = Duration::from_millis(SESSION_ACTIVE_MS);
+                active.retain(|_, (touched, _)| now.duration_since(*touched) < still);
+                self.sessions.take(1)?
+            }
+        };
+        active.insert(session.clone(), (now, taken));
+        Ok(())
+    }
+
+    /// Forgets sessions that have paused.
+    pub fn expire(&self) {
+        let still = Duration::from_millis(SESSION_ACTIVE_MS);
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        active.retain(|_, (touched, _)| touched.elapsed() < still);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::StatusExt;
+
+    fn admission() -> Admission {
+        Admission::new(&Maxima {
+            clients: 2,
+            followers: 1,
+            in_flight_bytes: 100,
+            sessions: 1,
+        })
+    }
+
+    #[test]
+    fn a_limit_refuses_by_name_and_recovers() {
+        let admission = admission();
+        let taken = admission.followers.take(1).unwrap();
+        let refused = admission.followers.take(1).unwrap_err();
+        let details = refused.get_error_details();
+        assert_eq!(
+            details.quota_failure().unwrap().violations[0].subject,
+            "followers"
+        );
+        assert!(details.retry_info().is_some());
+        drop(taken);
+        assert!(admission.followers.take(1).is_ok());
+        assert_eq!(
+            (admission.followers.used(), admission.followers.refused()),
+            (0, 1)
+        );
+    }
+
+    #[test]
+    fn one_amount_over_the_whole_limit_passes_alone() {
+        let limit = &admission().in_flight_bytes;
+        let big = limit.take(1000).unwrap();
+        assert!(limit.take(1).is_err());
+        drop(big);
+        assert!(limit.take(60).is_ok());
+    }
+
+    #[test]
+    fn an_active_session_stays_admitted() {
+        let admission = admission();
+        let (one, two) = (
+            SessionId::new("one").unwrap(),
+            SessionId::new("two").unwrap(),
+        );
+        admission.touch(&one).unwrap();
+        assert!(admission.touch(&two).is_err());
+        admission.touch(&one).unwrap();
+    }
+}

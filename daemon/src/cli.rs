@@ -1,0 +1,150 @@
+//! The command line: a flag for each parameter, made from the table.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use betcode_daemon::settings::{Kind, Loaded, PARAMETERS, Parameter, Sources};
+use clap::{Arg, ArgAction};
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve until told to stop.
+    Serve,
+    /// Show the settings and where each came from.
+    Config {
+        /// As a JSON array.
+        json: bool,
+    },
+}
+
+/// Reads the command line and the environment. Ends the process on wrong flags and on `--help`.
+pub(crate) fn parse() -> (Command, Sources) {
+    let mut matches = command().get_matches();
+    let (name, mut matches) = matches
+        .remove_subcommand()
+        .unwrap_or_else(|| ("serve".to_owned(), matches));
+    let flags = PARAMETERS
+        .iter()
+        .filter_map(|p| Some((p.name.to_owned(), matches.remove_one::<String>(p.name)?)))
+        .collect();
+    let file = matches.remove_one::<PathBuf>("settings");
+    let file = file.or_else(|| std::env::var_os("BETCODE_SETTINGS").map(PathBuf::from));
+    let sources = Sources {
+        file,
+        environment: std::env::vars_os().collect(),
+        flags,
+    };
+    let command = match name.as_str() {
+        "config" => Command::Config {
+            json: matches.get_flag("json"),
+        },
+        _ => Command::Serve,
+    };
+    (command, sources)
+}
+
+fn command() -> clap::Command {
+    let settings = Arg::new("settings")
+        .long("settings")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("Settings file (JSON); also BETCODE_SETTINGS");
+    let with_parameters = |command: clap::Command| {
+        command
+            .arg(settings.clone())
+            .args(PARAMETERS.iter().map(flag))
+    };
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Machine-readable");
+    clap::Command::new("betcode-daemon")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Serves a BetCode history store over gRPC")
+        .subcommand_required(true)
+        .subcommand(with_parameters(
+            clap::Command::new("serve")
+                .about("Serves until SIGTERM; SIGHUP reads the settings again"),
+        ))
+        .subcommand(
+            with_parameters(
+                clap::Command::new("config").about("Shows each setting and where it came from"),
+            )
+            .arg(json),
+        )
+}
+
+fn flag(parameter: &'static Parameter) -> Arg {
+    let long = parameter.name.replace('_', "-");
+    let default = match parameter.default {
+        "" => String::new(),
+        value => format!(" [default: {value}]"),
+    };
+    Arg::new(parameter.name)
+        .long(long)
+        .value_name(value_name(parameter.kind))
+        .help(format!(
+            "{}{}{default}",
+            parameter.what,
+            bounds(parameter.kind)
+        ))
+}
+
+fn value_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Number { .. } => "N",
+        Kind::Flag => "BOOL",
+        Kind::Path => "PATH",
+        Kind::Address => "ADDRESS",
+        Kind::Choice(_) => "CHOICE",
+        Kind::Text => "TEXT",
+    }
+}
+
+fn bounds(kind: Kind) -> String {
+    match kind {
+        Kind::Number { min, max } => format!(" ({min} to {max})"),
+        Kind::Choice(choices) => format!(" ({})", choices.join(", ")),
+        _ => String::new(),
+    }
+}
+
+/// Prints each parameter, its value, and where that came from.
+pub(crate) fn show(loaded: &Loaded, json: bool) {
+    let mut text = String::new();
+    if json {
+        let rows: Vec<_> = loaded
+            .values
+            .iter()
+            .map(|(parameter, value, origin)| {
+                let (min, max) = match parameter.kind {
+                    Kind::Number { min, max } => (Some(min), Some(max)),
+                    _ => (None, None),
+                };
+                serde_json::json!({
+                    "name": parameter.name,
+                    "value": value,
+                    "origin": origin.to_string(),
+                    "default": parameter.default,
+                    "min": min,
+                    "max": max,
+                    "reloads": parameter.reloads,
+                    "what": parameter.what,
+                })
+            })
+            .collect();
+        text = serde_json::Value::from(rows).to_string();
+        text.push('\n');
+    } else {
+        for (parameter, value, origin) in &loaded.values {
+            let bounds = bounds(parameter.kind);
+            text.push_str(&format!(
+                "{:<28} {value:<24} {origin}{bounds}\n",
+                parameter.name
+            ));
+        }
+    }
+    // A reader that has seen enough is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

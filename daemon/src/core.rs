@@ -1,0 +1,97 @@
+//! What all services share.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use betcode_schema_grpc::history::ResourceLevel;
+use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::admission::Admission;
+use crate::blocking::Blocking;
+use crate::health::Health;
+use crate::hub::Hub;
+use crate::observe::Metrics;
+use crate::settings::Settings;
+use crate::status;
+
+/// The open store and everything around it. Services hold it in an [`Arc`].
+#[derive(Debug)]
+pub struct Core {
+    /// The store.
+    pub store: Store,
+    /// Followers.
+    pub hub: Arc<Hub>,
+    /// Limits.
+    pub admission: Admission,
+    /// Where the store is called.
+    pub blocking: Blocking,
+    /// Counters and latencies.
+    pub metrics: Metrics,
+    /// Health as last found.
+    pub health: watch::Receiver<Health>,
+    /// Levels as last found.
+    pub levels: watch::Receiver<Vec<ResourceLevel>>,
+    /// Turns true when the daemon begins to stop.
+    pub draining: watch::Receiver<bool>,
+    /// Settings at the start.
+    pub settings: Settings,
+    /// Background compaction; `None` when it is disabled or has ended.
+    pub compaction: Mutex<Option<Running>>,
+}
+
+/// Background compaction, with a name for [`std::fmt::Debug`].
+pub struct Running(pub CompactionService);
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CompactionService")
+    }
+}
+
+impl Core {
+    /// The background compaction.
+    pub fn compaction(&self) -> MutexGuard<'_, Option<Running>> {
+        self.compaction
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policy of compaction, as the settings have it.
+    #[must_use]
+    pub fn policy(&self) -> CompactionPolicy {
+        self.settings.compaction_policy()
+    }
+
+    /// Whether the daemon is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Main file and log, as the file system has them; 0 when they cannot be looked at.
+    #[must_use]
+    pub fn database_bytes(&self) -> u64 {
+        let path = self.store.path();
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        bytes(path) + bytes(Path::new(&log))
+    }
+
+    /// Waits until the daemon begins to stop.
+    pub async fn drained(&self) {
+        let mut draining = self.draining.clone();
+        // An error means that the sender is gone: the daemon ends as well.
+        let _ = draining.wait_for(|draining| *draining).await;
+    }
+}
+
+/// Checks an id.
+///
+/// # Errors
+/// INVALID_ARGUMENT with what an id looks like.
+pub fn session_id(text: &str) -> Result<SessionId, Status> {
+    SessionId::new(text).map_err(|error| status::from_store(&error))
+}

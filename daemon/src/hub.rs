@@ -1,0 +1,297 @@
+//! New messages on their way to followers.
+//!
+//! The writer's thread hands each commit to [`Hub::publish`], which puts the messages (shared,
+//! not copied) into the buffer of each follower of that session and returns. A buffer is bounded:
+//! when it is full it forgets what it holds and says so, and its follower reads from the store
+//! until it has caught up. So a follower that does not read costs the writer nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use betcode_storage::{Committed, Message, SessionId};
+use tokio::sync::Notify;
+
+/// Followers by session.
+#[derive(Debug)]
+pub struct Hub {
+    sessions: Mutex<HashMap<SessionId, Followed>>,
+    buffer_bytes_max: AtomicUsize,
+}
+
+/// One session's followers.
+#[derive(Debug, Default)]
+struct Followed {
+    buffers: Vec<Arc<Buffer>>,
+    /// Last sequence that was published to them.
+    published: u64,
+}
+
+/// What a follower is told next.
+#[derive(Debug)]
+pub enum News {
+    /// Messages in order, and when the last of them was committed.
+    Messages(Vec<Message>, Instant),
+    /// There is more in the store than the buffer could hold.
+    Behind,
+    /// Somebody else may have appended: the store knows.
+    Look,
+    /// The session is gone.
+    Deleted,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: VecDeque<Message>,
+    bytes: usize,
+    committed: Option<Instant>,
+    behind: bool,
+    look: bool,
+    deleted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain data, valid after every statement: a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Buffer {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut lock(&self.state));
+        self.changed.notify_one();
+    }
+}
+
+impl Hub {
+    /// A hub whose followers' buffers hold `buffer_bytes_max` payload bytes each.
+    #[must_use]
+    pub fn new(buffer_bytes_max: usize) -> Self {
+        Self {
+            sessions: Mutex::default(),
+            buffer_bytes_max: AtomicUsize::new(buffer_bytes_max),
+        }
+    }
+
+    /// Changes the bound of the buffers.
+    pub fn set_buffer_bytes_max(&self, bytes: usize) {
+        self.buffer_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes in a commit. Called on the writer's thread: it must not wait for anybody.
+    pub fn publish(&self, news: &Committed) {
+        let buffers = {
+            let mut sessions = lock(&self.sessions);
+            let Some(followed) = sessions.get_mut(&news.session) else {
+                return;
+            };
+            followed.published = news.messages.last().map_or(0, |message| message.sequence);
+            followed.buffers.clone()
+        };
+        let now = Instant::now();
+        let bytes: usize = news.messages.iter().map(|m| m.payload.len()).sum();
+        let bytes_max = self.buffer_bytes_max.load(Ordering::Relaxed);
+        for buffer in buffers {
+            buffer.change(|state| {
+                if state.behind {
+                    return;
+                }
+                if state.bytes + bytes > bytes_max {
+                    state.messages = VecDeque::new();
+                    state.bytes = 0;
+                    state.behind = true;
+                } else {
+                    state.messages.extend(news.messages.iter().cloned());
+                    state.bytes += bytes;
+                    state.committed = Some(now);
+                }
+            });
+        }
+    }
+
+    /// Ends the session's followers: it is gone.
+    pub fn deleted(&self, session: &SessionId) {
+        for buffer in self.buffers(session) {
+            buffer.change(|state| state.deleted = true);
+        }
+    }
+
+    /// The session ends at sequence `last` now. When that is beyond what was published, another
+    /// process has appended, and the followers are let look at the store.
+    pub fn look(&self, session: &SessionId, last: u64) {
+        let published = lock(&self.sessions)
+            .get(session)
+            .map_or(0, |followed| followed.published);
+        if last > published {
+            for buffer in self.buffers(session) {
+                buffer.change(|state| state.look = true);
+            }
+        }
+    }
+
+    fn buffers(&self, session: &SessionId) -> Vec<Arc<Buffer>> {
+        lock(&self.sessions)
+            .get(session)
+            .map(|f| f.buffers.clone())
+            .unwrap_or_default()
+    }
+
+    /// Sessions that are followed now.
+    #[must_use]
+    pub fn followed(&self) -> Vec<SessionId> {
+        lock(&self.sessions).keys().cloned().collect()
+    }
+
+    /// Followers in all.
+    #[must_use]
+    pub fn followers(&self) -> usize {
+        lock(&self.sessions)
+            .values()
+            .map(|followed| followed.buffers.len())
+            .sum()
+    }
+
+    /// From now on every commit of `session` reaches the subscription.
+    #[must_use]
+    pub fn subscribe(self: &Arc<Self>, session: SessionId) -> Subscription {
+        let buffer = Arc::new(Buffer::default());
+        lock(&self.sessions)
+            .entry(session.clone())
+            .or_default()
+            .buffers
+            .push(Arc::clone(&buffer));
+        Subscription {
+            hub: Arc::clone(self),
+            session,
+            buffer,
+        }
+    }
+}
+
+/// A follower's end of its buffer; it leaves the hub when this goes.
+#[derive(Debug)]
+pub struct Subscription {
+    hub: Arc<Hub>,
+    session: SessionId,
+    buffer: Arc<Buffer>,
+}
+
+impl Subscription {
+    /// Waits for news. May be dropped and called again without losing any.
+    pub async fn next(&self) -> News {
+        loop {
+            if let Some(news) = self.take() {
+                return news;
+            }
+            self.buffer.changed.notified().await;
+        }
+    }
+
+    /// What there is now.
+    fn take(&self) -> Option<News> {
+        let mut state = lock(&self.buffer.state);
+        if state.deleted {
+            return Some(News::Deleted);
+        }
+        if state.behind {
+            state.behind = false;
+            // What came before it is in the store as well.
+            state.messages.clear();
+            state.committed = None;
+            state.bytes = 0;
+            return Some(News::Behind);
+        }
+        if let Some(committed) = state.committed.take() {
+            state.bytes = 0;
+            return Some(News::Messages(
+                std::mem::take(&mut state.messages).into(),
+                committed,
+            ));
+        }
+        std::mem::take(&mut state.look).then_some(News::Look)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut sessions = lock(&self.hub.sessions);
+        if let Some(Followed { buffers, .. }) = sessions.get_mut(&self.session) {
+            buffers.retain(|buffer| !Arc::ptr_eq(buffer, &self.buffer));
+            if buffers.is_empty() {
+                sessions.remove(&self.session);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn session() -> SessionId {
+        SessionId::new("s").unwrap()
+    }
+
+    fn committed(sequences: std::ops::RangeInclusive<u64>) -> Committed {
+        let messages = sequences
+            .map(|sequence| Message {
+                sequence,
+                received_ms: 0,
+                payload: Bytes::from_static(b"0123456789"),
+            })
+            .collect();
+        Committed {
+            session: session(),
+            messages,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_follower_gets_commits_in_order() {
+        let hub = Arc::new(Hub::new(100));
+        let follower = hub.subscribe(session());
+        hub.publish(&committed(1..=2));
+        hub.publish(&committed(3..=3));
+        let News::Messages(messages, _) = follower.next().await else {
+            panic!()
+        };
+        assert_eq!(
+            messages.iter().map(|m| m.sequence).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_is_forgotten_and_said_so_once() {
+        let hub = Arc::new(Hub::new(25));
+        let follower = hub.subscribe(session());
+        hub.publish(&committed(1..=2));
+        hub.publish(&committed(3..=3));
+        hub.publish(&committed(4..=4));
+        assert!(matches!(follower.next().await, News::Behind));
+        hub.publish(&committed(5..=5));
+        let News::Messages(messages, _) = follower.next().await else {
+            panic!()
+        };
+        assert_eq!(messages[0].sequence, 5);
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_leaves_is_forgotten() {
+        let hub = Arc::new(Hub::new(25));
+        let (one, two) = (hub.subscribe(session()), hub.subscribe(session()));
+        drop(one);
+        assert_eq!(hub.followers(), 1);
+        hub.deleted(&session());
+        assert!(matches!(two.next().await, News::Deleted));
+        drop(two);
+        assert!(hub.followed().is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! Bounds of the daemon, in one place, with units.
+//!
+//! What a settings file may change stands in [`crate::settings`] with its minimum and maximum.
+//! MiB is 2^20.
+
+/// Payload bytes of one answer of a read or a follow (a single larger message is sent in parts).
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Messages of one answer.
+pub const FRAME_MESSAGES_MAX: usize = 1024;
+/// A message longer than this is sent in parts of this size, so that clients with gRPC's usual
+/// bound of 4 MiB can read all of history.
+pub const PART_BYTES_MAX: usize = 1 << 20;
+/// Answers that wait for a slow client; then its reader waits.
+pub const ANSWERS_AHEAD_MAX: usize = 2;
+/// Replays that keep a decoded segment at once: each takes up to two of at most 4 MiB.
+pub const WARM_REPLAYS_MAX: usize = 8;
+/// Pages that a replay reads before it gives its place to one that waits.
+pub const WARM_PAGES_MAX: usize = 8;
+/// A client that takes longer than this for an answer is slow: its replay gives its place away.
+pub const SLOW_CLIENT_MS: u64 = 50;
+/// Room that a request needs besides its payloads.
+pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
+
+/// Batches of one append stream that are read ahead of their answers.
+pub const BATCHES_AHEAD_MAX: usize = 256;
+/// Unit in which bytes in flight are counted out.
+pub const FLIGHT_UNIT_BYTES: usize = 1 << 10;
+
+/// Sessions of one page of a list.
+pub const SESSIONS_PAGE_MAX: u32 = 1000;
+/// Encoded bytes of one page of a list: below what clients take by default (4 MiB).
+pub const SESSIONS_PAGE_BYTES_MAX: usize = 3 << 20;
+/// Runs in one answer about the history of compaction.
+pub const RUNS_PAGE_MAX: u32 = 1000;
+/// Problems in one answer of a check.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// Compactions, checks and backups at once.
+pub const LONG_JOBS_MAX: usize = 4;
+/// How often a long job tells how far it is, milliseconds.
+pub const PROGRESS_INTERVAL_MS: u64 = 100;
+
+/// HTTP/2 streams of one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Time within which a new connection must have sent its HTTP/2 preface.
+pub const PREFACE_MS_MAX: u64 = 10_000;
+/// Length of that preface.
+pub const PREFACE_BYTES: usize = 24;
+/// Time between two pings to a silent peer.
+pub const KEEPALIVE_INTERVAL_MS: u64 = 20_000;
+/// Time within which the peer must answer one.
+pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
+/// Bytes of a request's headers.
+pub const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+/// How often sessions that are followed are looked at for what other processes did.
+pub const FOLLOW_POLL_MS: u64 = 1_000;
+/// A session counts as active for so long after its last append.
+pub const SESSION_ACTIVE_MS: u64 = 60_000;
+/// When a refused client may try again.
+pub const RETRY_MS: u32 = 250;
+/// Lines read before the place where a replay resumes, to know what was sent already.
+pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
+/// Objects on one line that are translated.
+pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
+/// Nesting of values that are handed on as `google.protobuf.Struct`.
+pub const STRUCT_DEPTH_MAX: usize = 64;
+
+const _: () = {
+    assert!(FRAME_BYTES_MAX <= PART_BYTES_MAX);
+    assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);
+    assert!(SESSIONS_PAGE_BYTES_MAX < 4 << 20);
+};

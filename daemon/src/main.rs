@@ -1,0 +1,129 @@
+//! `betcode-daemon`: serves a history store.
+
+mod cli;
+mod logs;
+mod service_manager;
+
+use std::process::ExitCode;
+
+use betcode_daemon::server::{Daemon, ServeError};
+use betcode_daemon::settings::{self, Loaded};
+use tokio::signal::unix::{SignalKind, signal};
+
+use cli::Command;
+
+/// Blocking threads: reads, long jobs, and one for each append stream whose batch waits for room.
+const BLOCKING_THREADS_MAX: usize = 512;
+
+fn main() -> ExitCode {
+    let (command, sources) = cli::parse();
+    let loaded = match settings::load(&sources) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error.to_string(), 2),
+    };
+    match command {
+        Command::Config { json } => {
+            cli::show(&loaded, json);
+            ExitCode::SUCCESS
+        }
+        Command::Serve => serve(loaded, sources),
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "why a program ends is for whoever started it"
+)]
+fn fail(why: &str, code: u8) -> ExitCode {
+    eprintln!("betcode-daemon: {why}");
+    ExitCode::from(code)
+}
+
+fn serve(loaded: Loaded, sources: settings::Sources) -> ExitCode {
+    let log = match logs::start(&loaded.settings) {
+        Ok(log) => log,
+        Err(why) => return fail(&why, 2),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("betcode-daemon")
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("start threads: {error}"), 1),
+    };
+    let served = runtime.block_on(run(loaded, &sources, &log));
+    // What still runs has had its time.
+    runtime.shutdown_background();
+    match served {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => fail("some clients were cut off at the deadline", 0),
+        Err(error @ ServeError::Lock(_)) => fail(&error.to_string(), 3),
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+async fn run(
+    loaded: Loaded,
+    sources: &settings::Sources,
+    log: &logs::Handle,
+) -> Result<bool, ServeError> {
+    let listen = |source| ServeError::Listen {
+        at: "signals".to_owned(),
+        source,
+    };
+    // Before the store is opened: a signal that comes meanwhile is not lost.
+    let mut terminate = signal(SignalKind::terminate()).map_err(listen)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(listen)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(listen)?;
+    let daemon = tokio::select! {
+        started = Daemon::start(loaded.settings.clone()) => started?,
+        _ = terminate.recv() => return Ok(true),
+        _ = interrupt.recv() => return Ok(true),
+    };
+    tracing::info!(
+        db = %loaded.settings.db.display(),
+        socket = %loaded.settings.socket.display(),
+        tcp = ?daemon.tcp_address(),
+        tls = ?daemon.tls_address(),
+        prometheus = ?daemon.prometheus_address(),
+        "serving"
+    );
+    service_manager::ready();
+    let watchdog = tokio::spawn(service_manager::watchdog(daemon.core().health.clone()));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => reload(&daemon, &loaded, sources, log),
+        }
+    }
+    watchdog.abort();
+    tracing::info!("stopping");
+    service_manager::stopping();
+    let in_time = daemon.stop().await;
+    tracing::info!(in_time, "stopped");
+    Ok(in_time)
+}
+
+/// Reads the settings again and applies what may change while running.
+fn reload(daemon: &Daemon, before: &Loaded, sources: &settings::Sources, log: &logs::Handle) {
+    service_manager::reloading();
+    match settings::load(sources) {
+        Err(error) => tracing::error!(%error, "the settings were not read again: nothing changed"),
+        Ok(now) => {
+            for ((parameter, old, _), (_, new, _)) in before.values.iter().zip(&now.values) {
+                if old != new && !parameter.reloads {
+                    tracing::warn!(name = parameter.name, "changes at the next start");
+                }
+            }
+            log.set_filter(&now.settings.log_filter);
+            match daemon.reload(&now.settings) {
+                Ok(()) => tracing::info!("settings read again"),
+                Err(error) => tracing::error!(%error, "some settings were not taken"),
+            }
+        }
+    }
+    service_manager::ready();
+}

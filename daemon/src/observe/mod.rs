@@ -1,0 +1,130 @@
+//! What operators see: latencies by stage, counters, logs, traces.
+
+pub mod histogram;
+pub mod prometheus;
+pub mod trace;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use betcode_schema_grpc::history::StageLatency;
+use histogram::Histogram;
+
+/// What the capacity plan allows the daemon at p95, of 200 ms in all.
+const DAEMON_BUDGET_MS: f64 = 50.0;
+
+/// Counters and latencies of the daemon.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// From a batch read off the wire to its place in the writer's queue.
+    pub accept: Histogram,
+    /// From the queue to the commit.
+    pub commit: Histogram,
+    /// From a batch read off the wire to its answer.
+    pub answer: Histogram,
+    /// From a commit to the hand-over of its messages to a follower's stream.
+    pub deliver: Histogram,
+    /// One page read from the store, its turn included.
+    pub page: Histogram,
+    /// Messages committed for clients.
+    pub messages_appended: AtomicU64,
+    /// Their payload bytes.
+    pub bytes_appended: AtomicU64,
+    /// Messages handed to readers.
+    pub messages_read: AtomicU64,
+    /// Messages handed to followers.
+    pub messages_followed: AtomicU64,
+    /// Batches refused.
+    pub batches_refused: AtomicU64,
+    /// Times a follower was too slow for its buffer.
+    pub followers_behind: AtomicU64,
+    /// Requests begun.
+    pub requests: AtomicU64,
+    /// Connections dropped before they were served.
+    pub connections_refused: AtomicU64,
+}
+
+/// Adds to a counter.
+pub fn add(counter: &AtomicU64, amount: usize) {
+    counter.fetch_add(amount as u64, Ordering::Relaxed);
+}
+
+impl Metrics {
+    /// The stages by name, with what the plan allows each at p95 in milliseconds; 0 for nothing
+    /// said.
+    #[must_use]
+    pub fn stages(&self) -> [(&'static str, &Histogram, f64); 5] {
+        [
+            ("accept", &self.accept, 0.0),
+            ("commit", &self.commit, 0.0),
+            ("answer", &self.answer, DAEMON_BUDGET_MS),
+            ("deliver", &self.deliver, DAEMON_BUDGET_MS),
+            ("page", &self.page, 0.0),
+        ]
+    }
+
+    /// The counters by name, with what they count.
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, &'static str, u64); 8] {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            (
+                "messages_appended",
+                "Messages committed for clients",
+                of(&self.messages_appended),
+            ),
+            (
+                "bytes_appended",
+                "Payload bytes committed for clients",
+                of(&self.bytes_appended),
+            ),
+            (
+                "messages_read",
+                "Messages handed to readers",
+                of(&self.messages_read),
+            ),
+            (
+                "messages_followed",
+                "Messages handed to followers",
+                of(&self.messages_followed),
+            ),
+            (
+                "batches_refused",
+                "Batches refused",
+                of(&self.batches_refused),
+            ),
+            (
+                "followers_behind",
+                "Times a follower fell behind",
+                of(&self.followers_behind),
+            ),
+            ("requests", "Requests begun", of(&self.requests)),
+            (
+                "connections_refused",
+                "Connections dropped unserved",
+                of(&self.connections_refused),
+            ),
+        ]
+    }
+
+    /// Each stage beside its budget.
+    #[must_use]
+    pub fn budget(&self) -> Vec<StageLatency> {
+        self.stages()
+            .map(|(stage, latency, budget_ms)| StageLatency {
+                stage: stage.to_owned(),
+                count: latency.count(),
+                p50_ms: latency.quantile_ms(0.50),
+                p95_ms: latency.quantile_ms(0.95),
+                p99_ms: latency.quantile_ms(0.99),
+                budget_ms,
+            })
+            .into()
+    }
+}
+
+/// Milliseconds as a duration.
+#[must_use]
+pub fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

@@ -1,0 +1,256 @@
+//! Reading a session page by page, and cutting pages into answers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use betcode_schema_grpc::history as proto;
+use betcode_storage::{Message, ReadRange, Replay, Result, SessionId, StoreError};
+use bytes::BytesMut;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
+
+use crate::core::Core;
+use crate::limits::{
+    FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, PART_BYTES_MAX, SLOW_CLIENT_MS, WARM_PAGES_MAX,
+};
+
+/// A part of a session, read page by page in turn with others.
+///
+/// A replay keeps the segment it is in decoded. Only so many do so at once; the others wait, and
+/// one whose client is slow gives its place away ([`Pages::hand_to`]) and decodes again later. A
+/// page is copied out of its segment, so that what waits for a client keeps no segment alive.
+#[derive(Debug)]
+pub struct Pages {
+    core: Arc<Core>,
+    session: SessionId,
+    /// Sequence to read next, and the last one wanted.
+    next: u64,
+    last: u64,
+    /// Away while a page is read and while the client is slow.
+    warm: Option<Warm>,
+}
+
+#[derive(Debug)]
+struct Warm {
+    replay: Replay,
+    pages: usize,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Pages {
+    /// Finds the part; reads nothing yet.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`].
+    pub async fn open(core: Arc<Core>, session: SessionId, range: ReadRange) -> Result<Self> {
+        let (store, id) = (core.store.clone(), session.clone());
+        let newest = core
+            .blocking
+            .read(move || store.session(&id))
+            .await?
+            .messages;
+        let last = range.to.unwrap_or(newest).min(newest);
+        let first_of = |count: u64| (last + 1).saturating_sub(count);
+        let next = range.from.max(1).max(range.last.map_or(1, first_of));
+        Ok(Self {
+            core,
+            session,
+            next,
+            last,
+            warm: None,
+        })
+    }
+
+    /// The next page; `None` at the end.
+    ///
+    /// # Errors
+    /// Damage is reported once; the next call goes on behind it.
+    pub async fn next(&mut self) -> Result<Option<Vec<Message>>> {
+        if self.next > self.last {
+            return Ok(None);
+        }
+        let asked = Instant::now();
+        let warm = match self.warm.take() {
+            Some(warm) => warm,
+            None => self.warm_up().await?,
+        };
+        let read = move || {
+            let mut warm = warm;
+            let page = warm.replay.next_page().map(|page| page.map(detached));
+            Ok((warm, page))
+        };
+        let (mut warm, page) = self.core.blocking.read(read).await?;
+        self.next = warm.replay.position().max(self.next);
+        warm.pages += 1;
+        let others_wait = self.core.blocking.warm_places_left() == 0;
+        if self.next <= self.last && !(others_wait && warm.pages >= WARM_PAGES_MAX) {
+            self.warm = Some(warm);
+        }
+        self.core.metrics.page.record(asked.elapsed());
+        if matches!(page, Ok(None)) {
+            self.next = self.last + 1;
+        }
+        page
+    }
+
+    async fn warm_up(&self) -> Result<Warm> {
+        let _place = self.core.blocking.warm_place().await;
+        let (store, id) = (self.core.store.clone(), self.session.clone());
+        let range = ReadRange {
+            to: Some(self.last),
+            ..ReadRange::from(self.next)
+        };
+        let replay = self
+            .core
+            .blocking
+            .read(move || store.read(&id, range))
+            .await?;
+        Ok(Warm {
+            replay,
+            pages: 0,
+            _place,
+        })
+    }
+
+    /// Hands an answer to a client; the place goes to somebody else when it takes long.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub async fn hand_to<T>(
+        &mut self,
+        answers: &mpsc::Sender<T>,
+        answer: T,
+    ) -> std::result::Result<(), Gone> {
+        let patience = Duration::from_millis(SLOW_CLIENT_MS);
+        let room = match timeout(patience, answers.reserve()).await {
+            Ok(room) => room,
+            Err(_) => {
+                self.warm = None;
+                answers.reserve().await
+            }
+        };
+        room.map_err(|_| Gone)?.send(answer);
+        Ok(())
+    }
+
+    /// Sequence of the next message that will come.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+}
+
+/// The client has left: nobody to tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Gone;
+
+/// The page in memory of its own.
+fn detached(page: Vec<Message>) -> Vec<Message> {
+    let mut bytes = BytesMut::with_capacity(page.iter().map(|m| m.payload.len()).sum());
+    for message in &page {
+        bytes.extend_from_slice(&message.payload);
+    }
+    let mut bytes = bytes.freeze();
+    let own = |message: Message| Message {
+        payload: bytes.split_to(message.payload.len()),
+        ..message
+    };
+    page.into_iter().map(own).collect()
+}
+
+/// Cuts messages into answers of bounded size; a long message into parts of its own.
+pub fn frames(messages: Vec<Message>) -> impl Iterator<Item = Vec<proto::Message>> + Send {
+    let mut parts = messages.into_iter().flat_map(parts).peekable();
+    std::iter::from_fn(move || {
+        let mut frame = vec![parts.next()?];
+        let mut bytes = frame.first().map_or(0, |part| part.payload.len());
+        while frame.len() < FRAME_MESSAGES_MAX
+            && let Some(part) = parts.next_if(|next| bytes + next.payload.len() <= FRAME_BYTES_MAX)
+        {
+            bytes += part.payload.len();
+            frame.push(part);
+        }
+        Some(frame)
+    })
+}
+
+fn parts(message: Message) -> impl Iterator<Item = proto::Message> + Send {
+    let Message {
+        sequence,
+        received_ms,
+        mut payload,
+    } = message;
+    let mut first = true;
+    std::iter::from_fn(move || {
+        if payload.is_empty() && !first {
+            return None;
+        }
+        first = false;
+        let part = payload.split_to(payload.len().min(PART_BYTES_MAX));
+        let remaining_bytes = payload.len() as u64;
+        Some(proto::Message {
+            sequence,
+            received_ms,
+            payload: part,
+            remaining_bytes,
+        })
+    })
+}
+
+/// Whether an error leaves the rest of a session readable.
+#[must_use]
+pub fn is_damage(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Damaged { .. } | StoreError::Segment { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn message(sequence: u64, bytes: usize) -> Message {
+        Message {
+            sequence,
+            received_ms: 7,
+            payload: Bytes::from(vec![b'x'; bytes]),
+        }
+    }
+
+    #[test]
+    fn frames_are_bounded_and_keep_everything_in_order() {
+        let messages: Vec<_> = (1..=3000)
+            .map(|n| message(n, if n % 7 == 0 { 0 } else { 300 }))
+            .collect();
+        let frames: Vec<_> = frames(messages).collect();
+        for frame in &frames {
+            assert!(frame.len() <= FRAME_MESSAGES_MAX);
+            assert!(frame.iter().map(|m| m.payload.len()).sum::<usize>() <= FRAME_BYTES_MAX);
+        }
+        let sequences: Vec<_> = frames.iter().flatten().map(|m| m.sequence).collect();
+        assert_eq!(sequences, (1..=3000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_long_message_comes_in_parts() {
+        let bytes = 2 * PART_BYTES_MAX + 5;
+        let frames: Vec<_> = frames(vec![message(1, bytes), message(2, 1)]).collect();
+        let parts: Vec<_> = frames
+            .iter()
+            .flatten()
+            .map(|m| (m.sequence, m.payload.len(), m.remaining_bytes))
+            .collect();
+        let part = PART_BYTES_MAX;
+        assert_eq!(
+            parts,
+            [
+                (1, part, part as u64 + 5),
+                (1, part, 5),
+                (1, 5, 0),
+                (2, 1, 0)
+            ]
+        );
+    }
+}

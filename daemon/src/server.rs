@@ -1,0 +1,392 @@
+//! Putting it together: the store, the services, the transports; start, stop, reload.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use betcode_schema_grpc::history::capacity_service_server::CapacityServiceServer;
+use betcode_schema_grpc::history::compaction_service_server::CompactionServiceServer;
+use betcode_schema_grpc::history::history_service_server::HistoryServiceServer;
+use betcode_schema_grpc::history::maintenance_service_server::MaintenanceServiceServer;
+use betcode_schema_grpc::v1::agent_service_server::AgentServiceServer;
+use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
+use betcode_schema_grpc::v1::health_server::HealthServer;
+use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
+use betcode_storage::{Store, StoreError};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::admission::Admission;
+use crate::blocking::Blocking;
+use crate::core::{Core, Running};
+use crate::health::{self, Health};
+use crate::hub::Hub;
+use crate::limits;
+use crate::lock::{Lock, LockError};
+use crate::observe::{Metrics, ms, prometheus};
+use crate::services::agent::Agent;
+use crate::services::capacity::Capacity;
+use crate::services::compaction::Compaction;
+use crate::services::health::HealthServices;
+use crate::services::history::History;
+use crate::services::maintenance::Maintenance;
+use crate::services::version::Version;
+use crate::settings::Settings;
+use crate::transport::{GateLayer, Listener, SocketFile};
+
+/// Services whose health is told by name.
+pub const SERVICES: [&str; 8] = [
+    "betcode.history.v1.HistoryService",
+    "betcode.history.v1.CompactionService",
+    "betcode.history.v1.MaintenanceService",
+    "betcode.history.v1.CapacityService",
+    "betcode.v1.AgentService",
+    "betcode.v1.VersionService",
+    "betcode.v1.Health",
+    "betcode.v1.BetCodeHealth",
+];
+
+/// Why the daemon does not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Another daemon has the store.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store cannot be opened.
+    #[error("{source}{}", .source.hint().map(|hint| format!("; {hint}")).unwrap_or_default())]
+    Store {
+        /// The store's answer.
+        #[from]
+        source: StoreError,
+    },
+    /// A transport cannot be opened.
+    #[error("listen at {at}: {source}")]
+    Listen {
+        /// Where.
+        at: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be read.
+    #[error("read {path}: {source}")]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The gRPC server failed.
+    #[error("serve: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// The descriptors for reflection are broken: a bug of the build.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A daemon that serves.
+#[derive(Debug)]
+pub struct Daemon {
+    core: Arc<Core>,
+    draining: watch::Sender<bool>,
+    servers: JoinSet<Result<(), ServeError>>,
+    tcp: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
+    prometheus: Option<SocketAddr>,
+    // Last: given back when everything else is gone.
+    _lock: Lock,
+}
+
+impl Daemon {
+    /// Takes the store's lock, opens the store, which brings in order what a crash left, and
+    /// serves. Returns when requests are answered.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn start(settings: Settings) -> Result<Self, ServeError> {
+        let lock = Lock::take(&settings.db, &settings.socket)?;
+        let hub = Arc::new(Hub::new(settings.follower_buffer_bytes_max));
+        let store = open(&settings, &hub).await?;
+        let compaction = match settings.compaction {
+            true => Some(Running(
+                store.start_compaction(settings.compaction_options())?,
+            )),
+            false => None,
+        };
+        let (draining, drain) = watch::channel(false);
+        let (tell_health, health) = watch::channel(Health::default());
+        let (tell_levels, levels) = watch::channel(Vec::new());
+        let core = Arc::new(Core {
+            store,
+            hub,
+            admission: Admission::new(&settings.maxima()),
+            blocking: Blocking::new(settings.readers_max as usize),
+            metrics: Metrics::default(),
+            health,
+            levels,
+            draining: drain,
+            settings,
+            compaction: Mutex::new(compaction),
+        });
+        let found = health::look(&core, Duration::from_secs(10)).await;
+        tell_health.send_modify(|health| health.components = found);
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let serving = core.health.borrow().serving();
+        health::report(&reporter, serving).await;
+        tokio::spawn(health::watch(
+            Arc::clone(&core),
+            tell_health,
+            tell_levels,
+            reporter,
+        ));
+        tokio::spawn(watch_followed(Arc::clone(&core)));
+        let routes = routes(&core)?.add_service(health_service);
+        let mut daemon = Self {
+            core,
+            draining,
+            servers: JoinSet::new(),
+            tcp: None,
+            tls: None,
+            prometheus: None,
+            _lock: lock,
+        };
+        daemon.listen(&routes).await?;
+        Ok(daemon)
+    }
+
+    async fn listen(&mut self, routes: &Routes) -> Result<(), ServeError> {
+        let settings = &self.core.settings;
+        let (tcp, tls, metrics) = (
+            settings.tcp_listen,
+            settings.tls_listen,
+            settings.prometheus_listen,
+        );
+        let slots = Arc::new(Semaphore::new(settings.connections_max));
+        let at = settings.socket.clone();
+        let socket = SocketFile::bind(&at).map_err(|source| ServeError::Listen {
+            at: at.display().to_string(),
+            source,
+        })?;
+        self.serve(Listener::Unix(socket), routes.clone(), &slots, None)?;
+        if let Some(address) = tcp {
+            let listener = bind(address).await?;
+            self.tcp = listener.local_addr().ok();
+            self.serve(Listener::Tcp(listener), routes.clone(), &slots, None)?;
+        }
+        if let Some(address) = tls {
+            let tls = tls_config(&self.core.settings)?;
+            let listener = bind(address).await?;
+            self.tls = listener.local_addr().ok();
+            self.serve(Listener::Tcp(listener), routes.clone(), &slots, Some(tls))?;
+        }
+        if let Some(address) = metrics {
+            let listener = bind(address).await?;
+            self.prometheus = listener.local_addr().ok();
+            let core = Arc::clone(&self.core);
+            self.servers.spawn(async move {
+                prometheus::serve(core, listener)
+                    .await
+                    .map_err(|source| ServeError::Listen {
+                        at: address.to_string(),
+                        source,
+                    })
+            });
+        }
+        Ok(())
+    }
+
+    fn serve(
+        &mut self,
+        listener: Listener,
+        routes: Routes,
+        slots: &Arc<Semaphore>,
+        tls: Option<ServerTlsConfig>,
+    ) -> Result<(), ServeError> {
+        let mut server = Server::builder()
+            .layer(GateLayer(Arc::clone(&self.core)))
+            .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(limits::HEADER_BYTES_MAX)
+            .http2_keepalive_interval(Some(ms(limits::KEEPALIVE_INTERVAL_MS)))
+            .http2_keepalive_timeout(Some(ms(limits::KEEPALIVE_TIMEOUT_MS)));
+        if let Some(tls) = tls {
+            server = server.tls_config(tls)?;
+        }
+        let core = Arc::clone(&self.core);
+        let incoming = listener.incoming(Arc::clone(&core), Arc::clone(slots));
+        self.servers.spawn(async move {
+            server
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(incoming, async move { core.drained().await })
+                .await
+                .map_err(ServeError::from)
+        });
+        Ok(())
+    }
+
+    /// What the services share.
+    #[must_use]
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The address of plain TCP, when it is served.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp
+    }
+
+    /// The address of mutual TLS, when it is served.
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls
+    }
+
+    /// The address of the metrics, when they are served.
+    #[must_use]
+    pub fn prometheus_address(&self) -> Option<SocketAddr> {
+        self.prometheus
+    }
+
+    /// Applies settings that may change while the daemon runs. The others wait for a restart.
+    ///
+    /// # Errors
+    /// When the store refuses its limits.
+    pub fn reload(&self, settings: &Settings) -> Result<(), ServeError> {
+        self.core.admission.set(&settings.maxima());
+        self.core
+            .hub
+            .set_buffer_bytes_max(settings.follower_buffer_bytes_max);
+        self.core
+            .store
+            .set_limits(settings.db_bytes_max, settings.session_bytes_max)?;
+        Ok(())
+    }
+
+    /// Stops: takes no new requests, answers those under way, lets what waits in the queue reach
+    /// the disk. After `drain_ms_max` whoever is still connected is cut off. Returns whether
+    /// nobody was.
+    pub async fn stop(mut self) -> bool {
+        let _ = self.draining.send(true);
+        if let Some(running) = self.core.compaction().take() {
+            // Ends at its next step; it must not hold up the drain.
+            tokio::task::spawn_blocking(move || running.0.stop());
+        }
+        let all_done = async {
+            while let Some(done) = self.servers.join_next().await {
+                if let Ok(Err(error)) = done {
+                    tracing::warn!(%error, "a transport ended badly");
+                }
+            }
+        };
+        let drain_max = ms(self.core.settings.drain_ms_max);
+        let in_time = tokio::time::timeout(drain_max, all_done).await.is_ok();
+        if !in_time {
+            tracing::warn!("cutting off who is still connected");
+            self.servers.shutdown().await;
+        }
+        let store = self.core.store.clone();
+        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::error!(%error, "the store did not close in order");
+        }
+        in_time
+    }
+}
+
+async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> {
+    let mut options = settings.store_options();
+    let hub = Arc::clone(hub);
+    options.on_commit = Some(Arc::new(move |news| hub.publish(news)));
+    let path = settings.db.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
+    let panicked = || StoreError::Closed {
+        why: Some("opening it ended by an internal error".into()),
+    };
+    Ok(opened.map_err(|_| panicked())??)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen {
+            at: address.to_string(),
+            source,
+        })
+}
+
+fn tls_config(settings: &Settings) -> Result<ServerTlsConfig, ServeError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| ServeError::Tls {
+            path: path.clone(),
+            source,
+        })
+    };
+    let identity = Identity::from_pem(read(&settings.tls_cert)?, read(&settings.tls_key)?);
+    let authorities = Certificate::from_pem(read(&settings.tls_client_ca)?);
+    Ok(ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(authorities))
+}
+
+fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
+    let of = || Arc::clone(core);
+    // The descriptors also know services of the relay, which are not listed here.
+    let reflection = || {
+        SERVICES
+            .into_iter()
+            .fold(
+                tonic_reflection::server::Builder::configure(),
+                |builder, service| builder.with_service_name(service),
+            )
+            .register_encoded_file_descriptor_set(betcode_schema_grpc::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let request_bytes_max = core.settings.request_bytes_max();
+    let history =
+        HistoryServiceServer::new(History(of())).max_decoding_message_size(request_bytes_max);
+    let health = HealthServices(of());
+    Ok(Routes::new(history)
+        .add_service(CompactionServiceServer::new(Compaction(of())))
+        .add_service(MaintenanceServiceServer::new(Maintenance(of())))
+        .add_service(CapacityServiceServer::new(Capacity(of())))
+        .add_service(AgentServiceServer::new(Agent(of())))
+        .add_service(VersionServiceServer::new(Version(of())))
+        .add_service(HealthServer::new(health.clone()))
+        .add_service(BetCodeHealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+/// Looks now and then at the sessions that are followed: what another process appends or deletes
+/// is announced by nobody.
+async fn watch_followed(core: Arc<Core>) {
+    let mut keys = std::collections::HashMap::new();
+    let mut ticks = tokio::time::interval(ms(limits::FOLLOW_POLL_MS));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = core.drained() => return,
+        }
+        let followed = core.hub.followed();
+        keys.retain(|id, _| followed.contains(id));
+        for id in followed {
+            let (store, session) = (core.store.clone(), id.clone());
+            match core.blocking.read(move || store.session(&session)).await {
+                // Deleted and made anew under the same name.
+                Ok(session) if *keys.entry(id.clone()).or_insert(session.key) != session.key => {
+                    keys.remove(&id);
+                    core.hub.deleted(&id);
+                }
+                Ok(session) => core.hub.look(&id, session.messages),
+                Err(StoreError::SessionNotFound { .. }) => core.hub.deleted(&id),
+                Err(error) => tracing::warn!(%error, session = %id, "cannot look at a session"),
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `betcode.history.v1.CapacityService`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use betcode_schema_grpc::history as proto;
+use betcode_schema_grpc::history::capacity_service_server::CapacityService;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Answers;
+use crate::core::{Core, session_id};
+use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::status::{draining, from_store};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Capacity(pub Arc<Core>);
+
+#[tonic::async_trait]
+impl CapacityService for Capacity {
+    type WatchLevelsStream = Answers<proto::WatchLevelsResponse>;
+
+    async fn report(
+        &self,
+        _: Request<proto::CapacityReportRequest>,
+    ) -> Result<Response<proto::CapacityReportResponse>, Status> {
+        let store = self.0.store.clone();
+        let read = self
+            .0
+            .blocking
+            .read(move || Ok((store.totals()?, store.space()?)))
+            .await;
+        let (totals, space) = read.map_err(|error| from_store(&error))?;
+        let footprint = match totals.uncompacted_bytes {
+            0 => 0.0,
+            bytes => space.used_bytes() as f64 / bytes as f64,
+        };
+        Ok(Response::new(proto::CapacityReportResponse {
+            store_id: totals.store_id,
+            created_ms: totals.created_ms,
+            sessions: totals.sessions,
+            messages: totals.messages,
+            raw_bytes: totals.raw_bytes,
+            uncompacted_bytes: totals.uncompacted_bytes,
+            hot_messages: totals.hot_messages,
+            hot_bytes: totals.hot_bytes,
+            segments: totals.segments,
+            segment_bytes: totals.segment_bytes,
+            active_ms: totals.active_ms,
+            wall_ms: totals.wall_ms,
+            database_bytes: space.database_bytes,
+            wal_bytes: space.wal_bytes,
+            free_bytes: space.free_bytes,
+            limit_bytes: space.limit_bytes,
+            footprint,
+            level: self.0.store.level().name().to_owned(),
+        }))
+    }
+
+    async fn growth(
+        &self,
+        request: Request<proto::GrowthRequest>,
+    ) -> Result<Response<proto::GrowthResponse>, Status> {
+        let request = request.into_inner();
+        let session = match request.session_id.as_str() {
+            "" => None,
+            id => Some(session_id(id)?),
+        };
+        let store = self.0.store.clone();
+        let first_hour = request.first_hour;
+        let read = self.0.blocking.read(move || match session {
+            Some(id) => store
+                .growth_of_session(&id)
+                .map(|rows| by_session(&rows, first_hour)),
+            None => {
+                let hours = store.growth_by_hour(first_hour)?;
+                let types = store.growth_by_type()?;
+                Ok(by_store(hours, types))
+            }
+        });
+        Ok(Response::new(
+            read.await.map_err(|error| from_store(&error))?,
+        ))
+    }
+
+    async fn watch_levels(
+        &self,
+        _: Request<proto::WatchLevelsRequest>,
+    ) -> Result<Response<Self::WatchLevelsStream>, Status> {
+        let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+        let core = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let mut levels = core.levels.clone();
+            loop {
+                let now = levels.borrow_and_update().clone();
+                if answers
+                    .send(Ok(proto::WatchLevelsResponse { levels: now }))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+                tokio::select! {
+                    changed = levels.changed() => if changed.is_err() { return },
+                    () = answers.closed() => return,
+                    () = core.drained() => {
+                        let _ = answers.send(Err(draining())).await;
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn budget(
+        &self,
+        _: Request<proto::BudgetRequest>,
+    ) -> Result<Response<proto::BudgetResponse>, Status> {
+        Ok(Response::new(proto::BudgetResponse {
+            stages: self.0.metrics.budget(),
+        }))
+    }
+}
+
+fn by_store(
+    hours: Vec<betcode_storage::HourGrowth>,
+    types: Vec<betcode_storage::TypeGrowth>,
+) -> proto::GrowthResponse {
+    proto::GrowthResponse {
+        hours: hours
+            .into_iter()
+            .map(|hour| proto::HourGrowth {
+                hour: hour.hour,
+                messages: hour.messages,
+                raw_bytes: hour.raw_bytes,
+                active_ms: Some(hour.active_ms),
+            })
+            .collect(),
+        types: types
+            .into_iter()
+            .map(|kind| proto::TypeGrowth {
+                message_type: kind.message_type,
+                messages: kind.messages,
+                raw_bytes: kind.raw_bytes,
+            })
+            .collect(),
+    }
+}
+
+fn by_session(rows: &[betcode_storage::SessionGrowth], first_hour: i64) -> proto::GrowthResponse {
+    let mut hours: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
+    let mut types: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.hour >= first_hour) {
+        for sums in [
+            hours.entry(row.hour).or_default(),
+            types.entry(&row.message_type).or_default(),
+        ] {
+            sums.0 += row.messages;
+            sums.1 += row.raw_bytes;
+        }
+    }
+    proto::GrowthResponse {
+        hours: hours
+            .into_iter()
+            .map(|(hour, (messages, raw_bytes))| proto::HourGrowth {
+                hour,
+                messages,
+                raw_bytes,
+                active_ms: None,
+            })
+            .collect(),
+        types: types
+            .into_iter()
+            .map(|(name, (messages, raw_bytes))| proto::TypeGrowth {
+                message_type: name.to_owned(),
+                messages,
+                raw_bytes,
+            })
+            .collect(),
+    }
+}

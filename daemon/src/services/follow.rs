@@ -1,0 +1,193 @@
+//! `HistoryService.Follow`: history, then live, without gap or repeat.
+//!
+//! 1. Subscribe to new messages; from here on none is missed.
+//! 2. Read from the store up to its end; what arrives meanwhile waits in the bounded buffer.
+//! 3. Send what the buffer has, leaving out what the store has given already.
+//! 4. When the buffer overflowed, or something is missing in it, go on with 2.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use betcode_schema_grpc::history::{FollowRequest, FollowResponse};
+use betcode_storage::{Message, ReadRange, SessionId, SessionKey, StoreError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::Answers;
+use super::read::check_start;
+use crate::admission::Taken;
+use crate::core::{Core, session_id};
+use crate::hub::{News, Subscription};
+use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::observe::add;
+use crate::reading::{Gone, Pages, frames};
+use crate::status::{draining, from_store};
+
+/// Why a follower ends.
+enum End {
+    Gone,
+    Failed(Status),
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(from_store(&error))
+    }
+}
+
+pub(super) async fn follow(
+    core: Arc<Core>,
+    request: FollowRequest,
+) -> Result<Answers<FollowResponse>, Status> {
+    let session = session_id(&request.session_id)?;
+    let slot = core.admission.followers.take(1)?;
+    let next = request.from_sequence.max(1);
+    check_start(&core, &session, next).await?;
+    let subscription = core.hub.subscribe(session.clone());
+    let (store, id) = (core.store.clone(), session.clone());
+    let found = core.blocking.read(move || store.session(&id)).await;
+    let key = found.map_err(|error| from_store(&error))?.key;
+    let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+    let mut follower = Follower {
+        core,
+        session,
+        key,
+        next,
+        answers,
+        _slot: slot,
+    };
+    tokio::spawn(async move {
+        if let Err(End::Failed(status)) = follower.run(&subscription).await {
+            let _ = follower.answers.send(Err(status)).await;
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+struct Follower {
+    core: Arc<Core>,
+    session: SessionId,
+    /// A session deleted and made anew has another key.
+    key: SessionKey,
+    /// Sequence to send next.
+    next: u64,
+    answers: mpsc::Sender<Result<FollowResponse, Status>>,
+    _slot: Taken,
+}
+
+impl Follower {
+    async fn run(&mut self, subscription: &Subscription) -> Result<(), End> {
+        self.catch_up().await?;
+        self.mark().await?;
+        loop {
+            let news = tokio::select! {
+                biased;
+                () = self.answers.closed() => return Err(End::Gone),
+                () = self.core.drained() => return Err(End::Failed(draining())),
+                news = subscription.next() => news,
+            };
+            match news {
+                News::Deleted => {
+                    let id = self.session.to_string();
+                    return Err(StoreError::SessionNotFound { id }.into());
+                }
+                News::Behind => {
+                    add(&self.core.metrics.followers_behind, 1);
+                    self.catch_up().await?;
+                    self.mark().await?;
+                }
+                News::Look => self.catch_up().await?,
+                News::Messages(messages, committed) => self.pass_on(messages, committed).await?,
+            }
+        }
+    }
+
+    /// Sends live messages, those that were not sent yet.
+    async fn pass_on(&mut self, messages: Vec<Message>, committed: Instant) -> Result<(), End> {
+        let next = self.next;
+        let fresh: Vec<Message> = messages
+            .into_iter()
+            .skip_while(|message| message.sequence < next)
+            .collect();
+        match fresh.first() {
+            None => Ok(()),
+            // Another process appended in between: the store has it all.
+            Some(first) if first.sequence > next => self.catch_up().await,
+            Some(_) => {
+                self.send(fresh).await?;
+                self.core.metrics.deliver.record(committed.elapsed());
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads from the store what there is now.
+    async fn catch_up(&mut self) -> Result<(), End> {
+        let (store, id) = (self.core.store.clone(), self.session.clone());
+        let session = self.core.blocking.read(move || store.session(&id)).await?;
+        if session.key != self.key {
+            return Err(StoreError::SessionNotFound {
+                id: self.session.to_string(),
+            }
+            .into());
+        }
+        if self.next <= session.messages {
+            let range = ReadRange {
+                to: Some(session.messages),
+                ..ReadRange::from(self.next)
+            };
+            let (core, id) = (Arc::clone(&self.core), self.session.clone());
+            let mut pages = Pages::open(core, id, range).await?;
+            while let Some(page) = pages.next().await? {
+                if self.core.is_draining() {
+                    return Err(End::Failed(draining()));
+                }
+                self.count(&page);
+                for messages in frames(page) {
+                    let answer = FollowResponse {
+                        messages,
+                        caught_up_at: None,
+                    };
+                    pages.hand_to(&self.answers, Ok(answer)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that everything there was has been sent.
+    async fn mark(&self) -> Result<(), End> {
+        let caught_up_at = Some(self.next - 1);
+        let mark = FollowResponse {
+            messages: Vec::new(),
+            caught_up_at,
+        };
+        self.answers.send(Ok(mark)).await.map_err(|_| End::Gone)
+    }
+
+    fn count(&mut self, messages: &[Message]) {
+        if let Some(last) = messages.last() {
+            self.next = last.sequence + 1;
+        }
+        add(&self.core.metrics.messages_followed, messages.len());
+    }
+
+    async fn send(&mut self, messages: Vec<Message>) -> Result<(), Gone> {
+        self.count(&messages);
+        for messages in frames(messages) {
+            let answer = FollowResponse {
+                messages,
+                caught_up_at: None,
+            };
+            self.answers.send(Ok(answer)).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+}

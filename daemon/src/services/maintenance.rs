@@ -1,0 +1,112 @@
+//! `betcode.history.v1.MaintenanceService`.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use betcode_schema_grpc::history as proto;
+use betcode_schema_grpc::history::maintenance_service_server::MaintenanceService;
+use betcode_schema_grpc::history::{backup_response, verify_response};
+use betcode_storage::VerifyProgress;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Answers;
+use crate::convert::{verify_progress, verify_report};
+use crate::core::Core;
+use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS};
+use crate::status::{from_store, invalid};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Maintenance(pub Arc<Core>);
+
+#[tonic::async_trait]
+impl MaintenanceService for Maintenance {
+    type VerifyStream = Answers<proto::VerifyResponse>;
+    type BackupStream = Answers<proto::BackupResponse>;
+
+    async fn verify(
+        &self,
+        _: Request<proto::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+        let core = Arc::clone(&self.0);
+        let response = |event| proto::VerifyResponse { event: Some(event) };
+        self.0.blocking.start_long_job(move || {
+            let tell = |progress: &VerifyProgress| {
+                response(verify_response::Event::Progress(verify_progress(progress)))
+            };
+            let report = core.store.verify(&mut observer(&core, &answers, tell));
+            let last = match report {
+                Ok(report) => Ok(response(verify_response::Event::Report(verify_report(
+                    report,
+                )))),
+                Err(error) => Err(from_store(&error)),
+            };
+            let _ = answers.blocking_send(last);
+        })?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn backup(
+        &self,
+        request: Request<proto::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let path = PathBuf::from(request.into_inner().path);
+        if !path.is_absolute() {
+            return Err(invalid(
+                "path",
+                "it must be absolute: the daemon has a folder of its own",
+            ));
+        }
+        let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+        let core = Arc::clone(&self.0);
+        let response = |event| proto::BackupResponse { event: Some(event) };
+        self.0.blocking.start_long_job(move || {
+            let tell = |progress: &VerifyProgress| {
+                response(backup_response::Event::Progress(verify_progress(progress)))
+            };
+            let copied = core
+                .store
+                .backup(&path, &mut observer(&core, &answers, tell));
+            let last = match copied {
+                Ok(report) => Ok(response(backup_response::Event::Report(
+                    proto::BackupReport {
+                        bytes: report.bytes,
+                        sessions: report.sessions,
+                        messages: report.messages,
+                        raw_bytes: report.raw_bytes,
+                    },
+                ))),
+                Err(error) => Err(from_store(&error)),
+            };
+            let _ = answers.blocking_send(last);
+        })?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Tells how far it is now and then; ends the work when the caller leaves or the daemon stops.
+fn observer<T>(
+    core: &Core,
+    answers: &mpsc::Sender<Result<T, Status>>,
+    tell: impl Fn(&VerifyProgress) -> T,
+) -> impl FnMut(&VerifyProgress) -> ControlFlow<()> {
+    let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
+    let mut told: Option<Instant> = None;
+    move |progress| {
+        if told.is_none_or(|at| at.elapsed() >= interval) {
+            told = Some(Instant::now());
+            // A caller that does not read is told less often; it does not hold the work up.
+            let _ = answers.try_send(Ok(tell(progress)));
+        }
+        if answers.is_closed() || core.is_draining() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `HistoryService.Read`.
+
+use std::sync::Arc;
+
+use betcode_schema_grpc::history::{Damage, ReadRequest, ReadResponse};
+use betcode_storage::{ReadRange, SessionId};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::Answers;
+use crate::core::{Core, session_id};
+use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::observe::add;
+use crate::reading::{Pages, frames, is_damage};
+use crate::status::from_store;
+
+/// Refuses to begin beyond the end: the caller knows more than the store, and should learn so.
+///
+/// # Errors
+/// NOT_FOUND, OUT_OF_RANGE.
+pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> Result<(), Status> {
+    let (store, id) = (core.store.clone(), session.clone());
+    let read = core.blocking.read(move || store.session(&id)).await;
+    let last = read.map_err(|error| from_store(&error))?.messages;
+    if from > last + 1 {
+        let message = format!(
+            "session {session} ends at sequence {last}, and {from} was asked for; read from {} or \
+             earlier",
+            last + 1
+        );
+        return Err(Status::new(Code::OutOfRange, message));
+    }
+    Ok(())
+}
+
+pub(super) async fn read(
+    core: Arc<Core>,
+    request: ReadRequest,
+) -> Result<Answers<ReadResponse>, Status> {
+    let session = session_id(&request.session_id)?;
+    check_start(&core, &session, request.from_sequence).await?;
+    let some = |number: u64| (number > 0).then_some(number);
+    let range = ReadRange {
+        from: request.from_sequence,
+        to: some(request.to_sequence),
+        last: some(request.last),
+    };
+    let opened = Pages::open(Arc::clone(&core), session, range).await;
+    let pages = opened.map_err(|error| from_store(&error))?;
+    let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+    let pace = Pace::new(request.bytes_per_second_max);
+    let skip_damaged = request.skip_damaged;
+    tokio::spawn(async move { pump(&core, pages, pace, skip_damaged, &answers).await });
+    Ok(Box::pin(ReceiverStream::new(receiver)))
+}
+
+/// Sends pages until the end, an error, or the caller's leaving.
+async fn pump(
+    core: &Core,
+    mut pages: Pages,
+    mut pace: Pace,
+    skip_damaged: bool,
+    answers: &mpsc::Sender<Result<ReadResponse, Status>>,
+) {
+    loop {
+        let first_sequence = pages.position();
+        let page = match pages.next().await {
+            Ok(Some(page)) => page,
+            Ok(None) => return,
+            Err(error) if skip_damaged && is_damage(&error) => {
+                let damage = Some(Damage {
+                    first_sequence,
+                    next_sequence: pages.position(),
+                    what: error.to_string(),
+                });
+                let answer = ReadResponse {
+                    messages: Vec::new(),
+                    damage,
+                };
+                if pages.hand_to(answers, Ok(answer)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => {
+                let _ = answers.send(Err(from_store(&error))).await;
+                return;
+            }
+        };
+        add(&core.metrics.messages_read, page.len());
+        for messages in frames(page) {
+            let bytes = messages.iter().map(|m| m.payload.len()).sum();
+            let answer = ReadResponse {
+                messages,
+                damage: None,
+            };
+            if pages.hand_to(answers, Ok(answer)).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = pace.rest(bytes) => {}
+                () = answers.closed() => return,
+            }
+        }
+    }
+}
+
+/// Keeps a stream at a number of bytes a second.
+struct Pace {
+    bytes_per_second: u64,
+    next: Instant,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            next: Instant::now(),
+        }
+    }
+
+    /// Rests so long that `bytes` more keep the pace. Pauses of the client are not caught up.
+    async fn rest(&mut self, bytes: usize) {
+        if self.bytes_per_second > 0 {
+            let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+            self.next = self.next.max(Instant::now()) + takes.min(Duration::from_secs(60));
+            sleep_until(self.next).await;
+        }
+    }
+}

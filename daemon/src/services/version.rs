@@ -1,0 +1,68 @@
+//! `betcode.v1.VersionService`.
+
+use std::sync::Arc;
+
+use betcode_schema_grpc::v1 as proto;
+use betcode_schema_grpc::v1::version_service_server::VersionService;
+use tonic::{Request, Response, Status};
+
+use crate::core::Core;
+
+/// Version of the protocol that existing clients speak.
+const API_VERSION: &str = "v1";
+
+/// What this daemon can do.
+const FEATURES: [&str; 6] = [
+    "sessions.list",
+    "sessions.resume",
+    "sessions.compact",
+    "sessions.rename",
+    "sessions.delete",
+    "history.v1",
+];
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Version(pub Arc<Core>);
+
+#[tonic::async_trait]
+impl VersionService for Version {
+    async fn get_version(
+        &self,
+        _: Request<proto::GetVersionRequest>,
+    ) -> Result<Response<proto::GetVersionResponse>, Status> {
+        Ok(Response::new(proto::GetVersionResponse {
+            api_version: API_VERSION.to_owned(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: FEATURES.map(str::to_owned).into(),
+            // No agent runs here, so none has a version.
+            claude_code: None,
+            constraints: Some(proto::VersionConstraints::default()),
+        }))
+    }
+
+    async fn negotiate_capabilities(
+        &self,
+        request: Request<proto::NegotiateRequest>,
+    ) -> Result<Response<proto::NegotiateResponse>, Status> {
+        let asked = request.into_inner().requested_features;
+        let (granted, others): (Vec<_>, Vec<_>) = asked
+            .into_iter()
+            .partition(|feature| FEATURES.contains(&feature.as_str()));
+        let message_bytes_max = self.0.settings.request_bytes_max();
+        Ok(Response::new(proto::NegotiateResponse {
+            accepted: true,
+            granted_features: granted,
+            warnings: others
+                .into_iter()
+                .map(|feature| format!("{feature} is not a feature of this daemon"))
+                .collect(),
+            capabilities: Some(proto::CapabilitySet {
+                streaming_supported: true,
+                max_message_size: u32::try_from(message_bytes_max).unwrap_or(u32::MAX),
+                ..proto::CapabilitySet::default()
+            }),
+            ..proto::NegotiateResponse::default()
+        }))
+    }
+}

@@ -1,0 +1,210 @@
+//! What went wrong, as a gRPC status: the one mapping from the store's errors.
+//!
+//! The message says what happened and what to try. Details: `ErrorInfo` with the kind as reason;
+//! with RESOURCE_EXHAUSTED a `QuotaFailure` that names the limit, and a `RetryInfo` when waiting
+//! helps by itself. The table stands in `docs/OPERATIONS.md`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use betcode_schema_grpc::history::Refused;
+use betcode_storage::{ErrorKind, StoreError};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::limits::RETRY_MS;
+
+/// Domain of the reasons in `ErrorInfo`.
+pub const DOMAIN: &str = "betcode.history";
+
+/// How a kind of error is answered.
+struct Answer {
+    code: Code,
+    reason: &'static str,
+    /// Milliseconds after which the same request may succeed by itself; 0 when waiting is no help.
+    retry_ms: u32,
+}
+
+fn answer(kind: ErrorKind) -> Answer {
+    let (code, reason, retry_ms) = match kind {
+        ErrorKind::Invalid => (Code::InvalidArgument, "INVALID", 0),
+        ErrorKind::NotFound => (Code::NotFound, "NOT_FOUND", 0),
+        ErrorKind::Conflict => (Code::AlreadyExists, "CONFLICT", 0),
+        ErrorKind::Overloaded => (Code::ResourceExhausted, "OVERLOADED", RETRY_MS),
+        ErrorKind::Timeout => (Code::DeadlineExceeded, "TIMEOUT", 0),
+        ErrorKind::Busy => (Code::Unavailable, "BUSY", RETRY_MS),
+        ErrorKind::NoSpace => (Code::ResourceExhausted, "NO_SPACE", 0),
+        ErrorKind::Unsupported => (Code::FailedPrecondition, "UNSUPPORTED", 0),
+        ErrorKind::Denied => (Code::FailedPrecondition, "DENIED", 0),
+        ErrorKind::Damaged => (Code::DataLoss, "DAMAGED", 0),
+        ErrorKind::Cancelled => (Code::Cancelled, "CANCELLED", 0),
+        ErrorKind::Closed => (Code::Unavailable, "CLOSED", RETRY_MS),
+        _ => (Code::Internal, "INTERNAL", 0),
+    };
+    Answer {
+        code,
+        reason,
+        retry_ms,
+    }
+}
+
+/// The limit that an error is about, as `QuotaFailure` names it.
+fn limit_of(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::QueueFull { .. } => Some("writer_queue"),
+        StoreError::DiskFull { .. } => Some("disk"),
+        StoreError::LimitReached { .. } => Some("db_bytes_max"),
+        StoreError::SessionLimitReached { .. } => Some("session_bytes_max"),
+        error if error.kind() == ErrorKind::NoSpace => Some("disk"),
+        _ => None,
+    }
+}
+
+fn message_of(error: &StoreError) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    }
+}
+
+/// The status of a store's error.
+#[must_use]
+pub fn from_store(error: &StoreError) -> Status {
+    let Answer {
+        code,
+        reason,
+        retry_ms,
+    } = answer(error.kind());
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    if let Some(limit) = limit_of(error) {
+        details.add_quota_failure_violation(limit, error.to_string());
+    }
+    if retry_ms > 0 {
+        details.set_retry_info(Some(Duration::from_millis(retry_ms.into())));
+    }
+    if code == Code::Internal {
+        tracing::error!(%error, "a request failed");
+    }
+    Status::with_error_details(code, message_of(error), details)
+}
+
+/// The same for one batch of an append stream, which goes on.
+#[must_use]
+pub fn refusal(error: &StoreError) -> Refused {
+    let Answer {
+        code,
+        reason,
+        retry_ms,
+    } = answer(error.kind());
+    let next_sequence = match error {
+        StoreError::SequenceConflict { next, .. } => *next,
+        _ => 0,
+    };
+    Refused {
+        code: code.into(),
+        message: message_of(error),
+        reason: reason.to_owned(),
+        retry_ms,
+        next_sequence,
+    }
+}
+
+/// A status, for one batch of an append stream.
+#[must_use]
+pub fn refusal_of(status: &Status) -> Refused {
+    let details = status.get_error_details();
+    let retry_ms = details.retry_info().and_then(|retry| retry.retry_delay);
+    Refused {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        reason: details
+            .error_info()
+            .map(|info| info.reason.clone())
+            .unwrap_or_default(),
+        retry_ms: retry_ms.map_or(0, |delay| {
+            u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)
+        }),
+        next_sequence: 0,
+    }
+}
+
+/// A limit of the daemon itself was reached: which one, how far, and what to try.
+#[must_use]
+pub fn exhausted(limit: &'static str, used: u64, max: u64, hint: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
+    let what = format!("{limit}: {used} of {max} in use");
+    details.add_quota_failure_violation(limit, what.clone());
+    details.set_retry_info(Some(Duration::from_millis(RETRY_MS.into())));
+    Status::with_error_details(Code::ResourceExhausted, format!("{what}; {hint}"), details)
+}
+
+/// The daemon stops: what to do instead.
+#[must_use]
+pub fn draining() -> Status {
+    let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(Duration::from_secs(1)));
+    let message = "the daemon is stopping; connect again, and go on after the last sequence";
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// An argument that cannot be right.
+#[must_use]
+pub fn invalid(field: &'static str, why: impl Into<String>) -> Status {
+    let why = why.into();
+    let mut details = ErrorDetails::with_error_info("INVALID", DOMAIN, HashMap::new());
+    details.add_bad_request_violation(field, why.clone());
+    Status::with_error_details(
+        Code::InvalidArgument,
+        format!("{field} is not valid: {why}"),
+        details,
+    )
+}
+
+/// A method that this daemon does not have.
+#[must_use]
+pub fn unimplemented(why: &'static str) -> Status {
+    let details = ErrorDetails::with_error_info("UNIMPLEMENTED", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::Unimplemented, why, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_overload_are_told_apart() {
+        let full = from_store(&StoreError::DiskFull {
+            path: "/x".into(),
+            why: "no space".into(),
+        });
+        let busy = from_store(&StoreError::QueueFull {
+            waited_ms: 1,
+            requests: 2,
+            bytes: 3,
+        });
+        assert_eq!(
+            (full.code(), busy.code()),
+            (Code::ResourceExhausted, Code::ResourceExhausted)
+        );
+        let (full, busy) = (full.get_error_details(), busy.get_error_details());
+        assert_eq!(full.error_info().unwrap().reason, "NO_SPACE");
+        assert!(full.retry_info().is_none());
+        assert_eq!(busy.error_info().unwrap().reason, "OVERLOADED");
+        assert!(busy.retry_info().is_some());
+        assert_eq!(
+            busy.quota_failure().unwrap().violations[0].subject,
+            "writer_queue"
+        );
+    }
+
+    #[test]
+    fn the_message_says_what_to_do() {
+        let status = from_store(&StoreError::SessionNotFound { id: "s".into() });
+        assert_eq!(status.code(), Code::NotFound);
+        assert!(
+            status.message().contains("list the sessions"),
+            "{}",
+            status.message()
+        );
+    }
+}

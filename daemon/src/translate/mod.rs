@@ -1,0 +1,331 @@
+//! Agent lines as the events that existing clients know: pure, bytes in, events out.
+//!
+//! # Sequences
+//!
+//! An event's `sequence` is the sequence of the line it comes from. A line gives any number of
+//! events, mostly none or one; all of one line carry its sequence, in order. `from_sequence` N means
+//! "I have everything up to and including line N", so that a replay from N begins with the first
+//! event of the first later line that gives one. Lines that give no event are skipped by nobody:
+//! they are there when the session is read with `betcode.history.v1`.
+//!
+//! # Context
+//!
+//! What a line gives depends on lines before it in one way only: text and tool calls that partial
+//! output has told already are not told again by the whole message. A [`Translator`] remembers
+//! that much, and forgets it when the message or the turn is over; before a replay resumes, it is
+//! shown the lines of the message under way ([`Translator::begins_message`] finds where). So the
+//! events of a line are the same wherever a replay begins.
+
+mod blocks;
+mod json;
+
+use std::collections::{HashMap, HashSet};
+
+use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_schema_grpc::v1::{
+    AgentEvent, PermissionRequest, QuestionOption, SessionInfo, TextDelta, ToolCallStart,
+    TurnComplete, UsageReport, UserQuestion,
+};
+use prost_types::Timestamp;
+use serde_json::Value;
+
+use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
+pub(crate) use json::timestamp as timestamp_of;
+use json::{flag, number, object, text};
+
+/// Streams under way that are remembered: the agent and its sub-agents.
+const STREAMS_MAX: usize = 64;
+
+/// A line as the store has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When the store received it, Unix milliseconds.
+    pub received_ms: i64,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Turns lines of one session into events, in order.
+#[derive(Debug)]
+pub struct Translator {
+    session_id: String,
+    /// Messages under way, by the tool call of the sub-agent that writes them (`""`: the agent).
+    streams: HashMap<String, Streamed>,
+}
+
+/// What partial output has told of a message.
+#[derive(Debug, Default)]
+struct Streamed {
+    message_id: String,
+    text: bool,
+    tools: HashSet<String>,
+}
+
+impl Translator {
+    /// A translator for a session, before its first line.
+    #[must_use]
+    pub fn new(session_id: impl Into<String>) -> Self {
+        Self {
+            session_id: session_id.into(),
+            streams: HashMap::new(),
+        }
+    }
+
+    /// Whether nothing before this line matters for what comes after it.
+    #[must_use]
+    pub fn begins_message(bytes: &[u8]) -> bool {
+        let Some(value) = objects(bytes).next() else {
+            return false;
+        };
+        match text(&value, "type") {
+            "result" => true,
+            "system" => text(&value, "subtype") == "init",
+            "stream_event" => {
+                parent(&value).is_empty()
+                    && text(object(&value, "event"), "type") == "message_start"
+            }
+            _ => false,
+        }
+    }
+
+    /// The events of the next line. What cannot be read gives none.
+    pub fn translate(&mut self, line: Line<'_>) -> Vec<AgentEvent> {
+        let mut events = Vec::new();
+        for value in objects(line.bytes) {
+            let told = self.object(&value, line.sequence);
+            let timestamp = timestamp(&value, line.received_ms);
+            events.extend(told.into_iter().map(|event| AgentEvent {
+                sequence: line.sequence,
+                timestamp: Some(timestamp),
+                parent_tool_use_id: parent(&value).to_owned(),
+                event: Some(event),
+            }));
+        }
+        events
+    }
+
+    fn object(&mut self, value: &Value, sequence: u64) -> Vec<Event> {
+        match text(value, "type") {
+            "system" if text(value, "subtype") == "init" => {
+                self.streams.clear();
+                vec![self.session_info(value, sequence)]
+            }
+            "stream_event" => self.partial(value).into_iter().collect(),
+            "assistant" => self.assistant(value),
+            "user" => blocks::user(value),
+            "control_request" => control_request(value),
+            "result" => {
+                self.streams.clear();
+                vec![usage(value), turn_complete(value)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn session_info(&self, value: &Value, sequence: u64) -> Event {
+        Event::SessionInfo(SessionInfo {
+            // The id that the other calls take, not the agent's own.
+            session_id: self.session_id.clone(),
+            model: text(value, "model").to_owned(),
+            working_directory: text(value, "cwd").to_owned(),
+            message_count: sequence,
+            // A later process of the agent went on with the session.
+            is_resumed: sequence > 1,
+            ..SessionInfo::default()
+        })
+    }
+
+    fn partial(&mut self, value: &Value) -> Option<Event> {
+        let event = object(value, "event");
+        let key = parent(value);
+        match text(event, "type") {
+            "message_start" => {
+                if self.streams.len() >= STREAMS_MAX {
+                    self.streams.clear();
+                }
+                let message_id = text(object(event, "message"), "id").to_owned();
+                let streamed = Streamed {
+                    message_id,
+                    ..Streamed::default()
+                };
+                self.streams.insert(key.to_owned(), streamed);
+                None
+            }
+            "content_block_start" => {
+                let block = object(event, "content_block");
+                if text(block, "type") != "tool_use" {
+                    return None;
+                }
+                let start = tool_call_start(block);
+                if let Some(streamed) = self.streams.get_mut(key) {
+                    streamed.tools.insert(start.tool_id.clone());
+                }
+                Some(Event::ToolCallStart(start))
+            }
+            "content_block_delta" => {
+                let delta = object(event, "delta");
+                if text(delta, "type") != "text_delta" {
+                    return None;
+                }
+                if let Some(streamed) = self.streams.get_mut(key) {
+                    streamed.text = true;
+                }
+                let text = text(delta, "text").to_owned();
+                Some(Event::TextDelta(TextDelta {
+                    text,
+                    is_complete: false,
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    fn assistant(&self, value: &Value) -> Vec<Event> {
+        let message = object(value, "message");
+        let id = text(message, "id");
+        let streamed = self
+            .streams
+            .get(parent(value))
+            .filter(|s| s.message_id == id);
+        let mut events = Vec::new();
+        for block in blocks::of(object(message, "content")) {
+            match text(&block, "type") {
+                "text" => {
+                    // Told already as it was written: this says only that it is complete.
+                    let told = streamed.is_some_and(|s| s.text);
+                    let text = if told { "" } else { text(&block, "text") }.to_owned();
+                    events.push(Event::TextDelta(TextDelta {
+                        text,
+                        is_complete: true,
+                    }));
+                }
+                "tool_use" => {
+                    let start = tool_call_start(&block);
+                    if !streamed.is_some_and(|s| s.tools.contains(&start.tool_id)) {
+                        events.push(Event::ToolCallStart(start));
+                    }
+                }
+                _ => {}
+            }
+        }
+        events
+    }
+}
+
+/// The JSON objects on a line: one, mostly; two when the agent's writes ran together.
+fn objects(bytes: &[u8]) -> impl Iterator<Item = Value> {
+    serde_json::Deserializer::from_slice(bytes)
+        .into_iter::<Value>()
+        .map_while(Result::ok)
+        .filter(Value::is_object)
+        .take(TRANSLATE_OBJECTS_PER_LINE_MAX)
+}
+
+fn parent(value: &Value) -> &str {
+    text(value, "parent_tool_use_id")
+}
+
+/// The line's own time, else its arrival.
+fn timestamp(value: &Value, received_ms: i64) -> Timestamp {
+    text(value, "timestamp")
+        .parse()
+        .unwrap_or_else(|_| timestamp_of(received_ms))
+}
+
+fn tool_call_start(block: &Value) -> ToolCallStart {
+    let input = object(block, "input");
+    ToolCallStart {
+        tool_id: text(block, "id").to_owned(),
+        tool_name: text(block, "name").to_owned(),
+        description: text(input, "description").to_owned(),
+        input: json::to_struct(input),
+    }
+}
+
+fn control_request(value: &Value) -> Vec<Event> {
+    let request = object(value, "request");
+    if text(request, "subtype") != "can_use_tool" {
+        return Vec::new();
+    }
+    let request_id = text(value, "request_id").to_owned();
+    let (tool_name, input) = (text(request, "tool_name"), object(request, "input"));
+    if tool_name == "AskUserQuestion" {
+        let questions = object(input, "questions")
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        return questions
+            .iter()
+            .map(|question| user_question(&request_id, question))
+            .collect();
+    }
+    vec![Event::PermissionRequest(PermissionRequest {
+        request_id,
+        tool_name: tool_name.to_owned(),
+        description: text(input, "description").to_owned(),
+        input: json::to_struct(input),
+    })]
+}
+
+fn user_question(request_id: &str, question: &Value) -> Event {
+    let options = object(question, "options")
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    Event::UserQuestion(UserQuestion {
+        question_id: request_id.to_owned(),
+        question: text(question, "question").to_owned(),
+        options: options
+            .iter()
+            .map(|option| QuestionOption {
+                // The agent takes the label itself as the answer.
+                value: option
+                    .as_str()
+                    .unwrap_or_else(|| text(option, "label"))
+                    .to_owned(),
+                label: option
+                    .as_str()
+                    .unwrap_or_else(|| text(option, "label"))
+                    .to_owned(),
+                description: text(option, "description").to_owned(),
+            })
+            .collect(),
+        multi_select: flag(question, "multiSelect"),
+    })
+}
+
+fn usage(value: &Value) -> Event {
+    let usage = object(value, "usage");
+    let count = |name| u32::try_from(number(usage, name)).unwrap_or(u32::MAX);
+    Event::Usage(UsageReport {
+        input_tokens: count("input_tokens"),
+        output_tokens: count("output_tokens"),
+        cache_read_tokens: count("cache_read_input_tokens"),
+        cache_creation_tokens: count("cache_creation_input_tokens"),
+        model: String::new(),
+        cost_usd: value
+            .get("total_cost_usd")
+            .and_then(Value::as_f64)
+            .unwrap_or_default(),
+        duration_ms: u32::try_from(number(value, "duration_ms")).unwrap_or(u32::MAX),
+    })
+}
+
+/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype.
+fn turn_complete(value: &Value) -> Event {
+    let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));
+    let failed = subtype.starts_with("error") || flag(value, "is_error");
+    let told = if failed || reason.is_empty() {
+        subtype
+    } else {
+        reason
+    };
+    Event::TurnComplete(TurnComplete {
+        stop_reason: told.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

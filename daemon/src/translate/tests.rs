@@ -1,0 +1,195 @@
+use super::*;
+
+fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
+    let mut translator = Translator::new("s-1");
+    let mut events = Vec::new();
+    let context = (0..from)
+        .rev()
+        .find(|&at| Translator::begins_message(lines[at].as_bytes()));
+    for (at, line) in lines.iter().enumerate().skip(context.unwrap_or(0)) {
+        let line = Line {
+            sequence: at as u64 + 1,
+            received_ms: 1_500,
+            bytes: line.as_bytes(),
+        };
+        let told = translator.translate(line);
+        if at >= from {
+            events.extend(
+                told.into_iter()
+                    .filter_map(|e| Some((e.sequence, e.event?))),
+            );
+        }
+    }
+    events
+}
+
+const TURN: [&str; 13] = [
+    r#"{"type":"system","subtype":"init","cwd":"/home/me/x","session_id":"a-1","tools":["Bash"],"model":"claude-x"}"#,
+    r#"{"type":"stream_event","event":{"type":"message_start","message":{"id":"msg_1"}},"session_id":"a-1","parent_tool_use_id":null}"#,
+    r#"{"type":"stream_event","event":{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}}"#,
+    r#"{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hel"}}}"#,
+    r#"{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"lo"}}}"#,
+    r#"{"type":"assistant","message":{"id":"msg_1","content":[{"type":"text","text":"Hello"}]},"parent_tool_use_id":null}"#,
+    r#"{"type":"stream_event","event":{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"t1","name":"Bash","input":{}}}}"#,
+    r#"{"type":"stream_event","event":{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"c"}}}"#,
+    r#"{"type":"assistant","message":{"id":"msg_1","content":[{"type":"tool_use","id":"t1","name":"Bash","input":{"command":"ls"}}]}}"#,
+    r#"{"type":"user","message":{"role":"user","content":[{"tool_use_id":"t1","type":"tool_result","content":"a\nb","is_error":false}]}}"#,
+    r#"{"type":"assistant","message":{"id":"msg_2","content":[{"type":"text","text":"Done."}]}}"#,
+    r#"{"type":"rate_limit_event","x":1}"#,
+    r#"{"type":"result","subtype":"success","duration_ms":1234,"total_cost_usd":0.5,"usage":{"input_tokens":3,"output_tokens":5,"cache_read_input_tokens":7,"cache_creation_input_tokens":9}}"#,
+];
+
+#[test]
+fn a_turn_with_partial_output_is_told_once() {
+    let events = translate_all(&TURN, 0);
+    let sequences: Vec<u64> = events.iter().map(|(sequence, _)| *sequence).collect();
+    assert_eq!(sequences, [1, 4, 5, 6, 7, 10, 11, 13, 13]);
+    let spoken: String = events
+        .iter()
+        .filter_map(|(_, event)| match event {
+            Event::TextDelta(delta) => Some(delta.text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(spoken, "HelloDone.");
+    let Event::SessionInfo(info) = &events[0].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (info.session_id.as_str(), info.model.as_str()),
+        ("s-1", "claude-x")
+    );
+    let Event::ToolCallResult(result) = &events[5].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (result.tool_id.as_str(), result.output.as_str()),
+        ("t1", "a\nb")
+    );
+    let Event::Usage(usage) = &events[7].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (
+            usage.input_tokens,
+            usage.cache_creation_tokens,
+            usage.duration_ms
+        ),
+        (3, 9, 1234)
+    );
+    let Event::TurnComplete(turn) = &events[8].1 else {
+        panic!()
+    };
+    assert_eq!(turn.stop_reason, "success");
+}
+
+#[test]
+fn a_replay_from_any_line_gives_what_a_whole_one_gives_after_it() {
+    let whole = translate_all(&TURN, 0);
+    for from in 0..=TURN.len() {
+        let rest: Vec<_> = whole
+            .iter()
+            .filter(|(sequence, _)| *sequence > from as u64)
+            .collect();
+        let resumed = translate_all(&TURN, from);
+        assert_eq!(resumed.iter().collect::<Vec<_>>(), rest, "from {from}");
+    }
+}
+
+#[test]
+fn without_partial_output_the_message_tells_all() {
+    let events = translate_all(
+        &[
+            r#"{"type":"assistant","timestamp":"2025-09-03T00:47:19.293Z","message":{"id":"m","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"Hi"},{"type":"tool_use","id":"t","name":"Read","input":{"path":"/x","lines":[1,2.5],"deep":{"a":null}}}]}}"#,
+        ],
+        0,
+    );
+    let [(_, Event::TextDelta(text)), (_, Event::ToolCallStart(tool))] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert!(text.is_complete && text.text == "Hi");
+    assert_eq!(tool.tool_name, "Read");
+    assert_eq!(tool.input.as_ref().unwrap().fields.len(), 3);
+}
+
+#[test]
+fn questions_and_permissions_are_told_apart() {
+    let events = translate_all(
+        &[
+            r#"{"type":"control_request","request_id":"r1","request":{"subtype":"can_use_tool","tool_name":"Bash","input":{"command":"rm x","description":"Remove x"}}}"#,
+            r#"{"type":"control_request","request_id":"r2","request":{"subtype":"can_use_tool","tool_name":"AskUserQuestion","input":{"questions":[{"question":"Which?","multiSelect":true,"options":[{"label":"A","description":"first"},{"label":"B"}]},{"question":"And?","options":[]}]}}}"#,
+            r#"{"type":"control_request","request_id":"r3","request":{"subtype":"interrupt"}}"#,
+        ],
+        0,
+    );
+    let [
+        (1, Event::PermissionRequest(ask)),
+        (2, Event::UserQuestion(one)),
+        (2, Event::UserQuestion(two)),
+    ] = &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(
+        (ask.request_id.as_str(), ask.description.as_str()),
+        ("r1", "Remove x")
+    );
+    assert_eq!(
+        (
+            one.question_id.as_str(),
+            one.options.len(),
+            one.multi_select
+        ),
+        ("r2", 2, true)
+    );
+    assert_eq!(one.options[0].value, "A");
+    assert_eq!(two.question, "And?");
+}
+
+#[test]
+fn what_cannot_be_read_gives_nothing_and_two_objects_give_both() {
+    for line in [
+        "",
+        "prose",
+        "[1]",
+        "{\"type\":",
+        "{}",
+        "{\"type\":7}",
+        "null",
+        "\u{0}",
+    ] {
+        assert!(translate_all(&[line], 0).is_empty(), "{line:?}");
+    }
+    let prompt = r#"{"type":"user","message":{"content":"hi"}}"#;
+    assert_eq!(
+        translate_all(&[&format!("{prompt} {prompt}{{torn")], 0).len(),
+        2
+    );
+    assert!(
+        Translator::new("s")
+            .translate(Line {
+                sequence: 1,
+                received_ms: 0,
+                bytes: b"\xff\xfe{}"
+            })
+            .is_empty()
+    );
+}
+
+#[test]
+fn an_event_has_the_lines_time_or_its_arrival() {
+    let mut translator = Translator::new("s");
+    let mut time = |bytes: &str| {
+        let line = Line {
+            sequence: 1,
+            received_ms: 1_500,
+            bytes: bytes.as_bytes(),
+        };
+        let timestamp = translator.translate(line)[0].timestamp.unwrap();
+        (timestamp.seconds, timestamp.nanos)
+    };
+    let user = r#"{"type":"user","message":{"content":"hi"}"#;
+    assert_eq!(time(&format!("{user}}}")), (1, 500_000_000));
+    let said = format!("{user},\"timestamp\":\"2025-09-03T00:47:19.293Z\"}}");
+    assert_eq!(time(&said), (1_756_860_439, 293_000_000));
+}

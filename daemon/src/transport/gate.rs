@@ -1,0 +1,106 @@
+//! Before every request: is its client let in, is the daemon not stopping; and the trace it is of.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::transport::server::TlsConnectInfo;
+use tower::{Layer, Service};
+use tracing::Instrument;
+
+use super::Client;
+use crate::core::Core;
+use crate::observe::add;
+use crate::observe::trace::TraceId;
+use crate::server::SERVICES;
+use crate::status;
+
+/// Services that answer whatever the state of the daemon.
+const ALWAYS: [&str; 4] = [
+    "/grpc.health.v1.",
+    "/betcode.v1.Health/",
+    "/betcode.v1.BetCodeHealth/",
+    "/grpc.reflection.",
+];
+
+/// Why a service is not there.
+const NOT_HERE: &str = "this daemon has no such service; machines and tunnels are the relay's, and \
+                        reflection lists what is here";
+
+/// Puts a [`Gate`] before all services.
+#[derive(Debug, Clone)]
+pub struct GateLayer(pub Arc<Core>);
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate {
+            core: Arc::clone(&self.0),
+            inner,
+        }
+    }
+}
+
+/// Lets requests through, or answers in the services' place.
+#[derive(Debug, Clone)]
+pub struct Gate<S> {
+    core: Arc<Core>,
+    inner: S,
+}
+
+impl<S> Gate<S> {
+    fn refusal<B>(&self, request: &Request<B>) -> Option<tonic::Status> {
+        let path = request.uri().path();
+        if ALWAYS.iter().any(|service| path.starts_with(service)) {
+            return None;
+        }
+        let service = path.split('/').nth(1).unwrap_or_default();
+        if !SERVICES.contains(&service) {
+            return Some(status::unimplemented(NOT_HERE));
+        }
+        if self.core.is_draining() {
+            return Some(status::draining());
+        }
+        let extensions = request.extensions();
+        let client = extensions.get::<Client>().or_else(|| {
+            extensions
+                .get::<TlsConnectInfo<Client>>()
+                .map(TlsConnectInfo::get_ref)
+        });
+        client.and_then(Client::refusal).cloned()
+    }
+}
+
+impl<S, B> Service<Request<B>> for Gate<S>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        add(&self.core.metrics.requests, 1);
+        if let Some(status) = self.refusal(&request) {
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        }
+        let parent = request
+            .headers()
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok());
+        let trace = TraceId::of(parent);
+        let method = request.uri().path();
+        let span = tracing::info_span!("request", method, trace_id = trace.as_str());
+        span.in_scope(|| tracing::debug!("begun"));
+        Box::pin(self.inner.call(request).instrument(span))
+    }
+}

@@ -1,0 +1,250 @@
+//! What existing clients call, over a real socket.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use betcode_schema_grpc::history::{AppendRequest, SessionMeta};
+use betcode_schema_grpc::v1 as proto;
+use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
+use betcode_schema_grpc::v1::machine_service_client::MachineServiceClient;
+use betcode_schema_grpc::v1::version_service_client::VersionServiceClient;
+use support::{Appender, Served, batch, serve};
+use tonic::Code;
+use tonic::transport::Channel;
+
+async fn with_lines(served: &Served, session: &str, lines: &[String]) {
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    appender.send(batch(session, &lines)).await.unwrap();
+}
+
+/// Turns with partial output, results of tools, and lines that give no event.
+fn lines(turns: u64) -> Vec<String> {
+    let mut lines = vec![
+        r#"{"type":"system","subtype":"init","cwd":"/w","session_id":"a","model":"claude"}"#
+            .to_owned(),
+    ];
+    for turn in 0..turns {
+        let id = format!("msg_{turn}");
+        lines.push(format!(r#"{{"type":"stream_event","event":{{"type":"message_start","message":{{"id":"{id}"}}}}}}"#));
+        for word in ["one ", "two"] {
+            lines.push(format!(r#"{{"type":"stream_event","event":{{"type":"content_block_delta","delta":{{"type":"text_delta","text":"{word}"}}}}}}"#));
+        }
+        lines.push(format!(r#"{{"type":"assistant","message":{{"id":"{id}","content":[{{"type":"text","text":"one two"}},{{"type":"tool_use","id":"t{turn}","name":"Bash","input":{{"command":"ls"}}}}],"usage":{{"input_tokens":1,"output_tokens":2}}}}}}"#));
+        lines.push(format!(r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t{turn}","content":"x"}}]}}}}"#));
+        lines.push("not json".to_owned());
+        lines.push(r#"{"type":"result","subtype":"success","duration_ms":5,"total_cost_usd":0.25,"usage":{"input_tokens":10,"output_tokens":20}}"#.to_owned());
+    }
+    lines
+}
+
+async fn resume(
+    client: &mut AgentServiceClient<Channel>,
+    session: &str,
+    from_sequence: u64,
+) -> Result<Vec<proto::AgentEvent>, tonic::Status> {
+    let request = proto::ResumeSessionRequest {
+        session_id: session.into(),
+        from_sequence,
+    };
+    let mut answers = client.resume_session(request).await?.into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = answers.message().await? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+#[tokio::test]
+async fn a_session_resumes_exactly_from_every_line_compacted_or_not() {
+    let served = serve(&[]).await;
+    let lines = lines(4);
+    with_lines(&served, "s", &lines).await;
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let whole = resume(&mut client, "s", 0).await.unwrap();
+    assert!(matches!(whole[0].event, Some(Event::SessionInfo(_))));
+    assert!(whole.is_sorted_by_key(|event| event.sequence));
+    for compacted in [false, true] {
+        if compacted {
+            let request = proto::CompactSessionRequest {
+                session_id: "s".into(),
+            };
+            let answer = client.compact_session(request).await.unwrap().into_inner();
+            let messages = lines.len() as u32;
+            assert_eq!(
+                (answer.messages_before, answer.messages_after),
+                (messages, messages)
+            );
+            assert_eq!(answer.tokens_saved, 0);
+        }
+        for from in 0..=lines.len() as u64 {
+            let rest: Vec<_> = whole
+                .iter()
+                .filter(|e| e.sequence > from)
+                .cloned()
+                .collect();
+            assert_eq!(
+                resume(&mut client, "s", from).await.unwrap(),
+                rest,
+                "from {from}"
+            );
+        }
+    }
+    let beyond = resume(&mut client, "s", lines.len() as u64 + 1)
+        .await
+        .unwrap_err();
+    assert_eq!(beyond.code(), Code::OutOfRange);
+    assert_eq!(
+        resume(&mut client, "nope", 0).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    let huge = resume(&mut client, "s", u64::MAX).await.unwrap_err();
+    assert_eq!(huge.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn lists_have_true_totals_and_counts_and_both_filters() {
+    let served = serve(&[]).await;
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    for at in 0..6 {
+        let meta = SessionMeta {
+            name: format!("n{at}"),
+            working_directory: format!("/w/{}", at % 2),
+            worktree_id: format!("t{}", at % 3),
+            ..SessionMeta::default()
+        };
+        let lines = lines(1);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let request = AppendRequest {
+            meta: Some(meta),
+            ..batch(&format!("s{at}"), &lines)
+        };
+        appender.send(request).await.unwrap();
+    }
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let mut list = async |working_directory: &str, worktree_id: &str, limit, offset| {
+        let request = proto::ListSessionsRequest {
+            working_directory: working_directory.into(),
+            worktree_id: worktree_id.into(),
+            limit,
+            offset,
+        };
+        client.list_sessions(request).await.unwrap().into_inner()
+    };
+    let page = list("", "", 2, 1).await;
+    assert_eq!((page.sessions.len(), page.total), (2, 6));
+    assert_eq!(page.sessions[0].id, "s4");
+    assert_eq!(page.sessions[0].message_count, lines(1).len() as u32);
+    assert_eq!(
+        (
+            page.sessions[0].total_input_tokens,
+            page.sessions[0].total_output_tokens
+        ),
+        (10, 20)
+    );
+    assert!((page.sessions[0].total_cost_usd - 0.25).abs() < 1e-9);
+    assert_eq!(list("/w/0", "", 0, 0).await.total, 3);
+    assert_eq!(list("", "t1", 0, 0).await.total, 2);
+    assert_eq!(list("/w/0", "t1", 0, 0).await.total, 1);
+    assert_eq!(list("/nowhere", "", 0, 0).await.total, 0);
+}
+
+#[tokio::test]
+async fn unknown_sessions_are_not_found_except_to_delete() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(1)).await;
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let rename = |id: &str| proto::RenameSessionRequest {
+        session_id: id.into(),
+        name: "n".into(),
+    };
+    client.rename_session(rename("s")).await.unwrap();
+    assert_eq!(
+        client
+            .rename_session(rename("nope"))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::NotFound
+    );
+    let bad = client.rename_session(rename("../x")).await.unwrap_err();
+    assert_eq!(bad.code(), Code::InvalidArgument);
+    let compact = proto::CompactSessionRequest {
+        session_id: "nope".into(),
+    };
+    assert_eq!(
+        client.compact_session(compact).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    let delete = |id: &str| proto::DeleteSessionRequest {
+        session_id: id.into(),
+    };
+    assert!(
+        !client
+            .delete_session(delete("nope"))
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+    assert!(
+        client
+            .delete_session(delete("s"))
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_there_says_why_and_versions_are_told() {
+    let served = serve(&[]).await;
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let request = proto::CancelTurnRequest {
+        session_id: "s".into(),
+    };
+    let refused = client.cancel_turn(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("does not run any"));
+    let talk = client
+        .converse(tokio_stream::empty::<proto::AgentRequest>())
+        .await;
+    assert_eq!(talk.unwrap_err().code(), Code::Unimplemented);
+    let mut machines = MachineServiceClient::new(served.channel().await);
+    let elsewhere = machines
+        .list_machines(proto::ListMachinesRequest::default())
+        .await;
+    let elsewhere = elsewhere.unwrap_err();
+    assert_eq!(elsewhere.code(), Code::Unimplemented);
+    assert!(elsewhere.message().contains("relay"), "{elsewhere}");
+    let mut client = VersionServiceClient::new(served.channel().await);
+    let version = client
+        .get_version(proto::GetVersionRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(version.features.contains(&"sessions.resume".to_owned()));
+    let request = proto::NegotiateRequest {
+        requested_features: vec!["sessions.list".into(), "teleport".into()],
+        ..proto::NegotiateRequest::default()
+    };
+    let answer = client
+        .negotiate_capabilities(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answer.accepted);
+    assert_eq!(
+        (answer.granted_features.len(), answer.warnings.len()),
+        (1, 1)
+    );
+}

@@ -1,0 +1,386 @@
+//! `HistoryService` over a real socket: append, read, follow, sessions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use std::ops::ControlFlow;
+
+use betcode_schema_grpc::history::{
+    AppendRequest, DeleteSessionRequest, FollowRequest, GetSessionRequest, ListSessionsRequest,
+    RenameSessionRequest, SessionMeta,
+};
+use betcode_storage::CompactionRequest;
+use bytes::Bytes;
+use support::{Appender, batch, followed, read_all, serve, within};
+use tonic::Code;
+
+fn follow(session: &str, from_sequence: u64) -> FollowRequest {
+    FollowRequest {
+        session_id: session.to_owned(),
+        from_sequence,
+    }
+}
+
+#[tokio::test]
+async fn appended_bytes_come_back_as_they_were() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let lines: Vec<Bytes> = vec![
+        Bytes::from_static(b"{\"type\":\"user\"}"),
+        Bytes::new(),
+        Bytes::from_static(b"\xff\x00 not utf-8"),
+        Bytes::from(vec![b'x'; 3 << 20]),
+    ];
+    let request = AppendRequest {
+        request_id: 42,
+        session_id: "s".into(),
+        payloads: lines.clone(),
+        meta: Some(SessionMeta {
+            name: "n".into(),
+            model: "m".into(),
+            ..SessionMeta::default()
+        }),
+        ..AppendRequest::default()
+    };
+    let done = appender.send(request).await.unwrap();
+    assert_eq!(
+        (done.first_sequence, done.last_sequence, done.duplicates),
+        (1, 4, 0)
+    );
+    let read = read_all(&mut client, "s", 0).await.unwrap();
+    assert_eq!(read, (1..).zip(lines).collect::<Vec<_>>());
+    assert_eq!(read_all(&mut client, "s", 4).await.unwrap().len(), 1);
+    assert!(read_all(&mut client, "s", 5).await.unwrap().is_empty());
+    assert_eq!(
+        read_all(&mut client, "s", 6).await.unwrap_err().code(),
+        Code::OutOfRange
+    );
+    let get = GetSessionRequest {
+        session_id: "s".into(),
+    };
+    let session = client
+        .get_session(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .session
+        .unwrap();
+    assert_eq!(
+        (session.messages, session.meta.unwrap().model.as_str()),
+        (4, "m")
+    );
+}
+
+#[tokio::test]
+async fn a_retry_is_recognised_and_other_bytes_are_refused() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let expecting = |at, lines: &[&str]| AppendRequest {
+        expected_sequence: Some(at),
+        ..batch("s", lines)
+    };
+    appender.send(expecting(1, &["a", "b"])).await.unwrap();
+    let again = appender.send(expecting(1, &["a", "b", "c"])).await.unwrap();
+    assert_eq!((again.last_sequence, again.duplicates), (3, 2));
+    let other = appender.send(expecting(3, &["x"])).await.unwrap_err();
+    assert_eq!(
+        (other.code, other.next_sequence),
+        (Code::AlreadyExists.into(), 4)
+    );
+    assert_eq!(other.reason, "CONFLICT");
+    // The stream goes on.
+    appender.send(expecting(4, &["d"])).await.unwrap();
+    assert_eq!(read_all(&mut client, "s", 1).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn batches_sent_ahead_are_answered_in_order() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for at in 1..=500u64 {
+        let expected_sequence = (at % 2 == 0).then_some(at);
+        let request = AppendRequest {
+            request_id: at,
+            expected_sequence,
+            ..batch("s", &[&format!("line {at}")])
+        };
+        appender.requests.send(request).await.unwrap();
+    }
+    for at in 1..=500 {
+        assert_eq!(within(appender.answer()).await.unwrap().first_sequence, at);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_batch_lets_none_take_its_place() {
+    let served = serve(&[("max_payload_bytes", "10")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["one"])).await.unwrap();
+    let big = appender
+        .send(batch("s", &["longer than ten bytes"]))
+        .await
+        .unwrap_err();
+    assert_eq!(big.code, i32::from(Code::InvalidArgument));
+    let next = appender.send(batch("s", &["two"])).await.unwrap_err();
+    assert_eq!(next.code, i32::from(Code::Aborted));
+    // Other sessions, and a new stream, go on.
+    appender.send(batch("t", &["one"])).await.unwrap();
+    let mut again = Appender::open(&mut client).await;
+    assert_eq!(
+        again
+            .send(batch("s", &["two"]))
+            .await
+            .unwrap()
+            .first_sequence,
+        2
+    );
+}
+
+#[tokio::test]
+async fn bad_batches_are_refused_and_the_stream_goes_on() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for (request, what) in [
+        (batch("../../etc/passwd", &["x"]), "list the sessions"),
+        (batch("", &["x"]), "list the sessions"),
+        (batch("s", &[]), "at least one"),
+        (
+            AppendRequest {
+                expected_sequence: Some(0),
+                ..batch("s", &["x"])
+            },
+            "begin at 1",
+        ),
+    ] {
+        let refused = within(appender.send(request)).await.unwrap_err();
+        assert_eq!(
+            refused.code,
+            i32::from(Code::InvalidArgument),
+            "{}",
+            refused.message
+        );
+        assert!(refused.message.contains(what), "{}", refused.message);
+    }
+    let ahead = AppendRequest {
+        expected_sequence: Some(9),
+        ..batch("t", &["x"])
+    };
+    let refused = appender.send(ahead).await.unwrap_err();
+    assert_eq!(
+        (refused.reason.as_str(), refused.next_sequence),
+        ("CONFLICT", 1)
+    );
+    appender.send(batch("t", &["fine"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn sessions_are_listed_renamed_and_deleted() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for at in 0..5 {
+        let meta = SessionMeta {
+            working_directory: format!("/w/{}", at % 2),
+            ..SessionMeta::default()
+        };
+        let request = AppendRequest {
+            meta: Some(meta),
+            ..batch(&format!("s{at}"), &["x"])
+        };
+        appender.send(request).await.unwrap();
+    }
+    let list = ListSessionsRequest {
+        working_directory: "/w/0".into(),
+        limit: 2,
+        ..ListSessionsRequest::default()
+    };
+    let page = client.list_sessions(list).await.unwrap().into_inner();
+    assert_eq!((page.sessions.len(), page.total), (2, 3));
+    let rename = |id: &str| RenameSessionRequest {
+        session_id: id.into(),
+        name: "new".into(),
+    };
+    client.rename_session(rename("s1")).await.unwrap();
+    assert_eq!(
+        client
+            .rename_session(rename("nope"))
+            .await
+            .unwrap_err()
+            .code(),
+        Code::NotFound
+    );
+    let delete = |id: &str| DeleteSessionRequest {
+        session_id: id.into(),
+    };
+    assert!(
+        client
+            .delete_session(delete("s1"))
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+    assert!(
+        !client
+            .delete_session(delete("s1"))
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+    assert_eq!(
+        read_all(&mut client, "s1", 1).await.unwrap_err().code(),
+        Code::NotFound
+    );
+}
+
+#[tokio::test]
+async fn a_follower_gets_history_then_live_across_compaction_without_gap_or_repeat() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1", "2", "3"])).await.unwrap();
+    let mut answers = client.follow(follow("s", 2)).await.unwrap().into_inner();
+    let writing = tokio::spawn(async move {
+        for at in 4..=2000u64 {
+            appender
+                .requests
+                .send(batch("s", &[&at.to_string()]))
+                .await
+                .unwrap();
+        }
+        for _ in 4..=2000u64 {
+            appender.answer().await.unwrap();
+        }
+    });
+    let store = served.daemon.core().store.clone();
+    let compacting = tokio::task::spawn_blocking(move || {
+        for _ in 0..5 {
+            store
+                .compact(&CompactionRequest::manual(), &mut |_| {
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+        }
+    });
+    let mut next = 2;
+    while next <= 2000 {
+        for (sequence, payload) in followed(&mut answers).await {
+            assert_eq!(sequence, next);
+            assert_eq!(payload, next.to_string());
+            next += 1;
+        }
+    }
+    writing.await.unwrap();
+    compacting.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_follower_that_does_not_read_holds_up_nobody_and_catches_up() {
+    let served = serve(&[("follower_buffer_bytes_max", "4096")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["0"])).await.unwrap();
+    // A connection of its own: flow control is per connection as well as per stream.
+    let mut slow = served.history().await;
+    let mut stopped = slow.follow(follow("s", 1)).await.unwrap().into_inner();
+    let mut quick = client.follow(follow("s", 1)).await.unwrap().into_inner();
+    let line = "x".repeat(50_000);
+    let started = std::time::Instant::now();
+    for _ in 0..400 {
+        appender.send(batch("s", &[&line])).await.unwrap();
+    }
+    let written = started.elapsed();
+    let mut seen = 0;
+    while seen < 401 {
+        seen += followed(&mut quick).await.len();
+    }
+    let mut next = 1;
+    while next <= 401 {
+        for (sequence, _) in followed(&mut stopped).await {
+            assert_eq!(sequence, next);
+            next += 1;
+        }
+    }
+    assert!(written.as_secs() < 20, "{written:?}");
+}
+
+#[tokio::test]
+async fn followers_end_when_the_session_is_deleted_or_the_daemon_stops() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for session in ["a", "b"] {
+        appender.send(batch(session, &["x"])).await.unwrap();
+    }
+    drop(appender);
+    let mut a = client.follow(follow("a", 1)).await.unwrap().into_inner();
+    let mut b = client.follow(follow("b", 1)).await.unwrap().into_inner();
+    followed(&mut a).await;
+    followed(&mut b).await;
+    let delete = DeleteSessionRequest {
+        session_id: "a".into(),
+    };
+    client.delete_session(delete).await.unwrap();
+    assert_eq!(end_of(&mut a).await, Code::NotFound);
+    assert_eq!(
+        client.follow(follow("a", 1)).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        client.follow(follow("b", 9)).await.unwrap_err().code(),
+        Code::OutOfRange
+    );
+    drop(client);
+    let stopping = tokio::spawn(served.daemon.stop());
+    assert_eq!(end_of(&mut b).await, Code::Unavailable);
+    drop(b);
+    assert!(within(stopping).await.unwrap());
+}
+
+async fn end_of(
+    answers: &mut tonic::Streaming<betcode_schema_grpc::history::FollowResponse>,
+) -> Code {
+    loop {
+        match within(answers.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a follower ended without a reason"),
+            Err(status) => return status.code(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_process_appends_reaches_followers() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1"])).await.unwrap();
+    let mut answers = client.follow(follow("s", 1)).await.unwrap().into_inner();
+    followed(&mut answers).await;
+    // As another process has it: a store of its own on the same file.
+    let path = served.settings.db.clone();
+    tokio::task::spawn_blocking(move || {
+        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
+        let id = "s".parse().unwrap();
+        other
+            .append(betcode_storage::Batch::new(id, vec!["2".into()]))
+            .unwrap();
+        other.close().unwrap();
+    })
+    .await
+    .unwrap();
+    assert_eq!(followed(&mut answers).await, [(2, Bytes::from("2"))]);
+    appender.send(batch("s", &["3"])).await.unwrap();
+    assert_eq!(followed(&mut answers).await, [(3, Bytes::from("3"))]);
+}

@@ -1,0 +1,263 @@
+//! Every limit reached on purpose, the answer seen, and recovery without a restart; mutual TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
+use betcode_schema_grpc::history::{AppendRequest, FollowRequest, ListSessionsRequest};
+use betcode_schema_grpc::v1::HealthDetailsRequest;
+use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
+use bytes::Bytes;
+use support::{Appender, batch, followed, serve, within};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+fn limit_of(status: &Status) -> String {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let details = status.get_error_details();
+    assert!(details.retry_info().is_some(), "{status}");
+    details.quota_failure().unwrap().violations[0]
+        .subject
+        .clone()
+}
+
+fn follow(session: &str) -> FollowRequest {
+    FollowRequest {
+        session_id: session.into(),
+        from_sequence: 1,
+    }
+}
+
+#[tokio::test]
+async fn clients_over_the_limit_are_told_and_let_in_later() {
+    let served = serve(&[("clients_max", "2")]).await;
+    let mut first = served.history().await;
+    let second = served.history().await;
+    let list = ListSessionsRequest::default;
+    first.list_sessions(list()).await.unwrap();
+    let mut third = served.history().await;
+    assert_eq!(
+        limit_of(&third.list_sessions(list()).await.unwrap_err()),
+        "clients"
+    );
+    // Health is told to everybody.
+    let mut health = BetCodeHealthClient::new(served.channel().await);
+    health
+        .get_health_details(HealthDetailsRequest {})
+        .await
+        .unwrap();
+    drop((second, third, health));
+    for _ in 0..200 {
+        if served.history().await.list_sessions(list()).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("nobody was let in again");
+}
+
+#[tokio::test]
+async fn followers_and_sessions_over_the_limit_are_told() {
+    let served = serve(&[("followers_max", "1"), ("sessions_max", "2")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for session in ["a", "b"] {
+        appender.send(batch(session, &["x"])).await.unwrap();
+    }
+    let refused = appender.send(batch("c", &["x"])).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (8, "OVERLOADED"));
+    assert!(refused.message.contains("sessions") && refused.retry_ms > 0);
+    let mut one = client.follow(follow("a")).await.unwrap().into_inner();
+    followed(&mut one).await;
+    assert_eq!(
+        limit_of(&client.follow(follow("b")).await.unwrap_err()),
+        "followers"
+    );
+    drop(one);
+    for _ in 0..200 {
+        if client.follow(follow("b")).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("no follower was let in again");
+}
+
+#[tokio::test]
+async fn a_request_over_its_size_ends_the_call_and_not_the_daemon() {
+    let served = serve(&[("max_payload_bytes", "1000000")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let request = |bytes: usize| AppendRequest {
+        session_id: "s".into(),
+        payloads: vec![Bytes::from(vec![b'x'; bytes])],
+        ..AppendRequest::default()
+    };
+    appender.send(request(1_000_000)).await.unwrap();
+    let over = appender.send(request(1_000_001)).await.unwrap_err();
+    assert_eq!(over.code, i32::from(Code::InvalidArgument));
+    appender.requests.send(request(4_000_000)).await.unwrap();
+    let status = within(appender.answers.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    let mut again = Appender::open(&mut client).await;
+    again.send(batch("s", &["fine"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn idle_connections_and_nonsense_hold_up_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let served = serve(&[("connections_max", "200")]).await;
+    let mut idle = Vec::new();
+    for _ in 0..150 {
+        idle.push(
+            tokio::net::UnixStream::connect(&served.settings.socket)
+                .await
+                .unwrap(),
+        );
+    }
+    let mut nonsense = tokio::net::UnixStream::connect(&served.settings.socket)
+        .await
+        .unwrap();
+    nonsense.write_all(&[0xff; 4096]).await.unwrap();
+    let mut answer = Vec::new();
+    // Closed, with or without a word.
+    let _ = within(nonsense.read_to_end(&mut answer)).await;
+    drop(idle);
+    for _ in 0..200 {
+        let mut client = served.history().await;
+        if client
+            .list_sessions(ListSessionsRequest::default())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("nobody is served");
+}
+
+#[tokio::test]
+async fn a_full_database_is_told_apart_from_overload_and_goes_on_when_raised() {
+    let served = serve(&[("db_bytes_max", "1000000"), ("compaction", "false")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let mut refused = None;
+    for _ in 0..200 {
+        let payloads = vec![Bytes::from(vec![b'x'; 20_000])];
+        let request = AppendRequest {
+            session_id: "s".into(),
+            payloads,
+            ..AppendRequest::default()
+        };
+        if let Err(answer) = appender.send(request).await {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(
+        (refused.code, refused.reason.as_str()),
+        (8, "NO_SPACE"),
+        "{}",
+        refused.message
+    );
+    let mut raised = served.settings.clone();
+    raised.db_bytes_max = 100_000_000;
+    served.daemon.reload(&raised).unwrap();
+    let mut again = Appender::open(&mut client).await;
+    again.send(batch("s", &["fine"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn beyond_loopback_only_known_certificates_are_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    let (cert, key) = authority.issue("localhost");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let files = [
+        file("c.pem", &cert),
+        file("k.pem", &key),
+        file("a.pem", &authority.pem),
+    ];
+    let served = serve(&[
+        ("tls_listen", "127.0.0.1:0"),
+        ("tls_cert", &files[0]),
+        ("tls_key", &files[1]),
+        ("tls_client_ca", &files[2]),
+    ])
+    .await;
+    let address = served.daemon.tls_address().unwrap();
+    let list = async |identity: Option<(String, String)>| {
+        let mut tls = ClientTlsConfig::new()
+            .domain_name("localhost")
+            .ca_certificate(Certificate::from_pem(&authority.pem));
+        if let Some((cert, key)) = identity {
+            tls = tls.identity(Identity::from_pem(cert, key));
+        }
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+        let channel = endpoint
+            .tls_config(tls)
+            .unwrap()
+            .connect()
+            .await
+            .map_err(|e| e.to_string())?;
+        let mut client = HistoryServiceClient::new(channel);
+        let listed = client.list_sessions(ListSessionsRequest::default()).await;
+        listed.map_err(|status| status.to_string())
+    };
+    within(list(Some(authority.issue("client")))).await.unwrap();
+    assert!(within(list(None)).await.is_err());
+    assert!(within(list(Some(stranger.issue("client")))).await.is_err());
+    let plain = Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await;
+    if let Ok(channel) = plain {
+        let mut client = HistoryServiceClient::new(channel);
+        assert!(
+            client
+                .list_sessions(ListSessionsRequest::default())
+                .await
+                .is_err()
+        );
+    }
+}
+
+struct Authority {
+    pem: String,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            pem,
+            issuer: rcgen::Issuer::new(params, key),
+        }
+    }
+
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (
+            params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    }
+}

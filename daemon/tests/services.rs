@@ -1,0 +1,285 @@
+//! Compaction, maintenance, capacity, health and reflection over a real socket.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use betcode_schema_grpc::history as proto;
+use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
+use betcode_schema_grpc::history::compaction_service_client::CompactionServiceClient;
+use betcode_schema_grpc::history::maintenance_service_client::MaintenanceServiceClient;
+use betcode_schema_grpc::history::run_compaction_response::Event;
+use betcode_schema_grpc::history::{backup_response, verify_response};
+use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
+use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
+use support::{Appender, Served, batch, read_all, serve, within};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+async fn filled() -> Served {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let line = format!(
+        r#"{{"type":"assistant","text":"{}"}}"#,
+        "words ".repeat(100)
+    );
+    for session in ["a", "b"] {
+        appender
+            .send(batch(session, &[line.as_str(); 200]))
+            .await
+            .unwrap();
+    }
+    served
+}
+
+#[tokio::test]
+async fn compaction_runs_pauses_and_keeps_a_history() {
+    let served = filled().await;
+    let mut client = CompactionServiceClient::new(served.channel().await);
+    let run = |dry_run, id: &str| proto::RunCompactionRequest {
+        dry_run,
+        session_id: id.into(),
+        ..proto::RunCompactionRequest::default()
+    };
+    let mut plan = client.run(run(true, "a")).await.unwrap().into_inner();
+    let Some(Event::Plan(plan)) = plan.message().await.unwrap().unwrap().event else {
+        panic!()
+    };
+    assert_eq!(plan.messages, 200);
+    let mut answers = client.run(run(false, "")).await.unwrap().into_inner();
+    let mut outcome = None;
+    while let Some(answer) = within(answers.message()).await.unwrap() {
+        if let Some(Event::Outcome(last)) = answer.event {
+            outcome = Some(last);
+        }
+    }
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.messages, outcome.cancelled), (400, false));
+    let runs = client
+        .history(proto::CompactionHistoryRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(runs.into_inner().runs[0].trigger, "client");
+    let unknown = client.run(run(false, "nope")).await;
+    let code = match unknown {
+        Ok(answers) => answers.into_inner().message().await.unwrap_err().code(),
+        Err(status) => status.code(),
+    };
+    assert_eq!(code, Code::NotFound);
+    client
+        .pause(proto::PauseCompactionRequest {})
+        .await
+        .unwrap();
+    let mut state = String::new();
+    for _ in 0..100 {
+        let status = client
+            .status(proto::CompactionStatusRequest {})
+            .await
+            .unwrap();
+        state = status.into_inner().state;
+        if state == "paused" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(state, "paused");
+    client
+        .resume(proto::ResumeCompactionRequest {})
+        .await
+        .unwrap();
+    let mut history = served.history().await;
+    assert_eq!(read_all(&mut history, "a", 1).await.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn the_store_is_verified_and_copied_while_served() {
+    let served = filled().await;
+    let mut client = MaintenanceServiceClient::new(served.channel().await);
+    let mut answers = client
+        .verify(proto::VerifyRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut report = None;
+    while let Some(answer) = within(answers.message()).await.unwrap() {
+        if let Some(verify_response::Event::Report(last)) = answer.event {
+            report = Some(last);
+        }
+    }
+    let report = report.unwrap();
+    assert!(report.ok, "{report:?}");
+    assert_eq!((report.sessions, report.messages), (2, 400));
+    let path = served.folder.path().join("copy.db");
+    let backup = |path: &str| proto::BackupRequest { path: path.into() };
+    let relative = client.backup(backup("copy.db")).await.unwrap_err();
+    assert_eq!(relative.code(), Code::InvalidArgument);
+    let path = path.to_str().unwrap();
+    let mut answers = client.backup(backup(path)).await.unwrap().into_inner();
+    let mut copied = None;
+    while let Some(answer) = within(answers.message()).await.unwrap() {
+        if let Some(backup_response::Event::Report(last)) = answer.event {
+            copied = Some(last);
+        }
+    }
+    assert_eq!(copied.unwrap().messages, 400);
+    let mut again = client.backup(backup(path)).await.unwrap().into_inner();
+    assert_eq!(
+        within(again.message()).await.unwrap_err().code(),
+        Code::AlreadyExists
+    );
+}
+
+#[tokio::test]
+async fn capacity_is_told_now_and_as_it_changes() {
+    let served = filled().await;
+    let mut client = CapacityServiceClient::new(served.channel().await);
+    let report = client
+        .report(proto::CapacityReportRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (report.sessions, report.messages, report.level.as_str()),
+        (2, 400, "ok")
+    );
+    assert!(report.database_bytes > 0 && report.limit_bytes > 0);
+    let growth = |id: &str| proto::GrowthRequest {
+        session_id: id.into(),
+        first_hour: 0,
+    };
+    let whole = client.growth(growth("")).await.unwrap().into_inner();
+    assert_eq!(whole.types[0].messages, 400);
+    assert_eq!(
+        client.growth(growth("a")).await.unwrap().into_inner().types[0].messages,
+        200
+    );
+    assert_eq!(
+        client.growth(growth("nope")).await.unwrap_err().code(),
+        Code::NotFound
+    );
+    let stages = client
+        .budget(proto::BudgetRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .stages;
+    assert!(
+        stages
+            .iter()
+            .any(|s| s.stage == "answer" && s.count == 2 && s.budget_ms == 50.0)
+    );
+    let mut levels = client
+        .watch_levels(proto::WatchLevelsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let level = |answer: proto::WatchLevelsResponse| {
+        answer
+            .levels
+            .into_iter()
+            .find(|l| l.resource == "sqlite_size")
+            .map(|l| l.level)
+    };
+    let mut told = level(within(levels.message()).await.unwrap().unwrap());
+    while told.as_deref() != Some("ok") {
+        told = level(within(levels.message()).await.unwrap().unwrap());
+    }
+    // What SIGHUP does with a lower limit; more lines, for there is a least one.
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    appender
+        .send(batch("c", &["x".repeat(1000).as_str(); 800]))
+        .await
+        .unwrap();
+    let mut lower = served.settings.clone();
+    lower.db_bytes_max = served.daemon.core().database_bytes().max(1_000_000);
+    served.daemon.reload(&lower).unwrap();
+    while told.as_deref() == Some("ok") {
+        told = level(within(levels.message()).await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn health_is_told_until_and_while_the_daemon_stops() {
+    let served = serve(&[]).await;
+    let mut details = BetCodeHealthClient::new(served.channel().await);
+    let health = details
+        .get_health_details(HealthDetailsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(health.overall_status(), ServingStatus::Serving);
+    let names: Vec<_> = health.components.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["store", "compaction", "capacity"]);
+    let mut client = HealthClient::new(served.channel().await);
+    let request = HealthCheckRequest {
+        service: "betcode.history.v1.HistoryService".into(),
+    };
+    let mut watch = client.watch(request).await.unwrap().into_inner();
+    let mut status = within(watch.message()).await.unwrap().unwrap().status;
+    while status != 1 {
+        status = within(watch.message()).await.unwrap().unwrap().status;
+    }
+    drop(details);
+    let stopping = tokio::spawn(served.daemon.stop());
+    while status == 1 {
+        status = within(watch.message()).await.unwrap().unwrap().status;
+    }
+    assert_eq!(status, 2);
+    drop((watch, client));
+    assert!(within(stopping).await.unwrap());
+}
+
+#[tokio::test]
+async fn reflection_describes_every_service() {
+    let served = serve(&[]).await;
+    let mut client = ServerReflectionClient::new(served.channel().await);
+    let ask = |message| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message),
+    };
+    let asked = [
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol(
+            "betcode.history.v1.HistoryService".into(),
+        )),
+    ];
+    let answers = client
+        .server_reflection_info(tokio_stream::iter(asked))
+        .await
+        .unwrap();
+    let mut answers = answers.into_inner();
+    let ServerReflectionResponse {
+        message_response, ..
+    } = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = message_response else {
+        panic!()
+    };
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    for service in betcode_daemon::server::SERVICES {
+        assert!(
+            names.iter().any(|name| name == service),
+            "{service} in {names:?}"
+        );
+    }
+    assert!(!names.iter().any(|name| name.contains("TunnelService")));
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    assert!(matches!(
+        answer,
+        Some(MessageResponse::FileDescriptorResponse(_))
+    ));
+}

@@ -1,0 +1,100 @@
+//! The daemon as a process of its own.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
+use tonic::transport::Channel;
+
+use super::connect;
+
+/// A running `betcode-daemon`; killed when this goes.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) socket: std::path::PathBuf,
+}
+
+pub(crate) fn command(folder: &Path, verb: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_betcode-daemon"));
+    command
+        .arg(verb)
+        .arg("--db")
+        .arg(folder.join("history.db"))
+        .args(flags);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BETCODE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Process {
+    pub(crate) async fn start(folder: &Path, flags: &[&str]) -> Self {
+        let child = command(folder, "serve", flags)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let socket = betcode_daemon::settings::socket_beside(&folder.join("history.db"));
+        let process = Self { child, socket };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while connect(&process.socket).await.is_err() {
+            assert!(Instant::now() < deadline, "the daemon did not start");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) async fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon did not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub(crate) async fn history(&self) -> HistoryServiceClient<Channel> {
+        let channel = connect(&self.socket).await.unwrap();
+        HistoryServiceClient::new(channel).max_decoding_message_size(32 << 20)
+    }
+
+    /// Memory in RAM, bytes: now, and the most it ever was.
+    pub(crate) fn resident_bytes(&self) -> (u64, u64) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let of = |name: &str| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
