@@ -1,3 +1,5 @@
-//! gRPC services over the history store, for one machine.
+//! The history store served over gRPC, for the programs of one machine.
 //!
-//! An empty room so far: it holds no service yet, and pretends none.
+//! So far it holds the daemon's side of the tunnel to a relay.
+
+pub mod tunnel;

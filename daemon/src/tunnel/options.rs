@@ -1,0 +1,76 @@
+//! How a tunnel is held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use betcode_schema_tunnel::MachineId;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::Backoff;
+
+/// Settings of a tunnel. Start from [`TunnelOptions::new`] and change what differs.
+#[derive(Clone, Debug)]
+pub struct TunnelOptions {
+    /// Host and port of the relay's door for daemons.
+    pub relay_address: String,
+    /// Machine that this daemon serves.
+    pub machine: MachineId,
+    /// TLS; `None` only for a relay on this machine's loopback that allows it.
+    pub tls: Option<TunnelTls>,
+    /// Pauses between attempts.
+    pub backoff: Backoff,
+    /// Pause after a newer tunnel of this machine took over: two daemons of one machine must not
+    /// take it from each other all the time.
+    pub replaced_pause: Duration,
+    /// How often the relay is asked whether it lives.
+    pub keepalive_interval: Duration,
+    /// Without an answer for so long, the connection counts as dead.
+    pub keepalive_timeout: Duration,
+    /// How long dialling, TLS and greeting may take.
+    pub dial_timeout: Duration,
+    /// Calls at once. The relay allows fewer, so that it refuses, not the connection.
+    pub calls_max: u32,
+    /// Bytes of one call and direction that are taken in before the service takes them out.
+    pub stream_window_bytes: u32,
+}
+
+/// How both sides prove who they are.
+#[derive(Clone)]
+pub struct TunnelTls {
+    /// The relay's authority, and this machine's certificate.
+    pub config: Arc<ClientConfig>,
+    /// Name that the relay's certificate must have. To be found through a load balancer, it
+    /// begins with the machine's id: see the relay's documentation.
+    pub server_name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for TunnelTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TunnelTls")
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TunnelOptions {
+    /// Defaults for a machine and its relay, without TLS.
+    #[must_use]
+    pub fn new(relay_address: impl Into<String>, machine: MachineId) -> Self {
+        Self {
+            relay_address: relay_address.into(),
+            machine,
+            tls: None,
+            backoff: Backoff {
+                first: Duration::from_millis(200),
+                last: Duration::from_secs(30),
+            },
+            replaced_pause: Duration::from_secs(60),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            dial_timeout: Duration::from_secs(10),
+            calls_max: 512,
+            stream_window_bytes: 128 << 10,
+        }
+    }
+}
