@@ -20,10 +20,14 @@
 //! 4. When the connection breaks, dial again after a growing, jittered pause.
 
 mod backoff;
+mod enrol;
 mod hold;
 mod options;
 mod serve;
+mod tls;
 
 pub use backoff::Backoff;
+pub use enrol::{Enrolled, EnrolmentError, enrol};
 pub use hold::{Tunnel, TunnelState};
-pub use options::{TunnelOptions, TunnelTls};
+pub use options::TunnelOptions;
+pub use tls::{TunnelTls, TunnelTlsError};

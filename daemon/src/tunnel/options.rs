@@ -1,13 +1,10 @@
 //! How a tunnel is held.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use betcode_schema_tunnel::MachineId;
-use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::Backoff;
+use super::{Backoff, TunnelTls};
 
 /// Settings of a tunnel. Start from [`TunnelOptions::new`] and change what differs.
 #[derive(Clone, Debug)]
@@ -33,24 +30,6 @@ pub struct TunnelOptions {
     pub calls_max: u32,
     /// Bytes of one call and direction that are taken in before the service takes them out.
     pub stream_window_bytes: u32,
-}
-
-/// How both sides prove who they are.
-#[derive(Clone)]
-pub struct TunnelTls {
-    /// The relay's authority, and this machine's certificate.
-    pub config: Arc<ClientConfig>,
-    /// Name that the relay's certificate must have. To be found through a load balancer, it
-    /// begins with the machine's id: see the relay's documentation.
-    pub server_name: ServerName<'static>,
-}
-
-impl std::fmt::Debug for TunnelTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TunnelTls")
-            .field("server_name", &self.server_name)
-            .finish_non_exhaustive()
-    }
 }
 
 impl TunnelOptions {

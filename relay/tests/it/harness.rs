@@ -29,7 +29,6 @@ pub(crate) struct Relay {
     pub(crate) tunnels: SocketAddr,
     pub(crate) table: Arc<Table>,
     pub(crate) buffer: Arc<dyn Buffer>,
-    pub(crate) stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
@@ -93,7 +92,6 @@ impl Relay {
             go_away_grace: options.go_away_grace,
             draining: false.into(),
         };
-        let stop = CancellationToken::new();
         let doors = Doors {
             router: Arc::new(router),
             accept: Arc::new(accept),
@@ -103,7 +101,7 @@ impl Relay {
             revoked: Arc::default(),
             keepalive: options.keepalive,
             clients_max: limits::CLIENTS_MAX_DEFAULT,
-            stop: stop.clone(),
+            stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -113,7 +111,6 @@ impl Relay {
             tunnels: tunnels.local_addr().unwrap(),
             table,
             buffer,
-            stop,
             _folder: folder,
         };
         tokio::spawn(doors.clone().serve_clients(clients));
@@ -175,6 +172,18 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("not in time: {what}");
 }
 
+/// Asks until something holds, for at most ten seconds.
+pub(crate) async fn until_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let asked = std::time::Instant::now();
+    while asked.elapsed() < Duration::from_secs(10) {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not in time: {what}");
+}
+
 /// Bytes that a client takes in without reading.
 pub(crate) const WINDOW_BYTES: u32 = 64 << 10;
 
@@ -183,6 +192,7 @@ pub(crate) const WINDOW_BYTES: u32 = 64 << 10;
 pub(crate) struct Client {
     channel: Channel,
     machine: Option<String>,
+    token: Option<String>,
 }
 
 type Grpc = tonic::client::Grpc<Channel>;
@@ -193,10 +203,20 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .unwrap()
             .initial_stream_window_size(WINDOW_BYTES);
+        Self::over(endpoint.connect().await.unwrap(), machine)
+    }
+
+    pub(crate) fn over(channel: Channel, machine: Option<&str>) -> Self {
         Self {
-            channel: endpoint.connect().await.unwrap(),
+            channel,
             machine: machine.map(str::to_owned),
+            token: None,
         }
+    }
+
+    pub(crate) fn with_token(mut self, token: Option<&str>) -> Self {
+        self.token = token.map(str::to_owned);
+        self
     }
 
     async fn ready(&self) -> Result<Grpc, Status> {
@@ -213,6 +233,10 @@ impl Client {
         if let Some(machine) = &self.machine {
             let machine = machine.parse().unwrap();
             request.metadata_mut().insert(metadata::MACHINE_ID, machine);
+        }
+        if let Some(token) = &self.token {
+            let bearer = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", bearer);
         }
         request
     }

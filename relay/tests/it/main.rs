@@ -2,7 +2,10 @@
 
 mod echo;
 mod harness;
+mod program;
 
 mod calls;
+mod credentials;
+mod killed;
 mod tunnels;
 mod waiting;
