@@ -10,7 +10,6 @@ use betcode_schema_tunnel::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::TunnelOptions;
+use super::once::Once;
 use super::serve::serve;
 
 /// Where a tunnel stands, for status and health.
@@ -77,7 +77,7 @@ impl Tunnel {
     /// runtime.
     pub fn hold<S, B>(options: TunnelOptions, service: S) -> Self
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send,
         B: Body<Data = Bytes> + Send + 'static,
@@ -92,6 +92,7 @@ impl Tunnel {
             state: told,
             stop: stop.clone(),
             connections: connections.clone(),
+            once: Once::default(),
         };
         connections.spawn(holder.run(service));
         Self {
@@ -127,6 +128,8 @@ struct Holder {
     state: watch::Sender<TunnelState>,
     stop: CancellationToken,
     connections: TaskTracker,
+    /// Outlives single tunnels: repeats come over the next one.
+    once: Once,
 }
 
 /// Why a tunnel that was open is no longer the one to use.
@@ -138,7 +141,7 @@ enum Ended {
 impl Holder {
     async fn run<S, B>(self, service: S)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send,
         B: Body<Data = Bytes> + Send + 'static,
@@ -199,7 +202,7 @@ impl Holder {
 
     async fn serve_until_left<S, B>(&self, stream: Box<dyn Connection>, service: S) -> Ended
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send,
         B: Body<Data = Bytes> + Send + 'static,
@@ -208,9 +211,10 @@ impl Holder {
         let (told, mut reason) = watch::channel(None);
         let options = self.options.clone();
         let leave = self.stop.clone();
+        let once = self.once.clone();
         // A task of its own: after a go-away it finishes its calls beside the next tunnel.
         let mut serving = self.connections.spawn(async move {
-            let ended = serve(stream, service, &options, told, leave).await;
+            let ended = serve(stream, service, &options, once, told, leave).await;
             ended.map_err(|error| error.to_string())
         });
         tokio::select! {

@@ -22,6 +22,7 @@
 mod backoff;
 mod enrol;
 mod hold;
+mod once;
 mod options;
 mod serve;
 mod tls;

@@ -8,6 +8,7 @@ use betcode_schema_tunnel::{CONTROL_PREFIX, GO_AWAY_PATH};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -19,6 +20,7 @@ use tonic::Status;
 use tower::{Service, ServiceExt};
 
 use super::TunnelOptions;
+use super::once::Once;
 
 /// Calls that the relay cancelled before the service saw them, which are remembered before the
 /// connection is cut. One impatient client must not cost the others their tunnel.
@@ -30,12 +32,13 @@ pub(super) async fn serve<I, S, B>(
     stream: I,
     service: S,
     options: &TunnelOptions,
+    once: Once,
     told: watch::Sender<Option<GoAway>>,
     leave: CancellationToken,
 ) -> Result<(), hyper::Error>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
@@ -44,13 +47,19 @@ where
     let told = Arc::new(told);
     let serving = service_fn(move |request: Request<Incoming>| {
         let service = service.clone();
-        let told = told.clone();
+        let (told, once) = (told.clone(), once.clone());
         async move {
             if request.uri().path().starts_with(CONTROL_PREFIX) {
-                return Ok(control(&request, &told).map(http_body_util::Either::Left));
+                return Ok(control(&request, &told).map(Either::Left));
             }
-            let answered = service.oneshot(request).await;
-            answered.map(|response| response.map(http_body_util::Either::Right))
+            match Once::key_of(request.headers()) {
+                Some(key) => Ok(once.answer(key, request, service).await.map(Either::Left)),
+                None => {
+                    let request = request.map(tonic::body::Body::new);
+                    let answered = service.oneshot(request).await;
+                    answered.map(|response| response.map(Either::Right))
+                }
+            }
         }
     });
     // Streams that nobody reads must never use the connection's window up.

@@ -61,7 +61,8 @@ pub(crate) struct Seen {
     pub(crate) sent_messages: AtomicUsize,
     pub(crate) received_messages: AtomicUsize,
     refuse_next: AtomicUsize,
-    break_next: AtomicUsize,
+    slow_next: AtomicUsize,
+    slow: AtomicUsize,
     recorded: Mutex<Vec<Record>>,
 }
 
@@ -87,9 +88,14 @@ impl Echo {
         self.seen.refuse_next.store(count, Ordering::SeqCst);
     }
 
-    /// Takes the next records and then breaks the call instead of answering.
-    pub(crate) fn break_next(&self, count: usize) {
-        self.seen.break_next.store(count, Ordering::SeqCst);
+    /// Takes its time for the next records.
+    pub(crate) fn slow_next(&self, count: usize) {
+        self.seen.slow_next.store(count, Ordering::SeqCst);
+    }
+
+    /// Records that were, or are, slow.
+    pub(crate) fn slow(&self) -> usize {
+        self.seen.slow.load(Ordering::SeqCst)
     }
 }
 
@@ -183,13 +189,14 @@ async fn answer(
             {
                 return Err(Status::unavailable("not now"));
             }
+            if seen.slow_next.fetch_update(order, order, one_less).is_ok() {
+                seen.slow.fetch_add(1, order);
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
             seen.recorded.lock().unwrap().push(Record {
                 body: String::from_utf8_lossy(&message).into_owned(),
                 metadata,
             });
-            if seen.break_next.fetch_update(order, order, one_less).is_ok() {
-                return Err(Status::cancelled("gone before the answer"));
-            }
             Ok(Response::new(once(Bytes::from_static(b"recorded"))))
         }
         "Fail" => {

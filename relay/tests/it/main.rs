@@ -6,6 +6,7 @@ mod program;
 
 mod calls;
 mod credentials;
+mod figures;
 mod killed;
 mod tunnels;
 mod waiting;

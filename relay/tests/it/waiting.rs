@@ -1,7 +1,6 @@
 //! Requests that wait for a daemon that is away.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use betcode_relay::buffer::BufferOptions;
 use betcode_storage::ManualClock;
@@ -182,28 +181,43 @@ async fn what_waited_too_long_is_settled_as_such_and_not_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_stays_until_its_daemon_has_answered() {
+async fn a_request_stays_until_its_daemon_has_answered_and_counts_once() {
     let relay = started(BufferOptions::default()).await;
     let client = relay.client("m-1").await;
     keep(&client, "a", None, b"a").await;
     keep(&client, "b", None, b"b").await;
     let echo = super::echo::Echo::default();
-    // Two answers that mean later, one that is lost with its tunnel.
+    // Two answers that mean later, then a slow one whose tunnel is cut before it comes.
     echo.refuse_next(2);
-    echo.break_next(1);
+    echo.slow_next(1);
     let options = relay.tunnel_options("m-1");
     let routes = tonic::service::Routes::new(echo.clone()).prepare();
     let _tunnel = betcode_daemon::tunnel::Tunnel::hold(options, routes);
+    until("the first is under way", || echo.slow() == 1).await;
+    relay.table.find(&"m-1".parse().unwrap()).unwrap().cut();
     until("all is delivered", || relay.buffer.counts().requests == 0).await;
     let bodies: Vec<_> = echo.recorded().into_iter().map(|r| r.body).collect();
-    // The one whose answer was lost came again, with the same key; the daemon can tell.
-    assert_eq!(bodies.last().unwrap(), "b");
-    let mut keys: Vec<_> = echo
-        .recorded()
-        .into_iter()
-        .map(|r| r.metadata.get("x-betcode-idempotency-key").unwrap().clone())
-        .collect();
-    keys.dedup();
-    assert_eq!(keys, ["a", "b"]);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(bodies, ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_request_that_is_repeated_counts_once_and_says_so() {
+    let relay = started(BufferOptions::default()).await;
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    let client = relay.client("m-1").await;
+    let first = client
+        .unary("Record", request("k", None, b"once"))
+        .await
+        .unwrap();
+    assert_eq!(first.into_inner(), "recorded");
+    let repeat = client
+        .unary("Record", request("k", None, b"once"))
+        .await
+        .unwrap_err();
+    assert_eq!(repeat.code(), Code::AlreadyExists);
+    assert_eq!(
+        repeat.metadata().get("x-betcode-delivered-code").unwrap(),
+        "0"
+    );
+    assert_eq!(echo.recorded().len(), 1);
 }
