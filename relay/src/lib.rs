@@ -15,6 +15,7 @@ pub mod buffer;
 pub mod enrol;
 pub mod files;
 pub mod limits;
+pub mod metrics;
 pub mod own;
 pub mod registry;
 mod relay;

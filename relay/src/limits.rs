@@ -109,6 +109,9 @@ pub const CERTIFICATE_BACKDATE: std::time::Duration = std::time::Duration::from_
 /// How often files that a command may have changed are looked at.
 pub const STATE_POLL_MS: u64 = 1_000;
 
+/// How long a reader of metrics may take.
+pub const METRICS_MS_MAX: u64 = 1_000;
+
 /// How long the relay may take to stop.
 pub const DRAIN_MS_MAX_DEFAULT: u64 = 30_000;
 

@@ -19,6 +19,7 @@ use crate::auth::{Rate, RateLimiter, Revocations, StateError, StateFolder, Token
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
 use crate::limits;
+use crate::metrics::{self, Gauges, Metrics};
 use crate::own::Own;
 use crate::registry::EmbeddedRegistry;
 use crate::router::{Access, Gate, Router};
@@ -35,6 +36,7 @@ pub struct Relay {
     buffer: Arc<dyn Buffer>,
     table: Arc<Table>,
     own: Own,
+    metrics: Arc<Metrics>,
     revoked: Arc<RwLock<Revocations>>,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
@@ -81,6 +83,7 @@ impl Relay {
             interval: Duration::from_millis(settings.keepalive_interval_ms),
             timeout: Duration::from_millis(settings.keepalive_timeout_ms),
         };
+        let metrics = Arc::new(Metrics::default());
         let own = Own::new(settings.reflection).await;
         let rate = |per_s, burst| Rate { per_s, burst };
         let router = Router {
@@ -99,13 +102,19 @@ impl Relay {
             calls: Arc::new(Semaphore::new(settings.calls_max)),
             message_bytes_max: settings.message_bytes_max,
             trusted_proxies: settings.trusted_proxies.clone(),
+            metrics: metrics.clone(),
             own: own.routes(),
         };
         let accept = Accept {
             relay_id: settings.relay_id.clone(),
             table: table.clone(),
             registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
-            deliverer: Arc::new(Deliverer::new(settings.relay_id.clone(), buffer.clone())),
+            deliverer: Arc::new(Deliverer::new(
+                settings.relay_id.clone(),
+                buffer.clone(),
+                metrics.clone(),
+            )),
+            metrics: metrics.clone(),
             keepalive,
             tunnels_max: settings.tunnels_max,
             go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
@@ -121,7 +130,7 @@ impl Relay {
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
             revoked: revoked.clone(),
             keepalive,
-            clients_max: settings.clients_max,
+            client_places: Arc::new(Semaphore::new(settings.clients_max)),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
@@ -134,9 +143,11 @@ impl Relay {
             buffer,
             table,
             own,
+            metrics,
             revoked,
             settings,
         };
+        relay.spawn_metrics().await?;
         tokio::spawn(doors.clone().serve_clients(clients));
         tokio::spawn(doors.serve_tunnels(tunnels));
         relay.spawn_sweeper();
@@ -211,13 +222,42 @@ impl Relay {
         tokio::time::timeout(left, finished).await.is_ok()
     }
 
+    async fn spawn_metrics(&self) -> Result<(), StartError> {
+        let Some(address) = self.settings.metrics_listen else {
+            return Ok(());
+        };
+        let listener = listen(address).await?;
+        tracing::info!(address = %listener.local_addr().unwrap_or(address), "metrics");
+        let (table, buffer, doors) = (self.table.clone(), self.buffer.clone(), self.doors.clone());
+        let (metrics, settings) = (self.metrics.clone(), self.settings.clone());
+        let render = move || {
+            let waiting = buffer.counts();
+            metrics.render(&Gauges {
+                tunnels: table.len(),
+                tunnels_max: settings.tunnels_max,
+                clients: settings.clients_max - doors.client_places.available_permits(),
+                calls: settings.calls_max - doors.router.calls.available_permits(),
+                waiting: waiting.requests,
+                waiting_max: settings.buffer_requests_max,
+                waiting_bytes: waiting.bytes,
+            })
+        };
+        let stop = self.doors.stop.clone();
+        tokio::spawn(metrics::serve(listener, Arc::new(render), stop));
+        Ok(())
+    }
+
     fn spawn_sweeper(&self) {
         let (buffer, stop) = (self.buffer.clone(), self.doors.stop.clone());
+        let metrics = self.metrics.clone();
         tokio::spawn(async move {
             while !stop.is_cancelled() {
                 match buffer.expire().await {
                     Ok(0) => {}
-                    Ok(requests) => tracing::warn!(requests, "requests waited too long"),
+                    Ok(requests) => {
+                        metrics.expired(requests);
+                        tracing::warn!(requests, "requests waited too long");
+                    }
                     Err(error) => tracing::error!(%error, "old requests not removed"),
                 }
                 tokio::select! {

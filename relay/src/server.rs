@@ -39,8 +39,8 @@ pub struct Doors {
     pub revoked: Arc<RwLock<Revocations>>,
     /// How client connections are kept alive.
     pub keepalive: Keepalive,
-    /// Client connections at most.
-    pub clients_max: usize,
+    /// Places for client connections.
+    pub client_places: Arc<Semaphore>,
     /// Cancelled when the relay stops: connections finish their calls.
     pub stop: CancellationToken,
     /// Connections that are still there.
@@ -50,10 +50,9 @@ pub struct Doors {
 impl Doors {
     /// Serves clients until the relay stops.
     pub async fn serve_clients(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(self.clients_max));
         while let Some((stream, address)) = self.next(&listener).await {
             // Over the limit the connection is closed: the client sees it and goes elsewhere.
-            let Ok(place) = places.clone().try_acquire_owned() else {
+            let Ok(place) = self.client_places.clone().try_acquire_owned() else {
                 tracing::warn!(%address, "client refused: as many connections as there may be");
                 continue;
             };

@@ -11,6 +11,7 @@ use tonic::Code;
 
 use super::{Buffer, BufferError, Kept};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::router::{TunnelBody, set_metadata};
 use crate::tunnel::{Link, call_uri};
 
@@ -18,6 +19,7 @@ use crate::tunnel::{Link, call_uri};
 pub struct Deliverer {
     relay_id: String,
     buffer: Arc<dyn Buffer>,
+    metrics: Arc<Metrics>,
     /// One delivery at a time for each machine, also while one tunnel replaces another.
     turns: Mutex<HashMap<MachineId, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -36,11 +38,12 @@ enum Delivered {
 impl Deliverer {
     /// A deliverer for this relay.
     #[must_use]
-    pub fn new(relay_id: String, buffer: Arc<dyn Buffer>) -> Self {
+    pub fn new(relay_id: String, buffer: Arc<dyn Buffer>, metrics: Arc<Metrics>) -> Self {
         let turns = Mutex::default();
         Self {
             relay_id,
             buffer,
+            metrics,
             turns,
         }
     }
@@ -103,6 +106,7 @@ impl Deliverer {
             tracing::warn!(%machine, order, ?code, "a request that waited ended with an error");
         }
         self.buffer.settle(&ticket, code).await?;
+        self.metrics.delivered(code);
         Ok(Some(true))
     }
 

@@ -29,6 +29,7 @@ use tower::ServiceExt;
 
 use crate::auth::Caller;
 use crate::buffer::Buffer;
+use crate::metrics::Metrics;
 use crate::tunnel::{Link, Table};
 
 /// Takes calls from clients and passes them on.
@@ -47,6 +48,8 @@ pub struct Router {
     pub message_bytes_max: u64,
     /// Load balancers whose word on a caller's address is taken.
     pub trusted_proxies: Vec<IpAddr>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// The relay's own services, for calls that name no machine.
     pub own: Routes,
 }
@@ -63,7 +66,13 @@ impl Router {
         }
         let address = self.address_of(request.headers(), address);
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
-            self.route(request, address).await
+            let arrived = Instant::now();
+            let answered = self.route(request, address).await;
+            match &answered {
+                Ok(_) => self.metrics.passed(arrived.elapsed()),
+                Err(status) => self.metrics.refused(status.code()),
+            }
+            answered
         } else {
             self.answer_itself(request, address).await
         };
@@ -123,6 +132,9 @@ impl Router {
         {
             let id = machine.clone();
             let told = wait::keep(request, may_wait, &caller, machine, &self.buffer).await;
+            if told.metadata().contains_key(metadata::BUFFERED) {
+                self.metrics.buffered();
+            }
             // The tunnel may have come while the request was written.
             if let Some(link) = self.table.find(&id) {
                 link.kick();

@@ -15,6 +15,7 @@ use super::{Link, Registered, Table};
 use crate::auth::MachineCertificate;
 use crate::buffer::Deliverer;
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::registry::{Registry, RegistryError};
 
 /// Who is at the other end of a connection, as the transport has proved it.
@@ -63,6 +64,8 @@ pub struct Accept {
     pub registry: Arc<dyn Registry>,
     /// Delivers what waited.
     pub deliverer: Arc<Deliverer>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// How tunnels are kept alive.
     pub keepalive: Keepalive,
     /// Tunnels at most.
@@ -79,6 +82,19 @@ impl Accept {
     /// # Errors
     /// When the greeting fails or is refused; the connection is closed then.
     pub async fn accept<S>(
+        self: &Arc<Self>,
+        stream: S,
+        identity: &Identity,
+    ) -> Result<Arc<Link>, AcceptError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let opened = self.open(stream, identity).await;
+        self.metrics.tunnel(opened.is_ok());
+        opened
+    }
+
+    async fn open<S>(
         self: &Arc<Self>,
         mut stream: S,
         identity: &Identity,

@@ -66,7 +66,11 @@ impl Relay {
         let path = folder.path().join("buffer.db");
         let buffer: Arc<dyn Buffer> =
             Arc::new(EmbeddedBuffer::open(&path, options.buffer.clone()).unwrap());
-        let deliverer = Arc::new(Deliverer::new("relay-test".into(), buffer.clone()));
+        let deliverer = Arc::new(Deliverer::new(
+            "relay-test".into(),
+            buffer.clone(),
+            Arc::default(),
+        ));
         let router = Router {
             relay_id: "relay-test".into(),
             table: table.clone(),
@@ -80,12 +84,14 @@ impl Relay {
             calls: Arc::new(Semaphore::new(limits::CALLS_MAX_DEFAULT)),
             message_bytes_max: options.message_bytes_max,
             trusted_proxies: Vec::new(),
+            metrics: Arc::default(),
             own: Routes::default(),
         };
         let accept = Accept {
             relay_id: "relay-test".into(),
             table: table.clone(),
             deliverer,
+            metrics: Arc::default(),
             registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
             keepalive: options.keepalive,
             tunnels_max: options.tunnels_max,
@@ -100,7 +106,7 @@ impl Relay {
             enrol: None,
             revoked: Arc::default(),
             keepalive: options.keepalive,
-            clients_max: limits::CLIENTS_MAX_DEFAULT,
+            client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
