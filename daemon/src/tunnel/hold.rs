@@ -135,6 +135,8 @@ struct Holder {
 /// Why a tunnel that was open is no longer the one to use.
 enum Ended {
     GoAway(GoAway),
+    /// Another relay is the machine's now.
+    Moved,
     Connection(String),
 }
 
@@ -148,10 +150,12 @@ impl Holder {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut failures = 0;
+        // A tunnel that is served until the next one is open.
+        let mut old: Option<CancellationToken> = None;
         while !self.stop.is_cancelled() {
             self.state.send_replace(TunnelState::Dialling);
             let dialled = tokio::select! {
-                dialled = self.dial() => dialled,
+                dialled = self.dial(false) => dialled,
                 () = self.stop.cancelled() => break,
             };
             let (why, pause) = match dialled {
@@ -160,8 +164,18 @@ impl Holder {
                     tracing::info!(relay = %relay_id, epoch, "tunnel open");
                     let open = TunnelState::Open { relay_id, epoch };
                     self.state.send_replace(open);
-                    match self.serve_until_left(stream, service.clone()).await {
+                    if let Some(old) = old.take() {
+                        old.cancel();
+                    }
+                    let leave = self.stop.child_token();
+                    let served = self.serve_until_left(stream, service.clone(), leave.clone());
+                    match served.await {
                         Ended::GoAway(GoAway::Drain) => continue,
+                        Ended::Moved => {
+                            tracing::info!("another relay is this machine's now");
+                            old = Some(leave);
+                            continue;
+                        }
                         Ended::GoAway(GoAway::Replaced) => {
                             let why = "a newer tunnel of this machine took over".to_owned();
                             (why, self.options.replaced_pause)
@@ -200,7 +214,12 @@ impl Holder {
         self.options.backoff.pause(failures, random)
     }
 
-    async fn serve_until_left<S, B>(&self, stream: Box<dyn Connection>, service: S) -> Ended
+    async fn serve_until_left<S, B>(
+        &self,
+        stream: Box<dyn Connection>,
+        service: S,
+        leave: CancellationToken,
+    ) -> Ended
     where
         S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -210,7 +229,6 @@ impl Holder {
     {
         let (told, mut reason) = watch::channel(None);
         let options = self.options.clone();
-        let leave = self.stop.clone();
         let once = self.once.clone();
         // A task of its own: after a go-away it finishes its calls beside the next tunnel.
         let mut serving = self.connections.spawn(async move {
@@ -226,16 +244,38 @@ impl Holder {
             Ok(reason) = reason.wait_for(Option::is_some) => {
                 Ended::GoAway((*reason).unwrap_or(GoAway::Drain))
             }
+            () = self.until_moved() => Ended::Moved,
         }
     }
 
-    async fn dial(&self) -> Result<(Box<dyn Connection>, String, u64), DialError> {
-        tokio::time::timeout(self.options.dial_timeout, self.dial_slowly())
+    /// Returns when the relay that is reached is no longer the one of the open tunnel.
+    async fn until_moved(&self) {
+        let TunnelState::Open { relay_id: here, .. } = self.state.borrow().clone() else {
+            return std::future::pending().await;
+        };
+        loop {
+            // Spread over half the time, so that not all daemons ask at once.
+            let fraction = (uuid::Uuid::new_v4().as_u128() % 1024) as f64 / 1024.0;
+            let pause = self.options.place_check.mul_f64(0.75 + fraction / 2.0);
+            tokio::time::sleep(pause).await;
+            match self.dial(true).await {
+                Ok((_, relay_id, _)) if relay_id != here => return,
+                // What cannot be reached is no better place.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn dial(&self, probe: bool) -> Result<(Box<dyn Connection>, String, u64), DialError> {
+        tokio::time::timeout(self.options.dial_timeout, self.dial_slowly(probe))
             .await
             .unwrap_or(Err(DialError::Slow))
     }
 
-    async fn dial_slowly(&self) -> Result<(Box<dyn Connection>, String, u64), DialError> {
+    async fn dial_slowly(
+        &self,
+        probe: bool,
+    ) -> Result<(Box<dyn Connection>, String, u64), DialError> {
         let address = &self.options.relay_address;
         let connected = TcpStream::connect(address).await;
         let tcp = connected.map_err(|source| DialError::Connect {
@@ -260,6 +300,7 @@ impl Holder {
             machine_id: self.options.machine.clone(),
             instance: self.instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            probe,
         };
         write_greeting(&mut stream, &hello).await?;
         match read_greeting(&mut stream).await? {

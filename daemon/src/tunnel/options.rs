@@ -20,6 +20,10 @@ pub struct TunnelOptions {
     /// Pause after a newer tunnel of this machine took over: two daemons of one machine must not
     /// take it from each other all the time.
     pub replaced_pause: Duration,
+    /// How often the daemon asks, by a short connection of its own, which relay it reaches now.
+    /// Behind a load balancer that may become another one, and the tunnel then moves there before
+    /// it leaves the old one.
+    pub place_check: Duration,
     /// How often the relay is asked whether it lives.
     pub keepalive_interval: Duration,
     /// Without an answer for so long, the connection counts as dead.
@@ -45,6 +49,7 @@ impl TunnelOptions {
                 last: Duration::from_secs(30),
             },
             replaced_pause: Duration::from_secs(60),
+            place_check: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(10),

@@ -78,6 +78,7 @@ pub struct Accept {
 
 impl Accept {
     /// Greets a new connection and opens the tunnel, which is in the table when this returns.
+    /// `None` when the daemon only asked which relay this is.
     ///
     /// # Errors
     /// When the greeting fails or is refused; the connection is closed then.
@@ -85,12 +86,16 @@ impl Accept {
         self: &Arc<Self>,
         stream: S,
         identity: &Identity,
-    ) -> Result<Arc<Link>, AcceptError>
+    ) -> Result<Option<Arc<Link>>, AcceptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let opened = self.open(stream, identity).await;
-        self.metrics.tunnel(opened.is_ok());
+        match &opened {
+            Ok(None) => {}
+            Ok(Some(_)) => self.metrics.tunnel(true),
+            Err(_) => self.metrics.tunnel(false),
+        }
         opened
     }
 
@@ -98,13 +103,16 @@ impl Accept {
         self: &Arc<Self>,
         mut stream: S,
         identity: &Identity,
-    ) -> Result<Arc<Link>, AcceptError>
+    ) -> Result<Option<Arc<Link>>, AcceptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let in_time = Duration::from_millis(limits::GREETING_MS_MAX);
         let greeted = tokio::time::timeout(in_time, self.greet(&mut stream, identity)).await;
         let (hello, epoch) = greeted.map_err(|_| AcceptError::Slow)??;
+        if hello.probe {
+            return Ok(None);
+        }
         let about = About {
             machine: hello.machine_id,
             instance: hello.instance,
@@ -142,7 +150,7 @@ impl Accept {
                 }
             }
         });
-        Ok(link)
+        Ok(Some(link))
     }
 
     async fn greet<S>(
@@ -162,10 +170,13 @@ impl Accept {
             write_greeting(stream, &refused).await?;
             return Err(AcceptError::Refused { reason, message });
         }
-        let epoch = self
-            .registry
-            .claim(&hello.machine_id, &self.relay_id)
-            .await?;
+        let epoch = match hello.probe {
+            true => 0,
+            false => {
+                let claim = self.registry.claim(&hello.machine_id, &self.relay_id);
+                claim.await?
+            }
+        };
         let accepted = Welcome::Accepted {
             relay_id: self.relay_id.clone(),
             epoch,

@@ -7,6 +7,7 @@ mod program;
 mod calls;
 mod credentials;
 mod figures;
+mod fleet;
 mod killed;
 mod tunnels;
 mod waiting;

@@ -105,8 +105,13 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a relay; `ports` are those of an earlier one, or 0.
     pub(crate) fn start(folder: &Folder, ports: (u16, u16), flags: &[&str]) -> Self {
-        let mut child = folder
-            .command()
+        Self::start_in(folder.path.path(), ports, flags)
+    }
+
+    pub(crate) fn start_in(state: &Path, ports: (u16, u16), flags: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_betcode-relay"))
+            .arg("--state-folder")
+            .arg(state)
             .arg("serve")
             .args(["--client-listen", &format!("127.0.0.1:{}", ports.0)])
             .args(["--tunnel-listen", &format!("127.0.0.1:{}", ports.1)])

@@ -25,6 +25,10 @@ pub struct Hello {
     pub instance: String,
     /// The daemon's version, for people.
     pub version: String,
+    /// The daemon only asks which relay it reaches; the connection ends after the answer. Relays
+    /// come and go, and so a machine's place among them changes.
+    #[serde(default)]
+    pub probe: bool,
 }
 
 /// What the relay answers.
@@ -35,7 +39,8 @@ pub enum Welcome {
     Accepted {
         /// The relay's own name.
         relay_id: String,
-        /// Number of this tunnel: a later tunnel of the same machine has a higher one.
+        /// Number of this tunnel: a later tunnel of the same machine has a higher one. 0 for a
+        /// probe.
         epoch: u64,
     },
     /// The tunnel is refused, and the connection ends.
@@ -159,6 +164,7 @@ mod tests {
             machine_id: "m-1".parse().unwrap(),
             instance: "i".into(),
             version: "0".into(),
+            probe: false,
         };
         let mut wire = Vec::new();
         write_greeting(&mut wire, &hello).await.unwrap();
