@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use betcode_relay::Relay;
 use betcode_relay::auth::{Enrolments, Revocations, StateFolder, TokenIssuer};
 use betcode_relay::limits;
+use betcode_relay::plan::{self, Load};
 use betcode_relay::settings::Settings;
 use betcode_schema_tunnel::MachineId;
 use clap::{Args, Subcommand};
@@ -99,6 +100,26 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
             let machine: MachineId = machine.parse()?;
             revoke(&state()?, |revoked| {
                 revoked.machines.insert(machine, now_s());
+            })?;
+        }
+        Command::Plan {
+            tunnels,
+            clients,
+            buffered,
+            rps,
+            json,
+        } => {
+            let load = Load::of(&settings(Map::new())?);
+            let load = Load {
+                tunnels: tunnels.unwrap_or(load.tunnels),
+                clients: clients.unwrap_or(load.clients),
+                buffered: buffered.unwrap_or(load.buffered),
+                rps: rps.unwrap_or(load.rps),
+            };
+            let plan = plan::plan(&load)?;
+            say(&match json {
+                true => serde_json::to_string_pretty(&plan)?,
+                false => plan.text(),
             })?;
         }
         Command::Config(flags) => {

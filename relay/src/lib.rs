@@ -17,6 +17,7 @@ pub mod files;
 pub mod limits;
 pub mod metrics;
 pub mod own;
+pub mod plan;
 pub mod registry;
 mod relay;
 mod router;

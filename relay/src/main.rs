@@ -50,6 +50,24 @@ enum Command {
         /// The machine's id.
         machine: String,
     },
+    /// Print what the capacity plan says of relays, from these settings' limits or given numbers.
+    Plan {
+        /// Tunnels in all.
+        #[arg(long)]
+        tunnels: Option<u64>,
+        /// Clients in all.
+        #[arg(long)]
+        clients: Option<u64>,
+        /// Requests that wait.
+        #[arg(long)]
+        buffered: Option<u64>,
+        /// Calls a second in all.
+        #[arg(long)]
+        rps: Option<u64>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the settings in force.
     Config(commands::ServeFlags),
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use betcode_storage::capacity::levels::{Level, Metric, level_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,10 @@ pub struct Gauges {
     pub waiting_max: usize,
     /// Their bytes.
     pub waiting_bytes: u64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Memory that the plan gives a relay of this size.
+    pub memory_bytes_max: u64,
 }
 
 impl Metrics {
@@ -120,6 +125,12 @@ impl Metrics {
                 gauges.waiting_max as u64,
             ),
             ("waiting_bytes", "Bytes that wait", gauges.waiting_bytes),
+            ("resident_bytes", "Resident memory", gauges.resident_bytes),
+            (
+                "memory_bytes_max",
+                "Memory by the plan",
+                gauges.memory_bytes_max,
+            ),
         ] {
             put(&mut text, name, help, "gauge", &[("", value)]);
         }
@@ -153,6 +164,7 @@ impl Metrics {
         ] {
             put(&mut text, name, help, "counter", &[("", read(count))]);
         }
+        render_levels(&mut text, gauges);
         let labels: Vec<_> = (0..CODES)
             .map(|code| (format!("{{code=\"{code}\"}}"), read(&self.answered[code])))
             .collect();
@@ -180,6 +192,40 @@ impl Metrics {
         let sum_s = self.times_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
         let _ = writeln!(text, "{name}_sum {sum_s}\n{name}_count {count}");
     }
+}
+
+/// How near its limits the relay is, by the evaluation that all programs share: 0 for well, 1 for
+/// a warning, 2 for critical.
+fn render_levels(text: &mut String, gauges: &Gauges) {
+    let mut levels = Vec::new();
+    for (metric, used, limit) in [
+        (
+            Metric::Tunnels,
+            gauges.tunnels as u64,
+            gauges.tunnels_max as u64,
+        ),
+        (
+            Metric::BufferSize,
+            gauges.waiting as u64,
+            gauges.waiting_max as u64,
+        ),
+        (
+            Metric::Memory,
+            gauges.resident_bytes,
+            gauges.memory_bytes_max,
+        ),
+    ] {
+        // Without a limit there is no level.
+        if let Ok(level) = level_of(metric, used, limit, Level::Ok) {
+            levels.push((format!("{{metric=\"{}\"}}", metric.name()), level as u64));
+        }
+    }
+    let levels: Vec<_> = levels
+        .iter()
+        .map(|(label, n)| (label.as_str(), *n))
+        .collect();
+    let help = "How near its limit: 0 ok, 1 warning, 2 critical";
+    put(text, "level", help, "gauge", &levels);
 }
 
 fn put(text: &mut String, name: &str, help: &str, kind: &str, values: &[(&str, u64)]) {
@@ -249,11 +295,13 @@ mod tests {
         metrics.delivered(Code::DataLoss);
         let gauges = Gauges {
             tunnels: 7,
+            tunnels_max: 10,
             ..Gauges::default()
         };
         let text = metrics.render(&gauges);
         for line in [
             "betcode_relay_tunnels 7",
+            "betcode_relay_level{metric=\"tunnels\"} 1",
             "betcode_relay_calls_total{code=\"0\"} 3",
             "betcode_relay_calls_total{code=\"14\"} 1",
             "betcode_relay_delivered_total 1",

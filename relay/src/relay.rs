@@ -21,6 +21,7 @@ use crate::enrol::Enrol;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
 use crate::own::Own;
+use crate::plan;
 use crate::registry::EmbeddedRegistry;
 use crate::router::{Access, Gate, Router};
 use crate::server::Doors;
@@ -240,6 +241,8 @@ impl Relay {
                 waiting: waiting.requests,
                 waiting_max: settings.buffer_requests_max,
                 waiting_bytes: waiting.bytes,
+                resident_bytes: resident_bytes(),
+                memory_bytes_max: plan::memory_bytes(&settings),
             })
         };
         let stop = self.doors.stop.clone();
@@ -350,6 +353,14 @@ async fn open_buffer(
             why: Some(error.to_string()),
         }),
     }
+}
+
+/// Resident memory of this process; 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -9,5 +9,6 @@ mod credentials;
 mod figures;
 mod fleet;
 mod killed;
+mod operation;
 mod tunnels;
 mod waiting;

@@ -109,14 +109,27 @@ impl Running {
     }
 
     pub(crate) fn start_in(state: &Path, ports: (u16, u16), flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_betcode-relay"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_betcode-relay"));
+        command
             .arg("--state-folder")
             .arg(state)
             .arg("serve")
+            .args(flags);
+        command.env("RUST_LOG", "error");
+        Self::spawn(command, ports)
+    }
+
+    pub(crate) fn logging_to(folder: &Folder, log: &Path, level: &str) -> Self {
+        let mut command = folder.command();
+        command.arg("serve").env("RUST_LOG", level);
+        command.stderr(std::fs::File::create(log).unwrap());
+        Self::spawn(command, (0, 0))
+    }
+
+    fn spawn(mut command: Command, ports: (u16, u16)) -> Self {
+        let mut child = command
             .args(["--client-listen", &format!("127.0.0.1:{}", ports.0)])
             .args(["--tunnel-listen", &format!("127.0.0.1:{}", ports.1)])
-            .args(flags)
-            .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
