@@ -147,11 +147,11 @@ impl ServeFlags {
         // A flag that is absent says nothing, so that the file may say it.
         set(
             "client_plaintext",
-            self.client_plaintext.then(|| json!(true)),
+            self.client_plaintext.then_some(Value::Bool(true)),
         );
         set(
             "tunnel_plaintext",
-            self.tunnel_plaintext.then(|| json!(true)),
+            self.tunnel_plaintext.then_some(Value::Bool(true)),
         );
         flags
     }

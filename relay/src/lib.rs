@@ -18,6 +18,7 @@ pub mod limits;
 pub mod metrics;
 pub mod own;
 pub mod plan;
+mod preface;
 pub mod registry;
 mod relay;
 mod router;

@@ -92,7 +92,7 @@ impl Relay {
             table: table.clone(),
             buffer: buffer.clone(),
             gate: Gate {
-                access: Access::Tokens(verifier),
+                access: Access::Tokens(Box::new(verifier)),
                 revoked: revoked.clone(),
                 users: RateLimiter::new(rate(settings.user_calls_per_s, settings.user_calls_burst)),
                 addresses: RateLimiter::new(rate(

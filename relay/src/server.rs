@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{MachineCertificate, Revocations, read_machine_certificate};
 use crate::enrol::Enrol;
 use crate::limits;
+use crate::preface;
 use crate::router::Router;
 use crate::tls::Tls;
 use crate::tunnel::{Accept, AcceptError, Identity, Keepalive};
@@ -144,6 +145,10 @@ impl Doors {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let stream = match in_time(preface::read(stream)).await {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%address, %error, "no HTTP/2 with a client"),
+        };
         let router = self.router.clone();
         let service = service_fn(move |request| {
             let router = router.clone();

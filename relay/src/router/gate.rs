@@ -14,7 +14,7 @@ use crate::auth::{Caller, RateLimiter, Revocations, TokenVerifier};
 /// How clients prove who they are.
 pub enum Access {
     /// By a token.
-    Tokens(TokenVerifier),
+    Tokens(Box<TokenVerifier>),
     /// Not at all: every caller may call every machine. Only for plain loopback, on request.
     Open,
 }

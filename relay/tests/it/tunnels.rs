@@ -292,11 +292,15 @@ async fn a_client_that_opens_and_cancels_without_end_harms_only_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_tunnel_is_turned_away() {
     let relay = started().await;
-    let mut stream = TcpStream::connect(relay.tunnels).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut rest = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
-    assert!(closed.is_ok(), "closed, with or without an error");
+    for door in [relay.tunnels, relay.clients] {
+        let mut stream = TcpStream::connect(door).await.unwrap();
+        let http1 = b"GET / HTTP/1.1\r\nhost: example.org\r\n\r\n";
+        stream.write_all(http1).await.unwrap();
+        let mut rest = Vec::new();
+        let closed = stream.read_to_end(&mut rest);
+        let closed = tokio::time::timeout(Duration::from_secs(5), closed).await;
+        assert!(closed.is_ok(), "closed, with or without an error");
+    }
     let (tunnel, _) = relay.daemon("m-1").await;
     open(&tunnel).await;
 }
