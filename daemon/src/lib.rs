@@ -9,6 +9,7 @@
 //! * [`admission`] — who is let in, and which limit refuses;
 //! * [`transport`] — the Unix socket, loopback, mutual TLS;
 //! * [`status`] — the one mapping from the store's errors to gRPC statuses;
+//! * [`tunnel`] — the way out to a relay, for clients that cannot reach the machine;
 //! * [`settings`], [`lock`], [`health`], [`observe`] — operation.
 //!
 //! What is absent: SQL, decisions about history, and `unsafe` code.
@@ -31,3 +32,4 @@ pub mod settings;
 pub mod status;
 pub mod translate;
 pub mod transport;
+pub mod tunnel;

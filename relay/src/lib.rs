@@ -1,3 +1,31 @@
-//! gRPC router from clients to daemons by machine id.
+//! Router from clients to the daemons of machines behind NAT.
 //!
-//! An empty room so far: it holds no service yet, and pretends none.
+//! A daemon dials the relay and holds a tunnel to it; a client names a machine and calls it as if
+//! it were there. The relay passes calls of any service through, keeps those that may wait for a
+//! daemon that is away, and knows nothing of what they say.
+//!
+//! # Rooms
+//!
+//! [`server`] takes connections; `router` takes calls; [`tunnel`] holds the connections that
+//! daemons dialled; [`auth`] knows who may what; [`registry`] who holds which machine; [`limits`]
+//! holds every bound.
+
+pub mod auth;
+pub mod buffer;
+pub mod enrol;
+pub mod files;
+pub mod limits;
+pub mod metrics;
+pub mod own;
+pub mod plan;
+mod preface;
+pub mod registry;
+mod relay;
+mod router;
+pub mod server;
+pub mod settings;
+pub mod tls;
+pub mod tunnel;
+
+pub use relay::{Relay, StartError};
+pub use router::{Access, Gate, Router};

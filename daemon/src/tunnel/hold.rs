@@ -1,0 +1,316 @@
+//! Holding a tunnel: dialling, serving, dialling again.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use betcode_schema_tunnel::metadata::GoAway;
+use betcode_schema_tunnel::{
+    GreetingError, Hello, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
+};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use super::TunnelOptions;
+use super::once::Once;
+use super::serve::serve;
+
+/// Where a tunnel stands, for status and health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunnelState {
+    /// Dialling or greeting.
+    Dialling,
+    /// Open: clients of this relay reach the daemon.
+    Open {
+        /// The relay's name.
+        relay_id: String,
+        /// The tunnel's number there.
+        epoch: u64,
+    },
+    /// Waiting before the next attempt.
+    Waiting {
+        /// Why the last one ended.
+        why: String,
+        /// How long.
+        pause: Duration,
+    },
+    /// Stopped on request.
+    Stopped,
+}
+
+/// A tunnel that is held until it is stopped or dropped.
+pub struct Tunnel {
+    state: watch::Receiver<TunnelState>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("dial {address}: {source}")]
+    Connect {
+        address: String,
+        source: std::io::Error,
+    },
+    #[error("TLS with {address}: {source}")]
+    Tls {
+        address: String,
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Greeting(#[from] GreetingError),
+    #[error("the relay refused ({reason:?}): {message}")]
+    Refused { reason: Refusal, message: String },
+    #[error("no answer in time")]
+    Slow,
+}
+
+impl Tunnel {
+    /// Begins to hold a tunnel over which `service` is served. Must be called within a Tokio
+    /// runtime.
+    pub fn hold<S, B>(options: TunnelOptions, service: S) -> Self
+    where
+        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (told, state) = watch::channel(TunnelState::Dialling);
+        let stop = CancellationToken::new();
+        let connections = TaskTracker::new();
+        let holder = Holder {
+            instance: uuid::Uuid::new_v4().simple().to_string(),
+            options,
+            state: told,
+            stop: stop.clone(),
+            connections: connections.clone(),
+            once: Once::default(),
+        };
+        connections.spawn(holder.run(service));
+        Self {
+            state,
+            stop,
+            connections,
+        }
+    }
+
+    /// Where the tunnel stands, now and as it changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<TunnelState> {
+        self.state.clone()
+    }
+
+    /// Takes no more calls, lets those under way finish for at most `grace`, and ends.
+    pub async fn stop(self, grace: Duration) {
+        self.stop.cancel();
+        self.connections.close();
+        let _ = tokio::time::timeout(grace, self.connections.wait()).await;
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Holder {
+    instance: String,
+    options: TunnelOptions,
+    state: watch::Sender<TunnelState>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    /// Outlives single tunnels: repeats come over the next one.
+    once: Once,
+}
+
+/// Why a tunnel that was open is no longer the one to use.
+enum Ended {
+    GoAway(GoAway),
+    /// Another relay is the machine's now.
+    Moved,
+    Connection(String),
+}
+
+impl Holder {
+    async fn run<S, B>(self, service: S)
+    where
+        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut failures = 0;
+        // A tunnel that is served until the next one is open.
+        let mut old: Option<CancellationToken> = None;
+        while !self.stop.is_cancelled() {
+            self.state.send_replace(TunnelState::Dialling);
+            let dialled = tokio::select! {
+                dialled = self.dial(false) => dialled,
+                () = self.stop.cancelled() => break,
+            };
+            let (why, pause) = match dialled {
+                Ok((stream, relay_id, epoch)) => {
+                    failures = 0;
+                    tracing::info!(relay = %relay_id, epoch, "tunnel open");
+                    let open = TunnelState::Open { relay_id, epoch };
+                    self.state.send_replace(open);
+                    if let Some(old) = old.take() {
+                        old.cancel();
+                    }
+                    let leave = self.stop.child_token();
+                    let served = self.serve_until_left(stream, service.clone(), leave.clone());
+                    match served.await {
+                        Ended::GoAway(GoAway::Drain) => continue,
+                        Ended::Moved => {
+                            tracing::info!("another relay is this machine's now");
+                            old = Some(leave);
+                            continue;
+                        }
+                        Ended::GoAway(GoAway::Replaced) => {
+                            let why = "a newer tunnel of this machine took over".to_owned();
+                            (why, self.options.replaced_pause)
+                        }
+                        Ended::GoAway(GoAway::Revoked) => {
+                            let why = "the relay no longer accepts this machine".to_owned();
+                            (why, self.options.replaced_pause)
+                        }
+                        Ended::Connection(why) => {
+                            failures = 1;
+                            (why, self.pause(failures))
+                        }
+                    }
+                }
+                Err(error) => {
+                    failures += 1;
+                    (error.to_string(), self.pause(failures))
+                }
+            };
+            if self.stop.is_cancelled() {
+                break;
+            }
+            tracing::info!(why, pause_ms = pause.as_millis() as u64, "no tunnel");
+            self.state.send_replace(TunnelState::Waiting { why, pause });
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+        self.state.send_replace(TunnelState::Stopped);
+    }
+
+    fn pause(&self, failures: u32) -> Duration {
+        // A version 4 id is as random as the system can be; its low half has no fixed bits but two.
+        let random = uuid::Uuid::new_v4().as_u64_pair().1 << 2;
+        self.options.backoff.pause(failures, random)
+    }
+
+    async fn serve_until_left<S, B>(
+        &self,
+        stream: Box<dyn Connection>,
+        service: S,
+        leave: CancellationToken,
+    ) -> Ended
+    where
+        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (told, mut reason) = watch::channel(None);
+        let options = self.options.clone();
+        let once = self.once.clone();
+        // A task of its own: after a go-away it finishes its calls beside the next tunnel.
+        let mut serving = self.connections.spawn(async move {
+            let ended = serve(stream, service, &options, once, told, leave).await;
+            ended.map_err(|error| error.to_string())
+        });
+        tokio::select! {
+            ended = &mut serving => Ended::Connection(match ended {
+                Ok(Ok(())) => "the relay closed the tunnel".to_owned(),
+                Ok(Err(error)) => format!("the tunnel broke: {error}"),
+                Err(error) => format!("serving failed: {error}"),
+            }),
+            Ok(reason) = reason.wait_for(Option::is_some) => {
+                Ended::GoAway((*reason).unwrap_or(GoAway::Drain))
+            }
+            () = self.until_moved() => Ended::Moved,
+        }
+    }
+
+    /// Returns when the relay that is reached is no longer the one of the open tunnel.
+    async fn until_moved(&self) {
+        let TunnelState::Open { relay_id: here, .. } = self.state.borrow().clone() else {
+            return std::future::pending().await;
+        };
+        loop {
+            // Spread over half the time, so that not all daemons ask at once.
+            let fraction = (uuid::Uuid::new_v4().as_u128() % 1024) as f64 / 1024.0;
+            let pause = self.options.place_check.mul_f64(0.75 + fraction / 2.0);
+            tokio::time::sleep(pause).await;
+            match self.dial(true).await {
+                Ok((_, relay_id, _)) if relay_id != here => return,
+                // What cannot be reached is no better place.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn dial(&self, probe: bool) -> Result<(Box<dyn Connection>, String, u64), DialError> {
+        tokio::time::timeout(self.options.dial_timeout, self.dial_slowly(probe))
+            .await
+            .unwrap_or(Err(DialError::Slow))
+    }
+
+    async fn dial_slowly(
+        &self,
+        probe: bool,
+    ) -> Result<(Box<dyn Connection>, String, u64), DialError> {
+        let address = &self.options.relay_address;
+        let connected = TcpStream::connect(address).await;
+        let tcp = connected.map_err(|source| DialError::Connect {
+            address: address.clone(),
+            source,
+        })?;
+        // Small messages must not wait for larger ones.
+        let _ = tcp.set_nodelay(true);
+        let mut stream: Box<dyn Connection> = match &self.options.tls {
+            None => Box::new(tcp),
+            Some(tls) => {
+                let connector = TlsConnector::from(tls.config.clone());
+                let secured = connector.connect(tls.server_name.clone(), tcp).await;
+                Box::new(secured.map_err(|source| DialError::Tls {
+                    address: address.clone(),
+                    source,
+                })?)
+            }
+        };
+        let hello = Hello {
+            protocol: PROTOCOL,
+            machine_id: self.options.machine.clone(),
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            probe,
+        };
+        write_greeting(&mut stream, &hello).await?;
+        match read_greeting(&mut stream).await? {
+            Welcome::Accepted { relay_id, epoch } => Ok((stream, relay_id, epoch)),
+            Welcome::Refused { reason, message } => Err(DialError::Refused { reason, message }),
+        }
+    }
+}
+
+/// A connection, with TLS or without.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}

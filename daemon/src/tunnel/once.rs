@@ -1,0 +1,264 @@
+//! Counting once what may come more than once.
+//!
+//! The relay delivers a request that waited again when it could not learn of the daemon's answer.
+//! Such a request carries an idempotency key. The first of a key is carried out to its end, even
+//! when the connection breaks under it; a later one waits for that end and gets the same status.
+//! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
+//! request itself (an append names the sequence that it expects).
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use betcode_schema_tunnel::metadata;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Full, Limited};
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use tower::{Service, ServiceExt};
+
+/// Keys that are remembered; the oldest give way. Ten times what one machine's buffer holds.
+const KEYS_MAX: usize = 10_000;
+
+/// Bytes of a request that may come more than once: what a relay keeps at most.
+const REQUEST_BYTES_MAX: usize = 1_000_000;
+/// Bytes of its answer, which is whole before any of it goes out.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// How a request ended: its code and text.
+pub(super) type Ended = (Code, String);
+
+/// Remembers requests by key.
+#[derive(Clone, Default)]
+pub(super) struct Once(Arc<Mutex<Memory>>);
+
+#[derive(Default)]
+struct Memory {
+    by_key: HashMap<String, watch::Receiver<Option<Ended>>>,
+    by_age: VecDeque<String>,
+}
+
+/// What to do with a request.
+pub(super) enum Turn {
+    /// It is the first of its key: carry it out and say how it ended.
+    First(Done),
+    /// It is a repeat: this is how the first one ends.
+    Repeat(watch::Receiver<Option<Ended>>),
+}
+
+/// Says how the first request of a key ended. When it is dropped without a word, or with an
+/// ending that invites another attempt, the key is forgotten.
+pub(super) struct Done {
+    once: Once,
+    key: String,
+    told: watch::Sender<Option<Ended>>,
+}
+
+impl Once {
+    /// The key of a request that may come more than once: one that waited, or that might have.
+    pub(super) fn key_of(headers: &HeaderMap) -> Option<String> {
+        let waited = headers.contains_key(metadata::BUFFERED_AT_MS);
+        let may_wait = headers.get(metadata::MAY_WAIT).is_some_and(|v| v == "true");
+        let key = headers.get(metadata::IDEMPOTENCY_KEY)?.to_str().ok()?;
+        (waited || may_wait).then(|| key.to_owned())
+    }
+
+    /// Answers a request, carrying it out only if it is the first of its key.
+    pub(super) async fn answer<I, S, B>(
+        &self,
+        key: String,
+        request: Request<I>,
+        service: S,
+    ) -> Response<Body>
+    where
+        I: HttpBody<Data = Bytes> + Send,
+        I::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Send + 'static,
+        S::Future: Send,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let waited = head.headers.contains_key(metadata::BUFFERED_AT_MS);
+        // Whole before its turn, so that a connection that breaks here costs nothing.
+        let body = match Limited::new(body, REQUEST_BYTES_MAX).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                let text = format!("a request that may wait has at most {REQUEST_BYTES_MAX} bytes");
+                return Status::resource_exhausted(text).into_http();
+            }
+            Err(_) => return Status::cancelled("the request broke off").into_http(),
+        };
+        let done = match self.turn(&key) {
+            Turn::First(done) => done,
+            Turn::Repeat(first) => {
+                let status = repeat(first).await;
+                // A relay asks how it ended; a client has to be told that it is a repeat.
+                return match waited || status.code() == Code::Unavailable {
+                    true => status.into_http(),
+                    false => settled(&status).into_http(),
+                };
+            }
+        };
+        let request = Request::from_parts(head, Body::new(Full::new(body)));
+        // A task of its own: dropping this future must not stop it halfway.
+        let carried = tokio::spawn(carry_out(request, service, done)).await;
+        carried.unwrap_or_else(|_| Status::internal("carrying it out failed").into_http())
+    }
+
+    pub(super) fn turn(&self, key: &str) -> Turn {
+        let mut memory = self.lock();
+        if let Some(first) = memory.by_key.get(key) {
+            return Turn::Repeat(first.clone());
+        }
+        let (told, ended) = watch::channel(None);
+        memory.by_key.insert(key.to_owned(), ended);
+        memory.by_age.push_back(key.to_owned());
+        while memory.by_age.len() > KEYS_MAX {
+            if let Some(oldest) = memory.by_age.pop_front() {
+                memory.by_key.remove(&oldest);
+            }
+        }
+        Turn::First(Done {
+            once: self.clone(),
+            key: key.to_owned(),
+            told,
+        })
+    }
+
+    // No code panics while it holds the lock, so a poisoned one is still whole.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Done {
+    pub(super) fn end(self, code: Code, text: &str) {
+        // These leave open whether it was carried out: the next attempt is a first one again.
+        let again = matches!(
+            code,
+            Code::Unavailable
+                | Code::ResourceExhausted
+                | Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Aborted
+                | Code::Internal
+                | Code::Unknown
+        );
+        if !again {
+            self.told.send_replace(Some((code, text.to_owned())));
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if self.told.borrow().is_none() {
+            let mut memory = self.once.lock();
+            memory.by_key.remove(&self.key);
+            memory.by_age.retain(|key| *key != self.key);
+        }
+    }
+}
+
+async fn carry_out<S, B>(request: Request<Body>, service: S, done: Done) -> Response<Body>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let Ok(response) = service.oneshot(request).await;
+    let (head, body) = response.into_parts();
+    let Ok(body) = Limited::new(body, ANSWER_BYTES_MAX).collect().await else {
+        return Status::internal("the answer broke off").into_http();
+    };
+    let status = match Status::from_header_map(&head.headers) {
+        Some(status) => Some(status),
+        None => body.trailers().and_then(Status::from_header_map),
+    };
+    if let Some(status) = status {
+        done.end(status.code(), status.message());
+    }
+    Response::from_parts(head, Body::new(body))
+}
+
+fn settled(ended: &Status) -> Status {
+    let code = ended.code();
+    let mut status = Status::already_exists(format!(
+        "a request of this idempotency key was settled before: {code:?} {}",
+        ended.message()
+    ));
+    let value = MetadataValue::from(code as i32);
+    status
+        .metadata_mut()
+        .insert(metadata::DELIVERED_CODE, value);
+    status
+}
+
+/// Waits for the first request's end and gives it to a repeat.
+pub(super) async fn repeat(mut first: watch::Receiver<Option<Ended>>) -> Status {
+    match first.wait_for(Option::is_some).await {
+        Ok(ended) => match &*ended {
+            Some((code, text)) => Status::new(*code, text.clone()),
+            None => Status::unavailable("the first attempt has not ended"),
+        },
+        Err(_) => Status::unavailable("the first attempt came to nothing; try again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_repeat_gets_the_end_of_the_first() {
+        let once = Once::default();
+        let Turn::First(done) = once.turn("k") else {
+            panic!()
+        };
+        let Turn::Repeat(first) = once.turn("k") else {
+            panic!()
+        };
+        done.end(Code::AlreadyExists, "there");
+        let status = repeat(first).await;
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::AlreadyExists, "there")
+        );
+        assert!(matches!(once.turn("k"), Turn::Repeat(_)));
+    }
+
+    #[tokio::test]
+    async fn what_came_to_nothing_may_be_tried_again() {
+        let once = Once::default();
+        for code in [None, Some(Code::Unavailable)] {
+            let Turn::First(done) = once.turn("k") else {
+                panic!()
+            };
+            let Turn::Repeat(first) = once.turn("k") else {
+                panic!()
+            };
+            match code {
+                Some(code) => done.end(code, ""),
+                None => drop(done),
+            }
+            assert_eq!(repeat(first).await.code(), Code::Unavailable);
+        }
+        assert!(matches!(once.turn("k"), Turn::First(_)));
+    }
+
+    #[test]
+    fn keys_are_bounded() {
+        let once = Once::default();
+        for key in 0..KEYS_MAX + 10 {
+            if let Turn::First(done) = once.turn(&key.to_string()) {
+                done.end(Code::Ok, "");
+            }
+        }
+        assert_eq!(once.lock().by_key.len(), KEYS_MAX);
+    }
+}

@@ -1,0 +1,100 @@
+//! Serving calls on a connection whose greeting is done.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use betcode_schema_tunnel::metadata::{GO_AWAY, GoAway};
+use betcode_schema_tunnel::{CONTROL_PREFIX, GO_AWAY_PATH};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Either;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tower::{Service, ServiceExt};
+
+use super::TunnelOptions;
+use super::once::Once;
+
+/// Calls that the relay cancelled before the service saw them, which are remembered before the
+/// connection is cut. One impatient client must not cost the others their tunnel.
+const RESETS_PENDING_MAX: usize = 4096;
+
+/// Serves until the connection ends. The reason that the relay gives for leaving is told through
+/// `told` at once; the calls under way go on.
+pub(super) async fn serve<I, S, B>(
+    stream: I,
+    service: S,
+    options: &TunnelOptions,
+    once: Once,
+    told: watch::Sender<Option<GoAway>>,
+    leave: CancellationToken,
+) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let told = Arc::new(told);
+    let serving = service_fn(move |request: Request<Incoming>| {
+        let service = service.clone();
+        let (told, once) = (told.clone(), once.clone());
+        async move {
+            if request.uri().path().starts_with(CONTROL_PREFIX) {
+                return Ok(control(&request, &told).map(Either::Left));
+            }
+            match Once::key_of(request.headers()) {
+                Some(key) => Ok(once.answer(key, request, service).await.map(Either::Left)),
+                None => {
+                    let request = request.map(tonic::body::Body::new);
+                    let answered = service.oneshot(request).await;
+                    answered.map(|response| response.map(Either::Right))
+                }
+            }
+        }
+    });
+    // Streams that nobody reads must never use the connection's window up.
+    let window = u64::from(options.stream_window_bytes) * u64::from(options.calls_max);
+    let window = u32::try_from(window.min(i32::MAX as u64)).unwrap_or(i32::MAX as u32);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(window)
+        .max_concurrent_streams(options.calls_max)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_PENDING_MAX)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .serve_connection(TokioIo::new(stream), serving);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => ended,
+        () = leave.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+/// Answers what the relay itself asks.
+fn control(
+    request: &Request<Incoming>,
+    told: &watch::Sender<Option<GoAway>>,
+) -> Response<tonic::body::Body> {
+    if request.uri().path() != GO_AWAY_PATH {
+        return Status::unimplemented("this daemon does not know that control call").into_http();
+    }
+    let reason = request.headers().get(GO_AWAY);
+    let reason = reason.and_then(|value| value.to_str().ok());
+    told.send_replace(Some(GoAway::parse(reason.unwrap_or_default())));
+    Status::ok("").into_http()
+}

@@ -1,0 +1,134 @@
+//! Enrolment: a one-time code lets one machine have its key certified, once.
+//!
+//! The file holds digests of codes, never codes. A command and the relay both write it, under a
+//! lock, and a code is struck off before its certificate is made: used once, or not at all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use betcode_schema_tunnel::MachineId;
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::{files, limits};
+
+/// Random bytes of a code.
+const CODE_BYTES: usize = 16;
+/// Bytes of the authority's digest that go with a code, by which a machine knows the relay.
+const PIN_BYTES: usize = 16;
+
+/// The file of codes that were not used yet.
+#[derive(Debug, Clone)]
+pub struct Enrolments(PathBuf);
+
+#[derive(Default, Serialize, Deserialize)]
+struct Pending(BTreeMap<String, Enrolment>);
+
+#[derive(Serialize, Deserialize)]
+struct Enrolment {
+    machine: MachineId,
+    /// Until when the code counts, Unix seconds.
+    until_s: u64,
+}
+
+impl Enrolments {
+    /// The file at `path`.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Makes a code for a machine; codes for it that were not used count no more. The code
+    /// carries a digest of the authority's certificate, so that the machine can tell this relay
+    /// from another.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn issue(
+        &self,
+        machine: &MachineId,
+        authority_der: &[u8],
+        now_s: u64,
+    ) -> io::Result<String> {
+        let mut code = [0; CODE_BYTES];
+        let random = SystemRandom::new().fill(&mut code);
+        random.map_err(|_| io::Error::other("the system gives no random bytes"))?;
+        let secret = hex(&code);
+        self.change(|pending| {
+            pending.retain(|_, old| old.machine != *machine && old.until_s >= now_s);
+            let enrolment = Enrolment {
+                machine: machine.clone(),
+                until_s: now_s + limits::ENROLMENT_LIFE_S,
+            };
+            pending.insert(hex(digest(&SHA256, secret.as_bytes()).as_ref()), enrolment);
+        })?;
+        let pin = digest(&SHA256, authority_der);
+        Ok(format!("{secret}-{}", hex(&pin.as_ref()[..PIN_BYTES])))
+    }
+
+    /// Uses a code up. `None` when there is no such code for this machine, or its time is over.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written; the code can be used again then.
+    pub fn take(&self, machine: &MachineId, code: &str, now_s: u64) -> io::Result<Option<()>> {
+        let secret = code.split('-').next().unwrap_or_default();
+        // Looked up by digest: how long that takes says nothing about codes.
+        let key = hex(digest(&SHA256, secret.as_bytes()).as_ref());
+        self.change(|pending| {
+            let there = pending.get(&key)?;
+            if there.machine != *machine {
+                return None;
+            }
+            let until_s = there.until_s;
+            pending.remove(&key);
+            (until_s >= now_s).then_some(())
+        })
+    }
+
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<String, Enrolment>) -> T,
+    ) -> io::Result<T> {
+        let _lock = files::lock(&self.0)?;
+        let mut pending = match std::fs::read(&self.0) {
+            Ok(text) => serde_json::from_slice::<Pending>(&text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Pending::default(),
+            Err(error) => return Err(error),
+        };
+        let changed = change(&mut pending.0);
+        files::replace(&self.0, &serde_json::to_vec_pretty(&pending)?)?;
+        Ok(changed)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_serves_its_machine_once_and_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let enrolments = Enrolments::at(folder.path().join("enrolments.json"));
+        let (a, b): (MachineId, MachineId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let code = enrolments.issue(&a, b"authority", 100).unwrap();
+        assert_eq!(enrolments.take(&b, &code, 100).unwrap(), None, "another's");
+        assert_eq!(enrolments.take(&a, "guess", 100).unwrap(), None);
+        assert_eq!(enrolments.take(&a, &code, 100).unwrap(), Some(()));
+        assert_eq!(enrolments.take(&a, &code, 100).unwrap(), None, "used");
+        let late = enrolments.issue(&a, b"authority", 100).unwrap();
+        let after_s = 101 + limits::ENROLMENT_LIFE_S;
+        assert_eq!(enrolments.take(&a, &late, after_s).unwrap(), None, "late");
+        let first = enrolments.issue(&a, b"authority", 100).unwrap();
+        let second = enrolments.issue(&a, b"authority", 100).unwrap();
+        assert_eq!(enrolments.take(&a, &first, 100).unwrap(), None, "replaced");
+        assert_eq!(enrolments.take(&a, &second, 100).unwrap(), Some(()));
+        let kept = std::fs::read_to_string(folder.path().join("enrolments.json")).unwrap();
+        assert_eq!(kept, "{}");
+    }
+}

@@ -1,0 +1,33 @@
+//! Who may what: tokens of clients, certificates of machines, and how often.
+
+mod authority;
+mod ed25519;
+mod enrolment;
+mod rate;
+mod revoked;
+mod token;
+
+pub use authority::{MachineCertificate, StateError, StateFolder, read_machine_certificate};
+pub use enrolment::Enrolments;
+pub use rate::{Rate, RateLimiter};
+pub use revoked::Revocations;
+pub use token::{Claims, InvalidToken, TokenIssuer, TokenVerifier};
+
+use betcode_schema_tunnel::MachineId;
+
+/// A client whose token was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub user: String,
+    /// Machines that the token names.
+    pub machines: Vec<MachineId>,
+}
+
+impl Caller {
+    /// Whether this caller may call that machine.
+    #[must_use]
+    pub fn may_call(&self, machine: &MachineId) -> bool {
+        self.machines.contains(machine)
+    }
+}

@@ -1,0 +1,73 @@
+//! What was revoked before its time: single tokens, all of a user's tokens so far, machines.
+//!
+//! A file of JSON, replaced whole, so that a command writes it and a running relay reads it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use betcode_schema_tunnel::MachineId;
+use serde::{Deserialize, Serialize};
+
+use super::{Claims, MachineCertificate};
+use crate::files;
+
+/// What was revoked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocations {
+    /// Ids of tokens, and when each would have ended (Unix seconds): then it can be forgotten.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, u64>,
+    /// Users, whose tokens issued up to this time (Unix seconds) count no more.
+    #[serde(default)]
+    pub users: BTreeMap<String, u64>,
+    /// Machines, whose certificates issued up to this time (Unix seconds) count no more.
+    #[serde(default)]
+    pub machines: BTreeMap<MachineId, u64>,
+}
+
+impl Revocations {
+    /// Reads the file; none means that nothing was revoked.
+    ///
+    /// # Errors
+    /// When there is a file that cannot be read. It must not be taken for an empty one.
+    pub fn load(path: &Path) -> io::Result<Self> {
+        match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes the file under a lock, forgetting tokens that have ended at `now_s` anyway.
+    ///
+    /// # Errors
+    /// When it cannot be read or written; the old one is whole then.
+    pub fn change(path: &Path, now_s: u64, change: impl FnOnce(&mut Self)) -> io::Result<()> {
+        let _lock = files::lock(path)?;
+        let mut revoked = Self::load(path)?;
+        change(&mut revoked);
+        revoked.tokens.retain(|_, end_s| *end_s >= now_s);
+        files::replace(path, &serde_json::to_vec_pretty(&revoked)?)
+    }
+
+    /// Whether a token was revoked.
+    #[must_use]
+    pub fn covers(&self, claims: &Claims) -> bool {
+        let of_user = self.users.get(&claims.sub);
+        self.tokens.contains_key(&claims.jti) || of_user.is_some_and(|&until| claims.iat <= until)
+    }
+
+    /// Whether a machine's certificate was revoked.
+    #[must_use]
+    pub fn covers_machine(&self, certificate: &MachineCertificate) -> bool {
+        self.covers_link(&certificate.machine, Some(certificate.issued_s))
+    }
+
+    /// The same for a tunnel that is open; one without a certificate has none to revoke.
+    #[must_use]
+    pub fn covers_link(&self, machine: &MachineId, issued_s: Option<u64>) -> bool {
+        let until = self.machines.get(machine);
+        until.is_some_and(|&until| issued_s.is_some_and(|issued_s| issued_s <= until))
+    }
+}

@@ -1,0 +1,205 @@
+//! Delivery of what waited, when its daemon is back: one request at a time, in order.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use betcode_schema_tunnel::{MachineId, metadata};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
+use http_body_util::{BodyExt, Full, Limited};
+use tonic::Code;
+
+use super::{Buffer, BufferError, Kept};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::router::{TunnelBody, set_metadata};
+use crate::tunnel::{Link, call_uri};
+
+/// Delivers from a buffer into tunnels.
+pub struct Deliverer {
+    relay_id: String,
+    buffer: Arc<dyn Buffer>,
+    metrics: Arc<Metrics>,
+    /// One delivery at a time for each machine, also while one tunnel replaces another.
+    turns: Mutex<HashMap<MachineId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// What came of one delivery.
+#[derive(Debug, PartialEq, Eq)]
+enum Delivered {
+    /// The daemon answered, and that is final.
+    Settled(Code),
+    /// The daemon could not take it now; it stays first.
+    Later,
+    /// The daemon failed at it; after several times it counts as failed.
+    Failed(Code),
+}
+
+impl Deliverer {
+    /// A deliverer for this relay.
+    #[must_use]
+    pub fn new(relay_id: String, buffer: Arc<dyn Buffer>, metrics: Arc<Metrics>) -> Self {
+        let turns = Mutex::default();
+        Self {
+            relay_id,
+            buffer,
+            metrics,
+            turns,
+        }
+    }
+
+    /// Delivers what waits for the tunnel's machine, and what comes to wait, until the tunnel
+    /// closes.
+    pub async fn deliver(&self, link: Arc<Link>) {
+        let turn = self.turn_of(link.machine());
+        let _turn = tokio::select! {
+            turn = turn.lock() => turn,
+            () = link.closed() => return,
+        };
+        let mut failures = 0_u32;
+        while link.is_open() {
+            match self.deliver_one(&link, failures).await {
+                Ok(Some(true)) => failures = 0,
+                Ok(Some(false)) => {
+                    failures = failures.saturating_add(1);
+                    let pause = pause_after(failures);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = link.closed() => return,
+                    }
+                }
+                Ok(None) => tokio::select! {
+                    () = link.kicked() => {}
+                    () = link.closed() => return,
+                },
+                Err(error) => {
+                    tracing::error!(machine = %link.machine(), %error, "delivery stands still");
+                    tokio::select! {
+                        () = tokio::time::sleep(Duration::from_millis(limits::DELIVERY_RETRY_MS_MAX)) => {}
+                        () = link.closed() => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers the first request. `None` when there is none, else whether it is settled.
+    async fn deliver_one(&self, link: &Link, failures: u32) -> Result<Option<bool>, BufferError> {
+        let Some(kept) = self.buffer.first(link.machine()).await? else {
+            return Ok(None);
+        };
+        let within = Duration::from_millis(limits::DELIVERY_MS_MAX);
+        let ticket = kept.ticket.clone();
+        let delivered = match self.request(kept) {
+            Ok(request) => tokio::time::timeout(within, call(link, request))
+                .await
+                .unwrap_or(Delivered::Failed(Code::DeadlineExceeded)),
+            Err(status) => Delivered::Settled(status.code()),
+        };
+        let code = match delivered {
+            Delivered::Settled(code) => code,
+            Delivered::Failed(code) if failures + 1 >= limits::DELIVERY_ATTEMPTS_MAX => code,
+            Delivered::Failed(_) | Delivered::Later => return Ok(Some(false)),
+        };
+        if code != Code::Ok {
+            let (machine, order) = (&ticket.machine, ticket.order);
+            tracing::warn!(%machine, order, ?code, "a request that waited ended with an error");
+        }
+        self.buffer.settle(&ticket, code).await?;
+        self.metrics.delivered(code);
+        Ok(Some(true))
+    }
+
+    fn request(&self, kept: Kept) -> Result<Request<TunnelBody>, tonic::Status> {
+        let waiting = kept.request;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &waiting.metadata {
+            // They came as headers, so they are.
+            if let (Ok(name), Ok(value)) =
+                (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+            {
+                headers.append(name, value);
+            }
+        }
+        set_metadata(&mut headers, &waiting.user, &self.relay_id)?;
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(
+            metadata::BUFFERED_AT_MS,
+            HeaderValue::from(kept.buffered_ms),
+        );
+        let mut request = Request::new(TunnelBody::Kept(Full::new(waiting.body)));
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = call_uri(&waiting.machine, &waiting.path);
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    fn turn_of(&self, machine: &MachineId) -> Arc<tokio::sync::Mutex<()>> {
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        let mut turns = self.turns.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(turn) = turns.get(machine).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(machine.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    let doubled = 2_u64.saturating_pow(failures.saturating_sub(1).min(31));
+    let pause_ms = limits::DELIVERY_RETRY_MS_MIN.saturating_mul(doubled);
+    Duration::from_millis(pause_ms.min(limits::DELIVERY_RETRY_MS_MAX))
+}
+
+/// Makes the call and waits for all of its answer, of which only the status counts.
+async fn call(link: &Link, request: Request<TunnelBody>) -> Delivered {
+    let Some(permit) = link.permit(None) else {
+        return Delivered::Later;
+    };
+    let Ok(response) = link.call(request).await else {
+        return Delivered::Later;
+    };
+    let (head, body) = response.into_parts();
+    let bytes_max = usize::try_from(limits::MESSAGE_BYTES_MAX_CEILING).unwrap_or(usize::MAX);
+    let status = match tonic::Status::from_header_map(&head.headers) {
+        Some(status) => Some(status),
+        None => match drain(Limited::new(body, bytes_max)).await {
+            Ok(trailers) => trailers.as_ref().and_then(tonic::Status::from_header_map),
+            Err(()) => return Delivered::Later,
+        },
+    };
+    drop(permit);
+    match status.map_or(Code::Unknown, |status| status.code()) {
+        // The daemon is there but cannot take it now: it is told again later, for days if needed.
+        Code::Unavailable | Code::ResourceExhausted | Code::Cancelled => Delivered::Later,
+        code @ (Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Aborted) => {
+            Delivered::Failed(code)
+        }
+        code => Delivered::Settled(code),
+    }
+}
+
+/// Reads a body to its trailers, keeping nothing else.
+async fn drain<B: http_body::Body + Unpin>(mut body: B) -> Result<Option<HeaderMap>, ()> {
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        if let Ok(found) = frame.map_err(|_| ())?.into_trailers() {
+            trailers = Some(found);
+        }
+    }
+    Ok(trailers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_bound() {
+        let pauses = [1, 2, 3, 20, 100].map(|failures| pause_after(failures).as_millis());
+        assert_eq!(pauses, [100, 200, 400, 30_000, 30_000]);
+    }
+}

@@ -1,0 +1,361 @@
+//! The buffer of one relay alone, on the history engine: the same durability as the history.
+//!
+//! Each request is a session of its own with one message, because a request must be able to go on
+//! its own and the engine removes sessions, not single messages. Outcomes are messages of one
+//! session a day, so that old ones go a day at a time. A request is settled by writing its
+//! outcome, in one commit; removing it is housekeeping after that, which a crash may leave for the
+//! next start.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+
+use betcode_schema_tunnel::MachineId;
+use betcode_storage::{
+    Batch, Clock, ReadRange, SessionFilter, SessionId, Store, StoreError, StoreOptions,
+};
+use tonic::Code;
+
+use super::index::{Bounds, Entry, Index, Reserved};
+use super::record::{self, Outcome};
+use super::{Answer, Buffer, BufferCounts, BufferError, Kept, Known, Placed, Ticket, Waiting};
+use crate::limits;
+
+const REQUEST_PREFIX: &str = "w~";
+const OUTCOME_PREFIX: &str = "o~";
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// How an [`EmbeddedBuffer`] is bounded.
+#[derive(Clone)]
+pub struct BufferOptions {
+    /// Requests that wait for one machine.
+    pub requests_per_machine_max: usize,
+    /// Requests that wait in all.
+    pub requests_max: usize,
+    /// Their bytes.
+    pub bytes_max: u64,
+    /// How long one waits, milliseconds.
+    pub age_ms_max: i64,
+    /// Source of time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for BufferOptions {
+    fn default() -> Self {
+        Self {
+            requests_per_machine_max: limits::BUFFER_REQUESTS_PER_MACHINE_MAX_DEFAULT,
+            requests_max: limits::BUFFER_REQUESTS_MAX_DEFAULT,
+            bytes_max: limits::BUFFER_BYTES_MAX_DEFAULT,
+            age_ms_max: limits::BUFFER_AGE_MS_MAX_DEFAULT,
+            clock: Arc::new(betcode_storage::SystemClock),
+        }
+    }
+}
+
+/// See the module.
+pub struct EmbeddedBuffer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<Store>,
+    options: BufferOptions,
+    index: Mutex<Index>,
+    order_next: AtomicU64,
+    /// Days that have an outcome.
+    outcome_days: Mutex<BTreeSet<i64>>,
+    /// Sessions that can go, for the thread that removes them.
+    done_with: mpsc::Sender<SessionId>,
+}
+
+impl EmbeddedBuffer {
+    /// Opens the buffer in a database file, created when there is none, and takes up what waits
+    /// in it. Blocks while it reads.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn open(path: &Path, options: BufferOptions) -> Result<Self, StoreError> {
+        let store_options = StoreOptions {
+            clock: options.clock.clone(),
+            // Room for what waits, and for what is gone but not yet given back.
+            db_bytes_max: options.bytes_max.saturating_mul(2).max(64_000_000),
+            payload_bytes_max: limits::BUFFER_REQUEST_BYTES_MAX,
+            ..StoreOptions::default()
+        };
+        let store = Arc::new(Store::open(path, store_options)?);
+        let (done_with, sessions) = mpsc::channel();
+        let inner = Arc::new(Inner {
+            index: Mutex::new(Index::new(Bounds {
+                requests_per_machine_max: options.requests_per_machine_max,
+                requests_max: options.requests_max,
+                bytes_max: options.bytes_max,
+                outcomes_max: limits::OUTCOMES_MAX,
+            })),
+            store: store.clone(),
+            options,
+            order_next: AtomicU64::new(1),
+            outcome_days: Mutex::default(),
+            done_with,
+        });
+        inner.load()?;
+        std::thread::Builder::new()
+            .name("buffer-removal".into())
+            .spawn(move || remove_sessions(&store, &sessions))
+            .map_err(|source| StoreError::Io {
+                action: "start a thread for",
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self { inner })
+    }
+}
+
+/// Removes sessions until the buffer is dropped. One that cannot be removed now is found again
+/// at the next start.
+fn remove_sessions(store: &Store, sessions: &mpsc::Receiver<SessionId>) {
+    while let Ok(session) = sessions.recv() {
+        if let Err(error) = store.delete(&session) {
+            tracing::warn!(%session, %error, "not removed from the buffer");
+        }
+    }
+}
+
+impl Inner {
+    fn load(&self) -> Result<(), StoreError> {
+        let listed = self.store.sessions(&SessionFilter::default())?;
+        let ids: BTreeSet<SessionId> = listed.sessions.into_iter().map(|s| s.id).collect();
+        let mut settled = BTreeSet::new();
+        for id in &ids {
+            let Some(day) = id.as_str().strip_prefix(OUTCOME_PREFIX) else {
+                continue;
+            };
+            lock(&self.outcome_days).extend(day.parse::<i64>().ok());
+            for message in self.store.read(id, ReadRange::all())? {
+                match serde_json::from_slice::<Outcome>(&message?.payload) {
+                    Ok(outcome) => {
+                        settled.insert(outcome.order);
+                        lock(&self.index).settled(outcome);
+                    }
+                    Err(error) => tracing::warn!(session = %id, %error, "an outcome is damaged"),
+                }
+            }
+        }
+        let order_settled_last = settled.last().copied().unwrap_or(0);
+        self.order_next
+            .fetch_max(order_settled_last + 1, Ordering::Relaxed);
+        for id in ids {
+            if !id.as_str().starts_with(REQUEST_PREFIX) {
+                continue;
+            }
+            let order = id.as_str().rsplit('~').next().and_then(|n| n.parse().ok());
+            let Some(order) = order else { continue };
+            self.order_next.fetch_max(order + 1, Ordering::Relaxed);
+            if settled.contains(&order) {
+                // Settled before the last stop, and not yet removed.
+                let _ = self.done_with.send(id);
+                continue;
+            }
+            if let Err(error) = self.load_request(&id, order) {
+                // It stays in the file for a person to look at; the others go on.
+                tracing::error!(session = %id, %error, "a request that waits cannot be read");
+            }
+        }
+        Ok(())
+    }
+
+    fn load_request(&self, id: &SessionId, order: u64) -> Result<(), BufferError> {
+        let (request, bytes, buffered_ms) = self.read(id)?;
+        let ticket = Ticket {
+            machine: request.machine.clone(),
+            priority: request.priority,
+            order,
+        };
+        let entry = Entry {
+            digest: record::digest(&request),
+            key: request.key,
+            bytes,
+            buffered_ms,
+            written: true,
+        };
+        lock(&self.index).insert(&ticket, entry);
+        Ok(())
+    }
+
+    /// A request, its size on disk, and when it was buffered.
+    fn read(&self, id: &SessionId) -> Result<(Waiting, usize, i64), BufferError> {
+        let mut messages = self.store.read(id, ReadRange::all()).map_err(failed)?;
+        let message = messages
+            .next()
+            .ok_or_else(|| record::damaged("it is empty"))?;
+        let message = message.map_err(failed)?;
+        let bytes = message.payload.len();
+        let request = record::decode(message.payload)?;
+        Ok((request, bytes, message.received_ms))
+    }
+
+    fn put(&self, request: &Waiting) -> Result<Placed, BufferError> {
+        let record = record::encode(request)?;
+        let (bytes, bytes_max) = (record.len(), limits::BUFFER_REQUEST_BYTES_MAX);
+        if bytes > bytes_max {
+            return Err(BufferError::TooBig { bytes, bytes_max });
+        }
+        let ticket = Ticket {
+            machine: request.machine.clone(),
+            priority: request.priority,
+            order: self.order_next.fetch_add(1, Ordering::Relaxed),
+        };
+        let entry = Entry {
+            key: request.key.clone(),
+            digest: record::digest(request),
+            bytes,
+            buffered_ms: self.options.clock.now_ms(),
+            written: false,
+        };
+        match lock(&self.index).reserve(&ticket, entry)? {
+            Reserved::There => return Ok(Placed::Buffered),
+            Reserved::Settled(code) => return Ok(Placed::Settled(code)),
+            Reserved::Place => {}
+        }
+        let appended = session_of(&ticket)
+            .and_then(|session| self.store.append(Batch::new(session, vec![record])));
+        let mut index = lock(&self.index);
+        match appended {
+            Ok(_) => {
+                index.written(&ticket);
+                Ok(Placed::Buffered)
+            }
+            Err(error) => {
+                index.remove(&ticket);
+                Err(failed(error))
+            }
+        }
+    }
+
+    fn first(&self, machine: &MachineId) -> Result<Option<Kept>, BufferError> {
+        let Some(ticket) = lock(&self.index).first(machine) else {
+            return Ok(None);
+        };
+        let (request, _, buffered_ms) = self.read(&session_of(&ticket).map_err(failed)?)?;
+        Ok(Some(Kept {
+            ticket,
+            buffered_ms,
+            request,
+        }))
+    }
+
+    fn settle(&self, ticket: &Ticket, code: Code) -> Result<(), BufferError> {
+        let settled_ms = self.options.clock.now_ms();
+        let Some(entry) = lock(&self.index).get(ticket).cloned() else {
+            return Ok(());
+        };
+        let outcome = Outcome {
+            machine: ticket.machine.clone(),
+            key: entry.key,
+            order: ticket.order,
+            digest: entry.digest,
+            code: code as i32,
+            settled_ms,
+        };
+        let day = settled_ms.div_euclid(DAY_MS);
+        let line = serde_json::to_vec(&outcome).map_err(record::damaged)?;
+        let session = SessionId::new(format!("{OUTCOME_PREFIX}{day}")).map_err(failed)?;
+        self.store
+            .append(Batch::new(session, vec![line.into()]))
+            .map_err(failed)?;
+        // From here on the request is settled, whatever happens to the rest.
+        lock(&self.outcome_days).insert(day);
+        let mut index = lock(&self.index);
+        index.remove(ticket);
+        index.settled(outcome);
+        drop(index);
+        let session = session_of(ticket).map_err(failed)?;
+        // It fails only when the removing thread is gone; the next start finds the session.
+        let _ = self.done_with.send(session);
+        Ok(())
+    }
+
+    fn expire(&self) -> Result<usize, BufferError> {
+        let now_ms = self.options.clock.now_ms();
+        let old = lock(&self.index).older_than(now_ms - self.options.age_ms_max);
+        for ticket in &old {
+            tracing::warn!(machine = %ticket.machine, order = ticket.order, "waited too long");
+            self.settle(ticket, Code::DeadlineExceeded)?;
+        }
+        let forget_ms = now_ms - limits::OUTCOME_AGE_MS_MAX;
+        lock(&self.index).forget_before(forget_ms);
+        // A day's outcomes can go when its last moment is too old.
+        let mut days = lock(&self.outcome_days);
+        let kept = days.split_off(&forget_ms.div_euclid(DAY_MS));
+        for day in std::mem::replace(&mut *days, kept) {
+            if let Ok(session) = SessionId::new(format!("{OUTCOME_PREFIX}{day}")) {
+                let _ = self.done_with.send(session);
+            }
+        }
+        Ok(old.len())
+    }
+}
+
+fn session_of(ticket: &Ticket) -> Result<SessionId, StoreError> {
+    let Ticket { machine, order, .. } = ticket;
+    SessionId::new(format!("{REQUEST_PREFIX}{machine}~{order:020}"))
+}
+
+fn failed(error: StoreError) -> BufferError {
+    BufferError::Store {
+        why: error.to_string(),
+    }
+}
+
+// No code panics while it holds one of these locks, so a poisoned one is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Runs what waits for the disk where waiting is allowed. It runs to its end even when nobody
+/// waits for it any more, so the index never says other than the disk.
+fn blocking<'a, T: Send + 'static>(
+    inner: &Arc<Inner>,
+    work: impl FnOnce(&Inner) -> Result<T, BufferError> + Send + 'static,
+) -> Answer<'a, T> {
+    let inner = inner.clone();
+    Box::pin(async move {
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.unwrap_or_else(|error| Err(record::damaged(error)))
+    })
+}
+
+impl Buffer for EmbeddedBuffer {
+    fn put(&self, request: Waiting) -> Answer<'_, Placed> {
+        blocking(&self.inner, move |inner| inner.put(&request))
+    }
+
+    fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
+        lock(&self.inner.index).known(machine, key)
+    }
+
+    fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>> {
+        if self.waiting(machine) == 0 {
+            return Box::pin(std::future::ready(Ok(None)));
+        }
+        let machine = machine.clone();
+        blocking(&self.inner, move |inner| inner.first(&machine))
+    }
+
+    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()> {
+        let ticket = ticket.clone();
+        blocking(&self.inner, move |inner| inner.settle(&ticket, code))
+    }
+
+    fn expire(&self) -> Answer<'_, usize> {
+        blocking(&self.inner, Inner::expire)
+    }
+
+    fn waiting(&self, machine: &MachineId) -> usize {
+        lock(&self.inner.index).waiting(machine)
+    }
+
+    fn counts(&self) -> BufferCounts {
+        lock(&self.inner.index).counts()
+    }
+}

@@ -1,0 +1,327 @@
+//! What waits, in memory: everything but the bodies. Pure; the disk is the caller's.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use betcode_schema_tunnel::MachineId;
+
+use super::record::Outcome;
+use super::{BufferCounts, BufferError, Known, Ticket};
+
+/// The buffer's bounds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) requests_per_machine_max: usize,
+    pub(crate) requests_max: usize,
+    pub(crate) bytes_max: u64,
+    pub(crate) outcomes_max: usize,
+}
+
+/// A request that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) digest: u64,
+    pub(super) bytes: usize,
+    pub(super) buffered_ms: i64,
+    /// Whether it is on disk. Until then it only holds its place.
+    pub(super) written: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By priority, then order.
+    entries: BTreeMap<(u8, u64), Entry>,
+    by_key: HashMap<String, (u8, u64)>,
+}
+
+/// See the module.
+pub(super) struct Index {
+    bounds: Bounds,
+    queues: HashMap<MachineId, Queue>,
+    outcomes: HashMap<(MachineId, String), Outcome>,
+    /// Keys of the outcomes, oldest first.
+    outcomes_by_age: VecDeque<(MachineId, String)>,
+    requests: usize,
+    bytes: u64,
+}
+
+/// What the index says to a request that wants in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reserved {
+    /// The place is held; write the request and call [`Index::written`] or [`Index::remove`].
+    Place,
+    /// It waits already, on disk.
+    There,
+    /// It was settled.
+    Settled(tonic::Code),
+}
+
+impl Index {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            queues: HashMap::new(),
+            outcomes: HashMap::new(),
+            outcomes_by_age: VecDeque::new(),
+            requests: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn reserve(
+        &mut self,
+        ticket: &Ticket,
+        entry: Entry,
+    ) -> Result<Reserved, BufferError> {
+        let bounds = self.bounds;
+        if let Some(outcome) = self.outcome(&ticket.machine, &entry.key) {
+            if outcome.digest != entry.digest {
+                return Err(BufferError::KeyTaken);
+            }
+            return Ok(Reserved::Settled(outcome.code()));
+        }
+        if let Some(queue) = self.queues.get(&ticket.machine) {
+            if let Some(there) = queue.by_key.get(&entry.key).map(|at| &queue.entries[at]) {
+                return match (there.digest == entry.digest, there.written) {
+                    (false, _) => Err(BufferError::KeyTaken),
+                    (true, false) => Err(BufferError::BeingWritten),
+                    (true, true) => Ok(Reserved::There),
+                };
+            }
+            let requests_max = bounds.requests_per_machine_max;
+            if queue.entries.len() >= requests_max {
+                return Err(BufferError::MachineFull { requests_max });
+            }
+        }
+        if self.requests >= bounds.requests_max {
+            let what = format!("{} requests", bounds.requests_max);
+            return Err(BufferError::Full { what });
+        }
+        if self.bytes + entry.bytes as u64 > bounds.bytes_max {
+            let what = format!("{} bytes", bounds.bytes_max);
+            return Err(BufferError::Full { what });
+        }
+        self.insert(ticket, entry);
+        Ok(Reserved::Place)
+    }
+
+    /// Puts an entry in without asking the bounds: what is on disk is there.
+    pub(super) fn insert(&mut self, ticket: &Ticket, entry: Entry) {
+        self.requests += 1;
+        self.bytes += entry.bytes as u64;
+        let queue = self.queues.entry(ticket.machine.clone()).or_default();
+        let at = (ticket.priority, ticket.order);
+        queue.by_key.insert(entry.key.clone(), at);
+        queue.entries.insert(at, entry);
+    }
+
+    pub(super) fn written(&mut self, ticket: &Ticket) {
+        let at = (ticket.priority, ticket.order);
+        if let Some(queue) = self.queues.get_mut(&ticket.machine)
+            && let Some(entry) = queue.entries.get_mut(&at)
+        {
+            entry.written = true;
+        }
+    }
+
+    pub(super) fn get(&self, ticket: &Ticket) -> Option<&Entry> {
+        let queue = self.queues.get(&ticket.machine)?;
+        queue.entries.get(&(ticket.priority, ticket.order))
+    }
+
+    pub(super) fn remove(&mut self, ticket: &Ticket) -> Option<Entry> {
+        let queue = self.queues.get_mut(&ticket.machine)?;
+        let entry = queue.entries.remove(&(ticket.priority, ticket.order))?;
+        queue.by_key.remove(&entry.key);
+        if queue.entries.is_empty() {
+            self.queues.remove(&ticket.machine);
+        }
+        self.requests -= 1;
+        self.bytes -= entry.bytes as u64;
+        Some(entry)
+    }
+
+    /// The machine's next request that is on disk.
+    pub(super) fn first(&self, machine: &MachineId) -> Option<Ticket> {
+        let queue = self.queues.get(machine)?;
+        let (&(priority, order), _) = queue.entries.iter().find(|(_, entry)| entry.written)?;
+        Some(Ticket {
+            machine: machine.clone(),
+            priority,
+            order,
+        })
+    }
+
+    /// Requests buffered before a time.
+    pub(super) fn older_than(&self, time_ms: i64) -> Vec<Ticket> {
+        let all = self.queues.iter().flat_map(|(machine, queue)| {
+            let old = queue
+                .entries
+                .iter()
+                .filter(move |(_, entry)| entry.written && entry.buffered_ms < time_ms);
+            old.map(|(&(priority, order), _)| Ticket {
+                machine: machine.clone(),
+                priority,
+                order,
+            })
+        });
+        all.collect()
+    }
+
+    pub(super) fn settled(&mut self, outcome: Outcome) {
+        let key = (outcome.machine.clone(), outcome.key.clone());
+        if self.outcomes.insert(key.clone(), outcome).is_none() {
+            self.outcomes_by_age.push_back(key);
+        }
+        while self.outcomes_by_age.len() > self.bounds.outcomes_max {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets outcomes from before a time.
+    pub(super) fn forget_before(&mut self, time_ms: i64) {
+        while let Some(oldest) = self.outcomes_by_age.front() {
+            let settled_ms = self.outcomes.get(oldest).map_or(i64::MIN, |o| o.settled_ms);
+            if settled_ms >= time_ms {
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.outcomes_by_age.pop_front() {
+            self.outcomes.remove(&oldest);
+        }
+    }
+
+    pub(super) fn outcome(&self, machine: &MachineId, key: &str) -> Option<&Outcome> {
+        self.outcomes.get(&(machine.clone(), key.to_owned()))
+    }
+
+    pub(super) fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
+        if let Some(outcome) = self.outcome(machine, key) {
+            return Some(Known::Settled(outcome.code()));
+        }
+        let queue = self.queues.get(machine)?;
+        queue.by_key.contains_key(key).then_some(Known::Waits)
+    }
+
+    pub(super) fn waiting(&self, machine: &MachineId) -> usize {
+        self.queues
+            .get(machine)
+            .map_or(0, |queue| queue.entries.len())
+    }
+
+    pub(super) fn counts(&self) -> BufferCounts {
+        BufferCounts {
+            requests: self.requests,
+            bytes: self.bytes,
+            machines: self.queues.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> Index {
+        Index::new(Bounds {
+            requests_per_machine_max: 3,
+            requests_max: 4,
+            bytes_max: 100,
+            outcomes_max: 2,
+        })
+    }
+
+    fn ticket(machine: &str, priority: u8, order: u64) -> Ticket {
+        let machine = machine.parse().unwrap();
+        Ticket {
+            machine,
+            priority,
+            order,
+        }
+    }
+
+    fn entry(key: &str, bytes: usize) -> Entry {
+        Entry {
+            key: key.into(),
+            digest: 1,
+            bytes,
+            buffered_ms: 10,
+            written: true,
+        }
+    }
+
+    #[test]
+    fn the_next_is_the_first_by_priority_then_order_that_is_on_disk() {
+        let mut index = index();
+        let machine: MachineId = "m".parse().unwrap();
+        for (priority, order) in [(5, 1), (5, 2)] {
+            let place = index.reserve(&ticket("m", priority, order), entry(&format!("{order}"), 1));
+            assert_eq!(place, Ok(Reserved::Place));
+        }
+        let urgent = ticket("m", 0, 3);
+        let unwritten = Entry {
+            written: false,
+            ..entry("3", 1)
+        };
+        index.reserve(&urgent, unwritten).unwrap();
+        assert_eq!(index.first(&machine), Some(ticket("m", 5, 1)));
+        index.written(&urgent);
+        for expected in [urgent, ticket("m", 5, 1), ticket("m", 5, 2)] {
+            let first = index.first(&machine).unwrap();
+            assert_eq!(first, expected);
+            index.remove(&first);
+        }
+        assert_eq!(index.first(&machine), None);
+        assert_eq!(index.counts(), BufferCounts::default());
+    }
+
+    #[test]
+    fn every_bound_refuses_and_nothing_gives_way() {
+        let mut index = index();
+        for order in 1..=3 {
+            index
+                .reserve(&ticket("m", 5, order), entry(&format!("{order}"), 10))
+                .unwrap();
+        }
+        let refused = index.reserve(&ticket("m", 0, 4), entry("4", 10));
+        assert_eq!(refused, Err(BufferError::MachineFull { requests_max: 3 }));
+        let refused = index.reserve(&ticket("n", 0, 4), entry("4", 71));
+        assert!(matches!(refused, Err(BufferError::Full { .. })));
+        index.reserve(&ticket("n", 0, 4), entry("4", 70)).unwrap();
+        let refused = index.reserve(&ticket("o", 0, 5), entry("5", 0));
+        assert!(matches!(refused, Err(BufferError::Full { .. })));
+        assert_eq!((index.counts().requests, index.counts().bytes), (4, 100));
+    }
+
+    #[test]
+    fn a_repeat_is_known_while_it_waits_and_after() {
+        let mut index = index();
+        let first = ticket("m", 5, 1);
+        index.reserve(&first, entry("k", 1)).unwrap();
+        let repeat = index.reserve(&ticket("m", 5, 2), entry("k", 1));
+        assert_eq!(repeat, Ok(Reserved::There));
+        let other = Entry {
+            digest: 2,
+            ..entry("k", 1)
+        };
+        let refused = index.reserve(&ticket("m", 5, 2), other);
+        assert_eq!(refused, Err(BufferError::KeyTaken));
+        index.remove(&first);
+        index.settled(Outcome {
+            machine: first.machine.clone(),
+            key: "k".into(),
+            order: 1,
+            digest: 1,
+            code: 0,
+            settled_ms: 20,
+        });
+        let repeat = index.reserve(&ticket("m", 5, 2), entry("k", 1));
+        assert_eq!(repeat, Ok(Reserved::Settled(tonic::Code::Ok)));
+        index.forget_before(21);
+        assert_eq!(index.known(&first.machine, "k"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! Requests that wait for a daemon that is away.
+//!
+//! *Buffered* means: on this relay's disk. It never means *stored in the history*; only the
+//! daemon's answer means that. A request leaves the buffer when its daemon has answered it, or
+//! when it is too old, and either way its outcome is remembered, so that a repeat is known.
+//!
+//! A redelivery is possible when the relay dies between the daemon's answer and its own note of
+//! it. The idempotency key goes with the request for that reason: the daemon counts it once.
+
+mod deliver;
+mod embedded;
+mod index;
+mod record;
+
+pub use deliver::Deliverer;
+pub use embedded::{BufferOptions, EmbeddedBuffer};
+
+use std::future::Future;
+use std::pin::Pin;
+
+use betcode_schema_tunnel::MachineId;
+use bytes::Bytes;
+use tonic::Code;
+
+/// What a buffer's operations return: they may have to ask a disk, or other machines.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BufferError>> + Send + 'a>>;
+
+/// A unary request as it came, with what is needed to make it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Machine that it is for.
+    pub machine: MachineId,
+    /// Names it among the machine's requests.
+    pub key: String,
+    /// 0 (first) to 9 (last).
+    pub priority: u8,
+    /// User who sent it.
+    pub user: String,
+    /// Path of the method.
+    pub path: String,
+    /// Metadata, names in lower case.
+    pub metadata: Vec<(String, String)>,
+    /// The body: one gRPC message with its prefix.
+    pub body: Bytes,
+}
+
+/// A request's place in the buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// Machine that it waits for.
+    pub machine: MachineId,
+    /// Its priority.
+    pub priority: u8,
+    /// Its number: among the same priority, lower ones go first.
+    pub order: u64,
+}
+
+/// A request taken from the buffer, which keeps it until it is settled.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Its place.
+    pub ticket: Ticket,
+    /// When it was buffered, Unix milliseconds.
+    pub buffered_ms: i64,
+    /// The request.
+    pub request: Waiting,
+}
+
+/// What is known of a request by its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It waits.
+    Waits,
+    /// It was settled with this code.
+    Settled(Code),
+}
+
+/// What became of a request that was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// It is on disk now, or was already.
+    Buffered,
+    /// A request of this key was settled before, with this code.
+    Settled(Code),
+}
+
+/// How full a buffer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BufferCounts {
+    /// Requests that wait.
+    pub requests: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Machines that they wait for.
+    pub machines: usize,
+}
+
+/// What a buffer refuses, or fails at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BufferError {
+    /// The machine's share is used up.
+    #[error("{requests_max} requests wait for the machine already, the most; try when it is back")]
+    MachineFull {
+        /// The bound.
+        requests_max: usize,
+    },
+    /// The relay's room is used up.
+    #[error("the relay's buffer is full ({what}); try again later")]
+    Full {
+        /// The bound that is reached.
+        what: String,
+    },
+    /// The request is too big to wait.
+    #[error("a request of {bytes} bytes cannot wait, at most {bytes_max} can; send it in parts")]
+    TooBig {
+        /// Its size, body and metadata.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// A different request has this key.
+    #[error("another request has this idempotency key; a repeat must be the same, byte for byte")]
+    KeyTaken,
+    /// The same request is being written this moment.
+    #[error("the same request is being buffered right now; try again")]
+    BeingWritten,
+    /// The buffer's store failed.
+    #[error("the relay's buffer cannot be used: {why}")]
+    Store {
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// Where requests wait.
+pub trait Buffer: Send + Sync {
+    /// Keeps a request. When this returns it is on disk, or refused.
+    fn put(&self, request: Waiting) -> Answer<'_, Placed>;
+
+    /// What is known of a machine's request by its key.
+    fn known(&self, machine: &MachineId, key: &str) -> Option<Known>;
+
+    /// The machine's next request, by priority, then order. It stays until it is settled.
+    fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>>;
+
+    /// Ends a request's wait and remembers its outcome. When this returns, that is on disk.
+    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()>;
+
+    /// Settles requests that have waited too long, and forgets outcomes that are too old.
+    /// Returns the number of requests.
+    fn expire(&self) -> Answer<'_, usize>;
+
+    /// Requests that wait for a machine.
+    fn waiting(&self, machine: &MachineId) -> usize;
+
+    /// How full the buffer is.
+    fn counts(&self) -> BufferCounts;
+}

@@ -1,0 +1,127 @@
+//! Every bound of the relay, in one place, with its unit in its name.
+//!
+//! What users may set has its default here, and where a value can do harm a minimum and maximum.
+
+/// Tunnels that one relay holds: the plan's measure of an instance.
+pub const TUNNELS_MAX_DEFAULT: usize = 10_000;
+/// Client connections that one relay holds: the plan's measure of an instance.
+pub const CLIENTS_MAX_DEFAULT: usize = 50_000;
+/// Calls under way in the whole relay.
+pub const CALLS_MAX_DEFAULT: usize = 20_000;
+/// Calls under way on one tunnel.
+pub const CALLS_PER_TUNNEL_MAX: usize = 256;
+/// Calls under way on one client connection.
+pub const CALLS_PER_CLIENT_MAX: u32 = 128;
+
+/// Bytes of one call and direction that the relay takes in before the other side takes them out.
+pub const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+/// The same for a whole tunnel: so much that streams which nobody reads never use it up, and so
+/// never block the others.
+pub const TUNNEL_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * CALLS_PER_TUNNEL_MAX as u32;
+/// The same for a whole client connection.
+pub const CLIENT_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * CALLS_PER_CLIENT_MAX;
+/// Bytes of one call and direction that wait for the socket.
+pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a call's metadata.
+pub const METADATA_BYTES_MAX: u32 = 16 << 10;
+/// Bytes of one gRPC message that passes through.
+pub const MESSAGE_BYTES_MAX_DEFAULT: u64 = 16 << 20;
+/// The most that [`MESSAGE_BYTES_MAX_DEFAULT`] may be raised to.
+pub const MESSAGE_BYTES_MAX_CEILING: u64 = 128 << 20;
+/// Cancelled calls that a peer may leave behind unnoticed before its connection is cut.
+pub const RESETS_PENDING_MAX: usize = 64;
+
+/// How often an idle connection is asked whether it still lives …
+pub const KEEPALIVE_INTERVAL_MS_DEFAULT: u64 = 20_000;
+/// … and how long it may take to answer.
+pub const KEEPALIVE_TIMEOUT_MS_DEFAULT: u64 = 10_000;
+/// How long a connection may take for TLS and greeting.
+pub const GREETING_MS_MAX: u64 = 10_000;
+/// Connections that may be in TLS and greeting at once, on each listener.
+pub const GREETINGS_MAX: usize = 1024;
+/// How much longer than its deadline the relay waits for a call, so that the daemon, which knows
+/// more, answers first.
+pub const DEADLINE_GRACE_MS: u64 = 100;
+/// How long a tunnel that has to go may finish its calls.
+pub const GO_AWAY_GRACE_MS_DEFAULT: u64 = 30_000;
+/// How long a daemon may take to answer that it has to go.
+pub const GO_AWAY_ANSWER_MS_MAX: u64 = 2_000;
+
+/// Requests that wait for one machine.
+pub const BUFFER_REQUESTS_PER_MACHINE_MAX_DEFAULT: usize = 1_000;
+/// Requests that wait in the whole relay: ten machines' full share, as the plan counts.
+pub const BUFFER_REQUESTS_MAX_DEFAULT: usize = 10_000;
+/// Bytes of one request that waits, body and metadata.
+pub const BUFFER_REQUEST_BYTES_MAX: usize = 1_000_000;
+/// Bytes of all requests that wait.
+pub const BUFFER_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
+/// How long a request waits.
+pub const BUFFER_AGE_MS_MAX_DEFAULT: i64 = 7 * 24 * 3600 * 1000;
+/// How long the outcome of a request that waited is remembered, so that a repeat is known.
+pub const OUTCOME_AGE_MS_MAX: i64 = BUFFER_AGE_MS_MAX_DEFAULT;
+/// Outcomes that are remembered; the oldest give way.
+pub const OUTCOMES_MAX: usize = 100_000;
+/// Length of an idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Priority of a request that names none.
+pub const PRIORITY_DEFAULT: u8 = 5;
+/// The last of the priorities, which begin at 0.
+pub const PRIORITY_MAX: u8 = 9;
+/// How long a daemon may take for one request that waited.
+pub const DELIVERY_MS_MAX: u64 = 60_000;
+/// First wait after a delivery that the daemon could not take …
+pub const DELIVERY_RETRY_MS_MIN: u64 = 100;
+/// … doubled each time up to this.
+pub const DELIVERY_RETRY_MS_MAX: u64 = 30_000;
+/// Deliveries of one request that may end in an error of the daemon's own (INTERNAL, UNKNOWN,
+/// deadline) before it counts as failed and lets the next one pass.
+pub const DELIVERY_ATTEMPTS_MAX: u32 = 5;
+/// How often requests that are too old are looked for.
+pub const BUFFER_SWEEP_MS: u64 = 60_000;
+
+/// Calls a second that one user may make …
+pub const USER_CALLS_PER_S_DEFAULT: f64 = 200.0;
+/// … and at once, after a pause.
+pub const USER_CALLS_BURST_DEFAULT: f64 = 400.0;
+/// Calls a second from one address, before anything is known of the caller …
+pub const ADDRESS_CALLS_PER_S_DEFAULT: f64 = 1_000.0;
+/// … and at once, after a pause.
+pub const ADDRESS_CALLS_BURST_DEFAULT: f64 = 2_000.0;
+/// Users and addresses that are counted at once; the longest idle give way.
+pub const RATE_KEYS_MAX: usize = 100_000;
+/// Length of a token.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Machines that one token may name.
+pub const TOKEN_MACHINES_MAX: usize = 256;
+/// How long a token lasts.
+pub const TOKEN_LIFE_S_DEFAULT: u64 = 3600;
+/// How long a token may last at most.
+pub const TOKEN_LIFE_S_MAX: u64 = 24 * 3600;
+/// How far clocks may differ.
+pub const TOKEN_LEEWAY_S: u64 = 5;
+/// How long an enrolment code lasts.
+pub const ENROLMENT_LIFE_S: u64 = 15 * 60;
+/// How long a machine's certificate lasts: a year.
+pub const MACHINE_CERTIFICATE_LIFE: std::time::Duration =
+    std::time::Duration::from_secs(365 * 24 * 3600);
+/// How far back a machine's certificate begins, for clocks that differ.
+pub const CERTIFICATE_BACKDATE: std::time::Duration = std::time::Duration::from_secs(3600);
+/// How often files that a command may have changed are looked at.
+pub const STATE_POLL_MS: u64 = 1_000;
+
+/// How long a reader of metrics may take.
+pub const METRICS_MS_MAX: u64 = 1_000;
+
+/// How long the relay may take to stop.
+pub const DRAIN_MS_MAX_DEFAULT: u64 = 30_000;
+
+const _: () = {
+    // Every stream of a connection full to its window still leaves the connection's window open.
+    assert!(TUNNEL_WINDOW_BYTES as usize >= CALLS_PER_TUNNEL_MAX * STREAM_WINDOW_BYTES as usize);
+    assert!(TUNNEL_WINDOW_BYTES <= i32::MAX as u32, "HTTP/2's own bound");
+    assert!(CLIENT_WINDOW_BYTES <= i32::MAX as u32, "HTTP/2's own bound");
+    assert!(MESSAGE_BYTES_MAX_DEFAULT <= MESSAGE_BYTES_MAX_CEILING);
+    assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
+    assert!(DELIVERY_RETRY_MS_MIN <= DELIVERY_RETRY_MS_MAX);
+    assert!(TOKEN_LIFE_S_DEFAULT <= TOKEN_LIFE_S_MAX);
+};

@@ -1,0 +1,322 @@
+//! What operators see: counts and times as Prometheus reads them, on loopback.
+//!
+//! Few enough to be kept by hand: no name comes from a caller, so their number is fixed.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use betcode_storage::capacity::levels::{Level, Metric, level_of};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::limits;
+
+/// Upper bounds of the histogram of times to a first answer, seconds. The plan's 10 ms stand
+/// among them.
+const TIMES_S: [f64; 12] = [
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0,
+];
+
+/// gRPC codes, 0 to 16.
+const CODES: usize = 17;
+
+/// The relay's counters.
+#[derive(Default)]
+pub struct Metrics {
+    /// Calls that the relay answered itself, by code; 0 is a call passed on.
+    answered: [AtomicU64; CODES],
+    times: [AtomicU64; TIMES_S.len() + 1],
+    times_sum_us: AtomicU64,
+    tunnels_opened: AtomicU64,
+    tunnels_refused: AtomicU64,
+    buffered: AtomicU64,
+    delivered: AtomicU64,
+    delivered_failed: AtomicU64,
+    expired: AtomicU64,
+}
+
+/// What is measured when it is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gauges {
+    /// Open tunnels.
+    pub tunnels: usize,
+    /// The most there may be.
+    pub tunnels_max: usize,
+    /// Client connections.
+    pub clients: usize,
+    /// Calls under way.
+    pub calls: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+    /// The most that may.
+    pub waiting_max: usize,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Memory that the plan gives a relay of this size.
+    pub memory_bytes_max: u64,
+}
+
+impl Metrics {
+    /// A call was passed on, and its answer began after `time`.
+    pub(crate) fn passed(&self, time: Duration) {
+        self.answered[0].fetch_add(1, Ordering::Relaxed);
+        let time_s = time.as_secs_f64();
+        let at = TIMES_S.partition_point(|bound| *bound < time_s);
+        self.times[at].fetch_add(1, Ordering::Relaxed);
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.times_sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// The relay answered a call itself.
+    pub(crate) fn refused(&self, code: Code) {
+        if let Some(count) = self.answered.get(code as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn tunnel(&self, opened: bool) {
+        let count = match opened {
+            true => &self.tunnels_opened,
+            false => &self.tunnels_refused,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn buffered(&self) {
+        self.buffered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn delivered(&self, code: Code) {
+        let count = match code {
+            Code::Ok => &self.delivered,
+            _ => &self.delivered_failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn expired(&self, requests: usize) {
+        self.expired.fetch_add(requests as u64, Ordering::Relaxed);
+    }
+
+    /// All of it as text.
+    #[must_use]
+    pub fn render(&self, gauges: &Gauges) -> String {
+        let mut text = String::new();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        for (name, help, value) in [
+            ("tunnels", "Open tunnels", gauges.tunnels as u64),
+            ("tunnels_max", "Tunnels at most", gauges.tunnels_max as u64),
+            ("clients", "Client connections", gauges.clients as u64),
+            ("calls", "Calls under way", gauges.calls as u64),
+            (
+                "waiting_requests",
+                "Requests that wait",
+                gauges.waiting as u64,
+            ),
+            (
+                "waiting_requests_max",
+                "Requests that may wait",
+                gauges.waiting_max as u64,
+            ),
+            ("waiting_bytes", "Bytes that wait", gauges.waiting_bytes),
+            ("resident_bytes", "Resident memory", gauges.resident_bytes),
+            (
+                "memory_bytes_max",
+                "Memory by the plan",
+                gauges.memory_bytes_max,
+            ),
+        ] {
+            put(&mut text, name, help, "gauge", &[("", value)]);
+        }
+        for (name, help, count) in [
+            (
+                "tunnels_opened_total",
+                "Tunnels opened",
+                &self.tunnels_opened,
+            ),
+            (
+                "tunnels_refused_total",
+                "Connections that became no tunnel",
+                &self.tunnels_refused,
+            ),
+            ("buffered_total", "Requests buffered", &self.buffered),
+            (
+                "delivered_total",
+                "Requests that waited and were done",
+                &self.delivered,
+            ),
+            (
+                "delivered_failed_total",
+                "Requests that waited and ended with an error",
+                &self.delivered_failed,
+            ),
+            (
+                "expired_total",
+                "Requests that waited too long",
+                &self.expired,
+            ),
+        ] {
+            put(&mut text, name, help, "counter", &[("", read(count))]);
+        }
+        render_levels(&mut text, gauges);
+        let labels: Vec<_> = (0..CODES)
+            .map(|code| (format!("{{code=\"{code}\"}}"), read(&self.answered[code])))
+            .collect();
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(label, n)| (label.as_str(), *n))
+            .collect();
+        let help = "Calls: passed on (code 0), or answered by the relay itself with this code";
+        put(&mut text, "calls_total", help, "counter", &labels);
+        self.render_times(&mut text);
+        text
+    }
+
+    fn render_times(&self, text: &mut String) {
+        let name = "betcode_relay_answer_seconds";
+        let help = "From a call's arrival to the beginning of its daemon's answer";
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+        let mut count = 0;
+        for (at, times) in self.times.iter().enumerate() {
+            count += times.load(Ordering::Relaxed);
+            let bound = TIMES_S.get(at).map_or("+Inf".to_owned(), f64::to_string);
+            let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {count}");
+        }
+        let sum_s = self.times_sum_us.load(Ordering::Relaxed) as f64 / 1e6;
+        let _ = writeln!(text, "{name}_sum {sum_s}\n{name}_count {count}");
+    }
+}
+
+/// How near its limits the relay is, by the evaluation that all programs share: 0 for well, 1 for
+/// a warning, 2 for critical.
+fn render_levels(text: &mut String, gauges: &Gauges) {
+    let mut levels = Vec::new();
+    for (metric, used, limit) in [
+        (
+            Metric::Tunnels,
+            gauges.tunnels as u64,
+            gauges.tunnels_max as u64,
+        ),
+        (
+            Metric::BufferSize,
+            gauges.waiting as u64,
+            gauges.waiting_max as u64,
+        ),
+        (
+            Metric::Memory,
+            gauges.resident_bytes,
+            gauges.memory_bytes_max,
+        ),
+    ] {
+        // Without a limit there is no level.
+        if let Ok(level) = level_of(metric, used, limit, Level::Ok) {
+            levels.push((format!("{{metric=\"{}\"}}", metric.name()), level as u64));
+        }
+    }
+    let levels: Vec<_> = levels
+        .iter()
+        .map(|(label, n)| (label.as_str(), *n))
+        .collect();
+    let help = "How near its limit: 0 ok, 1 warning, 2 critical";
+    put(text, "level", help, "gauge", &levels);
+}
+
+fn put(text: &mut String, name: &str, help: &str, kind: &str, values: &[(&str, u64)]) {
+    let _ = writeln!(
+        text,
+        "# HELP betcode_relay_{name} {help}\n# TYPE betcode_relay_{name} {kind}"
+    );
+    for (label, value) in values {
+        let _ = writeln!(text, "betcode_relay_{name}{label} {value}");
+    }
+}
+
+/// Answers every request on the listener with the metrics, until `stop`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    render: Arc<dyn Fn() -> String + Send + Sync>,
+    stop: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            // One after the other: there is one reader, and it is quick or cut off.
+            Ok((stream, _)) => {
+                let within = Duration::from_millis(limits::METRICS_MS_MAX);
+                let _ = tokio::time::timeout(within, answer(stream, &render())).await;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
+    // The request's end is awaited, its content is not of interest: there is one thing to get.
+    let mut request = [0; 4096];
+    let mut bytes = 0;
+    while !request[..bytes].windows(4).any(|end| end == b"\r\n\r\n") && bytes < request.len() {
+        match stream.read(&mut request[bytes..]).await? {
+            0 => return Ok(()),
+            more => bytes += more,
+        }
+    }
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        text.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(text.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_times_stand_where_they_belong() {
+        let metrics = Metrics::default();
+        metrics.passed(Duration::from_millis(2));
+        metrics.passed(Duration::from_millis(9));
+        metrics.passed(Duration::from_secs(60));
+        metrics.refused(Code::Unavailable);
+        metrics.delivered(Code::Ok);
+        metrics.delivered(Code::DataLoss);
+        let gauges = Gauges {
+            tunnels: 7,
+            tunnels_max: 10,
+            ..Gauges::default()
+        };
+        let text = metrics.render(&gauges);
+        for line in [
+            "betcode_relay_tunnels 7",
+            "betcode_relay_level{metric=\"tunnels\"} 1",
+            "betcode_relay_calls_total{code=\"0\"} 3",
+            "betcode_relay_calls_total{code=\"14\"} 1",
+            "betcode_relay_delivered_total 1",
+            "betcode_relay_delivered_failed_total 1",
+            "betcode_relay_answer_seconds_bucket{le=\"0.001\"} 0",
+            "betcode_relay_answer_seconds_bucket{le=\"0.002\"} 1",
+            "betcode_relay_answer_seconds_bucket{le=\"0.01\"} 2",
+            "betcode_relay_answer_seconds_bucket{le=\"10\"} 2",
+            "betcode_relay_answer_seconds_bucket{le=\"+Inf\"} 3",
+            "betcode_relay_answer_seconds_count 3",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} not in\n{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The relay's own services: health, and reflection of it.
+
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// The services that answer calls which name no machine.
+pub struct Own {
+    reporter: HealthReporter,
+    routes: Routes,
+}
+
+/// Name under which health reports the routing of calls; the empty name stands for the whole.
+pub const ROUTER_HEALTH: &str = "betcode.relay.v1.Router";
+
+impl Own {
+    /// The services, reporting that the relay serves.
+    pub async fn new(reflection: bool) -> Self {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter
+            .set_service_status(ROUTER_HEALTH, ServingStatus::Serving)
+            .await;
+        let mut routes = Routes::new(health);
+        if reflection {
+            let described = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .build_v1();
+            match described {
+                Ok(service) => routes = routes.add_service(service),
+                Err(error) => tracing::error!(%error, "no reflection"),
+            }
+        }
+        Self {
+            reporter,
+            routes: routes.prepare(),
+        }
+    }
+
+    /// What answers.
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
+
+    /// Reports that the relay is about to stop.
+    pub async fn not_serving(&self) {
+        for name in ["", ROUTER_HEALTH] {
+            self.reporter
+                .set_service_status(name, ServingStatus::NotServing)
+                .await;
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! A running relay: its parts put together, its background work, and its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use betcode_schema_tunnel::metadata::GoAway;
+use betcode_storage::{StoreError, SystemClock};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier};
+use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
+use crate::enrol::Enrol;
+use crate::limits;
+use crate::metrics::{self, Gauges, Metrics};
+use crate::own::Own;
+use crate::plan;
+use crate::registry::EmbeddedRegistry;
+use crate::router::{Access, Gate, Router};
+use crate::server::Doors;
+use crate::settings::Settings;
+use crate::tls::{Tls, TlsError};
+use crate::tunnel::{Accept, Keepalive, Table};
+
+/// A relay that serves.
+pub struct Relay {
+    settings: Settings,
+    state: StateFolder,
+    doors: Doors,
+    buffer: Arc<dyn Buffer>,
+    table: Arc<Table>,
+    own: Own,
+    metrics: Arc<Metrics>,
+    revoked: Arc<RwLock<Revocations>>,
+    client_address: SocketAddr,
+    tunnel_address: SocketAddr,
+}
+
+/// Why a relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Keys or lists in the state folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The buffer's database.
+    #[error("the buffer: {0}")]
+    Buffer(#[from] StoreError),
+    /// An address that cannot be listened on.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl Relay {
+    /// Starts to serve. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When something that serving needs is not there; nothing is served then.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let state = StateFolder::at(&settings.state_folder);
+        let tls = match settings.client_plaintext && settings.tunnel_plaintext {
+            true => None,
+            false => Some(Arc::new(Tls::load(state.clone())?)),
+        };
+        let revoked = Arc::new(RwLock::new(load_revoked(&state)?));
+        let verifier = TokenVerifier::new(&token_public_key(&state)?);
+        let buffer = open_buffer(&settings, &state).await?;
+        let table = Arc::new(Table::default());
+        let keepalive = Keepalive {
+            interval: Duration::from_millis(settings.keepalive_interval_ms),
+            timeout: Duration::from_millis(settings.keepalive_timeout_ms),
+        };
+        let metrics = Arc::new(Metrics::default());
+        let own = Own::new(settings.reflection).await;
+        let rate = |per_s, burst| Rate { per_s, burst };
+        let router = Router {
+            relay_id: settings.relay_id.clone(),
+            table: table.clone(),
+            buffer: buffer.clone(),
+            gate: Gate {
+                access: Access::Tokens(Box::new(verifier)),
+                revoked: revoked.clone(),
+                users: RateLimiter::new(rate(settings.user_calls_per_s, settings.user_calls_burst)),
+                addresses: RateLimiter::new(rate(
+                    settings.address_calls_per_s,
+                    settings.address_calls_burst,
+                )),
+            },
+            calls: Arc::new(Semaphore::new(settings.calls_max)),
+            message_bytes_max: settings.message_bytes_max,
+            trusted_proxies: settings.trusted_proxies.clone(),
+            metrics: metrics.clone(),
+            own: own.routes(),
+        };
+        let accept = Accept {
+            relay_id: settings.relay_id.clone(),
+            table: table.clone(),
+            registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
+            deliverer: Arc::new(Deliverer::new(
+                settings.relay_id.clone(),
+                buffer.clone(),
+                metrics.clone(),
+            )),
+            metrics: metrics.clone(),
+            keepalive,
+            tunnels_max: settings.tunnels_max,
+            go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
+            draining: false.into(),
+        };
+        let clients = listen(settings.client_listen).await?;
+        let tunnels = listen(settings.tunnel_listen).await?;
+        let doors = Doors {
+            router: Arc::new(router),
+            accept: Arc::new(accept),
+            client_tls: tls.clone().filter(|_| !settings.client_plaintext),
+            tunnel_tls: tls.clone().filter(|_| !settings.tunnel_plaintext),
+            enrol: Some(Arc::new(Enrol::new(state.clone()))),
+            revoked: revoked.clone(),
+            keepalive,
+            client_places: Arc::new(Semaphore::new(settings.clients_max)),
+            stop: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        };
+        let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+        let relay = Self {
+            client_address: address(&clients, settings.client_listen),
+            tunnel_address: address(&tunnels, settings.tunnel_listen),
+            state,
+            doors: doors.clone(),
+            buffer,
+            table,
+            own,
+            metrics,
+            revoked,
+            settings,
+        };
+        relay.spawn_metrics().await?;
+        tokio::spawn(doors.clone().serve_clients(clients));
+        tokio::spawn(doors.serve_tunnels(tunnels));
+        relay.spawn_sweeper();
+        relay.spawn_watch();
+        Ok(relay)
+    }
+
+    /// Where clients are served.
+    #[must_use]
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Where daemons are served.
+    #[must_use]
+    pub fn tunnel_address(&self) -> SocketAddr {
+        self.tunnel_address
+    }
+
+    /// Open tunnels.
+    #[must_use]
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn buffer(&self) -> &Arc<dyn Buffer> {
+        &self.buffer
+    }
+
+    /// Reads certificates and revocations again. What cannot be read stays as it was, and is
+    /// logged.
+    pub fn reload(&self) {
+        for tls in [&self.doors.client_tls, &self.doors.tunnel_tls] {
+            if let Some(Err(error)) = tls.as_ref().map(|tls| tls.reload()) {
+                tracing::error!(%error, "certificates not reloaded");
+            }
+        }
+        match load_revoked(&self.state) {
+            Ok(new) => take_revoked(&self.revoked, new, &self.table),
+            Err(error) => tracing::error!(%error, "revocations not reloaded"),
+        }
+        tracing::info!("reloaded");
+    }
+
+    /// Stops: tells load balancers and daemons, lets calls under way finish for at most the
+    /// drain's time, and ends. Whether everything finished in time.
+    pub async fn drain(self) -> bool {
+        let until = Instant::now() + Duration::from_millis(self.settings.drain_ms_max);
+        self.own.not_serving().await;
+        self.doors.accept.draining.store(true, Ordering::Release);
+        // Daemons leave first, so that new calls find them at another relay.
+        let leaving: Vec<_> = self
+            .table
+            .all()
+            .into_iter()
+            .map(|link| {
+                let grace = until.saturating_duration_since(Instant::now());
+                tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await })
+            })
+            .collect();
+        self.doors.stop.cancel();
+        self.doors.connections.close();
+        let finished = async {
+            for link in leaving {
+                let _ = link.await;
+            }
+            self.doors.connections.wait().await;
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        tokio::time::timeout(left, finished).await.is_ok()
+    }
+
+    async fn spawn_metrics(&self) -> Result<(), StartError> {
+        let Some(address) = self.settings.metrics_listen else {
+            return Ok(());
+        };
+        let listener = listen(address).await?;
+        tracing::info!(address = %listener.local_addr().unwrap_or(address), "metrics");
+        let (table, buffer, doors) = (self.table.clone(), self.buffer.clone(), self.doors.clone());
+        let (metrics, settings) = (self.metrics.clone(), self.settings.clone());
+        let render = move || {
+            let waiting = buffer.counts();
+            metrics.render(&Gauges {
+                tunnels: table.len(),
+                tunnels_max: settings.tunnels_max,
+                clients: settings.clients_max - doors.client_places.available_permits(),
+                calls: settings.calls_max - doors.router.calls.available_permits(),
+                waiting: waiting.requests,
+                waiting_max: settings.buffer_requests_max,
+                waiting_bytes: waiting.bytes,
+                resident_bytes: resident_bytes(),
+                memory_bytes_max: plan::memory_bytes(&settings),
+            })
+        };
+        let stop = self.doors.stop.clone();
+        tokio::spawn(metrics::serve(listener, Arc::new(render), stop));
+        Ok(())
+    }
+
+    fn spawn_sweeper(&self) {
+        let (buffer, stop) = (self.buffer.clone(), self.doors.stop.clone());
+        let metrics = self.metrics.clone();
+        tokio::spawn(async move {
+            while !stop.is_cancelled() {
+                match buffer.expire().await {
+                    Ok(0) => {}
+                    Ok(requests) => {
+                        metrics.expired(requests);
+                        tracing::warn!(requests, "requests waited too long");
+                    }
+                    Err(error) => tracing::error!(%error, "old requests not removed"),
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(limits::BUFFER_SWEEP_MS)) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        });
+    }
+
+    /// Takes revocations up as soon as a command has written them.
+    fn spawn_watch(&self) {
+        let (state, revoked) = (self.state.clone(), self.revoked.clone());
+        let (table, stop) = (self.table.clone(), self.doors.stop.clone());
+        tokio::spawn(async move {
+            let changed = |state: &StateFolder| {
+                let found = std::fs::metadata(state.revoked());
+                found.and_then(|file| file.modified()).ok()
+            };
+            let mut seen = None;
+            while !stop.is_cancelled() {
+                let now = changed(&state);
+                if now != seen {
+                    match load_revoked(&state) {
+                        Ok(new) => {
+                            take_revoked(&revoked, new, &table);
+                            seen = now;
+                        }
+                        Err(error) => tracing::error!(%error, "revocations not read"),
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(limits::STATE_POLL_MS)) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        });
+    }
+}
+
+/// Puts revocations in force, and ends the tunnels of machines that they name.
+fn take_revoked(current: &RwLock<Revocations>, new: Revocations, table: &Table) {
+    for link in table.all() {
+        if new.covers_link(link.machine(), link.certificate_issued_s()) {
+            tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
+        }
+    }
+    // No code panics while it holds the lock, so a poisoned one is still whole.
+    *current.write().unwrap_or_else(|e| e.into_inner()) = new;
+}
+
+fn load_revoked(state: &StateFolder) -> Result<Revocations, StateError> {
+    let path = state.revoked();
+    Revocations::load(&path).map_err(|source| StateError::Io { path, source })
+}
+
+fn token_public_key(state: &StateFolder) -> Result<Vec<u8>, StateError> {
+    let path = state.token_public_key();
+    let read = SubjectPublicKeyInfoDer::from_pem_file(&path);
+    let der = read.map_err(|error| StateError::Malformed {
+        path: path.clone(),
+        why: format!("no public key: {error}"),
+    })?;
+    // An Ed25519 key is the last 32 bytes of its 44.
+    match der.split_last_chunk::<32>() {
+        Some((head, key)) if head.len() == 12 => Ok(key.to_vec()),
+        _ => Err(StateError::Malformed {
+            path,
+            why: "not an Ed25519 key".into(),
+        }),
+    }
+}
+
+async fn open_buffer(
+    settings: &Settings,
+    state: &StateFolder,
+) -> Result<Arc<dyn Buffer>, StoreError> {
+    let options = BufferOptions {
+        requests_per_machine_max: settings.buffer_requests_per_machine_max,
+        requests_max: settings.buffer_requests_max,
+        bytes_max: settings.buffer_bytes_max,
+        age_ms_max: settings.buffer_age_ms_max,
+        ..BufferOptions::default()
+    };
+    let path = state.buffer();
+    let opened = tokio::task::spawn_blocking(move || EmbeddedBuffer::open(&path, options)).await;
+    match opened {
+        Ok(buffer) => Ok(Arc::new(buffer?)),
+        Err(error) => Err(StoreError::Closed {
+            why: Some(error.to_string()),
+        }),
+    }
+}
+
+/// Resident memory of this process; 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| StartError::Listen { address, source })
+}

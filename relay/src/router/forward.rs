@@ -1,0 +1,94 @@
+//! One call through one tunnel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use betcode_schema_tunnel::metadata;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::body::{LiveBody, RelayBody, ThroughBody, TunnelBody, Verdict};
+use super::meter::MessageMeter;
+use super::{deadline, status};
+use crate::limits;
+use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
+
+/// What a call is given on its way.
+pub(super) struct Context<'a> {
+    pub(super) relay_id: &'a str,
+    pub(super) user: &'a str,
+    pub(super) message_bytes_max: u64,
+}
+
+/// Passes a call on and returns the daemon's answer as it begins; the rest of both directions
+/// flows while the client reads. Dropping the future or the answer cancels the call.
+pub(super) async fn forward(
+    request: Request<Incoming>,
+    link: &Link,
+    permit: CallPermit,
+    context: &Context<'_>,
+) -> Result<Response<RelayBody>, Status> {
+    let (mut head, from_client) = request.into_parts();
+    let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS);
+    let deadline = deadline::timeout(&head.headers)
+        .map(|timeout| Box::pin(tokio::time::sleep(timeout.saturating_add(grace))));
+    set_metadata(&mut head.headers, context.user, context.relay_id)?;
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    head.uri = call_uri(link.machine(), path);
+    head.extensions = http::Extensions::new();
+
+    let verdict = Arc::new(Verdict::default());
+    let abandoned = CancellationToken::new();
+    let body = TunnelBody::Live(LiveBody {
+        from_client,
+        meter: MessageMeter::new(context.message_bytes_max),
+        verdict: verdict.clone(),
+        abandoned: Box::pin(abandoned.clone().cancelled_owned()),
+    });
+    let abandon = abandoned.drop_guard();
+    let call = link.call(Request::from_parts(head, body));
+    let (answered, deadline) = match deadline {
+        None => (call.await, None),
+        Some(mut deadline) => tokio::select! {
+            answered = call => (answered, Some(deadline)),
+            () = &mut deadline => return Err(status::deadline()),
+        },
+    };
+    let response = answered.map_err(|error| match (&error, verdict.get()) {
+        (_, Some(verdict)) => verdict,
+        (LinkError::Closed, None) => status::offline(),
+        (LinkError::Broken(error), None) => status::of_broken_tunnel(error),
+    })?;
+    Ok(response.map(|from_daemon| {
+        RelayBody::Through(Box::new(ThroughBody {
+            from_daemon: Some(from_daemon),
+            verdict,
+            deadline,
+            abandon: Some(abandon),
+            permit: Some(permit),
+        }))
+    }))
+}
+
+/// Takes out what is meant for the relay or may only come from it, and puts in what the daemon is
+/// told about the caller. The token stays here: a daemon has no use for it but misuse.
+pub(crate) fn set_metadata(
+    headers: &mut HeaderMap,
+    user: &str,
+    relay_id: &str,
+) -> Result<(), Status> {
+    headers.remove(header::AUTHORIZATION);
+    headers.remove(header::HOST);
+    for name in metadata::RELAY_ONLY {
+        headers.remove(name);
+    }
+    let value = |text: &str| {
+        HeaderValue::from_str(text)
+            .map_err(|_| Status::internal("a name that cannot stand in metadata"))
+    };
+    headers.insert(metadata::USER, value(user)?);
+    headers.insert(metadata::RELAY, value(relay_id)?);
+    Ok(())
+}

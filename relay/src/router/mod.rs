@@ -1,0 +1,196 @@
+//! The way of a call: who calls, which machine, through its tunnel, and back.
+//!
+//! A call is passed on as it is: method, metadata, messages, trailers. Nothing here knows any
+//! service, so a new one needs no new relay.
+
+mod body;
+mod deadline;
+mod forward;
+mod gate;
+mod meter;
+mod status;
+mod wait;
+
+pub(crate) use body::{RelayBody, TunnelBody};
+pub(crate) use forward::set_metadata;
+pub use gate::{Access, Gate};
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use betcode_schema_tunnel::{CONTROL_PREFIX, MachineId, metadata};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::service::Routes;
+use tower::ServiceExt;
+
+use crate::auth::Caller;
+use crate::buffer::Buffer;
+use crate::metrics::Metrics;
+use crate::tunnel::{Link, Table};
+
+/// Takes calls from clients and passes them on.
+pub struct Router {
+    /// Name of this relay.
+    pub relay_id: String,
+    /// Open tunnels.
+    pub table: Arc<Table>,
+    /// Requests that wait for daemons that are away.
+    pub buffer: Arc<dyn Buffer>,
+    /// Who may call.
+    pub gate: Gate,
+    /// Places for calls under way in the whole relay.
+    pub calls: Arc<Semaphore>,
+    /// Bytes of one message at most.
+    pub message_bytes_max: u64,
+    /// Load balancers whose word on a caller's address is taken.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The relay's own services, for calls that name no machine.
+    pub own: Routes,
+}
+
+impl Router {
+    /// Answers one call. What goes wrong is an answer too.
+    pub(crate) async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        address: IpAddr,
+    ) -> Response<RelayBody> {
+        if !is_grpc(request.headers()) {
+            return not_grpc();
+        }
+        let address = self.address_of(request.headers(), address);
+        let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
+            let arrived = Instant::now();
+            let answered = self.route(request, address).await;
+            match &answered {
+                Ok(_) => self.metrics.passed(arrived.elapsed()),
+                Err(status) => self.metrics.refused(status.code()),
+            }
+            answered
+        } else {
+            self.answer_itself(request, address).await
+        };
+        answered
+            .unwrap_or_else(|status| status.into_http::<tonic::body::Body>().map(RelayBody::Own))
+    }
+
+    /// The caller's address: the connection's, or what a trusted load balancer says last.
+    fn address_of(&self, headers: &HeaderMap, connection: IpAddr) -> IpAddr {
+        if !self.trusted_proxies.contains(&connection) {
+            return connection;
+        }
+        let said = headers.get_all("x-forwarded-for").iter().next_back();
+        said.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
+            .unwrap_or(connection)
+    }
+
+    async fn answer_itself(
+        &self,
+        request: Request<Incoming>,
+        address: IpAddr,
+    ) -> Result<Response<RelayBody>, Status> {
+        self.gate.admit_address(address, Instant::now())?;
+        if !is_own(request.uri().path()) {
+            self.gate.caller(request.headers(), Instant::now())?;
+            return Err(Status::invalid_argument(
+                "no machine named: send its id as `x-machine-id`",
+            ));
+        }
+        match self.own.clone().oneshot(request).await {
+            Ok(response) => Ok(response.map(RelayBody::Own)),
+            Err(never) => match never {},
+        }
+    }
+
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        address: IpAddr,
+    ) -> Result<Response<RelayBody>, Status> {
+        let now = Instant::now();
+        self.gate.admit_address(address, now)?;
+        let caller = self.gate.caller(request.headers(), now)?;
+        let machine = machine_of(request.headers())?;
+        if !caller.may_call(&machine) {
+            // The same answer whether there is such a machine or not.
+            return Err(Status::permission_denied(
+                "the token does not name this machine; ask for one that does",
+            ));
+        }
+        if request.uri().path().starts_with(CONTROL_PREFIX) {
+            return Err(Status::permission_denied("this method is the relay's own"));
+        }
+        let link = self.table.find(&machine);
+        if let Some(may_wait) = wait::may_wait(request.headers())?
+            && (link.is_none() || wait::must_queue(&*self.buffer, &machine, &may_wait))
+        {
+            let id = machine.clone();
+            let told = wait::keep(request, may_wait, &caller, machine, &self.buffer).await;
+            if told.metadata().contains_key(metadata::BUFFERED) {
+                self.metrics.buffered();
+            }
+            // The tunnel may have come while the request was written.
+            if let Some(link) = self.table.find(&id) {
+                link.kick();
+            }
+            return Err(told);
+        }
+        let link = link.ok_or_else(status::offline)?;
+        self.forward(request, &caller, &link).await
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        caller: &Caller,
+        link: &Link,
+    ) -> Result<Response<RelayBody>, Status> {
+        let of_relay = self.calls.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted("the relay has as many calls under way as it may; try later")
+        })?;
+        let permit = link.permit(Some(of_relay)).ok_or_else(|| {
+            Status::resource_exhausted(
+                "the machine has as many calls under way as it may; end some, or try later",
+            )
+        })?;
+        let context = forward::Context {
+            relay_id: &self.relay_id,
+            user: &caller.user,
+            message_bytes_max: self.message_bytes_max,
+        };
+        forward::forward(request, link, permit, &context).await
+    }
+}
+
+fn machine_of(headers: &HeaderMap) -> Result<MachineId, Status> {
+    let text = headers
+        .get(metadata::MACHINE_ID)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    MachineId::new(text).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// Whether the relay answers calls of this path when they name no machine.
+fn is_own(path: &str) -> bool {
+    ["/grpc.health.v1.", "/grpc.reflection.", "/betcode.relay."]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn not_grpc() -> Response<RelayBody> {
+    let mut response = Response::new(RelayBody::Own(tonic::body::Body::empty()));
+    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}

@@ -1,0 +1,199 @@
+//! Calls that may wait: unary requests that the relay keeps while their daemon is away.
+
+use std::sync::Arc;
+
+use betcode_schema_tunnel::{MachineId, metadata};
+use bytes::Bytes;
+use http::{HeaderMap, Request, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::auth::Caller;
+use crate::buffer::{Buffer, BufferError, Known, Placed, Waiting};
+use crate::limits;
+
+/// Length of the prefix of a gRPC message.
+const PREFIX_BYTES: usize = 5;
+
+/// What a caller says of a request that may wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MayWait {
+    key: String,
+    priority: u8,
+}
+
+/// Reads whether a call may wait.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it says so without a key, or with a priority that is none.
+pub(super) fn may_wait(headers: &HeaderMap) -> Result<Option<MayWait>, Status> {
+    match headers
+        .get(metadata::MAY_WAIT)
+        .map(|value| value.as_bytes())
+    {
+        None | Some(b"false") => return Ok(None),
+        Some(b"true") => {}
+        Some(_) => {
+            let text = format!("`{}` is `true` or `false`", metadata::MAY_WAIT);
+            return Err(Status::invalid_argument(text));
+        }
+    }
+    let key = headers
+        .get(metadata::IDEMPOTENCY_KEY)
+        .and_then(|value| value.to_str().ok())
+        .filter(|key| (1..=limits::IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()))
+        .filter(|key| key.bytes().all(|c| c.is_ascii_graphic()))
+        .ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "a request that may wait needs `{}`: 1 to {} visible ASCII characters",
+                metadata::IDEMPOTENCY_KEY,
+                limits::IDEMPOTENCY_KEY_BYTES_MAX,
+            ))
+        })?;
+    let priority = match headers.get(metadata::PRIORITY) {
+        None => limits::PRIORITY_DEFAULT,
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .filter(|priority| *priority <= limits::PRIORITY_MAX)
+            .ok_or_else(|| {
+                let max = limits::PRIORITY_MAX;
+                Status::invalid_argument(format!("`{}` is 0 to {max}", metadata::PRIORITY))
+            })?,
+    };
+    Ok(Some(MayWait {
+        key: key.to_owned(),
+        priority,
+    }))
+}
+
+/// Whether a call of this key must not overtake, or was settled already.
+pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &MayWait) -> bool {
+    // Behind requests that wait already, so that order holds; and a key that is known goes where
+    // it is known.
+    buffer.waiting(machine) > 0
+        || matches!(
+            buffer.known(machine, &may_wait.key),
+            Some(Known::Settled(_))
+        )
+}
+
+/// Keeps the request and returns what its caller is told, which is never OK: the daemon has not
+/// done anything yet.
+pub(super) async fn keep(
+    request: Request<Incoming>,
+    may_wait: MayWait,
+    caller: &Caller,
+    machine: MachineId,
+    buffer: &Arc<dyn Buffer>,
+) -> Status {
+    let waiting = match take(request, may_wait, caller, machine).await {
+        Ok(waiting) => waiting,
+        Err(status) => return status,
+    };
+    match buffer.put(waiting).await {
+        Ok(Placed::Buffered) => buffered(),
+        Ok(Placed::Settled(code)) => settled(code),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn take(
+    request: Request<Incoming>,
+    may_wait: MayWait,
+    caller: &Caller,
+    machine: MachineId,
+) -> Result<Waiting, Status> {
+    let (head, body) = request.into_parts();
+    let bytes_max = limits::BUFFER_REQUEST_BYTES_MAX;
+    let collected = Limited::new(body, bytes_max).collect().await;
+    let body = collected.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let bytes = bytes_max + 1;
+            return refused(&BufferError::TooBig { bytes, bytes_max });
+        }
+        Status::cancelled("the request ended before it was whole")
+    })?;
+    let body = body.to_bytes();
+    if !is_one_message(&body) {
+        return Err(Status::invalid_argument(
+            "only a unary request may wait: one whole message",
+        ));
+    }
+    Ok(Waiting {
+        machine,
+        key: may_wait.key,
+        priority: may_wait.priority,
+        user: caller.user.clone(),
+        path: head.uri.path().to_owned(),
+        metadata: kept_metadata(&head.headers)?,
+        body,
+    })
+}
+
+fn is_one_message(body: &Bytes) -> bool {
+    let Some(prefix) = body.first_chunk::<PREFIX_BYTES>() else {
+        return false;
+    };
+    let [_, a, b, c, d] = *prefix;
+    u32::from_be_bytes([a, b, c, d]) as usize == body.len() - PREFIX_BYTES
+}
+
+/// The metadata that goes on to the daemon. Not the deadline: it is the caller's patience, and
+/// the caller is gone by then. Not the token.
+fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
+    let left = [
+        header::AUTHORIZATION.as_str(),
+        header::TE.as_str(),
+        header::CONTENT_LENGTH.as_str(),
+        "grpc-timeout",
+        metadata::MAY_WAIT,
+    ];
+    let kept = headers
+        .iter()
+        .filter(|(name, _)| !left.contains(&name.as_str()));
+    kept.map(|(name, value)| match value.to_str() {
+        Ok(value) => Ok((name.as_str().to_owned(), value.to_owned())),
+        Err(_) => Err(Status::invalid_argument(format!(
+            "metadata `{name}` is not ASCII; a name ending in -bin carries bytes"
+        ))),
+    })
+    .collect()
+}
+
+fn buffered() -> Status {
+    let mut status = Status::unavailable(
+        "the machine is away; the request is buffered by the relay, not stored, and will be \
+         delivered when the machine is back",
+    );
+    let metadata = status.metadata_mut();
+    metadata.insert(metadata::BUFFERED, MetadataValue::from_static("true"));
+    // Tells gRPC clients that retry by themselves not to: it is the relay's task now.
+    metadata.insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
+    status
+}
+
+fn settled(code: Code) -> Status {
+    let mut status = Status::already_exists(format!(
+        "a request of this idempotency key was settled before: {code:?} ({})",
+        code.description()
+    ));
+    let code = MetadataValue::from(code as i32);
+    status.metadata_mut().insert(metadata::DELIVERED_CODE, code);
+    status
+}
+
+fn refused(error: &BufferError) -> Status {
+    let code = match error {
+        BufferError::MachineFull { .. } | BufferError::Full { .. } | BufferError::TooBig { .. } => {
+            Code::ResourceExhausted
+        }
+        BufferError::KeyTaken => Code::AlreadyExists,
+        BufferError::BeingWritten => Code::Aborted,
+        BufferError::Store { .. } => Code::Internal,
+    };
+    Status::new(code, error.to_string())
+}

@@ -1,0 +1,187 @@
+//! The relay's doors: one for clients, one for daemons.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use betcode_schema_tunnel::ENROLMENT_ALPN;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{MachineCertificate, Revocations, read_machine_certificate};
+use crate::enrol::Enrol;
+use crate::limits;
+use crate::preface;
+use crate::router::Router;
+use crate::tls::Tls;
+use crate::tunnel::{Accept, AcceptError, Identity, Keepalive};
+
+/// What both doors share.
+#[derive(Clone)]
+pub struct Doors {
+    /// Calls' way.
+    pub router: Arc<Router>,
+    /// Tunnels' way.
+    pub accept: Arc<Accept>,
+    /// TLS with clients; `None` only on loopback.
+    pub client_tls: Option<Arc<Tls>>,
+    /// TLS with daemons; `None` only on loopback.
+    pub tunnel_tls: Option<Arc<Tls>>,
+    /// Lets machines enrol; `None` without TLS.
+    pub enrol: Option<Arc<Enrol>>,
+    /// Machines whose certificates count no more.
+    pub revoked: Arc<RwLock<Revocations>>,
+    /// How client connections are kept alive.
+    pub keepalive: Keepalive,
+    /// Places for client connections.
+    pub client_places: Arc<Semaphore>,
+    /// Cancelled when the relay stops: connections finish their calls.
+    pub stop: CancellationToken,
+    /// Connections that are still there.
+    pub connections: TaskTracker,
+}
+
+impl Doors {
+    /// Serves clients until the relay stops.
+    pub async fn serve_clients(self, listener: TcpListener) {
+        while let Some((stream, address)) = self.next(&listener).await {
+            // Over the limit the connection is closed: the client sees it and goes elsewhere.
+            let Ok(place) = self.client_places.clone().try_acquire_owned() else {
+                tracing::warn!(%address, "client refused: as many connections as there may be");
+                continue;
+            };
+            let doors = self.clone();
+            self.connections.spawn(async move {
+                let _place = place;
+                match &doors.client_tls {
+                    None => doors.serve_client(stream, address.ip()).await,
+                    Some(tls) => match in_time(tls.for_clients().accept(stream)).await {
+                        Ok(stream) => doors.serve_client(stream, address.ip()).await,
+                        Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
+                    },
+                }
+            });
+        }
+    }
+
+    /// Serves daemons until the relay stops.
+    pub async fn serve_tunnels(self, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(limits::GREETINGS_MAX));
+        while let Some((stream, address)) = self.next(&listener).await {
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                tracing::warn!(%address, "tunnel refused: too many greetings at once");
+                continue;
+            };
+            let doors = self.clone();
+            self.connections.spawn(async move {
+                let _place = place;
+                if let Err(error) = doors.serve_tunnel(stream).await {
+                    tracing::info!(%address, %error, "no tunnel");
+                }
+            });
+        }
+    }
+
+    async fn serve_tunnel(&self, stream: TcpStream) -> Result<(), AcceptError> {
+        let Some(tls) = &self.tunnel_tls else {
+            let identity = Identity::AnyOnLoopback;
+            return self.accept.accept(stream, &identity).await.map(drop);
+        };
+        let accepted = in_time(tls.for_tunnels().accept(stream)).await;
+        let mut stream = accepted.map_err(|error| AcceptError::Greeting(error.into()))?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() == Some(ENROLMENT_ALPN)
+            && let Some(enrol) = &self.enrol
+        {
+            let enrolled = enrol.serve(&mut stream);
+            return in_time(async { enrolled.await.map_err(std::io::Error::other) })
+                .await
+                .map_err(|error| AcceptError::Greeting(error.into()));
+        }
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let identity = match certificate.and_then(|der| read_machine_certificate(der)) {
+            Some(named) if !self.is_revoked(&named) => Identity::Machine(named),
+            Some(_) => Identity::Nobody("the machine's certificate was revoked"),
+            None => Identity::Nobody("no certificate that names a machine: enrol first"),
+        };
+        self.accept.accept(stream, &identity).await.map(drop)
+    }
+
+    fn is_revoked(&self, certificate: &MachineCertificate) -> bool {
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        revoked.covers_machine(certificate)
+    }
+
+    async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return None,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    // Small messages must not wait for larger ones.
+                    let _ = stream.set_nodelay(true);
+                    return Some((stream, address));
+                }
+                Err(error) => {
+                    // Mostly too many open files: a pause lets some close.
+                    tracing::warn!(%error, "no connection accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_client<S>(&self, stream: S, address: IpAddr)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let stream = match in_time(preface::read(stream)).await {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%address, %error, "no HTTP/2 with a client"),
+        };
+        let router = self.router.clone();
+        let service = service_fn(move |request| {
+            let router = router.clone();
+            async move { Ok::<_, Infallible>(router.handle(request, address).await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CLIENT_WINDOW_BYTES)
+            .max_concurrent_streams(limits::CALLS_PER_CLIENT_MAX)
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)
+            .max_header_list_size(limits::METADATA_BYTES_MAX)
+            .max_pending_accept_reset_streams(limits::RESETS_PENDING_MAX)
+            .keep_alive_interval(self.keepalive.interval)
+            .keep_alive_timeout(self.keepalive.timeout)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "client connection broke");
+        }
+    }
+}
+
+/// What has to be done within the time for TLS and greetings.
+async fn in_time<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    let within = Duration::from_millis(limits::GREETING_MS_MAX);
+    let done = tokio::time::timeout(within, work).await;
+    done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}

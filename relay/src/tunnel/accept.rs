@@ -1,0 +1,215 @@
+//! The greeting of a new tunnel, from the first byte to its place in the table.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use betcode_schema_tunnel::metadata::GoAway;
+use betcode_schema_tunnel::{
+    GreetingError, Hello, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::link::{About, Keepalive};
+use super::{Link, Registered, Table};
+use crate::auth::MachineCertificate;
+use crate::buffer::Deliverer;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::registry::{Registry, RegistryError};
+
+/// Who is at the other end of a connection, as the transport has proved it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A certificate of this relay's authority names this machine.
+    Machine(MachineCertificate),
+    /// Nobody that may have a tunnel, and why.
+    Nobody(&'static str),
+    /// Nothing is proved: plain loopback, where the operator has allowed that.
+    AnyOnLoopback,
+}
+
+/// Why a connection did not become a tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The greeting failed.
+    #[error(transparent)]
+    Greeting(#[from] GreetingError),
+    /// The greeting took too long.
+    #[error("no greeting within {} ms", limits::GREETING_MS_MAX)]
+    Slow,
+    /// The relay refused.
+    #[error("refused ({reason:?}): {message}")]
+    Refused {
+        /// Why, for programs.
+        reason: Refusal,
+        /// Why, for people.
+        message: String,
+    },
+    /// HTTP/2 could not be opened.
+    #[error("HTTP/2 could not be opened: {0}")]
+    Http2(#[from] hyper::Error),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// What turns connections into tunnels.
+pub struct Accept {
+    /// Name of this relay.
+    pub relay_id: String,
+    /// Where open tunnels stand.
+    pub table: Arc<Table>,
+    /// Who holds which machine.
+    pub registry: Arc<dyn Registry>,
+    /// Delivers what waited.
+    pub deliverer: Arc<Deliverer>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How tunnels are kept alive.
+    pub keepalive: Keepalive,
+    /// Tunnels at most.
+    pub tunnels_max: usize,
+    /// How long a tunnel that has to go may finish its calls.
+    pub go_away_grace: Duration,
+    /// Whether new tunnels are refused because the relay stops.
+    pub draining: AtomicBool,
+}
+
+impl Accept {
+    /// Greets a new connection and opens the tunnel, which is in the table when this returns.
+    /// `None` when the daemon only asked which relay this is.
+    ///
+    /// # Errors
+    /// When the greeting fails or is refused; the connection is closed then.
+    pub async fn accept<S>(
+        self: &Arc<Self>,
+        stream: S,
+        identity: &Identity,
+    ) -> Result<Option<Arc<Link>>, AcceptError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let opened = self.open(stream, identity).await;
+        match &opened {
+            Ok(None) => {}
+            Ok(Some(_)) => self.metrics.tunnel(true),
+            Err(_) => self.metrics.tunnel(false),
+        }
+        opened
+    }
+
+    async fn open<S>(
+        self: &Arc<Self>,
+        mut stream: S,
+        identity: &Identity,
+    ) -> Result<Option<Arc<Link>>, AcceptError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let in_time = Duration::from_millis(limits::GREETING_MS_MAX);
+        let greeted = tokio::time::timeout(in_time, self.greet(&mut stream, identity)).await;
+        let (hello, epoch) = greeted.map_err(|_| AcceptError::Slow)??;
+        if hello.probe {
+            return Ok(None);
+        }
+        let about = About {
+            machine: hello.machine_id,
+            instance: hello.instance,
+            epoch,
+            certificate_issued_s: match identity {
+                Identity::Machine(certificate) => Some(certificate.issued_s),
+                Identity::Nobody(_) | Identity::AnyOnLoopback => None,
+            },
+        };
+        let link = Link::open(stream, about, self.keepalive).await?;
+        let grace = self.go_away_grace;
+        match self.table.register(&link) {
+            Registered::Newest { replaced } => {
+                tracing::info!(machine = %link.machine(), epoch, "tunnel open");
+                tokio::spawn({
+                    let (deliverer, link) = (self.deliverer.clone(), link.clone());
+                    async move { deliverer.deliver(link).await }
+                });
+                if let Some(old) = replaced.filter(|old| old.is_open()) {
+                    tokio::spawn(async move { old.go_away(GoAway::Replaced, grace).await });
+                }
+            }
+            Registered::Outdated => {
+                let link = link.clone();
+                tokio::spawn(async move { link.go_away(GoAway::Replaced, grace).await });
+            }
+        }
+        tokio::spawn({
+            let (accept, link) = (self.clone(), link.clone());
+            async move {
+                link.closed().await;
+                accept.table.remove(&link);
+                if let Err(error) = accept.registry.release(link.machine(), link.epoch()).await {
+                    tracing::warn!(machine = %link.machine(), %error, "claim not released");
+                }
+            }
+        });
+        Ok(Some(link))
+    }
+
+    async fn greet<S>(
+        &self,
+        stream: &mut S,
+        identity: &Identity,
+    ) -> Result<(Hello, u64), AcceptError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let hello: Hello = read_greeting(stream).await?;
+        if let Err((reason, message)) = self.permit(&hello, identity) {
+            let refused = Welcome::Refused {
+                reason,
+                message: message.clone(),
+            };
+            write_greeting(stream, &refused).await?;
+            return Err(AcceptError::Refused { reason, message });
+        }
+        let epoch = match hello.probe {
+            true => 0,
+            false => {
+                let claim = self.registry.claim(&hello.machine_id, &self.relay_id);
+                claim.await?
+            }
+        };
+        let accepted = Welcome::Accepted {
+            relay_id: self.relay_id.clone(),
+            epoch,
+        };
+        write_greeting(stream, &accepted).await?;
+        Ok((hello, epoch))
+    }
+
+    fn permit(&self, hello: &Hello, identity: &Identity) -> Result<(), (Refusal, String)> {
+        if hello.protocol != PROTOCOL {
+            let message = format!(
+                "protocol {} is not spoken here, {PROTOCOL} is: update the older side",
+                hello.protocol
+            );
+            return Err((Refusal::Protocol, message));
+        }
+        let refused = match identity {
+            Identity::Machine(proved) if proved.machine == hello.machine_id => None,
+            Identity::Machine(_) => Some("the certificate names another machine"),
+            Identity::Nobody(why) => Some(*why),
+            Identity::AnyOnLoopback => None,
+        };
+        if let Some(why) = refused {
+            return Err((Refusal::NotPermitted, why.to_owned()));
+        }
+        if self.draining.load(Ordering::Acquire) {
+            return Err((Refusal::Draining, "the relay is stopping".to_owned()));
+        }
+        // A machine that reconnects takes its own old place.
+        if self.table.len() >= self.tunnels_max && self.table.find(&hello.machine_id).is_none() {
+            let message = format!("the relay holds {} tunnels, its most", self.tunnels_max);
+            return Err((Refusal::Full, message));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! An open tunnel: HTTP/2 on a connection that the daemon dialled, with the relay as its client.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use betcode_schema_tunnel::metadata::{GO_AWAY, GoAway};
+use betcode_schema_tunnel::{GO_AWAY_PATH, MachineId};
+use http::{HeaderValue, Request, Response, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::cut::Cuttable;
+use crate::limits;
+use crate::router::TunnelBody;
+
+/// How often a tunnel is asked whether it lives.
+#[derive(Debug, Clone, Copy)]
+pub struct Keepalive {
+    /// Between two pings.
+    pub interval: Duration,
+    /// Without an answer for so long, the tunnel counts as dead.
+    pub timeout: Duration,
+}
+
+/// Who is at the other end of a tunnel.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The machine.
+    pub machine: MachineId,
+    /// The process there.
+    pub instance: String,
+    /// Number of the tunnel.
+    pub epoch: u64,
+    /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
+    pub certificate_issued_s: Option<u64>,
+}
+
+/// A tunnel on which calls can be made.
+pub struct Link {
+    about: About,
+    opened_at: Instant,
+    sender: SendRequest<TunnelBody>,
+    slots: Arc<Semaphore>,
+    /// Wakes the delivery of requests that waited.
+    kick: Notify,
+    leaving: AtomicBool,
+    /// Cancelled when the connection takes no more calls, for whatever reason.
+    closed: CancellationToken,
+    /// Cancelled to end the connection with the calls on it.
+    cut: CancellationToken,
+}
+
+/// A place among the calls of a tunnel and of the relay, given back when dropped.
+#[derive(Debug)]
+pub struct CallPermit {
+    _of_tunnel: OwnedSemaphorePermit,
+    _of_relay: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a call could not be made on a tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The tunnel ended, or the daemon is leaving it: nothing of the call was sent.
+    #[error("the tunnel is closed")]
+    Closed,
+    /// The call broke, before or after the daemon saw it.
+    #[error("the call broke: {0}")]
+    Broken(#[source] hyper::Error),
+}
+
+impl Link {
+    /// Opens HTTP/2 on a connection whose greeting is done, and drives it until it ends.
+    ///
+    /// # Errors
+    /// When the connection breaks at once.
+    pub async fn open<S>(
+        stream: S,
+        about: About,
+        keepalive: Keepalive,
+    ) -> Result<Arc<Self>, hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let cut = CancellationToken::new();
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::TUNNEL_WINDOW_BYTES)
+            .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)
+            .max_header_list_size(limits::METADATA_BYTES_MAX)
+            .keep_alive_interval(keepalive.interval)
+            .keep_alive_timeout(keepalive.timeout)
+            .keep_alive_while_idle(true)
+            .handshake::<_, TunnelBody>(TokioIo::new(Cuttable::new(stream, cut.clone())))
+            .await?;
+        let closed = CancellationToken::new();
+        tokio::spawn({
+            let (closed, machine, epoch) = (closed.clone(), about.machine.clone(), about.epoch);
+            async move {
+                let _ended = closed.drop_guard();
+                match connection.await {
+                    Ok(()) => tracing::debug!(%machine, epoch, "tunnel closed"),
+                    Err(error) => tracing::info!(%machine, epoch, %error, "tunnel broke"),
+                }
+            }
+        });
+        Ok(Arc::new(Self {
+            about,
+            opened_at: Instant::now(),
+            sender,
+            slots: Arc::new(Semaphore::new(limits::CALLS_PER_TUNNEL_MAX)),
+            kick: Notify::new(),
+            leaving: AtomicBool::new(false),
+            closed,
+            cut,
+        }))
+    }
+
+    /// Machine at the other end.
+    #[must_use]
+    pub fn machine(&self) -> &MachineId {
+        &self.about.machine
+    }
+
+    /// Process at the other end.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.about.instance
+    }
+
+    /// Number of the tunnel; a later one of the same machine has a higher one.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.about.epoch
+    }
+
+    /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
+    #[must_use]
+    pub fn certificate_issued_s(&self) -> Option<u64> {
+        self.about.certificate_issued_s
+    }
+
+    /// When it was opened.
+    #[must_use]
+    pub fn opened_at(&self) -> Instant {
+        self.opened_at
+    }
+
+    /// Whether new calls may be made on it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.leaving.load(Ordering::Acquire)
+            && !self.closed.is_cancelled()
+            && !self.sender.is_closed()
+    }
+
+    /// Returns when the connection takes no more calls: it ended, or the daemon is leaving.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Calls under way.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        limits::CALLS_PER_TUNNEL_MAX.saturating_sub(self.slots.available_permits())
+    }
+
+    /// Takes a place for a call, unless all are taken.
+    #[must_use]
+    pub fn permit(&self, of_relay: Option<OwnedSemaphorePermit>) -> Option<CallPermit> {
+        let of_tunnel = self.slots.clone().try_acquire_owned().ok()?;
+        Some(CallPermit {
+            _of_tunnel: of_tunnel,
+            _of_relay: of_relay,
+        })
+    }
+
+    /// Makes a call. Dropping the future cancels it on the daemon's side too.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`] when nothing was sent, [`LinkError::Broken`] when something may have
+    /// been.
+    pub(crate) async fn call(
+        &self,
+        request: Request<TunnelBody>,
+    ) -> Result<Response<Incoming>, LinkError> {
+        let mut sender = self.sender.clone();
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut error) => match error.take_message() {
+                // The request came back: it never left.
+                Some(_) => Err(LinkError::Closed),
+                None => Err(LinkError::Broken(error.into_error())),
+            },
+        }
+    }
+
+    /// Says that a request waits for this machine.
+    pub fn kick(&self) {
+        self.kick.notify_one();
+    }
+
+    /// Returns when a request waits, or may.
+    pub async fn kicked(&self) {
+        self.kick.notified().await;
+    }
+
+    /// Tells the daemon to leave, lets calls under way finish for at most `grace`, then cuts.
+    pub async fn go_away(&self, why: GoAway, grace: Duration) {
+        if self.leaving.swap(true, Ordering::AcqRel) {
+            return self.closed().await;
+        }
+        let told = tokio::time::timeout(
+            Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX),
+            self.call(go_away_call(self.machine(), why)),
+        )
+        .await;
+        if !matches!(told, Ok(Ok(_))) {
+            tracing::debug!(machine = %self.machine(), epoch = self.epoch(), "go-away not answered");
+        }
+        let idle = async {
+            // All places at once: there is no call under way, and none can begin.
+            let all = limits::CALLS_PER_TUNNEL_MAX as u32;
+            let _all = self.slots.acquire_many(all).await;
+        };
+        tokio::select! {
+            () = idle => {}
+            () = self.closed.cancelled() => {}
+            () = tokio::time::sleep(grace) => {
+                tracing::info!(machine = %self.machine(), calls = self.calls(), "calls cut off");
+            }
+        }
+        self.cut();
+        self.closed().await;
+    }
+
+    /// Ends the connection and every call on it.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
+}
+
+fn go_away_call(machine: &MachineId, why: GoAway) -> Request<TunnelBody> {
+    let mut request = Request::new(TunnelBody::Kept(Full::default()));
+    *request.method_mut() = http::Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() = call_uri(machine, GO_AWAY_PATH);
+    let headers = request.headers_mut();
+    headers.insert(GO_AWAY, HeaderValue::from_static(why.as_str()));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    request
+}
+
+/// The address of a method on a machine. HTTP/2 wants an authority; the machine's id is one.
+pub(crate) fn call_uri(machine: &MachineId, path: &str) -> http::Uri {
+    http::Uri::builder()
+        .scheme("http")
+        .authority(machine.as_str())
+        .path_and_query(path)
+        .build()
+        .unwrap_or_default()
+}

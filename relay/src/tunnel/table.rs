@@ -1,0 +1,81 @@
+//! The newest tunnel of each machine.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use betcode_schema_tunnel::MachineId;
+
+use super::Link;
+
+/// The tunnels that this relay holds.
+#[derive(Default)]
+pub struct Table {
+    links: RwLock<HashMap<MachineId, Arc<Link>>>,
+}
+
+/// What became of a new tunnel.
+pub enum Registered {
+    /// It is the machine's tunnel now.
+    Newest {
+        /// The one it took over from, which has to be told.
+        replaced: Option<Arc<Link>>,
+    },
+    /// A tunnel with a higher epoch is there already: this one has to go.
+    Outdated,
+}
+
+impl Table {
+    /// Makes `link` its machine's tunnel, unless a newer one is there.
+    pub fn register(&self, link: &Arc<Link>) -> Registered {
+        let mut links = self.write();
+        match links.get(link.machine()) {
+            Some(there) if there.epoch() > link.epoch() => Registered::Outdated,
+            _ => Registered::Newest {
+                replaced: links.insert(link.machine().clone(), link.clone()),
+            },
+        }
+    }
+
+    /// Takes `link` out, unless a newer tunnel has its place.
+    pub fn remove(&self, link: &Link) -> bool {
+        let mut links = self.write();
+        let mine = links
+            .get(link.machine())
+            .is_some_and(|there| there.epoch() == link.epoch());
+        if mine {
+            links.remove(link.machine());
+        }
+        mine
+    }
+
+    /// The tunnel of a machine, if it takes calls.
+    #[must_use]
+    pub fn find(&self, machine: &MachineId) -> Option<Arc<Link>> {
+        let links = self.links.read().unwrap_or_else(|e| e.into_inner());
+        links.get(machine).filter(|link| link.is_open()).cloned()
+    }
+
+    /// All tunnels.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Link>> {
+        let links = self.links.read().unwrap_or_else(|e| e.into_inner());
+        links.values().cloned().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.links.read().unwrap_or_else(|e| e.into_inner()).len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    // No code panics while it holds the lock, so a poisoned one is still whole.
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<MachineId, Arc<Link>>> {
+        self.links.write().unwrap_or_else(|e| e.into_inner())
+    }
+}

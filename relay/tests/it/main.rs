@@ -1,0 +1,21 @@
+//! The relay with real sockets: a gRPC service that nobody told it of, behind a real tunnel.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what a test's helpers do not find is a failed test"
+)]
+
+mod echo;
+mod harness;
+mod program;
+
+mod calls;
+mod credentials;
+mod figures;
+mod fleet;
+mod killed;
+mod operation;
+mod tunnels;
+mod waiting;

@@ -1,0 +1,223 @@
+//! Requests that wait for a daemon that is away.
+
+use std::sync::Arc;
+
+use betcode_relay::buffer::BufferOptions;
+use betcode_storage::ManualClock;
+use bytes::Bytes;
+use tonic::{Code, Request, Status};
+
+use super::harness::{Client, Relay, RelayOptions, until};
+
+pub(crate) fn request(key: &str, priority: Option<&str>, body: &[u8]) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::copy_from_slice(body));
+    let metadata = request.metadata_mut();
+    metadata.insert("x-betcode-may-wait", "true".parse().unwrap());
+    metadata.insert("x-betcode-idempotency-key", key.parse().unwrap());
+    metadata.insert("x-echo", "kept".parse().unwrap());
+    if let Some(priority) = priority {
+        metadata.insert("x-betcode-priority", priority.parse().unwrap());
+    }
+    request
+}
+
+pub(crate) fn is_buffered(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.metadata().contains_key("x-betcode-buffered")
+}
+
+async fn keep(client: &Client, key: &str, priority: Option<&str>, body: &[u8]) {
+    let told = client.unary("Record", request(key, priority, body)).await;
+    let told = told.unwrap_err();
+    assert!(is_buffered(&told), "{told:?}");
+    assert!(told.message().contains("not stored"), "{told:?}");
+}
+
+async fn started(buffer: BufferOptions) -> Relay {
+    Relay::start(RelayOptions {
+        buffer,
+        ..RelayOptions::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_is_delivered_once_by_priority_then_order() {
+    let relay = started(BufferOptions::default()).await;
+    let client = relay.client("m-1").await;
+    for (key, priority, body) in [
+        ("a", None, "first of 5"),
+        ("b", Some("9"), "first of 9"),
+        ("c", Some("0"), "first of 0"),
+        ("d", None, "second of 5"),
+        ("e", Some("0"), "second of 0"),
+    ] {
+        keep(&client, key, priority, body.as_bytes()).await;
+    }
+    // A repeat changes nothing; another request of the same key is refused.
+    keep(&client, "a", None, b"first of 5").await;
+    let refused = client.unary("Record", request("a", None, b"other")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(relay.buffer.counts().requests, 5);
+
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    until("all is delivered", || relay.buffer.counts().requests == 0).await;
+    let bodies: Vec<_> = echo.recorded().into_iter().map(|r| r.body).collect();
+    let expected = [
+        "first of 0",
+        "second of 0",
+        "first of 5",
+        "second of 5",
+        "first of 9",
+    ];
+    assert_eq!(bodies, expected);
+    for record in echo.recorded() {
+        assert_eq!(record.metadata.get("x-echo").unwrap(), "kept");
+        assert!(record.metadata.contains_key("x-betcode-buffered-at-ms"));
+        assert!(record.metadata.contains_key("x-betcode-idempotency-key"));
+    }
+    // A repeat after delivery is known, and not delivered again.
+    let told = client
+        .unary("Record", request("a", None, b"first of 5"))
+        .await;
+    let told = told.unwrap_err();
+    assert_eq!(told.code(), Code::AlreadyExists);
+    assert_eq!(
+        told.metadata().get("x-betcode-delivered-code").unwrap(),
+        "0"
+    );
+    // And with the daemon there, a new one goes straight through.
+    client
+        .unary("Record", request("new", None, b"live"))
+        .await
+        .unwrap();
+    assert_eq!(echo.recorded().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_reject_and_nothing_that_waits_gives_way() {
+    let relay = started(BufferOptions {
+        requests_per_machine_max: 3,
+        requests_max: 5,
+        ..BufferOptions::default()
+    })
+    .await;
+    let (a, b) = (relay.client("m-a").await, relay.client("m-b").await);
+    for key in ["1", "2", "3"] {
+        keep(&a, key, None, key.as_bytes()).await;
+    }
+    let refused = a
+        .unary("Record", request("4", Some("0"), b"4"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(
+        !is_buffered(&refused) && refused.message().contains('3'),
+        "{refused:?}"
+    );
+    keep(&b, "1", None, b"1").await;
+    let big = vec![0; 1_000_000];
+    let refused = b
+        .unary("Record", request("big", None, &big))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    keep(&b, "2", None, b"2").await;
+    let refused = b
+        .unary("Record", request("3", None, b"3"))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(relay.buffer.counts().requests, 5);
+    let (_tunnel, echo) = relay.daemon("m-a").await;
+    until("all is delivered", || relay.buffer.counts().requests == 2).await;
+    assert_eq!(echo.recorded().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_says_so_correctly_may_wait() {
+    let relay = started(BufferOptions::default()).await;
+    let client = relay.client("m-1").await;
+    let plain = client.unary("Record", Bytes::new()).await.unwrap_err();
+    assert!(plain.code() == Code::Unavailable && !is_buffered(&plain));
+    for (name, value) in [
+        ("x-betcode-may-wait", "maybe"),
+        ("x-betcode-idempotency-key", ""),
+        ("x-betcode-priority", "10"),
+        ("x-betcode-priority", "high"),
+    ] {
+        let mut bad = request("k", None, b"");
+        bad.metadata_mut().insert(name, value.parse().unwrap());
+        let refused = client.unary("Record", bad).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{name}: {value}");
+    }
+    assert_eq!(relay.buffer.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_too_long_is_settled_as_such_and_not_delivered() {
+    let clock = Arc::new(ManualClock::at(1_000_000_000_000));
+    let relay = started(BufferOptions {
+        age_ms_max: 1_000,
+        clock: clock.clone(),
+        ..BufferOptions::default()
+    })
+    .await;
+    let client = relay.client("m-1").await;
+    keep(&client, "old", None, b"old").await;
+    clock.advance(900);
+    keep(&client, "young", None, b"young").await;
+    clock.advance(200);
+    assert_eq!(relay.buffer.expire().await.unwrap(), 1);
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    until("all is delivered", || relay.buffer.counts().requests == 0).await;
+    assert_eq!(echo.recorded().len(), 1);
+    let told = client
+        .unary("Record", request("old", None, b"old"))
+        .await
+        .unwrap_err();
+    let code = (Code::DeadlineExceeded as i32).to_string();
+    let delivered = told.metadata().get("x-betcode-delivered-code").unwrap();
+    assert_eq!(delivered.to_str().unwrap(), code);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_stays_until_its_daemon_has_answered_and_counts_once() {
+    let relay = started(BufferOptions::default()).await;
+    let client = relay.client("m-1").await;
+    keep(&client, "a", None, b"a").await;
+    keep(&client, "b", None, b"b").await;
+    let echo = super::echo::Echo::default();
+    // Two answers that mean later, then a slow one whose tunnel is cut before it comes.
+    echo.refuse_next(2);
+    echo.slow_next(1);
+    let options = relay.tunnel_options("m-1");
+    let routes = tonic::service::Routes::new(echo.clone()).prepare();
+    let _tunnel = betcode_daemon::tunnel::Tunnel::hold(options, routes);
+    until("the first is under way", || echo.slow() == 1).await;
+    relay.table.find(&"m-1".parse().unwrap()).unwrap().cut();
+    until("all is delivered", || relay.buffer.counts().requests == 0).await;
+    let bodies: Vec<_> = echo.recorded().into_iter().map(|r| r.body).collect();
+    assert_eq!(bodies, ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_request_that_is_repeated_counts_once_and_says_so() {
+    let relay = started(BufferOptions::default()).await;
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    let client = relay.client("m-1").await;
+    let first = client
+        .unary("Record", request("k", None, b"once"))
+        .await
+        .unwrap();
+    assert_eq!(first.into_inner(), "recorded");
+    let repeat = client
+        .unary("Record", request("k", None, b"once"))
+        .await
+        .unwrap_err();
+    assert_eq!(repeat.code(), Code::AlreadyExists);
+    assert_eq!(
+        repeat.metadata().get("x-betcode-delivered-code").unwrap(),
+        "0"
+    );
+    assert_eq!(echo.recorded().len(), 1);
+}
