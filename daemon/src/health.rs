@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use betcode_schema_grpc::history::ResourceLevel;
 use betcode_storage::capacity::levels::Level;
-use betcode_storage::{Clock, Result, SessionId, Store, SystemClock};
+use betcode_storage::{Clock, SystemClock};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, timeout};
 use tonic_health::ServingStatus;
@@ -16,9 +16,6 @@ use crate::levels;
 
 /// Components, by their names.
 pub const COMPONENTS: [&str; 3] = ["store", "compaction", "capacity"];
-
-/// A session that is never there: deleting it makes the writer begin and end a transaction.
-const PROBE_SESSION: &str = "~probe";
 
 /// Health of one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,19 +54,12 @@ impl Health {
     }
 }
 
-/// Reads and writes. What is written is a transaction without content.
-fn probe(store: &Store) -> Result<()> {
-    store.totals()?;
-    store.delete(&SessionId::new(PROBE_SESSION)?)?;
-    Ok(())
-}
-
 /// Looks at every component.
 pub(crate) async fn look(core: &Arc<Core>, wait_max: Duration) -> Vec<Component> {
     let checked_ms = SystemClock.now_ms();
     let store = core.store.clone();
     let started = Instant::now();
-    let probed = timeout(wait_max, core.blocking.write(move || probe(&store))).await;
+    let probed = timeout(wait_max, core.blocking.write(move || store.probe())).await;
     let (serving, message) = match probed {
         Ok(Ok(())) => (
             true,

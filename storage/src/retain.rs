@@ -16,6 +16,7 @@ use crate::capacity::retention::{
     Kept, Removal, RetentionCandidate, RetentionPlan, RetentionPolicy, plan,
 };
 use crate::compact::CompactionRequest;
+use crate::deletion::delete_session;
 use crate::error::{Result, StoreError};
 use crate::files::io_error;
 use crate::ids::SessionId;
@@ -24,7 +25,7 @@ use crate::message::{Arrival, Batch, ImportMark, Message};
 use crate::options::StoreOptions;
 use crate::reader::ReadRange;
 use crate::session::{Session, SessionFilter};
-use crate::store::{Store, delete_session};
+use crate::store::Store;
 
 /// Messages of one append to an archive.
 const ARCHIVE_BATCH_MESSAGES_MAX: usize = 4096;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::capacity::levels::Level;
 use crate::error::{Result, StoreError};
 use crate::files;
-use crate::ids::{SessionId, SessionKey};
+use crate::ids::SessionId;
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
 use crate::options::{StoreOptions, check_size_limits};
@@ -21,7 +21,7 @@ use crate::sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 use crate::sql::migrate::{self, FileState};
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
-use crate::sql::totals::{Delta, Totals};
+use crate::sql::totals::Totals;
 use crate::watch::{CapacityWatch, TimedEvent};
 use crate::writer::Writer;
 
@@ -276,39 +276,6 @@ impl Store {
         })
     }
 
-    /// Deletes a session and all its messages. Whether there was one.
-    ///
-    /// It is gone at once and for good when this returns; its space comes back in small steps,
-    /// of which a crash leaves the rest for later.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn delete(&self, id: &SessionId) -> Result<bool> {
-        let id = id.clone();
-        let deleted = self.writer()?.run(move |context| {
-            let now_ms = context.options.clock.now_ms();
-            context.maintain("delete the session", |db, connection| {
-                db.named(
-                    "delete the session",
-                    delete_session(connection, &id, None, now_ms),
-                )
-            })
-        })?;
-        if deleted {
-            self.finish_deletions()?;
-        }
-        Ok(deleted)
-    }
-
-    /// Deletes the rows of sessions that are gone, a bounded number at a time.
-    pub(crate) fn finish_deletions(&self) -> Result<()> {
-        while self
-            .writer()?
-            .run(|context| context.maintain("delete messages", delete_step))?
-        {}
-        Ok(())
-    }
-
     /// Totals over all sessions. Costs the same whatever the size of the history.
     ///
     /// # Errors
@@ -468,66 +435,4 @@ impl Store {
         let connection = self.inner.readers.get()?;
         self.inner.db.named(action, read(&connection))
     }
-}
-
-/// Takes a session out of sight and out of all sums; only if it has the key and the messages
-/// `expected` of it. Whether there was such a session.
-pub(crate) fn delete_session(
-    connection: &rusqlite::Connection,
-    id: &SessionId,
-    expected: Option<(SessionKey, u64)>,
-    now_ms: i64,
-) -> rusqlite::Result<bool> {
-    let Some(session) = sql::sessions::find(connection, id)? else {
-        return Ok(false);
-    };
-    if expected.is_some_and(|expected| expected != (session.key, session.messages)) {
-        return Ok(false);
-    }
-    let minus = |value: u64| -sql::signed(value);
-    let wall_ms = match (session.first_time_ms, session.last_time_ms) {
-        (Some(first), Some(last)) => last - first,
-        _ => 0,
-    };
-    sql::totals::add(
-        connection,
-        &Delta {
-            sessions: -1,
-            messages: minus(session.messages),
-            raw_bytes: minus(session.raw_bytes),
-            uncompacted_bytes: minus(session.uncompacted_bytes),
-            hot_messages: minus(session.hot_messages),
-            hot_bytes: minus(session.hot_bytes),
-            segments: minus(session.segments),
-            segment_bytes: minus(session.segment_bytes),
-            active_ms: -session.active_ms,
-            wall_ms: -wall_ms,
-            ..Delta::default()
-        },
-    )?;
-    sql::growth::remove_session(connection, session.key)?;
-    sql::imports::remove(connection, session.key)?;
-    sql::sessions::mark_deleted(connection, session.key, now_ms)?;
-    Ok(true)
-}
-
-/// Deletes some rows of a session that is gone; whether there may be more to do.
-fn delete_step(db: &Db, connection: &rusqlite::Connection) -> Result<bool> {
-    use crate::limits::DELETE_ROWS_PER_STEP;
-    let step = || -> rusqlite::Result<bool> {
-        let Some(key) = sql::sessions::next_deletion(connection)? else {
-            return Ok(false);
-        };
-        let rows = sql::messages::delete_some(connection, key, DELETE_ROWS_PER_STEP)?;
-        if rows > 0 {
-            return Ok(true);
-        }
-        let rows = sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)?;
-        if rows == 0 {
-            sql::sessions::finish_deletion(connection, key)?;
-            sql::totals::add(connection, &sql::bases::delete_unused(connection)?)?;
-        }
-        Ok(true)
-    };
-    db.named("delete messages", step())
 }

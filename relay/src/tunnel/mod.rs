@@ -1,6 +1,6 @@
 //! Tunnels: connections that daemons dialled, over which the relay calls them.
 //!
-//! [`accept`] greets a new connection, [`Link`] is an open tunnel, [`Table`] holds the newest
+//! `accept` greets a new connection, [`Link`] is an open tunnel, [`Table`] holds the newest
 //! tunnel of each machine.
 
 mod accept;

@@ -73,6 +73,15 @@ impl Delta {
     }
 }
 
+/// Writes the row as it is: a page goes to disk like any other's. The store's name.
+pub(crate) fn touch(connection: &Connection) -> rusqlite::Result<String> {
+    connection
+        .prepare_cached(
+            "UPDATE store SET store_id = store_id WHERE singleton = 1 RETURNING store_id",
+        )?
+        .query_row([], |row| row.get(0))
+}
+
 pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
     connection
         .prepare_cached("SELECT * FROM store WHERE singleton = 1")?

@@ -237,6 +237,15 @@ impl WriterContext {
         }
     }
 
+    /// Commits the store's row as it is, and returns the store's name. Unlike [`Self::maintain`]
+    /// it gives no reserve up: a full disk is what a probe is to find.
+    pub(crate) fn probe(&mut self) -> Result<String> {
+        let Self { db, connection, .. } = self;
+        write_transaction(db, connection, "probe the store", |transaction| {
+            db.named("write the probe", sql::totals::touch(transaction))
+        })
+    }
+
     pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
         let result = sql::space::checkpoint(&self.connection, mode);
         if let Ok(done) = &result

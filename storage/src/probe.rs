@@ -1,0 +1,38 @@
+//! A sign of life: one real write and one real read.
+
+use crate::error::{Result, StoreError};
+use crate::store::Store;
+use crate::writer::WriterContext;
+
+impl Store {
+    /// Writes a row as it is, durably, through the writer's queue, and reads it back by another
+    /// connection. What answers in time is a store that records.
+    ///
+    /// It works at the size limit as well: nothing grows by it.
+    ///
+    /// # Errors
+    /// What an append would meet: [`StoreError::DiskFull`], [`StoreError::QueueFull`],
+    /// [`StoreError::Busy`], …; [`StoreError::Damaged`] when another store's row is read back.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # use betcode_storage::{Store, StoreOptions};
+    /// let store = Store::open(&folder.path().join("history.db"), StoreOptions::default())?;
+    /// store.probe()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn probe(&self) -> Result<()> {
+        let written = self.writer()?.run(WriterContext::probe)?;
+        let found = self.totals()?.store_id;
+        if written == found {
+            Ok(())
+        } else {
+            Err(StoreError::damaged(
+                None,
+                format!("the writer's file is store {written}, the readers' is {found}"),
+            ))
+        }
+    }
+}
