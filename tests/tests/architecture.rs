@@ -10,13 +10,25 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("betcode-schema-sql", &[]),
     ("betcode-schema-grpc", &[]),
+    ("betcode-schema-tunnel", &[]),
     ("betcode-storage", &["betcode-schema-sql"]),
     ("betcode-db", &["betcode-storage", "betcode-schema-grpc"]),
     (
         "betcode-daemon",
-        &["betcode-storage", "betcode-schema-grpc"],
+        &[
+            "betcode-storage",
+            "betcode-schema-grpc",
+            "betcode-schema-tunnel",
+        ],
     ),
-    ("betcode-relay", &["betcode-storage", "betcode-schema-grpc"]),
+    (
+        "betcode-relay",
+        &[
+            "betcode-storage",
+            "betcode-schema-grpc",
+            "betcode-schema-tunnel",
+        ],
+    ),
     (
         "betcode-tests",
         &[
@@ -53,7 +65,9 @@ const NOT_IN_STORAGE: &[&str] = &[
 
 fn metadata(arguments: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        // What other platforms need is not on a machine that has only built for its own.
+        .arg("--filter-platform=host-tuple")
         .args(arguments)
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
