@@ -16,7 +16,20 @@ pub(crate) enum Command {
         /// As a JSON array.
         json: bool,
     },
+    /// Make this machine known to a relay.
+    Enrol(Enrol),
 }
+
+/// What enrolling needs besides the settings.
+#[derive(Debug)]
+pub(crate) struct Enrol {
+    pub(crate) machine: String,
+    pub(crate) relay_name: Option<String>,
+    pub(crate) code: String,
+}
+
+/// Parameters that enrolling needs.
+const ENROL_PARAMETERS: [&str; 3] = ["db", "relay_address", "relay_folder"];
 
 /// Reads the command line and the environment. Ends the process on wrong flags and on `--help`.
 pub(crate) fn parse() -> (Command, Sources) {
@@ -26,7 +39,10 @@ pub(crate) fn parse() -> (Command, Sources) {
         .unwrap_or_else(|| ("serve".to_owned(), matches));
     let flags = PARAMETERS
         .iter()
-        .filter_map(|p| Some((p.name.to_owned(), matches.remove_one::<String>(p.name)?)))
+        .filter_map(|p| {
+            let value = matches.try_remove_one::<String>(p.name).ok()??;
+            Some((p.name.to_owned(), value))
+        })
         .collect();
     let file = matches.remove_one::<PathBuf>("settings");
     let file = file.or_else(|| std::env::var_os("BETCODE_SETTINGS").map(PathBuf::from));
@@ -39,6 +55,11 @@ pub(crate) fn parse() -> (Command, Sources) {
         "config" => Command::Config {
             json: matches.get_flag("json"),
         },
+        "enrol" => Command::Enrol(Enrol {
+            machine: matches.remove_one("machine").unwrap_or_default(),
+            relay_name: matches.remove_one("relay_name"),
+            code: matches.remove_one("code").unwrap_or_default(),
+        }),
         _ => Command::Serve,
     };
     (command, sources)
@@ -67,11 +88,39 @@ fn command() -> clap::Command {
             clap::Command::new("serve")
                 .about("Serves until SIGTERM; SIGHUP reads the settings again"),
         ))
+        .subcommand(enrol(settings.clone()))
         .subcommand(
             with_parameters(
                 clap::Command::new("config").about("Shows each setting and where it came from"),
             )
             .arg(json),
+        )
+}
+
+fn enrol(settings: Arg) -> clap::Command {
+    let of_enrolling = |parameter: &&Parameter| ENROL_PARAMETERS.contains(&parameter.name);
+    clap::Command::new("enrol")
+        .about("Makes this machine known to a relay, with a code from `betcode-relay enrol`")
+        .arg(settings)
+        .args(PARAMETERS.iter().filter(of_enrolling).map(flag))
+        .arg(
+            Arg::new("machine")
+                .long("machine")
+                .value_name("ID")
+                .required(true)
+                .help("The machine's id, the one that the code is for"),
+        )
+        .arg(
+            Arg::new("relay_name")
+                .long("relay-name")
+                .value_name("NAME")
+                .help("Name in the relay's certificate [default: the host of relay-address]"),
+        )
+        .arg(
+            Arg::new("code")
+                .value_name("CODE")
+                .required(true)
+                .help("The code; - reads it from standard input"),
         )
 }
 

@@ -15,6 +15,7 @@ use crate::hub::Hub;
 use crate::observe::Metrics;
 use crate::settings::Settings;
 use crate::status;
+use crate::tunnel::TunnelState;
 
 /// The open store and everything around it. Services hold it in an [`Arc`].
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Core {
     pub levels: watch::Receiver<Vec<ResourceLevel>>,
     /// Turns true when the daemon begins to stop.
     pub draining: watch::Receiver<bool>,
+    /// The tunnel to the relay as it stands.
+    pub tunnel: watch::Receiver<TunnelState>,
     /// Settings at the start.
     pub settings: Settings,
     /// Background compaction; `None` when it is disabled or has ended.

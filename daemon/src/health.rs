@@ -13,9 +13,10 @@ use tonic_health::server::HealthReporter;
 
 use crate::core::Core;
 use crate::levels;
+use crate::tunnel::TunnelState;
 
 /// Components, by their names.
-pub const COMPONENTS: [&str; 3] = ["store", "compaction", "capacity"];
+pub const COMPONENTS: [&str; 4] = ["store", "compaction", "capacity", "relay"];
 
 /// Health of one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub(crate) async fn look(core: &Arc<Core>, wait_max: Duration) -> Vec<Component>
     let status = core.compaction().as_ref().map(|running| running.0.status());
     let trouble = status.and_then(|status| status.last_error);
     let level = core.store.level();
-    vec![
+    let mut components = vec![
         Component {
             name: "store",
             serving,
@@ -96,7 +97,28 @@ pub(crate) async fn look(core: &Arc<Core>, wait_max: Duration) -> Vec<Component>
             message: format!("the database's size is at level {}", level.name()),
             checked_ms,
         },
-    ]
+    ];
+    components.extend(relay(&core.tunnel.borrow(), checked_ms));
+    components
+}
+
+/// The tunnel, when one is wanted. Without it this machine's own clients are served all the same.
+fn relay(tunnel: &TunnelState, checked_ms: i64) -> Option<Component> {
+    let (open, message) = match tunnel {
+        TunnelState::Off => return None,
+        TunnelState::Open { relay_id, .. } => (true, format!("clients of {relay_id} come through")),
+        TunnelState::Dialling => (false, "dialling the relay".to_owned()),
+        TunnelState::Waiting { why, .. } => (false, format!("no tunnel to the relay: {why}")),
+        TunnelState::Unusable { why } => (false, format!("no tunnel to the relay: {why}")),
+        TunnelState::Stopped => (false, "the tunnel is closed".to_owned()),
+    };
+    Some(Component {
+        name: "relay",
+        serving: open,
+        degraded: !open,
+        message,
+        checked_ms,
+    })
 }
 
 /// Looks now and then, and tells; until the daemon stops.

@@ -1,6 +1,7 @@
 //! `betcode-daemon`: serves a history store.
 
 mod cli;
+mod enrol;
 mod logs;
 mod service_manager;
 
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Serve => serve(loaded, sources),
+        Command::Enrol(asked) => match enrol::enrol(&loaded.settings, asked) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => fail(&why, 1),
+        },
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use betcode_schema_grpc::history::capacity_service_server::CapacityServiceServer;
@@ -38,6 +38,7 @@ use crate::services::maintenance::Maintenance;
 use crate::services::version::Version;
 use crate::settings::Settings;
 use crate::transport::{GateLayer, Listener, SocketFile};
+use crate::tunnel::{self, Tunnel, TunnelState};
 
 /// Services whose health is told by name.
 pub const SERVICES: [&str; 8] = [
@@ -90,10 +91,12 @@ pub enum ServeError {
 }
 
 /// A daemon that serves.
-#[derive(Debug)]
 pub struct Daemon {
     core: Arc<Core>,
     draining: watch::Sender<bool>,
+    routes: Routes,
+    tunnel: Mutex<Option<Tunnel>>,
+    tell_tunnel: watch::Sender<TunnelState>,
     servers: JoinSet<Result<(), ServeError>>,
     tcp: Option<SocketAddr>,
     tls: Option<SocketAddr>,
@@ -121,6 +124,7 @@ impl Daemon {
         let (draining, drain) = watch::channel(false);
         let (tell_health, health) = watch::channel(Health::default());
         let (tell_levels, levels) = watch::channel(Vec::new());
+        let (tell_tunnel, tunnel) = watch::channel(TunnelState::Off);
         let core = Arc::new(Core {
             store,
             hub,
@@ -129,6 +133,7 @@ impl Daemon {
             metrics: Metrics::default(),
             health,
             levels,
+            tunnel,
             draining: drain,
             settings,
             compaction: Mutex::new(compaction),
@@ -149,17 +154,31 @@ impl Daemon {
         let mut daemon = Self {
             core,
             draining,
+            routes,
+            tunnel: Mutex::default(),
+            tell_tunnel,
             servers: JoinSet::new(),
             tcp: None,
             tls: None,
             prometheus: None,
             _lock: lock,
         };
-        daemon.listen(&routes).await?;
+        daemon.listen().await?;
+        daemon.attach();
         Ok(daemon)
     }
 
-    async fn listen(&mut self, routes: &Routes) -> Result<(), ServeError> {
+    /// Opens the tunnel, or gives the one that is open the credentials as they are now.
+    fn attach(&self) {
+        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*tunnel {
+            None => *tunnel = tunnel::attach(&self.core, &self.routes, &self.tell_tunnel),
+            Some(open) => tunnel::renew(&self.core, open),
+        }
+    }
+
+    async fn listen(&mut self) -> Result<(), ServeError> {
+        let routes = self.routes.clone();
         let settings = &self.core.settings;
         let (tcp, tls, metrics) = (
             settings.tcp_listen,
@@ -252,7 +271,8 @@ impl Daemon {
         self.prometheus
     }
 
-    /// Applies settings that may change while the daemon runs. The others wait for a restart.
+    /// Applies settings that may change while the daemon runs, and reads the credentials of the
+    /// tunnel again. The others wait for a restart.
     ///
     /// # Errors
     /// When the store refuses its limits.
@@ -264,6 +284,7 @@ impl Daemon {
         self.core
             .store
             .set_limits(settings.db_bytes_max, settings.session_bytes_max)?;
+        self.attach();
         Ok(())
     }
 
@@ -284,7 +305,16 @@ impl Daemon {
             }
         };
         let drain_max = ms(self.core.settings.drain_ms_max);
-        let in_time = tokio::time::timeout(drain_max, all_done).await.is_ok();
+        let tunnel = self.tunnel.get_mut();
+        let tunnel = tunnel.unwrap_or_else(PoisonError::into_inner).take();
+        let left = async {
+            match tunnel {
+                Some(tunnel) => tunnel.stop(drain_max).await,
+                None => true,
+            }
+        };
+        let (done, left) = tokio::join!(tokio::time::timeout(drain_max, all_done), left);
+        let in_time = done.is_ok() && left;
         if !in_time {
             tracing::warn!("cutting off who is still connected");
             self.servers.shutdown().await;

@@ -42,6 +42,10 @@ pub struct Metrics {
     pub requests: AtomicU64,
     /// Connections dropped before they were served.
     pub connections_refused: AtomicU64,
+    /// Requests that came through the tunnel.
+    pub tunnel_requests: AtomicU64,
+    /// Times the tunnel opened.
+    pub tunnels_opened: AtomicU64,
 }
 
 /// Adds to a counter.
@@ -65,7 +69,7 @@ impl Metrics {
 
     /// The counters by name, with what they count.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, &'static str, u64); 8] {
+    pub fn counters(&self) -> [(&'static str, &'static str, u64); 10] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             (
@@ -103,6 +107,16 @@ impl Metrics {
                 "connections_refused",
                 "Connections dropped unserved",
                 of(&self.connections_refused),
+            ),
+            (
+                "tunnel_requests",
+                "Requests that came through the tunnel",
+                of(&self.tunnel_requests),
+            ),
+            (
+                "tunnels_opened",
+                "Times the tunnel to the relay opened",
+                of(&self.tunnels_opened),
             ),
         ]
     }

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::core::Core;
 use crate::levels::resident_bytes;
+use crate::tunnel::TunnelState;
 
 /// Serves `/metrics` until the daemon begins to stop.
 ///
@@ -111,6 +112,13 @@ pub fn render(core: &Core) -> String {
         "gauge",
         "1 while the store reads and writes",
         &one(serving),
+    );
+    let open = u64::from(matches!(*core.tunnel.borrow(), TunnelState::Open { .. }));
+    family(
+        "tunnel_open",
+        "gauge",
+        "1 while clients of the relay reach the daemon",
+        &one(open),
     );
     let mut stages = Vec::new();
     let mut counts = Vec::new();

@@ -215,13 +215,16 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
         let path = home.data_dir().join("history.db").display().to_string();
         values.insert("db", (path, Origin::Default));
     }
-    if !values.contains_key("socket") {
-        let db = values
-            .get("db")
-            .map(|(path, _)| PathBuf::from(path))
-            .unwrap_or_default();
-        let path = socket_beside(&db).display().to_string();
-        values.insert("socket", (path, Origin::Default));
+    let db = values
+        .get("db")
+        .map(|(path, _)| PathBuf::from(path))
+        .unwrap_or_default();
+    for (name, path) in [
+        ("socket", socket_beside(&db)),
+        ("relay_folder", folder_beside(&db).join("relay")),
+    ] {
+        let path = (path.display().to_string(), Origin::Default);
+        values.entry(name).or_insert(path);
     }
     if !values.contains_key("session_bytes_max") {
         let bytes = StoreOptions::default().session_bytes_max.to_string();
@@ -233,9 +236,14 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
 /// The socket of a store's daemon: in a directory of its own beside the store.
 #[must_use]
 pub fn socket_beside(db: &Path) -> PathBuf {
+    folder_beside(db).join("grpc.sock")
+}
+
+/// The directory of what a store's daemon has besides the store.
+fn folder_beside(db: &Path) -> PathBuf {
     let mut folder = db.as_os_str().to_owned();
     folder.push("-daemon");
-    PathBuf::from(folder).join("grpc.sock")
+    PathBuf::from(folder)
 }
 
 fn settings(values: &Values) -> Result<Settings, SettingsError> {
@@ -260,6 +268,9 @@ fn settings(values: &Values) -> Result<Settings, SettingsError> {
         tls_key: path("tls_key"),
         tls_client_ca: path("tls_client_ca"),
         prometheus_listen: address("prometheus_listen"),
+        relay: flag("relay"),
+        relay_address: text("relay_address"),
+        relay_folder: path("relay_folder"),
         durability: match text("durability").as_str() {
             "normal" => Durability::Normal,
             _ => Durability::Full,
@@ -312,6 +323,15 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
     ];
     if settings.tls_listen.is_some() && files.iter().any(|file| file.as_os_str().is_empty()) {
         return refuse("tls_listen needs tls_cert, tls_key and tls_client_ca".to_owned());
+    }
+    let address = &settings.relay_address;
+    let port = address
+        .rsplit_once(':')
+        .map(|(_, port)| port.parse::<u16>());
+    if !address.is_empty() && !matches!(port, Some(Ok(_))) {
+        return refuse(format!(
+            "relay_address is {address:?}: write host and port, such as relay.example.org:7443"
+        ));
     }
     let planned = settings.planned_memory_bytes();
     if planned > settings.memory_bytes_max {

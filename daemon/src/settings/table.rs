@@ -128,6 +128,24 @@ pub const PARAMETERS: &[Parameter] = &[
         "Loopback address for metrics; empty for none",
     ),
     other(
+        "relay",
+        Kind::Flag,
+        "true",
+        "Hold a tunnel to the relay at which this machine is enrolled",
+    ),
+    other(
+        "relay_address",
+        Kind::Text,
+        "",
+        "Host and port of the relay's door for daemons; default: as enrolled",
+    ),
+    other(
+        "relay_folder",
+        Kind::Path,
+        "",
+        "What `enrol` wrote: key and certificates; default: relay, in a directory beside the store",
+    ),
+    other(
         "durability",
         Kind::Choice(&["full", "normal"]),
         "full",

@@ -1,6 +1,7 @@
 //! Holding a tunnel: dialling, serving, dialling again.
 
 use std::convert::Infallible;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use betcode_schema_tunnel::metadata::GoAway;
@@ -18,13 +19,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use super::TunnelOptions;
 use super::once::Once;
 use super::serve::serve;
+use super::{TunnelOptions, TunnelTls};
 
 /// Where a tunnel stands, for status and health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TunnelState {
+    /// No relay is asked for.
+    Off,
+    /// The machine's credentials cannot be used; there is no attempt to dial.
+    Unusable {
+        /// What is wrong with them.
+        why: String,
+    },
     /// Dialling or greeting.
     Dialling,
     /// Open: clients of this relay reach the daemon.
@@ -49,7 +57,9 @@ pub enum TunnelState {
 pub struct Tunnel {
     state: watch::Receiver<TunnelState>,
     stop: CancellationToken,
+    cut: CancellationToken,
     connections: TaskTracker,
+    tls: Arc<RwLock<Option<TunnelTls>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -85,20 +95,26 @@ impl Tunnel {
     {
         let (told, state) = watch::channel(TunnelState::Dialling);
         let stop = CancellationToken::new();
+        let cut = CancellationToken::new();
         let connections = TaskTracker::new();
+        let tls = Arc::new(RwLock::new(options.tls.clone()));
         let holder = Holder {
             instance: uuid::Uuid::new_v4().simple().to_string(),
             options,
             state: told,
             stop: stop.clone(),
+            cut: cut.clone(),
             connections: connections.clone(),
+            tls: Arc::clone(&tls),
             once: Once::default(),
         };
         connections.spawn(holder.run(service));
         Self {
             state,
             stop,
+            cut,
             connections,
+            tls,
         }
     }
 
@@ -108,11 +124,20 @@ impl Tunnel {
         self.state.clone()
     }
 
-    /// Takes no more calls, lets those under way finish for at most `grace`, and ends.
-    pub async fn stop(self, grace: Duration) {
+    /// Dials with these credentials from the next time on. A tunnel that is open stays.
+    pub fn set_tls(&self, tls: TunnelTls) {
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+    }
+
+    /// Takes no more calls, lets those under way finish for at most `grace`, and ends. Returns
+    /// whether all finished.
+    pub async fn stop(self, grace: Duration) -> bool {
         self.stop.cancel();
         self.connections.close();
-        let _ = tokio::time::timeout(grace, self.connections.wait()).await;
+        let finished = tokio::time::timeout(grace, self.connections.wait()).await;
+        self.cut.cancel();
+        finished.is_ok()
     }
 }
 
@@ -127,7 +152,10 @@ struct Holder {
     options: TunnelOptions,
     state: watch::Sender<TunnelState>,
     stop: CancellationToken,
+    /// Ends connections whose calls had their time.
+    cut: CancellationToken,
     connections: TaskTracker,
+    tls: Arc<RwLock<Option<TunnelTls>>>,
     /// Outlives single tunnels: repeats come over the next one.
     once: Once,
 }
@@ -229,11 +257,15 @@ impl Holder {
     {
         let (told, mut reason) = watch::channel(None);
         let options = self.options.clone();
-        let once = self.once.clone();
+        let (once, cut) = (self.once.clone(), self.cut.clone());
         // A task of its own: after a go-away it finishes its calls beside the next tunnel.
         let mut serving = self.connections.spawn(async move {
-            let ended = serve(stream, service, &options, once, told, leave).await;
-            ended.map_err(|error| error.to_string())
+            tokio::select! {
+                ended = serve(stream, service, &options, once, told, leave) => {
+                    ended.map_err(|error| error.to_string())
+                }
+                () = cut.cancelled() => Ok(()),
+            }
         });
         tokio::select! {
             ended = &mut serving => Ended::Connection(match ended {
@@ -284,7 +316,12 @@ impl Holder {
         })?;
         // Small messages must not wait for larger ones.
         let _ = tcp.set_nodelay(true);
-        let mut stream: Box<dyn Connection> = match &self.options.tls {
+        let tls = self
+            .tls
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut stream: Box<dyn Connection> = match tls {
             None => Box::new(tcp),
             Some(tls) => {
                 let connector = TlsConnector::from(tls.config.clone());

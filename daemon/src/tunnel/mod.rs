@@ -19,16 +19,21 @@
 //!    the machine for a while.
 //! 4. When the connection breaks, dial again after a growing, jittered pause.
 
+mod attach;
 mod backoff;
 mod enrol;
+mod folder;
 mod hold;
 mod once;
 mod options;
 mod serve;
 mod tls;
+mod users;
 
+pub(crate) use attach::{attach, renew};
 pub use backoff::Backoff;
 pub use enrol::{Enrolled, EnrolmentError, enrol};
+pub use folder::{Enrolment, EnrolmentFolder, FolderError};
 pub use hold::{Tunnel, TunnelState};
 pub use options::TunnelOptions;
 pub use tls::{TunnelTls, TunnelTlsError};

@@ -1,0 +1,112 @@
+//! Users behind the tunnel meet the limits of connections: one with calls under way counts as one
+//! client, however many connections it has to the relay.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+
+use betcode_schema_tunnel::metadata;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::body::Body;
+use tower::Service;
+
+use crate::core::Core;
+use crate::observe::add;
+use crate::transport::Client;
+
+/// Says of every request which client it is of, for the gate behind it.
+#[derive(Clone)]
+pub(crate) struct Users<S> {
+    core: Arc<Core>,
+    under_way: Arc<Mutex<HashMap<String, Weak<Client>>>>,
+    inner: S,
+}
+
+impl<S> Users<S> {
+    pub(crate) fn before(core: Arc<Core>, inner: S) -> Self {
+        Self {
+            core,
+            under_way: Arc::default(),
+            inner,
+        }
+    }
+
+    fn client(&self, user: &str) -> Arc<Client> {
+        // Plain data, valid after every statement.
+        let mut users = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = users.get(user).and_then(Weak::upgrade) {
+            return client;
+        }
+        users.retain(|_, client| client.strong_count() > 0);
+        let client = Arc::new(Client::new(self.core.admission.clients.take(1)));
+        users.insert(user.to_owned(), Arc::downgrade(&client));
+        client
+    }
+}
+
+impl<S, B> Service<Request<B>> for Users<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Held>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        add(&self.core.metrics.tunnel_requests, 1);
+        let user = request.headers().get(metadata::USER);
+        let user = user.and_then(|user| user.to_str().ok()).unwrap_or_default();
+        let client = self.client(user);
+        request.extensions_mut().insert(Client::clone(&client));
+        let answered = self.inner.call(request);
+        Box::pin(async move {
+            let Ok(response) = answered.await;
+            Ok(response.map(|body| Held {
+                body,
+                client: Some(client),
+            }))
+        })
+    }
+}
+
+/// An answer that holds its client's place until it is over.
+pub(crate) struct Held {
+    body: Body,
+    client: Option<Arc<Client>>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() {
+            self.client = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
