@@ -2,11 +2,13 @@
 
 use betcode_schema_grpc::history as proto;
 use betcode_storage::{
-    CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, Session, SessionMeta,
-    VerifyProgress, VerifyReport,
+    CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, ImportMark, Session,
+    SessionMeta, VerifyProgress, VerifyReport,
 };
+use tonic::Status;
 
 use crate::limits::PROBLEMS_MAX;
+use crate::status::invalid;
 
 /// What is known of a session, from a client.
 #[must_use]
@@ -18,6 +20,26 @@ pub fn meta_from(meta: proto::SessionMeta) -> SessionMeta {
         worktree_id: meta.worktree_id,
         agent_session_id: meta.agent_session_id,
     }
+}
+
+/// How far a file was taken, from an importer.
+///
+/// # Errors
+/// When the digest is none.
+pub fn import_mark_from(mark: proto::ImportMark) -> Result<ImportMark, Status> {
+    let digest: [u8; 16] = mark
+        .taken_digest
+        .as_ref()
+        .try_into()
+        .map_err(|_| invalid("import_mark.taken_digest", "it must have 16 bytes"))?;
+    Ok(ImportMark {
+        source_path: mark.source_path.into(),
+        relative_path: mark.relative_path.into(),
+        taken_bytes: mark.taken_bytes,
+        taken_digest: u128::from_be_bytes(digest),
+        unterminated: mark.unterminated,
+        joins: mark.joins,
+    })
 }
 
 /// A session, for a client.

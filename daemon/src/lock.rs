@@ -4,23 +4,17 @@
 //! when the daemon ends: removing it could remove the next one's.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use betcode_schema_grpc::locate::{Holder, holder_in, lock_path, write_holder};
 
-/// Size of the file's content at most.
-const CONTENT_BYTES_MAX: u64 = 8 << 10;
-
-/// A running daemon, as it tells others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Its process id.
-    pub pid: u32,
-    /// Its Unix socket.
-    pub socket: PathBuf,
-}
+/// Whoever looks for a daemon holds the lock for a moment: so often, and so far apart, a daemon
+/// that starts looks again before it believes in another one.
+const ATTEMPTS: u32 = 5;
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the store is not ours to serve.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +48,6 @@ pub struct Lock {
     _file: File,
 }
 
-fn lock_path(db: &Path) -> PathBuf {
-    let mut path = db.as_os_str().to_owned();
-    path.push("-daemon.lock");
-    PathBuf::from(path)
-}
-
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -70,13 +58,19 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn read(file: &mut File) -> Option<Holder> {
-    let mut text = String::new();
-    file.seek(SeekFrom::Start(0)).ok()?;
-    file.take(CONTENT_BYTES_MAX)
-        .read_to_string(&mut text)
-        .ok()?;
-    serde_json::from_str(&text).ok()
+/// Locks the file; `None` when another process does.
+fn lock(file: &File) -> io::Result<Option<()>> {
+    for attempt in 1..=ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(())),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => {
+                std::thread::sleep(ATTEMPT_INTERVAL);
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+    }
+    Ok(None)
 }
 
 impl Lock {
@@ -97,57 +91,44 @@ impl Lock {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let mut file = open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = read(&mut file);
-                return Err(LockError::Held {
-                    db: db.to_owned(),
-                    holder,
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        if lock(&file).map_err(failed)?.is_none() {
+            return Err(LockError::Held {
+                db: db.to_owned(),
+                holder: holder_in(&mut file),
+            });
         }
         let holder = Holder {
             pid: std::process::id(),
-            socket: socket.to_owned(),
+            socket: std::path::absolute(socket).map_err(failed)?,
         };
-        let text = serde_json::to_string(&holder).map_err(|error| failed(error.into()))?;
-        file.set_len(0)
-            .and_then(|()| file.seek(SeekFrom::Start(0)))
-            .and_then(|_| file.write_all(text.as_bytes()))
-            .map_err(failed)?;
+        write_holder(&mut file, &holder).map_err(failed)?;
         Ok(Self { _file: file })
-    }
-}
-
-/// The daemon that serves the store at `db`; `None` when none does.
-#[must_use]
-pub fn running(db: &Path) -> Option<Holder> {
-    let mut file = File::open(lock_path(db)).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read(&mut file),
-        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use betcode_schema_grpc::locate::{Server, server_of};
+
     use super::*;
 
     #[test]
     fn a_second_daemon_is_refused_with_the_firsts_pid() {
         let folder = tempfile::tempdir().unwrap();
         let db = folder.path().join("h.db");
-        assert_eq!(running(&db), None);
+        assert_eq!(server_of(&db), Server::None);
         let first = Lock::take(&db, Path::new("/run/x.sock")).unwrap();
         let error = Lock::take(&db, Path::new("/run/y.sock"))
             .unwrap_err()
             .to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
-        assert_eq!(running(&db).unwrap().socket, Path::new("/run/x.sock"));
+        let holder = Holder {
+            pid: std::process::id(),
+            socket: "/run/x.sock".into(),
+        };
+        assert_eq!(server_of(&db), Server::Running(holder));
         drop(first);
-        assert_eq!(running(&db), None);
+        assert_eq!(server_of(&db), Server::None);
         Lock::take(&db, Path::new("/run/y.sock")).unwrap();
     }
 }

@@ -52,6 +52,9 @@ pub struct Global {
     #[arg(long, global = true, value_name = "SIZE", env = "BETCODE_LIMIT_BYTES")]
     #[arg(value_parser = size, default_value_t = DB_BYTES_MAX_DEFAULT, hide_default_value = true)]
     pub limit_bytes: u64,
+    /// Work on the file itself also when a daemon serves it
+    #[arg(long, global = true)]
+    pub direct: bool,
     /// Do not wait for the disk at each commit: faster, and power loss may take the last messages
     #[arg(long, global = true)]
     pub no_fsync: bool,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::append_response::Result as Answer;
 use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended, Refused};
-use betcode_storage::{Batch, SessionId, StoreError};
+use betcode_storage::{Arrival, Batch, SessionId, StoreError};
 use bytes::Bytes;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{Instrument, Span};
 
 use super::Answers;
-use crate::convert::meta_from;
+use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
 use crate::deadline;
 use crate::limits::{BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES};
@@ -146,7 +146,9 @@ impl AppendStream {
         if request.expected_sequence.is_none() && broken.load(Ordering::Relaxed) {
             return Err((refusal_of(&out_of_order()), sender));
         }
-        if let Err(status) = self.core.admission.touch(&session) {
+        if !request.historical
+            && let Err(status) = self.core.admission.touch(&session)
+        {
             return Err((refuse(&status), sender));
         }
         let own = self.take_bytes(bytes).await;
@@ -156,7 +158,16 @@ impl AppendStream {
         };
         let expects = request.expected_sequence.is_some();
         let wait = self.wait_max(request.wait_ms_max);
+        let import = match request.import_mark.map(import_mark_from).transpose() {
+            Ok(import) => import,
+            Err(status) => return Err((refuse(&status), sender)),
+        };
         let batch = Batch {
+            import,
+            arrival: match request.historical {
+                true => Arrival::Historical,
+                false => Arrival::Live,
+            },
             meta: request.meta.map(meta_from).unwrap_or_default(),
             expected_sequence: request.expected_sequence,
             ..Batch::new(session, request.payloads)
@@ -275,7 +286,7 @@ fn take<T>(slot: &std::sync::Mutex<Option<T>>) -> Option<T> {
 }
 
 fn check(request: &AppendRequest) -> Result<SessionId, Status> {
-    if request.payloads.is_empty() {
+    if request.payloads.is_empty() && request.import_mark.is_none() {
         return Err(invalid("payloads", "a batch has at least one message"));
     }
     session_id(&request.session_id)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use betcode_schema_grpc::history as proto;
 use betcode_schema_grpc::history::compaction_service_server::CompactionService;
 use betcode_schema_grpc::history::run_compaction_response::Event;
-use betcode_storage::{CompactionPlan, CompactionRequest, ServiceState};
+use betcode_storage::{CompactionPlan, CompactionRequest, ServiceState, Tier};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -16,7 +16,7 @@ use super::Answers;
 use crate::convert::{compaction_outcome, compaction_progress, compaction_run};
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS, RUNS_PAGE_MAX};
-use crate::status::from_store;
+use crate::status::{from_store, invalid};
 
 /// Runs told when the caller does not say how many.
 const RUNS_DEFAULT: u32 = 100;
@@ -38,8 +38,14 @@ impl CompactionService for Compaction {
             "" => None,
             id => Some(session_id(id)?),
         };
+        let tier = match asked.tier.as_str() {
+            "" | "deep" => Tier::Deep,
+            "quick" => Tier::Quick,
+            _ => return Err(invalid("tier", "it is `quick` or `deep`")),
+        };
         let request = CompactionRequest {
             session,
+            tier,
             force: !asked.due_only,
             policy: self.0.policy(),
             trigger: "client",

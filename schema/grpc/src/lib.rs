@@ -3,6 +3,8 @@
 //! [`v1`] is what existing BetCode clients speak, and its field numbers never change.
 //! [`history`] is the store's own protocol. Descriptions stand in the `.proto` files.
 
+pub mod locate;
+
 /// Package `betcode.v1`: sessions, machines, versions, health.
 #[allow(
     missing_docs,

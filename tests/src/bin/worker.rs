@@ -7,7 +7,8 @@
 //! - `lock`: holds SQLite's write lock for `ms`.
 //!
 //! `worker tool ARGUMENT …` is `betcode-db ARGUMENT …`: the program of another crate cannot be
-//! relied on to be built when these tests run.
+//! relied on to be built when these tests run. `worker daemon NAME=VALUE …` is a daemon with these
+//! settings, for the same reason.
 //!
 //! Each of the others ends at the end of its input, or when its work is done.
 
@@ -24,6 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use betcode_daemon::server::Daemon;
+use betcode_daemon::settings::{self, Sources};
 use betcode_db::cli::Cli;
 use betcode_db::commands::{self, Context};
 use betcode_db::interrupt::Interrupt;
@@ -56,6 +59,10 @@ fn main() -> ExitCode {
     let role = arguments.next().expect("a role");
     if role == "tool" {
         return tool(arguments);
+    }
+    if role == "daemon" {
+        daemon(arguments);
+        return ExitCode::SUCCESS;
     }
     let path = PathBuf::from(arguments.next().expect("a store"));
     let parameters = Parameters(
@@ -93,6 +100,32 @@ fn tool(arguments: impl Iterator<Item = String>) -> ExitCode {
     };
     let result = commands::run(&cli.command, context);
     exit_after(&mut out, result).into()
+}
+
+/// Serves until the end of its input.
+fn daemon(arguments: impl Iterator<Item = String>) {
+    let flags = arguments
+        .map(|argument| {
+            let (name, value) = argument.split_once('=').expect("name=value");
+            (name.to_owned(), value.to_owned())
+        })
+        .collect();
+    let sources = Sources {
+        flags,
+        ..Sources::default()
+    };
+    let settings = settings::load(&sources).unwrap().settings;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let daemon = Daemon::start(settings).await.unwrap();
+        say("serving");
+        let end_of_input = || std::io::stdin().read_to_end(&mut Vec::new());
+        tokio::task::spawn_blocking(end_of_input)
+            .await
+            .unwrap()
+            .unwrap();
+        daemon.stop().await;
+    });
 }
 
 fn say(text: &str) {

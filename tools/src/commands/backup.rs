@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use betcode_storage::BackupReport;
 use serde_json::json;
 
 use super::Context;
-use crate::error::{Exit, Result};
+use crate::error::{Exit, Failure, Result};
 use crate::output::{Unit, format};
 
 /// Copy the database into a file, verified, while writing goes on
@@ -16,13 +17,38 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let store = context.open_read_only()?;
+pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
+    let file = std::path::absolute(&args.file)
+        .map_err(|error| Failure::io("find the folder of", &args.file, &error))?;
+    let daemon = context.daemon()?;
     let progress = context.out.progress("backing up", 0, Unit::Count);
-    let report = store.backup(&args.file, &mut |at| {
-        progress.at_of(at.messages_done, at.messages);
-        context.interrupt.flow()
-    })?;
+    let interrupt = context.interrupt;
+    let report = match daemon {
+        Some(daemon) => {
+            let file = file.to_str().ok_or_else(|| {
+                Failure::new(Exit::Usage, "a daemon takes no such path")
+                    .why(format!("{} is not UTF-8", file.display()))
+                    .hint("choose another name, or give --direct")
+            })?;
+            let done = daemon.backup(file, &mut |at| {
+                if let Some((done, all)) = at {
+                    progress.at_of(done, all);
+                }
+                interrupt.flow()
+            })?;
+            BackupReport {
+                bytes: done.bytes,
+                sessions: done.sessions,
+                messages: done.messages,
+                raw_bytes: done.raw_bytes,
+                moved_aside: None,
+            }
+        }
+        None => context.open_read_only()?.backup(&args.file, &mut |at| {
+            progress.at_of(at.messages_done, at.messages);
+            interrupt.flow()
+        })?,
+    };
     drop(progress);
     context.out.json(&json!({
         "file": args.file.display().to_string(),

@@ -1,12 +1,15 @@
 //! `compact`: messages into compressed segments, and the space back to the disk.
 
-use betcode_storage::{CompactionOutcome, CompactionPlan, CompactionRequest, Tier};
+use betcode_schema_grpc::history::CompactionFailure;
+use betcode_storage::{CompactionOutcome, CompactionPlan, CompactionRequest, SessionId, Tier};
 use clap::ValueEnum;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, resolve};
+use crate::daemon::Compacted;
 use crate::error::{Exit, Result};
-use crate::output::{Out, Unit, format};
+use crate::output::{Out, Unit, Via, format};
 
 /// Compress messages losslessly and give the space back
 #[derive(Debug, clap::Args)]
@@ -32,11 +35,18 @@ enum TierArg {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
+    // A plan is a read, which needs no daemon.
+    let daemon = if args.dry_run {
+        context.out.set_via(Via::File);
+        None
+    } else {
+        context.daemon()?
+    };
     let store = if args.dry_run {
         context.open_read_only()?
     } else {
-        context.open()?
+        context.open_beside(daemon.as_ref())?
     };
     let tier = match args.tier {
         TierArg::Quick => Tier::Quick,
@@ -57,39 +67,93 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         return Ok(Exit::Ok);
     }
     let progress = context.out.progress("compacting", 0, Unit::Bytes);
-    let outcome = store.compact(&request, &mut |at| {
-        progress.at_of(at.raw_bytes_done, at.raw_bytes);
-        context.interrupt.flow()
-    });
+    let interrupt = context.interrupt;
+    let outcome = match daemon {
+        Some(daemon) => {
+            Outcome::of_daemon(daemon.compact(request.session.as_ref(), tier, &mut |at| {
+                if let Some((done, all)) = at {
+                    progress.at_of(done, all);
+                }
+                interrupt.flow()
+            })?)
+        }
+        None => Outcome::of_store(store.compact(&request, &mut |at| {
+            progress.at_of(at.raw_bytes_done, at.raw_bytes);
+            interrupt.flow()
+        })?),
+    };
     drop(progress);
-    let outcome = outcome?;
     store.close()?;
-    let failures: Vec<_> = outcome
-        .failures
-        .iter()
-        .map(|(session, why)| json!({"session": session.as_str(), "why": why}))
-        .collect();
-    context.out.json(&json!({
-        "bytes_before": outcome.bytes_before,
-        "bytes_after": outcome.bytes_after,
-        "messages": outcome.messages,
-        "segments": outcome.segments,
-        "raw_bytes": outcome.raw_bytes,
-        "segments_replaced": outcome.segments_replaced,
-        "seconds": outcome.seconds,
-        "failures": failures,
-        "interrupted": outcome.cancelled,
-    }));
+    context.out.json(&outcome);
     show(context.out, &outcome);
-    Ok(match (outcome.cancelled, failures.is_empty()) {
+    Ok(match (outcome.interrupted, outcome.failures.is_empty()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::Ok,
         (false, false) => Exit::Problems,
     })
 }
 
+/// What a compaction did, by whoever did it. The fields of `compact --json`.
+#[derive(Serialize)]
+struct Outcome {
+    bytes_before: u64,
+    bytes_after: u64,
+    messages: u64,
+    segments: u64,
+    raw_bytes: u64,
+    segments_replaced: u64,
+    seconds: f64,
+    failures: Vec<Left>,
+    interrupted: bool,
+}
+
+/// A session left as it is.
+#[derive(Serialize)]
+struct Left {
+    session: String,
+    why: String,
+}
+
+impl Outcome {
+    fn of_store(outcome: CompactionOutcome) -> Self {
+        let left = |(session, why): (SessionId, String)| Left {
+            session: session.to_string(),
+            why,
+        };
+        Self {
+            bytes_before: outcome.bytes_before,
+            bytes_after: outcome.bytes_after,
+            messages: outcome.messages,
+            segments: outcome.segments,
+            raw_bytes: outcome.raw_bytes,
+            segments_replaced: outcome.segments_replaced,
+            seconds: outcome.seconds,
+            failures: outcome.failures.into_iter().map(left).collect(),
+            interrupted: outcome.cancelled,
+        }
+    }
+
+    fn of_daemon(outcome: Compacted) -> Self {
+        let left = |failure: CompactionFailure| Left {
+            session: failure.session_id,
+            why: failure.why,
+        };
+        Self {
+            bytes_before: outcome.bytes_before,
+            bytes_after: outcome.bytes_after,
+            messages: outcome.messages,
+            segments: outcome.segments,
+            raw_bytes: outcome.raw_bytes,
+            segments_replaced: outcome.segments_replaced,
+            seconds: outcome.seconds,
+            failures: outcome.failures.into_iter().map(left).collect(),
+            interrupted: outcome.cancelled,
+        }
+    }
+}
+
 /// Shows what a compaction did.
-fn show(out: &mut Out, outcome: &CompactionOutcome) {
+fn show(out: &mut Out, outcome: &Outcome) {
     if outcome.messages == 0 {
         out.line(format!(
             "Nothing to compact; the database takes {}",
@@ -110,12 +174,12 @@ fn show(out: &mut Out, outcome: &CompactionOutcome) {
             format::bytes(outcome.bytes_after)
         ));
     }
-    for (session, why) in &outcome.failures {
+    for Left { session, why } in &outcome.failures {
         out.remark(format!(
             "not compacted: {session}, left as it is\n  why: {why}\n  try: betcode-db verify"
         ));
     }
-    if outcome.cancelled {
+    if outcome.interrupted {
         out.remark("interrupted: what was compacted stays; compact again to go on");
     }
 }

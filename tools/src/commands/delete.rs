@@ -18,9 +18,10 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
+    let daemon = if args.yes { context.daemon()? } else { None };
     let store = if args.yes {
-        context.open()?
+        context.open_beside(daemon.as_ref())?
     } else {
         context.open_read_only()?
     };
@@ -53,7 +54,11 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     }
     let mut deleted = Vec::new();
     for session in &sessions {
-        if store.delete(&session.id)? {
+        let was_there = match &daemon {
+            Some(daemon) => daemon.delete(&session.id)?,
+            None => store.delete(&session.id)?,
+        };
+        if was_there {
             deleted.push(session.id.to_string());
         }
         if context.interrupt.raised() {

@@ -16,7 +16,7 @@ use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content;
 use crate::generator;
-use crate::import::{ImportOptions, ImportPlan, ImportSummary, import};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
 use crate::output::{Out, Unit, format};
 
 /// Sessions generated when there are none to read.
@@ -213,10 +213,16 @@ fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
 
 fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<ImportSummary> {
     let progress = context.out.progress("recording", 0, Unit::Bytes);
-    let summary = import(store, plan, &ImportOptions::default(), &mut |at| {
-        progress.at_of(at.bytes_done, at.bytes);
-        context.interrupt.flow()
-    })?;
+    let summary = import(
+        store,
+        Recorder::File(store),
+        plan,
+        &ImportOptions::default(),
+        &mut |at| {
+            progress.at_of(at.bytes_done, at.bytes);
+            context.interrupt.flow()
+        },
+    )?;
     drop(progress);
     context.out.line(format!(
         "Recorded    {}, {}, {} at {}",

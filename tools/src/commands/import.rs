@@ -8,7 +8,7 @@ use betcode_storage::{Store, StoreOptions};
 use super::Context;
 use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
-use crate::import::{ImportOptions, ImportPlan, ImportSummary, import};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
 use crate::output::{Out, Unit, format};
 
 /// Record files of agent lines; run again, only what is new
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let payload_bytes_max = usize::try_from(args.max_payload_bytes).unwrap_or(usize::MAX);
     if !(1..=PAYLOAD_BYTES_MAX_CEILING).contains(&payload_bytes_max) {
         return Err(
@@ -52,9 +52,14 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         payload_bytes_max,
         ..context.global.options()
     };
-    let store = Store::open(&context.database()?, store_options)?;
+    let daemon = context.daemon()?;
+    let store = match &daemon {
+        Some(_) => context.open_read_only()?,
+        None => Store::open(&context.database()?, store_options)?,
+    };
+    let recorder = Recorder::of(&store, daemon.as_ref());
     let progress = context.out.progress("importing", 0, Unit::Bytes);
-    let summary = import(&store, plan, &options, &mut |at| {
+    let summary = import(&store, recorder, plan, &options, &mut |at| {
         progress.at_of(at.bytes_done, at.bytes);
         context.interrupt.flow()
     });

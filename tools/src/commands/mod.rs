@@ -23,9 +23,10 @@ use betcode_storage::{SessionFilter, SessionId, Store};
 use clap::Subcommand;
 
 use crate::cli::Global;
+use crate::daemon::Daemon;
 use crate::error::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
-use crate::output::Out;
+use crate::output::{Out, Via};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -87,6 +88,34 @@ impl Context<'_> {
             return Ok(Store::open_read_only(&path, self.global.options())?);
         }
         Ok(Store::open(&path, self.global.options())?)
+    }
+
+    /// The daemon that serves the database, unless the user wants to do without; says which way
+    /// the command goes.
+    fn daemon(&mut self) -> Result<Option<Daemon>> {
+        let daemon = if self.global.direct {
+            None
+        } else {
+            Daemon::find(&self.database()?)?
+        };
+        match &daemon {
+            Some(daemon) => {
+                self.out.set_via(Via::Daemon);
+                let pid = daemon.pid();
+                self.out
+                    .remark(format!("through the daemon, process {pid}"));
+            }
+            None => self.out.set_via(Via::File),
+        }
+        Ok(daemon)
+    }
+
+    /// Opens the database for reading when a daemon does the writing, else for writing.
+    fn open_beside(&self, daemon: Option<&Daemon>) -> Result<Store> {
+        match daemon {
+            Some(_) => self.open_read_only(),
+            None => self.open(),
+        }
     }
 
     /// Opens the database for reading.

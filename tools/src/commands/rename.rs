@@ -15,10 +15,14 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let store = context.open()?;
+pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
+    let daemon = context.daemon()?;
+    let store = context.open_beside(daemon.as_ref())?;
     let session = resolve(&store, &args.session)?;
-    store.rename(&session, &args.name)?;
+    match daemon {
+        Some(daemon) => daemon.rename(&session, &args.name)?,
+        None => store.rename(&session, &args.name)?,
+    }
     store.close()?;
     context
         .out

@@ -3,10 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::capacity::{report, text};
+use serde::Serialize;
 
 use super::Context;
+use crate::daemon::DaemonStatus;
 use crate::error::{Exit, Failure, Result};
+use crate::output::{Out, format};
 
 /// Show size, growth, forecast and what takes the room
 #[derive(Debug, clap::Args)]
@@ -31,6 +35,10 @@ pub struct Args {
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
     let capacity = store.capacity_report()?;
+    let daemon = match context.global.direct {
+        true => None,
+        false => DaemonStatus::of(&context.database()?),
+    };
     if let Some(file) = &args.html {
         write_private(file, report::html(&capacity).as_bytes())?;
     }
@@ -39,8 +47,14 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     } else if args.prometheus {
         context.out.raw(report::prometheus(&capacity).as_bytes());
     } else {
-        context.out.json(&capacity);
+        context.out.json(&Reported {
+            capacity: &capacity,
+            daemon: daemon.as_ref(),
+        });
         context.out.text(&report::text(&capacity));
+        if let Some(daemon) = &daemon {
+            show_daemon(context.out, daemon);
+        }
         if capacity.messages == 0 {
             context
                 .out
@@ -51,6 +65,58 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         context.out.remark(format!("wrote {}", file.display()));
     }
     Ok(Exit::Ok)
+}
+
+/// The store's report, and what only its daemon knows.
+#[derive(Serialize)]
+struct Reported<'a> {
+    #[serde(flatten)]
+    capacity: &'a CapacityReport,
+    daemon: Option<&'a DaemonStatus>,
+}
+
+fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
+    out.line("");
+    let running = format!("Daemon      process {}", daemon.pid);
+    if let Some(why) = &daemon.unreachable {
+        out.line(format!("{running}, which cannot be asked: {why}"));
+        return;
+    }
+    let runs = format::counted(daemon.compaction_runs, "run");
+    out.line(format!(
+        "{running}; compaction {}, {runs}",
+        daemon.compaction
+    ));
+    if let Some(why) = &daemon.compaction_error {
+        out.line(format!("            its last compaction failed: {why}"));
+    }
+    for level in &daemon.levels {
+        let amount = |value| match level.unit.as_str() {
+            "bytes" => format::bytes(value),
+            _ => format::count(value),
+        };
+        out.line(format!(
+            "  {:<12} {:>9} of {:<9} {}",
+            level.resource.replace('_', " "),
+            amount(level.used),
+            amount(level.limit),
+            level.level
+        ));
+    }
+    for stage in daemon.stages.iter().filter(|stage| stage.count > 0) {
+        let budget = match stage.budget_ms > 0.0 {
+            true => format!("  plan {:.0} ms at p95", stage.budget_ms),
+            false => String::new(),
+        };
+        out.line(format!(
+            "  {:<12} p50 {:.1}, p95 {:.1}, p99 {:.1} ms of {}{budget}",
+            stage.stage,
+            stage.p50_ms,
+            stage.p95_ms,
+            stage.p99_ms,
+            format::count(stage.count)
+        ));
+    }
 }
 
 /// Writes a file that only its owner may read, whole or not at all: the page names sessions and

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
+use betcode_storage::VerifyReport;
+use serde::Serialize;
 use serde_json::json;
 
 use super::Context;
+use crate::daemon::Checked;
 use crate::error::{Exit, Result};
 use crate::output::{Unit, format};
 
@@ -17,28 +20,33 @@ and lead to exit code 1; nothing is changed.")]
 pub struct Args {}
 
 /// Runs the command.
-pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
+pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let started = Instant::now();
-    let store = context.open_read_only()?;
+    let daemon = context.daemon()?;
     let progress = context.out.progress("verifying", 0, Unit::Count);
-    let report = store.verify(&mut |at| {
-        progress.at_of(at.messages_done, at.messages);
-        context.interrupt.flow()
-    })?;
+    let interrupt = context.interrupt;
+    let report = match daemon {
+        Some(daemon) => Findings::of_daemon(daemon.verify(&mut |at| {
+            if let Some((done, all)) = at {
+                progress.at_of(done, all);
+            }
+            interrupt.flow()
+        })?),
+        None => Findings::of_store(context.open_read_only()?.verify(&mut |at| {
+            progress.at_of(at.messages_done, at.messages);
+            interrupt.flow()
+        })?),
+    };
     drop(progress);
     let seconds = started.elapsed().as_secs_f64();
-    let problems: Vec<_> = report
-        .problems
-        .iter()
-        .map(|p| json!({"kind": p.kind, "session": p.session, "sequence": p.sequence, "what": p.what}))
-        .collect();
     context.out.json(&json!({
         "ok": report.ok(),
         "sessions": report.sessions,
         "messages": report.messages,
         "segments": report.segments,
         "raw_bytes": report.raw_bytes,
-        "problems": problems,
+        "problems": report.problems,
+        "problems_total": report.problems_total,
         "seconds": seconds,
     }));
     for problem in &report.problems {
@@ -71,10 +79,74 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     }
     context.out.line(format!(
         "{} in {read}",
-        format::counted(problems.len() as u64, "problem")
+        format::counted(report.problems_total, "problem")
     ));
     context.out.remark(
         "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     sessions not named above are whole",
     );
     Ok(Exit::Problems)
+}
+
+/// What a check found, by whoever made it.
+struct Findings {
+    sessions: u64,
+    messages: u64,
+    raw_bytes: u64,
+    segments: u64,
+    problems: Vec<Problem>,
+    problems_total: u64,
+}
+
+#[derive(Serialize)]
+struct Problem {
+    kind: String,
+    session: Option<String>,
+    sequence: Option<u64>,
+    what: String,
+}
+
+impl Findings {
+    fn ok(&self) -> bool {
+        self.problems_total == 0
+    }
+
+    fn of_store(report: VerifyReport) -> Self {
+        Self {
+            sessions: report.sessions,
+            messages: report.messages,
+            raw_bytes: report.raw_bytes,
+            segments: report.segments,
+            problems_total: report.problems.len() as u64,
+            problems: report
+                .problems
+                .into_iter()
+                .map(|problem| Problem {
+                    kind: problem.kind.to_owned(),
+                    session: problem.session,
+                    sequence: problem.sequence,
+                    what: problem.what,
+                })
+                .collect(),
+        }
+    }
+
+    fn of_daemon(report: Checked) -> Self {
+        Self {
+            sessions: report.sessions,
+            messages: report.messages,
+            raw_bytes: report.raw_bytes,
+            segments: report.segments,
+            problems_total: report.problems_total,
+            problems: report
+                .problems
+                .into_iter()
+                .map(|problem| Problem {
+                    kind: problem.kind,
+                    session: Some(problem.session_id).filter(|id| !id.is_empty()),
+                    sequence: Some(problem.sequence).filter(|&sequence| sequence > 0),
+                    what: problem.what,
+                })
+                .collect(),
+        }
+    }
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use super::lines::{LineBatch, Lines, Refusal};
 use super::place::{Place, find_place};
+use super::recorder::NotRecorded;
 use super::walk::{Found, has_line_ending, path_bytes};
-use super::{Run, Skipped, is_about_space, sniff};
+use super::{Run, Skipped, sniff};
 use crate::error::{Failure, plain_io};
 use crate::output::format;
 
@@ -221,22 +222,29 @@ impl FileImport<'_, '_> {
     /// Appends; when there is no room, compacts and tries once more.
     fn append_with_room(&mut self, batch: Batch) -> Result<Appended, Stop> {
         let again = batch.clone();
-        let appended = match self.run.store.append(batch) {
-            Err(error) if is_about_space(&error) => {
+        let sequence = self.place.next_sequence;
+        let appended = match self.run.recorder.append(batch) {
+            Err(NotRecorded::NoSpace(_)) => {
                 self.run.compact();
-                self.run.store.append(again)
+                self.run.recorder.append(again)
             }
             other => other,
         };
-        appended.map_err(|error| match error {
-            StoreError::SequenceConflict { id, sequence, .. } => {
+        appended.map_err(|reason| match reason {
+            NotRecorded::Conflict => {
                 let why = format!(
-                    "session {id} has other messages from sequence {sequence} on: somebody else appended to it"
+                    "session {} has other messages from sequence {sequence} on: somebody else appended to it",
+                    self.place.session
                 );
                 let hint = "record the file beside it with --as-new";
                 Stop::Skip(Skipped::new(&self.found.path, why, hint))
             }
-            other => other.into(),
+            NotRecorded::TooLarge => {
+                let why = "lines from here on are longer than the daemon takes; what stands before was taken";
+                let hint = "raise the daemon's max_payload_bytes, or import with --direct";
+                Stop::Skip(Skipped::new(&self.found.path, why, hint))
+            }
+            NotRecorded::NoSpace(failure) | NotRecorded::Failed(failure) => Stop::Fail(failure),
         })
     }
 

@@ -9,6 +9,7 @@ mod file;
 pub mod identity;
 pub mod lines;
 mod place;
+mod recorder;
 pub mod sniff;
 pub mod walk;
 
@@ -16,12 +17,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use betcode_storage::{CompactionRequest, ErrorKind, Store, StoreError, Tier, limits};
+use betcode_storage::{Store, limits};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
 use crate::output::format;
 use file::{Stop, Taken};
+pub use recorder::Recorder;
 
 /// Bytes imported between two quick compactions, so that a large import never needs room for all
 /// its lines uncompacted.
@@ -156,12 +158,13 @@ impl ImportPlan {
     }
 }
 
-/// Imports the files of `plan` into `store`.
+/// Imports the files of `plan`: `store` says what was taken before, `recorder` takes the rest.
 ///
 /// # Errors
 /// When the store refuses to go on. What was taken before stays, and is not taken again.
 pub fn import(
     store: &Store,
+    recorder: Recorder<'_>,
     plan: ImportPlan,
     options: &ImportOptions,
     observe: Observer<'_>,
@@ -174,6 +177,7 @@ pub fn import(
     let bytes = plan.files.iter().map(|f| f.bytes).sum();
     let mut run = Run {
         store,
+        recorder,
         options,
         observe,
         progress: ImportProgress {
@@ -216,6 +220,7 @@ pub fn import(
 /// What the files of one import share.
 struct Run<'a> {
     store: &'a Store,
+    recorder: Recorder<'a>,
     options: &'a ImportOptions,
     observe: Observer<'a>,
     progress: ImportProgress,
@@ -238,24 +243,11 @@ impl Run<'_> {
         }
     }
 
-    /// Makes room. Best effort: the import does not depend on it, and what keeps it from working
-    /// (another compaction, damage in another session) is told by the commands that are about it.
+    /// Makes room, as far as that is possible.
     fn compact(&mut self) {
         self.uncompacted_bytes = 0;
-        let request = CompactionRequest {
-            tier: Tier::Quick,
-            trigger: "import",
-            ..CompactionRequest::manual()
-        };
         let progress = self.progress;
         let observe = &mut self.observe;
-        if let Err(error) = self.store.compact(&request, &mut |_| observe(progress)) {
-            tracing::info!(%error, "compaction during the import failed");
-        }
+        self.recorder.compact(&mut || observe(progress));
     }
-}
-
-/// Whether compacting may help an append that failed.
-fn is_about_space(error: &StoreError) -> bool {
-    error.kind() == ErrorKind::NoSpace
 }

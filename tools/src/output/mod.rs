@@ -34,6 +34,25 @@ pub struct Out {
     show_progress: bool,
     reader_gone: bool,
     failed: Option<io::Error>,
+    via: Option<Via>,
+}
+
+/// Which way a command works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// On the file itself.
+    File,
+    /// Through the daemon that serves it.
+    Daemon,
+}
+
+/// A document, and which way it came about.
+#[derive(Serialize)]
+struct WithVia<'a, T: Serialize> {
+    via: Via,
+    #[serde(flatten)]
+    document: &'a T,
 }
 
 impl Out {
@@ -46,7 +65,13 @@ impl Out {
             show_progress: mode == Mode::Human && io::stderr().is_terminal(),
             reader_gone: false,
             failed: None,
+            via: None,
         }
+    }
+
+    /// From now on documents say which way the command works.
+    pub fn set_via(&mut self, via: Via) {
+        self.via = Some(via);
     }
 
     /// What the user asked to see.
@@ -89,7 +114,11 @@ impl Out {
         if self.mode != Mode::Json || self.reader_gone() {
             return;
         }
-        let written = serde_json::to_writer_pretty(&mut self.stdout, document)
+        let serialized = match self.via {
+            Some(via) => serde_json::to_writer_pretty(&mut self.stdout, &WithVia { via, document }),
+            None => serde_json::to_writer_pretty(&mut self.stdout, document),
+        };
+        let written = serialized
             .map_err(io::Error::from)
             .and_then(|()| self.stdout.write_all(b"\n"));
         self.note(written);

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use betcode_db::export::{ExportOptions, export};
-use betcode_db::import::{ImportOptions, ImportPlan, import};
+use betcode_db::import::{ImportOptions, ImportPlan, Recorder, import};
 use betcode_storage::{CompactionRequest, Durability, Store, StoreOptions, Tier};
 use proptest::prelude::*;
 
@@ -83,14 +83,20 @@ proptest! {
 fn run(store: &Store, src: &std::path::Path, batches: usize) -> u64 {
     let plan = ImportPlan::of(&[PathBuf::from(src)]).unwrap();
     let mut left = batches;
-    let summary = import(store, plan, &ImportOptions::default(), &mut |_| {
-        left = left.saturating_sub(1);
-        if left == 0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
+    let summary = import(
+        store,
+        Recorder::File(store),
+        plan,
+        &ImportOptions::default(),
+        &mut |_| {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    );
     let summary = summary.unwrap();
     assert!(summary.skipped.is_empty(), "{:?}", summary.skipped);
     summary.messages

@@ -1,0 +1,264 @@
+//! `betcode-db` beside a daemon that serves the same store: it works through it.
+
+// A failed unwrap is a failed test, in helpers as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use betcode_tests::child::{Role, Worker};
+use betcode_tests::lines;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const WORKER: &str = env!("CARGO_BIN_EXE_worker");
+
+/// A store, files to import, and perhaps a daemon.
+struct Place {
+    folder: TempDir,
+    daemon: Option<Worker>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("logs")).unwrap();
+        Self {
+            folder,
+            daemon: None,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn db(&self) -> PathBuf {
+        self.path("history.db")
+    }
+
+    fn log(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path("logs").join(name), bytes).unwrap();
+    }
+
+    fn serve(&mut self) {
+        let db = self.db();
+        let mut daemon = Role::new(WORKER, "daemon", Path::new("health_interval_ms=100"))
+            .with("db", &db)
+            .with("compaction", "false")
+            .start();
+        assert_eq!(daemon.line().as_deref(), Some("serving"));
+        self.daemon = Some(daemon);
+    }
+
+    fn tool(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(WORKER);
+        command
+            .arg("tool")
+            .args(arguments)
+            .arg("--db")
+            .arg(self.db())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// The document of a command that ends with `code`.
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let output = self.tool(&[arguments, &["--json"]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What an export writes is what the logs hold, byte for byte.
+    fn assert_exported(&self, out: &str) {
+        self.json(&["export", "--out", out], 0);
+        for entry in fs::read_dir(self.path("logs")).unwrap() {
+            let path = entry.unwrap().path();
+            let exported = self.path(out).join(path.file_name().unwrap());
+            assert!(
+                fs::read(&path).unwrap() == fs::read(exported).unwrap(),
+                "{} differs",
+                path.display()
+            );
+        }
+    }
+}
+
+fn log_of(seed: u64, messages: u64) -> Vec<u8> {
+    (0..messages)
+        .flat_map(|n| [lines::payload(seed, n).to_vec(), b"\n".to_vec()].concat())
+        .collect()
+}
+
+#[test]
+fn every_command_that_writes_works_through_the_daemon_and_gives_what_it_gives_without() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 400));
+    place.log("torn.jsonl", b"{\"type\":\"user\"}\r\n\n\x00\xff torn");
+    place.serve();
+    let imported = place.json(&["import", "logs"], 0);
+    assert_eq!(imported["via"], "daemon");
+    assert_eq!(imported["sessions"], 2);
+    // The torn line goes on, and is taken up where it was left.
+    place.log(
+        "torn.jsonl",
+        b"{\"type\":\"user\"}\r\n\n\x00\xff torn no more\n",
+    );
+    let again = place.json(&["import", "logs"], 0);
+    assert_eq!(
+        (&again["resumed"], &again["messages"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(place.json(&["import", "logs"], 0)["messages"], 0);
+    let compacted = place.json(&["compact", "--tier", "quick"], 0);
+    assert_eq!(
+        (&compacted["via"], &compacted["messages"]),
+        (&"daemon".into(), &404.into())
+    );
+    let renamed = place.json(&["rename", "torn", "a new name"], 0);
+    assert_eq!(renamed["via"], "daemon");
+    let sessions = place.json(&["sessions", "torn"], 0);
+    assert_eq!(sessions["sessions"][0]["name"], "a new name");
+    let verified = place.json(&["verify"], 0);
+    assert_eq!(
+        (&verified["via"], &verified["messages"]),
+        (&"daemon".into(), &404.into())
+    );
+    // Relative to where the tool runs, not to where the daemon does.
+    let backup = place.json(&["backup", "copy.db"], 0);
+    assert_eq!(
+        (&backup["via"], &backup["messages"]),
+        (&"daemon".into(), &404.into())
+    );
+    assert!(place.path("copy.db").exists());
+    place.assert_exported("out");
+    let report = place.json(&["report"], 0);
+    let daemon = &report["daemon"];
+    assert_eq!(daemon["pid"], place.daemon.as_ref().unwrap().id());
+    assert_eq!(daemon["compaction"], "disabled");
+    let answers = daemon["stages"].as_array().unwrap().iter();
+    let answers = answers.filter(|s| s["stage"] == "answer" && s["count"].as_u64() > Some(0));
+    assert_eq!(answers.count(), 1, "{daemon}");
+    let deleted = place.json(&["delete", "torn", "--yes"], 0);
+    assert_eq!(
+        (&deleted["via"], &deleted["messages"]),
+        (&"daemon".into(), &4.into())
+    );
+    assert_eq!(place.json(&["sessions"], 0)["total"], 1);
+}
+
+#[test]
+fn the_daemons_limits_and_refusals_end_with_the_same_codes_as_without_it() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 10));
+    place.serve();
+    place.json(&["import", "logs"], 0);
+    place.json(&["rename", "nobody", "x"], 3);
+    fs::write(place.path("there.db"), "").unwrap();
+    let error = place.json(&["backup", "there.db"], 4);
+    assert!(
+        error["error"]["what"]
+            .as_str()
+            .unwrap()
+            .contains("there.db"),
+        "{error}"
+    );
+    // A line longer than the daemon takes is told by its file; the others are taken.
+    place.log(
+        "long.jsonl",
+        &[b"x".repeat(12 << 20), b"\n".to_vec()].concat(),
+    );
+    place.log("z.jsonl", &log_of(2, 10));
+    let imported = place.json(&["import", "logs", "--max-payload-bytes", "64MiB"], 1);
+    assert_eq!(
+        (
+            &imported["messages"],
+            &imported["skipped"].as_array().unwrap().len()
+        ),
+        (&10.into(), &1)
+    );
+    assert!(
+        imported["skipped"][0]["path"]
+            .as_str()
+            .unwrap()
+            .ends_with("long.jsonl")
+    );
+}
+
+#[test]
+fn direct_works_on_the_file_beside_the_daemon() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 100));
+    place.serve();
+    for command in [
+        &["import", "logs", "--direct"][..],
+        &["compact", "--tier", "quick", "--direct"],
+        &["verify", "--direct"],
+    ] {
+        assert_eq!(place.json(command, 0)["via"], "file", "{command:?}");
+    }
+    assert_eq!(place.json(&["verify"], 0)["messages"], 100);
+    let text = place.tool(&["verify"]);
+    let stderr = String::from_utf8(text.stderr).unwrap();
+    assert!(stderr.contains("through the daemon"), "{stderr}");
+    place.assert_exported("out");
+}
+
+#[test]
+fn a_daemon_that_holds_the_store_and_cannot_be_reached_is_an_error_that_says_what_to_do() {
+    let place = Place::new();
+    place.log("a.jsonl", &log_of(1, 3));
+    place.json(&["import", "logs"], 0);
+    let held = File::create(place.path("history.db-daemon.lock")).unwrap();
+    fs::write(
+        place.path("history.db-daemon.lock"),
+        r#"{"pid": 4242, "socket": "/nowhere/daemon.sock"}"#,
+    )
+    .unwrap();
+    held.lock().unwrap();
+    let error = place.json(&["verify"], 5);
+    let text = error["error"].to_string();
+    assert!(text.contains("4242") && text.contains("--direct"), "{text}");
+    // Reading needs no daemon, and a report says that it did not answer.
+    let report = place.json(&["report"], 0);
+    assert!(report["daemon"]["unreachable"].is_string(), "{report}");
+    assert_eq!(place.json(&["sessions"], 0)["total"], 1);
+    assert_eq!(place.json(&["verify", "--direct"], 0)["via"], "file");
+    drop(held);
+    assert_eq!(place.json(&["verify"], 0)["via"], "file");
+}
+
+#[test]
+fn a_daemon_killed_under_an_import_loses_nothing_and_the_next_import_goes_on() {
+    let mut place = Place::new();
+    for n in 0..30 {
+        place.log(&format!("{n}.jsonl"), &log_of(n, 300));
+    }
+    place.serve();
+    let mut import = place
+        .command(&["import", "logs", "--json"])
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let begun = |place: &Place| place.json(&["sessions"], 0)["total"].as_u64() >= Some(3);
+    while !begun(&place) && import.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "nothing was imported");
+    }
+    place.daemon.take().unwrap().kill();
+    let code = import.wait().unwrap().code();
+    assert!(matches!(code, Some(0 | 5)), "{code:?}");
+    let rest = place.json(&["import", "logs"], 0);
+    assert_eq!(rest["via"], "file");
+    assert_eq!(place.json(&["verify"], 0)["messages"], 9000);
+    place.assert_exported("out");
+}

@@ -1,0 +1,136 @@
+//! Long work done by the daemon: it tells how far it is, and ends when we leave.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use betcode_schema_grpc::history::{
+    BackupReport, BackupRequest, CompactionOutcome, RunCompactionRequest, VerifyReport,
+    VerifyRequest, backup_response, run_compaction_response, verify_response,
+};
+use betcode_storage::{SessionId, StoreError, Tier};
+use tonic::Streaming;
+
+use super::{Daemon, failure};
+use crate::error::{Exit, Failure, Result};
+
+/// How often it is looked whether the user wants to stop.
+const INTERRUPT_POLL: Duration = Duration::from_millis(50);
+
+/// What a compaction did.
+pub type Compacted = CompactionOutcome;
+/// What a check found.
+pub type Checked = VerifyReport;
+/// What a backup holds.
+pub type BackedUp = BackupReport;
+
+/// Watches work: done, of how much; asked often, also when nothing is new. `Break` ends it.
+pub type Watch<'a> = &'a mut dyn FnMut(Option<(u64, u64)>) -> ControlFlow<()>;
+
+/// What an answer of a stream is.
+enum Step<T> {
+    Progress(u64, u64),
+    Done(T),
+    Unknown,
+}
+
+impl Daemon {
+    /// Compacts everything, or one session.
+    ///
+    /// # Errors
+    /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
+    pub fn compact(
+        &self,
+        session: Option<&SessionId>,
+        tier: Tier,
+        watch: Watch<'_>,
+    ) -> Result<Compacted> {
+        use run_compaction_response::Event;
+        let request = RunCompactionRequest {
+            session_id: session.map(ToString::to_string).unwrap_or_default(),
+            tier: tier.name().to_owned(),
+            ..RunCompactionRequest::default()
+        };
+        let mut client = self.compaction();
+        let answers = self.answer(client.run(request))?;
+        self.watch(answers, watch, |response| match response.event {
+            Some(Event::Progress(at)) => Step::Progress(at.raw_bytes_done, at.raw_bytes),
+            Some(Event::Outcome(outcome)) => Step::Done(outcome),
+            _ => Step::Unknown,
+        })
+    }
+
+    /// Reads everything and checks it.
+    ///
+    /// # Errors
+    /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
+    pub fn verify(&self, watch: Watch<'_>) -> Result<Checked> {
+        use verify_response::Event;
+        let mut client = self.maintenance();
+        let answers = self.answer(client.verify(VerifyRequest {}))?;
+        self.watch(answers, watch, |response| match response.event {
+            Some(Event::Progress(at)) => Step::Progress(at.messages_done, at.messages),
+            Some(Event::Report(report)) => Step::Done(report),
+            None => Step::Unknown,
+        })
+    }
+
+    /// Copies the store to `file`, an absolute path, and reads the copy back.
+    ///
+    /// # Errors
+    /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
+    pub fn backup(&self, file: &str, watch: Watch<'_>) -> Result<BackedUp> {
+        use backup_response::Event;
+        debug_assert!(Path::new(file).is_absolute());
+        let request = BackupRequest {
+            path: file.to_owned(),
+        };
+        let mut client = self.maintenance();
+        let answers = self.answer(client.backup(request))?;
+        self.watch(answers, watch, |response| match response.event {
+            Some(Event::Progress(at)) => Step::Progress(at.messages_done, at.messages),
+            Some(Event::Report(report)) => Step::Done(report),
+            None => Step::Unknown,
+        })
+    }
+
+    /// Follows work to its end. Dropping the stream is what ends it early.
+    fn watch<R, T>(
+        &self,
+        mut answers: Streaming<R>,
+        watch: Watch<'_>,
+        step: impl Fn(R) -> Step<T>,
+    ) -> Result<T> {
+        self.runtime.block_on(async {
+            let mut polls = tokio::time::interval(INTERRUPT_POLL);
+            loop {
+                let message = tokio::select! {
+                    message = answers.message() => message,
+                    _ = polls.tick() => match watch(None) {
+                        ControlFlow::Continue(()) => continue,
+                        ControlFlow::Break(()) => return Err(StoreError::Cancelled.into()),
+                    },
+                };
+                match message
+                    .map_err(|status| failure::of_status(&status))?
+                    .map(&step)
+                {
+                    Some(Step::Done(done)) => return Ok(done),
+                    Some(Step::Progress(done, all)) => {
+                        if watch(Some((done, all))).is_break() {
+                            return Err(StoreError::Cancelled.into());
+                        }
+                    }
+                    Some(Step::Unknown) => {}
+                    None => {
+                        return Err(Failure::new(
+                            Exit::Busy,
+                            "the daemon ended before the work did",
+                        )
+                        .hint("what was done stays done; run the same command again"));
+                    }
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,194 @@
+//! A running daemon of the store at hand, and working through it.
+//!
+//! Whatever writes, or would contend with the daemon, is asked of it: its limits then hold for
+//! everybody, its followers hear of every message at once, and there is one compaction. Reading
+//! needs nobody. Nothing breaks when the file is written directly all the same (`--direct`):
+//! SQLite's lock arbitrates between processes, and one compaction at a time is held by a lock.
+
+mod append;
+mod connection;
+mod failure;
+mod jobs;
+mod status;
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use betcode_schema_grpc::history;
+use betcode_schema_grpc::history::compaction_service_client::CompactionServiceClient;
+use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
+use betcode_schema_grpc::history::maintenance_service_client::MaintenanceServiceClient;
+use betcode_schema_grpc::locate::{self, Holder, Server};
+use betcode_storage::SessionId;
+use tokio::runtime::Runtime;
+use tonic::{Response, Status};
+
+pub use append::{Appender, Refusal};
+pub use jobs::{BackedUp, Checked, Compacted, Watch};
+pub use status::{DaemonStatus, Level, Stage};
+
+use crate::error::{Exit, Failure, Result};
+use connection::Connection;
+
+/// How long a daemon that is just starting is waited for.
+const START_WAIT: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const START_POLL: Duration = Duration::from_millis(50);
+/// How long an answer is waited for. Long work answers at once and then tells how far it is.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// Where requests say they go; the socket is what counts.
+const ORIGIN: &str = "http://daemon";
+
+/// A daemon that serves the store.
+pub struct Daemon {
+    holder: Holder,
+    // Before the runtime, in which it lives.
+    connection: Connection,
+    runtime: Runtime,
+}
+
+impl Daemon {
+    /// The daemon that serves the store at `db`, connected; `None` when none does.
+    ///
+    /// # Errors
+    /// When one holds the store and does not answer.
+    pub fn find(db: &Path) -> Result<Option<Self>> {
+        Self::find_within(db, ANSWER_WAIT)
+    }
+
+    /// The same, waiting no longer than `patience` for an answer.
+    fn find_within(db: &Path, patience: Duration) -> Result<Option<Self>> {
+        let mut waited = Duration::ZERO;
+        let holder = loop {
+            match locate::server_of(db) {
+                Server::None => return Ok(None),
+                Server::Running(holder) => break holder,
+                Server::Starting if waited < START_WAIT.min(patience) => {}
+                Server::Starting => return Err(unreachable(None, "it does not say where it is")),
+            }
+            std::thread::sleep(START_POLL);
+            waited += START_POLL;
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| unreachable(Some(&holder), &error.to_string()))?;
+        let mut waited = Duration::ZERO;
+        let connection = loop {
+            let connect = Connection::open(&holder.socket);
+            let opened = runtime.block_on(async { tokio::time::timeout(patience, connect).await });
+            match opened {
+                Ok(Ok(connection)) => break connection,
+                // It has the lock before it listens.
+                Ok(Err(_)) if waited < START_WAIT.min(patience) => {}
+                Ok(Err(error)) => {
+                    return Err(unreachable(Some(&holder), &crate::error::plain_io(&error)));
+                }
+                Err(_) => return Err(unreachable(Some(&holder), "it does not answer")),
+            }
+            if locate::server_of(db) != Server::Running(holder.clone()) {
+                // It ended, or another one took over: look again from the beginning.
+                return Self::find_within(db, patience);
+            }
+            std::thread::sleep(START_POLL);
+            waited += START_POLL;
+        };
+        Ok(Some(Self {
+            holder,
+            connection,
+            runtime,
+        }))
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.holder.pid
+    }
+
+    /// Names a session.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn rename(&self, session: &SessionId, name: &str) -> Result<()> {
+        let request = history::RenameSessionRequest {
+            session_id: session.to_string(),
+            name: name.to_owned(),
+        };
+        let mut client = self.history();
+        self.answer(client.rename_session(request)).map(drop)
+    }
+
+    /// Deletes a session; whether there was one.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn delete(&self, session: &SessionId) -> Result<bool> {
+        let request = history::DeleteSessionRequest {
+            session_id: session.to_string(),
+        };
+        let mut client = self.history();
+        let response = self.answer(client.delete_session(request))?;
+        Ok(response.deleted)
+    }
+
+    fn history(&self) -> HistoryServiceClient<Connection> {
+        HistoryServiceClient::with_origin(self.connection.clone(), origin())
+    }
+
+    fn compaction(&self) -> CompactionServiceClient<Connection> {
+        CompactionServiceClient::with_origin(self.connection.clone(), origin())
+    }
+
+    fn maintenance(&self) -> MaintenanceServiceClient<Connection> {
+        MaintenanceServiceClient::with_origin(self.connection.clone(), origin())
+    }
+
+    /// Waits for the answer to a call.
+    fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
+        self.answer_within(ANSWER_WAIT, call)
+    }
+
+    fn answer_within<T>(
+        &self,
+        patience: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        let answered = self
+            .runtime
+            .block_on(async { tokio::time::timeout(patience, call).await });
+        match answered {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(failure::of_status(&status)),
+            Err(_) => Err(unreachable(Some(&self.holder), "it does not answer")),
+        }
+    }
+}
+
+/// The origin of requests; a constant that parses.
+fn origin() -> tonic::codegen::http::Uri {
+    tonic::codegen::http::Uri::from_static(ORIGIN)
+}
+
+/// A daemon that holds the store and cannot be talked to.
+fn unreachable(holder: Option<&Holder>, why: &str) -> Failure {
+    let (what, stop) = match holder {
+        Some(holder) => (
+            format!(
+                "process {} serves this store and cannot be reached at {}",
+                holder.pid,
+                holder.socket.display()
+            ),
+            format!("stop it (kill {}) and run the command again", holder.pid),
+        ),
+        None => (
+            "a daemon that is just starting holds this store".to_owned(),
+            "run the command again in a moment".to_owned(),
+        ),
+    };
+    Failure::new(Exit::Busy, what).why(why).hint(format!(
+        "{stop}, or give --direct: writing the file beside it is safe"
+    ))
+}

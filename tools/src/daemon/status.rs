@@ -1,0 +1,139 @@
+//! What only the daemon knows: its levels, its latencies, what its compaction is doing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
+use betcode_schema_grpc::history::{BudgetRequest, CompactionStatusRequest, WatchLevelsRequest};
+use betcode_schema_grpc::locate::{self, Server};
+use serde::Serialize;
+
+use super::{Daemon, origin};
+use crate::error::Result;
+
+/// How long a report waits for the daemon: what it does not say in time is left out.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A running daemon as a report shows it.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DaemonStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Its Unix socket.
+    pub socket: String,
+    /// Why it could not be asked; the rest is empty then.
+    pub unreachable: Option<String>,
+    /// Each measure against its limit.
+    pub levels: Vec<Level>,
+    /// Latency of each stage since it started.
+    pub stages: Vec<Stage>,
+    /// What its compaction is doing: `idle`, `running`, `paused`, `stopped` or `disabled`.
+    pub compaction: String,
+    /// Runs since it started that did something.
+    pub compaction_runs: u64,
+    /// Why the last run failed.
+    pub compaction_error: Option<String>,
+}
+
+/// A measure against its limit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Level {
+    /// As the capacity plan calls it.
+    pub resource: String,
+    /// How much is used.
+    pub used: u64,
+    /// Of how much.
+    pub limit: u64,
+    /// `bytes` or `count`.
+    pub unit: String,
+    /// `ok`, `warning` or `critical`.
+    pub level: String,
+}
+
+/// Latency of a stage.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub stage: String,
+    /// How often it was passed.
+    pub count: u64,
+    /// Median.
+    pub p50_ms: f64,
+    /// 95 of 100 are faster.
+    pub p95_ms: f64,
+    /// 99 of 100 are faster.
+    pub p99_ms: f64,
+    /// What the capacity plan allows at p95; 0 where it says nothing.
+    pub budget_ms: f64,
+}
+
+impl DaemonStatus {
+    /// Asks the daemon of the store at `db`; `None` when there is none. One that does not answer
+    /// is told as such: a report does not fail for it.
+    #[must_use]
+    pub fn of(db: &Path) -> Option<Self> {
+        let Server::Running(holder) = locate::server_of(db) else {
+            return None;
+        };
+        let mut status = Self {
+            pid: holder.pid,
+            socket: holder.socket.display().to_string(),
+            ..Self::default()
+        };
+        let asked = match Daemon::find_within(db, PATIENCE) {
+            Ok(None) => return None,
+            Ok(Some(daemon)) => daemon.tell(&mut status),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = asked {
+            status.unreachable = Some(failure.why.unwrap_or(failure.what));
+        }
+        Some(status)
+    }
+}
+
+impl Daemon {
+    fn tell(&self, status: &mut DaemonStatus) -> Result<()> {
+        let connection = self.connection.clone();
+        let mut capacity = CapacityServiceClient::with_origin(connection, origin());
+        let first = async {
+            let mut levels = capacity
+                .watch_levels(WatchLevelsRequest {})
+                .await?
+                .into_inner();
+            let message = levels.message().await?.unwrap_or_default();
+            Ok(tonic::Response::new(message))
+        };
+        status.levels = self
+            .answer_within(PATIENCE, first)?
+            .levels
+            .into_iter()
+            .map(|level| Level {
+                resource: level.resource,
+                used: level.used,
+                limit: level.limit,
+                unit: level.unit,
+                level: level.level,
+            })
+            .collect();
+        let budget = self.answer_within(PATIENCE, capacity.budget(BudgetRequest {}))?;
+        status.stages = budget
+            .stages
+            .into_iter()
+            .map(|stage| Stage {
+                stage: stage.stage,
+                count: stage.count,
+                p50_ms: stage.p50_ms,
+                p95_ms: stage.p95_ms,
+                p99_ms: stage.p99_ms,
+                budget_ms: stage.budget_ms,
+            })
+            .collect();
+        let mut client = self.compaction();
+        let compaction = self.answer_within(PATIENCE, client.status(CompactionStatusRequest {}))?;
+        status.compaction = compaction.state;
+        status.compaction_runs = compaction.runs;
+        status.compaction_error = Some(compaction.last_error).filter(|why| !why.is_empty());
+        Ok(())
+    }
+}
