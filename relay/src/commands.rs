@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use betcode_relay::Relay;
 use betcode_relay::auth::{Enrolments, Revocations, StateFolder, TokenIssuer};
-use betcode_relay::limits;
 use betcode_relay::plan::{self, Load};
 use betcode_relay::settings::Settings;
+use betcode_relay::{limits, open_files};
 use betcode_schema_tunnel::MachineId;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -218,6 +218,10 @@ fn serve(settings: Settings, log_json: bool) -> Result<ExitCode, Error> {
         true => logs.json().init(),
         false => logs.init(),
     }
+    let mut settings = settings;
+    if let Some(told) = open_files::fit(&mut settings, open_files::raise()) {
+        tracing::warn!("{told}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -234,13 +238,15 @@ async fn serve_until_told(settings: Settings) -> Result<ExitCode, Error> {
     say(&format!("tunnels {}", relay.tunnel_address()))?;
     tracing::info!(clients = %relay.client_address(), tunnels = %relay.tunnel_address(), "serving");
     notify(sd_notify::NotifyState::Ready);
+    let watchdog = tokio::spawn(watchdog());
     loop {
         tokio::select! {
-            _ = hangup.recv() => relay.reload(),
+            _ = hangup.recv() => reload(&relay),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
+    watchdog.abort();
     tracing::info!("stopping");
     notify(sd_notify::NotifyState::Stopping);
     Ok(match relay.drain().await {
@@ -252,9 +258,34 @@ async fn serve_until_told(settings: Settings) -> Result<ExitCode, Error> {
     })
 }
 
+fn reload(relay: &Relay) {
+    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+        notify_all(&[sd_notify::NotifyState::Reloading, now]);
+    }
+    relay.reload();
+    notify(sd_notify::NotifyState::Ready);
+}
+
+/// Says that the threads which serve still turn, for as long as they do: a relay that hangs is
+/// one to restart.
+async fn watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut ticks = tokio::time::interval((period / 2).max(Duration::from_millis(10)));
+    loop {
+        ticks.tick().await;
+        notify(sd_notify::NotifyState::Watchdog);
+    }
+}
+
 fn notify(state: sd_notify::NotifyState<'_>) {
+    notify_all(&[state]);
+}
+
+fn notify_all(states: &[sd_notify::NotifyState<'_>]) {
     // Without a service manager there is nobody to tell.
-    if let Err(error) = sd_notify::notify(&[state]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "service manager not told");
     }
 }

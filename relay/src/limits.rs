@@ -22,6 +22,8 @@ pub const TUNNEL_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * CALLS_PER_TUNNEL_MAX 
 pub const CLIENT_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * CALLS_PER_CLIENT_MAX;
 /// Bytes of one call and direction that wait for the socket.
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Bytes of frames that are joined: with its head, such a frame fills one TLS record.
+pub const JOINED_BYTES_MAX: usize = (16 << 10) - 9;
 /// Bytes of a call's metadata.
 pub const METADATA_BYTES_MAX: u32 = 16 << 10;
 /// Bytes of one gRPC message that passes through.
@@ -108,6 +110,12 @@ pub const MACHINE_CERTIFICATE_LIFE: std::time::Duration =
 pub const CERTIFICATE_BACKDATE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// How often files that a command may have changed are looked at.
 pub const STATE_POLL_MS: u64 = 1_000;
+
+/// Open files besides tunnels and clients: the buffer's database, listeners, certificates being
+/// read, connections that are being greeted or turned away.
+pub const FILES_BESIDE: usize = 256;
+/// How often it is looked how near the relay is to its limits.
+pub const LEVELS_SAMPLE_MS: u64 = 5_000;
 
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;

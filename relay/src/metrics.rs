@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use betcode_storage::capacity::levels::{Level, Metric, level_of};
+use betcode_storage::capacity::levels::{Level, Metric};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,8 @@ pub struct Gauges {
     pub waiting_max: usize,
     /// Their bytes.
     pub waiting_bytes: u64,
+    /// The most that may be.
+    pub waiting_bytes_max: u64,
     /// Resident memory.
     pub resident_bytes: u64,
     /// Memory that the plan gives a relay of this size.
@@ -106,7 +108,7 @@ impl Metrics {
 
     /// All of it as text.
     #[must_use]
-    pub fn render(&self, gauges: &Gauges) -> String {
+    pub fn render(&self, gauges: &Gauges, levels: &[(Metric, Level)]) -> String {
         let mut text = String::new();
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         for (name, help, value) in [
@@ -164,7 +166,7 @@ impl Metrics {
         ] {
             put(&mut text, name, help, "counter", &[("", read(count))]);
         }
-        render_levels(&mut text, gauges);
+        render_levels(&mut text, levels);
         let labels: Vec<_> = (0..CODES)
             .map(|code| (format!("{{code=\"{code}\"}}"), read(&self.answered[code])))
             .collect();
@@ -194,32 +196,12 @@ impl Metrics {
     }
 }
 
-/// How near its limits the relay is, by the evaluation that all programs share: 0 for well, 1 for
-/// a warning, 2 for critical.
-fn render_levels(text: &mut String, gauges: &Gauges) {
-    let mut levels = Vec::new();
-    for (metric, used, limit) in [
-        (
-            Metric::Tunnels,
-            gauges.tunnels as u64,
-            gauges.tunnels_max as u64,
-        ),
-        (
-            Metric::BufferSize,
-            gauges.waiting as u64,
-            gauges.waiting_max as u64,
-        ),
-        (
-            Metric::Memory,
-            gauges.resident_bytes,
-            gauges.memory_bytes_max,
-        ),
-    ] {
-        // Without a limit there is no level.
-        if let Ok(level) = level_of(metric, used, limit, Level::Ok) {
-            levels.push((format!("{{metric=\"{}\"}}", metric.name()), level as u64));
-        }
-    }
+/// How near its limits the relay is: 0 for well, 1 for a warning, 2 for critical.
+fn render_levels(text: &mut String, levels: &[(Metric, Level)]) {
+    let levels: Vec<_> = levels
+        .iter()
+        .map(|(metric, level)| (format!("{{metric=\"{}\"}}", metric.name()), *level as u64))
+        .collect();
     let levels: Vec<_> = levels
         .iter()
         .map(|(label, n)| (label.as_str(), *n))
@@ -298,7 +280,7 @@ mod tests {
             tunnels_max: 10,
             ..Gauges::default()
         };
-        let text = metrics.render(&gauges);
+        let text = metrics.render(&gauges, &[(Metric::Tunnels, Level::Warning)]);
         for line in [
             "betcode_relay_tunnels 7",
             "betcode_relay_level{metric=\"tunnels\"} 1",

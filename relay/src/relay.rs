@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
+use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
 use crate::own::Own;
@@ -38,6 +39,7 @@ pub struct Relay {
     table: Arc<Table>,
     own: Own,
     metrics: Arc<Metrics>,
+    levels: Arc<Levels>,
     revoked: Arc<RwLock<Revocations>>,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
@@ -145,12 +147,14 @@ impl Relay {
             table,
             own,
             metrics,
+            levels: Arc::default(),
             revoked,
             settings,
         };
         relay.spawn_metrics().await?;
         tokio::spawn(doors.clone().serve_clients(clients));
         tokio::spawn(doors.serve_tunnels(tunnels));
+        relay.spawn_levels();
         relay.spawn_sweeper();
         relay.spawn_watch();
         Ok(relay)
@@ -229,11 +233,21 @@ impl Relay {
         };
         let listener = listen(address).await?;
         tracing::info!(address = %listener.local_addr().unwrap_or(address), "metrics");
+        let (metrics, levels) = (self.metrics.clone(), self.levels.clone());
+        let gauges = self.gauges();
+        let render = move || metrics.render(&gauges(), &levels.now());
+        let stop = self.doors.stop.clone();
+        tokio::spawn(metrics::serve(listener, Arc::new(render), stop));
+        Ok(())
+    }
+
+    /// What is measured, at any moment.
+    fn gauges(&self) -> impl Fn() -> Gauges + Send + Sync + use<> {
         let (table, buffer, doors) = (self.table.clone(), self.buffer.clone(), self.doors.clone());
-        let (metrics, settings) = (self.metrics.clone(), self.settings.clone());
-        let render = move || {
+        let settings = self.settings.clone();
+        move || {
             let waiting = buffer.counts();
-            metrics.render(&Gauges {
+            Gauges {
                 tunnels: table.len(),
                 tunnels_max: settings.tunnels_max,
                 clients: settings.clients_max - doors.client_places.available_permits(),
@@ -241,13 +255,25 @@ impl Relay {
                 waiting: waiting.requests,
                 waiting_max: settings.buffer_requests_max,
                 waiting_bytes: waiting.bytes,
+                waiting_bytes_max: settings.buffer_bytes_max,
                 resident_bytes: resident_bytes(),
                 memory_bytes_max: plan::memory_bytes(&settings),
-            })
-        };
+            }
+        }
+    }
+
+    fn spawn_levels(&self) {
+        let (gauges, levels) = (self.gauges(), self.levels.clone());
         let stop = self.doors.stop.clone();
-        tokio::spawn(metrics::serve(listener, Arc::new(render), stop));
-        Ok(())
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(limits::LEVELS_SAMPLE_MS));
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => levels.sample(&gauges()),
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
     }
 
     fn spawn_sweeper(&self) {

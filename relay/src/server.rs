@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use betcode_schema_tunnel::ENROLMENT_ALPN;
+use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX, ReadAhead};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -62,10 +62,12 @@ impl Doors {
                 let _place = place;
                 match &doors.client_tls {
                     None => doors.serve_client(stream, address.ip()).await,
-                    Some(tls) => match in_time(tls.for_clients().accept(stream)).await {
-                        Ok(stream) => doors.serve_client(stream, address.ip()).await,
-                        Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
-                    },
+                    Some(tls) => {
+                        match in_time(tls.for_clients().accept(ReadAhead::new(stream))).await {
+                            Ok(stream) => doors.serve_client(stream, address.ip()).await,
+                            Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
+                        }
+                    }
                 }
             });
         }
@@ -94,6 +96,7 @@ impl Doors {
             let identity = Identity::AnyOnLoopback;
             return self.accept.accept(stream, &identity).await.map(drop);
         };
+        let stream = ReadAhead::new(stream);
         let accepted = in_time(tls.for_tunnels().accept(stream)).await;
         let mut stream = accepted.map_err(|error| AcceptError::Greeting(error.into()))?;
         let (_, session) = stream.get_ref();
@@ -158,6 +161,7 @@ impl Doors {
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::CLIENT_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_concurrent_streams(limits::CALLS_PER_CLIENT_MAX)
             .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)
             .max_header_list_size(limits::METADATA_BYTES_MAX)

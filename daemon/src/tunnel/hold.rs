@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
-    GreetingError, Hello, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
+    GreetingError, Hello, PROTOCOL, ReadAhead, Refusal, Welcome, read_greeting, write_greeting,
 };
 use bytes::Bytes;
 use http::{Request, Response};
@@ -325,7 +325,9 @@ impl Holder {
             None => Box::new(tcp),
             Some(tls) => {
                 let connector = TlsConnector::from(tls.config.clone());
-                let secured = connector.connect(tls.server_name.clone(), tcp).await;
+                let secured = connector
+                    .connect(tls.server_name.clone(), ReadAhead::new(tcp))
+                    .await;
                 Box::new(secured.map_err(|source| DialError::Tls {
                     address: address.clone(),
                     source,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use betcode_schema_tunnel::metadata::{GO_AWAY, GoAway};
-use betcode_schema_tunnel::{CONTROL_PREFIX, GO_AWAY_PATH};
+use betcode_schema_tunnel::{CONTROL_PREFIX, FRAME_BYTES_MAX, GO_AWAY_PATH};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -69,6 +69,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(options.stream_window_bytes)
         .initial_connection_window_size(window)
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(options.calls_max)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_PENDING_MAX)

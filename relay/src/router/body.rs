@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use super::join::Joined;
 use super::meter::MessageMeter;
 use super::status;
 use crate::tunnel::CallPermit;
@@ -49,7 +50,7 @@ pub(crate) enum TunnelBody {
 
 /// The body of a client that is connected.
 pub(crate) struct LiveBody {
-    pub(crate) from_client: Incoming,
+    pub(crate) from_client: Joined<Incoming>,
     pub(crate) meter: MessageMeter,
     pub(crate) verdict: Arc<Verdict>,
     /// Completes when nobody waits for the answer any more.
@@ -118,7 +119,7 @@ pub(crate) enum RelayBody {
 /// A daemon's answer. It ends with trailers in any case: when the tunnel breaks or the deadline
 /// passes, the relay writes the ones that the daemon no longer can.
 pub(crate) struct ThroughBody {
-    pub(crate) from_daemon: Option<Incoming>,
+    pub(crate) from_daemon: Option<Joined<Incoming>>,
     pub(crate) verdict: Arc<Verdict>,
     pub(crate) deadline: Option<Pin<Box<Sleep>>>,
     /// Ends the request's body when the answer is over or unwanted.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::body::{LiveBody, RelayBody, ThroughBody, TunnelBody, Verdict};
+use super::join::Joined;
 use super::meter::MessageMeter;
 use super::{deadline, status};
 use crate::limits;
@@ -42,7 +43,7 @@ pub(super) async fn forward(
     let verdict = Arc::new(Verdict::default());
     let abandoned = CancellationToken::new();
     let body = TunnelBody::Live(LiveBody {
-        from_client,
+        from_client: Joined::new(from_client),
         meter: MessageMeter::new(context.message_bytes_max),
         verdict: verdict.clone(),
         abandoned: Box::pin(abandoned.clone().cancelled_owned()),
@@ -63,7 +64,7 @@ pub(super) async fn forward(
     })?;
     Ok(response.map(|from_daemon| {
         RelayBody::Through(Box::new(ThroughBody {
-            from_daemon: Some(from_daemon),
+            from_daemon: Some(Joined::new(from_daemon)),
             verdict,
             deadline,
             abandon: Some(abandon),

@@ -7,8 +7,10 @@ mod body;
 mod deadline;
 mod forward;
 mod gate;
+mod join;
 mod meter;
 mod status;
+mod trace;
 mod wait;
 
 pub(crate) use body::{RelayBody, TunnelBody};
@@ -58,7 +60,7 @@ impl Router {
     /// Answers one call. What goes wrong is an answer too.
     pub(crate) async fn handle(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         address: IpAddr,
     ) -> Response<RelayBody> {
         if !is_grpc(request.headers()) {
@@ -67,10 +69,18 @@ impl Router {
         let address = self.address_of(request.headers(), address);
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
+            let trace_id = trace::of(request.headers_mut());
             let answered = self.route(request, address).await;
             match &answered {
-                Ok(_) => self.metrics.passed(arrived.elapsed()),
-                Err(status) => self.metrics.refused(status.code()),
+                Ok(_) => {
+                    self.metrics.passed(arrived.elapsed());
+                    tracing::debug!(trace_id, "a call was passed on");
+                }
+                Err(status) => {
+                    self.metrics.refused(status.code());
+                    // The code alone: texts may name what callers said.
+                    tracing::debug!(trace_id, code = ?status.code(), "a call was answered here");
+                }
             }
             answered
         } else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::{GO_AWAY, GoAway};
-use betcode_schema_tunnel::{GO_AWAY_PATH, MachineId};
+use betcode_schema_tunnel::{FRAME_BYTES_MAX, GO_AWAY_PATH, MachineId};
 use http::{HeaderValue, Request, Response, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -92,6 +92,7 @@ impl Link {
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::TUNNEL_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
             .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)
             .max_header_list_size(limits::METADATA_BYTES_MAX)
             .keep_alive_interval(keepalive.interval)

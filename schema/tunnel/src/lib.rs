@@ -5,17 +5,20 @@
 //! reversed: the relay is the client and the daemon serves. Calls therefore cross the tunnel as
 //! they are, and flow control, cancellation and trailers are HTTP/2's own.
 //!
-//! This crate holds names and shapes; what is done with them is the relay's and the daemon's.
+//! This crate holds names and shapes, and how both ends read; what is done with them is the relay's
+//! and the daemon's.
 
 mod greeting;
 mod machine;
 pub mod metadata;
+mod read_ahead;
 
 pub use greeting::{
     EnrolmentAnswer, EnrolmentRequest, GREETING_BYTES_MAX, GreetingError, Hello, PROTOCOL, Refusal,
     Welcome, read_greeting, write_greeting,
 };
 pub use machine::{InvalidMachineId, MACHINE_ID_BYTES_MAX, MachineId};
+pub use read_ahead::ReadAhead;
 
 /// Protocol of the tunnel as TLS negotiates it, so that a tunnel never reaches a port that
 /// expects something else.
@@ -30,6 +33,10 @@ pub const GO_AWAY_PATH: &str = "/betcode.relay.v1.Tunnel/GoAway";
 
 /// Paths that only the relay may call on a tunnel begin with this.
 pub const CONTROL_PREFIX: &str = "/betcode.relay.v1.Tunnel/";
+
+/// Bytes of one HTTP/2 frame on a tunnel: larger than what HTTP/2 begins with, because each frame
+/// costs both ends a system call and a wake-up.
+pub const FRAME_BYTES_MAX: u32 = 64 << 10;
 
 /// Domain of the names by which certificates name machines: `<machine>.machine.betcode`.
 pub const MACHINE_DOMAIN: &str = "machine.betcode";

@@ -1,0 +1,73 @@
+//! Open files: each tunnel and each client is one.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::limits;
+use crate::settings::Settings;
+
+/// Raises the bound of open files to what the system lets this process have, and returns it.
+/// `None` is no bound.
+pub fn raise() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return maximum;
+    }
+    let wanted = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::warn!(%error, ?current, "the number of open files was not raised");
+            current
+        }
+    }
+}
+
+/// Lowers tunnels and clients to what `files` have room for, clients first: a relay that ran out
+/// of files could neither refuse anybody nor write its buffer. Returns what to tell the operator.
+pub fn fit(settings: &mut Settings, files: Option<u64>) -> Option<String> {
+    let files = usize::try_from(files?).unwrap_or(usize::MAX);
+    let room = files.saturating_sub(limits::FILES_BESIDE).max(2);
+    let (tunnels, clients) = (settings.tunnels_max, settings.clients_max);
+    let wanted = tunnels.saturating_add(clients);
+    if wanted <= room {
+        return None;
+    }
+    settings.tunnels_max = tunnels.min(room - 1);
+    settings.clients_max = clients.min(room - settings.tunnels_max);
+    Some(format!(
+        "this process may open {files} files, and tunnels_max {tunnels} and clients_max {clients} \
+         need {}: {} tunnels and {} clients are let in; raise the hard limit of open files \
+         (LimitNOFILE= of the unit, ulimit -Hn), or lower the two",
+        wanted + limits::FILES_BESIDE,
+        settings.tunnels_max,
+        settings.clients_max,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fitted(tunnels: usize, clients: usize, files: Option<u64>) -> (usize, usize, bool) {
+        let mut settings = Settings {
+            tunnels_max: tunnels,
+            clients_max: clients,
+            ..Settings::default()
+        };
+        let told = fit(&mut settings, files).is_some();
+        (settings.tunnels_max, settings.clients_max, told)
+    }
+
+    #[test]
+    fn clients_give_way_first_and_nobody_is_lowered_without_a_word() {
+        let beside = limits::FILES_BESIDE as u64;
+        assert_eq!(fitted(10, 20, Some(30 + beside)), (10, 20, false));
+        assert_eq!(fitted(10, 20, Some(29 + beside)), (10, 19, true));
+        assert_eq!(fitted(10, 20, Some(5 + beside)), (4, 1, true));
+        assert_eq!(fitted(10, 20, Some(0)), (1, 1, true));
+        assert_eq!(fitted(10, 20, None), (10, 20, false));
+    }
+}
