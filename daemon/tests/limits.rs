@@ -36,6 +36,10 @@ fn follow(session: &str) -> FollowRequest {
 
 #[tokio::test]
 async fn clients_over_the_limit_are_told_and_let_in_later() {
+    if support::through::HERE {
+        // Behind a relay users count, while they have calls under way: the relay's tests see to it.
+        return;
+    }
     let served = serve(&[("clients_max", "2")]).await;
     let mut first = served.history().await;
     let second = served.history().await;

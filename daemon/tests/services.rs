@@ -220,7 +220,7 @@ async fn health_is_told_until_and_while_the_daemon_stops() {
         .into_inner();
     assert_eq!(health.overall_status(), ServingStatus::Serving);
     let names: Vec<_> = health.components.iter().map(|c| c.name.as_str()).collect();
-    assert_eq!(names, ["store", "compaction", "capacity"]);
+    assert_eq!(names[..3], ["store", "compaction", "capacity"]);
     let mut client = HealthClient::new(served.channel().await);
     let request = HealthCheckRequest {
         service: "betcode.history.v1.HistoryService".into(),

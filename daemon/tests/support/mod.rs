@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod process;
+pub(crate) mod through;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(crate) struct Served {
     pub(crate) daemon: Daemon,
     pub(crate) settings: Settings,
     pub(crate) folder: TempDir,
+    /// The relay between, in the relay's tests.
+    pub(crate) through: Option<through::Through>,
 }
 
 /// Settings for a store in `folder`, with these values besides.
@@ -50,17 +53,25 @@ pub(crate) fn settings_in(folder: &Path, values: &[(&str, &str)]) -> Settings {
 pub(crate) async fn serve(values: &[(&str, &str)]) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings_in(folder.path(), values);
+    let through = through::Through::start(folder.path(), &settings).await;
     let daemon = Daemon::start(settings.clone()).await.unwrap();
+    if let Some(through) = &through {
+        through.opened(&daemon).await;
+    }
     Served {
         daemon,
         settings,
         folder,
+        through,
     }
 }
 
 impl Served {
     pub(crate) async fn channel(&self) -> Channel {
-        connect(&self.settings.socket).await.unwrap()
+        match &self.through {
+            Some(through) => through.channel().await,
+            None => connect(&self.settings.socket).await.unwrap(),
+        }
     }
 
     pub(crate) async fn history(&self) -> HistoryServiceClient<Channel> {
@@ -74,11 +85,15 @@ pub(crate) async fn connect(socket: &Path) -> Result<Channel, tonic::transport::
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    Endpoint::from_static("http://daemon")
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+    windows(Endpoint::from_static("http://daemon"))
         .connect_with_connector(connector)
         .await
+}
+
+fn windows(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
 }
 
 pub(crate) fn batch(session: &str, lines: &[&str]) -> AppendRequest {

@@ -8,6 +8,7 @@ use betcode_daemon::tunnel::Tunnel;
 use super::echo::Echo;
 use super::harness::Client;
 use super::program::{Folder, Running, client, echo_routes};
+use super::random::Random;
 use super::waiting::{is_buffered, request};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,17 +109,4 @@ async fn send(caller: Client, round: u64) -> Vec<String> {
         }
     }
     acknowledged
-}
-
-/// A small generator whose every number follows from its seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
 }

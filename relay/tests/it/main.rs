@@ -10,12 +10,15 @@
 mod echo;
 mod harness;
 mod program;
+mod random;
 
 mod calls;
 mod credentials;
+mod everyone;
 mod figures;
 mod fleet;
 mod killed;
+mod load;
 mod operation;
 mod tunnels;
 mod waiting;

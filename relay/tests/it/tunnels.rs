@@ -172,6 +172,52 @@ async fn a_tunnel_that_stops_answering_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_stops_reading_holds_little_and_harms_only_its_own_machine() {
+    let keepalive = Keepalive {
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(2),
+    };
+    let relay = Relay::start(RelayOptions {
+        keepalive,
+        ..RelayOptions::default()
+    })
+    .await;
+    let proxy = Proxy::start(relay.tunnels).await;
+    let mut options = relay.tunnel_options("m-1");
+    options.relay_address = proxy.address.to_string();
+    let (_tunnel, _) = relay.daemon_with(options).await;
+    let (_other, _) = relay.daemon("m-2").await;
+    let client = relay.client("m-1").await;
+    client.unary("Unary", Bytes::new()).await.unwrap();
+    proxy.freeze();
+    // One client sends without end to the machine that no longer reads.
+    let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = taken.clone();
+    let messages = tokio_stream::iter((0..100_000).map(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Bytes::from(vec![0; 10_000])
+    }));
+    let sending = tokio::spawn(async move { client.stream("Count", messages).await.map(drop) });
+    let beside = relay.client("m-2").await;
+    let mut answered = 0;
+    while !sending.is_finished() {
+        beside.unary("Unary", Bytes::new()).await.unwrap();
+        answered += 1;
+    }
+    assert!(answered > 0);
+    let ended = sending.await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    // What was taken stands in the windows and in the sockets' buffers: not 1 GB.
+    let taken = taken.load(Ordering::SeqCst);
+    assert!(taken < 3_000, "{taken} messages of 10 KB were taken in");
+    until("the tunnel is given up", || {
+        relay.table.find(&"m-1".parse().unwrap()).is_none()
+    })
+    .await;
+    beside.unary("Unary", Bytes::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newest_tunnel_wins_and_the_old_one_is_told() {
     let relay = started().await;
     let (old, old_echo) = relay.daemon("m-1").await;
