@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::plan::PlannedStep;
-use super::step::read_step;
+use super::standing;
 use crate::error::{Result, StoreError};
 use crate::limits::{BASE_SOURCE_BYTES_MAX, BASE_SOURCE_BYTES_MIN, BASE_TEXT_BYTES_MAX};
 use crate::segment::{Base, Entry, SegmentError, v2};
@@ -160,10 +160,11 @@ pub(super) fn make(
 ) -> Result<Option<RunBase>> {
     let mut each = |take: &mut dyn FnMut(&[Entry<'_>]) -> Result<(), SegmentError>| -> Result<()> {
         for step in &batch.steps {
-            let Some(messages) = read_step(store, step)? else {
+            let Some(standing) = standing::read(store, step)? else {
                 continue;
             };
-            let entries: Vec<Entry<'_>> = messages
+            let entries: Vec<Entry<'_>> = standing
+                .messages
                 .iter()
                 .map(|m| Entry {
                     payload: &m.payload,

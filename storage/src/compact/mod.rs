@@ -3,7 +3,7 @@
 //! 1. `policy` looks at a session and says whether a tier is due (pure).
 //! 2. `plan` packs the session's messages into steps, each one new segment (pure).
 //!    `base` chooses what the steps of a project are encoded with.
-//! 3. `step` carries a step out: read, encode, decode and compare outside any write
+//! 3. `step` carries a step out: read (`standing`), encode, decode and compare outside any write
 //!    transaction; then one short transaction compares once more with what the file holds,
 //!    inserts the segment and deletes what it replaces.
 //! 4. `reclaim` gives the free pages back in small transactions, and checkpoints.
@@ -20,6 +20,7 @@ mod policy;
 mod reclaim;
 mod run;
 mod service;
+mod standing;
 mod step;
 
 pub use base::{BaseChoice, PlannedBatch};

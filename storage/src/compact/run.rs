@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, RunBase, batches};
@@ -20,6 +21,10 @@ use crate::sql::db::Db;
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::Tier;
 use crate::store::Store;
+
+/// Added to the niceness of the thread that compacts: about a tenth of the weight of others.
+#[cfg(target_os = "linux")]
+const COMPACTION_NICENESS: i32 = 10;
 
 /// What to compact.
 #[derive(Debug, Clone, PartialEq)]
@@ -238,6 +243,39 @@ impl Store {
         &self,
         request: &CompactionRequest,
         observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
+    ) -> Result<CompactionOutcome> {
+        let (tell, told) = mpsc::channel();
+        let (answer, answered) = mpsc::channel();
+        std::thread::scope(|scope| {
+            // A thread of its own, because a thread that has given way cannot take it back.
+            let worker = std::thread::Builder::new()
+                .name("betcode-compact".into())
+                .spawn_scoped(scope, move || {
+                    give_way();
+                    self.run_compaction(request, &mut |progress| {
+                        let told = tell.send(*progress).ok();
+                        told.and_then(|()| answered.recv().ok())
+                            .unwrap_or(ControlFlow::Break(()))
+                    })
+                })
+                .map_err(|source| StoreError::Io {
+                    action: "start compaction of",
+                    path: self.path().to_owned(),
+                    source,
+                })?;
+            for progress in told {
+                let _ = answer.send(observe(&progress));
+            }
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn run_compaction(
+        &self,
+        request: &CompactionRequest,
+        observe: Observer<'_>,
     ) -> Result<CompactionOutcome> {
         self.writer()?;
         let _lease = Lease::take(&self.inner.db)?;
@@ -502,6 +540,16 @@ impl Store {
 fn delete_unused_bases(db: &Db, connection: &rusqlite::Connection) -> Result<()> {
     let delta = db.named("delete unused bases", sql::bases::delete_unused(connection))?;
     db.named("count the totals", sql::totals::add(connection, &delta))
+}
+
+/// Lets whoever appends and reads go first where cores are scarce. Encoding takes whole cores for
+/// minutes, and nobody waits for it. On Linux niceness is a thread's; elsewhere it would be the
+/// whole process's.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(COMPACTION_NICENESS) {
+        tracing::debug!(%error, "compaction runs at the priority of the rest");
+    }
 }
 
 /// Rests so long that the work before took only its share of the time.

@@ -6,10 +6,10 @@ use rusqlite::Connection;
 
 use super::base::{NewBase, RunBase};
 use super::plan::PlannedStep;
+use super::standing::{self, Standing, StandingSegment, first_change, overlapping};
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
-use crate::reader::fetch;
 use crate::segment::{
     self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError, v2,
 };
@@ -71,7 +71,7 @@ struct Prepared {
     info: SegmentInfo,
     hot_messages: u64,
     hot_bytes: u64,
-    replaces: Vec<SegmentInfo>,
+    replaces: Vec<StandingSegment>,
     encoded: Vec<u8>,
     /// Decoded from `encoded`: what the swap compares with.
     decoded: DecodedSegment,
@@ -87,8 +87,9 @@ pub(super) fn execute(
     let Some(prepared) = prepare(store, step, encoder)? else {
         return Ok(StepResult::Outdated);
     };
-    let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.encoded_bytes).sum();
-    let again = prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.tier >= step.tier);
+    let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.info.encoded_bytes).sum();
+    let again =
+        prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.info.tier >= step.tier);
     if again && prepared.info.encoded_bytes >= replaced_bytes {
         return Ok(StepResult::NotSmaller);
     }
@@ -104,55 +105,23 @@ pub(super) fn execute(
     })
 }
 
-/// The messages that a step takes in; `None` when the session is not there as planned.
-pub(super) fn read_step(store: &Store, step: &PlannedStep) -> Result<Option<Vec<Message>>> {
-    let db = &store.inner.db;
-    let connection = store.inner.readers.get()?;
-    let position = db.named(
-        "find the session",
-        sql::sessions::position(&connection, &step.session),
-    )?;
-    match position {
-        Some((key, newest)) if step.last_sequence <= newest => {
-            let (first, last) = (step.first_sequence, step.last_sequence);
-            read(db, &connection, key, &step.session, first, last).map(Some)
-        }
-        _ => Ok(None),
-    }
-}
-
 /// Reads, encodes, decodes and compares, outside any write transaction.
 fn prepare(
     store: &Store,
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,
 ) -> Result<Option<Prepared>> {
-    let db = &store.inner.db;
     let id = &step.session;
-    let Some(messages) = read_step(store, step)? else {
+    let Some(standing) = standing::read(store, step)? else {
         return Ok(None);
     };
-    let connection = store.inner.readers.get()?;
-    let position = db.named("find the session", sql::sessions::position(&connection, id))?;
-    let Some((key, _)) = position else {
-        return Ok(None);
-    };
-    let replaces: Vec<_> = db
-        .named("list the segments", sql::segments::list(&connection, key))?
-        .into_iter()
-        .filter(|s| {
-            s.last_sequence >= step.first_sequence && s.first_sequence <= step.last_sequence
-        })
-        .collect();
-    drop(connection);
-    let spans = |s: &SegmentInfo| {
-        s.first_sequence < step.first_sequence || s.last_sequence > step.last_sequence
-    };
-    if replaces.iter().any(spans) {
-        return Ok(None);
-    }
-    let in_segments: u64 = replaces.iter().map(SegmentInfo::messages).sum();
-    let segment_raw_bytes: u64 = replaces.iter().map(|s| s.raw_bytes).sum();
+    let Standing {
+        key,
+        messages,
+        segments,
+    } = standing;
+    let in_segments: u64 = segments.iter().map(|s| s.info.messages()).sum();
+    let segment_raw_bytes: u64 = segments.iter().map(|s| s.info.raw_bytes).sum();
     let raw_bytes: u64 = messages.iter().map(|m| m.payload.len() as u64).sum();
 
     let named = |source| StoreError::Segment {
@@ -193,30 +162,11 @@ fn prepare(
         },
         hot_messages: step.messages() - in_segments,
         hot_bytes: raw_bytes - segment_raw_bytes,
-        replaces,
+        replaces: segments,
         encoded,
         decoded,
         new_base: base_id.and(encoder.base).and_then(|run| run.new.clone()),
     }))
-}
-
-fn read(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    first: u64,
-    last: u64,
-) -> Result<Vec<Message>> {
-    let mut cursor = fetch::Cursor::default();
-    let mut messages: Vec<Message> = Vec::new();
-    let mut next = first;
-    while next <= last {
-        let page = fetch::page(db, connection, key, id, next, last, &mut cursor)?;
-        next = page.last().map_or(last, |m| m.sequence) + 1;
-        messages.extend(page);
-    }
-    Ok(messages)
 }
 
 /// Sequence of the first message that differs from its decoded self.
@@ -247,27 +197,20 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
     {
         return Ok(false);
     }
-    let now: Vec<_> = db
-        .named("list the segments", sql::segments::list(connection, key))?
-        .into_iter()
-        .filter(|s| {
-            s.last_sequence >= info.first_sequence && s.first_sequence <= info.last_sequence
-        })
-        .collect();
-    if now != new.replaces {
+    let (first, last) = (info.first_sequence, info.last_sequence);
+    let now = overlapping(db, connection, key, first..=last)?;
+    if !now.iter().eq(new.replaces.iter().map(|s| &s.info)) {
         return Ok(false);
     }
-    // The bytes that are about to be deleted, as the file holds them in this transaction,
-    // against the bytes that the new segment gives back.
-    let standing = read(
+    let changed = first_change(
         db,
         connection,
         key,
-        id,
-        info.first_sequence,
-        info.last_sequence,
+        first..=last,
+        &new.replaces,
+        &new.decoded,
     )?;
-    if let Some(sequence) = first_difference(info.first_sequence, &standing, &new.decoded) {
+    if let Some(sequence) = changed {
         return Err(StoreError::damaged(
             Some(id.as_str()),
             format!("message {sequence} changed while it was compacted; nothing was deleted"),
@@ -275,7 +218,6 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
     }
 
     // Crash point: from here to the commit the file changes only in the log's uncommitted part.
-    let (first, last) = (info.first_sequence, info.last_sequence);
     let hot = db.named(
         "delete messages",
         sql::messages::delete(connection, key, first, last),
@@ -310,7 +252,7 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
             format!("the new segment at sequence {first} does not read back; nothing was deleted"),
         ));
     }
-    let replaced_bytes: u64 = new.replaces.iter().map(|s| s.encoded_bytes).sum();
+    let replaced_bytes: u64 = new.replaces.iter().map(|s| s.info.encoded_bytes).sum();
     let delta = Delta {
         hot_messages: -sql::signed(new.hot_messages),
         hot_bytes: -sql::signed(new.hot_bytes),

@@ -74,6 +74,33 @@ pub(crate) fn scan(
     Ok(())
 }
 
+/// Holds the rows `first..=last` of a session against what they should be, without copying them.
+/// The first sequence whose row is missing, or of which `same(sequence, received_ms, payload)`
+/// says no.
+pub(crate) fn first_difference(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+    mut same: impl FnMut(u64, i64, &[u8]) -> bool,
+) -> rusqlite::Result<Option<u64>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT message_key, received_ms, payload FROM hot_messages
+         WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
+    )?;
+    let mut rows = statement.query(range(session, first, last))?;
+    for sequence in first..=last {
+        let Some(row) = rows.next()? else {
+            return Ok(Some(sequence));
+        };
+        let found = MessageKey::from_i64(row.get(0)?).sequence();
+        if found != sequence || !same(sequence, row.get(1)?, row.get_ref(2)?.as_blob()?) {
+            return Ok(Some(sequence));
+        }
+    }
+    Ok(None)
+}
+
 /// Hands sequence and payload size of rows `first..=last` to `each`, without reading payloads.
 pub(crate) fn scan_sizes(
     connection: &Connection,
