@@ -65,6 +65,24 @@ impl Limit {
         self.max.store(max, Ordering::Relaxed);
     }
 
+    /// Notes how much is used of what nobody takes and gives back, such as memory.
+    pub fn observe(&self, used: u64) {
+        self.used.store(used, Ordering::Relaxed);
+    }
+
+    /// Refuses while all of it is used.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED with the limit's name.
+    pub fn check(&self) -> Result<(), Status> {
+        let (used, max) = (self.used(), self.max());
+        if used < max {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Err(status::exhausted(self.name, used, max, self.hint))
+    }
+
     /// Takes `amount`, or refuses. A single amount over the whole limit is let in when nothing
     /// else is: otherwise it never could be.
     ///
@@ -114,6 +132,9 @@ pub struct Admission {
     pub in_flight_bytes: Arc<Limit>,
     /// Sessions that are being appended to.
     pub sessions: Arc<Limit>,
+    /// Memory in RAM. When it is used up, what is under way goes on and nothing new that needs
+    /// more is begun.
+    pub memory: Arc<Limit>,
     active: Mutex<HashMap<SessionId, (Instant, Taken)>>,
 }
 
@@ -128,6 +149,8 @@ pub struct Maxima {
     pub in_flight_bytes: u64,
     /// See [`Admission::sessions`].
     pub sessions: u64,
+    /// See [`Admission::memory`].
+    pub memory_bytes: u64,
 }
 
 impl Admission {
@@ -137,12 +160,12 @@ impl Admission {
         Self {
             clients: Limit::new(
                 "clients",
-                "close idle connections, or raise clients_max",
+                "close idle connections, or raise max_clients",
                 max.clients,
             ),
             followers: Limit::new(
                 "followers",
-                "end followers that are not needed, or raise followers_max",
+                "end followers that are not needed, or raise max_followers",
                 max.followers,
             ),
             in_flight_bytes: Limit::new(
@@ -152,8 +175,13 @@ impl Admission {
             ),
             sessions: Limit::new(
                 "sessions",
-                "wait until other sessions pause, or raise sessions_max",
+                "wait until other sessions pause, or raise max_sessions",
                 max.sessions,
+            ),
+            memory: Limit::new(
+                "memory",
+                "wait until others have ended, or raise max_memory_bytes",
+                max.memory_bytes,
             ),
             active: Mutex::default(),
         }
@@ -165,23 +193,25 @@ impl Admission {
         self.followers.set_max(max.followers);
         self.in_flight_bytes.set_max(max.in_flight_bytes);
         self.sessions.set_max(max.sessions);
+        self.memory.set_max(max.memory_bytes);
     }
 
     /// All limits.
     #[must_use]
-    pub fn all(&self) -> [&Arc<Limit>; 4] {
+    pub fn all(&self) -> [&Arc<Limit>; 5] {
         [
             &self.clients,
             &self.followers,
             &self.in_flight_bytes,
             &self.sessions,
+            &self.memory,
         ]
     }
 
     /// Lets a session be appended to: it counts as active for a while from now.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED when it is not active and too many are.
+    /// RESOURCE_EXHAUSTED when it is not active, and too many are or memory is used up.
     pub fn touch(&self, session: &SessionId) -> Result<(), Status> {
         let now = Instant::now();
         // Plain data, valid after every statement.
@@ -190,6 +220,7 @@ impl Admission {
             *touched = now;
             return Ok(());
         }
+        self.memory.check()?;
         let taken = match self.sessions.take(1) {
             Ok(taken) => taken,
             Err(_) => {
@@ -221,6 +252,7 @@ mod tests {
             followers: 1,
             in_flight_bytes: 100,
             sessions: 1,
+            memory_bytes: 1000,
         })
     }
 
@@ -250,6 +282,27 @@ mod tests {
         assert!(limit.take(1).is_err());
         drop(big);
         assert!(limit.take(60).is_ok());
+    }
+
+    #[test]
+    fn used_up_memory_refuses_what_is_new_until_there_is_some() {
+        let admission = admission();
+        let (old, new) = (
+            SessionId::new("old").unwrap(),
+            SessionId::new("new").unwrap(),
+        );
+        admission.touch(&old).unwrap();
+        admission.sessions.set_max(2);
+        admission.memory.observe(1000);
+        let refused = admission.touch(&new).unwrap_err();
+        let details = refused.get_error_details();
+        assert_eq!(
+            details.quota_failure().unwrap().violations[0].subject,
+            "memory"
+        );
+        admission.touch(&old).unwrap();
+        admission.memory.observe(999);
+        admission.touch(&new).unwrap();
     }
 
     #[test]

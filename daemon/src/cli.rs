@@ -11,6 +11,11 @@ use clap::{Arg, ArgAction};
 pub(crate) enum Command {
     /// Serve until told to stop.
     Serve,
+    /// Ask the running daemon for its latencies and memory.
+    Budget {
+        /// As a JSON object.
+        json: bool,
+    },
     /// Show the settings and where each came from.
     Config {
         /// As a JSON array.
@@ -60,6 +65,9 @@ pub(crate) fn parse() -> (Command, Sources) {
             relay_name: matches.remove_one("relay_name"),
             code: matches.remove_one("code").unwrap_or_default(),
         }),
+        "budget" => Command::Budget {
+            json: matches.get_flag("json"),
+        },
         _ => Command::Serve,
     };
     (command, sources)
@@ -93,6 +101,12 @@ fn command() -> clap::Command {
             with_parameters(
                 clap::Command::new("config").about("Shows each setting and where it came from"),
             )
+            .arg(json.clone()),
+        )
+        .subcommand(
+            with_parameters(clap::Command::new("budget").about(
+                "Asks the running daemon for its latencies and memory, beside the capacity plan's",
+            ))
             .arg(json),
         )
 }

@@ -38,6 +38,8 @@ pub struct Core {
     pub draining: watch::Receiver<bool>,
     /// The tunnel to the relay as it stands.
     pub tunnel: watch::Receiver<TunnelState>,
+    /// Memory in RAM when the store was open and nobody had come.
+    pub base_bytes: u64,
     /// Settings at the start.
     pub settings: Settings,
     /// Background compaction; `None` when it is disabled or has ended.

@@ -1,6 +1,7 @@
 //! Health: found by reading and writing, told to whoever asks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::ResourceLevel;
@@ -13,6 +14,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::core::Core;
 use crate::levels;
+use crate::limits::LOOKS_PER_WRITE;
 use crate::tunnel::TunnelState;
 
 /// Components, by their names.
@@ -55,16 +57,44 @@ impl Health {
     }
 }
 
+/// Decides when a look writes. Each look reads; a write wakes a sleeping disk, and says nothing
+/// that a client's commit since the last look has not said.
+#[derive(Debug, Default)]
+pub(crate) struct Prober {
+    looks: u64,
+    appended: u64,
+    trouble: bool,
+}
+
+impl Prober {
+    fn writes(&mut self, appended: u64) -> bool {
+        let committed = appended > std::mem::replace(&mut self.appended, appended);
+        self.looks = if committed { 1 } else { self.looks + 1 };
+        self.trouble || self.looks.is_multiple_of(LOOKS_PER_WRITE)
+    }
+}
+
 /// Looks at every component.
-pub(crate) async fn look(core: &Arc<Core>, wait_max: Duration) -> Vec<Component> {
+pub(crate) async fn look(
+    core: &Arc<Core>,
+    prober: &mut Prober,
+    wait_max: Duration,
+) -> Vec<Component> {
     let checked_ms = SystemClock.now_ms();
     let store = core.store.clone();
     let started = Instant::now();
-    let probed = timeout(wait_max, core.blocking.write(move || store.probe())).await;
+    let appended = core.metrics.messages_appended.load(Ordering::Relaxed);
+    let writes = prober.writes(appended);
+    let probe = core.blocking.write(move || match writes {
+        true => store.probe(),
+        false => store.totals().map(|_| ()),
+    });
+    let probed = timeout(wait_max, probe).await;
+    let did = if writes { "read and wrote" } else { "read" };
     let (serving, message) = match probed {
         Ok(Ok(())) => (
             true,
-            format!("read and wrote in {} ms", started.elapsed().as_millis()),
+            format!("{did} in {} ms", started.elapsed().as_millis()),
         ),
         Ok(Err(error)) => (false, error.to_string()),
         Err(_) => (
@@ -72,6 +102,7 @@ pub(crate) async fn look(core: &Arc<Core>, wait_max: Duration) -> Vec<Component>
             format!("no answer within {} ms", wait_max.as_millis()),
         ),
     };
+    prober.trouble = !serving;
     let status = core.compaction().as_ref().map(|running| running.0.status());
     let trouble = status.and_then(|status| status.last_error);
     let level = core.store.level();
@@ -127,6 +158,7 @@ pub(crate) async fn watch(
     health: watch::Sender<Health>,
     levels: watch::Sender<Vec<ResourceLevel>>,
     reporter: HealthReporter,
+    mut prober: Prober,
 ) {
     let every = Duration::from_millis(core.settings.health_interval_ms);
     let mut ticks = interval(every);
@@ -137,7 +169,7 @@ pub(crate) async fn watch(
             _ = ticks.tick() => {}
             () = core.drained() => break,
         }
-        let components = look(&core, every.max(Duration::from_secs(5))).await;
+        let components = look(&core, &mut prober, every.max(Duration::from_secs(5))).await;
         health.send_modify(|health| health.components = components);
         let serving = health.borrow().serving();
         report(&reporter, serving).await;
@@ -157,5 +189,21 @@ pub(crate) async fn report(reporter: &HealthReporter, serving: bool) {
     };
     for service in std::iter::once("").chain(crate::server::SERVICES) {
         reporter.set_service_status(service, status).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_writes_when_nobody_did_for_long_and_while_there_is_trouble() {
+        let mut prober = Prober::default();
+        let idle = (1..=2 * LOOKS_PER_WRITE).filter(|_| prober.writes(0));
+        assert_eq!(idle.count(), 2);
+        let busy = (1..=2 * LOOKS_PER_WRITE).filter(|&appended| prober.writes(appended));
+        assert_eq!(busy.count(), 0);
+        prober.trouble = true;
+        assert!(prober.writes(u64::MAX) && prober.writes(u64::MAX));
     }
 }

@@ -22,8 +22,8 @@ impl Sampler {
             (Metric::Sessions, sessions.used(), sessions.max(), "count"),
             (
                 Metric::Memory,
-                resident_bytes(),
-                core.settings.memory_bytes_max,
+                resident_bytes().0,
+                core.admission.memory.max(),
                 "bytes",
             ),
         ];
@@ -52,11 +52,15 @@ pub(crate) fn changed(kept: &mut Vec<ResourceLevel>, now: Vec<ResourceLevel>) ->
     changed
 }
 
-/// Memory of this process that is in RAM; 0 where the system does not tell.
+/// Memory of this process that is in RAM now, and the most that ever was; 0 where the system does
+/// not tell.
 #[must_use]
-pub fn resident_bytes() -> u64 {
+pub fn resident_bytes() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.unwrap_or(0) << 10
+    };
+    (bytes("VmRSS:"), bytes("VmHWM:"))
 }

@@ -53,6 +53,13 @@ pub const KEEPALIVE_TIMEOUT_MS: u64 = 10_000;
 /// Bytes of a request's headers.
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 
+/// Files that connections leave for the store, logs and listeners.
+pub const FILES_RESERVED: usize = 256;
+/// Grace after a connection's maximum age; then it is cut off.
+pub const CONNECTION_GRACE_MS: u64 = 60_000;
+/// Looks of which one writes, when no client's append did.
+pub const LOOKS_PER_WRITE: u64 = 12;
+
 /// How often sessions that are followed are looked at for what other processes did.
 pub const FOLLOW_POLL_MS: u64 = 1_000;
 /// A session counts as active for so long after its last append.

@@ -1,5 +1,6 @@
 //! `betcode-daemon`: serves a history store.
 
+mod budget;
 mod cli;
 mod enrol;
 mod logs;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
             cli::show(&loaded, json);
             ExitCode::SUCCESS
         }
+        Command::Budget { json } => match budget::show(&loaded.settings.db, json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => fail(&why, 1),
+        },
         Command::Serve => serve(loaded, sources),
         Command::Enrol(asked) => match enrol::enrol(&loaded.settings, asked) {
             Ok(()) => ExitCode::SUCCESS,
@@ -49,6 +54,7 @@ fn serve(loaded: Loaded, sources: settings::Sources) -> ExitCode {
         Ok(log) => log,
         Err(why) => return fail(&why, 2),
     };
+    raise_files_max();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -66,6 +72,22 @@ fn serve(loaded: Loaded, sources: settings::Sources) -> ExitCode {
         Ok(false) => fail("some clients were cut off at the deadline", 0),
         Err(error @ ServeError::Lock(_)) => fail(&error.to_string(), 3),
         Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+/// Every connection is a file: as many as the system lets us have. Without it, connections could
+/// take the files that the store needs.
+fn raise_files_max() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, wanted)
+    {
+        tracing::warn!(%error, ?current, "the number of open files was not raised");
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +18,14 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
 use crate::admission::Admission;
 use crate::blocking::Blocking;
 use crate::core::{Core, Running};
 use crate::health::{self, Health};
 use crate::hub::Hub;
+use crate::levels;
 use crate::limits;
 use crate::lock::{Lock, LockError};
 use crate::observe::{Metrics, ms, prometheus};
@@ -37,7 +37,7 @@ use crate::services::history::History;
 use crate::services::maintenance::Maintenance;
 use crate::services::version::Version;
 use crate::settings::Settings;
-use crate::transport::{GateLayer, Listener, SocketFile};
+use crate::transport::{GateLayer, Listener, SocketFile, Tls, TlsError};
 use crate::tunnel::{self, Tunnel, TunnelState};
 
 /// Services whose health is told by name.
@@ -74,14 +74,9 @@ pub enum ServeError {
         /// The reason.
         source: io::Error,
     },
-    /// A certificate or key cannot be read.
-    #[error("read {path}: {source}")]
-    Tls {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
+    /// A certificate or key is not what it should be.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The gRPC server failed.
     #[error("serve: {0}")]
     Grpc(#[from] tonic::transport::Error),
@@ -98,6 +93,7 @@ pub struct Daemon {
     tunnel: Mutex<Option<Tunnel>>,
     tell_tunnel: watch::Sender<TunnelState>,
     servers: JoinSet<Result<(), ServeError>>,
+    certificates: Option<Arc<Tls>>,
     tcp: Option<SocketAddr>,
     tls: Option<SocketAddr>,
     prometheus: Option<SocketAddr>,
@@ -113,7 +109,7 @@ impl Daemon {
     /// [`ServeError`].
     pub async fn start(settings: Settings) -> Result<Self, ServeError> {
         let lock = Lock::take(&settings.db, &settings.socket)?;
-        let hub = Arc::new(Hub::new(settings.follower_buffer_bytes_max));
+        let hub = Arc::new(Hub::new(settings.max_follower_buffer_bytes));
         let store = open(&settings, &hub).await?;
         let compaction = match settings.compaction {
             true => Some(Running(
@@ -129,16 +125,18 @@ impl Daemon {
             store,
             hub,
             admission: Admission::new(&settings.maxima()),
-            blocking: Blocking::new(settings.readers_max as usize),
+            blocking: Blocking::new(settings.max_readers as usize),
             metrics: Metrics::default(),
             health,
             levels,
             tunnel,
             draining: drain,
+            base_bytes: levels::resident_bytes().0,
             settings,
             compaction: Mutex::new(compaction),
         });
-        let found = health::look(&core, Duration::from_secs(10)).await;
+        let mut prober = health::Prober::default();
+        let found = health::look(&core, &mut prober, Duration::from_secs(10)).await;
         tell_health.send_modify(|health| health.components = found);
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let serving = core.health.borrow().serving();
@@ -148,6 +146,7 @@ impl Daemon {
             tell_health,
             tell_levels,
             reporter,
+            prober,
         ));
         tokio::spawn(watch_followed(Arc::clone(&core)));
         let routes = routes(&core)?.add_service(health_service);
@@ -158,6 +157,7 @@ impl Daemon {
             tunnel: Mutex::default(),
             tell_tunnel,
             servers: JoinSet::new(),
+            certificates: None,
             tcp: None,
             tls: None,
             prometheus: None,
@@ -178,30 +178,30 @@ impl Daemon {
     }
 
     async fn listen(&mut self) -> Result<(), ServeError> {
-        let routes = self.routes.clone();
         let settings = &self.core.settings;
         let (tcp, tls, metrics) = (
             settings.tcp_listen,
             settings.tls_listen,
             settings.prometheus_listen,
         );
-        let slots = Arc::new(Semaphore::new(settings.connections_max));
+        let slots = Arc::new(Semaphore::new(connections_max(settings.max_connections)));
         let at = settings.socket.clone();
         let socket = SocketFile::bind(&at).map_err(|source| ServeError::Listen {
             at: at.display().to_string(),
             source,
         })?;
-        self.serve(Listener::Unix(socket), routes.clone(), &slots, None)?;
+        self.serve(Listener::Unix(socket), &slots);
         if let Some(address) = tcp {
             let listener = bind(address).await?;
             self.tcp = listener.local_addr().ok();
-            self.serve(Listener::Tcp(listener), routes.clone(), &slots, None)?;
+            self.serve(Listener::Tcp(listener), &slots);
         }
         if let Some(address) = tls {
-            let tls = tls_config(&self.core.settings)?;
+            let certificates = Arc::new(Tls::load(&self.core.settings)?);
+            self.certificates = Some(Arc::clone(&certificates));
             let listener = bind(address).await?;
             self.tls = listener.local_addr().ok();
-            self.serve(Listener::Tcp(listener), routes.clone(), &slots, Some(tls))?;
+            self.serve(Listener::Tls(listener, certificates), &slots);
         }
         if let Some(address) = metrics {
             let listener = bind(address).await?;
@@ -219,23 +219,20 @@ impl Daemon {
         Ok(())
     }
 
-    fn serve(
-        &mut self,
-        listener: Listener,
-        routes: Routes,
-        slots: &Arc<Semaphore>,
-        tls: Option<ServerTlsConfig>,
-    ) -> Result<(), ServeError> {
+    fn serve(&mut self, listener: Listener, slots: &Arc<Semaphore>) {
         let mut server = Server::builder()
             .layer(GateLayer(Arc::clone(&self.core)))
             .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(limits::HEADER_BYTES_MAX)
             .http2_keepalive_interval(Some(ms(limits::KEEPALIVE_INTERVAL_MS)))
             .http2_keepalive_timeout(Some(ms(limits::KEEPALIVE_TIMEOUT_MS)));
-        if let Some(tls) = tls {
-            server = server.tls_config(tls)?;
+        let age_ms = self.core.settings.max_connection_age_ms;
+        if age_ms > 0 && !matches!(listener, Listener::Unix(_)) {
+            server = server
+                .max_connection_age(ms(age_ms))
+                .max_connection_age_grace(ms(limits::CONNECTION_GRACE_MS));
         }
-        let core = Arc::clone(&self.core);
+        let (core, routes) = (Arc::clone(&self.core), self.routes.clone());
         let incoming = listener.incoming(Arc::clone(&core), Arc::clone(slots));
         self.servers.spawn(async move {
             server
@@ -244,7 +241,6 @@ impl Daemon {
                 .await
                 .map_err(ServeError::from)
         });
-        Ok(())
     }
 
     /// What the services share.
@@ -275,21 +271,25 @@ impl Daemon {
     /// tunnel again. The others wait for a restart.
     ///
     /// # Errors
-    /// When the store refuses its limits.
+    /// When the store refuses its limits, or a certificate is not what it should be: then the old
+    /// one stays.
     pub fn reload(&self, settings: &Settings) -> Result<(), ServeError> {
         self.core.admission.set(&settings.maxima());
         self.core
             .hub
-            .set_buffer_bytes_max(settings.follower_buffer_bytes_max);
+            .set_buffer_bytes_max(settings.max_follower_buffer_bytes);
         self.core
             .store
-            .set_limits(settings.db_bytes_max, settings.session_bytes_max)?;
+            .set_limits(settings.max_db_bytes, settings.max_session_bytes)?;
         self.attach();
+        if let Some(certificates) = &self.certificates {
+            certificates.reload(settings)?;
+        }
         Ok(())
     }
 
     /// Stops: takes no new requests, answers those under way, lets what waits in the queue reach
-    /// the disk. After `drain_ms_max` whoever is still connected is cut off. Returns whether
+    /// the disk. After `max_drain_ms` whoever is still connected is cut off. Returns whether
     /// nobody was.
     pub async fn stop(mut self) -> bool {
         let _ = self.draining.send(true);
@@ -304,7 +304,7 @@ impl Daemon {
                 }
             }
         };
-        let drain_max = ms(self.core.settings.drain_ms_max);
+        let drain_max = ms(self.core.settings.max_drain_ms);
         let tunnel = self.tunnel.get_mut();
         let tunnel = tunnel.unwrap_or_else(PoisonError::into_inner).take();
         let left = async {
@@ -340,6 +340,16 @@ async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> 
     Ok(opened.map_err(|_| panicked())??)
 }
 
+/// As many connections as are wanted, within the files that the system lets us open: the store
+/// needs some of them.
+fn connections_max(wanted: usize) -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    });
+    wanted.min(files.saturating_sub(limits::FILES_RESERVED).max(1))
+}
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address)
         .await
@@ -347,20 +357,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
             at: address.to_string(),
             source,
         })
-}
-
-fn tls_config(settings: &Settings) -> Result<ServerTlsConfig, ServeError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|source| ServeError::Tls {
-            path: path.clone(),
-            source,
-        })
-    };
-    let identity = Identity::from_pem(read(&settings.tls_cert)?, read(&settings.tls_key)?);
-    let authorities = Certificate::from_pem(read(&settings.tls_client_ca)?);
-    Ok(ServerTlsConfig::new()
-        .identity(identity)
-        .client_ca_root(authorities))
 }
 
 fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
@@ -393,8 +389,8 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
         .add_service(reflection().build_v1alpha()?))
 }
 
-/// Looks now and then at the sessions that are followed: what another process appends or deletes
-/// is announced by nobody.
+/// Looks now and then at what nobody announces: memory, and what another process appends to the
+/// sessions that are followed, or deletes.
 async fn watch_followed(core: Arc<Core>) {
     let mut keys = std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(ms(limits::FOLLOW_POLL_MS));
@@ -403,6 +399,7 @@ async fn watch_followed(core: Arc<Core>) {
             _ = ticks.tick() => {}
             () = core.drained() => return,
         }
+        core.admission.memory.observe(levels::resident_bytes().0);
         let followed = core.hub.followed();
         keys.retain(|id, _| followed.contains(id));
         for id in followed {

@@ -53,8 +53,8 @@ fn limit_of(error: &StoreError) -> Option<&'static str> {
     match error {
         StoreError::QueueFull { .. } => Some("writer_queue"),
         StoreError::DiskFull { .. } => Some("disk"),
-        StoreError::LimitReached { .. } => Some("db_bytes_max"),
-        StoreError::SessionLimitReached { .. } => Some("session_bytes_max"),
+        StoreError::LimitReached { .. } => Some("max_db_bytes"),
+        StoreError::SessionLimitReached { .. } => Some("max_session_bytes"),
         error if error.kind() == ErrorKind::NoSpace => Some("disk"),
         _ => None,
     }
@@ -106,6 +106,7 @@ pub fn refusal(error: &StoreError) -> Refused {
         reason: reason.to_owned(),
         retry_ms,
         next_sequence,
+        limit: limit_of(error).unwrap_or_default().to_owned(),
     }
 }
 
@@ -125,6 +126,11 @@ pub fn refusal_of(status: &Status) -> Refused {
             u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)
         }),
         next_sequence: 0,
+        limit: details
+            .quota_failure()
+            .and_then(|quota| quota.violations.first())
+            .map(|violation| violation.subject.clone())
+            .unwrap_or_default(),
     }
 }
 
@@ -145,6 +151,14 @@ pub fn draining() -> Status {
     details.set_retry_info(Some(Duration::from_secs(1)));
     let message = "the daemon is stopping; connect again, and go on after the last sequence";
     Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// The call's deadline passed: what was answered is on disk, and nothing else of it.
+#[must_use]
+pub fn deadline_exceeded() -> Status {
+    let details = ErrorDetails::with_error_info("TIMEOUT", DOMAIN, HashMap::new());
+    let message = "the call's deadline passed; go on after the last answer, with a later one";
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
 }
 
 /// An argument that cannot be right.

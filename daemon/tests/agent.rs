@@ -110,6 +110,28 @@ async fn a_session_resumes_exactly_from_every_line_compacted_or_not() {
 }
 
 #[tokio::test]
+async fn a_client_cut_off_between_two_events_of_a_line_loses_none() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(2)).await;
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let whole = resume(&mut client, "s", 0).await.unwrap();
+    // `result` gives two events; the connection breaks behind the first of them.
+    let first = whole
+        .iter()
+        .position(|event| matches!(event.event, Some(Event::Usage(_))))
+        .unwrap();
+    let mut had: Vec<_> = whole[..=first].to_vec();
+    assert_eq!(whole[first].sequence, whole[first + 1].sequence);
+    // It goes on from the line before, and leaves out what it has.
+    let sequence = whole[first].sequence;
+    let again = resume(&mut client, "s", sequence - 1).await.unwrap();
+    let told = had.iter().filter(|event| event.sequence == sequence);
+    let missed = again.into_iter().skip(told.count());
+    had.extend(missed);
+    assert_eq!(had, whole);
+}
+
+#[tokio::test]
 async fn lists_have_true_totals_and_counts_and_both_filters() {
     let served = serve(&[]).await;
     let mut history = served.history().await;
@@ -155,6 +177,17 @@ async fn lists_have_true_totals_and_counts_and_both_filters() {
     assert_eq!(list("", "t1", 0, 0).await.total, 2);
     assert_eq!(list("/w/0", "t1", 0, 0).await.total, 1);
     assert_eq!(list("/nowhere", "", 0, 0).await.total, 0);
+    let beyond = list("/w/0", "", 2, 9).await;
+    assert_eq!((beyond.sessions.len(), beyond.total), (0, 3));
+    // Compaction changes no count, and no session's place in the list.
+    let before = list("", "", 0, 0).await;
+    let store = served.daemon.core().store.clone();
+    let compact = move || {
+        let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
+        store.compact(&betcode_storage::CompactionRequest::manual(), go_on)
+    };
+    tokio::task::spawn_blocking(compact).await.unwrap().unwrap();
+    assert_eq!(list("", "", 0, 0).await, before);
 }
 
 #[tokio::test]

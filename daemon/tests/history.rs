@@ -287,7 +287,7 @@ async fn a_follower_gets_history_then_live_across_compaction_without_gap_or_repe
 
 #[tokio::test]
 async fn a_follower_that_does_not_read_holds_up_nobody_and_catches_up() {
-    let served = serve(&[("follower_buffer_bytes_max", "4096")]).await;
+    let served = serve(&[("max_follower_buffer_bytes", "4096")]).await;
     let mut client = served.history().await;
     let mut appender = Appender::open(&mut client).await;
     appender.send(batch("s", &["0"])).await.unwrap();

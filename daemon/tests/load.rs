@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
 use betcode_schema_grpc::history::{
-    AppendRequest, BudgetRequest, FollowRequest, ReadRequest, RunCompactionRequest,
-    compaction_service_client::CompactionServiceClient,
+    AppendRequest, BudgetRequest, FollowRequest, ListSessionsRequest, ReadRequest,
+    RunCompactionRequest, compaction_service_client::CompactionServiceClient,
 };
 use bytes::Bytes;
 use support::process::Process;
@@ -99,10 +99,12 @@ fn quantile(values: &mut [u64], q: f64) -> f64 {
 async fn twenty_sessions_and_fifty_followers() {
     let folder = tempfile::tempdir().unwrap();
     let flags = [
-        "--db-bytes-max",
-        "100000000000",
-        "--session-bytes-max",
-        "100000000000",
+        "--max-db-bytes",
+        "10000000000",
+        "--max-session-bytes",
+        "200000000",
+        "--max-clients",
+        "200",
     ];
     let process = Process::start(folder.path(), &flags).await;
     let cpu_before = cpu_seconds(std::process::id());
@@ -248,15 +250,75 @@ async fn twenty_sessions_and_fifty_followers() {
     );
 }
 
+/// The plan's memory constants of the daemon, measured: what one more of each takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "figures, for people"]
+async fn memory_of_clients_sessions_and_followers() {
+    const MANY: u64 = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let flags = [
+        "--max-clients",
+        "2000",
+        "--max-sessions",
+        "1000",
+        "--max-memory-bytes",
+        "8000000000",
+        "--max-followers",
+        "1000",
+    ];
+    let process = Process::start(folder.path(), &flags).await;
+    let mut before = process.resident_bytes().0;
+    println!("base: {:.1} MB, the plan's 50", before as f64 / 1e6);
+    let mut told = |what: &str, plan: &str| {
+        let now = process.resident_bytes().0;
+        let each = (now.saturating_sub(before)) as f64 / MANY as f64 / 1e3;
+        println!("{what}: {each:.1} KB each of {MANY}, {plan}");
+        before = now;
+    };
+    let mut clients = Vec::new();
+    for _ in 0..MANY {
+        let mut client = process.history().await;
+        let list = ListSessionsRequest::default();
+        client.list_sessions(list).await.unwrap();
+        clients.push(client);
+    }
+    told("a client", "the plan's 1000");
+    let started = Instant::now();
+    let mut appenders = Vec::new();
+    for (at, client) in clients.iter_mut().enumerate() {
+        let mut appender = Appender::open(client).await;
+        let request = AppendRequest {
+            payloads: (0..20).map(|n| line(n, started)).collect(),
+            ..batch(&format!("s{at}"), &[])
+        };
+        appender.send(request).await.unwrap();
+        appenders.push(appender);
+    }
+    told("a session with its append stream", "the plan's 5000");
+    let mut followers = Vec::new();
+    for (at, client) in clients.iter_mut().enumerate() {
+        let request = FollowRequest {
+            session_id: format!("s{at}"),
+            from_sequence: 1,
+        };
+        let mut answers = client.follow(request).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap();
+        followers.push(answers);
+    }
+    told("a follower", "the plan says nothing");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures, for people"]
 async fn replay_of_a_compacted_session() {
     let folder = tempfile::tempdir().unwrap();
     let flags = [
-        "--db-bytes-max",
-        "100000000000",
-        "--session-bytes-max",
-        "100000000000",
+        "--max-db-bytes",
+        "10000000000",
+        "--max-session-bytes",
+        "200000000",
+        "--max-clients",
+        "200",
         "--compaction",
         "false",
     ];

@@ -153,6 +153,11 @@ async fn capacity_is_told_now_and_as_it_changes() {
         (2, 400, "ok")
     );
     assert!(report.database_bytes > 0 && report.limit_bytes > 0);
+    assert!(report.compactable_bytes > 0 && report.bytes_per_message.unwrap() > 600.0);
+    assert!(report.text.contains("400"), "{}", report.text);
+    let json: serde_json::Value = serde_json::from_str(&report.json).unwrap();
+    assert_eq!(json["messages"], 400);
+    assert!(report.planned.iter().any(|row| row.planned == 200.0));
     let growth = |id: &str| proto::GrowthRequest {
         session_id: id.into(),
         first_hour: 0,
@@ -202,10 +207,66 @@ async fn capacity_is_told_now_and_as_it_changes() {
         .await
         .unwrap();
     let mut lower = served.settings.clone();
-    lower.db_bytes_max = served.daemon.core().database_bytes().max(1_000_000);
+    lower.max_db_bytes = served.daemon.core().database_bytes().max(1_000_000);
     served.daemon.reload(&lower).unwrap();
     while told.as_deref() == Some("ok") {
         told = level(within(levels.message()).await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
+    let served = filled().await;
+    let mut client = CapacityServiceClient::new(served.channel().await);
+    let example = client.plan(proto::PlanRequest::default()).await.unwrap();
+    let example = example.into_inner();
+    assert_eq!(example.daemon_memory.unwrap().total_bytes, 300_000_000);
+    assert_eq!(example.relay_memory.unwrap().total_bytes, 850_000_000);
+    let growth = example.storage_growth.unwrap();
+    assert_eq!(growth.monthly_bytes, 1_760_000_000);
+    assert_eq!(example.relays.unwrap().relays, 3);
+    assert_eq!(example.memory_budget.unwrap().headroom_bytes, 112_000_000);
+    assert!(example.text.contains("Storage growth"));
+    let json: serde_json::Value = serde_json::from_str(&example.json).unwrap();
+    assert_eq!(json["daemon_memory"]["total_bytes"], 300_000_000);
+    let input = |name: &str, value| proto::PlanInput {
+        name: name.into(),
+        value,
+    };
+    let request = proto::PlanRequest {
+        inputs: vec![input("daemon_memory.sessions", 40.0)],
+        ..proto::PlanRequest::default()
+    };
+    let given = client.plan(request).await.unwrap().into_inner();
+    assert_eq!(given.daemon_memory.unwrap().sessions_bytes, 200_000_000);
+    let row = &given.inputs[0];
+    assert_eq!(
+        (row.name.as_str(), row.value, row.source.as_str()),
+        ("daemon_memory.sessions", 40.0, "given")
+    );
+    let request = proto::PlanRequest {
+        measured: true,
+        ..proto::PlanRequest::default()
+    };
+    let measured = client.plan(request).await.unwrap().into_inner();
+    let named = |name: &str| {
+        let row = measured.inputs.iter().find(|row| row.name == name);
+        row.unwrap().source.clone()
+    };
+    assert_eq!(named("storage_growth.limit_bytes"), "measured");
+    let daemon = &measured.latency[3];
+    assert_eq!(
+        (daemon.component.as_str(), daemon.budget_ms),
+        ("Daemon processing", 50)
+    );
+    assert!(daemon.measured_p95_ms.unwrap() > 0.0);
+    for (name, value) in [("nothing.at_all", 1.0), ("daemon_memory.sessions", -1.0)] {
+        let request = proto::PlanRequest {
+            inputs: vec![input(name, value)],
+            ..proto::PlanRequest::default()
+        };
+        let refused = client.plan(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
 }
 

@@ -104,7 +104,7 @@ pub fn render(core: &Core) -> String {
         "resident_bytes",
         "gauge",
         "Memory of the daemon in RAM",
-        &one(resident_bytes()),
+        &one(resident_bytes().0),
     );
     let serving = u64::from(core.health.borrow().serving());
     family(

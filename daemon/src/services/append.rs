@@ -26,7 +26,7 @@ use crate::core::{Core, session_id};
 use crate::deadline;
 use crate::limits::{BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES};
 use crate::observe::add;
-use crate::status::{draining, invalid, refusal, refusal_of};
+use crate::status::{deadline_exceeded, draining, invalid, refusal, refusal_of};
 
 /// Sessions of one stream whose order is remembered; idle ones are forgotten beyond that.
 const ORDERS_MAX: usize = 1024;
@@ -38,11 +38,11 @@ pub(super) fn append(
     core: Arc<Core>,
     request: Request<Streaming<AppendRequest>>,
 ) -> Answers<AppendResponse> {
-    let deadline = deadline::of(request.metadata());
+    let deadline = deadline::of(request.metadata().as_ref());
     let (pending, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let bytes_max = core
         .settings
-        .client_in_flight_bytes_max
+        .max_client_in_flight_bytes
         .div_ceil(FLIGHT_UNIT_BYTES);
     let stream = AppendStream {
         core,
@@ -100,6 +100,10 @@ impl AppendStream {
                 () = pending.closed() => return,
                 () = core.drained() => {
                     let _ = pending.send(Err(draining())).await;
+                    return;
+                }
+                () = passed(self.deadline) => {
+                    let _ = pending.send(Err(deadline_exceeded())).await;
                     return;
                 }
                 request = requests.message() => request,
@@ -182,7 +186,7 @@ impl AppendStream {
             let queued = Instant::now();
             submitted.metrics.accept.record(received.elapsed());
             store.append_then(batch, wait, move |result| {
-                let _held = (turn, own, shared);
+                let held = (turn, own, shared);
                 core.metrics.commit.record(queued.elapsed());
                 let answer = match result {
                     Ok(done) => {
@@ -213,6 +217,8 @@ impl AppendStream {
                     }
                 };
                 core.metrics.answer.record(received.elapsed());
+                // Before the answer: whoever has it may send as much again.
+                drop(held);
                 if let Some(sender) = take(&answering) {
                     // The client may have left; its messages are safe all the same.
                     let _ = sender.send(answer);
@@ -269,13 +275,21 @@ impl AppendStream {
     /// call's deadline.
     fn wait_max(&self, wait_ms_max: u32) -> Duration {
         let wait_ms = match wait_ms_max {
-            0 => self.core.settings.append_wait_ms_max,
-            ms => u64::from(ms).min(self.core.settings.append_wait_ms_max),
+            0 => self.core.settings.max_append_wait_ms,
+            ms => u64::from(ms).min(self.core.settings.max_append_wait_ms),
         };
         let wait = Duration::from_millis(wait_ms);
         self.deadline.map_or(wait, |deadline| {
             wait.min(deadline.saturating_duration_since(Instant::now()))
         })
+    }
+}
+
+/// Waits until the deadline, for ever when there is none.
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use betcode_schema_grpc::history as proto;
 use betcode_schema_grpc::history::capacity_service_server::CapacityService;
+use betcode_storage::capacity::planner::memory;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Answers;
+use super::{Answers, plan};
 use crate::core::{Core, session_id};
+use crate::levels;
 use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::settings::planned_memory_bytes;
 use crate::status::{draining, from_store};
 
 /// The service.
@@ -30,33 +33,29 @@ impl CapacityService for Capacity {
         let read = self
             .0
             .blocking
-            .read(move || Ok((store.totals()?, store.space()?)))
+            .read(move || Ok((store.capacity_report()?, store.totals()?)))
             .await;
-        let (totals, space) = read.map_err(|error| from_store(&error))?;
-        let footprint = match totals.uncompacted_bytes {
-            0 => 0.0,
-            bytes => space.used_bytes() as f64 / bytes as f64,
+        let (report, totals) = read.map_err(|error| from_store(&error))?;
+        Ok(Response::new(plan::report(&report, &totals)))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        let request = request.into_inner();
+        let store = self.0.store.clone();
+        let report = match request.measured {
+            true => {
+                let read = self.0.blocking.read(move || store.capacity_report()).await;
+                Some(read.map_err(|error| from_store(&error))?)
+            }
+            false => None,
         };
-        Ok(Response::new(proto::CapacityReportResponse {
-            store_id: totals.store_id,
-            created_ms: totals.created_ms,
-            sessions: totals.sessions,
-            messages: totals.messages,
-            raw_bytes: totals.raw_bytes,
-            uncompacted_bytes: totals.uncompacted_bytes,
-            hot_messages: totals.hot_messages,
-            hot_bytes: totals.hot_bytes,
-            segments: totals.segments,
-            segment_bytes: totals.segment_bytes,
-            active_ms: totals.active_ms,
-            wall_ms: totals.wall_ms,
-            database_bytes: space.database_bytes,
-            wal_bytes: space.wal_bytes,
-            free_bytes: space.free_bytes,
-            limit_bytes: space.limit_bytes,
-            footprint,
-            level: self.0.store.level().name().to_owned(),
-        }))
+        let (inputs, footprint) = plan::inputs(&self.0, &request, report.as_ref())?;
+        let answer = &self.0.metrics.answer;
+        let p95_ms = (request.measured && answer.count() > 0).then(|| answer.quantile_ms(0.95));
+        plan::plan(&inputs, footprint, request.users, p95_ms).map(Response::new)
     }
 
     async fn growth(
@@ -121,7 +120,27 @@ impl CapacityService for Capacity {
     ) -> Result<Response<proto::BudgetResponse>, Status> {
         Ok(Response::new(proto::BudgetResponse {
             stages: self.0.metrics.budget(),
+            memory: Some(memory(&self.0)),
         }))
+    }
+}
+
+/// Memory beside the plan's formula.
+fn memory(core: &Core) -> proto::MemoryUse {
+    let (resident_bytes, resident_bytes_max) = levels::resident_bytes();
+    let sessions = core.admission.sessions.used();
+    let clients = core.admission.clients.used();
+    proto::MemoryUse {
+        resident_bytes,
+        resident_bytes_max,
+        base_bytes: core.base_bytes,
+        base_bytes_planned: memory::DAEMON_BASE_BYTES.0,
+        sessions,
+        session_bytes_planned: memory::DAEMON_SESSION_BYTES.0,
+        clients,
+        client_bytes_planned: memory::DAEMON_CLIENT_BYTES.0,
+        planned_bytes: planned_memory_bytes(sessions, clients),
+        limit_bytes: core.admission.memory.max(),
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) async fn follow(
     request: FollowRequest,
 ) -> Result<Answers<FollowResponse>, Status> {
     let session = session_id(&request.session_id)?;
+    core.admission.memory.check()?;
     let slot = core.admission.followers.take(1)?;
     let next = request.from_sequence.max(1);
     check_start(&core, &session, next).await?;

@@ -8,6 +8,7 @@ mod follow;
 pub mod health;
 pub mod history;
 pub mod maintenance;
+mod plan;
 mod read;
 mod resume;
 pub mod version;

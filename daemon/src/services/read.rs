@@ -40,6 +40,7 @@ pub(super) async fn read(
     request: ReadRequest,
 ) -> Result<Answers<ReadResponse>, Status> {
     let session = session_id(&request.session_id)?;
+    core.admission.memory.check()?;
     check_start(&core, &session, request.from_sequence).await?;
     let some = |number: u64| (number > 0).then_some(number);
     let range = ReadRange {

@@ -25,6 +25,7 @@ pub(super) async fn resume(
 ) -> std::result::Result<Answers<AgentEvent>, Status> {
     let session = session_id(&request.session_id)?;
     let after = request.from_sequence;
+    core.admission.memory.check()?;
     check_start(&core, &session, after.saturating_add(1)).await?;
     let (store, id) = (core.store.clone(), session.clone());
     let ready = core

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use betcode_storage::{Durability, StoreOptions};
+use betcode_storage::Durability;
 
 use super::Settings;
 use super::table::{Kind, PARAMETERS, Parameter};
@@ -226,10 +226,6 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
         let path = (path.display().to_string(), Origin::Default);
         values.entry(name).or_insert(path);
     }
-    if !values.contains_key("session_bytes_max") {
-        let bytes = StoreOptions::default().session_bytes_max.to_string();
-        values.insert("session_bytes_max", (bytes, Origin::Default));
-    }
     Ok(())
 }
 
@@ -267,6 +263,7 @@ fn settings(values: &Values) -> Result<Settings, SettingsError> {
         tls_cert: path("tls_cert"),
         tls_key: path("tls_key"),
         tls_client_ca: path("tls_client_ca"),
+        max_connection_age_ms: number("max_connection_age_ms"),
         prometheus_listen: address("prometheus_listen"),
         relay: flag("relay"),
         relay_address: text("relay_address"),
@@ -276,21 +273,21 @@ fn settings(values: &Values) -> Result<Settings, SettingsError> {
             _ => Durability::Full,
         },
         max_payload_bytes: size("max_payload_bytes"),
-        db_bytes_max: number("db_bytes_max"),
-        session_bytes_max: number("session_bytes_max"),
-        readers_max: u32::try_from(number("readers_max")).unwrap_or(u32::MAX),
-        queue_requests_max: size("queue_requests_max"),
-        queue_bytes_max: size("queue_bytes_max"),
-        append_wait_ms_max: number("append_wait_ms_max"),
-        connections_max: size("connections_max"),
-        clients_max: number("clients_max"),
-        sessions_max: number("sessions_max"),
-        followers_max: number("followers_max"),
-        in_flight_bytes_max: number("in_flight_bytes_max"),
-        client_in_flight_bytes_max: size("client_in_flight_bytes_max"),
-        follower_buffer_bytes_max: size("follower_buffer_bytes_max"),
-        memory_bytes_max: number("memory_bytes_max"),
-        drain_ms_max: number("drain_ms_max"),
+        max_db_bytes: number("max_db_bytes"),
+        max_session_bytes: number("max_session_bytes"),
+        max_readers: u32::try_from(number("max_readers")).unwrap_or(u32::MAX),
+        max_queue_requests: size("max_queue_requests"),
+        max_queue_bytes: size("max_queue_bytes"),
+        max_append_wait_ms: number("max_append_wait_ms"),
+        max_connections: size("max_connections"),
+        max_clients: number("max_clients"),
+        max_sessions: number("max_sessions"),
+        max_followers: number("max_followers"),
+        max_in_flight_bytes: number("max_in_flight_bytes"),
+        max_client_in_flight_bytes: size("max_client_in_flight_bytes"),
+        max_follower_buffer_bytes: size("max_follower_buffer_bytes"),
+        max_memory_bytes: number("max_memory_bytes"),
+        max_drain_ms: number("max_drain_ms"),
         health_interval_ms: number("health_interval_ms"),
         compaction: flag("compaction"),
         compaction_interval_ms: number("compaction_interval_ms"),
@@ -334,15 +331,15 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
         ));
     }
     let planned = settings.planned_memory_bytes();
-    if planned > settings.memory_bytes_max {
+    if planned > settings.max_memory_bytes {
         return refuse(format!(
             "{} sessions and {} clients need {planned} bytes by the capacity plan, and \
-             memory_bytes_max is {}: lower sessions_max or clients_max, or raise it",
-            settings.sessions_max, settings.clients_max, settings.memory_bytes_max
+             max_memory_bytes is {}: lower max_sessions or max_clients, or raise it",
+            settings.max_sessions, settings.max_clients, settings.max_memory_bytes
         ));
     }
-    if settings.clients_max > settings.connections_max as u64 {
-        return refuse("clients_max is above connections_max".to_owned());
+    if settings.max_clients > settings.max_connections as u64 {
+        return refuse("max_clients is above max_connections".to_owned());
     }
     Ok(())
 }

@@ -34,27 +34,28 @@ pub struct Settings {
     pub tls_cert: PathBuf,
     pub tls_key: PathBuf,
     pub tls_client_ca: PathBuf,
+    pub max_connection_age_ms: u64,
     pub prometheus_listen: Option<SocketAddr>,
     pub relay: bool,
     pub relay_address: String,
     pub relay_folder: PathBuf,
     pub durability: Durability,
     pub max_payload_bytes: usize,
-    pub db_bytes_max: u64,
-    pub session_bytes_max: u64,
-    pub readers_max: u32,
-    pub queue_requests_max: usize,
-    pub queue_bytes_max: usize,
-    pub append_wait_ms_max: u64,
-    pub connections_max: usize,
-    pub clients_max: u64,
-    pub sessions_max: u64,
-    pub followers_max: u64,
-    pub in_flight_bytes_max: u64,
-    pub client_in_flight_bytes_max: usize,
-    pub follower_buffer_bytes_max: usize,
-    pub memory_bytes_max: u64,
-    pub drain_ms_max: u64,
+    pub max_db_bytes: u64,
+    pub max_session_bytes: u64,
+    pub max_readers: u32,
+    pub max_queue_requests: usize,
+    pub max_queue_bytes: usize,
+    pub max_append_wait_ms: u64,
+    pub max_connections: usize,
+    pub max_clients: u64,
+    pub max_sessions: u64,
+    pub max_followers: u64,
+    pub max_in_flight_bytes: u64,
+    pub max_client_in_flight_bytes: usize,
+    pub max_follower_buffer_bytes: usize,
+    pub max_memory_bytes: u64,
+    pub max_drain_ms: u64,
     pub health_interval_ms: u64,
     pub compaction: bool,
     pub compaction_interval_ms: u64,
@@ -72,12 +73,12 @@ impl Settings {
         StoreOptions {
             durability: self.durability,
             payload_bytes_max: self.max_payload_bytes,
-            db_bytes_max: self.db_bytes_max,
-            session_bytes_max: self.session_bytes_max,
-            queue_requests_max: self.queue_requests_max,
-            queue_bytes_max: self.queue_bytes_max,
-            append_wait_ms_max: self.append_wait_ms_max,
-            readers_max: self.readers_max,
+            db_bytes_max: self.max_db_bytes,
+            session_bytes_max: self.max_session_bytes,
+            queue_requests_max: self.max_queue_requests,
+            queue_bytes_max: self.max_queue_bytes,
+            append_wait_ms_max: self.max_append_wait_ms,
+            readers_max: self.max_readers,
             ..StoreOptions::default()
         }
     }
@@ -86,10 +87,11 @@ impl Settings {
     #[must_use]
     pub fn maxima(&self) -> Maxima {
         Maxima {
-            clients: self.clients_max,
-            followers: self.followers_max,
-            in_flight_bytes: self.in_flight_bytes_max,
-            sessions: self.sessions_max,
+            clients: self.max_clients,
+            followers: self.max_followers,
+            in_flight_bytes: self.max_in_flight_bytes,
+            sessions: self.max_sessions,
+            memory_bytes: self.max_memory_bytes,
         }
     }
 
@@ -119,11 +121,18 @@ impl Settings {
         self.max_payload_bytes + REQUEST_OVERHEAD_BYTES
     }
 
-    /// Memory that the capacity plan's formula gives for so many sessions and clients.
+    /// Memory that the capacity plan's formula gives for as many sessions and clients as are let
+    /// in.
     #[must_use]
     pub fn planned_memory_bytes(&self) -> u64 {
-        memory::DAEMON_BASE_BYTES.0
-            + self.sessions_max * memory::DAEMON_SESSION_BYTES.0
-            + self.clients_max * memory::DAEMON_CLIENT_BYTES.0
+        planned_memory_bytes(self.max_sessions, self.max_clients)
     }
+}
+
+/// Memory that the capacity plan's formula gives for so many sessions and clients.
+#[must_use]
+pub fn planned_memory_bytes(sessions: u64, clients: u64) -> u64 {
+    memory::DAEMON_BASE_BYTES.0
+        + sessions * memory::DAEMON_SESSION_BYTES.0
+        + clients * memory::DAEMON_CLIENT_BYTES.0
 }

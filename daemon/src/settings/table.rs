@@ -1,4 +1,11 @@
-//! The parameters: names, meaning, defaults, bounds.
+//! The parameters: names, meaning, defaults, bounds. Limits are named `max_…`, as the capacity plan
+//! names them; the plan's own have its defaults and bounds.
+
+use betcode_storage::capacity::limits_policy::{
+    CLIENTS_MAX_CEILING, DB_BYTES_MAX_CEILING, MEMORY_BYTES_MAX_CEILING, MEMORY_BYTES_MAX_FLOOR,
+    SESSION_BYTES_MAX_CEILING, SESSION_BYTES_MAX_FLOOR, SESSIONS_MAX_CEILING,
+};
+use betcode_storage::limits::DB_BYTES_MAX_FLOOR;
 
 /// What values a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +65,14 @@ const fn limit(
     bounds: (u64, u64),
     what: &'static str,
 ) -> Parameter {
+    again(number(name, default, bounds, what))
+}
+
+/// One that SIGHUP applies.
+const fn again(parameter: Parameter) -> Parameter {
     Parameter {
         reloads: true,
-        ..number(name, default, bounds, what)
+        ..parameter
     }
 }
 
@@ -108,18 +120,24 @@ pub const PARAMETERS: &[Parameter] = &[
         "",
         "Address for gRPC with mutual TLS; empty for none",
     ),
-    other(
+    again(other(
         "tls_cert",
         Kind::Path,
         "",
         "Certificate chain of the daemon (PEM)",
-    ),
-    other("tls_key", Kind::Path, "", "Its private key (PEM)"),
-    other(
+    )),
+    again(other("tls_key", Kind::Path, "", "Its private key (PEM)")),
+    again(other(
         "tls_client_ca",
         Kind::Path,
         "",
         "Authorities whose clients are let in (PEM)",
+    )),
+    number(
+        "max_connection_age_ms",
+        "3600000",
+        (0, 1000 * HOUR_MS),
+        "Milliseconds after which a TCP or TLS connection is asked to begin anew; 0 for never",
     ),
     other(
         "prometheus_listen",
@@ -158,81 +176,81 @@ pub const PARAMETERS: &[Parameter] = &[
         "Bytes of one message",
     ),
     limit(
-        "db_bytes_max",
+        "max_db_bytes",
         "1000000000",
-        (1_000_000, u64::MAX >> 1),
+        (DB_BYTES_MAX_FLOOR, DB_BYTES_MAX_CEILING),
         "Bytes that the database may reach",
     ),
     limit(
-        "session_bytes_max",
-        "",
-        (1_000_000, u64::MAX >> 1),
-        "Bytes that one session may take; default: the store's",
+        "max_session_bytes",
+        "50000000",
+        (SESSION_BYTES_MAX_FLOOR, SESSION_BYTES_MAX_CEILING),
+        "Bytes that one session may take in the database",
     ),
-    number("readers_max", "8", (1, 64), "Reads from the store at once"),
+    number("max_readers", "8", (1, 64), "Reads from the store at once"),
     number(
-        "queue_requests_max",
+        "max_queue_requests",
         "4096",
         (1, 1 << 20),
         "Batches waiting for the writer",
     ),
     number(
-        "queue_bytes_max",
+        "max_queue_bytes",
         "67108864",
         (MIB, 1 << 32),
         "Payload bytes waiting for the writer",
     ),
     number(
-        "append_wait_ms_max",
+        "max_append_wait_ms",
         "10000",
         (1, HOUR_MS),
         "Milliseconds that a batch may wait for its turn",
     ),
     number(
-        "connections_max",
-        "1024",
+        "max_connections",
+        "16384",
         (1, 65_536),
-        "Connections, those that are refused included",
+        "Connections, idle ones included; at most what the system's limit of open files leaves",
     ),
     limit(
-        "clients_max",
-        "128",
-        (1, 65_536),
-        "Connections that are served",
+        "max_clients",
+        "50",
+        (1, CLIENTS_MAX_CEILING),
+        "Connections that make requests",
     ),
     limit(
-        "sessions_max",
-        "64",
-        (1, 65_536),
+        "max_sessions",
+        "20",
+        (1, SESSIONS_MAX_CEILING),
         "Sessions that are appended to within a minute",
     ),
-    limit("followers_max", "512", (1, 65_536), "Followers"),
+    limit("max_followers", "512", (1, 65_536), "Followers"),
     limit(
-        "in_flight_bytes_max",
+        "max_in_flight_bytes",
         "67108864",
         (MIB, 1 << 32),
         "Payload bytes of batches not answered yet, of all clients",
     ),
     number(
-        "client_in_flight_bytes_max",
+        "max_client_in_flight_bytes",
         "8388608",
         (1 << 16, 1 << 30),
         "The same for one stream; beyond it, it is read no further",
     ),
     limit(
-        "follower_buffer_bytes_max",
+        "max_follower_buffer_bytes",
         "262144",
         (1 << 12, 1 << 26),
         "Payload bytes buffered for a follower; beyond it, it is served from the store",
     ),
-    number(
-        "memory_bytes_max",
-        "536870912",
-        (64 * MIB, 1 << 40),
-        "Memory by which levels are told; the plan's formula for clients_max and sessions_max must fit",
+    limit(
+        "max_memory_bytes",
+        "512000000",
+        (MEMORY_BYTES_MAX_FLOOR, MEMORY_BYTES_MAX_CEILING),
+        "Memory beyond which no new session, reader or follower is taken; the plan's formula for max_clients and max_sessions must fit",
     ),
     number(
-        "drain_ms_max",
+        "max_drain_ms",
         "10000",
         (0, HOUR_MS),
         "Milliseconds to finish after SIGTERM",
@@ -273,14 +291,11 @@ pub const PARAMETERS: &[Parameter] = &[
         (0, 1000 * HOUR_MS),
         "A session idle so long is compacted deeply",
     ),
-    Parameter {
-        reloads: true,
-        ..other(
-            "log_filter",
-            Kind::Text,
-            "info",
-            "What is logged, as in RUST_LOG",
-        )
-    },
+    again(other(
+        "log_filter",
+        Kind::Text,
+        "info",
+        "What is logged, as in RUST_LOG",
+    )),
     other("log_json", Kind::Flag, "false", "Log lines as JSON objects"),
 ];

@@ -29,6 +29,10 @@ pub(super) fn user(value: &Value) -> Vec<Event> {
             "text" => Some(Event::UserInput(UserInput {
                 content: text(block, "text").to_owned(),
             })),
+            // These clients have no event for pictures: they are told that there is one.
+            "image" => Some(Event::UserInput(UserInput {
+                content: "[image]".to_owned(),
+            })),
             _ => None,
         })
         .collect()

@@ -2,47 +2,47 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::transport::server::Connected;
 
-use crate::admission::Taken;
+use crate::admission::{Limit, Taken};
 use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
 
-/// What a request knows of its connection.
-#[derive(Debug, Clone)]
+/// What a request knows of its connection. A connection becomes a client with its first request:
+/// those that only stand there take no client's place.
+#[derive(Debug, Clone, Default)]
 pub struct Client {
-    admitted: Arc<Result<Taken, Status>>,
+    place: Arc<Mutex<Option<Taken>>>,
 }
 
 impl Client {
-    /// A client that was let in, or why not.
-    #[must_use]
-    pub fn new(admitted: Result<Taken, Status>) -> Self {
-        Self {
-            admitted: Arc::new(admitted),
+    /// Takes a place among the clients, unless it has one.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED; the next request may find a place.
+    pub fn admit(&self, clients: &Arc<Limit>) -> Result<(), Status> {
+        // Set whole or not at all: a panic elsewhere does not spoil it.
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.is_none() {
+            *place = Some(clients.take(1)?);
         }
-    }
-
-    /// Why its requests are refused; `None` when they are not.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&Status> {
-        self.admitted.as_ref().as_ref().err()
+        Ok(())
     }
 }
 
-#[derive(Debug)]
-pub(super) enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
+/// Bytes both ways: a socket, or TLS over one.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Io for T {}
+
+pub(super) type Stream = Box<dyn Io>;
 
 /// An accepted connection. One that says nothing for a while after it was accepted is closed: what
 /// HTTP/2 looks after begins only with its preface.
@@ -56,11 +56,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, client: Client, slot: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(stream: Stream, slot: OwnedSemaphorePermit) -> Self {
         let begins = Some(Box::pin(sleep(Duration::from_millis(PREFACE_MS_MAX))));
         Self {
             stream,
-            client,
+            client: Client::default(),
             begins,
             read_bytes: 0,
             _slot: slot,
@@ -83,10 +83,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = match &mut self.stream {
-            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-        };
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Some(begins) = &mut self.begins {
             let late = begins.as_mut().poll(context).is_ready();
             self.read_bytes += buffer.filled().len() - before;
@@ -106,10 +103,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -117,10 +111,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,16 +119,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
-        }
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

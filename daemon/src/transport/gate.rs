@@ -3,15 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use tokio::time::timeout_at;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
-use tonic::transport::server::TlsConnectInfo;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::Client;
 use crate::core::Core;
+use crate::deadline;
 use crate::observe::add;
 use crate::observe::trace::TraceId;
 use crate::server::SERVICES;
@@ -65,12 +67,8 @@ impl<S> Gate<S> {
             return Some(status::draining());
         }
         let extensions = request.extensions();
-        let client = extensions.get::<Client>().or_else(|| {
-            extensions
-                .get::<TlsConnectInfo<Client>>()
-                .map(TlsConnectInfo::get_ref)
-        });
-        client.and_then(Client::refusal).cloned()
+        let client = extensions.get::<Client>();
+        client.and_then(|client| client.admit(&self.core.admission.clients).err())
     }
 }
 
@@ -101,6 +99,16 @@ where
         let method = request.uri().path();
         let span = tracing::info_span!("request", method, trace_id = trace.as_str());
         span.in_scope(|| tracing::debug!("begun"));
-        Box::pin(self.inner.call(request).instrument(span))
+        let deadline = deadline::of(request.headers());
+        let answer = self.inner.call(request).instrument(span);
+        match deadline {
+            None => Box::pin(answer),
+            Some(deadline) => Box::pin(async move {
+                // A little before the transport's own timer, which would answer CANCELLED.
+                let at = deadline.checked_sub(Duration::from_millis(1));
+                let answered = timeout_at(at.unwrap_or(deadline).into(), answer).await;
+                answered.unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
+            }),
+        }
     }
 }

@@ -2,22 +2,26 @@
 
 mod connection;
 mod gate;
+mod tls;
 mod unix;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use connection::{Client, Connection};
 pub use gate::{Gate, GateLayer};
+pub use tls::{Tls, TlsError};
 pub use unix::SocketFile;
 
 use crate::core::Core;
-use crate::observe::add;
+use crate::limits::PREFACE_MS_MAX;
+use crate::observe::{add, ms};
 use connection::Stream;
 
 /// Connections accepted and not yet taken by the server.
@@ -33,20 +37,36 @@ pub type Incoming = ReceiverStream<io::Result<Connection>>;
 pub enum Listener {
     /// The Unix socket: only our own user and root are let in.
     Unix(SocketFile),
-    /// A TCP address.
+    /// A loopback address.
     Tcp(TcpListener),
+    /// An address beyond it: only clients with a certificate are let in.
+    Tls(TcpListener, Arc<Tls>),
+}
+
+/// Connections as they are accepted.
+#[derive(Debug)]
+enum Accepted {
+    Plain(Stream),
+    /// TLS is still to be agreed on.
+    Tls(TcpStream, Arc<Tls>),
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix(socket) => socket.accept().await.map(Stream::Unix),
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+    async fn accept(&self) -> io::Result<Accepted> {
+        let (listener, tls) = match self {
+            Self::Unix(socket) => {
+                let stream = socket.accept().await?;
+                return Ok(Accepted::Plain(Box::new(stream)));
             }
-        }
+            Self::Tcp(listener) => (listener, None),
+            Self::Tls(listener, tls) => (listener, Some(tls)),
+        };
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok(match tls {
+            None => Accepted::Plain(Box::new(stream)),
+            Some(tls) => Accepted::Tls(stream, Arc::clone(tls)),
+        })
     }
 
     /// Accepts until the receiver is gone. `slots` bounds the connections of all listeners; what
@@ -55,12 +75,12 @@ impl Listener {
         let (sender, receiver) = mpsc::channel(ACCEPTED_MAX);
         tokio::spawn(async move {
             loop {
-                let stream = tokio::select! {
-                    stream = self.accept() => stream,
+                let accepted = tokio::select! {
+                    accepted = self.accept() => accepted,
                     () = sender.closed() => return,
                 };
-                let stream = match stream {
-                    Ok(stream) => stream,
+                let accepted = match accepted {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
                         tokio::time::sleep(ACCEPT_REST).await;
@@ -71,14 +91,38 @@ impl Listener {
                     add(&core.metrics.connections_refused, 1);
                     continue;
                 };
-                // Beyond `clients_max` a connection is served, and told so with every request.
-                let client = Client::new(core.admission.clients.take(1));
-                let connection = Connection::new(stream, client, slot);
-                if sender.send(Ok(connection)).await.is_err() {
-                    return;
+                match accepted {
+                    Accepted::Plain(stream) => {
+                        let connection = Connection::new(stream, slot);
+                        if sender.send(Ok(connection)).await.is_err() {
+                            return;
+                        }
+                    }
+                    // Agreeing takes as long as the client likes: not here.
+                    Accepted::Tls(stream, tls) => {
+                        let (sender, core) = (sender.clone(), Arc::clone(&core));
+                        tokio::spawn(async move {
+                            match agree(&tls, stream).await {
+                                Ok(stream) => {
+                                    let connection = Connection::new(stream, slot);
+                                    // Refused only when the daemon stops.
+                                    let _ = sender.send(Ok(connection)).await;
+                                }
+                                Err(error) => {
+                                    add(&core.metrics.connections_refused, 1);
+                                    tracing::info!(%error, "no TLS with a client");
+                                }
+                            }
+                        });
+                    }
                 }
             }
         });
         ReceiverStream::new(receiver)
     }
+}
+
+async fn agree(tls: &Tls, stream: TcpStream) -> io::Result<Stream> {
+    let agreed = timeout(ms(PREFACE_MS_MAX), tls.accept(stream)).await;
+    Ok(Box::new(agreed.map_err(|_| io::ErrorKind::TimedOut)??))
 }

@@ -25,7 +25,7 @@ async fn with_a_line(served: &Served) {
 
 #[tokio::test]
 async fn users_count_as_clients_while_they_have_calls_under_way() {
-    let served = serve(&[("clients_max", "2")]).await;
+    let served = serve(&[("max_clients", "2")]).await;
     with_a_line(&served).await;
     let list = ListSessionsRequest::default;
     let mut following = Vec::new();
@@ -104,7 +104,7 @@ async fn a_relay_that_is_gone_degrades_health_and_stops_nobody_on_the_machine() 
 
 #[tokio::test]
 async fn a_daemon_that_stops_ends_calls_through_the_tunnel_and_leaves_in_time() {
-    let served = serve(&[("drain_ms_max", "10000")]).await;
+    let served = serve(&[("max_drain_ms", "10000")]).await;
     with_a_line(&served).await;
     let mut client = served.history().await;
     let mut answers = client.follow(follow()).await.unwrap().into_inner();

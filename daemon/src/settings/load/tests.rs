@@ -1,3 +1,5 @@
+use betcode_storage::capacity::limits_policy::LimitsPolicy;
+
 use super::*;
 
 fn sources(file: Option<&Path>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
@@ -24,31 +26,45 @@ fn defaults_are_within_their_own_bounds() {
 }
 
 #[test]
+fn the_plans_limits_have_the_plans_names_defaults_and_bounds() {
+    for bounds in LimitsPolicy::default().bounds() {
+        let parameter = find(bounds.name.name()).unwrap();
+        assert_eq!(
+            parameter.default.parse(),
+            Ok(bounds.default),
+            "{parameter:?}"
+        );
+        let (min, max) = (bounds.min, bounds.max);
+        assert_eq!(parameter.kind, Kind::Number { min, max }, "{parameter:?}");
+    }
+}
+
+#[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.json");
     std::fs::write(
         &file,
-        r#"{"db":"/x/h.db","clients_max":10,"sessions_max":11,"followers_max":12,"compaction":false}"#,
+        r#"{"db":"/x/h.db","max_clients":10,"max_sessions":11,"max_followers":12,"compaction":false}"#,
     )
     .unwrap();
     let environment = [
-        ("BETCODE_SESSIONS_MAX", "21"),
-        ("BETCODE_FOLLOWERS_MAX", "22"),
+        ("BETCODE_MAX_SESSIONS", "21"),
+        ("BETCODE_MAX_FOLLOWERS", "22"),
         ("BETCODE_OTHER", "x"),
     ];
     let loaded = load(&sources(
         Some(&file),
         &environment,
-        &[("followers_max", "32")],
+        &[("max_followers", "32")],
     ))
     .unwrap();
     let settings = &loaded.settings;
     assert_eq!(
         (
-            settings.clients_max,
-            settings.sessions_max,
-            settings.followers_max
+            settings.max_clients,
+            settings.max_sessions,
+            settings.max_followers
         ),
         (10, 21, 32)
     );
@@ -63,18 +79,18 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
             .2
             .to_string()
     };
-    assert_eq!(origin("clients_max"), format!("file {}", file.display()));
-    assert_eq!(origin("sessions_max"), "environment BETCODE_SESSIONS_MAX");
-    assert_eq!(origin("followers_max"), "flag --followers-max");
-    assert_eq!(origin("readers_max"), "default");
+    assert_eq!(origin("max_clients"), format!("file {}", file.display()));
+    assert_eq!(origin("max_sessions"), "environment BETCODE_MAX_SESSIONS");
+    assert_eq!(origin("max_followers"), "flag --max-followers");
+    assert_eq!(origin("max_readers"), "default");
 }
 
 #[test]
 fn wrong_values_are_named_with_where_they_stand() {
     let error = |flags: &[(&str, &str)]| load(&sources(None, &[], flags)).unwrap_err().to_string();
-    assert!(error(&[("clients_max", "0")]).contains("flag --clients-max: clients_max is \"0\""));
+    assert!(error(&[("max_clients", "0")]).contains("flag --max-clients: max_clients is \"0\""));
     assert!(error(&[("colour", "red")]).contains("no parameter colour"));
     assert!(error(&[("tcp_listen", "0.0.0.0:1")]).contains("beyond this machine"));
     assert!(error(&[("tls_listen", "0.0.0.0:1")]).contains("tls_cert"));
-    assert!(error(&[("sessions_max", "1000")]).contains("memory_bytes_max"));
+    assert!(error(&[("max_sessions", "1000")]).contains("max_memory_bytes"));
 }

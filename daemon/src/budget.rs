@@ -1,0 +1,197 @@
+//! `betcode-daemon budget`: asks the running daemon how busy it is, and shows each figure beside
+//! what the capacity plan gives it.
+
+use std::io::Write;
+use std::path::Path;
+
+use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
+use betcode_schema_grpc::history::{BudgetRequest, BudgetResponse, MemoryUse, StageLatency};
+use betcode_schema_grpc::locate::{self, Holder, Server};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::Endpoint;
+
+const MB: f64 = 1e6;
+
+/// Asks the daemon of the store at `db` and prints what it says.
+///
+/// # Errors
+/// When none runs, or it does not answer.
+pub(crate) fn show(db: &Path, json: bool) -> Result<(), String> {
+    let holder = match locate::server_of(db) {
+        Server::Running(holder) => holder,
+        Server::Starting => {
+            let db = db.display();
+            return Err(format!(
+                "the daemon of {db} is just starting; ask again in a moment"
+            ));
+        }
+        Server::None => {
+            let db = db.display();
+            return Err(format!(
+                "no daemon serves {db}; start one with `betcode-daemon serve`"
+            ));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let answer = runtime.block_on(ask(&holder)).map_err(|why| {
+        format!(
+            "process {} at {}: {why}",
+            holder.pid,
+            holder.socket.display()
+        )
+    })?;
+    let text = if json {
+        format!("{}\n", as_json(&holder, &answer))
+    } else {
+        as_text(&answer)
+    };
+    // A reader that has seen enough is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+async fn ask(holder: &Holder) -> Result<BudgetResponse, String> {
+    let socket = holder.socket.clone();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://daemon")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| error.to_string())?;
+    let answer = CapacityServiceClient::new(channel)
+        .budget(BudgetRequest {})
+        .await;
+    answer
+        .map(tonic::Response::into_inner)
+        .map_err(|status| status.message().to_owned())
+}
+
+fn within(stage: &StageLatency) -> bool {
+    stage.p95_ms <= stage.budget_ms
+}
+
+fn as_json(holder: &Holder, answer: &BudgetResponse) -> serde_json::Value {
+    let stages: Vec<_> = answer
+        .stages
+        .iter()
+        .map(|stage| {
+            serde_json::json!({
+                "stage": stage.stage,
+                "count": stage.count,
+                "p50_ms": stage.p50_ms,
+                "p95_ms": stage.p95_ms,
+                "p99_ms": stage.p99_ms,
+                "budget_ms": stage.budget_ms,
+                "within": within(stage),
+            })
+        })
+        .collect();
+    let memory = answer.memory.unwrap_or_default();
+    serde_json::json!({
+        "pid": holder.pid,
+        "socket": holder.socket,
+        "stages": stages,
+        "memory": {
+            "resident_bytes": memory.resident_bytes,
+            "resident_bytes_max": memory.resident_bytes_max,
+            "base_bytes": memory.base_bytes,
+            "base_bytes_planned": memory.base_bytes_planned,
+            "sessions": memory.sessions,
+            "session_bytes_planned": memory.session_bytes_planned,
+            "clients": memory.clients,
+            "client_bytes_planned": memory.client_bytes_planned,
+            "planned_bytes": memory.planned_bytes,
+            "limit_bytes": memory.limit_bytes,
+        },
+    })
+}
+
+fn as_text(answer: &BudgetResponse) -> String {
+    let mut text = String::from(
+        "Latency since the start, ms           p50       p95       p99    budget (p95)\n",
+    );
+    for stage in &answer.stages {
+        let verdict = match stage.count {
+            0 => "nothing yet",
+            _ if within(stage) => "within",
+            _ => "OVER",
+        };
+        let StageLatency {
+            stage,
+            count,
+            p50_ms,
+            p95_ms,
+            p99_ms,
+            budget_ms,
+        } = stage;
+        text.push_str(&format!(
+            "  {stage:<9} {count:>12} times {p50_ms:>9.2} {p95_ms:>9.2} {p99_ms:>9.2} \
+             {budget_ms:>7} {verdict}\n"
+        ));
+    }
+    let MemoryUse {
+        resident_bytes,
+        resident_bytes_max,
+        base_bytes,
+        base_bytes_planned,
+        sessions,
+        session_bytes_planned,
+        clients,
+        client_bytes_planned,
+        planned_bytes,
+        limit_bytes,
+    } = answer.memory.unwrap_or_default();
+    let mb = |bytes: u64| bytes as f64 / MB;
+    text.push_str(&format!(
+        "Memory, MB                       measured      plan\n  \
+           base                         {:>10.1} {:>9.1}\n  \
+           now                          {:>10.1} {:>9.1}  {sessions} sessions x {}, \
+                                                          {clients} clients x {}\n  \
+           at most                      {:>10.1} {:>9.1}  limit\n",
+        mb(base_bytes),
+        mb(base_bytes_planned),
+        mb(resident_bytes),
+        mb(planned_bytes),
+        mb(session_bytes_planned),
+        mb(client_bytes_planned),
+        mb(resident_bytes_max),
+        mb(limit_bytes),
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(count: u64, p95_ms: f64) -> StageLatency {
+        StageLatency {
+            stage: "answer".to_owned(),
+            count,
+            p95_ms,
+            budget_ms: 50.0,
+            ..StageLatency::default()
+        }
+    }
+
+    #[test]
+    fn a_stage_over_its_budget_is_marked() {
+        for (stage, verdict) in [
+            (stage(1, 50.0), "within"),
+            (stage(1, 50.1), "OVER"),
+            (stage(0, 0.0), "nothing yet"),
+        ] {
+            let answer = BudgetResponse {
+                stages: vec![stage],
+                memory: None,
+            };
+            assert!(as_text(&answer).contains(verdict), "{}", as_text(&answer));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! `CapacityService.Report` and `.Plan`: the engine's values as messages.
+
+use betcode_schema_grpc::history as proto;
+use betcode_storage::Totals;
+use betcode_storage::capacity::CapacityError;
+use betcode_storage::capacity::forecast::{Forecast, When};
+use betcode_storage::capacity::planner::latency::{LatencyBudget, Stage};
+use betcode_storage::capacity::planner::storage_growth::CompactedGrowth;
+use betcode_storage::capacity::planner::{self, Plan, PlanInputs};
+use betcode_storage::capacity::quantity::{Amount, Source};
+use betcode_storage::capacity::report::{self, CapacityReport};
+use tonic::Status;
+
+use crate::core::Core;
+use crate::status::invalid;
+
+/// The report and the totals it was made from, for a client.
+pub(super) fn report(report: &CapacityReport, totals: &Totals) -> proto::CapacityReportResponse {
+    let growth = &report.growth;
+    let (likely, earliest) = limit_reached(&report.forecast);
+    proto::CapacityReportResponse {
+        store_id: report.store_id.clone(),
+        created_ms: totals.created_ms,
+        sessions: report.sessions,
+        messages: report.messages,
+        raw_bytes: report.raw_bytes,
+        uncompacted_bytes: report.uncompacted_bytes,
+        hot_messages: report.hot_messages,
+        hot_bytes: report.hot_bytes,
+        segments: report.segments,
+        segment_bytes: report.segment_bytes,
+        active_ms: totals.active_ms,
+        wall_ms: totals.wall_ms,
+        database_bytes: report.database_bytes,
+        wal_bytes: report.wal_bytes,
+        free_bytes: report.free_bytes,
+        limit_bytes: report.limit_bytes,
+        footprint: report.footprint.unwrap_or_default(),
+        level: report.level.name().to_owned(),
+        generated_ms: report.generated_ms,
+        used_fraction: report.used_fraction,
+        footprint_target: report.footprint_target,
+        saved_bytes: report.saved_bytes,
+        compactable_bytes: report.compactable_bytes,
+        bases: report.bases,
+        base_bytes: report.base_bytes,
+        messages_per_session_hour: growth.messages_per_session_hour,
+        bytes_per_message: growth.bytes_per_message,
+        bytes_per_session_hour: growth.bytes_per_session_hour,
+        bytes_per_wall_hour: growth.bytes_per_wall_hour,
+        planned: report
+            .planned
+            .iter()
+            .map(|row| proto::PlannedValue {
+                name: row.name.to_owned(),
+                label: row.label.to_owned(),
+                planned: row.planned,
+                measured: row.measured,
+                ratio: row.ratio,
+            })
+            .collect(),
+        limit_reached_ms: likely,
+        limit_reached_earliest_ms: earliest,
+        text: report::text(report),
+        json: json(report),
+    }
+}
+
+/// When the limit is reached with compaction: the likely and the earliest date.
+fn limit_reached(forecast: &Forecast) -> (Option<i64>, Option<i64>) {
+    let Forecast::Projected {
+        with_compaction, ..
+    } = forecast
+    else {
+        return (None, None);
+    };
+    let date = |when: When| match when {
+        When::At { unix_ms, .. } => Some(unix_ms),
+        _ => None,
+    };
+    let limit = &with_compaction.limit;
+    (date(limit.likely), date(limit.earliest))
+}
+
+/// Inputs as the request has them, and the footprint that was measured.
+///
+/// # Errors
+/// INVALID_ARGUMENT for an input that there is not, or that cannot have the value.
+pub(super) fn inputs(
+    core: &Core,
+    request: &proto::PlanRequest,
+    measured: Option<&CapacityReport>,
+) -> Result<(PlanInputs, Option<Amount>), Status> {
+    let mut inputs = PlanInputs::default();
+    let mut set = |name: &str, value: f64| {
+        inputs
+            .set(name, value, Source::Given)
+            .map_err(|error| refused(&error))
+    };
+    if measured.is_some() {
+        let settings = &core.settings;
+        set("daemon_memory.sessions", settings.max_sessions as f64)?;
+        set("daemon_memory.clients", settings.max_clients as f64)?;
+        set("daemon_memory.subprocesses", 0.0)?;
+        set(
+            "memory_budget.limit_bytes",
+            settings.max_memory_bytes as f64,
+        )?;
+    }
+    let footprint = measured.and_then(|report| inputs.take_measured(report));
+    for input in &request.inputs {
+        inputs
+            .set(&input.name, input.value, Source::Given)
+            .map_err(|error| refused(&error))?;
+    }
+    Ok((inputs, footprint))
+}
+
+/// The plan for these inputs, for a client.
+///
+/// # Errors
+/// INVALID_ARGUMENT when they make no sense together.
+pub(super) fn plan(
+    inputs: &PlanInputs,
+    footprint: Option<Amount>,
+    users: u64,
+    daemon_p95_ms: Option<f64>,
+) -> Result<proto::PlanResponse, Status> {
+    let users = (users > 0).then_some(users);
+    let mut plan = Plan::compute(inputs, footprint, users).map_err(|error| refused(&error))?;
+    if let Some(ms) = daemon_p95_ms {
+        plan.latency_budget =
+            LatencyBudget::plan(&[(Stage::Daemon, ms)]).map_err(|error| refused(&error))?;
+    }
+    let (daemon, relay) = (plan.daemon_memory, plan.relay_memory);
+    let (growth, budget) = (&plan.storage_growth, &plan.memory_budget);
+    Ok(proto::PlanResponse {
+        inputs: plan
+            .inputs
+            .iter()
+            .map(|row| proto::PlanInputRow {
+                name: row.name.clone(),
+                value: row.value,
+                unit: row.unit.to_owned(),
+                source: source(row.source),
+                meaning: row.meaning.trim().to_owned(),
+            })
+            .collect(),
+        daemon_memory: Some(proto::DaemonMemoryPlan {
+            base_bytes: daemon.base_bytes.0,
+            sessions_bytes: daemon.sessions_bytes.0,
+            clients_bytes: daemon.clients_bytes.0,
+            subprocesses_bytes: daemon.subprocesses_bytes.0,
+            total_bytes: daemon.total_bytes.0,
+        }),
+        relay_memory: Some(proto::RelayMemoryPlan {
+            base_bytes: relay.base_bytes.0,
+            tunnels_bytes: relay.tunnels_bytes.0,
+            clients_bytes: relay.clients_bytes.0,
+            buffer_bytes: relay.buffer_bytes.0,
+            total_bytes: relay.total_bytes.0,
+        }),
+        storage_growth: Some(proto::StorageGrowthPlan {
+            bytes_per_session_hour: growth.bytes_per_session_hour.0,
+            daily_bytes: growth.daily_bytes.0,
+            monthly_bytes: growth.monthly_bytes.0,
+            months_to_limit: growth.months_to_limit,
+            compacted: growth.compacted.iter().map(compacted).collect(),
+        }),
+        relays: Some(proto::RelaysPlan {
+            for_tunnels: plan.relays.for_tunnels,
+            for_clients: plan.relays.for_clients,
+            for_requests: plan.relays.for_requests,
+            relays: plan.relays.relays,
+        }),
+        latency: plan
+            .latency_budget
+            .rows
+            .iter()
+            .map(|row| proto::LatencyPlan {
+                component: row.component.to_owned(),
+                budget_ms: row.budget_ms,
+                measured_p95_ms: row.measured_p95_ms.map(Amount::get),
+            })
+            .collect(),
+        memory_budget: Some(proto::MemoryBudgetPlan {
+            rows: budget
+                .rows
+                .iter()
+                .map(|row| proto::MemoryBudgetRow {
+                    component: row.component.clone(),
+                    budget_bytes: row.budget_bytes.0,
+                })
+                .collect(),
+            limit_bytes: budget.limit_bytes.0,
+            used_bytes: budget.used_bytes.0,
+            headroom_bytes: budget.headroom_bytes.0,
+            missing_bytes: budget.missing_bytes.0,
+        }),
+        text: planner::text(&plan),
+        json: json(&plan),
+    })
+}
+
+fn compacted(growth: &CompactedGrowth) -> proto::CompactedGrowthPlan {
+    proto::CompactedGrowthPlan {
+        footprint: growth.footprint.value.get(),
+        footprint_source: source(growth.footprint.source),
+        daily_bytes: growth.daily_bytes.0,
+        monthly_bytes: growth.monthly_bytes.0,
+        months_to_limit: growth.months_to_limit,
+    }
+}
+
+/// The source as programs know it: as in the JSON.
+fn source(source: Source) -> String {
+    let name = serde_json::to_value(source).ok();
+    name.as_ref()
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // Plain structs with text keys: they always serialise.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn refused(error: &CapacityError) -> Status {
+    invalid("inputs", error.to_string())
+}

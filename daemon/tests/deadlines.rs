@@ -1,0 +1,179 @@
+//! The caller's deadline, from `grpc-timeout` to the writer's queue; and a writer that is held up.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+#[path = "support/held.rs"]
+mod held;
+#[path = "support/raw.rs"]
+mod raw;
+mod support;
+
+use std::time::Duration;
+
+use betcode_schema_grpc::history::{AppendRequest, Refused, RenameSessionRequest};
+use bytes::Bytes;
+use held::Held;
+use prost::Message as _;
+use raw::{Raw, framed};
+use support::{Appender, Served, batch, read_all, serve, within};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request};
+
+async fn appender_within(served: &Served, timeout: Duration) -> Appender {
+    let mut client = served.history().await;
+    let (requests, receiver) = mpsc::channel(1024);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    request.set_timeout(timeout);
+    let answers = client.append(request).await.unwrap().into_inner();
+    Appender { requests, answers }
+}
+
+fn code(refused: &Refused) -> (Code, &str) {
+    (Code::from(refused.code), refused.reason.as_str())
+}
+
+#[tokio::test]
+async fn a_batch_whose_deadline_passes_in_the_queue_is_refused_and_not_written() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut patient = Appender::open(&mut client).await;
+    patient.send(batch("s", &["1"])).await.unwrap();
+    let mut hasty = appender_within(&served, Duration::from_millis(400)).await;
+    let held = Held::take(&served.settings.db);
+    // The first is in the writer's hands; the others wait behind it.
+    patient.requests.send(batch("s", &["2"])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    hasty.requests.send(batch("t", &["late"])).await.unwrap();
+    let own = AppendRequest {
+        wait_ms_max: 100,
+        ..batch("u", &["late as well"])
+    };
+    patient.requests.send(own).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    held.give_back();
+    within(patient.answer()).await.unwrap();
+    let late = within(patient.answer()).await.unwrap_err();
+    assert_eq!(code(&late), (Code::DeadlineExceeded, "TIMEOUT"));
+    let late = within(hasty.answer()).await.unwrap_err();
+    assert_eq!(code(&late), (Code::DeadlineExceeded, "TIMEOUT"));
+    for session in ["t", "u"] {
+        let status = read_all(&mut client, session, 1).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{session}");
+    }
+    assert_eq!(read_all(&mut client, "s", 1).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_its_deadline() {
+    let served = serve(&[]).await;
+    let mut hasty = appender_within(&served, Duration::from_millis(300)).await;
+    hasty.send(batch("s", &["in time"])).await.unwrap();
+    let status = within(hasty.answers.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    let mut client = served.history().await;
+    assert_eq!(read_all(&mut client, "s", 1).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_call_is_answered_at_its_deadline_though_the_writer_is_held_up() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1"])).await.unwrap();
+    let held = Held::take(&served.settings.db);
+    let method = "/betcode.history.v1.HistoryService/RenameSession";
+    let mut raw = Raw::begin(&served.settings.socket, method, Some("200m")).await;
+    let request = RenameSessionRequest {
+        session_id: "s".into(),
+        name: "n".into(),
+    };
+    let message = framed(&request.encode_to_vec());
+    raw.body.send_data(message, true).unwrap();
+    assert_eq!(raw.status().await, Code::DeadlineExceeded);
+    // Reading does not wait for the writer.
+    assert_eq!(read_all(&mut client, "s", 1).await.unwrap().len(), 1);
+    held.give_back();
+}
+
+#[tokio::test]
+async fn another_process_that_does_not_let_go_is_told_and_recovered_from() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1"])).await.unwrap();
+    let held = Held::take(&served.settings.db);
+    let refused = within(appender.send(batch("s", &["2"]))).await.unwrap_err();
+    assert_eq!(
+        code(&refused),
+        (Code::Unavailable, "BUSY"),
+        "{}",
+        refused.message
+    );
+    assert!(refused.retry_ms > 0);
+    held.give_back();
+    let mut again = Appender::open(&mut client).await;
+    again.send(batch("s", &["2"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_queue_is_told_after_the_wait_and_recovered_from() {
+    let served = serve(&[("max_queue_requests", "1")]).await;
+    let mut client = served.history().await;
+    let mut one = Appender::open(&mut client).await;
+    one.send(batch("a", &["1"])).await.unwrap();
+    let held = Held::take(&served.settings.db);
+    one.requests.send(batch("a", &["2"])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut two = Appender::open(&mut client).await;
+    two.requests.send(batch("b", &["1"])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut three = Appender::open(&mut client).await;
+    let hasty = AppendRequest {
+        wait_ms_max: 200,
+        ..batch("c", &["1"])
+    };
+    let refused = within(three.send(hasty)).await.unwrap_err();
+    assert_eq!(code(&refused), (Code::ResourceExhausted, "OVERLOADED"));
+    assert_eq!(refused.limit, "writer_queue", "{}", refused.message);
+    assert!(refused.retry_ms > 0);
+    held.give_back();
+    within(one.answer()).await.unwrap();
+    within(two.answer()).await.unwrap();
+    let mut again = Appender::open(&mut client).await;
+    for session in ["a", "b", "c"] {
+        again.send(batch(session, &["x"])).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn too_many_bytes_in_flight_are_told_and_recovered_from() {
+    let served = serve(&[("max_in_flight_bytes", "1048576")]).await;
+    let mut client = served.history().await;
+    let mut one = Appender::open(&mut client).await;
+    one.send(batch("a", &["1"])).await.unwrap();
+    let held = Held::take(&served.settings.db);
+    let big = |session: &str| AppendRequest {
+        payloads: vec![Bytes::from(vec![b'x'; 700_000])],
+        ..batch(session, &[])
+    };
+    one.requests.send(big("a")).await.unwrap();
+    let limit = &served.daemon.core().admission.in_flight_bytes;
+    while limit.used() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut two = Appender::open(&mut client).await;
+    let refused = within(two.send(big("b"))).await.unwrap_err();
+    assert_eq!(code(&refused), (Code::ResourceExhausted, "OVERLOADED"));
+    assert_eq!(refused.limit, "in_flight_bytes", "{}", refused.message);
+    assert!(refused.retry_ms > 0);
+    held.give_back();
+    within(one.answer()).await.unwrap();
+    let mut again = Appender::open(&mut client).await;
+    again.send(big("b")).await.unwrap();
+    assert_eq!(limit.used(), 0);
+}
