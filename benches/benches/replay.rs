@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(missing_docs)]
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use betcode_benches::corpus::Corpus;
@@ -10,9 +12,11 @@ use betcode_benches::figures::{Durations, load, median, runs, timed};
 use betcode_benches::plain::{Journal, Plain};
 use betcode_benches::stores;
 use betcode_db::generator::Rng;
-use betcode_storage::{ReadRange, Store, Tier};
+use betcode_storage::{ReadRange, Store, StoreOptions, Tier};
 
 const SINGLE_READS: usize = 3000;
+/// Reads with nothing cached: each opens the store anew.
+const COLD_READS: usize = 200;
 
 /// MB/s of reading all sessions with `read`, the median over runs.
 fn rate(corpus: &Corpus, read: &dyn Fn(&str) -> (u64, u64)) -> f64 {
@@ -60,6 +64,31 @@ fn single(store: &Store, places: &[(String, u64)]) -> Durations {
     durations
 }
 
+/// Single messages and first messages from the middle, each from a store just opened, with its file
+/// out of the page cache if this system's `dd` can put it out. Opening is not counted.
+fn cold(path: &Path, places: &[(String, u64)]) -> [Durations; 2] {
+    let mut durations = [Durations::default(), Durations::default()];
+    for (turn, (session, sequence)) in places.iter().take(2 * COLD_READS).enumerate() {
+        let single = turn % 2 == 0;
+        let _ = Command::new("dd")
+            .arg(format!("of={}", path.display()))
+            .args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
+            .stderr(Stdio::null())
+            .status();
+        let store = Store::open_read_only(path, StoreOptions::default()).unwrap();
+        let range = ReadRange {
+            from: *sequence,
+            to: single.then_some(*sequence),
+            last: None,
+        };
+        let asked = Instant::now();
+        let message = store.read(&stores::id(session), range).unwrap().next();
+        durations[turn % 2].push(asked.elapsed());
+        assert_eq!(message.unwrap().unwrap().sequence, *sequence);
+    }
+    durations
+}
+
 fn first_of_rest(store: &Store, places: &[(String, u64)]) -> Durations {
     let mut durations = Durations::default();
     for (session, sequence) in places {
@@ -83,7 +112,8 @@ fn main() {
     );
     let folder = tempfile::tempdir().unwrap();
     let plain = Plain::create(&folder.path().join("plain.db"), Journal::Wal);
-    let store = stores::open(&folder.path().join("history.db"));
+    let path = folder.path().join("history.db");
+    let store = stores::open(&path);
     for (index, session) in corpus.sessions.iter().enumerate() {
         let name = stores::name("s", index);
         plain.insert_all(&name, session.lines.iter().map(AsRef::as_ref));
@@ -129,6 +159,15 @@ fn main() {
         println!(
             "{state:<5} first message from the middle {}",
             first_of_rest(&store, &places).summary()
+        );
+        let [mut single, mut first] = cold(&path, &places);
+        println!(
+            "{state:<5} single message, cold         {}",
+            single.summary()
+        );
+        println!(
+            "{state:<5} first from the middle, cold  {}",
+            first.summary()
         );
     }
 }

@@ -58,6 +58,14 @@ pub const READ_PAGE_BYTES_MAX_DEFAULT: usize = 1 << 20;
 /// Messages of one page of a replay.
 pub const READ_PAGE_MESSAGES_MAX_DEFAULT: usize = 4096;
 
+/// A long replay decodes the next segment on a second thread, unless one of the two has more raw
+/// bytes than this: memory, see `docs/design/codec.md`.
+pub const READ_AHEAD_BYTES_MAX: u64 = 4 << 20;
+/// Decoders kept for the next reader, each with buffers of a few MiB.
+pub const DECODERS_KEPT_MAX: usize = 4;
+/// Bases kept for the next reader, the ones used last.
+pub const BASES_KEPT_MAX: usize = 2;
+
 /// Raw bytes of a segment written by the quick tier.
 pub const QUICK_SEGMENT_BYTES_MAX: usize = 1 << 20;
 /// Raw bytes of a segment written by the deep tier: what a reader decodes, besides the base, for

@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use betcode_storage::{
-    Batch, CompactionRequest, ErrorKind, ReadRange, SessionId, Store, StoreError, StoreOptions,
-    Tier, VerifyReport, restore,
+    Batch, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId, SessionMeta, Store,
+    StoreError, StoreOptions, Tier, VerifyReport, restore,
 };
 use bytes::Bytes;
 
@@ -312,5 +312,98 @@ fn a_backup_made_while_writing_goes_on_holds_one_moment_and_restores() {
     assert!(restored.moved_aside.unwrap().exists());
     let store = open(&path);
     assert_eq!(contents(&store, "s"), all);
+    assert_sound(&store);
+}
+
+#[test]
+fn damage_is_told_in_its_place_wherever_it_is_in_a_long_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    let all = lines(20_000, 1);
+    record(&store, "s", &all);
+    compact(&store, Tier::Quick);
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let segments: Vec<(i64, i64, Vec<u8>)> = connection
+        .prepare("SELECT segment_key, last_sequence, encoded FROM segments ORDER BY segment_key")
+        .unwrap()
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert!(segments.len() >= 5, "{}", segments.len());
+    let put = |key: i64, encoded: &[u8]| {
+        let changed = connection.execute(
+            "UPDATE segments SET encoded = ?2 WHERE segment_key = ?1",
+            rusqlite::params![key, encoded],
+        );
+        assert_eq!(changed.unwrap(), 1);
+    };
+    for (key, last, encoded) in &segments {
+        let mut broken = encoded.clone();
+        broken[encoded.len() / 2] ^= 1;
+        put(*key, &broken);
+        // Lossless: the low half of the key is the sequence.
+        let (first, last) = ((key & 0xffff_ffff) as usize, *last as usize);
+        let store = open(&path);
+        let mut replay = store.read(&id("s"), ReadRange::all()).unwrap();
+        for line in &all[..first - 1] {
+            assert_eq!(replay.next().unwrap().unwrap().payload, line);
+        }
+        let error = replay.next().unwrap().unwrap_err();
+        assert!(
+            matches!(error, StoreError::Segment { first_sequence, .. } if first_sequence == first as u64),
+            "{error}"
+        );
+        for line in &all[last..] {
+            assert_eq!(replay.next().unwrap().unwrap().payload, line);
+        }
+        assert!(replay.next().is_none());
+        store.close().unwrap();
+        put(*key, encoded);
+    }
+}
+
+#[test]
+fn an_imported_session_without_a_directory_belongs_with_those_of_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let import = |session: &str, source: &str, directory: &str| {
+        let batch = Batch {
+            meta: SessionMeta {
+                working_directory: directory.to_owned(),
+                ..SessionMeta::default()
+            },
+            import: Some(ImportMark {
+                source_path: source.into(),
+                relative_path: session.into(),
+                taken_bytes: 0,
+                taken_digest: 0,
+                unterminated: false,
+                joins: Vec::new(),
+            }),
+            ..Batch::new(id(session), lines(50, 1))
+        };
+        store.append(batch).unwrap();
+    };
+    import("a", "/logs/one/a.jsonl", "/work/one");
+    import("b", "/logs/one/b.jsonl", "");
+    import("c", "/logs/two/c.jsonl", "/work/two");
+    import("d", "/logs/two/d.jsonl", "/work/three");
+    import("e", "/logs/two/e.jsonl", "");
+    let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
+    let project_of = |session: &str| {
+        let mut batches = plan.batches.iter();
+        let batch = batches.find(|b| b.steps.iter().any(|s| s.session == id(session)));
+        batch.unwrap().project.clone()
+    };
+    assert_eq!(project_of("b"), "/work/one");
+    assert_eq!(project_of("e"), "", "its folder does not say which");
+    assert_eq!(project_of("d"), "/work/three");
+    compact(&store, Tier::Deep);
+    for session in ["a", "b", "c", "d", "e"] {
+        assert_eq!(contents(&store, session), lines(50, 1));
+    }
     assert_sound(&store);
 }

@@ -73,6 +73,30 @@ impl ProjectState {
     }
 }
 
+/// The quick steps of a project: with its newest base. If there is none they make one, a makeshift
+/// that counts as made from nothing, so that the deep tier makes its own.
+pub(super) fn quick_batch(
+    project: String,
+    newest: Option<BaseInfo>,
+    steps: Vec<PlannedStep>,
+) -> PlannedBatch {
+    let raw_bytes: u64 = steps.iter().map(|step| step.raw_bytes).sum();
+    let base = match newest {
+        Some(newest) => BaseChoice::Keep {
+            base_id: newest.base_id,
+        },
+        None if steps.len() > 1 && raw_bytes >= BASE_SOURCE_BYTES_MIN => BaseChoice::Make {
+            project_raw_bytes: 0,
+        },
+        None => BaseChoice::None,
+    };
+    PlannedBatch {
+        project,
+        base,
+        steps,
+    }
+}
+
 /// Cuts the deep steps of a project into batches. `settled` are steps that would write segments
 /// again that are deep already, the newest first.
 pub(super) fn batches(
@@ -149,7 +173,18 @@ pub(super) struct NewBase {
     pub(super) encoded: Vec<u8>,
 }
 
-/// Makes a base from the messages of `steps`, which are read twice. `None` when they share too
+/// The steps that a base is made from: the first of a batch, which only the quick tier's can be
+/// bigger than that.
+fn sources(steps: &[PlannedStep]) -> Vec<&PlannedStep> {
+    let mut raw_bytes = 0;
+    let fits = |step: &&PlannedStep| {
+        raw_bytes += step.raw_bytes;
+        raw_bytes <= BASE_SOURCE_BYTES_MAX
+    };
+    steps.iter().take_while(fits).collect()
+}
+
+/// Makes a base from the messages of a batch, which are read twice. `None` when they share too
 /// little. `go_on` is asked after each step read.
 pub(super) fn make(
     store: &Store,
@@ -158,8 +193,11 @@ pub(super) fn make(
     level: i32,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<RunBase>> {
-    let mut each = |take: &mut dyn FnMut(&[Entry<'_>]) -> Result<(), SegmentError>| -> Result<()> {
-        for step in &batch.steps {
+    let mut each = |steps: &[&PlannedStep],
+                    take: &mut dyn FnMut(&[Entry<'_>]) -> Result<(), SegmentError>|
+     -> Result<Vec<usize>> {
+        let mut taken = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
             let Some(standing) = standing::read(store, step)? else {
                 continue;
             };
@@ -172,16 +210,20 @@ pub(super) fn make(
                 })
                 .collect();
             take(&entries).map_err(|error| name_step(step, error))?;
+            taken.push(index);
             if go_on().is_break() {
                 return Err(StoreError::Cancelled);
             }
         }
-        Ok(())
+        Ok(taken)
     };
+    let steps = sources(&batch.steps);
     let mut builder = v2::BaseBuilder::new();
-    each(&mut |entries| builder.observe(entries))?;
+    let observed = each(&steps, &mut |entries| builder.observe(entries))?;
     let mut collector = builder.into_collector(BASE_TEXT_BYTES_MAX);
-    each(&mut |entries| collector.collect(entries))?;
+    let kept = collector.collect_kept();
+    let rest: Vec<&PlannedStep> = observed[kept..].iter().map(|&at| steps[at]).collect();
+    each(&rest, &mut |entries| collector.collect(entries))?;
     let damaged = |error: SegmentError| {
         StoreError::damaged(
             None,
@@ -310,6 +352,38 @@ mod tests {
             .map(|s| s.raw_bytes)
             .sum();
         assert!(again <= BASE_SOURCE_BYTES_MAX, "{again}");
+    }
+
+    #[test]
+    fn the_quick_tier_makes_a_base_only_where_there_is_none() {
+        let newest = BaseInfo {
+            base_id: 7,
+            source_raw_bytes: MIB,
+        };
+        let steps = || vec![step(1, MIB), step(2, MIB)];
+        let base = |newest, steps| quick_batch("/p".to_owned(), newest, steps).base;
+        assert_eq!(base(Some(newest), steps()), BaseChoice::Keep { base_id: 7 });
+        assert_eq!(base(None, vec![step(1, MIB)]), BaseChoice::None);
+        let made = base(None, steps());
+        assert_eq!(
+            made,
+            BaseChoice::Make {
+                project_raw_bytes: 0
+            }
+        );
+        // The deep tier takes no base of the quick tier's for its own.
+        let makeshift = plan(state(Some(0), 2 * MIB), steps(), vec![]);
+        let project_raw_bytes = 2 * MIB;
+        assert_eq!(
+            choices(&makeshift),
+            [(BaseChoice::Make { project_raw_bytes }, 2)]
+        );
+    }
+
+    #[test]
+    fn a_base_is_made_from_a_bounded_part_of_a_batch() {
+        let steps: Vec<_> = (1..=40).map(|n| step(n, 4 * MIB)).collect();
+        assert_eq!(sources(&steps).len(), 16);
     }
 
     #[test]

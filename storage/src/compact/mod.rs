@@ -17,6 +17,7 @@ mod base;
 mod lease;
 mod plan;
 mod policy;
+mod project;
 mod reclaim;
 mod run;
 mod service;

@@ -2,7 +2,7 @@
 
 use crate::capacity::levels::Level;
 use crate::limits;
-use crate::segment::{CodecVersion, EncodeParams};
+use crate::segment::{CodecVersion, EncodeParams, v2};
 use crate::sql::segments::Tier;
 
 /// Settings of compaction.
@@ -41,7 +41,7 @@ impl Default for CompactionPolicy {
             },
             deep: EncodeParams {
                 version: CodecVersion::V2,
-                level: 17,
+                level: v2::DEEP_LEVEL,
             },
         }
     }

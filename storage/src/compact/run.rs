@@ -151,39 +151,53 @@ impl Store {
         // By project, because sessions of one project share a base.
         let mut pending: BTreeMap<(String, Tier), Vec<PlannedStep>> = BTreeMap::new();
         for session in self.candidates(request)? {
-            for step in self.plan_session(&session, request)? {
-                let project = session.meta.working_directory.clone();
-                pending.entry((project, step.tier)).or_default().push(step);
+            let steps = self.plan_session(&session, request)?;
+            if let Some(first) = steps.first() {
+                let project = (self.project_of(&session)?, first.tier);
+                pending.entry(project).or_default().extend(steps);
             }
         }
+        let mut adopted = None;
         let mut plan = CompactionPlan::default();
         for ((project, tier), steps) in pending {
             let batches = match tier {
-                Tier::Quick => vec![self.quick_batch(project, steps)?],
-                Tier::Deep => self.deep_batches(&project, steps, request)?,
+                Tier::Quick => vec![self.quick_batch(project, steps, &request.policy)?],
+                Tier::Deep => {
+                    let adopted = match &mut adopted {
+                        Some(known) => known,
+                        None => adopted.insert(self.adopted()?),
+                    };
+                    self.deep_batches(&project, steps, adopted, request)?
+                }
             };
             plan.batches.extend(batches);
         }
         Ok(plan)
     }
 
-    /// The quick tier makes no base, and uses the one that the deep tier has made.
-    fn quick_batch(&self, project: String, steps: Vec<PlannedStep>) -> Result<PlannedBatch> {
+    fn quick_batch(
+        &self,
+        project: String,
+        steps: Vec<PlannedStep>,
+        policy: &CompactionPolicy,
+    ) -> Result<PlannedBatch> {
+        if policy.quick.version == CodecVersion::V1 {
+            let base = BaseChoice::None;
+            return Ok(PlannedBatch {
+                project,
+                base,
+                steps,
+            });
+        }
         let newest = self.query("find the base", |c| sql::bases::newest(c, &project))?;
-        let base = newest.map_or(BaseChoice::None, |base| BaseChoice::Keep {
-            base_id: base.base_id,
-        });
-        Ok(PlannedBatch {
-            project,
-            base,
-            steps,
-        })
+        Ok(base::quick_batch(project, newest, steps))
     }
 
     fn deep_batches(
         &self,
         project: &str,
         pending: Vec<PlannedStep>,
+        adopted: &[(String, Session)],
         request: &CompactionRequest,
     ) -> Result<Vec<PlannedBatch>> {
         if request.policy.deep.version == CodecVersion::V1 {
@@ -198,7 +212,13 @@ impl Store {
             working_directory: Some(project.to_owned()),
             ..SessionFilter::default()
         };
-        let sessions = self.sessions(&filter)?.sessions;
+        let mut sessions = match project {
+            // Those without a directory are all in `adopted`.
+            "" => Vec::new(),
+            _ => self.sessions(&filter)?.sessions,
+        };
+        let theirs = adopted.iter().filter(|(by, _)| by == project);
+        sessions.extend(theirs.map(|(_, session)| session.clone()));
         let state = ProjectState {
             newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
             raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),

@@ -7,18 +7,66 @@ use rusqlite::Connection;
 
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
-use crate::limits::{READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT};
+use crate::limits::{
+    READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT,
+};
 use crate::message::Message;
-use crate::segment::{self, Base, DecodeLimits, DecodedSegment};
+use crate::segment::{Base, DecodeLimits, DecodedSegment};
 use crate::sql::db::Db;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
+
+use super::shared::Shared;
 
 /// What was decoded last. Messages never change, so it stays true whatever compaction does.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     decoded: Option<Decoded>,
+    /// The segment behind it, when it was decoded ahead.
+    ahead: Option<Decoded>,
     base: Option<Arc<Base>>,
+    shared: Arc<Shared>,
+    /// Whether to share bases with other replays, and to decode ahead.
+    is_replay: bool,
+    /// Whether a whole segment was decoded: then more are likely to be wanted.
+    is_long: bool,
+}
+
+impl Cursor {
+    /// For a replay, whose bases need not be read from the file each time.
+    pub(crate) fn of_replay(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            is_replay: true,
+            ..Self::default()
+        }
+    }
+
+    /// Makes the segment that was decoded ahead the one at hand, if it holds `sequence`.
+    fn advance(&mut self, sequence: u64) {
+        if !self.decoded.as_ref().is_some_and(|d| d.holds(sequence)) {
+            // Before the next is decoded: one segment less at a time.
+            if let Some(passed) = self.decoded.take() {
+                self.shared
+                    .with_decoder(|decoder| decoder.recycle(passed.messages));
+            }
+            self.decoded = self.ahead.take().filter(|d| d.holds(sequence));
+        }
+    }
+
+    fn base(&self, base_id: u64) -> Option<Arc<Base>> {
+        let own = self.base.as_ref().filter(|base| base.id() == base_id);
+        let shared = || self.is_replay.then(|| self.shared.base(base_id))?;
+        own.cloned().or_else(shared)
+    }
+
+    fn keep_base(&mut self, base: Option<&Arc<Base>>) {
+        let Some(base) = base else { return };
+        if self.is_replay {
+            self.shared.keep_base(base);
+        }
+        self.base = Some(Arc::clone(base));
+    }
 }
 
 #[derive(Debug)]
@@ -28,6 +76,10 @@ struct Decoded {
 }
 
 impl Decoded {
+    fn holds(&self, sequence: u64) -> bool {
+        (self.first_sequence..=self.last_sequence()).contains(&sequence)
+    }
+
     fn last_sequence(&self) -> u64 {
         self.first_sequence + self.messages.len() as u64 - 1
     }
@@ -39,7 +91,14 @@ const PARTIAL_MESSAGES_MAX: u64 = 64;
 /// Where a page comes from.
 enum Found {
     Hot(Vec<Message>),
-    Segment(SegmentInfo, Vec<u8>, Option<Arc<Base>>),
+    Segment(Stored, Option<Stored>),
+}
+
+/// A segment as the file has it, and what is needed to decode it.
+struct Stored {
+    info: SegmentInfo,
+    encoded: Vec<u8>,
+    base: Option<Arc<Base>>,
 }
 
 /// Messages `from..=to` of a session, as many as one page holds, at least one.
@@ -55,23 +114,62 @@ pub(crate) fn page(
     to: u64,
     cursor: &mut Cursor,
 ) -> Result<Vec<Message>> {
-    if let Some(decoded) = &cursor.decoded
-        && (decoded.first_sequence..=decoded.last_sequence()).contains(&from)
-    {
+    cursor.advance(from);
+    if let Some(decoded) = &cursor.decoded {
         return cut(id, decoded, from, to);
     }
-    match locate(db, connection, key, id, from, to, cursor.base.as_ref())? {
+    let shared = Arc::clone(&cursor.shared);
+    let helper = (cursor.is_replay && cursor.is_long)
+        .then(|| shared.helper())
+        .flatten();
+    let place = Place { key, id, from, to };
+    match locate(db, connection, &place, cursor, helper.is_some())? {
         Found::Hot(messages) => Ok(messages),
-        Found::Segment(info, encoded, base) => {
-            // Frees the one before while the next is decoded.
-            cursor.decoded = None;
-            let decoded = decode(id, &info, &encoded, base.as_deref(), from, to)?;
-            let page = cut(id, &decoded, from, to);
-            cursor.decoded = Some(decoded);
-            cursor.base = base.or(cursor.base.take());
-            page
+        Found::Segment(stored, next) => {
+            cursor.keep_base(stored.base.as_ref());
+            let (decoded, ahead) = match &next {
+                Some(next) => decode_both(&shared, &place, &stored, next),
+                None => (decode(&shared, id, &stored, from, to), None),
+            };
+            cursor.is_long |= !is_few(&stored.info, from, to);
+            cursor.ahead = ahead;
+            cut(id, cursor.decoded.insert(decoded?), from, to)
         }
     }
+}
+
+/// What a page is asked for.
+struct Place<'a> {
+    key: SessionKey,
+    id: &'a SessionId,
+    from: u64,
+    to: u64,
+}
+
+/// Decodes a segment here, and the one behind it on a second thread meanwhile. What is wrong with
+/// that one is told when its turn comes.
+fn decode_both(
+    shared: &Shared,
+    place: &Place<'_>,
+    stored: &Stored,
+    next: &Stored,
+) -> (Result<Decoded>, Option<Decoded>) {
+    let &Place { id, from, to, .. } = place;
+    std::thread::scope(|scope| {
+        let ahead = std::thread::Builder::new()
+            .name("read-ahead".to_owned())
+            .spawn_scoped(scope, || {
+                decode(shared, id, next, next.info.first_sequence, to)
+            });
+        let decoded = decode(shared, id, stored, from, to);
+        let ahead = ahead.ok().and_then(|thread| thread.join().ok()?.ok());
+        (decoded, ahead)
+    })
+}
+
+/// Whether so few messages are wanted of a segment that only they are put together.
+fn is_few(info: &SegmentInfo, from: u64, to: u64) -> bool {
+    to.min(info.last_sequence) - from < PARTIAL_MESSAGES_MAX
 }
 
 /// Where to go on after damage at `sequence`: behind the segment that holds it, or at the next
@@ -93,16 +191,11 @@ pub(crate) fn behind(
 }
 
 /// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
-fn decode(
-    id: &SessionId,
-    info: &SegmentInfo,
-    encoded: &[u8],
-    base: Option<&Base>,
-    from: u64,
-    to: u64,
-) -> Result<Decoded> {
+fn decode(shared: &Shared, id: &SessionId, stored: &Stored, from: u64, to: u64) -> Result<Decoded> {
+    let Stored { info, encoded, .. } = stored;
+    let base = stored.base.as_deref();
     let to = to.min(info.last_sequence);
-    let few = to - from < PARTIAL_MESSAGES_MAX;
+    let few = is_few(info, from, to);
     let (first, last) = if few {
         (from, to)
     } else {
@@ -111,13 +204,15 @@ fn decode(
     // Lossless: a segment holds at most SEGMENT_MESSAGES_MAX messages.
     let index = |sequence: u64| (sequence - info.first_sequence) as usize;
     let wanted = index(first)..index(last) + 1;
-    let messages = segment::decode_range(encoded, wanted, &DecodeLimits::default(), base).map_err(
-        |source| StoreError::Segment {
+    let messages = shared
+        .with_decoder(|decoder| {
+            decoder.decode_range(encoded, wanted, &DecodeLimits::default(), base)
+        })
+        .map_err(|source| StoreError::Segment {
             id: id.to_string(),
             first_sequence: info.first_sequence,
             source,
-        },
-    )?;
+        })?;
     let complete = messages.len() as u64 == last - first + 1;
     if !complete || (!few && messages.raw_bytes() as u64 != info.raw_bytes) {
         return Err(StoreError::damaged(
@@ -160,12 +255,11 @@ pub(crate) fn base_of(
 fn locate(
     db: &Db,
     connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    from: u64,
-    to: u64,
-    base: Option<&Arc<Base>>,
+    place: &Place<'_>,
+    cursor: &Cursor,
+    read_ahead: bool,
 ) -> Result<Found> {
+    let &Place { key, id, from, to } = place;
     // One snapshot for both tables: a compaction between the two look-ups would hide messages.
     let snapshot = if connection.is_autocommit() {
         Some(db.named("begin to read", connection.unchecked_transaction())?)
@@ -178,24 +272,13 @@ fn locate(
     )?;
     let found = match segment {
         Some(info) if info.first_sequence <= from => {
-            let encoded = db.named(
-                "read a segment",
-                sql::segments::encoded(connection, key, info.first_sequence),
-            )?;
-            let encoded = encoded.ok_or_else(|| {
-                StoreError::damaged(
-                    Some(id.as_str()),
-                    format!(
-                        "the segment at sequence {} has no bytes",
-                        info.first_sequence
-                    ),
-                )
-            })?;
-            let base = match info.base_id {
-                Some(base_id) => Some(base_of(db, connection, base_id, base)?),
-                None => None,
+            let stored = stored(db, connection, place, info, None, cursor)?;
+            let next = if read_ahead && info.raw_bytes <= READ_AHEAD_BYTES_MAX {
+                next_whole(db, connection, place, &stored, cursor)
+            } else {
+                None
             };
-            Found::Segment(info, encoded, base)
+            Found::Segment(stored, next)
         }
         next => {
             let to = next.map_or(to, |info| to.min(info.first_sequence - 1));
@@ -204,6 +287,69 @@ fn locate(
     };
     drop(snapshot);
     Ok(found)
+}
+
+/// The segment behind `before`, if all of it is wanted and it is not too big to be decoded ahead.
+/// What is wrong with it is told when its turn comes.
+fn next_whole(
+    db: &Db,
+    connection: &Connection,
+    place: &Place<'_>,
+    before: &Stored,
+    cursor: &Cursor,
+) -> Option<Stored> {
+    let first = before.info.last_sequence + 1;
+    if first > place.to {
+        return None;
+    }
+    let info = sql::segments::at_or_after(connection, place.key, first).ok()??;
+    let wanted = info.first_sequence == first
+        && !is_few(&info, first, place.to)
+        && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
+    if !wanted {
+        return None;
+    }
+    stored(db, connection, place, info, before.base.as_ref(), cursor).ok()
+}
+
+fn stored(
+    db: &Db,
+    connection: &Connection,
+    place: &Place<'_>,
+    info: SegmentInfo,
+    at_hand: Option<&Arc<Base>>,
+    cursor: &Cursor,
+) -> Result<Stored> {
+    let encoded = db.named(
+        "read a segment",
+        sql::segments::encoded(connection, place.key, info.first_sequence),
+    )?;
+    let encoded = encoded.ok_or_else(|| {
+        StoreError::damaged(
+            Some(place.id.as_str()),
+            format!(
+                "the segment at sequence {} has no bytes",
+                info.first_sequence
+            ),
+        )
+    })?;
+    let base = match info.base_id {
+        Some(base_id) => {
+            let cached = cursor.base(base_id);
+            Some(base_of(
+                db,
+                connection,
+                base_id,
+                at_hand.or(cached.as_ref()),
+            )?)
+        }
+        None => None,
+    };
+    Ok(Stored {
+        info,
+        encoded,
+        base,
+    })
 }
 
 fn hot_page(

@@ -1,12 +1,15 @@
 //! Reading: a pool of connections that cannot write, and the replay of a session.
 
 pub(crate) mod fetch;
+mod shared;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use r2d2::{Pool, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
 
+use self::shared::Shared;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::READER_WAIT_MS_MAX;
@@ -19,6 +22,7 @@ use crate::sql::db::{Db, set_up_reader};
 pub(crate) struct Readers {
     db: Db,
     pool: Pool<SqliteConnectionManager>,
+    shared: Arc<Shared>,
 }
 
 impl Readers {
@@ -41,6 +45,7 @@ impl Readers {
         Ok(Self {
             db: db.clone(),
             pool,
+            shared: Arc::default(),
         })
     }
 
@@ -108,7 +113,7 @@ impl ReadRange {
 /// A session's messages, in order, a page at a time.
 ///
 /// It holds no transaction and no connection between pages: a slow caller holds nobody up, and
-/// compaction may move messages meanwhile. Memory is bounded by one segment and one page. A
+/// compaction may move messages meanwhile. Memory is bounded by two segments and one page. A
 /// session deleted meanwhile ends it with [`StoreError::SessionNotFound`].
 ///
 /// An error about damaged bytes does not end the replay: what follows the damage comes after it.
@@ -138,7 +143,7 @@ impl Replay {
         if let Some(last) = range.last {
             next = next.max((end + 1).saturating_sub(last));
         }
-        let cursor = fetch::Cursor::default();
+        let cursor = fetch::Cursor::of_replay(Arc::clone(&readers.shared));
         Ok(Self {
             readers,
             session,

@@ -18,6 +18,9 @@ pub use anatomy::{Anatomy, KindBytes, Part, PartBytes, anatomy, by_kind};
 pub use header::{CodecVersion, Header};
 pub use v2::Base;
 
+/// Size of a buffer that a decoder keeps for the next segment.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
 /// One message to encode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
@@ -237,10 +240,59 @@ pub fn decode_range(
     limits: &DecodeLimits,
     base: Option<&Base>,
 ) -> Result<DecodedSegment, SegmentError> {
+    decode_in(bytes, wanted, limits, base, &mut v2::Buffers::default())
+}
+
+fn decode_in(
+    bytes: &[u8],
+    wanted: Range<usize>,
+    limits: &DecodeLimits,
+    base: Option<&Base>,
+    buffers: &mut v2::Buffers,
+) -> Result<DecodedSegment, SegmentError> {
     let (header, body) = Header::parse(bytes, limits)?;
     match header.version {
         CodecVersion::V1 => Ok(v1::decode(&header, body)?.narrowed(wanted)),
-        CodecVersion::V2 => v2::decode(&header, body, base, wanted),
+        CodecVersion::V2 => v2::decode(&header, body, base, wanted, buffers),
+    }
+}
+
+/// Decodes segment after segment in the same buffers: less to allocate, less to page in.
+#[derive(Default)]
+pub struct Decoder {
+    buffers: v2::Buffers,
+}
+
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").finish_non_exhaustive()
+    }
+}
+
+impl Decoder {
+    /// As [`decode_range`].
+    ///
+    /// # Errors
+    /// As for [`decode_range`].
+    pub fn decode_range(
+        &mut self,
+        bytes: &[u8],
+        wanted: Range<usize>,
+        limits: &DecodeLimits,
+        base: Option<&Base>,
+    ) -> Result<DecodedSegment, SegmentError> {
+        let decoded = decode_in(bytes, wanted, limits, base, &mut self.buffers);
+        self.buffers.trim(KEPT_BYTES_MAX);
+        decoded
+    }
+
+    /// Takes the memory of messages that nobody holds any more, for those decoded next.
+    pub fn recycle(&mut self, messages: DecodedSegment) {
+        let bytes = messages.bytes.len();
+        let better = bytes <= KEPT_BYTES_MAX && bytes > self.buffers.out.capacity();
+        if better && messages.bytes.is_unique() {
+            self.buffers.out = messages.bytes.into();
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows of `imports` and `joins`.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
@@ -81,6 +81,36 @@ pub(crate) fn of_session(
         .query_map([key.as_i64()], record)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     Ok(with_joins(connection, rows)?.pop())
+}
+
+/// The file that a session was imported from.
+pub(crate) fn source_path(
+    connection: &Connection,
+    key: SessionKey,
+) -> rusqlite::Result<Option<Vec<u8>>> {
+    connection
+        .prepare_cached("SELECT source_path FROM imports WHERE session_key = ?1")?
+        .query_row([key.as_i64()], |row| row.get(0))
+        .optional()
+}
+
+/// Working directories of the sessions imported from below `folder`, which ends with a
+/// separator: two at most.
+pub(crate) fn directories_below(
+    connection: &Connection,
+    folder: &[u8],
+) -> rusqlite::Result<Vec<String>> {
+    let mut end = folder.to_vec();
+    if let Some(separator) = end.last_mut() {
+        *separator = separator.saturating_add(1);
+    }
+    connection
+        .prepare_cached(
+            "SELECT DISTINCT working_directory FROM imports JOIN sessions USING (session_key)
+             WHERE source_path >= ?1 AND source_path < ?2 AND working_directory <> '' LIMIT 2",
+        )?
+        .query_map([folder, &end], |row| row.get(0))?
+        .collect()
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<(SessionKey, ImportRecord)> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::anatomy::{Part, Parts};
 use super::super::{Header, SegmentError};
 use super::Base;
-use super::body::{Body, Main};
+use super::body::{Body, Inflated, Main};
 use super::needed_base;
 use super::shape::{Kind, compile};
 
@@ -18,7 +18,9 @@ pub(in super::super) fn anatomy(
 ) -> Result<Option<u64>, SegmentError> {
     let body = Body::parse(bytes, header.raw_bytes as usize, header.messages as usize)?;
     let base = needed_base(body.base_id, base)?;
-    let (stream, blobs) = body.inflate(base)?;
+    let mut inflated = Inflated::default();
+    body.inflate(base, &mut inflated)?;
+    let Inflated { main, blobs, .. } = &inflated;
 
     let digests = body.digests.len() * 4;
     let ids = body.id_bytes.len() + body.id_pairs.len();
@@ -33,7 +35,7 @@ pub(in super::super) fn anatomy(
         parts.exact(Part::Blobs, blobs.len(), body.blob_frame.len());
     }
 
-    let shared = shared_parts(&stream)?;
+    let shared = shared_parts(main)?;
     let dictionary = base.map_or(&[][..], Base::text);
     parts.shared(&shared, dictionary, body.main_frame.len())?;
     Ok(body.base_id)

@@ -121,7 +121,7 @@ impl Base {
             });
             at = end;
         }
-        let text = frame::decompress(cursor.take(text_frame)?, &[], text_bytes, "base text")?;
+        let text = frame::decompress(cursor.take(text_frame)?, text_bytes, "base text")?;
         let frames = bytes.slice_ref(cursor.take(at)?);
         if !cursor.rest().is_empty() {
             return Err(SegmentError::Inconsistent {
@@ -186,6 +186,6 @@ impl Base {
         };
         let blob = self.blobs.get(number).ok_or(MISSING)?;
         let frame = self.frames.get(blob.frame.clone()).ok_or(MISSING)?;
-        frame::decompress(frame, &[], blob.bytes, "base blob")
+        frame::decompress(frame, blob.bytes, "base blob")
     }
 }

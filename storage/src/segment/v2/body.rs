@@ -192,13 +192,37 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// The main stream and the blobs, decompressed.
-    pub(super) fn inflate(&self, base: Option<&Base>) -> Result<(Vec<u8>, Vec<u8>), SegmentError> {
+    /// Decompresses the main stream and the blobs.
+    pub(super) fn inflate(
+        &self,
+        base: Option<&Base>,
+        into: &mut Inflated,
+    ) -> Result<(), SegmentError> {
         let dictionary = base.map_or(&[][..], Base::text);
-        let main = frame::decompress(self.main_frame, dictionary, self.main_bytes, "columns")?;
-        let blobs = frame::decompress(self.blob_frame, &[], self.blob_bytes, "decoded base64")?;
-        Ok((main, blobs))
+        let Inflated { zstd, main, blobs } = into;
+        zstd.decompress(
+            self.main_frame,
+            dictionary,
+            self.main_bytes,
+            "columns",
+            main,
+        )?;
+        zstd.decompress(
+            self.blob_frame,
+            &[],
+            self.blob_bytes,
+            "decoded base64",
+            blobs,
+        )
     }
+}
+
+/// A segment's streams, decompressed, in buffers that serve one segment after the other.
+#[derive(Default)]
+pub(in super::super) struct Inflated {
+    zstd: frame::Decompressor,
+    pub(super) main: Vec<u8>,
+    pub(super) blobs: Vec<u8>,
 }
 
 /// The main stream's parts.

@@ -7,7 +7,10 @@
 //! 2. [`BaseCollector::collect`] takes the runs of stretches that occur more than once, at their
 //!    first occurrence, with the short gaps between them: whole passages compress better.
 //!
-//! Memory: about 60 MB for the counts, a few times the base for the runs, and one segment.
+//! What the first pass has taken apart is kept for the second, as far as [`KEPT_BYTES_MAX`] goes.
+//!
+//! Memory: about 60 MB for the counts, a few times the base for the runs, what is kept, and one
+//! segment.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -23,7 +26,7 @@ use crate::limits::{
 const STRETCH_BYTES: usize = 32;
 /// Counts kept; when there are more, every second is forgotten and the sample halves.
 const COUNTS_MAX: usize = 1 << 21;
-/// One stretch in so many is counted at first.
+/// One stretch in so many is counted at first: a power of two.
 const SAMPLE_FIRST: u64 = 8;
 /// Unshared bytes inside a run that do not end it.
 const GAP_BYTES_MAX: usize = 250;
@@ -33,6 +36,10 @@ const RUN_BYTES_MIN: usize = 48;
 const TEXT_BYTES_MIN: usize = 4 << 10;
 /// Smaller blobs are left to the segments.
 const BLOB_BYTES_MIN: usize = 1 << 10;
+/// Bytes of segments taken apart that are kept from the first pass for the second.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+/// zstd takes a dictionary that begins like this for one of its own making.
+const DICTIONARY_MAGIC: [u8; 4] = 0xec30_a437_u32.to_le_bytes();
 /// Runs are thinned out when they exceed this many times what the base may hold.
 const POOL_FACTOR: usize = 3;
 
@@ -49,6 +56,9 @@ pub struct BaseBuilder {
     blobs: HashMapOf<u128, Count>,
     sample: u64,
     segment: u32,
+    /// The first segments, taken apart.
+    kept: Vec<Parts>,
+    kept_bytes: usize,
 }
 
 impl Default for BaseBuilder {
@@ -58,6 +68,8 @@ impl Default for BaseBuilder {
             blobs: HashMapOf::default(),
             sample: SAMPLE_FIRST,
             segment: 0,
+            kept: Vec::new(),
+            kept_bytes: 0,
         }
     }
 }
@@ -107,6 +119,12 @@ impl BaseBuilder {
                 };
             }
         }
+        let bytes = parts.main.len() + parts.blobs.len();
+        let all_kept = self.kept.len() == segment as usize;
+        if all_kept && self.kept_bytes + bytes <= KEPT_BYTES_MAX {
+            self.kept_bytes += bytes;
+            self.kept.push(parts);
+        }
         Ok(())
     }
 
@@ -152,13 +170,26 @@ impl BaseCollector {
     /// # Errors
     /// As for [`BaseBuilder::observe`].
     pub fn collect(&mut self, entries: &[Entry<'_>]) -> Result<(), SegmentError> {
-        let parts = split_for_base(entries)?;
+        self.collect_parts(&split_for_base(entries)?);
+        Ok(())
+    }
+
+    fn collect_parts(&mut self, parts: &Parts) {
         self.collect_text(&parts.main);
-        self.collect_blobs(&parts);
+        self.collect_blobs(parts);
         if self.run_bytes > POOL_FACTOR * self.text_bytes_max {
             self.thin(2 * self.text_bytes_max);
         }
-        Ok(())
+    }
+
+    /// Collects from the first segments observed, as many as were kept, and says how many those
+    /// are: the second pass goes on behind them.
+    pub fn collect_kept(&mut self) -> usize {
+        let kept = std::mem::take(&mut self.counts.kept);
+        for parts in &kept {
+            self.collect_parts(parts);
+        }
+        kept.len()
     }
 
     /// Encodes the base at a zstd level, 1 to 22. Nothing if the segments share too little.
@@ -170,12 +201,15 @@ impl BaseCollector {
         if self.run_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
             return Ok(None);
         }
-        let text: Vec<u8> = self
+        let mut text: Vec<u8> = self
             .runs
             .iter()
             .flat_map(|run| &run.bytes)
             .copied()
             .collect();
+        if text.starts_with(&DICTIONARY_MAGIC) {
+            text.remove(0);
+        }
         Base::encode(&text, &self.blobs, level).map(Some)
     }
 
@@ -283,9 +317,11 @@ fn each_stretch(bytes: &[u8], sample: u64, mut visit: impl FnMut(usize, u64)) {
         hash.wrapping_mul(FACTOR).wrapping_add(term(byte))
     });
     let mut at = 0;
+    // A power of two: a division for each byte would take longer than all else here.
+    let mask = sample - 1;
     loop {
         let mixed = hash ^ hash >> 29;
-        if mixed % sample == 0 {
+        if mixed & mask == 0 {
             visit(at, mixed);
         }
         let (Some(&oldest), Some(&newest)) = (bytes.get(at), bytes.get(at + STRETCH_BYTES)) else {

@@ -40,14 +40,7 @@ pub(super) fn find_special(bytes: &[u8], from: usize) -> usize {
     };
     let (words, tail) = rest.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (LOW_BITS * u64::from(b'"'));
-        let backslash = word ^ (LOW_BITS * u64::from(b'\\'));
-        // The classic zero-byte test; it may err only above a true hit, and the lowest is taken.
-        let found = (quote.wrapping_sub(LOW_BITS) & !quote)
-            | (backslash.wrapping_sub(LOW_BITS) & !backslash)
-            | (word.wrapping_sub(LOW_BITS * 0x20) & !word);
-        let found = found & HIGH_BITS;
+        let found = specials_of_8(*word);
         if found != 0 {
             return from + index * 8 + (found.trailing_zeros() / 8) as usize;
         }
@@ -58,6 +51,32 @@ pub(super) fn find_special(bytes: &[u8], from: usize) -> usize {
             .iter()
             .position(|&b| is_special(b))
             .unwrap_or(tail.len())
+}
+
+/// The high bit of the first special byte is set, and of none before it.
+fn specials_of_8(word: [u8; 8]) -> u64 {
+    let word = u64::from_le_bytes(word);
+    let quote = word ^ (LOW_BITS * u64::from(b'"'));
+    let backslash = word ^ (LOW_BITS * u64::from(b'\\'));
+    // The classic zero-byte test; it may err only above a true hit, and the lowest is taken.
+    let found = (quote.wrapping_sub(LOW_BITS) & !quote)
+        | (backslash.wrapping_sub(LOW_BITS) & !backslash)
+        | (word.wrapping_sub(LOW_BITS * 0x20) & !word);
+    found & HIGH_BITS
+}
+
+/// Position of the first special byte; 16 if there is none.
+pub(super) fn first_special_of_16(bytes: &[u8; 16]) -> usize {
+    let [low, high] = [0, 8].map(|at| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[at..at + 8]);
+        specials_of_8(word)
+    });
+    if low != 0 {
+        (low.trailing_zeros() / 8) as usize
+    } else {
+        8 + (high.trailing_zeros() / 8) as usize
+    }
 }
 
 fn is_special(byte: u8) -> bool {

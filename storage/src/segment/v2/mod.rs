@@ -39,6 +39,7 @@ pub(super) use anatomy::anatomy;
 pub use base::Base;
 pub use builder::{BaseBuilder, BaseCollector};
 
+pub(super) use self::body::Inflated;
 use self::body::{Body, Main, Parts};
 use self::splitter::Splitter;
 use self::text::Output;
@@ -56,6 +57,8 @@ const BLOB_LEVEL: i32 = 3;
 /// Level for it in the deep tier. Only zstd's most patient levels find anything in images, up to
 /// 8 % of them.
 const BLOB_LEVEL_DEEP: i32 = 19;
+/// The deep tier's level, tuned for its speed; see `docs/design/codec.md` for what others bring.
+pub const DEEP_LEVEL: i32 = 16;
 /// Levels from here on are the deep tier's.
 const DEEP_LEVEL_MIN: i32 = 13;
 
@@ -283,28 +286,51 @@ pub(super) fn base_id(header: &Header, body: &[u8]) -> Result<Option<u64>, Segme
     Ok(Body::parse(body, header.raw_bytes as usize, header.messages as usize)?.base_id)
 }
 
+/// What decoding works in.
+#[derive(Default)]
+pub(super) struct Buffers {
+    inflated: Inflated,
+    /// Given away with the messages, and given back by callers who are done with them.
+    pub(super) out: Vec<u8>,
+}
+
+impl Buffers {
+    /// Lets go of buffers beyond `bytes_max`: one huge message must not hold its memory for ever.
+    pub(super) fn trim(&mut self, bytes_max: usize) {
+        let Inflated { main, blobs, .. } = &mut self.inflated;
+        for buffer in [main, blobs, &mut self.out] {
+            if buffer.capacity() > bytes_max {
+                *buffer = Vec::new();
+            }
+        }
+    }
+}
+
 /// Decodes messages `wanted` (from 0) and nothing behind them; those before are passed over.
 pub(super) fn decode(
     header: &Header,
     body: &[u8],
     base: Option<&Base>,
     wanted: Range<usize>,
+    buffers: &mut Buffers,
 ) -> Result<DecodedSegment, SegmentError> {
     let (raw_bytes, messages) = (header.raw_bytes as usize, header.messages as usize);
     let body = Body::parse(body, raw_bytes, messages)?;
     let base = needed_base(body.base_id, base)?;
-    let (main, blobs) = body.inflate(base)?;
-    join(header, &body, &main, &blobs, base, wanted)
+    body.inflate(base, &mut buffers.inflated)?;
+    let out = std::mem::take(&mut buffers.out);
+    let Inflated { main, blobs, .. } = &buffers.inflated;
+    join(header, &body, (main, blobs), base, wanted, out)
 }
 
 /// The second half of [`decode`]: all but decompression.
 fn join(
     header: &Header,
     body: &Body<'_>,
-    main: &[u8],
-    blobs: &[u8],
+    (main, blobs): (&[u8], &[u8]),
     base: Option<&Base>,
     wanted: Range<usize>,
+    out: Vec<u8>,
 ) -> Result<DecodedSegment, SegmentError> {
     let (raw_bytes, messages) = (header.raw_bytes as usize, header.messages as usize);
     let wanted = wanted.start.min(messages)..wanted.end.min(messages);
@@ -313,7 +339,7 @@ fn join(
     let mut joiner = main.joiner(body, blobs, base);
 
     let whole = wanted == (0..messages);
-    let mut out = Output::new(raw_bytes, if whole { raw_bytes } else { 0 });
+    let mut out = Output::new(raw_bytes, out, if whole { raw_bytes } else { 0 });
     let mut ends = Vec::with_capacity(wanted.len());
     let mut digests = body.digests.iter();
     let mut grouping = Grouping::default();

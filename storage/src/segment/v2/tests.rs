@@ -280,11 +280,12 @@ fn targets() -> Vec<Target> {
             let (header, body) = Header::parse(&segment, &DecodeLimits::default()).unwrap();
             let parsed =
                 Body::parse(body, header.raw_bytes as usize, header.messages as usize).unwrap();
-            let (main, blobs) = parsed.inflate(None).unwrap();
+            let mut inflated = Inflated::default();
+            parsed.inflate(None, &mut inflated).unwrap();
             Target {
                 header,
-                main,
-                blobs,
+                main: inflated.main,
+                blobs: inflated.blobs,
                 body: body.to_vec(),
             }
         })
@@ -323,7 +324,7 @@ fn fuzz(seed: u64, executions: usize) -> usize {
             let Ok(body) = Body::parse(&target.body, raw_bytes, messages) else {
                 continue;
             };
-            join(&header, &body, &main, &blobs, None, wanted)
+            join(&header, &body, (&main, &blobs), None, wanted, Vec::new())
         };
         if let Ok(decoded) = decoded {
             assert!(decoded.raw_bytes() <= raw_bytes && decoded.len() <= messages);
