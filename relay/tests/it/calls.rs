@@ -197,3 +197,28 @@ async fn big_messages_pass_up_to_the_bound_and_not_one_byte_over() {
     assert!(status.message().contains("message_bytes_max"), "{status:?}");
     client.unary("Unary", Bytes::new()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_has_a_trace_at_the_daemon_whether_its_caller_sent_one_or_not() {
+    let relay = Relay::start(RelayOptions::default()).await;
+    let (_tunnel, _) = relay.daemon("m-1").await;
+    let client = relay.client("m-1").await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for said in [Some(parent), Some("nonsense"), None] {
+        let mut request = Request::new(Bytes::new());
+        if let Some(said) = said {
+            let sent = request.metadata_mut();
+            sent.insert("traceparent", said.parse().unwrap());
+        }
+        let answer = client.unary("Metadata", request).await.unwrap();
+        let lines = String::from_utf8_lossy(answer.get_ref()).into_owned();
+        let arrived = lines
+            .lines()
+            .find_map(|line| line.strip_prefix("traceparent: "));
+        let arrived = arrived.unwrap();
+        match said {
+            Some(said) if said == parent => assert_eq!(arrived, parent),
+            _ => assert_eq!(arrived.len(), parent.len(), "{arrived}"),
+        }
+    }
+}

@@ -411,6 +411,10 @@ impl Caller {
                 Some(how) => {
                     say(&format!("waits {next} {how}"));
                     next += 1;
+                    if how == "buffered" {
+                        // Else there would always be some that wait, and none would go directly.
+                        rest().await;
+                    }
                 }
                 None => rest().await,
             }

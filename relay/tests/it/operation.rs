@@ -97,6 +97,8 @@ async fn metrics_count_and_say_nothing_of_contents() {
     }
 }
 
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_hold_no_contents_and_no_tokens() {
     let folder = Folder::init();
@@ -107,10 +109,11 @@ async fn logs_hold_no_contents_and_no_tokens() {
     let authority = folder.file("authority.pem");
     let token = folder.token("ann", &["m-1", "away"]);
     let caller = client(&relay, &authority, "m-1", Some(&token)).await;
-    caller
-        .unary("Unary", Bytes::from_static(b"very-secret"))
-        .await
-        .unwrap();
+    let mut traced = tonic::Request::new(Bytes::from_static(b"very-secret"));
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let sent = traced.metadata_mut();
+    sent.insert("traceparent", parent.parse().unwrap());
+    caller.unary("Unary", traced).await.unwrap();
     let away = client(&relay, &authority, "away", Some(&token)).await;
     let asked = super::waiting::request("key-1", None, b"very-secret");
     away.unary("Record", asked).await.unwrap_err();
@@ -120,10 +123,88 @@ async fn logs_hold_no_contents_and_no_tokens() {
     drop(relay);
     let logged = std::fs::read_to_string(log).unwrap();
     assert!(logged.contains("tunnel open"), "{logged}");
+    assert!(logged.contains(TRACE), "{logged}");
     let signature = token.rsplit('.').next().unwrap();
     for private in ["very-secret", signature] {
         assert!(!logged.contains(private), "{private} in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_short_of_files_says_so_and_lets_in_only_as_many_as_there_are_files_for() {
+    let folder = Folder::init();
+    let log = folder.file("relay.log");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 300; exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_betcode-relay"))
+        .arg("--state-folder")
+        .arg(folder.path.path())
+        .arg("serve")
+        .env("BETCODE_RELAY_TUNNELS_MAX", "10")
+        .stderr(std::fs::File::create(&log).unwrap());
+    let relay = Running::spawn(command, (0, 0));
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        told.contains("300 files") && told.contains("LimitNOFILE"),
+        "{told}"
+    );
+    // 300, less those besides and the ten of tunnels.
+    let room = 300 - betcode_relay::limits::FILES_BESIDE - 10;
+    let connect = |_| {
+        let stream = std::net::TcpStream::connect(relay.clients).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let connected: Vec<_> = (0..60).map(connect).collect();
+    let is_closed = |stream: &&std::net::TcpStream| {
+        let waits = std::io::ErrorKind::WouldBlock;
+        !stream
+            .peek(&mut [0; 1])
+            .is_err_and(|error| error.kind() == waits)
+    };
+    until("those over the room are closed, and no others", || {
+        connected.iter().filter(is_closed).count() == 60 - room
+    })
+    .await;
+    // Its own work has files left.
+    let options = folder.enrolled(&relay, "m-1").await;
+    let (_tunnel, _) = daemon(options).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_manager_is_told_of_readiness_life_and_the_end() {
+    let folder = Folder::init();
+    let path = folder.file("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let wait = Some(Duration::from_secs(20));
+    socket.set_read_timeout(wait).unwrap();
+    let told = |word: &str| {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = socket.recv(&mut bytes).expect(word);
+            if String::from_utf8_lossy(&bytes[..length]).contains(word) {
+                return;
+            }
+        }
+    };
+    let mut command = folder.command();
+    command
+        .arg("serve")
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "200000")
+        .env("RUST_LOG", "error");
+    let mut relay = Running::spawn(command, (0, 0));
+    for word in ["READY=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        told(word);
+    }
+    relay.signal("HUP");
+    for word in ["RELOADING=1", "READY=1", "WATCHDOG=1"] {
+        told(word);
+    }
+    relay.signal("TERM");
+    told("STOPPING=1");
+    assert!(relay.wait().success());
 }
 
 #[test]

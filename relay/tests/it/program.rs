@@ -126,7 +126,8 @@ impl Running {
         Self::spawn(command, (0, 0))
     }
 
-    fn spawn(mut command: Command, ports: (u16, u16)) -> Self {
+    /// Starts what `command` says, with listeners at these ports.
+    pub(crate) fn spawn(mut command: Command, ports: (u16, u16)) -> Self {
         let mut child = command
             .args(["--client-listen", &format!("127.0.0.1:{}", ports.0)])
             .args(["--tunnel-listen", &format!("127.0.0.1:{}", ports.1)])

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use betcode_daemon::server::Daemon;
 use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
 use betcode_schema_grpc::history::{FollowRequest, ListSessionsRequest};
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
@@ -9,7 +10,9 @@ use betcode_schema_grpc::v1::{HealthDetailsRequest, HealthDetailsResponse, Servi
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::support::{Appender, Served, batch, connect, followed, read_all, serve, within};
+use super::support::{
+    Appender, Served, batch, connect, followed, read_all, serve, settings_in, within,
+};
 
 fn follow() -> FollowRequest {
     FollowRequest {
@@ -127,4 +130,21 @@ async fn a_daemon_that_stops_ends_calls_through_the_tunnel_and_leaves_in_time() 
     let away = within(client.list_sessions(list)).await.unwrap_err();
     assert_eq!(away.code(), Code::Unavailable, "{away}");
     drop(through);
+}
+
+#[tokio::test]
+async fn a_daemon_without_usable_credentials_serves_its_machine_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings_in(folder.path(), &[("relay_address", "127.0.0.1:1")]);
+    let daemon = Daemon::start(settings.clone()).await.unwrap();
+    let channel = connect(&settings.socket).await.unwrap();
+    let mut health = BetCodeHealthClient::new(channel.clone());
+    let told = health.get_health_details(HealthDetailsRequest {}).await;
+    let told = told.unwrap().into_inner();
+    assert!(told.degraded && told.degraded_reason.contains("betcode-daemon enrol"));
+    assert_eq!(told.overall_status(), ServingStatus::Serving);
+    let mut history = HistoryServiceClient::new(channel);
+    let list = ListSessionsRequest::default();
+    history.list_sessions(list).await.unwrap();
+    assert!(daemon.stop().await);
 }
