@@ -387,10 +387,10 @@ fn an_imported_session_without_a_directory_belongs_with_those_of_its_folder() {
         };
         store.append(batch).unwrap();
     };
-    import("a", "/logs/one/a.jsonl", "/work/one");
+    import("a", "/logs/one/a.jsonl", "/home/dev/one");
     import("b", "/logs/one/b.jsonl", "");
-    import("c", "/logs/two/c.jsonl", "/work/two");
-    import("d", "/logs/two/d.jsonl", "/work/three");
+    import("c", "/logs/two/c.jsonl", "/home/dev/two");
+    import("d", "/logs/two/d.jsonl", "/home/dev/three");
     import("e", "/logs/two/e.jsonl", "");
     let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
     let project_of = |session: &str| {
@@ -398,9 +398,9 @@ fn an_imported_session_without_a_directory_belongs_with_those_of_its_folder() {
         let batch = batches.find(|b| b.steps.iter().any(|s| s.session == id(session)));
         batch.unwrap().project.clone()
     };
-    assert_eq!(project_of("b"), "/work/one");
+    assert_eq!(project_of("b"), "/home/dev/one");
     assert_eq!(project_of("e"), "", "its folder does not say which");
-    assert_eq!(project_of("d"), "/work/three");
+    assert_eq!(project_of("d"), "/home/dev/three");
     compact(&store, Tier::Deep);
     for session in ["a", "b", "c", "d", "e"] {
         assert_eq!(contents(&store, session), lines(50, 1));
