@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use betcode_storage::{
@@ -18,6 +19,10 @@ use bytes::Bytes;
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 const RESIDENT_BYTES_MAX: u64 = 100_000_000;
+/// What a step of compaction may have resident, the process around it included.
+const STEP_BYTES_MAX: u64 = 256_000_000;
+/// What a reader may.
+const READER_BYTES_MAX: u64 = 64_000_000;
 
 /// Limits that big sessions stay below.
 fn roomy() -> StoreOptions {
@@ -185,4 +190,86 @@ fn a_line_of_16_mib_is_history_like_any_other() {
 #[ignore = "lines of up to 100 MiB"]
 fn lines_up_to_the_highest_limit_are_history_like_any_other() {
     long_lines(&[64 << 20, 100 << 20]);
+}
+
+/// Runs `betcode-db` on a store, and the most memory it had resident.
+fn peak_of_tool(db: &Path, arguments: &[&str]) -> u64 {
+    let mut tool = Command::new(WORKER)
+        .args(["tool", "--db"])
+        .arg(db)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", tool.id());
+    let mut peak_kib = 0;
+    let ended = loop {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        peak_kib = peak_kib.max(peak.unwrap_or(0));
+        if let Some(ended) = tool.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(ended.success(), "{arguments:?}");
+    peak_kib * 1024
+}
+
+/// Compacts and reads in processes of their own, with the settings that users have.
+fn within_bounds(db: &Path, session: &str) {
+    let quick = peak_of_tool(db, &["compact", "--tier", "quick"]);
+    let deep = peak_of_tool(db, &["compact"]);
+    let whole = peak_of_tool(db, &["cat", session]);
+    let last = peak_of_tool(db, &["cat", session, "--last", "1"]);
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    eprintln!(
+        "peak of resident memory: quick {:.1} MB, deep {:.1} MB, replay {:.1} MB, last message \
+         {:.1} MB",
+        mb(quick),
+        mb(deep),
+        mb(whole),
+        mb(last)
+    );
+    assert!(quick.max(deep) <= STEP_BYTES_MAX, "{quick} {deep}");
+    assert!(whole.max(last) <= READER_BYTES_MAX, "{whole} {last}");
+}
+
+#[test]
+fn messages_of_10_mb_are_compacted_and_read_in_bounded_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("history.db");
+    let store = Store::open(&db, roomy()).unwrap();
+    let picture = String::from_utf8(image(10_000_000).to_vec()).unwrap();
+    let prose = "a line of prose, \\\"quoted\\\"\\n".repeat(350_000);
+    for n in 0..2 {
+        let lines = [
+            format!(r#"{{"n":{n},"source":{{"type":"base64","data":"{picture}"}}}}"#),
+            format!(r#"{{"n":{n},"text":"{prose}"}}"#),
+            format!(r#"{{"n":{n},"text":"-{picture}"}}"#),
+        ];
+        for line in lines {
+            store
+                .append(Batch::new(id("big"), vec![Bytes::from(line)]))
+                .unwrap();
+        }
+    }
+    drop(store);
+    within_bounds(&db, "big");
+}
+
+#[test]
+#[ignore = "needs BETCODE_MEMORY_CORPUS, a folder of sessions"]
+fn a_folder_of_sessions_is_compacted_and_read_in_bounded_memory() {
+    let sessions = std::env::var("BETCODE_MEMORY_CORPUS").expect("a folder of sessions");
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("history.db");
+    peak_of_tool(&db, &["import", &sessions]);
+    let store = Store::open(&db, roomy()).unwrap();
+    let all = store.sessions(&Default::default()).unwrap().sessions;
+    let biggest = all.iter().max_by_key(|s| s.raw_bytes).unwrap();
+    drop(store);
+    within_bounds(&db, biggest.id.as_str());
 }
