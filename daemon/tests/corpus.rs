@@ -211,7 +211,13 @@ async fn every_line_of_real_sessions_is_told_once_wherever_a_replay_begins() {
     files(Path::new(&folder), &mut paths);
     paths.sort();
     assert!(!paths.is_empty(), "no *.jsonl below {folder:?}");
-    let served = serve(&[("max_db_bytes", "1000000000")]).await;
+    let served = serve(&[
+        ("max_db_bytes", "1000000000"),
+        ("max_sessions", "90"),
+        ("max_clients", "10"),
+        ("compaction", "false"),
+    ])
+    .await;
     let (mut total, mut events_total) = (0, 0);
     for (at, path) in paths.iter().enumerate() {
         let lines = lines_of(&std::fs::read(path).unwrap());

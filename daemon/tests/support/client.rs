@@ -158,13 +158,12 @@ pub(crate) async fn run() {
     let mut words = work.splitn(4, ' ');
     let mut word = || words.next().unwrap().to_owned();
     let (verb, session, from, socket) = (word(), word(), word().parse().unwrap(), word());
-    let Ok(channel) = connect(Path::new(&socket)).await else {
-        return;
-    };
-    let client = HistoryServiceClient::new(channel);
-    match verb.as_str() {
-        "append" => append(client, session, from).await,
-        _ => follow(client, session, from).await,
+    let socket = Path::new(&socket);
+    if verb == "follow" {
+        return follow(socket, session, from).await;
+    }
+    if let Ok(channel) = connect(socket).await {
+        append(HistoryServiceClient::new(channel), session, from).await;
     }
 }
 
@@ -202,28 +201,40 @@ async fn append(mut client: History, session: String, from: u64) {
     }
 }
 
-async fn follow(mut client: History, session: String, from: u64) {
+/// Follows for ever: a client that was stopped for long finds its connection closed, for it answered
+/// no ping, and goes on behind what it has.
+async fn follow(socket: &Path, session: String, from: u64) {
+    let mut next = from;
+    loop {
+        if let Ok(channel) = connect(socket).await {
+            let client = HistoryServiceClient::new(channel);
+            follow_once(client, &session, &mut next).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn follow_once(mut client: History, session: &str, next: &mut u64) {
     let request = FollowRequest {
-        session_id: session.clone(),
-        from_sequence: from,
+        session_id: session.to_owned(),
+        from_sequence: *next,
     };
     let Ok(answers) = client.follow(request).await else {
         return;
     };
     let mut answers = answers.into_inner();
-    let mut next = from;
     while let Ok(Some(answer)) = answers.message().await {
         for message in answer.messages {
-            if message.sequence != next || message.payload != line(&session, next) {
+            if message.sequence != *next || message.payload != line(session, *next) {
                 let (at, bytes) = (message.sequence, message.payload.len());
                 tell(&format!(
                     "{next} was to come, and {at} came, of {bytes} bytes"
                 ));
-                return;
+                std::process::exit(1);
             }
-            next += 1;
+            *next += 1;
         }
         // Also when there was nothing to send: it has all there is.
-        tell(&(next - 1).to_string());
+        tell(&(*next - 1).to_string());
     }
 }
