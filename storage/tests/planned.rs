@@ -1,5 +1,5 @@
 //! The plan's constants beside what this machine measures. Run it with
-//! `cargo nextest run -p betcode-storage --run-ignored only --no-capture -E 'binary(planned)'`.
+//! `cargo test --release -p betcode-storage --test planned -- --ignored --nocapture --test-threads 1`.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,11 @@ const MESSAGES_PER_HOUR: usize = 200;
 
 /// Records `sessions` session-hours of the plan: lines that share words, as agents' lines do.
 fn record(path: &Path, sessions: usize) -> Store {
-    let store = Store::open(path, StoreOptions::default()).unwrap();
+    let options = StoreOptions {
+        db_bytes_max: 10_000_000_000,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(path, options).unwrap();
     let mut seed = 1_u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -140,4 +144,36 @@ fn the_plans_constants_beside_what_is_measured() {
         &bytes(DAEMON_SESSION_BYTES.0),
         bytes(each),
     );
+}
+
+/// Opening a store and its report, in milliseconds: the median of 41 and the worst.
+fn open_and_report_ms(path: &Path) -> (f64, f64) {
+    let mut times: Vec<f64> = (0..41)
+        .map(|_| {
+            let start = Instant::now();
+            let store = Store::open_read_only(path, StoreOptions::default()).unwrap();
+            store.capacity_report().unwrap();
+            start.elapsed().as_secs_f64() * 1000.0
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[times.len() - 1])
+}
+
+/// The whole of `betcode-db report` but the start of the process.
+#[test]
+#[ignore = "a measurement: it writes 1 GB and depends on the machine"]
+fn a_report_of_1_gb_beside_one_of_10_mb() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, sessions) in [("10 MB", 10), ("1 GB", 1000)] {
+        let path = folder.path().join(format!("{sessions}.db"));
+        let store = record(&path, sessions);
+        let raw = store.totals().unwrap().raw_bytes;
+        store.close().unwrap();
+        let (median, worst) = open_and_report_ms(&path);
+        println!(
+            "report of {name} ({} in {sessions} sessions): median {median:.2} ms, worst {worst:.2} ms",
+            bytes(raw)
+        );
+    }
 }

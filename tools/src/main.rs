@@ -8,10 +8,15 @@ use betcode_db::commands::{self, Context};
 use betcode_db::error::{Exit, Failure};
 use betcode_db::interrupt::Interrupt;
 use betcode_db::output::{Mode, Out, exit_after};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // clap counts a database named by the environment as an argument.
+    if std::env::args_os().len() == 1 {
+        betcode_db::output::to_stderr(&Cli::command().render_help().to_string());
+        return Exit::Usage.into();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

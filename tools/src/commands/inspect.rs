@@ -3,31 +3,115 @@
 use std::collections::BTreeMap;
 
 use betcode_storage::segment::{CodecVersion, KindBytes, Part, PartBytes};
-use betcode_storage::{InspectedSegment, Inspection};
+use betcode_storage::{InspectedSegment, Inspection, SessionFilter, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
 use crate::error::{Exit, Result};
-use crate::output::{Out, format};
+use crate::output::{Out, Unit, format};
 
-/// Show where a session's stored bytes are
+/// Show where stored bytes are: by part and by type of message
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Parts of a segment that are compressed together have no size of their own: what they take is \
 apportioned (marked ~) by what each takes when compressed alone. The same goes for types of \
 messages, and for what the session shares with others of its working directory.")]
 pub struct Args {
-    /// The session's id, or the beginning of it
-    session: String,
+    /// The session's id, or the beginning of it; without one, all of them together
+    session: Option<String>,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
-    let id = resolve(&store, &args.session)?;
+    let Some(session) = &args.session else {
+        return run_all(&store, context);
+    };
+    let id = resolve(&store, session)?;
     let found = store.inspect(&id)?;
     context.out.json(&document(&found));
     show(context.out, &found);
+    Ok(Exit::Ok)
+}
+
+/// Sums over sessions.
+#[derive(Default)]
+struct Sums {
+    sessions: u64,
+    raw_bytes: u64,
+    segment_bytes: u64,
+    base_share_bytes: u64,
+    hot_messages: u64,
+    hot_bytes: u64,
+    parts: BTreeMap<Part, PartBytes>,
+    types: BTreeMap<String, KindBytes>,
+}
+
+impl Sums {
+    fn add(&mut self, found: &Inspection) {
+        self.sessions += 1;
+        self.raw_bytes += raw_bytes(found);
+        self.segment_bytes += segment_bytes(found);
+        self.base_share_bytes += base_share_bytes(found);
+        self.hot_messages += found.hot_messages;
+        self.hot_bytes += found.hot_bytes;
+        for (part, bytes) in found.parts() {
+            self.parts.entry(part).or_default().add(&bytes);
+        }
+        for (name, bytes) in found.types() {
+            let sum = self.types.entry(name).or_default();
+            sum.messages += bytes.messages;
+            sum.raw_bytes += bytes.raw_bytes;
+            sum.apportioned_bytes += bytes.apportioned_bytes;
+        }
+    }
+}
+
+/// All sessions together. Decodes every segment, one at a time.
+fn run_all(store: &Store, context: Context<'_>) -> Result<Exit> {
+    let sessions = store.sessions(&SessionFilter::default())?.sessions;
+    let bytes = sessions.iter().map(|session| session.raw_bytes).sum();
+    let progress = context.out.progress("inspecting", bytes, Unit::Bytes);
+    let mut sums = Sums::default();
+    for session in sessions {
+        if context.interrupt.raised() {
+            return Err(StoreError::Cancelled.into());
+        }
+        match store.inspect(&session.id) {
+            Ok(found) => sums.add(&found),
+            // Deleted meanwhile.
+            Err(StoreError::SessionNotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        progress.add(session.raw_bytes);
+    }
+    drop(progress);
+    let stored_bytes = sums.segment_bytes + sums.hot_bytes;
+    context.out.json(&json!({
+        "session": null,
+        "sessions": sums.sessions,
+        "raw_bytes": sums.raw_bytes,
+        "stored_bytes": stored_bytes,
+        "segment_bytes": sums.segment_bytes,
+        "hot_messages": sums.hot_messages,
+        "hot_bytes": sums.hot_bytes,
+        "base_share_bytes": sums.base_share_bytes,
+        "parts": parts(&sums.parts),
+        "types": types(&sums.types),
+    }));
+    let out = context.out;
+    out.line(format!(
+        "{}: {} in {}, {}; {} more shared by projects",
+        format::counted(sums.sessions, "session"),
+        format::bytes(sums.raw_bytes),
+        format::bytes(stored_bytes),
+        format::percent(stored_bytes, sums.raw_bytes),
+        format::bytes(sums.base_share_bytes),
+    ));
+    show_hot(out, sums.hot_messages, sums.hot_bytes);
+    if sums.segment_bytes > 0 {
+        show_tables(out, sums.parts, sums.types, sums.segment_bytes);
+    }
     Ok(Exit::Ok)
 }
 
@@ -125,13 +209,7 @@ fn show(out: &mut Out, found: &Inspection) {
         format::bytes(stored),
         format::percent(stored, raw_bytes(found)),
     ));
-    if found.hot_messages > 0 {
-        out.line(format!(
-            "not compacted: {}, {}",
-            format::counted(found.hot_messages, "message"),
-            format::bytes(found.hot_bytes)
-        ));
-    }
+    show_hot(out, found.hot_messages, found.hot_bytes);
     if !found.bases.is_empty() {
         let all: u64 = found.bases.iter().map(|base| base.stored_bytes).sum();
         out.line(format!(
@@ -143,37 +221,7 @@ fn show(out: &mut Out, found: &Inspection) {
     if found.segments.is_empty() {
         return;
     }
-    out.line(format!(
-        "\n{:<24} {:>10} {:>11} {:>7}",
-        "PART", "RAW", "STORED", "SHARE"
-    ));
-    let stored = segment_bytes(found);
-    for (part, bytes) in largest_first(found.parts(), |bytes| bytes.stored_bytes) {
-        let mark = bytes.apportioned_bytes > 0;
-        row(
-            out,
-            part.name(),
-            bytes.raw_bytes,
-            bytes.stored_bytes,
-            mark,
-            stored,
-        );
-    }
-    out.line(format!(
-        "\n{:<24} {:>10} {:>11} {:>7}",
-        "TYPE", "RAW", "STORED", "SHARE"
-    ));
-    for (name, bytes) in largest_first(found.types(), |bytes| bytes.apportioned_bytes) {
-        let name = format::cut(&name, 24);
-        row(
-            out,
-            &name,
-            bytes.raw_bytes,
-            bytes.apportioned_bytes,
-            true,
-            stored,
-        );
-    }
+    show_tables(out, found.parts(), found.types(), segment_bytes(found));
     out.line(format!(
         "\n{:<24} {:>10} {:>11} {:>7}  LARGEST PARTS",
         "SEGMENT", "RAW", "STORED", "TIER"
@@ -199,6 +247,55 @@ fn show(out: &mut Out, found: &Inspection) {
             segment.info.tier.name(),
             largest.join(", ")
         ));
+    }
+}
+
+fn show_hot(out: &mut Out, messages: u64, bytes: u64) {
+    if messages > 0 {
+        out.line(format!(
+            "not compacted: {}, {}",
+            format::counted(messages, "message"),
+            format::bytes(bytes)
+        ));
+    }
+}
+
+/// Parts and types, the largest first, as shares of `stored`.
+fn show_tables(
+    out: &mut Out,
+    parts: BTreeMap<Part, PartBytes>,
+    types: BTreeMap<String, KindBytes>,
+    stored: u64,
+) {
+    out.line(format!(
+        "\n{:<24} {:>10} {:>11} {:>7}",
+        "PART", "RAW", "STORED", "SHARE"
+    ));
+    for (part, bytes) in largest_first(parts, |bytes| bytes.stored_bytes) {
+        let mark = bytes.apportioned_bytes > 0;
+        row(
+            out,
+            part.name(),
+            bytes.raw_bytes,
+            bytes.stored_bytes,
+            mark,
+            stored,
+        );
+    }
+    out.line(format!(
+        "\n{:<24} {:>10} {:>11} {:>7}",
+        "TYPE", "RAW", "STORED", "SHARE"
+    ));
+    for (name, bytes) in largest_first(types, |bytes| bytes.apportioned_bytes) {
+        let name = format::cut(&name, 24);
+        row(
+            out,
+            &name,
+            bytes.raw_bytes,
+            bytes.apportioned_bytes,
+            true,
+            stored,
+        );
     }
 }
 

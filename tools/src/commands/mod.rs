@@ -47,7 +47,7 @@ pub enum Command {
     Retain(retain::Args),
     /// Find text in messages, compacted or not
     Search(search::Args),
-    /// Show where a session's stored bytes are
+    /// Show where stored bytes are: by part and by type of message
     Inspect(inspect::Args),
     /// Compress messages losslessly and give the space back
     Compact(compact::Args),

@@ -1,19 +1,24 @@
 //! `plan`: the capacity plan's tables, with inputs of one's own or measured ones.
 
 use betcode_storage::capacity::CapacityError;
+use betcode_storage::capacity::planner::latency::{LatencyBudget, Stage};
+use betcode_storage::capacity::planner::memory::{DAEMON_BASE_BYTES, DAEMON_SESSION_BYTES};
 use betcode_storage::capacity::planner::{self, Plan, PlanInputs};
 use betcode_storage::capacity::quantity::Source;
+use serde::Serialize;
 
 use super::Context;
 use crate::cli::size;
+use crate::daemon::DaemonStatus;
 use crate::error::{Exit, Failure, Result};
+use crate::output::{Out, format};
 
 /// Compute what a load needs: memory, storage, relays, machines
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \
 each comes from stand at the end. --measured takes growth, footprint and limit from the \
-database; --set goes over both.")]
+database, memory and latency from the daemon that serves it; --set goes over both.")]
 pub struct Args {
     /// Replace an input, such as daemon_memory.sessions=40 or
     /// storage_growth.limit_bytes=10GB
@@ -30,18 +35,97 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let mut inputs = PlanInputs::default();
-    let footprint = if args.measured {
-        inputs.take_measured(&context.open_read_only()?.capacity_report()?)
-    } else {
-        None
-    };
+    let mut footprint = None;
+    let mut daemon = None;
+    if args.measured {
+        footprint = inputs.take_measured(&context.open_read_only()?.capacity_report()?);
+        daemon = DaemonStatus::of(&context.database()?).and_then(DaemonMeasured::of);
+    }
     for (name, value) in &args.set {
         inputs.set(name, *value, Source::Given).map_err(refused)?;
     }
-    let plan = Plan::compute(&inputs, footprint, args.users).map_err(refused)?;
-    context.out.json(&plan);
+    let mut plan = Plan::compute(&inputs, footprint, args.users).map_err(refused)?;
+    if let Some(p95_ms) = daemon.as_ref().and_then(|daemon| daemon.processing_p95_ms) {
+        plan.latency_budget = LatencyBudget::plan(&[(Stage::Daemon, p95_ms)]).map_err(refused)?;
+    }
+    context.out.json(&Planned {
+        plan: &plan,
+        daemon_measured: daemon.as_ref(),
+    });
     context.out.text(&planner::text(&plan));
+    if args.measured {
+        show_daemon(context.out, daemon.as_ref());
+    }
     Ok(Exit::Ok)
+}
+
+/// The plan, and what the running daemon measures of it.
+#[derive(Serialize)]
+struct Planned<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    daemon_measured: Option<&'a DaemonMeasured>,
+}
+
+/// What a running daemon measures of the plan's constants.
+#[derive(Serialize)]
+struct DaemonMeasured {
+    /// Memory of the process that is in RAM.
+    resident_bytes: u64,
+    /// Sessions that are in use.
+    sessions: u64,
+    /// What the plan's formula gives for so many sessions, without clients and subprocesses.
+    planned_bytes: u64,
+    /// From a batch read off the wire to its answer; `null` before the first.
+    processing_p95_ms: Option<f64>,
+}
+
+impl DaemonMeasured {
+    /// `None` of a daemon that could not be asked.
+    fn of(status: DaemonStatus) -> Option<Self> {
+        let used = |resource: &str| {
+            let mut levels = status.levels.iter();
+            levels
+                .find(|level| level.resource == resource)
+                .map(|level| level.used)
+        };
+        let sessions = used("sessions")?;
+        let answered = status
+            .stages
+            .iter()
+            .find(|stage| stage.stage == "answer" && stage.count > 0);
+        Some(Self {
+            resident_bytes: used("memory")?,
+            sessions,
+            planned_bytes: DAEMON_BASE_BYTES.0 + sessions * DAEMON_SESSION_BYTES.0,
+            processing_p95_ms: answered.map(|stage| stage.p95_ms),
+        })
+    }
+}
+
+fn show_daemon(out: &mut Out, daemon: Option<&DaemonMeasured>) {
+    out.line("");
+    out.line("Measured by the daemon");
+    let Some(daemon) = daemon else {
+        out.line(
+            "  not measured here: run through the daemon (no daemon answers for this database)",
+        );
+        return;
+    };
+    out.line(format!(
+        "  memory                   {:>10}  the plan, for {} in use: {}",
+        format::bytes(daemon.resident_bytes),
+        format::counted(daemon.sessions, "session"),
+        format::bytes(daemon.planned_bytes)
+    ));
+    match daemon.processing_p95_ms {
+        Some(ms) => out.line(format!(
+            "  processing               {ms:>7.1} ms  P95, see the latency budget"
+        )),
+        None => {
+            out.line("  processing               not measured yet: nothing was appended through it")
+        }
+    }
 }
 
 fn refused(error: CapacityError) -> Failure {

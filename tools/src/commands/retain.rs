@@ -145,13 +145,15 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan) {
     if plan.removals.len() > SHOWN_MAX {
         out.line(format!("and {} more", plan.removals.len() - SHOWN_MAX));
     }
-    out.line(format!(
-        "{} of {} to go: {} stored before, {} after",
-        format::counted(plan.removals.len() as u64, "session"),
-        format::bytes(plan.stored_bytes_before - plan.stored_bytes_after),
-        format::bytes(plan.stored_bytes_before),
-        format::bytes(plan.stored_bytes_after)
-    ));
+    if !plan.removals.is_empty() {
+        out.line(format!(
+            "{} of {} to go: {} stored before, {} after",
+            format::counted(plan.removals.len() as u64, "session"),
+            format::bytes(plan.stored_bytes_before - plan.stored_bytes_after),
+            format::bytes(plan.stored_bytes_before),
+            format::bytes(plan.stored_bytes_after)
+        ));
+    }
     if plan.over_bytes > 0 {
         out.line(format!(
             "{} over the size stay: they are in use",

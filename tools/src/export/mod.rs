@@ -3,6 +3,7 @@
 pub mod content;
 pub mod paths;
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
@@ -14,6 +15,9 @@ use betcode_storage::{ErrorKind, ReadRange, Session, SessionFilter, SessionId, S
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
+
+/// How the names of unfinished files begin.
+const UNFINISHED_PREFIX: &str = ".betcode-export-";
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -143,7 +147,15 @@ pub fn export(
         bytes_done: 0,
         bytes,
     };
+    let mut swept = HashSet::new();
     for (session, path) in plan {
+        if let Ok(path) = &path {
+            let folder = out.join(path.parent().unwrap_or(Path::new("")));
+            if !swept.contains(&folder) {
+                sweep(&folder);
+                swept.insert(folder);
+            }
+        }
         let written = path.and_then(|path| {
             let target = out.join(&path);
             write_session(
@@ -210,10 +222,12 @@ fn write_session(
     };
     // The temporary name ends in nothing that an import would take for history.
     let mut file = tempfile::Builder::new()
-        .prefix(".betcode-export-")
+        .prefix(UNFINISHED_PREFIX)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(&folder)
         .map_err(|e| Failure::io("write to the folder", &folder, &e))?;
+    // Tells a sweep that somebody is at it. Where there are no locks, there is no sweep either.
+    let _ = file.as_file().lock();
     let mut writer = BufWriter::with_capacity(256 << 10, file.as_file_mut());
     let mut interrupted = false;
     let written = content::pieces(store, id, ReadRange::all(), &mut |piece| {
@@ -261,6 +275,27 @@ fn explain_damage(failure: Failure, id: &SessionId) -> Failure {
         return failure.hint(hint);
     }
     failure
+}
+
+/// Removes what an export that was killed left in `folder`. One that is under way holds a lock.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name
+            .as_encoded_bytes()
+            .starts_with(UNFINISHED_PREFIX.as_bytes())
+        {
+            continue;
+        }
+        let abandoned = fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if abandoned {
+            // Left for the next time when it cannot be removed.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Makes a folder and those above it, for its owner alone; one that is there is left as it is.

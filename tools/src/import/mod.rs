@@ -191,7 +191,9 @@ pub fn import(
         summary.files += 1;
         let mut taken = Taken::default();
         let ended = file::take(&mut run, found, &mut taken);
-        summary.sessions += u64::from(taken.is_new || taken.messages > 0);
+        // A file of which nothing could be taken has made no session.
+        let made = taken.is_new && ended.is_ok();
+        summary.sessions += u64::from(made || taken.messages > 0);
         summary.resumed += u64::from(!taken.is_new && taken.messages > 0);
         summary.messages += taken.messages;
         summary.bytes += taken.bytes;

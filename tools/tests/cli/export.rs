@@ -132,3 +132,17 @@ fn cat_as_json_keeps_payloads_that_are_no_text() {
     assert_eq!(document["messages"][0]["payload"], "{}");
     assert_eq!(document["messages"][1]["payload_base64"], "//4=");
 }
+
+#[test]
+fn what_a_killed_export_left_is_removed_and_one_under_way_is_left_alone() {
+    let tool = Tool::new();
+    tool.write("logs/a.jsonl", "{}\n");
+    tool.ok(["import".as_ref(), tool.path("logs").as_os_str()]);
+    let left = tool.write("out/.betcode-export-dead", "half");
+    let busy = tool.write("out/.betcode-export-busy", "half");
+    let held = std::fs::File::open(&busy).unwrap();
+    held.lock().unwrap();
+    tool.export("out");
+    assert!(!left.exists() && busy.exists());
+    assert!(tool.path("out/a.jsonl").exists());
+}

@@ -131,3 +131,15 @@ fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
     tool.ok(["import".as_ref(), src.as_os_str()]);
     assert_same(&src, &tool.export("out"));
 }
+
+#[test]
+fn without_arguments_it_shows_its_help_also_when_the_environment_names_a_database() {
+    let tool = Tool::new();
+    let ran = tool.run([] as [&str; 0]);
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("Exit codes:") && ran.stderr.contains("demo"),
+        "{}",
+        ran.stderr
+    );
+}

@@ -102,6 +102,12 @@ fn store(out: &mut Table, report: &CapacityReport) {
     store("footprint_target", &report.footprint_target);
     store("sessions", &report.sessions);
     store("messages", &report.messages);
+    store("hot_messages", &report.hot_messages);
+    store("hot_bytes", &report.hot_bytes);
+    store("segments", &report.segments);
+    store("segment_bytes", &report.segment_bytes);
+    store("bases", &report.bases);
+    store("base_bytes", &report.base_bytes);
     store("active_hours", &report.growth.active_hours);
     store("wall_hours", &report.growth.wall_hours);
     let growth = &report.growth;

@@ -126,6 +126,16 @@ fn size(out: &mut Exposition, report: &CapacityReport) {
         "Size of the compacted segments.",
         as_f64(report.segment_bytes),
     );
+    out.gauge(
+        "betcode_store_bases",
+        "Bases: what the segments of a project are encoded with.",
+        as_f64(report.bases),
+    );
+    out.gauge(
+        "betcode_store_base_bytes",
+        "Size of the bases.",
+        as_f64(report.base_bytes),
+    );
 }
 
 fn growth(out: &mut Exposition, report: &CapacityReport) {
