@@ -105,6 +105,9 @@ pub const WAL_BYTES_KEPT_MAX: u64 = 2 * WAL_BYTES_SOFT_MAX;
 /// File held in reserve and given up when the disk is full, so that compacting, deleting and
 /// checkpointing still work: room for the WAL and for the largest usual segment.
 pub const RESERVE_BYTES_DEFAULT: u64 = 16 << 20;
+/// On a small disk the reserve is a quarter of what is free, but not less than this: room for the
+/// shared memory beside the file, for a few short transactions, and so for the next room made.
+pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
 /// Free pages given back in one transaction.
 pub const RECLAIM_PAGES_PER_STEP: u32 = 256;
 /// Rows deleted in one transaction when a session is removed.

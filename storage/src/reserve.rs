@@ -6,31 +6,37 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Free space must be this many times the reserve before it is put aside again.
+use crate::limits::RESERVE_BYTES_MIN;
+
+/// The reserve takes at most this part of what is free.
 const FREE_TIMES_MIN: u64 = 4;
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub(crate) struct Reserve {
     path: PathBuf,
+    /// What it should hold, on a disk that has room.
     bytes: u64,
-    held: bool,
+    held_bytes: u64,
 }
 
 impl Reserve {
     /// Puts `bytes` aside in `path` if there is room; 0 turns the reserve off.
     pub(crate) fn hold(path: PathBuf, bytes: u64) -> Self {
-        let held = bytes > 0 && std::fs::metadata(&path).is_ok_and(|m| m.len() >= bytes);
-        let mut reserve = Self { path, bytes, held };
+        let held_bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
+        let mut reserve = Self {
+            path,
+            bytes,
+            held_bytes,
+        };
         reserve.restore_when_possible();
         reserve
     }
 
     /// Gives the space up; whether there was any.
     pub(crate) fn release(&mut self) -> bool {
-        if !self.held {
+        if self.bytes == 0 || std::mem::take(&mut self.held_bytes) == 0 {
             return false;
         }
-        self.held = false;
         Self::give_up(&self.path)
     }
 
@@ -56,14 +62,20 @@ impl Reserve {
         }
     }
 
-    /// Puts the space aside again when the disk has plenty.
+    /// Puts the space aside again when the disk has room: less of it on a small disk, and more
+    /// once there is room for at least twice as much.
     pub(crate) fn restore_when_possible(&mut self) {
-        if self.held || self.bytes == 0 || free_bytes(&self.path) < self.bytes * FREE_TIMES_MIN {
+        if self.held_bytes >= self.bytes {
+            return;
+        }
+        let bytes = self.bytes.min(free_bytes(&self.path) / FREE_TIMES_MIN);
+        let worthwhile = bytes == self.bytes || bytes >= 2 * self.held_bytes;
+        if bytes < self.bytes.min(RESERVE_BYTES_MIN) || !worthwhile {
             return;
         }
         // Without its reserve the store works as well, until the disk is full.
-        self.held = fill(&self.path, self.bytes).is_ok();
-        if !self.held {
+        self.held_bytes = fill(&self.path, bytes).map_or(0, |()| bytes);
+        if self.held_bytes == 0 {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -109,6 +109,15 @@ fn a_full_disk_is_named_and_the_reserve_lets_compaction_make_room() {
     full_disk("disk full", 48 << 20, 8 << 20);
 }
 
+#[test]
+fn a_small_disk_gets_a_smaller_reserve_that_serves_as_well() {
+    full_disk(
+        "disk full, small disk",
+        40 << 20,
+        StoreOptions::default().reserve_bytes,
+    );
+}
+
 /// The same with the sizes that a user has.
 #[test]
 #[ignore = "writes 128 MB"]
