@@ -64,6 +64,10 @@ pub const LOOKS_PER_WRITE: u64 = 12;
 pub const FOLLOW_POLL_MS: u64 = 1_000;
 /// A session counts as active for so long after its last append.
 pub const SESSION_ACTIVE_MS: u64 = 60_000;
+/// How long `CompactSession` waits for a run that is under way.
+pub const COMPACTION_TURN_MS_MAX: u64 = 30_000;
+/// How often it looks whether that run has ended.
+pub const COMPACTION_TURN_POLL_MS: u64 = 100;
 /// When a refused client may try again.
 pub const RETRY_MS: u32 = 250;
 /// Lines read before the place where a replay resumes, to know what was sent already.

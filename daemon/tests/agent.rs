@@ -191,6 +191,33 @@ async fn lists_have_true_totals_and_counts_and_both_filters() {
 }
 
 #[tokio::test]
+async fn a_compaction_asked_for_during_another_one_comes_after_it() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(1)).await;
+    let mut lock = served.daemon.core().settings.db.clone().into_os_string();
+    lock.push("-compaction.lock");
+    // As another process that compacts.
+    let held = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(lock)
+        .unwrap();
+    held.lock().unwrap();
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let asked = tokio::spawn(async move {
+        let session_id = "s".into();
+        client
+            .compact_session(proto::CompactSessionRequest { session_id })
+            .await
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(!asked.is_finished());
+    drop(held);
+    assert!(asked.await.unwrap().unwrap().into_inner().messages_after > 0);
+}
+
+#[tokio::test]
 async fn unknown_sessions_are_not_found_except_to_delete() {
     let served = serve(&[]).await;
     with_lines(&served, "s", &lines(1)).await;

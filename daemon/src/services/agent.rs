@@ -8,22 +8,42 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_service_server::AgentService;
-use betcode_storage::{CompactionRequest, Session, SessionFilter};
+use betcode_storage::{CompactionRequest, Session, SessionFilter, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::history::{delete, page_limit, rename};
 use super::{Answers, resume};
 use crate::core::{Core, session_id};
-use crate::limits::SESSIONS_PAGE_BYTES_MAX;
+use crate::limits::{COMPACTION_TURN_MS_MAX, COMPACTION_TURN_POLL_MS, SESSIONS_PAGE_BYTES_MAX};
+use crate::observe::ms;
 use crate::status::{from_store, unimplemented};
 use crate::translate::timestamp_of;
 
 /// Why the rest is not there.
 const NO_AGENTS: &str = "this daemon keeps the history of agents and does not run any yet";
+
+/// Compacts as soon as a run that is under way, usually the background's, has ended: clients of
+/// this service ask once.
+fn compact_in_turn(core: &Core, request: &CompactionRequest) -> betcode_storage::Result<()> {
+    let until = Instant::now() + ms(COMPACTION_TURN_MS_MAX);
+    let mut go_on = |_: &_| match core.is_draining() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    loop {
+        match core.store.compact(request, &mut go_on) {
+            Err(StoreError::Busy { .. }) if Instant::now() < until && !core.is_draining() => {
+                std::thread::sleep(ms(COMPACTION_TURN_POLL_MS));
+            }
+            done => return done.map(drop),
+        }
+    }
+}
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -80,7 +100,7 @@ impl AgentService for Agent {
         request: Request<proto::CompactSessionRequest>,
     ) -> Result<Response<proto::CompactSessionResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let store = self.0.store.clone();
+        let core = Arc::clone(&self.0);
         let compaction = CompactionRequest {
             session: Some(id.clone()),
             policy: self.0.policy(),
@@ -88,8 +108,8 @@ impl AgentService for Agent {
             ..CompactionRequest::manual()
         };
         let work = move || {
-            store.compact(&compaction, &mut |_| ControlFlow::Continue(()))?;
-            store.session(&id)
+            compact_in_turn(&core, &compaction)?;
+            core.store.session(&id)
         };
         let session = self
             .0
