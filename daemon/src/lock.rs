@@ -45,7 +45,7 @@ pub enum LockError {
 /// Held while the daemon runs.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -71,6 +71,14 @@ fn lock(file: &File) -> io::Result<Option<()>> {
         }
     }
     Ok(None)
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A child process that is just being started shares the handle until it becomes its own
+        // program: closing ours would not free the lock before that.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -102,7 +110,7 @@ impl Lock {
             socket: std::path::absolute(socket).map_err(failed)?,
         };
         write_holder(&mut file, &holder).map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

@@ -68,7 +68,12 @@ pub fn server_of(db: &Path) -> Server {
         Err(TryLockError::WouldBlock) => {
             holder_in(&mut file).map_or(Server::Starting, Server::Running)
         }
-        _ => Server::None,
+        Ok(()) => {
+            // At once, whoever else shares the handle: a daemon may be about to take it.
+            let _ = file.unlock();
+            Server::None
+        }
+        Err(TryLockError::Error(_)) => Server::None,
     }
 }
 

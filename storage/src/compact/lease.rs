@@ -10,7 +10,15 @@ use crate::sql::db::Db;
 
 /// Held while compacting. The lock goes with the file handle, so a crash frees it.
 pub(super) struct Lease {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // A child process that is just being started shares the handle until it becomes its own
+        // program: closing ours would not free the lock before that.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lease {
@@ -47,6 +55,6 @@ impl Lease {
             .set_len(0)
             .and_then(|()| file.seek(SeekFrom::Start(0)))
             .and_then(|_| file.write_all(std::process::id().to_string().as_bytes()));
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
