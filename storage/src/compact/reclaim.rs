@@ -9,8 +9,10 @@ use crate::sql;
 use crate::sql::space::CheckpointMode;
 use crate::store::Store;
 
-/// How long one transaction of reclaiming should take.
-const STEP_TIME_AIM: Duration = Duration::from_millis(4);
+/// How long one transaction of reclaiming should take, its sync included: appends wait for it.
+const STEP_TIME_AIM: Duration = Duration::from_millis(2);
+/// So many times as long as a step it rests after it: most appends then meet none.
+const REST_TIMES: u32 = 4;
 const STEP_PAGES_MIN: u32 = 16;
 /// How many looks at the lock other processes get between two steps.
 const REST_POLLS: u64 = 3;
@@ -48,7 +50,7 @@ pub(super) fn reclaim(
         }
         // A writer of another process looks for the lock every BUSY_POLL_MS: it would hardly ever
         // find it free if the next step began at once.
-        std::thread::sleep(Duration::from_millis(REST_POLLS * BUSY_POLL_MS));
+        std::thread::sleep(Duration::from_millis(REST_POLLS * BUSY_POLL_MS).max(took * REST_TIMES));
         pages_per_step = if took > STEP_TIME_AIM {
             (pages_per_step / 2).max(STEP_PAGES_MIN)
         } else {
