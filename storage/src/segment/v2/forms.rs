@@ -13,6 +13,10 @@ pub(super) struct Time {
 
 /// Bytes of `2026-01-02T03:04:05`.
 const SECONDS_END: usize = 19;
+/// Room for short texts, more than they take: they are copied in blocks of one size.
+pub(super) const SHORT_TEXT_BYTES: usize = 64;
+/// Where integers' texts end, the longest having 20 bytes.
+pub(super) const INTEGER_END: usize = 24;
 const DAY_S: i64 = 86_400;
 
 fn decimal(text: &[u8]) -> Option<i64> {
@@ -65,16 +69,18 @@ pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
     Some((Time { ms, us, digits }, end))
 }
 
-/// Writes a time as [`parse_time`] reads it; false if `time` is out of the form's range.
-pub(super) fn write_time(time: Time, out: &mut Vec<u8>) -> bool {
+/// A time as [`parse_time`] reads it, and the bytes it takes of the text; nothing if `time` is out
+/// of the form's range.
+pub(super) fn time_text(time: Time) -> Option<([u8; SHORT_TEXT_BYTES], usize)> {
     let seconds = time.ms.div_euclid(1000);
     let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
     // Year 9999 ends before day 2,932,897; the bound also keeps the calendar sums small.
     if !(0..2_932_897).contains(&days) {
-        return false;
+        return None;
     }
     let (year, month, day) = date_of(days);
-    let mut text = *b"0000-00-00T00:00:00.000000";
+    let mut text = [0; SHORT_TEXT_BYTES];
+    text[..26].copy_from_slice(b"0000-00-00T00:00:00.000000");
     let mut put = |at: usize, width: usize, mut value: i64| {
         for place in (at..at + width).rev() {
             text[place] = b'0' + (value % 10) as u8;
@@ -93,8 +99,7 @@ pub(super) fn write_time(time: Time, out: &mut Vec<u8>) -> bool {
         0 => SECONDS_END,
         digits => SECONDS_END + 1 + usize::from(digits.min(6)),
     };
-    out.extend_from_slice(&text[..length]);
-    true
+    Some((text, length))
 }
 
 /// Days from 1970-01-01 in the proleptic Gregorian calendar, whose 400 years are 146,097 days;
@@ -150,8 +155,8 @@ pub(super) fn parse_hex(text: &[u8]) -> Option<u128> {
     })
 }
 
-/// Writes the lowest `digits` hex digits of `value`.
-pub(super) fn write_hex(value: u128, digits: usize, out: &mut Vec<u8>) {
+/// 32 hex digits.
+pub(super) fn hex_text(value: u128) -> [u8; 32] {
     let mut text = [0_u8; 32];
     for (pair, byte) in text
         .as_chunks_mut::<2>()
@@ -161,7 +166,7 @@ pub(super) fn write_hex(value: u128, digits: usize, out: &mut Vec<u8>) {
     {
         *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
     }
-    out.extend_from_slice(&text[32 - digits.min(32)..]);
+    text
 }
 
 /// Bytes of a UUID's text.
@@ -187,8 +192,8 @@ pub(super) fn parse_uuid(text: &[u8]) -> Option<u128> {
     Some(value)
 }
 
-/// Writes a UUID.
-pub(super) fn write_uuid(value: u128, out: &mut Vec<u8>) {
+/// The text of a UUID.
+pub(super) fn uuid_text(value: u128) -> [u8; UUID_BYTES] {
     let mut text = [b'-'; UUID_BYTES];
     let bytes = value.to_be_bytes();
     for (index, place) in [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34]
@@ -198,7 +203,7 @@ pub(super) fn write_uuid(value: u128, out: &mut Vec<u8>) {
         text[place] = HEX[usize::from(bytes[index] >> 4)];
         text[place + 1] = HEX[usize::from(bytes[index] & 15)];
     }
-    out.extend_from_slice(&text);
+    text
 }
 
 const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -215,18 +220,17 @@ fn parse_base(alphabet: &[u8], text: &[u8]) -> Option<u128> {
     })
 }
 
-fn write_base(alphabet: &[u8], mut value: u128, text: &mut [u8]) -> bool {
-    // 64-bit steps: a 128-bit division per digit would dominate replay.
-    let base = alphabet.len() as u64;
-    let step = u128::from(base.pow(5));
-    for group in text.rchunks_mut(5) {
+/// Fills `text` with the digits of `value`; false if it has more.
+fn write_base<const BASE: usize>(alphabet: &[u8; BASE], mut value: u128, text: &mut [u8]) -> bool {
+    /// Digits whose number still fits 64 bits: a 128-bit division per digit would dominate replay.
+    const STEP_DIGITS: u32 = 10;
+    let base = BASE as u64;
+    let step = u128::from(base.pow(STEP_DIGITS));
+    for group in text.rchunks_mut(STEP_DIGITS as usize) {
         let mut digits = (value % step) as u64;
         value /= step;
         for place in group.iter_mut().rev() {
-            *place = alphabet
-                .get((digits % base) as usize)
-                .copied()
-                .unwrap_or(b'0');
+            *place = alphabet[(digits % base) as usize];
             digits /= base;
         }
         if digits != 0 {
@@ -246,12 +250,11 @@ pub(super) fn parse_b58(text: &[u8]) -> Option<u128> {
     (text.len() == B58_BYTES).then(|| parse_base(BASE58, text))?
 }
 
-/// Writes 22 base-58 digits: any 128-bit value fits.
-pub(super) fn write_b58(value: u128, out: &mut Vec<u8>) -> bool {
+/// 22 base-58 digits: any 128-bit value fits.
+pub(super) fn b58_text(value: u128) -> [u8; B58_BYTES] {
     let mut text = [0; B58_BYTES];
-    let fits = write_base(BASE58, value, &mut text);
-    out.extend_from_slice(&text);
-    fits
+    write_base(BASE58, value, &mut text);
+    text
 }
 
 /// 24 base-62 digits.
@@ -265,15 +268,14 @@ pub(super) fn parse_b62(text: &[u8]) -> Option<Id> {
     })
 }
 
-/// Writes 24 base-62 digits; false if a half is over 12 digits.
-pub(super) fn write_b62(id: Id, out: &mut Vec<u8>) -> bool {
+/// 24 base-62 digits, if neither half has over 12.
+pub(super) fn b62_text(id: Id) -> Option<[u8; B62_BYTES]> {
     let left = u128::from(id.high) << 56 | id.low >> 72;
     let right = id.low & ((1 << 72) - 1);
     let mut text = [0; B62_BYTES];
     let (left_text, right_text) = text.split_at_mut(B62_BYTES / 2);
     let fits = write_base(BASE62, left, left_text) && write_base(BASE62, right, right_text);
-    out.extend_from_slice(&text);
-    fits
+    fits.then_some(text)
 }
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -287,6 +289,17 @@ const fn base64_values() -> [u8; 256] {
     table
 }
 const BASE64_VALUES: [u8; 256] = base64_values();
+
+/// Two digits at once: half as many look-ups.
+static BASE64_PAIRS: [[u8; 2]; 1 << 12] = {
+    let mut table = [[0; 2]; 1 << 12];
+    let mut bits = 0;
+    while bits < table.len() {
+        table[bits] = [BASE64[bits >> 6], BASE64[bits & 63]];
+        bits += 1;
+    }
+    table
+};
 
 /// Canonical padded base64 (standard alphabet, unused bits 0), or nothing.
 pub(super) fn parse_base64(text: &[u8]) -> Option<Vec<u8>> {
@@ -325,28 +338,29 @@ pub(super) fn parse_base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Writes canonical base64.
-pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
+/// Fills `text` with canonical base64: four bytes for each three of `bytes`, or what is left of three.
+pub(super) fn write_base64(bytes: &[u8], text: &mut [u8]) {
     let (triples, tail) = bytes.as_chunks::<3>();
-    out.reserve(bytes.len().div_ceil(3) * 4);
-    let digit = |bits: u32| BASE64[(bits & 63) as usize];
-    for [a, b, c] in triples {
-        let bits = u32::from(*a) << 16 | u32::from(*b) << 8 | u32::from(*c);
-        out.extend_from_slice(&[
-            digit(bits >> 18),
-            digit(bits >> 12),
-            digit(bits >> 6),
-            digit(bits),
-        ]);
+    let (quads, _) = text.as_chunks_mut::<4>();
+    let digits = |bits: u32| {
+        let [a, b] = BASE64_PAIRS[(bits >> 12) as usize & 0xfff];
+        let [c, d] = BASE64_PAIRS[bits as usize & 0xfff];
+        [a, b, c, d]
+    };
+    for (quad, [a, b, c]) in quads.iter_mut().zip(triples) {
+        *quad = digits(u32::from(*a) << 16 | u32::from(*b) << 8 | u32::from(*c));
     }
+    let Some(last) = quads.get_mut(triples.len()) else {
+        return;
+    };
     match *tail {
         [a] => {
-            let bits = u32::from(a) << 16;
-            out.extend_from_slice(&[digit(bits >> 18), digit(bits >> 12), b'=', b'=']);
+            *last = digits(u32::from(a) << 16);
+            last[2..].fill(b'=');
         }
         [a, b] => {
-            let bits = u32::from(a) << 16 | u32::from(b) << 8;
-            out.extend_from_slice(&[digit(bits >> 18), digit(bits >> 12), digit(bits >> 6), b'=']);
+            *last = digits(u32::from(a) << 16 | u32::from(b) << 8);
+            last[3] = b'=';
         }
         _ => {}
     }
@@ -368,10 +382,10 @@ pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// Writes an integer.
-pub(super) fn write_integer(value: i64, out: &mut Vec<u8>) {
-    let mut text = [0_u8; 20];
-    let mut at = text.len();
+/// An integer: the text from the position given to [`INTEGER_END`].
+pub(super) fn integer_text(value: i64) -> ([u8; SHORT_TEXT_BYTES], usize) {
+    let mut text = [0_u8; SHORT_TEXT_BYTES];
+    let mut at = INTEGER_END;
     let mut magnitude = value.unsigned_abs();
     loop {
         at -= 1;
@@ -382,9 +396,10 @@ pub(super) fn write_integer(value: i64, out: &mut Vec<u8>) {
         }
     }
     if value < 0 {
-        out.push(b'-');
+        at -= 1;
+        text[at] = b'-';
     }
-    out.extend_from_slice(&text[at..]);
+    (text, at)
 }
 
 #[cfg(test)]
@@ -393,12 +408,11 @@ mod tests {
 
     use super::*;
 
-    fn time_text(text: &str) -> Option<String> {
+    fn read_and_written(text: &str) -> Option<String> {
         let (time, end) = parse_time(text.as_bytes())?;
-        let mut out = Vec::new();
-        assert!(write_time(time, &mut out));
-        assert_eq!(out, text.as_bytes()[..end]);
-        Some(String::from_utf8(out).unwrap())
+        let (back, length) = super::time_text(time).unwrap();
+        assert_eq!(back[..length], text.as_bytes()[..end]);
+        Some(String::from_utf8(back[..length].to_vec()).unwrap())
     }
 
     #[test]
@@ -408,7 +422,7 @@ mod tests {
             "2024-02-29T23:59:59.999Z",
             "9999-12-31T00:00:00.123456+00:00",
         ] {
-            assert!(time_text(good).is_some(), "{good}");
+            assert!(read_and_written(good).is_some(), "{good}");
         }
         for bad in [
             "",
@@ -422,33 +436,19 @@ mod tests {
             "2024-00-10T00:00:00Z",
             "2024-01-00T00:00:00Z",
         ] {
-            assert!(time_text(bad).is_none(), "{bad}");
+            assert!(read_and_written(bad).is_none(), "{bad}");
         }
-        let mut out = Vec::new();
-        assert!(!write_time(
-            Time {
-                ms: i64::MAX,
-                us: 0,
-                digits: 3
-            },
-            &mut out
-        ));
-        assert!(!write_time(
-            Time {
-                ms: -1,
-                us: 0,
-                digits: 3
-            },
-            &mut out
-        ));
+        for ms in [i64::MAX, -1] {
+            let (us, digits) = (0, 3);
+            assert_eq!(time_text(Time { ms, us, digits }), None);
+        }
     }
 
     #[test]
     fn integers_are_plain_or_refused() {
         for good in ["0", "1", "-1", "999999999999999999", "-999999999999999999"] {
-            let mut out = Vec::new();
-            write_integer(parse_integer(good.as_bytes()).unwrap(), &mut out);
-            assert_eq!(out, good.as_bytes());
+            let (text, start) = integer_text(parse_integer(good.as_bytes()).unwrap());
+            assert_eq!(&text[start..INTEGER_END], good.as_bytes());
         }
         for bad in [
             "",
@@ -478,22 +478,15 @@ mod tests {
     proptest! {
         #[test]
         fn forms_round_trip(low: u128, high: u16, bytes: Vec<u8>, day in 0_i64..2_932_897) {
-            let mut out = Vec::new();
-            write_uuid(low, &mut out);
-            prop_assert_eq!(parse_uuid(&out), Some(low));
-            out.clear();
-            prop_assert!(write_b58(low, &mut out));
-            prop_assert_eq!(parse_b58(&out), Some(low));
-            out.clear();
-            write_hex(low, 32, &mut out);
-            prop_assert_eq!(parse_hex(&out), Some(low));
-            out.clear();
-            if write_b62(Id { high, low }, &mut out) {
-                prop_assert_eq!(parse_b62(&out), Some(Id { high, low }));
+            prop_assert_eq!(parse_uuid(&uuid_text(low)), Some(low));
+            prop_assert_eq!(parse_b58(&b58_text(low)), Some(low));
+            prop_assert_eq!(parse_hex(&hex_text(low)), Some(low));
+            if let Some(text) = b62_text(Id { high, low }) {
+                prop_assert_eq!(parse_b62(&text), Some(Id { high, low }));
             }
-            out.clear();
-            write_base64(&bytes, &mut out);
-            prop_assert_eq!(parse_base64(&out), (!bytes.is_empty()).then_some(bytes));
+            let mut text = vec![0; bytes.len().div_ceil(3) * 4];
+            write_base64(&bytes, &mut text);
+            prop_assert_eq!(parse_base64(&text), (!bytes.is_empty()).then_some(bytes));
             let (year, month, date) = date_of(day);
             prop_assert_eq!(days_of(year, month, date), day);
         }

@@ -11,8 +11,9 @@ use super::columns::{CODE_BASE, CODE_NEW, CODE_REPEAT, RECENT_MAX, REPEAT_BYTES_
 use super::forms::{self, Id, Time};
 use super::ids::IdReader;
 use super::json::DEPTH_MAX;
+use super::output::{Output, Stretch};
 use super::shape::{Kind, Shapes, Step};
-use super::text::{Output, push_numbered};
+use super::text::push_numbered;
 use super::varint::{Cursor, unzigzag};
 
 /// Where a string's bytes are.
@@ -110,7 +111,7 @@ impl<'a> Joiner<'a> {
             Some(shape) => self.shape(shape, 0, out),
             None => {
                 let place = self.string(Kind::Raw, 0)?;
-                out.push(self.bytes(place)?)
+                out.push_stretch(self.bytes(place)?)
             }
         }
     }
@@ -122,7 +123,8 @@ impl<'a> Joiner<'a> {
         for step in steps {
             match step {
                 Step::Literal(range) => {
-                    out.push(self.shape_text.get(range.clone()).ok_or(NO_STRING)?)?;
+                    let literal = Stretch::new(self.shape_text, range.start, range.len());
+                    out.push_stretch(literal.ok_or(NO_STRING)?)?;
                 }
                 Step::Value { kind, column } => self.value(*kind, *column, depth, out)?,
             }
@@ -144,7 +146,7 @@ impl<'a> Joiner<'a> {
             }
             Kind::Verbatim | Kind::Number | Kind::Raw => {
                 let place = self.string(kind, index)?;
-                out.push(self.bytes(place)?)
+                out.push_stretch(self.bytes(place)?)
             }
             Kind::Numbered => {
                 let place = self.string(kind, index)?;
@@ -162,16 +164,16 @@ impl<'a> Joiner<'a> {
             }
             Kind::Base64 => {
                 let place = self.string(kind, index)?;
-                let bytes = self.bytes(place)?;
+                let bytes = self.bytes(place)?.bytes();
                 out.with(bytes.len().div_ceil(3) * 4, |out| {
                     forms::write_base64(bytes, out)
                 })
             }
             Kind::Integer => {
                 let value = self.column(index)?.integer()?;
-                let mut text = Vec::with_capacity(20);
-                forms::write_integer(value, &mut text);
-                out.push(&text)
+                let (text, start) = forms::integer_text(value);
+                let text = Stretch::new(&text, start, forms::INTEGER_END - start);
+                out.push_stretch(text.ok_or(NO_FORM)?)
             }
             Kind::TimeS | Kind::TimeMs | Kind::TimeUs => self.time(kind, index, out),
             Kind::Array => self.array(index, depth, out),
@@ -194,17 +196,13 @@ impl<'a> Joiner<'a> {
             self.state.last_ms,
         )?;
         match kind {
-            Kind::Uuid => out.with(forms::UUID_BYTES, |out| forms::write_uuid(id.low, out)),
-            Kind::Base58 => out
-                .with(forms::B58_BYTES, |out| forms::write_b58(id.low, out))
-                .map(drop),
-            Kind::Base62 => {
-                let fits = out.with(forms::B62_BYTES, |out| forms::write_b62(id, out))?;
-                if fits { Ok(()) } else { Err(NO_FORM) }
-            }
+            Kind::Uuid => out.push(&forms::uuid_text(id.low)),
+            Kind::Base58 => out.push(&forms::b58_text(id.low)),
+            Kind::Base62 => out.push(&forms::b62_text(id).ok_or(NO_FORM)?),
             _ => {
-                let digits = kind.hex_digits();
-                out.with(digits, |out| forms::write_hex(id.low, digits, out))
+                let text = forms::hex_text(id.low);
+                let digits = kind.hex_digits().min(text.len());
+                out.push(&text[text.len() - digits..])
             }
         }
     }
@@ -230,11 +228,9 @@ impl<'a> Joiner<'a> {
             _ => 6,
         };
         self.state.last_ms = ms;
-        let mut text = Vec::with_capacity(32);
-        if !forms::write_time(Time { ms, us, digits }, &mut text) {
-            return Err(NO_FORM);
-        }
-        out.push(&text)
+        let (text, length) = forms::time_text(Time { ms, us, digits }).ok_or(NO_FORM)?;
+        let text = Stretch::new(&text, 0, length);
+        out.push_stretch(text.ok_or(NO_FORM)?)
     }
 
     fn array(&mut self, index: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
@@ -321,35 +317,29 @@ impl<'a> Joiner<'a> {
         Ok(place)
     }
 
-    fn bytes(&self, place: Place) -> Result<&[u8], SegmentError> {
+    fn bytes(&self, place: Place) -> Result<Stretch<'_>, SegmentError> {
         let space = match place.space {
             BASE_BLOBS => {
-                return self
-                    .state
-                    .base_blobs
-                    .get(&place.start)
-                    .map(Vec::as_slice)
-                    .ok_or(NO_STRING);
+                let blob = self.state.base_blobs.get(&place.start);
+                return blob.map(|blob| Stretch::of(blob)).ok_or(NO_STRING);
             }
             BLOBS => self.blobs,
             column => self.columns.get(column as usize).ok_or(NO_COLUMN)?.text,
         };
-        let start = place.start as usize;
-        space
-            .get(start..start + place.length as usize)
-            .ok_or(NO_STRING)
+        Stretch::new(space, place.start as usize, place.length as usize).ok_or(NO_STRING)
     }
 }
 
-fn push_patch(firsts: &[u8], body: &[u8], out: &mut Output) -> Result<(), SegmentError> {
+fn push_patch(firsts: &[u8], body: Stretch<'_>, out: &mut Output) -> Result<(), SegmentError> {
     let mut rest = body;
     out.push(b"[")?;
     for (index, first) in firsts.iter().enumerate() {
-        let newline = memchr::memchr(b'\n', rest).ok_or(NO_STRING)?;
-        let (line, after) = rest.split_at(newline);
-        rest = &after[1..];
+        let newline = memchr::memchr(b'\n', rest.bytes()).ok_or(NO_STRING)?;
+        let (line, after) = rest.split_at(newline).ok_or(NO_STRING)?;
+        let (_, after) = after.split_at(1).ok_or(NO_STRING)?;
+        rest = after;
         out.push(if index == 0 { b"\"" } else { b",\"" })?;
-        out.push_escaped(&[*first])?;
+        out.push_escaped_byte(*first)?;
         out.push_escaped(line)?;
         out.push(b"\"")?;
     }

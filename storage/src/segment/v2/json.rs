@@ -65,20 +65,6 @@ fn specials_of_8(word: [u8; 8]) -> u64 {
     found & HIGH_BITS
 }
 
-/// Position of the first special byte; 16 if there is none.
-pub(super) fn first_special_of_16(bytes: &[u8; 16]) -> usize {
-    let [low, high] = [0, 8].map(|at| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[at..at + 8]);
-        specials_of_8(word)
-    });
-    if low != 0 {
-        (low.trailing_zeros() / 8) as usize
-    } else {
-        8 + (high.trailing_zeros() / 8) as usize
-    }
-}
-
 fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }

@@ -23,6 +23,7 @@ pub(super) mod frame;
 mod ids;
 mod joiner;
 mod json;
+mod output;
 mod shape;
 mod splitter;
 #[cfg(test)]
@@ -41,8 +42,8 @@ pub use builder::{BaseBuilder, BaseCollector};
 
 pub(super) use self::body::Inflated;
 use self::body::{Body, Main, Parts};
+use self::output::Output;
 use self::splitter::Splitter;
-use self::text::Output;
 use self::varint::{Cursor, put, unzigzag, zigzag};
 use super::header::{CodecVersion, Header, check_max};
 use super::{DecodeLimits, DecodedSegment, Entry, SegmentError};

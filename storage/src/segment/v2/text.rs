@@ -1,15 +1,14 @@
 //! Text inside JSON strings: unescaped when that can be undone, its line numbers taken out.
 
 use super::super::SegmentError;
-use super::json::{find_special, first_special_of_16};
+use super::json::find_special;
+use super::output::{Output, Stretch};
 use super::varint::{self, Cursor};
 
 /// Numbered lines that make a run worth its description.
 const RUN_LINES_MIN: u64 = 3;
 /// Digits of a line number; a file with more lines is no file that an agent prints.
 const NUMBER_DIGITS_MAX: usize = 8;
-/// What one byte may take when it is escaped.
-const ESCAPE_BYTES_MAX: usize = 6;
 const ARROW: &[u8] = "→".as_bytes();
 
 /// Unescapes `body` into `out` (emptied first). False if an escape is not the one that
@@ -49,120 +48,6 @@ pub(super) fn unescape(body: &[u8], out: &mut Vec<u8>) -> bool {
             }
             _ => return false,
         });
-    }
-}
-
-/// Bytes being reassembled, which must not outgrow what the segment's header promised.
-#[derive(Debug)]
-pub(super) struct Output {
-    bytes: Vec<u8>,
-    bytes_max: usize,
-}
-
-impl Output {
-    /// At most `bytes_max` bytes, in `buffer`, which gets room for `bytes` at first.
-    pub(super) fn new(bytes_max: usize, mut buffer: Vec<u8>, bytes: usize) -> Self {
-        buffer.clear();
-        buffer.reserve_exact(bytes);
-        Self {
-            bytes: buffer,
-            bytes_max,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    /// Forgets what is there; the room promised for all shrinks by it.
-    pub(super) fn discard(&mut self) {
-        self.bytes_max -= self.bytes.len();
-        self.bytes.clear();
-    }
-
-    fn grown(&self, count: usize) -> Result<(), SegmentError> {
-        if count > self.bytes_max - self.bytes.len() {
-            return Err(SegmentError::Inconsistent {
-                what: "messages exceed the header's size",
-            });
-        }
-        Ok(())
-    }
-
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), SegmentError> {
-        self.grown(bytes.len())?;
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Lets `write` append exactly `count` bytes.
-    pub(super) fn with<T>(
-        &mut self,
-        count: usize,
-        write: impl FnOnce(&mut Vec<u8>) -> T,
-    ) -> Result<T, SegmentError> {
-        self.grown(count)?;
-        let before = self.bytes.len();
-        let result = write(&mut self.bytes);
-        debug_assert_eq!(self.bytes.len() - before, count);
-        Ok(result)
-    }
-
-    /// Appends `text` escaped as `JSON.stringify`, serde and Python's `json` agree on.
-    pub(super) fn push_escaped(&mut self, text: &[u8]) -> Result<(), SegmentError> {
-        let room = self.bytes_max - self.bytes.len();
-        let mut at = 0;
-        // Nearly half of a replay's time is spent here and in copying. Where there is room for
-        // the worst case, words are copied before they are looked at, and cut off at what needs
-        // escaping: no length of a stretch to find first, no call to copy it.
-        if text.len().saturating_mul(ESCAPE_BYTES_MAX) <= room {
-            while let Some(words) = text.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
-                let clean = first_special_of_16(words);
-                self.bytes.extend_from_slice(words);
-                at += clean;
-                if clean < words.len() {
-                    self.bytes
-                        .truncate(self.bytes.len() - (words.len() - clean));
-                    self.push_escape(words[clean])?;
-                    at += 1;
-                }
-            }
-        }
-        loop {
-            let special = find_special(text, at);
-            self.push(&text[at..special])?;
-            let Some(&byte) = text.get(special) else {
-                return Ok(());
-            };
-            self.push_escape(byte)?;
-            at = special + 1;
-        }
-    }
-
-    fn push_escape(&mut self, byte: u8) -> Result<(), SegmentError> {
-        let letter = match byte {
-            b'"' | b'\\' => byte,
-            b'\n' => b'n',
-            b'\t' => b't',
-            b'\r' => b'r',
-            8 => b'b',
-            12 => b'f',
-            _ => 0,
-        };
-        if letter != 0 {
-            self.push(&[b'\\', letter])
-        } else {
-            let digit = b"0123456789abcdef"[usize::from(byte & 15)];
-            self.push(&[b'\\', b'u', b'0', b'0', b'0' + (byte >> 4), digit])
-        }
     }
 }
 
@@ -287,7 +172,7 @@ fn line_end(text: &[u8], from: usize) -> usize {
 
 /// Appends `body`, escaped, with the line numbers that `side` describes.
 pub(super) fn push_numbered(
-    body: &[u8],
+    body: Stretch<'_>,
     side: &mut Cursor<'_>,
     out: &mut Output,
 ) -> Result<(), SegmentError> {
@@ -296,7 +181,7 @@ pub(super) fn push_numbered(
     };
     let mut rest = body;
     loop {
-        let (plain, after) = rest.split_at_checked(side.length()?).ok_or(TOO_SHORT)?;
+        let (plain, after) = rest.split_at(side.length()?).ok_or(TOO_SHORT)?;
         out.push_escaped(plain)?;
         rest = after;
         let lines = side.varint()?;
@@ -316,7 +201,8 @@ pub(super) fn push_numbered(
             }
             let number = first.checked_add(index).ok_or(TOO_SHORT)?;
             push_prefix(number, style, out)?;
-            let (line, after) = rest.split_at(line_end(rest, 0));
+            let line_bytes = line_end(rest.bytes(), 0);
+            let (line, after) = rest.split_at(line_bytes).ok_or(TOO_SHORT)?;
             out.push_escaped(line)?;
             rest = after;
         }
@@ -344,7 +230,8 @@ fn push_prefix(number: u64, style: Style, out: &mut Output) -> Result<(), Segmen
     let start = at.min(end - usize::from(style.width));
     let separator = if style.tab { b"\\t".as_slice() } else { ARROW };
     prefix[end..end + separator.len()].copy_from_slice(separator);
-    out.push(&prefix[start..end + separator.len()])
+    let length = end + separator.len() - start;
+    Stretch::new(&prefix, start, length).map_or(Ok(()), |prefix| out.push_stretch(prefix))
 }
 
 #[cfg(test)]
@@ -355,7 +242,7 @@ mod tests {
 
     fn escaped(text: &[u8]) -> Vec<u8> {
         let mut out = Output::new(text.len() * 6, Vec::new(), 0);
-        out.push_escaped(text).unwrap();
+        out.push_escaped(Stretch::of(text)).unwrap();
         out.into_bytes()
     }
 
@@ -365,7 +252,7 @@ mod tests {
         if found {
             let mut out = Output::new(text.len() * 6, Vec::new(), 0);
             let mut cursor = Cursor::new(&side);
-            push_numbered(&body, &mut cursor, &mut out).unwrap();
+            push_numbered(Stretch::of(&body), &mut cursor, &mut out).unwrap();
             assert!(cursor.rest().is_empty());
             assert_eq!(out.into_bytes(), escaped(text));
         }
@@ -401,9 +288,7 @@ mod tests {
             varint::put(&mut side, value);
         }
         let mut out = Output::new(1 << 20, Vec::new(), 0);
-        assert!(push_numbered(b"a\nb\n", &mut Cursor::new(&side), &mut out).is_err());
-        let mut small = Output::new(10, Vec::new(), 0);
-        assert!(small.push_escaped(b"\"\"\"\"\"\"").is_err());
+        assert!(push_numbered(Stretch::of(b"a\nb\n"), &mut Cursor::new(&side), &mut out).is_err());
     }
 
     proptest! {
