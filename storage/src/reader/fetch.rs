@@ -1,7 +1,9 @@
 //! One page of a session's messages from one connection: where the next message is, in a
 //! segment or in a row of its own, and the run of messages that begins there.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
@@ -16,20 +18,18 @@ use crate::sql::db::Db;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 
-use super::shared::Shared;
+use super::shared::{Helper, Shared};
 
 /// What was decoded last. Messages never change, so it stays true whatever compaction does.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     decoded: Option<Decoded>,
-    /// The segment behind it, when it was decoded ahead.
-    ahead: Option<Decoded>,
+    /// The segment behind it, if it is being decoded ahead.
+    ahead: Option<Ahead>,
     base: Option<Arc<Base>>,
     shared: Arc<Shared>,
     /// Whether to share bases with other replays, and to decode ahead.
     is_replay: bool,
-    /// Whether a whole segment was decoded: then more are likely to be wanted.
-    is_long: bool,
 }
 
 impl Cursor {
@@ -50,7 +50,10 @@ impl Cursor {
                 self.shared
                     .with_decoder(|decoder| decoder.recycle(passed.messages));
             }
-            self.decoded = self.ahead.take().filter(|d| d.holds(sequence));
+            let ahead = self
+                .ahead
+                .take_if(|ahead| ahead.sequences.contains(&sequence));
+            self.decoded = ahead.and_then(Ahead::wait);
         }
     }
 
@@ -82,6 +85,36 @@ impl Decoded {
 
     fn last_sequence(&self) -> u64 {
         self.first_sequence + self.messages.len() as u64 - 1
+    }
+}
+
+/// A segment that a thread of its own decodes. Dropped, the thread comes to its end unheard.
+#[derive(Debug)]
+struct Ahead {
+    sequences: RangeInclusive<u64>,
+    thread: JoinHandle<Result<Decoded>>,
+}
+
+impl Ahead {
+    /// Begins to decode all of `stored`, if a thread can be had.
+    fn begin(shared: &Arc<Shared>, helper: Helper, id: &SessionId, stored: Stored) -> Option<Self> {
+        let sequences = stored.info.first_sequence..=stored.info.last_sequence;
+        let (first, last) = (*sequences.start(), *sequences.end());
+        let (shared, id) = (Arc::clone(shared), id.clone());
+        let thread = std::thread::Builder::new()
+            .name("read-ahead".to_owned())
+            .spawn(move || {
+                let decoded = decode(&shared, &id, &stored, first, last);
+                drop(helper);
+                decoded
+            })
+            .ok()?;
+        Some(Self { sequences, thread })
+    }
+
+    /// What it decoded; nothing if that failed: why is told when it is decoded again.
+    fn wait(self) -> Option<Decoded> {
+        self.thread.join().ok()?.ok()
     }
 }
 
@@ -119,21 +152,17 @@ pub(crate) fn page(
         return cut(id, decoded, from, to);
     }
     let shared = Arc::clone(&cursor.shared);
-    let helper = (cursor.is_replay && cursor.is_long)
-        .then(|| shared.helper())
-        .flatten();
+    let helper = cursor.is_replay.then(|| shared.helper()).flatten();
     let place = Place { key, id, from, to };
     match locate(db, connection, &place, cursor, helper.is_some())? {
         Found::Hot(messages) => Ok(messages),
         Found::Segment(stored, next) => {
             cursor.keep_base(stored.base.as_ref());
-            let (decoded, ahead) = match &next {
-                Some(next) => decode_both(&shared, &place, &stored, next),
-                None => (decode(&shared, id, &stored, from, to), None),
-            };
-            cursor.is_long |= !is_few(&stored.info, from, to);
-            cursor.ahead = ahead;
-            cut(id, cursor.decoded.insert(decoded?), from, to)
+            cursor.ahead = next
+                .zip(helper)
+                .and_then(|(next, helper)| Ahead::begin(&shared, helper, id, next));
+            let decoded = decode(&shared, id, &stored, from, to)?;
+            cut(id, cursor.decoded.insert(decoded), from, to)
         }
     }
 }
@@ -146,30 +175,10 @@ struct Place<'a> {
     to: u64,
 }
 
-/// Decodes a segment here, and the one behind it on a second thread meanwhile. What is wrong with
-/// that one is told when its turn comes.
-fn decode_both(
-    shared: &Shared,
-    place: &Place<'_>,
-    stored: &Stored,
-    next: &Stored,
-) -> (Result<Decoded>, Option<Decoded>) {
-    let &Place { id, from, to, .. } = place;
-    std::thread::scope(|scope| {
-        let ahead = std::thread::Builder::new()
-            .name("read-ahead".to_owned())
-            .spawn_scoped(scope, || {
-                decode(shared, id, next, next.info.first_sequence, to)
-            });
-        let decoded = decode(shared, id, stored, from, to);
-        let ahead = ahead.ok().and_then(|thread| thread.join().ok()?.ok());
-        (decoded, ahead)
-    })
-}
-
-/// Whether so few messages are wanted of a segment that only they are put together.
+/// Whether so few messages are wanted of a segment, and not all, that only they are put together.
 fn is_few(info: &SegmentInfo, from: u64, to: u64) -> bool {
-    to.min(info.last_sequence) - from < PARTIAL_MESSAGES_MAX
+    let all = from <= info.first_sequence && to >= info.last_sequence;
+    !all && to.min(info.last_sequence) - from < PARTIAL_MESSAGES_MAX
 }
 
 /// Where to go on after damage at `sequence`: behind the segment that holds it, or at the next
@@ -273,7 +282,8 @@ fn locate(
     let found = match segment {
         Some(info) if info.first_sequence <= from => {
             let stored = stored(db, connection, place, info, None, cursor)?;
-            let next = if read_ahead && info.raw_bytes <= READ_AHEAD_BYTES_MAX {
+            let long = !is_few(&info, from, to) && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
+            let next = if read_ahead && long {
                 next_whole(db, connection, place, &stored, cursor)
             } else {
                 None

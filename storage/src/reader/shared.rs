@@ -54,23 +54,23 @@ impl Shared {
 
     /// Leave to decode on one more thread: until it is dropped, and only while cores are free
     /// of others'.
-    pub(crate) fn helper(&self) -> Option<Helper<'_>> {
+    pub(crate) fn helper(self: &Arc<Self>) -> Option<Helper> {
         let admitted = self
             .helpers
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
                 (now < *HELPERS_MAX).then_some(now + 1)
             });
-        admitted.ok().map(|_| Helper(&self.helpers))
+        admitted.ok().map(|_| Helper(Arc::clone(self)))
     }
 }
 
 /// See [`Shared::helper`].
 #[derive(Debug)]
-pub(crate) struct Helper<'a>(&'a AtomicUsize);
+pub(crate) struct Helper(Arc<Shared>);
 
-impl Drop for Helper<'_> {
+impl Drop for Helper {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.helpers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn helpers_are_bounded_and_come_back() {
-        let shared = Shared::default();
+        let shared = Arc::<Shared>::default();
         let admitted: Vec<_> = std::iter::from_fn(|| shared.helper()).take(5000).collect();
         assert_eq!(admitted.len(), *HELPERS_MAX);
         drop(admitted);
