@@ -1,5 +1,10 @@
 //! Values of fixed form: recognised only when writing them back gives the same bytes.
 
+use super::output::SHORT_BYTES_MAX;
+
+/// Where a value's text is written, from the front; how much it takes is the writer's answer.
+type Room = [u8; SHORT_BYTES_MAX];
+
 /// Whole part and milliseconds of an RFC 3339 time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time {
@@ -13,10 +18,6 @@ pub(super) struct Time {
 
 /// Bytes of `2026-01-02T03:04:05`.
 const SECONDS_END: usize = 19;
-/// Room for short texts, more than they take: they are copied in blocks of one size.
-pub(super) const SHORT_TEXT_BYTES: usize = 64;
-/// Where integers' texts end, the longest having 20 bytes.
-pub(super) const INTEGER_END: usize = 24;
 const DAY_S: i64 = 86_400;
 
 fn decimal(text: &[u8]) -> Option<i64> {
@@ -69,9 +70,9 @@ pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
     Some((Time { ms, us, digits }, end))
 }
 
-/// A time as [`parse_time`] reads it, and the bytes it takes of the text; nothing if `time` is out
-/// of the form's range.
-pub(super) fn time_text(time: Time) -> Option<([u8; SHORT_TEXT_BYTES], usize)> {
+/// Writes a time as [`parse_time`] reads it. The bytes it takes; nothing if `time` is out of the
+/// form's range.
+pub(super) fn write_time(time: Time, text: &mut Room) -> Option<usize> {
     let seconds = time.ms.div_euclid(1000);
     let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
     // Year 9999 ends before day 2,932,897; the bound also keeps the calendar sums small.
@@ -79,7 +80,6 @@ pub(super) fn time_text(time: Time) -> Option<([u8; SHORT_TEXT_BYTES], usize)> {
         return None;
     }
     let (year, month, day) = date_of(days);
-    let mut text = [0; SHORT_TEXT_BYTES];
     text[..26].copy_from_slice(b"0000-00-00T00:00:00.000000");
     let mut put = |at: usize, width: usize, mut value: i64| {
         for place in (at..at + width).rev() {
@@ -99,7 +99,7 @@ pub(super) fn time_text(time: Time) -> Option<([u8; SHORT_TEXT_BYTES], usize)> {
         0 => SECONDS_END,
         digits => SECONDS_END + 1 + usize::from(digits.min(6)),
     };
-    Some((text, length))
+    Some(length)
 }
 
 /// Days from 1970-01-01 in the proleptic Gregorian calendar, whose 400 years are 146,097 days;
@@ -147,6 +147,17 @@ const fn hex_values() -> [u8; 256] {
 }
 const HEX_VALUES: [u8; 256] = hex_values();
 
+/// Each byte's two digits.
+static HEX_PAIRS: [[u8; 2]; 256] = {
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = [HEX[byte >> 4], HEX[byte & 15]];
+        byte += 1;
+    }
+    table
+};
+
 /// Lower-case hex digits, at most 32, as a number.
 pub(super) fn parse_hex(text: &[u8]) -> Option<u128> {
     text.iter().try_fold(0_u128, |value, &c| {
@@ -155,18 +166,14 @@ pub(super) fn parse_hex(text: &[u8]) -> Option<u128> {
     })
 }
 
-/// 32 hex digits.
-pub(super) fn hex_text(value: u128) -> [u8; 32] {
-    let mut text = [0_u8; 32];
-    for (pair, byte) in text
-        .as_chunks_mut::<2>()
-        .0
-        .iter_mut()
-        .zip(value.to_be_bytes())
-    {
-        *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+/// Writes the lowest `digits` hex digits of `value`, an even number of them, at most 32.
+pub(super) fn write_hex(value: u128, digits: usize, text: &mut Room) -> usize {
+    let bytes = value.to_be_bytes();
+    let wanted = bytes.get(bytes.len() - digits / 2..).unwrap_or_default();
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(wanted) {
+        *pair = HEX_PAIRS[usize::from(*byte)];
     }
-    text
+    2 * wanted.len()
 }
 
 /// Bytes of a UUID's text.
@@ -192,18 +199,18 @@ pub(super) fn parse_uuid(text: &[u8]) -> Option<u128> {
     Some(value)
 }
 
-/// The text of a UUID.
-pub(super) fn uuid_text(value: u128) -> [u8; UUID_BYTES] {
-    let mut text = [b'-'; UUID_BYTES];
-    let bytes = value.to_be_bytes();
-    for (index, place) in [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34]
-        .into_iter()
-        .enumerate()
-    {
-        text[place] = HEX[usize::from(bytes[index] >> 4)];
-        text[place + 1] = HEX[usize::from(bytes[index] & 15)];
+/// Writes a UUID.
+pub(super) fn write_uuid(value: u128, text: &mut Room) -> usize {
+    let places = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    for (place, byte) in places.into_iter().zip(value.to_be_bytes()) {
+        let [high, low] = HEX_PAIRS[usize::from(byte)];
+        text[place] = high;
+        text[place + 1] = low;
     }
-    text
+    for place in [8, 13, 18, 23] {
+        text[place] = b'-';
+    }
+    UUID_BYTES
 }
 
 const BASE58: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
@@ -250,11 +257,10 @@ pub(super) fn parse_b58(text: &[u8]) -> Option<u128> {
     (text.len() == B58_BYTES).then(|| parse_base(BASE58, text))?
 }
 
-/// 22 base-58 digits: any 128-bit value fits.
-pub(super) fn b58_text(value: u128) -> [u8; B58_BYTES] {
-    let mut text = [0; B58_BYTES];
-    write_base(BASE58, value, &mut text);
-    text
+/// Writes 22 base-58 digits: any 128-bit value fits.
+pub(super) fn write_b58(value: u128, text: &mut Room) -> usize {
+    write_base(BASE58, value, &mut text[..B58_BYTES]);
+    B58_BYTES
 }
 
 /// 24 base-62 digits.
@@ -268,14 +274,12 @@ pub(super) fn parse_b62(text: &[u8]) -> Option<Id> {
     })
 }
 
-/// 24 base-62 digits, if neither half has over 12.
-pub(super) fn b62_text(id: Id) -> Option<[u8; B62_BYTES]> {
+/// Writes 24 base-62 digits; false if a half is over 12 digits.
+pub(super) fn write_b62(id: Id, text: &mut Room) -> bool {
     let left = u128::from(id.high) << 56 | id.low >> 72;
     let right = id.low & ((1 << 72) - 1);
-    let mut text = [0; B62_BYTES];
-    let (left_text, right_text) = text.split_at_mut(B62_BYTES / 2);
-    let fits = write_base(BASE62, left, left_text) && write_base(BASE62, right, right_text);
-    fits.then_some(text)
+    let (left_text, right_text) = text[..B62_BYTES].split_at_mut(B62_BYTES / 2);
+    write_base(BASE62, left, left_text) && write_base(BASE62, right, right_text)
 }
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -382,24 +386,17 @@ pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// An integer: the text from the position given to [`INTEGER_END`].
-pub(super) fn integer_text(value: i64) -> ([u8; SHORT_TEXT_BYTES], usize) {
-    let mut text = [0_u8; SHORT_TEXT_BYTES];
-    let mut at = INTEGER_END;
+/// Writes an integer; the bytes it takes.
+pub(super) fn write_integer(value: i64, text: &mut Room) -> usize {
     let mut magnitude = value.unsigned_abs();
-    loop {
-        at -= 1;
-        text[at] = b'0' + (magnitude % 10) as u8;
+    let sign = usize::from(value < 0);
+    text[0] = b'-';
+    let end = sign + magnitude.checked_ilog10().unwrap_or(0) as usize + 1;
+    for place in text[sign..end].iter_mut().rev() {
+        *place = b'0' + (magnitude % 10) as u8;
         magnitude /= 10;
-        if magnitude == 0 {
-            break;
-        }
     }
-    if value < 0 {
-        at -= 1;
-        text[at] = b'-';
-    }
-    (text, at)
+    end
 }
 
 #[cfg(test)]
@@ -410,7 +407,8 @@ mod tests {
 
     fn read_and_written(text: &str) -> Option<String> {
         let (time, end) = parse_time(text.as_bytes())?;
-        let (back, length) = super::time_text(time).unwrap();
+        let mut back = [0; SHORT_BYTES_MAX];
+        let length = write_time(time, &mut back).unwrap();
         assert_eq!(back[..length], text.as_bytes()[..end]);
         Some(String::from_utf8(back[..length].to_vec()).unwrap())
     }
@@ -440,15 +438,17 @@ mod tests {
         }
         for ms in [i64::MAX, -1] {
             let (us, digits) = (0, 3);
-            assert_eq!(time_text(Time { ms, us, digits }), None);
+            let mut room = [0; SHORT_BYTES_MAX];
+            assert_eq!(write_time(Time { ms, us, digits }, &mut room), None);
         }
     }
 
     #[test]
     fn integers_are_plain_or_refused() {
         for good in ["0", "1", "-1", "999999999999999999", "-999999999999999999"] {
-            let (text, start) = integer_text(parse_integer(good.as_bytes()).unwrap());
-            assert_eq!(&text[start..INTEGER_END], good.as_bytes());
+            let mut text = [0; SHORT_BYTES_MAX];
+            let length = write_integer(parse_integer(good.as_bytes()).unwrap(), &mut text);
+            assert_eq!(&text[..length], good.as_bytes());
         }
         for bad in [
             "",
@@ -478,11 +478,15 @@ mod tests {
     proptest! {
         #[test]
         fn forms_round_trip(low: u128, high: u16, bytes: Vec<u8>, day in 0_i64..2_932_897) {
-            prop_assert_eq!(parse_uuid(&uuid_text(low)), Some(low));
-            prop_assert_eq!(parse_b58(&b58_text(low)), Some(low));
-            prop_assert_eq!(parse_hex(&hex_text(low)), Some(low));
-            if let Some(text) = b62_text(Id { high, low }) {
-                prop_assert_eq!(parse_b62(&text), Some(Id { high, low }));
+            let mut room = [0; SHORT_BYTES_MAX];
+            let length = write_uuid(low, &mut room);
+            prop_assert_eq!(parse_uuid(&room[..length]), Some(low));
+            let length = write_b58(low, &mut room);
+            prop_assert_eq!(parse_b58(&room[..length]), Some(low));
+            let length = write_hex(low, 32, &mut room);
+            prop_assert_eq!(parse_hex(&room[..length]), Some(low));
+            if write_b62(Id { high, low }, &mut room) {
+                prop_assert_eq!(parse_b62(&room[..B62_BYTES]), Some(Id { high, low }));
             }
             let mut text = vec![0; bytes.len().div_ceil(3) * 4];
             write_base64(&bytes, &mut text);

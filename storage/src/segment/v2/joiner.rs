@@ -55,7 +55,7 @@ impl<'a> ColumnReader<'a> {
 
     fn remember(&mut self, place: Place) {
         self.recent_count = (self.recent_count + 1).min(RECENT_MAX);
-        self.recent[..self.recent_count].rotate_right(1);
+        self.recent.copy_within(..RECENT_MAX - 1, 1);
         self.recent[0] = place;
     }
 
@@ -140,40 +140,16 @@ impl<'a> Joiner<'a> {
         out: &mut Output,
     ) -> Result<(), SegmentError> {
         match kind {
-            Kind::Text => {
-                let place = self.string(kind, index)?;
-                out.push_escaped(self.bytes(place)?)
-            }
-            Kind::Verbatim | Kind::Number | Kind::Raw => {
-                let place = self.string(kind, index)?;
-                out.push_stretch(self.bytes(place)?)
-            }
-            Kind::Numbered => {
-                let place = self.string(kind, index)?;
-                let mut aux = self.column(index)?.aux;
-                push_numbered(self.bytes(place)?, &mut aux, out)?;
-                self.column(index)?.aux = aux;
-                Ok(())
-            }
-            Kind::PatchLines => {
-                let place = self.string(kind, index)?;
-                let column = self.column(index)?;
-                let count = column.aux.length()?;
-                let firsts = column.aux.take(count)?;
-                push_patch(firsts, self.bytes(place)?, out)
-            }
-            Kind::Base64 => {
-                let place = self.string(kind, index)?;
-                let bytes = self.bytes(place)?.bytes();
-                out.with(bytes.len().div_ceil(3) * 4, |out| {
-                    forms::write_base64(bytes, out)
-                })
-            }
+            Kind::Text
+            | Kind::Verbatim
+            | Kind::Number
+            | Kind::Raw
+            | Kind::Numbered
+            | Kind::PatchLines
+            | Kind::Base64 => self.text(kind, index, out),
             Kind::Integer => {
                 let value = self.column(index)?.integer()?;
-                let (text, start) = forms::integer_text(value);
-                let text = Stretch::new(&text, start, forms::INTEGER_END - start);
-                out.push_stretch(text.ok_or(NO_FORM)?)
+                out.push_short(|text| forms::write_integer(value, text))
             }
             Kind::TimeS | Kind::TimeMs | Kind::TimeUs => self.time(kind, index, out),
             Kind::Array => self.array(index, depth, out),
@@ -183,6 +159,34 @@ impl<'a> Joiner<'a> {
         }
     }
 
+    /// The next string of a column, as its kind writes it.
+    fn text(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
+        let place = self.string(kind, index)?;
+        match kind {
+            Kind::Text => out.push_escaped(self.bytes(place)?),
+            Kind::Numbered => {
+                let mut aux = self.column(index)?.aux;
+                push_numbered(self.bytes(place)?, &mut aux, out)?;
+                self.column(index)?.aux = aux;
+                Ok(())
+            }
+            Kind::PatchLines => {
+                let column = self.column(index)?;
+                let count = column.aux.length()?;
+                let firsts = column.aux.take(count)?;
+                push_patch(firsts, self.bytes(place)?, out)
+            }
+            Kind::Base64 => {
+                let bytes = self.bytes(place)?.bytes();
+                out.with(bytes.len().div_ceil(3) * 4, |out| {
+                    forms::write_base64(bytes, out)
+                })
+            }
+            _ => out.push_stretch(self.bytes(place)?),
+        }
+    }
+
+    #[inline]
     fn column(&mut self, index: usize) -> Result<&mut ColumnReader<'a>, SegmentError> {
         self.columns.get_mut(index).ok_or(NO_COLUMN)
     }
@@ -196,14 +200,17 @@ impl<'a> Joiner<'a> {
             self.state.last_ms,
         )?;
         match kind {
-            Kind::Uuid => out.push(&forms::uuid_text(id.low)),
-            Kind::Base58 => out.push(&forms::b58_text(id.low)),
-            Kind::Base62 => out.push(&forms::b62_text(id).ok_or(NO_FORM)?),
-            _ => {
-                let text = forms::hex_text(id.low);
-                let digits = kind.hex_digits().min(text.len());
-                out.push(&text[text.len() - digits..])
+            Kind::Uuid => out.push_short(|text| forms::write_uuid(id.low, text)),
+            Kind::Base58 => out.push_short(|text| forms::write_b58(id.low, text)),
+            Kind::Base62 => {
+                let mut fits = false;
+                out.push_short(|text| {
+                    fits = forms::write_b62(id, text);
+                    forms::B62_BYTES
+                })?;
+                if fits { Ok(()) } else { Err(NO_FORM) }
             }
+            _ => out.push_short(|text| forms::write_hex(id.low, kind.hex_digits(), text)),
         }
     }
 
@@ -228,9 +235,13 @@ impl<'a> Joiner<'a> {
             _ => 6,
         };
         self.state.last_ms = ms;
-        let (text, length) = forms::time_text(Time { ms, us, digits }).ok_or(NO_FORM)?;
-        let text = Stretch::new(&text, 0, length);
-        out.push_stretch(text.ok_or(NO_FORM)?)
+        let before = out.len();
+        out.push_short(|text| forms::write_time(Time { ms, us, digits }, text).unwrap_or(0))?;
+        if out.len() > before {
+            Ok(())
+        } else {
+            Err(NO_FORM)
+        }
     }
 
     fn array(&mut self, index: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
@@ -264,9 +275,13 @@ impl<'a> Joiner<'a> {
         let code = column.codes.varint()?;
         if code < CODE_REPEAT {
             let rank = code as usize;
-            let recent = &mut column.recent[..column.recent_count];
-            recent.get_mut(..=rank).ok_or(NO_STRING)?.rotate_right(1);
-            return Ok(recent[0]);
+            if rank >= column.recent_count {
+                return Err(NO_STRING);
+            }
+            let place = column.recent[rank];
+            column.recent.copy_within(..rank, 1);
+            column.recent[0] = place;
+            return Ok(place);
         }
         let place = match code {
             CODE_REPEAT => {

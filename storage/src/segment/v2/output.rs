@@ -16,6 +16,8 @@ const ESCAPE_BYTES_MAX: usize = 6;
 /// Room behind what is filled: a block whose every byte is escaped, and the surplus of the last
 /// copies.
 const SLACK_BYTES: usize = (ESCAPE_BYTES_MAX + 2) * BLOCK_BYTES;
+/// What a time, a number or an identifier takes at most.
+pub(super) const SHORT_BYTES_MAX: usize = 64;
 /// Room made at first, whatever a header says; it grows with what there is to fill it.
 const FIRST_BYTES_MAX: usize = 4 << 20;
 
@@ -198,6 +200,22 @@ impl Output {
         let result = write(&mut self.bytes[self.filled..end]);
         self.filled = end;
         Ok(result)
+    }
+
+    /// Lets `write` fill some of a short text's room, and say how much, at most all of it.
+    #[inline]
+    pub(super) fn push_short(
+        &mut self,
+        write: impl FnOnce(&mut [u8; SHORT_BYTES_MAX]) -> usize,
+    ) -> Result<(), SegmentError> {
+        // Straight into its place: bytes written one by one and copied at once make the processor
+        // wait for the writes.
+        self.make_room(SHORT_BYTES_MAX);
+        let rest = self.bytes.get_mut(self.filled..).unwrap_or_default();
+        let count = rest.first_chunk_mut().map_or(0, write);
+        self.admit(count)?;
+        self.filled += count;
+        Ok(())
     }
 
     /// Writes behind what is filled; there is always the slack.

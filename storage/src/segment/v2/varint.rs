@@ -39,14 +39,17 @@ impl<'a> Cursor<'a> {
         self.rest
     }
 
+    #[inline]
     pub(super) fn byte(&mut self) -> Result<u8, SegmentError> {
-        let (&first, rest) = self.rest.split_first().ok_or(exhausted(1, 0))?;
+        let (&first, rest) = self.rest.split_first().ok_or_else(|| exhausted(1, 0))?;
         self.rest = rest;
         Ok(first)
     }
 
+    // Most numbers are one byte: called for each value of each line, so not called at all.
+    #[inline(always)]
     pub(super) fn varint(&mut self) -> Result<u64, SegmentError> {
-        let (&first, rest) = self.rest.split_first().ok_or(exhausted(1, 0))?;
+        let (&first, rest) = self.rest.split_first().ok_or_else(|| exhausted(1, 0))?;
         self.rest = rest;
         if first < 0x80 {
             return Ok(u64::from(first));
@@ -54,6 +57,7 @@ impl<'a> Cursor<'a> {
         self.varint_tail(first)
     }
 
+    #[inline(never)]
     fn varint_tail(&mut self, first: u8) -> Result<u64, SegmentError> {
         let mut value = u64::from(first & 0x7f);
         for group in 1..VARINT_BYTES_MAX {
@@ -74,6 +78,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A varint that counts bytes or things, each of which takes room: fits `usize`.
+    #[inline]
     pub(super) fn length(&mut self) -> Result<usize, SegmentError> {
         usize::try_from(self.varint()?).map_err(|_| SegmentError::Inconsistent {
             what: "a length is out of range",
