@@ -15,7 +15,7 @@ use betcode_db::generator::Rng;
 use betcode_storage::{ReadRange, Store, StoreOptions, Tier};
 
 const SINGLE_READS: usize = 3000;
-/// Reads with nothing cached: each opens the store anew.
+/// Reads with nothing cached in the process: each opens the store anew.
 const COLD_READS: usize = 200;
 
 /// MB/s of reading all sessions with `read`.
@@ -73,17 +73,19 @@ fn single(store: &Store, places: &[(String, u64)]) -> Durations {
     durations
 }
 
-/// Single messages and first messages from the middle, each from a store just opened, with its file
-/// out of the page cache if this system's `dd` can put it out. Opening is not counted.
-fn cold(path: &Path, places: &[(String, u64)]) -> [Durations; 2] {
+/// Single messages and first messages from the middle, each from a store just opened; with its file
+/// `evicted` from the system's page cache, if this system's `dd` can do that. Opening is not counted.
+fn fresh(path: &Path, places: &[(String, u64)], evicted: bool) -> [Durations; 2] {
     let mut durations = [Durations::default(), Durations::default()];
     for (turn, (session, sequence)) in places.iter().take(2 * COLD_READS).enumerate() {
         let single = turn % 2 == 0;
-        let _ = Command::new("dd")
-            .arg(format!("of={}", path.display()))
-            .args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
-            .stderr(Stdio::null())
-            .status();
+        if evicted {
+            let _ = Command::new("dd")
+                .arg(format!("of={}", path.display()))
+                .args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
+                .stderr(Stdio::null())
+                .status();
+        }
         let store = Store::open_read_only(path, StoreOptions::default()).unwrap();
         let range = ReadRange {
             from: *sequence,
@@ -167,14 +169,16 @@ fn main() {
             "{state:<5} first message from the middle {}",
             first_of_rest(&store, &places).summary()
         );
-        let [mut single, mut first] = cold(&path, &places);
-        println!(
-            "{state:<5} single message, cold         {}",
-            single.summary()
-        );
-        println!(
-            "{state:<5} first from the middle, cold  {}",
-            first.summary()
-        );
+        for (how, evicted) in [("fresh", false), ("cold ", true)] {
+            let [mut single, mut first] = fresh(&path, &places, evicted);
+            println!(
+                "{state:<5} single message, {how}        {}",
+                single.summary()
+            );
+            println!(
+                "{state:<5} first from the middle, {how} {}",
+                first.summary()
+            );
+        }
     }
 }
