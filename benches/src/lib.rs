@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod corpus;
+pub mod cpu;
 pub mod figures;
 pub mod plain;
 pub mod stores;

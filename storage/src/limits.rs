@@ -76,6 +76,9 @@ pub const SEGMENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX_CEILING;
 /// Messages of a segment.
 pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
 
+/// Streams of a segment from which long repeats may be taken out: a reader has them twice.
+pub const COPIES_STREAM_BYTES_MAX: usize = 16 << 20;
+
 /// Text of a project's base: what a reader decodes before any of its segments.
 pub const BASE_TEXT_BYTES_MAX: usize = 2 << 20;
 /// Images and other decoded base64 that a base holds, in number …

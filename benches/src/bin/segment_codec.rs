@@ -1,12 +1,14 @@
 //! What codec 2 makes of real sessions: size, speed, and the cost of one message.
 //!
 //! `segment_codec LEVEL SEGMENT_BYTES BASE_BYTES FOLDER…`: each folder is a project, each `.jsonl`
-//! file in it a session. A base of 0 bytes means none. Prints one line a folder.
+//! file in it a session. A base of 0 bytes means none. Prints one line a folder. Speeds are of this
+//! thread's CPU time, which a busy machine disturbs least; the time of a single message is not.
 
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
+use betcode_benches::cpu::CpuTime;
 use betcode_storage::limits::SEGMENT_MESSAGES_MAX;
 use betcode_storage::segment::v2::{BaseBuilder, Encoder};
 use betcode_storage::segment::{Base, DecodeLimits, Entry, SegmentError, decode, decode_range};
@@ -54,9 +56,9 @@ fn measure(
         .flatten()
         .map(|entry| entry.payload.len())
         .sum();
-    let speed = |start: Instant| raw_bytes as f64 / 1e6 / start.elapsed().as_secs_f64();
+    let speed = |start: CpuTime| raw_bytes as f64 / 1e6 / start.elapsed_s();
 
-    let start = Instant::now();
+    let start = CpuTime::now();
     let encoded_base = if base_bytes > 0 {
         build_base(&segments, base_bytes, level)?
     } else {
@@ -65,7 +67,7 @@ fn measure(
     let base_speed = speed(start);
     let base = encoded_base.as_deref().map(Base::decode).transpose()?;
 
-    let start = Instant::now();
+    let start = CpuTime::now();
     let mut encoder = Encoder::new(level, base.as_ref())?;
     let encoded: Vec<Vec<u8>> = segments
         .iter()
@@ -74,7 +76,7 @@ fn measure(
     let encode_speed = speed(start);
 
     let limits = DecodeLimits::default();
-    let start = Instant::now();
+    let start = CpuTime::now();
     for segment in &encoded {
         std::hint::black_box(decode(segment, &limits, base.as_ref())?);
     }

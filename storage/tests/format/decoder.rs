@@ -136,21 +136,26 @@ fn version_1(stream: &mut Stream<'_>, messages: usize, payload_bytes: usize) -> 
 }
 
 fn version_2(stream: &mut Stream<'_>, messages: usize, base: Option<&Base>) -> Vec<Message> {
-    let base = match stream.byte() {
-        0 => None,
-        1 => {
-            let id = stream.u64();
-            Some(base.filter(|base| base.id == id).expect("its base"))
-        }
-        flags => panic!("flags {flags}"),
-    };
+    let flags = stream.byte();
+    assert!(flags < 4, "flags {flags}");
+    let base = (flags & 1 != 0).then(|| {
+        let id = stream.u64();
+        base.filter(|base| base.id == id).expect("its base")
+    });
     let [digests, ids, pairs, blob_bytes, blob_frame, main_bytes] =
         [(); 6].map(|()| stream.count());
+    let packed_bytes = (flags & 2 != 0).then(|| stream.count());
     let mut digests = Stream(stream.take(4 * digests));
     let (id_bytes, pairs) = (stream.take(ids), stream.take(pairs));
     let blobs = unzstd(stream.take(blob_frame), &[], blob_bytes);
     let dictionary = base.map_or(&[][..], |base| &base.text);
-    let main = unzstd(stream.0, dictionary, main_bytes);
+    let main = match packed_bytes {
+        None => unzstd(stream.0, dictionary, main_bytes),
+        Some(packed_bytes) => {
+            let packed = unzstd(stream.0, dictionary, packed_bytes);
+            with_copies(&packed, dictionary, main_bytes)
+        }
+    };
     let mut reader = Reader::new(&main, base);
     (reader.ids.bytes, reader.ids.pairs) = (Stream(id_bytes), pairs);
     reader.blobs = Stream(&blobs);
@@ -175,6 +180,30 @@ fn version_2(stream: &mut Stream<'_>, messages: usize, base: Option<&Base>) -> V
     }
     assert_eq!(times.len(), messages);
     payloads.into_iter().zip(times).collect()
+}
+
+/// Puts the copies back, one byte after the other.
+fn with_copies(packed: &[u8], base_text: &[u8], main_bytes: usize) -> Vec<u8> {
+    let mut stream = Stream(packed);
+    let [befores, lengths, sources] = [(); 3].map(|()| stream.count());
+    let [mut befores, mut lengths, mut sources] =
+        [befores, lengths, sources].map(|bytes| Stream(stream.take(bytes)));
+    let mut all = base_text.to_vec();
+    let mut expected = 0;
+    while !befores.0.is_empty() {
+        let literals = befores.count();
+        all.extend_from_slice(stream.take(literals));
+        let length = lengths.count() + 32;
+        let source = expected + literals as i64 + sources.zigzag();
+        for at in source..source + length as i64 {
+            all.push(all[at as usize]);
+        }
+        expected = source + length as i64;
+    }
+    all.extend_from_slice(stream.0);
+    let main = all.split_off(base_text.len());
+    assert_eq!(main.len(), main_bytes);
+    main
 }
 
 /// A piece of a shape: bytes as they are, or the next value of a column.

@@ -11,6 +11,7 @@ use betcode_storage::segment::{Base, CodecVersion, EncodeParams, Entry, encode};
 
 const BASE: &[u8] = include_bytes!("../../src/segment/v2/fixtures/base");
 const BASED: &[u8] = include_bytes!("../../src/segment/v2/fixtures/based.segment");
+const COPIES: &[u8] = include_bytes!("../../src/segment/v2/fixtures/copies.segment");
 const PLAIN: &[u8] = include_bytes!("../../src/segment/v2/fixtures/plain.segment");
 const VERSION_1: &[u8] = include_bytes!("../../src/segment/v1/fixtures/segment");
 const MESSAGES: &[u8] = include_bytes!("../../src/segment/v2/fixtures/messages");
@@ -52,6 +53,7 @@ fn the_document_is_enough_to_read_version_2() {
 fn the_document_is_enough_to_read_version_2_with_a_base() {
     let base = decoder::base(BASE);
     assert!(decoder::segment(BASED, Some(&base)) == messages());
+    assert!(decoder::segment(COPIES, Some(&base)) == messages());
 }
 
 #[test]

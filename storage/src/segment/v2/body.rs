@@ -8,9 +8,13 @@ use super::joiner::{ColumnReader, Joiner, State};
 use super::shape::{Shapes, compile};
 use super::splitter::Splitter;
 use super::varint::{Cursor, put};
-use super::{Base, frame};
+use super::{Base, copies, frame};
+use crate::limits::COPIES_STREAM_BYTES_MAX;
 
+/// The main stream refers to a base.
 const FLAG_BASE: u8 = 1;
+/// Long repeats were taken out of the main stream.
+const FLAG_COPIES: u8 = 2;
 /// Room that the main stream may take beyond twice the messages' bytes.
 const MAIN_SLACK_BYTES: usize = 64 << 10;
 
@@ -101,23 +105,23 @@ fn put_directory(main: &mut Vec<u8>, columns: &Columns, order: &[Option<usize>])
     }
 }
 
-/// Writes the body.
+/// Writes the body. `packed_bytes` is the size of the main stream without its long repeats, if
+/// that is what `main_frame` holds.
 pub(super) fn seal(
     parts: &Parts,
     digests: &[u32],
     base: Option<&Base>,
+    packed_bytes: Option<usize>,
     main_frame: &[u8],
     blob_frame: &[u8],
 ) -> Vec<u8> {
     let mut body = Vec::with_capacity(
         main_frame.len() + blob_frame.len() + parts.id_bytes.len() + digests.len() * 4 + 64,
     );
-    match base {
-        Some(base) => {
-            body.push(FLAG_BASE);
-            body.extend_from_slice(&base.id().to_le_bytes());
-        }
-        None => body.push(0),
+    let has = |flag, present| if present { flag } else { 0 };
+    body.push(has(FLAG_BASE, base.is_some()) | has(FLAG_COPIES, packed_bytes.is_some()));
+    if let Some(base) = base {
+        body.extend_from_slice(&base.id().to_le_bytes());
     }
     for length in [
         digests.len(),
@@ -128,6 +132,9 @@ pub(super) fn seal(
         parts.main.len(),
     ] {
         put(&mut body, length as u64);
+    }
+    if let Some(packed_bytes) = packed_bytes {
+        put(&mut body, packed_bytes as u64);
     }
     for digest in digests {
         body.extend_from_slice(&digest.to_le_bytes());
@@ -148,6 +155,8 @@ pub(super) struct Body<'a> {
     pub(super) blob_bytes: usize,
     pub(super) blob_frame: &'a [u8],
     pub(super) main_bytes: usize,
+    /// Size of the main stream without its long repeats, if they were taken out.
+    pub(super) packed_bytes: Option<usize>,
     pub(super) main_frame: &'a [u8],
 }
 
@@ -158,14 +167,15 @@ impl<'a> Body<'a> {
         messages: usize,
     ) -> Result<Self, SegmentError> {
         let mut cursor = Cursor::new(body);
-        let base_id = match cursor.byte()? {
+        let flags = cursor.byte()?;
+        if flags & !(FLAG_BASE | FLAG_COPIES) != 0 {
+            return Err(SegmentError::Inconsistent {
+                what: "the body has unknown flags",
+            });
+        }
+        let base_id = match flags & FLAG_BASE {
             0 => None,
-            FLAG_BASE => Some(u64::from_le_bytes(cursor.array()?)),
-            _ => {
-                return Err(SegmentError::Inconsistent {
-                    what: "the body has unknown flags",
-                });
-            }
+            _ => Some(u64::from_le_bytes(cursor.array()?)),
         };
         let digests = cursor.length()?;
         let id_bytes = cursor.length()?;
@@ -179,6 +189,19 @@ impl<'a> Body<'a> {
             main_bytes,
             main_bytes_max(raw_bytes, messages),
         )?;
+        let packed_bytes = match flags & FLAG_COPIES {
+            0 => None,
+            _ => {
+                let packed_bytes = cursor.length()?;
+                check_max(
+                    "the size of columns with copies",
+                    main_bytes,
+                    COPIES_STREAM_BYTES_MAX,
+                )?;
+                check_max("the size of columns less copies", packed_bytes, main_bytes)?;
+                Some(packed_bytes)
+            }
+        };
         check_max("the number of digests", digests, messages)?;
         Ok(Self {
             base_id,
@@ -188,6 +211,7 @@ impl<'a> Body<'a> {
             blob_bytes,
             blob_frame: cursor.take(blob_frame)?,
             main_bytes,
+            packed_bytes,
             main_frame: cursor.rest(),
         })
     }
@@ -199,14 +223,20 @@ impl<'a> Body<'a> {
         into: &mut Inflated,
     ) -> Result<(), SegmentError> {
         let dictionary = base.map_or(&[][..], Base::text);
-        let Inflated { zstd, main, blobs } = into;
-        zstd.decompress(
-            self.main_frame,
-            dictionary,
-            self.main_bytes,
-            "columns",
+        let Inflated {
+            zstd,
+            packed,
             main,
-        )?;
+            blobs,
+        } = into;
+        let (stream, stream_bytes) = match self.packed_bytes {
+            Some(packed_bytes) => (&mut *packed, packed_bytes),
+            None => (&mut *main, self.main_bytes),
+        };
+        zstd.decompress(self.main_frame, dictionary, stream_bytes, "columns", stream)?;
+        if self.packed_bytes.is_some() {
+            copies::put_back(packed, dictionary, self.main_bytes, main)?;
+        }
         zstd.decompress(
             self.blob_frame,
             &[],
@@ -221,6 +251,8 @@ impl<'a> Body<'a> {
 #[derive(Default)]
 pub(in super::super) struct Inflated {
     zstd: frame::Decompressor,
+    /// The main stream less its long repeats, if they were taken out.
+    pub(super) packed: Vec<u8>,
     pub(super) main: Vec<u8>,
     pub(super) blobs: Vec<u8>,
 }

@@ -18,6 +18,7 @@ mod base;
 mod body;
 mod builder;
 mod columns;
+mod copies;
 mod forms;
 pub(super) mod frame;
 mod ids;
@@ -67,6 +68,7 @@ const DEEP_LEVEL_MIN: i32 = 13;
 /// base's text, so keep it for a run.
 pub struct Encoder<'b> {
     base: Option<&'b Base>,
+    index: copies::Index<'b>,
     main: frame::Compressor,
     blobs: frame::Compressor,
 }
@@ -85,9 +87,11 @@ impl<'b> Encoder<'b> {
     /// # Errors
     /// What the compressor says.
     pub fn new(level: i32, base: Option<&'b Base>) -> Result<Self, SegmentError> {
+        let text = base.map_or(&[][..], Base::text);
         Ok(Self {
             base,
-            main: frame::Compressor::new(level, base.map_or(&[], Base::text))?,
+            index: copies::Index::new(text),
+            main: frame::Compressor::new(level, text)?,
             blobs: frame::Compressor::new(blob_level(level), &[])?,
         })
     }
@@ -137,7 +141,8 @@ impl<'b> Encoder<'b> {
         let (raw_bytes, messages) = (header.raw_bytes as usize, entries.len());
         let main_max = body::main_bytes_max(raw_bytes, messages);
         check_max("the size of the columns", parts.main.len(), main_max)?;
-        let main_frame = self.main.compress(&parts.main)?;
+        let packed = copies::take_out(&self.index, &parts.main);
+        let main_frame = self.main.compress(packed.as_ref().unwrap_or(&parts.main))?;
         let blob_frame = if parts.blobs.is_empty() {
             Vec::new()
         } else {
@@ -148,6 +153,7 @@ impl<'b> Encoder<'b> {
             &parts,
             &digests,
             self.base,
+            packed.map(|packed| packed.len()),
             &main_frame,
             &blob_frame,
         )))
@@ -298,8 +304,13 @@ pub(super) struct Buffers {
 impl Buffers {
     /// Lets go of buffers beyond `bytes_max`: one huge message must not hold its memory for ever.
     pub(super) fn trim(&mut self, bytes_max: usize) {
-        let Inflated { main, blobs, .. } = &mut self.inflated;
-        for buffer in [main, blobs, &mut self.out] {
+        let Inflated {
+            packed,
+            main,
+            blobs,
+            ..
+        } = &mut self.inflated;
+        for buffer in [packed, main, blobs, &mut self.out] {
             if buffer.capacity() > bytes_max {
                 *buffer = Vec::new();
             }

@@ -262,6 +262,8 @@ impl Random {
 /// Segments as the decoder takes them apart: damage past the checksum and past zstd.
 struct Target {
     header: Header,
+    /// The main stream less its long repeats, if it has any.
+    packed: Option<Vec<u8>>,
     main: Vec<u8>,
     blobs: Vec<u8>,
     body: Vec<u8>,
@@ -273,7 +275,14 @@ fn targets() -> Vec<Target> {
         .filter(|line| line.len() < 2000)
         .collect();
     let halves = sample.split_at(sample.len() / 2);
-    [&sample[..], halves.0, halves.1, &sample[..3]]
+    // Text said again in other lines: a stream with copies.
+    let said: Vec<String> = (0..300)
+        .map(|n| format!("{} of a file", n * n % 9973))
+        .collect();
+    let repeated: Vec<Vec<u8>> = (0..6)
+        .map(|n| format!(r#"{{"n":{n},"text":"{}"}}"#, said[n * 7..].join("\\n")).into_bytes())
+        .collect();
+    [&sample[..], halves.0, halves.1, &sample[..3], &repeated]
         .into_iter()
         .map(|lines| {
             let segment = round_trip(lines, &[1, 2, 3], None);
@@ -284,6 +293,7 @@ fn targets() -> Vec<Target> {
             parsed.inflate(None, &mut inflated).unwrap();
             Target {
                 header,
+                packed: parsed.packed_bytes.map(|_| inflated.packed),
                 main: inflated.main,
                 blobs: inflated.blobs,
                 body: body.to_vec(),
@@ -317,7 +327,18 @@ fn fuzz(seed: u64, executions: usize) -> usize {
             decode_segment_range(&header.seal(&body), wanted)
         } else {
             let (mut main, mut blobs) = (target.main.clone(), target.blobs.clone());
-            random.mutate(&mut main);
+            match &target.packed {
+                Some(packed) if random.below(2) == 0 => {
+                    let mut packed = packed.clone();
+                    random.mutate(&mut packed);
+                    let main_bytes = target.main.len();
+                    if copies::put_back(&packed, &[], main_bytes, &mut main).is_err() {
+                        continue;
+                    }
+                    assert!(main.len() == main_bytes && main.capacity() <= main_bytes + 64);
+                }
+                _ => random.mutate(&mut main),
+            }
             if random.below(8) == 0 {
                 random.mutate(&mut blobs);
             }
@@ -422,13 +443,15 @@ mod fixtures {
     const BASE: &[u8] = include_bytes!("fixtures/base");
     const PLAIN: &[u8] = include_bytes!("fixtures/plain.segment");
     const BASED: &[u8] = include_bytes!("fixtures/based.segment");
+    /// The same messages, by the encoder that takes long repeats out.
+    const COPIES: &[u8] = include_bytes!("fixtures/copies.segment");
     /// For each message: length as four bytes, little-endian, then its bytes.
     const MESSAGES: &[u8] = include_bytes!("fixtures/messages");
 
     #[test]
     fn the_first_release_is_still_read() {
         let base = Base::decode(BASE).unwrap();
-        for segment in [PLAIN, BASED] {
+        for segment in [PLAIN, BASED, COPIES] {
             let decoded = decode_segment(segment, &DecodeLimits::default(), Some(&base)).unwrap();
             let mut rest = MESSAGES;
             for index in 0..decoded.len() {
@@ -447,6 +470,13 @@ mod fixtures {
             crate::segment::base_id(BASED, &DecodeLimits::default()),
             Ok(Some(base.id()))
         );
+    }
+
+    #[test]
+    fn the_fixture_with_copies_has_copies() {
+        let (header, body) = Header::parse(COPIES, &DecodeLimits::default()).unwrap();
+        let body = Body::parse(body, header.raw_bytes as usize, header.messages as usize);
+        assert!(body.unwrap().packed_bytes.is_some());
     }
 
     /// How they were made, for the next codec's.
@@ -479,6 +509,7 @@ mod fixtures {
         write("base", &base_bytes);
         write("plain.segment", &round_trip(&lines, &times, None));
         write("based.segment", &round_trip(&lines, &times, Some(&base)));
+        write("copies.segment", &round_trip(&lines, &times, Some(&base)));
         let framed = |line: &Vec<u8>| [&(line.len() as u32).to_le_bytes()[..], line].concat();
         write(
             "messages",
