@@ -366,7 +366,7 @@ fn damage_is_told_in_its_place_wherever_it_is_in_a_long_replay() {
 }
 
 #[test]
-fn an_imported_session_without_a_directory_belongs_with_those_of_its_folder() {
+fn imported_sessions_belong_with_those_of_their_folder() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("h.db"));
     let import = |session: &str, source: &str, directory: &str| {
@@ -399,8 +399,13 @@ fn an_imported_session_without_a_directory_belongs_with_those_of_its_folder() {
         batch.unwrap().project.clone()
     };
     assert_eq!(project_of("b"), "/home/dev/one");
-    assert_eq!(project_of("e"), "", "its folder does not say which");
-    assert_eq!(project_of("d"), "/home/dev/three");
+    for session in ["c", "d", "e"] {
+        assert_eq!(
+            project_of(session),
+            "/home/dev/three",
+            "first by name of two"
+        );
+    }
     compact(&store, Tier::Deep);
     for session in ["a", "b", "c", "d", "e"] {
         assert_eq!(contents(&store, session), lines(50, 1));

@@ -149,25 +149,37 @@ impl Store {
     /// [`StoreError::SessionNotFound`], or when the file cannot be read.
     pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
         // By project, because sessions of one project share a base.
-        let mut pending: BTreeMap<(String, Tier), Vec<PlannedStep>> = BTreeMap::new();
+        let mut planned = Vec::new();
         for session in self.candidates(request)? {
             let steps = self.plan_session(&session, request)?;
             if let Some(first) = steps.first() {
-                let project = (self.project_of(&session)?, first.tier);
-                pending.entry(project).or_default().extend(steps);
+                planned.push((session.key, first.tier, steps));
             }
         }
-        let mut adopted = None;
         let mut plan = CompactionPlan::default();
+        if planned.is_empty() {
+            return Ok(plan);
+        }
+        let projects = self.projects()?;
+        let mut pending: BTreeMap<(&str, Tier), Vec<PlannedStep>> = BTreeMap::new();
+        for (session, tier, steps) in planned {
+            let project = (projects.of(session), tier);
+            pending.entry(project).or_default().extend(steps);
+        }
+        let mut sessions = None;
         for ((project, tier), steps) in pending {
             let batches = match tier {
-                Tier::Quick => vec![self.quick_batch(project, steps, &request.policy)?],
+                Tier::Quick => {
+                    vec![self.quick_batch(project.to_owned(), steps, &request.policy)?]
+                }
                 Tier::Deep => {
-                    let adopted = match &mut adopted {
+                    let sessions: &Vec<Session> = match &mut sessions {
                         Some(known) => known,
-                        None => adopted.insert(self.adopted()?),
+                        None => sessions.insert(self.sessions(&SessionFilter::default())?.sessions),
                     };
-                    self.deep_batches(&project, steps, adopted, request)?
+                    let of_project = |session: &&Session| projects.of(session.key) == project;
+                    let theirs: Vec<&Session> = sessions.iter().filter(of_project).collect();
+                    self.deep_batches(project, steps, &theirs, request)?
                 }
             };
             plan.batches.extend(batches);
@@ -197,7 +209,7 @@ impl Store {
         &self,
         project: &str,
         pending: Vec<PlannedStep>,
-        adopted: &[(String, Session)],
+        sessions: &[&Session],
         request: &CompactionRequest,
     ) -> Result<Vec<PlannedBatch>> {
         if request.policy.deep.version == CodecVersion::V1 {
@@ -208,23 +220,12 @@ impl Store {
                 steps: pending,
             }]);
         }
-        let filter = SessionFilter {
-            working_directory: Some(project.to_owned()),
-            ..SessionFilter::default()
-        };
-        let mut sessions = match project {
-            // Those without a directory are all in `adopted`.
-            "" => Vec::new(),
-            _ => self.sessions(&filter)?.sessions,
-        };
-        let theirs = adopted.iter().filter(|(by, _)| by == project);
-        sessions.extend(theirs.map(|(_, session)| session.clone()));
         let state = ProjectState {
             newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
             raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),
         };
         let mut settled = Vec::new();
-        for session in &sessions {
+        for session in sessions {
             let segments =
                 self.query("list the segments", |c| sql::segments::list(c, session.key))?;
             settled.extend(

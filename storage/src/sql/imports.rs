@@ -83,33 +83,31 @@ pub(crate) fn of_session(
     Ok(with_joins(connection, rows)?.pop())
 }
 
-/// The file that a session was imported from.
-pub(crate) fn source_path(
-    connection: &Connection,
-    key: SessionKey,
-) -> rusqlite::Result<Option<Vec<u8>>> {
-    connection
-        .prepare_cached("SELECT source_path FROM imports WHERE session_key = ?1")?
-        .query_row([key.as_i64()], |row| row.get(0))
-        .optional()
+/// Where a session comes from, for telling its project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) session: SessionKey,
+    pub(crate) working_directory: String,
+    /// The file that it was imported from.
+    pub(crate) source_path: Option<Vec<u8>>,
+    pub(crate) raw_bytes: u64,
 }
 
-/// Working directories of the sessions imported from below `folder`, which ends with a
-/// separator: two at most.
-pub(crate) fn directories_below(
-    connection: &Connection,
-    folder: &[u8],
-) -> rusqlite::Result<Vec<String>> {
-    let mut end = folder.to_vec();
-    if let Some(separator) = end.last_mut() {
-        *separator = separator.saturating_add(1);
-    }
+/// The origins of all sessions.
+pub(crate) fn origins(connection: &Connection) -> rusqlite::Result<Vec<Origin>> {
     connection
         .prepare_cached(
-            "SELECT DISTINCT working_directory FROM imports JOIN sessions USING (session_key)
-             WHERE source_path >= ?1 AND source_path < ?2 AND working_directory <> '' LIMIT 2",
+            "SELECT session_key, working_directory, source_path, raw_bytes
+             FROM sessions LEFT JOIN imports USING (session_key)",
         )?
-        .query_map([folder, &end], |row| row.get(0))?
+        .query_map([], |row| {
+            Ok(Origin {
+                session: SessionKey(row.get("session_key")?),
+                working_directory: row.get("working_directory")?,
+                source_path: row.get("source_path")?,
+                raw_bytes: unsigned(row, "raw_bytes")?,
+            })
+        })?
         .collect()
 }
 

@@ -27,7 +27,7 @@ const STRETCH_BYTES: usize = 32;
 /// Counts kept; when there are more, every second is forgotten and the sample halves.
 const COUNTS_MAX: usize = 1 << 21;
 /// One stretch in so many is counted at first: a power of two.
-const SAMPLE_FIRST: u64 = 8;
+const SAMPLE_FIRST: u64 = 16;
 /// Unshared bytes inside a run that do not end it.
 const GAP_BYTES_MAX: usize = 250;
 /// Shorter runs are left to the segments.
