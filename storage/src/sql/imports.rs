@@ -1,6 +1,6 @@
 //! Rows of `imports` and `joins`.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
