@@ -140,9 +140,18 @@ pub(super) struct Columns {
     pub(super) blobs: Vec<u8>,
     /// Hash and length of each of them, in order.
     pub(super) blob_list: Vec<(u128, usize)>,
+    /// Name strings that were said before.
+    repeats: bool,
 }
 
 impl Columns {
+    pub(super) fn new(repeats: bool) -> Self {
+        Self {
+            repeats,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -181,7 +190,8 @@ impl Columns {
     ) {
         let column = &mut self.all[index];
         let hash = xxh3_128(value);
-        if let Some(rank) = column.recent.iter().position(|&known| known == hash) {
+        let recent = column.recent.iter().position(|&known| known == hash);
+        if let Some(rank) = recent.filter(|_| self.repeats) {
             column.recent[..=rank].rotate_right(1);
             put(&mut column.codes, rank as u64);
             return;
@@ -191,7 +201,9 @@ impl Columns {
         }
         column.recent.insert(0, hash);
         if value.len() >= REPEAT_BYTES_MIN {
-            if let Some(&position) = self.long_strings.get(&hash) {
+            if let Some(&position) = self.long_strings.get(&hash)
+                && self.repeats
+            {
                 put(&mut column.codes, CODE_REPEAT);
                 put(&mut column.aux, u64::from(self.long_count - position));
                 return;

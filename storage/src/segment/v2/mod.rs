@@ -21,6 +21,7 @@ mod columns;
 mod copies;
 mod forms;
 pub(super) mod frame;
+mod ideas;
 mod ids;
 mod joiner;
 mod json;
@@ -40,6 +41,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(super) use anatomy::anatomy;
 pub use base::Base;
 pub use builder::{BaseBuilder, BaseCollector};
+pub use ideas::Ideas;
 
 pub(super) use self::body::Inflated;
 use self::body::{Body, Main, Parts};
@@ -68,6 +70,7 @@ const DEEP_LEVEL_MIN: i32 = 13;
 /// base's text, so keep it for a run.
 pub struct Encoder<'b> {
     base: Option<&'b Base>,
+    ideas: Ideas,
     index: copies::Index<'b>,
     main: frame::Compressor,
     blobs: frame::Compressor,
@@ -87,9 +90,22 @@ impl<'b> Encoder<'b> {
     /// # Errors
     /// What the compressor says.
     pub fn new(level: i32, base: Option<&'b Base>) -> Result<Self, SegmentError> {
+        Self::with_ideas(level, base, Ideas::ALL)
+    }
+
+    /// As [`Encoder::new`], without some of the codec's ideas: for measuring what they bring.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn with_ideas(
+        level: i32,
+        base: Option<&'b Base>,
+        ideas: Ideas,
+    ) -> Result<Self, SegmentError> {
         let text = base.map_or(&[][..], Base::text);
         Ok(Self {
             base,
+            ideas,
             index: copies::Index::new(text),
             main: frame::Compressor::new(level, text)?,
             blobs: frame::Compressor::new(blob_level(level), &[])?,
@@ -117,12 +133,12 @@ impl<'b> Encoder<'b> {
         let header = header_of(entries)?;
         // What goes wrong in the first attempt goes wrong for the lines' sake: an unlucky hash,
         // columns without number. Kept whole, any line comes back.
-        if let Ok(segment) = self.encode_split(header, entries, false)
+        if let Ok(segment) = self.encode_split(header, entries, self.ideas)
             && let Some(decoded) = self.comes_back(&segment, entries)
         {
             return Ok((segment, decoded));
         }
-        let segment = self.encode_split(header, entries, true)?;
+        let segment = self.encode_split(header, entries, Ideas::WHOLE_LINES)?;
         match self.comes_back(&segment, entries) {
             Some(decoded) => Ok((segment, decoded)),
             None => Err(SegmentError::Inconsistent {
@@ -135,13 +151,16 @@ impl<'b> Encoder<'b> {
         &mut self,
         header: Header,
         entries: &[Entry<'_>],
-        whole_lines: bool,
+        ideas: Ideas,
     ) -> Result<Vec<u8>, SegmentError> {
-        let parts = split(entries, self.base, whole_lines)?;
+        let parts = split(entries, self.base, ideas)?;
         let (raw_bytes, messages) = (header.raw_bytes as usize, entries.len());
         let main_max = body::main_bytes_max(raw_bytes, messages);
         check_max("the size of the columns", parts.main.len(), main_max)?;
-        let packed = copies::take_out(&self.index, &parts.main);
+        let packed = ideas
+            .copies
+            .then(|| copies::take_out(&self.index, &parts.main))
+            .flatten();
         let main_frame = self.main.compress(packed.as_ref().unwrap_or(&parts.main))?;
         let blob_frame = if parts.blobs.is_empty() {
             Vec::new()
@@ -200,12 +219,8 @@ fn header_of(entries: &[Entry<'_>]) -> Result<Header, SegmentError> {
     })
 }
 
-fn split(
-    entries: &[Entry<'_>],
-    base: Option<&Base>,
-    whole_lines: bool,
-) -> Result<Parts, SegmentError> {
-    let mut splitter = Splitter::new(base.map(Base::blob_numbers), whole_lines);
+fn split(entries: &[Entry<'_>], base: Option<&Base>, ideas: Ideas) -> Result<Parts, SegmentError> {
+    let mut splitter = Splitter::new(base.map(Base::blob_numbers), ideas);
     for entry in entries {
         splitter.line(entry.payload);
     }
@@ -215,7 +230,7 @@ fn split(
 /// What a base is made from: the parts as they are without one.
 fn split_for_base(entries: &[Entry<'_>]) -> Result<Parts, SegmentError> {
     header_of(entries)?;
-    split(entries, None, false).or_else(|_| split(entries, None, true))
+    split(entries, None, Ideas::ALL).or_else(|_| split(entries, None, Ideas::WHOLE_LINES))
 }
 
 /// Received times as runs: how many messages, and how much later than those before.

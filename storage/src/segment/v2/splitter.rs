@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::columns::{Columns, HashMapOf};
 use super::forms::{self, Id};
+use super::ideas::Ideas;
 use super::ids::IdWriter;
 use super::json::{Token, tokenize};
 use super::shape::{self, COLUMNS_MAX, CONTEXT, END, Kind};
@@ -52,8 +53,7 @@ pub(super) struct Splitter<'a> {
     shaping: HashMapOf<u64, Vec<u64>>,
     last_ms: i64,
     scratch: Scratch,
-    /// Keep every line whole.
-    whole_lines: bool,
+    ideas: Ideas,
 }
 
 #[derive(Debug, Default)]
@@ -75,11 +75,11 @@ struct Walk<'l> {
 }
 
 impl<'a> Splitter<'a> {
-    /// `whole_lines` forgoes all splitting: what is left if the split does not come back.
-    pub(super) fn new(base_blobs: Option<&'a BaseBlobs>, whole_lines: bool) -> Self {
+    pub(super) fn new(base_blobs: Option<&'a BaseBlobs>, ideas: Ideas) -> Self {
         let mut splitter = Self {
             base_blobs,
-            whole_lines,
+            ideas,
+            columns: Columns::new(ideas.repeats),
             ..Self::default()
         };
         splitter.columns.index(Kind::Raw, b"");
@@ -88,7 +88,7 @@ impl<'a> Splitter<'a> {
 
     pub(super) fn line(&mut self, line: &[u8]) {
         let mut tokens = std::mem::take(&mut self.scratch.tokens);
-        let splits = !self.whole_lines
+        let splits = self.ideas.split
             && tokenize(line, &mut tokens)
             && self.has_room_for_columns(line, &tokens);
         if splits {
@@ -208,7 +208,9 @@ impl<'a> Splitter<'a> {
             Token::Number { start, end } => {
                 let (start, end) = (start as usize, end as usize);
                 let body = &walk.line[start..end];
-                if let Some(value) = forms::parse_integer(body) {
+                if self.ideas.integers
+                    && let Some(value) = forms::parse_integer(body)
+                {
                     self.columns.at(Kind::Integer, key).integers.push(value);
                     return Some(Place {
                         kind: Kind::Integer,
@@ -225,7 +227,9 @@ impl<'a> Splitter<'a> {
 
     /// A string without escapes: an identifier, a time, base64, a word of the shape, or text.
     fn plain(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<Place> {
-        if let Some((kind, id, prefix)) = identifier(body) {
+        if self.ideas.identifiers
+            && let Some((kind, id, prefix)) = identifier(body)
+        {
             let now_ms = self.last_ms;
             let column = self.columns.at(kind, key);
             self.ids
@@ -236,12 +240,14 @@ impl<'a> Splitter<'a> {
                 end: start + body.len(),
             });
         }
-        if let Some((time, taken)) = forms::parse_time(body)
+        if self.ideas.times
+            && let Some((time, taken)) = forms::parse_time(body)
             && body.len() - taken <= ZONE_BYTES_MAX
         {
             return Some(self.time(key, time, start, start + taken));
         }
-        if body.len() >= BASE64_BYTES_MIN
+        if self.ideas.base64
+            && body.len() >= BASE64_BYTES_MIN
             && let Some(bytes) = forms::parse_base64(body)
         {
             return Some(self.string_from(Kind::Base64, key, &bytes, start, body.len()));
@@ -270,7 +276,8 @@ impl<'a> Splitter<'a> {
 
     /// Whether a string is one of the few values of a key that tells lines apart.
     fn shapes_line(&mut self, key: &[u8], body: &[u8]) -> bool {
-        let word = body.len() <= SHAPING_BYTES_MAX
+        let word = self.ideas.words
+            && body.len() <= SHAPING_BYTES_MAX
             && SHAPING_KEYS.contains(&key)
             && body.iter().all(|c| c.is_ascii_graphic());
         if !word {
@@ -292,7 +299,9 @@ impl<'a> Splitter<'a> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let place = if !unescape(body, &mut scratch.text) {
             self.string(Kind::Verbatim, key, body, start)
-        } else if strip_numbers(&scratch.text, &mut scratch.body, &mut scratch.side) {
+        } else if self.ideas.line_numbers
+            && strip_numbers(&scratch.text, &mut scratch.body, &mut scratch.side)
+        {
             let place = self.string_from(Kind::Numbered, key, &scratch.body, start, body.len());
             self.columns
                 .at(Kind::Numbered, key)
@@ -334,7 +343,8 @@ impl<'a> Splitter<'a> {
     }
 
     fn array(&mut self, walk: &mut Walk<'_>, open: usize, key: &[u8]) -> Place {
-        if key == b"lines"
+        if self.ideas.patches
+            && key == b"lines"
             && let Some(end) = self.patch_lines(walk, open)
         {
             return Place {

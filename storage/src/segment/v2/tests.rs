@@ -101,7 +101,7 @@ fn every_kind_of_line_comes_back() {
 #[test]
 fn usual_lines_are_split_and_not_kept_whole() {
     let sample: Vec<_> = sample().into_iter().take(7).collect();
-    let parts = split(&entries(&sample, &[]), None, false).unwrap();
+    let parts = split(&entries(&sample, &[]), None, Ideas::ALL).unwrap();
     // What a line would leave behind in its column if it were kept whole.
     assert!(!String::from_utf8_lossy(&parts.main).contains("6ac5efbd"));
     assert!(!String::from_utf8_lossy(&parts.main).contains("2→"));
@@ -433,6 +433,21 @@ proptest! {
         lines[at].truncate(length / 2);
         round_trip(&lines, &[], None);
     }
+}
+
+#[test]
+fn every_mixture_of_ideas_comes_back() {
+    let sample = sample();
+    let times: Vec<i64> = (0..sample.len() as i64).collect();
+    let entries = entries(&sample, &times);
+    for name in Ideas::names() {
+        let ideas = Ideas::without(name).unwrap();
+        assert_ne!(ideas, Ideas::ALL, "{name}");
+        let mut encoder = Encoder::with_ideas(LEVEL, None, ideas).unwrap();
+        let (_, decoded) = encoder.encode_checked(&entries).unwrap();
+        assert_eq!(decoded.len(), sample.len());
+    }
+    assert_eq!(Ideas::without("luck"), None);
 }
 
 /// Files written by the first release of this codec. They decode for ever; they are never
