@@ -1,15 +1,18 @@
 //! 20 sessions at once, 5 KB messages, one message per append, `synchronous=FULL`: messages per
-//! second and how long each answer takes, against one INSERT per commit into a plain table.
+//! second and how long each answer takes, against one INSERT per commit into a plain table, and
+//! against what the disk would let through if only the writing and syncing took time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(missing_docs)]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use betcode_benches::corpus::Corpus;
-use betcode_benches::figures::{Durations, load, median, runs, setting};
+use betcode_benches::figures::{Durations, load, median, runs, setting, written_bytes};
 use betcode_benches::plain::{Journal, Plain};
 use betcode_benches::stores;
 use betcode_storage::Batch;
@@ -17,6 +20,8 @@ use bytes::Bytes;
 
 const SESSIONS: usize = 20;
 const MESSAGE_BYTES: usize = 5_000;
+/// The raw loop overwrites a file of this size again and again, as the log is overwritten.
+const RAW_FILE_BYTES: usize = 8 << 20;
 
 /// Calls `append(session, sequence, payload)` from one thread per session until the time is over.
 fn measure(
@@ -73,6 +78,26 @@ fn plain(folder: &Path, messages: &[Bytes], time: Duration, journal: Journal) ->
     })
 }
 
+/// One thread that writes and syncs as many bytes as `bytes_per_message` says for one message of
+/// each session, and does nothing else: the messages/s that the disk leaves room for.
+fn raw(folder: &Path, bytes_per_message: f64, time: Duration) -> (f64, Durations) {
+    let group = vec![0xa5; (bytes_per_message * SESSIONS as f64) as usize];
+    let file = File::create(folder.join("raw")).unwrap();
+    file.write_all_at(&vec![0; RAW_FILE_BYTES + group.len()], 0)
+        .unwrap();
+    file.sync_all().unwrap();
+    let (started, mut durations, mut at) = (Instant::now(), Durations::default(), 0);
+    while started.elapsed() < time {
+        let asked = Instant::now();
+        file.write_all_at(&group, at as u64).unwrap();
+        file.sync_all().unwrap();
+        durations.push(asked.elapsed());
+        at = (at + group.len()) % RAW_FILE_BYTES;
+    }
+    let groups = durations.count() as f64 / started.elapsed().as_secs_f64();
+    (groups * SESSIONS as f64, durations)
+}
+
 fn main() {
     let corpus = Corpus::load();
     let messages = corpus.messages_of(MESSAGE_BYTES, 10_000);
@@ -82,7 +107,7 @@ fn main() {
          message per append, synchronous=FULL, {} s each",
         time.as_secs()
     );
-    let mut rates: [Vec<f64>; 3] = Default::default();
+    let mut rates: [Vec<f64>; 4] = Default::default();
     for run in 1..=runs(3) {
         println!("run {run}, {}", load());
         type Contender<'a> = (&'a str, &'a dyn Fn(&Path) -> (f64, Durations));
@@ -97,20 +122,35 @@ fn main() {
                 plain(folder, &messages, time, Journal::Rollback)
             }),
         ];
-        for (rates, (name, run)) in rates.iter_mut().zip(contenders) {
+        let mut bytes_per_message = f64::NAN;
+        for (index, (name, run)) in contenders.iter().enumerate() {
             let folder = tempfile::tempdir().unwrap();
+            let before = written_bytes();
             let (rate, mut durations) = run(folder.path());
+            let bytes = (written_bytes() - before) as f64 / durations.count() as f64;
             println!(
-                "  {name:<32} {rate:>8.0} messages/s   {}",
-                durations.summary()
+                "  {name:<32} {rate:>8.0} messages/s   {}   {:.1} bytes written per byte",
+                durations.summary(),
+                bytes / MESSAGE_BYTES as f64
             );
-            rates.push(rate);
+            rates[index].push(rate);
+            if index == 0 {
+                bytes_per_message = bytes;
+            }
         }
+        let folder = tempfile::tempdir().unwrap();
+        let (rate, mut durations) = raw(folder.path(), bytes_per_message, time);
+        println!(
+            "  {:<32} {rate:>8.0} messages/s   {}",
+            "our bytes, written and synced",
+            durations.summary()
+        );
+        rates[3].push(rate);
     }
-    let [ours, wal, rollback] = rates.map(median);
+    let [ours, wal, rollback, raw] = rates.map(median);
     println!(
         "median: ours {ours:.0} messages/s = {:.1} times one INSERT per commit in WAL ({wal:.0}/s), \
-         {:.1} times the default journal ({rollback:.0}/s)",
+         {:.1} times the default journal ({rollback:.0}/s); the disk would let {raw:.0}/s through",
         ours / wal,
         ours / rollback
     );

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use betcode_benches::corpus::Corpus;
-use betcode_benches::figures::{Durations, load, median, runs, timed};
+use betcode_benches::figures::{Durations, load, median, runs, timed, written_bytes};
 use betcode_benches::plain::bytes_on_disk;
 use betcode_benches::stores;
 use betcode_storage::{Batch, Tier};
@@ -15,15 +15,6 @@ use bytes::Bytes;
 
 const SESSIONS: usize = 20;
 const MESSAGES: usize = 10_000;
-
-/// Bytes that this process has passed to the system to write, to any file.
-fn written_bytes() -> u64 {
-    std::fs::read_to_string("/proc/self/io")
-        .unwrap()
-        .lines()
-        .find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
-        .unwrap()
-}
 
 /// Records `messages`, one per append, from 20 threads: messages/s, p99 and bytes written per
 /// byte of payload, the closing checkpoint included.

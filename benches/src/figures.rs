@@ -69,6 +69,16 @@ pub fn load() -> String {
     format!("load of the last minute {minute} on {cores} cores")
 }
 
+/// Bytes that this process has passed to the system to write, to any file.
+#[must_use]
+pub fn written_bytes() -> u64 {
+    std::fs::read_to_string("/proc/self/io")
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix("wchar: ")?.parse().ok())
+        .unwrap()
+}
+
 /// How often a measurement is repeated: `BETCODE_BENCH_RUNS`, else `default`.
 #[must_use]
 pub fn runs(default: usize) -> usize {
