@@ -135,6 +135,8 @@ pub struct Admission {
     /// Memory in RAM. When it is used up, what is under way goes on and nothing new that needs
     /// more is begun.
     pub memory: Arc<Limit>,
+    /// Agents that run.
+    pub subprocesses: Arc<Limit>,
     active: Mutex<HashMap<SessionId, (Instant, Taken)>>,
 }
 
@@ -151,6 +153,8 @@ pub struct Maxima {
     pub sessions: u64,
     /// See [`Admission::memory`].
     pub memory_bytes: u64,
+    /// See [`Admission::subprocesses`].
+    pub subprocesses: u64,
 }
 
 impl Admission {
@@ -183,6 +187,11 @@ impl Admission {
                 "wait until others have ended, or raise max_memory_bytes",
                 max.memory_bytes,
             ),
+            subprocesses: Limit::new(
+                "subprocesses",
+                "wait until an agent has ended, or raise max_subprocesses",
+                max.subprocesses,
+            ),
             active: Mutex::default(),
         }
     }
@@ -194,17 +203,19 @@ impl Admission {
         self.in_flight_bytes.set_max(max.in_flight_bytes);
         self.sessions.set_max(max.sessions);
         self.memory.set_max(max.memory_bytes);
+        self.subprocesses.set_max(max.subprocesses);
     }
 
     /// All limits.
     #[must_use]
-    pub fn all(&self) -> [&Arc<Limit>; 5] {
+    pub fn all(&self) -> [&Arc<Limit>; 6] {
         [
             &self.clients,
             &self.followers,
             &self.in_flight_bytes,
             &self.sessions,
             &self.memory,
+            &self.subprocesses,
         ]
     }
 
@@ -253,6 +264,7 @@ mod tests {
             in_flight_bytes: 100,
             sessions: 1,
             memory_bytes: 1000,
+            subprocesses: 1,
         })
     }
 

@@ -106,6 +106,8 @@ fn as_json(holder: &Holder, answer: &BudgetResponse) -> serde_json::Value {
             "session_bytes_planned": memory.session_bytes_planned,
             "clients": memory.clients,
             "client_bytes_planned": memory.client_bytes_planned,
+            "subprocesses": memory.subprocesses,
+            "subprocess_bytes_planned": memory.subprocess_bytes_planned,
             "planned_bytes": memory.planned_bytes,
             "limit_bytes": memory.limit_bytes,
         },
@@ -144,6 +146,8 @@ fn as_text(answer: &BudgetResponse) -> String {
         session_bytes_planned,
         clients,
         client_bytes_planned,
+        subprocesses,
+        subprocess_bytes_planned,
         planned_bytes,
         limit_bytes,
     } = answer.memory.unwrap_or_default();
@@ -152,7 +156,8 @@ fn as_text(answer: &BudgetResponse) -> String {
         "Memory, MB                       measured      plan\n  \
            base                         {:>10.1} {:>9.1}\n  \
            now                          {:>10.1} {:>9.1}  {sessions} sessions x {}, \
-                                                          {clients} clients x {}\n  \
+                                                          {clients} clients x {}, \
+                                                          {subprocesses} agents x {}\n  \
            at most                      {:>10.1} {:>9.1}  limit\n",
         mb(base_bytes),
         mb(base_bytes_planned),
@@ -160,6 +165,7 @@ fn as_text(answer: &BudgetResponse) -> String {
         mb(planned_bytes),
         mb(session_bytes_planned),
         mb(client_bytes_planned),
+        mb(subprocess_bytes_planned),
         mb(resident_bytes_max),
         mb(limit_bytes),
     ));

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::admission::Admission;
+use crate::agents::Agents;
 use crate::blocking::Blocking;
 use crate::health::Health;
 use crate::hub::Hub;
@@ -24,6 +25,8 @@ pub struct Core {
     pub store: Store,
     /// Followers.
     pub hub: Arc<Hub>,
+    /// Agents that run.
+    pub agents: Agents,
     /// Limits.
     pub admission: Admission,
     /// Where the store is called.

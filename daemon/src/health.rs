@@ -18,7 +18,7 @@ use crate::limits::LOOKS_PER_WRITE;
 use crate::tunnel::TunnelState;
 
 /// Components, by their names.
-pub const COMPONENTS: [&str; 4] = ["store", "compaction", "capacity", "relay"];
+pub const COMPONENTS: [&str; 5] = ["store", "compaction", "capacity", "agents", "relay"];
 
 /// Health of one component.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,8 +129,28 @@ pub(crate) async fn look(
             checked_ms,
         },
     ];
+    components.extend(agents(core, checked_ms));
     components.extend(relay(&core.tunnel.borrow(), checked_ms));
     components
+}
+
+/// Agents, unless none are to run. Without the executable history is served all the same.
+fn agents(core: &Core, checked_ms: i64) -> Option<Component> {
+    let limit = &core.admission.subprocesses;
+    if limit.max() == 0 {
+        return None;
+    }
+    let found = crate::agents::executable(&core.settings.agent_command);
+    Some(Component {
+        name: "agents",
+        serving: found.is_ok(),
+        degraded: found.is_err(),
+        message: match found {
+            Ok(path) => format!("{} of {} run {}", limit.used(), limit.max(), path.display()),
+            Err(refusal) => refusal.message,
+        },
+        checked_ms,
+    })
 }
 
 /// The tunnel, when one is wanted. Without it this machine's own clients are served all the same.

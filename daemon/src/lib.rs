@@ -6,6 +6,7 @@
 //! * [`translate`] — agent lines as the events that existing clients know (pure);
 //! * [`hub`] — new messages on their way to followers, bounded, never holding up the writer;
 //! * [`reading`], [`blocking`] — replays, page by page, in turn;
+//! * [`agents`] — conversations with agents: their processes, and what goes between;
 //! * [`admission`] — who is let in, and which limit refuses;
 //! * [`transport`] — the Unix socket, loopback, mutual TLS;
 //! * [`status`] — the one mapping from the store's errors to gRPC statuses;
@@ -15,6 +16,7 @@
 //! What is absent: SQL, decisions about history, and `unsafe` code.
 
 pub mod admission;
+pub mod agents;
 pub mod blocking;
 pub mod convert;
 pub mod core;

@@ -77,6 +77,61 @@ pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
 /// Nesting of values that are handed on as `google.protobuf.Struct`.
 pub const STRUCT_DEPTH_MAX: usize = 64;
 
+/// Bytes read off an agent's pipe at once.
+pub const OUTPUT_READ_BYTES: usize = 64 << 10;
+/// Bytes of an agent's lines that are read ahead of the commit; then the agent waits.
+pub const OUTPUT_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// The same, in lines.
+pub const OUTPUT_AHEAD_LINES_MAX: usize = 4096;
+/// When an agent is gone, its pipe is read until it is silent for so long,
+pub const OUTPUT_REST_MS: u64 = 200;
+/// or this much was read: what escaped from its group may go on for ever.
+pub const OUTPUT_REST_BYTES_MAX: usize = 16 << 20;
+/// Pauses between attempts to record what an agent printed: from so long,
+pub const RECORD_RETRY_MS_MIN: u64 = 50;
+/// doubling, to so long.
+pub const RECORD_RETRY_MS_MAX: u64 = 2_000;
+/// Last lines of an agent's standard error that are kept for diagnostics.
+pub const STDERR_LINES_MAX: usize = 20;
+/// Bytes of each.
+pub const STDERR_LINE_BYTES_MAX: usize = 1_000;
+/// An agent whose turn was interrupted, and goes on, is killed after this.
+pub const INTERRUPT_MS_MAX: u64 = 10_000;
+/// An agent whose input was closed, and does not end, is killed after this.
+pub const AGENT_END_MS_MAX: u64 = 5_000;
+/// Messages of a session that wait for its turn to end.
+pub const WAITING_MESSAGES_MAX: usize = 8;
+/// Requests of an agent that are open at once; further ones are denied.
+pub const OPEN_REQUESTS_MAX: usize = 64;
+/// An answer to a request that nobody knows waits so long for lines that its client was told and the
+/// conversation has not heard of yet.
+pub const EARLY_ANSWER_MS_MAX: u64 = 1_000;
+/// Grants of a session.
+pub const GRANTS_MAX: usize = 256;
+/// Bytes of a tool's name in a grant or a list of tools, and of a model's.
+pub const TOOL_NAME_BYTES_MAX: usize = 256;
+/// Tools that a client may allow from the start.
+pub const ALLOWED_TOOLS_MAX: usize = 256;
+/// Entries of a start's metadata.
+pub const METADATA_ENTRIES_MAX: usize = 64;
+/// Room that a prompt's line needs besides its content.
+pub const PROMPT_OVERHEAD_BYTES: usize = 512;
+/// The daemon's own events that wait for one stream; then the oldest are forgotten.
+pub const MAILBOX_EVENTS_MAX: usize = 256;
+/// Batches of lines whose time of reading is remembered.
+pub const READ_TIMES_MAX: usize = 256;
+/// What one conversation has to do and has not done yet; then those who ask it wait.
+pub const CONVERSATION_INBOX_MAX: usize = 64;
+/// Conversations that are remembered: with clients, an agent, or grants.
+pub const CONVERSATIONS_MAX: u64 = 1024;
+/// How often a running agent's session is noted as in use.
+pub const AGENT_TOUCH_MS: u64 = SESSION_ACTIVE_MS / 3;
+/// Lines looked through, backwards, for the agent's own name of a conversation.
+pub const AGENT_ID_LINES_MAX: u64 = 4_096;
+/// When the daemon stops, agents that outlast the drain are killed; so long is left to record
+/// what they had printed.
+pub const LAST_LINES_MS: u64 = 2_000;
+
 const _: () = {
     assert!(FRAME_BYTES_MAX <= PART_BYTES_MAX);
     assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);

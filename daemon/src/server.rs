@@ -21,6 +21,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admission::Admission;
+use crate::agents::Agents;
 use crate::blocking::Blocking;
 use crate::core::{Core, Running};
 use crate::health::{self, Health};
@@ -124,6 +125,7 @@ impl Daemon {
         let core = Arc::new(Core {
             store,
             hub,
+            agents: Agents::default(),
             admission: Admission::new(&settings.maxima()),
             blocking: Blocking::new(settings.max_readers as usize),
             metrics: Metrics::default(),
@@ -313,8 +315,12 @@ impl Daemon {
                 None => true,
             }
         };
-        let (done, left) = tokio::join!(tokio::time::timeout(drain_max, all_done), left);
-        let in_time = done.is_ok() && left;
+        let (done, left, agents_gone) = tokio::join!(
+            tokio::time::timeout(drain_max, all_done),
+            left,
+            self.core.agents.stop(self.core.settings.max_drain_ms),
+        );
+        let in_time = done.is_ok() && left && agents_gone;
         if !in_time {
             tracing::warn!("cutting off who is still connected");
             self.servers.shutdown().await;
@@ -376,12 +382,13 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
     let request_bytes_max = core.settings.request_bytes_max();
     let history =
         HistoryServiceServer::new(History(of())).max_decoding_message_size(request_bytes_max);
+    let agents = AgentServiceServer::new(Agent(of())).max_decoding_message_size(request_bytes_max);
     let health = HealthServices(of());
     Ok(Routes::new(history)
         .add_service(CompactionServiceServer::new(Compaction(of())))
         .add_service(MaintenanceServiceServer::new(Maintenance(of())))
         .add_service(CapacityServiceServer::new(Capacity(of())))
-        .add_service(AgentServiceServer::new(Agent(of())))
+        .add_service(agents)
         .add_service(VersionServiceServer::new(Version(of())))
         .add_service(HealthServer::new(health.clone()))
         .add_service(BetCodeHealthServer::new(health))

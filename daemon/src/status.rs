@@ -174,6 +174,13 @@ pub fn invalid(field: &'static str, why: impl Into<String>) -> Status {
     )
 }
 
+/// What was asked for cannot be done as things stand, and waiting does not change them.
+#[must_use]
+pub fn failed_precondition(reason: &'static str, message: String) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
 /// A method that this daemon does not have.
 #[must_use]
 pub fn unimplemented(why: &'static str) -> Status {

@@ -273,12 +273,16 @@ async fn what_is_not_there_says_why_and_versions_are_told() {
         session_id: "s".into(),
     };
     let refused = client.cancel_turn(request).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("does not run any"));
+    assert_eq!(refused.code(), Code::NotFound);
     let talk = client
         .converse(tokio_stream::empty::<proto::AgentRequest>())
         .await;
-    assert_eq!(talk.unwrap_err().code(), Code::Unimplemented);
+    let told = talk.unwrap().into_inner().message().await;
+    assert_eq!(told.unwrap_err().code(), Code::InvalidArgument);
+    let keys = client.exchange_keys(proto::KeyExchangeRequest::default());
+    let refused = keys.await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("encrypt"), "{refused}");
     let mut machines = MachineServiceClient::new(served.channel().await);
     let elsewhere = machines
         .list_machines(proto::ListMachinesRequest::default())

@@ -19,6 +19,7 @@ async fn used_up_memory_refuses_what_is_new_and_lets_the_rest_go_on() {
     let served = serve(&[
         ("max_memory_bytes", "150000000"),
         ("max_sessions", "10"),
+        ("max_subprocesses", "1"),
         ("max_clients", "10"),
     ])
     .await;

@@ -57,7 +57,7 @@ async fn budget_shows_a_running_daemons_figures_beside_the_plans() {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["pid"], process.pid());
     let names: Vec<_> = json["stages"].as_array().unwrap().iter().collect();
-    assert_eq!(names.len(), 5);
+    assert_eq!(names.len(), 7);
     assert!(names.iter().any(|stage| stage["stage"] == "answer"
         && stage["count"] == 1
         && stage["budget_ms"] == 50.0));

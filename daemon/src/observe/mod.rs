@@ -13,7 +13,9 @@ use histogram::Histogram;
 
 /// What the capacity plan allows the daemon at p95, of 200 ms in all.
 const DAEMON_BUDGET_MS: f64 = Stage::Daemon.budget_ms() as f64;
-/// Our shares of it: what an answer is made of, the hand-over to its stream left out.
+/// What it allows between daemon and agent.
+const SUBPROCESS_BUDGET_MS: f64 = Stage::Subprocess.budget_ms() as f64;
+/// Our shares of the daemon's: what an answer is made of, the hand-over to its stream left out.
 const ACCEPT_BUDGET_MS: f64 = 5.0;
 const COMMIT_BUDGET_MS: f64 = 40.0;
 
@@ -32,6 +34,16 @@ pub struct Metrics {
     pub deliver: Histogram,
     /// One page read from the store, its turn included.
     pub page: Histogram,
+    /// From an agent's line read off its pipe to the commit.
+    pub record: Histogram,
+    /// From an agent's line read off its pipe to the hand-over of its events to a client's stream.
+    pub tell: Histogram,
+    /// Lines of agents on disk.
+    pub agent_lines: AtomicU64,
+    /// Their bytes.
+    pub agent_bytes: AtomicU64,
+    /// Turns begun.
+    pub agent_turns: AtomicU64,
     /// Messages committed for clients.
     pub messages_appended: AtomicU64,
     /// Their payload bytes.
@@ -62,19 +74,21 @@ pub fn add(counter: &AtomicU64, amount: usize) {
 impl Metrics {
     /// The stages by name, with what each may take at p95 in milliseconds.
     #[must_use]
-    pub fn stages(&self) -> [(&'static str, &Histogram, f64); 5] {
+    pub fn stages(&self) -> [(&'static str, &Histogram, f64); 7] {
         [
             ("accept", &self.accept, ACCEPT_BUDGET_MS),
             ("commit", &self.commit, COMMIT_BUDGET_MS),
             ("answer", &self.answer, DAEMON_BUDGET_MS),
             ("deliver", &self.deliver, DAEMON_BUDGET_MS),
             ("page", &self.page, DAEMON_BUDGET_MS),
+            ("record", &self.record, SUBPROCESS_BUDGET_MS),
+            ("tell", &self.tell, SUBPROCESS_BUDGET_MS + DAEMON_BUDGET_MS),
         ]
     }
 
     /// The counters by name, with what they count.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, &'static str, u64); 10] {
+    pub fn counters(&self) -> [(&'static str, &'static str, u64); 13] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             (
@@ -122,6 +136,17 @@ impl Metrics {
                 "tunnels_opened",
                 "Times the tunnel to the relay opened",
                 of(&self.tunnels_opened),
+            ),
+            (
+                "agent_lines",
+                "Lines of agents on disk",
+                of(&self.agent_lines),
+            ),
+            ("agent_bytes", "Their bytes", of(&self.agent_bytes)),
+            (
+                "agent_turns",
+                "Turns of agents begun",
+                of(&self.agent_turns),
             ),
         ]
     }

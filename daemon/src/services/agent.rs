@@ -1,4 +1,4 @@
-//! `betcode.v1.AgentService`, as far as it is about history.
+//! `betcode.v1.AgentService`: sessions here, conversations in `converse` and [`crate::agents`].
 //!
 //! # What `CompactSession` answers
 //!
@@ -12,20 +12,21 @@ use std::time::Instant;
 
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_service_server::AgentService;
-use betcode_storage::{CompactionRequest, Session, SessionFilter, StoreError};
+use betcode_storage::{CompactionRequest, Session, SessionFilter, SessionId, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::converse::{client_name, converse};
 use super::history::{delete, page_limit, rename};
 use super::{Answers, resume};
+use crate::agents::Command;
 use crate::core::{Core, session_id};
-use crate::limits::{COMPACTION_TURN_MS_MAX, COMPACTION_TURN_POLL_MS, SESSIONS_PAGE_BYTES_MAX};
+use crate::limits::{
+    COMPACTION_TURN_MS_MAX, COMPACTION_TURN_POLL_MS, GRANTS_MAX, SESSIONS_PAGE_BYTES_MAX,
+};
 use crate::observe::ms;
-use crate::status::{from_store, unimplemented};
+use crate::status::{exhausted, from_store, invalid, unimplemented};
 use crate::translate::timestamp_of;
-
-/// Why the rest is not there.
-const NO_AGENTS: &str = "this daemon keeps the history of agents and does not run any yet";
 
 /// Compacts as soon as a run that is under way, usually the background's, has ended: clients of
 /// this service ask once.
@@ -77,7 +78,7 @@ impl AgentService for Agent {
         let sessions = list
             .sessions
             .into_iter()
-            .map(summary)
+            .map(|session| summary(&self.0, session))
             .take_while(fits)
             .collect();
         Ok(Response::new(proto::ListSessionsResponse {
@@ -144,23 +145,32 @@ impl AgentService for Agent {
 
     async fn converse(
         &self,
-        _: Request<Streaming<proto::AgentRequest>>,
+        request: Request<Streaming<proto::AgentRequest>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
-        Err(unimplemented(NO_AGENTS))
+        Ok(Response::new(converse(Arc::clone(&self.0), request)))
     }
 
     async fn cancel_turn(
         &self,
-        _: Request<proto::CancelTurnRequest>,
+        request: Request<proto::CancelTurnRequest>,
     ) -> Result<Response<proto::CancelTurnResponse>, Status> {
-        Err(unimplemented(NO_AGENTS))
+        let id = self.existing(&request.into_inner().session_id).await?;
+        let was_active = self.0.agents.cancel(&id).await;
+        Ok(Response::new(proto::CancelTurnResponse { was_active }))
     }
 
     async fn request_input_lock(
         &self,
-        _: Request<proto::InputLockRequest>,
+        request: Request<proto::InputLockRequest>,
     ) -> Result<Response<proto::InputLockResponse>, Status> {
-        Err(unimplemented(NO_AGENTS))
+        let client = client_name(&request);
+        let id = self.existing(&request.into_inner().session_id).await?;
+        let lock = |reply| Command::Lock(Arc::clone(&client), reply);
+        let ((granted, previous), _) = self.0.agents.ask(&self.0, &id, lock).await?;
+        Ok(Response::new(proto::InputLockResponse {
+            granted,
+            previous_holder: previous.map(|name| name.to_string()).unwrap_or_default(),
+        }))
     }
 
     async fn exchange_keys(
@@ -174,23 +184,54 @@ impl AgentService for Agent {
 
     async fn list_session_grants(
         &self,
-        _: Request<proto::ListSessionGrantsRequest>,
+        request: Request<proto::ListSessionGrantsRequest>,
     ) -> Result<Response<proto::ListSessionGrantsResponse>, Status> {
-        Err(unimplemented(NO_AGENTS))
+        let id = self.existing(&request.into_inner().session_id).await?;
+        let (grants, _) = self.0.agents.ask(&self.0, &id, Command::Grants).await?;
+        let entry = |(tool_name, granted)| proto::SessionGrantEntry { tool_name, granted };
+        Ok(Response::new(proto::ListSessionGrantsResponse {
+            grants: grants.into_iter().map(entry).collect(),
+        }))
     }
 
     async fn clear_session_grants(
         &self,
-        _: Request<proto::ClearSessionGrantsRequest>,
+        request: Request<proto::ClearSessionGrantsRequest>,
     ) -> Result<Response<proto::ClearSessionGrantsResponse>, Status> {
-        Err(unimplemented(NO_AGENTS))
+        let request = request.into_inner();
+        let id = self.existing(&request.session_id).await?;
+        let clear = |reply| Command::ClearGrants(request.tool_name.clone(), reply);
+        self.0.agents.ask(&self.0, &id, clear).await?;
+        Ok(Response::new(proto::ClearSessionGrantsResponse {}))
     }
 
     async fn set_session_grant(
         &self,
-        _: Request<proto::SetSessionGrantRequest>,
+        request: Request<proto::SetSessionGrantRequest>,
     ) -> Result<Response<proto::SetSessionGrantResponse>, Status> {
-        Err(unimplemented(NO_AGENTS))
+        let request = request.into_inner();
+        let id = self.existing(&request.session_id).await?;
+        let set = |reply| Command::SetGrant(request.tool_name.clone(), request.granted, reply);
+        let (done, _) = self.0.agents.ask(&self.0, &id, set).await?;
+        match done {
+            Ok(()) => Ok(Response::new(proto::SetSessionGrantResponse {})),
+            Err(refusal) if refusal.code == "INVALID" => Err(invalid("tool_name", refusal.message)),
+            Err(_) => {
+                let max = GRANTS_MAX as u64;
+                Err(exhausted("grants", max, max, "clear some of them"))
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// The id of a session that there is.
+    async fn existing(&self, text: &str) -> Result<SessionId, Status> {
+        let id = session_id(text)?;
+        let (store, wanted) = (self.0.store.clone(), id.clone());
+        let found = self.0.blocking.read(move || store.session(&wanted)).await;
+        found.map_err(|error| from_store(&error))?;
+        Ok(id)
     }
 }
 
@@ -199,15 +240,14 @@ fn narrow(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn summary(session: Session) -> proto::SessionSummary {
+fn summary(core: &Core, session: Session) -> proto::SessionSummary {
     let tokens = session.usage.tokens();
     proto::SessionSummary {
         id: session.id.to_string(),
         model: session.meta.model,
         working_directory: session.meta.working_directory,
         worktree_id: session.meta.worktree_id,
-        // No agent runs here.
-        status: "idle".to_owned(),
+        status: core.agents.status(&session.id).to_owned(),
         message_count: narrow(session.messages),
         total_input_tokens: narrow(tokens.input),
         total_output_tokens: narrow(tokens.output),

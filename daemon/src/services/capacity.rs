@@ -130,6 +130,7 @@ fn memory(core: &Core) -> proto::MemoryUse {
     let (resident_bytes, resident_bytes_max) = levels::resident_bytes();
     let sessions = core.admission.sessions.used();
     let clients = core.admission.clients.used();
+    let subprocesses = core.admission.subprocesses.used();
     proto::MemoryUse {
         resident_bytes,
         resident_bytes_max,
@@ -139,7 +140,9 @@ fn memory(core: &Core) -> proto::MemoryUse {
         session_bytes_planned: memory::DAEMON_SESSION_BYTES.0,
         clients,
         client_bytes_planned: memory::DAEMON_CLIENT_BYTES.0,
-        planned_bytes: planned_memory_bytes(sessions, clients),
+        subprocesses,
+        subprocess_bytes_planned: memory::DAEMON_SUBPROCESS_BYTES.0,
+        planned_bytes: planned_memory_bytes(sessions, clients, subprocesses),
         limit_bytes: core.admission.memory.max(),
     }
 }

@@ -134,6 +134,8 @@ pub(super) async fn rename(core: &Arc<Core>, id: &str, name: String) -> Result<(
 pub(super) async fn delete(core: &Arc<Core>, id: &str) -> Result<bool, Status> {
     let (id, store) = (session_id(id)?, core.store.clone());
     let gone = id.clone();
+    // Its agent first: what it printed later would begin the session anew.
+    core.agents.end(&id).await;
     let deleted = core.blocking.write(move || store.delete(&id)).await;
     let deleted = deleted.map_err(|error| from_store(&error))?;
     if deleted {

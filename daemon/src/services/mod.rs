@@ -4,6 +4,7 @@ pub mod agent;
 mod append;
 pub mod capacity;
 pub mod compaction;
+mod converse;
 mod follow;
 pub mod health;
 pub mod history;

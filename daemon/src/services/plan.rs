@@ -101,7 +101,10 @@ pub(super) fn inputs(
         let settings = &core.settings;
         set("daemon_memory.sessions", settings.max_sessions as f64)?;
         set("daemon_memory.clients", settings.max_clients as f64)?;
-        set("daemon_memory.subprocesses", 0.0)?;
+        set(
+            "daemon_memory.subprocesses",
+            settings.max_subprocesses as f64,
+        )?;
         set(
             "memory_budget.limit_bytes",
             settings.max_memory_bytes as f64,

@@ -39,19 +39,25 @@ pub(super) async fn resume(
     let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     tokio::spawn(async move { pump(pages, translator, &sender).await });
     // A page's events come out together: those of one line share a transport frame.
-    let pages = ReceiverStream::new(receiver);
-    Ok(Box::pin(Events {
-        pages,
-        page: Vec::new().into_iter(),
-    }))
+    Ok(Box::pin(Events::of(ReceiverStream::new(receiver))))
 }
 
-type Page = std::result::Result<Vec<AgentEvent>, Status>;
+/// Events that go out together, or why there are no more.
+pub(super) type Page = std::result::Result<Vec<AgentEvent>, Status>;
 
 /// The events of the pages, one by one.
-struct Events {
+pub(super) struct Events {
     pages: ReceiverStream<Page>,
     page: std::vec::IntoIter<AgentEvent>,
+}
+
+impl Events {
+    pub(super) fn of(pages: ReceiverStream<Page>) -> Self {
+        Self {
+            pages,
+            page: Vec::new().into_iter(),
+        }
+    }
 }
 
 impl Stream for Events {
@@ -100,7 +106,7 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
 }
 
 /// A translator that has seen the lines of the message under way at `after`.
-fn in_context(store: &Store, session: &SessionId, after: u64) -> Result<Translator> {
+pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Result<Translator> {
     let mut translator = Translator::new(session.as_str());
     let mut lines = Vec::new();
     let mut first = after + 1;

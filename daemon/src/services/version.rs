@@ -12,13 +12,18 @@ use crate::core::Core;
 const API_VERSION: &str = "v1";
 
 /// What this daemon can do.
-const FEATURES: [&str; 6] = [
+const FEATURES: [&str; 11] = [
     "sessions.list",
     "sessions.resume",
     "sessions.compact",
     "sessions.rename",
     "sessions.delete",
     "history.v1",
+    "agents.converse",
+    "agents.cancel",
+    "agents.permissions",
+    "agents.grants",
+    "agents.input_lock",
 ];
 
 /// The service.
@@ -35,7 +40,7 @@ impl VersionService for Version {
             api_version: API_VERSION.to_owned(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             features: FEATURES.map(str::to_owned).into(),
-            // No agent runs here, so none has a version.
+            // Agents tell their version when they run, to their sessions.
             claude_code: None,
             constraints: Some(proto::VersionConstraints::default()),
         }))

@@ -255,6 +255,14 @@ fn settings(values: &Values) -> Result<Settings, SettingsError> {
     let address = |name: &str| text(name).parse::<SocketAddr>().ok();
     let path = |name: &str| PathBuf::from(text(name));
     let flag = |name: &str| text(name) == "true";
+    let words = |name: &str| {
+        let list = text(name);
+        serde_json::from_str::<Vec<String>>(&list).map_err(|_| {
+            SettingsError::Together(format!(
+                r#"{name} is {list:?}, and takes a JSON list of texts, such as ["--verbose"]"#
+            ))
+        })
+    };
     Ok(Settings {
         db: path("db"),
         socket: path("socket"),
@@ -287,6 +295,11 @@ fn settings(values: &Values) -> Result<Settings, SettingsError> {
         max_client_in_flight_bytes: size("max_client_in_flight_bytes"),
         max_follower_buffer_bytes: size("max_follower_buffer_bytes"),
         max_memory_bytes: number("max_memory_bytes"),
+        max_subprocesses: number("max_subprocesses"),
+        agent_command: text("agent_command"),
+        agent_arguments: words("agent_arguments")?,
+        agent_idle_ms: number("agent_idle_ms"),
+        agent_request_wait_ms: number("agent_request_wait_ms"),
         max_drain_ms: number("max_drain_ms"),
         health_interval_ms: number("health_interval_ms"),
         compaction: flag("compaction"),
@@ -333,9 +346,12 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
     let planned = settings.planned_memory_bytes();
     if planned > settings.max_memory_bytes {
         return refuse(format!(
-            "{} sessions and {} clients need {planned} bytes by the capacity plan, and \
-             max_memory_bytes is {}: lower max_sessions or max_clients, or raise it",
-            settings.max_sessions, settings.max_clients, settings.max_memory_bytes
+            "{} sessions, {} clients and {} agents need {planned} bytes by the capacity plan, and \
+             max_memory_bytes is {}: lower max_sessions, max_clients or max_subprocesses, or raise it",
+            settings.max_sessions,
+            settings.max_clients,
+            settings.max_subprocesses,
+            settings.max_memory_bytes
         ));
     }
     if settings.max_clients > settings.max_connections as u64 {

@@ -55,6 +55,11 @@ pub struct Settings {
     pub max_client_in_flight_bytes: usize,
     pub max_follower_buffer_bytes: usize,
     pub max_memory_bytes: u64,
+    pub max_subprocesses: u64,
+    pub agent_command: String,
+    pub agent_arguments: Vec<String>,
+    pub agent_idle_ms: u64,
+    pub agent_request_wait_ms: u64,
     pub max_drain_ms: u64,
     pub health_interval_ms: u64,
     pub compaction: bool,
@@ -92,6 +97,7 @@ impl Settings {
             in_flight_bytes: self.max_in_flight_bytes,
             sessions: self.max_sessions,
             memory_bytes: self.max_memory_bytes,
+            subprocesses: self.max_subprocesses,
         }
     }
 
@@ -121,18 +127,19 @@ impl Settings {
         self.max_payload_bytes + REQUEST_OVERHEAD_BYTES
     }
 
-    /// Memory that the capacity plan's formula gives for as many sessions and clients as are let
-    /// in.
+    /// Memory that the capacity plan's formula gives for as many sessions, clients and agents as are
+    /// let in.
     #[must_use]
     pub fn planned_memory_bytes(&self) -> u64 {
-        planned_memory_bytes(self.max_sessions, self.max_clients)
+        planned_memory_bytes(self.max_sessions, self.max_clients, self.max_subprocesses)
     }
 }
 
-/// Memory that the capacity plan's formula gives for so many sessions and clients.
+/// Memory that the capacity plan's formula gives for so many sessions, clients and agents.
 #[must_use]
-pub fn planned_memory_bytes(sessions: u64, clients: u64) -> u64 {
+pub fn planned_memory_bytes(sessions: u64, clients: u64, subprocesses: u64) -> u64 {
     memory::DAEMON_BASE_BYTES.0
         + sessions * memory::DAEMON_SESSION_BYTES.0
         + clients * memory::DAEMON_CLIENT_BYTES.0
+        + subprocesses * memory::DAEMON_SUBPROCESS_BYTES.0
 }

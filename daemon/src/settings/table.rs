@@ -249,6 +249,36 @@ pub const PARAMETERS: &[Parameter] = &[
         (MEMORY_BYTES_MAX_FLOOR, MEMORY_BYTES_MAX_CEILING),
         "Memory beyond which no new session, reader or follower is taken; the plan's formula for max_clients and max_sessions must fit",
     ),
+    limit(
+        "max_subprocesses",
+        "5",
+        (0, 1000),
+        "Agents that run at once; 0 to run none",
+    ),
+    other(
+        "agent_command",
+        Kind::Text,
+        "claude",
+        "The agent: a path, or a name to be found on the daemon's PATH",
+    ),
+    other(
+        "agent_arguments",
+        Kind::Text,
+        "[]",
+        "What it is given before the daemon's own arguments: a JSON list of texts",
+    ),
+    number(
+        "agent_idle_ms",
+        "300000",
+        (0, 1000 * HOUR_MS),
+        "Milliseconds that an agent is kept between two turns",
+    ),
+    number(
+        "agent_request_wait_ms",
+        "3600000",
+        (1, 1000 * HOUR_MS),
+        "Milliseconds that what an agent asks waits while nobody is there; then it is denied",
+    ),
     number(
         "max_drain_ms",
         "10000",

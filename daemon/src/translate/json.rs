@@ -70,3 +70,71 @@ fn to_value(value: &Value, depth: usize) -> prost_types::Value {
     };
     prost_types::Value { kind: Some(kind) }
 }
+
+/// A protobuf object as JSON; numbers without a fraction become integers again.
+///
+/// # Errors
+/// What JSON has no words for: nesting beyond the bound, numbers that are none.
+pub(crate) fn from_struct(fields: &Struct) -> Result<Value, String> {
+    object_from(fields, 1)
+}
+
+fn object_from(object: &Struct, depth: usize) -> Result<Value, String> {
+    let fields = object.fields.iter();
+    let fields = fields.map(|(name, value)| Ok((name.clone(), from_value(value, depth)?)));
+    fields.collect::<Result<_, _>>().map(Value::Object)
+}
+
+/// Whole numbers that a double has exactly.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+fn from_value(value: &prost_types::Value, depth: usize) -> Result<Value, String> {
+    if depth > STRUCT_DEPTH_MAX {
+        return Err(format!("it is nested more than {STRUCT_DEPTH_MAX} deep"));
+    }
+    Ok(match &value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(value)) => Value::Bool(*value),
+        // Lossless: whole, and below 2^53.
+        Some(Kind::NumberValue(number)) if number.fract() == 0.0 && number.abs() < WHOLE_MAX => {
+            Value::from(*number as i64)
+        }
+        Some(Kind::NumberValue(number)) => serde_json::Number::from_f64(*number)
+            .map(Value::Number)
+            .ok_or_else(|| format!("{number} is no number that JSON knows"))?,
+        Some(Kind::StringValue(text)) => Value::String(text.clone()),
+        Some(Kind::ListValue(list)) => {
+            let values = list.values.iter();
+            let values = values.map(|value| from_value(value, depth + 1));
+            Value::Array(values.collect::<Result<_, _>>()?)
+        }
+        Some(Kind::StructValue(object)) => object_from(object, depth + 1)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_comes_back_as_it_was() {
+        let value = serde_json::json!({
+            "whole": 3, "half": 2.5, "big": 1e300, "less": -7, "text": "x", "none": null,
+            "list": [true, {"deep": []}],
+        });
+        assert_eq!(from_struct(&to_struct(&value).unwrap()).unwrap(), value);
+    }
+
+    #[test]
+    fn what_json_cannot_say_is_refused() {
+        let with = |kind| Struct {
+            fields: [("x".to_owned(), prost_types::Value { kind: Some(kind) })].into(),
+        };
+        assert!(from_struct(&with(Kind::NumberValue(f64::NAN))).is_err());
+        let mut deep = with(Kind::BoolValue(true));
+        for _ in 0..2 * STRUCT_DEPTH_MAX {
+            deep = with(Kind::StructValue(deep));
+        }
+        assert!(from_struct(&deep).is_err());
+    }
+}

@@ -30,8 +30,8 @@ use prost_types::Timestamp;
 use serde_json::Value;
 
 use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
-pub(crate) use json::timestamp as timestamp_of;
 use json::{flag, number, object, text};
+pub(crate) use json::{from_struct, timestamp as timestamp_of};
 
 /// Streams under way that are remembered: the agent and its sub-agents.
 const STREAMS_MAX: usize = 64;
@@ -244,7 +244,8 @@ fn tool_call_start(block: &Value) -> ToolCallStart {
     }
 }
 
-fn control_request(value: &Value) -> Vec<Event> {
+/// What an agent asks, as events.
+pub(crate) fn control_request(value: &Value) -> Vec<Event> {
     let request = object(value, "request");
     if text(request, "subtype") != "can_use_tool" {
         return Vec::new();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,12 +18,38 @@ use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
 
 /// What a request knows of its connection. A connection becomes a client with its first request:
 /// those that only stand there take no client's place.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Client {
+    name: Arc<str>,
     place: Arc<Mutex<Option<Taken>>>,
 }
 
+impl Default for Client {
+    /// A client that is known by its connection only.
+    fn default() -> Self {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+        let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("connection-{number}"))
+    }
+}
+
 impl Client {
+    /// A client that is known by a name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            place: Arc::default(),
+        }
+    }
+
+    /// What it is called: the same for all requests of one connection, or of one user behind the
+    /// tunnel.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// Takes a place among the clients, unless it has one.
     ///
     /// # Errors

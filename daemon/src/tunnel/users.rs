@@ -45,7 +45,7 @@ impl<S> Users<S> {
             return client;
         }
         users.retain(|_, client| client.strong_count() > 0);
-        let client = Arc::new(Client::default());
+        let client = Arc::new(Client::named(&format!("user {user}")));
         users.insert(user.to_owned(), Arc::downgrade(&client));
         client
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod process;
+pub(crate) mod talk;
 pub(crate) mod through;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,195 @@
+//! How an agent is started: its executable, its arguments, where it works. No process yet.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tonic::Status;
+
+use super::refusal::Refusal;
+use crate::limits::{ALLOWED_TOOLS_MAX, TOOL_NAME_BYTES_MAX};
+use crate::status::invalid;
+
+/// What a client may say about the agent, and what the session knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Where it works.
+    pub(crate) working_directory: PathBuf,
+    /// The model; empty for the agent's own choice.
+    pub(crate) model: String,
+    /// It plans only.
+    pub(crate) plan_mode: bool,
+    /// Tools that it may use without asking.
+    pub(crate) allowed_tools: Vec<String>,
+}
+
+impl Options {
+    /// Refuses what would be taken for something else on a command line.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        if !is_word(&self.model) && !self.model.is_empty() {
+            return Err(invalid(
+                "model",
+                "it must not begin with - or have control characters",
+            ));
+        }
+        if self.allowed_tools.len() > ALLOWED_TOOLS_MAX {
+            let why = format!(
+                "{} tools, at most {ALLOWED_TOOLS_MAX}",
+                self.allowed_tools.len()
+            );
+            return Err(invalid("allowed_tools", why));
+        }
+        match self.allowed_tools.iter().find(|tool| !is_word(tool)) {
+            Some(tool) => Err(invalid("allowed_tools", format!("{tool:?} names no tool"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    let bytes = 1..=TOOL_NAME_BYTES_MAX;
+    bytes.contains(&text.len()) && !text.starts_with('-') && !text.contains(char::is_control)
+}
+
+/// The arguments: those of the settings, then those of the protocol.
+pub(crate) fn arguments(
+    settings: &[String],
+    options: &Options,
+    agent_session_id: &str,
+) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = settings.iter().map(OsString::from).collect();
+    let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+    add(&[
+        "-p",
+        "--output-format",
+        "stream-json",
+        "--input-format",
+        "stream-json",
+    ]);
+    add(&[
+        "--verbose",
+        "--include-partial-messages",
+        "--permission-prompt-tool",
+        "stdio",
+    ]);
+    // What an agent printed is input: it does not become an option.
+    if is_word(agent_session_id) {
+        add(&["--resume", agent_session_id]);
+    }
+    if !options.model.is_empty() {
+        add(&["--model", &options.model]);
+    }
+    if options.plan_mode {
+        add(&["--permission-mode", "plan"]);
+    }
+    if !options.allowed_tools.is_empty() {
+        // Last: it takes every word that follows.
+        add(&["--allowedTools"]);
+        arguments.extend(options.allowed_tools.iter().map(OsString::from));
+    }
+    arguments
+}
+
+/// The executable that a command names: a path, or a name looked for as a shell would.
+///
+/// # Errors
+/// What was looked for, and where.
+pub(crate) fn executable(command: &str) -> Result<PathBuf, Refusal> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = match command.contains('/') {
+        true => Some(PathBuf::from(command)).filter(|path| is_executable(path)),
+        false => std::env::split_paths(&path)
+            .map(|folder| folder.join(command))
+            .find(|path| is_executable(path)),
+    };
+    found.ok_or_else(|| {
+        let place = if command.contains('/') {
+            "there"
+        } else {
+            "on the daemon's PATH"
+        };
+        let message = format!(
+            "the agent {command:?} is not {place}; install it, or set agent_command to where it is"
+        );
+        Refusal::new("AGENT_MISSING", message).with("agent_command", command)
+    })
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path)
+        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// Checks a working directory.
+///
+/// # Errors
+/// It is not absolute, not there, or no directory.
+pub(crate) fn working_directory(path: &Path) -> Result<(), String> {
+    if !path.is_absolute() {
+        return Err(format!("{path:?} is not absolute: give the whole path"));
+    }
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!("{path:?} is no directory")),
+        Err(error) => Err(format!("{path:?}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(options: &Options, id: &str) -> String {
+        let words = arguments(&["--extra".to_owned()], options, id);
+        let words: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn the_command_line_is_the_one_that_the_agent_documents() {
+        let base = "--extra -p --output-format stream-json --input-format stream-json --verbose \
+                    --include-partial-messages --permission-prompt-tool stdio";
+        assert_eq!(words(&Options::default(), ""), base);
+        let options = Options {
+            model: "m".to_owned(),
+            plan_mode: true,
+            allowed_tools: vec!["Read".to_owned(), "Bash(ls:*)".to_owned()],
+            ..Options::default()
+        };
+        let more = "--resume a-1 --model m --permission-mode plan --allowedTools Read Bash(ls:*)";
+        assert_eq!(words(&options, "a-1"), format!("{base} {more}"));
+    }
+
+    #[test]
+    fn nothing_that_clients_or_agents_say_becomes_an_option() {
+        assert!(!words(&Options::default(), "--evil").contains("evil"));
+        for (model, tool) in [("--x", "Read"), ("m", "--x"), ("m", ""), ("a\nb", "Read")] {
+            let options = Options {
+                model: model.to_owned(),
+                allowed_tools: vec![tool.to_owned()],
+                ..Options::default()
+            };
+            assert!(options.check().is_err(), "{model} {tool}");
+        }
+    }
+
+    #[test]
+    fn an_executable_is_found_as_a_shell_finds_it() {
+        assert!(executable("sh").unwrap().is_absolute());
+        assert_eq!(executable("/bin/sh").unwrap(), Path::new("/bin/sh"));
+        for missing in ["/nowhere/claude", "no-such-agent", "/etc/passwd", "/"] {
+            assert_eq!(executable(missing).unwrap_err().code, "AGENT_MISSING");
+        }
+    }
+
+    #[test]
+    fn a_working_directory_is_absolute_and_there() {
+        assert!(working_directory(Path::new("/")).is_ok());
+        for wrong in ["relative", "/no/such/place", "/etc/passwd", ""] {
+            assert!(working_directory(Path::new(wrong)).is_err(), "{wrong}");
+        }
+    }
+}

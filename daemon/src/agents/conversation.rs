@@ -1,0 +1,247 @@
+//! A conversation with an agent, decided. Pure: what happens goes in, what is to be done comes out.
+//!
+//! ```text
+//!             message           started / written        result
+//!   idle ─────────────▶ turn ───────────────────▶ turn ─────────▶ idle ──(a while)──▶ agent ends
+//!                         │ control_request ▶ waiting for somebody ▶ answered
+//!                         └ exit ▶ told, idle; the next message starts the agent again
+//! ```
+//!
+//! One turn at a time: messages that come meanwhile wait, and a cancellation forgets them. Time is
+//! told by the caller, in milliseconds of a clock that never goes back.
+
+mod agent;
+mod clients;
+mod time;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision, StatusChange};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::refusal::Refusal;
+use super::requests::Requests;
+
+/// One attached stream.
+pub(crate) type StreamKey = u64;
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// Start the agent.
+    Start,
+    /// Record a line, then write it to the agent.
+    Write(Bytes, Written),
+    /// Interrupt its turn.
+    Interrupt,
+    /// Close its input: it is to end.
+    EndInput,
+    /// End it now.
+    Kill,
+    /// Tell clients, once they were told the lines up to a sequence.
+    Tell(To, u64, Event),
+}
+
+/// Who is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    All,
+    One(StreamKey),
+}
+
+/// What a line for the agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    Prompt,
+    Answer,
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// It ended by itself and said that all is well.
+    pub(crate) success: bool,
+    /// In words: `exit status: 3`, `signal: 9 (SIGKILL)`.
+    pub(crate) how: String,
+    /// The last lines of its standard error.
+    pub(crate) stderr: Vec<String>,
+}
+
+/// What a session is doing, as lists tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Activity {
+    Idle,
+    Active,
+    Waiting,
+}
+
+/// Times, in milliseconds, that settings have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// An agent without a turn is kept so long.
+    pub(crate) idle_ms: u64,
+    /// A request waits so long while nobody is attached.
+    pub(crate) unattended_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    Away,
+    Running,
+    /// It was told to end.
+    Ending,
+}
+
+#[derive(Debug)]
+struct Turn {
+    /// The prompt, until it is handed to the writer.
+    prompt: Option<Value>,
+    /// The agent has it.
+    written: bool,
+    cancelled: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    client: Arc<str>,
+    /// It is told the lines behind this one.
+    from: u64,
+}
+
+/// What a user says to something that the agent asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Reply {
+    /// To a request for permission.
+    Decision {
+        request_id: String,
+        decision: PermissionDecision,
+        updated_input: Option<String>,
+        message: String,
+    },
+    /// To questions.
+    Answers {
+        question_id: String,
+        answers: HashMap<String, String>,
+    },
+}
+
+/// A reply to what we have not heard of. Clients are told of a line by its commit, which may be before
+/// we are: a fast one may be faster than we.
+#[derive(Debug)]
+struct Early {
+    key: StreamKey,
+    reply: Reply,
+    /// The last line that the client had been told.
+    told: u64,
+    until_ms: u64,
+}
+
+/// The state of a conversation.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    patience: Patience,
+    agent: Agent,
+    agent_session_id: String,
+    turn: Option<Turn>,
+    waiting: VecDeque<Value>,
+    requests: Requests,
+    streams: BTreeMap<StreamKey, Stream>,
+    holder: Option<Arc<str>>,
+    /// Why nothing can be recorded at present.
+    stalled: Option<Refusal>,
+    /// The last sequence that is known to be on disk.
+    recorded: u64,
+    /// The last of the agent's lines that we have heard of.
+    heard: u64,
+    /// Answers that came before the lines that they are about.
+    early: VecDeque<Early>,
+    unattended_since_ms: u64,
+    idle_until_ms: Option<u64>,
+    kill_at_ms: Option<u64>,
+    /// Nothing new is begun: the daemon stops, or the session is to go.
+    closing: bool,
+    effects: Vec<Effect>,
+}
+
+impl Conversation {
+    /// One without an agent, whose session ends at `recorded`.
+    pub(crate) fn new(
+        patience: Patience,
+        agent_session_id: String,
+        recorded: u64,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            patience,
+            agent: Agent::Away,
+            agent_session_id,
+            turn: None,
+            waiting: VecDeque::new(),
+            requests: Requests::default(),
+            streams: BTreeMap::new(),
+            holder: None,
+            stalled: None,
+            recorded,
+            heard: recorded,
+            early: VecDeque::new(),
+            unattended_since_ms: now_ms,
+            idle_until_ms: None,
+            kill_at_ms: None,
+            closing: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done now, in order.
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The agent's own name for the conversation; empty before it told one.
+    pub(crate) fn agent_session_id(&self) -> &str {
+        &self.agent_session_id
+    }
+
+    /// Whether nothing would be forgotten with it.
+    pub(crate) fn is_over(&self) -> bool {
+        let nobody = self.streams.is_empty() && self.requests.grants().is_empty();
+        self.agent == Agent::Away && self.turn.is_none() && (self.closing || nobody)
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        match (&self.turn, self.requests.waits()) {
+            (_, true) => Activity::Waiting,
+            (Some(_), false) => Activity::Active,
+            (None, false) => Activity::Idle,
+        }
+    }
+
+    fn tell(&mut self, to: To, event: Event) {
+        self.effects.push(Effect::Tell(to, self.recorded, event));
+    }
+
+    fn tell_status(&mut self, message: &str) {
+        let status = self.status(message);
+        self.tell(To::All, status);
+    }
+
+    fn status(&self, message: &str) -> Event {
+        let status = match self.activity() {
+            _ if self.stalled.is_some() => AgentStatus::Error,
+            Activity::Waiting => AgentStatus::WaitingForUser,
+            Activity::Active => AgentStatus::Thinking,
+            Activity::Idle => AgentStatus::Idle,
+        };
+        Event::StatusChange(StatusChange {
+            status: status.into(),
+            message: message.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

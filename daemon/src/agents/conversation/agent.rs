@@ -1,0 +1,233 @@
+//! What the agent does: starts, prints, asks, ends a turn, ends.
+
+use super::{Agent, Conversation, Effect, Exit, To, Written};
+use crate::agents::glance::{Ask, Glance};
+use crate::agents::prompt;
+use crate::agents::refusal::Refusal;
+
+impl Conversation {
+    /// It runs.
+    pub(crate) fn started(&mut self) {
+        self.agent = Agent::Running;
+        self.hand_over();
+    }
+
+    /// It does not start.
+    pub(crate) fn not_started(&mut self, refusal: Refusal) {
+        self.turn_failed(refusal);
+    }
+
+    pub(super) fn turn_failed(&mut self, mut refusal: Refusal) {
+        self.turn = None;
+        self.requests.close();
+        let waited = std::mem::take(&mut self.waiting).len();
+        if waited > 0 {
+            refusal = refusal.with("messages_forgotten", waited.to_string());
+        }
+        self.tell(To::All, refusal.event());
+        self.tell_status("");
+    }
+
+    /// The session is recorded up to here.
+    pub(super) fn recorded(&mut self, sequence: u64) {
+        self.recorded = self.recorded.max(sequence);
+    }
+
+    /// Lines of the agent are on disk, the last of them this one; some mean something.
+    pub(crate) fn heard(&mut self, now_ms: u64, last: u64, glances: Vec<(u64, Glance)>) {
+        for (sequence, glance) in glances {
+            self.seen(now_ms, sequence, glance);
+        }
+        self.recorded(last);
+        self.heard = self.heard.max(last);
+        self.take_up_early(now_ms);
+    }
+
+    pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, glance: Glance) {
+        self.recorded(sequence);
+        match glance {
+            Glance::Began(id) => {
+                if !id.is_empty() {
+                    self.agent_session_id = id;
+                }
+            }
+            Glance::Asks(ask) => self.asked(now_ms, sequence, ask),
+            Glance::AsksOther {
+                request_id,
+                subtype,
+            } => self.write_answers(vec![prompt::no_answer(&request_id, &subtype)]),
+            Glance::Withdraws(request_id) => {
+                if self.requests.withdrawn(&request_id) {
+                    self.tell_status(&format!("{request_id}: withdrawn"));
+                }
+            }
+            Glance::GoesOn => {}
+            Glance::TurnOver => self.turn_over(now_ms),
+        }
+    }
+
+    pub(super) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) {
+        match self.requests.asked(now_ms, sequence, ask) {
+            Some(answer) => self.write_answers(vec![answer]),
+            None => {
+                self.tell_status("");
+                self.retell(sequence);
+            }
+        }
+    }
+
+    /// Tells a request again to streams that began behind its line before we heard of it.
+    pub(super) fn retell(&mut self, sequence: u64) {
+        let behind = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.from >= sequence);
+        let behind: Vec<_> = behind.map(|(key, _)| *key).collect();
+        if behind.is_empty() {
+            return;
+        }
+        for event in self.requests.events_of(sequence) {
+            for key in &behind {
+                self.tell(To::One(*key), event.clone());
+            }
+        }
+    }
+
+    pub(super) fn turn_over(&mut self, now_ms: u64) {
+        // One that the agent does not have yet cannot be over: that was an earlier one.
+        if self.turn.as_ref().is_some_and(|turn| !turn.written) {
+            return;
+        }
+        self.turn = None;
+        self.requests.close();
+        if !self.closing {
+            self.kill_at_ms = None;
+        }
+        match self.waiting.pop_front() {
+            Some(content) if !self.closing => self.begin(content),
+            _ => {
+                self.rest(now_ms);
+                self.tell_status("");
+            }
+        }
+    }
+
+    /// Nothing to do for the agent.
+    pub(super) fn rest(&mut self, now_ms: u64) {
+        if self.closing {
+            self.end_input();
+        } else {
+            self.idle_until_ms = Some(now_ms + self.patience.idle_ms);
+        }
+    }
+
+    pub(super) fn end_input(&mut self) {
+        if self.agent == Agent::Running {
+            self.agent = Agent::Ending;
+            self.idle_until_ms = None;
+            self.effects.push(Effect::EndInput);
+        }
+    }
+
+    /// A line for the agent is on disk, and it has it; or not.
+    pub(crate) fn written(&mut self, now_ms: u64, what: Written, result: Result<u64, Refusal>) {
+        match (what, result) {
+            (_, Ok(sequence)) if what == Written::Answer => self.recorded(sequence),
+            (_, Ok(sequence)) => {
+                self.recorded(sequence);
+                if let Some(turn) = &mut self.turn {
+                    turn.written = true;
+                    if turn.cancelled {
+                        self.interrupt(now_ms);
+                    }
+                }
+                self.tell_status("");
+            }
+            (Written::Prompt, Err(refusal)) => {
+                self.turn_failed(refusal);
+                self.rest(now_ms);
+            }
+            (Written::Answer, Err(refusal)) => self.tell(To::All, refusal.event()),
+        }
+    }
+
+    /// Nothing can be recorded: the agent waits, as do we.
+    pub(crate) fn stalled(&mut self, refusal: Refusal) {
+        self.tell(To::All, refusal.clone().event());
+        self.stalled = Some(refusal);
+        self.tell_status("the agent waits until its lines can be recorded");
+    }
+
+    /// Recording goes on.
+    pub(crate) fn flows(&mut self) {
+        if self.stalled.take().is_some() {
+            self.tell_status("recording goes on");
+        }
+    }
+
+    /// A line was longer than a message may be.
+    pub(crate) fn came_in_pieces(&mut self, first: u64, bytes_max: usize) {
+        let message = format!(
+            "a line of the agent is longer than {bytes_max} bytes, and was recorded in pieces; they \
+             give no events; raise max_payload_bytes"
+        );
+        let refusal = Refusal::new("LINE_IN_PIECES", message).with("sequence", first.to_string());
+        self.tell(To::All, refusal.event());
+    }
+
+    /// It is gone, and all that it printed is on disk.
+    pub(crate) fn exited(&mut self, exit: &Exit) {
+        let told_to = self.agent == Agent::Ending;
+        self.agent = Agent::Away;
+        (self.kill_at_ms, self.idle_until_ms) = (None, None);
+        match &self.turn {
+            // It had nothing to do with this one.
+            Some(turn) if turn.prompt.is_some() && !self.closing => {
+                self.effects.push(Effect::Start)
+            }
+            Some(turn) => {
+                let cancelled = turn.cancelled;
+                self.turn_failed(gone(exit, cancelled));
+            }
+            None if exit.success || told_to => self.requests.close(),
+            None => self.turn_failed(gone(exit, false)),
+        }
+    }
+
+    /// Nothing new is begun. The turn is interrupted, and the agent ends.
+    pub(crate) fn close(&mut self, now_ms: u64) {
+        if self.closing {
+            return;
+        }
+        self.closing = true;
+        self.waiting.clear();
+        if self.turn.as_ref().is_some_and(|turn| turn.prompt.is_some()) {
+            self.turn = None;
+        }
+        match self.turn {
+            Some(_) => self.interrupt(now_ms),
+            None => self.end_input(),
+        }
+        // The caller has a deadline of its own.
+        self.kill_at_ms = None;
+    }
+
+    /// The agent ends now, whatever it does.
+    pub(crate) fn kill(&mut self) {
+        if self.agent != Agent::Away {
+            self.agent = Agent::Ending;
+            self.effects.push(Effect::Kill);
+        }
+    }
+}
+
+fn gone(exit: &Exit, cancelled: bool) -> Refusal {
+    let message = match cancelled {
+        true => format!("the agent ended with the cancelled turn ({})", exit.how),
+        false => format!("the agent ended in the middle ({})", exit.how),
+    };
+    let hint = "; the next message starts it again, where it was";
+    Refusal::new("AGENT_EXITED", message + hint)
+        .with("exit", exit.how.clone())
+        .with("stderr", exit.stderr.join("\n"))
+}

@@ -1,0 +1,280 @@
+//! What clients do: come and go, write, decide, cancel, take the input lock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use betcode_schema_grpc::v1::PermissionDecision;
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{Agent, Conversation, Early, Effect, Reply, Stream, StreamKey, To, Turn, Written};
+use crate::agents::prompt;
+use crate::agents::refusal::Refusal;
+use crate::agents::requests::Decided;
+use crate::limits::{
+    EARLY_ANSWER_MS_MAX, INTERRUPT_MS_MAX, OPEN_REQUESTS_MAX, WAITING_MESSAGES_MAX,
+};
+
+impl Conversation {
+    /// A stream is there that was told the lines up to `from`.
+    pub(crate) fn attached(&mut self, key: StreamKey, client: Arc<str>, from: u64) {
+        self.streams.insert(key, Stream { client, from });
+        self.recorded = self.recorded.max(from);
+        if let Some(refusal) = &self.stalled {
+            let event = refusal.clone().event();
+            self.tell(To::One(key), event);
+        }
+        let status = self.status("");
+        self.tell(To::One(key), status);
+        // What is open and stands in lines that it is not told.
+        for event in self.requests.events_up_to(from) {
+            self.tell(To::One(key), event);
+        }
+    }
+
+    /// A stream is gone. A lock goes with its holder's last one.
+    pub(crate) fn detached(&mut self, now_ms: u64, key: StreamKey) {
+        let Some(gone) = self.streams.remove(&key) else {
+            return;
+        };
+        if self.streams.is_empty() {
+            self.unattended_since_ms = now_ms;
+        }
+        if !self.is_attached(&gone.client) && self.holder.as_ref() == Some(&gone.client) {
+            self.holder = None;
+        }
+    }
+
+    pub(super) fn is_attached(&self, client: &str) -> bool {
+        self.streams.values().any(|s| &*s.client == client)
+    }
+
+    /// A client takes the input lock. Whether it has it, and who had it before.
+    pub(crate) fn lock(&mut self, client: &Arc<str>) -> (bool, Option<Arc<str>>) {
+        let before = self.holder.clone();
+        if !self.is_attached(client) {
+            return (false, before);
+        }
+        self.holder = Some(Arc::clone(client));
+        let Some(other) = before.filter(|other| other != client) else {
+            return (true, None);
+        };
+        let message = format!("{client} has taken the input lock; request it to write again");
+        let lost = Refusal::new("INPUT_LOCK_TAKEN", message).with("holder", &**client);
+        let of_other =
+            |(key, stream): (&StreamKey, &Stream)| (stream.client == other).then_some(*key);
+        let streams: Vec<_> = self.streams.iter().filter_map(of_other).collect();
+        for key in streams {
+            self.tell(To::One(key), lost.clone().event());
+        }
+        (true, Some(other))
+    }
+
+    /// The user says something.
+    pub(crate) fn message(&mut self, key: StreamKey, content: Value) {
+        if let Err(refusal) = self.may_write(key) {
+            self.tell(To::One(key), refusal.event());
+        } else if self.turn.is_none() {
+            self.begin(content);
+        } else if self.waiting.len() < WAITING_MESSAGES_MAX {
+            self.waiting.push_back(content);
+            let text = format!(
+                "{} waiting for the turn to end",
+                messages(self.waiting.len())
+            );
+            self.tell_status(&text);
+        } else {
+            let message = format!(
+                "{} wait for the turn to end already; wait as well, or cancel it",
+                messages(WAITING_MESSAGES_MAX)
+            );
+            let refusal =
+                Refusal::new("RESOURCE_EXHAUSTED", message).with("limit", "waiting_messages");
+            self.tell(To::One(key), refusal.event());
+        }
+    }
+
+    pub(super) fn may_write(&self, key: StreamKey) -> Result<(), Refusal> {
+        if self.closing {
+            return Err(Refusal::new(
+                "UNAVAILABLE",
+                "the conversation is being closed",
+            ));
+        }
+        let client = self.streams.get(&key).map(|stream| &stream.client);
+        if let Some(holder) = self
+            .holder
+            .as_ref()
+            .filter(|holder| Some(*holder) != client)
+        {
+            let message = format!("{holder} has the input lock; request it to write yourself");
+            return Err(Refusal::new("INPUT_LOCKED", message).with("holder", &**holder));
+        }
+        self.stalled.clone().map_or(Ok(()), Err)
+    }
+
+    pub(super) fn begin(&mut self, content: Value) {
+        self.idle_until_ms = None;
+        self.turn = Some(Turn {
+            prompt: Some(content),
+            written: false,
+            cancelled: false,
+        });
+        match self.agent {
+            Agent::Away => self.effects.push(Effect::Start),
+            Agent::Running => self.hand_over(),
+            // Starts again once this one is gone.
+            Agent::Ending => {}
+        }
+    }
+
+    pub(super) fn hand_over(&mut self) {
+        let turn = self.turn.as_mut();
+        if let Some(content) = turn.and_then(|turn| turn.prompt.take()) {
+            let line = prompt::line(&content, &self.agent_session_id);
+            self.effects.push(Effect::Write(line, Written::Prompt));
+        }
+    }
+
+    /// The user replies to a request. `told` is the last line that the stream had been told then.
+    pub(crate) fn replied(&mut self, now_ms: u64, key: StreamKey, told: u64, reply: Reply) {
+        let (Reply::Decision { request_id: id, .. }
+        | Reply::Answers {
+            question_id: id, ..
+        }) = &reply;
+        let may_come = told > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
+        if may_come && !self.requests.is_open(id) {
+            self.early.push_back(Early {
+                key,
+                reply,
+                told,
+                until_ms: now_ms + EARLY_ANSWER_MS_MAX,
+            });
+            return;
+        }
+        match reply {
+            Reply::Decision {
+                request_id,
+                decision,
+                updated_input,
+                message,
+            } => {
+                let input = updated_input.as_deref();
+                let decided = self.requests.decide(&request_id, decision, input, &message);
+                self.decided(now_ms, key, &request_id, decision, decided);
+            }
+            Reply::Answers {
+                question_id,
+                answers,
+            } => match self.requests.answer(&question_id, answers) {
+                Ok(line) => {
+                    self.write_answers(line.into_iter().collect());
+                    self.tell_status(&format!("{question_id}: answered"));
+                }
+                Err(refusal) => self.tell(To::One(key), refusal.event()),
+            },
+        }
+    }
+
+    fn decided(
+        &mut self,
+        now_ms: u64,
+        key: StreamKey,
+        request_id: &str,
+        decision: PermissionDecision,
+        decided: Result<Decided, Refusal>,
+    ) {
+        match decided {
+            Ok(Decided {
+                answers,
+                interrupts,
+            }) => {
+                self.write_answers(answers);
+                self.tell_status(&format!("{request_id}: {}", decision.as_str_name()));
+                if interrupts {
+                    self.interrupt(now_ms);
+                }
+            }
+            Err(refusal) => self.tell(To::One(key), refusal.event()),
+        }
+    }
+
+    /// Takes up the replies that came early and need not wait any more.
+    pub(super) fn take_up_early(&mut self, now_ms: u64) {
+        for early in std::mem::take(&mut self.early) {
+            // Late enough: it is answered now, or found to be about nothing.
+            let told = if early.until_ms <= now_ms {
+                0
+            } else {
+                early.told
+            };
+            let until_ms = early.until_ms;
+            self.replied(now_ms, early.key, told, early.reply);
+            // One that still waits keeps its time.
+            if let Some(last) = self.early.back_mut() {
+                last.until_ms = last.until_ms.min(until_ms.max(now_ms + 1));
+            }
+        }
+    }
+
+    pub(super) fn write_answers(&mut self, answers: Vec<Bytes>) {
+        let write = |line| Effect::Write(line, Written::Answer);
+        self.effects.extend(answers.into_iter().map(write));
+    }
+
+    /// Grants, by tool.
+    pub(crate) fn grants(&self) -> &BTreeMap<String, bool> {
+        self.requests.grants()
+    }
+
+    pub(crate) fn set_grant(&mut self, tool: &str, granted: bool) -> Result<(), Refusal> {
+        let answers = self.requests.set_grant(tool, granted)?;
+        if !answers.is_empty() {
+            self.write_answers(answers);
+            self.tell_status(&format!("{tool}: answered by a grant"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn clear_grants(&mut self, tool: &str) {
+        self.requests.clear_grants(tool);
+    }
+
+    /// The turn is to end, and what waits behind it is forgotten. Whether there was one.
+    pub(crate) fn cancel(&mut self, now_ms: u64) -> bool {
+        let forgotten = std::mem::take(&mut self.waiting).len();
+        let Some(turn) = &mut self.turn else {
+            return false;
+        };
+        if turn.prompt.is_some() {
+            // The agent does not know of it.
+            self.turn = None;
+            self.tell_status("cancelled before the agent had it");
+        } else {
+            let text = match forgotten {
+                0 => "cancelling".to_owned(),
+                n => format!("cancelling; {} forgotten", messages(n)),
+            };
+            self.interrupt(now_ms);
+            self.tell_status(&text);
+        }
+        true
+    }
+
+    pub(super) fn interrupt(&mut self, now_ms: u64) {
+        let Some(turn) = &mut self.turn else { return };
+        turn.cancelled = true;
+        if turn.written {
+            self.effects.push(Effect::Interrupt);
+            let at = now_ms + INTERRUPT_MS_MAX;
+            self.kill_at_ms = Some(self.kill_at_ms.map_or(at, |sooner| sooner.min(at)));
+        }
+    }
+}
+
+fn messages(count: usize) -> String {
+    match count {
+        1 => "1 message".to_owned(),
+        count => format!("{count} messages"),
+    }
+}

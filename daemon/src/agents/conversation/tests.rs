@@ -1,0 +1,336 @@
+use betcode_schema_grpc::v1::{ErrorEvent, PermissionDecision};
+
+use super::*;
+use crate::agents::glance::{Ask, Glance};
+use crate::limits::{EARLY_ANSWER_MS_MAX, INTERRUPT_MS_MAX, WAITING_MESSAGES_MAX};
+
+const PATIENCE: Patience = Patience {
+    idle_ms: 1_000,
+    unattended_ms: 500,
+};
+
+/// A conversation with a stream of `ann` (key 1) and one of `bob` (key 2).
+fn attended() -> Conversation {
+    let mut talk = Conversation::new(PATIENCE, String::new(), 0, 0);
+    talk.attached(1, "ann".into(), 0);
+    talk.attached(2, "bob".into(), 0);
+    talk.take_effects();
+    talk
+}
+
+fn prompt_of(talk: &mut Conversation, key: StreamKey, text: &str) {
+    talk.message(key, text.into());
+}
+
+/// One whose agent has a prompt.
+fn in_turn() -> Conversation {
+    let mut talk = attended();
+    prompt_of(&mut talk, 1, "go");
+    talk.started();
+    talk.written(0, Written::Prompt, Ok(1));
+    talk.take_effects();
+    talk
+}
+
+fn ask(id: &str) -> Glance {
+    Glance::Asks(Ask {
+        request_id: id.to_owned(),
+        tool_name: "Bash".to_owned(),
+        input: "{}".to_owned(),
+        object: format!(
+            r#"{{"request_id":"{id}","request":{{"subtype":"can_use_tool","tool_name":"Bash"}}}}"#
+        ),
+    })
+}
+
+fn allow(id: &str) -> Reply {
+    Reply::Decision {
+        request_id: id.to_owned(),
+        decision: PermissionDecision::AllowOnce,
+        updated_input: None,
+        message: String::new(),
+    }
+}
+
+/// What is done, without what is told.
+fn done(talk: &mut Conversation) -> Vec<Effect> {
+    let effects = talk.take_effects().into_iter();
+    effects.filter(|e| !matches!(e, Effect::Tell(..))).collect()
+}
+
+fn errors(talk: &mut Conversation) -> Vec<(To, ErrorEvent)> {
+    let effects = talk.take_effects().into_iter();
+    effects
+        .filter_map(|effect| match effect {
+            Effect::Tell(to, _, Event::Error(error)) => Some((to, error)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn writes(effects: &[Effect]) -> usize {
+    effects
+        .iter()
+        .filter(|e| matches!(e, Effect::Write(..)))
+        .count()
+}
+
+#[test]
+fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
+    let mut talk = attended();
+    prompt_of(&mut talk, 1, "go");
+    assert_eq!(done(&mut talk), [Effect::Start]);
+    talk.started();
+    let [Effect::Write(line, Written::Prompt)] = &done(&mut talk)[..] else {
+        panic!()
+    };
+    assert!(line.starts_with(b"{\"message\"") || line.starts_with(b"{\"type\""));
+    talk.written(0, Written::Prompt, Ok(1));
+    talk.seen(0, 2, Glance::Began("a-1".to_owned()));
+    assert_eq!(talk.activity(), Activity::Active);
+    talk.seen(0, 3, Glance::TurnOver);
+    assert_eq!(talk.activity(), Activity::Idle);
+    talk.take_effects();
+    prompt_of(&mut talk, 2, "again");
+    let [Effect::Write(line, _)] = &done(&mut talk)[..] else {
+        panic!()
+    };
+    assert!(String::from_utf8_lossy(line).contains(r#""session_id":"a-1""#));
+}
+
+#[test]
+fn messages_wait_for_the_turn_and_are_bounded() {
+    let mut talk = in_turn();
+    for at in 0..=WAITING_MESSAGES_MAX {
+        prompt_of(&mut talk, 1, &at.to_string());
+    }
+    let refused = errors(&mut talk);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].1.details["limit"], "waiting_messages");
+    talk.seen(0, 2, Glance::TurnOver);
+    assert_eq!(writes(&done(&mut talk)), 1);
+    assert_eq!(talk.activity(), Activity::Active);
+    // A result that came too late for the turn before is not this turn's.
+    talk.seen(0, 3, Glance::TurnOver);
+    assert_eq!(talk.activity(), Activity::Active);
+}
+
+#[test]
+fn a_cancelled_turn_is_interrupted_once_the_agent_has_it_and_killed_when_it_goes_on() {
+    let mut talk = attended();
+    assert!(!talk.cancel(0));
+    prompt_of(&mut talk, 1, "go");
+    talk.started();
+    prompt_of(&mut talk, 1, "more");
+    assert!(talk.cancel(5));
+    assert_eq!(writes(&done(&mut talk)), 1);
+    talk.written(10, Written::Prompt, Ok(1));
+    assert_eq!(done(&mut talk), [Effect::Interrupt]);
+    assert_eq!(talk.next_ms(), Some(10 + INTERRUPT_MS_MAX));
+    talk.tick(10 + INTERRUPT_MS_MAX);
+    assert_eq!(done(&mut talk), [Effect::Kill]);
+    talk.exited(&Exit::default());
+    let told = errors(&mut talk);
+    assert_eq!(told[0].1.code, "AGENT_EXITED");
+    assert!(!told[0].1.is_fatal);
+    // What waited is forgotten, and the session goes on.
+    assert_eq!(talk.activity(), Activity::Idle);
+    prompt_of(&mut talk, 1, "again");
+    assert_eq!(done(&mut talk), [Effect::Start]);
+}
+
+#[test]
+fn a_cancelled_turn_that_ends_leaves_the_agent_alive() {
+    let mut talk = in_turn();
+    talk.cancel(0);
+    talk.seen(1, 2, Glance::TurnOver);
+    talk.take_effects();
+    talk.tick(INTERRUPT_MS_MAX);
+    // It rests now, and ends like any other.
+    assert_eq!(done(&mut talk), [Effect::EndInput]);
+}
+
+#[test]
+fn an_idle_agent_ends_after_a_while_and_a_message_meanwhile_starts_another() {
+    let mut talk = in_turn();
+    talk.seen(0, 2, Glance::TurnOver);
+    talk.take_effects();
+    assert_eq!(talk.next_ms(), Some(1_000));
+    talk.tick(1_000);
+    assert_eq!(done(&mut talk), [Effect::EndInput]);
+    prompt_of(&mut talk, 1, "wait");
+    assert_eq!(done(&mut talk), []);
+    talk.exited(&Exit {
+        success: true,
+        ..Exit::default()
+    });
+    assert_eq!(done(&mut talk), [Effect::Start]);
+}
+
+#[test]
+fn a_crash_is_told_with_what_the_agent_said_last() {
+    let mut talk = in_turn();
+    talk.heard(0, 2, vec![(2, ask("r"))]);
+    talk.take_effects();
+    talk.exited(&Exit {
+        success: false,
+        how: "exit status: 3".to_owned(),
+        stderr: vec!["a".to_owned(), "b".to_owned()],
+    });
+    let told = errors(&mut talk);
+    assert_eq!(told[0].0, To::All);
+    assert_eq!(told[0].1.details["exit"], "exit status: 3");
+    assert_eq!(told[0].1.details["stderr"], "a\nb");
+    assert_eq!(talk.activity(), Activity::Idle);
+    talk.replied(0, 1, 2, allow("r"));
+    assert_eq!(errors(&mut talk)[0].1.code, "UNKNOWN_REQUEST");
+}
+
+#[test]
+fn a_prompt_that_cannot_be_recorded_never_reaches_the_agent() {
+    let mut talk = attended();
+    prompt_of(&mut talk, 1, "go");
+    talk.started();
+    talk.take_effects();
+    let full = Refusal::new("RESOURCE_EXHAUSTED", "full");
+    talk.written(0, Written::Prompt, Err(full));
+    assert_eq!(errors(&mut talk)[0].1.message, "full");
+    assert_eq!(talk.activity(), Activity::Idle);
+}
+
+#[test]
+fn while_nothing_can_be_recorded_messages_are_refused() {
+    let mut talk = in_turn();
+    talk.stalled(Refusal::new("RESOURCE_EXHAUSTED", "full"));
+    talk.take_effects();
+    prompt_of(&mut talk, 1, "more");
+    assert_eq!(errors(&mut talk)[0].0, To::One(1));
+    // Who comes now is told as well.
+    talk.attached(3, "eve".into(), 1);
+    assert_eq!(errors(&mut talk).len(), 1);
+    talk.flows();
+    talk.take_effects();
+    prompt_of(&mut talk, 1, "more");
+    assert!(errors(&mut talk).is_empty());
+}
+
+#[test]
+fn a_request_waits_while_somebody_is_there_and_is_denied_when_nobody_is_for_long() {
+    let mut talk = in_turn();
+    talk.seen(0, 2, ask("r"));
+    assert_eq!(talk.activity(), Activity::Waiting);
+    talk.take_effects();
+    talk.tick(1_000_000);
+    assert_eq!(done(&mut talk), []);
+    talk.detached(2_000_000, 1);
+    talk.detached(2_000_000, 2);
+    assert_eq!(talk.next_ms(), Some(2_000_500));
+    talk.tick(2_000_500);
+    assert_eq!(writes(&done(&mut talk)), 1);
+    assert_eq!(talk.activity(), Activity::Active);
+}
+
+#[test]
+fn who_attaches_later_is_told_what_is_open() {
+    let mut talk = in_turn();
+    talk.seen(0, 2, ask("r"));
+    talk.take_effects();
+    talk.attached(3, "eve".into(), 1);
+    let told = |talk: &mut Conversation| {
+        let effects = talk.take_effects().into_iter();
+        effects
+            .filter(|e| matches!(e, Effect::Tell(_, _, Event::PermissionRequest(_))))
+            .count()
+    };
+    // Line 2 comes to it by itself.
+    assert_eq!(told(&mut talk), 0);
+    talk.attached(4, "eve".into(), 2);
+    assert_eq!(told(&mut talk), 1);
+    // It attached behind a line of which we hear only now.
+    talk.attached(5, "eve".into(), 7);
+    talk.take_effects();
+    talk.seen(0, 6, ask("s"));
+    assert_eq!(told(&mut talk), 1);
+}
+
+#[test]
+fn an_answer_may_be_faster_than_the_line_that_it_is_about() {
+    let mut talk = in_turn();
+    talk.replied(0, 1, 5, allow("r"));
+    talk.replied(0, 2, 5, allow("nonsense"));
+    assert!(talk.take_effects().is_empty());
+    talk.heard(1, 4, Vec::new());
+    assert!(talk.take_effects().is_empty());
+    talk.heard(2, 5, vec![(5, ask("r"))]);
+    let effects = talk.take_effects();
+    assert_eq!(writes(&effects), 1);
+    let refused = |e: &&Effect| matches!(e, Effect::Tell(To::One(2), _, Event::Error(_)));
+    assert_eq!(effects.iter().filter(refused).count(), 1);
+    // About lines that are nobody's: somebody else has appended them.
+    talk.replied(10, 1, 9, allow("late"));
+    assert_eq!(talk.next_ms(), Some(10 + EARLY_ANSWER_MS_MAX));
+    talk.tick(10 + EARLY_ANSWER_MS_MAX);
+    assert_eq!(errors(&mut talk)[0].1.code, "UNKNOWN_REQUEST");
+    assert_eq!(talk.next_ms(), None);
+}
+
+#[test]
+fn the_input_lock_has_one_holder_who_is_there() {
+    let mut talk = attended();
+    assert_eq!(talk.lock(&"eve".into()), (false, None));
+    assert_eq!(talk.lock(&"ann".into()), (true, None));
+    prompt_of(&mut talk, 2, "me too");
+    let refused = errors(&mut talk);
+    assert_eq!(
+        (refused[0].0, refused[0].1.code.as_str()),
+        (To::One(2), "INPUT_LOCKED")
+    );
+    assert_eq!(talk.lock(&"bob".into()), (true, Some("ann".into())));
+    let lost = errors(&mut talk);
+    assert_eq!(
+        (lost[0].0, lost[0].1.code.as_str()),
+        (To::One(1), "INPUT_LOCK_TAKEN")
+    );
+    talk.detached(0, 2);
+    prompt_of(&mut talk, 1, "go");
+    assert!(errors(&mut talk).is_empty());
+}
+
+#[test]
+fn closing_interrupts_the_turn_then_ends_the_agent() {
+    let mut talk = in_turn();
+    talk.close(0);
+    assert_eq!(done(&mut talk), [Effect::Interrupt]);
+    talk.seen(0, 2, Glance::TurnOver);
+    assert_eq!(done(&mut talk), [Effect::EndInput]);
+    assert!(!talk.is_over());
+    talk.exited(&Exit::default());
+    assert!(talk.is_over());
+    prompt_of(&mut talk, 1, "no");
+    assert_eq!(errors(&mut talk)[0].1.code, "UNAVAILABLE");
+}
+
+#[test]
+fn a_conversation_is_over_when_nothing_would_be_forgotten() {
+    let mut talk = attended();
+    talk.set_grant("Bash", true).unwrap();
+    talk.detached(0, 1);
+    talk.detached(0, 2);
+    assert!(!talk.is_over());
+    talk.clear_grants("");
+    assert!(talk.is_over());
+}
+
+#[test]
+fn a_request_that_nobody_knows_is_answered_with_an_error() {
+    let mut talk = in_turn();
+    let glance = Glance::AsksOther {
+        request_id: "x".to_owned(),
+        subtype: "mood".to_owned(),
+    };
+    talk.seen(0, 2, glance);
+    let [Effect::Write(line, Written::Answer)] = &done(&mut talk)[..] else {
+        panic!()
+    };
+    assert!(String::from_utf8_lossy(line).contains("error"));
+}

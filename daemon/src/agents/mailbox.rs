@@ -1,0 +1,114 @@
+//! The daemon's own events on their way to one stream.
+//!
+//! They are not history, so they are not in the store: each waits here until its stream has been told
+//! the lines that it comes after. The box is bounded; a stream that does not read loses the oldest
+//! of them, and is told the newest, which say how things stand.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use betcode_schema_grpc::v1::agent_event::Event;
+use tokio::sync::Notify;
+
+use crate::limits::{MAILBOX_EVENTS_MAX, READ_TIMES_MAX};
+
+/// Events for one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    events: Mutex<VecDeque<(u64, Event)>>,
+    changed: Notify,
+}
+
+/// Plain data, valid after every statement: a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mailbox {
+    /// Puts an event in, to be told after the lines up to `after`.
+    pub(crate) fn put(&self, after: u64, event: Event) {
+        let mut events = lock(&self.events);
+        if events.len() >= MAILBOX_EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back((after, event));
+        drop(events);
+        self.changed.notify_one();
+    }
+
+    /// The next event that comes before line `sequence`.
+    pub(crate) fn take_before(&self, sequence: u64) -> Option<Event> {
+        let mut events = lock(&self.events);
+        match events.front() {
+            Some((after, _)) if *after < sequence => events.pop_front().map(|(_, event)| event),
+            _ => None,
+        }
+    }
+
+    /// Waits until something was put in.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// When lines were read off an agent's pipe, the newest ones.
+#[derive(Debug, Default)]
+pub(crate) struct ReadTimes(Mutex<Times>);
+
+#[derive(Debug, Default)]
+struct Times {
+    recorded: VecDeque<(u64, Instant)>,
+    /// Of the batch that is being committed. Its lines reach the clients before we know their
+    /// sequences.
+    under_way: Option<Instant>,
+}
+
+impl ReadTimes {
+    /// The lines that are recorded next were read then.
+    pub(crate) fn begin(&self, at: Instant) {
+        lock(&self.0).under_way = Some(at);
+    }
+
+    /// They are recorded, and `sequence` is the last of them.
+    pub(crate) fn done(&self, sequence: u64) {
+        let mut times = lock(&self.0);
+        if let Some(at) = times.under_way.take() {
+            if times.recorded.len() >= READ_TIMES_MAX {
+                times.recorded.pop_front();
+            }
+            times.recorded.push_back((sequence, at));
+        }
+    }
+
+    /// When a line was read; `None` when it is no agent's, or long ago.
+    pub(crate) fn of(&self, sequence: u64) -> Option<Instant> {
+        let times = lock(&self.0);
+        let at = times.recorded.partition_point(|(last, _)| *last < sequence);
+        match times.recorded.get(at) {
+            Some(_) if at == 0 && times.recorded.len() >= READ_TIMES_MAX => None,
+            Some((_, at)) => Some(*at),
+            None => times.under_way,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use betcode_schema_grpc::v1::TurnComplete;
+
+    #[test]
+    fn an_event_waits_for_the_lines_before_it() {
+        let mailbox = Mailbox::default();
+        let event = Event::TurnComplete(TurnComplete::default());
+        mailbox.put(5, event.clone());
+        assert_eq!(mailbox.take_before(5), None);
+        assert_eq!(mailbox.take_before(6), Some(event.clone()));
+        for _ in 0..2 * MAILBOX_EVENTS_MAX {
+            mailbox.put(0, event.clone());
+        }
+        let left = std::iter::from_fn(|| mailbox.take_before(1)).count();
+        assert_eq!(left, MAILBOX_EVENTS_MAX);
+    }
+}

@@ -1,0 +1,245 @@
+//! Running agents: each session's conversation, its process, and what goes between them.
+//!
+//! * [`conversation`], [`requests`], [`glance`], [`lines`], [`prompt`], [`command`] decide and are
+//!   pure: requests, lines and exits in, effects out;
+//! * [`session`] is the task that carries the effects out, one for each session in use, and hears through its
+//!   [`inbox`];
+//! * [`running`] is an agent at work: [`process`] starts and ends it, [`recorder`] has its pipes;
+//! * [`mailbox`] holds the daemon's own events for a stream.
+//!
+//! Every line is recorded before anything is told of it: clients are told from the store's commits,
+//! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
+
+mod command;
+mod conversation;
+mod glance;
+mod inbox;
+mod lines;
+mod mailbox;
+mod process;
+mod prompt;
+mod recorder;
+mod refusal;
+mod requests;
+mod running;
+mod session;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use betcode_storage::{ReadRange, SessionId, Store};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+pub(crate) use command::{Options, executable, working_directory};
+pub(crate) use conversation::{Reply, StreamKey};
+pub(crate) use inbox::Command;
+pub(crate) use mailbox::{Mailbox, ReadTimes};
+pub(crate) use prompt::content as prompt_content;
+pub(crate) use refusal::Refusal;
+
+use crate::core::Core;
+use crate::limits::{AGENT_ID_LINES_MAX, CONVERSATION_INBOX_MAX, CONVERSATIONS_MAX, LAST_LINES_MS};
+use crate::observe::ms;
+use crate::status::{draining, exhausted, from_store};
+use conversation::Activity;
+use session::{Known, Session};
+
+/// The conversations of this daemon.
+#[derive(Debug, Default)]
+pub struct Agents {
+    live: Mutex<HashMap<SessionId, Live>>,
+    streams: AtomicU64,
+    tasks: TaskTracker,
+}
+
+/// A conversation's door.
+#[derive(Debug, Clone)]
+struct Live {
+    inbox: mpsc::Sender<Command>,
+    activity: Arc<AtomicU8>,
+}
+
+impl Agents {
+    fn live(&self) -> MutexGuard<'_, HashMap<SessionId, Live>> {
+        // Plain data, valid after every statement.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A key for a stream.
+    pub(crate) fn stream_key(&self) -> StreamKey {
+        self.streams.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What a session is doing: `idle`, `active`, or `waiting` for somebody's answer.
+    #[must_use]
+    pub fn status(&self, id: &SessionId) -> &'static str {
+        let live = self.live();
+        match live.get(id).map(|live| session::activity(&live.activity)) {
+            None | Some(Activity::Idle) => "idle",
+            Some(Activity::Active) => "active",
+            Some(Activity::Waiting) => "waiting",
+        }
+    }
+
+    /// Conversations in memory.
+    #[must_use]
+    pub fn conversations(&self) -> usize {
+        self.live().len()
+    }
+
+    fn door(&self, id: &SessionId) -> Option<mpsc::Sender<Command>> {
+        self.live().get(id).map(|live| live.inbox.clone())
+    }
+
+    /// The conversation of a session that is in the store, begun when there is none.
+    ///
+    /// # Errors
+    /// NOT_FOUND, RESOURCE_EXHAUSTED for too many, UNAVAILABLE when the daemon stops.
+    pub(crate) async fn enter(
+        &self,
+        core: &Arc<Core>,
+        id: &SessionId,
+    ) -> Result<mpsc::Sender<Command>, Status> {
+        if let Some(inbox) = self.door(id) {
+            return Ok(inbox);
+        }
+        let (store, wanted) = (core.store.clone(), id.clone());
+        let known = core.blocking.read(move || known(&store, wanted)).await;
+        let known = known.map_err(|error| from_store(&error))?;
+        let mut live = self.live();
+        if core.is_draining() {
+            return Err(draining());
+        }
+        if let Some(found) = live.get(id) {
+            return Ok(found.inbox.clone());
+        }
+        let used = live.len() as u64;
+        if used >= CONVERSATIONS_MAX {
+            let hint = "leave conversations that are not needed, or clear their grants";
+            return Err(exhausted("conversations", used, CONVERSATIONS_MAX, hint));
+        }
+        let (inbox, commands) = mpsc::channel(CONVERSATION_INBOX_MAX);
+        let activity = Arc::new(AtomicU8::new(0));
+        let session = Session::new(
+            Arc::clone(core),
+            known,
+            Arc::clone(&activity),
+            inbox.clone(),
+        );
+        self.tasks.spawn(session.run(commands));
+        let begun = Live {
+            inbox: inbox.clone(),
+            activity,
+        };
+        live.insert(id.clone(), begun);
+        Ok(inbox)
+    }
+
+    /// Asks a session's conversation something.
+    ///
+    /// # Errors
+    /// Those of [`Agents::enter`].
+    pub(crate) async fn ask<T>(
+        &self,
+        core: &Arc<Core>,
+        id: &SessionId,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<(T, mpsc::Sender<Command>), Status> {
+        loop {
+            let inbox = self.enter(core, id).await?;
+            let (reply, answer) = oneshot::channel();
+            let _ = inbox.send(command(reply)).await;
+            // It may have left just when we entered.
+            if let Ok(answer) = answer.await {
+                return Ok((answer, inbox));
+            }
+        }
+    }
+
+    /// Interrupts a session's turn; whether there was one.
+    pub(crate) async fn cancel(&self, id: &SessionId) -> bool {
+        let Some(inbox) = self.door(id) else {
+            return false;
+        };
+        let (reply, answer) = oneshot::channel();
+        let _ = inbox.send(Command::Cancel(Some(reply))).await;
+        answer.await.unwrap_or(false)
+    }
+
+    /// A conversation that is over leaves, unless somebody has just asked it something.
+    fn leave(&self, id: &SessionId, commands: &mpsc::Receiver<Command>) -> bool {
+        // Doors are given out under this lock. Whoever has one and uses it from now on gets no answer,
+        // and enters anew.
+        let mut live = self.live();
+        let leaves = commands.is_empty();
+        if leaves {
+            live.remove(id);
+        }
+        leaves
+    }
+
+    /// Ends a session's agent, for the session is to go.
+    pub(crate) async fn end(&self, id: &SessionId) {
+        if let Some(inbox) = self.door(id) {
+            let _ = inbox.send(Command::Kill).await;
+            inbox.closed().await;
+        }
+    }
+
+    /// Waits until all agents are gone and recorded, which begins with the drain. Those that are
+    /// there after `drain_ms_max` are killed. Whether none had to be.
+    pub(crate) async fn stop(&self, drain_ms_max: u64) -> bool {
+        self.tasks.close();
+        if tokio::time::timeout(ms(drain_ms_max), self.tasks.wait())
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        let doors: Vec<_> = self
+            .live()
+            .values()
+            .map(|live| live.inbox.clone())
+            .collect();
+        let killed = async {
+            for inbox in doors {
+                let _ = inbox.send(Command::Kill).await;
+            }
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(ms(LAST_LINES_MS), killed)
+            .await
+            .is_err()
+        {
+            tracing::error!("what some agents printed last could not be recorded in time");
+        }
+        false
+    }
+}
+
+/// What the store knows of a session. The agent's name for the conversation is the one that its
+/// last lines tell, for it may give a new one when it resumes; else the first that it ever told.
+fn known(store: &Store, id: SessionId) -> betcode_storage::Result<Known> {
+    let session = store.session(&id)?;
+    let mut agent_session_id = session.meta.agent_session_id;
+    let range = ReadRange {
+        last: Some(AGENT_ID_LINES_MAX),
+        ..ReadRange::all()
+    };
+    // Damage hides names, not the session.
+    for message in store.read(&id, range)?.flatten() {
+        let told = betcode_storage::classify::classify(&message.payload).session;
+        if let Some(told) = told.filter(|told| !told.agent_session_id.is_empty()) {
+            agent_session_id = told.agent_session_id;
+        }
+    }
+    Ok(Known {
+        id,
+        model: session.meta.model,
+        agent_session_id,
+        messages: session.messages,
+    })
+}

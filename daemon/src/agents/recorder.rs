@@ -1,0 +1,231 @@
+//! From an agent's pipes to the store, and from the store to its pipe: recorded first, always.
+//!
+//! One task reads standard output. While a batch is being committed it reads on, a bounded amount;
+//! then it stops, the pipe fills, and the agent waits. So a slow store or a full disk holds the agent
+//! up and loses nothing. Another task records each line for the agent and then writes it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use betcode_storage::{Appended, Batch, ErrorKind, SessionId, StoreError};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::conversation::Written;
+use super::glance::{Glance, glance};
+use super::inbox::Command;
+use super::lines::{Line, Splitter};
+use super::mailbox::ReadTimes;
+use super::refusal::Refusal;
+
+use crate::core::Core;
+use crate::limits::{
+    OUTPUT_AHEAD_BYTES_MAX, OUTPUT_AHEAD_LINES_MAX, OUTPUT_READ_BYTES, OUTPUT_REST_BYTES_MAX,
+    OUTPUT_REST_MS, RECORD_RETRY_MS_MAX, RECORD_RETRY_MS_MIN,
+};
+use crate::observe::{add, ms};
+use crate::status::from_store;
+
+/// What both tasks need.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    pub(crate) core: Arc<Core>,
+    pub(crate) session: SessionId,
+    pub(crate) inbox: mpsc::Sender<Command>,
+    pub(crate) times: Arc<ReadTimes>,
+}
+
+/// Lines read and not yet on disk.
+#[derive(Debug, Default)]
+struct Ahead {
+    lines: VecDeque<(Line, Instant)>,
+    bytes: usize,
+}
+
+impl Ahead {
+    fn is_full(&self, partial_bytes: usize) -> bool {
+        // A line under way counts only with others: alone it must be read to its end.
+        let bytes = self.bytes
+            + if self.lines.is_empty() {
+                0
+            } else {
+                partial_bytes
+            };
+        bytes >= OUTPUT_AHEAD_BYTES_MAX || self.lines.len() >= OUTPUT_AHEAD_LINES_MAX
+    }
+
+    fn take(&mut self) -> Vec<(Line, Instant)> {
+        self.bytes = 0;
+        self.lines.drain(..).collect()
+    }
+}
+
+impl Recorder {
+    /// Records standard output until it ends. When `ended` says that the agent is gone, what is in
+    /// the pipe still is read: something that left the agent's group may hold it open for ever.
+    pub(crate) async fn output(self, mut stdout: ChildStdout, mut ended: oneshot::Receiver<()>) {
+        let mut splitter = Splitter::new(self.core.settings.max_payload_bytes);
+        let (mut ahead, mut fresh) = (Ahead::default(), Vec::new());
+        let mut buffer = BytesMut::with_capacity(OUTPUT_READ_BYTES);
+        let (mut open, mut is_ended, mut rest_bytes) = (true, false, 0);
+        let mut commit = None;
+        loop {
+            if commit.is_none() && !ahead.lines.is_empty() {
+                commit = Some(Box::pin(self.record_lines(ahead.take())));
+            }
+            let reads = open && !ahead.is_full(splitter.partial_bytes());
+            if commit.is_none() && !reads {
+                break;
+            }
+            buffer.clear();
+            buffer.reserve(OUTPUT_READ_BYTES);
+            let read = tokio::select! {
+                recorded = async { commit.as_mut()?.await }, if commit.is_some() => {
+                    commit = None;
+                    if recorded.is_none() {
+                        // The store is shut: nobody can record anything any more.
+                        return;
+                    }
+                    continue;
+                }
+                _ = &mut ended, if !is_ended => {
+                    is_ended = true;
+                    continue;
+                }
+                () = sleep(ms(OUTPUT_REST_MS)), if is_ended && reads => Ok(0),
+                read = stdout.read_buf(&mut buffer), if reads => read,
+            };
+            let now = Instant::now();
+            match read {
+                Ok(count @ 1..) => {
+                    splitter.push(&buffer, &mut fresh);
+                    rest_bytes += if is_ended { count } else { 0 };
+                    open = rest_bytes < OUTPUT_REST_BYTES_MAX;
+                }
+                _ => open = false,
+            }
+            if !open {
+                splitter.end(&mut fresh);
+            }
+            for line in fresh.drain(..) {
+                ahead.bytes += line.bytes.len();
+                ahead.lines.push_back((line, now));
+            }
+        }
+    }
+
+    /// Commits lines, in as many batches as they need, and tells the conversation.
+    async fn record_lines(&self, lines: Vec<(Line, Instant)>) -> Option<()> {
+        let bytes_max = self.core.store.options().payload_bytes_max;
+        let mut lines = lines.into_iter().peekable();
+        while lines.peek().is_some() {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while batch.len() < OUTPUT_AHEAD_LINES_MAX
+                && let Some(line) = lines.next_if(|(line, _)| {
+                    batch.is_empty() || bytes + line.bytes.len() <= OUTPUT_AHEAD_BYTES_MAX
+                })
+            {
+                bytes += line.0.bytes.len();
+                batch.push(line);
+            }
+            let payloads = batch.iter().map(|(line, _)| line.bytes.clone()).collect();
+            if let Some((_, read)) = batch.first() {
+                self.times.begin(*read);
+            }
+            let done = self.record(payloads, true).await.ok()?;
+            self.times.done(done.last_sequence);
+            self.tell_recorded(&batch, done, bytes_max).await;
+        }
+        Some(())
+    }
+
+    async fn tell_recorded(&self, batch: &[(Line, Instant)], done: Appended, bytes_max: usize) {
+        let mut glances: Vec<(u64, Glance)> = Vec::new();
+        let mut pieces = None;
+        for ((line, read), sequence) in batch.iter().zip(done.first_sequence..) {
+            self.core.metrics.record.record(read.elapsed());
+            glances.extend(glance(&line.bytes).into_iter().map(|seen| (sequence, seen)));
+            if line.goes_on {
+                pieces = pieces.or(Some(sequence));
+            }
+        }
+        let metrics = &self.core.metrics;
+        add(&metrics.agent_lines, batch.len());
+        let bytes = batch.iter().map(|(line, _)| line.bytes.len()).sum();
+        add(&metrics.agent_bytes, bytes);
+        if let Some(first) = pieces {
+            let told = Command::InPieces(first, bytes_max);
+            let _ = self.inbox.send(told).await;
+        }
+        let told = Command::Recorded(done.last_sequence, glances);
+        let _ = self.inbox.send(told).await;
+    }
+
+    /// Records each line for the agent, then writes it.
+    pub(crate) async fn input(
+        self,
+        mut stdin: ChildStdin,
+        mut lines: mpsc::UnboundedReceiver<(Bytes, Written)>,
+    ) {
+        while let Some((line, what)) = lines.recv().await {
+            // An answer is owed to the agent; a prompt is the user's to say again.
+            let recorded = self
+                .record(vec![line.clone()], what == Written::Answer)
+                .await;
+            let result = recorded.map(|done| done.last_sequence);
+            let is_recorded = result.is_ok();
+            // Before it is written, so that nothing that the agent says to it comes first.
+            let _ = self.inbox.send(Command::Written(what, result)).await;
+            if !is_recorded {
+                continue;
+            }
+            let mut line = line.to_vec();
+            line.push(b'\n');
+            // An agent that is gone, or closed its input, is told by its end.
+            if stdin.write_all(&line).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Appends to the session. With `insists`, again and again until it is done or the store is
+    /// shut; the clients are told that the agent waits.
+    async fn record(&self, payloads: Vec<Bytes>, insists: bool) -> Result<Appended, Refusal> {
+        let mut pause_ms = RECORD_RETRY_MS_MIN;
+        let mut stalled = false;
+        loop {
+            let error = match self.append(payloads.clone()).await {
+                Ok(done) => {
+                    if stalled {
+                        let _ = self.inbox.send(Command::Flows).await;
+                    }
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            let refusal = Refusal::from_status(&from_store(&error));
+            if !insists || error.kind() == ErrorKind::Closed {
+                return Err(refusal);
+            }
+            if !stalled {
+                stalled = true;
+                tracing::warn!(%error, session = %self.session, "an agent's lines cannot be recorded: it waits");
+                let _ = self.inbox.send(Command::Stalled(refusal)).await;
+            }
+            sleep(ms(pause_ms)).await;
+            pause_ms = (pause_ms * 2).min(RECORD_RETRY_MS_MAX);
+        }
+    }
+
+    async fn append(&self, payloads: Vec<Bytes>) -> Result<Appended, StoreError> {
+        let batch = Batch::new(self.session.clone(), payloads);
+        let store = self.core.store.clone();
+        let wait = Duration::from_millis(self.core.settings.max_append_wait_ms);
+        let append = move || store.append_within(batch, wait);
+        self.core.blocking.write(append).await
+    }
+}

@@ -1,0 +1,336 @@
+//! What the agent asks: open requests, standing grants, and answers. Pure.
+//!
+//! * A request stays open until it has an answer, the agent withdraws it, or its turn is over. The
+//!   first valid answer wins; a later one finds no open request.
+//! * A grant answers every request for its tool, those that are open already as well: with yes when
+//!   it is given, with no when it is refused. Questions to the user are never answered by grants.
+//! * The questions of one request may be answered together or one by one, by anybody; the agent
+//!   hears of it when all have an answer.
+
+use std::collections::{BTreeMap, HashMap};
+
+use betcode_schema_grpc::v1::PermissionDecision as Decision;
+use betcode_schema_grpc::v1::agent_event::Event;
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::glance::Ask;
+use super::prompt::{Verdict, answer};
+use super::refusal::Refusal;
+use crate::limits::{GRANTS_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX};
+use crate::translate;
+
+/// The tool by which the agent asks the user something.
+const ASK_USER: &str = "AskUserQuestion";
+
+/// A request without an answer.
+#[derive(Debug)]
+struct Open {
+    ask: Ask,
+    /// The line that brought it.
+    sequence: u64,
+    since_ms: u64,
+    /// Answers so far, by question.
+    answers: Map<String, Value>,
+}
+
+impl Open {
+    fn is_question(&self) -> bool {
+        self.ask.tool_name == ASK_USER
+    }
+
+    fn input(&self) -> Map<String, Value> {
+        serde_json::from_str(&self.ask.input).unwrap_or_default()
+    }
+
+    fn questions(&self) -> Vec<String> {
+        let input = self.input();
+        let questions = input.get("questions").and_then(Value::as_array);
+        let text = |question: &Value| question.get("question")?.as_str().map(str::to_owned);
+        questions
+            .map(|questions| questions.iter().filter_map(text).collect())
+            .unwrap_or_default()
+    }
+}
+
+/// Open requests and grants of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    open: Vec<Open>,
+    grants: BTreeMap<String, bool>,
+}
+
+/// A decision, carried out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Decided {
+    /// Answers for the agent.
+    pub(crate) answers: Vec<Bytes>,
+    /// Whether the turn is to be interrupted.
+    pub(crate) interrupts: bool,
+}
+
+impl Requests {
+    /// Takes in a request. The answer, when there is one without asking anybody.
+    pub(crate) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) -> Option<Bytes> {
+        let open = Open {
+            ask,
+            sequence,
+            since_ms: now_ms,
+            answers: Map::new(),
+        };
+        if let Some(answer) = self.by_grant(&open) {
+            return Some(answer);
+        }
+        // The agent's own mistake, should it use an id twice: the later request counts.
+        self.open
+            .retain(|other| other.ask.request_id != open.ask.request_id);
+        if self.open.len() >= OPEN_REQUESTS_MAX {
+            let why =
+                format!("{OPEN_REQUESTS_MAX} requests are open; ask again when some are answered");
+            return Some(answer(&open.ask.request_id, &Verdict::Deny(&why)));
+        }
+        self.open.push(open);
+        None
+    }
+
+    fn by_grant(&self, open: &Open) -> Option<Bytes> {
+        if open.is_question() {
+            return None;
+        }
+        let verdict = match self.grants.get(&open.ask.tool_name)? {
+            true => Verdict::Allow(&open.ask.input),
+            false => Verdict::Deny("this tool is refused for the session"),
+        };
+        Some(answer(&open.ask.request_id, &verdict))
+    }
+
+    /// Closes what the agent withdraws; whether it was open.
+    pub(crate) fn withdrawn(&mut self, request_id: &str) -> bool {
+        self.take(request_id).is_some()
+    }
+
+    /// Closes all: their turn is over.
+    pub(crate) fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// Whether somebody is waited for.
+    pub(crate) fn waits(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Whether a request is open.
+    pub(crate) fn is_open(&self, request_id: &str) -> bool {
+        self.position(request_id).is_some()
+    }
+
+    /// Open requests from lines up to `sequence`, as events.
+    pub(crate) fn events_up_to(&self, sequence: u64) -> Vec<Event> {
+        let open = self.open.iter().filter(|open| open.sequence <= sequence);
+        open.flat_map(|open| events(&open.ask)).collect()
+    }
+
+    /// The open requests of one line, as events.
+    pub(crate) fn events_of(&self, sequence: u64) -> Vec<Event> {
+        let open = self.open.iter().filter(|open| open.sequence == sequence);
+        open.flat_map(|open| events(&open.ask)).collect()
+    }
+
+    fn take(&mut self, request_id: &str) -> Option<Open> {
+        let at = self.position(request_id)?;
+        Some(self.open.remove(at))
+    }
+
+    fn position(&self, request_id: &str) -> Option<usize> {
+        self.open
+            .iter()
+            .position(|open| open.ask.request_id == request_id)
+    }
+
+    fn find(&mut self, request_id: &str) -> Result<&mut Open, Refusal> {
+        match self
+            .position(request_id)
+            .and_then(|at| self.open.get_mut(at))
+        {
+            Some(open) => Ok(open),
+            None => {
+                let message =
+                    "there is no such open request: it has an answer already, or its turn is over";
+                Err(Refusal::new("UNKNOWN_REQUEST", message).with("request_id", request_id))
+            }
+        }
+    }
+
+    /// Answers a request for permission.
+    ///
+    /// # Errors
+    /// No such open request; a decision that says nothing, or cannot be meant.
+    pub(crate) fn decide(
+        &mut self,
+        request_id: &str,
+        decision: Decision,
+        updated_input: Option<&str>,
+        message: &str,
+    ) -> Result<Decided, Refusal> {
+        let open = self.find(request_id)?;
+        let (question, tool) = (open.is_question(), open.ask.tool_name.clone());
+        let why = match message {
+            "" => "the user said no",
+            message => message,
+        };
+        let allows = !matches!(
+            decision,
+            Decision::Deny | Decision::DenyNoInterrupt | Decision::DenyWithInterrupt
+        );
+        if question && allows {
+            let message = "this is a question: answer it with question_response, or deny it";
+            return Err(Refusal::invalid(message).with("request_id", request_id));
+        }
+        let line = match decision {
+            Decision::AllowOnce | Decision::AllowSession => {
+                answer(request_id, &Verdict::Allow(&open.ask.input))
+            }
+            Decision::AllowWithEdit => match updated_input {
+                Some(input) => answer(request_id, &Verdict::Allow(input)),
+                None => {
+                    let message = "updated_input is missing: say what the tool is to be given";
+                    return Err(Refusal::invalid(message).with("request_id", request_id));
+                }
+            },
+            Decision::Deny | Decision::DenyNoInterrupt | Decision::DenyWithInterrupt => {
+                answer(request_id, &Verdict::Deny(why))
+            }
+            Decision::Unspecified => {
+                let message = "the decision is missing: allow or deny";
+                return Err(Refusal::invalid(message).with("request_id", request_id));
+            }
+        };
+        // Before the request is closed: a grant that cannot be kept leaves it open.
+        if decision == Decision::AllowSession {
+            self.check_grant(&tool)?;
+        }
+        self.take(request_id);
+        let mut answers = vec![line];
+        if decision == Decision::AllowSession {
+            answers.extend(self.set_grant(&tool, true)?);
+        }
+        Ok(Decided {
+            answers,
+            interrupts: decision == Decision::DenyWithInterrupt,
+        })
+    }
+
+    /// Answers questions; the line for the agent when all of the request have an answer.
+    ///
+    /// # Errors
+    /// No such open question; answers to what was not asked.
+    pub(crate) fn answer(
+        &mut self,
+        question_id: &str,
+        answers: HashMap<String, String>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let open = self.find(question_id)?;
+        if !open.is_question() {
+            let message = "this is no question: answer it with permission";
+            return Err(Refusal::invalid(message).with("request_id", question_id));
+        }
+        let questions = open.questions();
+        let mut given = Map::new();
+        let alone = answers.len() == 1;
+        for (name, text) in answers {
+            // The only answer to the only question, whatever it is called.
+            let question = match questions.as_slice() {
+                [only] if alone => only.clone(),
+                all if all.contains(&name) => name,
+                _ => {
+                    let message = format!("{name:?} is not among the questions {questions:?}");
+                    return Err(Refusal::invalid(message).with("request_id", question_id));
+                }
+            };
+            given.insert(question, Value::String(text));
+        }
+        if given.is_empty() && !questions.is_empty() {
+            let message = "there is no answer in it; to decline, deny the request by permission";
+            return Err(Refusal::invalid(message).with("request_id", question_id));
+        }
+        for (question, text) in given {
+            // The first answer counts.
+            open.answers.entry(question).or_insert(text);
+        }
+        if questions.iter().any(|q| !open.answers.contains_key(q)) {
+            return Ok(None);
+        }
+        let mut input = open.input();
+        input.insert("answers".to_owned(), json!(open.answers));
+        let input = Value::Object(input).to_string();
+        self.take(question_id);
+        Ok(Some(answer(question_id, &Verdict::Allow(&input))))
+    }
+
+    /// Denies what has been open since before `since_ms`.
+    pub(crate) fn expire(&mut self, opened_before_ms: u64, why: &str) -> Vec<Bytes> {
+        let late = |open: &mut Open| open.since_ms < opened_before_ms;
+        self.open
+            .extract_if(.., late)
+            .map(|open| answer(&open.ask.request_id, &Verdict::Deny(why)))
+            .collect()
+    }
+
+    /// When the oldest was opened.
+    pub(crate) fn oldest_ms(&self) -> Option<u64> {
+        self.open.iter().map(|open| open.since_ms).min()
+    }
+
+    /// All grants.
+    pub(crate) fn grants(&self) -> &BTreeMap<String, bool> {
+        &self.grants
+    }
+
+    fn check_grant(&self, tool: &str) -> Result<(), Refusal> {
+        if tool.is_empty() || tool.len() > TOOL_NAME_BYTES_MAX {
+            let message = format!("tool_name has 1 to {TOOL_NAME_BYTES_MAX} bytes");
+            return Err(Refusal::invalid(message));
+        }
+        if self.grants.len() >= GRANTS_MAX && !self.grants.contains_key(tool) {
+            let message = format!("the session has {GRANTS_MAX} grants; clear some");
+            return Err(Refusal::new("RESOURCE_EXHAUSTED", message).with("limit", "grants"));
+        }
+        Ok(())
+    }
+
+    /// Answers a tool's requests from now on; the answers to those that are open.
+    ///
+    /// # Errors
+    /// A name that is none; too many grants.
+    pub(crate) fn set_grant(&mut self, tool: &str, granted: bool) -> Result<Vec<Bytes>, Refusal> {
+        self.check_grant(tool)?;
+        self.grants.insert(tool.to_owned(), granted);
+        let open = std::mem::take(&mut self.open);
+        let mut answers = Vec::new();
+        for open in open {
+            match self.by_grant(&open) {
+                Some(answer) => answers.push(answer),
+                None => self.open.push(open),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Forgets a tool's grant; all of them for an empty name.
+    pub(crate) fn clear_grants(&mut self, tool: &str) {
+        match tool {
+            "" => self.grants.clear(),
+            tool => {
+                self.grants.remove(tool);
+            }
+        }
+    }
+}
+
+fn events(ask: &Ask) -> Vec<Event> {
+    let value = serde_json::from_str(&ask.object).unwrap_or_default();
+    translate::control_request(&value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! A running agent: started, given its pipes, looked after until all that it printed is on disk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::process::Signal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::command::{self, Options};
+use super::conversation::{Exit, Written};
+use super::inbox::Command;
+use super::process::{self, Group, Started};
+use super::recorder::Recorder;
+use super::refusal::Refusal;
+use crate::admission::Taken;
+use crate::limits::OUTPUT_REST_MS;
+use crate::observe::ms;
+
+/// A running agent's ends.
+#[derive(Debug)]
+pub(crate) struct Running {
+    group: Group,
+    /// Gone when its input is closed.
+    input: Option<mpsc::UnboundedSender<(Bytes, Written)>>,
+    _place: Taken,
+}
+
+impl Running {
+    /// Starts the agent of a session.
+    ///
+    /// # Errors
+    /// A limit, a directory or an executable that is not there, the system's refusal.
+    pub(crate) fn start(
+        recorder: Recorder,
+        options: &Options,
+        agent_session_id: &str,
+    ) -> Result<Self, Refusal> {
+        let core = Arc::clone(&recorder.core);
+        let refused = |status: &tonic::Status| Refusal::from_status(status);
+        core.admission.memory.check().map_err(|s| refused(&s))?;
+        let place = core.admission.subprocesses.take(1);
+        let _place = place.map_err(|s| refused(&s))?;
+        let touched = core.admission.touch(&recorder.session);
+        touched.map_err(|s| refused(&s))?;
+        let folder = &options.working_directory;
+        command::working_directory(folder).map_err(|why| {
+            let message =
+                format!("the agent cannot work in {why}; make it, or start a session elsewhere");
+            Refusal::new("WORKING_DIRECTORY", message)
+        })?;
+        let settings = &core.settings;
+        let executable = command::executable(&settings.agent_command)?;
+        let arguments = command::arguments(&settings.agent_arguments, options, agent_session_id);
+        let started = process::start(&executable, &arguments, folder).map_err(|error| {
+            let message = format!("start the agent {}: {error}", executable.display());
+            Refusal::new("AGENT_NOT_STARTED", message)
+        })?;
+        tracing::info!(session = %recorder.session, pid = started.child.id(), "agent started");
+        let (input, lines) = mpsc::unbounded_channel();
+        let group = started.group.clone();
+        tokio::spawn(accompany(recorder, started, lines));
+        Ok(Self {
+            group,
+            input: Some(input),
+            _place,
+        })
+    }
+
+    /// Records a line, then writes it to the agent; whether it is there to get it.
+    pub(crate) fn write(&self, line: Bytes, what: Written) -> bool {
+        // Unbounded, and holds little: one prompt, and answers to open requests.
+        let input = self.input.as_ref();
+        input.is_some_and(|input| input.send((line, what)).is_ok())
+    }
+
+    /// Closes its input, once it has all that was written.
+    pub(crate) fn end_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Sends its group a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.group.signal(signal);
+    }
+}
+
+/// Looks after a process until all that it printed is on disk, and says how it ended.
+async fn accompany(
+    recorder: Recorder,
+    started: Started,
+    lines: mpsc::UnboundedReceiver<(Bytes, Written)>,
+) {
+    let Started {
+        mut child,
+        group,
+        stdin,
+        stdout,
+        stderr,
+    } = started;
+    let (inbox, session) = (recorder.inbox.clone(), recorder.session.clone());
+    let (tell_ended, is_ended) = oneshot::channel();
+    let output = tokio::spawn(recorder.clone().output(stdout, is_ended));
+    let input = tokio::spawn(recorder.input(stdin, lines));
+    let stderr = tokio::spawn(process::tail(stderr));
+    let status = process::ended(&mut child, &group).await;
+    // Whoever holds the other end of its input now reads nothing that is meant for the agent.
+    input.abort();
+    // Whatever it had to say of a line comes before the end is told.
+    let _ = input.await;
+    let _ = tell_ended.send(());
+    if let Err(error) = output.await {
+        tracing::error!(%error, %session, "recording an agent's lines ended by a panic");
+    }
+    let stderr_abort = stderr.abort_handle();
+    let tail = timeout(ms(OUTPUT_REST_MS), stderr).await;
+    stderr_abort.abort();
+    let exit = Exit {
+        success: status.as_ref().is_ok_and(std::process::ExitStatus::success),
+        how: status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+        stderr: tail.ok().and_then(Result::ok).unwrap_or_default(),
+    };
+    tracing::info!(%session, how = exit.how, "agent ended");
+    let _ = inbox.send(Command::Exited(exit)).await;
+}

@@ -1,0 +1,259 @@
+//! One session's conversation at work: a task that has the state, and carries out what it decides.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use betcode_storage::SessionId;
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use super::command::Options;
+use super::conversation::{Activity, Conversation, Effect, Patience, StreamKey, To, Written};
+use super::inbox::Command;
+use super::mailbox::{Mailbox, ReadTimes};
+use super::recorder::Recorder;
+use super::refusal::Refusal;
+use super::running::Running;
+use crate::core::Core;
+use crate::limits::AGENT_TOUCH_MS;
+use crate::observe::{add, ms};
+
+/// What is known of the session when its conversation begins.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) id: SessionId,
+    pub(crate) model: String,
+    pub(crate) agent_session_id: String,
+    pub(crate) messages: u64,
+}
+
+/// The task's belongings.
+pub(crate) struct Session {
+    core: Arc<Core>,
+    id: SessionId,
+    model: String,
+    began: Instant,
+    conversation: Conversation,
+    options: Options,
+    mailboxes: HashMap<StreamKey, Arc<Mailbox>>,
+    times: Arc<ReadTimes>,
+    activity: Arc<AtomicU8>,
+    running: Option<Running>,
+    inbox: mpsc::Sender<Command>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        known: Known,
+        activity: Arc<AtomicU8>,
+        inbox: mpsc::Sender<Command>,
+    ) -> Self {
+        let patience = Patience {
+            idle_ms: core.settings.agent_idle_ms,
+            unattended_ms: core.settings.agent_request_wait_ms,
+        };
+        Self {
+            core,
+            id: known.id,
+            model: known.model,
+            began: Instant::now(),
+            conversation: Conversation::new(patience, known.agent_session_id, known.messages, 0),
+            options: Options::default(),
+            mailboxes: HashMap::new(),
+            times: Arc::default(),
+            activity,
+            running: None,
+            inbox,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Works until nothing would be forgotten with it.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let core = Arc::clone(&self.core);
+        let mut touch = tokio::time::interval(ms(AGENT_TOUCH_MS));
+        let mut closing = false;
+        loop {
+            let wake = self.conversation.next_ms();
+            let wake = wake.map(|at| self.began + Duration::from_millis(at));
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.take(command),
+                    None => return,
+                },
+                () = at(wake) => {
+                    let now_ms = self.now_ms();
+                    self.conversation.tick(now_ms);
+                }
+                _ = touch.tick() => {
+                    if self.running.is_some() {
+                        // It was let in when the agent started; it goes on in any case.
+                        let _ = core.admission.touch(&self.id);
+                    }
+                }
+                () = core.drained(), if !closing => {
+                    closing = true;
+                    let now_ms = self.now_ms();
+                    self.conversation.close(now_ms);
+                }
+            }
+            self.carry_out();
+            let now = self.conversation.activity();
+            self.activity.store(now as u8, Ordering::Relaxed);
+            if self.conversation.is_over() && core.agents.leave(&self.id, &commands) {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        let now_ms = self.now_ms();
+        let conversation = &mut self.conversation;
+        match command {
+            Command::Attach {
+                key,
+                client,
+                from,
+                options,
+                mailbox,
+                attached,
+            } => {
+                self.options = options;
+                self.mailboxes.insert(key, mailbox);
+                conversation.attached(key, client, from);
+                let _ = attached.send(Arc::clone(&self.times));
+            }
+            Command::Detach(key) => {
+                self.mailboxes.remove(&key);
+                conversation.detached(now_ms, key);
+            }
+            Command::Message(key, content) => conversation.message(key, content),
+            Command::Reply(key, told, reply) => conversation.replied(now_ms, key, told, reply),
+            Command::Cancel(reply) => {
+                let was_active = conversation.cancel(now_ms);
+                // Whoever asked may have left; so it is with the other replies.
+                let _ = reply.map(|reply| reply.send(was_active));
+            }
+            Command::Lock(client, reply) => {
+                let _ = reply.send(conversation.lock(&client));
+            }
+            Command::Grants(reply) => {
+                let _ = reply.send(conversation.grants().clone());
+            }
+            Command::SetGrant(tool, granted, reply) => {
+                let _ = reply.send(conversation.set_grant(&tool, granted));
+            }
+            Command::ClearGrants(tool, reply) => {
+                conversation.clear_grants(&tool);
+                let _ = reply.send(());
+            }
+            Command::Recorded(last, glances) => conversation.heard(now_ms, last, glances),
+            Command::Stalled(refusal) => conversation.stalled(refusal),
+            Command::Flows => conversation.flows(),
+            Command::InPieces(first, bytes_max) => conversation.came_in_pieces(first, bytes_max),
+            Command::Written(what, result) => conversation.written(now_ms, what, result),
+            Command::Exited(exit) => {
+                self.running = None;
+                conversation.exited(&exit);
+            }
+            Command::Kill => {
+                conversation.close(now_ms);
+                conversation.kill();
+            }
+        }
+    }
+
+    fn carry_out(&mut self) {
+        loop {
+            let effects = self.conversation.take_effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                self.carry_out_one(effect);
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Start => match self.start() {
+                Ok(running) => {
+                    self.running = Some(running);
+                    self.conversation.started();
+                }
+                Err(refusal) => self.conversation.not_started(refusal),
+            },
+            Effect::Write(line, what) => {
+                if what == Written::Prompt {
+                    add(&self.core.metrics.agent_turns, 1);
+                }
+                let running = self.running.as_ref();
+                let sent = running.is_some_and(|running| running.write(line, what));
+                if !sent {
+                    tracing::debug!(session = %self.id, "the agent is gone: it gets no more lines");
+                }
+            }
+            Effect::Interrupt => self.signal(Signal::INT),
+            Effect::Kill => self.signal(Signal::KILL),
+            Effect::EndInput => {
+                if let Some(running) = &mut self.running {
+                    running.end_input();
+                }
+            }
+            Effect::Tell(To::All, after, event) => {
+                for mailbox in self.mailboxes.values() {
+                    mailbox.put(after, event.clone());
+                }
+            }
+            Effect::Tell(To::One(key), after, event) => {
+                if let Some(mailbox) = self.mailboxes.get(&key) {
+                    mailbox.put(after, event);
+                }
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(running) = &self.running {
+            running.signal(signal);
+        }
+    }
+
+    fn start(&self) -> Result<Running, Refusal> {
+        let recorder = Recorder {
+            core: Arc::clone(&self.core),
+            session: self.id.clone(),
+            inbox: self.inbox.clone(),
+            times: Arc::clone(&self.times),
+        };
+        let mut options = self.options.clone();
+        if options.model.is_empty() {
+            options.model.clone_from(&self.model);
+        }
+        Running::start(recorder, &options, self.conversation.agent_session_id())
+    }
+}
+
+async fn at(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a conversation was doing when it last said so.
+pub(crate) fn activity(state: &AtomicU8) -> Activity {
+    match state.load(Ordering::Relaxed) {
+        1 => Activity::Active,
+        2 => Activity::Waiting,
+        _ => Activity::Idle,
+    }
+}

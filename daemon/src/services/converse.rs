@@ -1,0 +1,182 @@
+//! `AgentService.Converse`: what a client says, to its session's conversation; what is recorded, to
+//! the client.
+//!
+//! 1. The first request is `start`. It finds the session, or makes it.
+//! 2. Subscribe to what is committed; from here on none is missed. Then look where the session ends:
+//!    the stream begins there (or where the client says that it is).
+//! 3. Attach to the conversation, so that the daemon's own events come.
+//! 4. Tell: `SessionInfo`, then lines as they are committed, translated; the daemon's own events
+//!    between them. A stream that is too slow for its buffer is served from the store.
+//!
+//! Every event carries the sequence of its line. The daemon's own carry that of the last line the
+//! stream was told, so that a client may resume from whatever it saw last.
+
+mod hear;
+mod open;
+mod tell;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use betcode_schema_grpc::v1::agent_request::Request as Asked;
+use betcode_schema_grpc::v1::{AgentEvent, AgentRequest};
+use betcode_storage::{Session, SessionId, StoreError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+use super::Answers;
+use super::resume::{Events, Page, in_context};
+use crate::admission::Taken;
+use crate::agents::{Command, Mailbox, StreamKey};
+use crate::core::Core;
+use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::reading::Gone;
+use crate::status::{draining, from_store, invalid};
+use crate::transport::Client;
+use hear::hear;
+use open::{Opened, info, open};
+use tell::Teller;
+
+/// Why a stream ends.
+enum End {
+    Gone,
+    Failed(Status),
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(from_store(&error))
+    }
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Failed(status)
+    }
+}
+
+/// What a client is called.
+pub(super) fn client_name<T>(request: &Request<T>) -> Arc<str> {
+    let client = request.extensions().get::<Client>();
+    client.map_or_else(|| "a client".into(), |client| Arc::clone(client.name()))
+}
+
+pub(super) fn converse(
+    core: Arc<Core>,
+    request: Request<Streaming<AgentRequest>>,
+) -> Answers<AgentEvent> {
+    let client = client_name(&request);
+    let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+    let requests = request.into_inner();
+    // At once: many clients send their first request when they have the answer's headers.
+    tokio::spawn(async move {
+        if let Err(End::Failed(status)) = run(core, client, requests, &answers).await {
+            let _ = answers.send(Err(status)).await;
+        }
+    });
+    Box::pin(Events::of(ReceiverStream::new(receiver)))
+}
+
+async fn run(
+    core: Arc<Core>,
+    client: Arc<str>,
+    mut requests: Streaming<AgentRequest>,
+    answers: &mpsc::Sender<Page>,
+) -> Result<(), End> {
+    let first = tokio::select! {
+        () = answers.closed() => return Err(End::Gone),
+        () = core.drained() => return Err(draining().into()),
+        first = requests.message() => first?,
+    };
+    let Some(Asked::Start(start)) = first.and_then(|first| first.request) else {
+        return Err(invalid("request", "the first one of a conversation is start").into());
+    };
+    core.admission.memory.check()?;
+    let slot = core.admission.followers.take(1)?;
+    let opened = open(&core, start).await?;
+    let (mut teller, attached) = attach(core, client, opened, answers.clone(), slot).await?;
+    tokio::select! {
+        end = teller.run() => end,
+        refused = hear(&attached, requests) => Err(refused.into()),
+    }
+}
+
+async fn find(core: &Arc<Core>, id: &SessionId) -> betcode_storage::Result<Session> {
+    let (store, id) = (core.store.clone(), id.clone());
+    core.blocking.read(move || store.session(&id)).await
+}
+
+/// A stream's place in its conversation; leaves it when it goes.
+struct Attached {
+    core: Arc<Core>,
+    key: StreamKey,
+    inbox: mpsc::Sender<Command>,
+    mailbox: Arc<Mailbox>,
+    /// The last line that the stream was told.
+    told: Arc<AtomicU64>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let (inbox, key) = (self.inbox.clone(), self.key);
+        tokio::spawn(async move {
+            let _ = inbox.send(Command::Detach(key)).await;
+        });
+    }
+}
+
+async fn attach(
+    core: Arc<Core>,
+    client: Arc<str>,
+    opened: Opened,
+    answers: mpsc::Sender<Page>,
+    slot: Taken,
+) -> Result<(Teller, Attached), End> {
+    let id = opened.session.id.clone();
+    let subscription = core.hub.subscribe(id.clone());
+    let session = find(&core, &id).await?;
+    let from = opened.from.unwrap_or(session.messages);
+    let (store, in_session) = (core.store.clone(), id.clone());
+    let context = move || in_context(&store, &in_session, from);
+    let translator = core.blocking.read(context).await?;
+    let (key, mailbox) = (core.agents.stream_key(), Arc::new(Mailbox::default()));
+    let command = |attached| Command::Attach {
+        key,
+        client: Arc::clone(&client),
+        from,
+        options: opened.options.clone(),
+        mailbox: Arc::clone(&mailbox),
+        attached,
+    };
+    let (times, inbox) = core.agents.ask(&core, &id, command).await?;
+    let attached = Attached {
+        core: Arc::clone(&core),
+        key,
+        inbox,
+        mailbox: Arc::clone(&mailbox),
+        told: Arc::new(AtomicU64::new(from)),
+    };
+    let info = info(&session, opened.known, &opened.options);
+    let teller = Teller {
+        core,
+        session: id,
+        key: session.key,
+        told: from,
+        tell_told: Arc::clone(&attached.told),
+        translator,
+        mailbox,
+        times,
+        subscription,
+        answers,
+        page: vec![info],
+        _slot: slot,
+    };
+    Ok((teller, attached))
+}

@@ -1,0 +1,103 @@
+//! What a client says, for its conversation.
+
+use std::sync::atomic::Ordering;
+
+use betcode_schema_grpc::v1::agent_request::Request as Asked;
+use betcode_schema_grpc::v1::{AgentRequest, PermissionResponse};
+use tonic::{Status, Streaming};
+
+use super::Attached;
+use crate::agents::{Command, Refusal, Reply, prompt_content};
+use crate::status::{draining, failed_precondition, invalid};
+use crate::translate::from_struct;
+
+/// Hands on what the client says, until it breaks the rules. A client that has said all that it
+/// wanted goes on listening.
+pub(super) async fn hear(attached: &Attached, mut requests: Streaming<AgentRequest>) -> Status {
+    loop {
+        let request = match requests.message().await {
+            Ok(Some(request)) => request,
+            Ok(None) => std::future::pending().await,
+            Err(status) => return status,
+        };
+        let command = match command(attached, request) {
+            Ok(command) => command,
+            Err(Heard::Refused(refusal)) => {
+                // After whatever it has been told.
+                attached.mailbox.put(0, refusal.event());
+                continue;
+            }
+            Err(Heard::Broken(status)) => return status,
+        };
+        if attached.inbox.send(command).await.is_err() {
+            return match attached.core.is_draining() {
+                true => draining(),
+                false => failed_precondition("CLOSED", "the session is being deleted".to_owned()),
+            };
+        }
+    }
+}
+
+enum Heard {
+    /// Not done, and told; the conversation goes on.
+    Refused(Refusal),
+    /// The stream ends.
+    Broken(Status),
+}
+
+fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Heard> {
+    let (key, told) = (attached.key, attached.told.load(Ordering::Acquire));
+    let bytes_max = attached.core.settings.max_payload_bytes;
+    Ok(match request.request {
+        Some(Asked::Message(message)) => {
+            let content = prompt_content(&message, bytes_max).map_err(Heard::Refused)?;
+            Command::Message(key, content)
+        }
+        Some(Asked::Permission(answer)) => Command::Reply(
+            key,
+            told,
+            decide(answer, bytes_max).map_err(Heard::Refused)?,
+        ),
+        Some(Asked::QuestionResponse(answer)) => {
+            let reply = Reply::Answers {
+                question_id: answer.question_id,
+                answers: answer.answers,
+            };
+            Command::Reply(key, told, reply)
+        }
+        Some(Asked::Cancel(_)) => Command::Cancel(None),
+        Some(Asked::Start(_)) => {
+            let why = "this stream has begun already; open another one for another session";
+            return Err(Heard::Broken(invalid("request", why)));
+        }
+        Some(Asked::Encrypted(_)) => {
+            let why = "this daemon does not encrypt end to end yet: use its socket or mutual TLS";
+            return Err(Heard::Broken(invalid("encrypted", why)));
+        }
+        None => return Err(Heard::Broken(invalid("request", "it is empty"))),
+    })
+}
+
+fn decide(answer: PermissionResponse, bytes_max: usize) -> Result<Reply, Refusal> {
+    let decision = answer.decision();
+    let with_id = |refusal: Refusal| refusal.with("request_id", answer.request_id.clone());
+    let updated_input = match &answer.updated_input {
+        None => None,
+        Some(fields) => {
+            let wrong = |why| with_id(Refusal::invalid(format!("updated_input: {why}")));
+            Some(from_struct(fields).map_err(wrong)?.to_string())
+        }
+    };
+    let bytes = updated_input.as_ref().map_or(0, String::len) + answer.message.len();
+    // Escapes may make a message six times as long.
+    if bytes.saturating_mul(6) > bytes_max {
+        let why = format!("the answer has {bytes} bytes, and its line must fit {bytes_max}");
+        return Err(with_id(Refusal::new("TOO_LONG", why)));
+    }
+    Ok(Reply::Decision {
+        request_id: answer.request_id,
+        decision,
+        updated_input,
+        message: answer.message,
+    })
+}

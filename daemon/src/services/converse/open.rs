@@ -1,0 +1,145 @@
+//! The start of a conversation: its session found, or made.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_schema_grpc::v1::{SessionInfo, StartConversation};
+use betcode_storage::{Batch, Session, SessionId, SessionMeta, StoreError};
+use tonic::{Code, Status};
+
+use super::find;
+use crate::agents::{Options, working_directory};
+use crate::core::{Core, session_id};
+use crate::limits::METADATA_ENTRIES_MAX;
+use crate::status::{failed_precondition, from_store, invalid};
+
+/// A session that a client may attach to.
+pub(super) struct Opened {
+    pub(super) session: Session,
+    pub(super) known: bool,
+    pub(super) options: Options,
+    /// The line after which the stream begins; `None`: the session's last.
+    pub(super) from: Option<u64>,
+}
+
+pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<Opened, Status> {
+    let id = session_id(&start.session_id)?;
+    let from = check_metadata(&start)?;
+    let mut options = Options {
+        working_directory: PathBuf::from(&start.working_directory),
+        model: start.model.clone(),
+        plan_mode: start.plan_mode,
+        allowed_tools: start.allowed_tools.clone(),
+    };
+    options.check()?;
+    let found = match find(core, &id).await {
+        Err(StoreError::SessionNotFound { .. }) => None,
+        found => Some(found.map_err(|error| from_store(&error))?),
+    };
+    let known = found.is_some();
+    let session = match found {
+        Some(session) => session,
+        None => {
+            check_folder(&options.working_directory)?;
+            core.admission.subprocesses.check()?;
+            create(core, id, &start).await?
+        }
+    };
+    options.working_directory = folder_of(&session, &options.working_directory)?;
+    if from.is_some_and(|from| from > session.messages) {
+        let last = session.messages;
+        let message = format!("the session ends at sequence {last}; begin there or earlier");
+        return Err(Status::new(Code::OutOfRange, message));
+    }
+    Ok(Opened {
+        session,
+        known,
+        options,
+        from,
+    })
+}
+
+async fn create(
+    core: &Arc<Core>,
+    id: SessionId,
+    start: &StartConversation,
+) -> Result<Session, Status> {
+    let name = start.metadata.get("name").cloned().unwrap_or_default();
+    let batch = Batch {
+        meta: SessionMeta {
+            name,
+            model: start.model.clone(),
+            working_directory: start.working_directory.clone(),
+            worktree_id: start.worktree_id.clone(),
+            agent_session_id: String::new(),
+        },
+        ..Batch::new(id.clone(), Vec::new())
+    };
+    let store = core.store.clone();
+    let create = move || {
+        store.append(batch)?;
+        store.session(&id)
+    };
+    let created = core.blocking.write(create).await;
+    created.map_err(|error| from_store(&error))
+}
+
+fn check_metadata(start: &StartConversation) -> Result<Option<u64>, Status> {
+    let entries = start.metadata.len();
+    if entries > METADATA_ENTRIES_MAX {
+        let why = format!("it has {entries} entries, at most {METADATA_ENTRIES_MAX}");
+        return Err(invalid("metadata", why));
+    }
+    let from = start.metadata.get("from_sequence");
+    from.map(|from| from.parse())
+        .transpose()
+        .map_err(|_| invalid("metadata.from_sequence", "it is no sequence"))
+}
+
+fn check_folder(folder: &Path) -> Result<(), Status> {
+    working_directory(folder).map_err(|why| {
+        let message = format!("the agent cannot work in {why}");
+        failed_precondition("WORKING_DIRECTORY", message)
+    })
+}
+
+/// Where the agent of a session works: where it always did.
+fn folder_of(session: &Session, named: &Path) -> Result<PathBuf, Status> {
+    let kept = Path::new(&session.meta.working_directory);
+    if kept.as_os_str().is_empty() {
+        check_folder(named)?;
+        return Ok(named.to_owned());
+    }
+    let same = |a: &Path, b: &Path| {
+        a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    };
+    if !named.as_os_str().is_empty() && !same(kept, named) {
+        let message = format!(
+            "session {} works in {kept:?}, and {named:?} was named; leave it out, or start another \
+             session",
+            session.id
+        );
+        return Err(failed_precondition("WORKING_DIRECTORY", message));
+    }
+    // Whether it is there still is found when the agent starts: history can be looked at without it.
+    Ok(kept.to_owned())
+}
+
+/// What a stream is told first.
+pub(super) fn info(session: &Session, known: bool, options: &Options) -> Event {
+    let model = match options.model.as_str() {
+        "" => session.meta.model.clone(),
+        model => model.to_owned(),
+    };
+    Event::SessionInfo(SessionInfo {
+        session_id: session.id.to_string(),
+        model,
+        working_directory: options.working_directory.display().to_string(),
+        worktree_id: session.meta.worktree_id.clone(),
+        message_count: session.messages,
+        is_resumed: known,
+        is_compacted: session.segments > 0,
+        context_usage_percent: 0.0,
+    })
+}

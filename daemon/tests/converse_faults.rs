@@ -1,0 +1,184 @@
+//! Conversations when something goes wrong: the daemon killed or stopped, floods, clients that do not
+//! read, a store without room.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use betcode_schema_grpc::v1 as proto;
+use betcode_schema_grpc::v1::AgentStatus;
+use support::process::Process;
+use support::talk::{Talk, is_of_line, resume, said, serve, settings, start};
+use support::{connect, read_all};
+use tonic::Code;
+
+fn flags(folder: &Path) -> Vec<String> {
+    let flag = |(name, value): (&str, String)| [format!("--{}", name.replace('_', "-")), value];
+    settings(folder).into_iter().flat_map(flag).collect()
+}
+
+/// Whether a process is there and has not ended.
+fn is_alive(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// The process id of the agent that told these events.
+async fn agent_pid(process: &Process, session: &str) -> String {
+    let lines = read_all(&mut process.history().await, session, 1)
+        .await
+        .unwrap();
+    let init = lines.iter().rev().find_map(|(_, line)| {
+        let value: serde_json::Value = serde_json::from_slice(line).ok()?;
+        (value["subtype"] == "init").then(|| value["pid"].to_string())
+    });
+    init.unwrap()
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let work = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    support::within(work).await;
+}
+
+#[tokio::test]
+async fn what_any_client_was_shown_survives_kill_minus_nine_and_the_session_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = flags(folder.path());
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let mut process = Process::start(folder.path(), &flags).await;
+    let channel = connect(&process.socket).await.unwrap();
+    let mut talk = Talk::open(&channel, start("s", folder.path())).await;
+    let mut other = Talk::open(&channel, start("s", folder.path())).await;
+    talk.say("say:begun lines:200000 hang").await;
+    // In the middle of a flood, wherever that is.
+    for client in [&mut talk, &mut other] {
+        for _ in 0..300 {
+            client.next().await.unwrap();
+        }
+    }
+    let pid = agent_pid(&process, "s").await;
+    process.kill();
+    for client in [&mut talk, &mut other] {
+        client.ended().await;
+    }
+    // Its input has ended, and nobody reads what it prints.
+    until(|| !is_alive(&pid)).await;
+    let process = Process::start(folder.path(), &flags).await;
+    let channel = connect(&process.socket).await.unwrap();
+    let kept = resume(&channel, "s", 0).await;
+    let kept: Vec<_> = kept.into_iter().filter(is_of_line).collect();
+    for client in [&talk, &other] {
+        let told = client.recorded();
+        assert_eq!(told, kept[..told.len()], "what was shown is what is kept");
+    }
+    let mut talk = Talk::open(&channel, start("s", folder.path())).await;
+    talk.say("args").await;
+    talk.turn_over().await;
+    let text = said(&talk.told);
+    assert!(
+        text.contains("--resume") && text.contains(&format!("agent-{pid}")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn sigterm_interrupts_turns_and_records_everything_that_agents_print_until_they_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = flags(folder.path());
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let mut process = Process::start(folder.path(), &flags).await;
+    let channel = connect(&process.socket).await.unwrap();
+    let mut talk = Talk::open(&channel, start("s", folder.path())).await;
+    talk.say("lines:3000 hang").await;
+    talk.hears("hanging").await;
+    let pid = agent_pid(&process, "s").await;
+    let status = process.terminate().await;
+    assert!(status.success(), "{status}");
+    assert!(!is_alive(&pid));
+    assert_eq!(talk.ended().await.code(), Code::Unavailable);
+    let process = Process::start(folder.path(), &flags).await;
+    let channel = connect(&process.socket).await.unwrap();
+    let kept = resume(&channel, "s", 0).await;
+    let Some(proto::agent_event::Event::TurnComplete(turn)) = &kept.last().unwrap().event else {
+        panic!("{:?}", kept.last())
+    };
+    assert_eq!(turn.stop_reason, "error_during_execution");
+    assert!(said(&kept).contains("2999 "));
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_end_is_killed_at_the_deadline_and_what_it_printed_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut flags = flags(folder.path());
+    flags.extend(["--max-drain-ms".to_owned(), "300".to_owned()]);
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let mut process = Process::start(folder.path(), &flags).await;
+    let channel = connect(&process.socket).await.unwrap();
+    let mut talk = Talk::open(&channel, start("s", folder.path())).await;
+    talk.say("deaf hang").await;
+    talk.hears("hanging").await;
+    let pid = agent_pid(&process, "s").await;
+    process.terminate().await;
+    assert!(!is_alive(&pid));
+    let process = Process::start(folder.path(), &flags).await;
+    let channel = connect(&process.socket).await.unwrap();
+    assert!(said(&resume(&channel, "s", 0).await).contains("hanging"));
+}
+
+#[tokio::test]
+async fn a_flood_of_lines_is_all_recorded_and_all_told() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut never_reads = Talk::silent(&channel).await;
+    never_reads
+        .ask(proto::agent_request::Request::Start(start("s", &folder)))
+        .await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("lines:50000").await;
+    talk.turn_over().await;
+    let text = said(&talk.told);
+    let expected: String = (0..50_000).map(|at| format!("{at} ")).collect();
+    assert_eq!(text, expected);
+    let lines = &served.daemon.core().metrics.agent_lines;
+    // init, result, and the flood.
+    let recorded = lines.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(recorded, 50_002);
+    // Who did not read finds everything, too.
+    never_reads.turn_over().await;
+    let told = never_reads.recorded();
+    let all = talk.recorded();
+    assert_eq!(told, all[all.len() - told.len()..]);
+    assert!(told.len() >= 50_000);
+}
+
+#[tokio::test]
+async fn without_room_the_agent_waits_clients_are_told_and_nothing_is_lost() {
+    let (served, folder) =
+        serve(&[("max_session_bytes", "1000000"), ("compaction", "false")]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("lines:20000").await;
+    let error = talk.error().await;
+    assert_eq!(error.code, "RESOURCE_EXHAUSTED");
+    assert_eq!(error.details["limit"], "max_session_bytes");
+    talk.status(AgentStatus::Error).await;
+    // A message now would be lost: it is refused.
+    talk.say("say:more").await;
+    assert_eq!(talk.error().await.details["limit"], "max_session_bytes");
+    let settings = &served.settings;
+    let store = &served.daemon.core().store;
+    store.set_limits(settings.max_db_bytes, 50_000_000).unwrap();
+    talk.turn_over().await;
+    let expected: String = (0..20_000).map(|at| format!("{at} ")).collect();
+    assert_eq!(said(&talk.told), expected);
+}
