@@ -51,8 +51,6 @@ pub const READERS_MAX_DEFAULT: u32 = 8;
 pub const READER_WAIT_MS_MAX: u64 = 10_000;
 /// Page cache of the writer's connection.
 pub const WRITER_CACHE_KIB: i64 = 16 << 10;
-/// Page cache of the connection that moves the log into the main file: it reads next to nothing.
-pub const CHECKPOINT_CACHE_KIB: i64 = 64;
 /// Page cache of each reader's connection.
 pub const READER_CACHE_KIB: i64 = 2 << 10;
 /// Payload bytes of one page of a replay (a single larger message makes a page of its own).
@@ -96,8 +94,7 @@ pub const BASE_SOURCE_BYTES_MAX: u64 = 64 << 20;
 /// Less than this is not worth a base.
 pub const BASE_SOURCE_BYTES_MIN: u64 = 64 << 10;
 
-/// The WAL is checkpointed when it has grown to this many bytes, beside commits until it has grown
-/// to twice as many, from where on they wait for it …
+/// The WAL is checkpointed when it has grown to this many bytes …
 pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;
 /// … or to this share of the database's limit, when that is less, but never less than
 /// [`WAL_BYTES_SOFT_MIN`].

@@ -65,19 +65,6 @@ impl Db {
         Ok(connection)
     }
 
-    /// Opens a connection that only moves the log into the main file. The file is there already.
-    pub(crate) fn connect_checkpointer(&self, durability: Durability) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = self.named("open", Connection::open_with_flags(&self.path, flags))?;
-        let set_up = set_busy_wait(&connection)
-            .and_then(|()| set_common(&connection, limits::CHECKPOINT_CACHE_KIB))
-            .and_then(|()| set_synchronous(&connection, durability))
-            // It never commits, but SQLite must not begin by itself when it is opened or closed.
-            .and_then(|()| connection.pragma_update(None, "wal_autocheckpoint", 0));
-        self.named("set up the helper for checkpoints", set_up)?;
-        Ok(connection)
-    }
-
     /// How readers open the file: the name to give SQLite, and the flags.
     ///
     /// Readers of a WAL file write to its shared-memory file, so they open it for writing and are
@@ -225,24 +212,20 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::R
         connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
     }
     set_common(connection, limits::WRITER_CACHE_KIB)?;
-    set_synchronous(connection, durability)?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(
         None,
         "journal_size_limit",
         limits::WAL_BYTES_KEPT_MAX as i64,
     )?;
-    // The writer and its helper checkpoint between and beside commits, so that none pays for it.
+    // The writer thread checkpoints between commits, so that no commit pays for it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
-}
-
-fn set_synchronous(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
-    let synchronous = match durability {
-        Durability::Full => "FULL",
-        Durability::Normal => "NORMAL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)
 }
 
 pub(crate) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {

@@ -9,7 +9,6 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::append::{AppendRequest, GroupSums, write};
-use super::checkpointer::{Checkpointer, NextStep, next_step};
 use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
@@ -66,7 +65,6 @@ pub(crate) struct WriterContext {
     pub(crate) db: Db,
     pub(crate) options: StoreOptions,
     connection: Connection,
-    checkpointer: Checkpointer,
     cache: Cache,
     /// `PRAGMA data_version` when the cache was last known to be true.
     data_version: i64,
@@ -83,15 +81,10 @@ impl WriterContext {
         watch: Arc<CapacityWatch>,
     ) -> Self {
         connection.wal_hook(Some(note_wal_pages));
-        let helper = db.connect_checkpointer(options.durability);
-        if let Err(error) = &helper {
-            tracing::warn!(%error, "no helper for checkpoints: the writer makes all of them");
-        }
         Self {
             db,
             options,
             connection,
-            checkpointer: Checkpointer::start(helper.ok()),
             cache: Cache::default(),
             data_version: -1,
             reserve,
@@ -264,26 +257,20 @@ impl WriterContext {
         self.db.named("checkpoint", result)
     }
 
-    /// Has the WAL moved into the main file when it has grown, between commits, so that no answer
+    /// Moves the WAL into the main file when it has grown, between commits, so that no answer
     /// waits for it.
     pub(super) fn checkpoint_when_due(&mut self, idle: bool) {
         let wal_bytes = u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES);
-        let helper = self.checkpointer.helper();
-        match next_step(helper, wal_bytes, wal_soft_max(&self.watch), idle) {
-            NextStep::Leave => return,
-            NextStep::Ask => return self.checkpointer.ask(),
-            NextStep::Copy => {}
-            NextStep::WaitAndCopy => self.checkpointer.wait(),
-        }
-        if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
-            tracing::warn!(%error, "checkpoint failed");
-        }
-        self.checkpointer.rest();
-        // A busy store must not be without its reserve until it is idle.
-        self.reserve.restore_when_possible();
-        if !idle {
-            // A reader may hold frames back; look again after as many pages more.
-            WAL_PAGES.set(0);
+        if wal_bytes >= wal_soft_max(&self.watch) || (idle && wal_bytes > 0) {
+            if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
+                tracing::warn!(%error, "checkpoint failed");
+            }
+            // A busy store must not be without its reserve until it is idle.
+            self.reserve.restore_when_possible();
+            if !idle {
+                // A reader may hold frames back; look again after as many pages more.
+                WAL_PAGES.set(0);
+            }
         }
     }
 
@@ -296,7 +283,6 @@ impl WriterContext {
 
     /// Ends the writer: everything into the main file.
     pub(super) fn finish(mut self) {
-        self.checkpointer.end();
         if let Err(error) = self.checkpoint(CheckpointMode::Truncate) {
             tracing::warn!(%error, "checkpoint at close failed; the log stays and is read next time");
         }

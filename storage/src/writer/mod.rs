@@ -1,13 +1,11 @@
 //! The one writer: a thread that owns the only connection of this process that writes.
 //!
 //! It takes all appends that wait, commits them in one transaction (one fsync for all), and
-//! answers them; then it gives one maintenance job its turn; then it looks after the WAL, most of
-//! which a helper copies beside it.
+//! answers them; then it gives one maintenance job its turn; then it looks after the WAL.
 //! Between processes SQLite's write lock arbitrates: every transaction begins by taking it, and
 //! what is remembered between transactions is dropped when somebody else has committed.
 
 pub(crate) mod append;
-mod checkpointer;
 pub(crate) mod context;
 mod queue;
 
