@@ -1,11 +1,11 @@
 //! Running agents: each session's conversation, its process, and what goes between them.
 //!
-//! * [`conversation`], [`requests`], [`glance`], [`lines`], [`prompt`], [`command`] decide and are
+//! * `conversation`, `requests`, `glance`, `lines`, `prompt`, `command` decide and are
 //!   pure: requests, lines and exits in, effects out;
-//! * [`session`] is the task that carries the effects out, one for each session in use, and hears through its
-//!   [`inbox`];
-//! * [`running`] is an agent at work: [`process`] starts and ends it, [`recorder`] has its pipes;
-//! * [`mailbox`] holds the daemon's own events for a stream.
+//! * `session` is the task that carries the effects out, one for each session in
+//!   use, and hears through its `inbox`;
+//! * `running` is an agent at work: `process` starts and ends it, `recorder` has its pipes;
+//! * `mailbox` holds the daemon's own events for a stream.
 //!
 //! Every line is recorded before anything is told of it: clients are told from the store's commits,
 //! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
