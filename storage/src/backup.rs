@@ -1,76 +1,205 @@
 //! Copies of a store: before a migration, on request while writing goes on, and back.
 
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use rusqlite::Connection;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, renameat_with};
+use rustix::io::Errno;
+use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::error::{Result, StoreError};
-use crate::files::{create_private, io_error};
+use crate::files::{create_private, free_bytes, io_error, refuse_stray_log};
+use crate::limits::PAGE_BYTES;
 use crate::options::StoreOptions;
+use crate::sql;
 use crate::sql::db::Db;
 use crate::store::Store;
+use crate::surroundings::AUTO_VACUUM_INCREMENTAL;
 use crate::verify::{VerifyProgress, VerifyReport};
 
-/// Copies the store into a new, compact file at `to`, while others write. The file appears under
-/// its name only when it is whole and on disk.
-fn copy_into(db: &Db, connection: &Connection, to: &Path) -> Result<()> {
+/// How often a copy under way asks whether to go on.
+const COPY_POLL: Duration = Duration::from_millis(100);
+/// What may stand beside a main file and belongs to it.
+const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// A copy under another name until it is whole and checked. Dropped before, it leaves nothing.
+struct Partial {
+    path: PathBuf,
+}
+
+impl Partial {
+    /// Begins a copy that is to be `to`.
+    fn begin(to: &Path) -> Result<Self> {
+        let path = Db::at(to).beside(".partial");
+        // Either somebody is at it, or a killed copy left it.
+        drop(Unused::claim(&path, "the copy")?);
+        remove_all(&path);
+        create_private(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Copies the store, which has `messages`, as of one moment, while others write.
+    fn fill(&self, db: &Db, messages: u64, observe: Observer<'_>) -> Result<()> {
+        let connection = db.connect_reader()?;
+        // VACUUM INTO writes only the new file, but SQLite counts it as writing.
+        db.named("copy", connection.pragma_update(None, "query_only", false))?;
+        self.check_room(db, &connection)?;
+        let auto_vacuum: i64 = db.named(
+            "copy",
+            connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)),
+        )?;
+        if auto_vacuum != AUTO_VACUUM_INCREMENTAL {
+            // Has effect on the copy only.
+            let set = connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL);
+            db.named("copy", set)?;
+        }
+        let name = self
+            .path
+            .to_str()
+            .ok_or_else(|| StoreError::InvalidArgument {
+                what: "the name of the copy",
+                why: format!("{} is not UTF-8, which SQLite needs", self.path.display()),
+            })?;
+        let copied = vacuum_into(connection, name, &mut || {
+            observe(&VerifyProgress {
+                messages_done: 0,
+                messages,
+                raw_bytes_done: 0,
+            })
+        })?;
+        db.named("copy", copied).map_err(|error| match error {
+            // It is the disk of the copy that is full, not that of the store.
+            StoreError::DiskFull { why, .. } => StoreError::DiskFull {
+                path: self.path.clone(),
+                why,
+            },
+            other => other,
+        })?;
+        File::open(&self.path)
+            .and_then(|file| file.sync_all())
+            .map_err(io_error("sync", &self.path))
+    }
+
+    /// Refuses at once what could only fail after minutes.
+    fn check_room(&self, db: &Db, connection: &Connection) -> Result<()> {
+        let pages = db.named("count pages", sql::space::pages(connection))?;
+        let free = db.named("count free pages", sql::space::free_pages(connection))?;
+        let bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
+        match free_bytes(&self.path) {
+            Some(room) if room < bytes => Err(StoreError::DiskFull {
+                path: self.path.clone(),
+                why: format!("the copy takes about {bytes} bytes, and {room} are free there"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the copy back in full.
+    fn check(&self, observe: Observer<'_>) -> Result<VerifyReport> {
+        let report = Store::open_read_only(&self.path, StoreOptions::default())?.verify(observe)?;
+        match report.problems.first() {
+            None => Ok(report),
+            Some(problem) => Err(StoreError::damaged(
+                problem.session.as_deref(),
+                format!("{} (found in the copy, which was not kept)", problem.what),
+            )),
+        }
+    }
+
+    /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
+    /// is only the partial file.
+    fn publish(self, to: &Path) -> Result<()> {
+        // Reading a copy leaves the empty files of its log beside it.
+        for suffix in LOGS {
+            let _ = std::fs::remove_file(Db::at(&self.path).beside(suffix));
+        }
+        rename_to_new(&self.path, to)?;
+        if let Some(folder) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(io_error("sync the folder", folder))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After publishing there is nothing of this name.
+        remove_all(&self.path);
+    }
+}
+
+/// Runs SQLite's copy on a thread of its own, so that it can be ended: it may take minutes.
+fn vacuum_into(
+    connection: Connection,
+    name: &str,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<rusqlite::Result<usize>> {
+    let interrupt = connection.get_interrupt_handle();
+    std::thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        let copying = scope.spawn(move || {
+            let copied = connection.execute("VACUUM INTO ?1", [name]);
+            drop(ended);
+            copied
+        });
+        let mut cancelled = false;
+        while end.recv_timeout(COPY_POLL) == Err(RecvTimeoutError::Timeout) {
+            cancelled |= go_on().is_break();
+            if cancelled {
+                interrupt.interrupt();
+            }
+        }
+        match copying.join() {
+            Ok(_) if cancelled => Err(StoreError::Cancelled),
+            Ok(copied) => Ok(copied),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Renames to a name that nobody has: what appeared there meanwhile is not replaced.
+fn rename_to_new(from: &Path, to: &Path) -> Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(StoreError::FileExists {
+            path: to.to_owned(),
+        }),
+        // Not every file system can.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            std::fs::rename(from, to).map_err(io_error("rename the copy to", to))
+        }
+        Err(error) => Err(io_error("rename the copy to", to)(error.into())),
+    }
+}
+
+/// Refuses a place where something stands, or where a log waits for a database that is gone: the
+/// next one that opens the copy would read it into it.
+fn refuse_taken(to: &Path) -> Result<()> {
     if to.exists() {
         return Err(StoreError::FileExists {
             path: to.to_owned(),
         });
     }
-    copy_to_partial(db, connection, &partial_name(to))
-}
-
-fn copy_to_partial(db: &Db, connection: &Connection, partial: &Path) -> Result<()> {
-    // What a killed copy left; nobody else uses this name.
-    remove_all(partial);
-    create_private(partial)?;
-    let copied = partial
-        .to_str()
-        .ok_or_else(|| StoreError::InvalidArgument {
-            what: "the name of the copy",
-            why: format!("{} is not UTF-8, which SQLite needs", partial.display()),
-        })
-        .and_then(|name| db.named("copy", connection.execute("VACUUM INTO ?1", [name])))
-        .and_then(|_| {
-            std::fs::File::open(partial)
-                .and_then(|file| file.sync_all())
-                .map_err(io_error("sync", partial))
-        });
-    if copied.is_err() {
-        remove_all(partial);
-    }
-    copied
-}
-
-fn partial_name(to: &Path) -> PathBuf {
-    let mut name = to.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
-}
-
-/// Gives a finished copy its name. Crash point: before the rename there is only the partial file.
-fn publish(to: &Path) -> Result<()> {
-    std::fs::rename(partial_name(to), to).map_err(io_error("rename the copy to", to))?;
-    if let Some(folder) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_error("sync the folder", folder))?;
-    }
-    Ok(())
+    refuse_stray_log(&Db::at(to))
 }
 
 /// Copies an older store to `<file>.v<version>.backup` before it is migrated. A copy from an
 /// earlier attempt is kept: it is the older one.
-pub(crate) fn before_migration(db: &Db, connection: &Connection, version: u32) -> Result<()> {
+pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
     let to = db.beside(&format!(".v{version}.backup"));
     if to.exists() {
         return Ok(());
     }
-    copy_into(db, connection, &to)?;
-    publish(&to)?;
+    let partial = Partial::begin(&to)?;
+    partial.fill(db, 0, &mut |_| ControlFlow::Continue(()))?;
+    partial.publish(&to)?;
     tracing::info!(path = %to.display(), version, "copied the older store before migrating it");
     Ok(())
 }
@@ -97,120 +226,135 @@ impl Store {
     /// compact, and read back in full before it gets its name.
     ///
     /// # Errors
-    /// [`StoreError::FileExists`]; [`StoreError::DiskFull`]; [`StoreError::Damaged`] when what was
-    /// copied is damaged: no copy is kept then, and `verify` says more; [`StoreError::Cancelled`].
+    /// [`StoreError::FileExists`]; [`StoreError::StrayLog`] when the log of another database
+    /// stands beside `to`; [`StoreError::DiskFull`], which names the copy; [`StoreError::Damaged`]
+    /// when what was copied is damaged: no copy is kept then, and `verify` says more;
+    /// [`StoreError::Busy`] when another process copies to the same place;
+    /// [`StoreError::Cancelled`].
     pub fn backup(&self, to: &Path, observe: Observer<'_>) -> Result<BackupReport> {
-        let connection = self.inner.db.connect_reader()?;
-        // VACUUM INTO writes only the new file, but SQLite counts it as writing.
+        refuse_taken(to)?;
         let db = &self.inner.db;
-        db.named("copy", connection.pragma_update(None, "query_only", false))?;
-        copy_into(db, &connection, to)?;
-        drop(connection);
-        let checked = check(&partial_name(to), observe);
-        finish(to, checked)
+        let partial = Partial::begin(to)?;
+        partial.fill(db, self.totals()?.messages, observe)?;
+        let checked = partial.check(observe)?;
+        partial.publish(to)?;
+        Ok(report(to, &checked, None))
     }
 }
 
 /// Puts a verified copy of the backup at `to`, where a store may stand only with `replace`: that
-/// one is moved aside, not deleted.
-///
-/// No process may have the store at `to` open.
+/// one, or what is left of it, is moved aside, not deleted.
 ///
 /// # Errors
 /// [`StoreError::Missing`], [`StoreError::Foreign`] and [`StoreError::Newer`] for the backup;
-/// [`StoreError::Damaged`] when it is: nothing is changed then; [`StoreError::FileExists`]
-/// without `replace`.
+/// [`StoreError::Damaged`] when it is: nothing is changed then; [`StoreError::FileExists`] and
+/// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while another process has the
+/// store at `to` open: it would go on writing to the file that was moved aside.
 pub fn restore(
     backup: &Path,
     to: &Path,
     replace: bool,
     observe: Observer<'_>,
 ) -> Result<BackupReport> {
-    if to.exists() && !replace {
-        return Err(StoreError::FileExists {
-            path: to.to_owned(),
-        });
+    if !replace {
+        refuse_taken(to)?;
     }
+    drop(Unused::claim(to, "the database")?);
     let source = Store::open_read_only(backup, StoreOptions::default())?;
-    let connection = source.inner.db.connect_reader()?;
     let db = &source.inner.db;
-    db.named("copy", connection.pragma_update(None, "query_only", false))?;
+    let partial = Partial::begin(to)?;
+    partial.fill(db, source.totals()?.messages, observe)?;
+    let checked = partial.check(observe)?;
     let target = Db::at(to);
-    let partial = partial_name(to);
-    copy_to_partial(db, &connection, &partial)?;
-    drop(connection);
-    let checked = check(&partial, observe)?;
-    let moved_aside = if to.exists() {
-        Some(move_aside(&target)?)
-    } else {
-        None
-    };
-    Ok(BackupReport {
-        moved_aside,
-        ..finish(to, Ok(checked))?
-    })
+    let claimed = Unused::claim(to, "the database")?;
+    let moved_aside = if replace { move_aside(&target)? } else { None };
+    partial.publish(to)?;
+    drop(claimed);
+    Ok(report(to, &checked, moved_aside))
 }
 
-/// Reads a copy back in full.
-fn check(copy: &Path, observe: Observer<'_>) -> Result<VerifyReport> {
-    let checked = Store::open_read_only(copy, StoreOptions::default())
-        .and_then(|store| store.verify(observe))
-        .and_then(|report| match report.problems.first() {
-            None => Ok(report),
-            Some(problem) => Err(StoreError::damaged(
-                problem.session.as_deref(),
-                format!("{} (found in the copy, which was not kept)", problem.what),
-            )),
-        });
-    if checked.is_err() {
-        remove_all(copy);
+/// A database file that no other process has open, and that none can use while this exists.
+struct Unused(#[expect(dead_code, reason = "it holds the lock")] Option<File>);
+
+impl Unused {
+    /// Nothing at `path` is unused as well. This process must not have it open: closing a handle
+    /// of a file gives up all locks that a process has on it.
+    fn claim(path: &Path, what: &'static str) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).open(path);
+        let file = match opened.or_else(|_| File::open(path)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self(None)),
+            Err(error) => return Err(io_error("open", path)(error)),
+        };
+        let busy = |holder: String| StoreError::Busy {
+            path: path.to_owned(),
+            what,
+            holder,
+            waited_ms: 0,
+        };
+        // A connection to a database with a log holds a lock on the main file as long as it is
+        // open, so whoever has it open is in the way of a lock on all of the file.
+        if let Ok(Some(lock)) = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)) {
+            let pid = lock
+                .pid
+                .map(|pid| format!("process {}", pid.as_raw_nonzero()));
+            return Err(busy(pid.unwrap_or_else(|| "another process".into())));
+        }
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::ACCESS | Errno::AGAIN) => Err(busy("another process".into())),
+            // Where there are no locks, SQLite has none either.
+            _ => Ok(Self(Some(file))),
+        }
     }
-    checked
 }
 
-fn finish(to: &Path, checked: Result<VerifyReport>) -> Result<BackupReport> {
-    let report = checked?;
-    // Reading a copy leaves the empty files of its log beside it.
-    let partial = Db::at(&partial_name(to));
-    for suffix in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(partial.beside(suffix));
-    }
-    publish(to)?;
-    Ok(BackupReport {
+fn report(to: &Path, checked: &VerifyReport, moved_aside: Option<PathBuf>) -> BackupReport {
+    BackupReport {
         bytes: Db::at(to).main_bytes(),
-        sessions: report.sessions,
-        messages: report.messages,
-        raw_bytes: report.raw_bytes,
-        moved_aside: None,
-    })
+        sessions: checked.sessions,
+        messages: checked.messages,
+        raw_bytes: checked.raw_bytes,
+        moved_aside,
+    }
 }
 
 fn remove_all(path: &Path) {
-    let db = Db::at(path);
-    for file in [path.to_owned(), db.beside("-wal"), db.beside("-shm")] {
-        let _ = std::fs::remove_file(file);
+    let _ = std::fs::remove_file(path);
+    for suffix in LOGS {
+        let _ = std::fs::remove_file(Db::at(path).beside(suffix));
     }
 }
 
-/// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …). The log belongs to the main
-/// file: neither means anything without the other.
-fn move_aside(db: &Db) -> Result<PathBuf> {
-    let mut aside = db.beside(".replaced");
+/// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …), or a log that is there without
+/// its store to `<file>.stray-wal`. They belong together: neither means anything without the other.
+fn move_aside(db: &Db) -> Result<Option<PathBuf>> {
+    let whole = db.path().exists();
+    let name = if whole { ".replaced" } else { ".stray" };
+    let mut aside = Db::at(&db.beside(name));
     let mut number = 2;
-    while aside.exists() {
-        aside = db.beside(&format!(".replaced-{number}"));
+    // A log that waits there without a main file is that of this one: see the crash point below.
+    while aside.path().exists()
+        || LOGS
+            .iter()
+            .any(|log| db.beside(log).exists() && aside.beside(log).exists())
+    {
+        aside = Db::at(&db.beside(&format!("{name}-{number}")));
         number += 1;
     }
-    // The log first: a main file without its log would be an older state that looks whole, so a
-    // crash in between must leave the main file where it can be found with its log restored.
-    let beside_aside = Db::at(&aside);
-    for suffix in ["-wal", "-shm"] {
-        let from = db.beside(suffix);
+    // Crash point: the log goes first. A main file without its log is an older state that looks
+    // whole; left in its place, it is moved to its log when the restore is run again.
+    let mut moved = None;
+    for log in LOGS {
+        let (from, to) = (db.beside(log), aside.beside(log));
         if from.exists() {
-            std::fs::rename(&from, beside_aside.beside(suffix))
-                .map_err(io_error("move aside", &from))?;
+            std::fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
+            moved.get_or_insert(to);
         }
     }
-    std::fs::rename(db.path(), &aside).map_err(io_error("move aside", db.path()))?;
-    Ok(aside)
+    if whole {
+        std::fs::rename(db.path(), aside.path()).map_err(io_error("move aside", db.path()))?;
+        moved = Some(aside.path().to_owned());
+    }
+    Ok(moved)
 }

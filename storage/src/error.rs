@@ -194,6 +194,14 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The log of a database that is not there any more is in the way.
+    #[error(
+        "{log} is the log of a database that is not there: it may hold the last messages of it"
+    )]
+    StrayLog {
+        /// The log.
+        log: PathBuf,
+    },
     /// A file operation failed.
     #[error("{action} {path}: {source}")]
     Io {
@@ -289,7 +297,8 @@ impl StoreError {
             Self::SessionNotFound { .. } | Self::Missing { .. } => ErrorKind::NotFound,
             Self::SequenceConflict { .. }
             | Self::SessionExists { .. }
-            | Self::FileExists { .. } => ErrorKind::Conflict,
+            | Self::FileExists { .. }
+            | Self::StrayLog { .. } => ErrorKind::Conflict,
             Self::QueueFull { .. } => ErrorKind::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorKind::Timeout,
             Self::Busy { .. } => ErrorKind::Busy,
@@ -357,6 +366,9 @@ impl StoreError {
                 "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable"
             }
             Self::FileExists { .. } => "choose another name, or move the file away",
+            Self::StrayLog { .. } => {
+                "put it beside its database under the database's name and -wal; delete it only if that database is gone for good"
+            }
             Self::SqliteTooOld { .. } => "build against the bundled SQLite",
             _ => return None,
         })

@@ -108,6 +108,28 @@ pub(crate) fn refuse_unknown(db: &Db) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to make a database where the log of another one waits: SQLite reads it into a copy that
+/// is put there, and deletes it beside an empty file. `db` itself must not be there.
+pub(crate) fn refuse_stray_log(db: &Db) -> Result<()> {
+    for suffix in ["-wal", "-journal"] {
+        let log = db.beside(suffix);
+        if std::fs::metadata(&log).is_ok_and(|metadata| metadata.len() > 0) {
+            return Err(StoreError::StrayLog { log });
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that the file system of `path` has left for us; `None` when it does not tell.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Name of the network file system that holds `path`, when it is one: SQLite's locks and shared
 /// memory do not work across machines.
 pub(crate) fn network_file_system(path: &Path) -> Option<&'static str> {

@@ -74,6 +74,7 @@ mod space;
 #[allow(dead_code)]
 mod sql;
 mod store;
+mod surroundings;
 pub mod usage;
 mod verify;
 mod watch;
@@ -104,5 +105,6 @@ pub use sql::runs::CompactionRun;
 pub use sql::segments::{SegmentInfo, Tier};
 pub use sql::totals::Totals;
 pub use store::Store;
+pub use surroundings::{FileSettings, Surroundings};
 pub use verify::{Problem, VerifyProgress, VerifyReport};
 pub use watch::TimedEvent;

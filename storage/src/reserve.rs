@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::files::free_bytes;
 use crate::limits::RESERVE_BYTES_MIN;
 
 /// The reserve takes at most this part of what is free.
@@ -68,7 +69,9 @@ impl Reserve {
         if self.held_bytes >= self.bytes {
             return;
         }
-        let bytes = self.bytes.min(free_bytes(&self.path) / FREE_TIMES_MIN);
+        let bytes = self
+            .bytes
+            .min(free_bytes(&self.path).unwrap_or(0) / FREE_TIMES_MIN);
         let worthwhile = bytes == self.bytes || bytes >= 2 * self.held_bytes;
         if bytes < self.bytes.min(RESERVE_BYTES_MIN) || !worthwhile {
             return;
@@ -101,13 +104,4 @@ fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
         left -= step;
     }
     Ok(())
-}
-
-/// Bytes that the file system of `path` has left for us; 0 when it cannot be told.
-fn free_bytes(path: &Path) -> u64 {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }

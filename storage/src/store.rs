@@ -58,6 +58,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
+    /// [`StoreError::StrayLog`] when the log of a database that is gone stands at `path`,
     /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
     /// [`StoreError::InvalidArgument`] for options out of bounds.
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
@@ -65,6 +66,9 @@ impl Store {
         Db::check_sqlite_version()?;
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
+        if !path.exists() {
+            files::refuse_stray_log(&db)?;
+        }
         files::create_private(path)?;
         if let Some(kind) = files::network_file_system(path) {
             tracing::warn!(path = %path.display(), kind,
@@ -73,9 +77,10 @@ impl Store {
         let reserve_path = db.beside("-reserve");
         let connect = || {
             let mut connection = db.connect_writer(options.durability)?;
-            migrate::bring_up(&db, &mut connection, |connection, version| {
-                crate::backup::before_migration(&db, connection, version)
+            migrate::bring_up(&db, &mut connection, |_, version| {
+                crate::backup::before_migration(&db, version)
             })?;
+            crate::surroundings::turn_on_log(&db, &connection);
             Ok(connection)
         };
         let connection = match connect() {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEQUENCE_MAX, SESSION_KEY_MAX};
 use crate::reader::fetch;
@@ -49,6 +49,23 @@ impl VerifyReport {
         self.problems.is_empty()
     }
 
+    /// Lists what is damaged; other errors end the check.
+    fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_damage(&error) => {
+                self.problems.push(Problem {
+                    kind: "structure",
+                    session: None,
+                    sequence: None,
+                    what: error.to_string(),
+                });
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn add(&mut self, kind: &'static str, session: &Session, sequence: Option<u64>, what: String) {
         let session = Some(session.id.to_string());
         self.problems.push(Problem {
@@ -89,11 +106,7 @@ impl Store {
         let structure = self.query("check the structure", |connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });
-        let structure = match structure {
-            Ok(lines) => lines,
-            Err(StoreError::Damaged { what, .. }) => vec![what],
-            Err(error) => return Err(error),
-        };
+        let structure = report.take(structure)?.unwrap_or_default();
         report
             .problems
             .extend(structure.into_iter().map(|what| Problem {
@@ -102,7 +115,8 @@ impl Store {
                 sequence: None,
                 what,
             }));
-        let sessions = self.sessions(&SessionFilter::default())?.sessions;
+        let listed = report.take(self.sessions(&SessionFilter::default()))?;
+        let sessions = listed.map(|list| list.sessions).unwrap_or_default();
         let mut progress = VerifyProgress {
             messages_done: 0,
             messages: sessions.iter().map(|s| s.messages).sum(),
@@ -222,48 +236,28 @@ impl Store {
         let connection = self.inner.readers.get()?;
         let db = &self.inner.db;
         let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        let kept = db.named("read the totals", sql::totals::read(&snapshot))?;
-        let counted = db.named("count the totals", sql::totals::recount(&snapshot))?;
-        let growth = db.named("count the growth", sql::growth::recount(&snapshot))?;
-        let missing_bases = db.named("look for bases", sql::bases::missing(&snapshot))?;
-        let orphans = db.named("look for orphans", sql::messages::orphans(&snapshot))?;
+        // Each is looked at for itself: a damaged table hides nothing that the others tell.
+        let kept = report.take(db.named("read the totals", sql::totals::read(&snapshot)))?;
+        let counted = report.take(db.named("count the totals", sql::totals::recount(&snapshot)))?;
+        let growth = report.take(db.named("count the growth", sql::growth::recount(&snapshot)))?;
+        let missing_bases =
+            report.take(db.named("look for bases", sql::bases::missing(&snapshot)))?;
+        let orphans =
+            report.take(db.named("look for orphans", sql::messages::orphans(&snapshot)))?;
         drop(snapshot);
-        let mut counter = |what: String| {
-            report.problems.push(Problem {
-                kind: "counter",
-                session: None,
-                sequence: None,
-                what,
-            });
-        };
-        let counted = sql::totals::Totals {
-            store_id: kept.store_id.clone(),
-            created_ms: kept.created_ms,
-            ..counted
-        };
-        if kept != counted {
-            counter(format!(
-                "the totals are {kept:?}, and the sessions add up to {counted:?}"
-            ));
-        }
-        for (what, messages, raw_bytes) in growth {
-            if (messages, raw_bytes) != (kept.messages, kept.raw_bytes) {
-                counter(format!(
-                    "growth by {what} adds up to {messages} messages of {raw_bytes} bytes, and \
-                     the totals say {} of {}",
-                    kept.messages, kept.raw_bytes
-                ));
-            }
+        if let Some(kept) = kept {
+            let growth = growth.into_iter().flatten().collect();
+            check_sums(&kept, counted, growth, report);
         }
         report
             .problems
-            .extend(missing_bases.into_iter().map(|base_id| Problem {
+            .extend(missing_bases.into_iter().flatten().map(|base_id| Problem {
                 kind: "structure",
                 session: None,
                 sequence: None,
                 what: format!("base {base_id:016x}, which segments need, is not there"),
             }));
-        for key in orphans {
+        for key in orphans.into_iter().flatten() {
             report.problems.push(Problem {
                 kind: "orphan",
                 session: None,
@@ -275,6 +269,58 @@ impl Store {
             });
         }
         Ok(())
+    }
+}
+
+/// Whether an error says that stored bytes are not what was written: SQLite found it, or a value is
+/// of a kind that its column never has.
+fn is_damage(error: &StoreError) -> bool {
+    use rusqlite::Error;
+    match error {
+        StoreError::Sqlite { source, .. } => matches!(
+            source,
+            Error::InvalidColumnType(..)
+                | Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::Utf8Error(..)
+        ),
+        error => error.kind() == ErrorKind::Damaged,
+    }
+}
+
+/// The totals are what the sessions and the growth add up to.
+fn check_sums(
+    kept: &sql::totals::Totals,
+    counted: Option<sql::totals::Totals>,
+    growth: Vec<(&'static str, u64, u64)>,
+    report: &mut VerifyReport,
+) {
+    let mut counter = |what: String| {
+        report.problems.push(Problem {
+            kind: "counter",
+            session: None,
+            sequence: None,
+            what,
+        });
+    };
+    let counted = counted.map(|counted| sql::totals::Totals {
+        store_id: kept.store_id.clone(),
+        created_ms: kept.created_ms,
+        ..counted
+    });
+    if let Some(counted) = counted.filter(|counted| counted != kept) {
+        counter(format!(
+            "the totals are {kept:?}, and the sessions add up to {counted:?}"
+        ));
+    }
+    for (what, messages, raw_bytes) in growth {
+        if (messages, raw_bytes) != (kept.messages, kept.raw_bytes) {
+            counter(format!(
+                "growth by {what} adds up to {messages} messages of {raw_bytes} bytes, and \
+                 the totals say {} of {}",
+                kept.messages, kept.raw_bytes
+            ));
+        }
     }
 }
 

@@ -259,3 +259,24 @@ fn a_reached_limit_is_named_and_compaction_makes_room_at_once() {
     Recorder::new().append(&store).unwrap();
     assert_sound(&store);
 }
+
+#[test]
+fn a_copy_for_which_there_is_no_room_is_refused_at_once_and_names_its_own_place() {
+    let disk = match Mount::in_memory(256 << 10) {
+        Ok(disk) => disk,
+        Err(why) => return skipped("a_copy_for_which_there_is_no_room", &why),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("history.db"), options()).unwrap();
+    let mut recorder = Recorder::new();
+    for _ in 0..100 {
+        recorder.append(&store).unwrap();
+    }
+    let copy = disk.path().join("copy.db");
+    let refused = store
+        .backup(&copy, &mut |_| ControlFlow::Continue(()))
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoSpace, "{refused:?}");
+    assert!(refused.to_string().contains("copy.db"), "{refused}");
+    assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
+}

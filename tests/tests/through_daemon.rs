@@ -262,3 +262,20 @@ fn a_daemon_killed_under_an_import_loses_nothing_and_the_next_import_goes_on() {
     assert_eq!(place.json(&["verify"], 0)["messages"], 9000);
     place.assert_exported("out");
 }
+
+#[test]
+fn a_database_that_a_daemon_serves_is_not_replaced_under_it() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 50));
+    place.json(&["import", "logs"], 0);
+    place.json(&["backup", "copy.db"], 0);
+    place.serve();
+    let refused = place.json(&["restore", "copy.db", "--replace"], 5);
+    let why = refused["error"]["why"].as_str().unwrap();
+    let pid = place.daemon.as_ref().unwrap().id();
+    assert!(why.contains(&format!("process {pid}")), "{why}");
+    assert!(!place.path("history.db.replaced").exists());
+    place.log("b.jsonl", &log_of(2, 50));
+    place.json(&["import", "logs"], 0);
+    place.assert_exported("out");
+}

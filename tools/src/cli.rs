@@ -23,6 +23,9 @@ Exit codes:
 
 Start with `betcode-db demo`. JSON output is described in docs/CLI_JSON.md.";
 
+/// Where help lists the options that every command has.
+const OF_EVERY_COMMAND: &str = "Options of every command";
+
 /// Keeps what coding agents print: every byte of it, in a fraction of its size.
 #[derive(Debug, Parser)]
 #[command(name = "betcode-db", version, after_help = AFTER_HELP, max_term_width = 80)]
@@ -41,22 +44,24 @@ pub struct Cli {
 pub struct Global {
     /// The database; by default `history.db` in the user's data directory
     #[arg(long, global = true, value_name = "FILE", env = "BETCODE_DB")]
+    #[arg(help_heading = OF_EVERY_COMMAND)]
     pub db: Option<PathBuf>,
     /// Write one JSON document to stdout (see docs/CLI_JSON.md)
-    #[arg(long, global = true, conflicts_with = "quiet")]
+    #[arg(long, global = true, conflicts_with = "quiet", help_heading = OF_EVERY_COMMAND)]
     pub json: bool,
     /// Write errors only
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = OF_EVERY_COMMAND)]
     pub quiet: bool,
-    /// Size that the database may reach, such as 1GB or 500MB
+    /// Size that the database may reach, such as 500MB; by default 1GB
     #[arg(long, global = true, value_name = "SIZE", env = "BETCODE_LIMIT_BYTES")]
+    #[arg(help_heading = OF_EVERY_COMMAND)]
     #[arg(value_parser = size, default_value_t = DB_BYTES_MAX_DEFAULT, hide_default_value = true)]
     pub limit_bytes: u64,
     /// Work on the file itself also when a daemon serves it
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub direct: bool,
     /// Do not wait for the disk at each commit: faster, and power loss may take the last messages
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub no_fsync: bool,
 }
 

@@ -147,6 +147,19 @@ impl Failure {
         }
     }
 
+    /// The reason alone, for what names its object already.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        match self.why {
+            Some(why) => Self {
+                what: why,
+                why: None,
+                ..self
+            },
+            None => self,
+        }
+    }
+
     /// An operation on a file that the system refused.
     pub fn io(action: &str, path: &Path, error: &io::Error) -> Self {
         let exit = Exit::of_io(error);
@@ -179,6 +192,7 @@ fn usual_hint(exit: Exit) -> Option<&'static str> {
             Some("check the permissions of the file and of its folder, or choose another place")
         }
         Exit::NoSpace => Some("free space on that disk and run the same command again"),
+        Exit::Conflict => Some("choose another name, or move away what is there"),
         _ => None,
     }
 }
@@ -230,11 +244,21 @@ impl From<StoreError> for Failure {
             StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
                 Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
             }
+            StoreError::StrayLog { .. } => Some(
+                "put it back beside its database, under the same name and -wal, or delete it if that database is gone for good; `restore --replace` moves it aside",
+            ),
             StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
             other => other.hint().or(usual_hint(exit)),
         };
         let mut what = error.to_string();
         let mut why = None;
+        if let StoreError::InvalidArgument {
+            what: "db_bytes_max" | "session_bytes_max",
+            why: bound,
+        } = &error
+        {
+            what = format!("--limit-bytes is not valid: {bound}");
+        }
         if matches!(error, StoreError::Cancelled) {
             what = "interrupted before the end; what was done stays done".to_owned();
         }

@@ -289,12 +289,6 @@ impl LimitSettings {
         Ok(self)
     }
 
-    /// The session limit that counts: a session cannot outgrow its database.
-    #[must_use]
-    pub fn effective_session_bytes_max(&self) -> u64 {
-        self.max_session_bytes.min(self.max_db_bytes)
-    }
-
     /// Whether the sessions and clients allowed, with `subprocesses` agents, fit the memory
     /// limit by the plan's formula. Too little is an answer, not an error: not every session
     /// is in use all the time.

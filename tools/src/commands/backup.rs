@@ -11,6 +11,10 @@ use crate::output::{Unit, format};
 
 /// Copy the database into a file, verified, while writing goes on
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The copy is as of one moment, compact, and read back in full before it gets its name. It needs \
+as much room as the database without its free bytes. It is a database like any other: \
+`betcode-db --db FILE sessions` looks into it, `betcode-db restore FILE` brings it back.")]
 pub struct Args {
     /// The file to create; one that exists is never overwritten
     file: PathBuf,
@@ -44,10 +48,14 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
                 moved_aside: None,
             }
         }
-        None => context.open_read_only()?.backup(&args.file, &mut |at| {
-            progress.at_of(at.messages_done, at.messages);
-            interrupt.flow()
-        })?,
+        None => {
+            let store = context.open_read_only()?;
+            let done = store.backup(&args.file, &mut |at| {
+                progress.at_of(at.messages_done, at.messages);
+                interrupt.flow()
+            });
+            done.map_err(|error| super::copy_failure(error, "no backup was made"))?
+        }
     };
     drop(progress);
     context.out.json(&json!({

@@ -1,14 +1,17 @@
 //! `cat`: a session's lines on stdout.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
-use betcode_storage::{Message, ReadRange};
+use betcode_storage::{Message, ReadRange, SessionId, Store};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
 use crate::base64;
 use crate::error::{Exit, Result};
 use crate::export::content;
+use crate::interrupt::Interrupt;
+use crate::output::Out;
 
 /// Write a session's lines to stdout
 #[derive(Debug, clap::Args)]
@@ -28,7 +31,13 @@ pub struct Args {
     #[arg(long, value_name = "N", conflicts_with_all = ["from", "to"])]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     last: Option<u64>,
+    /// Go on with what is appended, until Ctrl-C
+    #[arg(long, short, conflicts_with_all = ["to", "json"])]
+    follow: bool,
 }
+
+/// How often it is looked for what was appended.
+const FOLLOW_POLL: Duration = Duration::from_millis(250);
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
@@ -60,21 +69,64 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         }
         out.raw(b"\n]}\n");
     } else {
-        content::pieces(&store, &session, range, &mut |piece| {
-            out.raw(piece);
-            let stop = out.reader_gone() || interrupt.raised();
-            Ok(if stop {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            })
-        })?;
+        let messages = store.session(&session)?.messages;
+        let first = match args.last {
+            Some(last) => messages.saturating_sub(last) + 1,
+            None => args.from.unwrap_or(1),
+        };
+        let written = write(&store, &session, range, out, interrupt)?;
+        if args.follow {
+            follow(&store, &session, first + written, out, interrupt)?;
+            // Ctrl-C is how this ends.
+            return Ok(Exit::Ok);
+        }
     }
     Ok(if interrupt.raised() {
         Exit::Interrupted
     } else {
         Exit::Ok
     })
+}
+
+/// Writes a range; says how many messages.
+fn write(
+    store: &Store,
+    session: &SessionId,
+    range: ReadRange,
+    out: &mut Out,
+    interrupt: &Interrupt,
+) -> Result<u64> {
+    let written = content::pieces(store, session, range, &mut |piece| {
+        out.raw(piece);
+        let stop = out.reader_gone() || interrupt.raised();
+        Ok(if stop {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    })?;
+    Ok(written.messages)
+}
+
+/// Writes what is appended from sequence `next` on, until somebody ends it.
+fn follow(
+    store: &Store,
+    session: &SessionId,
+    mut next: u64,
+    out: &mut Out,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    loop {
+        out.flush();
+        if out.reader_gone() || interrupt.raised() {
+            return Ok(());
+        }
+        if store.session(session)?.messages >= next {
+            next += write(store, session, ReadRange::from(next), out, interrupt)?;
+        } else {
+            std::thread::sleep(FOLLOW_POLL);
+        }
+    }
 }
 
 fn document(message: &Message) -> Value {

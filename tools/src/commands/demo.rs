@@ -165,7 +165,7 @@ fn refuse_used(database: &Path, context: &Context<'_>) -> Result<()> {
             .why(format!(
                 "it holds {sessions}, and the demo wants a store of its own"
             ))
-            .hint("leave out --db to use a temporary one, or name a new file"),
+            .hint("leave out --db and unset BETCODE_DB to use a temporary one, or name a new file"),
     )
 }
 

@@ -23,6 +23,9 @@ pub struct Args {
     /// Replace files that hold something else
     #[arg(long)]
     force: bool,
+    /// Of a damaged session, write what can be read, as NAME.salvaged.jsonl
+    #[arg(long)]
+    salvage: bool,
 }
 
 /// Runs the command.
@@ -36,6 +39,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let options = ExportOptions {
         sessions,
         force: args.force,
+        salvage: args.salvage,
     };
     let progress = context.out.progress("exporting", 0, Unit::Bytes);
     let summary = export(&store, &args.out, &options, &mut |at| {
@@ -63,6 +67,23 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         context.out.remark(format!(
             "not exported: {} to {}\n  why: {}\n  try: {}",
             failed.session, failed.path, failed.why, failed.hint
+        ));
+    }
+    for salvaged in &summary.salvaged {
+        let missing: Vec<_> = salvaged
+            .missing
+            .iter()
+            .map(|run| match run.first_sequence == run.last_sequence {
+                true => run.first_sequence.to_string(),
+                false => format!("{}–{}", run.first_sequence, run.last_sequence),
+            })
+            .collect();
+        context.out.line(format!(
+            "Salvaged {} of {} to {}; missing: {}",
+            format::counted(salvaged.messages, "message"),
+            salvaged.session,
+            salvaged.path,
+            missing.join(", ")
         ));
     }
     if summary.interrupted {

@@ -23,7 +23,7 @@ pub struct Args {
     /// Take files that look like databases, programs or archives as well
     #[arg(long)]
     binary: bool,
-    /// Longest line to take, at most 100MiB
+    /// Longest line to take: by default 10MiB, at most 100MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     #[arg(default_value_t = PAYLOAD_BYTES_MAX_DEFAULT as u64, hide_default_value = true)]
     max_payload_bytes: u64,

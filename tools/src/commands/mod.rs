@@ -5,6 +5,7 @@ mod cat;
 mod compact;
 mod delete;
 mod demo;
+mod doctor;
 mod export;
 mod import;
 mod inspect;
@@ -19,7 +20,7 @@ mod verify;
 
 use std::path::PathBuf;
 
-use betcode_storage::{SessionFilter, SessionId, Store};
+use betcode_storage::{SessionFilter, SessionId, Store, StoreError};
 use clap::Subcommand;
 
 use crate::cli::Global;
@@ -55,6 +56,8 @@ pub enum Command {
     Report(report::Args),
     /// Compute what a load needs: memory, storage, relays, machines
     Plan(plan::Args),
+    /// Look at everything around the database, and say what to do
+    Doctor(doctor::Args),
     /// Read everything and check it
     Verify(verify::Args),
     /// Copy the database into a file, verified, while writing goes on
@@ -145,11 +148,29 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Compact(args) => compact::run(args, context),
         Command::Report(args) => report::run(args, context),
         Command::Plan(args) => plan::run(args, context),
+        Command::Doctor(args) => doctor::run(args, context),
         Command::Verify(args) => verify::run(args, context),
         Command::Backup(args) => backup::run(args, context),
         Command::Restore(args) => restore::run(args, context),
         Command::Demo(args) => demo::run(args, context),
     }
+}
+
+/// Why a copy of the database was not made. It is the place of the copy that matters then.
+fn copy_failure(error: StoreError, outcome: &str) -> Failure {
+    let full = matches!(error, StoreError::DiskFull { .. });
+    let held = matches!(error, StoreError::Busy { .. });
+    if matches!(error, StoreError::Cancelled) {
+        return Failure::new(Exit::Interrupted, format!("interrupted: {outcome}"));
+    }
+    let failure = Failure::from(error).during(outcome);
+    if full {
+        return failure.hint("choose a place on another disk, or free space on that one");
+    }
+    if held {
+        return failure.hint("stop that process, then run the command again");
+    }
+    failure
 }
 
 /// The session that `text` names: its id, or a beginning of it that fits no other.

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use betcode_storage::capacity::report;
 use betcode_storage::capacity::report::CapacityReport;
-use betcode_storage::capacity::{report, text};
 use serde::Serialize;
 
 use super::Context;
@@ -122,13 +122,7 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
 /// Writes a file that only its owner may read, whole or not at all: the page names sessions and
 /// directories.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |error: &std::io::Error| {
-        Failure::io("write", path, error).why(format!(
-            "{} ({})",
-            crate::error::plain_io(error),
-            text::bytes(bytes.len() as u64)
-        ))
-    };
+    let failed = |error: &std::io::Error| Failure::io("write", path, error);
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())

@@ -10,6 +10,10 @@ use crate::output::{Unit, format};
 
 /// Make a database from a backup, verified
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The copy is read back in full before anything is moved. A database that is there is never \
+deleted: --replace moves it, with its log, to FILE.replaced. Stop what has it open first (a \
+daemon, say): a database in use is not replaced.")]
 pub struct Args {
     /// The backup
     file: PathBuf,
@@ -25,7 +29,8 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let report = betcode_storage::restore(&args.file, &database, args.replace, &mut |at| {
         progress.at_of(at.messages_done, at.messages);
         context.interrupt.flow()
-    })?;
+    });
+    let report = report.map_err(|error| super::copy_failure(error, "nothing was changed"))?;
     drop(progress);
     context.out.json(&json!({
         "database": database.display().to_string(),

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     keep_bytes: Option<u64>,
     /// This session: its id, or the beginning of it (repeatable)
-    #[arg(long = "session", value_name = "ID")]
+    #[arg(long = "session", short, value_name = "ID")]
     sessions: Vec<String>,
     /// Copy them into this archive first, compressed and compared
     #[arg(long, value_name = "FILE")]
@@ -111,6 +111,7 @@ fn carry_out(
 fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Args) -> Value {
     let mut kept: Vec<_> = plan.kept.iter().collect();
     kept.extend(outcome.iter().flat_map(|outcome| &outcome.kept));
+    let archive_bytes = outcome.and_then(|outcome| outcome.archive_bytes);
     json!({
         "dry_run": outcome.is_none(),
         "removals": plan.removals,
@@ -120,8 +121,10 @@ fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Arg
         "stored_bytes_after": plan.stored_bytes_after,
         "over_bytes": plan.over_bytes,
         "clock_ahead": plan.clock_ahead,
-        "archive": args.archive.as_ref().map(|path| path.display().to_string()),
-        "archive_bytes": outcome.and_then(|outcome| outcome.archive_bytes),
+        // Where nothing goes, no archive is made.
+        "archive": args.archive.as_ref().filter(|_| archive_bytes.is_some() || outcome.is_none())
+            .map(|path| path.display().to_string()),
+        "archive_bytes": archive_bytes,
         "interrupted": outcome.is_some_and(|outcome| outcome.cancelled),
     })
 }

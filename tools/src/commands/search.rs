@@ -1,5 +1,6 @@
 //! `search`: text in messages, compacted or not.
 
+use betcode_storage::classify::classify;
 use betcode_storage::{Message, ReadRange, SessionFilter, SessionId};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ pub struct Args {
     /// Only this session (an id, or its beginning)
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
+    /// Only messages of this type, such as user or assistant, as `report` names them
+    #[arg(long = "type", short = 't', value_name = "TYPE")]
+    message_type: Option<String>,
     /// Stop after N matches
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000)]
     limit: usize,
@@ -67,10 +71,17 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
             let Some(at) = pattern.find(&message.payload) else {
                 continue;
             };
+            let message_type = classify(&message.payload).message_type;
+            let wanted = args.message_type.as_deref();
+            if wanted.is_some_and(|wanted| wanted != message_type) {
+                continue;
+            }
             found += 1;
             let excerpt = excerpt(&message.payload, at.start(), at.end());
             if context.global.json {
-                matches.push(document(session, &message, &excerpt));
+                let mut document = document(session, &message, &excerpt);
+                document["type"] = json!(message_type);
+                matches.push(document);
             }
             context
                 .out
@@ -86,8 +97,8 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     }
     if found >= args.limit {
         context.out.remark(format!(
-            "stopped after {} matches; --limit takes more",
-            args.limit
+            "stopped after {}; --limit takes more",
+            format::counted_es(args.limit as u64, "match")
         ));
     }
     if found == 0 {
@@ -117,9 +128,15 @@ fn compile(args: &Args) -> Result<Regex> {
                 Exit::Usage,
                 format!("{:?} is not a regular expression", args.pattern),
             )
-            .why(error.to_string())
+            .why(one_line(&error.to_string()))
             .hint("leave out --regex to search for the text as it is")
         })
+}
+
+/// The last line says what is wrong, those before it point at the place.
+fn one_line(text: &str) -> String {
+    let last = text.lines().last().unwrap_or(text);
+    last.trim_start_matches("error: ").to_owned()
 }
 
 fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {

@@ -14,7 +14,7 @@ use crate::output::{Out, format};
 STORED is what the session takes in the database, also as a share of RAW. Wherever a session \
 is asked for, the beginning of its id will do.")]
 pub struct Args {
-    /// Only sessions whose id, name, model or directory contains this
+    /// Only sessions whose id, name, model, directory or last text contains this
     filter: Option<String>,
     /// Only sessions of this working directory
     #[arg(long, value_name = "DIR")]
@@ -64,7 +64,12 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     context
         .out
         .json(&json!({"total": total, "sessions": documents}));
-    show(context.out, &sessions, total);
+    let filtered = args.filter.is_some() || args.working_directory.is_some();
+    if sessions.is_empty() && filtered {
+        context.out.line("No session matches.");
+    } else {
+        show(context.out, &sessions, total);
+    }
     Ok(Exit::Ok)
 }
 
@@ -123,10 +128,11 @@ fn rows(session: &Session) -> Vec<String> {
         format::percent(session.stored_bytes(), session.raw_bytes).replace(' ', ""),
         format::hours(session.active_ms).replace(' ', ""),
     ));
-    let said = session
-        .last_time_ms
-        .map_or_else(|| format!("{:<16}", "no time told"), format::minute);
-    let about = format::cut(about(session), 58);
+    let said = session.last_time_ms.map_or_else(
+        || format!("{:<20}", "no time told"),
+        |time| format!("{} UTC", format::minute(time)),
+    );
+    let about = format::cut(about(session), 54);
     rows.push(format!("  {said}  {about}"));
     rows
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Context;
 use crate::daemon::Checked;
-use crate::error::{Exit, Result};
+use crate::error::{Exit, Failure, Result};
 use crate::output::{Unit, format};
 
 /// Read everything and check it
@@ -32,10 +32,13 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
             }
             interrupt.flow()
         })?),
-        None => Findings::of_store(context.open_read_only()?.verify(&mut |at| {
-            progress.at_of(at.messages_done, at.messages);
-            interrupt.flow()
-        })?),
+        None => {
+            let store = context.open_read_only().map_err(unopened)?;
+            Findings::of_store(store.verify(&mut |at| {
+                progress.at_of(at.messages_done, at.messages);
+                interrupt.flow()
+            })?)
+        }
     };
     drop(progress);
     let seconds = started.elapsed().as_secs_f64();
@@ -85,6 +88,14 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
         "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     sessions not named above are whole",
     );
     Ok(Exit::Problems)
+}
+
+/// The usual advice against damage is this command.
+fn unopened(failure: Failure) -> Failure {
+    if failure.exit != Exit::Damaged {
+        return failure;
+    }
+    failure.hint("restore a backup: `betcode-db restore FILE --replace` keeps this file aside")
 }
 
 /// What a check found, by whoever made it.

@@ -98,17 +98,7 @@ pub fn first_difference(
     session: &SessionId,
     file: impl Read,
 ) -> Result<Option<Difference>> {
-    let mut compared = Compared::new(file);
-    let mut difference = None;
-    pieces(store, session, ReadRange::all(), &mut |piece| {
-        difference = compared.piece(piece).map_err(|e| unreadable(&e))?;
-        Ok(if difference.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        })
-    })?;
-    Ok(difference)
+    Ok(compare(store, session, file)?.1)
 }
 
 /// Compares a session with all of a file. `None` when they are the same bytes.
@@ -120,6 +110,21 @@ pub fn difference(
     session: &SessionId,
     file: impl Read,
 ) -> Result<Option<Difference>> {
+    let (mut compared, difference) = compare(store, session, file)?;
+    if difference.is_some() || compared.ended().map_err(|e| unreadable(&e))? {
+        return Ok(difference);
+    }
+    Ok(Some(Difference {
+        line: compared.line,
+        file_ended: false,
+    }))
+}
+
+fn compare<R: Read>(
+    store: &Store,
+    session: &SessionId,
+    file: R,
+) -> Result<(Compared<R>, Option<Difference>)> {
     let mut compared = Compared::new(file);
     let mut difference = None;
     pieces(store, session, ReadRange::all(), &mut |piece| {
@@ -130,13 +135,7 @@ pub fn difference(
             ControlFlow::Continue(())
         })
     })?;
-    if difference.is_none() && !compared.ended().map_err(|e| unreadable(&e))? {
-        difference = Some(Difference {
-            line: compared.line,
-            file_ended: false,
-        });
-    }
-    Ok(difference)
+    Ok((compared, difference))
 }
 
 fn unreadable(error: &io::Error) -> Failure {

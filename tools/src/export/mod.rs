@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod paths;
+pub mod salvage;
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, Permissions};
@@ -15,6 +16,7 @@ use betcode_storage::{ErrorKind, ReadRange, Session, SessionFilter, SessionId, S
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
+use crate::output::format;
 
 /// How the names of unfinished files begin.
 const UNFINISHED_PREFIX: &str = ".betcode-export-";
@@ -26,6 +28,23 @@ pub struct ExportOptions {
     pub sessions: Vec<SessionId>,
     /// Replace files that are there with other content.
     pub force: bool,
+    /// Write what can be read of damaged sessions, under a name that says so.
+    pub salvage: bool,
+}
+
+/// A damaged session of which a part was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Salvaged {
+    /// The session.
+    pub session: String,
+    /// The file.
+    pub path: String,
+    /// Messages in it.
+    pub messages: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What could not be read.
+    pub missing: Vec<salvage::Missing>,
 }
 
 /// A session that was not written.
@@ -60,6 +79,8 @@ pub struct ExportSummary {
     pub unchanged: u64,
     /// Sessions not written.
     pub failed: Vec<NotExported>,
+    /// Those of them of which a part was written.
+    pub salvaged: Vec<Salvaged>,
     /// How long it took.
     pub seconds: f64,
     /// Whether it was stopped before the end.
@@ -101,9 +122,12 @@ pub fn plan(store: &Store) -> Result<Vec<(Session, Result<PathBuf>)>> {
     let mut paths = paths::Paths::default();
     let mut plan = Vec::with_capacity(sessions.len());
     for session in sessions {
-        let path = match store.import_of(&session.id)? {
-            None => Ok(PathBuf::from(format!("{}.jsonl", session.id))),
-            Some(record) => paths::checked(&record.mark.relative_path).map_err(|unsafe_path| {
+        let of_its_own = PathBuf::from(format!("{}.jsonl", session.id));
+        let path = match store.import_of(&session.id) {
+            // A session that cannot be looked up keeps no other from being written.
+            Err(error) => Err(Failure::from(error).during(of_its_own.display().to_string())),
+            Ok(None) => Ok(of_its_own),
+            Ok(Some(record)) => paths::checked(&record.mark.relative_path).map_err(|unsafe_path| {
                 let recorded = String::from_utf8_lossy(&record.mark.relative_path).into_owned();
                 Failure::new(
                     Exit::Damaged,
@@ -156,21 +180,32 @@ pub fn export(
                 swept.insert(folder);
             }
         }
-        let written = path.and_then(|path| {
-            let target = out.join(&path);
-            write_session(
-                store,
-                &session.id,
-                out,
-                &path,
-                options.force,
-                &mut |piece| {
-                    progress.bytes_done += piece;
-                    observe(progress)
-                },
-            )
-            .map_err(|failure| failure.during(target.display().to_string()))
+        let place = path.as_ref().map(|path| Place {
+            out,
+            path,
+            force: options.force,
         });
+        let mut watch = |piece: u64| {
+            progress.bytes_done += piece;
+            observe(progress)
+        };
+        let mut written = match &place {
+            Ok(place) => write_session(store, &session.id, place, &mut watch)
+                .map_err(|failure| failure.during(place.target().display().to_string())),
+            Err(failure) => Err((*failure).clone()),
+        };
+        if let (Err(failure), Ok(place)) = (&written, &place)
+            && options.salvage
+            && failure.exit == Exit::Damaged
+        {
+            match salvage_session(store, &session, place, &mut watch) {
+                Ok(Some(salvaged)) => summary.salvaged.push(salvaged),
+                Ok(None) => written = Ok(None),
+                Err(failure) => {
+                    written = Err(failure.during(place.target().display().to_string()));
+                }
+            }
+        }
         match written {
             Ok(None) => {
                 summary.interrupted = true;
@@ -184,7 +219,15 @@ pub fn export(
             }
             // A full disk fails every session that follows.
             Err(failure) if matches!(failure.exit, Exit::NoSpace | Exit::Busy) => {
-                return Err(failure);
+                let stopped = format!(
+                    "export stopped at {} ({} before it stand complete)",
+                    failure.what,
+                    format::counted(summary.sessions, "session")
+                );
+                return Err(Failure {
+                    what: stopped,
+                    ..failure
+                });
             }
             Err(failure) => summary.failed.push(NotExported {
                 session: session.id.to_string(),
@@ -203,11 +246,75 @@ pub fn export(
 fn write_session(
     store: &Store,
     id: &SessionId,
-    out: &Path,
-    path: &Path,
-    force: bool,
+    place: &Place<'_>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<(content::Written, bool)>> {
+    let written = write_file(
+        place,
+        &mut |sink| content::pieces(store, id, ReadRange::all(), sink),
+        observe,
+    );
+    written.map_err(explain_damage)
+}
+
+/// Writes what can be read of a damaged session beside where it would stand; `None` when it was
+/// interrupted.
+fn salvage_session(
+    store: &Store,
+    session: &Session,
+    place: &Place<'_>,
+    observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Salvaged>> {
+    let path = place.path.with_extension("salvaged.jsonl");
+    let place = Place {
+        path: &path,
+        ..*place
+    };
+    let mut missing = Vec::new();
+    let written = write_file(
+        &place,
+        &mut |sink| {
+            let (written, lost) = salvage::pieces(store, session, sink)?;
+            missing = lost;
+            Ok(written)
+        },
+        observe,
+    )?;
+    Ok(written.map(|(written, _)| Salvaged {
+        session: session.id.to_string(),
+        path: place.target().display().to_string(),
+        messages: written.messages,
+        bytes: written.bytes,
+        missing,
+    }))
+}
+
+/// Where a file is to stand.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    out: &'a Path,
+    /// Below `out`.
+    path: &'a Path,
+    force: bool,
+}
+
+impl Place<'_> {
+    fn target(&self) -> PathBuf {
+        self.out.join(self.path)
+    }
+}
+
+/// Takes a piece of a file; `Break` ends it.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>>;
+
+/// Writes a file whole or not at all; `None` when it was interrupted. Says whether it was there
+/// already.
+fn write_file(
+    place: &Place<'_>,
+    fill: &mut dyn FnMut(Sink<'_>) -> Result<content::Written>,
+    observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<(content::Written, bool)>> {
+    let (out, path, force) = (place.out, place.path, place.force);
     let target = out.join(path);
     let folder = make_folders_below(out, path)?;
     let there = match fs::symlink_metadata(&target) {
@@ -229,22 +336,19 @@ fn write_session(
     // Tells a sweep that somebody is at it. Where there are no locks, there is no sweep either.
     let _ = file.as_file().lock();
     let mut writer = BufWriter::with_capacity(256 << 10, file.as_file_mut());
+    // Whoever calls names the file.
+    let unwritten = |error: io::Error| Failure::io("write", &target, &error).shortened();
     let mut interrupted = false;
-    let written = content::pieces(store, id, ReadRange::all(), &mut |piece| {
-        writer
-            .write_all(piece)
-            .map_err(|e| Failure::io("write", &target, &e))?;
+    let written = fill(&mut |piece| {
+        writer.write_all(piece).map_err(unwritten)?;
         let flow = observe(piece.len() as u64);
         interrupted |= flow.is_break();
         Ok(flow)
-    })
-    .map_err(|failure| explain_damage(failure, id))?;
+    })?;
     if interrupted {
         return Ok(None);
     }
-    writer
-        .flush()
-        .map_err(|e| Failure::io("write", &target, &e))?;
+    writer.flush().map_err(unwritten)?;
     drop(writer);
     if there {
         let same = content::same_files(file.path(), &target);
@@ -259,20 +363,16 @@ fn write_session(
         }
     }
     // On disk before it gets its name: a crash leaves the old file or the new one.
-    file.as_file()
-        .sync_all()
-        .map_err(|e| Failure::io("write", &target, &e))?;
-    file.persist(&target)
-        .map_err(|e| Failure::io("write", &target, &e.error))?;
+    file.as_file().sync_all().map_err(unwritten)?;
+    file.persist(&target).map_err(|e| unwritten(e.error))?;
     Ok(Some((written, false)))
 }
 
-fn explain_damage(failure: Failure, id: &SessionId) -> Failure {
+fn explain_damage(failure: Failure) -> Failure {
     if failure.exit == Exit::of(ErrorKind::Damaged) {
-        let hint = format!(
-            "read what is whole with `betcode-db cat {id} --from N`; `betcode-db verify` names the damage"
+        return failure.hint(
+            "write what can be read of it with --salvage; `betcode-db verify` names the damage",
         );
-        return failure.hint(hint);
     }
     failure
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
+use betcode_storage::limits::PAYLOAD_BYTES_MAX_CEILING;
 use betcode_storage::{Appended, Arrival, Batch, ImportMark, SessionMeta, StoreError};
 use bytes::Bytes;
 
@@ -146,7 +147,10 @@ impl FileImport<'_, '_> {
             }
             lines.push(bytes);
             while read == 0 || lines.is_full() {
-                let batch = lines.next_batch().map_err(|r| self.too_long(r))?;
+                let batch = match lines.next_batch() {
+                    Ok(batch) => batch,
+                    Err(refusal) => return Err(self.too_long(refusal, input)?.into()),
+                };
                 let Some(batch) = batch else { break };
                 self.append(batch)?;
             }
@@ -154,8 +158,10 @@ impl FileImport<'_, '_> {
                 break;
             }
         }
-        if let Some(last) = lines.finish().map_err(|r| self.too_long(r))? {
-            self.append(last)?;
+        match lines.finish() {
+            Ok(Some(last)) => self.append(last)?,
+            Ok(None) => {}
+            Err(refusal) => return Err(self.too_long(refusal, input)?.into()),
         }
         if self.place.record_is_stale {
             self.append_payloads(Vec::new(), 0)?;
@@ -248,17 +254,48 @@ impl FileImport<'_, '_> {
         })
     }
 
-    fn too_long(&self, refusal: Refusal) -> Stop {
-        let Refusal::LineTooLong { bytes_min } = refusal;
-        let max = self.run.options.payload_bytes_max;
-        let why = format!(
-            "the line has {} or more, over the limit of {}; what stands before it was taken",
-            format::bytes(bytes_min as u64),
-            format::bytes(max as u64)
-        );
-        let hint = "import again with a higher --max-payload-bytes (at most 100 MiB)";
-        Stop::Skip(
-            Skipped::new(&self.found.path, why, hint).at_line(self.place.prefix.newlines + 1),
-        )
+    /// Says how long the line is, so that the right bound can be given the next time.
+    fn too_long(&self, refusal: Refusal, input: &mut impl Read) -> io::Result<Stop> {
+        let Refusal::LineTooLong { bytes_min, ended } = refusal;
+        let rest = match ended {
+            true => 0,
+            false => rest_of_line(input, PAYLOAD_BYTES_MAX_CEILING.saturating_sub(bytes_min))?,
+        };
+        let bytes = bytes_min + rest;
+        let why = |has: &str| {
+            format!(
+                "the line has {has}, over the limit of {}; what stands before it was taken",
+                format::bytes(self.run.options.payload_bytes_max as u64)
+            )
+        };
+        let skipped = if bytes > PAYLOAD_BYTES_MAX_CEILING {
+            let hint = "move the line out of the file: none over 100 MiB can be recorded";
+            Skipped::new(&self.found.path, why("over 100 MiB"), hint)
+        } else {
+            let hint = format!(
+                "import again with --max-payload-bytes {}MiB: only what is new is taken",
+                bytes.div_ceil(1 << 20)
+            );
+            Skipped::new(&self.found.path, why(&format::bytes(bytes as u64)), hint)
+        };
+        Ok(Stop::Skip(skipped.at_line(self.place.prefix.newlines + 1)))
     }
+}
+
+/// Counts what is left of a line, up to a little over `bytes_max`.
+fn rest_of_line(input: &mut impl Read, bytes_max: usize) -> io::Result<usize> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut bytes = 0;
+    while bytes <= bytes_max {
+        let read = input.read(&mut buffer)?;
+        let piece = buffer.get(..read).unwrap_or_default();
+        if let Some(end) = memchr::memchr(b'\n', piece) {
+            return Ok(bytes + end);
+        }
+        if read == 0 {
+            break;
+        }
+        bytes += read;
+    }
+    Ok(bytes)
 }

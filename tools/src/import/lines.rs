@@ -21,6 +21,8 @@ pub enum Refusal {
     LineTooLong {
         /// Bytes seen of it so far.
         bytes_min: usize,
+        /// Whether its end has been seen, so that these are all.
+        ended: bool,
     },
 }
 
@@ -108,6 +110,7 @@ impl Lines {
         if self.held.len() > self.line_bytes_max {
             return Err(Refusal::LineTooLong {
                 bytes_min: self.held.len(),
+                ended: true,
             });
         }
         let source = self.held.split().freeze();
@@ -121,10 +124,13 @@ impl Lines {
 
     fn none_yet(&mut self) -> Result<Option<LineBatch>, Refusal> {
         // The front line is over the bound whether or not its newline has been seen.
-        let front = memchr::memchr(b'\n', self.held.get(self.searched..).unwrap_or_default())
-            .map_or(self.held.len(), |end| end + self.searched);
+        let end = memchr::memchr(b'\n', self.held.get(self.searched..).unwrap_or_default());
+        let front = end.map_or(self.held.len(), |end| end + self.searched);
         if front > self.line_bytes_max {
-            return Err(Refusal::LineTooLong { bytes_min: front });
+            return Err(Refusal::LineTooLong {
+                bytes_min: front,
+                ended: end.is_some(),
+            });
         }
         self.searched = front;
         Ok(None)
@@ -183,7 +189,10 @@ mod tests {
             let refused = lines.next_batch();
             assert_eq!(
                 refused,
-                Err(Refusal::LineTooLong { bytes_min: 6 }),
+                Err(Refusal::LineTooLong {
+                    bytes_min: 6,
+                    ended: !at_end
+                }),
                 "{at_end}"
             );
         }
@@ -195,7 +204,10 @@ mod tests {
         lines.push(b"123456");
         assert_eq!(
             lines.next_batch(),
-            Err(Refusal::LineTooLong { bytes_min: 6 })
+            Err(Refusal::LineTooLong {
+                bytes_min: 6,
+                ended: false
+            })
         );
     }
 

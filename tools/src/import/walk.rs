@@ -146,11 +146,12 @@ fn refused(root: &Path, error: &walkdir::Error) -> Skipped {
         return Skipped::new(path, why, "remove the link; what it leads to was read once");
     }
     let why = error.io_error().map_or_else(|| error.to_string(), plain_io);
-    Skipped::new(
-        path,
-        why,
-        "check its permissions, then import again: only what is new is taken",
-    )
+    let hint = if path.is_symlink() && !path.exists() {
+        "nothing, if you do not expect history there: it is a link, and what it leads to is not there"
+    } else {
+        "check its permissions, then import again: only what is new is taken"
+    };
+    Skipped::new(path, why, hint)
 }
 
 /// The bytes of a path, as the store keeps them.

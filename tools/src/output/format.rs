@@ -36,6 +36,13 @@ pub fn counted(number: u64, singular: &str) -> String {
     format!("{} {singular}{plural}", count(number))
 }
 
+/// The same for what takes `es`: `1 match`, `20 matches`.
+#[must_use]
+pub fn counted_es(number: u64, singular: &str) -> String {
+    let plural = if number == 1 { "" } else { "es" };
+    format!("{} {singular}{plural}", count(number))
+}
+
 /// `part` of `whole` as a percentage: `8.4 %`; a dash when there is no whole.
 #[must_use]
 pub fn percent(part: u64, whole: u64) -> String {
@@ -70,13 +77,14 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
-/// MB/s; a dash when nothing was measured.
+/// A size per second; a dash when nothing was measured.
 #[must_use]
 pub fn rate(bytes: u64, seconds: f64) -> String {
     if seconds <= 0.0 || bytes == 0 {
         return "–".to_owned();
     }
-    format!("{} MB/s", three_figures(bytes as f64 / 1e6 / seconds))
+    // Lossless enough: three figures are shown.
+    format!("{}/s", self::bytes((bytes as f64 / seconds) as u64))
 }
 
 /// Active time as hours: `0.4 h`.

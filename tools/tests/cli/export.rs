@@ -1,7 +1,9 @@
 //! `export` and `cat`: sessions as files again.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::{Command, Stdio};
 
 use crate::tool::{Tool, files};
 
@@ -145,4 +147,25 @@ fn what_a_killed_export_left_is_removed_and_one_under_way_is_left_alone() {
     tool.export("out");
     assert!(!left.exists() && busy.exists());
     assert!(tool.path("out/a.jsonl").exists());
+}
+
+#[test]
+fn following_a_session_writes_what_is_appended_and_ends_well_with_ctrl_c() {
+    let tool = tool_with(&[("a", "one\ntwo\n")]);
+    let mut following = tool
+        .command(["cat", "a", "--last", "1", "--follow"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "two");
+    tool.write("src/a.jsonl", "one\ntwo\nthree\n");
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    assert_eq!(lines.next().unwrap().unwrap(), "three");
+    let killed = Command::new("kill")
+        .args(["-INT", &following.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    assert!(lines.next().is_none());
+    assert_eq!(following.wait().unwrap().code(), Some(0));
 }

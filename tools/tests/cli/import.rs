@@ -195,7 +195,20 @@ fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
         (code, &refused["messages"], &refused["skipped"][0]["line"]),
         (1, &2.into(), &2.into())
     );
-    let (taken, code) = tool.json(args("4MB"));
+    // The line is longer than what is read at once, and its length is told all the same.
+    let skipped = &refused["skipped"][0];
+    assert!(
+        skipped["why"].as_str().unwrap().contains("has 2.00 MB,"),
+        "{skipped}"
+    );
+    assert!(
+        skipped["try"]
+            .as_str()
+            .unwrap()
+            .contains("--max-payload-bytes 2MiB"),
+        "{skipped}"
+    );
+    let (taken, code) = tool.json(args("2MiB"));
     assert_eq!((code, &taken["messages"]), (0, &2.into()));
     assert_same(&src, &tool.export("out"));
 }

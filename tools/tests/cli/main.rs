@@ -9,6 +9,8 @@
 
 mod capacity;
 mod demo;
+mod doctor;
+mod documented;
 mod export;
 mod growing;
 mod growth;

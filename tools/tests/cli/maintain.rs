@@ -167,6 +167,36 @@ fn damage_is_named_and_takes_nothing_else_with_it() {
         tool.path("out").as_os_str(),
     ]);
     assert_eq!((code, &exported["sessions"]), (9, &1.into()), "{exported}");
+    let salvage = [
+        "export",
+        "--salvage",
+        "--out",
+        tool.path("out").to_str().unwrap(),
+    ]
+    .map(str::to_owned);
+    let (salvaged, code) = tool.json(salvage);
+    assert_eq!(code, 9, "{salvaged}");
+    let part = &salvaged["salvaged"][0];
+    let lost: u64 = part["missing"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| {
+            run["last_sequence"].as_u64().unwrap() - run["first_sequence"].as_u64().unwrap() + 1
+        })
+        .sum();
+    let (sessions, _) = tool.json(["sessions", part["session"].as_str().unwrap()]);
+    let all = sessions["sessions"][0]["messages"].as_u64().unwrap();
+    assert_eq!(part["messages"].as_u64().unwrap() + lost, all, "{part}");
+    // Each line that was written is one of the source's, in its order.
+    let path = part["path"].as_str().unwrap();
+    assert!(path.ends_with(".salvaged.jsonl"), "{path}");
+    let name = path.rsplit('/').next().unwrap().replace(".salvaged", "");
+    let source = fs::read_to_string(tool.path("src").join(name)).unwrap();
+    let mut lines = source.lines();
+    for line in fs::read_to_string(path).unwrap().lines() {
+        assert!(lines.any(|one| one == line), "{line}");
+    }
     assert_eq!(
         tool.run(["backup".as_ref(), tool.path("copy.db").as_os_str()])
             .code,
@@ -239,6 +269,9 @@ fn search_finds_text_in_compacted_and_in_fresh_messages() {
     );
     assert_eq!(tool.run(["search", "--regex", "[2"]).code, 2);
     assert_eq!(tool.run(["search", "nothing like it"]).code, 3);
+    let (typed, _) = tool.json(["search", "needle", "--type", "(untyped)"]);
+    assert_eq!(typed["matches"][0]["type"], "(untyped)");
+    assert_eq!(tool.run(["search", "needle", "--type", "user"]).code, 3);
 }
 
 #[test]
@@ -250,6 +283,8 @@ fn sessions_are_listed_named_and_deleted() {
         (&list["total"], &list["sessions"][0]["session"]),
         (&1.into(), &"a".into())
     );
+    let none = tool.ok(["sessions", "nothing like it"]);
+    assert_eq!(none.text(), "No session matches.\n");
     let refused = tool.run(["delete", "a"]);
     assert_eq!(refused.code, 2, "without --yes nothing goes");
     assert_eq!(tool.run(["delete", "a", "misspelt", "--yes"]).code, 3);

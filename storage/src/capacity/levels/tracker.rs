@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Level, Metric, Thresholds, zero_limit};
+use super::{Level, Metric, zero_limit};
 use crate::capacity::error::Result;
 use crate::capacity::text;
 
@@ -163,7 +163,6 @@ impl Runs {
 #[derive(Debug, Clone, Default)]
 pub struct LevelTracker {
     states: BTreeMap<Metric, MetricState>,
-    thresholds: BTreeMap<Metric, Thresholds>,
 }
 
 impl LevelTracker {
@@ -173,25 +172,12 @@ impl LevelTracker {
         Self::default()
     }
 
-    /// Uses other thresholds than the plan's for `metric`.
-    ///
-    /// # Errors
-    /// See [`Thresholds::validate`].
-    pub fn set_thresholds(&mut self, metric: Metric, thresholds: Thresholds) -> Result<()> {
-        self.thresholds.insert(metric, thresholds.validate()?);
-        Ok(())
-    }
-
     /// Takes a sample; what changed by it, at most a level and the limit.
     ///
     /// # Errors
     /// `CapacityError::Zero` for a limit of 0; the sample is not taken.
     pub fn observe(&mut self, metric: Metric, used: u64, limit: u64) -> Result<Vec<CapacityEvent>> {
-        let thresholds = self
-            .thresholds
-            .get(&metric)
-            .copied()
-            .unwrap_or_else(|| metric.thresholds());
+        let thresholds = metric.thresholds();
         if limit == 0 {
             return Err(zero_limit());
         }

@@ -1,0 +1,97 @@
+//! What a store stands on: the file system, the files beside it, and how its own file was made.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::files;
+use crate::sql::db::{Db, set_wal};
+use crate::store::Store;
+
+/// What is around a database file, whether or not the file itself can be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The network file system that holds it, when it is one.
+    pub network_file_system: Option<&'static str>,
+    /// Bytes that its file system has left; `None` when it does not tell.
+    pub free_bytes: Option<u64>,
+    /// Main file.
+    pub database_bytes: u64,
+    /// Write-ahead log.
+    pub wal_bytes: u64,
+    /// Held for a full disk; `None` when no writer has made a reserve yet.
+    pub reserve_bytes: Option<u64>,
+}
+
+impl Surroundings {
+    /// Looks around `path`.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let db = Db::at(path);
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let reserve = std::fs::metadata(db.beside("-reserve"));
+        Self {
+            network_file_system: files::network_file_system(folder.unwrap_or(Path::new("."))),
+            free_bytes: files::free_bytes(path),
+            database_bytes: db.main_bytes(),
+            wal_bytes: db.wal_bytes(),
+            reserve_bytes: reserve.ok().map(|metadata| metadata.len()),
+        }
+    }
+}
+
+/// How a store's file was made: what SQLite keeps in it, and cannot change without rewriting it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSettings {
+    /// The linked SQLite.
+    pub sqlite_version: &'static str,
+    /// Format of the store.
+    pub format: u32,
+    /// Whether free pages can be given back without rewriting the file.
+    pub gives_space_back: bool,
+    /// Whether readers and a writer go on beside each other.
+    pub write_ahead_log: bool,
+}
+
+/// `PRAGMA auto_vacuum` of a file whose free pages are given back when asked.
+pub(crate) const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+
+fn has_log(connection: &Connection) -> rusqlite::Result<bool> {
+    let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+    Ok(mode.eq_ignore_ascii_case("wal"))
+}
+
+/// Turns the write-ahead log on where there is none: SQLite makes copies without it, so that a
+/// restored store would let its readers and its writer wait for each other for ever.
+pub(crate) fn turn_on_log(db: &Db, connection: &Connection) {
+    let turned_on = || match has_log(connection)? {
+        true => Ok(()),
+        false => set_wal(connection),
+    };
+    // Somebody may read it just now, or it cannot be written: the next opening tries again.
+    if let Err(error) = turned_on() {
+        tracing::warn!(path = %db.path().display(), %error, "the write-ahead log was not turned on");
+    }
+}
+
+impl Store {
+    /// How the file was made.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn file_settings(&self) -> Result<FileSettings> {
+        self.query("read the file's settings", |connection| {
+            let auto_vacuum: i64 =
+                connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+            let format: u32 =
+                connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok(FileSettings {
+                sqlite_version: rusqlite::version(),
+                format,
+                gives_space_back: auto_vacuum == AUTO_VACUUM_INCREMENTAL,
+                write_ahead_log: has_log(connection)?,
+            })
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! Copies of a store, and what stands in their way.
+
+// A failed unwrap is a failed test, in helpers as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use betcode_storage::{
+    BackupReport, Batch, ErrorKind, ReadRange, SessionId, Store, StoreError, StoreOptions, restore,
+};
+use bytes::Bytes;
+
+fn open(path: &Path) -> Store {
+    let options = StoreOptions {
+        reserve_bytes: 64 << 10,
+        ..StoreOptions::default()
+    };
+    Store::open(path, options).unwrap()
+}
+
+fn record(store: &Store, session: &str, messages: u64) {
+    let id: SessionId = session.parse().unwrap();
+    let lines =
+        (0..messages).map(|n| Bytes::from(format!("{{\"n\":{n},\"session\":\"{session}\"}}")));
+    store.append(Batch::new(id, lines.collect())).unwrap();
+}
+
+fn count(store: &Store, session: &str) -> usize {
+    let id: SessionId = session.parse().unwrap();
+    store
+        .read(&id, ReadRange::all())
+        .unwrap()
+        .map(Result::unwrap)
+        .count()
+}
+
+fn backup(store: &Store, to: &Path) -> Result<BackupReport, StoreError> {
+    store.backup(to, &mut |_| ControlFlow::Continue(()))
+}
+
+fn put_back(copy: &Path, to: &Path, replace: bool) -> Result<BackupReport, StoreError> {
+    restore(copy, to, replace, &mut |_| ControlFlow::Continue(()))
+}
+
+/// A backup of one store, and beside `history.db`, which is not there, the log of another one
+/// that was never moved into its main file.
+fn backup_and_stray_log(folder: &Path) -> (PathBuf, PathBuf, Vec<u8>) {
+    let copy = folder.join("copy.db");
+    let source = open(&folder.join("source.db"));
+    record(&source, "kept", 100);
+    backup(&source, &copy).unwrap();
+    let other = folder.join("other.db");
+    let store = open(&other);
+    record(&store, "lost", 2000);
+    let log = fs::read(folder.join("other.db-wal")).unwrap();
+    assert!(!log.is_empty());
+    // As it is without its log.
+    fs::copy(&other, folder.join("other.main")).unwrap();
+    let to = folder.join("history.db");
+    fs::write(folder.join("history.db-wal"), &log).unwrap();
+    (copy, to, log)
+}
+
+#[test]
+fn the_log_of_a_lost_database_does_not_get_into_what_is_restored_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, to, log) = backup_and_stray_log(folder.path());
+    let refused = put_back(&copy, &to, false).unwrap_err();
+    assert!(matches!(refused, StoreError::StrayLog { .. }), "{refused}");
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(!to.exists());
+
+    let restored = put_back(&copy, &to, true).unwrap();
+    let aside = restored.moved_aside.unwrap();
+    assert_eq!(fs::read(aside).unwrap(), log);
+    let store = open(&to);
+    assert_eq!(count(&store, "kept"), 100);
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.ok(), "{:?}", report.problems);
+}
+
+#[test]
+fn a_backup_is_not_put_beside_the_log_of_another_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, to, log) = backup_and_stray_log(folder.path());
+    let store = open(&copy);
+    let refused = backup(&store, &to).unwrap_err();
+    assert!(matches!(refused, StoreError::StrayLog { .. }), "{refused}");
+    assert_eq!(fs::read(folder.path().join("history.db-wal")).unwrap(), log);
+}
+
+#[test]
+fn a_new_store_does_not_delete_the_log_of_one_that_was_moved_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, to, log) = backup_and_stray_log(folder.path());
+    let refused = Store::open(&to, StoreOptions::default()).unwrap_err();
+    assert!(matches!(refused, StoreError::StrayLog { .. }), "{refused}");
+    assert_eq!(fs::read(folder.path().join("history.db-wal")).unwrap(), log);
+    assert!(!to.exists());
+}
+
+#[test]
+fn a_database_moved_aside_takes_its_log_along_also_after_a_crash_between_the_two() {
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, to, log) = backup_and_stray_log(folder.path());
+    // As a crash leaves it: the log is aside already, the main file is not.
+    fs::rename(
+        folder.path().join("history.db-wal"),
+        folder.path().join("history.db.replaced-wal"),
+    )
+    .unwrap();
+    fs::copy(folder.path().join("other.main"), &to).unwrap();
+    let aside = put_back(&copy, &to, true).unwrap().moved_aside.unwrap();
+    assert_eq!(aside, folder.path().join("history.db.replaced"));
+    assert_eq!(
+        fs::read(folder.path().join("history.db.replaced-wal")).unwrap(),
+        log
+    );
+    assert_eq!(count(&open(&aside), "lost"), 2000);
+}
+
+#[test]
+fn a_copy_that_is_ended_leaves_nothing_and_what_a_killed_one_left_is_no_obstacle() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("history.db"));
+    record(&store, "s", 5000);
+    let copy = folder.path().join("copy.db");
+    let refused = store
+        .backup(&copy, &mut |_| ControlFlow::Break(()))
+        .unwrap_err();
+    assert!(matches!(refused, StoreError::Cancelled), "{refused}");
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("copy.db"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    fs::write(folder.path().join("copy.db.partial"), b"half of it").unwrap();
+    fs::write(folder.path().join("copy.db.partial-journal"), b"half of it").unwrap();
+    assert_eq!(backup(&store, &copy).unwrap().messages, 5000);
+    assert!(!folder.path().join("copy.db.partial-journal").exists());
+}
+
+#[test]
+fn whichever_table_is_damaged_a_check_lists_it_and_comes_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let store = open(&path);
+    for session in ["a", "b", "c"] {
+        record(&store, session, 500);
+    }
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let roots: Vec<(String, u32)> = connection
+        .prepare("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 1")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let page: u32 = connection
+        .pragma_query_value(None, "page_size", |row| row.get(0))
+        .unwrap();
+    drop(connection);
+    assert!(roots.len() > 5, "{roots:?}");
+    let whole = fs::read(&path).unwrap();
+    let damaged = folder.path().join("damaged.db");
+    for (name, root) in roots {
+        let mut bytes = whole.clone();
+        bytes[((root - 1) * page) as usize..][..8].fill(0xff);
+        fs::write(&damaged, bytes).unwrap();
+        let store = match Store::open_read_only(&damaged, StoreOptions::default()) {
+            Ok(store) => store,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Damaged, "{name}: {error}");
+                continue;
+            }
+        };
+        let report = store
+            .verify(&mut |_| ControlFlow::Continue(()))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!report.ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_restored_store_has_its_log_again_and_gives_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    record(&open(&path), "s", 500);
+    // As a file that other tools have rewritten may be.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = 0; VACUUM")
+        .unwrap();
+    drop(connection);
+    let settings = Store::open_read_only(&path, StoreOptions::default())
+        .and_then(|store| store.file_settings())
+        .unwrap();
+    assert!(!settings.gives_space_back && !settings.write_ahead_log);
+
+    let copy = folder.path().join("copy.db");
+    backup(&open(&path), &copy).unwrap();
+    put_back(&copy, &path, true).unwrap();
+    let settings = open(&path).file_settings().unwrap();
+    assert!(settings.gives_space_back && settings.write_ahead_log);
+    assert_eq!(count(&open(&path), "s"), 500);
+}

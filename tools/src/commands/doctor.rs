@@ -1,0 +1,378 @@
+//! `doctor`: what the database stands on, looked at in a moment; and what to do about it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use betcode_storage::capacity::report::CapacityReport;
+use betcode_storage::limits::{RESERVE_BYTES_DEFAULT, RESERVE_BYTES_MIN, WAL_BYTES_KEPT_MAX};
+use betcode_storage::{FileSettings, Level, Surroundings};
+use serde::Serialize;
+use serde_json::json;
+
+use super::Context;
+use crate::daemon::DaemonStatus;
+use crate::error::{Exit, Failure, Result};
+use crate::output::format;
+
+/// Look at everything around the database, and say what to do
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Reads no history and changes nothing, so it takes a moment whatever the size: `betcode-db \
+verify` checks the history itself. Exit code 1 when something is to be done.")]
+pub struct Args {}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Ok,
+    /// Nothing is wrong, and something is worth knowing.
+    Note,
+    /// Something is to be done.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+struct Check {
+    check: &'static str,
+    state: State,
+    what: String,
+    #[serde(rename = "try")]
+    hint: Option<String>,
+}
+
+impl Check {
+    fn ok(check: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            check,
+            state: State::Ok,
+            what: what.into(),
+            hint: None,
+        }
+    }
+
+    fn note(check: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            state: State::Note,
+            hint: Some(hint.into()),
+            ..Self::ok(check, what)
+        }
+    }
+
+    fn problem(check: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            state: State::Problem,
+            ..Self::note(check, what, hint)
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
+    let path = context.database()?;
+    let around = Surroundings::of(&path);
+    let opened = context.open_read_only().and_then(|store| {
+        let settings = store.file_settings()?;
+        let report = store.capacity_report()?;
+        Ok((settings, report))
+    });
+    if let Err(failure) = &opened
+        && failure.exit == Exit::NotFound
+    {
+        return Err(failure.clone());
+    }
+    let mut checks = Vec::new();
+    match &opened {
+        Ok((settings, report)) => {
+            checks.push(database(report));
+            checks.extend(file(settings));
+            checks.push(limit(report));
+            checks.push(compaction(report));
+            checks.push(room(&around, report));
+            checks.push(log(&around));
+        }
+        Err(failure) => checks.push(unopened(failure)),
+    }
+    checks.push(file_system(&around));
+    checks.extend(permissions(&path));
+    checks.push(reserve(&around));
+    checks.extend(leftovers(&path));
+    checks.push(daemon(&path));
+    let problems = checks.iter().filter(|c| c.state == State::Problem).count();
+    context.out.json(&json!({
+        "database": path.display().to_string(),
+        "ok": problems == 0,
+        "checks": checks,
+    }));
+    context.out.line(format!("Database     {}", path.display()));
+    for check in &checks {
+        let state = match check.state {
+            State::Ok => "ok",
+            State::Note => "note",
+            State::Problem => "PROBLEM",
+        };
+        context
+            .out
+            .line(format!("{:<12} {state:<8} {}", check.check, check.what));
+        if let Some(hint) = &check.hint {
+            context.out.line(format!("{:<21} try: {hint}", ""));
+        }
+    }
+    Ok(match problems {
+        0 => Exit::Ok,
+        _ => Exit::Problems,
+    })
+}
+
+fn unopened(failure: &Failure) -> Check {
+    let hint = match failure.exit {
+        Exit::Damaged => "restore a backup: betcode-db restore FILE --replace keeps this one aside",
+        _ => failure.hint.as_deref().unwrap_or("see docs/OPERATIONS.md"),
+    };
+    Check::problem("database", failure.to_string(), hint)
+}
+
+fn database(report: &CapacityReport) -> Check {
+    let what = format!(
+        "{}, {} in {}",
+        format::counted(report.sessions, "session"),
+        format::counted(report.messages, "message"),
+        format::bytes(report.used_bytes())
+    );
+    Check::ok("database", what)
+}
+
+fn file(settings: &FileSettings) -> Vec<Check> {
+    let hint = "back it up and restore it: betcode-db backup FILE, then restore FILE --replace";
+    vec![
+        Check::ok(
+            "file",
+            format!(
+                "format {}, SQLite {}",
+                settings.format, settings.sqlite_version
+            ),
+        ),
+        match settings.gives_space_back {
+            true => Check::ok("free pages", "can be given back to the disk"),
+            false => Check::problem("free pages", "cannot be given back to the disk", hint),
+        },
+        match settings.write_ahead_log {
+            true => Check::ok("journal", "write-ahead log"),
+            false => Check::note(
+                "journal",
+                "no write-ahead log: this is a copy that nobody has written to",
+                "nothing: the next writer turns it on",
+            ),
+        },
+    ]
+}
+
+fn limit(report: &CapacityReport) -> Check {
+    let what = format!(
+        "{} of {} ({})",
+        format::bytes(report.used_bytes()),
+        format::bytes(report.limit_bytes),
+        format::percent_of(report.used_fraction)
+    );
+    let hint = "betcode-db compact; then retain or delete, or raise --limit-bytes (the daemon's max_db_bytes)";
+    match report.level {
+        Level::Ok => Check::ok("limit", what),
+        Level::Warning => Check::note("limit", what, hint),
+        Level::Critical => Check::problem("limit", what, hint),
+    }
+}
+
+fn compaction(report: &CapacityReport) -> Check {
+    let last = report.compaction_runs.first();
+    if let Some(failed) = last.filter(|run| run.outcome == "failed") {
+        let what = format!("the last run failed: {}", failed.detail);
+        return Check::problem("compaction", what, "betcode-db verify, then compact");
+    }
+    let saves = format!(
+        "it would save about {}",
+        format::bytes(report.compactable_bytes)
+    );
+    // Fresh messages always wait; a tenth of the file is worth a word.
+    if report.compactable_bytes > report.used_bytes() / 10 {
+        return Check::note("compaction", saves, "betcode-db compact");
+    }
+    Check::ok("compaction", saves)
+}
+
+/// What is left on the disk, against what working takes: the log, and a copy.
+fn room(around: &Surroundings, report: &CapacityReport) -> Check {
+    let copy = report.database_bytes.saturating_sub(report.free_bytes);
+    let Some(free) = around.free_bytes else {
+        return Check::note("disk", "does not say how much is free", "look with df");
+    };
+    let what = format!(
+        "{} free; a backup beside it takes {}",
+        format::bytes(free),
+        format::bytes(copy)
+    );
+    if free < WAL_BYTES_KEPT_MAX + RESERVE_BYTES_MIN {
+        let hint = "free space on that disk, then betcode-db compact";
+        return Check::problem("disk", what, hint);
+    }
+    if free < copy {
+        return Check::note("disk", what, "back up to another disk");
+    }
+    Check::ok("disk", what)
+}
+
+fn log(around: &Surroundings) -> Check {
+    let used = format::bytes(around.wal_bytes);
+    if around.wal_bytes > 2 * WAL_BYTES_KEPT_MAX {
+        let what = format!("{used}: a reader has held it for long, or a writer was killed");
+        let hint = "end what reads the database for long; betcode-db compact makes the log short";
+        return Check::note("log", what, hint);
+    }
+    Check::ok("log", used)
+}
+
+fn file_system(around: &Surroundings) -> Check {
+    match around.network_file_system {
+        None => Check::ok("file system", "local"),
+        Some(kind) => Check::problem(
+            "file system",
+            format!("{kind}: SQLite's locks do not hold across machines"),
+            "move the database to a local disk: betcode-db backup FILE, then --db FILE",
+        ),
+    }
+}
+
+fn permissions(path: &Path) -> Vec<Check> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let mut open = Vec::new();
+    for (what, bits) in [(path, 0o077), (folder.unwrap_or(Path::new(".")), 0o022)] {
+        let Ok(metadata) = fs::metadata(what) else {
+            continue;
+        };
+        let mode = metadata.mode() & 0o7777;
+        // In a folder like /tmp nobody can replace what is not theirs.
+        if mode & bits != 0 && mode & 0o1000 == 0 {
+            let others = if bits == 0o077 { "read" } else { "replace" };
+            open.push(Check::problem(
+                "permissions",
+                format!(
+                    "{} has mode {mode:04o}: others may {others} it",
+                    what.display()
+                ),
+                format!("chmod go-rwx {}", what.display()),
+            ));
+        }
+    }
+    if open.is_empty() {
+        open.push(Check::ok(
+            "permissions",
+            "only its owner can read and replace it",
+        ));
+    }
+    open
+}
+
+fn reserve(around: &Surroundings) -> Check {
+    let hint = "free space on that disk: the next writer puts it aside again";
+    match around.reserve_bytes {
+        Some(0) => Check::problem("reserve", "was given up, because the disk was full", hint),
+        None => Check::ok("reserve", "none yet: the next writer puts it aside"),
+        Some(bytes) if bytes < RESERVE_BYTES_DEFAULT => Check::note(
+            "reserve",
+            format!(
+                "{} of {}: the disk had little room",
+                format::bytes(bytes),
+                format::bytes(RESERVE_BYTES_DEFAULT)
+            ),
+            hint,
+        ),
+        Some(bytes) => Check::ok("reserve", format::bytes(bytes)),
+    }
+}
+
+/// Files that work which was ended, or a restore, has left beside the database.
+fn leftovers(path: &Path) -> Vec<Check> {
+    let found: Vec<(PathBuf, u64, &'static str)> = beside(path)
+        .filter_map(|(file, suffix)| {
+            let hint = hint_for_leftover(&suffix)?;
+            let bytes = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+            Some((file, bytes, hint))
+        })
+        .collect();
+    if found.is_empty() {
+        return vec![Check::ok("leftovers", "none")];
+    }
+    found
+        .into_iter()
+        .map(|(file, bytes, hint)| {
+            let what = format!("{} ({})", file.display(), format::bytes(bytes));
+            Check::note("leftovers", what, hint)
+        })
+        .collect()
+}
+
+/// The files whose names continue that of the database, and how.
+fn beside(path: &Path) -> impl Iterator<Item = (PathBuf, String)> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let name = path.file_name().unwrap_or_default().to_owned();
+    let mut files: Vec<_> = fs::read_dir(folder.unwrap_or(Path::new(".")))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let other = entry.file_name();
+            let suffix = other
+                .as_encoded_bytes()
+                .strip_prefix(name.as_encoded_bytes())?;
+            let suffix = String::from_utf8_lossy(suffix).into_owned();
+            Some((entry.path(), suffix)).filter(|(_, suffix)| !suffix.is_empty())
+        })
+        .collect();
+    files.sort();
+    files.into_iter()
+}
+
+fn hint_for_leftover(suffix: &str) -> Option<&'static str> {
+    if suffix.starts_with(".partial") {
+        return Some("delete it, unless a backup or a restore is running");
+    }
+    if suffix.starts_with(".replaced") {
+        return Some("a restore moved it aside; delete it once you do not want it back");
+    }
+    if suffix.starts_with(".stray") {
+        return Some(
+            "the log of a database that is gone; delete it if that one is not wanted back",
+        );
+    }
+    if suffix.starts_with(".v") && suffix.ends_with(".backup") {
+        return Some(
+            "the store before its format was brought up to date; delete it when all is well",
+        );
+    }
+    None
+}
+
+fn daemon(path: &Path) -> Check {
+    let Some(daemon) = DaemonStatus::of(path) else {
+        return Check::ok("daemon", "none serves it");
+    };
+    if let Some(why) = daemon.unreachable {
+        return Check::problem(
+            "daemon",
+            format!(
+                "process {} serves it and cannot be asked: {why}",
+                daemon.pid
+            ),
+            "look at its log; restart it",
+        );
+    }
+    match daemon.compaction_error {
+        Some(why) => Check::problem(
+            "daemon",
+            format!("process {}; its last compaction failed: {why}", daemon.pid),
+            "betcode-db verify",
+        ),
+        None => Check::ok("daemon", format!("process {}", daemon.pid)),
+    }
+}

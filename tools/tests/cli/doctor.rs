@@ -1,0 +1,105 @@
+//! `doctor`: what is around a database, and what to do about it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use super::tool::Tool;
+
+fn tool() -> Tool {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", "{\"type\":\"user\"}\n".repeat(200));
+    tool.ok(["import", tool.path("src").to_str().unwrap()]);
+    tool
+}
+
+/// The checks of a kind that did not end with `ok`.
+fn remarks(document: &Value, check: &str) -> Vec<Value> {
+    let checks = document["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .filter(|one| one["check"] == check && one["state"] != "ok")
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn a_sound_store_has_no_problems() {
+    let tool = tool();
+    let (document, code) = tool.json(["doctor"]);
+    assert_eq!((code, &document["ok"]), (0, &true.into()), "{document}");
+    assert!(tool.ok(["doctor"]).text().contains("free pages   ok"));
+}
+
+#[test]
+fn what_others_may_read_is_a_problem_with_its_remedy() {
+    let tool = tool();
+    fs::set_permissions(tool.db(), fs::Permissions::from_mode(0o644)).unwrap();
+    let (document, code) = tool.json(["doctor"]);
+    assert_eq!((code, &document["ok"]), (1, &false.into()));
+    let found = remarks(&document, "permissions");
+    assert_eq!(found[0]["state"], "problem");
+    assert!(
+        found[0]["try"]
+            .as_str()
+            .unwrap()
+            .starts_with("chmod go-rwx")
+    );
+}
+
+#[test]
+fn what_ended_work_left_behind_is_named() {
+    let tool = tool();
+    for name in [
+        "history.db.replaced",
+        "history.db.partial",
+        "history.db.unrelated",
+    ] {
+        tool.write(format!("store/{name}"), "left");
+    }
+    let (document, code) = tool.json(["doctor"]);
+    assert_eq!(code, 0);
+    let found = remarks(&document, "leftovers");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0]["what"]
+            .as_str()
+            .unwrap()
+            .contains("history.db.partial")
+    );
+}
+
+#[test]
+fn a_file_whose_pages_cannot_be_given_back_is_a_problem() {
+    let tool = tool();
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    // What a copy by other tools may look like.
+    connection.pragma_update(None, "auto_vacuum", 0).unwrap();
+    connection
+        .execute_batch("PRAGMA journal_mode = DELETE; VACUUM")
+        .unwrap();
+    drop(connection);
+    let (document, code) = tool.json(["doctor"]);
+    assert_eq!(code, 1);
+    assert_eq!(remarks(&document, "free pages").len(), 1);
+    assert_eq!(remarks(&document, "journal")[0]["state"], "note");
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_told_with_what_is_around_it() {
+    let tool = tool();
+    let bytes = fs::read(tool.db()).unwrap();
+    fs::write(tool.db(), &bytes[..bytes.len() / 2]).unwrap();
+    let (document, code) = tool.json(["doctor"]);
+    assert_eq!(code, 1);
+    let found = remarks(&document, "database");
+    assert!(
+        found[0]["try"].as_str().unwrap().contains("restore"),
+        "{found:?}"
+    );
+    assert!(document["checks"].as_array().unwrap().len() > 3);
+
+    fs::remove_file(tool.db()).unwrap();
+    assert_eq!(tool.run(["doctor"]).code, 3);
+}
