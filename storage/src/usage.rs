@@ -3,7 +3,8 @@
 //! An agent prints one `assistant` line per content block, all with the same message id and the
 //! same (growing) usage, and a `result` line that sums the turn. Counting every line would inflate
 //! the totals several times, so a message counts once, and a `result` replaces what its turn's
-//! messages added. The sums are as good as what the agent prints: estimates, not an invoice.
+//! messages added. Other agents print the usage of the whole session so far; of these the last
+//! counts. The sums are as good as what the agent prints: estimates, not an invoice.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,12 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    fn sum(self) -> u64 {
+        let read = self.input.saturating_add(self.cache_read);
+        let written = self.output.saturating_add(self.cache_creation);
+        read.saturating_add(written)
+    }
+
     fn plus(self, other: Self) -> Self {
         Self {
             input: self.input.saturating_add(other.input),
@@ -42,6 +49,11 @@ pub enum UsageFact {
         /// `message.id`, the same for all lines of one message.
         message_id: String,
         /// Usage so far of that message.
+        tokens: Tokens,
+    },
+    /// Usage of an agent process so far, as Codex prints it.
+    SoFar {
+        /// All its tokens.
         tokens: Tokens,
     },
     /// A `result` line.
@@ -81,6 +93,15 @@ impl SessionUsage {
                 if *message_id != self.open_message_id {
                     self.turn = self.turn.plus(self.open);
                     self.open_message_id.clone_from(message_id);
+                }
+                self.open = *tokens;
+            }
+            UsageFact::SoFar { tokens } => {
+                // Of a process that went on from another, which counts from zero, or of messages
+                // that were counted one by one.
+                if !self.open_message_id.is_empty() || tokens.sum() < self.open.sum() {
+                    self.turn = self.turn.plus(self.open);
+                    self.open_message_id.clear();
                 }
                 self.open = *tokens;
             }
@@ -181,6 +202,21 @@ mod tests {
             "{}",
             usage.cost_usd()
         );
+    }
+
+    #[test]
+    fn of_sums_so_far_the_last_counts_until_one_falls() {
+        let mut usage = SessionUsage::default();
+        for output in [5, 5, 12] {
+            let tokens = tokens(output);
+            usage.add(&UsageFact::SoFar { tokens });
+        }
+        assert_eq!(usage.tokens().output, 12);
+        for output in [3, 4] {
+            let tokens = tokens(output);
+            usage.add(&UsageFact::SoFar { tokens });
+        }
+        assert_eq!(usage.tokens().output, 16);
     }
 
     #[test]

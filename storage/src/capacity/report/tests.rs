@@ -338,9 +338,9 @@ fn bases_count_as_compacted_bytes() {
 }
 
 #[test]
-fn text_says_which_sessions_tell_no_time() {
+fn text_says_how_many_sessions_have_no_active_time() {
     let mut fixture = Fixture::new();
-    assert!(!text(&report()).contains("no timestamps"));
+    assert!(!text(&report()).contains("no time between"));
     fixture.untimed = Untimed {
         sessions: 1,
         messages: 10,
@@ -348,13 +348,13 @@ fn text_says_which_sessions_tell_no_time() {
     };
     let some = text(&build(&fixture.input()).unwrap());
     assert!(
-        some.contains("no timestamps in 1 session (5.80 MB)"),
+        some.contains("no time between lines in 1 session (5.80 MB)"),
         "{some}"
     );
     fixture.untimed.sessions = 3;
     fixture.totals.active_ms = 0;
     let all = text(&build(&fixture.input()).unwrap());
-    assert!(all.contains("no timestamps in any session"), "{all}");
+    assert!(all.contains("no time between lines in any session"), "{all}");
     assert!(!all.contains("of active time"), "{all}");
 }
 

@@ -148,13 +148,13 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
     if untimed.sessions == 0 {
         return;
     }
-    let what = if untimed.sessions == report.sessions {
-        "no timestamps in any session".to_owned()
+    let which = if untimed.sessions == report.sessions {
+        "any session".to_owned()
     } else {
-        format!("no timestamps in {}", counted(untimed.sessions, "session"))
+        counted(untimed.sessions, "session")
     };
     out.line(&format!(
-        "  {what} ({}): counted in bytes, not in hours",
+        "  no time between lines in {which} ({}): counted in bytes, not in hours",
         bytes(untimed.raw_bytes)
     ));
 }

@@ -1,0 +1,210 @@
+//! What lines of each agent tell, by their type.
+//!
+//! To read another agent's lines, add its types to [`READERS`].
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::json::{count, fields, fields_of, items, number, string};
+use super::preview;
+use super::{Line, SessionFacts};
+use crate::usage::{Tokens, UsageFact};
+
+/// What readers fill.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) usage: Option<UsageFact>,
+    pub(super) preview: Option<String>,
+    pub(super) session: SessionFacts,
+}
+
+/// Adds what a line tells beyond what lines of all types do.
+type Reader = fn(&Line<'_>, &mut Told);
+
+/// Which lines are read further. No two agents give one type different meanings, so far: a
+/// reader that does not find what it looks for adds nothing.
+const READERS: &[(&str, Reader)] = &[
+    // Claude Code, printed and in transcripts.
+    ("assistant", claude_assistant),
+    ("result", claude_result),
+    ("system", claude_system),
+    // Codex rollouts.
+    ("event_msg", codex_event),
+    ("response_item", codex_item),
+    ("turn_context", codex_context),
+    ("session_meta", codex_context),
+    // pi and what is built on it.
+    ("message", pi_message),
+    ("model_change", pi_model),
+    ("session", pi_session),
+];
+
+/// Reads further what is told by lines of this type.
+pub(super) fn read(kind: &str, line: &Line<'_>, told: &mut Told) {
+    if let Some((_, reader)) = READERS.iter().find(|(name, _)| *name == kind) {
+        reader(line, told);
+    }
+}
+
+/// Costs above this are no costs: a line that claims more would spoil its session's sum for good.
+const COST_USD_MAX: f64 = 1e9;
+
+fn claude_assistant(line: &Line<'_>, told: &mut Told) {
+    let [id, model, usage, content] = fields_of(line.message, &["id", "model", "usage", "content"]);
+    // What Claude Code writes for messages that no model made.
+    let model = model.and_then(string).filter(|m| m != "<synthetic>");
+    fill(&mut told.session.model, model);
+    let tokens = usage.and_then(claude_tokens);
+    if let (Some(id), Some(tokens)) = (id.and_then(string), tokens) {
+        told.usage = Some(UsageFact::Assistant {
+            message_id: id.into_owned(),
+            tokens,
+        });
+    }
+    told.preview = content.and_then(first_text);
+}
+
+fn claude_result(line: &Line<'_>, told: &mut Told) {
+    told.usage = Some(UsageFact::Result {
+        tokens: line.usage.and_then(claude_tokens).unwrap_or_default(),
+        cost_usd: line.total_cost_usd.and_then(cost_usd),
+    });
+    told.preview = line.result.and_then(string).and_then(|t| preview::of(&t));
+}
+
+fn claude_system(line: &Line<'_>, told: &mut Told) {
+    if line.subtype.and_then(string).as_deref() == Some("init") {
+        told.usage = Some(UsageFact::ProcessStarted);
+    }
+}
+
+fn claude_tokens(usage: &RawValue) -> Option<Tokens> {
+    let [input, output, cache_read, cache_creation] = fields(
+        usage.get(),
+        &[
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+        ],
+    )?;
+    Some(Tokens {
+        input: number_of(input),
+        output: number_of(output),
+        cache_read: number_of(cache_read),
+        cache_creation: number_of(cache_creation),
+    })
+}
+
+fn codex_context(line: &Line<'_>, told: &mut Told) {
+    let [id, cwd, model] = fields_of(line.payload, &["id", "cwd", "model"]);
+    fill(&mut told.session.agent_session_id, id.and_then(string));
+    fill(&mut told.session.working_directory, cwd.and_then(string));
+    fill(&mut told.session.model, model.and_then(string));
+}
+
+fn codex_event(line: &Line<'_>, told: &mut Told) {
+    let [kind, info, message] = fields_of(line.payload, &["type", "info", "message"]);
+    match kind.and_then(string).as_deref() {
+        Some("token_count") => {
+            let [total] = fields_of(info, &["total_token_usage"]);
+            told.usage = total
+                .and_then(codex_tokens)
+                .map(|tokens| UsageFact::SoFar { tokens });
+        }
+        Some("agent_message" | "user_message") => {
+            told.preview = message.and_then(string).and_then(|t| preview::of(&t));
+        }
+        _ => {}
+    }
+}
+
+fn codex_item(line: &Line<'_>, told: &mut Told) {
+    let [kind, role, content] = fields_of(line.payload, &["type", "role", "content"]);
+    if kind.and_then(string).as_deref() != Some("message") {
+        return;
+    }
+    told.preview = match role.and_then(string).as_deref() {
+        Some("assistant") => content.and_then(first_text),
+        // What Codex itself puts before the user's words comes in the user's name, in tags or
+        // under this title.
+        Some("user") => content
+            .and_then(first_text)
+            .filter(|t| !t.starts_with('<') && !t.starts_with("# AGENTS.md")),
+        _ => None,
+    };
+}
+
+/// Codex counts cached tokens among the input.
+fn codex_tokens(usage: &RawValue) -> Option<Tokens> {
+    let names = &["input_tokens", "cached_input_tokens", "output_tokens"];
+    let [input, cached, output] = fields(usage.get(), names)?.map(number_of);
+    Some(Tokens {
+        input: input.saturating_sub(cached),
+        output,
+        cache_read: cached.min(input),
+        cache_creation: 0,
+    })
+}
+
+fn pi_message(line: &Line<'_>, told: &mut Told) {
+    let names = &["role", "model", "usage", "content"];
+    let [role, model, usage, content] = fields_of(line.message, names);
+    if role.and_then(string).as_deref() != Some("assistant") {
+        return;
+    }
+    fill(&mut told.session.model, model.and_then(string));
+    let id = line.id.and_then(string);
+    if let (Some(id), Some(usage)) = (id, usage) {
+        let names = &["input", "output", "cacheRead", "cacheWrite"];
+        let [input, output, cache_read, cache_creation] =
+            fields_of(Some(usage), names).map(number_of);
+        told.usage = Some(UsageFact::Assistant {
+            message_id: id.into_owned(),
+            tokens: Tokens {
+                input,
+                output,
+                cache_read,
+                cache_creation,
+            },
+        });
+    }
+    told.preview = content.and_then(first_text);
+}
+
+fn pi_model(line: &Line<'_>, told: &mut Told) {
+    fill(&mut told.session.model, line.model_id.and_then(string));
+}
+
+fn pi_session(line: &Line<'_>, told: &mut Told) {
+    fill(&mut told.session.agent_session_id, line.id.and_then(string));
+}
+
+/// Notes what is told, unless something was already.
+pub(super) fn fill(kept: &mut String, told: Option<Cow<'_, str>>) {
+    if kept.is_empty() {
+        *kept = told.unwrap_or_default().into_owned();
+    }
+}
+
+fn number_of(value: Option<&RawValue>) -> u64 {
+    value.and_then(count).unwrap_or(0)
+}
+
+fn cost_usd(value: &RawValue) -> Option<f64> {
+    number(value).filter(|cost| (0.0..=COST_USD_MAX).contains(cost))
+}
+
+/// The beginning of the first text of a message's content, which is text or blocks.
+fn first_text(content: &RawValue) -> Option<String> {
+    if let Some(text) = string(content) {
+        return preview::of(&text);
+    }
+    items(content)?.into_iter().find_map(|block| {
+        let [kind, text] = fields_of(Some(block), &["type", "text"]);
+        let kind = kind.and_then(string)?;
+        let is_text = matches!(&*kind, "text" | "output_text" | "input_text");
+        preview::of(&text.filter(|_| is_text).and_then(string)?)
+    })
+}

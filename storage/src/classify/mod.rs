@@ -1,0 +1,460 @@
+//! What a line says about itself: its type, when it was said, and what it adds to usage.
+//!
+//! Lines are input: whatever cannot be read is history all the same, and is classed as such.
+
+mod agents;
+mod json;
+mod preview;
+
+use chrono::DateTime;
+use serde_json::value::RawValue;
+
+use self::agents::{Told, fill};
+use self::json::{number, string};
+use crate::limits::MESSAGE_TYPE_BYTES_MAX;
+use crate::usage::UsageFact;
+
+/// Type of lines that are not a JSON object.
+pub const TYPE_NOT_JSON: &str = "(not json)";
+/// Type of JSON objects without a usable `type`.
+pub const TYPE_UNTYPED: &str = "(untyped)";
+
+/// What one line tells.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LineFacts {
+    /// The top-level `type`, or one of the names in parentheses.
+    pub message_type: String,
+    /// The line's own timestamp, Unix milliseconds.
+    pub said_ms: Option<i64>,
+    /// What it adds to the session's usage.
+    pub usage: Option<UsageFact>,
+    /// Text for the session's preview.
+    pub preview: Option<String>,
+    /// What it tells about the session itself.
+    pub session: Option<SessionFacts>,
+}
+
+/// What lines tell about their session.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionFacts {
+    /// The agent's working directory.
+    pub working_directory: String,
+    /// The model.
+    pub model: String,
+    /// The agent's own session id.
+    pub agent_session_id: String,
+}
+
+/// The top-level fields that are read, each as it stands.
+struct Line<'a> {
+    kind: Option<&'a RawValue>,
+    subtype: Option<&'a RawValue>,
+    timestamp: Option<&'a RawValue>,
+    message: Option<&'a RawValue>,
+    payload: Option<&'a RawValue>,
+    usage: Option<&'a RawValue>,
+    total_cost_usd: Option<&'a RawValue>,
+    result: Option<&'a RawValue>,
+    cwd: Option<&'a RawValue>,
+    model: Option<&'a RawValue>,
+    model_id: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
+    conversation_id: Option<&'a RawValue>,
+    process_id: Option<&'a RawValue>,
+}
+
+impl<'a> Line<'a> {
+    const KEYS: [&'static str; 14] = [
+        "type",
+        "subtype",
+        "timestamp",
+        "message",
+        "payload",
+        "usage",
+        "total_cost_usd",
+        "result",
+        "cwd",
+        "model",
+        "modelId",
+        "id",
+        "sessionId",
+        "session_id",
+    ];
+
+    fn read(text: &'a str) -> Option<Self> {
+        let [
+            kind,
+            subtype,
+            timestamp,
+            message,
+            payload,
+            usage,
+            total_cost_usd,
+            result,
+            cwd,
+            model,
+            model_id,
+            id,
+            conversation_id,
+            process_id,
+        ] = json::fields(text, &Self::KEYS)?;
+        Some(Self {
+            kind,
+            subtype,
+            timestamp,
+            message,
+            payload,
+            usage,
+            total_cost_usd,
+            result,
+            cwd,
+            model,
+            model_id,
+            id,
+            conversation_id,
+            process_id,
+        })
+    }
+}
+
+/// Reads one line. Never fails: what cannot be read has a type that says so.
+#[must_use]
+pub fn classify(line: &[u8]) -> LineFacts {
+    let text = std::str::from_utf8(line).ok();
+    let Some(line) = text.and_then(Line::read) else {
+        return LineFacts {
+            message_type: TYPE_NOT_JSON.to_owned(),
+            ..LineFacts::default()
+        };
+    };
+    let kind = line
+        .kind
+        .and_then(string)
+        .filter(|k| !k.is_empty() && k.len() <= MESSAGE_TYPE_BYTES_MAX);
+    let mut told = Told::default();
+    let session = &mut told.session;
+    fill(&mut session.working_directory, line.cwd.and_then(string));
+    fill(&mut session.model, line.model.and_then(string));
+    // Printed lines have `session_id`, transcripts `sessionId`; transcripts since 2.1.218 have
+    // both. There `sessionId` is the one that all lines of the file carry, that names the file
+    // and that the agent resumes by, while `session_id` stands on some lines and may be another.
+    for id in [line.conversation_id, line.process_id] {
+        fill(&mut session.agent_session_id, id.and_then(string));
+    }
+    if let Some(kind) = &kind {
+        agents::read(kind, &line, &mut told);
+    }
+    LineFacts {
+        message_type: kind.map_or_else(|| TYPE_UNTYPED.to_owned(), Into::into),
+        said_ms: line.timestamp.and_then(time_ms),
+        usage: told.usage,
+        preview: told.preview,
+        session: (told.session != SessionFacts::default()).then_some(told.session),
+    }
+}
+
+/// RFC 3339 text, or a number of milliseconds (or of seconds, when it is too small for that).
+fn time_ms(raw: &RawValue) -> Option<i64> {
+    if let Some(text) = string(raw) {
+        return DateTime::parse_from_rfc3339(&text)
+            .ok()
+            .map(|t| t.timestamp_millis());
+    }
+    let number = number(raw)?;
+    // 10^11 ms is 1973 and 10^11 s is the year 5138: what stands between is unambiguous.
+    let ms = if number < 1e11 {
+        number * 1000.0
+    } else {
+        number
+    };
+    (ms > 0.0 && ms < 1e14).then_some(ms as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::usage::Tokens;
+
+    #[test]
+    fn a_transcript_line_tells_type_time_and_session() {
+        let line = br#"{"parentUuid":null,"cwd":"/home/me/x","sessionId":"s-1","type":"user","message":{"role":"user","content":"hi"},"timestamp":"2025-09-03T00:47:19.293Z"}"#;
+        let told = classify(line);
+        assert_eq!(told.message_type, "user");
+        assert_eq!(told.said_ms, Some(1_756_860_439_293));
+        let session = told.session.unwrap();
+        assert_eq!(session.working_directory, "/home/me/x");
+        assert_eq!(session.agent_session_id, "s-1");
+    }
+
+    #[test]
+    fn an_assistant_line_tells_usage_model_and_preview() {
+        let line = br#"{"type":"assistant","message":{"id":"msg_1","model":"claude","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"  two\n words "}],"usage":{"input_tokens":3,"output_tokens":5,"cache_read_input_tokens":7,"service_tier":"standard"}},"session_id":"s"}"#;
+        let told = classify(line);
+        let tokens = Tokens {
+            input: 3,
+            output: 5,
+            cache_read: 7,
+            cache_creation: 0,
+        };
+        assert_eq!(
+            told.usage,
+            Some(UsageFact::Assistant {
+                message_id: "msg_1".into(),
+                tokens
+            })
+        );
+        assert_eq!(told.preview.as_deref(), Some("two words"));
+        assert_eq!(told.session.unwrap().model, "claude");
+    }
+
+    #[test]
+    fn lines_that_cannot_be_read_are_classed_not_refused() {
+        for bad in [
+            &b""[..],
+            b"prose",
+            b"{\"type\":\"user\"",
+            b"\xff\xfe",
+            b"{} {}",
+            b"[1]",
+        ] {
+            assert_eq!(classify(bad).message_type, TYPE_NOT_JSON, "{bad:?}");
+        }
+        for untyped in [&b"{}"[..], b"{\"type\":7}", b"{\"type\":\"\"}"] {
+            assert_eq!(classify(untyped).message_type, TYPE_UNTYPED, "{untyped:?}");
+        }
+    }
+
+    #[test]
+    fn numeric_timestamps_are_seconds_or_milliseconds() {
+        assert_eq!(
+            classify(br#"{"type":"x","timestamp":1756860439}"#).said_ms,
+            Some(1_756_860_439_000)
+        );
+        assert_eq!(
+            classify(br#"{"type":"x","timestamp":1756860439293}"#).said_ms,
+            Some(1_756_860_439_293)
+        );
+        assert_eq!(
+            classify(br#"{"type":"x","timestamp":"yesterday"}"#).said_ms,
+            None
+        );
+    }
+
+    #[test]
+    fn a_line_with_both_names_of_the_session_id_is_read_and_the_conversation_wins() {
+        let line = br#"{"message":{"model":"claude-opus-5","id":"msg_1","role":"assistant","content":[{"type":"text","text":"I'll start"}],"usage":{"input_tokens":2,"cache_creation_input_tokens":60280,"output_tokens":482,"service_tier":"standard","cache_creation":{"ephemeral_1h_input_tokens":60280}}},"type":"assistant","timestamp":"2026-07-30T18:13:42.637Z","session_id":"process","cwd":"/p","sessionId":"conversation","version":"2.1.220"}"#;
+        let told = classify(line);
+        assert_eq!(told.message_type, "assistant");
+        assert_eq!(told.said_ms, Some(1_785_435_222_637));
+        assert_eq!(told.preview.as_deref(), Some("I'll start"));
+        let session = told.session.unwrap();
+        assert_eq!(session.agent_session_id, "conversation");
+        assert_eq!(
+            (session.model.as_str(), session.working_directory.as_str()),
+            ("claude-opus-5", "/p")
+        );
+        let Some(UsageFact::Assistant { tokens, .. }) = told.usage else {
+            panic!("no usage");
+        };
+        assert_eq!((tokens.output, tokens.cache_creation), (482, 60_280));
+        let odd = classify(br#"{"type":"user","sessionId":null,"session_id":"s"}"#);
+        assert_eq!(odd.session.unwrap().agent_session_id, "s");
+    }
+
+    #[test]
+    fn an_odd_block_or_count_does_not_hide_the_others() {
+        let line = br#"{"type":"assistant","message":{"id":"m","content":[null,{"type":7},{"text":"x"},{"type":"text","text":null},{"type":"text","text":"here"}],"usage":{"input_tokens":"3","output_tokens":5.0,"cache_read_input_tokens":null}}}"#;
+        let told = classify(line);
+        assert_eq!(told.preview.as_deref(), Some("here"));
+        let tokens = Tokens {
+            output: 5,
+            ..Tokens::default()
+        };
+        let message_id = "m".into();
+        assert_eq!(
+            told.usage,
+            Some(UsageFact::Assistant { message_id, tokens })
+        );
+    }
+
+    #[test]
+    fn costs_that_no_turn_has_are_not_believed() {
+        for cost in ["-1", "1e300", "1e999", "\"7\"", "null"] {
+            let line = format!(r#"{{"type":"result","total_cost_usd":{cost}}}"#);
+            let Some(UsageFact::Result { cost_usd, .. }) = classify(line.as_bytes()).usage else {
+                panic!("no usage for {cost}");
+            };
+            assert_eq!(cost_usd, None, "{cost}");
+        }
+    }
+
+    /// Facts of a line of the form `{"timestamp":…,"type":kind,"payload":payload}`.
+    fn codex(kind: &str, payload: &str) -> LineFacts {
+        let line = format!(
+            r#"{{"timestamp":"2026-03-23T07:39:39.741Z","type":"{kind}","payload":{payload}}}"#
+        );
+        let told = classify(line.as_bytes());
+        assert_eq!(told.message_type, kind);
+        assert_eq!(told.said_ms, Some(1_774_251_579_741));
+        told
+    }
+
+    #[test]
+    fn codex_rollouts_tell_directory_model_and_id() {
+        let meta = codex("session_meta", r#"{"id":"c-1","cwd":"/p","source":"cli"}"#);
+        let told = meta.session.unwrap();
+        assert_eq!(told.agent_session_id, "c-1");
+        assert_eq!(told.working_directory, "/p");
+        let turn = codex(
+            "turn_context",
+            r#"{"cwd":"/q","model":"gpt-5.4","effort":"low"}"#,
+        );
+        assert_eq!(turn.session.unwrap().model, "gpt-5.4");
+    }
+
+    #[test]
+    fn codex_rollouts_tell_usage_so_far_with_the_cache_told_apart() {
+        let line = r#"{"type":"token_count","info":{"total_token_usage":{"input_tokens":11351,"cached_input_tokens":9600,"output_tokens":179,"reasoning_output_tokens":20,"total_tokens":11530},"last_token_usage":{"input_tokens":1}}}"#;
+        let tokens = Tokens {
+            input: 1751,
+            output: 179,
+            cache_read: 9600,
+            cache_creation: 0,
+        };
+        assert_eq!(
+            codex("event_msg", line).usage,
+            Some(UsageFact::SoFar { tokens })
+        );
+        let unknown = r#"{"type":"token_count","info":null,"rate_limits":{}}"#;
+        assert_eq!(codex("event_msg", unknown).usage, None);
+    }
+
+    #[test]
+    fn codex_rollouts_tell_what_was_said_and_not_what_was_put_before_it() {
+        let said = |kind: &str, payload: &str| codex(kind, payload).preview;
+        let item = |role: &str, text: &str| {
+            said(
+                "response_item",
+                &format!(
+                    r#"{{"type":"message","role":"{role}","content":[{{"type":"output_text","text":"{text}"}}]}}"#
+                ),
+            )
+        };
+        assert_eq!(item("assistant", "done"), Some("done".into()));
+        assert_eq!(item("user", "go"), Some("go".into()));
+        assert_eq!(item("user", "<environment_context>"), None);
+        assert_eq!(item("user", "# AGENTS.md instructions for /p"), None);
+        assert_eq!(item("developer", "rules"), None);
+        let event = r#"{"type":"agent_message","message":"done\n"}"#;
+        assert_eq!(said("event_msg", event), Some("done".into()));
+        let call = r#"{"type":"function_call","name":"shell","arguments":"{}"}"#;
+        assert_eq!(said("response_item", call), None);
+    }
+
+    #[test]
+    fn pi_sessions_tell_directory_model_usage_and_text() {
+        let head = br#"{"type":"session","version":3,"id":"p-1","timestamp":"2026-04-27T08:10:29.847Z","cwd":"/p"}"#;
+        let told = classify(head).session.unwrap();
+        assert_eq!(
+            (
+                told.agent_session_id.as_str(),
+                told.working_directory.as_str()
+            ),
+            ("p-1", "/p")
+        );
+        let change = br#"{"type":"model_change","id":"9f","provider":"x","modelId":"kimi-k2.5"}"#;
+        assert_eq!(classify(change).session.unwrap().model, "kimi-k2.5");
+        let line = br#"{"type":"message","id":"e9","message":{"role":"assistant","content":[{"type":"text","text":"I see"},{"type":"toolCall"}],"model":"kimi-k2.5","usage":{"input":3610,"output":66,"cacheRead":5,"cacheWrite":0,"cost":{"total":0}}}}"#;
+        let told = classify(line);
+        assert_eq!(told.preview.as_deref(), Some("I see"));
+        let tokens = Tokens {
+            input: 3610,
+            output: 66,
+            cache_read: 5,
+            cache_creation: 0,
+        };
+        let message_id = "e9".into();
+        assert_eq!(
+            told.usage,
+            Some(UsageFact::Assistant { message_id, tokens })
+        );
+        let user = br#"{"type":"message","id":"9c","message":{"role":"user","content":"why"}}"#;
+        assert_eq!((classify(user).usage, classify(user).preview), (None, None));
+    }
+
+    /// A value of any type, as text of JSON.
+    fn any_value() -> impl Strategy<Value = String> {
+        let plain = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("1e999".to_owned()),
+            Just("-99999999999999999999999999".to_owned()),
+            any::<f64>().prop_map(|n| if n.is_finite() {
+                format!("{n:e}")
+            } else {
+                "0".into()
+            }),
+            any::<u64>().prop_map(|n| n.to_string()),
+            any::<String>().prop_map(|s| serde_json::to_string(&s).unwrap_or_default()),
+            Just(r#""\ud83d""#.to_owned()),
+            Just(r#""2026-04-27T08:10:29.847Z""#.to_owned()),
+        ];
+        plain.prop_recursive(3, 24, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|items| format!("[{}]", items.join(","))),
+                object(inner),
+            ]
+        })
+    }
+
+    /// An object of known keys, any of them twice, and of others.
+    fn object(value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        let inner = [
+            "role",
+            "content",
+            "info",
+            "input_tokens",
+            "text",
+            "total_token_usage",
+        ];
+        let keys: Vec<String> = Line::KEYS
+            .iter()
+            .chain(&inner)
+            .map(|k| k.to_string())
+            .collect();
+        let key = prop_oneof![
+            8 => proptest::sample::select(keys).prop_map(|k| format!("{k:?}")),
+            1 => Just(r#""\ud83d""#.to_owned()),
+            1 => Just(r#""s\u0065ssionId""#.to_owned()),
+        ];
+        proptest::collection::vec((key, value), 0..12).prop_map(|fields| {
+            let fields: Vec<String> = fields.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+            format!("{{{}}}", fields.join(" ,"))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_keeps_its_type_whatever_its_other_fields_are(
+            body in object(any_value()),
+            kind in proptest::sample::select(vec![
+                "assistant", "result", "system", "user", "event_msg", "response_item",
+                "turn_context", "session_meta", "message", "model_change", "session", "new"]),
+        ) {
+            // The last of equal keys counts.
+            let comma = if body == "{}" { "" } else { "," };
+            let line = format!("{}{comma}\"type\":\"{kind}\"}}", body.strip_suffix('}').unwrap());
+            prop_assert_eq!(classify(line.as_bytes()).message_type, kind);
+            // Without: of some type, but JSON.
+            prop_assert_ne!(classify(body.as_bytes()).message_type, TYPE_NOT_JSON);
+        }
+
+        #[test]
+        fn any_bytes_are_classed(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(!classify(&line).message_type.is_empty());
+        }
+    }
+}
