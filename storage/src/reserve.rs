@@ -18,16 +18,20 @@ pub(crate) struct Reserve {
     /// What it should hold, on a disk that has room.
     bytes: u64,
     held_bytes: u64,
+    /// It was given up, by us or by an earlier opening, and is not back yet.
+    given_up: bool,
 }
 
 impl Reserve {
     /// Puts `bytes` aside in `path` if there is room; 0 turns the reserve off.
     pub(crate) fn hold(path: PathBuf, bytes: u64) -> Self {
-        let held_bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
+        let held = std::fs::metadata(&path).map(|m| m.len());
         let mut reserve = Self {
             path,
             bytes,
-            held_bytes,
+            // Giving up leaves an empty file.
+            given_up: bytes > 0 && held.as_ref().is_ok_and(|&held| held == 0),
+            held_bytes: held.unwrap_or(0),
         };
         reserve.restore_when_possible();
         reserve
@@ -38,7 +42,17 @@ impl Reserve {
         if self.bytes == 0 || std::mem::take(&mut self.held_bytes) == 0 {
             return false;
         }
-        Self::give_up(&self.path)
+        self.given_up = Self::give_up(&self.path);
+        self.given_up
+    }
+
+    /// Whether new messages may be taken. Not while the reserve is given up: they would use up
+    /// what compacting and deleting need to make room, and nothing could help the store any more.
+    pub(crate) fn lets_append(&mut self) -> bool {
+        if self.given_up {
+            self.restore_when_possible();
+        }
+        !self.given_up
     }
 
     /// Gives up the reserve in `path`, which an earlier opening left; whether there was any.
@@ -81,6 +95,7 @@ impl Reserve {
         if self.held_bytes == 0 {
             let _ = std::fs::remove_file(&self.path);
         }
+        self.given_up &= self.held_bytes == 0;
     }
 }
 

@@ -110,6 +110,15 @@ fn a_full_disk_is_named_and_the_reserve_lets_compaction_make_room() {
 }
 
 #[test]
+fn on_a_tiny_disk_new_messages_do_not_use_up_what_compaction_needs() {
+    full_disk(
+        "disk full, tiny disk",
+        14 << 20,
+        StoreOptions::default().reserve_bytes,
+    );
+}
+
+#[test]
 fn a_small_disk_gets_a_smaller_reserve_that_serves_as_well() {
     full_disk(
         "disk full, small disk",

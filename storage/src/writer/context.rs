@@ -154,6 +154,12 @@ impl WriterContext {
         if group.is_empty() {
             return Ok(Vec::new());
         }
+        if !self.reserve.lets_append() {
+            return Err(StoreError::DiskFull {
+                path: self.db.path().to_owned(),
+                why: "what little room there is is kept for compacting and deleting".to_owned(),
+            });
+        }
         let now_ms = self.options.clock.now_ms();
         let Self {
             db,
