@@ -15,6 +15,10 @@
 
 #[path = "../../../daemon/tests/agent.rs"]
 mod agent;
+#[path = "../../../daemon/tests/converse.rs"]
+mod converse;
+#[path = "../../../daemon/tests/converse_asks.rs"]
+mod converse_asks;
 #[path = "../../../daemon/tests/history.rs"]
 mod history;
 #[path = "../../../daemon/tests/limits.rs"]
