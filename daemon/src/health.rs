@@ -134,17 +134,19 @@ pub(crate) async fn look(
     components
 }
 
-/// Agents, unless none are to run. Without the executable history is served all the same.
+/// Agents, unless none are to run. Without the executable history is served all the same, and a
+/// machine that has no agent is well; one whose agent was named by its path and is gone is not.
 fn agents(core: &Core, checked_ms: i64) -> Option<Component> {
     let limit = &core.admission.subprocesses;
     if limit.max() == 0 {
         return None;
     }
     let found = crate::agents::executable(&core.settings.agent_command);
+    let missed = found.is_err() && core.settings.agent_command.contains('/');
     Some(Component {
         name: "agents",
-        serving: found.is_ok(),
-        degraded: found.is_err(),
+        serving: !missed,
+        degraded: missed,
         message: match found {
             Ok(path) => format!("{} of {} run {}", limit.used(), limit.max(), path.display()),
             Err(refusal) => refusal.message,

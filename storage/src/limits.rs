@@ -111,6 +111,9 @@ pub const RESERVE_BYTES_DEFAULT: u64 = 16 << 20;
 /// On a small disk the reserve is a quarter of what is free, but not less than this: room for the
 /// shared memory beside the file, for a few short transactions, and so for the next room made.
 pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
+/// While the reserve is given up, new messages are taken only if the file has this much room
+/// within itself: what they leave must do for compacting.
+pub const FULL_DISK_FREE_BYTES_MIN: u64 = 4 * RESERVE_BYTES_MIN;
 /// Free pages given back in one transaction.
 pub const RECLAIM_PAGES_PER_STEP: u32 = 256;
 /// Rows deleted in one transaction when a session is removed.

@@ -13,7 +13,9 @@ use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
-use crate::limits::{PAGE_BYTES, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR};
+use crate::limits::{
+    FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
+};
 use crate::message::Appended;
 use crate::options::StoreOptions;
 use crate::reserve::Reserve;
@@ -154,7 +156,7 @@ impl WriterContext {
         if group.is_empty() {
             return Ok(Vec::new());
         }
-        if !self.reserve.lets_append() {
+        if !self.reserve.lets_append() && !self.has_free_pages() {
             return Err(StoreError::DiskFull {
                 path: self.db.path().to_owned(),
                 why: "what little room there is is kept for compacting and deleting".to_owned(),
@@ -214,6 +216,13 @@ impl WriterContext {
             (Err(_), _) => self.cache.clear(),
         }
         result
+    }
+
+    /// Whether the file has room within itself, as after a deletion, for messages and for what
+    /// compaction needs.
+    fn has_free_pages(&self) -> bool {
+        let free = sql::space::free_pages(&self.connection).unwrap_or(0);
+        free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN
     }
 
     /// Runs maintenance in a transaction of its own. When the disk is full the reserve is given

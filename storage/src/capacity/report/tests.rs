@@ -354,7 +354,10 @@ fn text_says_how_many_sessions_have_no_active_time() {
     fixture.untimed.sessions = 3;
     fixture.totals.active_ms = 0;
     let all = text(&build(&fixture.input()).unwrap());
-    assert!(all.contains("no time between lines in any session"), "{all}");
+    assert!(
+        all.contains("no time between lines in any session"),
+        "{all}"
+    );
     assert!(!all.contains("of active time"), "{all}");
 }
 
