@@ -36,6 +36,19 @@ impl Store {
 /// that holds a day's sessions of any project, one that names a directory belongs to that, and one
 /// that names none belongs with its neighbours if they agree.
 fn assign(origins: &[Origin]) -> Projects {
+    let mut spelled: HashMap<String, BTreeMap<&str, u64>> = HashMap::new();
+    for origin in origins {
+        let directory = origin.working_directory.as_str();
+        let spellings = spelled.entry(without_drive_case(directory)).or_default();
+        *spellings.entry(directory).or_default() += origin.raw_bytes;
+    }
+    // One spelling for all of a directory, and one that a session names: reports look for it.
+    let spelling = |directory: &str| {
+        let spellings = spelled.get(&without_drive_case(directory));
+        let most = spellings.and_then(|all| all.iter().rev().max_by_key(|(_, bytes)| **bytes));
+        most.map_or(directory, |(directory, _)| directory)
+            .to_owned()
+    };
     let folders: Vec<Option<&[u8]>> = origins
         .iter()
         .map(|origin| home_folder(origin.source_path.as_deref()?))
@@ -56,15 +69,15 @@ fn assign(origins: &[Origin]) -> Projects {
         let own = &origin.working_directory;
         let named = folder.and_then(|folder| bytes_named.get(folder));
         let (Some(folder), Some(named)) = (folder, named) else {
-            return own.clone();
+            return spelling(own);
         };
         let of_any_project = is_day(folder);
         if of_any_project && (!own.is_empty() || named.len() > 1) {
-            return own.clone();
+            return spelling(own);
         }
         // Of equals the first by name, so that the project does not hang on the order of rows.
         let most = named.values().rev().max_by_key(|(bytes, _)| bytes);
-        most.map_or_else(|| own.clone(), |(_, directory)| (*directory).to_owned())
+        most.map_or_else(|| spelling(own), |(_, directory)| spelling(directory))
     };
     let projects = origins.iter().zip(&folders).map(project);
     Projects(origins.iter().map(|o| o.session).zip(projects).collect())
@@ -155,6 +168,8 @@ mod tests {
             (r"C:\p\-a\3.jsonl", r"C:\b", 6),
         ];
         assert_eq!(projects(&windows), [r"c:\a"; 3]);
+        let spelled = [("", r"c:\a", 5), ("", r"C:\a", 9)];
+        assert_eq!(projects(&spelled), [r"C:\a"; 2]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! zstd finds long repeats as well, but its patient levels search for each byte of them, and its
 //! fast levels miss most of what lies in the base. Agents print the same files again and again:
-//! two thirds to four fifths of a usual main stream stand, in stretches of [`COPY_BYTES_MIN`] or
+//! half to four fifths of a usual main stream stand, in stretches of a few hundred bytes or
 //! more, in the base or earlier in the stream. Without them the deep tier has a third of the work,
 //! and the quick tier comes near its size.
 //!
@@ -14,8 +14,11 @@ use super::super::SegmentError;
 use super::varint::{Cursor, put, unzigzag, zigzag};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
 
-/// Shorter repeats are zstd's: naming one costs five bytes, and tears its surroundings apart.
-const COPY_BYTES_MIN: usize = 96;
+/// Shorter repeats are left to zstd: naming one costs five bytes, and tears its surroundings apart.
+/// In the quick tier, whose zstd finds few of them …
+const QUICK_COPY_BYTES_MIN: usize = 96;
+/// … and in the deep tier, whose zstd says them for less.
+const DEEP_COPY_BYTES_MIN: usize = 256;
 /// What the lengths in the list count from.
 const LENGTH_MIN: u64 = 32;
 /// Bytes that decide whether a position is sampled: what a hash remembers.
@@ -166,11 +169,16 @@ impl Packed {
 }
 
 /// Takes the long repeats out of `main`. `None` if that spares too little, or if `main` is so
-/// long that a reader could not afford to have it twice.
-pub(super) fn take_out(base: &Index<'_>, main: &[u8]) -> Option<Vec<u8>> {
+/// long that a reader could not afford to have it twice. `deep` is the tier.
+pub(super) fn take_out(base: &Index<'_>, main: &[u8], deep: bool) -> Option<Vec<u8>> {
     if main.len() > COPIES_STREAM_BYTES_MAX {
         return None;
     }
+    let copy_bytes_min = if deep {
+        DEEP_COPY_BYTES_MIN
+    } else {
+        QUICK_COPY_BYTES_MIN
+    };
     let mut seen = Table::new(main.len());
     let mut packed = Packed::default();
     let (mut taken, mut at) = (0, 0);
@@ -199,7 +207,7 @@ pub(super) fn take_out(base: &Index<'_>, main: &[u8]) -> Option<Vec<u8>> {
                 best = Some(own);
             }
         }
-        if let Some(best) = best.filter(|best| best.bytes >= COPY_BYTES_MIN) {
+        if let Some(best) = best.filter(|best| best.bytes >= copy_bytes_min) {
             packed.copy(&main[taken..best.start], best);
             // A copy that was cut short may end before the place it was found from.
             taken = best.start + best.bytes;
@@ -294,11 +302,14 @@ mod tests {
     use super::*;
 
     fn comes_back(base: &[u8], main: &[u8]) -> Option<usize> {
-        let packed = take_out(&Index::new(base), main)?;
-        let mut back = Vec::new();
-        put_back(&packed, base, main.len(), &mut back).unwrap();
-        assert_eq!(back, main);
-        Some(packed.len())
+        let [quick, _deep] = [false, true].map(|deep| {
+            let packed = take_out(&Index::new(base), main, deep)?;
+            let mut back = Vec::new();
+            put_back(&packed, base, main.len(), &mut back).unwrap();
+            assert_eq!(back, main);
+            Some(packed.len())
+        });
+        quick
     }
 
     fn noise(seed: u64, bytes: usize) -> Vec<u8> {

@@ -71,6 +71,7 @@ const DEEP_LEVEL_MIN: i32 = 13;
 pub struct Encoder<'b> {
     base: Option<&'b Base>,
     ideas: Ideas,
+    deep: bool,
     index: copies::Index<'b>,
     main: frame::Compressor,
     blobs: frame::Compressor,
@@ -106,6 +107,7 @@ impl<'b> Encoder<'b> {
         Ok(Self {
             base,
             ideas,
+            deep: is_deep(level),
             index: copies::Index::new(text),
             main: frame::Compressor::new(level, text)?,
             blobs: frame::Compressor::new(blob_level(level), &[])?,
@@ -159,7 +161,7 @@ impl<'b> Encoder<'b> {
         check_max("the size of the columns", parts.main.len(), main_max)?;
         let packed = ideas
             .copies
-            .then(|| copies::take_out(&self.index, &parts.main))
+            .then(|| copies::take_out(&self.index, &parts.main, self.deep))
             .flatten();
         let main_frame = self.main.compress(packed.as_ref().unwrap_or(&parts.main))?;
         let blob_frame = if parts.blobs.is_empty() {
@@ -193,8 +195,12 @@ impl<'b> Encoder<'b> {
     }
 }
 
+fn is_deep(level: i32) -> bool {
+    level >= DEEP_LEVEL_MIN
+}
+
 fn blob_level(level: i32) -> i32 {
-    if level >= DEEP_LEVEL_MIN {
+    if is_deep(level) {
         level.max(BLOB_LEVEL_DEEP)
     } else {
         level.min(BLOB_LEVEL)
