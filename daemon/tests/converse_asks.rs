@@ -33,11 +33,14 @@ async fn the_first_valid_answer_wins_whoever_gives_it() {
             );
         }
     }
-    let mut client = AgentServiceClient::new(one.clone());
-    let list = client
-        .list_sessions(proto::ListSessionsRequest::default())
-        .await;
-    assert_eq!(list.unwrap().into_inner().sessions[0].status, "waiting");
+    // Clients hear of a line by its commit, which may be before the conversation does.
+    let client = AgentServiceClient::new(one.clone());
+    support::eventually(async || {
+        let request = proto::ListSessionsRequest::default();
+        let list = client.clone().list_sessions(request).await.unwrap();
+        list.into_inner().sessions[0].status == "waiting"
+    })
+    .await;
     // Who comes now is shown what is open.
     let mut late = Talk::open(&two, start("s", &folder)).await;
     for id in ["a", "b", "c"] {
@@ -210,13 +213,11 @@ async fn without_anybody_a_request_is_denied_after_a_while() {
     again.say("say:other").await;
     again.turn_over().await;
     // Found in the history, which is what is left of it.
-    loop {
+    support::eventually(async || {
         let events = support::talk::resume(&channel, "s", 0).await;
-        if said(&events).contains("nobody was there to answer") {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+        said(&events).contains("nobody was there to answer")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -251,17 +252,16 @@ async fn the_input_lock_is_taken_over_and_ends_with_its_holder() {
     assert!(!lock(&stranger).await.granted);
     drop(terminal);
     drop(two);
-    loop {
+    support::eventually(async || {
         phone.say("say:mine").await;
-        let refused = phone.until(|event| match event {
-            Event::Error(_) => Some(true),
-            Event::TurnComplete(_) => Some(false),
+        let is_told = phone.until(|event| match event {
+            Event::Error(_) => Some(false),
+            Event::TurnComplete(_) => Some(true),
             _ => None,
         });
-        if !refused.await {
-            return;
-        }
-    }
+        is_told.await
+    })
+    .await;
 }
 
 #[tokio::test]

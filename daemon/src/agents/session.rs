@@ -105,8 +105,6 @@ impl Session {
                 }
             }
             self.carry_out();
-            let now = self.conversation.activity();
-            self.activity.store(now as u8, Ordering::Relaxed);
             if self.conversation.is_over() && core.agents.leave(&self.id, &commands) {
                 return;
             }
@@ -173,6 +171,9 @@ impl Session {
     fn carry_out(&mut self) {
         loop {
             let effects = self.conversation.take_effects();
+            // Before anybody is told: who hears of a change finds it in the list of sessions.
+            let activity = self.conversation.activity();
+            self.activity.store(activity as u8, Ordering::Relaxed);
             if effects.is_empty() {
                 return;
             }

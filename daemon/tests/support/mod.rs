@@ -52,7 +52,11 @@ pub(crate) fn settings_in(folder: &Path, values: &[(&str, &str)]) -> Settings {
 }
 
 pub(crate) async fn serve(values: &[(&str, &str)]) -> Served {
-    let folder = tempfile::tempdir().unwrap();
+    serve_in(tempfile::tempdir().unwrap(), values).await
+}
+
+/// The same in a folder that has something in it already; it goes with the daemon.
+pub(crate) async fn serve_in(folder: TempDir, values: &[(&str, &str)]) -> Served {
     let settings = settings_in(folder.path(), values);
     let through = through::Through::start(folder.path(), &settings).await;
     let daemon = Daemon::start(settings.clone()).await.unwrap();
@@ -189,4 +193,14 @@ pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), work)
         .await
         .expect("no answer in 30 s")
+}
+
+/// Waits until something is so that nobody announces.
+pub(crate) async fn eventually(mut is_so: impl AsyncFnMut() -> bool) {
+    within(async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }

@@ -42,14 +42,15 @@ pub(crate) fn settings(folder: &Path) -> Vec<(&'static str, String)> {
 
 /// A served daemon with the fake agent, and the folder where it works.
 pub(crate) async fn serve(more: &[(&str, &str)]) -> (super::Served, PathBuf) {
-    let folder = tempfile::tempdir().unwrap().keep();
-    let values = settings(&folder);
+    let folder = tempfile::tempdir().unwrap();
+    let values = settings(folder.path());
     let values: Vec<(&str, &str)> = values
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .chain(more.iter().copied())
         .collect();
-    (super::serve(&values).await, folder)
+    let path = folder.path().to_owned();
+    (super::serve_in(folder, &values).await, path)
 }
 
 /// One attached stream.
