@@ -195,7 +195,7 @@ pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
         .expect("no answer in 30 s")
 }
 
-/// Waits until something is so that nobody announces.
+/// Waits until something is so of which nobody tells; not longer than [`within`].
 pub(crate) async fn eventually(mut is_so: impl AsyncFnMut() -> bool) {
     within(async {
         while !is_so().await {

@@ -1,10 +1,9 @@
 //! Long repeats of the main stream, taken out before zstd sees it and put back behind it.
 //!
 //! zstd finds long repeats as well, but its patient levels search for each byte of them, and its
-//! fast levels miss most of what lies in the base. Agents print the same files again and again:
-//! half to four fifths of a usual main stream stand, in stretches of a few hundred bytes or
-//! more, in the base or earlier in the stream. Without them the deep tier has a third of the work,
-//! and the quick tier comes near its size.
+//! fast levels miss most of what lies in the base. Agents print the same files again and again, so
+//! much of a usual main stream stands in the base or earlier in the stream. What it brings each
+//! tier, and costs it, is measured in `docs/design/codec.md`.
 //!
 //! Which positions are remembered and looked up is decided by the bytes before them alone, so a
 //! passage is found wherever it begins. One in [`SAMPLE`] is; what is copied is not looked at
@@ -302,7 +301,7 @@ mod tests {
     use super::*;
 
     fn comes_back(base: &[u8], main: &[u8]) -> Option<usize> {
-        let [quick, _deep] = [false, true].map(|deep| {
+        let [quick, _] = [false, true].map(|deep| {
             let packed = take_out(&Index::new(base), main, deep)?;
             let mut back = Vec::new();
             put_back(&packed, base, main.len(), &mut back).unwrap();
@@ -310,6 +309,20 @@ mod tests {
             Some(packed.len())
         });
         quick
+    }
+
+    #[test]
+    fn the_deep_tier_leaves_to_zstd_what_the_quick_tier_copies() {
+        let base = noise(8, 2_000);
+        for (bytes, deep_copies) in [(200, false), (400, true)] {
+            let main = [&noise(9, 50), &base[700..700 + bytes], &noise(10, 50)].concat();
+            let copies = |deep| take_out(&Index::new(&base), &main, deep).is_some();
+            assert_eq!(
+                (copies(false), copies(true)),
+                (true, deep_copies),
+                "{bytes}"
+            );
+        }
     }
 
     fn noise(seed: u64, bytes: usize) -> Vec<u8> {
