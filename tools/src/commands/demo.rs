@@ -5,13 +5,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use betcode_storage::capacity::report::{self, CapacityReport};
+use betcode_storage::capacity::report;
 use betcode_storage::{CompactionOutcome, CompactionRequest, SessionFilter, Store};
 use directories::BaseDirs;
 use serde_json::json;
 
-use super::Context;
 use super::import::show_skipped;
+use super::{Context, short_name};
 use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content;
@@ -111,6 +111,9 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
         return Ok(interrupted(context.out));
     }
     let report = store.capacity_report()?;
+    let biggest = report.biggest_sessions.first();
+    let example = biggest.map(|session| short_name(&store, &session.session_id));
+    let example = example.transpose()?;
     store.close()?;
 
     let interrupted = context.interrupt.raised();
@@ -140,7 +143,7 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
     context.out.text(&report::text(&report));
     show_skipped(context.out, &imported);
     if !args.remove || context.global.db.is_some() {
-        next_steps(context, &database, &report, source.generated);
+        next_steps(context, &database, example.as_deref(), source.generated);
     }
     let good = healthy && replayed.differing.is_empty() && imported.skipped.is_empty();
     Ok(match (interrupted, good) {
@@ -338,20 +341,14 @@ fn same_as_source(store: &Store, session: &betcode_storage::Session) -> Result<b
     Ok(content::first_difference(store, &session.id, file)?.is_none())
 }
 
-fn next_steps(
-    context: &mut Context<'_>,
-    database: &Path,
-    report: &CapacityReport,
-    generated: bool,
-) {
+fn next_steps(context: &mut Context<'_>, database: &Path, session: Option<&str>, generated: bool) {
     let out = &mut *context.out;
     out.line("");
     out.line("Try next");
     out.line(format!("  export BETCODE_DB={}", database.display()));
     out.line("  betcode-db sessions");
-    if let Some(session) = report.biggest_sessions.first() {
-        let short: String = session.session_id.chars().take(13).collect();
-        out.line(format!("  betcode-db cat {short} --last 3"));
+    if let Some(session) = session {
+        out.line(format!("  betcode-db cat {session} --last 3"));
     }
     out.line("  betcode-db search --ignore-case error --limit 5");
     out.line("  betcode-db export --out exported");

@@ -173,6 +173,23 @@ fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     failure
 }
 
+/// A beginning of a session's id that [`resolve`] takes for it: short, and no other's.
+fn short_name(store: &Store, id: &str) -> Result<String> {
+    const CHARS_MIN: usize = 13;
+    let sessions = store.sessions(&SessionFilter::default())?.sessions;
+    let in_common = |other: &str| {
+        other
+            .chars()
+            .zip(id.chars())
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
+    let others = sessions.iter().filter(|s| s.id.as_str() != id);
+    let shared = others.map(|s| in_common(s.id.as_str())).max();
+    let chars = shared.map_or(CHARS_MIN, |shared| (shared + 1).max(CHARS_MIN));
+    Ok(id.chars().take(chars).collect())
+}
+
 /// The session that `text` names: its id, or a beginning of it that fits no other.
 fn resolve(store: &Store, text: &str) -> Result<SessionId> {
     let exact = SessionId::new(text);

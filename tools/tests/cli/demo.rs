@@ -49,6 +49,23 @@ fn the_users_own_sessions_come_first_and_are_only_read() {
 }
 
 #[test]
+fn the_session_that_the_demo_names_is_found_by_that_name() {
+    let tool = Tool::new();
+    for (seed, name) in [(8, "docs__history__one"), (9, "docs__history__other")] {
+        tool.write(
+            &format!(".claude/projects/p/{name}.jsonl"),
+            generator::transcript(seed, 100_000),
+        );
+    }
+    let story = tool.run(["demo"]).text();
+    let command = story.lines().find(|line| line.contains("betcode-db cat "));
+    let words: Vec<&str> = command.unwrap().split_whitespace().skip(1).collect();
+    let ran = tool.run(&words);
+    assert_eq!(ran.code, 0, "{words:?}: {}", ran.stderr);
+    assert_eq!(ran.text().lines().count(), 3);
+}
+
+#[test]
 fn a_path_to_the_demo_must_hold_sessions() {
     let tool = Tool::new();
     assert_eq!(tool.run(["demo", "/nowhere/at/all"]).code, 3);
