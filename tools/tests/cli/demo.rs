@@ -53,7 +53,7 @@ fn the_session_that_the_demo_names_is_found_by_that_name() {
     let tool = Tool::new();
     for (seed, name) in [(8, "docs__history__one"), (9, "docs__history__other")] {
         tool.write(
-            &format!(".claude/projects/p/{name}.jsonl"),
+            format!(".claude/projects/p/{name}.jsonl"),
             generator::transcript(seed, 100_000),
         );
     }
