@@ -1,6 +1,10 @@
-//! 20 sessions at once, 5 KB messages, one message per append, `synchronous=FULL`: messages per
-//! second and how long each answer takes, against one INSERT per commit into a plain table, and
-//! against what the disk would let through if only the writing and syncing took time.
+//! 20 sessions at once, 5 KB messages, `synchronous=FULL`: messages per second and how long each
+//! answer takes, against one INSERT per commit into a plain table, and against what the disk would
+//! let through if only the writing and syncing took time.
+//!
+//! Once with sessions that wait for each answer before their next message, as a client does that
+//! appends one by one, and once with sessions that print on meanwhile, as agents do: then what came
+//! while the last append was under way is the next one, as in the daemon.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(missing_docs)]
@@ -9,6 +13,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use betcode_benches::corpus::Corpus;
@@ -20,6 +25,8 @@ use bytes::Bytes;
 
 const SESSIONS: usize = 20;
 const MESSAGE_BYTES: usize = 5_000;
+/// What a pipe between an agent and its recorder holds, on Linux.
+const PIPE_BYTES: usize = 64 << 10;
 /// The raw loop overwrites a file of this size again and again, as the log is overwritten.
 const RAW_FILE_BYTES: usize = 8 << 20;
 
@@ -69,6 +76,59 @@ fn ours(folder: &Path, messages: &[Bytes], time: Duration) -> (f64, Durations) {
     })
 }
 
+/// As [`measure`], of sessions that do not wait: a pipe holds what they print while their last
+/// append is under way, and then it is appended as one batch. An answer's time counts from when
+/// the agent printed the line.
+fn measure_printing(
+    messages: &[Bytes],
+    time: Duration,
+    append: &(impl Fn(usize, Vec<Bytes>) + Sync),
+) -> (f64, Durations) {
+    let started = Instant::now();
+    let mut all = Durations::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..SESSIONS)
+            .map(|session| {
+                let (pipe, printed) = sync_channel(PIPE_BYTES / MESSAGE_BYTES);
+                scope.spawn(move || {
+                    let lines = messages.iter().cycle().skip(session * 997);
+                    for line in lines.take_while(|_| started.elapsed() < time) {
+                        let _ = pipe.send((line.clone(), Instant::now()));
+                    }
+                });
+                scope.spawn(move || {
+                    let mut durations = Durations::default();
+                    while let Ok(first) = printed.recv() {
+                        let (batch, times): (Vec<_>, Vec<_>) =
+                            std::iter::once(first).chain(printed.try_iter()).unzip();
+                        append(session, batch);
+                        for printed in times {
+                            durations.push(printed.elapsed());
+                        }
+                    }
+                    durations
+                })
+            })
+            .collect();
+        for thread in threads {
+            all.extend(thread.join().unwrap());
+        }
+    });
+    (all.count() as f64 / started.elapsed().as_secs_f64(), all)
+}
+
+fn ours_printing(folder: &Path, messages: &[Bytes], time: Duration) -> (f64, Durations) {
+    let store = stores::open(&folder.join("printing.db"));
+    let ids: Vec<_> = (0..SESSIONS)
+        .map(|n| stores::id(&format!("s{n}")))
+        .collect();
+    measure_printing(messages, time, &|session, batch| {
+        store
+            .append(Batch::new(ids[session].clone(), batch))
+            .unwrap();
+    })
+}
+
 fn plain(folder: &Path, messages: &[Bytes], time: Duration, journal: Journal) -> (f64, Durations) {
     let table = Mutex::new(Plain::create(&folder.join("plain.db"), journal));
     let ids: Vec<_> = (0..SESSIONS).map(|n| format!("s{n}")).collect();
@@ -103,17 +163,19 @@ fn main() {
     let messages = corpus.messages_of(MESSAGE_BYTES, 10_000);
     let time = Duration::from_secs(setting("BETCODE_BENCH_SECONDS", 5) as u64);
     println!(
-        "{SESSIONS} sessions, one thread each, {MESSAGE_BYTES} B messages cut from the corpus, one \
-         message per append, synchronous=FULL, {} s each",
+        "{SESSIONS} sessions, {MESSAGE_BYTES} B messages cut from the corpus, synchronous=FULL, \
+         {} s each; waiting: one message per append, a thread each; printing: a pipe of {PIPE_BYTES} \
+         B ahead, appended as it comes",
         time.as_secs()
     );
-    let mut rates: [Vec<f64>; 4] = Default::default();
+    let mut rates: [Vec<f64>; 5] = Default::default();
     for run in 1..=runs(3) {
         println!("run {run}, {}", load());
         type Contender<'a> = (&'a str, &'a dyn Fn(&Path) -> (f64, Durations));
-        let contenders: [Contender<'_>; 3] = [
-            ("ours, group commit", &|folder| {
-                ours(folder, &messages, time)
+        let contenders: [Contender<'_>; 4] = [
+            ("ours, waiting", &|folder| ours(folder, &messages, time)),
+            ("ours, printing", &|folder| {
+                ours_printing(folder, &messages, time)
             }),
             ("plain, WAL, INSERT per commit", &|folder| {
                 plain(folder, &messages, time, Journal::Wal)
@@ -145,13 +207,16 @@ fn main() {
             "our bytes, written and synced",
             durations.summary()
         );
-        rates[3].push(rate);
+        rates[4].push(rate);
     }
-    let [ours, wal, rollback, raw] = rates.map(median);
-    println!(
-        "median: ours {ours:.0} messages/s = {:.1} times one INSERT per commit in WAL ({wal:.0}/s), \
-         {:.1} times the default journal ({rollback:.0}/s); the disk would let {raw:.0}/s through",
-        ours / wal,
-        ours / rollback
-    );
+    let [waiting, printing, wal, rollback, raw] = rates.map(median);
+    for (kind, ours) in [("waiting", waiting), ("printing", printing)] {
+        println!(
+            "median, {kind}: ours {ours:.0} messages/s = {:.1} times one INSERT per commit in WAL \
+             ({wal:.0}/s), {:.1} times the default journal ({rollback:.0}/s)",
+            ours / wal,
+            ours / rollback
+        );
+    }
+    println!("the disk would let {raw:.0} messages/s of waiting sessions through");
 }
