@@ -53,7 +53,7 @@ impl VerifyReport {
     fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) if is_damage(&error) => {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
                 self.problems.push(Problem {
                     kind: "structure",
                     session: None,
@@ -269,22 +269,6 @@ impl Store {
             });
         }
         Ok(())
-    }
-}
-
-/// Whether an error says that stored bytes are not what was written: SQLite found it, or a value is
-/// of a kind that its column never has.
-fn is_damage(error: &StoreError) -> bool {
-    use rusqlite::Error;
-    match error {
-        StoreError::Sqlite { source, .. } => matches!(
-            source,
-            Error::InvalidColumnType(..)
-                | Error::FromSqlConversionFailure(..)
-                | Error::IntegralValueOutOfRange(..)
-                | Error::Utf8Error(..)
-        ),
-        error => error.kind() == ErrorKind::Damaged,
     }
 }
 

@@ -319,3 +319,54 @@ fn followers_are_told_of_new_messages_once_and_in_order() {
         .into();
     assert_eq!(*told.lock().unwrap(), expected);
 }
+
+/// Puts a value into a session's row as SQLite's own shell could, whatever the column's type.
+fn set_in_session_row(path: &std::path::Path, column: &str, value: &str) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let change = format!(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE name = 'sessions';
+         PRAGMA writable_schema = RESET;
+         UPDATE sessions SET {column} = {value} WHERE session_id = 's';"
+    );
+    connection.execute_batch(&change).unwrap();
+}
+
+#[test]
+fn a_row_with_a_value_that_nobody_of_us_writes_is_damage_and_names_column_and_file() {
+    for (column, value) in [
+        ("updated_ms", "'yesterday'"),
+        ("raw_bytes", "-1"),
+        ("session_id", "''"),
+        ("name", "CAST(x'ff' AS TEXT)"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        store.append(batch("s", &[b"a"])).unwrap();
+        store.append(batch("other", &[b"b"])).unwrap();
+        store.close().unwrap();
+        set_in_session_row(&folder.path().join("history.db"), column, value);
+        let store = open(&folder);
+        let error = store.sessions(&SessionFilter::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{column}: {error}");
+        assert!(error.to_string().contains("history.db"), "{error}");
+        assert!(error.hint().unwrap().contains("verify"), "{error}");
+        let report = store.verify(&mut |_| std::ops::ControlFlow::Continue(()));
+        assert!(!report.unwrap().ok(), "{column}");
+        assert_eq!(contents(&store, "other"), ["b"], "{column}");
+    }
+}
+
+#[test]
+fn an_append_to_a_session_whose_row_is_damaged_is_refused_and_fails_no_other_of_its_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"a"])).unwrap();
+    store.close().unwrap();
+    set_in_session_row(&folder.path().join("history.db"), "raw_bytes", "-1");
+    let store = open(&folder);
+    let refused = store.append(batch("s", &[b"b"])).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Damaged, "{refused}");
+    store.append(batch("other", &[b"c"])).unwrap();
+    assert_eq!(contents(&store, "other"), ["c"]);
+}

@@ -137,6 +137,12 @@ impl Db {
 
     pub(crate) fn name_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
         let path = self.path.clone();
+        if is_odd_value(&source) {
+            return StoreError::Damaged {
+                session: None,
+                what: format!("{}: {action}: {source}", path.display()),
+            };
+        }
         let Some(code) = source.sqlite_error_code() else {
             return StoreError::Sqlite {
                 path,
@@ -189,6 +195,19 @@ fn may_be_read_only(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen)
+    )
+}
+
+/// Whether a row holds what no statement of ours writes: another type, or a number or text that
+/// cannot be. SQLite finds nothing wrong with it.
+fn is_odd_value(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::InvalidColumnType(..)
+            | Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
     )
 }
 
