@@ -219,6 +219,26 @@ mod tests {
     }
 
     #[test]
+    fn a_deletion_that_met_a_full_disk_is_answered_as_one_and_says_that_the_session_is_gone() {
+        let source = Box::new(StoreError::DiskFull {
+            path: "/x".into(),
+            why: "no space".into(),
+        });
+        let id = "s".to_owned();
+        let status = from_store(&StoreError::SpaceNotGivenBack { id, source });
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "NO_SPACE");
+        assert_eq!(
+            details.quota_failure().unwrap().violations[0].subject,
+            "disk"
+        );
+        let message = status.message();
+        assert!(message.contains("session s is deleted"), "{message}");
+        assert!(message.contains("given back when"), "{message}");
+    }
+
+    #[test]
     fn the_message_says_what_to_do() {
         let status = from_store(&StoreError::SessionNotFound { id: "s".into() });
         assert_eq!(status.code(), Code::NotFound);

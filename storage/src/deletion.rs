@@ -1,6 +1,6 @@
 //! Deleting a session: out of sight in one transaction, its rows in small ones after it.
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::DELETE_ROWS_PER_STEP;
 use crate::sql::db::Db;
@@ -15,9 +15,10 @@ impl Store {
     /// of which a crash leaves the rest for later.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written, and the session is still there;
+    /// [`StoreError::SpaceNotGivenBack`] when it is gone, and what is left of it is not.
     pub fn delete(&self, id: &SessionId) -> Result<bool> {
-        let id = id.clone();
+        let (id, gone) = (id.clone(), id.clone());
         let deleted = self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("delete the session", |db, connection| {
@@ -28,13 +29,35 @@ impl Store {
             })
         })?;
         if deleted {
-            self.finish_deletions()?;
+            self.give_back_space_of(&gone)?;
         }
         Ok(deleted)
     }
 
+    /// Deletes the rows of the session `gone`, and of those whose deletion was not finished before.
+    pub(crate) fn give_back_space_of(&self, gone: &SessionId) -> Result<()> {
+        self.finish_deletions()
+            .map_err(|source| StoreError::SpaceNotGivenBack {
+                id: gone.to_string(),
+                source: Box::new(source),
+            })
+    }
+
+    /// Finishes the deletions that an earlier opening left. On a full disk they are left once
+    /// more: they take room before they make any, and nothing else needs them.
+    pub(crate) fn finish_deletions_if_there_is_room(&self) -> Result<()> {
+        match self.finish_deletions() {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(path = %self.path().display(), %error,
+                    "the space of deleted sessions is not given back yet: the disk is full");
+                Ok(())
+            }
+            finished => finished,
+        }
+    }
+
     /// Deletes the rows of sessions that are gone, a bounded number at a time.
-    pub(crate) fn finish_deletions(&self) -> Result<()> {
+    fn finish_deletions(&self) -> Result<()> {
         while self
             .writer()?
             .run(|context| context.maintain("delete messages", delete_step))?

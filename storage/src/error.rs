@@ -116,6 +116,14 @@ pub enum StoreError {
         /// What said so.
         why: String,
     },
+    /// A session is deleted, and its messages, which nobody can read any more, still take room.
+    #[error("session {id} is deleted, but its space could not be given back yet: {source}")]
+    SpaceNotGivenBack {
+        /// The session that is gone.
+        id: String,
+        /// What was in the way.
+        source: Box<StoreError>,
+    },
     /// The database has reached its size limit: new messages are refused, reading goes on.
     #[error("{path}: the database has {used_bytes} bytes and its limit is {limit_bytes}")]
     LimitReached {
@@ -322,6 +330,7 @@ impl StoreError {
                 }
                 _ => ErrorKind::Internal,
             },
+            Self::SpaceNotGivenBack { source, .. } => source.kind(),
             Self::Sqlite { .. } => ErrorKind::Internal,
         }
     }
@@ -347,6 +356,9 @@ impl StoreError {
             Self::Busy { .. } => "wait for the other process, or stop it",
             Self::DiskFull { .. } => {
                 "free space on the disk, then compact: the store goes on by itself"
+            }
+            Self::SpaceNotGivenBack { .. } => {
+                "once that is settled, it is given back when the store is opened, or a session deleted, the next time"
             }
             Self::LimitReached { .. } => {
                 "compact, delete sessions, or raise the limit: the store goes on at once"

@@ -164,10 +164,16 @@ impl Store {
                 outcome.cancelled = true;
                 break;
             }
-            if self.delete_unchanged(&session)? {
+            let deleted = self.delete_unchanged(&session);
+            if matches!(
+                deleted,
+                Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
+            ) {
                 tracing::info!(session = %removal.session_id, messages = removal.messages,
                     stored_bytes = removal.stored_bytes, reason = %removal.reason,
                     archived = archive.is_some(), "retention removed a session");
+            }
+            if deleted? {
                 outcome.removed.push(removal.clone());
             } else {
                 outcome.keep(removal, "it has changed meanwhile");
@@ -294,7 +300,7 @@ impl Store {
             })
         })?;
         if deleted {
-            self.finish_deletions()?;
+            self.give_back_space_of(&session.id)?;
         }
         Ok(deleted)
     }

@@ -110,7 +110,7 @@ impl Store {
                 writer: Some(writer),
             }),
         };
-        store.finish_deletions()?;
+        store.finish_deletions_if_there_is_room()?;
         Ok(store)
     }
 

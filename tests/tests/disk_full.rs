@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::Command;
 
 use betcode_storage::{
     Batch, CompactionRequest, ErrorKind, ReadRange, Store, StoreError, StoreOptions, Tier,
@@ -13,6 +14,8 @@ use betcode_storage::{
 use betcode_tests::history::{Acknowledged, Event, assert_sound, contents, id, options};
 use betcode_tests::lines;
 use betcode_tests::mounts::{Mount, skipped};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
 /// A recorder that knows what was answered.
 struct Recorder {
@@ -163,6 +166,91 @@ fn a_full_disk_can_be_helped_by_deleting_a_session() {
     }
     other.assert_all_is_there(&store);
     assert_sound(&store);
+}
+
+/// Lets the file `filler` take all that is free, except `room` bytes.
+fn leave_room(filler: &Path, room: u64) {
+    fill_with_file(filler);
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(filler)
+        .unwrap();
+    let bytes = file.metadata().unwrap().len();
+    file.set_len(bytes.saturating_sub(room)).unwrap();
+}
+
+fn deletions_pending(path: &Path) -> i64 {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection
+        .query_row("SELECT count(*) FROM deletions", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[test]
+fn a_deletion_that_a_full_disk_cuts_short_is_told_as_it_is_and_keeps_no_store_from_opening() {
+    const PAGE_BYTES: u64 = 16 << 10;
+    /// The shared memory beside an open file.
+    const SHARED_BYTES: u64 = 32 << 10;
+    let disk = match Mount::in_memory(32 << 20) {
+        Ok(disk) => disk,
+        Err(why) => return skipped("disk full, deletion cut short", &why),
+    };
+    let path = disk.path().join("history.db");
+    let filler = disk.path().join("other");
+    let store = Store::open(&path, options()).unwrap();
+    let mut recorder = Recorder::new();
+    for _ in 0..600 {
+        recorder.append(&store).unwrap();
+    }
+    store
+        .append(Batch::new(id("kept"), vec![lines::payload(2, 0)]))
+        .unwrap();
+    store.close().unwrap();
+
+    // Where the session's row finds room to go, and its messages do not.
+    let told = (0..100)
+        .find_map(|pages| {
+            leave_room(&filler, SHARED_BYTES + pages * PAGE_BYTES);
+            let ran = Command::new(WORKER)
+                .args(["tool", "--limit-bytes", "1GB", "--db"])
+                .arg(&path)
+                .args(["delete", "--yes", "s"])
+                .output()
+                .unwrap();
+            assert_eq!(ran.status.code(), Some(6), "{ran:?}");
+            let told = String::from_utf8(ran.stderr).unwrap();
+            let is_there = session_is_there(&path);
+            assert_eq!(told.contains("nothing is lost"), is_there, "{told}");
+            (!is_there).then_some(told)
+        })
+        .expect("the deletion was never cut short");
+    assert!(
+        told.contains("session s is deleted, but its space could not be given back yet"),
+        "{told}"
+    );
+
+    leave_room(&filler, SHARED_BYTES);
+    let store = Store::open(&path, options()).unwrap();
+    assert_eq!(contents(&store).keys().collect::<Vec<_>>(), ["kept"]);
+    store.close().unwrap();
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(deletions_pending(&path), 1);
+
+    let store = Store::open(&path, options()).unwrap();
+    assert_eq!(deletions_pending(&path), 0);
+    assert_sound(&store);
+}
+
+/// Looked up without opening the store, which would go on with the deletion.
+fn session_is_there(path: &Path) -> bool {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection
+        .query_row(
+            "SELECT count(*) FROM sessions WHERE session_id = 's'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap()
 }
 
 #[test]

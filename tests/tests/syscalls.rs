@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use betcode_storage::{Batch, CompactionPolicy, CompactionRequest, Store, StoreOptions, Tier};
+use betcode_storage::{
+    Batch, CompactionPolicy, CompactionRequest, ErrorKind, Store, StoreError, StoreOptions, Tier,
+};
 use betcode_tests::faults::{Call, Change, Faults, Operation};
-use betcode_tests::history::{Acknowledged, Event, id, options};
+use betcode_tests::history::{Acknowledged, Event, assert_sound, id, options};
 use betcode_tests::lines::{self, Random, seed, setting};
 
 /// Asks for messages at their place, as a client does that cannot know whether an append that
@@ -204,6 +206,40 @@ fn every_call_at_every_position() {
             fail_everywhere(call, lasting, positions);
         }
     }
+}
+
+#[test]
+fn a_deletion_on_a_full_disk_says_at_whatever_moment_whether_the_session_is_gone() {
+    let faults = Faults::install();
+    let (mut there_still, mut gone) = (0, 0);
+    for n in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let store = Store::open(&path, story_options()).unwrap();
+        append(&store, &mut Acknowledged::default(), "a", 0, 5).unwrap();
+        append(&store, &mut Acknowledged::default(), "b", 0, 100).unwrap();
+        faults.fail(Call::Write, n, true);
+        let deleted = store.delete(&id("b"));
+        faults.heal();
+        let is_there = store.session(&id("b")).is_ok();
+        match deleted {
+            Ok(deleted) => {
+                assert!(deleted && !is_there);
+                break;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "write {n}: {error}");
+                let told = matches!(error, StoreError::SpaceNotGivenBack { .. });
+                assert_eq!(told, !is_there, "write {n}: {error}");
+                *(if told { &mut gone } else { &mut there_still }) += 1;
+            }
+        }
+        drop(store);
+        let store = Store::open(&path, options()).unwrap();
+        assert_eq!(store.session(&id("b")).is_ok(), is_there, "write {n}");
+        assert_sound(&store);
+    }
+    assert!(there_still > 0 && gone > 0, "{there_still} and {gone}");
 }
 
 /// What a power cut leaves: of each file what was synced, and of what was written since a random

@@ -241,6 +241,9 @@ impl From<StoreError> for Failure {
             StoreError::DiskFull { .. } => {
                 Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
             }
+            StoreError::SpaceNotGivenBack { .. } if exit == Exit::NoSpace => Some(
+                "free space on that disk, then run `betcode-db compact`: it begins by giving that space back",
+            ),
             StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
                 Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
             }
@@ -258,6 +261,10 @@ impl From<StoreError> for Failure {
         } = &error
         {
             what = format!("--limit-bytes is not valid: {bound}");
+        }
+        if let StoreError::SpaceNotGivenBack { id, source } = &error {
+            what = format!("session {id} is deleted, but its space could not be given back yet");
+            why = Some(source.to_string());
         }
         if matches!(error, StoreError::Cancelled) {
             what = "interrupted before the end; what was done stays done".to_owned();
@@ -314,6 +321,29 @@ mod tests {
             (outer.exit, outer.hint.as_deref()),
             (Exit::NoSpace, Some("free some"))
         );
+    }
+
+    #[test]
+    fn a_deletion_that_met_a_full_disk_says_that_the_session_is_gone() {
+        let failure = Failure::from(StoreError::SpaceNotGivenBack {
+            id: "s".to_owned(),
+            source: Box::new(StoreError::DiskFull {
+                path: "/h.db".into(),
+                why: "delete messages: database or disk is full".to_owned(),
+            }),
+        });
+        assert_eq!(failure.exit, Exit::NoSpace);
+        assert_eq!(
+            failure.what,
+            "session s is deleted, but its space could not be given back yet"
+        );
+        assert_eq!(
+            failure.why.as_deref(),
+            Some("/h.db: no room to write: delete messages: database or disk is full")
+        );
+        let hint = failure.hint.unwrap();
+        assert!(hint.contains("free space"), "{hint}");
+        assert!(!hint.contains("nothing is lost"), "{hint}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use betcode_schema_grpc::history::{
     FollowResponse, GetSessionRequest, GetSessionResponse, ListSessionsRequest,
     ListSessionsResponse, ReadRequest, ReadResponse, RenameSessionRequest, RenameSessionResponse,
 };
-use betcode_storage::SessionFilter;
+use betcode_storage::{SessionFilter, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -137,9 +137,11 @@ pub(super) async fn delete(core: &Arc<Core>, id: &str) -> Result<bool, Status> {
     // Its agent first: what it printed later would begin the session anew.
     core.agents.end(&id).await;
     let deleted = core.blocking.write(move || store.delete(&id)).await;
-    let deleted = deleted.map_err(|error| from_store(&error))?;
-    if deleted {
+    if matches!(
+        deleted,
+        Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
+    ) {
         core.hub.deleted(&gone);
     }
-    Ok(deleted)
+    deleted.map_err(|error| from_store(&error))
 }

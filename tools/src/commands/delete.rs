@@ -55,9 +55,10 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let mut deleted = Vec::new();
     for session in &sessions {
         let was_there = match &daemon {
-            Some(daemon) => daemon.delete(&session.id)?,
-            None => store.delete(&session.id)?,
+            Some(daemon) => daemon.delete(&session.id),
+            None => store.delete(&session.id).map_err(Failure::from),
         };
+        let was_there = was_there.map_err(|failure| after(deleted.len(), failure))?;
         if was_there {
             deleted.push(session.id.to_string());
         }
@@ -74,4 +75,13 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     } else {
         Exit::Ok
     })
+}
+
+/// A failure that did not come at the first session says what is gone by then.
+fn after(deleted: usize, failure: Failure) -> Failure {
+    if deleted == 0 {
+        return failure;
+    }
+    let before = format::counted(deleted as u64, "session");
+    failure.during(format!("stopped after deleting {before}"))
 }
