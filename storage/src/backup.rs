@@ -15,6 +15,7 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use crate::error::{Result, StoreError};
 use crate::files::{create_private, free_bytes, io_error, refuse_stray_log};
 use crate::limits::PAGE_BYTES;
+use crate::open_files;
 use crate::options::StoreOptions;
 use crate::sql;
 use crate::sql::db::Db;
@@ -248,7 +249,7 @@ impl Store {
 /// # Errors
 /// [`StoreError::Missing`], [`StoreError::Foreign`] and [`StoreError::Newer`] for the backup;
 /// [`StoreError::Damaged`] when it is: nothing is changed then; [`StoreError::FileExists`] and
-/// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while another process has the
+/// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while any process has the
 /// store at `to` open: it would go on writing to the file that was moved aside.
 pub fn restore(
     backup: &Path,
@@ -258,6 +259,14 @@ pub fn restore(
 ) -> Result<BackupReport> {
     if !replace {
         refuse_taken(to)?;
+    }
+    if open_files::is_open(to) {
+        return Err(StoreError::Busy {
+            path: to.to_owned(),
+            what: "the database",
+            holder: "this process".into(),
+            waited_ms: 0,
+        });
     }
     drop(Unused::claim(to, "the database")?);
     let source = Store::open_read_only(backup, StoreOptions::default())?;

@@ -9,6 +9,7 @@ use std::path::Path;
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
 
 use crate::error::{Result, StoreError};
+use crate::open_files;
 use crate::sql::db::Db;
 
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -48,19 +49,25 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
 }
 
 /// Refuses a file that is not a history store, or a newer one, by reading its first bytes:
-/// SQLite is not asked, because opening may already change something.
+/// SQLite is not asked, because opening may already change something. A file that this process
+/// has open is known, and its locks would not outlive a look at it.
 pub(crate) fn refuse_unknown(db: &Db) -> Result<()> {
+    open_files::unless_open(db.path(), || refuse_unknown_header(db)).unwrap_or(Ok(()))
+}
+
+fn refuse_unknown_header(db: &Db) -> Result<()> {
     let path = db.path();
     let mut header = Vec::with_capacity(SQLITE_HEADER_BYTES);
+    // Asked first: opening a pipe would wait for somebody to write to it.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        let why = "it is not a regular file".into();
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+            why,
+        });
+    }
     match File::open(path) {
         Ok(file) => {
-            if file.metadata().is_ok_and(|m| !m.is_file()) {
-                let why = "it is not a regular file".into();
-                return Err(StoreError::Foreign {
-                    path: path.to_owned(),
-                    why,
-                });
-            }
             file.take(SQLITE_HEADER_BYTES as u64)
                 .read_to_end(&mut header)
                 .map_err(io_error("read", path))?;
@@ -144,4 +151,83 @@ pub(crate) fn network_file_system(path: &Path) -> Option<&'static str> {
         0x786f_4256 => "a VirtualBox shared folder",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::options::StoreOptions;
+    use crate::store::Store;
+
+    /// POSIX locks that this process has on a file, as the system lists them.
+    fn locks_on(path: &Path) -> usize {
+        let (process, inode) = (
+            std::process::id().to_string(),
+            std::fs::metadata(path).unwrap().ino().to_string(),
+        );
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|words| {
+                words.get(1) == Some(&"POSIX")
+                    && words.get(4) == Some(&process.as_str())
+                    && words
+                        .get(5)
+                        .is_some_and(|file| file.rsplit(':').next() == Some(&inode))
+            })
+            .count()
+    }
+
+    #[test]
+    fn a_look_at_a_file_that_this_process_has_open_takes_none_of_its_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("s.db"), folder.path().join("link.db"));
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&path, options.clone()).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let locks = locks_on(&path);
+        assert!(locks > 0, "an open store holds a lock on its file");
+        for name in [&path, &link] {
+            refuse_unknown(&Db::at(name)).unwrap();
+            assert_eq!(locks_on(&path), locks);
+            let again = Store::open_read_only(name, options.clone()).unwrap();
+            assert_eq!(locks_on(&path), locks);
+            drop(again);
+            assert_eq!(locks_on(&path), locks);
+        }
+        // A replay holds the file as long as the store itself.
+        let id = "s".parse().unwrap();
+        let batch = crate::message::Batch::new(id, vec![bytes::Bytes::from_static(b"x")]);
+        let session = batch.session.clone();
+        store.append(batch).unwrap();
+        let replay = store
+            .read(&session, crate::reader::ReadRange::all())
+            .unwrap();
+        drop(store);
+        assert!(open_files::is_open(&path));
+        drop(replay);
+        assert!(!open_files::is_open(&path));
+    }
+
+    #[test]
+    fn a_pipe_is_refused_without_waiting_for_somebody_to_write_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let refused = refuse_unknown(&Db::at(&pipe)).unwrap_err();
+        assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
+    }
 }

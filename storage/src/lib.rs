@@ -63,6 +63,7 @@ mod ids;
 mod inspect;
 pub mod limits;
 mod message;
+mod open_files;
 mod options;
 mod probe;
 mod reader;

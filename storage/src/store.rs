@@ -10,6 +10,7 @@ use crate::files;
 use crate::ids::SessionId;
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
+use crate::open_files::OpenFile;
 use crate::options::{StoreOptions, check_size_limits};
 use crate::reader::{ReadRange, Readers, Replay};
 use crate::reserve::Reserve;
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) watch: Arc<CapacityWatch>,
     /// `None` when opened for reading only.
     writer: Option<Writer>,
+    // Last: it must outlive the connections.
+    _open: Arc<OpenFile>,
 }
 
 impl std::fmt::Debug for Store {
@@ -74,6 +77,7 @@ impl Store {
             tracing::warn!(path = %path.display(), kind,
                 "the store is on a network file system, where SQLite cannot keep it safe");
         }
+        let open = Arc::new(OpenFile::note(path));
         let reserve_path = db.beside("-reserve");
         let connect = || {
             let mut connection = db.connect_writer(options.durability)?;
@@ -89,7 +93,7 @@ impl Store {
             connected => connected,
         }?;
         let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
-        let readers = Readers::open(&db, options.readers_max)?;
+        let readers = Readers::open(&db, options.readers_max, Arc::clone(&open))?;
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
@@ -108,6 +112,7 @@ impl Store {
                 readers,
                 watch,
                 writer: Some(writer),
+                _open: open,
             }),
         };
         store.finish_deletions_if_there_is_room()?;
@@ -124,6 +129,7 @@ impl Store {
         Db::check_sqlite_version()?;
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
+        let open = Arc::new(OpenFile::note(path));
         let connection = match db.connect_reader() {
             Err(StoreError::DiskFull { .. }) if Reserve::give_up(&db.beside("-reserve")) => {
                 db.connect_reader()
@@ -147,7 +153,7 @@ impl Store {
                 });
             }
         }
-        let readers = Readers::open(&db, options.readers_max)?;
+        let readers = Readers::open(&db, options.readers_max, Arc::clone(&open))?;
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
@@ -159,6 +165,7 @@ impl Store {
                 readers,
                 watch,
                 writer: None,
+                _open: open,
             }),
         })
     }

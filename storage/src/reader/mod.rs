@@ -14,6 +14,7 @@ use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
+use crate::open_files::OpenFile;
 use crate::sql;
 use crate::sql::db::{Db, set_up_reader};
 
@@ -23,11 +24,13 @@ pub(crate) struct Readers {
     db: Db,
     pool: Pool<SqliteConnectionManager>,
     shared: Arc<Shared>,
+    // Last: it must outlive the connections.
+    _open: Arc<OpenFile>,
 }
 
 impl Readers {
     /// Opens the pool with one connection; further ones come when they are needed.
-    pub(crate) fn open(db: &Db, readers_max: u32) -> Result<Self> {
+    pub(crate) fn open(db: &Db, readers_max: u32, open: Arc<OpenFile>) -> Result<Self> {
         let (target, flags) = db.reader_target()?;
         let manager = SqliteConnectionManager::file(target)
             .with_flags(flags)
@@ -46,6 +49,7 @@ impl Readers {
             db: db.clone(),
             pool,
             shared: Arc::default(),
+            _open: open,
         })
     }
 
