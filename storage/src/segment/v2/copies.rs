@@ -13,11 +13,20 @@ use super::super::SegmentError;
 use super::varint::{Cursor, put, unzigzag, zigzag};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
 
-/// Shorter repeats are left to zstd: naming one costs five bytes, and tears its surroundings apart.
-/// In the quick tier, whose zstd finds few of them …
-const QUICK_COPY_BYTES_MIN: usize = 96;
-/// … and in the deep tier, whose zstd says them for less.
-const DEEP_COPY_BYTES_MIN: usize = 256;
+/// The shortest repeat that is taken out. Shorter ones are left to zstd: naming one costs five
+/// bytes, and tears its surroundings apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ShortestCopy {
+    bytes: usize,
+}
+
+impl ShortestCopy {
+    /// For the quick tier, whose zstd finds few of them.
+    pub(super) const QUICK: Self = Self { bytes: 96 };
+    /// For the deep tier, whose zstd says them for less.
+    pub(super) const DEEP: Self = Self { bytes: 256 };
+}
+
 /// What the lengths in the list count from.
 const LENGTH_MIN: u64 = 32;
 /// Bytes that decide whether a position is sampled: what a hash remembers.
@@ -168,16 +177,11 @@ impl Packed {
 }
 
 /// Takes the long repeats out of `main`. `None` if that spares too little, or if `main` is so
-/// long that a reader could not afford to have it twice. `deep` is the tier.
-pub(super) fn take_out(base: &Index<'_>, main: &[u8], deep: bool) -> Option<Vec<u8>> {
+/// long that a reader could not afford to have it twice.
+pub(super) fn take_out(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) -> Option<Vec<u8>> {
     if main.len() > COPIES_STREAM_BYTES_MAX {
         return None;
     }
-    let copy_bytes_min = if deep {
-        DEEP_COPY_BYTES_MIN
-    } else {
-        QUICK_COPY_BYTES_MIN
-    };
     let mut seen = Table::new(main.len());
     let mut packed = Packed::default();
     let (mut taken, mut at) = (0, 0);
@@ -206,7 +210,7 @@ pub(super) fn take_out(base: &Index<'_>, main: &[u8], deep: bool) -> Option<Vec<
                 best = Some(own);
             }
         }
-        if let Some(best) = best.filter(|best| best.bytes >= copy_bytes_min) {
+        if let Some(best) = best.filter(|best| best.bytes >= shortest.bytes) {
             packed.copy(&main[taken..best.start], best);
             // A copy that was cut short may end before the place it was found from.
             taken = best.start + best.bytes;
@@ -301,8 +305,8 @@ mod tests {
     use super::*;
 
     fn comes_back(base: &[u8], main: &[u8]) -> Option<usize> {
-        let [quick, _] = [false, true].map(|deep| {
-            let packed = take_out(&Index::new(base), main, deep)?;
+        let [quick, _] = [ShortestCopy::QUICK, ShortestCopy::DEEP].map(|shortest| {
+            let packed = take_out(&Index::new(base), main, shortest)?;
             let mut back = Vec::new();
             put_back(&packed, base, main.len(), &mut back).unwrap();
             assert_eq!(back, main);
@@ -316,9 +320,9 @@ mod tests {
         let base = noise(8, 2_000);
         for (bytes, deep_copies) in [(200, false), (400, true)] {
             let main = [&noise(9, 50), &base[700..700 + bytes], &noise(10, 50)].concat();
-            let copies = |deep| take_out(&Index::new(&base), &main, deep).is_some();
+            let copies = |shortest| take_out(&Index::new(&base), &main, shortest).is_some();
             assert_eq!(
-                (copies(false), copies(true)),
+                (copies(ShortestCopy::QUICK), copies(ShortestCopy::DEEP)),
                 (true, deep_copies),
                 "{bytes}"
             );

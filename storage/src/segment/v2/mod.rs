@@ -45,6 +45,7 @@ pub use ideas::Ideas;
 
 pub(super) use self::body::Inflated;
 use self::body::{Body, Main, Parts};
+use self::copies::ShortestCopy;
 use self::output::Output;
 use self::splitter::Splitter;
 use self::varint::{Cursor, put, unzigzag, zigzag};
@@ -71,7 +72,7 @@ const DEEP_LEVEL_MIN: i32 = 13;
 pub struct Encoder<'b> {
     base: Option<&'b Base>,
     ideas: Ideas,
-    deep: bool,
+    shortest_copy: ShortestCopy,
     index: copies::Index<'b>,
     main: frame::Compressor,
     blobs: frame::Compressor,
@@ -107,7 +108,7 @@ impl<'b> Encoder<'b> {
         Ok(Self {
             base,
             ideas,
-            deep: is_deep(level),
+            shortest_copy: shortest_copy(level),
             index: copies::Index::new(text),
             main: frame::Compressor::new(level, text)?,
             blobs: frame::Compressor::new(blob_level(level), &[])?,
@@ -161,7 +162,7 @@ impl<'b> Encoder<'b> {
         check_max("the size of the columns", parts.main.len(), main_max)?;
         let packed = ideas
             .copies
-            .then(|| copies::take_out(&self.index, &parts.main, self.deep))
+            .then(|| copies::take_out(&self.index, &parts.main, self.shortest_copy))
             .flatten();
         let main_frame = self.main.compress(packed.as_ref().unwrap_or(&parts.main))?;
         let blob_frame = if parts.blobs.is_empty() {
@@ -192,6 +193,14 @@ impl<'b> Encoder<'b> {
                     && decoded.received_ms(index) == Some(entry.received_ms)
             });
         same.then_some(decoded)
+    }
+}
+
+fn shortest_copy(level: i32) -> ShortestCopy {
+    if is_deep(level) {
+        ShortestCopy::DEEP
+    } else {
+        ShortestCopy::QUICK
     }
 }
 
