@@ -45,76 +45,39 @@ pub struct SessionFacts {
     pub agent_session_id: String,
 }
 
-/// The top-level fields that are read, each as it stands.
-struct Line<'a> {
-    kind: Option<&'a RawValue>,
-    subtype: Option<&'a RawValue>,
-    timestamp: Option<&'a RawValue>,
-    message: Option<&'a RawValue>,
-    payload: Option<&'a RawValue>,
-    usage: Option<&'a RawValue>,
-    total_cost_usd: Option<&'a RawValue>,
-    result: Option<&'a RawValue>,
-    cwd: Option<&'a RawValue>,
-    model: Option<&'a RawValue>,
-    model_id: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    conversation_id: Option<&'a RawValue>,
-    process_id: Option<&'a RawValue>,
+/// The top-level fields that are read, each with its key, as it stands.
+macro_rules! line {
+    ($($field:ident: $key:literal),* $(,)?) => {
+        struct Line<'a> {
+            $($field: Option<&'a RawValue>),*
+        }
+
+        impl<'a> Line<'a> {
+            const KEYS: [&'static str; [$($key),*].len()] = [$($key),*];
+
+            fn read(text: &'a str) -> Option<Self> {
+                let [$($field),*] = json::fields(text, &Self::KEYS)?;
+                Some(Self { $($field),* })
+            }
+        }
+    };
 }
 
-impl<'a> Line<'a> {
-    const KEYS: [&'static str; 14] = [
-        "type",
-        "subtype",
-        "timestamp",
-        "message",
-        "payload",
-        "usage",
-        "total_cost_usd",
-        "result",
-        "cwd",
-        "model",
-        "modelId",
-        "id",
-        "sessionId",
-        "session_id",
-    ];
-
-    fn read(text: &'a str) -> Option<Self> {
-        let [
-            kind,
-            subtype,
-            timestamp,
-            message,
-            payload,
-            usage,
-            total_cost_usd,
-            result,
-            cwd,
-            model,
-            model_id,
-            id,
-            conversation_id,
-            process_id,
-        ] = json::fields(text, &Self::KEYS)?;
-        Some(Self {
-            kind,
-            subtype,
-            timestamp,
-            message,
-            payload,
-            usage,
-            total_cost_usd,
-            result,
-            cwd,
-            model,
-            model_id,
-            id,
-            conversation_id,
-            process_id,
-        })
-    }
+line! {
+    kind: "type",
+    subtype: "subtype",
+    timestamp: "timestamp",
+    message: "message",
+    payload: "payload",
+    usage: "usage",
+    total_cost_usd: "total_cost_usd",
+    result: "result",
+    cwd: "cwd",
+    model: "model",
+    model_id: "modelId",
+    id: "id",
+    conversation_id: "sessionId",
+    process_id: "session_id",
 }
 
 /// Reads one line. Never fails: what cannot be read has a type that says so.
