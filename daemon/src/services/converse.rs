@@ -20,47 +20,22 @@ use std::sync::atomic::AtomicU64;
 
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::{AgentEvent, AgentRequest};
-use betcode_storage::{Session, SessionId, StoreError};
+use betcode_storage::{Session, SessionId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Streaming};
 
-use super::Answers;
 use super::resume::{Events, Page, in_context};
+use super::{Answers, End};
 use crate::admission::Taken;
 use crate::agents::{Command, Mailbox, StreamKey};
 use crate::core::Core;
 use crate::limits::ANSWERS_AHEAD_MAX;
-use crate::reading::Gone;
-use crate::status::{draining, from_store, invalid};
+use crate::status::{draining, invalid};
 use crate::transport::Client;
 use hear::hear;
 use open::{Opened, info, open};
 use tell::Teller;
-
-/// Why a stream ends.
-enum End {
-    Gone,
-    Failed(Status),
-}
-
-impl From<Gone> for End {
-    fn from(Gone: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-impl From<StoreError> for End {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(from_store(&error))
-    }
-}
-
-impl From<Status> for End {
-    fn from(status: Status) -> Self {
-        Self::Failed(status)
-    }
-}
 
 /// What a client is called.
 pub(super) fn client_name<T>(request: &Request<T>) -> Arc<str> {

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::Answers;
 use super::read::check_start;
+use super::{Answers, End};
 use crate::admission::Taken;
 use crate::core::{Core, session_id};
 use crate::hub::{News, Subscription};
@@ -23,24 +23,6 @@ use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
 use crate::reading::{Gone, Pages, frames};
 use crate::status::{draining, from_store};
-
-/// Why a follower ends.
-enum End {
-    Gone,
-    Failed(Status),
-}
-
-impl From<Gone> for End {
-    fn from(Gone: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-impl From<StoreError> for End {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(from_store(&error))
-    }
-}
 
 pub(super) async fn follow(
     core: Arc<Core>,

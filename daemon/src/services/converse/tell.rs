@@ -8,7 +8,8 @@ use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_storage::{Clock, Message, ReadRange, SessionId, SessionKey, StoreError, SystemClock};
 use tokio::sync::mpsc;
 
-use super::{End, find};
+use super::super::End;
+use super::find;
 use crate::admission::Taken;
 use crate::agents::{Mailbox, ReadTimes};
 use crate::core::Core;
