@@ -165,16 +165,45 @@ pub fn fit_end(text: &str, cells: usize) -> String {
     if text.chars().map(cells_of).sum::<usize>() <= cells {
         return fit(&text, cells);
     }
-    let mut used = 1;
-    let mut kept = 0;
-    for c in text.chars().rev() {
-        if used + cells_of(c) > cells {
+    let kept = bytes_within(text.chars().rev(), cells.saturating_sub(1));
+    fit(&format!("…{}", &text[text.len() - kept..]), cells)
+}
+
+/// `text` in at most `cells` columns of a terminal: of a long one the beginning and the end, with
+/// `…` between them. Names that begin alike, as those of a folder's sessions do, differ in their
+/// ends.
+///
+/// ```
+/// use betcode_storage::capacity::text::elide_middle;
+/// assert_eq!(elide_middle("release-notes-of-monday", 13), "releas…monday");
+/// ```
+#[must_use]
+pub fn elide_middle(text: &str, cells: usize) -> String {
+    let text = harmless(text);
+    if text.chars().map(cells_of).sum::<usize>() <= cells {
+        return text;
+    }
+    let Some(room) = cells.checked_sub(1) else {
+        return String::new();
+    };
+    let begin = &text[..bytes_within(text.chars(), room.div_ceil(2))];
+    let end = &text[text.len() - bytes_within(text.chars().rev(), room / 2)..];
+    // A mark whose letter is left out would be put on the `…`.
+    let end = end.trim_start_matches(|c| cells_of(c) == 0);
+    format!("{begin}…{end}")
+}
+
+/// Bytes of the first of `chars`, as many as fit into `cells`.
+fn bytes_within(chars: impl Iterator<Item = char>, cells: usize) -> usize {
+    let (mut used, mut bytes) = (0, 0);
+    for c in chars {
+        used += cells_of(c);
+        if used > cells {
             break;
         }
-        used += cells_of(c);
-        kept += c.len_utf8();
+        bytes += c.len_utf8();
     }
-    fit(&format!("…{}", &text[text.len() - kept..]), cells)
+    bytes
 }
 
 /// Columns that a character takes: two for East Asian wide characters and emoji, none for
@@ -255,5 +284,25 @@ mod tests {
         assert_eq!(fit_end("/home/me/project", 9), "…/project");
         assert_eq!(fit_end("/home/日本", 5), "…日本");
         assert_eq!(fit_end("ab", 4), "ab  ");
+    }
+
+    #[test]
+    fn the_middle_of_a_long_name_is_left_out_and_no_character_is_split() {
+        for (text, cells, elided) in [
+            ("abcdef", 6, "abcdef"),
+            ("abcdefg", 6, "abc…fg"),
+            ("abcdefg", 5, "ab…fg"),
+            ("ääääéééé", 5, "ää…éé"),
+            ("日本語日本語", 7, "日…語"),
+            ("日本語日本語", 8, "日本…語"),
+            ("abcde\u{301}f", 3, "a…f"),
+            ("abcde\u{301}\u{301}", 3, "a…e\u{301}\u{301}"),
+            ("a\nbcdefg", 5, "a·…fg"),
+            ("abc", 1, "…"),
+            ("abc", 0, ""),
+            ("", 0, ""),
+        ] {
+            assert_eq!(elide_middle(text, cells), elided, "{text:?} in {cells}");
+        }
     }
 }

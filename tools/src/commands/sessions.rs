@@ -1,5 +1,6 @@
 //! `sessions`: what is recorded.
 
+use betcode_storage::capacity::text::elide_middle;
 use betcode_storage::{Session, SessionFilter};
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -7,6 +8,9 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::error::{Exit, Result};
 use crate::output::{Out, format};
+
+/// Columns for what a session is about, beside its time.
+const ABOUT_CELLS_MAX: usize = 54;
 
 /// List sessions
 #[derive(Debug, clap::Args)]
@@ -132,19 +136,20 @@ fn rows(session: &Session) -> Vec<String> {
         || format!("{:<20}", "no time told"),
         |time| format!("{} UTC", format::minute(time)),
     );
-    let about = format::cut(about(session), 54);
-    rows.push(format!("  {said}  {about}"));
+    rows.push(format!("  {said}  {}", about(session)));
     rows
 }
 
 /// What a session is about, as far as it is known.
-fn about(session: &Session) -> &str {
-    let meta = &session.meta;
-    let known = [&meta.name, &session.last_preview, &meta.working_directory];
-    known
-        .into_iter()
-        .find(|text| !text.is_empty())
-        .map_or("", String::as_str)
+fn about(session: &Session) -> String {
+    let (name, said) = (&session.meta.name, &session.last_preview);
+    if !name.is_empty() {
+        elide_middle(name, ABOUT_CELLS_MAX)
+    } else if !said.is_empty() {
+        format::cut(said, ABOUT_CELLS_MAX)
+    } else {
+        elide_middle(&session.meta.working_directory, ABOUT_CELLS_MAX)
+    }
 }
 
 /// A session as in JSON.

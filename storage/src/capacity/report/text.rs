@@ -6,7 +6,7 @@ use super::{CapacityReport, PlannedRow, SessionRow, Unit};
 use crate::capacity::forecast::When;
 use crate::capacity::levels::Level;
 use crate::capacity::text::{
-    bytes, count, date, date_time, fit, fit_end, hours, percent, three_digits,
+    bytes, count, date, date_time, elide_middle, fit, fit_end, hours, percent, three_digits,
 };
 
 /// Message types, sessions and projects that a table shows before it sums up the rest.
@@ -14,6 +14,8 @@ const ROWS_MAX: usize = 8;
 const SESSIONS_MAX: usize = 5;
 const RUNS_MAX: usize = 5;
 const METER_CELLS: usize = 20;
+/// The first column of a table.
+const LABEL_CELLS: usize = 40;
 
 /// The report as text, lines ending with a newline.
 #[must_use]
@@ -161,7 +163,8 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
 
 fn row(label: &str, cells: [&str; 3]) -> String {
     let [first, second, third] = cells;
-    format!("{} {first:>12} {second:>12} {third:>12}", fit(label, 40))
+    let label = fit(label, LABEL_CELLS);
+    format!("{label} {first:>12} {second:>12} {third:>12}")
 }
 
 /// A planned or measured value in its unit.
@@ -253,7 +256,10 @@ fn sessions(out: &mut Lines, title: &str, sessions: &[SessionRow]) {
             bytes(session.stored_bytes),
             per_hour,
         ];
-        let label = format!("  {}", session_label(session));
+        let label = format!(
+            "  {}",
+            elide_middle(session_label(session), LABEL_CELLS - 2)
+        );
         out.line(&row(&label, cells.each_ref().map(String::as_str)));
     }
 }
@@ -289,7 +295,7 @@ fn projects(out: &mut Lines, report: &CapacityReport) {
         ];
         let label = format!(
             "  {}",
-            fit_end(project_label(&project.working_directory), 38)
+            fit_end(project_label(&project.working_directory), LABEL_CELLS - 2)
         );
         out.line(&row(&label, cells.each_ref().map(String::as_str)));
     }

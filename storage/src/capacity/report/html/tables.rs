@@ -5,11 +5,15 @@ use std::fmt::Write;
 use super::markup::{TABLE_END, bar, bars, cell, css_percent, esc, path, table_start};
 use crate::capacity::report::text::{figure, project_label, rounded_bytes, session_label, times};
 use crate::capacity::report::{CapacityReport, SessionRow};
-use crate::capacity::text::{bytes, count, date, date_time, hours, percent, three_digits};
+use crate::capacity::text::{
+    bytes, count, date, date_time, elide_middle, hours, percent, three_digits,
+};
 
 /// Message types shown; the rest is summed up.
 const TYPES_MAX: usize = 8;
 const RUNS_MAX: usize = 10;
+/// Columns of a name: about two lines of the page.
+const NAME_CELLS_MAX: usize = 56;
 /// Fastest-growing sessions and projects shown.
 const ROWS_MAX: usize = 8;
 
@@ -21,12 +25,20 @@ fn row_head(name: &str, below: &str) -> String {
     let below = if below.is_empty() {
         String::new()
     } else {
-        format!("<small class=\"clamp\">{}</small>", path(below))
+        elided("small", below)
     };
     format!(
-        "<tr role=\"row\"><th scope=\"row\" role=\"rowheader\" class=\"name\">\
-         <span class=\"clamp\">{}</span>{below}</th>",
-        path(name)
+        "<tr role=\"row\"><th scope=\"row\" role=\"rowheader\" class=\"name\">{}{below}</th>",
+        elided("span", name)
+    )
+}
+
+/// A name or path of which the middle is left out when it is long; all of it is its title.
+fn elided(tag: &str, text: &str) -> String {
+    format!(
+        "<{tag} class=\"clamp\" title=\"{}\">{}</{tag}>",
+        esc(text),
+        path(&elide_middle(text, NAME_CELLS_MAX))
     )
 }
 
