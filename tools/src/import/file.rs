@@ -31,6 +31,15 @@ pub(super) struct Taken {
     pub(super) messages: u64,
     /// Bytes, line ends included.
     pub(super) bytes: u64,
+    /// Messages that were there by the time that they were to be recorded: another import ran beside.
+    pub(super) already_there: u64,
+}
+
+impl Taken {
+    /// Whether another import has recorded all that was to be taken.
+    pub(super) fn came_too_late(&self) -> bool {
+        self.messages == 0 && self.already_there > 0
+    }
 }
 
 /// Why a file was not taken to its end.
@@ -197,6 +206,7 @@ impl FileImport<'_, '_> {
     }
 
     fn append_payloads(&mut self, payloads: Vec<Bytes>, source_bytes: u64) -> Result<(), Stop> {
+        let lines = payloads.clone();
         let batch = Batch {
             session: self.place.session.clone(),
             payloads,
@@ -212,12 +222,14 @@ impl FileImport<'_, '_> {
                 joins: std::mem::take(&mut self.joins),
             }),
         };
-        let messages = batch.payloads.len() as u64;
+        let messages = lines.len() as u64;
         let appended = self.append_with_room(batch)?;
         self.place.next_sequence += messages;
         self.place.record_is_stale = false;
-        self.taken.messages += messages - appended.duplicates.min(messages);
-        self.taken.bytes += source_bytes;
+        let found_there = appended.duplicates.min(messages);
+        self.taken.already_there += found_there;
+        self.taken.messages += messages - found_there;
+        self.taken.bytes += source_bytes.saturating_sub(source_bytes_of(&lines, found_there));
         self.run.compact_when_due(source_bytes);
         match self.run.advance(source_bytes) {
             std::ops::ControlFlow::Continue(()) => Ok(()),
@@ -280,6 +292,13 @@ impl FileImport<'_, '_> {
         };
         Ok(Stop::Skip(skipped.at_line(self.place.prefix.newlines + 1)))
     }
+}
+
+/// Bytes in the file of the first so many lines, each with its end.
+fn source_bytes_of(lines: &[Bytes], count: u64) -> u64 {
+    // Lossless: not more than there are.
+    let counted = lines.iter().take(count as usize);
+    counted.map(|line| line.len() as u64 + 1).sum()
 }
 
 /// Counts what is left of a line, up to a little over `bytes_max`.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,6 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use betcode_db::generator;
+use betcode_db::import::{self, ImportOptions, ImportPlan, Recorder};
+use betcode_storage::{Store, StoreOptions};
 use serde_json::Value;
 
 use crate::tool::{Tool, assert_same};
@@ -334,4 +337,50 @@ fn a_file_that_grows_during_imports_is_complete_in_the_end() {
     assert_eq!(import(&tool).1, 0);
     assert_same(&tool.path("src"), &tool.export("out"));
     assert_eq!(tool.run(["verify"]).code, 0);
+}
+
+#[test]
+fn of_two_imports_at_once_each_counts_only_what_it_recorded_itself() {
+    // Before the first line of one is recorded, and between two of its batches.
+    for (other_begins_at, sessions_counted) in [(0, 2), (1, 3)] {
+        let tool = Tool::new();
+        let files = [
+            generator::transcript(1, 3_000_000),
+            generator::transcript(2, 100_000),
+        ];
+        for (name, lines) in ["a", "b"].iter().zip(&files) {
+            tool.write(format!("src/{name}.jsonl"), lines);
+        }
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&tool.db(), options).unwrap();
+        let plan = ImportPlan::of(&[tool.path("src")]).unwrap();
+        let recorder = Recorder::of(&store, None);
+        let mut other = None;
+        let own = import::import(
+            &store,
+            recorder,
+            plan,
+            &ImportOptions::default(),
+            &mut |at| {
+                if other.is_none() && at.bytes_done >= other_begins_at {
+                    other = Some(import(&tool).0);
+                }
+                ControlFlow::Continue(())
+            },
+        );
+        let (own, other) = (own.unwrap(), other.unwrap());
+        let sum = |own: u64, field: &str| own + other[field].as_u64().unwrap();
+        let bytes: usize = files.iter().map(Vec::len).sum();
+        assert_eq!(
+            sum(own.messages, "messages"),
+            store.totals().unwrap().messages
+        );
+        assert_eq!(sum(own.bytes, "bytes"), bytes as u64);
+        assert_eq!(sum(own.sessions, "sessions"), sessions_counted);
+        assert_eq!(sum(own.unchanged, "unchanged"), 4 - sessions_counted);
+        assert_same(&tool.path("src"), &tool.export("out"));
+    }
 }
