@@ -419,3 +419,24 @@ pub(in crate::capacity) fn over_limit() -> CapacityReport {
     })
     .unwrap()
 }
+
+#[test]
+fn sessions_whose_names_begin_alike_are_told_apart() {
+    let mut fixture = Fixture::new();
+    let begin = "-home-me-work-on-something-with-a-long-name-in-a-folder-of-its-own-";
+    let ends = ["first", "second"];
+    assert!(fixture.biggest.len() >= ends.len());
+    for (session, end) in fixture.biggest.iter_mut().zip(ends) {
+        session.meta.name = format!("{begin}{end}");
+    }
+    let report = build(&fixture.input()).unwrap();
+    let (text, page) = (text(&report), html(&report));
+    for end in ends {
+        let in_text = text
+            .lines()
+            .any(|line| line.contains('…') && line.contains(end));
+        assert!(in_text, "{text}");
+        assert!(page.contains(&format!("title=\"{begin}{end}\"")), "{end}");
+        assert!(page.contains(&format!("{end}</span>")), "{end}");
+    }
+}
