@@ -81,10 +81,6 @@ pub(crate) fn delete_session(
         return Ok(false);
     }
     let minus = |value: u64| -sql::signed(value);
-    let wall_ms = match (session.first_time_ms, session.last_time_ms) {
-        (Some(first), Some(last)) => last - first,
-        _ => 0,
-    };
     sql::totals::add(
         connection,
         &Delta {
@@ -97,7 +93,7 @@ pub(crate) fn delete_session(
             segments: minus(session.segments),
             segment_bytes: minus(session.segment_bytes),
             active_ms: -session.active_ms,
-            wall_ms: -wall_ms,
+            wall_ms: -session.times().wall_ms(),
             ..Delta::default()
         },
     )?;

@@ -127,6 +127,8 @@ pub const DB_BYTES_MAX_FLOOR: u64 = 1_000_000;
 pub const FOOTPRINT_TARGET: f64 = 0.30;
 /// A gap between two messages counts as active time up to this long.
 pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
+/// A turn of an imported stream counts as active time up to this long.
+pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 /// Distinct message types that growth tells apart; further ones count as `(other)`.
 pub const MESSAGE_TYPES_MAX: usize = 256;
 /// Length of a message type's name; longer counts as `(other)`.

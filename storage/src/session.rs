@@ -1,5 +1,6 @@
 //! Sessions as listed.
 
+use crate::growth::SessionTimes;
 use crate::ids::{SessionId, SessionKey};
 use crate::message::SessionMeta;
 use crate::usage::SessionUsage;
@@ -31,11 +32,13 @@ pub struct Session {
     pub segments: u64,
     /// Their encoded bytes.
     pub segment_bytes: u64,
-    /// When the first message was said (its own timestamp, else arrival).
+    /// When the first message was said (its own timestamp, else arrival); `None` while no line of
+    /// an imported session has told a time.
     pub first_time_ms: Option<i64>,
     /// When the last was said.
     pub last_time_ms: Option<i64>,
-    /// Active time: gaps between messages, each capped at five minutes.
+    /// Active time: gaps between messages, each capped at five minutes, and turns of imported
+    /// streams, as [`growth`](crate::growth) adds them up.
     pub active_ms: i64,
     /// Tokens and cost.
     pub usage: SessionUsage,
@@ -48,6 +51,22 @@ impl Session {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.segment_bytes + self.hot_bytes
+    }
+
+    pub(crate) fn times(&self) -> SessionTimes {
+        SessionTimes {
+            first_ms: self.first_time_ms,
+            last_ms: self.last_time_ms,
+            active_ms: self.active_ms,
+            turn: self.usage.turn_times,
+        }
+    }
+
+    pub(crate) fn set_times(&mut self, times: SessionTimes) {
+        self.first_time_ms = times.first_ms;
+        self.last_time_ms = times.last_ms;
+        self.active_ms = times.active_ms;
+        self.usage.turn_times = times.turn;
     }
 }
 

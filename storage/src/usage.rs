@@ -8,6 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::growth::TurnTimes;
+
 /// Numbers of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -79,6 +81,9 @@ pub struct SessionUsage {
     /// Cost of agent processes that have ended, and of the current one so far.
     settled_cost_usd: f64,
     process_cost_usd: f64,
+    /// No usage, but of the same kind: the turn that goes on, between two imports of a stream.
+    #[serde(skip_serializing_if = "TurnTimes::is_empty")]
+    pub(crate) turn_times: TurnTimes,
 }
 
 impl SessionUsage {

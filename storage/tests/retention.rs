@@ -56,6 +56,7 @@ impl Case {
             id("older"),
             (0..500)
                 .map(|n| Bytes::from(format!(r#"{{"type":"user","n":{n}}}"#)))
+                .chain([Bytes::from(r#"{"type":"result","duration_ms":60000}"#)])
                 .collect(),
         );
         batch.arrival = Arrival::Historical;
@@ -167,6 +168,7 @@ fn what_is_removed_stands_in_the_archive_with_its_times_and_its_source() {
     assert_eq!(archive.session(&id("older")).unwrap().meta.name, "imported");
     let archived = archive.session(&id("old")).unwrap();
     assert_eq!(archived.active_ms, times.active_ms);
+    assert_eq!(archive.session(&id("older")).unwrap().active_ms, 60_000);
     assert_eq!(
         (archived.first_time_ms, archived.last_time_ms),
         (times.first_time_ms, times.last_time_ms)

@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 use super::json::{count, fields, fields_of, items, number, string};
 use super::preview;
 use super::{Line, SessionFacts};
+use crate::growth::TurnEnd;
+use crate::limits::TURN_MS_MAX;
 use crate::usage::{Tokens, UsageFact};
 
 /// What readers fill.
@@ -16,6 +18,7 @@ use crate::usage::{Tokens, UsageFact};
 pub(super) struct Told {
     pub(super) usage: Option<UsageFact>,
     pub(super) preview: Option<String>,
+    pub(super) turn_end: Option<TurnEnd>,
     pub(super) session: SessionFacts,
 }
 
@@ -50,6 +53,9 @@ pub(super) fn read(kind: &str, line: &Line<'_>, told: &mut Told) {
 /// Costs above this are no costs: a line that claims more would spoil its session's sum for good.
 const COST_USD_MAX: f64 = 1e9;
 
+/// Durations above this are no durations: the protocol that tells them to clients has 32 bits.
+const DURATION_MS_MAX: f64 = u32::MAX as f64;
+
 fn claude_assistant(line: &Line<'_>, told: &mut Told) {
     let [id, model, usage, content] = fields_of(line.message, &["id", "model", "usage", "content"]);
     // What Claude Code writes for messages that no model made.
@@ -71,6 +77,9 @@ fn claude_result(line: &Line<'_>, told: &mut Told) {
         cost_usd: line.total_cost_usd.and_then(cost_usd),
     });
     told.preview = line.result.and_then(string).and_then(|t| preview::of(&t));
+    told.turn_end = Some(TurnEnd {
+        duration_ms: line.duration_ms.and_then(turn_ms),
+    });
 }
 
 fn claude_system(line: &Line<'_>, told: &mut Told) {
@@ -194,6 +203,13 @@ fn number_of(value: Option<&RawValue>) -> u64 {
 
 fn cost_usd(value: &RawValue) -> Option<f64> {
     number(value).filter(|cost| (0.0..=COST_USD_MAX).contains(cost))
+}
+
+/// How long a turn took, when it is a duration; what is longer than a turn can be counts as such.
+fn turn_ms(value: &RawValue) -> Option<i64> {
+    let ms = number(value).filter(|ms| (0.0..=DURATION_MS_MAX).contains(ms))?;
+    // Cut off to whole milliseconds.
+    Some((ms as i64).min(TURN_MS_MAX))
 }
 
 /// The beginning of the first text of a message's content, which is text or blocks.

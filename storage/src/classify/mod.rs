@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use self::agents::{Told, fill};
 use self::json::{number, string};
+use crate::growth::TurnEnd;
 use crate::limits::MESSAGE_TYPE_BYTES_MAX;
 use crate::usage::UsageFact;
 
@@ -26,6 +27,8 @@ pub struct LineFacts {
     pub message_type: String,
     /// The line's own timestamp, Unix milliseconds.
     pub said_ms: Option<i64>,
+    /// The turn that it ends.
+    pub turn_end: Option<TurnEnd>,
     /// What it adds to the session's usage.
     pub usage: Option<UsageFact>,
     /// Text for the session's preview.
@@ -71,6 +74,7 @@ line! {
     payload: "payload",
     usage: "usage",
     total_cost_usd: "total_cost_usd",
+    duration_ms: "duration_ms",
     result: "result",
     cwd: "cwd",
     model: "model",
@@ -110,6 +114,7 @@ pub fn classify(line: &[u8]) -> LineFacts {
     LineFacts {
         message_type: kind.map_or_else(|| TYPE_UNTYPED.to_owned(), Into::into),
         said_ms: line.timestamp.and_then(time_ms),
+        turn_end: told.turn_end,
         usage: told.usage,
         preview: told.preview,
         session: (told.session != SessionFacts::default()).then_some(told.session),
@@ -251,6 +256,34 @@ mod tests {
             };
             assert_eq!(cost_usd, None, "{cost}");
         }
+    }
+
+    #[test]
+    fn a_result_ends_a_turn_and_only_a_duration_says_how_long_it_was() {
+        let told = |duration: &str| {
+            let line = format!(r#"{{"type":"result","duration_ms":{duration}}}"#);
+            classify(line.as_bytes()).turn_end.unwrap().duration_ms
+        };
+        assert_eq!(told("135384"), Some(135_384));
+        assert_eq!(told("0"), Some(0));
+        assert_eq!(told("1.5e3"), Some(1500));
+        assert_eq!(told("86400001"), Some(86_400_000), "a day at most");
+        for none in [
+            "-1",
+            "-0.5",
+            "4294967296",
+            "1e300",
+            "1e999",
+            "\"7\"",
+            "null",
+            "[]",
+        ] {
+            assert_eq!(told(none), None, "{none}");
+        }
+        let silent = classify(br#"{"type":"result"}"#).turn_end;
+        assert_eq!(silent, Some(TurnEnd { duration_ms: None }));
+        let other = classify(br#"{"type":"tool_result","duration_ms":5}"#);
+        assert_eq!(other.turn_end, None);
     }
 
     /// Facts of a line of the form `{"timestamp":…,"type":kind,"payload":payload}`.

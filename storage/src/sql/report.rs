@@ -24,8 +24,8 @@ pub struct ProjectGrowth {
     pub active_ms: i64,
 }
 
-/// Sessions without any active time: no two of their lines tell different times. They count in
-/// bytes and not in hours.
+/// Sessions without any active time: no two of their lines tell different times, and none how long a
+/// turn took. They count in bytes and not in hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Untimed {
     /// Sessions.

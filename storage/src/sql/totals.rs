@@ -133,7 +133,8 @@ pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()
     Ok(())
 }
 
-/// The totals as a full count of the sessions gives them, for `verify`.
+/// The totals as a full count of the sessions gives them, for `verify`. A session's wall-clock time
+/// is that of `growth::SessionTimes::wall_ms`.
 pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<Totals> {
     connection.query_row(
         "SELECT count(*) AS sessions, coalesce(sum(last_sequence), 0) AS messages,
@@ -143,7 +144,7 @@ pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<Totals> {
             (SELECT count(*) FROM bases) AS bases,
             (SELECT coalesce(sum(length(encoded)), 0) FROM bases) AS base_bytes,
             coalesce(sum(active_ms), 0) AS active_ms,
-            coalesce(sum(coalesce(last_time_ms - first_time_ms, 0)), 0) AS wall_ms
+            coalesce(sum(coalesce(last_time_ms - first_time_ms, active_ms)), 0) AS wall_ms
          FROM sessions",
         [],
         |row| {

@@ -9,7 +9,7 @@ use super::context::Cache;
 use crate::capacity::limits_policy;
 use crate::classify::{self, LineFacts};
 use crate::error::{Result, StoreError};
-use crate::growth::{SessionTimes, uncompacted_row_bytes};
+use crate::growth::{LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionId};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
@@ -375,15 +375,14 @@ fn add_message(
         }
     };
 
-    let mut times = SessionTimes {
-        first_ms: session.first_time_ms,
-        last_ms: session.last_time_ms,
-        active_ms: session.active_ms,
+    let line = LineTimes {
+        said_ms: facts.said_ms,
+        turn_end: facts.turn_end,
+        received_ms,
     };
-    let step = times.step(facts.said_ms, received_ms, arrival);
-    session.first_time_ms = times.first_ms;
-    session.last_time_ms = times.last_ms;
-    session.active_ms = times.active_ms;
+    let mut times = session.times();
+    let step = times.step(line, arrival);
+    session.set_times(times);
 
     let bytes = payload.len() as u64;
     let uncompacted = uncompacted_row_bytes(payload.len());
@@ -428,12 +427,8 @@ fn add_message(
         .or_default();
     count.0 += 1;
     count.1 += payload.len() as u64;
-    if step.active_ms > 0 {
-        *sums
-            .growth
-            .active
-            .entry((session.key, step.hour))
-            .or_default() += step.active_ms;
+    for (hour, active_ms) in step.active_by_hour() {
+        *sums.growth.active.entry((session.key, hour)).or_default() += active_ms;
     }
     Ok(())
 }

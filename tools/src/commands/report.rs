@@ -17,7 +17,8 @@ use crate::output::{Out, format};
 #[command(after_help = "\
 Footprint is what the database takes (file and write-ahead log) against what the same \
 history takes as uncompacted rows. A session-hour is an hour of active time: gaps between \
-messages, each counted up to five minutes. The numbers are kept with each commit: the report \
+messages, each counted up to five minutes, and turns of imported streams, as long as their results \
+say. The numbers are kept with each commit: the report \
 takes the same time whatever the size.")]
 pub struct Args {
     /// Write a table for spreadsheets instead: section,name,field,value

@@ -76,6 +76,29 @@ fn growth_of_generated_sessions_equals_an_independent_count() {
         lines.join("\n")
     );
     tool.write("top/odd/odd.jsonl", odd);
+    // Turns without times, with a few, with one each, that took no time, long, and that are none.
+    let turns = [
+        r#"{"type":"system","subtype":"init"}"#,
+        r#"{"type":"result","duration_ms":135384}"#,
+        r#"{"type":"result","duration_ms":1.9e3}"#,
+        r#"{"type":"user","timestamp":"2026-02-14T09:00:00.000Z"}"#,
+        r#"{"type":"user","timestamp":"2026-02-14T09:00:00.004Z"}"#,
+        r#"{"type":"result","duration_ms":7200000}"#,
+        r#"{"type":"user","timestamp":"2026-02-14T10:59:59.000Z"}"#,
+        r#"{"type":"user","timestamp":"2026-02-14T11:01:00.000Z"}"#,
+        r#"{"type":"result","duration_ms":90000}"#,
+        r#"{"type":"user","timestamp":"2026-02-14T12:00:00.000Z"}"#,
+        r#"{"type":"result","timestamp":"2026-02-14T12:01:00.000Z","duration_ms":90000}"#,
+        r#"{"type":"result","duration_ms":86400001}"#,
+        r#"{"type":"result","duration_ms":0}"#,
+        r#"{"type":"result","duration_ms":-5}"#,
+        r#"{"type":"result","duration_ms":4294967296}"#,
+        r#"{"type":"result","duration_ms":"60000"}"#,
+        r#"{"type":"result"}"#,
+        r#"{"type":"user","duration_ms":60000}"#,
+    ];
+    tool.write("top/turns/turns.jsonl", turns.join("\n"));
+    tool.write("top/turns/timeless.jsonl", turns[..3].join("\n"));
     tool.write(
         "top/timeless/lines.jsonl",
         "{\"type\":\"user\"}\n".repeat(50),

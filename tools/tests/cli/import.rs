@@ -64,6 +64,36 @@ fn sessions_of_every_kind_come_back_byte_for_byte() {
 }
 
 #[test]
+fn growth_of_a_stream_imported_while_it_is_printed_is_that_of_one_imported_at_the_end() {
+    let stream = generator::stream(5, 300_000);
+    let stream = stream.strip_suffix(b"\n").unwrap_or(&stream);
+    let last = br#"{"type":"result","duration_ms":1800000}"#;
+    let growth = |parts: &[&[u8]]| {
+        let tool = Tool::new();
+        let file = tool.write("src/s.jsonl", "");
+        for part in parts {
+            append(&file, part);
+            import(&tool);
+        }
+        let report = tool.json(["report"]).0;
+        assert_eq!(report["untimed"]["sessions"], 0, "{report}");
+        report["growth"].clone()
+    };
+    let whole = [stream, b"\n", last].concat();
+    let at_once = growth(&[&whole]);
+    assert!(
+        at_once["active_hours"].as_f64().unwrap() >= 0.5,
+        "{at_once}"
+    );
+    assert_eq!(at_once["active_hours"], at_once["wall_hours"]);
+    let third = whole.len() / 3;
+    let begun = third + whole[third..].iter().position(|b| *b == b'\n').unwrap() + 1;
+    let ended = whole.len() - last.len();
+    let parts = [&whole[..begun], &whole[begun..ended], &whole[ended..], b""];
+    assert_eq!(growth(&parts), at_once);
+}
+
+#[test]
 fn importing_again_takes_only_what_was_appended() {
     let tool = Tool::new();
     let grown = tool.write("src/grown.jsonl", "{\"n\":1}\n{\"n\":2}\n");

@@ -16,18 +16,33 @@ import tempfile
 from datetime import datetime, timedelta, timezone
 
 GAP_MS_MAX = 5 * 60 * 1000
+TURN_MS_MAX = 24 * 60 * 60 * 1000
 PLAN_BYTES_PER_HOUR = 1_000_000
 HOUR_MS = 3_600_000
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-def said_ms(line):
-    """The line's own top-level timestamp in Unix milliseconds, or None."""
+def fields(line):
+    """The line's top-level fields; none when it is not a JSON object."""
     try:
         value = json.loads(line.decode("utf-8"))
     except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def turn_ms(fields):
+    """How long the turn took that the line ends, or None. That none ends more than a day after its
+    import is left out here: no file of the past shows it."""
+    duration = fields.get("duration_ms")
+    if type(duration) not in (int, float) or not 0 <= duration < 2**32:
         return None
-    text = value.get("timestamp") if isinstance(value, dict) else None
+    return min(int(duration), TURN_MS_MAX)
+
+
+def said_ms(fields):
+    """The line's own top-level timestamp in Unix milliseconds, or None."""
+    text = fields.get("timestamp")
     if not isinstance(text, str):
         return None
     try:
@@ -44,15 +59,26 @@ def count(path):
     if lines[-1] == b"":
         lines.pop()
     active, first, last = 0, None, None
-    for line in lines:
-        now = said_ms(line)
-        if now is None:
-            continue
-        if last is not None:
-            active += min(max(now - last, 0), GAP_MS_MAX)
-        first = now if first is None else min(first, now)
-        last = now if last is None else max(last, now)
-    wall = 0 if first is None else last - first
+    # Of the turn: from when its lines tell times, and the active time then.
+    start, before = None, 0
+    for line in map(fields, lines):
+        now, ends = said_ms(line), line.get("type") == "result"
+        if now is not None:
+            if last is not None:
+                active += min(max(now - last, 0), GAP_MS_MAX)
+            first = now - active if first is None else min(first, now)
+            last = now if last is None else max(last, now)
+            if start is None:
+                start, before = last, active
+        elif ends and turn_ms(line) is not None:
+            if start is None:
+                start, before = last, active
+            active = max(active, before + turn_ms(line))
+            if last is not None:
+                last = max(last, start + turn_ms(line))
+        if ends:
+            start = None
+    wall = active if first is None else last - first
     return len(lines), sum(map(len, lines)), active, wall
 
 
@@ -68,8 +94,8 @@ def recorded(tool, folder, database):
     sessions = []
     for session in run("sessions")["sessions"]:
         first, last = session["first_time_ms"], session["last_time_ms"]
-        wall = 0 if first is None else last - first
         active = round(session["active_hours"] * HOUR_MS)
+        wall = active if first is None else last - first
         sessions.append((session["messages"], session["raw_bytes"], active, wall))
     report = run("report")
     growth = report["growth"]

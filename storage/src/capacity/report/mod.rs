@@ -113,7 +113,8 @@ impl CapacityReport {
 /// How fast history grows, over all of it. `None` where there is nothing to divide by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Growth {
-    /// Gaps between messages, each capped at five minutes, summed over the sessions.
+    /// Gaps between messages, each capped at five minutes, and turns of imported streams, summed
+    /// over the sessions.
     pub active_hours: f64,
     /// Time between first and last message, summed over the sessions.
     pub wall_hours: f64,

@@ -142,7 +142,8 @@ fn growth(out: &mut Exposition, report: &CapacityReport) {
     let growth = &report.growth;
     out.gauge(
         "betcode_store_active_seconds",
-        "Active time of all sessions: gaps between messages, each capped at five minutes.",
+        "Active time of all sessions: gaps between messages, each capped at five minutes, and turns of \
+         imported streams.",
         growth.active_hours * 3600.0,
     );
     out.gauge(

@@ -72,7 +72,8 @@ pub fn html(report: &CapacityReport) -> String {
 
 const FOOTER: &str = "<footer class=\"note\">\n\
     <p>A <b>session-hour</b> is an hour of a session's active time: gaps between messages, each \
-    counted up to five minutes. <b>Footprint</b> is what the database and its write-ahead log \
+    counted up to five minutes, and turns of imported streams, as long as their results say. \
+    <b>Footprint</b> is what the database and its write-ahead log \
     take, divided by what the same history takes uncompacted. Compaction loses no byte.</p>\n\
     <p>MB is 10<sup>6</sup> bytes. Days and times are UTC. The page is complete in itself: it \
     loads nothing and sends nothing.</p>\n</footer>\n";
