@@ -79,8 +79,15 @@ pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
 /// Streams of a segment from which long repeats may be taken out: a reader has them twice.
 pub const COPIES_STREAM_BYTES_MAX: usize = 16 << 20;
 
-/// Text of a project's base: what a reader decodes before any of its segments.
-pub const BASE_TEXT_BYTES_MAX: usize = 2 << 20;
+/// The head of a base's text: what a reader decodes before any of its segments.
+pub const BASE_HEAD_BYTES_MAX: usize = 2 << 20;
+/// All of a base's text. Of what is behind the head a reader decodes as much as its segments copy,
+/// in pieces of [`BASE_TAIL_CHUNK_BYTES`].
+pub const BASE_TEXT_BYTES_MAX: usize = 8 << 20;
+/// See [`BASE_TEXT_BYTES_MAX`].
+pub const BASE_TAIL_CHUNK_BYTES: usize = 256 << 10;
+/// Identifiers that a base holds.
+pub const BASE_IDS_MAX: usize = 1 << 15;
 /// Images and other decoded base64 that a base holds, in number …
 pub const BASE_BLOBS_MAX: usize = 1024;
 /// … each in bytes …

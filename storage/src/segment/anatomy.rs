@@ -158,7 +158,7 @@ pub fn by_kind(
         *messages += 1;
         all.extend_from_slice(&payload);
     }
-    let dictionary = base.map_or(&[][..], Base::text);
+    let dictionary = base.map_or(&[][..], Base::head);
     let shares = apportion(
         joined.values().map(|(_, all)| all.as_slice()),
         dictionary,

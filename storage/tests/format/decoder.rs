@@ -9,12 +9,17 @@ use xxhash_rust::xxh3::xxh3_64;
 /// A message: its bytes, and when it was received.
 pub(crate) type Message = (Vec<u8>, i64);
 
-/// A base: its id, its text, its blobs.
+/// A base: its id, its text, its identifiers, its blobs.
 pub(crate) struct Base {
     pub(crate) id: u64,
+    head_bytes: usize,
     text: Vec<u8>,
+    ids: Vec<Vec<u8>>,
     blobs: Vec<Vec<u8>>,
 }
+
+/// Text of a chunk of a base's tail, but for the last.
+const CHUNK_BYTES: usize = 256 << 10;
 
 struct Stream<'a>(&'a [u8]);
 
@@ -75,23 +80,51 @@ fn unzstd(frame: &[u8], dictionary: &[u8], bytes: usize) -> Vec<u8> {
 
 pub(crate) fn base(bytes: &[u8]) -> Base {
     let mut stream = Stream(bytes);
-    assert_eq!(stream.take(3), b"BB\x01");
+    assert_eq!(stream.take(2), b"BB");
+    let version = stream.byte();
+    assert!(version == 1 || version == 2, "version {version}");
     let id = stream.u64();
     assert_eq!(xxh3_64(stream.0), id);
-    let (text_bytes, text_frame) = (stream.count(), stream.count());
+    let (head_bytes, head_frame) = (stream.count(), stream.count());
+    let (mut tail_bytes, mut chunk_frames, mut id_count) = (0, Vec::new(), 0);
+    if version == 2 {
+        tail_bytes = stream.count();
+        chunk_frames = (0..tail_bytes.div_ceil(CHUNK_BYTES))
+            .map(|_| stream.count())
+            .collect();
+        id_count = stream.count();
+    }
     let list: Vec<(usize, usize)> = (0..stream.count())
         .map(|_| {
             stream.take(16);
             (stream.count(), stream.count())
         })
         .collect();
-    let text = unzstd(stream.take(text_frame), &[], text_bytes);
+    let widths = stream.take(id_count.div_ceil(8));
+    let ids = (0..id_count)
+        .map(|number| {
+            let is_wide = widths[number / 8] >> (number % 8) & 1 == 1;
+            stream.take(if is_wide { 18 } else { 16 }).to_vec()
+        })
+        .collect();
+    let mut text = unzstd(stream.take(head_frame), &[], head_bytes);
+    for frame in chunk_frames {
+        let bytes = CHUNK_BYTES.min(head_bytes + tail_bytes - text.len());
+        let chunk = unzstd(stream.take(frame), &text[..head_bytes], bytes);
+        text.extend_from_slice(&chunk);
+    }
     let blobs = list
         .into_iter()
         .map(|(bytes, frame)| unzstd(stream.take(frame), &[], bytes))
         .collect();
     assert!(stream.0.is_empty());
-    Base { id, text, blobs }
+    Base {
+        id,
+        head_bytes,
+        text,
+        ids,
+        blobs,
+    }
 }
 
 pub(crate) fn segment(bytes: &[u8], base: Option<&Base>) -> Vec<Message> {
@@ -138,7 +171,7 @@ fn version_1(stream: &mut Stream<'_>, messages: usize, payload_bytes: usize) -> 
 
 fn version_2(stream: &mut Stream<'_>, messages: usize, base: Option<&Base>) -> Vec<Message> {
     let flags = stream.byte();
-    assert!(flags < 4, "flags {flags}");
+    assert!(flags < 8, "flags {flags}");
     let base = (flags & 1 != 0).then(|| {
         let id = stream.u64();
         base.filter(|base| base.id == id).expect("its base")
@@ -149,16 +182,18 @@ fn version_2(stream: &mut Stream<'_>, messages: usize, base: Option<&Base>) -> V
     let mut digests = Stream(stream.take(4 * digests));
     let (id_bytes, pairs) = (stream.take(ids), stream.take(pairs));
     let blobs = unzstd(stream.take(blob_frame), &[], blob_bytes);
-    let dictionary = base.map_or(&[][..], |base| &base.text);
+    let text = base.map_or(&[][..], |base| &base.text);
+    let dictionary = &text[..base.map_or(0, |base| base.head_bytes)];
     let main = match packed_bytes {
         None => unzstd(stream.0, dictionary, main_bytes),
         Some(packed_bytes) => {
             let packed = unzstd(stream.0, dictionary, packed_bytes);
-            with_copies(&packed, dictionary, main_bytes)
+            with_copies(&packed, text, main_bytes)
         }
     };
     let mut reader = Reader::new(&main, base);
     (reader.ids.bytes, reader.ids.pairs) = (Stream(id_bytes), pairs);
+    reader.ids.base = (flags & 4 != 0).then(|| base.unwrap().ids.as_slice());
     reader.blobs = Stream(&blobs);
 
     let payloads: Vec<Vec<u8>> = (0..messages).map(|_| reader.line()).collect();

@@ -14,6 +14,8 @@ const BASED: &[u8] = include_bytes!("../../src/segment/v2/fixtures/based.segment
 const COPIES: &[u8] = include_bytes!("../../src/segment/v2/fixtures/copies.segment");
 const PLAIN: &[u8] = include_bytes!("../../src/segment/v2/fixtures/plain.segment");
 const VERSION_1: &[u8] = include_bytes!("../../src/segment/v1/fixtures/segment");
+const TAIL_BASE: &[u8] = include_bytes!("../../src/segment/v2/fixtures/tail.base");
+const TAIL: &[u8] = include_bytes!("../../src/segment/v2/fixtures/tail.segment");
 const MESSAGES: &[u8] = include_bytes!("../../src/segment/v2/fixtures/messages");
 
 /// What the fixtures hold: each message behind its length.
@@ -57,6 +59,12 @@ fn the_document_is_enough_to_read_version_2_with_a_base() {
 }
 
 #[test]
+fn the_document_is_enough_to_read_version_2_with_a_base_that_has_a_tail() {
+    let base = decoder::base(TAIL_BASE);
+    assert!(decoder::segment(TAIL, Some(&base)) == messages());
+}
+
+#[test]
 fn what_is_written_today_is_what_the_document_says() {
     // Several groups of digests, times of several days, all in an order of their own.
     let mut messages: Vec<decoder::Message> = (0..40).flat_map(|_| messages()).collect();
@@ -67,7 +75,7 @@ fn what_is_written_today_is_what_the_document_says() {
     let mut builder = BaseBuilder::new();
     builder.observe(&entries).unwrap();
     builder.observe(&entries).unwrap();
-    let mut collector = builder.into_collector(1 << 20);
+    let mut collector = builder.into_collector(1 << 20).with_head_bytes_max(3_000);
     collector.collect(&entries).unwrap();
     let stored = collector.finish(3).unwrap().unwrap();
     let (ours, theirs) = (Base::decode(&stored).unwrap(), decoder::base(&stored));

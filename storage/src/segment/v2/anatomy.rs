@@ -36,7 +36,7 @@ pub(in super::super) fn anatomy(
     }
 
     let shared = shared_parts(main)?;
-    let dictionary = base.map_or(&[][..], Base::text);
+    let dictionary = base.map_or(&[][..], Base::head);
     parts.shared(&shared, dictionary, body.main_frame.len())?;
     Ok(body.base_id)
 }

@@ -4,43 +4,77 @@
 //! and names itself by the checksum of its bytes; a segment says which base it needs. It holds a
 //! text, to which the segments' streams refer, and blobs (decoded base64, that is, images).
 //!
+//! The text's *head* is what zstd refers to, byte by byte, so a reader decodes it before any segment.
+//! Of the *tail* segments copy long passages only, so a reader decodes those chunks of it that they
+//! copy from: reach over a large project costs a single message little.
+//!
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 2 | magic, `BB` |
-//! | 2 | 1 | version, 1 |
+//! | 2 | 1 | version, 1; 2 with a tail |
 //! | 3 | 8 | XXH3-64 of all that follows, little-endian: the base's id |
-//! | 11 | varint | length of the text |
-//! | | varint | length of the text's frame |
+//! | 11 | varint | length of the head |
+//! | | varint | length of the head's frame |
+//! | | varint | only in version 2: length of the tail |
+//! | | varint … | and for each of its chunks the length of its frame |
+//! | | varint | and the number of identifiers |
 //! | | varint | number of blobs |
 //! | | 16, varint, varint | for each blob: XXH3-128, little-endian, length, length of its frame |
-//! | | … | the text's frame, then the blobs' |
+//! | | 1 each | only in version 2: width of each identifier, a bit, lowest first: 1 = 18 bytes, else 16 |
+//! | | … | the identifiers, big-endian |
+//! | | … | the head's frame, then the chunks', with the head as dictionary, then the blobs' |
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::SegmentError;
 use super::super::header::check_max;
+use super::copies::Text;
+use super::forms::Id;
 use super::frame;
+use super::ids::BaseIds;
 use super::splitter::BaseBlobs;
 use super::varint::{Cursor, put};
 use crate::limits::{
-    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_TEXT_BYTES_MAX,
+    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX, BASE_IDS_MAX,
+    BASE_TAIL_CHUNK_BYTES, BASE_TEXT_BYTES_MAX,
 };
 
-const MAGIC: [u8; 3] = *b"BB\x01";
+const MAGIC: [u8; 2] = *b"BB";
+const VERSION: u8 = 1;
+const VERSION_WITH_TAIL: u8 = 2;
+/// Before the id.
+const LABEL_BYTES: usize = 3;
 const ID_BYTES: usize = 8;
 
-/// A base, its text decoded, its blobs as they are stored until one is asked for. Share it between all segments of a run or a replay.
-#[derive(Debug, Clone)]
+/// A base, its head decoded, the rest as it is stored until it is asked for. Share it between all
+/// segments of a run or a replay.
+#[derive(Debug)]
 pub struct Base {
     id: u64,
-    text: Vec<u8>,
+    head: Vec<u8>,
+    tail_bytes: usize,
+    chunks: Vec<Chunk>,
+    ids: Vec<Id>,
+    /// Their positions, once something is to be encoded.
+    id_positions: OnceLock<BaseIds>,
+    /// Decodes chunks, one at a time: readers in a hurry for the same one do its work once.
+    unpacker: Mutex<frame::Decompressor>,
     blobs: Vec<Blob>,
-    /// The blobs' frames: a part of the stored bytes, not a copy.
+    /// The chunks' and the blobs' frames: a part of the stored bytes, not a copy.
     frames: Bytes,
     by_hash: BaseBlobs,
+}
+
+/// A piece of the tail.
+#[derive(Debug)]
+struct Chunk {
+    frame: Range<usize>,
+    text: OnceLock<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,11 +90,10 @@ impl Base {
     /// [`SegmentError`] when they are not the first bytes of a base.
     pub fn peek_id(bytes: &[u8]) -> Result<u64, SegmentError> {
         let mut cursor = Cursor::new(bytes);
-        let magic = cursor.array::<3>()?;
-        if magic != MAGIC {
-            return Err(SegmentError::BadMagic {
-                found: [magic[0], magic[1]],
-            });
+        let found = cursor.array()?;
+        let version = cursor.byte()?;
+        if found != MAGIC || !(VERSION..=VERSION_WITH_TAIL).contains(&version) {
+            return Err(SegmentError::BadMagic { found });
         }
         Ok(u64::from_le_bytes(cursor.array()?))
     }
@@ -73,14 +106,15 @@ impl Base {
         Self::from_stored(Bytes::copy_from_slice(bytes))
     }
 
-    /// Decodes a stored base. Keeps `bytes`, and allocates at most [`BASE_TEXT_BYTES_MAX`] and
-    /// 48 bytes for each of [`BASE_BLOBS_MAX`] blobs besides.
+    /// Decodes a stored base. Keeps `bytes`, and allocates at most [`BASE_HEAD_BYTES_MAX`] and
+    /// 48 bytes for each of [`BASE_BLOBS_MAX`] blobs besides; later, as segments copy from it, the
+    /// rest of [`BASE_TEXT_BYTES_MAX`].
     ///
     /// # Errors
     /// [`SegmentError`] when the bytes are not a whole base.
     pub fn from_stored(bytes: Bytes) -> Result<Self, SegmentError> {
         let id = Self::peek_id(&bytes)?;
-        let rest = bytes.get(MAGIC.len() + ID_BYTES..).unwrap_or_default();
+        let rest = bytes.get(LABEL_BYTES + ID_BYTES..).unwrap_or_default();
         let computed = xxh3_64(rest);
         if computed != id {
             return Err(SegmentError::Checksum {
@@ -89,18 +123,48 @@ impl Base {
             });
         }
         let mut cursor = Cursor::new(rest);
-        let text_bytes = cursor.length()?;
-        let text_frame = cursor.length()?;
-        let count = cursor.length()?;
+        let head_bytes = cursor.length()?;
+        let head_frame = cursor.length()?;
         check_max(
-            "the size of the base's text",
-            text_bytes,
-            BASE_TEXT_BYTES_MAX,
+            "the size of the base's head",
+            head_bytes,
+            BASE_HEAD_BYTES_MAX,
         )?;
+        let has_tail = bytes.get(MAGIC.len()) == Some(&VERSION_WITH_TAIL);
+        let tail_bytes = if has_tail { cursor.length()? } else { 0 };
+        check_max(
+            "the size of the base's tail",
+            tail_bytes,
+            BASE_TEXT_BYTES_MAX - BASE_HEAD_BYTES_MAX,
+        )?;
+        let mut at = 0_usize;
+        let mut frame_of = |length: usize| {
+            let start = at;
+            at = start
+                .checked_add(length)
+                .ok_or(SegmentError::Inconsistent {
+                    what: "a length is out of range",
+                })?;
+            Ok(start..at)
+        };
+        let mut chunks = Vec::with_capacity(tail_bytes.div_ceil(BASE_TAIL_CHUNK_BYTES));
+        for _ in 0..tail_bytes.div_ceil(BASE_TAIL_CHUNK_BYTES) {
+            chunks.push(Chunk {
+                frame: frame_of(cursor.length()?)?,
+                text: OnceLock::new(),
+            });
+        }
+        let id_count = if has_tail { cursor.length()? } else { 0 };
+        check_max(
+            "the number of the base's identifiers",
+            id_count,
+            BASE_IDS_MAX,
+        )?;
+        let count = cursor.length()?;
         check_max("the number of the base's blobs", count, BASE_BLOBS_MAX)?;
         let mut blobs = Vec::with_capacity(count);
         let mut by_hash = BaseBlobs::default();
-        let (mut at, mut blob_bytes) = (0_usize, 0_usize);
+        let mut blob_bytes = 0_usize;
         for number in 0..count {
             by_hash.insert(u128::from_le_bytes(cursor.array()?), number as u32);
             let (bytes, length) = (cursor.length()?, cursor.length()?);
@@ -111,17 +175,11 @@ impl Base {
                 blob_bytes,
                 BASE_BLOBS_BYTES_MAX,
             )?;
-            let end = at.checked_add(length);
-            let end = end.ok_or(SegmentError::Inconsistent {
-                what: "a length is out of range",
-            })?;
-            blobs.push(Blob {
-                bytes,
-                frame: at..end,
-            });
-            at = end;
+            let frame = frame_of(length)?;
+            blobs.push(Blob { bytes, frame });
         }
-        let text = frame::decompress(cursor.take(text_frame)?, text_bytes, "base text")?;
+        let ids = read_ids(&mut cursor, id_count)?;
+        let head = frame::decompress(cursor.take(head_frame)?, &[], head_bytes, "base head")?;
         let frames = bytes.slice_ref(cursor.take(at)?);
         if !cursor.rest().is_empty() {
             return Err(SegmentError::Inconsistent {
@@ -130,7 +188,12 @@ impl Base {
         }
         Ok(Self {
             id,
-            text,
+            head,
+            tail_bytes,
+            chunks,
+            ids,
+            id_positions: OnceLock::new(),
+            unpacker: Mutex::default(),
             blobs,
             frames,
             by_hash,
@@ -139,17 +202,29 @@ impl Base {
 
     /// Encodes a base at a zstd level, 1 to 22.
     pub(super) fn encode(
-        text: &[u8],
+        head: &[u8],
+        tail: &[u8],
+        ids: &[Id],
         blobs: &[(u128, Vec<u8>)],
         level: i32,
     ) -> Result<Vec<u8>, SegmentError> {
-        let text_frame = frame::Compressor::new(level, &[])?.compress(text)?;
-        let mut compressor = frame::Compressor::new(super::blob_level(level), &[])?;
-        let mut rest = Vec::with_capacity(text_frame.len() + 64);
-        for length in [text.len(), text_frame.len(), blobs.len()] {
-            put(&mut rest, length as u64);
+        let mut frames = frame::Compressor::new(level, &[])?.compress(head)?;
+        let mut rest = Vec::with_capacity(frames.len() + 64);
+        put(&mut rest, head.len() as u64);
+        put(&mut rest, frames.len() as u64);
+        let is_plain = tail.is_empty() && ids.is_empty();
+        if !is_plain {
+            put(&mut rest, tail.len() as u64);
+            let mut compressor = frame::Compressor::new(level, head)?;
+            for chunk in tail.chunks(BASE_TAIL_CHUNK_BYTES) {
+                let frame = compressor.compress(chunk)?;
+                put(&mut rest, frame.len() as u64);
+                frames.extend_from_slice(&frame);
+            }
+            put(&mut rest, ids.len() as u64);
         }
-        let mut frames = text_frame;
+        put(&mut rest, blobs.len() as u64);
+        let mut compressor = frame::Compressor::new(super::blob_level(level), &[])?;
         for (hash, bytes) in blobs {
             let blob_frame = compressor.compress(bytes)?;
             rest.extend_from_slice(&hash.to_le_bytes());
@@ -157,8 +232,10 @@ impl Base {
             put(&mut rest, blob_frame.len() as u64);
             frames.extend_from_slice(&blob_frame);
         }
+        put_ids(&mut rest, ids);
         rest.append(&mut frames);
         let mut bytes = MAGIC.to_vec();
+        bytes.push(if is_plain { VERSION } else { VERSION_WITH_TAIL });
         bytes.extend_from_slice(&xxh3_64(&rest).to_le_bytes());
         bytes.append(&mut rest);
         Ok(bytes)
@@ -170,10 +247,67 @@ impl Base {
         self.id
     }
 
-    /// Bytes that decoding any of its segments reads besides the segment's own.
+    /// The beginning of the text: the dictionary of its segments.
     #[must_use]
-    pub fn text(&self) -> &[u8] {
-        &self.text
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// All of the text, in one piece.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when a chunk of the tail cannot be decoded.
+    pub fn text(&self) -> Result<Cow<'_, [u8]>, SegmentError> {
+        if self.chunks.is_empty() {
+            return Ok(Cow::Borrowed(&self.head));
+        }
+        let mut text = Vec::with_capacity(self.head.len() + self.tail_bytes);
+        text.extend_from_slice(&self.head);
+        for number in 0..self.chunks.len() {
+            text.extend_from_slice(self.chunk(number)?);
+        }
+        Ok(Cow::Owned(text))
+    }
+
+    /// How many chunks of the tail there are, and how many readers have needed so far.
+    #[cfg(test)]
+    pub(super) fn chunks_needed(&self) -> (usize, usize) {
+        let needed = |chunk: &&Chunk| chunk.text.get().is_some();
+        (self.chunks.len(), self.chunks.iter().filter(needed).count())
+    }
+
+    fn chunk(&self, number: usize) -> Result<&[u8], SegmentError> {
+        const MISSING: SegmentError = SegmentError::Inconsistent {
+            what: "the base has no such chunk",
+        };
+        let chunk = self.chunks.get(number).ok_or(MISSING)?;
+        if let Some(text) = chunk.text.get() {
+            return Ok(text);
+        }
+        let frame = self.frames.get(chunk.frame.clone()).ok_or(MISSING)?;
+        let bytes = (self.tail_bytes - number * BASE_TAIL_CHUNK_BYTES).min(BASE_TAIL_CHUNK_BYTES);
+        // A decompressor is as good as new for every frame, whatever became of the one before.
+        let mut unpacker = self.unpacker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = chunk.text.get() {
+            return Ok(text);
+        }
+        let mut text = Vec::new();
+        unpacker.decompress(frame, &self.head, bytes, "base tail", &mut text)?;
+        Ok(chunk.text.get_or_init(|| text))
+    }
+
+    /// Identifiers that its segments need not spell out.
+    pub(super) fn ids(&self) -> &[Id] {
+        &self.ids
+    }
+
+    /// Where each of the identifiers stands, if there are any.
+    pub(super) fn id_positions(&self) -> Option<&BaseIds> {
+        if self.ids.is_empty() {
+            return None;
+        }
+        let positions = || self.ids.iter().copied().zip(0..).collect();
+        Some(self.id_positions.get_or_init(positions))
     }
 
     pub(super) fn blob_numbers(&self) -> &BaseBlobs {
@@ -186,6 +320,75 @@ impl Base {
         };
         let blob = self.blobs.get(number).ok_or(MISSING)?;
         let frame = self.frames.get(blob.frame.clone()).ok_or(MISSING)?;
-        frame::decompress(frame, blob.bytes, "base blob")
+        frame::decompress(frame, &[], blob.bytes, "base blob")
+    }
+}
+
+/// Bytes of an identifier's lower bits.
+const ID_LOW_BYTES: usize = 16;
+
+fn put_ids(bytes: &mut Vec<u8>, ids: &[Id]) {
+    for eight in ids.chunks(8) {
+        let bits = eight.iter().enumerate();
+        bytes.push(bits.fold(0, |byte, (at, id)| byte | u8::from(id.high > 0) << at));
+    }
+    for id in ids {
+        if id.high > 0 {
+            bytes.extend_from_slice(&id.high.to_be_bytes());
+        }
+        bytes.extend_from_slice(&id.low.to_be_bytes());
+    }
+}
+
+fn read_ids(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<Id>, SegmentError> {
+    let widths = cursor.take(count.div_ceil(8))?;
+    let mut ids = Vec::with_capacity(count);
+    for number in 0..count {
+        let is_wide = widths
+            .get(number / 8)
+            .is_some_and(|byte| byte >> (number % 8) & 1 == 1);
+        let high = if is_wide {
+            u16::from_be_bytes(cursor.array()?)
+        } else {
+            0
+        };
+        let low = u128::from_be_bytes(cursor.array::<ID_LOW_BYTES>()?);
+        ids.push(Id { high, low });
+    }
+    Ok(ids)
+}
+
+impl Text for Option<&Base> {
+    fn bytes(&self) -> usize {
+        self.map_or(0, |base| base.head.len() + base.tail_bytes)
+    }
+
+    fn copy(
+        &self,
+        mut from: usize,
+        mut bytes: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), SegmentError> {
+        const ODD: SegmentError = SegmentError::Inconsistent {
+            what: "a copy is not from the base's text",
+        };
+        let base = self.ok_or(ODD)?;
+        while bytes > 0 {
+            let piece = match from.checked_sub(base.head.len()) {
+                None => &base.head[from..],
+                Some(at) => base
+                    .chunk(at / BASE_TAIL_CHUNK_BYTES)?
+                    .get(at % BASE_TAIL_CHUNK_BYTES..)
+                    .ok_or(ODD)?,
+            };
+            let taken = piece.get(..bytes.min(piece.len())).unwrap_or_default();
+            if taken.is_empty() {
+                return Err(ODD);
+            }
+            into.extend_from_slice(taken);
+            from += taken.len();
+            bytes -= taken.len();
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use super::super::SegmentError;
 use super::super::header::check_max;
 use super::columns::Columns;
+use super::forms::Id;
 use super::ids::{IdReader, IdWriter};
 use super::joiner::{ColumnReader, Joiner, State};
 use super::shape::{Shapes, compile};
@@ -15,6 +16,8 @@ use crate::limits::COPIES_STREAM_BYTES_MAX;
 const FLAG_BASE: u8 = 1;
 /// Long repeats were taken out of the main stream.
 const FLAG_COPIES: u8 = 2;
+/// Identifiers may refer to the base's.
+const FLAG_BASE_IDS: u8 = 4;
 /// Room that the main stream may take beyond twice the messages' bytes.
 const MAIN_SLACK_BYTES: usize = 64 << 10;
 
@@ -34,6 +37,9 @@ pub(super) struct Parts {
     pub(super) blobs: Vec<u8>,
     /// Hash and length of each value in `blobs`, in order.
     pub(super) blob_list: Vec<(u128, usize)>,
+    /// Identifiers that are not the base's, each once, in order.
+    pub(super) id_list: Vec<Id>,
+    has_base_ids: bool,
     id_bytes: Vec<u8>,
     id_pairs: Vec<u8>,
 }
@@ -75,9 +81,11 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
     for column in present() {
         main.extend_from_slice(&column.text);
     }
+    let has_base_ids = ids.has_base();
     let IdWriter {
         bytes: id_bytes,
         pairs: id_pairs,
+        fresh: id_list,
         ..
     } = ids;
     let Columns {
@@ -87,6 +95,8 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
         main,
         blobs,
         blob_list,
+        id_list,
+        has_base_ids,
         id_bytes,
         id_pairs,
     })
@@ -119,7 +129,11 @@ pub(super) fn seal(
         main_frame.len() + blob_frame.len() + parts.id_bytes.len() + digests.len() * 4 + 64,
     );
     let has = |flag, present| if present { flag } else { 0 };
-    body.push(has(FLAG_BASE, base.is_some()) | has(FLAG_COPIES, packed_bytes.is_some()));
+    body.push(
+        has(FLAG_BASE, base.is_some())
+            | has(FLAG_COPIES, packed_bytes.is_some())
+            | has(FLAG_BASE_IDS, parts.has_base_ids),
+    );
     if let Some(base) = base {
         body.extend_from_slice(&base.id().to_le_bytes());
     }
@@ -149,6 +163,7 @@ pub(super) fn seal(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Body<'a> {
     pub(super) base_id: Option<u64>,
+    has_base_ids: bool,
     pub(super) digests: &'a [[u8; 4]],
     pub(super) id_bytes: &'a [u8],
     pub(super) id_pairs: &'a [u8],
@@ -168,7 +183,7 @@ impl<'a> Body<'a> {
     ) -> Result<Self, SegmentError> {
         let mut cursor = Cursor::new(body);
         let flags = cursor.byte()?;
-        if flags & !(FLAG_BASE | FLAG_COPIES) != 0 {
+        if flags & !(FLAG_BASE | FLAG_COPIES | FLAG_BASE_IDS) != 0 {
             return Err(SegmentError::Inconsistent {
                 what: "the body has unknown flags",
             });
@@ -205,6 +220,7 @@ impl<'a> Body<'a> {
         check_max("the number of digests", digests, messages)?;
         Ok(Self {
             base_id,
+            has_base_ids: flags & FLAG_BASE_IDS != 0,
             digests: cursor.take(digests * 4)?.as_chunks::<4>().0,
             id_bytes: cursor.take(id_bytes)?,
             id_pairs: cursor.take(id_pairs)?,
@@ -222,7 +238,7 @@ impl<'a> Body<'a> {
         base: Option<&Base>,
         into: &mut Inflated,
     ) -> Result<(), SegmentError> {
-        let dictionary = base.map_or(&[][..], Base::text);
+        let dictionary = base.map_or(&[][..], Base::head);
         let Inflated {
             zstd,
             packed,
@@ -235,7 +251,7 @@ impl<'a> Body<'a> {
         };
         zstd.decompress(self.main_frame, dictionary, stream_bytes, "columns", stream)?;
         if self.packed_bytes.is_some() {
-            copies::put_back(packed, dictionary, self.main_bytes, main)?;
+            copies::put_back(packed, &base, self.main_bytes, main)?;
         }
         zstd.decompress(
             self.blob_frame,
@@ -320,7 +336,12 @@ impl<'a> Main<'a> {
             shape_text: self.shape_text,
             lines: Cursor::new(self.lines),
             columns: std::mem::take(&mut self.columns),
-            ids: IdReader::new(body.id_bytes, body.id_pairs, self.id_times),
+            ids: IdReader::new(
+                body.id_bytes,
+                body.id_pairs,
+                self.id_times,
+                body.has_base_ids.then(|| base.map_or(&[][..], Base::ids)),
+            ),
             blobs,
             base,
             state: State::default(),

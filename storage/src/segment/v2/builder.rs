@@ -12,20 +12,27 @@
 //! Memory: about 60 MB for the counts, a few times the base for the runs, what is kept, and one
 //! segment.
 
+use std::collections::hash_map;
+
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::{Entry, SegmentError};
 use super::base::Base;
 use super::columns::HashMapOf;
+use super::copies::FROM_TAIL_BYTES_MIN;
+use super::forms::Id;
 use super::{Parts, split_for_base};
 use crate::limits::{
-    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_TEXT_BYTES_MAX,
+    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX, BASE_IDS_MAX,
+    BASE_TEXT_BYTES_MAX,
 };
 
 /// Bytes that are hashed together.
 const STRETCH_BYTES: usize = 32;
 /// Counts kept; when there are more, every second is forgotten and the sample halves.
 const COUNTS_MAX: usize = 1 << 21;
+/// Identifiers counted; what comes later is left to its segments.
+const IDS_COUNTED_MAX: usize = 1 << 19;
 /// One stretch in so many is counted at first: a power of two.
 const SAMPLE_FIRST: u64 = 16;
 /// Unshared bytes inside a run that do not end it.
@@ -35,7 +42,7 @@ const RUN_BYTES_MIN: usize = 48;
 /// Smaller bases are not worth a row.
 const TEXT_BYTES_MIN: usize = 4 << 10;
 /// Smaller blobs are left to the segments.
-const BLOB_BYTES_MIN: usize = 1 << 10;
+const BLOB_BYTES_MIN: usize = 128;
 /// Bytes of segments taken apart that are kept from the first pass for the second.
 const KEPT_BYTES_MAX: usize = 32 << 20;
 /// zstd takes a dictionary that begins like this for one of its own making.
@@ -49,11 +56,26 @@ struct Count {
     segments: u32,
 }
 
+/// Counts a segment once, however often something occurs in it.
+fn count_in<K>(entry: hash_map::Entry<'_, K, Count>, segment: u32) {
+    let count = entry.or_insert(Count {
+        last_segment: segment,
+        segments: 1,
+    });
+    if count.last_segment != segment {
+        *count = Count {
+            last_segment: segment,
+            segments: count.segments + 1,
+        };
+    }
+}
+
 /// The first pass.
 #[derive(Debug)]
 pub struct BaseBuilder {
     stretches: HashMapOf<u64, Count>,
     blobs: HashMapOf<u128, Count>,
+    ids: HashMapOf<Id, Count>,
     sample: u64,
     segment: u32,
     /// The first segments, taken apart.
@@ -66,6 +88,7 @@ impl Default for BaseBuilder {
         Self {
             stretches: HashMapOf::default(),
             blobs: HashMapOf::default(),
+            ids: HashMapOf::default(),
             sample: SAMPLE_FIRST,
             segment: 0,
             kept: Vec::new(),
@@ -91,16 +114,7 @@ impl BaseBuilder {
         self.segment += 1;
         let (sample, stretches) = (self.sample, &mut self.stretches);
         each_stretch(&parts.main, sample, |_, hash| {
-            let count = stretches.entry(hash).or_insert(Count {
-                last_segment: segment,
-                segments: 1,
-            });
-            if count.last_segment != segment {
-                *count = Count {
-                    last_segment: segment,
-                    segments: count.segments + 1,
-                };
-            }
+            count_in(stretches.entry(hash), segment);
         });
         while self.stretches.len() > COUNTS_MAX {
             self.sample *= 2;
@@ -108,18 +122,15 @@ impl BaseBuilder {
             self.stretches.retain(|hash, _| hash % sample == 0);
         }
         for &(hash, _) in &parts.blob_list {
-            let count = self.blobs.entry(hash).or_insert(Count {
-                last_segment: segment,
-                segments: 1,
-            });
-            if count.last_segment != segment {
-                *count = Count {
-                    last_segment: segment,
-                    segments: count.segments + 1,
-                };
+            count_in(self.blobs.entry(hash), segment);
+        }
+        for &id in &parts.id_list {
+            if self.ids.contains_key(&id) || self.ids.len() < IDS_COUNTED_MAX {
+                count_in(self.ids.entry(id), segment);
             }
         }
-        let bytes = parts.main.len() + parts.blobs.len();
+        let id_bytes = size_of_val(parts.id_list.as_slice());
+        let bytes = parts.main.len() + parts.blobs.len() + id_bytes;
         let all_kept = self.kept.len() == segment as usize;
         if all_kept && self.kept_bytes + bytes <= KEPT_BYTES_MAX {
             self.kept_bytes += bytes;
@@ -128,19 +139,22 @@ impl BaseBuilder {
         Ok(())
     }
 
-    /// Begins the second pass. `text_bytes_max` bounds the base's text and thereby what a reader
-    /// decodes before a segment; at most [`BASE_TEXT_BYTES_MAX`].
+    /// Begins the second pass. `text_bytes_max` bounds the base's text; at most
+    /// [`BASE_TEXT_BYTES_MAX`].
     #[must_use]
     pub fn into_collector(mut self, text_bytes_max: usize) -> BaseCollector {
         self.stretches.retain(|_, count| count.segments > 1);
         self.blobs.retain(|_, count| count.segments > 1);
+        self.ids.retain(|_, count| count.segments > 1);
         BaseCollector {
             counts: self,
             text_bytes_max: text_bytes_max.min(BASE_TEXT_BYTES_MAX),
+            head_bytes_max: BASE_HEAD_BYTES_MAX,
             runs: Vec::new(),
             run_bytes: 0,
             blobs: Vec::new(),
             blob_bytes: 0,
+            ids: Vec::new(),
         }
     }
 }
@@ -157,14 +171,24 @@ struct Run {
 pub struct BaseCollector {
     counts: BaseBuilder,
     text_bytes_max: usize,
+    head_bytes_max: usize,
     /// In order of appearance.
     runs: Vec<Run>,
     run_bytes: usize,
     blobs: Vec<(u128, Vec<u8>)>,
     blob_bytes: usize,
+    /// In order of appearance, as a session's lines go on.
+    ids: Vec<Id>,
 }
 
 impl BaseCollector {
+    /// Makes the base's head shorter than [`BASE_HEAD_BYTES_MAX`]: for tests and measurements.
+    #[must_use]
+    pub fn with_head_bytes_max(mut self, head_bytes_max: usize) -> Self {
+        self.head_bytes_max = head_bytes_max.min(BASE_HEAD_BYTES_MAX);
+        self
+    }
+
     /// Takes what the base should hold of a segment to be.
     ///
     /// # Errors
@@ -177,6 +201,11 @@ impl BaseCollector {
     fn collect_parts(&mut self, parts: &Parts) {
         self.collect_text(&parts.main);
         self.collect_blobs(parts);
+        for id in &parts.id_list {
+            if self.ids.len() < BASE_IDS_MAX && self.counts.ids.remove(id).is_some() {
+                self.ids.push(*id);
+            }
+        }
         if self.run_bytes > POOL_FACTOR * self.text_bytes_max {
             self.thin(2 * self.text_bytes_max);
         }
@@ -201,16 +230,18 @@ impl BaseCollector {
         if self.run_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
             return Ok(None);
         }
-        let mut text: Vec<u8> = self
-            .runs
-            .iter()
-            .flat_map(|run| &run.bytes)
-            .copied()
-            .collect();
-        if text.starts_with(&DICTIONARY_MAGIC) {
-            text.remove(0);
+        let (mut head, mut tail) = (Vec::new(), Vec::new());
+        for (run, is_in_head) in self.runs.iter().zip(self.most(self.head_bytes_max)) {
+            if is_in_head {
+                head.extend_from_slice(&run.bytes);
+            } else if run.bytes.len() >= FROM_TAIL_BYTES_MIN {
+                tail.extend_from_slice(&run.bytes);
+            }
         }
-        Base::encode(&text, &self.blobs, level).map(Some)
+        if head.starts_with(&DICTIONARY_MAGIC) {
+            head.remove(0);
+        }
+        Base::encode(&head, &tail, &self.ids, &self.blobs, level).map(Some)
     }
 
     fn collect_text(&mut self, text: &[u8]) {
@@ -287,20 +318,25 @@ impl BaseCollector {
 
     /// Keeps the runs that occur most, up to `bytes_max`.
     fn thin(&mut self, bytes_max: usize) {
+        let mut keep = self.most(bytes_max).into_iter();
+        self.runs.retain(|_| keep.next().unwrap_or(false));
+        self.run_bytes = self.runs.iter().map(|run| run.bytes.len()).sum();
+    }
+
+    /// Which runs are among those that occur most, up to `bytes_max`.
+    fn most(&self, bytes_max: usize) -> Vec<bool> {
         let mut order: Vec<usize> = (0..self.runs.len()).collect();
         order.sort_by(|&a, &b| self.runs[b].score.total_cmp(&self.runs[a].score));
-        let mut keep = vec![false; self.runs.len()];
-        let mut kept_bytes = 0;
+        let mut among = vec![false; self.runs.len()];
+        let mut bytes = 0;
         for index in order {
             let length = self.runs[index].bytes.len();
-            if kept_bytes + length <= bytes_max {
-                kept_bytes += length;
-                keep[index] = true;
+            if bytes + length <= bytes_max {
+                bytes += length;
+                among[index] = true;
             }
         }
-        let mut keep = keep.into_iter();
-        self.runs.retain(|_| keep.next().unwrap_or(false));
-        self.run_bytes = kept_bytes;
+        among
     }
 }
 

@@ -9,6 +9,8 @@
 //! passage is found wherever it begins. One in [`SAMPLE`] is; what is copied is not looked at
 //! again, for its source is known already.
 
+use std::borrow::Cow;
+
 use super::super::SegmentError;
 use super::varint::{Cursor, put, unzigzag, zigzag};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
@@ -25,7 +27,14 @@ impl ShortestCopy {
     pub(super) const QUICK: Self = Self { bytes: 96 };
     /// For the deep tier, whose zstd says them for less.
     pub(super) const DEEP: Self = Self { bytes: 256 };
+    /// For what stands in a base behind its head, of which zstd sees nothing, whatever the tier.
+    pub(super) const FROM_TAIL: Self = Self {
+        bytes: FROM_TAIL_BYTES_MIN,
+    };
 }
+
+/// Shorter passages in the tail of a base would serve nobody.
+pub(super) const FROM_TAIL_BYTES_MIN: usize = 96;
 
 /// What the lengths in the list count from.
 const LENGTH_MIN: u64 = 32;
@@ -37,7 +46,7 @@ const SAMPLE: u32 = 16;
 const SPARED_MIN: usize = 32;
 /// Sizes of the tables, as powers of two.
 const TABLE_BITS_MIN: u32 = 10;
-const TABLE_BITS_MAX: u32 = 18;
+const TABLE_BITS_MAX: u32 = 20;
 
 /// Random numbers, one for each value of a byte (splitmix64).
 static GEAR: [u64; 256] = gear();
@@ -100,15 +109,25 @@ impl Table {
     }
 }
 
+/// What copies may be from, besides the stream itself.
+pub(super) trait Text {
+    fn bytes(&self) -> usize;
+
+    /// Appends `bytes` from `from` on to `into`, at most as many, or says why not.
+    fn copy(&self, from: usize, bytes: usize, into: &mut Vec<u8>) -> Result<(), SegmentError>;
+}
+
 /// Where the stretches of a base's text are. Made once for all segments that refer to it.
 #[derive(Debug, Clone)]
 pub(super) struct Index<'b> {
-    text: &'b [u8],
+    text: Cow<'b, [u8]>,
+    head_bytes: usize,
     table: Table,
 }
 
 impl<'b> Index<'b> {
-    pub(super) fn new(text: &'b [u8]) -> Self {
+    /// Of a text of which zstd sees the first `head_bytes`.
+    pub(super) fn new(text: Cow<'b, [u8]>, head_bytes: usize) -> Self {
         let mut table = Table::new(text.len());
         let mut hash = 0;
         for (at, &byte) in text.iter().enumerate() {
@@ -117,7 +136,11 @@ impl<'b> Index<'b> {
                 *table.place(hash) = at as u32 + 2;
             }
         }
-        Self { text, table }
+        Self {
+            text,
+            head_bytes,
+            table,
+        }
     }
 }
 
@@ -197,7 +220,7 @@ pub(super) fn take_out(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) ->
         let mut best = base
             .table
             .get(hash)
-            .map(|from| repeat(main, taken, at, base.text, from));
+            .map(|from| repeat(main, taken, at, &base.text, from));
         if let Some(from) = (earlier as usize).checked_sub(1) {
             // What is copied must end before the place that it is copied to. And without this
             // bound a run of one byte would be compared with itself for each of its bytes.
@@ -210,7 +233,16 @@ pub(super) fn take_out(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) ->
                 best = Some(own);
             }
         }
-        if let Some(best) = best.filter(|best| best.bytes >= shortest.bytes) {
+        let is_worth_it = |copy: &Copy| {
+            let from_tail = (base.head_bytes..base.text.len()).contains(&copy.source);
+            let shortest = if from_tail {
+                ShortestCopy::FROM_TAIL
+            } else {
+                shortest
+            };
+            copy.bytes >= shortest.bytes
+        };
+        if let Some(best) = best.filter(is_worth_it) {
             packed.copy(&main[taken..best.start], best);
             // A copy that was cut short may end before the place it was found from.
             taken = best.start + best.bytes;
@@ -248,7 +280,7 @@ fn common_bytes(a: &[u8], b: &[u8]) -> usize {
 /// Undoes [`take_out`]: fills `main` (emptied first) with exactly `main_bytes`.
 pub(super) fn put_back(
     packed: &[u8],
-    base_text: &[u8],
+    base: &(impl Text + ?Sized),
     main_bytes: usize,
     main: &mut Vec<u8>,
 ) -> Result<(), SegmentError> {
@@ -278,14 +310,16 @@ pub(super) fn put_back(
         }
         main.extend_from_slice(literals);
         let to = from.checked_add(bytes).ok_or(ODD)?;
-        if let Some(earlier) = from.checked_sub(base_text.len()) {
+        if let Some(earlier) = from.checked_sub(base.bytes()) {
             let end = earlier + bytes;
             if end > main.len() {
                 return Err(ODD);
             }
             main.extend_from_within(earlier..end);
+        } else if to > base.bytes() {
+            return Err(ODD);
         } else {
-            main.extend_from_slice(base_text.get(from..to).ok_or(ODD)?);
+            base.copy(from, bytes, main)?;
         }
         expected = to as i64;
     }
@@ -304,9 +338,24 @@ mod tests {
 
     use super::*;
 
+    impl Text for [u8] {
+        fn bytes(&self) -> usize {
+            self.len()
+        }
+
+        fn copy(&self, from: usize, bytes: usize, into: &mut Vec<u8>) -> Result<(), SegmentError> {
+            into.extend_from_slice(&self[from..from + bytes]);
+            Ok(())
+        }
+    }
+
+    fn index(base: &[u8]) -> Index<'_> {
+        Index::new(base.into(), base.len())
+    }
+
     fn comes_back(base: &[u8], main: &[u8]) -> Option<usize> {
         let [quick, _] = [ShortestCopy::QUICK, ShortestCopy::DEEP].map(|shortest| {
-            let packed = take_out(&Index::new(base), main, shortest)?;
+            let packed = take_out(&index(base), main, shortest)?;
             let mut back = Vec::new();
             put_back(&packed, base, main.len(), &mut back).unwrap();
             assert_eq!(back, main);
@@ -320,7 +369,7 @@ mod tests {
         let base = noise(8, 2_000);
         for (bytes, deep_copies) in [(200, false), (400, true)] {
             let main = [&noise(9, 50), &base[700..700 + bytes], &noise(10, 50)].concat();
-            let copies = |shortest| take_out(&Index::new(&base), &main, shortest).is_some();
+            let copies = |shortest| take_out(&index(&base), &main, shortest).is_some();
             assert_eq!(
                 (copies(ShortestCopy::QUICK), copies(ShortestCopy::DEEP)),
                 (true, deep_copies),
@@ -389,7 +438,7 @@ mod tests {
         };
         let base = [1; 64];
         let mut main = Vec::new();
-        let mut read = |bytes: &[u8]| put_back(bytes, &base, 40, &mut main);
+        let mut read = |bytes: &[u8]| put_back(bytes, &base[..], 40, &mut main);
         assert!(read(&packed(4, 4, 0, &[9; 4])).is_ok());
         for (before, length, source) in [
             (4, 5, 0),             // longer than the stream
@@ -430,7 +479,7 @@ mod tests {
             main_bytes in 0_usize..4_096,
         ) {
             let mut main = Vec::new();
-            if put_back(&packed, &[5; 700], main_bytes, &mut main).is_ok() {
+            if put_back(&packed, &[5; 700][..], main_bytes, &mut main).is_ok() {
                 prop_assert_eq!(main.len(), main_bytes);
             }
         }

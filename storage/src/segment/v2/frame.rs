@@ -77,6 +77,12 @@ pub(in super::super) struct Decompressor {
     context: Option<DCtx<'static>>,
 }
 
+impl std::fmt::Debug for Decompressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Decompressor")
+    }
+}
+
 impl Decompressor {
     /// Decompresses a frame that must yield exactly `raw_bytes` into `raw` (emptied first).
     /// Allocates no more than that, unless `raw` has more already.
@@ -132,10 +138,11 @@ fn new_context() -> Result<DCtx<'static>, SegmentError> {
 /// As [`Decompressor::decompress`], for a single frame.
 pub(in super::super) fn decompress(
     frame: &[u8],
+    dictionary: &[u8],
     raw_bytes: usize,
     part: &'static str,
 ) -> Result<Vec<u8>, SegmentError> {
     let mut raw = Vec::new();
-    Decompressor::default().decompress(frame, &[], raw_bytes, part, &mut raw)?;
+    Decompressor::default().decompress(frame, dictionary, raw_bytes, part, &mut raw)?;
     Ok(raw)
 }

@@ -19,6 +19,13 @@ const NEW_V7: u64 = 2;
 const NEW: u64 = 3;
 /// Codes from here on refer back: the rest, plus one, is the distance in new identifiers.
 const BACK: u64 = 4;
+/// With a base that has identifiers, first the code of the one that stands there behind the last
+/// that was taken from it …
+const NEXT_OF_BASE: u64 = 4;
+/// … then that of any other; how far from there follows.
+const OF_BASE: u64 = 5;
+/// Codes that the base's take away from references back.
+const BASE_CODES: u64 = 2;
 
 const V4_MASK: u128 = 0xf << 76 | 0b11 << 62;
 const V4_BITS: u128 = 4 << 76 | 0b10 << 62;
@@ -34,11 +41,19 @@ fn plain_bytes(kind: Kind) -> usize {
     }
 }
 
+/// Where a base's identifiers stand in it.
+pub(super) type BaseIds = HashMapOf<Id, u32>;
+
 /// The identifiers of a segment while it is being split.
 #[derive(Debug, Default)]
-pub(super) struct IdWriter {
+pub(super) struct IdWriter<'b> {
+    base: Option<&'b BaseIds>,
+    /// Behind the last one taken from the base.
+    base_next: u32,
     known: HashMapOf<u128, (u16, u32)>,
     count: u32,
+    /// Those that are not the base's, each once.
+    pub(super) fresh: Vec<Id>,
     /// Whole bytes of new identifiers.
     pub(super) bytes: Vec<u8>,
     /// Two bits of each version 4 or 7 UUID, four to a byte, lowest first.
@@ -48,7 +63,20 @@ pub(super) struct IdWriter {
     pub(super) times: Vec<u8>,
 }
 
-impl IdWriter {
+impl<'b> IdWriter<'b> {
+    /// `base` are the identifiers of the segment's base, if that has any.
+    pub(super) fn new(base: Option<&'b BaseIds>) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the codes are those of a segment whose base has identifiers.
+    pub(super) fn has_base(&self) -> bool {
+        self.base.is_some()
+    }
+
     pub(super) fn put(
         &mut self,
         kind: Kind,
@@ -66,11 +94,25 @@ impl IdWriter {
         if let Some(&(high, position)) = self.known.get(&id.low)
             && high == id.high
         {
-            varint::put(codes, BACK + u64::from(self.count - position - 1));
+            let base_codes = if self.has_base() { BASE_CODES } else { 0 };
+            let distance = u64::from(self.count - position - 1);
+            varint::put(codes, BACK + base_codes + distance);
             return;
         }
         self.known.insert(id.low, (id.high, self.count));
         self.count += 1;
+        if let Some(&position) = self.base.and_then(|base| base.get(&id)) {
+            if position == self.base_next {
+                varint::put(codes, NEXT_OF_BASE);
+            } else {
+                varint::put(codes, OF_BASE);
+                let distance = i64::from(position) - i64::from(self.base_next);
+                varint::put(codes, zigzag(distance));
+            }
+            self.base_next = position + 1;
+            return;
+        }
+        self.fresh.push(id);
         let whole = plain_bytes(kind) == 16;
         if whole && id.low & V4_MASK == V4_BITS {
             varint::put(codes, NEW_V4);
@@ -108,6 +150,9 @@ impl IdWriter {
 /// The identifiers of a segment while it is being joined.
 #[derive(Debug)]
 pub(super) struct IdReader<'a> {
+    base: Option<&'a [Id]>,
+    /// Behind the last one taken from the base.
+    base_next: usize,
     known: Vec<Id>,
     bytes: Cursor<'a>,
     pairs: &'a [u8],
@@ -116,8 +161,16 @@ pub(super) struct IdReader<'a> {
 }
 
 impl<'a> IdReader<'a> {
-    pub(super) fn new(bytes: &'a [u8], pairs: &'a [u8], times: &'a [u8]) -> Self {
+    /// `base` are the identifiers of the segment's base, if its codes refer to them.
+    pub(super) fn new(
+        bytes: &'a [u8],
+        pairs: &'a [u8],
+        times: &'a [u8],
+        base: Option<&'a [Id]>,
+    ) -> Self {
         Self {
+            base,
+            base_next: 0,
             known: Vec::new(),
             bytes: Cursor::new(bytes),
             pairs,
@@ -133,9 +186,12 @@ impl<'a> IdReader<'a> {
         codes: &mut Cursor<'_>,
         now_ms: i64,
     ) -> Result<Id, SegmentError> {
-        let id = match codes.varint()? {
-            SAME => return Ok(*last),
-            NEW_V4 => {
+        let code = codes.varint()?;
+        let id = match (code, self.base) {
+            (NEXT_OF_BASE, Some(base)) => self.of_base(base, 0)?,
+            (OF_BASE, Some(base)) => self.of_base(base, unzigzag(codes.varint()?))?,
+            (SAME, _) => return Ok(*last),
+            (NEW_V4, _) => {
                 let random = self.bits::<15>()?;
                 let low =
                     random >> 74 << 80 | (random >> 62 & 0xfff) << 64 | random & ((1 << 62) - 1);
@@ -144,7 +200,7 @@ impl<'a> IdReader<'a> {
                     low: low | V4_BITS,
                 }
             }
-            NEW_V7 => {
+            (NEW_V7, _) => {
                 let ms = now_ms.wrapping_add(unzigzag(self.times.varint()?));
                 let random = self.bits::<9>()?;
                 let low = (random >> 62 & 0xfff) << 64 | random & ((1 << 62) - 1) | V7_BITS;
@@ -153,7 +209,7 @@ impl<'a> IdReader<'a> {
                     low: low | u128::from(ms as u64 & 0xffff_ffff_ffff) << 80,
                 }
             }
-            NEW => {
+            (NEW, _) => {
                 let mut bytes = [0; 18];
                 let count = plain_bytes(kind);
                 bytes[18 - count..].copy_from_slice(self.bytes.take(count)?);
@@ -163,8 +219,9 @@ impl<'a> IdReader<'a> {
                     low: u128::from_be_bytes(low),
                 }
             }
-            back => {
-                let distance = usize::try_from(back - BACK).unwrap_or(usize::MAX);
+            (back, base) => {
+                let first = BACK + base.map_or(0, |_| BASE_CODES);
+                let distance = usize::try_from(back - first).unwrap_or(usize::MAX);
                 let position = self
                     .known
                     .len()
@@ -182,6 +239,19 @@ impl<'a> IdReader<'a> {
         };
         self.known.push(id);
         *last = id;
+        Ok(id)
+    }
+
+    /// The base's identifier so far from the one behind the last.
+    fn of_base(&mut self, base: &[Id], distance: i64) -> Result<Id, SegmentError> {
+        let position = i64::try_from(self.base_next)
+            .ok()
+            .and_then(|next| usize::try_from(next.checked_add(distance)?).ok());
+        let found = position.and_then(|position| Some((position, *base.get(position)?)));
+        let (position, id) = found.ok_or(SegmentError::Inconsistent {
+            what: "the base has no such identifier",
+        })?;
+        self.base_next = position + 1;
         Ok(id)
     }
 

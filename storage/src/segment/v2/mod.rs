@@ -33,6 +33,7 @@ mod tests;
 mod text;
 mod varint;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -104,13 +105,16 @@ impl<'b> Encoder<'b> {
         base: Option<&'b Base>,
         ideas: Ideas,
     ) -> Result<Self, SegmentError> {
-        let text = base.map_or(&[][..], Base::text);
+        let (head, text) = match base {
+            None => (&[][..], Cow::Borrowed(&[][..])),
+            Some(base) => (base.head(), base.text()?),
+        };
         Ok(Self {
             base,
             ideas,
             shortest_copy: shortest_copy(level),
-            index: copies::Index::new(text),
-            main: frame::Compressor::new(level, text)?,
+            index: copies::Index::new(text, head.len()),
+            main: frame::Compressor::new(level, head)?,
             blobs: frame::Compressor::new(blob_level(level), &[])?,
         })
     }
@@ -235,7 +239,8 @@ fn header_of(entries: &[Entry<'_>]) -> Result<Header, SegmentError> {
 }
 
 fn split(entries: &[Entry<'_>], base: Option<&Base>, ideas: Ideas) -> Result<Parts, SegmentError> {
-    let mut splitter = Splitter::new(base.map(Base::blob_numbers), ideas);
+    let base_ids = base.and_then(Base::id_positions);
+    let mut splitter = Splitter::new(base.map(Base::blob_numbers), base_ids, ideas);
     for entry in entries {
         splitter.line(entry.payload);
     }

@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::columns::{Columns, HashMapOf};
 use super::forms::{self, Id};
 use super::ideas::Ideas;
-use super::ids::IdWriter;
+use super::ids::{BaseIds, IdWriter};
 use super::json::{Token, tokenize};
 use super::shape::{self, COLUMNS_MAX, CONTEXT, END, Kind};
 use super::text::{strip_numbers, unescape};
@@ -42,7 +42,7 @@ pub(super) type BaseBlobs = HashMapOf<u128, u32>;
 #[derive(Debug, Default)]
 pub(super) struct Splitter<'a> {
     pub(super) columns: Columns,
-    pub(super) ids: IdWriter,
+    pub(super) ids: IdWriter<'a>,
     /// The shape of each line: 0 for none, else its position plus one.
     pub(super) lines: Vec<u8>,
     /// All shapes, each with its end mark.
@@ -75,9 +75,14 @@ struct Walk<'l> {
 }
 
 impl<'a> Splitter<'a> {
-    pub(super) fn new(base_blobs: Option<&'a BaseBlobs>, ideas: Ideas) -> Self {
+    pub(super) fn new(
+        base_blobs: Option<&'a BaseBlobs>,
+        base_ids: Option<&'a BaseIds>,
+        ideas: Ideas,
+    ) -> Self {
         let mut splitter = Self {
             base_blobs,
+            ids: IdWriter::new(base_ids),
             ideas,
             columns: Columns::new(ideas.repeats),
             ..Self::default()

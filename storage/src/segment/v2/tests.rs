@@ -180,6 +180,123 @@ fn a_base_is_needed_and_must_be_the_right_one() {
     }
 }
 
+/// A base of what `segments` share, with a head so short that it has a tail.
+fn base_with_a_tail(segments: &[Vec<Vec<u8>>]) -> Vec<u8> {
+    let mut builder = BaseBuilder::new();
+    for segment in segments {
+        builder.observe(&entries(segment, &[])).unwrap();
+    }
+    let mut collector = builder.into_collector(8 << 20).with_head_bytes_max(2_000);
+    for segment in segments {
+        collector.collect(&entries(segment, &[])).unwrap();
+    }
+    collector.finish(LEVEL).unwrap().unwrap()
+}
+
+/// A line of `bytes` of text that repeats nothing.
+fn passage(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut random = Random(seed);
+    let text: String = (0..bytes)
+        .map(|_| char::from(b" etaoinshrdlu"[random.below(13)]))
+        .collect();
+    format!(r#"{{"text":"{text}"}}"#).into_bytes()
+}
+
+#[test]
+fn a_reader_decodes_those_chunks_of_a_bases_tail_that_its_segment_copies_from() {
+    // Each passage in two segments, neighbours in the base, together more than three chunks.
+    let passages: Vec<Vec<u8>> = (1..=9).map(|seed| passage(seed, 100_000)).collect();
+    let segments = [passages.clone(), passages.clone()];
+    let bytes = base_with_a_tail(&segments);
+    let base = || Base::decode(&bytes).unwrap();
+    let chunks = base().chunks_needed().0;
+    assert!(chunks > 3, "{chunks}");
+
+    let whole = round_trip(&passages, &[], Some(&base()));
+    assert!(whole.len() < 1_000, "{}", whole.len());
+    // One passage lies in one chunk or across the border of two.
+    for passage in &passages {
+        let segment = round_trip(std::slice::from_ref(passage), &[], Some(&base()));
+        assert!(segment.len() < 300, "{}", segment.len());
+        let fresh = base();
+        let decoded = decode_segment(&segment, &DecodeLimits::default(), Some(&fresh)).unwrap();
+        assert_eq!(decoded.payload(0).unwrap(), passage.as_slice());
+        let needed = fresh.chunks_needed().1;
+        assert!((1..=2).contains(&needed), "{needed} of {chunks}");
+    }
+}
+
+#[test]
+fn identifiers_that_segments_share_are_spelled_out_in_their_base_only() {
+    let line = |n: u128| {
+        let digits = format!(
+            "{:032x}",
+            n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+        );
+        let cuts = [0..8, 8..12, 12..16, 16..20, 20..32];
+        let uuid = cuts.map(|cut| &digits[cut]).join("-");
+        let tool = format!("{:022}", n * 7_919).replace('0', "x");
+        format!(r#"{{"uuid":"{uuid}","id":"toolu_01{tool}"}}"#).into_bytes()
+    };
+    let all: Vec<Vec<u8>> = (1..=500).map(line).collect();
+    let bytes = base_with_a_tail(&[all.clone(), all.clone()]);
+    let base = Base::decode(&bytes).unwrap();
+    let alone = round_trip(&all, &[], None);
+    let based = round_trip(&all, &[], Some(&base));
+    assert!(
+        based.len() * 20 < alone.len(),
+        "{} of {}",
+        based.len(),
+        alone.len()
+    );
+    // In another order, with others between, and the same again.
+    let mut mixed: Vec<Vec<u8>> = all.iter().rev().step_by(3).cloned().collect();
+    mixed.extend((900..950).map(line));
+    mixed.extend_from_slice(&all[100..200]);
+    round_trip(&mixed, &[], Some(&base));
+    // Without its base a segment is not guessed at.
+    let limits = DecodeLimits::default();
+    assert!(decode_segment(&based, &limits, None).is_err());
+}
+
+#[test]
+fn a_damaged_tail_is_told_and_never_read() {
+    let passages: Vec<Vec<u8>> = (1..=4).map(|seed| passage(seed, 100_000)).collect();
+    let bytes = base_with_a_tail(&[passages.clone(), passages.clone()]);
+    let segment = round_trip(&passages, &[], Some(&Base::decode(&bytes).unwrap()));
+    let sealed_again = |mut bytes: Vec<u8>| {
+        let id = xxh3_64(&bytes[11..]);
+        bytes[3..11].copy_from_slice(&id.to_le_bytes());
+        (id, bytes)
+    };
+    for at in (0..bytes.len()).step_by(997) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x55;
+        assert!(Base::decode(&damaged).is_err(), "byte {at}");
+        assert!(Base::decode(&bytes[..at]).is_err(), "first {at} bytes");
+        // Even if the base says that it is whole, for a segment that believes it.
+        if at < 11 {
+            continue;
+        }
+        let (id, damaged) = sealed_again(damaged);
+        let (header, body) = Header::parse(&segment, &DecodeLimits::default()).unwrap();
+        let mut body = body.to_vec();
+        body[1..9].copy_from_slice(&id.to_le_bytes());
+        let segment = header.seal(&body);
+        if let Ok(base) = Base::decode(&damaged) {
+            let limits = DecodeLimits::default();
+            if let Ok(decoded) = decode_segment(&segment, &limits, Some(&base)) {
+                let same = passages.iter().enumerate().all(|(index, passage)| {
+                    decoded
+                        .payload(index)
+                        .is_some_and(|p| p == passage.as_slice())
+                });
+                assert!(same, "byte {at}");
+            }
+        }
+    }
+}
+
 #[test]
 fn segments_that_share_nothing_make_no_base() {
     let mut builder = BaseBuilder::new();
@@ -332,7 +449,7 @@ fn fuzz(seed: u64, executions: usize) -> usize {
                     let mut packed = packed.clone();
                     random.mutate(&mut packed);
                     let main_bytes = target.main.len();
-                    if copies::put_back(&packed, &[], main_bytes, &mut main).is_err() {
+                    if copies::put_back(&packed, &None::<&Base>, main_bytes, &mut main).is_err() {
                         continue;
                     }
                     assert!(main.len() == main_bytes && main.capacity() <= main_bytes + 64);
@@ -450,7 +567,7 @@ fn every_mixture_of_ideas_comes_back() {
     assert_eq!(Ideas::without("luck"), None);
 }
 
-/// Files written by the first release of this codec. They decode for ever; they are never
+/// Files written by the first releases of this codec. They decode for ever; they are never
 /// written anew.
 mod fixtures {
     use super::*;
@@ -460,14 +577,25 @@ mod fixtures {
     const BASED: &[u8] = include_bytes!("fixtures/based.segment");
     /// The same messages, by the encoder that takes long repeats out.
     const COPIES: &[u8] = include_bytes!("fixtures/copies.segment");
+    /// The same messages, with a base that has a tail and identifiers.
+    const TAIL_BASE: &[u8] = include_bytes!("fixtures/tail.base");
+    const TAIL: &[u8] = include_bytes!("fixtures/tail.segment");
     /// For each message: length as four bytes, little-endian, then its bytes.
     const MESSAGES: &[u8] = include_bytes!("fixtures/messages");
 
     #[test]
     fn the_first_release_is_still_read() {
         let base = Base::decode(BASE).unwrap();
-        for segment in [PLAIN, BASED, COPIES] {
-            let decoded = decode_segment(segment, &DecodeLimits::default(), Some(&base)).unwrap();
+        let with_tail = Base::decode(TAIL_BASE).unwrap();
+        assert!(with_tail.chunks_needed().0 > 0 && !with_tail.ids().is_empty());
+        let fixtures = [
+            (PLAIN, &base),
+            (BASED, &base),
+            (COPIES, &base),
+            (TAIL, &with_tail),
+        ];
+        for (segment, base) in fixtures {
+            let decoded = decode_segment(segment, &DecodeLimits::default(), Some(base)).unwrap();
             let mut rest = MESSAGES;
             for index in 0..decoded.len() {
                 let (length, after) = rest.split_first_chunk::<4>().unwrap();
@@ -492,6 +620,26 @@ mod fixtures {
         let (header, body) = Header::parse(COPIES, &DecodeLimits::default()).unwrap();
         let body = Body::parse(body, header.raw_bytes as usize, header.messages as usize);
         assert!(body.unwrap().packed_bytes.is_some());
+    }
+
+    #[test]
+    #[ignore = "writes files"]
+    fn write_fixtures_with_a_tail() {
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/segment/v2/fixtures");
+        let (mut lines, mut rest) = (Vec::new(), MESSAGES);
+        while let Some((length, after)) = rest.split_first_chunk::<4>() {
+            let (line, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+            lines.push(line.to_vec());
+            rest = after;
+        }
+        let times: Vec<i64> = (0..lines.len() as i64)
+            .map(|n| 1_700_000_000_000 + n / 3)
+            .collect();
+        let base = base_with_a_tail(&[lines.clone(), lines.clone()]);
+        let segment = round_trip(&lines, &times, Some(&Base::decode(&base).unwrap()));
+        std::fs::write(folder.join("tail.base"), base).unwrap();
+        std::fs::write(folder.join("tail.segment"), segment).unwrap();
     }
 
     /// How they were made, for the next codec's.

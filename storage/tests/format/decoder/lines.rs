@@ -26,6 +26,9 @@ pub(super) struct Ids<'a> {
     pairs_taken: usize,
     times: Stream<'a>,
     known: Vec<Vec<u8>>,
+    /// The base's, if codes may name them, and where the next of them stands.
+    pub(super) base: Option<&'a [Vec<u8>]>,
+    base_next: usize,
 }
 
 pub(super) struct Reader<'a> {
@@ -81,6 +84,8 @@ impl<'a> Reader<'a> {
                 pairs_taken: 0,
                 times: id_times,
                 known: Vec::new(),
+                base: None,
+                base_next: 0,
             },
             blobs: Stream(&[]),
             base,
@@ -215,7 +220,20 @@ impl<'a> Reader<'a> {
         };
         let column = &mut self.columns[column];
         let ids = &mut self.ids;
-        let id = match column.codes.count() {
+        let mut code = column.codes.count();
+        let mut of_base = None;
+        if let (Some(base), 4..) = (ids.base, code) {
+            if code < 6 {
+                let distance = if code == 5 { column.codes.zigzag() } else { 0 };
+                let position = ids.base_next as i64 + distance;
+                ids.base_next = position as usize + 1;
+                of_base = Some(base[position as usize].clone());
+            } else {
+                code -= 2;
+            }
+        }
+        let id = match code {
+            _ if of_base.is_some() => ids.learn(of_base.unwrap()),
             0 if column.last_id.is_empty() => vec![0; bytes],
             0 => column.last_id.clone(),
             1 => {
