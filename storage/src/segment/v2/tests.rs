@@ -1,5 +1,7 @@
 //! Whatever goes in comes out; whatever is damaged says so and nothing else happens.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -265,8 +267,8 @@ fn a_damaged_tail_is_told_and_never_read() {
     let bytes = base_with_a_tail(&[passages.clone(), passages.clone()]);
     let segment = round_trip(&passages, &[], Some(&Base::decode(&bytes).unwrap()));
     let sealed_again = |mut bytes: Vec<u8>| {
-        let id = xxh3_64(&bytes[11..]);
-        bytes[3..11].copy_from_slice(&id.to_le_bytes());
+        let id = xxh3_64(&bytes[BASE_LABEL_BYTES..]);
+        bytes[3..BASE_LABEL_BYTES].copy_from_slice(&id.to_le_bytes());
         (id, bytes)
     };
     for at in (0..bytes.len()).step_by(997) {
@@ -275,7 +277,7 @@ fn a_damaged_tail_is_told_and_never_read() {
         assert!(Base::decode(&damaged).is_err(), "byte {at}");
         assert!(Base::decode(&bytes[..at]).is_err(), "first {at} bytes");
         // Even if the base says that it is whole, for a segment that believes it.
-        if at < 11 {
+        if at < BASE_LABEL_BYTES {
             continue;
         }
         let (id, damaged) = sealed_again(damaged);
@@ -379,6 +381,7 @@ impl Random {
 /// Segments as the decoder takes them apart: damage past the checksum and past zstd.
 struct Target {
     header: Header,
+    base: Option<Arc<Base>>,
     /// The main stream less its long repeats, if it has any.
     packed: Option<Vec<u8>>,
     main: Vec<u8>,
@@ -386,46 +389,73 @@ struct Target {
     body: Vec<u8>,
 }
 
-fn targets() -> Vec<Target> {
-    let sample: Vec<Vec<u8>> = sample()
-        .into_iter()
-        .filter(|line| line.len() < 2000)
-        .collect();
-    let halves = sample.split_at(sample.len() / 2);
-    // Text said again in other lines: a stream with copies.
+fn short_sample() -> Vec<Vec<u8>> {
+    let sample = sample().into_iter();
+    sample.filter(|line| line.len() < 2000).collect()
+}
+
+/// Text said again in other lines: a stream with copies.
+fn repeated() -> Vec<Vec<u8>> {
     let said: Vec<String> = (0..300)
         .map(|n| format!("{} of a file", n * n % 9973))
         .collect();
-    let repeated: Vec<Vec<u8>> = (0..6)
+    (0..6)
         .map(|n| format!(r#"{{"n":{n},"text":"{}"}}"#, said[n * 7..].join("\\n")).into_bytes())
-        .collect();
-    [&sample[..], halves.0, halves.1, &sample[..3], &repeated]
-        .into_iter()
-        .map(|lines| {
-            let segment = round_trip(lines, &[1, 2, 3], None);
-            let (header, body) = Header::parse(&segment, &DecodeLimits::default()).unwrap();
-            let parsed =
-                Body::parse(body, header.raw_bytes as usize, header.messages as usize).unwrap();
-            let mut inflated = Inflated::default();
-            parsed.inflate(None, &mut inflated).unwrap();
-            Target {
-                header,
-                packed: parsed.packed_bytes.map(|_| inflated.packed),
-                main: inflated.main,
-                blobs: inflated.blobs,
-                body: body.to_vec(),
-            }
-        })
         .collect()
+}
+
+/// A base with a tail, identifiers and a blob, for the targets that have one.
+fn fuzzed_base() -> Vec<u8> {
+    let shared = [short_sample(), repeated()].concat();
+    base_with_a_tail(&[shared.clone(), shared])
+}
+
+/// Magic, version and id of a base.
+const BASE_LABEL_BYTES: usize = 11;
+
+fn targets() -> Vec<Target> {
+    let (sample, repeated) = (short_sample(), repeated());
+    let halves = sample.split_at(sample.len() / 2);
+    let base = Arc::new(Base::decode(&fuzzed_base()).unwrap());
+    [
+        (&sample[..], None),
+        (halves.0, None),
+        (halves.1, None),
+        (&sample[..3], None),
+        (&repeated, None),
+        (&sample, Some(&base)),
+        (&repeated, Some(&base)),
+    ]
+    .into_iter()
+    .map(|(lines, base)| {
+        let segment = round_trip(lines, &[1, 2, 3], base.map(Arc::as_ref));
+        let (header, body) = Header::parse(&segment, &DecodeLimits::default()).unwrap();
+        let parsed =
+            Body::parse(body, header.raw_bytes as usize, header.messages as usize).unwrap();
+        let mut inflated = Inflated::default();
+        parsed
+            .inflate(base.map(Arc::as_ref), &mut inflated)
+            .unwrap();
+        Target {
+            header,
+            base: base.cloned(),
+            packed: parsed.packed_bytes.map(|_| inflated.packed),
+            main: inflated.main,
+            blobs: inflated.blobs,
+            body: body.to_vec(),
+        }
+    })
+    .collect()
 }
 
 /// Decodes damaged segments; what matters is that it returns, with room for what it promised.
 fn fuzz(seed: u64, executions: usize) -> usize {
-    let targets = targets();
+    let (targets, base_bytes) = (targets(), fuzzed_base());
     let mut accepted = 0;
     for execution in 0..executions {
         let mut random = Random(seed ^ (execution as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
         let target = &targets[random.below(targets.len())];
+        let base = target.base.as_deref();
         let mut header = target.header;
         if random.below(8) == 0 {
             header.raw_bytes = random.below(1 << 16) as u32;
@@ -441,7 +471,21 @@ fn fuzz(seed: u64, executions: usize) -> usize {
         let decoded = if random.below(16) == 0 {
             let mut body = target.body.clone();
             random.mutate(&mut body);
-            decode_segment_range(&header.seal(&body), wanted)
+            decode_segment_range(&header.seal(&body), wanted, base)
+        } else if base.is_some() && random.below(8) == 0 {
+            // A base that says that it is whole, and a segment that believes it.
+            let mut bytes = base_bytes.clone();
+            let mut rest = bytes.split_off(BASE_LABEL_BYTES);
+            random.mutate(&mut rest);
+            let id = xxh3_64(&rest).to_le_bytes();
+            bytes[3..].copy_from_slice(&id);
+            bytes.append(&mut rest);
+            let Ok(base) = Base::decode(&bytes) else {
+                continue;
+            };
+            let mut body = target.body.clone();
+            body[1..9].copy_from_slice(&id);
+            decode_segment_range(&header.seal(&body), wanted, Some(&base))
         } else {
             let (mut main, mut blobs) = (target.main.clone(), target.blobs.clone());
             match &target.packed {
@@ -449,7 +493,7 @@ fn fuzz(seed: u64, executions: usize) -> usize {
                     let mut packed = packed.clone();
                     random.mutate(&mut packed);
                     let main_bytes = target.main.len();
-                    if copies::put_back(&packed, &None::<&Base>, main_bytes, &mut main).is_err() {
+                    if copies::put_back(&packed, &base, main_bytes, &mut main).is_err() {
                         continue;
                     }
                     assert!(main.len() == main_bytes && main.capacity() <= main_bytes + 64);
@@ -462,7 +506,7 @@ fn fuzz(seed: u64, executions: usize) -> usize {
             let Ok(body) = Body::parse(&target.body, raw_bytes, messages) else {
                 continue;
             };
-            join(&header, &body, (&main, &blobs), None, wanted, Vec::new())
+            join(&header, &body, (&main, &blobs), base, wanted, Vec::new())
         };
         if let Ok(decoded) = decoded {
             assert!(decoded.raw_bytes() <= raw_bytes && decoded.len() <= messages);
@@ -475,8 +519,9 @@ fn fuzz(seed: u64, executions: usize) -> usize {
 fn decode_segment_range(
     segment: &[u8],
     wanted: Range<usize>,
+    base: Option<&Base>,
 ) -> Result<DecodedSegment, SegmentError> {
-    decode_range(segment, wanted, &DecodeLimits::default(), None)
+    decode_range(segment, wanted, &DecodeLimits::default(), base)
 }
 
 #[test]
