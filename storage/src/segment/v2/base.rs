@@ -106,9 +106,9 @@ impl Base {
         Self::from_stored(Bytes::copy_from_slice(bytes))
     }
 
-    /// Decodes a stored base. Keeps `bytes`, and allocates at most [`BASE_HEAD_BYTES_MAX`] and
-    /// 48 bytes for each of [`BASE_BLOBS_MAX`] blobs besides; later, as segments copy from it, the
-    /// rest of [`BASE_TEXT_BYTES_MAX`].
+    /// Decodes a stored base. Keeps `bytes`, and allocates at most [`BASE_HEAD_BYTES_MAX`], 48 bytes
+    /// for each of [`BASE_BLOBS_MAX`] blobs and 32 for each of [`BASE_IDS_MAX`] identifiers besides;
+    /// later, as segments copy from it, the rest of [`BASE_TEXT_BYTES_MAX`].
     ///
     /// # Errors
     /// [`SegmentError`] when the bytes are not a whole base.
