@@ -6,12 +6,16 @@
 //! messages added. Other agents print the usage of the whole session so far; of these the last
 //! counts. The sums are as good as what the agent prints: estimates, not an invoice.
 
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::growth::TurnTimes;
 
 /// Numbers of tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+///
+/// Kept as a list in the order of the fields, without the zeros at its end: a session has up to three,
+/// and there are stores of many small sessions. Objects with the fields' names are read as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct Tokens {
     /// Read by the model, not from a cache.
@@ -24,7 +28,27 @@ pub struct Tokens {
     pub cache_creation: u64,
 }
 
+impl Serialize for Tokens {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = [
+            self.input,
+            self.output,
+            self.cache_read,
+            self.cache_creation,
+        ];
+        let kept = fields
+            .iter()
+            .rposition(|&n| n > 0)
+            .map_or(0, |last| last + 1);
+        serializer.collect_seq(fields.iter().take(kept))
+    }
+}
+
 impl Tokens {
+    fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn sum(self) -> u64 {
         let read = self.input.saturating_add(self.cache_read);
         let written = self.output.saturating_add(self.cache_creation);
@@ -67,23 +91,34 @@ pub enum UsageFact {
     },
 }
 
-/// Running sums of a session; kept as JSON in its row.
+/// Running sums of a session; kept as JSON in its row, without what says nothing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionUsage {
     /// Turns that a `result` has settled.
+    #[serde(skip_serializing_if = "Tokens::is_zero")]
     settled: Tokens,
     /// Messages since then, without the one that may still grow.
+    #[serde(skip_serializing_if = "Tokens::is_zero")]
     turn: Tokens,
     /// The message that may still grow, and its usage.
+    #[serde(skip_serializing_if = "String::is_empty")]
     open_message_id: String,
+    #[serde(skip_serializing_if = "Tokens::is_zero")]
     open: Tokens,
     /// Cost of agent processes that have ended, and of the current one so far.
+    #[serde(skip_serializing_if = "costs_nothing")]
     settled_cost_usd: f64,
+    #[serde(skip_serializing_if = "costs_nothing")]
     process_cost_usd: f64,
     /// No usage, but of the same kind: the turn that goes on, between two imports of a stream.
     #[serde(skip_serializing_if = "TurnTimes::is_empty")]
     pub(crate) turn_times: TurnTimes,
+}
+
+/// Bit for bit what reading gives when there is none: a negative zero is kept.
+fn costs_nothing(usd: &f64) -> bool {
+    usd.to_bits() == 0
 }
 
 impl SessionUsage {
@@ -112,7 +147,7 @@ impl SessionUsage {
             }
             UsageFact::Result { tokens, cost_usd } => {
                 // An error result may carry no usage; then the turn's messages are what is known.
-                let turn = if *tokens == Tokens::default() {
+                let turn = if tokens.is_zero() {
                     self.turn.plus(self.open)
                 } else {
                     *tokens
@@ -147,6 +182,9 @@ impl SessionUsage {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     fn tokens(output: u64) -> Tokens {
@@ -234,5 +272,101 @@ mod tests {
             serde_json::from_str::<SessionUsage>("{}").unwrap(),
             SessionUsage::default()
         );
+    }
+
+    /// The row as it was written while it held every field under its name.
+    fn in_full(usage: &SessionUsage) -> String {
+        let named = |tokens: Tokens| {
+            json!({
+                "input": tokens.input,
+                "output": tokens.output,
+                "cache_read": tokens.cache_read,
+                "cache_creation": tokens.cache_creation,
+            })
+        };
+        let mut full = json!({
+            "settled": named(usage.settled),
+            "turn": named(usage.turn),
+            "open_message_id": usage.open_message_id,
+            "open": named(usage.open),
+            "settled_cost_usd": usage.settled_cost_usd,
+            "process_cost_usd": usage.process_cost_usd,
+        });
+        if !usage.turn_times.is_empty() {
+            full["turn_times"] = serde_json::to_value(usage.turn_times).unwrap();
+        }
+        full.to_string()
+    }
+
+    #[test]
+    fn nothing_takes_no_room() {
+        assert_eq!(
+            serde_json::to_string(&SessionUsage::default()).unwrap(),
+            "{}"
+        );
+        let mut usage = SessionUsage::default();
+        usage.add(&assistant("a", 8));
+        assert_eq!(
+            serde_json::to_string(&usage).unwrap(),
+            r#"{"open_message_id":"a","open":[0,8]}"#
+        );
+    }
+
+    fn any_tokens() -> impl Strategy<Value = Tokens> {
+        let number = || prop_oneof![Just(0), any::<u64>()];
+        (number(), number(), number(), number()).prop_map(
+            |(input, output, cache_read, cache_creation)| Tokens {
+                input,
+                output,
+                cache_read,
+                cache_creation,
+            },
+        )
+    }
+
+    /// Costs as agents print them: of these the JSON reader gives back each bit.
+    fn any_cost() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            Just(0.0),
+            Just(-0.0),
+            (0..1_000_000_000_000_i64).prop_map(|micro| micro as f64 / 1e6)
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_reads_as_it_was_and_as_a_full_row(
+            settled in any_tokens(),
+            turn in any_tokens(),
+            open_message_id in prop_oneof![Just(String::new()), any::<String>()],
+            open in any_tokens(),
+            settled_cost_usd in any_cost(),
+            process_cost_usd in any_cost(),
+            turn_times in prop_oneof![
+                Just("{}".to_owned()),
+                any::<(Option<i64>, i64)>().prop_map(|(start_ms, active_ms)| {
+                    json!({ "start_ms": start_ms, "active_ms": active_ms }).to_string()
+                })
+            ],
+        ) {
+            let usage = SessionUsage {
+                settled,
+                turn,
+                open_message_id,
+                open,
+                settled_cost_usd,
+                process_cost_usd,
+                turn_times: serde_json::from_str(&turn_times).unwrap(),
+            };
+            let kept = serde_json::to_string(&usage).unwrap();
+            for row in [kept, in_full(&usage)] {
+                let read: SessionUsage = serde_json::from_str(&row).unwrap();
+                let costs = |u: &SessionUsage| {
+                    [u.settled_cost_usd.to_bits(), u.process_cost_usd.to_bits()]
+                };
+                prop_assert_eq!(costs(&read), costs(&usage));
+                prop_assert_eq!(read, usage.clone());
+            }
+        }
     }
 }
