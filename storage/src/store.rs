@@ -123,7 +123,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Missing`] when there is none; otherwise as [`Store::open`]. A store of an
-    /// older format has to be opened for writing once.
+    /// older format is read as it is.
     pub fn open_read_only(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
@@ -137,7 +137,8 @@ impl Store {
             connected => connected,
         }?;
         match migrate::inspect(&db, &connection)? {
-            FileState::Store { version } if version == betcode_schema_sql::SCHEMA_VERSION => {}
+            FileState::Store { version }
+                if version >= betcode_schema_sql::OLDEST_READABLE_VERSION => {}
             FileState::Store { version } => {
                 let why = format!("its format {version} is older; open it for writing once");
                 return Err(StoreError::ReadOnly {

@@ -242,6 +242,8 @@ impl Store {
         let growth = report.take(db.named("count the growth", sql::growth::recount(&snapshot)))?;
         let missing_bases =
             report.take(db.named("look for bases", sql::bases::missing(&snapshot)))?;
+        let imports =
+            report.take(db.named("check the imports", sql::imports::problems(&snapshot)))?;
         let orphans =
             report.take(db.named("look for orphans", sql::messages::orphans(&snapshot)))?;
         drop(snapshot);
@@ -257,6 +259,14 @@ impl Store {
                 sequence: None,
                 what: format!("base {base_id:016x}, which segments need, is not there"),
             }));
+        for what in imports.into_iter().flatten() {
+            report.problems.push(Problem {
+                kind: "structure",
+                session: None,
+                sequence: None,
+                what,
+            });
+        }
         for key in orphans.into_iter().flatten() {
             report.problems.push(Problem {
                 kind: "orphan",

@@ -12,4 +12,5 @@ pub mod faults;
 pub mod history;
 pub mod lines;
 pub mod mounts;
+pub mod older;
 pub mod proc;

@@ -14,6 +14,7 @@ use betcode_storage::{
 use betcode_tests::faults::{Call, Change, Faults, Operation};
 use betcode_tests::history::{Acknowledged, Event, assert_sound, id, options};
 use betcode_tests::lines::{self, Random, seed, setting};
+use betcode_tests::older::{assert_migrates_whole, unpack_format_1};
 
 /// Asks for messages at their place, as a client does that cannot know whether an append that
 /// failed before took place all the same.
@@ -369,4 +370,68 @@ fn torn_and_reordered_writes_of_a_power_cut_lose_nothing() {
 #[ignore = "takes minutes"]
 fn torn_and_reordered_writes_at_many_moments() {
     cut_power_at(setting("BETCODE_CUTS", 500));
+}
+
+#[test]
+fn a_migration_in_which_a_call_fails_loses_nothing() {
+    let faults = Faults::install();
+    for (call, lasting) in Call::ALL
+        .into_iter()
+        .flat_map(|call| [(call, false), (call, true)])
+    {
+        // Ends with the first position that is not reached.
+        for n in 1.. {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("history.db");
+            unpack_format_1(&path);
+            faults.fail(call, n * 8, lasting);
+            let opened = Store::open(&path, story_options());
+            let failed = faults.has_failed(call);
+            faults.heal();
+            eprintln!(
+                "{call:?} {n} lasting={lasting}: {:?}",
+                opened.as_ref().err()
+            );
+            drop(opened);
+            assert_migrates_whole(&path);
+            if !failed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn torn_and_reordered_writes_of_a_power_cut_in_a_migration_lose_nothing() {
+    let faults = Faults::install();
+    let mut random = Random::new(seed());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap().join("history.db");
+    unpack_format_1(&path);
+    let wal = path.with_file_name("history.db-wal");
+    let start = HashMap::from([
+        (path.clone(), std::fs::read(&path).unwrap()),
+        (wal, Vec::new()),
+    ]);
+    faults.start_tape();
+    Store::open(&path, story_options())
+        .unwrap()
+        .close()
+        .unwrap();
+    let tape = faults.take_tape();
+    faults.heal();
+    for _ in 0..25 {
+        let cut = random.below(tape.len() as u64 + 1) as usize;
+        let own = tempfile::tempdir().unwrap();
+        write_all(
+            &after_power_cut(&tape[..cut], &start, &mut random),
+            own.path(),
+        );
+        eprintln!("cut after {cut} of {} operations", tape.len());
+        let path = own.path().join("history.db");
+        // The copy was synced before the migration began.
+        let backup = path.with_file_name("history.db.v1.backup");
+        std::fs::copy(folder.path().join("history.db.v1.backup"), backup).unwrap();
+        assert_migrates_whole(&path);
+    }
 }

@@ -7,7 +7,7 @@
 /// `PRAGMA application_id` of a history store: the ASCII bytes `BCHS`.
 pub const APPLICATION_ID: i32 = 0x4243_4853;
 
-/// One step of the schema, applied in a transaction of its own.
+/// One step of the schema. What SQL cannot say of it, the engine adds in the same transaction.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
     /// Number of the step, from 1, without gaps; becomes `PRAGMA user_version`.
@@ -19,14 +19,24 @@ pub struct Migration {
 }
 
 /// All migrations, oldest first.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "store",
-    sql: include_str!("../migrations/0001_store.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "store",
+        sql: include_str!("../migrations/0001_store.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "import paths",
+        sql: include_str!("../migrations/0002_import_paths.sql"),
+    },
+];
 
 /// The schema version that this build writes: the number of the newest migration.
 pub const SCHEMA_VERSION: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+
+/// The oldest schema version that this build reads as it is, without a migration.
+pub const OLDEST_READABLE_VERSION: u32 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -1,32 +1,131 @@
-//! Rows of `imports` and `joins`.
+//! Rows of `imports`, `import_folders`, `import_paths` and `joins`.
+//!
+//! Reading takes the tables of format 1 as well, so that a store that cannot be migrated, because
+//! its file system is read-only or it is a backup, can be read all the same.
 
-use rusqlite::{Connection, Row, params};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::{ImportMark, ImportRecord};
 
+/// A relative path deeper than this is kept as it is, so that a lookup by path need not try more.
+const RELATIVE_DEPTH_MAX: usize = 64;
+const SEPARATOR: u8 = b'/';
+
+/// How the paths of one imported file are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Paths<'a> {
+    /// The path up to its last separator, which it includes.
+    folder: &'a [u8],
+    file_name: &'a [u8],
+    /// Bytes of the folder that are not part of the relative path.
+    root_bytes: usize,
+    /// A relative path that is no part of the path.
+    relative: Option<&'a [u8]>,
+}
+
+/// Where the last parts of a path begin, the shortest first.
+fn part_starts(path: &[u8]) -> impl Iterator<Item = usize> {
+    let behind_separators = (1..=path.len()).rev();
+    behind_separators
+        .filter(|&at| path.get(at - 1) == Some(&SEPARATOR))
+        .chain([0])
+        .take(RELATIVE_DEPTH_MAX)
+}
+
+/// Short enough to take four bytes in a row; what it finds is compared in full.
+fn path_hash(path: &[u8]) -> i64 {
+    signed(xxh3_64(path) >> 33)
+}
+
+impl<'a> Paths<'a> {
+    fn of(mark: &'a ImportMark) -> Self {
+        let (source, relative) = (&*mark.source_path, &*mark.relative_path);
+        let name_at = source
+            .iter()
+            .rposition(|&byte| byte == SEPARATOR)
+            .map_or(0, |at| at + 1);
+        let (folder, file_name) = source.split_at(name_at);
+        let root_bytes = source
+            .len()
+            .checked_sub(relative.len())
+            .filter(|&at| at <= name_at && source.ends_with(relative))
+            .filter(|&at| part_starts(source).any(|start| start == at));
+        Self {
+            folder,
+            file_name,
+            root_bytes: root_bytes.unwrap_or_default(),
+            relative: root_bytes.is_none().then_some(relative),
+        }
+    }
+
+    /// The hashes by which the file is found.
+    fn hashes(mark: &ImportMark) -> BTreeSet<i64> {
+        let is_part = Paths::of(mark).relative.is_none();
+        let whole = (!is_part).then(|| path_hash(&mark.source_path));
+        whole
+            .into_iter()
+            .chain([path_hash(&mark.relative_path)])
+            .collect()
+    }
+}
+
+/// Which tables a file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Format1,
+    Format2,
+}
+
+/// Reads layout and rows as of one moment: another process may migrate the file.
+fn read_rows<T>(
+    connection: &Connection,
+    read: impl FnOnce(&Connection, Layout) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let snapshot = connection
+        .is_autocommit()
+        .then(|| connection.unchecked_transaction())
+        .transpose()?;
+    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let layout = match version {
+        1 => Layout::Format1,
+        _ => Layout::Format2,
+    };
+    let found = read(connection, layout);
+    drop(snapshot);
+    found
+}
+
 pub(crate) fn write(
     connection: &Connection,
     key: SessionKey,
+    id: &SessionId,
     mark: &ImportMark,
 ) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO imports (session_key, source_path, relative_path, taken_bytes,
-                taken_digest, unterminated)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT DO UPDATE SET source_path = ?2, relative_path = ?3, taken_bytes = ?4,
-                taken_digest = ?5, unterminated = ?6",
-        )?
-        .execute(params![
-            key.as_i64(),
-            mark.source_path,
-            mark.relative_path,
-            signed(mark.taken_bytes),
-            mark.taken_digest.to_be_bytes(),
-            mark.unterminated,
-        ])?;
+    let known = by_key(connection, Layout::Format2, key);
+    let is_at_same_place = matches!(&known, Ok(Some(known)) if known.mark.source_path
+        == mark.source_path && known.mark.relative_path == mark.relative_path);
+    if is_at_same_place {
+        connection
+            .prepare_cached(
+                "UPDATE imports SET taken_bytes = ?2, taken_digest = ?3, unterminated = ?4
+                 WHERE session_key = ?1",
+            )?
+            .execute(params![
+                key.as_i64(),
+                signed(mark.taken_bytes),
+                mark.taken_digest.to_be_bytes(),
+                mark.unterminated,
+            ])?;
+    } else {
+        remove_row(connection, key, known)?;
+        insert(connection, key, Some(id.as_str()), mark)?;
+    }
     for &sequence in &mark.joins {
         connection
             .prepare_cached("INSERT OR IGNORE INTO joins (session_key, sequence) VALUES (?1, ?2)")?
@@ -35,26 +134,231 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Writes the rows of a session that has none.
+fn insert(
+    connection: &Connection,
+    key: SessionKey,
+    id: Option<&str>,
+    mark: &ImportMark,
+) -> rusqlite::Result<()> {
+    let paths = Paths::of(mark);
+    let behind_id = id.and_then(|id| paths.file_name.strip_prefix(id.as_bytes()));
+    connection
+        .prepare_cached(
+            "INSERT INTO imports (session_key, folder_id, begins_with_id, file_name, taken_bytes,
+                taken_digest, unterminated, relative_path)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            key.as_i64(),
+            enter_folder(connection, &paths)?,
+            behind_id.is_some(),
+            behind_id.unwrap_or(paths.file_name),
+            signed(mark.taken_bytes),
+            mark.taken_digest.to_be_bytes(),
+            mark.unterminated,
+            paths.relative,
+        ])?;
+    for hash in Paths::hashes(mark) {
+        connection
+            .prepare_cached("INSERT INTO import_paths (path_hash, session_key) VALUES (?1, ?2)")?
+            .execute(params![hash, key.as_i64()])?;
+    }
+    Ok(())
+}
+
+/// Counts a file for its folder; the folder's number.
+///
+/// The number is a hash of the folder, so that it is found without an index; the next free one when
+/// another folder has it. One that went may leave a folder twice, which does no harm.
+fn enter_folder(connection: &Connection, paths: &Paths<'_>) -> rusqlite::Result<i64> {
+    let root_bytes = paths.root_bytes as u64;
+    // Short enough to take three bytes in a row.
+    let mut folder_id = signed(xxh3_64_with_seed(paths.folder, root_bytes) >> 41);
+    loop {
+        let is_same: Option<bool> = connection
+            .prepare_cached(
+                "SELECT path = ?2 AND root_bytes = ?3 FROM import_folders WHERE folder_id = ?1",
+            )?
+            .query_row(
+                params![folder_id, paths.folder, signed(root_bytes)],
+                |row| row.get(0),
+            )
+            .optional()?;
+        match is_same {
+            Some(false) => folder_id += 1,
+            Some(true) => {
+                connection
+                    .prepare_cached(
+                        "UPDATE import_folders SET files = files + 1 WHERE folder_id = ?1",
+                    )?
+                    .execute([folder_id])?;
+                return Ok(folder_id);
+            }
+            None => {
+                connection
+                    .prepare_cached(
+                        "INSERT INTO import_folders (folder_id, path, root_bytes, files)
+                         VALUES (?1, ?2, ?3, 1)",
+                    )?
+                    .execute(params![folder_id, paths.folder, signed(root_bytes)])?;
+                return Ok(folder_id);
+            }
+        }
+    }
+}
+
+/// Removes all that is kept of where a session comes from.
 pub(crate) fn remove(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM imports WHERE session_key = ?1", [key.as_i64()])?;
+    remove_row(connection, key, by_key(connection, Layout::Format2, key))?;
     connection.execute("DELETE FROM joins WHERE session_key = ?1", [key.as_i64()])?;
     Ok(())
 }
 
-const RECORD: &str = "SELECT imports.*, session_id, last_sequence
-    FROM imports JOIN sessions USING (session_key)";
+/// Removes a row that reads as `known`, what it is found by, and its folder if it was the last one
+/// of it.
+fn remove_row(
+    connection: &Connection,
+    key: SessionKey,
+    known: rusqlite::Result<Option<ImportRecord>>,
+) -> rusqlite::Result<()> {
+    match known {
+        Ok(None) => return Ok(()),
+        Ok(Some(known)) => {
+            for hash in Paths::hashes(&known.mark) {
+                connection
+                    .prepare_cached(
+                        "DELETE FROM import_paths WHERE path_hash = ?1 AND session_key = ?2",
+                    )?
+                    .execute(params![hash, key.as_i64()])?;
+            }
+        }
+        // A damaged row does not keep a session from being deleted; it only takes a search.
+        Err(_) => {
+            connection.execute(
+                "DELETE FROM import_paths WHERE session_key = ?1",
+                [key.as_i64()],
+            )?;
+        }
+    }
+    connection
+        .prepare_cached(
+            "UPDATE import_folders SET files = files - 1
+             WHERE folder_id = (SELECT folder_id FROM imports WHERE session_key = ?1)",
+        )?
+        .execute([key.as_i64()])?;
+    connection
+        .prepare_cached(
+            "DELETE FROM import_folders WHERE files <= 0
+             AND folder_id = (SELECT folder_id FROM imports WHERE session_key = ?1)",
+        )?
+        .execute([key.as_i64()])?;
+    connection
+        .prepare_cached("DELETE FROM imports WHERE session_key = ?1")?
+        .execute([key.as_i64()])?;
+    Ok(())
+}
+
+/// Brings the rows of format 1 into the tables of format 2, in the transaction that made these.
+///
+/// A damaged row, of which nothing could be read, is left to the copy that was made before: it must
+/// not keep all others from being written to.
+pub(crate) fn carry_over_format_1(connection: &Connection) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "SELECT imports_1.*, session_id FROM imports_1 LEFT JOIN sessions USING (session_key)
+         ORDER BY session_key",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = SessionKey(row.get("session_key")?);
+        let id: Option<String> = row.get("session_id").unwrap_or_default();
+        match mark(row, Layout::Format1, id.as_deref().unwrap_or_default()) {
+            Ok(mark) => insert(connection, key, id.as_deref(), &mark)?,
+            Err(error) => tracing::warn!(
+                session = id,
+                %error,
+                "where the session was imported from cannot be read, and is not migrated"
+            ),
+        }
+    }
+    drop(rows);
+    drop(statement);
+    connection.execute_batch("DROP TABLE imports_1")
+}
+
+/// Rows without their joins, the newest session first. `restriction` says which.
+fn rows(
+    connection: &Connection,
+    layout: Layout,
+    restriction: &str,
+    parameters: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<(SessionKey, ImportRecord)>> {
+    let columns = match layout {
+        Layout::Format1 => "imports.*, session_id, last_sequence",
+        Layout::Format2 => "imports.*, session_id, last_sequence, path, root_bytes",
+    };
+    let folders = folders_joined(layout);
+    connection
+        .prepare_cached(&format!(
+            "SELECT {columns} FROM imports JOIN sessions USING (session_key) {folders}
+             WHERE {restriction} ORDER BY session_key DESC"
+        ))?
+        .query_map(parameters, |row| record(row, layout))?
+        .collect()
+}
+
+fn folders_joined(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Format1 => "",
+        // A folder that is not there is damage, and not a file that was never imported.
+        Layout::Format2 => "LEFT JOIN import_folders USING (folder_id)",
+    }
+}
+
+/// Rows that are found by a hash of a path.
+fn by_hash(
+    connection: &Connection,
+    hash: i64,
+) -> rusqlite::Result<Vec<(SessionKey, ImportRecord)>> {
+    const HASHED: &str =
+        "session_key IN (SELECT session_key FROM import_paths WHERE path_hash = ?1)";
+    rows(connection, Layout::Format2, HASHED, [hash])
+}
+
+fn by_key(
+    connection: &Connection,
+    layout: Layout,
+    key: SessionKey,
+) -> rusqlite::Result<Option<ImportRecord>> {
+    let found = rows(connection, layout, "session_key = ?1", [key.as_i64()])?;
+    Ok(found.into_iter().next().map(|(_, record)| record))
+}
 
 /// Records of the file at `source_path`, newest session first.
 pub(crate) fn by_source(
     connection: &Connection,
     source_path: &[u8],
 ) -> rusqlite::Result<Vec<ImportRecord>> {
-    let sql = format!("{RECORD} WHERE source_path = ?1 ORDER BY session_key DESC");
-    let rows = connection
-        .prepare_cached(&sql)?
-        .query_map([source_path], record)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    with_joins(connection, rows)
+    read_rows(connection, |connection, layout| {
+        let found = match layout {
+            Layout::Format1 => rows(connection, layout, "source_path = ?1", [source_path])?,
+            Layout::Format2 => {
+                // The row stands under its relative path, which is one of the path's ends.
+                let ends = part_starts(source_path).filter_map(|at| source_path.get(at..));
+                let hashes: BTreeSet<_> = ends.chain([source_path]).map(path_hash).collect();
+                let mut found = Vec::new();
+                for hash in hashes {
+                    let mut with_hash = by_hash(connection, hash)?;
+                    with_hash.retain(|(_, record)| record.mark.source_path == source_path);
+                    found.append(&mut with_hash);
+                }
+                found.sort_by_key(|(key, _)| Reverse(*key));
+                found.dedup_by_key(|(key, _)| *key);
+                found
+            }
+        };
+        with_joins(connection, found)
+    })
 }
 
 /// Records of files that stood at `relative_path` below an imported folder, newest first.
@@ -62,12 +366,17 @@ pub(crate) fn by_relative(
     connection: &Connection,
     relative_path: &[u8],
 ) -> rusqlite::Result<Vec<ImportRecord>> {
-    let sql = format!("{RECORD} WHERE relative_path = ?1 ORDER BY session_key DESC");
-    let rows = connection
-        .prepare_cached(&sql)?
-        .query_map([relative_path], record)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    with_joins(connection, rows)
+    read_rows(connection, |connection, layout| {
+        let found = match layout {
+            Layout::Format1 => rows(connection, layout, "relative_path = ?1", [relative_path])?,
+            Layout::Format2 => {
+                let mut found = by_hash(connection, path_hash(relative_path))?;
+                found.retain(|(_, record)| record.mark.relative_path == relative_path);
+                found
+            }
+        };
+        with_joins(connection, found)
+    })
 }
 
 /// The record of one session, when it was imported.
@@ -75,12 +384,10 @@ pub(crate) fn of_session(
     connection: &Connection,
     key: SessionKey,
 ) -> rusqlite::Result<Option<ImportRecord>> {
-    let sql = format!("{RECORD} WHERE session_key = ?1");
-    let rows = connection
-        .prepare_cached(&sql)?
-        .query_map([key.as_i64()], record)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(with_joins(connection, rows)?.pop())
+    read_rows(connection, |connection, layout| {
+        let found = rows(connection, layout, "session_key = ?1", [key.as_i64()])?;
+        Ok(with_joins(connection, found)?.pop())
+    })
 }
 
 /// Where a session comes from, for telling its project.
@@ -95,38 +402,85 @@ pub(crate) struct Origin {
 
 /// The origins of all sessions.
 pub(crate) fn origins(connection: &Connection) -> rusqlite::Result<Vec<Origin>> {
-    connection
-        .prepare_cached(
-            "SELECT session_key, working_directory, source_path, raw_bytes
-             FROM sessions LEFT JOIN imports USING (session_key)",
-        )?
-        .query_map([], |row| {
-            Ok(Origin {
-                session: SessionKey(row.get("session_key")?),
-                working_directory: row.get("working_directory")?,
-                source_path: row.get("source_path")?,
-                raw_bytes: unsigned(row, "raw_bytes")?,
-            })
-        })?
-        .collect()
+    read_rows(connection, |connection, layout| {
+        let columns = match layout {
+            Layout::Format1 => "source_path",
+            Layout::Format2 => "path, begins_with_id, file_name",
+        };
+        let folders = folders_joined(layout);
+        connection
+            .prepare_cached(&format!(
+                "SELECT session_key, session_id, working_directory, raw_bytes,
+                    taken_bytes IS NOT NULL AS is_imported, {columns}
+                 FROM sessions LEFT JOIN imports USING (session_key) {folders}"
+            ))?
+            .query_map([], |row| {
+                let is_imported: bool = row.get("is_imported")?;
+                let id: String = row.get("session_id")?;
+                let source = is_imported
+                    .then(|| source_path(row, layout, &id))
+                    .transpose()?;
+                Ok(Origin {
+                    session: SessionKey(row.get("session_key")?),
+                    working_directory: row.get("working_directory")?,
+                    source_path: source,
+                    raw_bytes: unsigned(row, "raw_bytes")?,
+                })
+            })?
+            .collect()
+    })
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<(SessionKey, ImportRecord)> {
-    let id: String = row.get("session_id")?;
+fn source_path(row: &Row<'_>, layout: Layout, id: &str) -> rusqlite::Result<Vec<u8>> {
+    match layout {
+        Layout::Format1 => row.get("source_path"),
+        Layout::Format2 => {
+            let mut path: Vec<u8> = row.get("path")?;
+            if row.get("begins_with_id")? {
+                path.extend_from_slice(id.as_bytes());
+            }
+            path.append(&mut row.get("file_name")?);
+            Ok(path)
+        }
+    }
+}
+
+fn mark(row: &Row<'_>, layout: Layout, id: &str) -> rusqlite::Result<ImportMark> {
+    let source_path = source_path(row, layout, id)?;
+    let relative_path = match layout {
+        Layout::Format1 => row.get("relative_path")?,
+        Layout::Format2 => match row.get("relative_path")? {
+            Some(relative) => relative,
+            None => {
+                let root_bytes: i64 = row.get("root_bytes")?;
+                usize::try_from(root_bytes)
+                    .ok()
+                    .and_then(|at| source_path.get(at..))
+                    .ok_or(rusqlite::Error::IntegralValueOutOfRange(0, root_bytes))?
+                    .to_vec()
+            }
+        },
+    };
     let digest: [u8; 16] = row.get("taken_digest")?;
+    Ok(ImportMark {
+        source_path,
+        relative_path,
+        taken_bytes: unsigned(row, "taken_bytes")?,
+        taken_digest: u128::from_be_bytes(digest),
+        unterminated: row.get("unterminated")?,
+        joins: Vec::new(),
+    })
+}
+
+fn record(row: &Row<'_>, layout: Layout) -> rusqlite::Result<(SessionKey, ImportRecord)> {
+    let id: String = row.get("session_id")?;
+    let mark = mark(row, layout, &id)?;
     let record = ImportRecord {
         session: SessionId::new(id).map_err(|e| {
             rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e))
         })?,
         last_sequence: unsigned(row, "last_sequence")?,
-        mark: ImportMark {
-            source_path: row.get("source_path")?,
-            relative_path: row.get("relative_path")?,
-            taken_bytes: unsigned(row, "taken_bytes")?,
-            taken_digest: u128::from_be_bytes(digest),
-            unterminated: row.get("unterminated")?,
-            joins: Vec::new(),
-        },
+        mark,
     };
     Ok((SessionKey(row.get("session_key")?), record))
 }
@@ -145,4 +499,265 @@ fn with_joins(
             Ok(record)
         })
         .collect()
+}
+
+/// What does not fit together in these tables, for `verify`.
+pub(crate) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    read_rows(connection, |connection, layout| {
+        if layout == Layout::Format1 {
+            return Ok(Vec::new());
+        }
+        let mut problems = connection
+            .prepare(
+                "SELECT folder_id, files, used FROM import_folders FULL JOIN
+                    (SELECT folder_id, count(*) AS used FROM imports GROUP BY folder_id)
+                    USING (folder_id)
+                 WHERE files IS NOT used",
+            )?
+            .query_map([], |row| {
+                let number = |column| -> rusqlite::Result<i64> {
+                    Ok(row.get::<_, Option<i64>>(column)?.unwrap_or_default())
+                };
+                let (folder, files, used) =
+                    (number("folder_id")?, number("files")?, number("used")?);
+                Ok(format!(
+                    "import folder {folder} counts {files} files, and {used} are in it"
+                ))
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        let kept: BTreeSet<(i64, i64)> = connection
+            .prepare("SELECT path_hash, session_key FROM import_paths")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let due: BTreeSet<(i64, i64)> = rows(connection, layout, "TRUE", [])?
+            .iter()
+            .flat_map(|(key, record)| {
+                Paths::hashes(&record.mark)
+                    .into_iter()
+                    .map(|hash| (hash, key.as_i64()))
+            })
+            .collect();
+        problems.extend(kept.symmetric_difference(&due).map(|(hash, key)| {
+            format!(
+                "the import of session key {key} is not found by its path, or by another ({hash})"
+            )
+        }));
+        Ok(problems)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::SessionMeta;
+    use crate::options::Durability;
+    use crate::sql::db::Db;
+    use crate::sql::{migrate, sessions};
+
+    fn any_path() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![3 => Just(b'/'), 4 => b'a'..=b'c', 1 => any::<u8>()];
+        prop::collection::vec(byte, 0..24)
+    }
+
+    /// A path, and mostly one of its ends.
+    fn any_mark() -> impl Strategy<Value = ImportMark> {
+        let relative = prop_oneof![
+            4 => any::<prop::sample::Index>().prop_map(Ok),
+            1 => any_path().prop_map(Err),
+        ];
+        (any_path(), relative).prop_map(|(source_path, relative)| {
+            let relative_path = match relative {
+                Ok(at) => source_path[at.index(source_path.len() + 1)..].to_vec(),
+                Err(other) => other,
+            };
+            ImportMark {
+                taken_bytes: source_path.len() as u64,
+                taken_digest: 7,
+                unterminated: relative_path.len() % 2 == 1,
+                source_path,
+                relative_path,
+                joins: Vec::new(),
+            }
+        })
+    }
+
+    fn store(folder: &tempfile::TempDir) -> Connection {
+        let db = Db::at(&folder.path().join("s.db"));
+        let mut connection = db.connect_writer(Durability::Full).unwrap();
+        migrate::bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+        connection
+    }
+
+    fn rows_of(connection: &Connection, table: &str) -> i64 {
+        let count = format!("SELECT count(*) FROM {table}");
+        connection.query_row(&count, [], |row| row.get(0)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_found_by_either_path_and_goes_without_a_trace(
+            marks in prop::collection::vec((0..8_i64, any_mark()), 1..24),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let connection = store(&folder);
+            let ids: Vec<SessionId> = ["a", "b", "c", "aa", "ab", "x", "y", "c-"]
+                .into_iter().map(|id| SessionId::new(id.to_owned()).unwrap()).collect();
+            for id in &ids {
+                sessions::insert(&connection, id, &SessionMeta::default(), 0).unwrap();
+            }
+            let mut model: BTreeMap<i64, ImportMark> = BTreeMap::new();
+            for (session, new) in marks {
+                let id = &ids[session as usize];
+                write(&connection, SessionKey(session + 1), id, &new).unwrap();
+                model.insert(session + 1, new);
+                prop_assert_eq!(problems(&connection).unwrap(), Vec::<String>::new());
+            }
+            for (key, mark) in &model {
+                let record = of_session(&connection, SessionKey(*key)).unwrap().unwrap();
+                prop_assert_eq!(&record.mark, mark);
+                let all = |found: Vec<ImportRecord>| -> Vec<ImportMark> {
+                    found.into_iter().map(|record| record.mark).collect()
+                };
+                let with = |same: &dyn Fn(&ImportMark) -> bool| -> Vec<ImportMark> {
+                    model.values().rev().filter(|other| same(other)).cloned().collect()
+                };
+                prop_assert_eq!(
+                    all(by_source(&connection, &mark.source_path).unwrap()),
+                    with(&|other| other.source_path == mark.source_path)
+                );
+                prop_assert_eq!(
+                    all(by_relative(&connection, &mark.relative_path).unwrap()),
+                    with(&|other| other.relative_path == mark.relative_path)
+                );
+            }
+            let origins = origins(&connection).unwrap();
+            for origin in origins {
+                let mark = model.get(&origin.session.as_i64());
+                prop_assert_eq!(origin.source_path, mark.map(|mark| mark.source_path.clone()));
+            }
+            for key in model.keys() {
+                remove(&connection, SessionKey(*key)).unwrap();
+                prop_assert_eq!(problems(&connection).unwrap(), Vec::<String>::new());
+            }
+            for table in ["imports", "import_folders", "import_paths"] {
+                prop_assert_eq!(rows_of(&connection, table), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn deep_and_hostile_paths_are_found_with_few_lookups() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = store(&folder);
+        let id = SessionId::new("a".to_owned()).unwrap();
+        let key = sessions::insert(&connection, &id, &SessionMeta::default(), 0).unwrap();
+        let source_path = b"/a".repeat(40_000);
+        for relative in [
+            1,
+            RELATIVE_DEPTH_MAX,
+            RELATIVE_DEPTH_MAX + 1,
+            39_999,
+            40_000,
+        ] {
+            let mark = ImportMark {
+                relative_path: source_path[source_path.len() - relative * 2 + 1..].to_vec(),
+                source_path: source_path.clone(),
+                taken_bytes: 1,
+                taken_digest: 2,
+                unterminated: false,
+                joins: Vec::new(),
+            };
+            write(&connection, key, &id, &mark).unwrap();
+            let is_part = relative <= RELATIVE_DEPTH_MAX;
+            assert_eq!(Paths::of(&mark).relative.is_none(), is_part, "{relative}");
+            for found in [
+                by_source(&connection, &source_path).unwrap(),
+                by_relative(&connection, &mark.relative_path).unwrap(),
+            ] {
+                assert_eq!(found.len(), 1, "{relative}");
+                assert_eq!(found[0].mark, mark);
+            }
+        }
+        assert_eq!(rows_of(&connection, "import_folders"), 1);
+    }
+
+    #[test]
+    fn folders_whose_numbers_are_the_same_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = store(&folder);
+        let paths = Paths {
+            folder: b"/ours/",
+            file_name: b"f",
+            root_bytes: 1,
+            relative: None,
+        };
+        let number = enter_folder(&connection, &paths).unwrap();
+        connection
+            .execute("UPDATE import_folders SET path = ?1", [b"/theirs/"])
+            .unwrap();
+        assert_eq!(enter_folder(&connection, &paths).unwrap(), number + 1);
+        assert_eq!(enter_folder(&connection, &paths).unwrap(), number + 1);
+        assert_eq!(rows_of(&connection, "import_folders"), 2);
+    }
+
+    #[test]
+    fn a_damaged_row_of_format_1_does_not_keep_the_others_from_being_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::at(&folder.path().join("s.db"));
+        let mut connection = db.connect_writer(Durability::Full).unwrap();
+        connection
+            .execute_batch(betcode_schema_sql::MIGRATIONS[0].sql)
+            .unwrap();
+        for (id, digest_bytes) in [("a", 16), ("b", 15), ("c", 16)] {
+            let id = SessionId::new(id.to_owned()).unwrap();
+            let key = sessions::insert(&connection, &id, &SessionMeta::default(), 0).unwrap();
+            connection
+                .execute(
+                    "INSERT INTO imports VALUES (?1, x'2f78', x'78', 3, zeroblob(?2), 0)",
+                    params![key.as_i64(), digest_bytes],
+                )
+                .unwrap();
+        }
+        let stamp = format!(
+            "PRAGMA application_id = {}; PRAGMA user_version = 1",
+            betcode_schema_sql::APPLICATION_ID
+        );
+        connection.execute_batch(&stamp).unwrap();
+        migrate::bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+        let found = by_source(&connection, b"/x").unwrap();
+        let ids: Vec<_> = found.iter().map(|record| record.session.as_str()).collect();
+        assert_eq!(ids, ["c", "a"]);
+        assert!(problems(&connection).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_session_whose_folder_is_lost_is_damage_and_can_be_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = store(&folder);
+        let id = SessionId::new("a".to_owned()).unwrap();
+        let key = sessions::insert(&connection, &id, &SessionMeta::default(), 0).unwrap();
+        let mark = ImportMark {
+            source_path: b"/p/a.jsonl".to_vec(),
+            relative_path: b"a.jsonl".to_vec(),
+            taken_bytes: 1,
+            taken_digest: 2,
+            unterminated: false,
+            joins: Vec::new(),
+        };
+        write(&connection, key, &id, &mark).unwrap();
+        connection
+            .execute("DELETE FROM import_folders", [])
+            .unwrap();
+        assert!(of_session(&connection, key).is_err());
+        remove(&connection, key).unwrap();
+        for table in ["imports", "import_folders", "import_paths"] {
+            assert_eq!(rows_of(&connection, table), 0, "{table}");
+        }
+    }
 }

@@ -63,6 +63,14 @@ pub(crate) fn bring_up(
     apply(db, connection, MIGRATIONS, back_up)
 }
 
+/// What belongs to a step and cannot be said in SQL.
+fn beyond_sql(connection: &Connection, version: u32) -> rusqlite::Result<()> {
+    match version {
+        2 => super::imports::carry_over_format_1(connection),
+        _ => Ok(()),
+    }
+}
+
 fn apply(
     db: &Db,
     connection: &mut Connection,
@@ -93,7 +101,9 @@ fn apply(
         for migration in missing.iter().filter(|m| m.version > now) {
             db.named(
                 "migrate the schema",
-                transaction.execute_batch(migration.sql),
+                transaction
+                    .execute_batch(migration.sql)
+                    .and_then(|()| beyond_sql(transaction, migration.version)),
             )?;
             let stamp = format!(
                 "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};",

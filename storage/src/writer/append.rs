@@ -252,7 +252,7 @@ pub(super) fn write(
     if let Some(mark) = &request.import {
         db.named(
             "note the import",
-            sql::imports::write(connection, session.key, mark),
+            sql::imports::write(connection, session.key, &session.id, mark),
         )?;
     }
     cache.keep(Some(session));
