@@ -43,8 +43,8 @@ impl Store {
             })
     }
 
-    /// Finishes the deletions that an earlier opening left. On a full disk they are left once
-    /// more: they take room before they make any, and nothing else needs them.
+    /// Finishes the deletions that were cut short before. On a full disk they are left once more:
+    /// they take room before they make any, and nothing else needs them.
     pub(crate) fn finish_deletions_if_there_is_room(&self) -> Result<()> {
         match self.finish_deletions() {
             Err(error) if error.kind() == ErrorKind::NoSpace => {

@@ -358,7 +358,7 @@ impl StoreError {
                 "free space on the disk, then compact: the store goes on by itself"
             }
             Self::SpaceNotGivenBack { .. } => {
-                "once that is settled, it is given back when the store is opened, or a session deleted, the next time"
+                "once that is settled, it is given back when the store is compacted or opened, or a session deleted, the next time"
             }
             Self::LimitReached { .. } => {
                 "compact, delete sessions, or raise the limit: the store goes on at once"

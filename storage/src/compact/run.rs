@@ -425,6 +425,7 @@ impl Store {
         progress.phase = CompactionPhase::Reclaiming;
         self.writer()?
             .run(|context| context.maintain("delete unused bases", delete_unused_bases))?;
+        self.finish_deletions_if_there_is_room()?;
         reclaim(self, 0, &mut |_| observe(&progress))
     }
 
