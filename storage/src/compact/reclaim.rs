@@ -30,7 +30,7 @@ pub(super) fn reclaim(
         let step = pages_per_step;
         let (free, took) = writer.run(move |context| {
             let started = Instant::now();
-            let free = context.rearrange("give free pages back", |db, connection| {
+            let free = context.maintain("give free pages back", |db, connection| {
                 let free = db.named("count free pages", sql::space::free_pages(connection))?;
                 let surplus = free.saturating_sub(pages_kept).min(u64::from(step));
                 if surplus > 0 {

@@ -94,7 +94,7 @@ pub(super) fn execute(
         return Ok(StepResult::NotSmaller);
     }
     let swapped = store.writer()?.run(move |context| {
-        context.rearrange("swap in a segment", |db, connection| {
+        context.maintain("swap in a segment", |db, connection| {
             swap(db, connection, &prepared)
         })
     })?;

@@ -231,7 +231,11 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::R
         connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL)?;
     }
     set_common(connection, limits::WRITER_CACHE_KIB)?;
-    set_synchronous(connection, durability)?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(
         None,
         "journal_size_limit",
@@ -241,18 +245,6 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::R
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
-}
-
-/// Sets what a commit waits for; it has no effect within a transaction.
-pub(crate) fn set_synchronous(
-    connection: &Connection,
-    durability: Durability,
-) -> rusqlite::Result<()> {
-    let synchronous = match durability {
-        Durability::Full => "FULL",
-        Durability::Normal => "NORMAL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)
 }
 
 pub(crate) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {

@@ -17,10 +17,10 @@ use crate::limits::{
     FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
-use crate::options::{Durability, StoreOptions};
+use crate::options::StoreOptions;
 use crate::reserve::Reserve;
 use crate::session::Session;
-use crate::sql::db::{Db, set_synchronous, write_transaction};
+use crate::sql::db::{Db, write_transaction};
 use crate::sql::space::{Checkpoint, CheckpointMode};
 use crate::sql::{self};
 use crate::watch::CapacityWatch;
@@ -70,8 +70,6 @@ pub(crate) struct WriterContext {
     cache: Cache,
     /// `PRAGMA data_version` when the cache was last known to be true.
     data_version: i64,
-    /// What commits of the connection wait for now.
-    durability: Durability,
     pub(crate) reserve: Reserve,
     watch: Arc<CapacityWatch>,
 }
@@ -85,14 +83,12 @@ impl WriterContext {
         watch: Arc<CapacityWatch>,
     ) -> Self {
         connection.wal_hook(Some(note_wal_pages));
-        let durability = options.durability;
         Self {
             db,
             options,
             connection,
             cache: Cache::default(),
             data_version: -1,
-            durability,
             reserve,
             watch,
         }
@@ -166,7 +162,6 @@ impl WriterContext {
                 why: "what little room there is is kept for compacting and deleting".to_owned(),
             });
         }
-        self.commit_with(self.options.durability)?;
         let now_ms = self.options.clock.now_ms();
         let Self {
             db,
@@ -230,35 +225,9 @@ impl WriterContext {
         free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN
     }
 
-    /// Runs maintenance in a transaction of its own, as durable as an append. When the disk is
-    /// full the reserve is given up and the work tried once more: compacting and deleting are what
-    /// makes room again.
+    /// Runs maintenance in a transaction of its own. When the disk is full the reserve is given
+    /// up and the work tried once more: compacting and deleting are what makes room again.
     pub(crate) fn maintain<T>(
-        &mut self,
-        action: &'static str,
-        work: impl FnMut(&Db, &Connection) -> Result<T>,
-    ) -> Result<T> {
-        self.commit_with(self.options.durability)?;
-        self.maintain_as_set(action, work)
-    }
-
-    /// [`Self::maintain`] for what nobody is promised: the same history stored in another way. Its
-    /// commit waits for no sync, so that appends do not wait for it either.
-    ///
-    /// Crash point: the log is valid up to its first torn frame. What was committed here is lost
-    /// as a whole, with nothing after it, and the file is as it was before; the next append's sync,
-    /// or the next checkpoint's, which comes before it touches the main file, covers the log up to
-    /// there. So no append that was answered ever stands behind a commit that can be lost.
-    pub(crate) fn rearrange<T>(
-        &mut self,
-        action: &'static str,
-        work: impl FnMut(&Db, &Connection) -> Result<T>,
-    ) -> Result<T> {
-        self.commit_with(Durability::Normal)?;
-        self.maintain_as_set(action, work)
-    }
-
-    fn maintain_as_set<T>(
         &mut self,
         action: &'static str,
         mut work: impl FnMut(&Db, &Connection) -> Result<T>,
@@ -283,21 +252,9 @@ impl WriterContext {
         }
     }
 
-    /// Sets what the next commits wait for. It is set before each of them, not back after: were
-    /// setting it back to fail, an append would be answered without its sync.
-    fn commit_with(&mut self, durability: Durability) -> Result<()> {
-        if self.durability != durability {
-            let set = set_synchronous(&self.connection, durability);
-            self.db.named("set what commits wait for", set)?;
-            self.durability = durability;
-        }
-        Ok(())
-    }
-
     /// Commits the store's row as it is, and returns the store's name. Unlike [`Self::maintain`]
     /// it gives no reserve up: a full disk is what a probe is to find.
     pub(crate) fn probe(&mut self) -> Result<String> {
-        self.commit_with(self.options.durability)?;
         let Self { db, connection, .. } = self;
         write_transaction(db, connection, "probe the store", |transaction| {
             db.named("write the probe", sql::totals::touch(transaction))
