@@ -90,10 +90,23 @@ pub struct Acknowledged {
 impl Acknowledged {
     /// Takes in the events of a file. A last line without its newline was not told to anybody.
     pub fn read(&mut self, file: &Path) {
+        self.read_first(file, usize::MAX);
+    }
+
+    /// As [`Self::read`], of which the events behind the first `bytes` of the file are no promises.
+    /// But a deletion that began there may have taken place.
+    pub fn read_first(&mut self, file: &Path, bytes: usize) {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        for line in whole.lines() {
+        let (promised, later) = text.split_at(bytes.min(text.len()));
+        let whole = |text: &str| text.rfind('\n').map_or(0, |end| end + 1);
+        for line in promised[..whole(promised)].lines() {
             self.add(Event::parse(line));
+        }
+        let later = &[&promised[whole(promised)..], later].concat();
+        for line in later[..whole(later)].lines() {
+            if let Event::Deleting(session) | Event::Deleted(session) = Event::parse(line) {
+                self.maybe_deleted.insert(session);
+            }
         }
     }
 
