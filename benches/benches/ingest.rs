@@ -20,7 +20,7 @@ use betcode_benches::corpus::Corpus;
 use betcode_benches::figures::{Durations, load, median, runs, setting, written_bytes};
 use betcode_benches::plain::{Journal, Plain};
 use betcode_benches::stores;
-use betcode_storage::Batch;
+use betcode_storage::{Batch, SessionId};
 use bytes::Bytes;
 
 const SESSIONS: usize = 20;
@@ -30,32 +30,14 @@ const PIPE_BYTES: usize = 64 << 10;
 /// The raw loop overwrites a file of this size again and again, as the log is overwritten.
 const RAW_FILE_BYTES: usize = 8 << 20;
 
-/// Calls `append(session, sequence, payload)` from one thread per session until the time is over.
-fn measure(
-    messages: &[Bytes],
-    time: Duration,
-    append: &(impl Fn(usize, u64, Bytes) + Sync),
-) -> (f64, Durations) {
+/// Runs `session(n)` in a thread for each of the sessions; messages/s, and how long the answers
+/// that it returns took.
+fn all_at_once(session: &(impl Fn(usize) -> Durations + Sync)) -> (f64, Durations) {
     let started = Instant::now();
     let mut all = Durations::default();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..SESSIONS)
-            .map(|session| {
-                scope.spawn(move || {
-                    let mut durations = Durations::default();
-                    let mut sequence = 0;
-                    while started.elapsed() < time {
-                        sequence += 1;
-                        // Each session walks through the messages from a place of its own.
-                        let index = session * 997 + sequence as usize;
-                        let payload = messages[index % messages.len()].clone();
-                        let asked = Instant::now();
-                        append(session, sequence, payload);
-                        durations.push(asked.elapsed());
-                    }
-                    durations
-                })
-            })
+            .map(|n| scope.spawn(move || session(n)))
             .collect();
         for thread in threads {
             all.extend(thread.join().unwrap());
@@ -64,15 +46,30 @@ fn measure(
     (all.count() as f64 / started.elapsed().as_secs_f64(), all)
 }
 
-fn ours(folder: &Path, messages: &[Bytes], time: Duration) -> (f64, Durations) {
-    let store = stores::open(&folder.join("ours.db"));
-    let ids: Vec<_> = (0..SESSIONS)
-        .map(|n| stores::id(&format!("s{n}")))
-        .collect();
-    measure(messages, time, &|session, _, payload| {
-        store
-            .append(Batch::new(ids[session].clone(), vec![payload]))
-            .unwrap();
+/// What a session says: all messages over and over, each session from a place of its own.
+fn said_by(session: usize, messages: &[Bytes]) -> impl Iterator<Item = Bytes> {
+    messages.iter().cycle().skip(session * 997).cloned()
+}
+
+/// Calls `append(session, sequence, payload)` for one message after the other until the time is
+/// over.
+fn measure(
+    messages: &[Bytes],
+    time: Duration,
+    append: &(impl Fn(usize, u64, Bytes) + Sync),
+) -> (f64, Durations) {
+    let started = Instant::now();
+    all_at_once(&|session| {
+        let mut durations = Durations::default();
+        for (sequence, payload) in (1..).zip(said_by(session, messages)) {
+            if started.elapsed() >= time {
+                break;
+            }
+            let asked = Instant::now();
+            append(session, sequence, payload);
+            durations.push(asked.elapsed());
+        }
+        durations
     })
 }
 
@@ -85,43 +82,45 @@ fn measure_printing(
     append: &(impl Fn(usize, Vec<Bytes>) + Sync),
 ) -> (f64, Durations) {
     let started = Instant::now();
-    let mut all = Durations::default();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..SESSIONS)
-            .map(|session| {
-                let (pipe, printed) = sync_channel(PIPE_BYTES / MESSAGE_BYTES);
-                scope.spawn(move || {
-                    let lines = messages.iter().cycle().skip(session * 997);
-                    for line in lines.take_while(|_| started.elapsed() < time) {
-                        let _ = pipe.send((line.clone(), Instant::now()));
-                    }
-                });
-                scope.spawn(move || {
-                    let mut durations = Durations::default();
-                    while let Ok(first) = printed.recv() {
-                        let (batch, times): (Vec<_>, Vec<_>) =
-                            std::iter::once(first).chain(printed.try_iter()).unzip();
-                        append(session, batch);
-                        for printed in times {
-                            durations.push(printed.elapsed());
-                        }
-                    }
-                    durations
-                })
-            })
-            .collect();
-        for thread in threads {
-            all.extend(thread.join().unwrap());
-        }
-    });
-    (all.count() as f64 / started.elapsed().as_secs_f64(), all)
+    all_at_once(&|session| {
+        let (pipe, printed) = sync_channel(PIPE_BYTES / MESSAGE_BYTES);
+        let mut durations = Durations::default();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for line in said_by(session, messages).take_while(|_| started.elapsed() < time) {
+                    let _ = pipe.send((line, Instant::now()));
+                }
+            });
+            while let Ok(first) = printed.recv() {
+                let (batch, times): (Vec<_>, Vec<_>) =
+                    std::iter::once(first).chain(printed.try_iter()).unzip();
+                append(session, batch);
+                for printed in times {
+                    durations.push(printed.elapsed());
+                }
+            }
+        });
+        durations
+    })
+}
+
+fn ids() -> Vec<SessionId> {
+    (0..SESSIONS)
+        .map(|n| stores::id(&format!("s{n}")))
+        .collect()
+}
+
+fn ours(folder: &Path, messages: &[Bytes], time: Duration) -> (f64, Durations) {
+    let (store, ids) = (stores::open(&folder.join("ours.db")), ids());
+    measure(messages, time, &|session, _, payload| {
+        store
+            .append(Batch::new(ids[session].clone(), vec![payload]))
+            .unwrap();
+    })
 }
 
 fn ours_printing(folder: &Path, messages: &[Bytes], time: Duration) -> (f64, Durations) {
-    let store = stores::open(&folder.join("printing.db"));
-    let ids: Vec<_> = (0..SESSIONS)
-        .map(|n| stores::id(&format!("s{n}")))
-        .collect();
+    let (store, ids) = (stores::open(&folder.join("ours.db")), ids());
     measure_printing(messages, time, &|session, batch| {
         store
             .append(Batch::new(ids[session].clone(), batch))
@@ -131,10 +130,10 @@ fn ours_printing(folder: &Path, messages: &[Bytes], time: Duration) -> (f64, Dur
 
 fn plain(folder: &Path, messages: &[Bytes], time: Duration, journal: Journal) -> (f64, Durations) {
     let table = Mutex::new(Plain::create(&folder.join("plain.db"), journal));
-    let ids: Vec<_> = (0..SESSIONS).map(|n| format!("s{n}")).collect();
+    let ids = ids();
     measure(messages, time, &|session, sequence, payload| {
         let table = table.lock().unwrap();
-        table.insert(&ids[session], sequence, &payload);
+        table.insert(ids[session].as_str(), sequence, &payload);
     })
 }
 

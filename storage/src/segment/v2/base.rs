@@ -11,7 +11,7 @@
 //! | offset | bytes | what |
 //! |---|---|---|
 //! | 0 | 2 | magic, `BB` |
-//! | 2 | 1 | version, 1; 2 with a tail |
+//! | 2 | 1 | version, 1; 2 with a tail or identifiers |
 //! | 3 | 8 | XXH3-64 of all that follows, little-endian: the base's id |
 //! | 11 | varint | length of the head |
 //! | | varint | length of the head's frame |
@@ -45,8 +45,8 @@ use crate::limits::{
 };
 
 const MAGIC: [u8; 2] = *b"BB";
-const VERSION: u8 = 1;
-const VERSION_WITH_TAIL: u8 = 2;
+const VERSION_1: u8 = 1;
+const VERSION_2: u8 = 2;
 /// Before the id.
 const LABEL_BYTES: usize = 3;
 const ID_BYTES: usize = 8;
@@ -92,7 +92,7 @@ impl Base {
         let mut cursor = Cursor::new(bytes);
         let found = cursor.array()?;
         let version = cursor.byte()?;
-        if found != MAGIC || !(VERSION..=VERSION_WITH_TAIL).contains(&version) {
+        if found != MAGIC || !(VERSION_1..=VERSION_2).contains(&version) {
             return Err(SegmentError::BadMagic { found });
         }
         Ok(u64::from_le_bytes(cursor.array()?))
@@ -130,8 +130,8 @@ impl Base {
             head_bytes,
             BASE_HEAD_BYTES_MAX,
         )?;
-        let has_tail = bytes.get(MAGIC.len()) == Some(&VERSION_WITH_TAIL);
-        let tail_bytes = if has_tail { cursor.length()? } else { 0 };
+        let is_version_2 = bytes.get(MAGIC.len()) == Some(&VERSION_2);
+        let tail_bytes = if is_version_2 { cursor.length()? } else { 0 };
         check_max(
             "the size of the base's tail",
             tail_bytes,
@@ -154,7 +154,7 @@ impl Base {
                 text: OnceLock::new(),
             });
         }
-        let id_count = if has_tail { cursor.length()? } else { 0 };
+        let id_count = if is_version_2 { cursor.length()? } else { 0 };
         check_max(
             "the number of the base's identifiers",
             id_count,
@@ -235,7 +235,7 @@ impl Base {
         put_ids(&mut rest, ids);
         rest.append(&mut frames);
         let mut bytes = MAGIC.to_vec();
-        bytes.push(if is_plain { VERSION } else { VERSION_WITH_TAIL });
+        bytes.push(if is_plain { VERSION_1 } else { VERSION_2 });
         bytes.extend_from_slice(&xxh3_64(&rest).to_le_bytes());
         bytes.append(&mut rest);
         Ok(bytes)

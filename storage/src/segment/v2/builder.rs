@@ -7,10 +7,13 @@
 //! 2. [`BaseCollector::collect`] takes the runs of stretches that occur more than once, at their
 //!    first occurrence, with the short gaps between them: whole passages compress better.
 //!
+//! What occurs most becomes the base's head, the rest its tail. Blobs and identifiers that occur in two
+//! or more segments go into it as they are.
+//!
 //! What the first pass has taken apart is kept for the second, as far as [`KEPT_BYTES_MAX`] goes.
 //!
-//! Memory: about 60 MB for the counts, a few times the base for the runs, what is kept, and one
-//! segment.
+//! Memory: about 60 MB for the counts of stretches and up to 25 for those of identifiers, three times
+//! the base's text for the runs, what is kept, and one segment.
 
 use std::collections::hash_map;
 
@@ -32,7 +35,7 @@ const STRETCH_BYTES: usize = 32;
 /// Counts kept; when there are more, every second is forgotten and the sample halves.
 const COUNTS_MAX: usize = 1 << 21;
 /// Identifiers counted; what comes later is left to its segments.
-const IDS_COUNTED_MAX: usize = 1 << 19;
+const IDS_COUNTED_MAX: usize = 1 << 18;
 /// One stretch in so many is counted at first: a power of two.
 const SAMPLE_FIRST: u64 = 16;
 /// Unshared bytes inside a run that do not end it.
