@@ -186,6 +186,52 @@ fn a_cancelled_run_keeps_what_is_done_and_another_finishes() {
 }
 
 #[test]
+fn sessions_deleted_during_a_run_take_no_base_with_them_that_it_goes_on_to_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let of_one_project = |session: String, lines: &[Bytes]| {
+        let mut batch = Batch::new(id(&session), lines.to_vec());
+        batch.meta.working_directory = "/project".into();
+        store.append(batch).unwrap();
+    };
+    for n in 0..4 {
+        of_one_project(format!("first-{n}"), &lines(1000, n));
+    }
+    compact(&store, Tier::Deep);
+    assert_eq!(store.totals().unwrap().bases, 1);
+    let later = lines(100, 5);
+    for n in 0..3 {
+        of_one_project(format!("later-{n}"), &later);
+    }
+
+    // Between two steps of a run that keeps the base, all segments that use it are deleted.
+    let mut steps = 0;
+    let request = CompactionRequest::manual();
+    store
+        .compact(&request, &mut |progress| {
+            if progress.steps_done > steps {
+                steps = progress.steps_done;
+                if steps == 1 {
+                    for session in ["first-0", "first-1", "first-2", "first-3", "later-0"] {
+                        assert!(store.delete(&id(session)).unwrap());
+                    }
+                    assert_eq!(store.totals().unwrap().bases, 0);
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+
+    assert_eq!(steps, 3);
+    assert_sound(&store);
+    for session in ["later-1", "later-2"] {
+        assert_eq!(contents(&store, session), later);
+    }
+    let totals = store.totals().unwrap();
+    assert_eq!((totals.hot_messages, totals.bases), (0, 1));
+}
+
+#[test]
 fn only_one_compaction_runs_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("h.db");

@@ -9,12 +9,17 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
 
 use super::plan::PlannedStep;
 use super::standing;
 use crate::error::{Result, StoreError};
 use crate::limits::{BASE_SOURCE_BYTES_MAX, BASE_SOURCE_BYTES_MIN, BASE_TEXT_BYTES_MAX};
+use crate::reader::fetch;
 use crate::segment::{Base, Entry, SegmentError, v2};
+use crate::sql;
 use crate::sql::bases::BaseInfo;
 use crate::store::Store;
 
@@ -157,20 +162,41 @@ pub(super) fn batches(
         .collect()
 }
 
-/// A base in use by a run.
+/// A base in use by a run, and its row. Each swap looks whether the row is there: a new one is not
+/// yet, and any goes when the last session that uses it is deleted during the run.
 #[derive(Debug, Clone)]
 pub(super) struct RunBase {
     pub(super) base: Arc<Base>,
-    /// What to put into the file with the first segment that uses it; `None` when it is there.
-    pub(super) new: Option<Arc<NewBase>>,
+    pub(super) row: Arc<BaseRow>,
 }
 
-/// A base that is not in the file yet.
+/// What the file holds of a base.
 #[derive(Debug)]
-pub(super) struct NewBase {
+pub(super) struct BaseRow {
     pub(super) info: BaseInfo,
     pub(super) project: String,
-    pub(super) encoded: Vec<u8>,
+    pub(super) encoded: Bytes,
+    /// Whether this run has read these bytes from the file.
+    pub(super) read_from_file: AtomicBool,
+}
+
+/// A base that is in the file.
+pub(super) fn keep(store: &Store, batch: &PlannedBatch, base_id: u64) -> Result<RunBase> {
+    let db = &store.inner.db;
+    let connection = store.inner.readers.get()?;
+    let encoded = fetch::stored_base(db, &connection, base_id)?;
+    let base = fetch::decode_base(base_id, encoded.clone())?;
+    let info = db.named("read a base", sql::bases::info(&connection, base_id))?;
+    let info = info.ok_or_else(|| fetch::damaged_base(base_id, "it has just gone"))?;
+    Ok(RunBase {
+        base: Arc::new(base),
+        row: Arc::new(BaseRow {
+            info,
+            project: batch.project.clone(),
+            encoded,
+            read_from_file: AtomicBool::new(true),
+        }),
+    })
 }
 
 /// The steps that a base is made from: the first of a batch, which only the quick tier's can be
@@ -234,19 +260,20 @@ pub(super) fn make(
         return Ok(None);
     };
     // Read back before anything depends on it.
-    let base = Base::decode(&encoded).map_err(damaged)?;
+    let encoded = Bytes::from(encoded);
+    let base = Base::from_stored(encoded.clone()).map_err(damaged)?;
     let info = BaseInfo {
         base_id: base.id(),
         source_raw_bytes: project_raw_bytes,
     };
-    let new = NewBase {
-        info,
-        project: batch.project.clone(),
-        encoded,
-    };
     Ok(Some(RunBase {
         base: Arc::new(base),
-        new: Some(Arc::new(new)),
+        row: Arc::new(BaseRow {
+            info,
+            project: batch.project.clone(),
+            encoded,
+            read_from_file: AtomicBool::new(false),
+        }),
     }))
 }
 

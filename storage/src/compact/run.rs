@@ -13,7 +13,6 @@ use super::reclaim::reclaim;
 use super::step::{BatchEncoder, StepResult, execute};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
-use crate::reader::fetch;
 use crate::segment::{CodecVersion, EncodeParams};
 use crate::session::{Session, SessionFilter};
 use crate::sql;
@@ -483,11 +482,7 @@ impl Store {
     ) -> Result<Option<RunBase>> {
         match batch.base {
             BaseChoice::None => Ok(None),
-            BaseChoice::Keep { base_id } => {
-                let connection = self.inner.readers.get()?;
-                let base = fetch::base_of(&self.inner.db, &connection, base_id, None)?;
-                Ok(Some(RunBase { base, new: None }))
-            }
+            BaseChoice::Keep { base_id } => base::keep(self, batch, base_id).map(Some),
             BaseChoice::Make { project_raw_bytes } => {
                 base::make(self, batch, project_raw_bytes, params.level, go_on)
             }

@@ -9,8 +9,9 @@ use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
 use crate::reader::fetch;
-use crate::segment::{self, DecodeLimits, DecodedSegment};
+use crate::segment::{self, DecodeLimits};
 use crate::sql::db::Db;
+use crate::sql::messages::RowMark;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 use crate::store::Store;
@@ -167,27 +168,25 @@ fn encoded(
     )
 }
 
-/// Holds what the file has now against what the new segment gives back: rows byte for byte;
-/// segments by being the very bytes that were decoded, and compared, before. The first sequence
-/// that differs.
+/// Holds what the file has now against what came back from the new segment: rows by their marks, one
+/// for each message of `range`; segments by being the very bytes that were decoded, and compared,
+/// before. The first sequence that differs.
 ///
-/// Called in the transaction that deletes it, while every append waits, hence neither copying nor
-/// decoding.
+/// Called in the transaction that deletes it, while every append waits, hence without reading a
+/// payload or decoding a segment: those were held against each other byte for byte before.
 pub(super) fn first_change(
     db: &Db,
     connection: &Connection,
     key: SessionKey,
     range: RangeInclusive<u64>,
     segments: &[StandingSegment],
-    decoded: &DecodedSegment,
+    marks: &[RowMark],
 ) -> Result<Option<u64>> {
     let first = *range.start();
     let rows_differ = |from: u64, to: u64| {
-        let same = |sequence: u64, received_ms: i64, payload: &[u8]| {
+        let same = |sequence: u64, mark: RowMark| {
             // Lossless: a segment holds at most SEGMENT_MESSAGES_MAX messages.
-            let index = (sequence - first) as usize;
-            decoded.payload(index).is_some_and(|back| back == payload)
-                && decoded.received_ms(index) == Some(received_ms)
+            marks.get((sequence - first) as usize) == Some(&mark)
         };
         db.named(
             "compare messages",

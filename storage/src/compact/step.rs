@@ -1,10 +1,11 @@
 //! One step: messages out of the file, a segment into it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
-use super::base::{NewBase, RunBase};
+use super::base::{BaseRow, RunBase};
 use super::plan::PlannedStep;
 use super::standing::{self, Standing, StandingSegment, first_change, overlapping};
 use crate::error::{Result, StoreError};
@@ -14,6 +15,7 @@ use crate::segment::{
     self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError, v2,
 };
 use crate::sql::db::Db;
+use crate::sql::messages::RowMark;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::totals::Delta;
 use crate::sql::{self};
@@ -73,9 +75,9 @@ struct Prepared {
     hot_bytes: u64,
     replaces: Vec<StandingSegment>,
     encoded: Vec<u8>,
-    /// Decoded from `encoded`: what the swap compares with.
-    decoded: DecodedSegment,
-    new_base: Option<Arc<NewBase>>,
+    /// By which the swap knows the rows that came back from `encoded`.
+    marks: Vec<RowMark>,
+    base: Option<Arc<BaseRow>>,
 }
 
 /// Carries a step out.
@@ -164,8 +166,8 @@ fn prepare(
         hot_bytes: raw_bytes - segment_raw_bytes,
         replaces: segments,
         encoded,
-        decoded,
-        new_base: base_id.and(encoder.base).and_then(|run| run.new.clone()),
+        marks: messages.iter().map(RowMark::of).collect(),
+        base: base_id.and(encoder.base).map(|run| Arc::clone(&run.row)),
     }))
 }
 
@@ -202,14 +204,7 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
     if !now.iter().eq(new.replaces.iter().map(|s| &s.info)) {
         return Ok(false);
     }
-    let changed = first_change(
-        db,
-        connection,
-        key,
-        first..=last,
-        &new.replaces,
-        &new.decoded,
-    )?;
+    let changed = first_change(db, connection, key, first..=last, &new.replaces, &new.marks)?;
     if let Some(sequence) = changed {
         return Err(StoreError::damaged(
             Some(id.as_str()),
@@ -237,7 +232,7 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
             ),
         ));
     }
-    let based = insert_base(db, connection, new)?;
+    let based = put_base(db, connection, new)?;
     db.named(
         "write a segment",
         sql::segments::insert(connection, key, info, &new.encoded),
@@ -268,13 +263,18 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
     Ok(true)
 }
 
-/// Puts a new base into the file, in the transaction of the first segment that needs it; the
-/// change to the totals.
-fn insert_base(db: &Db, connection: &Connection, new: &Prepared) -> Result<Delta> {
-    let Some(base) = &new.new_base else {
+/// Sees to it that the base of a new segment is in the file, in the transaction that commits the
+/// segment; the change to the totals.
+fn put_base(db: &Db, connection: &Connection, new: &Prepared) -> Result<Delta> {
+    let Some(base) = &new.base else {
         return Ok(Delta::default());
     };
     let base_id = base.info.base_id;
+    let there = db.named("look for a base", sql::bases::info(connection, base_id))?;
+    // A base never changes, so once is enough: it may be megabytes, and appends wait.
+    if there.is_some() && base.read_from_file.load(Ordering::Relaxed) {
+        return Ok(Delta::default());
+    }
     let inserted = sql::bases::insert(
         connection,
         &base.info,
@@ -287,9 +287,10 @@ fn insert_base(db: &Db, connection: &Connection, new: &Prepared) -> Result<Delta
         "read the base back",
         sql::bases::encoded(connection, base_id),
     )?;
-    if kept.as_deref() != Some(base.encoded.as_slice()) {
+    if kept.as_deref() != Some(&*base.encoded) {
         let what = format!("base {base_id:016x} does not read back; nothing was deleted");
         return Err(StoreError::damaged(None, what));
     }
+    base.read_from_file.store(true, Ordering::Relaxed);
     Ok(delta)
 }

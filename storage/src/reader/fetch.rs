@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use rusqlite::Connection;
 
 use crate::error::{Result, StoreError};
@@ -253,12 +254,25 @@ pub(crate) fn base_of(
     if let Some(base) = at_hand.filter(|base| base.id() == base_id) {
         return Ok(Arc::clone(base));
     }
+    let encoded = stored_base(db, connection, base_id)?;
+    decode_base(base_id, encoded).map(Arc::new)
+}
+
+/// The bytes of a base.
+pub(crate) fn stored_base(db: &Db, connection: &Connection, base_id: u64) -> Result<Bytes> {
     let encoded = db.named("read a base", sql::bases::encoded(connection, base_id))?;
-    let damaged = |what: String| StoreError::damaged(None, format!("base {base_id:016x}: {what}"));
-    let encoded = encoded.ok_or_else(|| damaged("it is not there".into()))?;
-    Base::from_stored(encoded.into())
-        .map(Arc::new)
-        .map_err(|error| damaged(error.to_string()))
+    encoded
+        .map(Bytes::from)
+        .ok_or_else(|| damaged_base(base_id, "it is not there"))
+}
+
+/// The base that these bytes of the file are.
+pub(crate) fn decode_base(base_id: u64, encoded: Bytes) -> Result<Base> {
+    Base::from_stored(encoded).map_err(|error| damaged_base(base_id, &error.to_string()))
+}
+
+pub(crate) fn damaged_base(base_id: u64, what: &str) -> StoreError {
+    StoreError::damaged(None, format!("base {base_id:016x}: {what}"))
 }
 
 fn locate(

@@ -1,6 +1,6 @@
 //! Rows of `bases`: what the sessions of a project share.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::totals::Delta;
 use super::{signed, unsigned};
@@ -20,13 +20,23 @@ pub(crate) fn newest(connection: &Connection, project: &str) -> rusqlite::Result
             "SELECT base_id, source_raw_bytes FROM bases WHERE project = ?1
              ORDER BY created_ms DESC, base_id LIMIT 1",
         )?
-        .query_row([project], |row| {
-            Ok(BaseInfo {
-                base_id: row.get::<_, i64>("base_id")?.cast_unsigned(),
-                source_raw_bytes: unsigned(row, "source_raw_bytes")?,
-            })
-        })
+        .query_row([project], base_info)
         .optional()
+}
+
+/// A base, if it is there.
+pub(crate) fn info(connection: &Connection, base_id: u64) -> rusqlite::Result<Option<BaseInfo>> {
+    connection
+        .prepare_cached("SELECT base_id, source_raw_bytes FROM bases WHERE base_id = ?1")?
+        .query_row([base_id.cast_signed()], base_info)
+        .optional()
+}
+
+fn base_info(row: &Row<'_>) -> rusqlite::Result<BaseInfo> {
+    Ok(BaseInfo {
+        base_id: row.get::<_, i64>("base_id")?.cast_unsigned(),
+        source_raw_bytes: unsigned(row, "source_raw_bytes")?,
+    })
 }
 
 /// The bytes of a base.

@@ -6,6 +6,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::SEQUENCE_MAX;
+use crate::message::Message;
+use crate::sql::signed;
 
 /// A message that is a row of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,18 +76,36 @@ pub(crate) fn scan(
     Ok(())
 }
 
-/// Holds the rows `first..=last` of a session against what they should be, without copying them.
-/// The first sequence whose row is missing, or of which `same(sequence, received_ms, payload)`
-/// says no.
+/// What tells a row from any other that could stand in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowMark {
+    pub(crate) received_ms: i64,
+    pub(crate) digest: i64,
+    pub(crate) payload_bytes: i64,
+}
+
+impl RowMark {
+    /// The mark of the row that holds this message.
+    pub(crate) fn of(message: &Message) -> Self {
+        Self {
+            received_ms: message.received_ms,
+            digest: digest(&message.payload),
+            payload_bytes: signed(message.payload.len() as u64),
+        }
+    }
+}
+
+/// Holds the rows `first..=last` of a session against what they should be, without reading their
+/// payloads. The first sequence whose row is missing, or to which `same` says no.
 pub(crate) fn first_difference(
     connection: &Connection,
     session: SessionKey,
     first: u64,
     last: u64,
-    mut same: impl FnMut(u64, i64, &[u8]) -> bool,
+    mut same: impl FnMut(u64, RowMark) -> bool,
 ) -> rusqlite::Result<Option<u64>> {
     let mut statement = connection.prepare_cached(
-        "SELECT message_key, received_ms, payload FROM hot_messages
+        "SELECT message_key, received_ms, digest, length(payload) FROM hot_messages
          WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
     )?;
     let mut rows = statement.query(range(session, first, last))?;
@@ -94,7 +114,12 @@ pub(crate) fn first_difference(
             return Ok(Some(sequence));
         };
         let found = MessageKey::from_i64(row.get(0)?).sequence();
-        if found != sequence || !same(sequence, row.get(1)?, row.get_ref(2)?.as_blob()?) {
+        let mark = RowMark {
+            received_ms: row.get(1)?,
+            digest: row.get(2)?,
+            payload_bytes: row.get(3)?,
+        };
+        if found != sequence || !same(sequence, mark) {
             return Ok(Some(sequence));
         }
     }
