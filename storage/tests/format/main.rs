@@ -68,6 +68,10 @@ fn the_document_is_enough_to_read_version_2_with_a_base_that_has_a_tail() {
 fn what_is_written_today_is_what_the_document_says() {
     // Several groups of digests, times of several days, all in an order of their own.
     let mut messages: Vec<decoder::Message> = (0..40).flat_map(|_| messages()).collect();
+    for blob in ["gAAAAABp-_x8", "gAAAAABp+/x8"] {
+        let line = format!(r#"{{"encrypted_content":"{}"}}"#, blob.repeat(20));
+        messages.push((line.into_bytes(), 0));
+    }
     for (index, message) in messages.iter_mut().enumerate() {
         message.1 += index as i64 * 7_919 % 86_400_000;
     }

@@ -79,6 +79,7 @@ fn parts_of(kind: Kind) -> (Part, Part) {
         | Kind::Numbered
         | Kind::PatchLines
         | Kind::Base64
+        | Kind::Base64Url
         | Kind::Number
         | Kind::Raw => Part::StringCodes,
     };

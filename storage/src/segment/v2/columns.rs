@@ -217,7 +217,7 @@ impl Columns {
             self.long_count += 1;
         }
         put(&mut column.codes, CODE_NEW + value.len() as u64);
-        if column.kind == Kind::Base64 {
+        if column.kind.base64().is_some() {
             self.blobs.extend_from_slice(value);
             self.blob_list.push((hash, value.len()));
         } else {

@@ -282,36 +282,64 @@ pub(super) fn write_b62(id: Id, text: &mut Room) -> bool {
     write_base(BASE62, left, left_text) && write_base(BASE62, right, right_text)
 }
 
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const fn base64_values() -> [u8; 256] {
-    let mut table = [0xff; 256];
-    let mut digit = 0;
-    while digit < 64 {
-        table[BASE64[digit] as usize] = digit as u8;
-        digit += 1;
-    }
-    table
+/// How base64 spells its 64 digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base64 {
+    /// The last two are `+` and `/`.
+    Standard,
+    /// The last two are `-` and `_`.
+    Url,
 }
-const BASE64_VALUES: [u8; 256] = base64_values();
 
-/// Two digits at once: half as many look-ups.
-static BASE64_PAIRS: [[u8; 2]; 1 << 12] = {
-    let mut table = [[0; 2]; 1 << 12];
-    let mut bits = 0;
-    while bits < table.len() {
-        table[bits] = [BASE64[bits >> 6], BASE64[bits & 63]];
-        bits += 1;
+/// What an alphabet's digits mean, and, two at once for half as many look-ups, how they are written.
+struct Base64Tables {
+    values: [u8; 256],
+    pairs: [[u8; 2]; 1 << 12],
+}
+
+impl Base64Tables {
+    const fn new(digits: &[u8; 64]) -> Self {
+        let mut values = [0xff; 256];
+        let mut digit = 0;
+        while digit < 64 {
+            values[digits[digit] as usize] = digit as u8;
+            digit += 1;
+        }
+        let mut pairs = [[0; 2]; 1 << 12];
+        let mut bits = 0;
+        while bits < pairs.len() {
+            pairs[bits] = [digits[bits >> 6], digits[bits & 63]];
+            bits += 1;
+        }
+        Self { values, pairs }
     }
-    table
-};
+}
 
-/// Canonical padded base64 (standard alphabet, unused bits 0), or nothing.
-pub(super) fn parse_base64(text: &[u8]) -> Option<Vec<u8>> {
+impl Base64 {
+    fn tables(self) -> &'static Base64Tables {
+        static STANDARD: Base64Tables =
+            Base64Tables::new(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+        static URL: Base64Tables =
+            Base64Tables::new(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
+        match self {
+            Self::Standard => &STANDARD,
+            Self::Url => &URL,
+        }
+    }
+}
+
+/// Canonical padded base64 (unused bits 0), or nothing.
+pub(super) fn parse_base64(alphabet: Base64, text: &[u8]) -> Option<Vec<u8>> {
     let (quads, []) = text.as_chunks::<4>() else {
         return None;
     };
     let (last, front) = quads.split_last()?;
-    let value = |c: u8| u32::from(BASE64_VALUES[usize::from(c)]);
+    let values = &alphabet.tables().values;
+    let value = |c: u8| u32::from(values[usize::from(c)]);
+    // Most texts are none and say so at once: nothing is allocated for them.
+    if quads[0][..2].iter().any(|&c| value(c) > 63) {
+        return None;
+    }
     let mut out = Vec::with_capacity(quads.len() * 3);
     for quad in front {
         let [a, b, c, d] = quad.map(value);
@@ -343,12 +371,13 @@ pub(super) fn parse_base64(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Fills `text` with canonical base64: four bytes for each three of `bytes`, or what is left of three.
-pub(super) fn write_base64(bytes: &[u8], text: &mut [u8]) {
+pub(super) fn write_base64(alphabet: Base64, bytes: &[u8], text: &mut [u8]) {
+    let pairs = &alphabet.tables().pairs;
     let (triples, tail) = bytes.as_chunks::<3>();
     let (quads, _) = text.as_chunks_mut::<4>();
     let digits = |bits: u32| {
-        let [a, b] = BASE64_PAIRS[(bits >> 12) as usize & 0xfff];
-        let [c, d] = BASE64_PAIRS[bits as usize & 0xfff];
+        let [a, b] = pairs[(bits >> 12) as usize & 0xfff];
+        let [c, d] = pairs[bits as usize & 0xfff];
         [a, b, c, d]
     };
     for (quad, [a, b, c]) in quads.iter_mut().zip(triples) {
@@ -471,7 +500,14 @@ mod tests {
         for bad in [
             "", "A", "AAA", "AB==", "AAB=", "A===", "====", "AA=A", "AA==AAAA", "AA-A", "AAA\n",
         ] {
-            assert_eq!(parse_base64(bad.as_bytes()), None, "{bad}");
+            assert_eq!(
+                parse_base64(Base64::Standard, bad.as_bytes()),
+                None,
+                "{bad}"
+            );
+        }
+        for bad in ["AA+A", "AA/A", "AAB=", "AA-A-_"] {
+            assert_eq!(parse_base64(Base64::Url, bad.as_bytes()), None, "{bad}");
         }
     }
 
@@ -489,8 +525,13 @@ mod tests {
                 prop_assert_eq!(parse_b62(&room[..B62_BYTES]), Some(Id { high, low }));
             }
             let mut text = vec![0; bytes.len().div_ceil(3) * 4];
-            write_base64(&bytes, &mut text);
-            prop_assert_eq!(parse_base64(&text), (!bytes.is_empty()).then_some(bytes));
+            for alphabet in [Base64::Standard, Base64::Url] {
+                write_base64(alphabet, &bytes, &mut text);
+                prop_assert_eq!(
+                    parse_base64(alphabet, &text),
+                    (!bytes.is_empty()).then(|| bytes.clone())
+                );
+            }
             let (year, month, date) = date_of(day);
             prop_assert_eq!(days_of(year, month, date), day);
         }

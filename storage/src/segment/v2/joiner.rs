@@ -146,7 +146,8 @@ impl<'a> Joiner<'a> {
             | Kind::Raw
             | Kind::Numbered
             | Kind::PatchLines
-            | Kind::Base64 => self.text(kind, index, out),
+            | Kind::Base64
+            | Kind::Base64Url => self.text(kind, index, out),
             Kind::Integer => {
                 let value = self.column(index)?.integer()?;
                 out.push_short(|text| forms::write_integer(value, text))
@@ -162,6 +163,12 @@ impl<'a> Joiner<'a> {
     /// The next string of a column, as its kind writes it.
     fn text(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
         let place = self.string(kind, index)?;
+        if let Some(alphabet) = kind.base64() {
+            let bytes = self.bytes(place)?.bytes();
+            return out.with(bytes.len().div_ceil(3) * 4, |out| {
+                forms::write_base64(alphabet, bytes, out)
+            });
+        }
         match kind {
             Kind::Text => out.push_escaped(self.bytes(place)?),
             Kind::Numbered => {
@@ -175,12 +182,6 @@ impl<'a> Joiner<'a> {
                 let count = column.aux.length()?;
                 let firsts = column.aux.take(count)?;
                 push_patch(firsts, self.bytes(place)?, out)
-            }
-            Kind::Base64 => {
-                let bytes = self.bytes(place)?.bytes();
-                out.with(bytes.len().div_ceil(3) * 4, |out| {
-                    forms::write_base64(bytes, out)
-                })
             }
             _ => out.push_stretch(self.bytes(place)?),
         }
@@ -307,7 +308,7 @@ impl<'a> Joiner<'a> {
             }
             _ => {
                 let length = usize::try_from(code - CODE_NEW).map_err(|_| NO_STRING)?;
-                let (space, at, all) = if kind == Kind::Base64 {
+                let (space, at, all) = if kind.base64().is_some() {
                     (BLOBS, &mut self.state.blobs_at, self.blobs.len())
                 } else {
                     (index as u32, &mut column.text_at, column.text.len())

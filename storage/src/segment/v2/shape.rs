@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::super::SegmentError;
+use super::forms::Base64;
 
 /// Ends a shape.
 pub(super) const END: u8 = 0x00;
@@ -58,6 +59,8 @@ pub(super) enum Kind {
     Hex24 = 0x14,
     /// 32 hex digits.
     Hex32 = 0x15,
+    /// Base64 of the URL-safe alphabet, decoded.
+    Base64Url = 0x16,
 }
 
 impl Kind {
@@ -80,8 +83,18 @@ impl Kind {
             0x13 => Self::Hex16,
             0x14 => Self::Hex24,
             0x15 => Self::Hex32,
+            0x16 => Self::Base64Url,
             _ => return None,
         })
+    }
+
+    /// The alphabet of decoded base64, whose bytes stand among the blobs.
+    pub(super) fn base64(self) -> Option<Base64> {
+        match self {
+            Self::Base64 => Some(Base64::Standard),
+            Self::Base64Url => Some(Base64::Url),
+            _ => None,
+        }
     }
 
     /// Hex digits of a value.

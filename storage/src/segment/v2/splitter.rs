@@ -251,11 +251,12 @@ impl<'a> Splitter<'a> {
         {
             return Some(self.time(key, time, start, start + taken));
         }
-        if self.ideas.base64
-            && body.len() >= BASE64_BYTES_MIN
-            && let Some(bytes) = forms::parse_base64(body)
-        {
-            return Some(self.string_from(Kind::Base64, key, &bytes, start, body.len()));
+        if self.ideas.base64 && body.len() >= BASE64_BYTES_MIN {
+            let prefix = data_url_prefix(body);
+            let (start, body) = (start + prefix, &body[prefix..]);
+            if let Some((kind, bytes)) = base64(body) {
+                return Some(self.string_from(kind, key, &bytes, start, body.len()));
+            }
         }
         if self.shapes_line(key, body) {
             return None;
@@ -333,7 +334,7 @@ impl<'a> Splitter<'a> {
         taken: usize,
     ) -> Place {
         let column = self.columns.index(kind, key);
-        let blobs = if kind == Kind::Base64 {
+        let blobs = if kind.base64().is_some() {
             self.base_blobs
         } else {
             None
@@ -460,6 +461,29 @@ fn gather_patch(walk: &Walk<'_>, open: usize, scratch: &mut Scratch) -> Option<(
             _ => return None,
         }
     }
+}
+
+/// How much of `body` is the `data:image/png;base64,` of a data URL: it stays in the shape.
+fn data_url_prefix(body: &[u8]) -> usize {
+    const PREFIX_BYTES_MAX: usize = 64;
+    const ENCODING: &[u8] = b";base64,";
+    let begin = &body[..body.len().min(PREFIX_BYTES_MAX)];
+    if !begin.starts_with(b"data:") {
+        return 0;
+    }
+    memchr::memmem::find(begin, ENCODING).map_or(0, |at| at + ENCODING.len())
+}
+
+/// The kind of base64 that `body` is, and its bytes. A JPEG stays text: pictures of one screen share
+/// stretches, which are found in text only, and by themselves they take the same room as either.
+fn base64(body: &[u8]) -> Option<(Kind, Vec<u8>)> {
+    const BEGIN_OF_JPEG: &[u8] = b"/9j/";
+    if body.starts_with(BEGIN_OF_JPEG) {
+        return None;
+    }
+    [Kind::Base64, Kind::Base64Url]
+        .into_iter()
+        .find_map(|kind| Some((kind, forms::parse_base64(kind.base64()?, body)?)))
 }
 
 /// The kind of identifier that `body` is, its bits, and how much of it is prefix.

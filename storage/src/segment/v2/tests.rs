@@ -60,7 +60,7 @@ fn lines(texts: &[&str]) -> Vec<Vec<u8>> {
 
 /// Lines of the kinds that agents print, and of kinds that they should not.
 fn sample() -> Vec<Vec<u8>> {
-    let image = "iVBORw0KGgoAAAANSUhEUgAA".repeat(20);
+    let image = "iVBORw0KGgo+/AAANSUhEUgA".repeat(20);
     let uuid = "6ac5efbd-74cf-40db-8619-67efb284593e";
     let mut all = lines(&[
         r#"{"type":"user","uuid":"6ac5efbd-74cf-40db-8619-67efb284593e","parentUuid":null,"timestamp":"2026-02-12T22:27:28.428Z","message":{"role":"user","content":"Hello\n\"world\" \\ \u001b[0m"}}"#,
@@ -81,6 +81,10 @@ fn sample() -> Vec<Vec<u8>> {
     all.push(
         format!(r#"{{"data":"{image}","again":{{"base64":"{image}"}},"uuid":"{uuid}"}}"#).into(),
     );
+    let url_safe = image.replace('+', "-").replace('/', "_");
+    all.push(format!(r#"{{"data":"{image}","encrypted_content":"{url_safe}"}}"#).into());
+    all.push(format!(r#"{{"encrypted_content":"{url_safe}","a":"{url_safe}"}}"#).into());
+    all.push(format!(r#"{{"url":"data:image/png;base64,{image}","b":"data:,{image}"}}"#).into());
     all.push(b"\xff\xfe\0 not UTF-8".to_vec());
     all.push(b"{\"bad\":\"\xff\xfe\", \"nul\":\"\0\"}".to_vec());
     all.push("[".repeat(100_000).into());

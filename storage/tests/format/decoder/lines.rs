@@ -136,7 +136,8 @@ impl<'a> Reader<'a> {
                     .collect();
                 out.extend([b"[", &lines.join(&b","[..])[..], b"]"].concat());
             }
-            0x0e => out.extend(base64(&self.string(kind, column))),
+            0x0e => out.extend(base64(*b"+/", &self.string(kind, column))),
+            0x16 => out.extend(base64(*b"-_", &self.string(kind, column))),
             0x0f => {
                 let column = &mut self.columns[column];
                 let codes = &mut column.codes;
@@ -287,7 +288,7 @@ impl<'a> Reader<'a> {
             16 => self.strings[self.strings.len() - column.aux.count()].clone(),
             17 => self.base.unwrap().blobs[column.aux.count()].clone(),
             code => {
-                let source = if kind == 0x0e {
+                let source = if matches!(kind, 0x0e | 0x16) {
                     &mut self.blobs
                 } else {
                     &mut column.text
@@ -341,8 +342,9 @@ fn digits(id: &[u8], alphabet: &[u8], count: usize) -> Vec<u8> {
     text
 }
 
-fn base64(bytes: &[u8]) -> Vec<u8> {
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+fn base64(last_digits: [u8; 2], bytes: &[u8]) -> Vec<u8> {
+    let mut alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789".to_vec();
+    alphabet.extend(last_digits);
     let mut text = Vec::new();
     for three in bytes.chunks(3) {
         let bits = (0..3).fold(0_u32, |bits, at| {
