@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history as proto;
-use betcode_storage::{Message, ReadRange, Replay, Result, SessionId, StoreError};
+use betcode_storage::{Message, ReadRange, Replay, Result, SessionId, SessionKey, StoreError};
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
@@ -23,6 +23,8 @@ use crate::limits::{
 pub struct Pages {
     core: Arc<Core>,
     session: SessionId,
+    /// A session deleted and made anew has another key.
+    key: SessionKey,
     /// Sequence to read next, and the last one wanted.
     next: u64,
     last: u64,
@@ -44,17 +46,14 @@ impl Pages {
     /// [`StoreError::SessionNotFound`].
     pub async fn open(core: Arc<Core>, session: SessionId, range: ReadRange) -> Result<Self> {
         let (store, id) = (core.store.clone(), session.clone());
-        let newest = core
-            .blocking
-            .read(move || store.session(&id))
-            .await?
-            .messages;
-        let last = range.to.unwrap_or(newest).min(newest);
+        let found = core.blocking.read(move || store.session(&id)).await?;
+        let last = range.to.unwrap_or(found.messages).min(found.messages);
         let first_of = |count: u64| (last + 1).saturating_sub(count);
         let next = range.from.max(1).max(range.last.map_or(1, first_of));
         Ok(Self {
             core,
             session,
+            key: found.key,
             next,
             last,
             warm: None,
@@ -105,6 +104,10 @@ impl Pages {
             .blocking
             .read(move || store.read(&id, range))
             .await?;
+        if replay.session_key() != self.key {
+            let id = self.session.to_string();
+            return Err(StoreError::SessionNotFound { id });
+        }
         Ok(Warm {
             replay,
             pages: 0,

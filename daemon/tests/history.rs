@@ -9,10 +9,11 @@
 mod support;
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use betcode_schema_grpc::history::{
     AppendRequest, DeleteSessionRequest, FollowRequest, GetSessionRequest, ListSessionsRequest,
-    RenameSessionRequest, SessionMeta,
+    ReadRequest, RenameSessionRequest, SessionMeta,
 };
 use betcode_storage::CompactionRequest;
 use bytes::Bytes;
@@ -346,6 +347,38 @@ async fn followers_end_when_the_session_is_deleted_or_the_daemon_stops() {
     assert_eq!(end_of(&mut b).await, Code::Unavailable);
     drop(b);
     assert!(within(stopping).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_session_made_anew_while_it_is_read_does_not_end_the_reading_as_if_it_were_whole() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let line = "of the session that goes ".repeat(20_000);
+    for _ in 0..60 {
+        appender.send(batch("s", &[&line])).await.unwrap();
+    }
+    let read = ReadRequest {
+        session_id: "s".into(),
+        ..ReadRequest::default()
+    };
+    let mut answers = client.read(read).await.unwrap().into_inner();
+    within(answers.message()).await.unwrap().unwrap();
+    // The client is slow, its place goes to others, and its session goes as well.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let delete = DeleteSessionRequest {
+        session_id: "s".into(),
+    };
+    client.delete_session(delete).await.unwrap();
+    appender.send(batch("s", &["of another"])).await.unwrap();
+    let ended = loop {
+        match within(answers.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the reading ended as if it were whole"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::NotFound, "{ended}");
 }
 
 async fn end_of(

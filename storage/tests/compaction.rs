@@ -280,6 +280,34 @@ fn a_session_deleted_while_it_is_replayed_ends_the_replay() {
 }
 
 #[test]
+fn a_session_made_anew_while_it_is_replayed_does_not_continue_the_one_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    for compacted in [false, true] {
+        let (old, new) = (lines(20_000, 1), lines(20_000, 2));
+        record(&store, "s", &old);
+        if compacted {
+            compact(&store, Tier::Quick);
+        }
+        let mut replay = store.read(&id("s"), ReadRange::all()).unwrap();
+        let mut replayed = replay.next_page().unwrap().unwrap();
+        store.delete(&id("s")).unwrap();
+        record(&store, "s", &new);
+        let error = loop {
+            match replay.next_page() {
+                Ok(Some(page)) => replayed.extend(page),
+                Ok(None) => panic!("the replay ended as if it were whole"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        let replayed: Vec<_> = replayed.into_iter().map(|m| m.payload).collect();
+        assert_eq!(replayed, old[..replayed.len()]);
+        store.delete(&id("s")).unwrap();
+    }
+}
+
+#[test]
 fn a_flipped_bit_is_found_and_named_and_takes_nothing_else_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("h.db");

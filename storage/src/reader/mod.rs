@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use r2d2::{Pool, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::Connection;
 
 use self::shared::Shared;
 use crate::error::{Result, StoreError};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionKey};
 use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
 use crate::open_files::OpenFile;
@@ -118,13 +119,16 @@ impl ReadRange {
 ///
 /// It holds no transaction and no connection between pages: a slow caller holds nobody up, and
 /// compaction may move messages meanwhile. Memory is bounded by two segments and one page. A
-/// session deleted meanwhile ends it with [`StoreError::SessionNotFound`].
+/// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
+/// has got its id.
 ///
 /// An error about damaged bytes does not end the replay: what follows the damage comes after it.
 #[derive(Debug)]
 pub struct Replay {
     readers: Readers,
     session: SessionId,
+    /// A session deleted and made anew has another key.
+    key: SessionKey,
     next: u64,
     end: u64,
     cursor: fetch::Cursor,
@@ -136,7 +140,7 @@ impl Replay {
         let connection = readers.get()?;
         let position = sql::sessions::position(&connection, &session);
         drop(connection);
-        let (_, newest) = readers
+        let (key, newest) = readers
             .db
             .named("find the session", position)?
             .ok_or_else(|| StoreError::SessionNotFound {
@@ -151,6 +155,7 @@ impl Replay {
         Ok(Self {
             readers,
             session,
+            key,
             next,
             end,
             cursor,
@@ -176,16 +181,11 @@ impl Replay {
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
-        let position = sql::sessions::position(&connection, &self.session);
-        let Some((key, _)) = db.named("find the session", position)? else {
-            return Err(StoreError::SessionNotFound {
-                id: self.session.to_string(),
-            });
-        };
+        self.check_is_there(&connection)?;
         let page = fetch::page(
             db,
             &connection,
-            key,
+            self.key,
             &self.session,
             self.next,
             self.end,
@@ -197,9 +197,23 @@ impl Replay {
                 Ok(Some(page))
             }
             Err(error) => {
-                self.next = fetch::behind(db, &connection, key, self.next)?;
+                // What is missing in a session that has just been deleted is no damage.
+                self.check_is_there(&connection)?;
+                self.next = fetch::behind(db, &connection, self.key, self.next)?;
                 Err(error)
             }
+        }
+    }
+
+    fn check_is_there(&self, connection: &Connection) -> Result<()> {
+        let position = sql::sessions::position(connection, &self.session);
+        let found = self.readers.db.named("find the session", position)?;
+        if found.is_some_and(|(key, _)| key == self.key) {
+            Ok(())
+        } else {
+            Err(StoreError::SessionNotFound {
+                id: self.session.to_string(),
+            })
         }
     }
 
@@ -207,6 +221,12 @@ impl Replay {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.next - self.page.len() as u64
+    }
+
+    /// Key of the session that is read, which tells it from a later one of the same id.
+    #[must_use]
+    pub fn session_key(&self) -> SessionKey {
+        self.key
     }
 }
 
