@@ -3,6 +3,8 @@
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::DELETE_ROWS_PER_STEP;
+use crate::message::{ImportMark, SessionMeta};
+use crate::session::Session;
 use crate::sql::db::Db;
 use crate::sql::totals::Delta;
 use crate::sql::{self};
@@ -66,18 +68,45 @@ impl Store {
     }
 }
 
-/// Takes a session out of sight and out of all sums; only if it has the key and the messages
-/// `expected` of it. Whether there was such a session.
+/// All of a session that cannot be had again once it is deleted: its messages, which only get more,
+/// and what can change without a message.
+#[derive(Debug, Clone)]
+pub(crate) struct Contents {
+    pub(crate) key: SessionKey,
+    pub(crate) messages: u64,
+    pub(crate) meta: SessionMeta,
+    pub(crate) import: Option<ImportMark>,
+}
+
+impl Contents {
+    fn are_those_of(
+        &self,
+        connection: &rusqlite::Connection,
+        session: &Session,
+    ) -> rusqlite::Result<bool> {
+        let known = (self.key, self.messages, &self.meta);
+        if known != (session.key, session.messages, &session.meta) {
+            return Ok(false);
+        }
+        let import = sql::imports::of_session(connection, session.key)?;
+        Ok(import.map(|record| record.mark) == self.import)
+    }
+}
+
+/// Takes a session out of sight and out of all sums; only if it has the contents `expected` of it.
+/// Whether there was such a session.
 pub(crate) fn delete_session(
     connection: &rusqlite::Connection,
     id: &SessionId,
-    expected: Option<(SessionKey, u64)>,
+    expected: Option<&Contents>,
     now_ms: i64,
 ) -> rusqlite::Result<bool> {
     let Some(session) = sql::sessions::find(connection, id)? else {
         return Ok(false);
     };
-    if expected.is_some_and(|expected| expected != (session.key, session.messages)) {
+    if let Some(expected) = expected
+        && !expected.are_those_of(connection, &session)?
+    {
         return Ok(false);
     }
     let minus = |value: u64| -sql::signed(value);

@@ -16,15 +16,15 @@ use crate::capacity::retention::{
     Kept, Removal, RetentionCandidate, RetentionPlan, RetentionPolicy, plan,
 };
 use crate::compact::CompactionRequest;
-use crate::deletion::delete_session;
+use crate::deletion::{Contents, delete_session};
 use crate::error::{Result, StoreError};
 use crate::files::io_error;
 use crate::ids::SessionId;
 use crate::limits::{PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX_DEFAULT};
-use crate::message::{Arrival, Batch, ImportMark, Message};
+use crate::message::{Arrival, Batch, ImportMark, Message, SessionMeta};
 use crate::options::StoreOptions;
 use crate::reader::ReadRange;
-use crate::session::{Session, SessionFilter};
+use crate::session::SessionFilter;
 use crate::store::Store;
 
 /// Messages of one append to an archive.
@@ -74,7 +74,8 @@ type Observer<'a> = &'a mut dyn FnMut(&RetentionProgress) -> ControlFlow<()>;
 /// A session to remove, as it is now.
 struct Leaving<'a> {
     removal: &'a Removal,
-    session: Session,
+    id: SessionId,
+    contents: Contents,
 }
 
 /// Tells the observer, and counts for it.
@@ -142,9 +143,13 @@ impl Store {
         let mut leaving = Vec::new();
         for removal in &plan.removals {
             let id: SessionId = removal.session_id.parse()?;
-            match self.session(&id) {
-                Ok(session) if session.messages == removal.messages => {
-                    leaving.push(Leaving { removal, session });
+            match self.contents(&id) {
+                Ok(contents) if contents.messages == removal.messages => {
+                    leaving.push(Leaving {
+                        removal,
+                        id,
+                        contents,
+                    });
                 }
                 Ok(_) => outcome.keep(removal, "it has changed since the plan was made"),
                 Err(StoreError::SessionNotFound { .. }) => {
@@ -159,12 +164,17 @@ impl Store {
             self.archive(&leaving, path, &mut watcher)?;
             outcome.archive_bytes = Some(file_bytes(path)?);
         }
-        for (done, Leaving { removal, session }) in leaving.into_iter().enumerate() {
+        for (done, one) in leaving.into_iter().enumerate() {
+            let Leaving {
+                removal,
+                id,
+                contents,
+            } = one;
             if watcher.at(RetentionPhase::Removing, done).is_break() {
                 outcome.cancelled = true;
                 break;
             }
-            let deleted = self.delete_unchanged(&session);
+            let deleted = self.delete_unchanged(&id, contents);
             if matches!(
                 deleted,
                 Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
@@ -200,7 +210,7 @@ impl Store {
         };
         let archive = Store::open(path, options.clone())?;
         for (done, one) in leaving.iter().enumerate() {
-            self.copy_session(&one.session, &archive, &mut || {
+            self.copy_session(one, &archive, &mut || {
                 watcher.go_on(RetentionPhase::Archiving, done)
             })?;
         }
@@ -215,7 +225,7 @@ impl Store {
         // Opened anew: what counts is what somebody finds who comes later.
         let archive = Store::open_read_only(path, options)?;
         for (done, one) in leaving.iter().enumerate() {
-            self.compare_session(&one.session, &archive, &mut || {
+            self.compare_session(one, &archive, &mut || {
                 watcher.go_on(RetentionPhase::Comparing, done)
             })?;
         }
@@ -224,15 +234,15 @@ impl Store {
 
     fn copy_session(
         &self,
-        session: &Session,
+        leaving: &Leaving<'_>,
         archive: &Store,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
-        let mark = self.mark(&session.id)?;
-        let mut page = Page::new(session, mark.is_some());
-        for message in self.read(&session.id, ReadRange::all())? {
+        let Leaving { id, contents, .. } = leaving;
+        let mut page = Page::new(leaving);
+        for message in self.read(id, ReadRange::all())? {
             let message = message?;
-            if message.sequence > session.messages {
+            if message.sequence > contents.messages {
                 break;
             }
             if page.is_full(&message) {
@@ -241,25 +251,31 @@ impl Store {
             }
             page.add(message);
         }
-        page.append(archive, mark)?;
+        page.append(archive, contents.import.clone())?;
+        // An append names only a session that has no name, and an earlier run may have given one.
+        let name = &contents.meta.name;
+        if !name.is_empty() && *name != archive.session(id)?.meta.name {
+            archive.rename(id, name)?;
+        }
         go_on()
     }
 
     fn compare_session(
         &self,
-        session: &Session,
+        leaving: &Leaving<'_>,
         archive: &Store,
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
+        let Leaving { id, contents, .. } = leaving;
         let differs = |what: String| {
             let what = format!("{what} in the archive; nothing was removed");
-            Err(StoreError::damaged(Some(session.id.as_str()), what))
+            Err(StoreError::damaged(Some(id.as_str()), what))
         };
-        let mut archived = archive.read(&session.id, ReadRange::all())?;
+        let mut archived = archive.read(id, ReadRange::all())?;
         let mut compared = 0;
-        for message in self.read(&session.id, ReadRange::all())? {
+        for message in self.read(id, ReadRange::all())? {
             let message = message?;
-            if message.sequence > session.messages {
+            if message.sequence > contents.messages {
                 break;
             }
             let same = archived.next().transpose()?.is_some_and(|there| {
@@ -273,34 +289,40 @@ impl Store {
                 go_on()?;
             }
         }
-        if compared != session.messages {
-            let read = format!("{compared} of {} messages were found", session.messages);
+        if compared != contents.messages {
+            let read = format!("{compared} of {} messages were found", contents.messages);
             return differs(read);
         }
-        if archive.mark(&session.id)? != self.mark(&session.id)? {
+        if archive.contents(id)?.import != contents.import {
             return differs("the source file is not the same".into());
         }
         go_on()
     }
 
-    fn mark(&self, id: &SessionId) -> Result<Option<ImportMark>> {
-        Ok(self.import_of(id)?.map(|record| record.mark))
+    fn contents(&self, id: &SessionId) -> Result<Contents> {
+        let session = self.session(id)?;
+        Ok(Contents {
+            key: session.key,
+            messages: session.messages,
+            meta: session.meta,
+            import: self.import_of(id)?.map(|record| record.mark),
+        })
     }
 
-    /// Deletes a session if it has the messages that it had. Whether it was deleted.
-    fn delete_unchanged(&self, session: &Session) -> Result<bool> {
-        let (id, expected) = (session.id.clone(), (session.key, session.messages));
+    /// Deletes a session if it has the contents that it had. Whether it was deleted.
+    fn delete_unchanged(&self, id: &SessionId, had: Contents) -> Result<bool> {
+        let gone = id.clone();
         let deleted = self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("delete the session", |db, connection| {
                 db.named(
                     "delete the session",
-                    delete_session(connection, &id, Some(expected), now_ms),
+                    delete_session(connection, &gone, Some(&had), now_ms),
                 )
             })
         })?;
         if deleted {
-            self.give_back_space_of(&session.id)?;
+            self.give_back_space_of(id)?;
         }
         Ok(deleted)
     }
@@ -317,7 +339,8 @@ impl RetentionOutcome {
 
 /// Messages on their way into an archive.
 struct Page<'a> {
-    session: &'a Session,
+    id: &'a SessionId,
+    meta: &'a SessionMeta,
     arrival: Arrival,
     first: u64,
     payloads: Vec<Bytes>,
@@ -326,15 +349,16 @@ struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    fn new(session: &'a Session, imported: bool) -> Self {
+    fn new(leaving: &'a Leaving<'_>) -> Self {
         // As they were taken in, so that the archive counts the same active time.
-        let arrival = if imported {
+        let arrival = if leaving.contents.import.is_some() {
             Arrival::Historical
         } else {
             Arrival::Live
         };
         Self {
-            session,
+            id: &leaving.id,
+            meta: &leaving.contents.meta,
             arrival,
             first: 1,
             payloads: Vec::new(),
@@ -358,9 +382,9 @@ impl<'a> Page<'a> {
     /// Appends what is there; what the archive has already stays as it is.
     fn append(&mut self, archive: &Store, import: Option<ImportMark>) -> Result<()> {
         let batch = Batch {
-            session: self.session.id.clone(),
+            session: self.id.clone(),
             payloads: std::mem::take(&mut self.payloads),
-            meta: self.session.meta.clone(),
+            meta: self.meta.clone(),
             expected_sequence: Some(self.first),
             arrival: self.arrival,
             import,

@@ -286,3 +286,53 @@ fn a_session_that_grew_after_it_was_planned_or_archived_stays() {
     assert_eq!(kept, ["old", "older"]);
     assert_eq!(case.ids(), ["new", "old", "older"]);
 }
+
+#[test]
+fn a_session_whose_name_or_source_changed_after_it_was_archived_stays() {
+    let case = Case::new();
+    let plan = case.by_age();
+    let path = case.path("archive.db");
+    let mut changed = false;
+    let outcome = case
+        .store
+        .retain(&plan, Some(&path), &mut |at| {
+            if at.phase == RetentionPhase::Removing && !std::mem::replace(&mut changed, true) {
+                case.store.rename(&id("old"), "named since").unwrap();
+                // An import saw the newline that the file's last line had lacked.
+                let mut mark = case.store.import_of(&id("older")).unwrap().unwrap().mark;
+                mark.unterminated = false;
+                mark.taken_bytes += 1;
+                let mut batch = Batch::new(id("older"), Vec::new());
+                batch.import = Some(mark);
+                case.store.append(batch).unwrap();
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(outcome.removed.is_empty(), "{outcome:?}");
+    assert_eq!(case.ids(), ["new", "old", "older"]);
+}
+
+#[test]
+fn a_session_named_between_two_runs_has_its_name_in_the_archive() {
+    let case = Case::new();
+    let path = case.path("archive.db");
+    let stopped = case.store.retain(&case.by_age(), Some(&path), &mut |at| {
+        case.store.rename(&id("older"), "named since").unwrap();
+        match at.phase {
+            RetentionPhase::Comparing => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    assert!(matches!(stopped, Err(StoreError::Cancelled)));
+    // Naming uses a session: so long until it is old again.
+    case.clock.set(START_MS + 200 * DAY_MS);
+    case.live("new", "said then");
+    let outcome = case
+        .store
+        .retain(&case.by_age(), Some(&path), &mut go_on)
+        .unwrap();
+    assert_eq!(outcome.removed.len(), 2, "{outcome:?}");
+    let session = archive(&case).session(&id("older")).unwrap();
+    assert_eq!(session.meta.name, "named since");
+}
