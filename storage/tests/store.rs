@@ -7,8 +7,8 @@
 )]
 
 use betcode_storage::{
-    Batch, ErrorKind, ReadRange, SessionFilter, SessionId, SessionMeta, Store, StoreError,
-    StoreOptions,
+    Batch, ErrorKind, ImportMark, ReadRange, SessionFilter, SessionId, SessionMeta, Store,
+    StoreError, StoreOptions,
 };
 use bytes::Bytes;
 
@@ -32,6 +32,17 @@ fn batch(session: &str, payloads: &[&'static [u8]]) -> Batch {
         id(session),
         payloads.iter().map(|p| Bytes::from_static(p)).collect(),
     )
+}
+
+fn import_mark(taken_bytes: u64, unterminated: bool) -> ImportMark {
+    ImportMark {
+        source_path: b"/src/s.jsonl".to_vec(),
+        relative_path: b"s.jsonl".to_vec(),
+        taken_bytes,
+        taken_digest: u128::from(taken_bytes),
+        unterminated,
+        joins: Vec::new(),
+    }
 }
 
 fn contents(store: &Store, session: &str) -> Vec<Bytes> {
@@ -106,6 +117,39 @@ fn a_retry_with_the_same_bytes_succeeds_and_other_bytes_conflict() {
         StoreError::SequenceConflict { .. }
     ));
     assert_eq!(contents(&store, "s"), [&b"a"[..], b"b", b"c"]);
+}
+
+#[test]
+fn an_import_that_comes_late_does_not_take_back_how_far_a_file_was_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let import = |payloads: &[&'static [u8]], mark| Batch {
+        expected_sequence: Some(1),
+        import: Some(mark),
+        ..batch("s", payloads)
+    };
+    let kept = || store.import_of(&id("s")).unwrap().unwrap().mark;
+
+    // Two imports of a file that grows: the one that found it shorter comes last.
+    store
+        .append(import(&[b"a", b"b", b"c"], import_mark(6, false)))
+        .unwrap();
+    let late = store
+        .append(import(&[b"a", b"b"], import_mark(3, true)))
+        .unwrap();
+    assert_eq!(late.duplicates, 2);
+    assert_eq!(kept(), import_mark(6, false));
+    // The same with the newline of the last line as all that the other one has not seen.
+    store
+        .append(import(&[b"a", b"b", b"c"], import_mark(5, true)))
+        .unwrap();
+    assert_eq!(kept(), import_mark(6, false));
+    // What goes on from there is noted.
+    store
+        .append(import(&[b"a", b"b", b"c", b"d"], import_mark(7, true)))
+        .unwrap();
+    assert_eq!(kept(), import_mark(7, true));
+    assert_eq!(contents(&store, "s"), ["a", "b", "c", "d"]);
 }
 
 #[test]

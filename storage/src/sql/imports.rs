@@ -44,13 +44,20 @@ fn read_rows<T>(
     found
 }
 
+/// Notes how far a file was taken by a batch, which adds messages to the session or finds them there.
 pub(crate) fn write(
     connection: &Connection,
     key: SessionKey,
     id: &SessionId,
     mark: &ImportMark,
+    adds_messages: bool,
 ) -> rusqlite::Result<()> {
     let known = by_key(connection, Layout::Format2, key);
+    // Of two imports of a file that grows, the one that saw less of it may come last.
+    let is_behind = matches!(&known, Ok(Some(known)) if known.mark.taken_bytes > mark.taken_bytes);
+    if is_behind && !adds_messages {
+        return Ok(());
+    }
     let is_at_same_place = matches!(&known, Ok(Some(known)) if known.mark.source_path
         == mark.source_path && known.mark.relative_path == mark.relative_path);
     if is_at_same_place {

@@ -252,7 +252,13 @@ pub(super) fn write(
     if let Some(mark) = &request.import {
         db.named(
             "note the import",
-            sql::imports::write(connection, session.key, &session.id, mark),
+            sql::imports::write(
+                connection,
+                session.key,
+                &session.id,
+                mark,
+                !fresh.is_empty(),
+            ),
         )?;
     }
     cache.keep(Some(session));

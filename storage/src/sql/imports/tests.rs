@@ -67,7 +67,7 @@ proptest! {
         let mut model: BTreeMap<i64, ImportMark> = BTreeMap::new();
         for (session, new) in marks {
             let id = &ids[session as usize];
-            write(&connection, SessionKey(session + 1), id, &new).unwrap();
+            write(&connection, SessionKey(session + 1), id, &new, true).unwrap();
             model.insert(session + 1, new);
             prop_assert_eq!(problems(&connection).unwrap(), Vec::<String>::new());
         }
@@ -126,7 +126,7 @@ fn deep_and_hostile_paths_are_found_with_few_lookups() {
             unterminated: false,
             joins: Vec::new(),
         };
-        write(&connection, key, &id, &mark).unwrap();
+        write(&connection, key, &id, &mark, true).unwrap();
         let is_part = relative <= RELATIVE_DEPTH_MAX;
         assert_eq!(Paths::of(&mark).relative.is_none(), is_part, "{relative}");
         for found in [
@@ -203,7 +203,7 @@ fn a_session_whose_folder_is_lost_is_damage_and_can_be_deleted() {
         unterminated: false,
         joins: Vec::new(),
     };
-    write(&connection, key, &id, &mark).unwrap();
+    write(&connection, key, &id, &mark, true).unwrap();
     connection
         .execute("DELETE FROM import_folders", [])
         .unwrap();
