@@ -16,6 +16,9 @@ pub struct LineEnds {
     joins: BTreeSet<u64>,
     /// The message after which the file ends without a newline.
     unterminated: Option<u64>,
+    /// The last message that this is known of: an import may take the file further meanwhile, and
+    /// begin with the newline that is lacking here.
+    known_to: Option<u64>,
 }
 
 impl LineEnds {
@@ -28,7 +31,18 @@ impl LineEnds {
         Ok(record.map_or_else(Self::default, |record| Self {
             joins: record.mark.joins.into_iter().collect(),
             unterminated: record.mark.unterminated.then_some(record.last_sequence),
+            known_to: Some(record.last_sequence),
         }))
+    }
+
+    /// The part of a range that this is known of.
+    #[must_use]
+    pub fn known_of(&self, range: ReadRange) -> ReadRange {
+        let ends = [range.to, self.known_to];
+        ReadRange {
+            to: ends.into_iter().flatten().min(),
+            ..range
+        }
     }
 
     /// Whether a newline follows the message.
@@ -60,7 +74,7 @@ pub fn pieces(
 ) -> Result<Written> {
     let ends = LineEnds::of(store, session)?;
     let mut written = Written::default();
-    let mut replay = store.read(session, range)?;
+    let mut replay = store.read(session, ends.known_of(range))?;
     while let Some(page) = replay.next_page()? {
         for message in page {
             written.messages += 1;
@@ -223,6 +237,8 @@ pub fn same_files(a: &Path, b: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use betcode_storage::{Batch, Durability, ImportMark, StoreOptions};
+
     use super::*;
 
     #[test]
@@ -264,11 +280,60 @@ mod tests {
         }
     }
 
+    /// A session that an import takes further: from a last line without newline on.
+    #[test]
+    fn a_session_that_is_imported_meanwhile_comes_out_as_its_file_was_at_one_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            durability: Durability::Normal,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&folder.path().join("h.db"), options).unwrap();
+        let import = |id: &SessionId, line: &'static str, taken_bytes, unterminated| {
+            let mut batch = Batch::new(id.clone(), vec![line.into()]);
+            batch.import = Some(ImportMark {
+                source_path: b"/s.jsonl".to_vec(),
+                relative_path: b"s.jsonl".to_vec(),
+                taken_bytes,
+                taken_digest: 0,
+                unterminated,
+                joins: Vec::new(),
+            });
+            store.append(batch).unwrap();
+        };
+        let file_of = |id: &SessionId| {
+            let mut file = Vec::new();
+            let mut sink = |piece: &[u8]| {
+                file.extend_from_slice(piece);
+                Ok(ControlFlow::Continue(()))
+            };
+            pieces(&store, id, ReadRange::all(), &mut sink).unwrap();
+            String::from_utf8(file).unwrap()
+        };
+        let after = "one\ntwo\n";
+        for n in 0..300 {
+            let id: SessionId = format!("s{n}").parse().unwrap();
+            import(&id, "one", 3, true);
+            std::thread::scope(|scope| {
+                scope.spawn(|| import(&id, "two", 8, false));
+                loop {
+                    let file = file_of(&id);
+                    assert!(["one", after].contains(&file.as_str()), "{n}: {file:?}");
+                    if file == after {
+                        break;
+                    }
+                }
+            });
+        }
+    }
+
     #[test]
     fn newlines_stand_where_the_file_had_them() {
         let ends = LineEnds {
             joins: [2].into(),
             unterminated: Some(5),
+            known_to: Some(5),
         };
         let newlines: Vec<bool> = (1..=5).map(|n| ends.newline_after(n)).collect();
         assert_eq!(newlines, [true, false, true, true, false]);

@@ -34,7 +34,11 @@ pub fn pieces(
     let mut missing = Vec::new();
     let mut next = 1;
     while next <= session.messages {
-        for message in store.read(&session.id, ReadRange::from(next))? {
+        let range = ends.known_of(ReadRange {
+            to: Some(session.messages),
+            ..ReadRange::from(next)
+        });
+        for message in store.read(&session.id, range)? {
             let message = match message {
                 Ok(message) => message,
                 Err(error) if error.kind() == ErrorKind::Damaged => break,
