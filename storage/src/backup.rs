@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::error::{Result, StoreError};
-use crate::files::{create_private, free_bytes, io_error, refuse_stray_log};
+use crate::files::{create_private_new, free_bytes, io_error, refuse_stray_log};
 use crate::limits::PAGE_BYTES;
-use crate::open_files;
+use crate::open_files::{self, OpenFile};
 use crate::options::StoreOptions;
 use crate::sql;
 use crate::sql::db::Db;
@@ -29,19 +29,31 @@ const COPY_POLL: Duration = Duration::from_millis(100);
 const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// A copy under another name until it is whole and checked. Dropped before, it leaves nothing.
+///
+/// Nothing keeps another process from beginning a copy to the same place: SQLite's lock is held only
+/// while it writes. So a copy knows its file, and is none any more when another stands in its place.
 struct Partial {
     path: PathBuf,
+    file: OpenFile,
 }
 
 impl Partial {
     /// Begins a copy that is to be `to`.
     fn begin(to: &Path) -> Result<Self> {
         let path = Db::at(to).beside(".partial");
+        if open_files::is_open(&path) {
+            return Err(busy(&path, THE_COPY, "this process".into()));
+        }
         // Either somebody is at it, or a killed copy left it.
-        drop(Unused::claim(&path, "the copy")?);
+        drop(Unused::claim(&path, THE_COPY)?);
         remove_all(&path);
-        create_private(&path)?;
-        Ok(Self { path })
+        match create_private_new(&path)? {
+            Some(new) => Ok(Self {
+                path,
+                file: OpenFile::note_new(&new),
+            }),
+            None => Err(busy(&path, THE_COPY, "another process".into())),
+        }
     }
 
     /// Copies the store, which has `messages`, as of one moment, while others write.
@@ -115,11 +127,20 @@ impl Partial {
     /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
     /// is only the partial file.
     fn publish(self, to: &Path) -> Result<()> {
+        let taken = || busy(&self.path, THE_COPY, "another process".into());
+        if !self.file.is_at(&self.path) {
+            return Err(taken());
+        }
         // Reading a copy leaves the empty files of its log beside it.
         for suffix in LOGS {
             let _ = std::fs::remove_file(Db::at(&self.path).beside(suffix));
         }
         rename_to_new(&self.path, to)?;
+        if !self.file.is_at(to) {
+            // Somebody else's, just begun, came between.
+            rename_to_new(to, &self.path)?;
+            return Err(taken());
+        }
         if let Some(folder) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
             File::open(folder)
                 .and_then(|folder| folder.sync_all())
@@ -131,8 +152,10 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // After publishing there is nothing of this name.
-        remove_all(&self.path);
+        // After publishing there is nothing of this name, or what is somebody else's.
+        if self.file.is_at(&self.path) {
+            remove_all(&self.path);
+        }
     }
 }
 
@@ -199,6 +222,10 @@ pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
         return Ok(());
     }
     let partial = Partial::begin(&to)?;
+    // Another process that migrates it may have finished its copy just before this one began.
+    if to.exists() {
+        return Ok(());
+    }
     partial.fill(db, 0, &mut |_| ControlFlow::Continue(()))?;
     partial.publish(&to)?;
     tracing::info!(path = %to.display(), version, "copied the older store before migrating it");
@@ -261,25 +288,32 @@ pub fn restore(
         refuse_taken(to)?;
     }
     if open_files::is_open(to) {
-        return Err(StoreError::Busy {
-            path: to.to_owned(),
-            what: "the database",
-            holder: "this process".into(),
-            waited_ms: 0,
-        });
+        return Err(busy(to, THE_DATABASE, "this process".into()));
     }
-    drop(Unused::claim(to, "the database")?);
+    drop(Unused::claim(to, THE_DATABASE)?);
     let source = Store::open_read_only(backup, StoreOptions::default())?;
     let db = &source.inner.db;
     let partial = Partial::begin(to)?;
     partial.fill(db, source.totals()?.messages, observe)?;
     let checked = partial.check(observe)?;
     let target = Db::at(to);
-    let claimed = Unused::claim(to, "the database")?;
+    let claimed = Unused::claim(to, THE_DATABASE)?;
     let moved_aside = if replace { move_aside(&target)? } else { None };
     partial.publish(to)?;
     drop(claimed);
     Ok(report(to, &checked, moved_aside))
+}
+
+const THE_COPY: &str = "the copy";
+const THE_DATABASE: &str = "the database";
+
+fn busy(path: &Path, what: &'static str, holder: String) -> StoreError {
+    StoreError::Busy {
+        path: path.to_owned(),
+        what,
+        holder,
+        waited_ms: 0,
+    }
 }
 
 /// A database file that no other process has open, and that none can use while this exists.
@@ -296,22 +330,17 @@ impl Unused {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self(None)),
             Err(error) => return Err(io_error("open", path)(error)),
         };
-        let busy = |holder: String| StoreError::Busy {
-            path: path.to_owned(),
-            what,
-            holder,
-            waited_ms: 0,
-        };
         // A connection to a database with a log holds a lock on the main file as long as it is
         // open, so whoever has it open is in the way of a lock on all of the file.
         if let Ok(Some(lock)) = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)) {
             let pid = lock
                 .pid
                 .map(|pid| format!("process {}", pid.as_raw_nonzero()));
-            return Err(busy(pid.unwrap_or_else(|| "another process".into())));
+            let holder = pid.unwrap_or_else(|| "another process".into());
+            return Err(busy(path, what, holder));
         }
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::ACCESS | Errno::AGAIN) => Err(busy("another process".into())),
+            Err(Errno::ACCESS | Errno::AGAIN) => Err(busy(path, what, "another process".into())),
             // Where there are no locks, SQLite has none either.
             _ => Ok(Self(Some(file))),
         }

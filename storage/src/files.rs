@@ -32,6 +32,11 @@ pub(crate) fn io_error(
 /// Creates the database's folder (0700) and an empty file (0600) where there is none: history
 /// holds what people typed and what their machines answered.
 pub(crate) fn create_private(path: &Path) -> Result<()> {
+    create_private_new(path).map(drop)
+}
+
+/// As [`create_private`]; the file if there was none.
+pub(crate) fn create_private_new(path: &Path) -> Result<Option<File>> {
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(io_error("create the folder", folder))?;
@@ -42,8 +47,8 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
         .mode(0o600)
         .open(path)
     {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
         Err(error) => Err(io_error("create", path)(error)),
     }
 }

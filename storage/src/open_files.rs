@@ -5,6 +5,7 @@
 //! another process believes that nobody has it open, and deletes the log that is still written to.
 
 use std::collections::HashMap;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -20,8 +21,11 @@ fn open_files() -> MutexGuard<'static, HashMap<FileId, usize>> {
 }
 
 fn id_of(path: &Path) -> Option<FileId> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+    std::fs::metadata(path).ok().map(|metadata| id(&metadata))
+}
+
+fn id(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
 }
 
 /// A database file that this process has open. It must outlive the connections to it.
@@ -31,11 +35,24 @@ pub(crate) struct OpenFile(Option<FileId>);
 impl OpenFile {
     /// Notes, before the first connection, that the file at `path` is about to be opened.
     pub(crate) fn note(path: &Path) -> Self {
-        let id = id_of(path);
+        Self::note_id(id_of(path))
+    }
+
+    /// As [`OpenFile::note`], of a file that was just made, whatever stands at its path by now.
+    pub(crate) fn note_new(file: &File) -> Self {
+        Self::note_id(file.metadata().ok().map(|metadata| id(&metadata)))
+    }
+
+    fn note_id(id: Option<FileId>) -> Self {
         if let Some(id) = id {
             *open_files().entry(id).or_default() += 1;
         }
         Self(id)
+    }
+
+    /// Whether it is this file that stands at `path`.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        self.0.is_some() && id_of(path) == self.0
     }
 }
 

@@ -145,6 +145,48 @@ fn a_copy_that_is_ended_leaves_nothing_and_what_a_killed_one_left_is_no_obstacle
 }
 
 #[test]
+fn a_second_copy_to_the_same_place_is_refused_and_leaves_the_first_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("history.db"));
+    record(&store, "s", 500);
+    let to = folder.path().join("copy.db");
+    let mut second = None;
+    let report = store
+        .backup(&to, &mut |_| {
+            second.get_or_insert_with(|| backup(&store, &to));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let refused = second.unwrap().unwrap_err();
+    assert!(matches!(refused, StoreError::Busy { .. }), "{refused}");
+    assert_eq!(report.messages, 500);
+    assert_eq!(count(&open(&to), "s"), 500);
+    assert!(!folder.path().join("copy.db.partial").exists());
+}
+
+#[test]
+fn a_copy_that_another_process_begins_meanwhile_is_not_taken_for_the_one_that_was_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("history.db"));
+    record(&store, "s", 500);
+    let to = folder.path().join("copy.db");
+    let partial = folder.path().join("copy.db.partial");
+    let taken = store
+        .backup(&to, &mut |progress| {
+            if progress.messages_done > 0 {
+                // As a copy begins.
+                fs::remove_file(&partial).unwrap();
+                fs::write(&partial, "").unwrap();
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap_err();
+    assert!(matches!(taken, StoreError::Busy { .. }), "{taken}");
+    assert!(!to.exists());
+    assert!(partial.exists(), "it is the other process's");
+}
+
+#[test]
 fn whichever_table_is_damaged_a_check_lists_it_and_comes_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
