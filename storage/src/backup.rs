@@ -371,28 +371,25 @@ fn move_aside(db: &Db) -> Result<Option<PathBuf>> {
     let name = if whole { ".replaced" } else { ".stray" };
     let mut aside = Db::at(&db.beside(name));
     let mut number = 2;
-    // A log that waits there without a main file is that of this one: see the crash point below.
-    while aside.path().exists()
-        || LOGS
-            .iter()
-            .any(|log| db.beside(log).exists() && aside.beside(log).exists())
-    {
+    // A log that waits there without a main file belongs to another one, and SQLite would read it
+    // into this.
+    while aside.path().exists() || LOGS.iter().any(|log| aside.beside(log).exists()) {
         aside = Db::at(&db.beside(&format!("{name}-{number}")));
         number += 1;
     }
-    // Crash point: the log goes first. A main file without its log is an older state that looks
-    // whole; left in its place, it is moved to its log when the restore is run again.
+    // Crash point: the main file goes first. Its log, left in its place, keeps everybody from making
+    // a store there; a main file without its log is an older state that looks whole, and is used.
     let mut moved = None;
+    if whole {
+        std::fs::rename(db.path(), aside.path()).map_err(io_error("move aside", db.path()))?;
+        moved = Some(aside.path().to_owned());
+    }
     for log in LOGS {
         let (from, to) = (db.beside(log), aside.beside(log));
         if from.exists() {
             std::fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
             moved.get_or_insert(to);
         }
-    }
-    if whole {
-        std::fs::rename(db.path(), aside.path()).map_err(io_error("move aside", db.path()))?;
-        moved = Some(aside.path().to_owned());
     }
     Ok(moved)
 }

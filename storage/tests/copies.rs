@@ -102,23 +102,46 @@ fn a_new_store_does_not_delete_the_log_of_one_that_was_moved_away() {
 }
 
 #[test]
-fn a_database_moved_aside_takes_its_log_along_also_after_a_crash_between_the_two() {
+fn a_database_moved_aside_takes_its_log_along_and_nobody_uses_it_without() {
     let folder = tempfile::tempdir().unwrap();
     let (copy, to, log) = backup_and_stray_log(folder.path());
-    // As a crash leaves it: the log is aside already, the main file is not.
-    fs::rename(
-        folder.path().join("history.db-wal"),
+    let (aside, moved_log) = (
+        folder.path().join("history.db.replaced"),
         folder.path().join("history.db.replaced-wal"),
-    )
-    .unwrap();
-    fs::copy(folder.path().join("other.main"), &to).unwrap();
-    let aside = put_back(&copy, &to, true).unwrap().moved_aside.unwrap();
-    assert_eq!(aside, folder.path().join("history.db.replaced"));
-    assert_eq!(
-        fs::read(folder.path().join("history.db.replaced-wal")).unwrap(),
-        log
     );
+    fs::copy(folder.path().join("other.main"), &to).unwrap();
+    assert_eq!(put_back(&copy, &to, true).unwrap().moved_aside, Some(aside));
+    assert_eq!(fs::read(&moved_log).unwrap(), log);
+
+    // As a crash in between leaves it: the main file is aside already, the log is not.
+    fs::remove_file(&to).unwrap();
+    fs::rename(&moved_log, folder.path().join("history.db-wal")).unwrap();
+    let refused = Store::open(&to, StoreOptions::default()).unwrap_err();
+    assert!(matches!(refused, StoreError::StrayLog { .. }), "{refused}");
+    let stray = put_back(&copy, &to, true).unwrap().moved_aside.unwrap();
+    assert_eq!(count(&open(&to), "kept"), 100);
+    fs::rename(stray, moved_log).unwrap();
+    let aside = folder.path().join("history.db.replaced");
     assert_eq!(count(&open(&aside), "lost"), 2000);
+}
+
+#[test]
+fn a_database_is_not_moved_beside_the_log_of_one_moved_aside_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, to, log) = backup_and_stray_log(folder.path());
+    // Of a store that was moved aside only the log is left.
+    let stray = folder.path().join("history.db.replaced-wal");
+    fs::rename(folder.path().join("history.db-wal"), &stray).unwrap();
+    fs::copy(folder.path().join("other.main"), &to).unwrap();
+    let store = open(&to);
+    record(&store, "since", 300);
+    store.close().unwrap();
+    let aside = put_back(&copy, &to, true).unwrap().moved_aside.unwrap();
+    let store = open(&aside);
+    assert_eq!(count(&store, "since"), 300);
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.ok(), "{:?}", report.problems);
+    assert_eq!(fs::read(stray).unwrap(), log);
 }
 
 #[test]
