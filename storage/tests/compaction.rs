@@ -8,6 +8,8 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use betcode_storage::{
     Batch, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId, SessionMeta, Store,
@@ -229,6 +231,27 @@ fn sessions_deleted_during_a_run_take_no_base_with_them_that_it_goes_on_to_use()
     }
     let totals = store.totals().unwrap();
     assert_eq!((totals.hot_messages, totals.bases), (0, 1));
+}
+
+#[test]
+fn a_panic_of_who_watches_a_run_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    record(&store, "s", &lines(500, 1));
+    let watched = store.clone();
+    let (ended, end) = std::sync::mpsc::channel::<()>();
+    let watcher = std::thread::spawn(move || {
+        let _ended = ended;
+        let _ = watched.compact(&CompactionRequest::manual(), &mut |_| panic!("on purpose"));
+    });
+    assert_eq!(
+        end.recv_timeout(Duration::from_secs(20)),
+        Err(RecvTimeoutError::Disconnected)
+    );
+    assert!(watcher.join().is_err(), "the panic goes on to the caller");
+    compact(&store, Tier::Deep);
+    assert_eq!(store.totals().unwrap().hot_messages, 0);
+    assert_sound(&store);
 }
 
 #[test]

@@ -266,7 +266,8 @@ impl Store {
     ) -> Result<CompactionOutcome> {
         let (tell, told) = mpsc::channel();
         let (answer, answered) = mpsc::channel();
-        std::thread::scope(|scope| {
+        // It owns both ends: when `observe` panics they go, and the worker does not wait for ever.
+        std::thread::scope(move |scope| {
             // A thread of its own, because a thread that has given way cannot take it back.
             let worker = std::thread::Builder::new()
                 .name("betcode-compact".into())
