@@ -111,12 +111,21 @@ pub struct ExportProgress {
     pub bytes: u64,
 }
 
-/// Where each of `sessions` is written, oldest session first, so that an older one keeps its
-/// path when a newer one wants the same.
+/// Where a session is written, below the folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// All of it.
+    pub path: PathBuf,
+    /// What can be read of it, if it is damaged.
+    pub salvaged: PathBuf,
+}
+
+/// Where each session is written, oldest session first, so that an older one keeps its path when a
+/// newer one wants the same.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn plan(store: &Store) -> Result<Vec<(Session, Result<PathBuf>)>> {
+pub fn plan(store: &Store) -> Result<Vec<(Session, Result<Target>)>> {
     let mut sessions = store.sessions(&SessionFilter::default())?.sessions;
     sessions.sort_by_key(|s| s.key);
     let mut paths = paths::Paths::default();
@@ -139,7 +148,15 @@ pub fn plan(store: &Store) -> Result<Vec<(Session, Result<PathBuf>)>> {
         };
         plan.push((session, path.map(|p| paths.claim(&p))));
     }
-    Ok(plan)
+    // Behind all that is whole: no part of a session takes the place of another session.
+    let with_salvaged = |(session, path): (Session, Result<PathBuf>)| {
+        let target = path.map(|path| Target {
+            salvaged: paths.claim(&path.with_extension("salvaged.jsonl")),
+            path,
+        });
+        (session, target)
+    };
+    Ok(plan.into_iter().map(with_salvaged).collect())
 }
 
 /// Writes sessions below `out`, each file whole or not at all.
@@ -172,17 +189,17 @@ pub fn export(
         bytes,
     };
     let mut swept = HashSet::new();
-    for (session, path) in plan {
-        if let Ok(path) = &path {
-            let folder = out.join(path.parent().unwrap_or(Path::new("")));
+    for (session, target) in plan {
+        if let Ok(target) = &target {
+            let folder = out.join(target.path.parent().unwrap_or(Path::new("")));
             if !swept.contains(&folder) {
                 sweep(&folder);
                 swept.insert(folder);
             }
         }
-        let place = path.as_ref().map(|path| Place {
+        let place = target.as_ref().map(|target| Place {
             out,
-            path,
+            path: &target.path,
             force: options.force,
         });
         let mut watch = |piece: u64| {
@@ -194,11 +211,16 @@ pub fn export(
                 .map_err(|failure| failure.during(place.target().display().to_string())),
             Err(failure) => Err((*failure).clone()),
         };
-        if let (Err(failure), Ok(place)) = (&written, &place)
+        if let (Err(failure), Ok(target)) = (&written, &target)
             && options.salvage
             && failure.exit == Exit::Damaged
         {
-            match salvage_session(store, &session, place, &mut watch) {
+            let place = Place {
+                out,
+                path: &target.salvaged,
+                force: options.force,
+            };
+            match salvage_session(store, &session, &place, &mut watch) {
                 Ok(Some(salvaged)) => summary.salvaged.push(salvaged),
                 Ok(None) => written = Ok(None),
                 Err(failure) => {
@@ -265,14 +287,9 @@ fn salvage_session(
     place: &Place<'_>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Salvaged>> {
-    let path = place.path.with_extension("salvaged.jsonl");
-    let place = Place {
-        path: &path,
-        ..*place
-    };
     let mut missing = Vec::new();
     let written = write_file(
-        &place,
+        place,
         &mut |sink| {
             let (written, lost) = salvage::pieces(store, session, sink)?;
             missing = lost;

@@ -169,3 +169,39 @@ fn following_a_session_writes_what_is_appended_and_ends_well_with_ctrl_c() {
     assert!(lines.next().is_none());
     assert_eq!(following.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn what_is_salvaged_takes_no_other_sessions_place() {
+    let tool = Tool::new();
+    for (name, line) in [
+        ("a.jsonl", "of the first"),
+        ("a.ndjson", "of the second"),
+        ("a.salvaged.jsonl", "of one that is whole"),
+    ] {
+        tool.write(format!("src/{name}"), format!("{line}\nlost\n"));
+    }
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    let damage = "UPDATE hot_messages SET digest = digest + 1 WHERE payload = CAST('lost' AS BLOB)
+        AND message_key >> 32 NOT IN (SELECT message_key >> 32 FROM hot_messages
+            WHERE payload = CAST('of one that is whole' AS BLOB))";
+    assert_eq!(connection.execute(damage, []).unwrap(), 2);
+    drop(connection);
+    let out = tool.path("out");
+    let args = ["export", "--salvage", "--force", "--out"].map(str::as_ref);
+    let (exported, code) = tool.json(args.into_iter().chain([out.as_os_str()]));
+    assert_eq!((code, &exported["sessions"]), (9, &1.into()), "{exported}");
+    let mut written: Vec<_> = fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    written.sort();
+    assert_eq!(
+        written,
+        [
+            "of one that is whole\nlost\n",
+            "of the first\n",
+            "of the second\n"
+        ]
+    );
+}
