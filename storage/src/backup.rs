@@ -214,22 +214,34 @@ fn refuse_taken(to: &Path) -> Result<()> {
     refuse_stray_log(&Db::at(to))
 }
 
-/// Copies an older store to `<file>.v<version>.backup` before it is migrated. A copy from an
-/// earlier attempt is kept: it is the older one.
+/// Copies an older store to `<file>.v<version>.backup` (`.v<version>-2.backup`, …) before it is
+/// migrated. A copy from an earlier attempt will do if nothing was written since.
 pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
-    let to = db.beside(&format!(".v{version}.backup"));
-    if to.exists() {
-        return Ok(());
+    let mut to = db.beside(&format!(".v{version}.backup"));
+    let mut number = 2;
+    while to.exists() {
+        if is_as_new_as(&Db::at(&to), db) {
+            return Ok(());
+        }
+        to = db.beside(&format!(".v{version}-{number}.backup"));
+        number += 1;
     }
     let partial = Partial::begin(&to)?;
     // Another process that migrates it may have finished its copy just before this one began.
     if to.exists() {
-        return Ok(());
+        drop(partial);
+        return before_migration(db, version);
     }
     partial.fill(db, 0, &mut |_| ControlFlow::Continue(()))?;
     partial.publish(&to)?;
     tracing::info!(path = %to.display(), version, "copied the older store before migrating it");
     Ok(())
+}
+
+/// Whether a copy has all that its store has. Where one cannot be read, it has not.
+fn is_as_new_as(copy: &Db, db: &Db) -> bool {
+    let state = |db: &Db| db.named("compare a copy", sql::totals::state(&db.connect_reader()?));
+    state(copy).is_ok_and(|then| state(db).is_ok_and(|now| then == now))
 }
 
 /// A finished copy.

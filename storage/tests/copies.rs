@@ -7,6 +7,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use betcode_schema_sql::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION};
 use betcode_storage::{
     BackupReport, Batch, ErrorKind, ReadRange, SessionId, Store, StoreError, StoreOptions, restore,
 };
@@ -207,6 +208,68 @@ fn a_copy_that_another_process_begins_meanwhile_is_not_taken_for_the_one_that_wa
     assert!(matches!(taken, StoreError::Busy { .. }), "{taken}");
     assert!(!to.exists());
     assert!(partial.exists(), "it is the other process's");
+}
+
+/// A store of format 1 at `path`, with sessions that have no messages.
+fn store_of_format_1(path: &Path) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection
+        .execute_batch(&format!(
+            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; {}
+             PRAGMA application_id = {}; PRAGMA user_version = 1;",
+            MIGRATIONS[0].sql, APPLICATION_ID
+        ))
+        .unwrap();
+    add_session(&connection, "first", 1);
+    connection
+}
+
+fn add_session(connection: &rusqlite::Connection, session: &str, now_ms: i64) {
+    let add = "INSERT INTO sessions (session_id, created_ms, updated_ms) VALUES (?1, ?2, ?2)";
+    connection
+        .execute(add, rusqlite::params![session, now_ms])
+        .unwrap();
+    connection
+        .execute("UPDATE store SET sessions = sessions + 1", [])
+        .unwrap();
+}
+
+#[test]
+fn what_was_written_since_an_earlier_copy_is_copied_before_a_migration_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let sessions_of = |copy: &str| {
+        let connection = rusqlite::Connection::open(folder.path().join(copy)).unwrap();
+        let format: u32 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        let sessions: u32 = connection
+            .query_row("SELECT count(*) FROM sessions", [], |row| row.get(0))
+            .unwrap();
+        (format, sessions)
+    };
+    let copies = || {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".backup")).count()
+    };
+    // An attempt that ended before the migration, and after it the older program for a while.
+    let connection = store_of_format_1(&path);
+    let vacuum = format!("VACUUM INTO '{}.v1.backup'", path.display());
+    connection.execute_batch(&vacuum).unwrap();
+    add_session(&connection, "since", 2);
+    drop(connection);
+    drop(open(&path));
+    assert_eq!(sessions_of("history.db.v1.backup"), (1, 1));
+    assert_eq!(sessions_of("history.db.v1-2.backup"), (1, 2));
+
+    // A copy that has everything is not made again.
+    for name in ["history.db", "history.db-wal", "history.db-shm"] {
+        let _ = fs::remove_file(folder.path().join(name));
+    }
+    fs::copy(folder.path().join("history.db.v1-2.backup"), &path).unwrap();
+    drop(open(&path));
+    assert_eq!((sessions_of("history.db").0, copies()), (SCHEMA_VERSION, 2));
 }
 
 #[test]

@@ -105,6 +105,18 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
         })
 }
 
+/// What no change of history leaves as it was, in any format: the totals, when a session was last
+/// changed, and how much was taken of imported files.
+pub(crate) fn state(connection: &Connection) -> rusqlite::Result<(Totals, Option<i64>, i64)> {
+    let totals = read(connection)?;
+    connection.query_row(
+        "SELECT (SELECT max(updated_ms) FROM sessions) AS updated_ms,
+            (SELECT coalesce(sum(taken_bytes), 0) FROM imports) AS taken_bytes",
+        [],
+        |row| Ok((totals, row.get("updated_ms")?, row.get("taken_bytes")?)),
+    )
+}
+
 pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
