@@ -342,7 +342,8 @@ fn hint_for_leftover(suffix: &str) -> Option<&'static str> {
     }
     if suffix.starts_with(".stray") {
         return Some(
-            "the log of a database that is gone; delete it if that one is not wanted back",
+            "the log of a database that is gone, or that a restore cut short moved aside without it; \
+             delete it if that one is not wanted back",
         );
     }
     if suffix.starts_with(".v") && suffix.ends_with(".backup") {
