@@ -74,18 +74,24 @@ impl Store {
 pub(crate) struct Contents {
     pub(crate) key: SessionKey,
     pub(crate) messages: u64,
+    pub(crate) updated_ms: i64,
     pub(crate) meta: SessionMeta,
     pub(crate) import: Option<ImportMark>,
 }
 
 impl Contents {
+    /// Whether it is that session, and has as many messages and was last written when it had.
+    pub(crate) fn are_as_counted(&self, key: SessionKey, messages: u64, updated_ms: i64) -> bool {
+        (self.key, self.messages, self.updated_ms) == (key, messages, updated_ms)
+    }
+
     fn are_those_of(
         &self,
         connection: &rusqlite::Connection,
         session: &Session,
     ) -> rusqlite::Result<bool> {
-        let known = (self.key, self.messages, &self.meta);
-        if known != (session.key, session.messages, &session.meta) {
+        let (key, messages, updated_ms) = (session.key, session.messages, session.updated_ms);
+        if !self.are_as_counted(key, messages, updated_ms) || self.meta != session.meta {
             return Ok(false);
         }
         let import = sql::imports::of_session(connection, session.key)?;

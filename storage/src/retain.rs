@@ -144,7 +144,7 @@ impl Store {
         for removal in &plan.removals {
             let id: SessionId = removal.session_id.parse()?;
             match self.contents(&id) {
-                Ok(contents) if contents.messages == removal.messages => {
+                Ok(contents) if is_as_planned(removal, &contents) => {
                     leaving.push(Leaving {
                         removal,
                         id,
@@ -304,6 +304,7 @@ impl Store {
         Ok(Contents {
             key: session.key,
             messages: session.messages,
+            updated_ms: session.updated_ms,
             meta: session.meta,
             import: self.import_of(id)?.map(|record| record.mark),
         })
@@ -335,6 +336,10 @@ impl RetentionOutcome {
             why,
         });
     }
+}
+
+fn is_as_planned(removal: &Removal, now: &Contents) -> bool {
+    now.are_as_counted(removal.key, removal.messages, removal.updated_ms)
 }
 
 /// Messages on their way into an archive.

@@ -336,3 +336,17 @@ fn a_session_named_between_two_runs_has_its_name_in_the_archive() {
     let session = archive(&case).session(&id("older")).unwrap();
     assert_eq!(session.meta.name, "named since");
 }
+
+#[test]
+fn a_session_made_anew_or_renamed_after_it_was_planned_stays() {
+    let case = Case::new();
+    let plan = case.by_age();
+    assert!(case.store.delete(&id("old")).unwrap());
+    for n in 0..300 {
+        case.live("old", &format!("line {n} of another session"));
+    }
+    case.store.rename(&id("older"), "in use again").unwrap();
+    let outcome = case.store.retain(&plan, None, &mut go_on).unwrap();
+    assert!(outcome.removed.is_empty(), "{outcome:?}");
+    assert_eq!(case.ids(), ["new", "old", "older"]);
+}

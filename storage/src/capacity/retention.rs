@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::error::{CapacityError, Result};
 use super::text;
 use super::text::DAY_MS;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionKey};
 use crate::session::Session;
 
 /// How far the clock may be ahead of the newest session before it is not believed.
@@ -88,6 +88,8 @@ impl RetentionPolicy {
 pub struct RetentionCandidate {
     /// The session.
     pub id: SessionId,
+    /// Its key, which no other session ever has.
+    pub key: SessionKey,
     /// Its name.
     pub name: String,
     /// When its last message was said, Unix milliseconds.
@@ -108,6 +110,7 @@ impl RetentionCandidate {
     pub fn of(session: &Session, pinned: bool) -> Self {
         Self {
             id: session.id.clone(),
+            key: session.key,
             name: session.meta.name.clone(),
             last_time_ms: session.last_time_ms,
             updated_ms: session.updated_ms,
@@ -181,6 +184,12 @@ pub struct Removal {
     /// Why.
     #[serde(flatten)]
     pub reason: RemovalReason,
+    /// Its key: one made anew under its id is another session.
+    #[serde(skip)]
+    pub key: SessionKey,
+    /// When it was last written here.
+    #[serde(skip)]
+    pub updated_ms: i64,
 }
 
 /// A session that was named and stays.
@@ -304,6 +313,8 @@ impl RetentionPlan {
             messages: session.messages,
             stored_bytes: session.stored_bytes,
             reason,
+            key: session.key,
+            updated_ms: session.updated_ms,
         });
     }
 }

@@ -6,6 +6,7 @@ const NOW_MS: i64 = 1_771_070_400_000;
 fn session(id: &str, days_ago: i64, stored_bytes: u64) -> RetentionCandidate {
     RetentionCandidate {
         id: SessionId::new(id).unwrap(),
+        key: SessionKey(1),
         name: format!("name of {id}"),
         last_time_ms: Some(NOW_MS - days_ago * DAY_MS),
         updated_ms: NOW_MS - days_ago * DAY_MS,
