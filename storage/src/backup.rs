@@ -124,22 +124,28 @@ impl Partial {
         }
     }
 
+    /// Refuses to go on when another copy stands at `path`.
+    fn check_place(&self, path: &Path) -> Result<()> {
+        if self.file.is_at(path) {
+            Ok(())
+        } else {
+            Err(busy(&self.path, THE_COPY, "another process".into()))
+        }
+    }
+
     /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
     /// is only the partial file.
     fn publish(self, to: &Path) -> Result<()> {
-        let taken = || busy(&self.path, THE_COPY, "another process".into());
-        if !self.file.is_at(&self.path) {
-            return Err(taken());
-        }
+        self.check_place(&self.path)?;
         // Reading a copy leaves the empty files of its log beside it.
         for suffix in LOGS {
             let _ = std::fs::remove_file(Db::at(&self.path).beside(suffix));
         }
         rename_to_new(&self.path, to)?;
-        if !self.file.is_at(to) {
+        if let Err(taken) = self.check_place(to) {
             // Somebody else's, just begun, came between.
             rename_to_new(to, &self.path)?;
-            return Err(taken());
+            return Err(taken);
         }
         if let Some(folder) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
             File::open(folder)
@@ -308,6 +314,7 @@ pub fn restore(
     let partial = Partial::begin(to)?;
     partial.fill(db, source.totals()?.messages, observe)?;
     let checked = partial.check(observe)?;
+    partial.check_place(&partial.path)?;
     let target = Db::at(to);
     let claimed = Unused::claim(to, THE_DATABASE)?;
     let moved_aside = if replace { move_aside(&target)? } else { None };

@@ -210,6 +210,27 @@ fn a_copy_that_another_process_begins_meanwhile_is_not_taken_for_the_one_that_wa
     assert!(partial.exists(), "it is the other process's");
 }
 
+#[test]
+fn a_restore_whose_copy_is_taken_away_leaves_the_database_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (copy, to) = (folder.path().join("copy.db"), folder.path().join("h.db"));
+    let source = open(&folder.path().join("source.db"));
+    record(&source, "kept", 100);
+    backup(&source, &copy).unwrap();
+    let store = open(&to);
+    record(&store, "there", 200);
+    store.close().unwrap();
+    let refused = restore(&copy, &to, true, &mut |progress| {
+        if progress.messages_done > 0 {
+            fs::remove_file(folder.path().join("h.db.partial")).unwrap();
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap_err();
+    assert!(matches!(refused, StoreError::Busy { .. }), "{refused}");
+    assert_eq!(count(&open(&to), "there"), 200);
+}
+
 /// A store of format 1 at `path`, with sessions that have no messages.
 fn store_of_format_1(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).unwrap();
