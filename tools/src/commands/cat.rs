@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Context, resolve};
 use crate::base64;
 use crate::error::{Exit, Result};
-use crate::export::content;
+use crate::export::content::{self, LineEnds};
 use crate::interrupt::Interrupt;
 use crate::output::Out;
 
@@ -69,14 +69,12 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         }
         out.raw(b"\n]}\n");
     } else {
-        let messages = store.session(&session)?.messages;
-        let first = match args.last {
-            Some(last) => messages.saturating_sub(last) + 1,
-            None => args.from.unwrap_or(1),
-        };
-        let written = write(&store, &session, range, out, interrupt)?;
+        let ends = LineEnds::of(&store, &session)?;
+        let last = write(&store, &session, &ends, range, out, interrupt)?;
         if args.follow {
-            follow(&store, &session, first + written, out, interrupt)?;
+            let next = last.map_or(args.from.unwrap_or(1), |last| last + 1);
+            let is_open = last.is_some_and(|last| !ends.newline_after(last));
+            follow(&store, &session, next, is_open, out, interrupt)?;
             // Ctrl-C is how this ends.
             return Ok(Exit::Ok);
         }
@@ -88,15 +86,16 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     })
 }
 
-/// Writes a range; says how many messages.
+/// Writes a range; the last message of it.
 fn write(
     store: &Store,
     session: &SessionId,
+    ends: &LineEnds,
     range: ReadRange,
     out: &mut Out,
     interrupt: &Interrupt,
-) -> Result<u64> {
-    let written = content::pieces(store, session, range, &mut |piece| {
+) -> Result<Option<u64>> {
+    let written = content::pieces_with(store, session, ends, range, &mut |piece| {
         out.raw(piece);
         let stop = out.reader_gone() || interrupt.raised();
         Ok(if stop {
@@ -105,14 +104,16 @@ fn write(
             ControlFlow::Continue(())
         })
     })?;
-    Ok(written.messages)
+    Ok(written.last_sequence)
 }
 
-/// Writes what is appended from sequence `next` on, until somebody ends it.
+/// Writes what is appended from sequence `next` on, until somebody ends it. `is_open` says that the
+/// line before has no newline yet, which an import may bring.
 fn follow(
     store: &Store,
     session: &SessionId,
     mut next: u64,
+    mut is_open: bool,
     out: &mut Out,
     interrupt: &Interrupt,
 ) -> Result<()> {
@@ -121,10 +122,17 @@ fn follow(
         if out.reader_gone() || interrupt.raised() {
             return Ok(());
         }
-        if store.session(session)?.messages >= next {
-            next += write(store, session, ReadRange::from(next), out, interrupt)?;
-        } else {
-            std::thread::sleep(FOLLOW_POLL);
+        let ends = LineEnds::of(store, session)?;
+        if is_open && ends.newline_after(next - 1) {
+            out.raw(b"\n");
+            is_open = false;
+        }
+        match write(store, session, &ends, ReadRange::from(next), out, interrupt)? {
+            Some(last) => {
+                next = last + 1;
+                is_open = !ends.newline_after(last);
+            }
+            None => std::thread::sleep(FOLLOW_POLL),
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct Written {
     pub messages: u64,
     /// Bytes, line ends included.
     pub bytes: u64,
+    /// The last of the messages.
+    pub last_sequence: Option<u64>,
 }
 
 /// Hands out a range of a session's file piece by piece, a page of messages in memory at a time.
@@ -73,11 +75,26 @@ pub fn pieces(
     sink: &mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>>,
 ) -> Result<Written> {
     let ends = LineEnds::of(store, session)?;
+    pieces_with(store, session, &ends, range, sink)
+}
+
+/// As [`pieces`], with line ends that are known, as far as they are.
+///
+/// # Errors
+/// What reading says, or `sink`.
+pub fn pieces_with(
+    store: &Store,
+    session: &SessionId,
+    ends: &LineEnds,
+    range: ReadRange,
+    sink: &mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>>,
+) -> Result<Written> {
     let mut written = Written::default();
     let mut replay = store.read(session, ends.known_of(range))?;
     while let Some(page) = replay.next_page()? {
         for message in page {
             written.messages += 1;
+            written.last_sequence = Some(message.sequence);
             written.bytes += message.payload.len() as u64;
             if sink(&message.payload)?.is_break() {
                 return Ok(written);

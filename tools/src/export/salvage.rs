@@ -47,6 +47,7 @@ pub fn pieces(
             note(&mut missing, next, message.sequence.saturating_sub(1));
             next = message.sequence + 1;
             written.messages += 1;
+            written.last_sequence = Some(message.sequence);
             let newline: &[u8] = match ends.newline_after(message.sequence) {
                 true => b"\n",
                 false => b"",

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::tool::{Tool, files};
 
@@ -168,6 +168,32 @@ fn following_a_session_writes_what_is_appended_and_ends_well_with_ctrl_c() {
     assert!(killed.unwrap().success());
     assert!(lines.next().is_none());
     assert_eq!(following.wait().unwrap().code(), Some(0));
+}
+
+/// Ends it with the test, also with one that fails.
+struct Following(Child);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn following_a_session_writes_the_newline_that_its_last_line_gets_later() {
+    let tool = tool_with(&[("a", "one\ntwo")]);
+    let mut command = tool.command(["cat", "a", "--follow"]);
+    let mut following = Following(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(following.0.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    tool.write("src/a.jsonl", "one\ntwo\nthree\nfour, ");
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    assert_eq!(lines.next().unwrap().unwrap(), "two");
+    assert_eq!(lines.next().unwrap().unwrap(), "three");
+    tool.write("src/a.jsonl", "one\ntwo\nthree\nfour, five\n");
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    assert_eq!(lines.next().unwrap().unwrap(), "four, five");
 }
 
 #[test]
