@@ -35,6 +35,8 @@ const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 struct Partial {
     path: PathBuf,
     file: OpenFile,
+    /// Held open, for the number of a file that is gone may be another's.
+    held: Option<File>,
 }
 
 impl Partial {
@@ -51,6 +53,7 @@ impl Partial {
             Some(new) => Ok(Self {
                 path,
                 file: OpenFile::note_new(&new),
+                held: Some(new),
             }),
             None => Err(busy(&path, THE_COPY, "another process".into())),
         }
@@ -135,8 +138,10 @@ impl Partial {
 
     /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
     /// is only the partial file.
-    fn publish(self, to: &Path) -> Result<()> {
+    fn publish(mut self, to: &Path) -> Result<()> {
         self.check_place(&self.path)?;
+        // Now, for closing it later could take the locks of who opens the copy under its name.
+        self.held = None;
         // Reading a copy leaves the empty files of its log beside it.
         for suffix in LOGS {
             let _ = std::fs::remove_file(Db::at(&self.path).beside(suffix));
