@@ -65,12 +65,10 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
     };
     let mut file = File::open(&found.path).map_err(|e| unreadable(&e))?;
-    // A file that is being written to is taken up to the length it has now.
-    let length = file.metadata().map_err(|e| unreadable(&e))?.len();
     if !run.options.binary {
         refuse_binary(&mut file, found).map_err(|e| unreadable(&e))??;
     }
-    let place = find_place(run, &mut file, length, found).map_err(|stop| match stop {
+    let place = find_place(run, &mut file, found).map_err(|stop| match stop {
         FindStop::Io(error) => unreadable(&error),
         FindStop::Stop(stop) => stop,
     })?;
@@ -78,7 +76,7 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
     file.seek(SeekFrom::Start(place.prefix.bytes))
         .map_err(|e| unreadable(&e))?;
     let _ = run.advance(place.prefix.bytes);
-    let rest = length - place.prefix.bytes;
+    let rest = place.length - place.prefix.bytes;
     FileImport {
         run,
         found,

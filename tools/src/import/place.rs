@@ -16,6 +16,8 @@ use crate::export::content;
 pub(super) struct Place {
     pub(super) session: SessionId,
     pub(super) is_new: bool,
+    /// Bytes of the file, of which the import takes no more: it may be written to.
+    pub(super) length: u64,
     /// What was taken of the file.
     pub(super) prefix: Prefix,
     /// Whether the last line taken had no newline.
@@ -27,16 +29,13 @@ pub(super) struct Place {
 }
 
 /// Finds the session that the file belongs to, and how far it was taken.
-pub(super) fn find_place(
-    run: &Run<'_>,
-    file: &mut File,
-    length: u64,
-    found: &Found,
-) -> Result<Place, FindStop> {
+pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Place, FindStop> {
     let source_path = path_bytes(&found.canonical);
     let relative_path = path_bytes(&found.relative);
     let by_source = run.store.imports_by_source(&source_path)?;
     let by_relative = run.store.imports_by_relative(&relative_path)?;
+    // Afterwards: what an import beside this one took of a file that grows is there then.
+    let length = file.metadata()?.len();
     let ends = by_source
         .iter()
         .chain(&by_relative)
@@ -67,6 +66,7 @@ pub(super) fn find_place(
             Ok(Place {
                 session: record.session,
                 is_new: false,
+                length,
                 prefix,
                 unterminated: record.mark.unterminated,
                 // Counted, not asked from the session: messages beyond the mark (of an import
@@ -79,15 +79,23 @@ pub(super) fn find_place(
         Decision::Changed(record) if !run.options.as_new => {
             Err(changed(run, file, found, &record)?.into())
         }
-        Decision::New | Decision::Continue(_) | Decision::Changed(_) => Ok(Place {
-            session: free_id(run, found, &relative_path)?,
-            is_new: true,
-            prefix: Prefix::default(),
-            unterminated: false,
-            next_sequence: 1,
-            relative_path,
-            record_is_stale: true,
-        }),
+        decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
+            let session = free_id(run, found, &relative_path)?;
+            // An import beside this one may have begun the file, and taken the id that it would have.
+            if decision == Decision::New && !run.store.imports_by_source(&source_path)?.is_empty() {
+                return find_place(run, file, found);
+            }
+            Ok(Place {
+                session,
+                is_new: true,
+                length,
+                prefix: Prefix::default(),
+                unterminated: false,
+                next_sequence: 1,
+                relative_path,
+                record_is_stale: true,
+            })
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use betcode_db::generator;
 use betcode_db::import::{self, ImportOptions, ImportPlan, Recorder};
-use betcode_storage::{Store, StoreOptions};
+use betcode_storage::{Durability, Store, StoreOptions};
 use serde_json::Value;
 
 use crate::tool::{Tool, assert_same};
@@ -367,6 +367,35 @@ fn a_file_that_grows_during_imports_is_complete_in_the_end() {
     assert_eq!(import(&tool).1, 0);
     assert_same(&tool.path("src"), &tool.export("out"));
     assert_eq!(tool.run(["verify"]).code, 0);
+}
+
+#[test]
+fn two_imports_that_begin_a_file_at_once_make_one_session_of_it() {
+    let tool = Tool::new();
+    let options = StoreOptions {
+        durability: Durability::Normal,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(&tool.path("h.db"), options).unwrap();
+    let import = |file: &Path| {
+        let plan = ImportPlan::of(&[file.to_owned()]).unwrap();
+        let (recorder, options) = (Recorder::of(&store, None), ImportOptions::default());
+        import::import(&store, recorder, plan, &options, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+    };
+    // The second looks for the file before the first has begun it, and for an id afterwards.
+    for n in 1..=1000 {
+        let file = tool.write(format!("src/{n}.jsonl"), "{}\n{}\n");
+        thread::scope(|scope| {
+            scope.spawn(|| import(&file));
+            thread::sleep(Duration::from_micros(n * 7 % 500));
+            import(&file);
+        });
+        let totals = store.totals().unwrap();
+        assert_eq!((totals.sessions, totals.messages), (n, 2 * n));
+    }
 }
 
 #[test]
