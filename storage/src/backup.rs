@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::error::{Result, StoreError};
-use crate::files::{create_private_new, free_bytes, io_error, refuse_stray_log};
+use crate::files::{self, create_private_new, free_bytes, io_error, refuse_stray_log};
 use crate::limits::PAGE_BYTES;
 use crate::open_files::{self, OpenFile};
 use crate::options::StoreOptions;
@@ -307,6 +307,7 @@ pub fn restore(
     replace: bool,
     observe: Observer<'_>,
 ) -> Result<BackupReport> {
+    let to = &files::behind_links(to);
     if !replace {
         refuse_taken(to)?;
     }

@@ -4,7 +4,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
 
@@ -27,6 +27,31 @@ pub(crate) fn io_error(
         path,
         source,
     }
+}
+
+/// The file that a path leads to when it is a symbolic link, or a link to a link. SQLite keeps a
+/// database's log beside the file, not beside the link: so does everything else of a store.
+///
+/// A path that is no link comes back as it is, whether or not there is anything.
+///
+/// # Examples
+/// ```
+/// use std::path::Path;
+///
+/// assert_eq!(betcode_storage::behind_links(Path::new("no/link.db")), Path::new("no/link.db"));
+/// ```
+#[must_use]
+pub fn behind_links(path: &Path) -> PathBuf {
+    // As many as Linux follows; who opens a longer chain, or a circle, is told by the system.
+    const LINKS_MAX: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = std::fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
 }
 
 /// Creates the database's folder (0700) and an empty file (0600) where there is none: history

@@ -90,6 +90,7 @@ pub use compact::{
     ServiceStatus,
 };
 pub use error::{ErrorKind, Result, StoreError};
+pub use files::behind_links;
 pub use ids::{MessageKey, SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{

@@ -67,6 +67,7 @@ impl Store {
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
+        let path = &files::behind_links(path);
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
         if !path.exists() {
@@ -127,6 +128,7 @@ impl Store {
     pub fn open_read_only(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
+        let path = &files::behind_links(path);
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
         let open = Arc::new(OpenFile::note(path));

@@ -54,6 +54,32 @@ fn contents(store: &Store, session: &str) -> Vec<Bytes> {
 }
 
 #[test]
+fn what_a_store_has_beside_its_file_is_beside_the_file_and_not_beside_a_link_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let (file, link) = (disk.join("h.db"), folder.path().join("link.db"));
+    std::os::unix::fs::symlink("between.db", &link).unwrap();
+    std::os::unix::fs::symlink("disk/h.db", folder.path().join("between.db")).unwrap();
+
+    let store = Store::open(&link, StoreOptions::default()).unwrap();
+    store.append(batch("s", &[b"one"])).unwrap();
+    assert_eq!(store.path(), file);
+    let mut beside_the_link: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    beside_the_link.sort();
+    assert_eq!(beside_the_link, ["between.db", "disk", "link.db"]);
+    assert!(disk.join("h.db-wal").exists() && disk.join("h.db-reserve").exists());
+
+    // The log counts, also where it cannot be written.
+    let reader = Store::open_read_only(&link, small_reserve()).unwrap();
+    assert!(reader.space().unwrap().wal_bytes > 0);
+    assert_eq!(contents(&reader, "s"), ["one"]);
+}
+
+#[test]
 fn what_was_answered_is_read_back_after_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let payloads: &[&[u8]] = &[

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use betcode_storage::Durability;
+use betcode_storage::{Durability, behind_links};
 
 use super::Settings;
 use super::table::{Kind, PARAMETERS, Parameter};
@@ -215,10 +215,12 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
         let path = home.data_dir().join("history.db").display().to_string();
         values.insert("db", (path, Origin::Default));
     }
-    let db = values
-        .get("db")
-        .map(|(path, _)| PathBuf::from(path))
-        .unwrap_or_default();
+    // One daemon for a store, by whichever link it is named.
+    let mut db = PathBuf::new();
+    if let Some((path, _)) = values.get_mut("db") {
+        db = behind_links(Path::new(path));
+        *path = db.display().to_string();
+    }
     for (name, path) in [
         ("socket", socket_beside(&db)),
         ("relay_folder", folder_beside(&db).join("relay")),
