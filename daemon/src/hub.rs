@@ -57,6 +57,18 @@ struct Buffer {
     changed: Notify,
 }
 
+/// What of live messages is new to a follower that was told those up to sequence `told`. `None` when
+/// some are missing, before them or between: another process appended these, and the store has all.
+pub(crate) fn fresh(messages: Vec<Message>, told: u64) -> Option<Vec<Message>> {
+    let fresh = messages.into_iter().skip_while(|m| m.sequence <= told);
+    let fresh: Vec<_> = fresh.collect();
+    let whole = fresh
+        .iter()
+        .map(|m| m.sequence)
+        .eq(told + 1..=told + fresh.len() as u64);
+    whole.then_some(fresh)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Plain data, valid after every statement: a panic elsewhere does not spoil it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -17,7 +17,7 @@ use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::AgentStatus;
 use support::process::Process;
 use support::talk::{Talk, is_of_line, resume, said, serve, settings, start};
-use support::{connect, read_all};
+use support::{Appender, batch, connect, read_all};
 use tonic::Code;
 
 fn flags(folder: &Path) -> Vec<String> {
@@ -182,4 +182,36 @@ async fn without_room_the_agent_waits_clients_are_told_and_nothing_is_lost() {
     talk.turn_over().await;
     let expected: String = (0..20_000).map(|at| format!("{at} ")).collect();
     assert_eq!(said(&talk.told), expected);
+}
+
+#[tokio::test]
+async fn what_another_process_appends_between_two_lines_is_told_to_a_slow_stream() {
+    let (served, folder) = serve(&[("max_follower_buffer_bytes", "67108864")]).await;
+    let mut slow = Talk::open(&served.channel().await, start("s", &folder)).await;
+    let delta = |text: &str| {
+        let text = format!(r#"{{"type":"text_delta","text":"{text}"}}"#);
+        let event = format!(r#"{{"type":"content_block_delta","index":0,"delta":{text}}}"#);
+        format!(r#"{{"type":"stream_event","event":{event}}}"#)
+    };
+    let mut appender = Appender::open(&mut served.history().await).await;
+    // More than goes out without being read: the rest waits in the stream's buffer.
+    let long = delta(&"x".repeat(50_000));
+    for _ in 0..40 {
+        appender.send(batch("s", &[&long])).await.unwrap();
+    }
+    appender.send(batch("s", &[&delta("one,")])).await.unwrap();
+    let (path, line) = (served.settings.db.clone(), delta("two,"));
+    let append = move || {
+        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
+        let batch = betcode_storage::Batch::new("s".parse().unwrap(), vec![line.into()]);
+        other.append(batch).unwrap();
+        other.close().unwrap();
+    };
+    tokio::task::spawn_blocking(append).await.unwrap();
+    appender
+        .send(batch("s", &[&delta("three.")]))
+        .await
+        .unwrap();
+    slow.hears("three.").await;
+    assert!(said(&slow.told).ends_with("xone,two,three."));
 }

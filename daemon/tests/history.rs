@@ -393,6 +393,21 @@ async fn end_of(
     }
 }
 
+/// As another process has it: a store of its own on the same file.
+async fn appended_elsewhere(served: &support::Served, line: &'static str) {
+    let path = served.settings.db.clone();
+    tokio::task::spawn_blocking(move || {
+        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
+        let id = "s".parse().unwrap();
+        other
+            .append(betcode_storage::Batch::new(id, vec![line.into()]))
+            .unwrap();
+        other.close().unwrap();
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 async fn what_another_process_appends_reaches_followers() {
     let served = serve(&[]).await;
@@ -401,19 +416,34 @@ async fn what_another_process_appends_reaches_followers() {
     appender.send(batch("s", &["1"])).await.unwrap();
     let mut answers = client.follow(follow("s", 1)).await.unwrap().into_inner();
     followed(&mut answers).await;
-    // As another process has it: a store of its own on the same file.
-    let path = served.settings.db.clone();
-    tokio::task::spawn_blocking(move || {
-        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
-        let id = "s".parse().unwrap();
-        other
-            .append(betcode_storage::Batch::new(id, vec!["2".into()]))
-            .unwrap();
-        other.close().unwrap();
-    })
-    .await
-    .unwrap();
+    appended_elsewhere(&served, "2").await;
     assert_eq!(followed(&mut answers).await, [(2, Bytes::from("2"))]);
     appender.send(batch("s", &["3"])).await.unwrap();
     assert_eq!(followed(&mut answers).await, [(3, Bytes::from("3"))]);
+}
+
+#[tokio::test]
+async fn what_another_process_appends_between_two_live_batches_reaches_a_slow_follower() {
+    let served = serve(&[("max_follower_buffer_bytes", "67108864")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1"])).await.unwrap();
+    let mut slow = served.history().await;
+    let mut answers = slow.follow(follow("s", 1)).await.unwrap().into_inner();
+    followed(&mut answers).await;
+    // More than goes out without being read: the rest waits in the follower's buffer.
+    let line = "x".repeat(50_000);
+    for _ in 0..40 {
+        appender.send(batch("s", &[&line])).await.unwrap();
+    }
+    appender.send(batch("s", &["before"])).await.unwrap();
+    appended_elsewhere(&served, "between").await;
+    appender.send(batch("s", &["after"])).await.unwrap();
+    let mut next = 2;
+    while next <= 44 {
+        for (sequence, _) in followed(&mut answers).await {
+            assert_eq!(sequence, next);
+            next += 1;
+        }
+    }
 }

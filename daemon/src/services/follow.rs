@@ -18,7 +18,7 @@ use super::read::check_start;
 use super::{Answers, End};
 use crate::admission::Taken;
 use crate::core::{Core, session_id};
-use crate::hub::{News, Subscription};
+use crate::hub::{News, Subscription, fresh};
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
 use crate::reading::{Gone, Pages, frames};
@@ -94,16 +94,10 @@ impl Follower {
 
     /// Sends live messages, those that were not sent yet.
     async fn pass_on(&mut self, messages: Vec<Message>, committed: Instant) -> Result<(), End> {
-        let next = self.next;
-        let fresh: Vec<Message> = messages
-            .into_iter()
-            .skip_while(|message| message.sequence < next)
-            .collect();
-        match fresh.first() {
-            None => Ok(()),
-            // Another process appended in between: the store has it all.
-            Some(first) if first.sequence > next => self.catch_up().await,
-            Some(_) => {
+        match fresh(messages, self.next - 1) {
+            None => self.catch_up().await,
+            Some(fresh) if fresh.is_empty() => Ok(()),
+            Some(fresh) => {
                 self.send(fresh).await?;
                 self.core.metrics.deliver.record(committed.elapsed());
                 Ok(())

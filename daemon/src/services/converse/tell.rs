@@ -13,7 +13,7 @@ use super::find;
 use crate::admission::Taken;
 use crate::agents::{Mailbox, ReadTimes};
 use crate::core::Core;
-use crate::hub::{News, Subscription};
+use crate::hub::{News, Subscription, fresh};
 use crate::observe::add;
 use crate::reading::{Gone, Pages};
 use crate::services::resume::Page;
@@ -67,13 +67,11 @@ impl Teller {
                 }
                 News::Look => self.catch_up().await?,
                 News::Messages(messages, committed) => {
-                    let mut fresh = messages.iter().filter(|m| m.sequence > self.told);
-                    if fresh.next().is_some_and(|m| m.sequence > self.told + 1) {
-                        // Another process appended in between: the store has it all.
+                    let Some(fresh) = fresh(messages, self.told) else {
                         self.catch_up().await?;
                         continue;
-                    }
-                    self.tell(&messages).await?;
+                    };
+                    self.tell(&fresh).await?;
                     self.core.metrics.deliver.record(committed.elapsed());
                     if let Some(read) = self.times.of(self.told) {
                         self.core.metrics.tell.record(read.elapsed());
