@@ -58,14 +58,16 @@ struct Buffer {
 }
 
 /// What of live messages is new to a follower that was told those up to sequence `told`. `None` when
-/// some are missing, before them or between: another process appended these, and the store has all.
+/// the store has to say: some are missing, before them or between, for another process appended
+/// them; or the first of the session is among those told already, and it may be another session.
 pub(crate) fn fresh(messages: Vec<Message>, told: u64) -> Option<Vec<Message>> {
+    if told > 0 && messages.iter().any(|message| message.sequence == 1) {
+        return None;
+    }
     let fresh = messages.into_iter().skip_while(|m| m.sequence <= told);
     let fresh: Vec<_> = fresh.collect();
-    let whole = fresh
-        .iter()
-        .map(|m| m.sequence)
-        .eq(told + 1..=told + fresh.len() as u64);
+    let expected = told + 1..=told + fresh.len() as u64;
+    let whole = fresh.iter().map(|m| m.sequence).eq(expected);
     whole.then_some(fresh)
 }
 

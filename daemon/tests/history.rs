@@ -447,3 +447,27 @@ async fn what_another_process_appends_between_two_live_batches_reaches_a_slow_fo
         }
     }
 }
+
+#[tokio::test]
+async fn a_session_deleted_elsewhere_and_made_anew_is_not_taken_for_the_one_that_is_followed() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["old"])).await.unwrap();
+    let mut answers = client.follow(follow("s", 1)).await.unwrap().into_inner();
+    assert_eq!(followed(&mut answers).await, [(1, Bytes::from("old"))]);
+    let path = served.settings.db.clone();
+    let delete = move || {
+        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
+        assert!(other.delete(&"s".parse().unwrap()).unwrap());
+        other.close().unwrap();
+    };
+    tokio::task::spawn_blocking(delete).await.unwrap();
+    appender.send(batch("s", &["a", "b"])).await.unwrap();
+    loop {
+        match within(answers.message()).await {
+            Ok(answer) => assert!(answer.unwrap().messages.is_empty(), "it is another session"),
+            Err(status) => break assert_eq!(status.code(), Code::NotFound),
+        }
+    }
+}
