@@ -181,6 +181,12 @@ pub fn failed_precondition(reason: &'static str, message: String) -> Status {
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
+/// Nobody can talk in a session that is being deleted.
+#[must_use]
+pub fn being_deleted() -> Status {
+    failed_precondition("CLOSED", "the session is being deleted".to_owned())
+}
+
 /// A method that this daemon does not have.
 #[must_use]
 pub fn unimplemented(why: &'static str) -> Status {

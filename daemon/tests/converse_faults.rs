@@ -7,6 +7,8 @@
     reason = "a failed unwrap is a failed test"
 )]
 
+#[path = "support/held.rs"]
+mod held;
 mod support;
 
 use std::path::Path;
@@ -15,6 +17,8 @@ use std::time::Duration;
 
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::AgentStatus;
+use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
+use held::Held;
 use support::process::Process;
 use support::talk::{Talk, is_of_line, resume, said, serve, settings, start};
 use support::{Appender, batch, connect, read_all};
@@ -214,4 +218,69 @@ async fn what_another_process_appends_between_two_lines_is_told_to_a_slow_stream
         .unwrap();
     slow.hears("three.").await;
     assert!(said(&slow.told).ends_with("xone,two,three."));
+}
+
+#[tokio::test]
+async fn a_session_whose_lines_cannot_be_recorded_can_be_deleted() {
+    let (served, folder) =
+        serve(&[("max_session_bytes", "1000000"), ("compaction", "false")]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("lines:20000").await;
+    talk.status(AgentStatus::Error).await;
+    let delete = proto::DeleteSessionRequest {
+        session_id: "s".into(),
+    };
+    let mut client = AgentServiceClient::new(channel.clone());
+    let deleted = support::within(client.delete_session(delete)).await;
+    assert!(deleted.unwrap().into_inner().deleted);
+    assert_eq!(talk.ended().await.code(), Code::NotFound);
+    assert_eq!(served.daemon.core().admission.subprocesses.used(), 0);
+    let mut history = served.history().await;
+    let gone = read_all(&mut history, "s", 1).await.unwrap_err();
+    assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_session_that_is_being_deleted_does_not_come_back_with_somebody_who_talks_in_it() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("say:hello").await;
+    talk.turn_over().await;
+    talk.idle().await;
+    // Whoever deletes has to wait for the store, and somebody comes meanwhile.
+    let held = Held::take(&served.settings.db);
+    let delete = proto::DeleteSessionRequest {
+        session_id: "s".into(),
+    };
+    let mut client = AgentServiceClient::new(channel.clone());
+    let deleting = tokio::spawn(async move { client.delete_session(delete).await });
+    let agents = &served.daemon.core().agents;
+    support::eventually(async || agents.conversations() == 0).await;
+    let mut late = Talk::silent(&channel).await;
+    late.ask(proto::agent_request::Request::Start(start("s", &folder)))
+        .await;
+    late.say("say:again").await;
+    // Either it is refused, or its agent is there and its prompt waits for the store.
+    let running = &served.daemon.core().admission.subprocesses;
+    let refused = tokio::select! {
+        status = late.ended() => Some(status),
+        () = support::eventually(async || running.used() == 1) => None,
+    };
+    held.give_back();
+    let deleted = support::within(deleting).await.unwrap();
+    assert!(deleted.unwrap().into_inner().deleted);
+    let status = match refused {
+        Some(status) => status,
+        None => late.ended().await,
+    };
+    assert!(
+        matches!(status.code(), Code::NotFound | Code::FailedPrecondition),
+        "{status:?}"
+    );
+    support::eventually(async || agents.conversations() == 0).await;
+    let mut history = served.history().await;
+    let gone = read_all(&mut history, "s", 1).await;
+    assert_eq!(gone.unwrap_err().code(), Code::NotFound);
 }

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Written(Written, Result<u64, Refusal>),
     /// The agent is gone.
     Exited(Exit),
-    /// It is to go now: the session is being deleted, or there is no time left.
+    /// It is to go now: there is no time left.
     Kill,
+    /// The same, for its session is to go, and what cannot be recorded with it.
+    Forsake,
 }

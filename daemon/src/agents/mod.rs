@@ -43,7 +43,7 @@ pub(crate) use refusal::Refusal;
 use crate::core::Core;
 use crate::limits::{AGENT_ID_LINES_MAX, CONVERSATION_INBOX_MAX, CONVERSATIONS_MAX, LAST_LINES_MS};
 use crate::observe::ms;
-use crate::status::{draining, exhausted, from_store};
+use crate::status::{being_deleted, draining, exhausted, from_store};
 use conversation::Activity;
 use session::{Known, Session};
 
@@ -51,6 +51,7 @@ use session::{Known, Session};
 #[derive(Debug, Default)]
 pub struct Agents {
     live: Mutex<HashMap<SessionId, Live>>,
+    going: Mutex<Deletions>,
     streams: AtomicU64,
     tasks: TaskTracker,
 }
@@ -62,7 +63,47 @@ struct Live {
     activity: Arc<AtomicU8>,
 }
 
+/// Sessions that are being deleted: no conversation begins in them.
+#[derive(Debug, Default)]
+struct Deletions {
+    under_way: HashMap<SessionId, usize>,
+    /// How many are over. What the store said of a session before one of them may not be so any more.
+    over: u64,
+}
+
+/// A session that is being deleted, while this is kept.
+pub(crate) struct Going {
+    core: Arc<Core>,
+    id: SessionId,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let mut going = self.core.agents.going();
+        going.over += 1;
+        if let Some(count) = going.under_way.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                going.under_way.remove(&self.id);
+            }
+        }
+    }
+}
+
 impl Agents {
+    fn going(&self) -> MutexGuard<'_, Deletions> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many deletions are over, unless one of this session is under way.
+    fn deletions(&self, id: &SessionId) -> Result<u64, Status> {
+        let going = self.going();
+        match going.under_way.contains_key(id) {
+            true => Err(being_deleted()),
+            false => Ok(going.over),
+        }
+    }
+
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, Live>> {
         // Plain data, valid after every statement.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,25 +138,43 @@ impl Agents {
     /// The conversation of a session that is in the store, begun when there is none.
     ///
     /// # Errors
-    /// NOT_FOUND, RESOURCE_EXHAUSTED for too many, UNAVAILABLE when the daemon stops.
+    /// NOT_FOUND, FAILED_PRECONDITION while it is being deleted, RESOURCE_EXHAUSTED for too many,
+    /// UNAVAILABLE when the daemon stops.
     pub(crate) async fn enter(
         &self,
         core: &Arc<Core>,
         id: &SessionId,
     ) -> Result<mpsc::Sender<Command>, Status> {
-        if let Some(inbox) = self.door(id) {
-            return Ok(inbox);
+        loop {
+            let deletions = self.deletions(id)?;
+            if let Some(inbox) = self.door(id) {
+                return Ok(inbox);
+            }
+            let (store, wanted) = (core.store.clone(), id.clone());
+            let known = core.blocking.read(move || known(&store, wanted)).await;
+            let known = known.map_err(|error| from_store(&error))?;
+            // Under this lock: a deletion that begins from now on finds the conversation.
+            let mut live = self.live();
+            if core.is_draining() {
+                return Err(draining());
+            }
+            if self.deletions(id)? != deletions {
+                // It may have been this session's.
+                continue;
+            }
+            if let Some(found) = live.get(id) {
+                return Ok(found.inbox.clone());
+            }
+            return self.begin(core, &mut live, known);
         }
-        let (store, wanted) = (core.store.clone(), id.clone());
-        let known = core.blocking.read(move || known(&store, wanted)).await;
-        let known = known.map_err(|error| from_store(&error))?;
-        let mut live = self.live();
-        if core.is_draining() {
-            return Err(draining());
-        }
-        if let Some(found) = live.get(id) {
-            return Ok(found.inbox.clone());
-        }
+    }
+
+    fn begin(
+        &self,
+        core: &Arc<Core>,
+        live: &mut HashMap<SessionId, Live>,
+        known: Known,
+    ) -> Result<mpsc::Sender<Command>, Status> {
         let used = live.len() as u64;
         if used >= CONVERSATIONS_MAX {
             let hint = "leave conversations that are not needed, or clear their grants";
@@ -123,18 +182,13 @@ impl Agents {
         }
         let (inbox, commands) = mpsc::channel(CONVERSATION_INBOX_MAX);
         let activity = Arc::new(AtomicU8::new(0));
-        let session = Session::new(
-            Arc::clone(core),
-            known,
-            Arc::clone(&activity),
-            inbox.clone(),
-        );
-        self.tasks.spawn(session.run(commands));
         let begun = Live {
             inbox: inbox.clone(),
-            activity,
+            activity: Arc::clone(&activity),
         };
-        live.insert(id.clone(), begun);
+        live.insert(known.id.clone(), begun);
+        let session = Session::new(Arc::clone(core), known, activity, inbox.clone());
+        self.tasks.spawn(session.run(commands));
         Ok(inbox)
     }
 
@@ -181,12 +235,20 @@ impl Agents {
         leaves
     }
 
-    /// Ends a session's agent, for the session is to go.
-    pub(crate) async fn end(&self, id: &SessionId) {
+    /// Ends a session's agent, for the session is to go; what of its lines cannot be recorded goes
+    /// with it. No conversation begins in the session while the answer is kept: what its agent
+    /// printed would begin the session anew.
+    pub(crate) async fn end(&self, core: &Arc<Core>, id: &SessionId) -> Going {
+        *self.going().under_way.entry(id.clone()).or_default() += 1;
+        let going = Going {
+            core: Arc::clone(core),
+            id: id.clone(),
+        };
         if let Some(inbox) = self.door(id) {
-            let _ = inbox.send(Command::Kill).await;
+            let _ = inbox.send(Command::Forsake).await;
             inbox.closed().await;
         }
+        going
     }
 
     /// Waits until all agents are gone and recorded, which begins with the drain. Those that are

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::conversation::Written;
 use super::glance::{Glance, glance};
@@ -37,6 +38,8 @@ pub(crate) struct Recorder {
     pub(crate) session: SessionId,
     pub(crate) inbox: mpsc::Sender<Command>,
     pub(crate) times: Arc<ReadTimes>,
+    /// Cancelled when the session is to go: what cannot be recorded goes with it.
+    pub(crate) forsaken: CancellationToken,
 }
 
 /// Lines read and not yet on disk.
@@ -87,7 +90,7 @@ impl Recorder {
                 recorded = async { commit.as_mut()?.await }, if commit.is_some() => {
                     commit = None;
                     if recorded.is_none() {
-                        // The store is shut: nobody can record anything any more.
+                        // The store is shut, or the session is to go.
                         return;
                     }
                     continue;
@@ -192,8 +195,8 @@ impl Recorder {
         }
     }
 
-    /// Appends to the session. With `insists`, again and again until it is done or the store is
-    /// shut; the clients are told that the agent waits.
+    /// Appends to the session. With `insists`, again and again until it is done, the store is shut or
+    /// the session is to go; the clients are told that the agent waits.
     async fn record(&self, payloads: Vec<Bytes>, insists: bool) -> Result<Appended, Refusal> {
         let mut pause_ms = RECORD_RETRY_MS_MIN;
         let mut stalled = false;
@@ -211,12 +214,20 @@ impl Recorder {
             if !insists || error.kind() == ErrorKind::Closed {
                 return Err(refusal);
             }
+            if self.forsaken.is_cancelled() {
+                let lines = payloads.len();
+                tracing::warn!(%error, session = %self.session, lines, "not recorded: the session is to go");
+                return Err(refusal);
+            }
             if !stalled {
                 stalled = true;
                 tracing::warn!(%error, session = %self.session, "an agent's lines cannot be recorded: it waits");
                 let _ = self.inbox.send(Command::Stalled(refusal)).await;
             }
-            sleep(ms(pause_ms)).await;
+            tokio::select! {
+                () = sleep(ms(pause_ms)) => {}
+                () = self.forsaken.cancelled() => {}
+            }
             pause_ms = (pause_ms * 2).min(RECORD_RETRY_MS_MAX);
         }
     }

@@ -9,6 +9,7 @@ use betcode_storage::SessionId;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
 use super::command::Options;
 use super::conversation::{Activity, Conversation, Effect, Patience, StreamKey, To, Written};
@@ -42,6 +43,8 @@ pub(crate) struct Session {
     times: Arc<ReadTimes>,
     activity: Arc<AtomicU8>,
     running: Option<Running>,
+    /// Cancelled when the session is to go.
+    forsaken: CancellationToken,
     inbox: mpsc::Sender<Command>,
 }
 
@@ -67,6 +70,7 @@ impl Session {
             times: Arc::default(),
             activity,
             running: None,
+            forsaken: CancellationToken::new(),
             inbox,
         }
     }
@@ -165,6 +169,11 @@ impl Session {
                 conversation.close(now_ms);
                 conversation.kill();
             }
+            Command::Forsake => {
+                self.forsaken.cancel();
+                conversation.close(now_ms);
+                conversation.kill();
+            }
         }
     }
 
@@ -234,6 +243,7 @@ impl Session {
             session: self.id.clone(),
             inbox: self.inbox.clone(),
             times: Arc::clone(&self.times),
+            forsaken: self.forsaken.clone(),
         };
         let mut options = self.options.clone();
         if options.model.is_empty() {

@@ -8,7 +8,7 @@ use betcode_schema_grpc::history::{
     FollowResponse, GetSessionRequest, GetSessionResponse, ListSessionsRequest,
     ListSessionsResponse, ReadRequest, ReadResponse, RenameSessionRequest, RenameSessionResponse,
 };
-use betcode_storage::{SessionFilter, StoreError};
+use betcode_storage::{SessionFilter, SessionId, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -132,16 +132,23 @@ pub(super) async fn rename(core: &Arc<Core>, id: &str, name: String) -> Result<(
 }
 
 pub(super) async fn delete(core: &Arc<Core>, id: &str) -> Result<bool, Status> {
-    let (id, store) = (session_id(id)?, core.store.clone());
-    let gone = id.clone();
+    // A task of its own: when the caller leaves in the middle, it is done all the same, and nobody
+    // begins a conversation in between.
+    let deleting = tokio::spawn(delete_now(Arc::clone(core), session_id(id)?));
+    let panicked = |_| Status::internal("deleting the session ended by an internal error");
+    deleting.await.map_err(panicked)?
+}
+
+async fn delete_now(core: Arc<Core>, id: SessionId) -> Result<bool, Status> {
     // Its agent first: what it printed later would begin the session anew.
-    core.agents.end(&id).await;
-    let deleted = core.blocking.write(move || store.delete(&id)).await;
+    let _going = core.agents.end(&core, &id).await;
+    let (store, gone) = (core.store.clone(), id.clone());
+    let deleted = core.blocking.write(move || store.delete(&gone)).await;
     if matches!(
         deleted,
         Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
     ) {
-        core.hub.deleted(&gone);
+        core.hub.deleted(&id);
     }
     deleted.map_err(|error| from_store(&error))
 }

@@ -8,7 +8,7 @@ use tonic::{Status, Streaming};
 
 use super::Attached;
 use crate::agents::{Command, Refusal, Reply, prompt_content};
-use crate::status::{draining, failed_precondition, invalid};
+use crate::status::{being_deleted, draining, invalid};
 use crate::translate::from_struct;
 
 /// Hands on what the client says, until it breaks the rules. A client that has said all that it
@@ -32,7 +32,7 @@ pub(super) async fn hear(attached: &Attached, mut requests: Streaming<AgentReque
         if attached.inbox.send(command).await.is_err() {
             return match attached.core.is_draining() {
                 true => draining(),
-                false => failed_precondition("CLOSED", "the session is being deleted".to_owned()),
+                false => being_deleted(),
             };
         }
     }
