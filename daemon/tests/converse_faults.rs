@@ -284,3 +284,32 @@ async fn a_session_that_is_being_deleted_does_not_come_back_with_somebody_who_ta
     let gone = read_all(&mut history, "s", 1).await;
     assert_eq!(gone.unwrap_err().code(), Code::NotFound);
 }
+
+#[tokio::test]
+async fn a_message_for_an_agent_that_has_closed_its_input_is_not_lost() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    let go_on = folder.join("go-on");
+    talk.say(&format!("shut stop:{}", go_on.display())).await;
+    let request = talk.permission().await.request_id;
+    let allow = proto::PermissionDecision::AllowOnce;
+    talk.decide(&request, allow).await;
+    // Recorded, and by then or soon after found to reach nobody.
+    let mut history = served.history().await;
+    support::eventually(async || {
+        let lines = read_all(&mut history, "s", 1).await.unwrap();
+        let answer = |line: &[u8]| String::from_utf8_lossy(line).contains("control_response");
+        lines.iter().any(|(_, line)| answer(line))
+    })
+    .await;
+    std::fs::write(&go_on, "").unwrap();
+    talk.turn_over().await;
+    talk.say("say:again").await;
+    while !said(&talk.told).contains("again") {
+        // Told that it is to be said again, or done without.
+        if let Some(proto::agent_event::Event::Error(_)) = talk.next().await.unwrap().event {
+            talk.say("say:again").await;
+        }
+    }
+}

@@ -16,6 +16,10 @@ A prompt is words that are done one after the other:
   silent          ends the turn without a result, by ending
   args            says its own arguments
   child           starts a process that outlives it unless its group is killed; says its id
+  shut            closes its input, asks for something, and lives on after the turn
+  mute            closes its output, and lives on
+  escaped:TEXT    starts a process that leaves its group and goes on printing TEXT to its output for
+                  a minute; says its id
   odd             a control request that nobody here knows; says what it was answered
 """
 
@@ -101,7 +105,19 @@ def said(response):
     return json.dumps(response.get("response", response.get("error")), sort_keys=True)
 
 
+is_shut = False
+
+
+def live_on():
+    while True:
+        try:
+            time.sleep(60)
+        except Interrupted:
+            pass
+
+
 def do(word):
+    global is_shut
     verb, _, rest = word.partition(":")
     if verb == "say":
         say(rest)
@@ -158,6 +174,18 @@ def do(word):
     elif verb == "child":
         child = subprocess.Popen(["sleep", "600"])
         say("child %d" % child.pid)
+    elif verb == "shut":
+        os.close(0)
+        is_shut = True
+        ask("Bash", "shut-1", {})
+    elif verb == "mute":
+        flush()
+        os.close(1)
+        live_on()
+    elif verb == "escaped":
+        loop = "for _ in $(seq 1200); do echo '%s'; sleep 0.05; done" % rest
+        child = subprocess.Popen(["sh", "-c", loop], start_new_session=True)
+        say("escaped %d" % child.pid)
     elif verb == "odd":
         tell({"type": "control_request", "request_id": "odd-1", "request": {"subtype": "set_mood"}})
         flush()
@@ -194,6 +222,8 @@ def main():
             if line["type"] == "user":
                 signal.signal(signal.SIGINT, on_interrupt)
                 turn(line["message"]["content"])
+                if is_shut:
+                    live_on()
         except Interrupted:
             pass
 

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     InPieces(u64, usize),
     /// A line for the agent is on disk, or not.
     Written(Written, Result<u64, Refusal>),
+    /// A line for the agent did not reach it: it has closed its input, or is gone.
+    Deaf(Written),
     /// The agent is gone.
     Exited(Exit),
     /// It is to go now: there is no time left.

@@ -188,10 +188,21 @@ impl Recorder {
             }
             let mut line = line.to_vec();
             line.push(b'\n');
-            // An agent that is gone, or closed its input, is told by its end.
             if stdin.write_all(&line).await.is_err() {
-                return;
+                drop(stdin);
+                let _ = self.inbox.send(Command::Deaf(what)).await;
+                return self.refuse(lines).await;
             }
+        }
+    }
+
+    /// Says of each line that it does not reach the agent, which is gone or has closed its input.
+    async fn refuse(self, mut lines: mpsc::UnboundedReceiver<(Bytes, Written)>) {
+        while let Some((_, what)) = lines.recv().await {
+            let message =
+                "the agent has closed its input, and another one takes its place; say it again";
+            let refusal = Refusal::new("AGENT_EXITED", message);
+            let _ = self.inbox.send(Command::Written(what, Err(refusal))).await;
         }
     }
 

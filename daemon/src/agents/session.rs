@@ -161,6 +161,7 @@ impl Session {
             Command::Flows => conversation.flows(),
             Command::InPieces(first, bytes_max) => conversation.came_in_pieces(first, bytes_max),
             Command::Written(what, result) => conversation.written(now_ms, what, result),
+            Command::Deaf(what) => conversation.deaf(now_ms, what),
             Command::Exited(exit) => {
                 self.running = None;
                 conversation.exited(&exit);

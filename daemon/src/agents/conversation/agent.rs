@@ -4,6 +4,7 @@ use super::{Agent, Conversation, Effect, Exit, To, Written};
 use crate::agents::glance::{Ask, Glance};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
+use crate::limits::AGENT_END_MS_MAX;
 
 impl Conversation {
     /// It runs.
@@ -100,8 +101,11 @@ impl Conversation {
         }
         self.turn = None;
         self.requests.close();
-        if !self.closing {
+        if !self.closing && self.agent == Agent::Running {
             self.kill_at_ms = None;
+        }
+        if self.agent == Agent::Ending {
+            self.end_soon(now_ms);
         }
         match self.waiting.pop_front() {
             Some(content) if !self.closing => self.begin(content),
@@ -126,6 +130,24 @@ impl Conversation {
             self.agent = Agent::Ending;
             self.idle_until_ms = None;
             self.effects.push(Effect::EndInput);
+        }
+    }
+
+    /// A line did not reach the agent, which has closed its input. It may finish a turn that it has;
+    /// the next one is another agent's.
+    pub(crate) fn deaf(&mut self, now_ms: u64, what: Written) {
+        self.end_input();
+        let goes_on = self.turn.as_ref().is_some_and(|turn| turn.written);
+        if what == Written::Prompt || !goes_on {
+            self.end_soon(now_ms);
+        }
+    }
+
+    /// An agent that is to end is given a moment for it.
+    pub(super) fn end_soon(&mut self, now_ms: u64) {
+        if !self.closing && self.agent == Agent::Ending {
+            let at = now_ms + AGENT_END_MS_MAX;
+            self.kill_at_ms = Some(self.kill_at_ms.map_or(at, |sooner| sooner.min(at)));
         }
     }
 
