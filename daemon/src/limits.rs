@@ -85,6 +85,8 @@ pub const OUTPUT_AHEAD_BYTES_MAX: usize = 1 << 20;
 pub const OUTPUT_AHEAD_LINES_MAX: usize = 4096;
 /// When an agent is gone, its pipe is read until it is silent for so long,
 pub const OUTPUT_REST_MS: u64 = 200;
+/// or for so long in all and then to its bottom,
+pub const OUTPUT_REST_MS_MAX: u64 = 2_000;
 /// or this much was read: what escaped from its group may go on for ever.
 pub const OUTPUT_REST_BYTES_MAX: usize = 16 << 20;
 /// Pauses between attempts to record what an agent printed: from so long,

@@ -313,3 +313,16 @@ async fn a_message_for_an_agent_that_has_closed_its_input_is_not_lost() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_escaped_from_a_dead_agents_group_does_not_hold_its_session_up() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("escaped:noise exit:3").await;
+    let error = talk.error().await;
+    assert_eq!(error.code, "AGENT_EXITED");
+    assert_eq!(error.details["exit"], "exit status: 3");
+    talk.say("say:again").await;
+    talk.hears("again").await;
+}

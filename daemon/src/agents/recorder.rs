@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant as Moment, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::conversation::Written;
@@ -26,7 +26,7 @@ use super::refusal::Refusal;
 use crate::core::Core;
 use crate::limits::{
     OUTPUT_AHEAD_BYTES_MAX, OUTPUT_AHEAD_LINES_MAX, OUTPUT_READ_BYTES, OUTPUT_REST_BYTES_MAX,
-    OUTPUT_REST_MS, RECORD_RETRY_MS_MAX, RECORD_RETRY_MS_MIN,
+    OUTPUT_REST_MS, OUTPUT_REST_MS_MAX, RECORD_RETRY_MS_MAX, RECORD_RETRY_MS_MIN,
 };
 use crate::observe::{add, ms};
 use crate::status::from_store;
@@ -74,7 +74,7 @@ impl Recorder {
         let mut splitter = Splitter::new(self.core.settings.max_payload_bytes);
         let (mut ahead, mut fresh) = (Ahead::default(), Vec::new());
         let mut buffer = BytesMut::with_capacity(OUTPUT_READ_BYTES);
-        let (mut open, mut is_ended, mut rest_bytes) = (true, false, 0);
+        let (mut open, mut rest_until, mut rest_bytes) = (true, None, 0);
         let mut commit = None;
         loop {
             if commit.is_none() && !ahead.lines.is_empty() {
@@ -86,7 +86,9 @@ impl Recorder {
             }
             buffer.clear();
             buffer.reserve(OUTPUT_READ_BYTES);
+            // In this order: what is in the pipe is read before any time is up.
             let read = tokio::select! {
+                biased;
                 recorded = async { commit.as_mut()?.await }, if commit.is_some() => {
                     commit = None;
                     if recorded.is_none() {
@@ -95,18 +97,18 @@ impl Recorder {
                     }
                     continue;
                 }
-                _ = &mut ended, if !is_ended => {
-                    is_ended = true;
+                _ = &mut ended, if rest_until.is_none() => {
+                    rest_until = Some(Moment::now() + ms(OUTPUT_REST_MS_MAX));
                     continue;
                 }
-                () = sleep(ms(OUTPUT_REST_MS)), if is_ended && reads => Ok(0),
                 read = stdout.read_buf(&mut buffer), if reads => read,
+                () = silence(rest_until), if reads => Ok(0),
             };
             let now = Instant::now();
             match read {
                 Ok(count @ 1..) => {
                     splitter.push(&buffer, &mut fresh);
-                    rest_bytes += if is_ended { count } else { 0 };
+                    rest_bytes += if rest_until.is_some() { count } else { 0 };
                     open = rest_bytes < OUTPUT_REST_BYTES_MAX;
                 }
                 _ => open = false,
@@ -249,5 +251,14 @@ impl Recorder {
         let wait = Duration::from_millis(self.core.settings.max_append_wait_ms);
         let append = move || store.append_within(batch, wait);
         self.core.blocking.write(append).await
+    }
+}
+
+/// Returns when an agent that is gone has left nothing more to read: for a while, or at the latest
+/// at `until`. Never while it is there.
+async fn silence(until: Option<Moment>) {
+    match until {
+        Some(until) => sleep_until(until.min(Moment::now() + ms(OUTPUT_REST_MS))).await,
+        None => std::future::pending().await,
     }
 }
