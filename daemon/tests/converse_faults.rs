@@ -326,3 +326,26 @@ async fn what_escaped_from_a_dead_agents_group_does_not_hold_its_session_up() {
     talk.say("say:again").await;
     talk.hears("again").await;
 }
+
+#[tokio::test]
+async fn what_an_agent_said_last_is_told_though_something_holds_its_standard_error() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("escaped:noise err:boom exit:3").await;
+    let error = talk.error().await;
+    assert_eq!(error.code, "AGENT_EXITED");
+    assert!(error.details["stderr"].contains("boom"), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_closes_its_output_and_lives_on_is_ended_and_that_is_told() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("say:last mute").await;
+    assert_eq!(talk.error().await.code, "AGENT_EXITED");
+    assert_eq!(said(&talk.told), "last");
+    talk.say("say:again").await;
+    talk.hears("again").await;
+}

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
@@ -83,19 +83,27 @@ pub(crate) async fn ended(child: &mut Child, group: &Group) -> io::Result<ExitSt
     status
 }
 
-/// The last lines of standard error, each cut to its bound. Diagnostics, not history.
-pub(crate) async fn tail(mut stderr: ChildStderr) -> Vec<String> {
-    let mut tail = Tail::default();
+/// Keeps the last lines of standard error, each cut to its bound. Diagnostics, not history.
+pub(crate) async fn tail(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
     let mut buffer = vec![0; 4096];
     while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
-        tail.push(buffer.get(..count).unwrap_or_default());
+        lock(&tail).push(buffer.get(..count).unwrap_or_default());
     }
-    tail.lines()
+}
+
+/// The lines that there are.
+pub(crate) fn lines_of(tail: &Mutex<Tail>) -> Vec<String> {
+    std::mem::take(&mut *lock(tail)).lines()
+}
+
+/// Plain data, valid after every statement: a panic elsewhere does not spoil it.
+fn lock(tail: &Mutex<Tail>) -> MutexGuard<'_, Tail> {
+    tail.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The end of a text, bounded.
 #[derive(Debug, Default)]
-struct Tail {
+pub(crate) struct Tail {
     lines: VecDeque<Vec<u8>>,
     line: Vec<u8>,
 }

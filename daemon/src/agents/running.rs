@@ -1,11 +1,12 @@
 //! A running agent: started, given its pipes, looked after until all that it printed is on disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{sleep, timeout};
 
 use super::command::{self, Options};
 use super::conversation::{Exit, Written};
@@ -14,7 +15,7 @@ use super::process::{self, Group, Started};
 use super::recorder::Recorder;
 use super::refusal::Refusal;
 use crate::admission::Taken;
-use crate::limits::OUTPUT_REST_MS;
+use crate::limits::{AGENT_END_MS_MAX, OUTPUT_REST_MS};
 use crate::observe::ms;
 
 /// A running agent's ends.
@@ -100,26 +101,46 @@ async fn accompany(
     } = started;
     let (inbox, session) = (recorder.inbox.clone(), recorder.session.clone());
     let (tell_ended, is_ended) = oneshot::channel();
-    let output = tokio::spawn(recorder.clone().output(stdout, is_ended));
+    let mut output = tokio::spawn(recorder.clone().output(stdout, is_ended));
     let input = tokio::spawn(recorder.input(stdin, lines));
-    let stderr = tokio::spawn(process::tail(stderr));
-    let status = process::ended(&mut child, &group).await;
+    let tail = Arc::new(Mutex::default());
+    let mut stderr = tokio::spawn(process::tail(stderr, Arc::clone(&tail)));
+    let mut recorded = None;
+    let status = tokio::select! {
+        status = process::ended(&mut child, &group) => status,
+        () = outlived(&mut output, &mut recorded) => {
+            // It has closed its output and lives on: nothing will come of it any more.
+            group.signal(Signal::KILL);
+            process::ended(&mut child, &group).await
+        }
+    };
     // Whoever holds the other end of its input now reads nothing that is meant for the agent.
     input.abort();
     // Whatever it had to say of a line comes before the end is told.
     let _ = input.await;
     let _ = tell_ended.send(());
-    if let Err(error) = output.await {
+    let recorded = match recorded {
+        Some(recorded) => recorded,
+        None => output.await,
+    };
+    if let Err(error) = recorded {
         tracing::error!(%error, %session, "recording an agent's lines ended by a panic");
     }
-    let stderr_abort = stderr.abort_handle();
-    let tail = timeout(ms(OUTPUT_REST_MS), stderr).await;
-    stderr_abort.abort();
+    // What escaped from its group may hold the pipe open: what came until now is what is told.
+    let _ = timeout(ms(OUTPUT_REST_MS), &mut stderr).await;
+    stderr.abort();
     let exit = Exit {
         success: status.as_ref().is_ok_and(std::process::ExitStatus::success),
         how: status.map_or_else(|error| error.to_string(), |status| status.to_string()),
-        stderr: tail.ok().and_then(Result::ok).unwrap_or_default(),
+        stderr: process::lines_of(&tail),
     };
     tracing::info!(%session, how = exit.how, "agent ended");
     let _ = inbox.send(Command::Exited(exit)).await;
+}
+
+/// Returns when the process had time to end after its output did; what came of recording that is
+/// put down at once.
+async fn outlived(output: &mut JoinHandle<()>, recorded: &mut Option<Result<(), JoinError>>) {
+    *recorded = Some(output.await);
+    sleep(ms(AGENT_END_MS_MAX)).await;
 }
