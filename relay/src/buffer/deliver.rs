@@ -35,6 +35,24 @@ enum Delivered {
     Failed(Code),
 }
 
+/// How often the daemon has failed at the request that is first.
+#[derive(Default)]
+struct Tries {
+    order: u64,
+    failed: u32,
+}
+
+impl Tries {
+    /// Counts a failure; whether there were enough of them.
+    fn fail(&mut self, order: u64) -> bool {
+        if self.order != order {
+            *self = Self { order, failed: 0 };
+        }
+        self.failed += 1;
+        self.failed >= limits::DELIVERY_ATTEMPTS_MAX
+    }
+}
+
 impl Deliverer {
     /// A deliverer for this relay.
     #[must_use]
@@ -56,13 +74,13 @@ impl Deliverer {
             turn = turn.lock() => turn,
             () = link.closed() => return,
         };
-        let mut failures = 0_u32;
+        let (mut in_vain, mut tries) = (0_u32, Tries::default());
         while link.is_open() {
-            match self.deliver_one(&link, failures).await {
-                Ok(Some(true)) => failures = 0,
+            match self.deliver_one(&link, &mut tries).await {
+                Ok(Some(true)) => in_vain = 0,
                 Ok(Some(false)) => {
-                    failures = failures.saturating_add(1);
-                    let pause = pause_after(failures);
+                    in_vain = in_vain.saturating_add(1);
+                    let pause = pause_after(in_vain);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
                         () = link.closed() => return,
@@ -84,7 +102,11 @@ impl Deliverer {
     }
 
     /// Delivers the first request. `None` when there is none, else whether it is settled.
-    async fn deliver_one(&self, link: &Link, failures: u32) -> Result<Option<bool>, BufferError> {
+    async fn deliver_one(
+        &self,
+        link: &Link,
+        tries: &mut Tries,
+    ) -> Result<Option<bool>, BufferError> {
         let Some(kept) = self.buffer.first(link.machine()).await? else {
             return Ok(None);
         };
@@ -98,7 +120,7 @@ impl Deliverer {
         };
         let code = match delivered {
             Delivered::Settled(code) => code,
-            Delivered::Failed(code) if failures + 1 >= limits::DELIVERY_ATTEMPTS_MAX => code,
+            Delivered::Failed(code) if tries.fail(ticket.order) => code,
             Delivered::Failed(_) | Delivered::Later => return Ok(Some(false)),
         };
         if code != Code::Ok {
@@ -148,8 +170,8 @@ impl Deliverer {
     }
 }
 
-fn pause_after(failures: u32) -> Duration {
-    let doubled = 2_u64.saturating_pow(failures.saturating_sub(1).min(31));
+fn pause_after(in_vain: u32) -> Duration {
+    let doubled = 2_u64.saturating_pow(in_vain.saturating_sub(1).min(31));
     let pause_ms = limits::DELIVERY_RETRY_MS_MIN.saturating_mul(doubled);
     Duration::from_millis(pause_ms.min(limits::DELIVERY_RETRY_MS_MAX))
 }
@@ -199,7 +221,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_bound() {
-        let pauses = [1, 2, 3, 20, 100].map(|failures| pause_after(failures).as_millis());
+        let pauses = [1, 2, 3, 20, 100].map(|in_vain| pause_after(in_vain).as_millis());
         assert_eq!(pauses, [100, 200, 400, 30_000, 30_000]);
     }
 }

@@ -61,6 +61,7 @@ pub(crate) struct Seen {
     pub(crate) sent_messages: AtomicUsize,
     pub(crate) received_messages: AtomicUsize,
     refuse_next: AtomicUsize,
+    fail_next: AtomicUsize,
     slow_next: AtomicUsize,
     slow: AtomicUsize,
     recorded: Mutex<Vec<Record>>,
@@ -86,6 +87,11 @@ impl Echo {
     /// Refuses the next records as a daemon does that cannot take them now.
     pub(crate) fn refuse_next(&self, count: usize) {
         self.seen.refuse_next.store(count, Ordering::SeqCst);
+    }
+
+    /// Fails at the next records, after those that it refuses.
+    pub(crate) fn fail_next(&self, count: usize) {
+        self.seen.fail_next.store(count, Ordering::SeqCst);
     }
 
     /// Takes its time for the next records.
@@ -188,6 +194,9 @@ async fn answer(
                 .is_ok()
             {
                 return Err(Status::unavailable("not now"));
+            }
+            if seen.fail_next.fetch_update(order, order, one_less).is_ok() {
+                return Err(Status::aborted("not like this"));
             }
             if seen.slow_next.fetch_update(order, order, one_less).is_ok() {
                 seen.slow.fetch_add(1, order);

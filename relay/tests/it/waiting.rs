@@ -221,3 +221,18 @@ async fn a_live_request_that_is_repeated_counts_once_and_says_so() {
     );
     assert_eq!(echo.recorded().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_had_to_come_later_several_times_is_not_given_up_at_its_first_failure() {
+    let relay = started(BufferOptions::default()).await;
+    let client = relay.client("m-1").await;
+    keep(&client, "a", None, b"a").await;
+    let echo = super::echo::Echo::default();
+    echo.refuse_next(4);
+    echo.fail_next(1);
+    let routes = tonic::service::Routes::new(echo.clone()).prepare();
+    let _tunnel = betcode_daemon::tunnel::Tunnel::hold(relay.tunnel_options("m-1"), routes);
+    until("it is delivered", || relay.buffer.counts().requests == 0).await;
+    let bodies: Vec<_> = echo.recorded().into_iter().map(|r| r.body).collect();
+    assert_eq!(bodies, ["a"]);
+}
