@@ -3,11 +3,13 @@
 //! The relay delivers a request that waited again when it could not learn of the daemon's answer.
 //! Such a request carries an idempotency key. The first of a key is carried out to its end, even
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
+//! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
 //! request itself (an append names the sequence that it expects).
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use betcode_schema_tunnel::metadata;
@@ -38,8 +40,14 @@ pub(super) struct Once(Arc<Mutex<Memory>>);
 
 #[derive(Default)]
 struct Memory {
-    by_key: HashMap<String, watch::Receiver<Option<Ended>>>,
+    by_key: HashMap<String, First>,
     by_age: VecDeque<String>,
+}
+
+/// The first request of a key.
+struct First {
+    digest: u64,
+    ended: watch::Receiver<Option<Ended>>,
 }
 
 /// What to do with a request.
@@ -48,6 +56,8 @@ pub(super) enum Turn {
     First(Done),
     /// It is a repeat: this is how the first one ends.
     Repeat(watch::Receiver<Option<Ended>>),
+    /// It is another request of the same key.
+    Other,
 }
 
 /// Says how the first request of a key ended. When it is dropped without a word, or with an
@@ -93,7 +103,7 @@ impl Once {
             }
             Err(_) => return Status::cancelled("the request broke off").into_http(),
         };
-        let done = match self.turn(&key) {
+        let done = match self.turn(&key, digest(&head, &body)) {
             Turn::First(done) => done,
             Turn::Repeat(first) => {
                 let status = repeat(first).await;
@@ -103,6 +113,11 @@ impl Once {
                     false => settled(&status).into_http(),
                 };
             }
+            Turn::Other => {
+                let text = "another request has this idempotency key; a repeat must be the same, \
+                            byte for byte";
+                return Status::already_exists(text).into_http();
+            }
         };
         let request = Request::from_parts(head, Body::new(Full::new(body)));
         // A task of its own: dropping this future must not stop it halfway.
@@ -110,13 +125,17 @@ impl Once {
         carried.unwrap_or_else(|_| Status::internal("carrying it out failed").into_http())
     }
 
-    pub(super) fn turn(&self, key: &str) -> Turn {
+    pub(super) fn turn(&self, key: &str, digest: u64) -> Turn {
         let mut memory = self.lock();
         if let Some(first) = memory.by_key.get(key) {
-            return Turn::Repeat(first.clone());
+            return match first.digest == digest {
+                true => Turn::Repeat(first.ended.clone()),
+                false => Turn::Other,
+            };
         }
         let (told, ended) = watch::channel(None);
-        memory.by_key.insert(key.to_owned(), ended);
+        let first = First { digest, ended };
+        memory.by_key.insert(key.to_owned(), first);
         memory.by_age.push_back(key.to_owned());
         while memory.by_age.len() > KEYS_MAX {
             if let Some(oldest) = memory.by_age.pop_front() {
@@ -186,6 +205,14 @@ where
     Response::from_parts(head, Body::new(body))
 }
 
+/// What makes two requests of one key the same, as the relay has it: who asks what.
+fn digest(head: &http::request::Parts, body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let user = head.headers.get(metadata::USER).map(|user| user.as_bytes());
+    (user, head.uri.path(), body).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn settled(ended: &Status) -> Status {
     let code = ended.code();
     let mut status = Status::already_exists(format!(
@@ -217,10 +244,10 @@ mod tests {
     #[tokio::test]
     async fn a_repeat_gets_the_end_of_the_first() {
         let once = Once::default();
-        let Turn::First(done) = once.turn("k") else {
+        let Turn::First(done) = once.turn("k", 1) else {
             panic!()
         };
-        let Turn::Repeat(first) = once.turn("k") else {
+        let Turn::Repeat(first) = once.turn("k", 1) else {
             panic!()
         };
         done.end(Code::AlreadyExists, "there");
@@ -229,17 +256,18 @@ mod tests {
             (status.code(), status.message()),
             (Code::AlreadyExists, "there")
         );
-        assert!(matches!(once.turn("k"), Turn::Repeat(_)));
+        assert!(matches!(once.turn("k", 1), Turn::Repeat(_)));
+        assert!(matches!(once.turn("k", 2), Turn::Other));
     }
 
     #[tokio::test]
     async fn what_came_to_nothing_may_be_tried_again() {
         let once = Once::default();
         for code in [None, Some(Code::Unavailable)] {
-            let Turn::First(done) = once.turn("k") else {
+            let Turn::First(done) = once.turn("k", 1) else {
                 panic!()
             };
-            let Turn::Repeat(first) = once.turn("k") else {
+            let Turn::Repeat(first) = once.turn("k", 1) else {
                 panic!()
             };
             match code {
@@ -248,14 +276,14 @@ mod tests {
             }
             assert_eq!(repeat(first).await.code(), Code::Unavailable);
         }
-        assert!(matches!(once.turn("k"), Turn::First(_)));
+        assert!(matches!(once.turn("k", 1), Turn::First(_)));
     }
 
     #[test]
     fn keys_are_bounded() {
         let once = Once::default();
         for key in 0..KEYS_MAX + 10 {
-            if let Turn::First(done) = once.turn(&key.to_string()) {
+            if let Turn::First(done) = once.turn(&key.to_string(), 1) {
                 done.end(Code::Ok, "");
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use betcode_relay::buffer::BufferOptions;
+use betcode_relay::buffer::{BufferOptions, Waiting};
 use betcode_storage::ManualClock;
 use bytes::Bytes;
 use tonic::{Code, Request, Status};
@@ -235,4 +235,42 @@ async fn a_request_that_had_to_come_later_several_times_is_not_given_up_at_its_f
     until("it is delivered", || relay.buffer.counts().requests == 0).await;
     let bodies: Vec<_> = echo.recorded().into_iter().map(|r| r.body).collect();
     assert_eq!(bodies, ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_request_of_a_key_is_never_taken_for_a_repeat() {
+    let relay = started(BufferOptions::default()).await;
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    let client = relay.client("m-1").await;
+    let first = client.unary("Record", request("k", None, b"one")).await;
+    assert_eq!(first.unwrap().into_inner(), "recorded");
+    let other = client.unary("Record", request("k", None, b"two")).await;
+    let other = other.unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    let told = other.metadata().get("x-betcode-delivered-code");
+    assert!(told.is_none(), "nothing of it was delivered: {other:?}");
+    // The relay knows nothing of the first one. What waits already makes the next one wait as well.
+    let before = Waiting {
+        machine: "m-1".parse().unwrap(),
+        key: "before".into(),
+        priority: 5,
+        user: String::new(),
+        path: "/test.Echo/Record".into(),
+        metadata: vec![("content-type".into(), "application/grpc".into())],
+        body: Bytes::from_static(b"\0\0\0\0\x01b"),
+    };
+    relay.buffer.put(before).await.unwrap();
+    keep(&client, "k", None, b"three").await;
+    until("all is delivered", || relay.buffer.counts().requests == 0).await;
+    let bodies: Vec<_> = echo.recorded().into_iter().map(|r| r.body).collect();
+    assert_eq!(bodies, ["one", "b"]);
+    let told = client.unary("Record", request("k", None, b"three")).await;
+    let code = (Code::AlreadyExists as i32).to_string();
+    let told = told.unwrap_err();
+    let delivered = told.metadata().get("x-betcode-delivered-code").unwrap();
+    assert_eq!(
+        delivered.to_str().unwrap(),
+        code,
+        "it was refused, not done"
+    );
 }
