@@ -37,7 +37,8 @@ pub enum News {
     Behind,
     /// Somebody else may have appended: the store knows.
     Look,
-    /// The session is gone.
+    /// The session was deleted. Whoever subscribed since, to one of the same name, is told as well:
+    /// the store knows which there is.
     Deleted,
 }
 
@@ -129,7 +130,7 @@ impl Hub {
         }
     }
 
-    /// Ends the session's followers: it is gone.
+    /// The session is gone, which ends its followers.
     pub fn deleted(&self, session: &SessionId) {
         for buffer in self.buffers(session) {
             buffer.change(|state| state.deleted = true);
@@ -210,7 +211,7 @@ impl Subscription {
     /// What there is now.
     fn take(&self) -> Option<News> {
         let mut state = lock(&self.buffer.state);
-        if state.deleted {
+        if std::mem::take(&mut state.deleted) {
             return Some(News::Deleted);
         }
         if state.behind {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history as proto;
-use betcode_storage::{Message, ReadRange, Replay, Result, SessionId, SessionKey, StoreError};
+use betcode_storage::{
+    Message, ReadRange, Replay, Result, Session, SessionId, SessionKey, StoreError,
+};
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
@@ -45,25 +47,33 @@ impl Pages {
     /// # Errors
     /// [`StoreError::SessionNotFound`].
     pub async fn open(core: Arc<Core>, session: SessionId, range: ReadRange) -> Result<Self> {
-        let (store, id) = (core.store.clone(), session.clone());
-        let found = core.blocking.read(move || store.session(&id)).await?;
-        let last = range.to.unwrap_or(found.messages).min(found.messages);
+        let store = core.store.clone();
+        let find = move || store.session(&session);
+        let session = core.blocking.read(find).await?;
+        Ok(Self::of(core, &session, range))
+    }
+
+    /// A part of a session that was found just now.
+    #[must_use]
+    pub fn of(core: Arc<Core>, session: &Session, range: ReadRange) -> Self {
+        let last = range.to.unwrap_or(session.messages).min(session.messages);
         let first_of = |count: u64| (last + 1).saturating_sub(count);
         let next = range.from.max(1).max(range.last.map_or(1, first_of));
-        Ok(Self {
+        Self {
             core,
-            session,
-            key: found.key,
+            session: session.id.clone(),
+            key: session.key,
             next,
             last,
             warm: None,
-        })
+        }
     }
 
     /// The next page; `None` at the end.
     ///
     /// # Errors
-    /// Damage is reported once; the next call goes on behind it.
+    /// Damage is reported once; the next call goes on behind it. [`StoreError::SessionNotFound`] when
+    /// the session went, though there be another of its name.
     pub async fn next(&mut self) -> Result<Option<Vec<Message>>> {
         if self.next > self.last {
             return Ok(None);

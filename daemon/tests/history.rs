@@ -471,3 +471,72 @@ async fn a_session_deleted_elsewhere_and_made_anew_is_not_taken_for_the_one_that
         }
     }
 }
+
+#[tokio::test]
+async fn a_read_does_not_go_on_in_another_session_of_the_same_name() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let old = "o".repeat(50_000);
+    let new = "n".repeat(50_000);
+    let mut appender = Appender::open(&mut client).await;
+    for _ in 0..100 {
+        appender.send(batch("s", &[&old])).await.unwrap();
+    }
+    // More than goes out without being read.
+    let mut slow = served.history().await;
+    let request = ReadRequest {
+        session_id: "s".into(),
+        from_sequence: 1,
+        ..ReadRequest::default()
+    };
+    let mut answers = slow.read(request).await.unwrap().into_inner();
+    within(answers.message()).await.unwrap().unwrap();
+    let delete = DeleteSessionRequest {
+        session_id: "s".into(),
+    };
+    client.delete_session(delete).await.unwrap();
+    for _ in 0..100 {
+        appender.send(batch("s", &[&new])).await.unwrap();
+    }
+    let status = loop {
+        match within(answers.message()).await {
+            Ok(answer) => {
+                let messages = answer
+                    .expect("it is said that the session is gone")
+                    .messages;
+                assert!(messages.iter().all(|m| m.payload.starts_with(b"o")));
+            }
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn who_follows_a_session_made_anew_does_not_end_with_the_followers_of_the_old_one() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1"])).await.unwrap();
+    let mut before = client.follow(follow("s", 1)).await.unwrap().into_inner();
+    followed(&mut before).await;
+    // Told when the daemon looked: the next look is a while off.
+    appended_elsewhere(&served, "2").await;
+    followed(&mut before).await;
+    let path = served.settings.db.clone();
+    let anew = move || {
+        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
+        let id: betcode_storage::SessionId = "s".parse().unwrap();
+        assert!(other.delete(&id).unwrap());
+        other
+            .append(betcode_storage::Batch::new(id, vec!["new".into()]))
+            .unwrap();
+        other.close().unwrap();
+    };
+    tokio::task::spawn_blocking(anew).await.unwrap();
+    let mut after = client.follow(follow("s", 1)).await.unwrap().into_inner();
+    assert_eq!(followed(&mut after).await, [(1, Bytes::from("new"))]);
+    assert_eq!(end_of(&mut before).await, Code::NotFound);
+    appender.send(batch("s", &["more"])).await.unwrap();
+    assert_eq!(followed(&mut after).await, [(2, Bytes::from("more"))]);
+}

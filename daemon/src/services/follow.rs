@@ -77,16 +77,12 @@ impl Follower {
                 news = subscription.next() => news,
             };
             match news {
-                News::Deleted => {
-                    let id = self.session.to_string();
-                    return Err(StoreError::SessionNotFound { id }.into());
-                }
                 News::Behind => {
                     add(&self.core.metrics.followers_behind, 1);
                     self.catch_up().await?;
                     self.mark().await?;
                 }
-                News::Look => self.catch_up().await?,
+                News::Look | News::Deleted => self.catch_up().await?,
                 News::Messages(messages, committed) => self.pass_on(messages, committed).await?,
             }
         }
@@ -120,8 +116,7 @@ impl Follower {
                 to: Some(session.messages),
                 ..ReadRange::from(self.next)
             };
-            let (core, id) = (Arc::clone(&self.core), self.session.clone());
-            let mut pages = Pages::open(core, id, range).await?;
+            let mut pages = Pages::of(Arc::clone(&self.core), &session, range);
             while let Some(page) = pages.next().await? {
                 if self.core.is_draining() {
                     return Err(End::Failed(draining()));

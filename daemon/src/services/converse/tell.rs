@@ -60,12 +60,11 @@ impl Teller {
                 }
             };
             match news {
-                News::Deleted => return Err(self.deleted()),
                 News::Behind => {
                     add(&self.core.metrics.followers_behind, 1);
                     self.catch_up().await?;
                 }
-                News::Look => self.catch_up().await?,
+                News::Look | News::Deleted => self.catch_up().await?,
                 News::Messages(messages, committed) => {
                     let Some(fresh) = fresh(messages, self.told) else {
                         self.catch_up().await?;
@@ -96,8 +95,7 @@ impl Teller {
             to: Some(session.messages),
             ..ReadRange::from(self.told + 1)
         };
-        let (core, id) = (Arc::clone(&self.core), self.session.clone());
-        let mut pages = Pages::open(core, id, range).await?;
+        let mut pages = Pages::of(Arc::clone(&self.core), &session, range);
         while self.told < session.messages
             && let Some(page) = pages.next().await?
         {
