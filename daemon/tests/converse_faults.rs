@@ -349,3 +349,29 @@ async fn an_agent_that_closes_its_output_and_lives_on_is_ended_and_that_is_told(
     talk.say("say:again").await;
     talk.hears("again").await;
 }
+
+#[tokio::test]
+async fn an_answer_without_room_does_not_lock_its_session_when_the_agent_is_gone() {
+    let (served, folder) = serve(&[("compaction", "false")]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("lines:20000 ask:Bash:r").await;
+    talk.permission().await;
+    let (settings, store) = (&served.settings, &served.daemon.core().store);
+    store.set_limits(settings.max_db_bytes, 1_000_000).unwrap();
+    let allow = proto::PermissionDecision::AllowOnce;
+    talk.decide("r", allow).await;
+    talk.status(AgentStatus::Error).await;
+    let lines = read_all(&mut served.history().await, "s", 1).await.unwrap();
+    let pid = lines.iter().find_map(|(_, line)| {
+        let value: serde_json::Value = serde_json::from_slice(line).ok()?;
+        value["pid"].as_i64()
+    });
+    let pid = rustix::process::Pid::from_raw(pid.unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while talk.error().await.code != "AGENT_EXITED" {}
+    let max = settings.max_session_bytes;
+    store.set_limits(settings.max_db_bytes, max).unwrap();
+    talk.say("say:again").await;
+    talk.hears("again").await;
+}

@@ -201,6 +201,8 @@ impl Conversation {
     pub(crate) fn exited(&mut self, exit: &Exit) {
         let told_to = self.agent == Agent::Ending;
         self.agent = Agent::Away;
+        // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
+        self.stalled = None;
         (self.kill_at_ms, self.idle_until_ms) = (None, None);
         match &self.turn {
             // It had nothing to do with this one.
