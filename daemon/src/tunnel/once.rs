@@ -23,7 +23,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
-/// Keys that are remembered; the oldest give way. Ten times what one machine's buffer holds.
+/// Keys of requests that have ended which are remembered; the oldest give way. Ten times what one machine's buffer holds.
 const KEYS_MAX: usize = 10_000;
 
 /// Bytes of a request that may come more than once: what a relay keeps at most.
@@ -41,7 +41,9 @@ pub(super) struct Once(Arc<Mutex<Memory>>);
 #[derive(Default)]
 struct Memory {
     by_key: HashMap<String, First>,
-    by_age: VecDeque<String>,
+    /// Of requests that have ended, the one first that ended first. What is under way is never
+    /// forgotten, and bounded by the calls that there may be.
+    ended: VecDeque<String>,
 }
 
 /// The first request of a key.
@@ -136,12 +138,6 @@ impl Once {
         let (told, ended) = watch::channel(None);
         let first = First { digest, ended };
         memory.by_key.insert(key.to_owned(), first);
-        memory.by_age.push_back(key.to_owned());
-        while memory.by_age.len() > KEYS_MAX {
-            if let Some(oldest) = memory.by_age.pop_front() {
-                memory.by_key.remove(&oldest);
-            }
-        }
         Turn::First(Done {
             once: self.clone(),
             key: key.to_owned(),
@@ -168,8 +164,16 @@ impl Done {
                 | Code::Internal
                 | Code::Unknown
         );
-        if !again {
-            self.told.send_replace(Some((code, text.to_owned())));
+        if again {
+            return;
+        }
+        self.told.send_replace(Some((code, text.to_owned())));
+        let mut memory = self.once.lock();
+        memory.ended.push_back(self.key.clone());
+        while memory.ended.len() > KEYS_MAX {
+            if let Some(oldest) = memory.ended.pop_front() {
+                memory.by_key.remove(&oldest);
+            }
         }
     }
 }
@@ -177,9 +181,7 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if self.told.borrow().is_none() {
-            let mut memory = self.once.lock();
-            memory.by_key.remove(&self.key);
-            memory.by_age.retain(|key| *key != self.key);
+            self.once.lock().by_key.remove(&self.key);
         }
     }
 }
@@ -277,6 +279,22 @@ mod tests {
             assert_eq!(repeat(first).await.code(), Code::Unavailable);
         }
         assert!(matches!(once.turn("k", 1), Turn::First(_)));
+    }
+
+    #[test]
+    fn a_request_under_way_is_not_forgotten_however_many_end_meanwhile() {
+        let once = Once::default();
+        let Turn::First(slow) = once.turn("slow", 1) else {
+            panic!()
+        };
+        for key in 0..KEYS_MAX + 10 {
+            if let Turn::First(done) = once.turn(&key.to_string(), 1) {
+                done.end(Code::Ok, "");
+            }
+        }
+        assert!(matches!(once.turn("slow", 1), Turn::Repeat(_)));
+        slow.end(Code::Ok, "");
+        assert!(matches!(once.turn("slow", 1), Turn::Repeat(_)));
     }
 
     #[test]
