@@ -7,10 +7,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use betcode_storage::{Committed, Message, SessionId};
+use betcode_storage::{Committed, Message, Session, SessionId, SessionKey};
 use tokio::sync::Notify;
 
 /// Followers by session.
@@ -54,6 +54,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Buffer {
+    /// The session's key, once its follower has found it: one deleted and made anew has another.
+    key: OnceLock<SessionKey>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -137,14 +139,15 @@ impl Hub {
         }
     }
 
-    /// The session ends at sequence `last` now. When that is beyond what was published, another
-    /// process has appended, and the followers are let look at the store.
-    pub fn look(&self, session: &SessionId, last: u64) {
+    /// The session is so now. When its end is beyond what was published, another process has
+    /// appended, and the followers are let look at the store; so are those of one that had its name.
+    pub fn look(&self, session: &Session) {
         let published = lock(&self.sessions)
-            .get(session)
+            .get(&session.id)
             .map_or(0, |followed| followed.published);
-        if last > published {
-            for buffer in self.buffers(session) {
+        for buffer in self.buffers(&session.id) {
+            let is_another = buffer.key.get().is_some_and(|key| *key != session.key);
+            if is_another || session.messages > published {
                 buffer.change(|state| state.look = true);
             }
         }
@@ -198,6 +201,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// Says which session it is that is followed.
+    pub fn found(&self, key: SessionKey) {
+        // It is found once.
+        let _ = self.buffer.key.set(key);
+    }
+
     /// Waits for news. May be dropped and called again without losing any.
     pub async fn next(&self) -> News {
         loop {

@@ -399,7 +399,6 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
 /// Looks now and then at what nobody announces: memory, and what another process appends to the
 /// sessions that are followed, or deletes.
 async fn watch_followed(core: Arc<Core>) {
-    let mut keys = std::collections::HashMap::new();
     let mut ticks = tokio::time::interval(ms(limits::FOLLOW_POLL_MS));
     loop {
         tokio::select! {
@@ -407,17 +406,10 @@ async fn watch_followed(core: Arc<Core>) {
             () = core.drained() => return,
         }
         core.admission.memory.observe(levels::resident_bytes().0);
-        let followed = core.hub.followed();
-        keys.retain(|id, _| followed.contains(id));
-        for id in followed {
+        for id in core.hub.followed() {
             let (store, session) = (core.store.clone(), id.clone());
             match core.blocking.read(move || store.session(&session)).await {
-                // Deleted and made anew under the same name.
-                Ok(session) if *keys.entry(id.clone()).or_insert(session.key) != session.key => {
-                    keys.remove(&id);
-                    core.hub.deleted(&id);
-                }
-                Ok(session) => core.hub.look(&id, session.messages),
+                Ok(session) => core.hub.look(&session),
                 Err(StoreError::SessionNotFound { .. }) => core.hub.deleted(&id),
                 Err(error) => tracing::warn!(%error, session = %id, "cannot look at a session"),
             }

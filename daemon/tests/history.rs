@@ -540,3 +540,34 @@ async fn who_follows_a_session_made_anew_does_not_end_with_the_followers_of_the_
     appender.send(batch("s", &["more"])).await.unwrap();
     assert_eq!(followed(&mut after).await, [(2, Bytes::from("more"))]);
 }
+
+#[tokio::test]
+async fn a_session_made_anew_just_after_it_was_followed_ends_its_follower() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for session in ["s", "t"] {
+        let five = batch(session, &["1", "2", "3", "4", "5"]);
+        appender.send(five).await.unwrap();
+    }
+    let mut clock = client.follow(follow("s", 1)).await.unwrap().into_inner();
+    followed(&mut clock).await;
+    // Told when the daemon looked: the next look is a while off.
+    appended_elsewhere(&served, "6").await;
+    followed(&mut clock).await;
+    let mut answers = client.follow(follow("t", 1)).await.unwrap().into_inner();
+    followed(&mut answers).await;
+    appender.send(batch("t", &["6"])).await.unwrap();
+    assert_eq!(followed(&mut answers).await, [(6, Bytes::from("6"))]);
+    let path = served.settings.db.clone();
+    let anew = move || {
+        let other = betcode_storage::Store::open(&path, Default::default()).unwrap();
+        let id: betcode_storage::SessionId = "t".parse().unwrap();
+        assert!(other.delete(&id).unwrap());
+        let batch = betcode_storage::Batch::new(id, vec!["new".into()]);
+        other.append(batch).unwrap();
+        other.close().unwrap();
+    };
+    tokio::task::spawn_blocking(anew).await.unwrap();
+    assert_eq!(end_of(&mut answers).await, Code::NotFound);
+}
