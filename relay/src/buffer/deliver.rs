@@ -67,12 +67,12 @@ impl Deliverer {
     }
 
     /// Delivers what waits for the tunnel's machine, and what comes to wait, until the tunnel
-    /// closes.
+    /// closes or is left for another one, which may have its turn then.
     pub async fn deliver(&self, link: Arc<Link>) {
         let turn = self.turn_of(link.machine());
         let _turn = tokio::select! {
             turn = turn.lock() => turn,
-            () = link.closed() => return,
+            () = link.left() => return,
         };
         let (mut in_vain, mut tries) = (0_u32, Tries::default());
         while link.is_open() {
@@ -83,18 +83,18 @@ impl Deliverer {
                     let pause = pause_after(in_vain);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
-                        () = link.closed() => return,
+                        () = link.left() => return,
                     }
                 }
                 Ok(None) => tokio::select! {
                     () = link.kicked() => {}
-                    () = link.closed() => return,
+                    () = link.left() => return,
                 },
                 Err(error) => {
                     tracing::error!(machine = %link.machine(), %error, "delivery stands still");
                     tokio::select! {
                         () = tokio::time::sleep(Duration::from_millis(limits::DELIVERY_RETRY_MS_MAX)) => {}
-                        () = link.closed() => return,
+                        () = link.left() => return,
                     }
                 }
             }

@@ -50,6 +50,8 @@ pub struct Link {
     /// Wakes the delivery of requests that waited.
     kick: Notify,
     leaving: AtomicBool,
+    /// Cancelled when the daemon is told to leave.
+    left: CancellationToken,
     /// Cancelled when the connection takes no more calls, for whatever reason.
     closed: CancellationToken,
     /// Cancelled to end the connection with the calls on it.
@@ -118,6 +120,7 @@ impl Link {
             slots: Arc::new(Semaphore::new(limits::CALLS_PER_TUNNEL_MAX)),
             kick: Notify::new(),
             leaving: AtomicBool::new(false),
+            left: CancellationToken::new(),
             closed,
             cut,
         }))
@@ -164,6 +167,14 @@ impl Link {
     /// Returns when the connection takes no more calls: it ended, or the daemon is leaving.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
+    }
+
+    /// Returns when no new calls may be made on it, though there be some under way for long.
+    pub async fn left(&self) {
+        tokio::select! {
+            () = self.left.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
     }
 
     /// Calls under way.
@@ -217,6 +228,7 @@ impl Link {
         if self.leaving.swap(true, Ordering::AcqRel) {
             return self.closed().await;
         }
+        self.left.cancel();
         let told = tokio::time::timeout(
             Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX),
             self.call(go_away_call(self.machine(), why)),

@@ -32,6 +32,19 @@ async fn keep(client: &Client, key: &str, priority: Option<&str>, body: &[u8]) {
     assert!(told.message().contains("not stored"), "{told:?}");
 }
 
+/// A request of the buffer, with a message and its prefix.
+fn waiting(key: &str, body: &'static [u8]) -> Waiting {
+    Waiting {
+        machine: "m-1".parse().unwrap(),
+        key: key.into(),
+        priority: 5,
+        user: String::new(),
+        path: "/test.Echo/Record".into(),
+        metadata: vec![("content-type".into(), "application/grpc".into())],
+        body: Bytes::from_static(body),
+    }
+}
+
 async fn started(buffer: BufferOptions) -> Relay {
     Relay::start(RelayOptions {
         buffer,
@@ -250,15 +263,7 @@ async fn another_request_of_a_key_is_never_taken_for_a_repeat() {
     let told = other.metadata().get("x-betcode-delivered-code");
     assert!(told.is_none(), "nothing of it was delivered: {other:?}");
     // The relay knows nothing of the first one. What waits already makes the next one wait as well.
-    let before = Waiting {
-        machine: "m-1".parse().unwrap(),
-        key: "before".into(),
-        priority: 5,
-        user: String::new(),
-        path: "/test.Echo/Record".into(),
-        metadata: vec![("content-type".into(), "application/grpc".into())],
-        body: Bytes::from_static(b"\0\0\0\0\x01b"),
-    };
+    let before = waiting("before", b"\0\0\0\0\x01b");
     relay.buffer.put(before).await.unwrap();
     keep(&client, "k", None, b"three").await;
     until("all is delivered", || relay.buffer.counts().requests == 0).await;
@@ -273,4 +278,36 @@ async fn another_request_of_a_key_is_never_taken_for_a_repeat() {
         code,
         "it was refused, not done"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_goes_through_the_newest_tunnel_while_the_old_one_still_has_calls() {
+    let relay = Relay::start(RelayOptions {
+        go_away_grace: std::time::Duration::from_secs(60),
+        ..RelayOptions::default()
+    })
+    .await;
+    let machine = "m-1".parse().unwrap();
+    let (_old, _) = relay.daemon("m-1").await;
+    let client = relay.client("m-1").await;
+    let open = client.stream("HangOpen", tokio_stream::pending()).await;
+    let mut open = open.unwrap().into_inner();
+    assert_eq!(open.message().await.unwrap().unwrap(), "first");
+    let epoch = relay.table.find(&machine).unwrap().epoch();
+    let (_new, echo) = relay.daemon("m-1").await;
+    let newest = || {
+        relay
+            .table
+            .find(&machine)
+            .filter(|link| link.epoch() > epoch)
+    };
+    until("the new tunnel is in the table", || newest().is_some()).await;
+    relay
+        .buffer
+        .put(waiting("k", b"\0\0\0\0\x01b"))
+        .await
+        .unwrap();
+    newest().unwrap().kick();
+    until("it is delivered", || relay.buffer.counts().requests == 0).await;
+    assert_eq!(echo.recorded().len(), 1);
 }
