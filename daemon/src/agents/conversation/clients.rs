@@ -242,21 +242,20 @@ impl Conversation {
 
     /// The turn is to end, and what waits behind it is forgotten. Whether there was one.
     pub(crate) fn cancel(&mut self, now_ms: u64) -> bool {
-        let forgotten = std::mem::take(&mut self.waiting).len();
+        let forgotten = match std::mem::take(&mut self.waiting).len() {
+            0 => String::new(),
+            n => format!("; {} forgotten", messages(n)),
+        };
         let Some(turn) = &mut self.turn else {
             return false;
         };
         if turn.prompt.is_some() {
             // The agent does not know of it.
             self.turn = None;
-            self.tell_status("cancelled before the agent had it");
+            self.tell_status(&format!("cancelled before the agent had it{forgotten}"));
         } else {
-            let text = match forgotten {
-                0 => "cancelling".to_owned(),
-                n => format!("cancelling; {} forgotten", messages(n)),
-            };
             self.interrupt(now_ms);
-            self.tell_status(&text);
+            self.tell_status(&format!("cancelling{forgotten}"));
         }
         true
     }

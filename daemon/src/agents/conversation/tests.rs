@@ -334,3 +334,27 @@ fn a_request_that_nobody_knows_is_answered_with_an_error() {
     };
     assert!(String::from_utf8_lossy(line).contains("error"));
 }
+
+#[test]
+fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_first_or_not() {
+    for had in [false, true] {
+        let mut talk = in_turn();
+        if !had {
+            talk.seen(0, 2, Glance::TurnOver);
+            talk.tick(PATIENCE.idle_ms);
+            // The agent is ending: the next one gets this.
+            prompt_of(&mut talk, 1, "two");
+        }
+        prompt_of(&mut talk, 1, "three");
+        prompt_of(&mut talk, 1, "four");
+        talk.take_effects();
+        assert!(talk.cancel(2_000));
+        let told = talk.take_effects().into_iter().any(|effect| match effect {
+            Effect::Tell(To::All, _, Event::StatusChange(status)) => {
+                status.message.contains("2 messages forgotten")
+            }
+            _ => false,
+        });
+        assert!(told, "{had}");
+    }
+}
