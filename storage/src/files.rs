@@ -1,8 +1,10 @@
 //! The files around a database: birth with the right permissions, and what a file is before
 //! SQLite touches it.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +54,31 @@ pub fn behind_links(path: &Path) -> PathBuf {
         path = path.parent().unwrap_or(Path::new("")).join(target);
     }
     path
+}
+
+/// Whether an SQLite database stands at `path`, or a file that belongs to one, such as its log:
+/// nothing that is written for people may take its place.
+#[must_use]
+pub fn belongs_to_database(path: &Path) -> bool {
+    const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", "-reserve"];
+    let path = &behind_links(path);
+    let name = path.as_os_str().as_bytes();
+    let mut mains = SUFFIXES
+        .iter()
+        .filter_map(|suffix| name.strip_suffix(suffix.as_bytes()));
+    is_database(path)
+        || path.exists() && mains.any(|main| is_database(Path::new(OsStr::from_bytes(main))))
+}
+
+fn is_database(path: &Path) -> bool {
+    // Asked first: opening a pipe would wait for somebody to write to it.
+    path.is_file()
+        && open_files::unless_open(path, || {
+            let mut begin = [0; SQLITE_MAGIC.len()];
+            let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
+            read.is_ok() && begin == *SQLITE_MAGIC
+        })
+        .unwrap_or(true)
 }
 
 /// Creates the database's folder (0700) and an empty file (0600) where there is none: history

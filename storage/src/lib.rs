@@ -90,7 +90,7 @@ pub use compact::{
     ServiceStatus,
 };
 pub use error::{ErrorKind, Result, StoreError};
-pub use files::behind_links;
+pub use files::{behind_links, belongs_to_database};
 pub use ids::{MessageKey, SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{

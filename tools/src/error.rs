@@ -171,6 +171,17 @@ impl Failure {
         }
     }
 
+    /// Something is to be written where a database stands, or a file that belongs to one.
+    #[must_use]
+    pub fn database_in_the_way(path: &Path) -> Self {
+        Self::new(
+            Exit::Conflict,
+            format!("{} is a database, or belongs to one", path.display()),
+        )
+        .why("writing there would take the history that is in it")
+        .hint("name another place")
+    }
+
     /// The JSON document of an error.
     #[must_use]
     pub fn to_json(&self) -> Value {

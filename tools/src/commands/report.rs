@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::report;
 use betcode_storage::capacity::report::CapacityReport;
+use betcode_storage::{behind_links, belongs_to_database};
 use serde::Serialize;
 
 use super::Context;
@@ -41,7 +42,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         false => DaemonStatus::of(&context.database()?),
     };
     if let Some(file) = &args.html {
-        write_private(file, report::html(&capacity).as_bytes())?;
+        write_page(file, report::html(&capacity).as_bytes())?;
     }
     if args.csv {
         context.out.raw(report::csv(&capacity).as_bytes());
@@ -120,19 +121,26 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all: the page names sessions and
-/// directories.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a page that only its owner may read, for it names sessions and directories: whole or not at
+/// all. What is no file, such as a pipe, is written to.
+fn write_page(path: &Path, page: &[u8]) -> Result<()> {
     let failed = |error: &std::io::Error| Failure::io("write", path, error);
-    let folder = path
+    let target = behind_links(path);
+    if belongs_to_database(&target) {
+        return Err(Failure::database_in_the_way(path));
+    }
+    if std::fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(&target, page).map_err(|e| failed(&e));
+    }
+    let folder = target
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     // Such a file is born with mode 0600, and gone if this fails half-way.
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
-    file.write_all(bytes)
+    file.write_all(page)
         .and_then(|()| file.as_file().sync_all())
         .map_err(|e| failed(&e))?;
-    file.persist(path).map_err(|e| failed(&e.error))?;
+    file.persist(&target).map_err(|e| failed(&e.error))?;
     Ok(())
 }

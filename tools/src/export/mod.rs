@@ -12,7 +12,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
-use betcode_storage::{ErrorKind, ReadRange, Session, SessionFilter, SessionId, Store};
+use betcode_storage::{
+    ErrorKind, ReadRange, Session, SessionFilter, SessionId, Store, belongs_to_database,
+};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -368,6 +370,9 @@ fn write_file(
     writer.flush().map_err(unwritten)?;
     drop(writer);
     if there {
+        if belongs_to_database(&target) {
+            return Err(Failure::database_in_the_way(&target));
+        }
         let same = content::same_files(file.path(), &target);
         if same.map_err(|e| Failure::io("read", &target, &e))? {
             return Ok(Some((written, true)));

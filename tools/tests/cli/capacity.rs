@@ -1,7 +1,8 @@
 //! `report` in all its forms, and `plan`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 use betcode_db::generator;
 
@@ -79,6 +80,41 @@ fn the_page_is_private_and_written_whole_or_not_at_all() {
     let nowhere = tool.path("no-such-folder/page.html");
     let (error, code) = tool.json(["report".as_ref(), "--html".as_ref(), nowhere.as_os_str()]);
     assert_eq!((code, &error["error"]["kind"]), (3, &"not_found".into()));
+}
+
+#[test]
+fn the_page_takes_the_place_of_no_database_and_goes_through_links_and_pipes() {
+    let tool = tool();
+    let db = tool.db();
+    let link = tool.path("link.html");
+    symlink(&db, &link).unwrap();
+    for place in [&db, &link] {
+        let (error, code) = tool.json(["report".as_ref(), "--html".as_ref(), place.as_os_str()]);
+        assert_eq!((code, &error["error"]["kind"]), (4, &"conflict".into()));
+    }
+    tool.ok(["verify"]);
+
+    let page = tool.write("page.html", "old");
+    fs::remove_file(&link).unwrap();
+    symlink(&page, &link).unwrap();
+    tool.ok(["report".as_ref(), "--html".as_ref(), link.as_os_str()]);
+    assert!(link.is_symlink());
+    assert!(fs::read_to_string(&page).unwrap().contains("</html>"));
+
+    let pipe = tool.path("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let through = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read_to_string(&pipe).unwrap());
+        tool.ok(["report".as_ref(), "--html".as_ref(), pipe.as_os_str()]);
+        reader.join().unwrap()
+    });
+    assert!(through.contains("</html>"));
 }
 
 #[test]

@@ -28,6 +28,26 @@ fn only_the_owner_may_read_what_is_exported_and_recorded() {
 }
 
 #[test]
+fn no_session_takes_the_place_of_a_database() {
+    let tool = tool_with(&[("h", "{}\n")]);
+    let out = tool.path("out");
+    fs::create_dir(&out).unwrap();
+    let moved = out.join("h.jsonl");
+    fs::rename(tool.db(), &moved).unwrap();
+    let args = [
+        "--db".as_ref(),
+        moved.as_os_str(),
+        "export".as_ref(),
+        "--force".as_ref(),
+        "--out".as_ref(),
+        out.as_os_str(),
+    ];
+    let ran = tool.run(args);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    tool.ok(["--db".as_ref(), moved.as_os_str(), "verify".as_ref()]);
+}
+
+#[test]
 fn a_file_with_other_content_is_replaced_only_on_demand() {
     let tool = tool_with(&[("a", "{}\n"), ("b", "{}\n")]);
     tool.write("out/a.jsonl", "mine\n");
