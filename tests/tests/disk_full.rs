@@ -291,6 +291,36 @@ fn a_store_on_a_full_disk_still_opens_and_reads_thanks_to_its_reserve() {
 }
 
 #[test]
+fn a_store_on_a_full_disk_is_read_without_its_reserve() {
+    let disk = match Mount::in_memory(32 << 20) {
+        Ok(disk) => disk,
+        Err(why) => return skipped("disk full, read", &why),
+    };
+    let path = disk.path().join("history.db");
+    let options = StoreOptions {
+        reserve_bytes: 6 << 20,
+        ..options()
+    };
+    let store = Store::open(&path, options.clone()).unwrap();
+    let mut recorder = Recorder::new();
+    recorder.append(&store).unwrap();
+    drop(store);
+    fill_with_file(&disk.path().join("other"));
+    let reserve = path.with_extension("db-reserve");
+    let reserve_bytes = std::fs::metadata(&reserve).unwrap().len();
+    for with_reserve in [true, false] {
+        let store = Store::open_read_only(&path, options.clone()).unwrap();
+        recorder.assert_all_is_there(&store);
+        drop(store);
+        if with_reserve {
+            assert_eq!(std::fs::metadata(&reserve).unwrap().len(), reserve_bytes);
+            std::fs::remove_file(&reserve).unwrap();
+            fill_with_file(&disk.path().join("more"));
+        }
+    }
+}
+
+#[test]
 fn a_full_disk_without_a_reserve_is_named_and_goes_on_when_there_is_room() {
     let disk = match Mount::in_memory(16 << 20) {
         Ok(disk) => disk,

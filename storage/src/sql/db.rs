@@ -69,7 +69,9 @@ impl Db {
     ///
     /// Readers of a WAL file write to its shared-memory file, so they open it for writing and are
     /// held back by `query_only`. On a read-only file system SQLite reads a file only when told
-    /// that nobody changes it, which is true there when it has no WAL.
+    /// that nobody changes it, which is true there when it has no WAL. So it is on a full disk when
+    /// nobody has the file open: to write, one would have to make the shared memory for which there
+    /// is no room.
     pub(crate) fn reader_target(&self) -> Result<(PathBuf, OpenFlags)> {
         if !self.path.exists() {
             return Err(StoreError::Missing {
@@ -88,6 +90,7 @@ impl Db {
                 shared | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
             ),
         ];
+        let is_in_use = self.is_in_use();
         let mut failure = None;
         for (target, flags) in candidates {
             if flags.contains(OpenFlags::SQLITE_OPEN_URI) && self.wal_bytes() > 0 {
@@ -100,6 +103,9 @@ impl Db {
             match probe {
                 Ok(()) => return Ok((target, flags)),
                 Err(error) if may_be_read_only(&error) => failure = failure.or(Some(error)),
+                Err(error) if is_out_of_space(&error) && !is_in_use => {
+                    failure = failure.or(Some(error));
+                }
                 // A file that somebody holds is not one that nobody changes.
                 Err(error) => return Err(self.name_error("open for reading", error)),
             }
@@ -114,6 +120,14 @@ impl Db {
         let connection = self.named("open", Connection::open_with_flags(target, flags))?;
         self.named("set up a reader", set_up_reader(&connection))?;
         Ok(connection)
+    }
+
+    /// Whether somebody has the file open: its shared memory is there then. A failed attempt to make
+    /// it leaves a few bytes.
+    fn is_in_use(&self) -> bool {
+        const SHARED_MEMORY_BYTES_MIN: u64 = 32 << 10;
+        std::fs::metadata(self.beside("-shm"))
+            .is_ok_and(|found| found.len() >= SHARED_MEMORY_BYTES_MIN)
     }
 
     fn immutable_uri(&self) -> PathBuf {
