@@ -205,7 +205,7 @@ fn show(out: &mut Out, outcome: &Outcome) {
         ));
     }
     for Left { session, why } in &outcome.failures {
-        out.remark(format!(
+        out.trouble(format!(
             "not compacted: {session}, left as it is\n  why: {why}\n  try: betcode-db verify"
         ));
     }

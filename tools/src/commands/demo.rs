@@ -268,16 +268,21 @@ fn verify(store: &Store, context: &mut Context<'_>) -> Result<bool> {
         context.interrupt.flow()
     })?;
     drop(progress);
-    context.out.line(format!(
-        "Verified    {}: {} in {}",
-        if report.ok() {
-            "in order".to_owned()
-        } else {
-            format!("{} PROBLEMS", report.problems.len())
-        },
-        format::counted(report.messages, "message"),
-        format::counted(report.segments, "segment")
-    ));
+    // With --quiet, only problems count.
+    let write: fn(&mut Out, String) = if report.ok() { Out::line } else { Out::finding };
+    write(
+        context.out,
+        format!(
+            "Verified    {}: {} in {}",
+            if report.ok() {
+                "in order".to_owned()
+            } else {
+                format!("{} PROBLEMS", report.problems.len())
+            },
+            format::counted(report.messages, "message"),
+            format::counted(report.segments, "segment")
+        ),
+    );
     context.out.flush();
     Ok(report.ok())
 }
@@ -323,7 +328,7 @@ fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
         }
     ));
     for id in &replayed.differing {
-        context.out.line(format!("            {id}"));
+        context.out.finding(format!("differs from its file: {id}"));
     }
     context.out.flush();
     Ok(replayed)

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::Context;
 use crate::daemon::DaemonStatus;
 use crate::error::{Exit, Failure, Result};
-use crate::output::format;
+use crate::output::{Out, format};
 
 /// Look at everything around the database, and say what to do
 #[derive(Debug, clap::Args)]
@@ -108,22 +108,28 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     }));
     context.out.line(format!("Database     {}", path.display()));
     for check in &checks {
-        let state = match check.state {
-            State::Ok => "ok",
-            State::Note => "note",
-            State::Problem => "PROBLEM",
-        };
-        context
-            .out
-            .line(format!("{:<12} {state:<8} {}", check.check, check.what));
-        if let Some(hint) = &check.hint {
-            context.out.line(format!("{:<21} try: {hint}", ""));
-        }
+        show(context.out, check);
     }
     Ok(match problems {
         0 => Exit::Ok,
         _ => Exit::Problems,
     })
+}
+
+fn show(out: &mut Out, check: &Check) {
+    // With --quiet, only what is to be done counts.
+    let (state, write): (_, fn(&mut Out, String)) = match check.state {
+        State::Ok => ("ok", Out::line),
+        State::Note => ("note", Out::line),
+        State::Problem => ("PROBLEM", Out::finding),
+    };
+    write(
+        out,
+        format!("{:<12} {state:<8} {}", check.check, check.what),
+    );
+    if let Some(hint) = &check.hint {
+        write(out, format!("{:<21} try: {hint}", ""));
+    }
 }
 
 fn unopened(failure: &Failure) -> Check {

@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         ));
     }
     for failed in &summary.failed {
-        context.out.remark(format!(
+        context.out.trouble(format!(
             "not exported: {} to {}\n  why: {}\n  try: {}",
             failed.session, failed.path, failed.why, failed.hint
         ));

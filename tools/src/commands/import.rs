@@ -105,14 +105,14 @@ pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     const SHOWN_MAX: usize = 20;
     for skipped in summary.skipped.iter().take(SHOWN_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
-        out.remark(format!(
+        out.trouble(format!(
             "skipped: {}{line}\n  why: {}\n  try: {}",
             skipped.path, skipped.why, skipped.hint
         ));
     }
     if summary.skipped.len() > SHOWN_MAX {
         let more = (summary.skipped.len() - SHOWN_MAX) as u64;
-        out.remark(format!(
+        out.trouble(format!(
             "and {} more; --json lists them all",
             format::count(more)
         ));

@@ -178,7 +178,7 @@ fn show_outcome(out: &mut Out, outcome: &RetentionOutcome, args: &Args) {
         format::counted(outcome.removed.len() as u64, "session")
     ));
     for kept in &outcome.kept {
-        out.line(format!("Kept        {}: {}", kept.session_id, kept.why));
+        out.finding(format!("Kept        {}: {}", kept.session_id, kept.why));
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
                 // A damaged session does not hide what the others hold.
                 Err(error) => {
                     let failure = Failure::from(error);
-                    context.out.remark(format!(
+                    context.out.trouble(format!(
                         "not searched to its end: {session}\n  why: {failure}"
                     ));
                     failed.push(json!({"session": session.as_str(), "why": failure.to_string()}));

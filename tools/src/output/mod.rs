@@ -132,6 +132,25 @@ impl Out {
         }
     }
 
+    /// Shows on stderr what went wrong with a part of the work, which `--quiet` asks for as well.
+    /// With `--json` the document says it.
+    pub fn trouble(&mut self, text: impl AsRef<str>) {
+        if self.mode != Mode::Json {
+            self.flush();
+            to_stderr(text.as_ref());
+        }
+    }
+
+    /// Writes a line about a problem that a check was asked to look for: a result for people, and
+    /// for `--quiet`, which has no results, an error on stderr.
+    pub fn finding(&mut self, line: impl AsRef<str>) {
+        if self.mode == Mode::Quiet {
+            to_stderr(line.as_ref().trim_end());
+        } else {
+            self.line(line);
+        }
+    }
+
     /// Shows an error on stderr as *what, why, try*; with `--json` also as the document on stdout.
     pub fn failure(&mut self, failure: &Failure) {
         self.json(&failure.to_json());

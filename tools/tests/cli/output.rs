@@ -1,6 +1,8 @@
 //! What people and scripts see: widths, pipes, quiet, signals.
 
+use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -87,6 +89,31 @@ fn quiet_writes_nothing_but_errors() {
         assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", ""));
     }
     assert!(!tool.run(["cat", "nobody", "--quiet"]).stderr.is_empty());
+}
+
+#[test]
+fn quiet_still_tells_of_skipped_files_damage_and_problems() {
+    let tool = Tool::new();
+    for name in ["whole", "damaged"] {
+        tool.write(format!("src/{name}.jsonl"), format!("{{}}\n{name}\n"));
+    }
+    tool.write("src/database.jsonl", b"SQLite format 3\0");
+    let (src, out) = (tool.path("src"), tool.path("out"));
+    let [src, out] = [&src, &out].map(|path| path.to_str().unwrap());
+    let only_on_stderr = |args: &[&str], code: i32, words: &str| {
+        let ran = tool.run(args.iter().chain(&["-q"]));
+        assert_eq!((ran.code, ran.text().as_str()), (code, ""), "{args:?}");
+        assert!(ran.stderr.contains(words), "{args:?}: {}", ran.stderr);
+    };
+    only_on_stderr(&["import", src], 1, "database.jsonl");
+    tool.damage("damaged");
+    only_on_stderr(&["verify"], 1, "session damaged, sequence 2");
+    only_on_stderr(&["export", "--out", out], 9, "not exported: damaged");
+    only_on_stderr(&["search", "{}"], 1, "not searched to its end: damaged");
+    fs::set_permissions(tool.db(), fs::Permissions::from_mode(0o644)).unwrap();
+    only_on_stderr(&["doctor"], 1, "PROBLEM");
+    let told = tool.run(["doctor", "-q"]).stderr;
+    assert_eq!(told.lines().count(), 2, "one problem, what to do: {told}");
 }
 
 #[test]

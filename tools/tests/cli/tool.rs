@@ -75,6 +75,13 @@ impl Tool {
         (document, ran.code)
     }
 
+    /// Damages the one message with this payload, which is not compacted yet.
+    pub(crate) fn damage(&self, payload: &str) {
+        let connection = rusqlite::Connection::open(self.db()).unwrap();
+        let damage = "UPDATE hot_messages SET digest = digest + 1 WHERE payload = CAST(?1 AS BLOB)";
+        assert_eq!(connection.execute(damage, [payload]).unwrap(), 1);
+    }
+
     /// Exports everything into a new folder.
     pub(crate) fn export(&self, name: &str) -> PathBuf {
         let out = self.path(name);
