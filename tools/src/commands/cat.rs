@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use betcode_storage::{Message, ReadRange, SessionId, Store};
+use betcode_storage::{Message, ReadRange, Replay, SessionId, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
@@ -17,7 +17,8 @@ use crate::output::Out;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 The whole of an imported session is the file it came from, byte for byte. With --json: \
-{session, messages: [{sequence, received_ms, payload | payload_base64}]}.")]
+{session, messages: [{sequence, received_ms, payload | payload_base64}]}, and error when \
+reading fails on the way.")]
 pub struct Args {
     /// The session's id, or its beginning
     session: String,
@@ -56,34 +57,66 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         interrupt,
     } = context;
     if global.json {
-        // One document, written as it is read: a session may be larger than memory.
-        out.raw(format!("{{\"session\":{},\"messages\":[", json!(session.as_str())).as_bytes());
-        let mut between = "\n";
-        for message in store.read(&session, range)? {
-            out.raw(between.as_bytes());
-            out.raw(document(&message?).to_string().as_bytes());
-            between = ",\n";
-            if out.reader_gone() || interrupt.raised() {
-                break;
-            }
-        }
-        out.raw(b"\n]}\n");
-    } else {
-        let ends = LineEnds::of(&store, &session)?;
-        let last = write(&store, &session, &ends, range, out, interrupt)?;
-        if args.follow {
-            let next = last.map_or(args.from.unwrap_or(1), |last| last + 1);
-            let is_open = last.is_some_and(|last| !ends.newline_after(last));
-            follow(&store, &session, next, is_open, out, interrupt)?;
-            // Ctrl-C is how this ends.
-            return Ok(Exit::Ok);
-        }
+        return write_json(store.read(&session, range)?, &session, out, interrupt);
+    }
+    let ends = LineEnds::of(&store, &session)?;
+    let last = write(&store, &session, &ends, range, out, interrupt)?;
+    if args.follow {
+        let next = last.map_or(args.from.unwrap_or(1), |last| last + 1);
+        let is_open = last.is_some_and(|last| !ends.newline_after(last));
+        follow(&store, &session, next, is_open, out, interrupt)?;
+        // Ctrl-C is how this ends.
+        return Ok(Exit::Ok);
     }
     Ok(if interrupt.raised() {
         Exit::Interrupted
     } else {
         Exit::Ok
     })
+}
+
+/// Writes one document as it is read: a session may be larger than memory.
+fn write_json(
+    mut replay: Replay,
+    session: &SessionId,
+    out: &mut Out,
+    interrupt: &Interrupt,
+) -> Result<Exit> {
+    // What fails before anything is written is a document of its own.
+    let first = replay.next_page()?;
+    out.raw(format!("{{\"session\":{},\"messages\":[", json!(session.as_str())).as_bytes());
+    let Err(failure) = write_documents(first, replay, out, interrupt) else {
+        out.raw(b"\n]}\n");
+        return Ok(Exit::Ok);
+    };
+    // Half of the document stands there: the error goes into it.
+    out.raw(format!("\n],\"error\":{}}}\n", failure.to_json()["error"]).as_bytes());
+    out.failure_in_words(&failure);
+    Ok(failure.exit)
+}
+
+fn write_documents(
+    mut page: Option<Vec<Message>>,
+    mut replay: Replay,
+    out: &mut Out,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut between = "\n";
+    while let Some(messages) = page {
+        for message in &messages {
+            out.raw(between.as_bytes());
+            out.raw(document(message).to_string().as_bytes());
+            between = ",\n";
+            if out.reader_gone() {
+                return Ok(());
+            }
+            if interrupt.raised() {
+                return Err(StoreError::Cancelled.into());
+            }
+        }
+        page = replay.next_page()?;
+    }
+    Ok(())
 }
 
 /// Writes a range; the last message of it.

@@ -154,6 +154,11 @@ impl Out {
     /// Shows an error on stderr as *what, why, try*; with `--json` also as the document on stdout.
     pub fn failure(&mut self, failure: &Failure) {
         self.json(&failure.to_json());
+        self.failure_in_words(failure);
+    }
+
+    /// Shows an error on stderr alone, for a command whose document has it already.
+    pub fn failure_in_words(&mut self, failure: &Failure) {
         self.flush();
         let mut text = format!("error: {}", failure.what);
         if let Some(why) = &failure.why {

@@ -156,6 +156,27 @@ fn cat_as_json_keeps_payloads_that_are_no_text() {
 }
 
 #[test]
+fn cat_as_json_of_a_damaged_session_is_one_document() {
+    // More messages than are read at once.
+    let lines: String = (1..=5000).map(|n| format!("line {n}\n")).collect();
+    let tool = tool_with(&[("late", &lines), ("early", "first\nsecond\n")]);
+    tool.damage("first");
+    tool.damage("line 5000");
+    let (early, code) = tool.json(["cat", "early"]);
+    assert_eq!((code, &early["error"]["kind"]), (9, &"damaged".into()));
+    assert!(early["messages"].is_null(), "{early}");
+    let (late, code) = tool.json(["cat", "late"]);
+    assert_eq!((code, &late["error"]["exit_code"]), (9, &9.into()));
+    assert_eq!(late["session"], "late");
+    assert_eq!(late["messages"][0]["payload"], "line 1");
+    assert!(
+        tool.run(["cat", "late", "--json"])
+            .stderr
+            .starts_with("error: ")
+    );
+}
+
+#[test]
 fn what_a_killed_export_left_is_removed_and_one_under_way_is_left_alone() {
     let tool = Tool::new();
     tool.write("logs/a.jsonl", "{}\n");
