@@ -25,7 +25,8 @@ pub struct Args {
     working_directory: Option<String>,
     /// At most N sessions
     #[arg(long, short = 'n', value_name = "N")]
-    limit: Option<usize>,
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     /// Order of the list
     #[arg(long, value_enum, default_value_t = Sort::Updated)]
     sort: Sort,
@@ -63,7 +64,8 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         Sort::Id => sessions.sort_by(|a, b| a.id.cmp(&b.id)),
     }
     let total = sessions.len();
-    sessions.truncate(args.limit.unwrap_or(usize::MAX));
+    let limit = args.limit.and_then(|limit| usize::try_from(limit).ok());
+    sessions.truncate(limit.unwrap_or(usize::MAX));
     let documents: Vec<Value> = sessions.iter().map(document).collect();
     context
         .out

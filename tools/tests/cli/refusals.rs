@@ -131,6 +131,7 @@ fn a_wrong_command_line_is_usage() {
         &["import"][..],
         &["--json"],
         &["compact", "--tier", "best"],
+        &["sessions", "-n", "0"],
         &["frobnicate"],
     ] {
         assert_eq!(tool.run(args).code, 2, "{args:?}");
