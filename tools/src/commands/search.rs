@@ -93,6 +93,10 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         "failed": failed, "interrupted": context.interrupt.raised(),
     }));
     if context.interrupt.raised() {
+        context.out.remark(format!(
+            "interrupted: {} searched, not all",
+            format::counted(searched, "message")
+        ));
         return Ok(Exit::Interrupted);
     }
     if found >= args.limit {

@@ -1,10 +1,13 @@
 //! `demo`: what the README promises.
 
 use std::fs;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use betcode_db::generator;
 
-use crate::tool::Tool;
+use crate::tool::{Ran, Tool, interrupt};
 
 #[test]
 fn without_sessions_the_demo_generates_some_and_everything_comes_back() {
@@ -63,6 +66,35 @@ fn the_session_that_the_demo_names_is_found_by_that_name() {
     let ran = tool.run(&words);
     assert_eq!(ran.code, 0, "{words:?}: {}", ran.stderr);
     assert_eq!(ran.text().lines().count(), 3);
+}
+
+#[test]
+fn an_interrupted_demo_is_an_error_document() {
+    let tool = Tool::new();
+    for n in 0..6 {
+        tool.write(format!("src/{n}.jsonl"), generator::stream(n, 4_000_000));
+    }
+    let mut child = tool
+        .command([
+            "demo".as_ref(),
+            tool.path("src").as_os_str(),
+            "--json".as_ref(),
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // From then on it listens, and has most of its work before it.
+    while !tool.db().exists() && child.try_wait().unwrap().is_none() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    interrupt(&child);
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    let document: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(
+        (ran.code, &document["error"]["kind"]),
+        (130, &"interrupted".into())
+    );
 }
 
 #[test]

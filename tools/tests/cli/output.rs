@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use betcode_db::generator;
 
-use crate::tool::{Ran, Tool, assert_same};
+use crate::tool::{Ran, Tool, assert_same, interrupt};
 
 fn tool() -> Tool {
     let tool = Tool::new();
@@ -140,14 +140,7 @@ fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
         .spawn()
         .unwrap();
     thread::sleep(Duration::from_millis(150));
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    interrupt(&child);
     let ran = Ran::of(child.wait_with_output().unwrap());
     let document: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(
@@ -157,6 +150,28 @@ fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
     );
     tool.ok(["import".as_ref(), src.as_os_str()]);
     assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn an_interrupted_search_says_so() {
+    let tool = Tool::new();
+    // More matches than fit into the pipe and the program's buffer: it waits for its reader.
+    let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(150));
+    tool.write("src/a.jsonl", line.repeat(10_000));
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let mut child = tool
+        .command(["search", "text", "--limit", "10000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 10]).unwrap();
+    interrupt(&child);
+    stdout.read_to_end(&mut Vec::new()).unwrap();
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130);
+    assert!(ran.stderr.starts_with("interrupted: "), "{}", ran.stderr);
 }
 
 #[test]
