@@ -321,7 +321,11 @@ impl StoreError {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Closed { .. } => ErrorKind::Closed,
             Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                // There can be nothing behind a file, or under a name that cannot be.
+                std::io::ErrorKind::NotFound
+                | std::io::ErrorKind::NotADirectory
+                | std::io::ErrorKind::InvalidFilename => ErrorKind::NotFound,
+                std::io::ErrorKind::IsADirectory => ErrorKind::Conflict,
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                     ErrorKind::Denied
                 }

@@ -79,10 +79,12 @@ impl Exit {
 
     fn of_io(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidFilename => Self::NotFound,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
-            io::ErrorKind::AlreadyExists => Self::Conflict,
+            io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => Self::Conflict,
             _ => Self::Internal,
         }
     }

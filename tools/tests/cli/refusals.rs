@@ -24,6 +24,25 @@ fn a_missing_path_or_a_folder_without_sessions_leaves_no_database_behind() {
 }
 
 #[test]
+fn a_path_that_leads_through_a_file_is_a_mistake_with_advice() {
+    let tool = Tool::new();
+    let file = tool.write("file", "{}\n");
+    let behind = file.join("x");
+    let through = |args: &[&str]| {
+        let mut args: Vec<_> = args.iter().map(std::ffi::OsStr::new).collect();
+        args.push(behind.as_os_str());
+        let (error, code) = tool.json(args);
+        assert_eq!((code, &error["error"]["kind"]), (3, &"not_found".into()));
+        assert!(error["error"]["try"].is_string(), "{error}");
+    };
+    through(&["import"]);
+    through(&["sessions", "--db"]);
+    tool.ok(["import".as_ref(), file.as_os_str()]);
+    through(&["report", "--html"]);
+    through(&["export", "--out"]);
+}
+
+#[test]
 fn commands_on_a_database_that_is_not_there_say_so_and_create_none() {
     let tool = Tool::new();
     for command in ["sessions", "report", "verify", "compact"] {
