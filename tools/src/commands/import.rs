@@ -107,7 +107,9 @@ pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
         out.trouble(format!(
             "skipped: {}{line}\n  why: {}\n  try: {}",
-            skipped.path, skipped.why, skipped.hint
+            format::on_one_line(&skipped.path),
+            format::on_one_line(&skipped.why),
+            skipped.hint
         ));
     }
     if summary.skipped.len() > SHOWN_MAX {

@@ -102,6 +102,21 @@ pub fn minute(unix_ms: i64) -> String {
     )
 }
 
+/// Text with its control characters written as Rust writes them: what a file is called must not look
+/// like a line of ours, nor give orders to a terminal.
+#[must_use]
+pub fn on_one_line(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// At most `width` characters of text on one line, control characters shown as spaces, `…` where
 /// it was cut.
 #[must_use]

@@ -160,9 +160,9 @@ impl Out {
     /// Shows an error on stderr alone, for a command whose document has it already.
     pub fn failure_in_words(&mut self, failure: &Failure) {
         self.flush();
-        let mut text = format!("error: {}", failure.what);
+        let mut text = format!("error: {}", format::on_one_line(&failure.what));
         if let Some(why) = &failure.why {
-            text.push_str(&format!("\n  why: {why}"));
+            text.push_str(&format!("\n  why: {}", format::on_one_line(why)));
         }
         if let Some(hint) = &failure.hint {
             text.push_str(&format!("\n  try: {hint}"));

@@ -32,6 +32,19 @@ fn import(tool: &Tool) -> (Value, i32) {
 }
 
 #[test]
+fn a_file_name_forges_no_line_and_commands_no_terminal() {
+    let tool = Tool::new();
+    let name = "a\nskipped: b\u{1b}[31m.jsonl";
+    tool.write(format!("src/{name}"), "SQLite format 3\0");
+    tool.write("src/c.jsonl", "{}\n");
+    let ran = tool.run(["import".as_ref(), tool.path("src").as_os_str()]);
+    let lines = ran.stderr.lines().filter(|l| l.starts_with("skipped: "));
+    assert_eq!(lines.count(), 1, "{}", ran.stderr);
+    assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
+    assert!(ran.stderr.contains(r"a\nskipped: b\u{1b}[31m.jsonl"));
+}
+
+#[test]
 fn sessions_of_every_kind_come_back_byte_for_byte() {
     let tool = Tool::new();
     tool.write("src/projects/p/a.jsonl", generator::transcript(1, 600_000));
