@@ -256,6 +256,14 @@ fn session_is_there(path: &Path) -> bool {
         .unwrap()
 }
 
+/// Settings with a reserve that a disk of 32 MB has room for.
+fn with_reserve() -> StoreOptions {
+    StoreOptions {
+        reserve_bytes: 6 << 20,
+        ..options()
+    }
+}
+
 #[test]
 fn a_store_on_a_full_disk_still_opens_and_reads_thanks_to_its_reserve() {
     for read_only in [false, true] {
@@ -263,11 +271,7 @@ fn a_store_on_a_full_disk_still_opens_and_reads_thanks_to_its_reserve() {
             Ok(disk) => disk,
             Err(why) => return skipped("disk full, open", &why),
         };
-        let path = disk.path().join("history.db");
-        let options = StoreOptions {
-            reserve_bytes: 6 << 20,
-            ..options()
-        };
+        let (path, options) = (disk.path().join("history.db"), with_reserve());
         let store = Store::open(&path, options.clone()).unwrap();
         let mut recorder = Recorder::new();
         recorder.fill(&store);
@@ -296,11 +300,7 @@ fn a_store_on_a_full_disk_is_read_without_its_reserve() {
         Ok(disk) => disk,
         Err(why) => return skipped("disk full, read", &why),
     };
-    let path = disk.path().join("history.db");
-    let options = StoreOptions {
-        reserve_bytes: 6 << 20,
-        ..options()
-    };
+    let (path, options) = (disk.path().join("history.db"), with_reserve());
     let store = Store::open(&path, options.clone()).unwrap();
     let mut recorder = Recorder::new();
     recorder.append(&store).unwrap();
