@@ -24,19 +24,18 @@ use super::base::Base;
 use super::columns::HashMapOf;
 use super::copies::FROM_TAIL_BYTES_MIN;
 use super::forms::Id;
+use super::stretch::{STRETCH_BYTES, each_sampled, is_sampled};
 use super::{Parts, split_for_base};
 use crate::limits::{
     BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX, BASE_IDS_MAX,
     BASE_TEXT_BYTES_MAX,
 };
 
-/// Bytes that are hashed together.
-const STRETCH_BYTES: usize = 32;
 /// Counts kept; when there are more, every second is forgotten and the sample halves.
 const COUNTS_MAX: usize = 1 << 21;
 /// Identifiers counted; what comes later is left to its segments.
 const IDS_COUNTED_MAX: usize = 1 << 18;
-/// One stretch in so many is counted at first: a power of two.
+/// One stretch in so many is counted at first.
 const SAMPLE_FIRST: u64 = 16;
 /// Unshared bytes inside a run that do not end it.
 const GAP_BYTES_MAX: usize = 250;
@@ -116,13 +115,13 @@ impl BaseBuilder {
         let segment = self.segment;
         self.segment += 1;
         let (sample, stretches) = (self.sample, &mut self.stretches);
-        each_stretch(&parts.main, sample, |_, hash| {
+        each_sampled(&parts.main, sample, |_, hash| {
             count_in(stretches.entry(hash), segment);
         });
         while self.stretches.len() > COUNTS_MAX {
             self.sample *= 2;
             let sample = self.sample;
-            self.stretches.retain(|hash, _| hash % sample == 0);
+            self.stretches.retain(|&hash, _| is_sampled(hash, sample));
         }
         for &(hash, _) in &parts.blob_list {
             count_in(self.blobs.entry(hash), segment);
@@ -268,7 +267,7 @@ impl BaseCollector {
             }
         };
         let (sample, stretches) = (self.counts.sample, &self.counts.stretches);
-        each_stretch(text, sample, |at, hash| {
+        each_sampled(text, sample, |at, hash| {
             let Some(count) = stretches.get(&hash) else {
                 return;
             };
@@ -340,36 +339,5 @@ impl BaseCollector {
             }
         }
         among
-    }
-}
-
-/// Calls `visit(position, hash)` for each sampled stretch of `bytes`.
-fn each_stretch(bytes: &[u8], sample: u64, mut visit: impl FnMut(usize, u64)) {
-    // A polynomial of the bytes modulo 2^64, rolled along.
-    const FACTOR: u64 = 0x9e37_79b1_85eb_ca87;
-    let oldest_factor = FACTOR.wrapping_pow(STRETCH_BYTES as u32);
-    let Some(first) = bytes.get(..STRETCH_BYTES) else {
-        return;
-    };
-    let term = |byte: u8| u64::from(byte) + 1;
-    let mut hash = first.iter().fold(0_u64, |hash, &byte| {
-        hash.wrapping_mul(FACTOR).wrapping_add(term(byte))
-    });
-    let mut at = 0;
-    // A power of two: a division for each byte would take longer than all else here.
-    let mask = sample - 1;
-    loop {
-        let mixed = hash ^ hash >> 29;
-        if mixed & mask == 0 {
-            visit(at, mixed);
-        }
-        let (Some(&oldest), Some(&newest)) = (bytes.get(at), bytes.get(at + STRETCH_BYTES)) else {
-            return;
-        };
-        hash = hash
-            .wrapping_mul(FACTOR)
-            .wrapping_add(term(newest))
-            .wrapping_sub(oldest_factor.wrapping_mul(term(oldest)));
-        at += 1;
     }
 }

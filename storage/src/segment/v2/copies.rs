@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 
 use super::super::SegmentError;
+use super::stretch::{STRETCH_BYTES, is_sampled, rolled};
 use super::varint::{Cursor, put, unzigzag, zigzag};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
 
@@ -38,43 +39,13 @@ pub(super) const FROM_TAIL_BYTES_MIN: usize = 96;
 
 /// What the lengths in the list count from.
 const LENGTH_MIN: u64 = 32;
-/// Bytes that decide whether a position is sampled: what a hash remembers.
-const STRETCH_BYTES: usize = 32;
 /// One position in so many is sampled, on average.
-const SAMPLE: u32 = 16;
+const SAMPLE: u64 = 16;
 /// A list of copies must spare one byte in so many to be worth reading it.
 const SPARED_MIN: usize = 32;
 /// Sizes of the tables, as powers of two.
 const TABLE_BITS_MIN: u32 = 10;
 const TABLE_BITS_MAX: u32 = 20;
-
-/// Random numbers, one for each value of a byte (splitmix64).
-static GEAR: [u64; 256] = gear();
-
-const fn gear() -> [u64; 256] {
-    let mut table = [0; 256];
-    let mut state = 0_u64;
-    let mut at = 0;
-    while at < 256 {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        table[at] = z ^ (z >> 31);
-        at += 1;
-    }
-    table
-}
-
-/// Goes on by one byte: two bits are shifted out for each, so that after [`STRETCH_BYTES`] a byte
-/// is forgotten.
-fn rolled(hash: u64, byte: u8) -> u64 {
-    (hash << 2).wrapping_add(GEAR[usize::from(byte)])
-}
-
-fn is_sampled(hash: u64) -> bool {
-    hash < u64::MAX / SAMPLE as u64
-}
 
 /// Positions by hash, the latest wins.
 #[derive(Debug, Clone)]
@@ -132,7 +103,7 @@ impl<'b> Index<'b> {
         let mut hash = 0;
         for (at, &byte) in text.iter().enumerate() {
             hash = rolled(hash, byte);
-            if is_sampled(hash) && at + 1 >= STRETCH_BYTES {
+            if is_sampled(hash, SAMPLE) && at + 1 >= STRETCH_BYTES {
                 *table.place(hash) = at as u32 + 2;
             }
         }
@@ -213,7 +184,7 @@ pub(super) fn take_out(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) ->
         hash = rolled(hash, byte);
         at += 1;
         known_bytes += 1;
-        if !is_sampled(hash) || known_bytes < STRETCH_BYTES {
+        if !is_sampled(hash, SAMPLE) || known_bytes < STRETCH_BYTES {
             continue;
         }
         let earlier = std::mem::replace(seen.place(hash), at as u32 + 1);

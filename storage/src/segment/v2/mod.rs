@@ -28,6 +28,7 @@ mod json;
 mod output;
 mod shape;
 mod splitter;
+mod stretch;
 #[cfg(test)]
 mod tests;
 mod text;
