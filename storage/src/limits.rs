@@ -140,6 +140,11 @@ pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 pub const MESSAGE_TYPES_MAX: usize = 256;
 /// Length of a message type's name; longer counts as `(other)`.
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
+/// Threads that encode in one run of compaction.
+pub const COMPACTION_THREADS_MAX: usize = 4;
+/// Raw bytes that a run takes apart or encodes ahead of what it has swapped in; a bigger step is alone.
+/// Memory: a step takes several times its raw bytes.
+pub const COMPACTION_AHEAD_BYTES_MAX: u64 = 4 << 20;
 /// Compaction runs kept in the history.
 pub const COMPACTION_RUNS_KEPT_MAX: u32 = 1000;
 

@@ -165,6 +165,47 @@ fn a_plan_says_what_a_run_then_does() {
 }
 
 #[test]
+fn several_threads_make_the_segments_that_one_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [1, 4].map(|threads| folder.path().join(format!("{threads}.db")));
+    let store = open(&paths[0]);
+    let names: Vec<String> = (0..12).map(|n| format!("s{n}")).collect();
+    for (n, name) in names.iter().enumerate() {
+        record(&store, name, &lines(400 + n * 300, n % 3));
+    }
+    store.close().unwrap();
+    std::fs::copy(&paths[0], &paths[1]).unwrap();
+    let [one, four] = paths.map(|path| open(&path));
+    for tier in [Tier::Quick, Tier::Deep] {
+        let run = |store: &Store, threads_max| {
+            let request = CompactionRequest {
+                tier,
+                threads_max,
+                ..CompactionRequest::manual()
+            };
+            let mut steps_done = Vec::new();
+            let outcome = store.compact(&request, &mut |at| {
+                steps_done.push(at.steps_done);
+                ControlFlow::Continue(())
+            });
+            assert!(steps_done.is_sorted());
+            let outcome = outcome.unwrap();
+            assert!(outcome.segments >= 12 && outcome.failures.is_empty());
+            outcome.segments
+        };
+        assert_eq!(run(&one, 1), run(&four, 4));
+        let totals = [&one, &four].map(|store| store.totals().unwrap());
+        assert_eq!(totals[0].segment_bytes, totals[1].segment_bytes);
+        assert_eq!(totals[0].base_bytes, totals[1].base_bytes);
+        for name in &names {
+            assert_eq!(contents(&one, name), contents(&four, name));
+        }
+    }
+    assert_sound(&one);
+    assert_sound(&four);
+}
+
+#[test]
 fn a_cancelled_run_keeps_what_is_done_and_another_finishes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("h.db"));
@@ -372,6 +413,36 @@ fn a_flipped_bit_is_found_and_named_and_takes_nothing_else_with_it() {
     let outcome = compact(&store, Tier::Deep);
     assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
     assert_eq!(contents(&store, "good"), lines(500, 1));
+}
+
+#[test]
+fn a_damaged_message_takes_the_base_from_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    for (session, seed) in [("a", 1), ("bad", 2), ("c", 1), ("d", 1)] {
+        record(&store, session, &lines(1000, seed));
+    }
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let changed = connection.execute(
+        "UPDATE hot_messages SET payload = CAST('X' || substr(payload, 2) AS BLOB)
+         WHERE CAST(payload AS TEXT) LIKE '%line 7 of session 2,%'",
+        [],
+    );
+    assert_eq!(changed, Ok(1));
+    drop(connection);
+
+    let store = open(&path);
+    let outcome = compact(&store, Tier::Deep);
+    assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
+    assert_eq!(store.totals().unwrap().bases, 1);
+    let alone = folder.path().join("alone.db");
+    let without = open(&alone);
+    record(&without, "a", &lines(1000, 1));
+    compact(&without, Tier::Deep);
+    let [shared, alone] = [&store, &without].map(|s| s.totals().unwrap());
+    assert!(shared.segment_bytes + shared.base_bytes < 2 * alone.segment_bytes);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use betcode_benches::cpu::CpuTime;
 use betcode_storage::limits::SEGMENT_MESSAGES_MAX;
-use betcode_storage::segment::v2::{BaseBuilder, Encoder, Ideas};
+use betcode_storage::segment::v2::{BaseBuilder, Encoder, Ideas, TakenApart};
 use betcode_storage::segment::{Base, DecodeLimits, Entry, SegmentError, decode, decode_range};
 
 const RANDOM_READS: usize = 400;
@@ -208,11 +208,11 @@ fn build_base(
 ) -> Result<Option<Vec<u8>>, SegmentError> {
     let mut builder = BaseBuilder::new();
     for entries in segments {
-        builder.observe(entries)?;
+        builder.observe(TakenApart::of(entries)?);
     }
     let mut collector = builder.into_collector(base_bytes);
     for entries in segments {
-        collector.collect(entries)?;
+        collector.collect(&TakenApart::of(entries)?);
     }
     collector.finish(level)
 }

@@ -13,12 +13,14 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
+use super::ahead::{Ahead, in_order};
 use super::plan::PlannedStep;
 use super::standing;
 use crate::error::{Result, StoreError};
 use crate::limits::{BASE_SOURCE_BYTES_MAX, BASE_SOURCE_BYTES_MIN, BASE_TEXT_BYTES_MAX};
 use crate::reader::fetch;
-use crate::segment::{Base, Entry, SegmentError, v2};
+use crate::segment::v2::{self, TakenApart};
+use crate::segment::{Base, Entry, SegmentError};
 use crate::sql;
 use crate::sql::bases::BaseInfo;
 use crate::store::Store;
@@ -212,44 +214,45 @@ fn sources(steps: &[PlannedStep]) -> Vec<&PlannedStep> {
 
 /// Makes a base from the messages of a batch, which are read twice. `None` when they share too
 /// little. `go_on` is asked after each step read.
-pub(super) fn make(
+pub(super) fn make<'b>(
     store: &Store,
-    batch: &PlannedBatch,
+    batch: &'b PlannedBatch,
     project_raw_bytes: u64,
     level: i32,
+    ahead: Ahead,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<RunBase>> {
-    let mut each = |steps: &[&PlannedStep],
-                    take: &mut dyn FnMut(&[Entry<'_>]) -> Result<(), SegmentError>|
-     -> Result<Vec<usize>> {
+    let mut each = |steps: &[&'b PlannedStep],
+                    take: &mut dyn FnMut(TakenApart)|
+     -> Result<Vec<&'b PlannedStep>> {
         let mut taken = Vec::new();
-        for (index, step) in steps.iter().enumerate() {
-            let Some(standing) = standing::read(store, step)? else {
-                continue;
-            };
-            let entries: Vec<Entry<'_>> = standing
-                .messages
-                .iter()
-                .map(|m| Entry {
-                    payload: &m.payload,
-                    received_ms: m.received_ms,
-                })
-                .collect();
-            take(&entries).map_err(|error| name_step(step, error))?;
-            taken.push(index);
-            if go_on().is_break() {
-                return Err(StoreError::Cancelled);
+        let bytes_of = |step: &&PlannedStep| step.raw_bytes;
+        let worker = || |step: &&PlannedStep| take_apart(store, step);
+        in_order(steps, ahead, bytes_of, worker, |step, parts| {
+            match parts {
+                Ok(Some(parts)) => {
+                    take(parts);
+                    taken.push(*step);
+                }
+                Ok(None) => {}
+                // The others share what they share. Its own swap names the damage, if it is due.
+                Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+                    tracing::debug!(session = %step.session, %error, "left out of the base");
+                }
+                Err(error) => return Err(error),
             }
-        }
+            match go_on() {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => Err(StoreError::Cancelled),
+            }
+        })?;
         Ok(taken)
     };
-    let steps = sources(&batch.steps);
     let mut builder = v2::BaseBuilder::new();
-    let observed = each(&steps, &mut |entries| builder.observe(entries))?;
+    let observed = each(&sources(&batch.steps), &mut |parts| builder.observe(parts))?;
     let mut collector = builder.into_collector(BASE_TEXT_BYTES_MAX);
     let kept = collector.collect_kept();
-    let rest: Vec<&PlannedStep> = observed[kept..].iter().map(|&at| steps[at]).collect();
-    each(&rest, &mut |entries| collector.collect(entries))?;
+    each(&observed[kept..], &mut |parts| collector.collect(&parts))?;
     let damaged = |error: SegmentError| {
         StoreError::damaged(
             None,
@@ -277,7 +280,23 @@ pub(super) fn make(
     }))
 }
 
-fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError {
+fn take_apart(store: &Store, step: &PlannedStep) -> Result<Option<TakenApart>> {
+    let Some(standing) = standing::read(store, step)? else {
+        return Ok(None);
+    };
+    let entries: Vec<Entry<'_>> = standing
+        .messages
+        .iter()
+        .map(|m| Entry {
+            payload: &m.payload,
+            received_ms: m.received_ms,
+        })
+        .collect();
+    let parts = TakenApart::of(&entries).map_err(|error| name_step(step, error))?;
+    Ok(Some(parts))
+}
+
+pub(super) fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError {
     StoreError::Segment {
         id: step.session.to_string(),
         first_sequence: step.first_sequence,

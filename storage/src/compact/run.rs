@@ -5,14 +5,16 @@ use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::ahead::{Ahead, in_order};
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, RunBase, batches};
 use super::lease::Lease;
 use super::plan::{Packing, PlannedStep, Unit, pack};
 use super::policy::{CompactionPolicy, SessionState};
 use super::reclaim::reclaim;
-use super::step::{BatchEncoder, StepResult, execute};
+use super::step::{BatchEncoder, Prepared, StepResult, prepare, swap_in};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
+use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
 use crate::segment::{CodecVersion, EncodeParams};
 use crate::session::{Session, SessionFilter};
 use crate::sql;
@@ -38,12 +40,14 @@ pub struct CompactionRequest {
     pub policy: CompactionPolicy,
     /// What asked for it, for the history of runs.
     pub trigger: &'static str,
-    /// Share of one core's time that encoding may take; 1.0 for all of it.
+    /// Share of a core's time that each thread may take for encoding; 1.0 for all of it.
     pub cpu_fraction_max: f64,
+    /// Threads that encode, at most [`COMPACTION_THREADS_MAX`]. What they make does not depend on it.
+    pub threads_max: usize,
 }
 
 impl CompactionRequest {
-    /// Everything, deeply, now: what a person means by "compact".
+    /// Everything, deeply, now, on one thread: what a person means by "compact".
     #[must_use]
     pub fn manual() -> Self {
         Self {
@@ -53,6 +57,7 @@ impl CompactionRequest {
             policy: CompactionPolicy::default(),
             trigger: "manual",
             cpu_fraction_max: 1.0,
+            threads_max: 1,
         }
     }
 }
@@ -443,7 +448,8 @@ impl Store {
         let params = request.policy.encode_params(first.tier);
         progress.phase = CompactionPhase::Preparing;
         let began = Instant::now();
-        let base = match self.batch_base(batch, &params, &mut || observe(progress)) {
+        let base = match self.batch_base(batch, &params, ahead(request), &mut || observe(progress))
+        {
             // Without a base it takes more space, and is as safe.
             Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
                 tracing::warn!(project = batch.project, %error, "compacting without a base");
@@ -452,51 +458,70 @@ impl Store {
             base => base?,
         };
         pause(began.elapsed(), request.cpu_fraction_max);
-        let named = |source| StoreError::Segment {
-            id: first.session.to_string(),
-            first_sequence: first.first_sequence,
-            source,
-        };
-        let mut encoder = BatchEncoder::new(params, base.as_ref()).map_err(named)?;
         progress.phase = CompactionPhase::Encoding;
-        for step in &batch.steps {
-            let failed = outcome.failures.iter().any(|(id, _)| *id == step.session);
-            if !failed {
+        let worker = || {
+            let mut encoder = None;
+            let base = base.as_ref();
+            move |step: &PlannedStep| {
                 let began = Instant::now();
-                self.do_step(step, &mut encoder, outcome)?;
+                let prepared = match &mut encoder {
+                    Some(encoder) => prepare(self, step, encoder),
+                    None => BatchEncoder::new(params, base)
+                        .map_err(|error| base::name_step(step, error))
+                        .and_then(|new| prepare(self, step, encoder.insert(new))),
+                };
                 pause(began.elapsed(), request.cpu_fraction_max);
+                prepared
             }
-            progress.steps_done += 1;
-            progress.raw_bytes_done += step.raw_bytes;
-            if observe(progress).is_break() {
-                return Err(StoreError::Cancelled);
-            }
-        }
-        Ok(())
+        };
+        let bytes_of = |step: &PlannedStep| step.raw_bytes;
+        in_order(
+            &batch.steps,
+            ahead(request),
+            bytes_of,
+            worker,
+            |step, prepared| {
+                let failed = outcome.failures.iter().any(|(id, _)| *id == step.session);
+                if !failed {
+                    self.finish_step(step, prepared, outcome)?;
+                }
+                progress.steps_done += 1;
+                progress.raw_bytes_done += step.raw_bytes;
+                if observe(progress).is_break() {
+                    return Err(StoreError::Cancelled);
+                }
+                Ok(())
+            },
+        )
     }
 
     fn batch_base(
         &self,
         batch: &PlannedBatch,
         params: &EncodeParams,
+        ahead: Ahead,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<RunBase>> {
         match batch.base {
             BaseChoice::None => Ok(None),
             BaseChoice::Keep { base_id } => base::keep(self, batch, base_id).map(Some),
             BaseChoice::Make { project_raw_bytes } => {
-                base::make(self, batch, project_raw_bytes, params.level, go_on)
+                base::make(self, batch, project_raw_bytes, params.level, ahead, go_on)
             }
         }
     }
 
-    fn do_step(
+    fn finish_step(
         &self,
         step: &PlannedStep,
-        encoder: &mut BatchEncoder<'_>,
+        prepared: Result<Option<Prepared>>,
         outcome: &mut CompactionOutcome,
     ) -> Result<()> {
-        match execute(self, step, encoder) {
+        let result = prepared.and_then(|prepared| match prepared {
+            Some(prepared) => swap_in(self, step, prepared),
+            None => Ok(StepResult::Outdated),
+        });
+        match result {
             Ok(StepResult::Written) => {
                 outcome.messages += step.messages();
                 outcome.raw_bytes += step.raw_bytes;
@@ -552,6 +577,13 @@ impl Store {
                 db.named("note the run", sql::runs::insert(connection, &run))
             })
         })
+    }
+}
+
+fn ahead(request: &CompactionRequest) -> Ahead {
+    Ahead {
+        threads: request.threads_max.min(COMPACTION_THREADS_MAX),
+        bytes_max: COMPACTION_AHEAD_BYTES_MAX,
     }
 }
 

@@ -186,7 +186,6 @@ impl Drop for CompactionService {
 }
 
 fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
-    be_nice();
     loop {
         let urgency = if store.level() == Level::Ok {
             1
@@ -267,6 +266,8 @@ fn run_once(store: &Store, options: &ServiceOptions, shared: &Shared) -> Result<
         } else {
             1.0
         },
+        // Agents need the cores.
+        threads_max: 1,
     };
     store.compact(&request, &mut |progress| {
         shared.status().progress = Some(*progress);
@@ -277,13 +278,4 @@ fn run_once(store: &Store, options: &ServiceOptions, shared: &Shared) -> Result<
             ControlFlow::Continue(())
         }
     })
-}
-
-/// Lets appends and reads have the processor first.
-fn be_nice() {
-    #[cfg(target_os = "linux")]
-    {
-        // On Linux this concerns the calling thread only.
-        let _ = rustix::process::setpriority_process(None, 10);
-    }
 }

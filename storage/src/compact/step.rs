@@ -67,7 +67,7 @@ impl<'b> BatchEncoder<'b> {
 }
 
 /// A segment ready to be swapped in.
-struct Prepared {
+pub(super) struct Prepared {
     key: SessionKey,
     session: SessionId,
     info: SegmentInfo,
@@ -80,15 +80,8 @@ struct Prepared {
     base: Option<Arc<BaseRow>>,
 }
 
-/// Carries a step out.
-pub(super) fn execute(
-    store: &Store,
-    step: &PlannedStep,
-    encoder: &mut BatchEncoder<'_>,
-) -> Result<StepResult> {
-    let Some(prepared) = prepare(store, step, encoder)? else {
-        return Ok(StepResult::Outdated);
-    };
+/// Second half of a step: the short transaction that puts the segment in its messages' place.
+pub(super) fn swap_in(store: &Store, step: &PlannedStep, prepared: Prepared) -> Result<StepResult> {
     let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.info.encoded_bytes).sum();
     let again =
         prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.info.tier >= step.tier);
@@ -107,8 +100,9 @@ pub(super) fn execute(
     })
 }
 
-/// Reads, encodes, decodes and compares, outside any write transaction.
-fn prepare(
+/// First half of a step: reads, encodes, decodes and compares, outside any write transaction. `None`
+/// when the session is not there as planned.
+pub(super) fn prepare(
     store: &Store,
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,

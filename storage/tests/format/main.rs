@@ -6,7 +6,7 @@
 
 mod decoder;
 
-use betcode_storage::segment::v2::BaseBuilder;
+use betcode_storage::segment::v2::{BaseBuilder, TakenApart};
 use betcode_storage::segment::{Base, CodecVersion, EncodeParams, Entry, encode};
 
 const BASE: &[u8] = include_bytes!("../../src/segment/v2/fixtures/base");
@@ -77,10 +77,10 @@ fn what_is_written_today_is_what_the_document_says() {
     }
     let entries = entries(&messages);
     let mut builder = BaseBuilder::new();
-    builder.observe(&entries).unwrap();
-    builder.observe(&entries).unwrap();
+    builder.observe(TakenApart::of(&entries).unwrap());
+    builder.observe(TakenApart::of(&entries).unwrap());
     let mut collector = builder.into_collector(1 << 20).with_head_bytes_max(3_000);
-    collector.collect(&entries).unwrap();
+    collector.collect(&TakenApart::of(&entries).unwrap());
     let stored = collector.finish(3).unwrap().unwrap();
     let (ours, theirs) = (Base::decode(&stored).unwrap(), decoder::base(&stored));
     for version in [CodecVersion::V1, CodecVersion::V2] {

@@ -72,6 +72,20 @@ fn count_in<K>(entry: hash_map::Entry<'_, K, Count>, segment: u32) {
     }
 }
 
+/// A segment to be, taken apart: what both passes look at.
+#[derive(Debug)]
+pub struct TakenApart(Parts);
+
+impl TakenApart {
+    /// Takes messages apart.
+    ///
+    /// # Errors
+    /// As for encoding: no messages, or too many.
+    pub fn of(entries: &[Entry<'_>]) -> Result<Self, SegmentError> {
+        split_for_base(entries).map(Self)
+    }
+}
+
 /// The first pass.
 #[derive(Debug)]
 pub struct BaseBuilder {
@@ -107,11 +121,7 @@ impl BaseBuilder {
     }
 
     /// Counts what a segment to be holds.
-    ///
-    /// # Errors
-    /// As for encoding: no messages, or too many.
-    pub fn observe(&mut self, entries: &[Entry<'_>]) -> Result<(), SegmentError> {
-        let parts = split_for_base(entries)?;
+    pub fn observe(&mut self, TakenApart(parts): TakenApart) {
         let segment = self.segment;
         self.segment += 1;
         let (sample, stretches) = (self.sample, &mut self.stretches);
@@ -138,7 +148,6 @@ impl BaseBuilder {
             self.kept_bytes += bytes;
             self.kept.push(parts);
         }
-        Ok(())
     }
 
     /// Begins the second pass. `text_bytes_max` bounds the base's text; at most
@@ -192,12 +201,8 @@ impl BaseCollector {
     }
 
     /// Takes what the base should hold of a segment to be.
-    ///
-    /// # Errors
-    /// As for [`BaseBuilder::observe`].
-    pub fn collect(&mut self, entries: &[Entry<'_>]) -> Result<(), SegmentError> {
-        self.collect_parts(&split_for_base(entries)?);
-        Ok(())
+    pub fn collect(&mut self, TakenApart(parts): &TakenApart) {
+        self.collect_parts(parts);
     }
 
     fn collect_parts(&mut self, parts: &Parts) {

@@ -42,7 +42,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub(super) use anatomy::anatomy;
 pub use base::Base;
-pub use builder::{BaseBuilder, BaseCollector};
+pub use builder::{BaseBuilder, BaseCollector, TakenApart};
 pub use ideas::Ideas;
 
 pub(super) use self::body::Inflated;

@@ -22,11 +22,11 @@ fn a_base_is_needed_and_must_be_the_right_one() {
     let segments = [make(1), make(2), make(3)];
     let mut builder = BaseBuilder::new();
     for segment in &segments {
-        builder.observe(&entries(segment, &[])).unwrap();
+        builder.observe(TakenApart::of(&entries(segment, &[])).unwrap());
     }
     let mut collector = builder.into_collector(1 << 20);
     for segment in &segments {
-        collector.collect(&entries(segment, &[])).unwrap();
+        collector.collect(&TakenApart::of(&entries(segment, &[])).unwrap());
     }
     let bytes = collector.finish(LEVEL).unwrap().unwrap();
     let base = Base::decode(&bytes).unwrap();
@@ -63,11 +63,11 @@ fn a_base_is_needed_and_must_be_the_right_one() {
 pub(super) fn base_with_a_tail(segments: &[Vec<Vec<u8>>]) -> Vec<u8> {
     let mut builder = BaseBuilder::new();
     for segment in segments {
-        builder.observe(&entries(segment, &[])).unwrap();
+        builder.observe(TakenApart::of(&entries(segment, &[])).unwrap());
     }
     let mut collector = builder.into_collector(8 << 20).with_head_bytes_max(2_000);
     for segment in segments {
-        collector.collect(&entries(segment, &[])).unwrap();
+        collector.collect(&TakenApart::of(&entries(segment, &[])).unwrap());
     }
     collector.finish(LEVEL).unwrap().unwrap()
 }
@@ -180,8 +180,8 @@ fn a_damaged_tail_is_told_and_never_read() {
 fn segments_that_share_nothing_make_no_base() {
     let mut builder = BaseBuilder::new();
     let sample = sample();
-    builder.observe(&entries(&sample, &[])).unwrap();
+    builder.observe(TakenApart::of(&entries(&sample, &[])).unwrap());
     let mut collector = builder.into_collector(1 << 20);
-    collector.collect(&entries(&sample, &[])).unwrap();
+    collector.collect(&TakenApart::of(&entries(&sample, &[])).unwrap());
     assert_eq!(collector.finish(LEVEL), Ok(None));
 }

@@ -92,10 +92,10 @@ fn write_fixtures() {
         .collect();
     let entries = entries(&lines, &times);
     let mut builder = BaseBuilder::new();
-    builder.observe(&entries).unwrap();
-    builder.observe(&entries).unwrap();
+    builder.observe(TakenApart::of(&entries).unwrap());
+    builder.observe(TakenApart::of(&entries).unwrap());
     let mut collector = builder.into_collector(1 << 20);
-    collector.collect(&entries).unwrap();
+    collector.collect(&TakenApart::of(&entries).unwrap());
     let base_bytes = collector.finish(LEVEL).unwrap().unwrap();
     let base = Base::decode(&base_bytes).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
