@@ -122,11 +122,14 @@ impl<'a> Joiner<'a> {
         })?;
         for step in steps {
             match step {
-                Step::Literal(range) => {
-                    let literal = Stretch::new(self.shape_text, range.start, range.len());
+                Step::Literal { start, bytes } => {
+                    let (start, bytes) = (*start as usize, *bytes as usize);
+                    let literal = Stretch::new(self.shape_text, start, bytes);
                     out.push_stretch(literal.ok_or(NO_STRING)?)?;
                 }
-                Step::Value { kind, column } => self.value(*kind, *column, depth, out)?,
+                Step::Value { kind, column } => {
+                    self.value(*kind, usize::from(*column), depth, out)?;
+                }
             }
         }
         Ok(())

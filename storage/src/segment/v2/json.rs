@@ -30,6 +30,10 @@ pub(super) enum Token {
     ArrayClose { at: u32 },
 }
 
+/// A line with a longer key is kept verbatim: the elements of arrays name the array's key again and
+/// again.
+pub(super) const KEY_BYTES_MAX: usize = 2 << 10;
+
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
@@ -101,7 +105,7 @@ fn scan(line: &[u8], tokens: &mut Vec<Token>) -> Option<()> {
         match expect {
             Expect::Key | Expect::KeyOrClose if byte == b'"' => {
                 let (end, _, odd) = string_end(line, at + 1)?;
-                if odd {
+                if odd || end - at > KEY_BYTES_MAX {
                     return None;
                 }
                 tokens.push(Token::Key {

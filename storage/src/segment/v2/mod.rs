@@ -241,9 +241,19 @@ fn header_of(entries: &[Entry<'_>]) -> Result<Header, SegmentError> {
 
 fn split(entries: &[Entry<'_>], base: Option<&Base>, ideas: Ideas) -> Result<Parts, SegmentError> {
     let base_ids = base.and_then(Base::id_positions);
-    let mut splitter = Splitter::new(base.map(Base::blob_numbers), base_ids, ideas);
+    let raw_bytes = entries.iter().map(|entry| entry.payload.len()).sum();
+    let shapes_bytes_max = body::main_bytes_max(raw_bytes, entries.len());
+    let base_blobs = base.map(Base::blob_numbers);
+    let mut splitter = Splitter::new(base_blobs, base_ids, ideas, shapes_bytes_max);
     for entry in entries {
         splitter.line(entry.payload);
+    }
+    if splitter.shapes_overflow {
+        return Err(SegmentError::TooLarge {
+            what: "the size of the shapes",
+            found: splitter.shapes.len() as u64,
+            max: shapes_bytes_max as u64,
+        });
     }
     body::lay_out(splitter, &received_times(entries))
 }

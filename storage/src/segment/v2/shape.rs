@@ -8,9 +8,14 @@
 //! from segment to segment.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::ops::Range;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use super::super::SegmentError;
+use super::super::header::check_max;
+use super::columns::HashMapOf;
 use super::forms::Base64;
 
 /// Ends a shape.
@@ -19,6 +24,10 @@ pub(super) const END: u8 = 0x00;
 pub(super) const CONTEXT: u8 = 0x17;
 /// Columns of a segment.
 pub(super) const COLUMNS_MAX: usize = 8192;
+/// Steps of all shapes of a segment, and shapes. Many times what a line has, see
+/// [`super::json::TOKENS_MAX`], or what lines of a few MiB have together; an encoder that meets more
+/// keeps its lines whole.
+const STEPS_MAX: usize = 1 << 23;
 
 /// What a column's values are. The number is the marker in shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,9 +120,9 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     /// These bytes of the shapes.
-    Literal(Range<usize>),
+    Literal { start: u32, bytes: u32 },
     /// The next value of this column.
-    Value { kind: Kind, column: usize },
+    Value { kind: Kind, column: u16 },
 }
 
 /// The shapes of a segment, ready to write lines back.
@@ -121,15 +130,15 @@ pub(super) enum Step {
 pub(super) struct Shapes {
     steps: Vec<Step>,
     /// Where each shape's steps end.
-    ends: Vec<usize>,
+    ends: Vec<u32>,
     columns: usize,
 }
 
 impl Shapes {
     pub(super) fn steps(&self, shape: usize) -> Option<&[Step]> {
-        let end = *self.ends.get(shape)?;
+        let end = *self.ends.get(shape)? as usize;
         let start = match shape.checked_sub(1) {
-            Some(before) => *self.ends.get(before)?,
+            Some(before) => *self.ends.get(before)? as usize,
             None => 0,
         };
         self.steps.get(start..end)
@@ -138,6 +147,60 @@ impl Shapes {
     /// Number of columns, the one for lines without a shape included.
     pub(super) fn columns(&self) -> usize {
         self.columns
+    }
+
+    fn push(&mut self, step: Step) -> Result<(), SegmentError> {
+        check_max("the steps of shapes", self.steps.len(), STEPS_MAX - 1)?;
+        self.steps.push(step);
+        Ok(())
+    }
+
+    fn push_literal(&mut self, Range { start, end }: Range<usize>) -> Result<(), SegmentError> {
+        const ODD: SegmentError = SegmentError::Inconsistent {
+            what: "shapes of gigabytes",
+        };
+        let bytes = u32::try_from(end - start).map_err(|_| ODD)?;
+        let start = u32::try_from(start).map_err(|_| ODD)?;
+        self.push(Step::Literal { start, bytes })
+    }
+
+    fn end_shape(&mut self) -> Result<(), SegmentError> {
+        check_max("the number of shapes", self.ends.len(), STEPS_MAX - 1)?;
+        self.ends.push(self.steps.len() as u32);
+        Ok(())
+    }
+}
+
+/// Numbers columns in the order in which they are first asked for.
+#[derive(Default)]
+struct Namer<'a> {
+    keys: HashMap<&'a [u8], u32, BuildHasherDefault<Xxh3Default>>,
+    columns: HashMapOf<u64, u16>,
+}
+
+impl<'a> Namer<'a> {
+    /// A number for a key. Asked for once where the key changes, not for each value: a hostile shape
+    /// has a key of megabytes before as many values.
+    fn key(&mut self, key: &'a [u8]) -> u32 {
+        let next = self.keys.len() as u32;
+        *self.keys.entry(key).or_insert(next)
+    }
+
+    /// The column of a kind and a key's number, and whether it is a new one.
+    fn column(&mut self, kind: Kind, key: u32) -> Result<(u16, bool), SegmentError> {
+        let next = self.columns.len();
+        let column = *self
+            .columns
+            .entry(u64::from(key) << 8 | kind as u64)
+            .or_insert(next as u16);
+        if self.columns.len() > COLUMNS_MAX {
+            return Err(SegmentError::TooLarge {
+                what: "the number of columns",
+                found: self.columns.len() as u64,
+                max: COLUMNS_MAX as u64,
+            });
+        }
+        Ok((column, self.columns.len() > next))
     }
 }
 
@@ -148,19 +211,10 @@ pub(super) fn compile<'a>(
     mut name_column: impl FnMut(Kind, &'a [u8]),
 ) -> Result<Shapes, SegmentError> {
     let mut shapes = Shapes::default();
-    let mut known: HashMap<
-        (Kind, &[u8]),
-        usize,
-        std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>,
-    > = HashMap::default();
-    let mut column_of = |kind: Kind, key: &'a [u8], count: &mut usize| {
-        *known.entry((kind, key)).or_insert_with(|| {
-            name_column(kind, key);
-            *count += 1;
-            *count - 1
-        })
-    };
-    column_of(Kind::Raw, b"", &mut shapes.columns);
+    let mut namer = Namer::default();
+    let nameless = namer.key(b"");
+    namer.column(Kind::Raw, nameless)?;
+    name_column(Kind::Raw, b"");
     let mut start = 0;
     while start < text.len() {
         let length = memchr::memchr(END, &text[start..]).ok_or(SegmentError::Inconsistent {
@@ -168,10 +222,14 @@ pub(super) fn compile<'a>(
         })?;
         let end = start + length;
         let shape = &text[start..end];
-        let (mut key, mut at): (&[u8], usize) = match memchr::memchr(CONTEXT, shape) {
-            Some(context) => (&shape[..context], start + context + 1),
-            None => (b"", start),
-        };
+        let (mut key, mut number, mut at): (&[u8], u32, usize) =
+            match memchr::memchr(CONTEXT, shape) {
+                Some(context) => {
+                    let key = &shape[..context];
+                    (key, namer.key(key), start + context + 1)
+                }
+                None => (b"", nameless, start),
+            };
         let mut literal = at;
         while at < end {
             let byte = text[at];
@@ -183,29 +241,26 @@ pub(super) fn compile<'a>(
                 what: "a shape has an unknown marker",
             })?;
             if literal < at {
-                shapes.steps.push(Step::Literal(literal..at));
+                shapes.push_literal(literal..at)?;
                 if let Some(found) = last_key(&text[literal..at]) {
-                    key = found;
+                    (key, number) = (found, namer.key(found));
                 }
             }
-            let column = column_of(kind, key, &mut shapes.columns);
-            if shapes.columns > COLUMNS_MAX {
-                return Err(SegmentError::TooLarge {
-                    what: "the number of columns",
-                    found: shapes.columns as u64,
-                    max: COLUMNS_MAX as u64,
-                });
+            let (column, is_new) = namer.column(kind, number)?;
+            if is_new {
+                name_column(kind, key);
             }
-            shapes.steps.push(Step::Value { kind, column });
+            shapes.push(Step::Value { kind, column })?;
             at += 1;
             literal = at;
         }
         if literal < end {
-            shapes.steps.push(Step::Literal(literal..end));
+            shapes.push_literal(literal..end)?;
         }
-        shapes.ends.push(shapes.steps.len());
+        shapes.end_shape()?;
         start = end + 1;
     }
+    shapes.columns = namer.columns.len();
     Ok(shapes)
 }
 

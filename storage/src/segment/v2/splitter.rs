@@ -47,6 +47,10 @@ pub(super) struct Splitter<'a> {
     pub(super) lines: Vec<u8>,
     /// All shapes, each with its end mark.
     pub(super) shapes: Vec<u8>,
+    /// No more shapes are taken in when they would be longer than this …
+    shapes_bytes_max: usize,
+    /// … and what has been split is of no use then.
+    pub(super) shapes_overflow: bool,
     by_hash: HashMapOf<u64, u32>,
     ends: Vec<usize>,
     base_blobs: Option<&'a BaseBlobs>,
@@ -79,8 +83,10 @@ impl<'a> Splitter<'a> {
         base_blobs: Option<&'a BaseBlobs>,
         base_ids: Option<&'a BaseIds>,
         ideas: Ideas,
+        shapes_bytes_max: usize,
     ) -> Self {
         let mut splitter = Self {
+            shapes_bytes_max,
             base_blobs,
             ids: IdWriter::new(base_ids),
             ideas,
@@ -94,6 +100,7 @@ impl<'a> Splitter<'a> {
     pub(super) fn line(&mut self, line: &[u8]) {
         let mut tokens = std::mem::take(&mut self.scratch.tokens);
         let splits = self.ideas.split
+            && !self.shapes_overflow
             && tokenize(line, &mut tokens)
             && self.has_room_for_columns(line, &tokens);
         if splits {
@@ -175,6 +182,9 @@ impl<'a> Splitter<'a> {
         }
         shape.push(END);
         let number = self.intern(&shape);
+        if self.shapes_overflow {
+            walk.tokens = &[];
+        }
         self.scratch.shapes[walk.depth] = shape;
         (number, end)
     }
@@ -183,7 +193,9 @@ impl<'a> Splitter<'a> {
         let next = self.ends.len() as u32;
         let hash = xxh3_64(shape);
         let number = *self.by_hash.entry(hash).or_insert(next);
-        if number == next {
+        self.shapes_overflow |=
+            number == next && self.shapes.len() + shape.len() > self.shapes_bytes_max;
+        if number == next && !self.shapes_overflow {
             self.shapes.extend_from_slice(shape);
             self.ends.push(self.shapes.len());
         }

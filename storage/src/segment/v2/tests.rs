@@ -22,8 +22,18 @@ fn entries<'a>(lines: &'a [Vec<u8>], times: &[i64]) -> Vec<Entry<'a>> {
         .collect()
 }
 
-/// Encodes, decodes whole and in ranges, and returns the segment.
+/// Encodes, decodes whole and in ranges, and returns the segment. Kept whole, lines come back in any
+/// case, which would say nothing of how they are split: so they have to come back as they are split.
 fn round_trip(lines: &[Vec<u8>], times: &[i64], base: Option<&Base>) -> Vec<u8> {
+    let segment = round_trip_split_or_whole(lines, times, base);
+    let entries = entries(lines, times);
+    let mut encoder = Encoder::new(LEVEL, base).unwrap();
+    let split = encoder.encode_split(header_of(&entries).unwrap(), &entries, Ideas::ALL);
+    assert!(split == Ok(segment.clone()), "the lines were kept whole");
+    segment
+}
+
+fn round_trip_split_or_whole(lines: &[Vec<u8>], times: &[i64], base: Option<&Base>) -> Vec<u8> {
     let entries = entries(lines, times);
     let segment = Encoder::new(LEVEL, base).unwrap().encode(&entries).unwrap();
     let limits = DecodeLimits::default();
@@ -131,7 +141,44 @@ fn many_keys_and_values_keep_within_bounds() {
     let kinds: Vec<Vec<u8>> = (0..9_000)
         .map(|n| format!("{{\"k{n}\":{n}}}").into_bytes())
         .collect();
-    round_trip(&kinds, &[], None);
+    round_trip_split_or_whole(&kinds, &[], None);
+}
+
+#[test]
+fn a_long_key_before_an_array_costs_no_more_than_its_line() {
+    let key = "k".repeat(1 << 20);
+    let elements: Vec<String> = (0..2000)
+        .map(|n| format!("\"x{n}_0123456789abcdef\""))
+        .collect();
+    let long_key = format!("{{\"{key}\":[{}]}}", elements.join(",")).into_bytes();
+    // As many shapes as elements, each with the key before it.
+    let key = "k".repeat(json::KEY_BYTES_MAX - 1);
+    let many_shapes = format!("{{\"{key}\":[{}]}}", elements.join(",")).into_bytes();
+    for (line, is_split) in [(long_key, true), (many_shapes, false)] {
+        let lines = [line];
+        let entries = entries(&lines, &[]);
+        let parts = split(&entries, None, Ideas::ALL);
+        assert_eq!(parts.is_ok(), is_split);
+        let parts = parts.map_or(0, |parts| parts.main.len());
+        assert!(parts <= body::main_bytes_max(lines[0].len(), 1));
+        round_trip_split_or_whole(&lines, &[], None);
+    }
+}
+
+#[test]
+fn hostile_shapes_take_neither_memory_nor_time() {
+    let mut steps = vec![shape::Kind::Text as u8; (8 << 20) + 1];
+    steps.push(shape::END);
+    let shapes = vec![shape::END; (8 << 20) + 1];
+    let mut long_key = vec![b'k'; 8 << 20];
+    long_key.push(shape::CONTEXT);
+    // Hashed for each of the values, the key would make this 64 terabytes.
+    long_key.resize(16 << 20, shape::Kind::Text as u8);
+    long_key.push(shape::END);
+    for (text, is_one) in [(steps, false), (shapes, false), (long_key, true)] {
+        let compiled = shape::compile(&text, |_, _| {});
+        assert_eq!(compiled.is_ok(), is_one);
+    }
 }
 
 #[test]
@@ -263,8 +310,11 @@ fn every_mixture_of_ideas_comes_back() {
         let ideas = Ideas::without(name).unwrap();
         assert_ne!(ideas, Ideas::ALL, "{name}");
         let mut encoder = Encoder::with_ideas(LEVEL, None, ideas).unwrap();
-        let (_, decoded) = encoder.encode_checked(&entries).unwrap();
-        assert_eq!(decoded.len(), sample.len());
+        let split = encoder.encode_split(header_of(&entries).unwrap(), &entries, ideas);
+        assert!(
+            encoder.comes_back(&split.unwrap(), &entries).is_some(),
+            "{name}"
+        );
     }
     assert_eq!(Ideas::without("luck"), None);
 }
