@@ -60,10 +60,16 @@ impl Store {
 
     /// Deletes the rows of sessions that are gone, a bounded number at a time.
     fn finish_deletions(&self) -> Result<()> {
+        let mut deleted = false;
         while self
             .writer()?
             .run(|context| context.maintain("delete messages", delete_step))?
-        {}
+        {
+            deleted = true;
+        }
+        if deleted {
+            self.delete_unused_bases()?;
+        }
         Ok(())
     }
 }
@@ -151,7 +157,6 @@ fn delete_step(db: &Db, connection: &rusqlite::Connection) -> Result<bool> {
         let rows = sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)?;
         if rows == 0 {
             sql::sessions::finish_deletion(connection, key)?;
-            sql::totals::add(connection, &sql::bases::delete_unused(connection)?)?;
         }
         Ok(true)
     };

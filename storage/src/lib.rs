@@ -99,7 +99,7 @@ pub use message::{
 pub use options::{CommitHook, Durability, StoreOptions};
 pub use reader::{ReadRange, Replay};
 pub use retain::{RetentionOutcome, RetentionPhase, RetentionProgress};
-pub use session::{Session, SessionFilter, SessionList};
+pub use session::{DamagedSession, Session, SessionFilter, SessionList};
 pub use space::Space;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 pub use sql::report::{ProjectGrowth, Untimed};

@@ -24,6 +24,9 @@ pub const SEQUENCE_MAX: u64 = u32::MAX as u64;
 /// Highest session key: the high half of a message key, sign bit excluded.
 pub const SESSION_KEY_MAX: i64 = i32::MAX as i64;
 
+/// No size, count or duration that a row holds is above this: what says so is damaged.
+pub const COUNTED_MAX: u64 = 1 << 50;
+
 /// Messages of one append.
 pub const BATCH_MESSAGES_MAX: usize = 16_384;
 /// Payload bytes of one append, unless it is a single message.

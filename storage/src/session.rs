@@ -1,5 +1,6 @@
 //! Sessions as listed.
 
+use crate::error::StoreError;
 use crate::growth::SessionTimes;
 use crate::ids::{SessionId, SessionKey};
 use crate::message::SessionMeta;
@@ -88,6 +89,25 @@ pub struct SessionFilter {
 pub struct SessionList {
     /// The page.
     pub sessions: Vec<Session>,
-    /// All sessions that match, not only those of the page.
+    /// All sessions that match, not only those of the page; without [`SessionList::damaged`].
     pub total: u64,
+    /// Sessions of the page whose rows are damaged. Their messages may well be whole.
+    pub damaged: Vec<DamagedSession>,
+}
+
+/// A session whose row cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedSession {
+    /// Its id, unless that is what is damaged.
+    pub id: Option<SessionId>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl DamagedSession {
+    /// The error that an operation meets which needs the session.
+    #[must_use]
+    pub fn error(&self) -> StoreError {
+        StoreError::damaged(self.id.as_ref().map(SessionId::as_str), self.what.clone())
+    }
 }

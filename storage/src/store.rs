@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::capacity::levels::Level;
 use crate::error::{Result, StoreError};
 use crate::files;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionKey};
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
 use crate::open_files::OpenFile;
@@ -372,7 +372,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SessionNotFound`].
     pub fn growth_of_session(&self, id: &SessionId) -> Result<Vec<SessionGrowth>> {
-        let key = self.session(id)?.key;
+        let key = self.key_of(id)?;
         self.query("read the growth", |connection| {
             sql::growth::of_session(connection, key)
         })
@@ -383,7 +383,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SessionNotFound`].
     pub fn segments(&self, id: &SessionId) -> Result<Vec<SegmentInfo>> {
-        let key = self.session(id)?.key;
+        let key = self.key_of(id)?;
         self.query("list the segments", |connection| {
             sql::segments::list(connection, key)
         })
@@ -414,7 +414,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SessionNotFound`].
     pub fn import_of(&self, id: &SessionId) -> Result<Option<ImportRecord>> {
-        let key = self.session(id)?.key;
+        let key = self.key_of(id)?;
         self.query("find the import", |connection| {
             sql::imports::of_session(connection, key)
         })
@@ -440,6 +440,16 @@ impl Store {
             writer.close();
         }
         Ok(())
+    }
+
+    /// All that looking up what belongs to a session needs, so that nothing else of its row matters.
+    fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
+        let position = self.query("find the session", |connection| {
+            sql::sessions::position(connection, id)
+        })?;
+        let (key, _) =
+            position.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
+        Ok(key)
     }
 
     pub(crate) fn query<T>(

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use crate::error::{ErrorKind, Result, StoreError};
-use crate::ids::{MessageKey, SessionKey};
-use crate::limits::{SEQUENCE_MAX, SESSION_KEY_MAX};
+use crate::ids::MessageKey;
+use crate::limits::SEQUENCE_MAX;
 use crate::reader::fetch;
 use crate::session::{Session, SessionFilter};
 use crate::sql;
@@ -13,6 +13,9 @@ use crate::store::Store;
 
 /// Problems that SQLite's own check reports at most.
 const STRUCTURE_PROBLEMS_MAX: u32 = 100;
+
+/// Unreadable places that are listed of one session at most.
+const SESSION_PROBLEMS_MAX: usize = 1000;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +119,16 @@ impl Store {
                 what,
             }));
         let listed = report.take(self.sessions(&SessionFilter::default()))?;
-        let sessions = listed.map(|list| list.sessions).unwrap_or_default();
+        let (sessions, damaged) =
+            listed.map_or_else(Default::default, |list| (list.sessions, list.damaged));
+        report
+            .problems
+            .extend(damaged.into_iter().map(|session| Problem {
+                kind: "structure",
+                session: session.id.map(|id| id.to_string()),
+                sequence: None,
+                what: session.what,
+            }));
         let mut progress = VerifyProgress {
             messages_done: 0,
             messages: sessions.iter().map(|s| s.messages).sum(),
@@ -190,6 +202,7 @@ impl Store {
     ) -> Result<()> {
         let mut cursor = fetch::Cursor::default();
         let mut next = 1;
+        let listed_before = report.problems.len();
         while next <= session.messages {
             let connection = self.inner.readers.get()?;
             let db = &self.inner.db;
@@ -220,8 +233,10 @@ impl Store {
                         StoreError::Segment { .. } => "segment",
                         _ => "message",
                     };
-                    report.add(kind, session, Some(next), error.to_string());
-                    next = fetch::behind(db, &connection, session.key, next).unwrap_or(next + 1);
+                    if report.problems.len() - listed_before < SESSION_PROBLEMS_MAX {
+                        report.add(kind, session, Some(next), error.to_string());
+                    }
+                    next = fetch::behind(&connection, session.key, next).min(session.messages + 1);
                 }
             }
             progress.messages_done += next - before;
@@ -246,7 +261,17 @@ impl Store {
             report.take(db.named("check the imports", sql::imports::problems(&snapshot)))?;
         let orphans =
             report.take(db.named("look for orphans", sql::messages::orphans(&snapshot)))?;
+        let odd_deletions =
+            report.take(db.named("look at deletions", sql::sessions::odd_deletions(&snapshot)))?;
         drop(snapshot);
+        for key in odd_deletions.into_iter().flatten() {
+            report.problems.push(Problem {
+                kind: "structure",
+                session: None,
+                sequence: None,
+                what: format!("session key {key} is listed as deleted, and is there or is none"),
+            });
+        }
         if let Some(kept) = kept {
             let growth = growth.into_iter().flatten().collect();
             check_sums(&kept, counted, growth, report);
@@ -383,8 +408,5 @@ fn check_counts(
             let what = format!("the session says {kept} {what}, and its rows have {counted}");
             report.add("counter", session, None, what);
         }
-    }
-    if session.key > SessionKey(SESSION_KEY_MAX) {
-        report.add("structure", session, None, "its key is out of range".into());
     }
 }

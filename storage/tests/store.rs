@@ -417,10 +417,16 @@ fn a_row_with_a_value_that_nobody_of_us_writes_is_damage_and_names_column_and_fi
         store.close().unwrap();
         set_in_session_row(&folder.path().join("history.db"), column, value);
         let store = open(&folder);
-        let error = store.sessions(&SessionFilter::default()).unwrap_err();
+        let listed = store.sessions(&SessionFilter::default()).unwrap();
+        assert_eq!(listed.sessions.len(), 1, "{column}");
+        let error = listed.damaged[0].error();
         assert_eq!(error.kind(), ErrorKind::Damaged, "{column}: {error}");
-        assert!(error.to_string().contains("history.db"), "{error}");
         assert!(error.hint().unwrap().contains("verify"), "{error}");
+        if column != "session_id" {
+            let error = store.session(&id("s")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{column}: {error}");
+            assert!(error.to_string().contains("history.db"), "{error}");
+        }
         let report = store.verify(&mut |_| std::ops::ControlFlow::Continue(()));
         assert!(!report.unwrap().ok(), "{column}");
         assert_eq!(contents(&store, "other"), ["b"], "{column}");

@@ -124,6 +124,10 @@ fn remove_sessions(store: &Store, sessions: &mpsc::Receiver<SessionId>) {
 impl Inner {
     fn load(&self) -> Result<(), StoreError> {
         let listed = self.store.sessions(&SessionFilter::default())?;
+        // An order that is not known would be given out again.
+        if let Some(damaged) = listed.damaged.first() {
+            return Err(damaged.error());
+        }
         let ids: BTreeSet<SessionId> = listed.sessions.into_iter().map(|s| s.id).collect();
         let mut settled = BTreeSet::new();
         for id in &ids {

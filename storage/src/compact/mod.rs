@@ -25,6 +25,8 @@ mod run;
 mod service;
 mod standing;
 mod step;
+mod survey;
+mod unused;
 
 pub use base::{BaseChoice, PlannedBatch};
 pub use plan::{PlannedStep, Unit, pack};

@@ -1,24 +1,21 @@
 //! A run of compaction over one session or all of them.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::ahead::{Ahead, in_order};
-use super::base::{self, BaseChoice, PlannedBatch, ProjectState, RunBase, batches};
+use super::base::{self, BaseChoice, PlannedBatch, RunBase};
 use super::lease::Lease;
-use super::plan::{Packing, PlannedStep, Unit, pack};
-use super::policy::{CompactionPolicy, SessionState};
+use super::plan::PlannedStep;
+use super::policy::CompactionPolicy;
 use super::reclaim::reclaim;
 use super::step::{BatchEncoder, Prepared, StepResult, prepare, swap_in};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
-use crate::segment::{CodecVersion, EncodeParams};
-use crate::session::{Session, SessionFilter};
+use crate::segment::EncodeParams;
 use crate::sql;
-use crate::sql::db::Db;
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::Tier;
 use crate::store::Store;
@@ -67,6 +64,8 @@ impl CompactionRequest {
 pub struct CompactionPlan {
     /// Steps by project and base, in the order in which they would be done.
     pub batches: Vec<PlannedBatch>,
+    /// Sessions whose rows are damaged, so that nothing can be planned for them, with the reason.
+    pub failures: Vec<(SessionId, String)>,
 }
 
 impl CompactionPlan {
@@ -147,113 +146,6 @@ pub struct CompactionOutcome {
 pub(super) type Observer<'a> = &'a mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>;
 
 impl Store {
-    /// What [`Store::compact`] would do, without doing it.
-    ///
-    /// # Errors
-    /// [`StoreError::SessionNotFound`], or when the file cannot be read.
-    pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
-        // By project, because sessions of one project share a base.
-        let mut planned = Vec::new();
-        for session in self.candidates(request)? {
-            let steps = self.plan_session(&session, request)?;
-            if let Some(first) = steps.first() {
-                planned.push((session.key, first.tier, steps));
-            }
-        }
-        let mut plan = CompactionPlan::default();
-        if planned.is_empty() {
-            return Ok(plan);
-        }
-        let projects = self.projects()?;
-        let mut pending: BTreeMap<(&str, Tier), Vec<PlannedStep>> = BTreeMap::new();
-        for (session, tier, steps) in planned {
-            let project = (projects.of(session), tier);
-            pending.entry(project).or_default().extend(steps);
-        }
-        let mut sessions = None;
-        for ((project, tier), steps) in pending {
-            let batches = match tier {
-                Tier::Quick => {
-                    vec![self.quick_batch(project.to_owned(), steps, &request.policy)?]
-                }
-                Tier::Deep => {
-                    let sessions: &Vec<Session> = match &mut sessions {
-                        Some(known) => known,
-                        None => sessions.insert(self.sessions(&SessionFilter::default())?.sessions),
-                    };
-                    let of_project = |session: &&Session| projects.of(session.key) == project;
-                    let theirs: Vec<&Session> = sessions.iter().filter(of_project).collect();
-                    self.deep_batches(project, steps, &theirs, request)?
-                }
-            };
-            plan.batches.extend(batches);
-        }
-        Ok(plan)
-    }
-
-    fn quick_batch(
-        &self,
-        project: String,
-        steps: Vec<PlannedStep>,
-        policy: &CompactionPolicy,
-    ) -> Result<PlannedBatch> {
-        if policy.quick.version == CodecVersion::V1 {
-            let base = BaseChoice::None;
-            return Ok(PlannedBatch {
-                project,
-                base,
-                steps,
-            });
-        }
-        let newest = self.query("find the base", |c| sql::bases::newest(c, &project))?;
-        Ok(base::quick_batch(project, newest, steps))
-    }
-
-    fn deep_batches(
-        &self,
-        project: &str,
-        pending: Vec<PlannedStep>,
-        sessions: &[&Session],
-        request: &CompactionRequest,
-    ) -> Result<Vec<PlannedBatch>> {
-        if request.policy.deep.version == CodecVersion::V1 {
-            let base = BaseChoice::None;
-            return Ok(vec![PlannedBatch {
-                project: project.to_owned(),
-                base,
-                steps: pending,
-            }]);
-        }
-        let state = ProjectState {
-            newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
-            raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),
-        };
-        let mut settled = Vec::new();
-        for session in sessions {
-            let segments =
-                self.query("list the segments", |c| sql::segments::list(c, session.key))?;
-            settled.extend(
-                segments
-                    .into_iter()
-                    .filter(|s| s.tier == Tier::Deep)
-                    .map(|info| {
-                        (
-                            info.created_ms,
-                            PlannedStep::again(session.id.clone(), &info),
-                        )
-                    }),
-            );
-        }
-        settled.retain(|(_, step)| !pending.iter().any(|p| p.overlaps(step)));
-        settled.sort_by_key(|(created_ms, _)| std::cmp::Reverse(*created_ms));
-        Ok(batches(
-            project,
-            &state,
-            pending,
-            settled.into_iter().map(|(_, step)| step),
-        ))
-    }
-
     /// Compacts, and gives the space back. `observe` is called after each step and may stop the
     /// run there. Appends and reads go on meanwhile.
     ///
@@ -316,7 +208,7 @@ impl Store {
             raw_bytes: 0,
             segments: 0,
             segments_replaced: 0,
-            failures: Vec::new(),
+            failures: plan.failures.clone(),
             cancelled: false,
             seconds: 0.0,
         };
@@ -338,78 +230,6 @@ impl Store {
         }
     }
 
-    fn candidates(&self, request: &CompactionRequest) -> Result<Vec<Session>> {
-        if let Some(id) = &request.session {
-            return Ok(vec![self.session(id)?]);
-        }
-        self.query("list the sessions", |c| {
-            sql::sessions::compactable(c, request.force)
-        })
-    }
-
-    fn plan_session(
-        &self,
-        session: &Session,
-        request: &CompactionRequest,
-    ) -> Result<Vec<PlannedStep>> {
-        let now_ms = self.inner.options.clock.now_ms();
-        let key = session.key;
-        let segments = self.query("list the segments", |c| sql::segments::list(c, key))?;
-        let state = SessionState {
-            hot_messages: session.hot_messages,
-            hot_bytes: session.hot_bytes,
-            has_quick_segments: segments.iter().any(|s| s.tier == Tier::Quick),
-            updated_ms: session.updated_ms,
-        };
-        let policy = &request.policy;
-        let tier = if request.force {
-            request.tier
-        } else {
-            match policy.due(&state, now_ms) {
-                Some(tier) => tier.min(request.tier),
-                None => return Ok(Vec::new()),
-            }
-        };
-        let packing = Packing {
-            tier,
-            segment_bytes_max: policy.segment_bytes_max(tier) as u64,
-            segment_messages_max: policy.segment_messages_max as u64,
-            keep_remainder: !request.force && policy.keeps_remainder(&state, now_ms),
-        };
-        let units = self.units(session, segments)?;
-        Ok(pack(&session.id, &units, &packing))
-    }
-
-    /// Segments of a session and the hot messages between and after them, in order.
-    fn units(
-        &self,
-        session: &Session,
-        segments: Vec<sql::segments::SegmentInfo>,
-    ) -> Result<Vec<Unit>> {
-        let mut units: Vec<Unit> = segments.into_iter().map(Unit::Segment).collect();
-        let key = session.key;
-        self.query("measure the messages", |connection| {
-            sql::messages::scan_sizes(
-                connection,
-                key,
-                1,
-                session.messages,
-                |sequence, raw_bytes| {
-                    units.push(Unit::Hot {
-                        sequence,
-                        raw_bytes,
-                    });
-                    true
-                },
-            )
-        })?;
-        units.sort_by_key(|unit| match unit {
-            Unit::Hot { sequence, .. } => *sequence,
-            Unit::Segment(info) => info.first_sequence,
-        });
-        Ok(units)
-    }
-
     fn carry_out(
         &self,
         plan: &CompactionPlan,
@@ -428,8 +248,7 @@ impl Store {
             self.do_batch(batch, request, outcome, &mut progress, observe)?;
         }
         progress.phase = CompactionPhase::Reclaiming;
-        self.writer()?
-            .run(|context| context.maintain("delete unused bases", delete_unused_bases))?;
+        self.delete_unused_bases()?;
         self.finish_deletions_if_there_is_room()?;
         reclaim(self, 0, &mut |_| observe(&progress))
     }
@@ -585,11 +404,6 @@ fn ahead(request: &CompactionRequest) -> Ahead {
         threads: request.threads_max.min(COMPACTION_THREADS_MAX),
         bytes_max: COMPACTION_AHEAD_BYTES_MAX,
     }
-}
-
-fn delete_unused_bases(db: &Db, connection: &rusqlite::Connection) -> Result<()> {
-    let delta = db.named("delete unused bases", sql::bases::delete_unused(connection))?;
-    db.named("count the totals", sql::totals::add(connection, &delta))
 }
 
 /// Lets whoever appends and reads go first where cores are scarce. Encoding takes whole cores for

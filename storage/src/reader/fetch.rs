@@ -11,11 +11,11 @@ use rusqlite::Connection;
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{
-    READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT,
+    READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT, SEQUENCE_MAX,
 };
 use crate::message::Message;
 use crate::segment::{Base, DecodeLimits, DecodedSegment};
-use crate::sql::db::Db;
+use crate::sql::db::{Db, is_odd_value};
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 
@@ -182,22 +182,25 @@ fn is_few(info: &SegmentInfo, from: u64, to: u64) -> bool {
     !all && to.min(info.last_sequence) - from < PARTIAL_MESSAGES_MAX
 }
 
-/// Where to go on after damage at `sequence`: behind the segment that holds it, or at the next
-/// message.
-pub(crate) fn behind(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    sequence: u64,
-) -> Result<u64> {
-    let segment = db.named(
-        "find a segment",
-        sql::segments::at_or_after(connection, key, sequence),
-    )?;
-    Ok(match segment {
-        Some(info) if info.first_sequence <= sequence => info.last_sequence + 1,
-        _ => sequence + 1,
-    })
+/// Where to go on after damage at `sequence`: behind the segment that holds it, or where the next
+/// message or segment begins; behind the last sequence when there is none.
+pub(crate) fn behind(connection: &Connection, key: SessionKey, sequence: u64) -> u64 {
+    let segment = sql::segments::at_or_after(connection, key, sequence);
+    if let Ok(Some(info)) = &segment
+        && info.first_sequence <= sequence
+    {
+        return info.last_sequence + 1;
+    }
+    // By their keys alone: what else the rows say may be what is damaged.
+    let starts = [
+        sql::messages::next_after(connection, key, sequence),
+        sql::segments::next_start(connection, key, sequence),
+    ];
+    let next = starts.into_iter().map(|start| match start {
+        Ok(start) => start.unwrap_or(SEQUENCE_MAX + 1),
+        Err(_) => sequence + 1,
+    });
+    next.min().unwrap_or(SEQUENCE_MAX + 1)
 }
 
 /// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
@@ -268,7 +271,15 @@ pub(crate) fn stored_base(db: &Db, connection: &Connection, base_id: u64) -> Res
 
 /// The base that these bytes of the file are.
 pub(crate) fn decode_base(base_id: u64, encoded: Bytes) -> Result<Base> {
-    Base::from_stored(encoded).map_err(|error| damaged_base(base_id, &error.to_string()))
+    let base =
+        Base::from_stored(encoded).map_err(|error| damaged_base(base_id, &error.to_string()))?;
+    // What is encoded with it names the id that its bytes have, and could not be read with a row
+    // that has another.
+    if base.id() != base_id {
+        let what = format!("in its row stands base {:016x}", base.id());
+        return Err(damaged_base(base_id, &what));
+    }
+    Ok(base)
 }
 
 pub(crate) fn damaged_base(base_id: u64, what: &str) -> StoreError {
@@ -289,10 +300,16 @@ fn locate(
     } else {
         None
     };
-    let segment = db.named(
-        "find a segment",
-        sql::segments::at_or_after(connection, key, from),
-    )?;
+    let segment = match sql::segments::at_or_after(connection, key, from) {
+        // A damaged row before it hides no message that has a row of its own.
+        Err(error) if is_odd_value(&error) && is_hot(db, connection, key, from)? => {
+            let next = sql::segments::next_start(connection, key, from);
+            let next = db.named("find a segment", next)?;
+            let to = next.map_or(to, |start| to.min(start - 1));
+            return hot_page(db, connection, key, id, from, to).map(Found::Hot);
+        }
+        segment => db.named("find a segment", segment)?,
+    };
     let found = match segment {
         Some(info) if info.first_sequence <= from => {
             let stored = stored(db, connection, place, info, None, cursor)?;
@@ -311,6 +328,11 @@ fn locate(
     };
     drop(snapshot);
     Ok(found)
+}
+
+fn is_hot(db: &Db, connection: &Connection, key: SessionKey, sequence: u64) -> Result<bool> {
+    let next = sql::messages::next_after(connection, key, sequence - 1);
+    Ok(db.named("find a message", next)? == Some(sequence))
 }
 
 /// The segment behind `before`, if all of it is wanted and it is not too big to be decoded ahead.

@@ -199,7 +199,7 @@ impl Replay {
             Err(error) => {
                 // What is missing in a session that has just been deleted is no damage.
                 self.check_is_there(&connection)?;
-                self.next = fetch::behind(db, &connection, self.key, self.next)?;
+                self.next = fetch::behind(&connection, self.key, self.next);
                 Err(error)
             }
         }
@@ -221,6 +221,12 @@ impl Replay {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.next - self.page.len() as u64
+    }
+
+    /// Sequence of the last message that will come, if nothing is damaged.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
     /// Key of the session that is read, which tells it from a later one of the same id.

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{DecodeLimits, SegmentError};
 
 const MAGIC: [u8; 2] = *b"BS";
+pub(super) const VERSION_AT: usize = 2;
 const COUNTS_AT: usize = 4;
 const CHECKSUM_AT: usize = 12;
 /// Bytes of the header.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 pub use anatomy::{Anatomy, KindBytes, Part, PartBytes, anatomy, by_kind};
 pub use header::{CodecVersion, Header};
+use header::{HEADER_BYTES, VERSION_AT};
 pub use v2::Base;
 
 /// Size of a buffer that a decoder keeps for the next segment.
@@ -294,6 +295,18 @@ impl Decoder {
             self.buffers.out = messages.bytes.into();
         }
     }
+}
+
+/// Bytes of a segment's beginning that say which base it needs.
+pub(crate) const BASE_HEAD_BYTES: usize = HEADER_BYTES + 1 + 8;
+
+/// The base that a segment with this beginning needs, whole or not.
+pub(crate) fn base_id_in_head(head: &[u8]) -> Option<u64> {
+    let body = head.get(HEADER_BYTES..BASE_HEAD_BYTES)?;
+    let (flags, id) = body.split_first()?;
+    let needs_base = flags & v2::FLAG_BASE != 0;
+    let is_v2 = head.get(VERSION_AT) == Some(&(CodecVersion::V2 as u8));
+    (is_v2 && needs_base).then(|| id.try_into().map(u64::from_le_bytes).ok())?
 }
 
 /// The base that a segment needs, if it needs one.

@@ -1,5 +1,7 @@
 //! Rows of `bases`: what the sessions of a project share.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::totals::Delta;
@@ -89,18 +91,31 @@ pub(crate) fn insert(
     })
 }
 
-/// Deletes the bases that no segment needs; the change to the totals.
-pub(crate) fn delete_unused(connection: &Connection) -> rusqlite::Result<Delta> {
+/// The bases that no segment needs, as the index has it.
+pub(crate) fn look_unused(connection: &Connection) -> rusqlite::Result<BTreeSet<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT base_id FROM bases WHERE NOT EXISTS
+                (SELECT 1 FROM segments WHERE segments.base_id = bases.base_id)",
+        )?
+        .query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?
+        .collect()
+}
+
+/// Deletes those of the bases that no segment needs; the change to the totals.
+pub(crate) fn delete_unused(connection: &Connection, unused: &[u64]) -> rusqlite::Result<Delta> {
     let mut statement = connection.prepare_cached(
-        "DELETE FROM bases WHERE NOT EXISTS
-            (SELECT 1 FROM segments WHERE segments.base_id = bases.base_id)
+        "DELETE FROM bases WHERE base_id = ?1 AND NOT EXISTS
+            (SELECT 1 FROM segments WHERE segments.base_id = ?1)
          RETURNING length(encoded)",
     )?;
     let mut delta = Delta::default();
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        delta.bases -= 1;
-        delta.base_bytes -= row.get::<_, i64>(0)?;
+    for base_id in unused {
+        let mut rows = statement.query([base_id.cast_signed()])?;
+        while let Some(row) = rows.next()? {
+            delta.bases -= 1;
+            delta.base_bytes -= row.get::<_, i64>(0)?;
+        }
     }
     Ok(delta)
 }

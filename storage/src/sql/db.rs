@@ -178,7 +178,8 @@ impl Db {
                 path,
                 why: source.to_string(),
             },
-            ErrorCode::DatabaseCorrupt => StoreError::Damaged {
+            // Ours are rows that an undamaged file takes.
+            ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation => StoreError::Damaged {
                 session: None,
                 what: format!("{}: {why}", path.display()),
             },
@@ -214,7 +215,7 @@ fn may_be_read_only(error: &rusqlite::Error) -> bool {
 
 /// Whether a row holds what no statement of ours writes: another type, or a number or text that
 /// cannot be. SQLite finds nothing wrong with it.
-fn is_odd_value(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_odd_value(error: &rusqlite::Error) -> bool {
     use rusqlite::Error;
     matches!(
         error,
@@ -222,7 +223,14 @@ fn is_odd_value(error: &rusqlite::Error) -> bool {
             | Error::FromSqlConversionFailure(..)
             | Error::IntegralValueOutOfRange(..)
             | Error::Utf8Error(..)
-    )
+            // Whoever asks for a row that need not be there takes this for an answer.
+            | Error::QueryReturnedNoRows
+    ) || is_odd_sum(error)
+}
+
+/// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.
+fn is_odd_sum(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "integer overflow")
 }
 
 /// Growing the shared-memory file or the WAL on a full disk is reported as an I/O error.

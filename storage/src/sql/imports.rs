@@ -366,15 +366,14 @@ pub(crate) fn origins(connection: &Connection) -> rusqlite::Result<Vec<Origin>> 
             ))?
             .query_map([], |row| {
                 let is_imported: bool = row.get("is_imported")?;
-                let id: String = row.get("session_id")?;
-                let source = is_imported
-                    .then(|| source_path(row, layout, &id))
-                    .transpose()?;
+                // What is damaged tells nothing, and keeps no other session from its project.
+                let id: String = row.get("session_id").unwrap_or_default();
+                let source = is_imported.then(|| source_path(row, layout, &id).ok());
                 Ok(Origin {
                     session: SessionKey(row.get("session_key")?),
-                    working_directory: row.get("working_directory")?,
-                    source_path: source,
-                    raw_bytes: unsigned(row, "raw_bytes")?,
+                    working_directory: row.get("working_directory").unwrap_or_default(),
+                    source_path: source.flatten(),
+                    raw_bytes: unsigned(row, "raw_bytes").unwrap_or_default(),
                 })
             })?
             .collect()

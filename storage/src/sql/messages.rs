@@ -1,7 +1,7 @@
 //! Rows of `hot_messages`.
 
 use bytes::Bytes;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ids::{MessageKey, SessionKey};
@@ -149,6 +149,23 @@ pub(crate) fn scan_sizes(
         }
     }
     Ok(())
+}
+
+/// Sequence of the first row after `sequence`.
+pub(crate) fn next_after(
+    connection: &Connection,
+    session: SessionKey,
+    sequence: u64,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT message_key FROM hot_messages WHERE message_key > ?1 AND message_key <= ?2
+             ORDER BY message_key LIMIT 1",
+        )?
+        .query_row(range(session, sequence, SEQUENCE_MAX), |row| {
+            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
+        })
+        .optional()
 }
 
 /// Deletes rows `first..=last`; returns how many there were.

@@ -16,10 +16,23 @@ pub(crate) mod sessions;
 pub(crate) mod space;
 pub(crate) mod totals;
 
-/// A column that must not be negative, as the unsigned number it stands for.
+use crate::limits::COUNTED_MAX;
+
+/// A size or count, as the unsigned number it stands for. One that cannot be is damage, so that
+/// adding a few up never overflows.
 pub(crate) fn unsigned(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
-    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, value))
+    match u64::try_from(value) {
+        Ok(number) if number <= COUNTED_MAX => Ok(number),
+        _ => Err(out_of_range(row, column, value)),
+    }
+}
+
+/// What is wrong with a row whose `column` holds `value`.
+pub(crate) fn out_of_range(row: &rusqlite::Row<'_>, column: &str, value: i64) -> rusqlite::Error {
+    let index = row.as_ref().column_index(column).unwrap_or_default();
+    let why = format!("{column} is {value}");
+    rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Integer, why.into())
 }
 
 /// SQLite's integers are signed: sizes and counts beyond 2^63 do not occur.

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::sessions::from_row;
+use super::sessions::readable;
 use super::unsigned;
 use crate::session::Session;
 
@@ -38,12 +38,11 @@ pub struct Untimed {
 
 /// The `limit` sessions that take the most room.
 pub(crate) fn biggest(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<Session>> {
-    connection
-        .prepare_cached(
-            "SELECT * FROM sessions ORDER BY segment_bytes + hot_bytes DESC, session_id LIMIT ?1",
-        )?
-        .query_map([limit], from_row)?
-        .collect()
+    let mut statement = connection.prepare_cached(
+        "SELECT * FROM sessions ORDER BY segment_bytes + hot_bytes DESC, session_id LIMIT ?1",
+    )?;
+    let (sessions, _damaged) = readable(statement.query([limit])?)?;
+    Ok(sessions)
 }
 
 /// The `limit` sessions with the most payload bytes an active hour, of those with at least
@@ -53,13 +52,12 @@ pub(crate) fn fastest(
     active_ms_min: i64,
     limit: u32,
 ) -> rusqlite::Result<Vec<Session>> {
-    connection
-        .prepare_cached(
-            "SELECT * FROM sessions WHERE active_ms >= ?1
-             ORDER BY CAST(raw_bytes AS REAL) / active_ms DESC, session_id LIMIT ?2",
-        )?
-        .query_map(params![active_ms_min, limit], from_row)?
-        .collect()
+    let mut statement = connection.prepare_cached(
+        "SELECT * FROM sessions WHERE active_ms >= ?1
+         ORDER BY CAST(raw_bytes AS REAL) / active_ms DESC, session_id LIMIT ?2",
+    )?;
+    let (sessions, _damaged) = readable(statement.query(params![active_ms_min, limit])?)?;
+    Ok(sessions)
 }
 
 /// The `limit` projects that take the most room, and how many projects there are.

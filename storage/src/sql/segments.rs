@@ -1,10 +1,11 @@
 //! Rows of `segments`.
 
+use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{signed, unsigned};
+use super::{out_of_range, signed, unsigned};
 use crate::ids::{MessageKey, SessionKey};
-use crate::limits::SEQUENCE_MAX;
+use crate::limits::{SEGMENT_MESSAGES_MAX, SEQUENCE_MAX};
 
 /// How much effort went into a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,9 +65,18 @@ impl SegmentInfo {
 const INFO: &str = "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms, base_id";
 
 fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
+    let first_sequence = MessageKey::from_i64(row.get("segment_key")?).sequence();
+    let last_sequence = unsigned(row, "last_sequence")?;
+    let messages = (last_sequence + 1).saturating_sub(first_sequence);
+    if first_sequence == 0
+        || last_sequence > SEQUENCE_MAX
+        || !(1..=SEGMENT_MESSAGES_MAX as u64).contains(&messages)
+    {
+        return Err(out_of_range(row, "last_sequence", signed(last_sequence)));
+    }
     Ok(SegmentInfo {
-        first_sequence: MessageKey::from_i64(row.get("segment_key")?).sequence(),
-        last_sequence: unsigned(row, "last_sequence")?,
+        first_sequence,
+        last_sequence,
         raw_bytes: unsigned(row, "raw_bytes")?,
         encoded_bytes: unsigned(row, "encoded_bytes")?,
         tier: Tier::from_i64(row.get("tier")?)?,
@@ -102,6 +112,39 @@ pub(crate) fn at_or_after(
         .optional()
 }
 
+/// The last sequence that a session's last segment says it holds.
+pub(crate) fn last_sequence(
+    connection: &Connection,
+    session: SessionKey,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT last_sequence FROM segments WHERE segment_key BETWEEN ?1 AND ?2
+             ORDER BY segment_key DESC LIMIT 1",
+        )?
+        .query_row(range(session, 0, SEQUENCE_MAX), |row| {
+            unsigned(row, "last_sequence")
+        })
+        .optional()
+}
+
+/// Where the first row after `sequence` begins that is a segment, whatever else it says.
+pub(crate) fn next_start(
+    connection: &Connection,
+    session: SessionKey,
+    sequence: u64,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT segment_key FROM segments WHERE segment_key > ?1 AND segment_key <= ?2
+             ORDER BY segment_key LIMIT 1",
+        )?
+        .query_row(range(session, sequence, SEQUENCE_MAX), |row| {
+            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
+        })
+        .optional()
+}
+
 /// All segments of a session, in order.
 pub(crate) fn list(
     connection: &Connection,
@@ -127,6 +170,43 @@ pub(crate) fn encoded(
             row.get(0)
         })
         .optional()
+}
+
+/// Hands the base of each segment in the file, as its row has it, and the first `bytes` of the
+/// segment to `each`. From the table itself: an index may have lost some.
+pub(crate) fn each_head(
+    connection: &Connection,
+    bytes: usize,
+    mut each: impl FnMut(Option<u64>, &[u8]),
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT segment_key, base_id, typeof(encoded) = 'blob' AS is_blob
+         FROM segments NOT INDEXED",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut blob: Option<Blob<'_>> = None;
+    let mut head = vec![0; bytes];
+    while let Some(row) = rows.next()? {
+        let key: i64 = row.get("segment_key")?;
+        if !row.get::<_, bool>("is_blob")? {
+            return Err(out_of_range(row, "segment_key", key));
+        }
+        // A segment's first bytes are in its row's own page: no other page of it is read.
+        match &mut blob {
+            Some(blob) => blob.reopen(key)?,
+            None => blob = Some(connection.blob_open("main", "segments", "encoded", key, true)?),
+        }
+        let read = match &blob {
+            Some(blob) => blob.read_at(&mut head, 0)?,
+            None => 0,
+        };
+        let base_id: Option<i64> = row.get("base_id")?;
+        each(
+            base_id.map(i64::cast_unsigned),
+            head.get(..read).unwrap_or_default(),
+        );
+    }
+    Ok(())
 }
 
 pub(crate) fn insert(

@@ -1,12 +1,14 @@
 //! Rows of `sessions`.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 
+use super::db::is_odd_value;
 use super::totals::Delta;
-use super::{signed, unsigned};
+use super::{out_of_range, signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
+use crate::limits::{SEQUENCE_MAX, SESSION_KEY_MAX};
 use crate::message::SessionMeta;
-use crate::session::{Session, SessionFilter, SessionList};
+use crate::session::{DamagedSession, Session, SessionFilter, SessionList};
 use crate::usage::SessionUsage;
 
 pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
@@ -16,7 +18,7 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error)
     };
     Ok(Session {
-        key: SessionKey(row.get("session_key")?),
+        key: key(row)?,
         id: SessionId::new(id).map_err(|e| invalid(Box::new(e)))?,
         meta: SessionMeta {
             name: row.get("name")?,
@@ -27,7 +29,7 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         },
         created_ms: row.get("created_ms")?,
         updated_ms: row.get("updated_ms")?,
-        messages: unsigned(row, "last_sequence")?,
+        messages: last_sequence(row)?,
         raw_bytes: unsigned(row, "raw_bytes")?,
         uncompacted_bytes: unsigned(row, "uncompacted_bytes")?,
         hot_messages: unsigned(row, "hot_messages")?,
@@ -36,11 +38,52 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         segment_bytes: unsigned(row, "segment_bytes")?,
         first_time_ms: row.get("first_time_ms")?,
         last_time_ms: row.get("last_time_ms")?,
-        active_ms: row.get("active_ms")?,
+        active_ms: signed(unsigned(row, "active_ms")?),
         // Usage is an estimate beside the history: a damaged one reads as none.
         usage: serde_json::from_str::<SessionUsage>(&usage).unwrap_or_default(),
         last_preview: row.get("last_preview")?,
     })
+}
+
+/// A key beyond the range is that of another session once it is made part of a message's.
+fn key(row: &Row<'_>) -> rusqlite::Result<SessionKey> {
+    let key: i64 = row.get("session_key")?;
+    if (1..=SESSION_KEY_MAX).contains(&key) {
+        Ok(SessionKey(key))
+    } else {
+        Err(out_of_range(row, "session_key", key))
+    }
+}
+
+fn last_sequence(row: &Row<'_>) -> rusqlite::Result<u64> {
+    let sequence = unsigned(row, "last_sequence")?;
+    if sequence <= SEQUENCE_MAX {
+        Ok(sequence)
+    } else {
+        Err(out_of_range(row, "last_sequence", signed(sequence)))
+    }
+}
+
+/// The sessions of a query, and those of which nothing can be made.
+pub(super) fn readable(
+    mut rows: Rows<'_>,
+) -> rusqlite::Result<(Vec<Session>, Vec<DamagedSession>)> {
+    let (mut sessions, mut damaged) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next()? {
+        match from_row(row) {
+            Ok(session) => sessions.push(session),
+            // One odd row hides no other session.
+            Err(error) if is_odd_value(&error) => {
+                let id: Option<String> = row.get("session_id").ok();
+                damaged.push(DamagedSession {
+                    id: id.and_then(|id| SessionId::new(id).ok()),
+                    what: format!("its row cannot be read: {error}"),
+                });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((sessions, damaged))
 }
 
 pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<Option<Session>> {
@@ -67,9 +110,7 @@ pub(crate) fn position(
 ) -> rusqlite::Result<Option<(SessionKey, u64)>> {
     connection
         .prepare_cached("SELECT session_key, last_sequence FROM sessions WHERE session_id = ?1")?
-        .query_row([id.as_str()], |row| {
-            Ok((SessionKey(row.get(0)?), unsigned(row, "last_sequence")?))
-        })
+        .query_row([id.as_str()], |row| Ok((key(row)?, last_sequence(row)?)))
         .optional()
 }
 
@@ -87,22 +128,21 @@ pub(crate) fn list(
             params![filter.working_directory, filter.worktree_id],
             |row| unsigned(row, "total"),
         )?;
-    let sessions = connection
-        .prepare_cached(&format!(
-            "SELECT * FROM sessions WHERE {MATCHES}
-             ORDER BY updated_ms DESC, session_key DESC LIMIT ?3 OFFSET ?4"
-        ))?
-        .query_map(
-            params![
-                filter.working_directory,
-                filter.worktree_id,
-                filter.limit.map_or(-1, signed),
-                signed(filter.offset)
-            ],
-            from_row,
-        )?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(SessionList { sessions, total })
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT * FROM sessions WHERE {MATCHES}
+         ORDER BY updated_ms DESC, session_key DESC LIMIT ?3 OFFSET ?4"
+    ))?;
+    let (sessions, damaged) = readable(statement.query(params![
+        filter.working_directory,
+        filter.worktree_id,
+        filter.limit.map_or(-1, signed),
+        signed(filter.offset)
+    ])?)?;
+    Ok(SessionList {
+        total: total.saturating_sub(damaged.len() as u64),
+        sessions,
+        damaged,
+    })
 }
 
 pub(crate) fn insert(
@@ -220,26 +260,49 @@ pub(crate) fn mark_deleted(
 pub(crate) fn compactable(
     connection: &Connection,
     everything: bool,
-) -> rusqlite::Result<Vec<Session>> {
-    connection
-        .prepare_cached(
-            "SELECT * FROM sessions WHERE last_sequence > 0 AND (?1 OR hot_messages > 0
-                OR session_key IN (SELECT segment_key >> 32 FROM segments WHERE tier = 1))
-             ORDER BY session_key",
-        )?
-        .query_map([everything], from_row)?
-        .collect()
+) -> rusqlite::Result<(Vec<Session>, Vec<DamagedSession>)> {
+    let mut statement = connection.prepare_cached(
+        "SELECT * FROM sessions WHERE last_sequence > 0 AND (?1 OR hot_messages > 0
+            OR session_key IN (SELECT segment_key >> 32 FROM segments WHERE tier = 1))
+         ORDER BY session_key",
+    )?;
+    readable(statement.query([everything])?)
 }
 
-/// A session whose rows still have to be deleted.
+/// A session whose rows still have to be deleted. One that is there, or whose key is none, was
+/// never deleted, whatever its row says.
 pub(crate) fn next_deletion(connection: &Connection) -> rusqlite::Result<Option<SessionKey>> {
     connection
         .query_row(
-            "SELECT session_key FROM deletions ORDER BY session_key LIMIT 1",
-            [],
+            "SELECT session_key FROM deletions
+             WHERE session_key BETWEEN 1 AND ?1
+                AND session_key NOT IN (SELECT session_key FROM sessions)
+             ORDER BY session_key LIMIT 1",
+            [SESSION_KEY_MAX],
             |row| row.get(0).map(SessionKey),
         )
         .optional()
+}
+
+/// Keys that are listed as deleted, and cannot be or are not, for `verify`.
+pub(crate) fn odd_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+    connection
+        .prepare(
+            "SELECT session_key FROM deletions WHERE session_key NOT BETWEEN 1 AND ?1
+                OR session_key IN (SELECT session_key FROM sessions)",
+        )?
+        .query_map([SESSION_KEY_MAX], |row| row.get(0))?
+        .collect()
+}
+
+/// Whether anything of a session stands behind `sequence`.
+pub(crate) fn has_rows_behind(
+    connection: &Connection,
+    key: SessionKey,
+    sequence: u64,
+) -> rusqlite::Result<bool> {
+    let held = super::segments::last_sequence(connection, key)?.is_some_and(|last| last > sequence);
+    Ok(held || super::messages::next_after(connection, key, sequence)?.is_some())
 }
 
 pub(crate) fn finish_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {

@@ -170,23 +170,27 @@ pub(super) struct GroupSums {
     pub(super) growth: GrowthDelta,
 }
 
-/// Writes one request's messages and its session's row. A refusal (conflict, bounds) comes
-/// before the first write, so that it does not touch the rest of the group.
-pub(super) fn write(
+/// A request that may be written.
+pub(super) struct Admitted {
+    /// Its session, unless it is a new one.
+    known: Option<Session>,
+    /// Number of its messages that are there already.
+    duplicates: usize,
+    appended: Appended,
+}
+
+/// Looks whether a request may be written. What refuses it (conflict, bounds, damage) has changed
+/// nothing, so that it does not touch the rest of the group.
+pub(super) fn admit(
     db: &Db,
     connection: &Connection,
     cache: &mut Cache,
     request: &AppendRequest,
-    now_ms: i64,
     session_bytes_max: u64,
-    sums: &mut GroupSums,
-) -> Result<Appended> {
+) -> Result<Admitted> {
     let known = match cache.sessions.remove(&request.session) {
         Some(session) => Some(session),
-        None => db.named(
-            "find the session",
-            sql::sessions::find(connection, &request.session),
-        )?,
+        None => find_with_free_end(db, connection, &request.session)?,
     };
     let next = known.as_ref().map_or(1, |s| s.messages + 1);
     let duplicates = match already_there(db, connection, request, known.as_ref(), next) {
@@ -221,7 +225,55 @@ pub(super) fn write(
             limit_bytes: session_bytes_max,
         });
     }
+    Ok(Admitted {
+        known,
+        duplicates,
+        appended,
+    })
+}
 
+/// The session as its row has it, if nothing stands where its next messages go.
+fn find_with_free_end(db: &Db, connection: &Connection, id: &SessionId) -> Result<Option<Session>> {
+    let found = db.named("find the session", sql::sessions::find(connection, id))?;
+    if let Some(session) = &found {
+        check_end(db, connection, session)?;
+    }
+    Ok(found)
+}
+
+/// Refuses a session behind whose end something stands: a message that went there would not be read
+/// again, or another one for it.
+fn check_end(db: &Db, connection: &Connection, session: &Session) -> Result<()> {
+    let behind = sql::sessions::has_rows_behind(connection, session.key, session.messages);
+    if !db.named("look behind the end", behind)? {
+        return Ok(());
+    }
+    Err(StoreError::damaged(
+        Some(session.id.as_str()),
+        format!(
+            "its row says that it ends at sequence {}, and messages stand behind that; nothing \
+             was appended",
+            session.messages
+        ),
+    ))
+}
+
+/// Writes an admitted request's messages and its session's row.
+pub(super) fn write(
+    db: &Db,
+    connection: &Connection,
+    cache: &mut Cache,
+    request: &AppendRequest,
+    admitted: Admitted,
+    now_ms: i64,
+    sums: &mut GroupSums,
+) -> Result<Appended> {
+    let Admitted {
+        known,
+        duplicates,
+        appended,
+    } = admitted;
+    let fresh = request.messages.get(duplicates..).unwrap_or_default();
     let mut session = match known {
         Some(session) => session,
         None => {
@@ -330,8 +382,10 @@ fn create(
             why: format!("it has reached {SESSION_KEY_MAX}"),
         });
     }
-    db.named("read the session", sql::sessions::by_key(connection, key))?
-        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+    let created = db.named("read the session", sql::sessions::by_key(connection, key))?;
+    let created = created.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
+    check_end(db, connection, &created)?;
+    Ok(created)
 }
 
 fn fill_empty(kept: &mut SessionMeta, told: &SessionMeta) {

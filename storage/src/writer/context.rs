@@ -8,7 +8,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{AppendRequest, GroupSums, write};
+use super::append::{AppendRequest, GroupSums, admit, write};
 use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
@@ -178,16 +178,13 @@ impl WriterContext {
             let mut sums = GroupSums::default();
             let mut answers = Vec::with_capacity(group.len());
             for request in group {
-                match write(
-                    db,
-                    transaction,
-                    cache,
-                    request,
-                    now_ms,
-                    watch.session_bytes_max(),
-                    &mut sums,
-                ) {
-                    Ok(appended) => answers.push(Ok(appended)),
+                let bytes_max = watch.session_bytes_max();
+                match admit(db, transaction, cache, request, bytes_max) {
+                    Ok(admitted) => {
+                        let written =
+                            write(db, transaction, cache, request, admitted, now_ms, &mut sums);
+                        answers.push(Ok(written?));
+                    }
                     Err(error) if is_refusal(&error) => answers.push(Err(error)),
                     Err(error) => return Err(error),
                 }
@@ -304,7 +301,7 @@ impl WriterContext {
     }
 }
 
-/// Errors that concern one request only and come before it has written anything.
+/// Errors that concern one request only, when they come before it has written anything.
 fn is_refusal(error: &StoreError) -> bool {
     matches!(
         error,

@@ -13,7 +13,7 @@ use super::{Base, copies, frame};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
 
 /// The main stream refers to a base.
-const FLAG_BASE: u8 = 1;
+pub(in crate::segment) const FLAG_BASE: u8 = 1;
 /// Long repeats were taken out of the main stream.
 const FLAG_COPIES: u8 = 2;
 /// Identifiers may refer to the base's.

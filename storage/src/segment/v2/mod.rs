@@ -45,6 +45,7 @@ pub use base::Base;
 pub use builder::{BaseBuilder, BaseCollector, TakenApart};
 pub use ideas::Ideas;
 
+pub(super) use self::body::FLAG_BASE;
 pub(super) use self::body::Inflated;
 use self::body::{Body, Main, Parts};
 use self::copies::ShortestCopy;
