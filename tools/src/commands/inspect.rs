@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use betcode_storage::segment::{CodecVersion, KindBytes, Part, PartBytes};
-use betcode_storage::{InspectedSegment, Inspection, SessionFilter, Store, StoreError};
+use betcode_storage::{
+    DamagedSession, ErrorKind, InspectedSegment, Inspection, SessionFilter, Store, StoreError,
+};
 use serde_json::{Value, json};
 
-use super::{Context, resolve};
+use super::{Context, damaged_documents, resolve, tell_damaged};
 use crate::error::{Exit, Result};
 use crate::output::{Out, Unit, format};
 
@@ -69,7 +71,8 @@ impl Sums {
 
 /// All sessions together. Decodes every segment, one at a time.
 fn run_all(store: &Store, context: Context<'_>) -> Result<Exit> {
-    let sessions = store.sessions(&SessionFilter::default())?.sessions;
+    let list = store.sessions(&SessionFilter::default())?;
+    let (sessions, mut damaged) = (list.sessions, list.damaged);
     let bytes = sessions.iter().map(|session| session.raw_bytes).sum();
     let progress = context.out.progress("inspecting", bytes, Unit::Bytes);
     let mut sums = Sums::default();
@@ -81,6 +84,10 @@ fn run_all(store: &Store, context: Context<'_>) -> Result<Exit> {
             Ok(found) => sums.add(&found),
             // Deleted meanwhile.
             Err(StoreError::SessionNotFound { .. }) => {}
+            Err(error) if error.kind() == ErrorKind::Damaged => damaged.push(DamagedSession {
+                id: Some(session.id.clone()),
+                what: error.to_string(),
+            }),
             Err(error) => return Err(error.into()),
         }
         progress.add(session.raw_bytes);
@@ -98,6 +105,7 @@ fn run_all(store: &Store, context: Context<'_>) -> Result<Exit> {
         "base_share_bytes": sums.base_share_bytes,
         "parts": parts(&sums.parts),
         "types": types(&sums.types),
+        "damaged": damaged_documents(&damaged),
     }));
     let out = context.out;
     out.line(format!(
@@ -112,7 +120,12 @@ fn run_all(store: &Store, context: Context<'_>) -> Result<Exit> {
     if sums.segment_bytes > 0 {
         show_tables(out, sums.parts, sums.types, sums.segment_bytes);
     }
-    Ok(Exit::Ok)
+    tell_damaged(out, &damaged);
+    Ok(if damaged.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damaged
+    })
 }
 
 fn segment_bytes(found: &Inspection) -> u64 {

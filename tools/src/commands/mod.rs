@@ -20,8 +20,9 @@ mod verify;
 
 use std::path::PathBuf;
 
-use betcode_storage::{SessionFilter, SessionId, Store, StoreError};
+use betcode_storage::{DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError};
 use clap::Subcommand;
+use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::daemon::Daemon;
@@ -173,6 +174,29 @@ fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     failure
 }
 
+/// Sessions that are not shown, because their rows are damaged.
+fn tell_damaged(out: &mut Out, damaged: &[DamagedSession]) {
+    for session in damaged {
+        let id = session
+            .id
+            .as_ref()
+            .map_or("whose id is damaged", SessionId::as_str);
+        out.trouble(format!(
+            "not looked at: session {id}\n  why: {}\n  try: write what can be read of it with `betcode-db export --salvage`",
+            session.what
+        ));
+    }
+}
+
+/// Those sessions in JSON.
+fn damaged_documents(damaged: &[DamagedSession]) -> Vec<Value> {
+    let document = |session: &DamagedSession| {
+        let id = session.id.as_ref().map(SessionId::as_str);
+        json!({"session": id, "why": session.what})
+    };
+    damaged.iter().map(document).collect()
+}
+
 /// A beginning of a session's id that [`resolve`] takes for it: short, and no other's.
 fn short_name(store: &Store, id: &str) -> Result<String> {
     const CHARS_MIN: usize = 13;
@@ -192,11 +216,13 @@ fn short_name(store: &Store, id: &str) -> Result<String> {
 
 /// The session that `text` names: its id, or a beginning of it that fits no other.
 fn resolve(store: &Store, text: &str) -> Result<SessionId> {
-    let exact = SessionId::new(text);
-    if let Ok(id) = &exact
-        && store.session(id).is_ok()
-    {
-        return Ok(id.clone());
+    if let Ok(id) = SessionId::new(text) {
+        match store.session(&id) {
+            Ok(_) => return Ok(id),
+            // It is there; what can be read of it may be all.
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(id),
+            Err(_) => {}
+        }
     }
     let sessions = store.sessions(&SessionFilter::default())?.sessions;
     let mut matching = sessions

@@ -1,13 +1,13 @@
 //! `search`: text in messages, compacted or not.
 
 use betcode_storage::classify::classify;
-use betcode_storage::{Message, ReadRange, SessionFilter, SessionId};
+use betcode_storage::{ErrorKind, Message, ReadRange, SessionFilter, SessionId};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
 use crate::error::{Exit, Failure, Result};
-use crate::output::format;
+use crate::output::{Out, format};
 
 /// Characters shown around a match.
 const EXCERPT_CHARS: usize = 120;
@@ -45,13 +45,26 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         Some(text) => vec![resolve(&store, text)?],
         None => {
             let list = store.sessions(&SessionFilter::default())?;
-            list.sessions.into_iter().map(|s| s.id).collect()
+            // What stands in those whose row is damaged may be whole.
+            let damaged = list.damaged.into_iter().filter_map(|session| session.id);
+            list.sessions
+                .into_iter()
+                .map(|s| s.id)
+                .chain(damaged)
+                .collect()
         }
     };
     let mut matches: Vec<Value> = Vec::new();
     let (mut found, mut searched, mut failed) = (0_usize, 0_u64, Vec::new());
     'sessions: for session in &sessions {
-        for message in store.read(session, ReadRange::all())? {
+        let replay = match store.read(session, ReadRange::all()) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                failed.push(not_searched(context.out, session, error.into()));
+                continue 'sessions;
+            }
+            replay => replay?,
+        };
+        for message in replay {
             if context.interrupt.raised() || context.out.reader_gone() || found >= args.limit {
                 break 'sessions;
             }
@@ -59,11 +72,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
                 Ok(message) => message,
                 // A damaged session does not hide what the others hold.
                 Err(error) => {
-                    let failure = Failure::from(error);
-                    context.out.trouble(format!(
-                        "not searched to its end: {session}\n  why: {failure}"
-                    ));
-                    failed.push(json!({"session": session.as_str(), "why": failure.to_string()}));
+                    failed.push(not_searched(context.out, session, error.into()));
                     continue 'sessions;
                 }
             };
@@ -116,6 +125,14 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         (0, true) => Exit::NotFound,
         (_, true) => Exit::Ok,
     })
+}
+
+/// Tells of a session that is damaged; what a document says of it.
+fn not_searched(out: &mut Out, session: &SessionId, failure: Failure) -> Value {
+    out.trouble(format!(
+        "not searched to its end: {session}\n  why: {failure}"
+    ));
+    json!({"session": session.as_str(), "why": failure.to_string()})
 }
 
 fn compile(args: &Args) -> Result<Regex> {

@@ -5,7 +5,7 @@ use betcode_storage::{Session, SessionFilter};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, damaged_documents, tell_damaged};
 use crate::error::{Exit, Result};
 use crate::output::{Out, format};
 
@@ -51,7 +51,8 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         working_directory: args.working_directory.clone(),
         ..SessionFilter::default()
     };
-    let mut sessions = store.sessions(&filter)?.sessions;
+    let list = store.sessions(&filter)?;
+    let mut sessions = list.sessions;
     if let Some(text) = &args.filter {
         sessions.retain(|s| mentions(s, text));
     }
@@ -66,17 +67,25 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let total = sessions.len();
     let limit = args.limit.and_then(|limit| usize::try_from(limit).ok());
     sessions.truncate(limit.unwrap_or(usize::MAX));
-    let documents: Vec<Value> = sessions.iter().map(document).collect();
-    context
-        .out
-        .json(&json!({"total": total, "sessions": documents}));
+    if context.global.json {
+        let documents: Vec<Value> = sessions.iter().map(document).collect();
+        let damaged = damaged_documents(&list.damaged);
+        context
+            .out
+            .json(&json!({"total": total, "sessions": documents, "damaged": damaged}));
+    }
     let filtered = args.filter.is_some() || args.working_directory.is_some();
     if sessions.is_empty() && filtered {
         context.out.line("No session matches.");
     } else {
         show(context.out, &sessions, total);
     }
-    Ok(Exit::Ok)
+    tell_damaged(context.out, &list.damaged);
+    Ok(if list.damaged.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damaged
+    })
 }
 
 fn mentions(session: &Session, text: &str) -> bool {

@@ -12,9 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
-use betcode_storage::{
-    ErrorKind, ReadRange, Session, SessionFilter, SessionId, Store, belongs_to_database,
-};
+use betcode_storage::{ErrorKind, ReadRange, SessionFilter, SessionId, Store, belongs_to_database};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -66,6 +64,18 @@ pub struct NotExported {
     pub exit: Exit,
 }
 
+impl NotExported {
+    fn of(session: String, failure: Failure) -> Self {
+        Self {
+            session,
+            path: failure.what,
+            why: failure.why.unwrap_or_default(),
+            hint: failure.hint.unwrap_or_else(|| "export it again".to_owned()),
+            exit: failure.exit,
+        }
+    }
+}
+
 /// What an export did. The fields of `export --json`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ExportSummary {
@@ -113,22 +123,23 @@ pub struct ExportProgress {
     pub bytes: u64,
 }
 
-/// Where a session is written, below the folder.
+/// A session, and where it is written below the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// All of it.
-    pub path: PathBuf,
+struct Planned {
+    session: SessionId,
+    /// About as many bytes as its file has.
+    bytes: u64,
+    /// All of it, unless it is damaged where that is kept.
+    path: Result<PathBuf>,
     /// What can be read of it, if it is damaged.
-    pub salvaged: PathBuf,
+    salvaged: PathBuf,
 }
 
 /// Where each session is written, oldest session first, so that an older one keeps its path when a
-/// newer one wants the same.
-///
-/// # Errors
-/// When the store cannot be read.
-pub fn plan(store: &Store) -> Result<Vec<(Session, Result<Target>)>> {
-    let mut sessions = store.sessions(&SessionFilter::default())?.sessions;
+/// newer one wants the same; and what of the sessions cannot even be named.
+fn plan(store: &Store) -> Result<(Vec<Planned>, Vec<NotExported>)> {
+    let list = store.sessions(&SessionFilter::default())?;
+    let mut sessions = list.sessions;
     sessions.sort_by_key(|s| s.key);
     let mut paths = paths::Paths::default();
     let mut plan = Vec::with_capacity(sessions.len());
@@ -136,7 +147,7 @@ pub fn plan(store: &Store) -> Result<Vec<(Session, Result<Target>)>> {
         let of_its_own = PathBuf::from(format!("{}.jsonl", session.id));
         let path = match store.import_of(&session.id) {
             // A session that cannot be looked up keeps no other from being written.
-            Err(error) => Err(Failure::from(error).during(of_its_own.display().to_string())),
+            Err(error) => Err(damaged_at(error.into(), &of_its_own)),
             Ok(None) => Ok(of_its_own),
             Ok(Some(record)) => paths::checked(&record.mark.relative_path).map_err(|unsafe_path| {
                 let recorded = String::from_utf8_lossy(&record.mark.relative_path).into_owned();
@@ -145,20 +156,42 @@ pub fn plan(store: &Store) -> Result<Vec<(Session, Result<Target>)>> {
                     format!("the recorded path {recorded:?} is not used"),
                 )
                 .why(unsafe_path.to_string())
-                .hint("read the session with `betcode-db cat`")
+                .hint("write it under a name of its own with --salvage")
             }),
         };
-        plan.push((session, path.map(|p| paths.claim(&p))));
+        let bytes = session.raw_bytes + session.messages;
+        plan.push((session.id, bytes, path.map(|p| paths.claim(&p))));
+    }
+    let mut nameless = Vec::new();
+    for damaged in list.damaged {
+        let failure = Failure::from(damaged.error());
+        match damaged.id {
+            Some(id) => {
+                let path = PathBuf::from(format!("{id}.jsonl"));
+                plan.push((id, 0, Err(damaged_at(failure, &path))));
+            }
+            None => nameless.push(NotExported::of("(its id is damaged)".into(), failure)),
+        }
     }
     // Behind all that is whole: no part of a session takes the place of another session.
-    let with_salvaged = |(session, path): (Session, Result<PathBuf>)| {
-        let target = path.map(|path| Target {
-            salvaged: paths.claim(&path.with_extension("salvaged.jsonl")),
+    let with_salvaged = |(session, bytes, path): (SessionId, u64, Result<PathBuf>)| {
+        let wanted = match &path {
+            Ok(path) => path.with_extension("salvaged.jsonl"),
+            Err(_) => PathBuf::from(format!("{session}.salvaged.jsonl")),
+        };
+        Planned {
+            salvaged: paths.claim(&wanted),
+            session,
+            bytes,
             path,
-        });
-        (session, target)
+        }
     };
-    Ok(plan.into_iter().map(with_salvaged).collect())
+    Ok((plan.into_iter().map(with_salvaged).collect(), nameless))
+}
+
+/// A session that would stand at `path`, and whose rows are damaged.
+fn damaged_at(failure: Failure, path: &Path) -> Failure {
+    explain_damage(failure.during(path.display().to_string()))
 }
 
 /// Writes sessions below `out`, each file whole or not at all.
@@ -174,54 +207,65 @@ pub fn export(
 ) -> Result<ExportSummary> {
     let started = Instant::now();
     for id in &options.sessions {
-        store.session(id)?;
+        match store.session(id) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {}
+            found => drop(found?),
+        }
     }
-    let mut plan = plan(store)?;
+    let (mut plan, nameless) = plan(store)?;
     if !options.sessions.is_empty() {
-        plan.retain(|(session, _)| options.sessions.contains(&session.id));
+        plan.retain(|planned| options.sessions.contains(&planned.session));
     }
     make_folder(out).map_err(|e| Failure::io("create the folder", out, &e))?;
-    let bytes = plan.iter().map(|(s, _)| s.raw_bytes + s.messages).sum();
+    let bytes = plan.iter().map(|planned| planned.bytes).sum();
     let mut summary = ExportSummary {
         out: out.display().to_string(),
         ..Default::default()
     };
+    if options.sessions.is_empty() {
+        summary.failed = nameless;
+    }
     let mut progress = ExportProgress {
         bytes_done: 0,
         bytes,
     };
     let mut swept = HashSet::new();
-    for (session, target) in plan {
-        if let Ok(target) = &target {
-            let folder = out.join(target.path.parent().unwrap_or(Path::new("")));
+    for Planned {
+        session,
+        path,
+        salvaged,
+        ..
+    } in plan
+    {
+        for path in path.iter().chain([&salvaged]) {
+            let folder = out.join(path.parent().unwrap_or(Path::new("")));
             if !swept.contains(&folder) {
                 sweep(&folder);
                 swept.insert(folder);
             }
         }
-        let place = target.as_ref().map(|target| Place {
+        let place_of = |path| Place {
             out,
-            path: &target.path,
+            path,
             force: options.force,
-        });
+        };
         let mut watch = |piece: u64| {
             progress.bytes_done += piece;
             observe(progress)
         };
-        let mut written = match &place {
-            Ok(place) => write_session(store, &session.id, place, &mut watch)
-                .map_err(|failure| failure.during(place.target().display().to_string())),
-            Err(failure) => Err((*failure).clone()),
+        let mut written = match &path {
+            Ok(path) => {
+                let place = place_of(path);
+                write_session(store, &session, &place, &mut watch)
+                    .map_err(|failure| failure.during(place.target().display().to_string()))
+            }
+            Err(failure) => Err(failure.clone()),
         };
-        if let (Err(failure), Ok(target)) = (&written, &target)
+        if let Err(failure) = &written
             && options.salvage
             && failure.exit == Exit::Damaged
         {
-            let place = Place {
-                out,
-                path: &target.salvaged,
-                force: options.force,
-            };
+            let place = place_of(&salvaged);
             match salvage_session(store, &session, &place, &mut watch) {
                 Ok(Some(salvaged)) => summary.salvaged.push(salvaged),
                 Ok(None) => written = Ok(None),
@@ -253,13 +297,10 @@ pub fn export(
                     ..failure
                 });
             }
-            Err(failure) => summary.failed.push(NotExported {
-                session: session.id.to_string(),
-                path: failure.what,
-                why: failure.why.unwrap_or_default(),
-                hint: failure.hint.unwrap_or_else(|| "export it again".to_owned()),
-                exit: failure.exit,
-            }),
+            Err(failure) => {
+                let failed = NotExported::of(session.to_string(), failure);
+                summary.failed.push(failed);
+            }
         }
     }
     summary.seconds = started.elapsed().as_secs_f64();
@@ -285,7 +326,7 @@ fn write_session(
 /// interrupted.
 fn salvage_session(
     store: &Store,
-    session: &Session,
+    session: &SessionId,
     place: &Place<'_>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Salvaged>> {
@@ -300,7 +341,7 @@ fn salvage_session(
         observe,
     )?;
     Ok(written.map(|(written, _)| Salvaged {
-        session: session.id.to_string(),
+        session: session.to_string(),
         path: place.target().display().to_string(),
         messages: written.messages,
         bytes: written.bytes,

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use betcode_storage::{ErrorKind, ReadRange, Session, Store};
+use betcode_storage::{ErrorKind, ReadRange, SessionId, Store};
 use serde::Serialize;
 
 use super::content::{LineEnds, Written};
@@ -24,52 +24,38 @@ pub struct Missing {
 /// Of `sink`, and of reading when it is not damage.
 pub fn pieces(
     store: &Store,
-    session: &Session,
+    session: &SessionId,
     sink: &mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>>,
 ) -> Result<(Written, Vec<Missing>)> {
     // Without them each message ends its line.
-    let ends = LineEnds::of(store, &session.id).unwrap_or_default();
-    let segments = store.segments(&session.id).unwrap_or_default();
+    let ends = LineEnds::of(store, session).unwrap_or_default();
     let mut written = Written::default();
     let mut missing = Vec::new();
     let mut next = 1;
-    while next <= session.messages {
-        let range = ends.known_of(ReadRange {
-            to: Some(session.messages),
-            ..ReadRange::from(next)
-        });
-        for message in store.read(&session.id, range)? {
-            let message = match message {
-                Ok(message) => message,
-                Err(error) if error.kind() == ErrorKind::Damaged => break,
-                Err(error) => return Err(error.into()),
-            };
-            note(&mut missing, next, message.sequence.saturating_sub(1));
-            next = message.sequence + 1;
-            written.messages += 1;
-            written.last_sequence = Some(message.sequence);
-            let newline: &[u8] = match ends.newline_after(message.sequence) {
-                true => b"\n",
-                false => b"",
-            };
-            for piece in [&message.payload, newline] {
-                written.bytes += piece.len() as u64;
-                if sink(piece)?.is_break() {
-                    return Ok((written, missing));
-                }
+    let mut replay = store.read(session, ends.known_of(ReadRange::all()))?;
+    for message in replay.by_ref() {
+        let message = match message {
+            Ok(message) => message,
+            // It goes on behind the damage.
+            Err(error) if error.kind() == ErrorKind::Damaged => continue,
+            Err(error) => return Err(error.into()),
+        };
+        note(&mut missing, next, message.sequence.saturating_sub(1));
+        next = message.sequence + 1;
+        written.messages += 1;
+        written.last_sequence = Some(message.sequence);
+        let newline: &[u8] = match ends.newline_after(message.sequence) {
+            true => b"\n",
+            false => b"",
+        };
+        for piece in [&message.payload, newline] {
+            written.bytes += piece.len() as u64;
+            if sink(piece)?.is_break() {
+                return Ok((written, missing));
             }
         }
-        if next > session.messages {
-            break;
-        }
-        // A segment is read whole or not at all.
-        let last = segments
-            .iter()
-            .find(|s| (s.first_sequence..=s.last_sequence).contains(&next))
-            .map_or(next, |segment| segment.last_sequence);
-        note(&mut missing, next, last);
-        next = last + 1;
     }
+    note(&mut missing, next, replay.end());
     Ok((written, missing))
 }
 

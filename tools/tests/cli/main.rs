@@ -19,4 +19,5 @@ mod maintain;
 mod output;
 mod refusals;
 mod retain;
+mod rot;
 mod tool;

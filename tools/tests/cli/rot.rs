@@ -1,0 +1,75 @@
+//! Rows that no statement of ours writes, and what the commands make of them.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::tool::Tool;
+
+/// Three sessions, of which the rows of one are damaged by a statement.
+fn damaged(sql: &str) -> Tool {
+    let tool = Tool::new();
+    for name in ["first", "odd", "last"] {
+        tool.write(
+            format!("src/{name}.jsonl"),
+            format!("{name} one\n{name} two"),
+        );
+    }
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = replace(sql, ') STRICT', ')') WHERE type = 'table';
+             PRAGMA writable_schema = RESET;",
+        )
+        .unwrap();
+    assert_eq!(connection.execute(sql, []).unwrap(), 1);
+    tool
+}
+
+#[test]
+fn a_session_whose_row_is_damaged_is_named_and_hides_no_other() {
+    let tool = damaged("UPDATE sessions SET hot_bytes = -1 WHERE session_id = 'odd'");
+    let (listed, code) = tool.json(["sessions"]);
+    assert_eq!((code, &listed["total"]), (9, &2.into()), "{listed}");
+    assert_eq!(listed["damaged"][0]["session"], "odd");
+    let told = tool.run(["sessions"]);
+    assert!(told.text().contains("first") && told.stderr.contains("odd"));
+    let (inspected, code) = tool.json(["inspect"]);
+    assert_eq!(
+        (code, &inspected["sessions"]),
+        (9, &2.into()),
+        "{inspected}"
+    );
+    // What stands in it is whole.
+    let (searched, code) = tool.json(["search", "two"]);
+    let matches = searched["matches"].as_array().unwrap();
+    assert_eq!((code, matches.len()), (0, 3), "{searched}");
+    assert_eq!(tool.ok(["cat", "odd"]).text(), "odd one\nodd two");
+    let (checked, code) = tool.json(["verify"]);
+    assert_eq!((code, &checked["sessions"]), (1, &2.into()), "{checked}");
+    let named = |p: &Value| p["session"] == "odd";
+    assert!(checked["problems"].as_array().unwrap().iter().any(named));
+}
+
+#[test]
+fn what_is_whole_of_a_session_is_salvaged_also_when_its_row_or_its_path_is_damaged() {
+    for sql in [
+        "UPDATE sessions SET hot_bytes = -1 WHERE session_id = 'odd'",
+        "UPDATE imports SET file_name = 5, begins_with_id = 'x' WHERE session_key =
+            (SELECT session_key FROM sessions WHERE session_id = 'odd')",
+        "UPDATE imports SET relative_path = CAST('../up' AS BLOB) WHERE session_key =
+            (SELECT session_key FROM sessions WHERE session_id = 'odd')",
+    ] {
+        let tool = damaged(sql);
+        let out = tool.path("out");
+        let args = ["export", "--salvage", "--out", out.to_str().unwrap()];
+        let (exported, code) = tool.json(args);
+        assert_eq!((code, &exported["sessions"]), (9, &2.into()), "{exported}");
+        let salvaged = &exported["salvaged"][0];
+        assert_eq!(salvaged["missing"], Value::Array(Vec::new()), "{exported}");
+        let text = fs::read_to_string(salvaged["path"].as_str().unwrap()).unwrap();
+        assert_eq!(text.trim_end(), "odd one\nodd two", "{sql}");
+    }
+}
