@@ -72,6 +72,10 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         FindStop::Io(error) => unreadable(&error),
         FindStop::Stop(stop) => stop,
     })?;
+    let Some(place) = place else {
+        let _ = run.advance(found.bytes);
+        return Ok(());
+    };
     taken.is_new = place.is_new;
     file.seek(SeekFrom::Start(place.prefix.bytes))
         .map_err(|e| unreadable(&e))?;

@@ -10,6 +10,7 @@ use super::file::{FindStop, READ_BYTES, Stop};
 use super::identity::{self, Candidate, Decision, Prefix};
 use super::walk::{Found, path_bytes};
 use super::{Run, Skipped};
+use crate::error::Exit;
 use crate::export::content;
 
 /// Where in a file, and in its session, the import goes on.
@@ -28,8 +29,13 @@ pub(super) struct Place {
     pub(super) record_is_stale: bool,
 }
 
-/// Finds the session that the file belongs to, and how far it was taken.
-pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Place, FindStop> {
+/// Finds the session that the file belongs to, and how far it was taken. `None` when the file is an
+/// older copy, from elsewhere, of one that was taken: every byte of it is recorded.
+pub(super) fn find_place(
+    run: &Run<'_>,
+    file: &mut File,
+    found: &Found,
+) -> Result<Option<Place>, FindStop> {
     let source_path = path_bytes(&found.canonical);
     let relative_path = path_bytes(&found.relative);
     let by_source = run.store.imports_by_source(&source_path)?;
@@ -55,7 +61,8 @@ pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Resul
             })
             .collect()
     };
-    match identity::decide(&compare(by_source), &compare(by_relative)) {
+    let by_relative = compare(by_relative);
+    match identity::decide(&compare(by_source), &by_relative) {
         Decision::Continue(record) if !(run.options.as_new && goes_beyond(&record, &prefixes)) => {
             let taken = record.mark.taken_bytes;
             let prefix = prefixes
@@ -63,7 +70,7 @@ pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Resul
                 .find(|p| p.bytes == taken)
                 .unwrap_or_default();
             let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
-            Ok(Place {
+            Ok(Some(Place {
                 session: record.session,
                 is_new: false,
                 length,
@@ -74,10 +81,13 @@ pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Resul
                 next_sequence: messages + 1,
                 record_is_stale: record.mark.source_path != source_path,
                 relative_path: record.mark.relative_path,
-            })
+            }))
         }
         Decision::Changed(record) if !run.options.as_new => {
             Err(changed(run, file, found, &record)?.into())
+        }
+        Decision::New if !run.options.as_new && is_older_copy(run, file, length, &by_relative)? => {
+            Ok(None)
         }
         decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
             let session = free_id(run, found, &relative_path)?;
@@ -85,7 +95,7 @@ pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Resul
             if decision == Decision::New && !run.store.imports_by_source(&source_path)?.is_empty() {
                 return find_place(run, file, found);
             }
-            Ok(Place {
+            Ok(Some(Place {
                 session,
                 is_new: true,
                 length,
@@ -94,9 +104,38 @@ pub(super) fn find_place(run: &Run<'_>, file: &mut File, found: &Found) -> Resul
                 next_sequence: 1,
                 relative_path,
                 record_is_stale: true,
-            })
+            }))
         }
     }
+}
+
+/// Whether all of the file is the beginning of what was taken from the same place below another
+/// folder: a backup, say, from before that file grew. Compared byte for byte, because nothing is kept
+/// of it. An empty file is no copy of anything.
+fn is_older_copy(
+    run: &Run<'_>,
+    file: &mut File,
+    length: u64,
+    by_relative: &[Candidate],
+) -> Result<bool, FindStop> {
+    if length == 0 {
+        return Ok(false);
+    }
+    let longer = by_relative
+        .iter()
+        .map(|candidate| &candidate.record)
+        .filter(|record| record.mark.taken_bytes > length);
+    for record in longer {
+        file.seek(SeekFrom::Start(0))?;
+        let copy = file.by_ref().take(length);
+        match content::first_difference(run.store, &record.session, copy) {
+            Ok(Some(difference)) if difference.file_ended => return Ok(true),
+            Err(failure) if failure.exit == Exit::Busy => return Err(Stop::Fail(failure).into()),
+            // What cannot be read, or is gone, proves nothing: the file may be all that is left.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the session holds messages that did not come from the file.
@@ -137,10 +176,16 @@ fn changed(
     record: &ImportRecord,
 ) -> Result<Stop, FindStop> {
     file.seek(SeekFrom::Start(0))?;
-    let difference =
-        content::first_difference(run.store, &record.session, file).map_err(Stop::Fail)?;
     let hint = "restore the file, or record it beside the old one with --as-new";
     let session = &record.session;
+    let difference = match content::first_difference(run.store, session, file) {
+        // Damage in one session keeps no other file from being taken.
+        Err(failure) if failure.exit == Exit::Damaged => {
+            let why = format!("its past differs from session {session}, which is damaged");
+            return Ok(Stop::Skip(Skipped::new(&found.path, why, hint)));
+        }
+        compared => compared.map_err(Stop::Fail)?,
+    };
     let skipped = match difference {
         Some(d) if d.file_ended => {
             let why = format!("it is shorter than what session {session} holds of it");

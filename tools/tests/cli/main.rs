@@ -16,6 +16,7 @@ mod growing;
 mod growth;
 mod import;
 mod maintain;
+mod older_copies;
 mod output;
 mod refusals;
 mod retain;
