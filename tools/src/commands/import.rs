@@ -13,6 +13,10 @@ use crate::output::{Out, Unit, format};
 
 /// Record files of agent lines; run again, only what is new
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A last line without its end is taken as it stands: the file may never get more. When a later \
+import finds it completed, the rest is a message of its own, because what was recorded does not \
+change: export joins the two again, and search and report see them apart.")]
 pub struct Args {
     /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects
     #[arg(required = true)]
@@ -75,7 +79,14 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
 /// Shows what an import did.
 fn show(out: &mut Out, summary: &ImportSummary) {
     let took = if summary.messages == 0 && summary.sessions == 0 {
-        format!("Nothing new in {}", format::counted(summary.files, "file"))
+        match summary.resumed {
+            0 => format!("Nothing new in {}", format::counted(summary.files, "file")),
+            // A file without messages of its own has grown by that alone.
+            ended => format!(
+                "Took the end of the last line of {}, and no new message",
+                format::counted(ended, "file")
+            ),
+        }
     } else {
         format!(
             "Imported {}, {}, {} in {} ({})",
@@ -87,7 +98,7 @@ fn show(out: &mut Out, summary: &ImportSummary) {
         )
     };
     out.line(took);
-    if summary.resumed > 0 || (summary.unchanged > 0 && summary.sessions > 0) {
+    if summary.sessions > 0 && (summary.resumed > 0 || summary.unchanged > 0) {
         out.line(format!(
             "  {} had grown, {} had nothing new",
             format::counted(summary.resumed, "file"),
@@ -96,7 +107,7 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     }
     show_skipped(out, summary);
     if summary.interrupted {
-        out.remark("interrupted: run the same command again to go on");
+        out.trouble("interrupted: run the same command again to go on");
     }
 }
 

@@ -194,12 +194,12 @@ pub fn import(
         // A file of which nothing could be taken has made no session.
         let made = taken.is_new && ended.is_ok() && !taken.came_too_late();
         summary.sessions += u64::from(made || taken.messages > 0);
-        summary.resumed += u64::from(!taken.is_new && taken.messages > 0);
+        summary.resumed += u64::from(!taken.is_new && taken.bytes > 0);
         summary.messages += taken.messages;
         summary.bytes += taken.bytes;
         match ended {
             Ok(()) => {
-                let nothing_new = !taken.is_new && taken.messages == 0;
+                let nothing_new = !taken.is_new && taken.bytes == 0;
                 summary.unchanged += u64::from(nothing_new || taken.came_too_late());
             }
             Err(Stop::Skip(skipped)) => summary.skipped.push(skipped),

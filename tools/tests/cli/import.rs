@@ -149,6 +149,31 @@ fn a_last_line_without_newline_goes_on_in_every_way() {
 }
 
 #[test]
+fn a_line_end_that_comes_later_is_told_and_no_new_message() {
+    let tool = Tool::new();
+    let file = tool.write("src/a.jsonl", "{}\n{}");
+    tool.write("src/b.jsonl", "{}\n");
+    import(&tool);
+    append(&file, b"\n");
+    let (ended, _) = import(&tool);
+    let counts = ["bytes", "messages", "sessions", "unchanged", "resumed"];
+    assert_eq!(
+        counts.map(|field| ended[field].as_u64().unwrap()),
+        [1, 0, 0, 1, 1]
+    );
+    fs::write(&file, "{}\n{}\n{}").unwrap();
+    import(&tool);
+    append(&file, b"\n");
+    let told = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    assert_eq!(
+        told.text(),
+        "Took the end of the last line of 1 file, and no new message\n"
+    );
+    let told = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    assert_eq!(told.text(), "Nothing new in 2 files\n");
+}
+
+#[test]
 fn a_file_whose_past_changed_is_named_with_its_line_and_left_alone() {
     let tool = Tool::new();
     let file = tool.write("src/a.jsonl", "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
