@@ -33,13 +33,13 @@ pub struct Problem {
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VerifyReport {
-    /// Sessions looked at.
+    /// Sessions in which nothing is wrong.
     pub sessions: u64,
     /// Messages found intact.
     pub messages: u64,
     /// Their payload bytes.
     pub raw_bytes: u64,
-    /// Segments decoded.
+    /// Segments found intact.
     pub segments: u64,
     /// What is wrong; empty when all is well.
     pub problems: Vec<Problem>,
@@ -135,19 +135,23 @@ impl Store {
             raw_bytes_done: 0,
         };
         for session in &sessions {
-            self.verify_session(session, &mut report, &mut progress, observe)?;
+            let problems_before = report.problems.len();
+            let is_there = self.verify_session(session, &mut report, &mut progress, observe)?;
+            let is_intact = is_there && report.problems.len() == problems_before;
+            report.sessions += u64::from(is_intact);
         }
         self.verify_sums(&mut report)?;
         Ok(report)
     }
 
+    /// Checks one session; `false` when it has been deleted meanwhile.
     fn verify_session(
         &self,
         listed: &Session,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let connection = self.inner.readers.get()?;
         let db = &self.inner.db;
         // Row, segments and hot messages in one snapshot: appends and compaction go on.
@@ -155,17 +159,17 @@ impl Store {
         let found = db.named("find", sql::sessions::by_key(&snapshot, listed.key));
         let session = match found {
             Ok(Some(session)) => session,
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(false),
             Err(error) => {
                 report.add("structure", listed, None, error.to_string());
-                return Ok(());
+                return Ok(true);
             }
         };
         let segments = match db.named("list", sql::segments::list(&snapshot, session.key)) {
             Ok(segments) => segments,
             Err(error) => {
                 report.add("structure", &session, None, error.to_string());
-                return Ok(());
+                return Ok(true);
             }
         };
         let mut hot = Vec::new();
@@ -186,20 +190,29 @@ impl Store {
         }
         check_places(&session, &segments, &hot, report);
         check_counts(&session, &segments, &hot, report);
-        self.verify_contents(&session, report, progress, observe)?;
-        report.sessions += 1;
-        report.segments += segments.len() as u64;
-        Ok(())
+        let damaged = self.verify_contents(&session, report, progress, observe)?;
+        let Some(damaged) = damaged else {
+            return Ok(false);
+        };
+        let is_intact = |segment: &&SegmentInfo| {
+            let next = damaged.partition_point(|&sequence| sequence < segment.first_sequence);
+            let next = damaged.get(next);
+            next.is_none_or(|&sequence| sequence > segment.last_sequence)
+        };
+        report.segments += segments.iter().filter(is_intact).count() as u64;
+        Ok(true)
     }
 
-    /// Decodes and digests every message of the session.
+    /// Decodes and digests every message of the session. The sequences at which reading met damage,
+    /// in order; `None` when the session has been deleted meanwhile.
     fn verify_contents(
         &self,
         session: &Session,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<u64>>> {
+        let mut damaged = Vec::new();
         let mut cursor = fetch::Cursor::default();
         let mut next = 1;
         let listed_before = report.problems.len();
@@ -227,8 +240,9 @@ impl Store {
                 Err(error) => {
                     let gone = sql::sessions::by_key(&connection, session.key);
                     if matches!(gone, Ok(None)) {
-                        return Ok(());
+                        return Ok(None);
                     }
+                    damaged.push(next);
                     let kind = match error {
                         StoreError::Segment { .. } => "segment",
                         _ => "message",
@@ -244,7 +258,7 @@ impl Store {
                 return Err(StoreError::Cancelled);
             }
         }
-        Ok(())
+        Ok(Some(damaged))
     }
 
     fn verify_sums(&self, report: &mut VerifyReport) -> Result<()> {

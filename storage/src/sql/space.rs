@@ -68,7 +68,9 @@ pub(crate) fn reclaim(connection: &Connection, pages_max: u32) -> rusqlite::Resu
     Ok(())
 }
 
-/// SQLite's own check of the file's structure; the problems, at most `problems_max`.
+/// SQLite's own check of the file's structure; the problems, at most `problems_max`, in its words.
+///
+/// It tells all that is wrong with the pages as one text of many lines, under a heading.
 pub(crate) fn integrity_problems(
     connection: &Connection,
     problems_max: u32,
@@ -77,5 +79,10 @@ pub(crate) fn integrity_problems(
     let lines = statement
         .query_map([], |row| row.get::<_, String>(0))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    let problems = lines.iter().flat_map(|text| text.lines());
+    Ok(problems
+        .filter(|line| *line != "ok" && !line.starts_with("*** in database"))
+        .map(|line| format!("SQLite finds: {line}"))
+        .take(problems_max as usize)
+        .collect())
 }

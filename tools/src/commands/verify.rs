@@ -64,24 +64,26 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
             .unwrap_or_default();
         context.out.finding(format!(
             "{}{session}{sequence}: {}",
-            problem.kind, problem.what
+            problem.kind,
+            problem.reason()
         ));
     }
+    let messages = format::counted(report.messages, "message");
+    let sessions = format::counted(report.sessions, "session");
     let read = format!(
-        "{} in {}, {}, {}, in {} ({})",
-        format::counted(report.messages, "message"),
-        format::counted(report.sessions, "session"),
+        "{}, {}, in {} ({})",
         format::counted(report.segments, "segment"),
         format::bytes(report.raw_bytes),
         format::seconds(seconds),
         format::rate(report.raw_bytes, seconds)
     );
     if report.ok() {
-        context.out.line(format!("Everything is in order: {read}"));
+        let all = format!("{messages} in {sessions}, {read}");
+        context.out.line(format!("Everything is in order: {all}"));
         return Ok(Exit::Ok);
     }
     context.out.line(format!(
-        "{} in {read}",
+        "Found {}. Intact: {sessions}, {messages}, {read}",
         format::counted(report.problems_total, "problem")
     ));
     context.out.remark(
@@ -114,6 +116,22 @@ struct Problem {
     session: Option<String>,
     sequence: Option<u64>,
     what: String,
+}
+
+impl Problem {
+    /// What is wrong, without the place, which stands before it.
+    fn reason(&self) -> &str {
+        let (Some(session), Some(sequence)) = (&self.session, self.sequence) else {
+            return &self.what;
+        };
+        [
+            format!("session {session}, segment at sequence {sequence}: "),
+            format!("damaged data in session {session}: "),
+        ]
+        .iter()
+        .find_map(|place| self.what.strip_prefix(place))
+        .unwrap_or(&self.what)
+    }
 }
 
 impl Findings {

@@ -138,6 +138,28 @@ fn levels_follow_the_limit() {
 }
 
 #[test]
+fn damage_to_the_pages_is_told_line_by_line() {
+    let tool = tool();
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'hot_messages'";
+    let root: u32 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(connection);
+    let file = fs::File::options().write(true).open(tool.db()).unwrap();
+    // The last page below it is another table's then.
+    file.write_all_at(&[0, 0, 0, 3], u64::from(root - 1) * 4096 + 8)
+        .unwrap();
+    let (verified, code) = tool.json(["verify"]);
+    assert_eq!(code, 1);
+    let problems = verified["problems"].as_array().unwrap();
+    let structure = problems.iter().filter(|p| p["kind"] == "structure");
+    assert!(structure.count() > 1, "{verified}");
+    for problem in problems {
+        let what = problem["what"].as_str().unwrap();
+        assert!(!what.contains(['\n', '*']), "{what}");
+    }
+}
+
+#[test]
 fn damage_is_named_and_takes_nothing_else_with_it() {
     let tool = tool();
     tool.ok(["compact"]);
@@ -156,6 +178,11 @@ fn damage_is_named_and_takes_nothing_else_with_it() {
 
     let (verified, code) = tool.json(["verify"]);
     assert_eq!((code, &verified["ok"]), (1, &Value::Bool(false)));
+    let (report, _) = tool.json(["report"]);
+    let intact = |field| verified[field].as_u64().unwrap();
+    assert_eq!(intact("sessions"), 1, "one of two is damaged: {verified}");
+    assert_eq!(intact("segments") + 1, report["segments"].as_u64().unwrap());
+    assert!(intact("messages") < report["messages"].as_u64().unwrap());
     let problems = verified["problems"].as_array().unwrap();
     assert!(
         problems.iter().any(|p| p["session"].is_string()),
