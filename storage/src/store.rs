@@ -94,7 +94,7 @@ impl Store {
             connected => connected,
         }?;
         let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
-        let readers = Readers::open(&db, options.readers_max, Arc::clone(&open))?;
+        let readers = Readers::open(&db, options.readers_max, true, Arc::clone(&open))?;
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
@@ -156,7 +156,7 @@ impl Store {
                 });
             }
         }
-        let readers = Readers::open(&db, options.readers_max, Arc::clone(&open))?;
+        let readers = Readers::open(&db, options.readers_max, false, Arc::clone(&open))?;
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,

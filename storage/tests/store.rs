@@ -446,3 +446,34 @@ fn an_append_to_a_session_whose_row_is_damaged_is_refused_and_fails_no_other_of_
     store.append(batch("other", &[b"c"])).unwrap();
     assert_eq!(contents(&store, "other"), ["c"]);
 }
+
+#[test]
+fn a_reader_changes_nothing_of_what_a_killed_writer_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"one", b"two"])).unwrap();
+    // While the log has not been moved, the files are as a kill leaves them.
+    let at = |name: &str| folder.path().join(name);
+    let (main, log) = (at("left.db"), at("left.db-wal"));
+    std::fs::copy(at("history.db"), &main).unwrap();
+    std::fs::copy(at("history.db-wal"), &log).unwrap();
+    let left = || [&main, &log].map(|file| std::fs::read(file).unwrap());
+    let before = left();
+    assert!(!before[1].is_empty());
+    let reader = Store::open_read_only(&main, small_reserve()).unwrap();
+    assert_eq!(contents(&reader, "s"), ["one", "two"]);
+    let verified = reader.verify(&mut |_| std::ops::ControlFlow::Continue(()));
+    assert!(verified.unwrap().ok());
+    drop(reader);
+    assert!(left() == before, "the file and its log are as they were");
+
+    let writer = Store::open(&main, small_reserve()).unwrap();
+    writer.append(batch("s", &[b"three"])).unwrap();
+    assert_eq!(contents(&writer, "s"), ["one", "two", "three"]);
+    drop(writer);
+    assert!(!log.exists(), "a writer that closes leaves no log");
+    drop(Store::open_read_only(&main, small_reserve()).unwrap());
+    for suffix in ["-wal", "-shm"] {
+        assert!(!at(&format!("left.db{suffix}")).exists(), "{suffix}");
+    }
+}

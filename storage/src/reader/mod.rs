@@ -30,12 +30,25 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
-    /// Opens the pool with one connection; further ones come when they are needed.
-    pub(crate) fn open(db: &Db, readers_max: u32, open: Arc<OpenFile>) -> Result<Self> {
+    /// Opens the pool, whose connections come when they are needed. Beside no writer of this process
+    /// they leave the log alone, see [`Db::leave_log`].
+    pub(crate) fn open(
+        db: &Db,
+        readers_max: u32,
+        beside_writer: bool,
+        open: Arc<OpenFile>,
+    ) -> Result<Self> {
         let (target, flags) = db.reader_target()?;
+        let of_log = db.clone();
         let manager = SqliteConnectionManager::file(target)
             .with_flags(flags)
-            .with_init(|connection| set_up_reader(connection));
+            .with_init(move |connection| {
+                set_up_reader(connection)?;
+                match beside_writer {
+                    true => Ok(()),
+                    false => of_log.leave_log(connection),
+                }
+            });
         let pool = Pool::builder()
             .max_size(readers_max)
             .min_idle(Some(0))

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use crate::error::{Result, StoreError};
@@ -98,6 +99,7 @@ impl Db {
             }
             let probe = Connection::open_with_flags(&target, flags).and_then(|connection| {
                 set_up_reader(&connection)?;
+                self.leave_log(&connection)?;
                 connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
             });
             match probe {
@@ -119,7 +121,19 @@ impl Db {
         let (target, flags) = self.reader_target()?;
         let connection = self.named("open", Connection::open_with_flags(target, flags))?;
         self.named("set up a reader", set_up_reader(&connection))?;
+        self.named("set up a reader", self.leave_log(&connection))?;
         Ok(connection)
+    }
+
+    /// Keeps a reader that is the last to close from moving the log into the main file: who only
+    /// looks at what a killed process left changes nothing. The next writer reads that log.
+    ///
+    /// Where nothing is in the log there is nothing to move, and closing clears the empty files away.
+    pub(crate) fn leave_log(&self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.wal_bytes() > 0 {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
+        Ok(())
     }
 
     /// Whether somebody has the file open: its shared memory is there then. A failed attempt to make
