@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
+use rustix::io::Errno;
 
 use crate::error::{Result, StoreError};
 use crate::open_files;
@@ -175,13 +176,29 @@ fn refuse_unknown_header(db: &Db) -> Result<()> {
 /// Refuses to make a database where the log of another one waits: SQLite reads it into a copy that
 /// is put there, and deletes it beside an empty file. `db` itself must not be there.
 pub(crate) fn refuse_stray_log(db: &Db) -> Result<()> {
-    for suffix in ["-wal", "-journal"] {
-        let log = db.beside(suffix);
-        if std::fs::metadata(&log).is_ok_and(|metadata| metadata.len() > 0) {
-            return Err(StoreError::StrayLog { log });
-        }
+    match log_with_content(db) {
+        Some(log) => Err(StoreError::StrayLog { log }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The log beside a database, if there is anything in it.
+pub(crate) fn log_with_content(db: &Db) -> Option<PathBuf> {
+    ["-wal", "-journal"]
+        .map(|suffix| db.beside(suffix))
+        .into_iter()
+        .find(|log| std::fs::metadata(log).is_ok_and(|metadata| metadata.len() > 0))
+}
+
+/// Whether this user may write to a file, or make files in a folder. Nothing is tried out.
+pub(crate) fn is_writable(path: &Path) -> bool {
+    let mut access = rustix::fs::Access::WRITE_OK;
+    if path.is_dir() {
+        access |= rustix::fs::Access::EXEC_OK;
+    }
+    let flags = rustix::fs::AtFlags::EACCESS;
+    let answer = rustix::fs::accessat(rustix::fs::CWD, path, access, flags);
+    !matches!(answer, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
 /// Bytes that the file system of `path` has left for us; `None` when it does not tell.

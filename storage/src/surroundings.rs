@@ -1,6 +1,6 @@
 //! What a store stands on: the file system, the files beside it, and how its own file was made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
@@ -22,6 +22,10 @@ pub struct Surroundings {
     pub wal_bytes: u64,
     /// Held for a full disk; `None` when no writer has made a reserve yet.
     pub reserve_bytes: Option<u64>,
+    /// The file, or its folder, when this user may not write there: a writer needs both.
+    pub unwritable: Option<PathBuf>,
+    /// The log of a database that is not there.
+    pub stray_log: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -31,13 +35,23 @@ impl Surroundings {
         let path = &files::behind_links(path);
         let db = Db::at(path);
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
         let reserve = std::fs::metadata(db.beside("-reserve"));
+        let unwritable = [path, folder]
+            .into_iter()
+            .find(|place| place.exists() && !files::is_writable(place));
+        let stray_log = match path.exists() {
+            true => None,
+            false => files::log_with_content(&db),
+        };
         Self {
-            network_file_system: files::network_file_system(folder.unwrap_or(Path::new("."))),
+            network_file_system: files::network_file_system(folder),
             free_bytes: files::free_bytes(path),
             database_bytes: db.main_bytes(),
             wal_bytes: db.wal_bytes(),
             reserve_bytes: reserve.ok().map(|metadata| metadata.len()),
+            unwritable: unwritable.map(Path::to_owned),
+            stray_log,
         }
     }
 }

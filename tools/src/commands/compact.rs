@@ -70,7 +70,8 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         ..CompactionRequest::manual()
     };
     if args.dry_run {
-        show_plan(context.out, &store.plan_compaction(&request)?);
+        let free_bytes = store.space()?.free_bytes;
+        show_plan(context.out, &store.plan_compaction(&request)?, free_bytes);
         return Ok(Exit::Ok);
     }
     let progress = context.out.progress("compacting", 0, Unit::Bytes);
@@ -184,7 +185,16 @@ impl Outcome {
 
 /// Shows what a compaction did.
 fn show(out: &mut Out, outcome: &Outcome) {
-    if outcome.messages == 0 {
+    let took = format!(
+        "took {} and takes {} now",
+        format::bytes(outcome.bytes_before),
+        format::bytes(outcome.bytes_after)
+    );
+    if outcome.messages == 0 && outcome.bytes_after < outcome.bytes_before {
+        out.line(format!(
+            "Nothing to compact; space was given back: the database {took}"
+        ));
+    } else if outcome.messages == 0 {
         out.line(format!(
             "Nothing to compact; the database takes {}",
             format::bytes(outcome.bytes_after)
@@ -198,11 +208,7 @@ fn show(out: &mut Out, outcome: &Outcome) {
             format::seconds(outcome.seconds),
             format::rate(outcome.raw_bytes, outcome.seconds)
         ));
-        out.line(format!(
-            "The database took {} and takes {} now",
-            format::bytes(outcome.bytes_before),
-            format::bytes(outcome.bytes_after)
-        ));
+        out.line(format!("The database {took}"));
     }
     for Left { session, why } in &outcome.failures {
         out.trouble(format!(
@@ -210,11 +216,11 @@ fn show(out: &mut Out, outcome: &Outcome) {
         ));
     }
     if outcome.interrupted {
-        out.remark("interrupted: what was compacted stays; compact again to go on");
+        out.trouble("interrupted: what was compacted stays; compact again to go on");
     }
 }
 
-fn show_plan(out: &mut Out, plan: &CompactionPlan) {
+fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64) {
     let steps: Vec<_> = plan
         .steps()
         .map(|step| {
@@ -234,10 +240,19 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan) {
     let stored_bytes: u64 = plan.steps().map(|s| s.stored_bytes).sum();
     let document = json!({
         "dry_run": true, "raw_bytes": raw_bytes, "stored_bytes": stored_bytes, "steps": steps,
+        "free_bytes": free_bytes,
     });
     out.json(&document);
     if plan.batches.is_empty() {
         out.line("Nothing to compact");
+    }
+    if free_bytes > 0 {
+        out.line(format!(
+            "Would give {} of free pages back to the disk",
+            format::bytes(free_bytes)
+        ));
+    }
+    if plan.batches.is_empty() {
         return;
     }
     out.line(format!(

@@ -80,6 +80,7 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     });
     if let Err(failure) = &opened
         && failure.exit == Exit::NotFound
+        && around.stray_log.is_none()
     {
         return Err(failure.clone());
     }
@@ -87,7 +88,7 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     match &opened {
         Ok((settings, report)) => {
             checks.push(database(report));
-            checks.extend(file(settings));
+            checks.extend(file(settings, report));
             checks.push(limit(report));
             checks.push(compaction(report));
             checks.push(room(&around, report));
@@ -95,8 +96,9 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
         }
         Err(failure) => checks.push(unopened(failure)),
     }
+    checks.extend(around.stray_log.as_deref().map(stray_log));
     checks.push(file_system(&around));
-    checks.extend(permissions(&path));
+    checks.extend(permissions(&path, &around));
     checks.push(reserve(&around));
     checks.extend(leftovers(&path));
     checks.push(daemon(&path));
@@ -150,7 +152,8 @@ fn database(report: &CapacityReport) -> Check {
     Check::ok("database", what)
 }
 
-fn file(settings: &FileSettings) -> Vec<Check> {
+fn file(settings: &FileSettings, report: &CapacityReport) -> Vec<Check> {
+    let free = format::bytes(report.free_bytes);
     let hint = "back it up and restore it: betcode-db backup FILE, then restore FILE --replace";
     vec![
         Check::ok(
@@ -161,8 +164,19 @@ fn file(settings: &FileSettings) -> Vec<Check> {
             ),
         ),
         match settings.gives_space_back {
-            true => Check::ok("free pages", "can be given back to the disk"),
-            false => Check::problem("free pages", "cannot be given back to the disk", hint),
+            true if is_worth_a_word(report.free_bytes, report) => {
+                let what = format!("{free} that compacting gives back to the disk");
+                Check::note("free pages", what, "betcode-db compact")
+            }
+            true => Check::ok(
+                "free pages",
+                format!("{free}; they can be given back to the disk"),
+            ),
+            false => Check::problem(
+                "free pages",
+                format!("{free}; they cannot be given back to the disk"),
+                hint,
+            ),
         },
         match settings.write_ahead_log {
             true => Check::ok("journal", "write-ahead log"),
@@ -200,11 +214,15 @@ fn compaction(report: &CapacityReport) -> Check {
         "it would save about {}",
         format::bytes(report.compactable_bytes)
     );
-    // Fresh messages always wait; a tenth of the file is worth a word.
-    if report.compactable_bytes > report.used_bytes() / 10 {
+    if is_worth_a_word(report.compactable_bytes, report) {
         return Check::note("compaction", saves, "betcode-db compact");
     }
     Check::ok("compaction", saves)
+}
+
+/// There are always a few fresh messages and free pages; a tenth of the file is another matter.
+fn is_worth_a_word(bytes: u64, report: &CapacityReport) -> bool {
+    bytes > report.used_bytes() / 10
 }
 
 /// What is left on the disk, against what working takes: the log, and a copy.
@@ -238,6 +256,16 @@ fn log(around: &Surroundings) -> Check {
     Check::ok("log", used)
 }
 
+fn stray_log(log: &Path) -> Check {
+    let what = format!(
+        "{} is the log of a database that is not there: it may hold the last messages of it",
+        log.display()
+    );
+    let hint = "put its database back beside it, under the same name; or betcode-db restore FILE \
+                --replace, which moves the log aside";
+    Check::problem("log", what, hint)
+}
+
 fn file_system(around: &Surroundings) -> Check {
     match around.network_file_system {
         None => Check::ok("file system", "local"),
@@ -249,9 +277,20 @@ fn file_system(around: &Surroundings) -> Check {
     }
 }
 
-fn permissions(path: &Path) -> Vec<Check> {
+fn permissions(path: &Path, around: &Surroundings) -> Vec<Check> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let mut open = Vec::new();
+    if let Some(place) = &around.unwritable {
+        open.push(Check::problem(
+            "permissions",
+            format!("{} cannot be written to by this user", place.display()),
+            format!(
+                "chmod u+w {}, run as its owner, or mount its file system for writing; \
+                 reading goes on without",
+                place.display()
+            ),
+        ));
+    }
     for (what, bits) in [(path, 0o077), (folder.unwrap_or(Path::new(".")), 0o022)] {
         let Ok(metadata) = fs::metadata(what) else {
             continue;

@@ -1,7 +1,8 @@
 //! `doctor`: what is around a database, and what to do about it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 
 use serde_json::Value;
 
@@ -46,6 +47,55 @@ fn what_others_may_read_is_a_problem_with_its_remedy() {
             .unwrap()
             .starts_with("chmod go-rwx")
     );
+}
+
+#[test]
+fn what_this_user_cannot_write_to_is_a_problem() {
+    let tool = tool();
+    let folder = tool.db().parent().unwrap().to_owned();
+    let mut command = tool.command(["doctor", "--json"]);
+    if rustix::process::geteuid().is_root() {
+        // Root may write anywhere: somebody else looks at a store of their own.
+        const NOBODY: u32 = 65_534;
+        for file in fs::read_dir(&folder).unwrap() {
+            chown(file.unwrap().path(), Some(NOBODY), None).unwrap();
+        }
+        chown(&folder, Some(NOBODY), None).unwrap();
+        fs::set_permissions(tool.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        command.uid(NOBODY);
+    }
+    let unwritable = [(tool.db(), 0o400, 0o600), (folder, 0o500, 0o700)];
+    for (place, without_writing, with_writing) in unwritable {
+        fs::set_permissions(&place, fs::Permissions::from_mode(without_writing)).unwrap();
+        // Where nobody else can reach the program there is nothing to see.
+        let Ok(output) = command.output() else { return };
+        fs::set_permissions(&place, fs::Permissions::from_mode(with_writing)).unwrap();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{document}");
+        let found = remarks(&document, "permissions");
+        let what = format!("{} cannot be written to", place.display());
+        assert!(
+            found[0]["what"].as_str().unwrap().contains(&what),
+            "{found:?}"
+        );
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_log_without_its_database_is_a_problem() {
+    let tool = tool();
+    fs::rename(tool.db(), tool.path("elsewhere.db")).unwrap();
+    let log = tool.write("store/history.db-wal", "the last messages");
+    let (document, code) = tool.json(["doctor"]);
+    assert_eq!((code, &document["ok"]), (1, &false.into()), "{document}");
+    let found = remarks(&document, "log");
+    let what = found[0]["what"].as_str().unwrap();
+    assert!(what.starts_with(&log.display().to_string()), "{what}");
+    assert_eq!(remarks(&document, "database").len(), 1);
+    fs::remove_file(log).unwrap();
+    assert_eq!(tool.run(["doctor"]).code, 3);
 }
 
 #[test]

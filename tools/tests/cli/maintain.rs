@@ -49,6 +49,29 @@ fn compacting_shrinks_the_file_on_disk_and_keeps_every_byte() {
 }
 
 #[test]
+fn commands_agree_on_space_that_a_deletion_left_free() {
+    let tool = tool();
+    tool.ok(["compact"]);
+    tool.ok(["delete", "a", "--yes"]);
+    let free = tool.json(["report"]).0["free_bytes"].as_u64().unwrap();
+    assert!(free > 0);
+    let plan = tool.json(["compact", "--dry-run"]).0;
+    assert_eq!(
+        (&plan["steps"], &plan["free_bytes"]),
+        (&serde_json::json!([]), &free.into())
+    );
+    let told = tool.ok(["compact", "--dry-run"]).text();
+    assert!(told.contains("back to the disk"), "{told}");
+    let told = tool.ok(["doctor"]).text();
+    let line = told.lines().find(|line| line.starts_with("free pages"));
+    assert!(line.is_some_and(|line| line.contains("note")), "{told}");
+    let told = tool.ok(["compact"]).text();
+    assert!(told.contains("space was given back"), "{told}");
+    assert_eq!(tool.json(["report"]).0["free_bytes"], 0);
+    assert!(!tool.ok(["compact"]).text().contains("given back"));
+}
+
+#[test]
 fn inspect_accounts_for_every_stored_byte() {
     let tool = tool();
     let (hot, code) = tool.json(["inspect", "a"]);
