@@ -222,6 +222,14 @@ fn refuse_taken(to: &Path) -> Result<()> {
             path: to.to_owned(),
         });
     }
+    // Asked before anything is made: the folder of `new/x` is made, and `new/` has no name in it.
+    let is_folder = to.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if is_folder || to.file_name().is_none() {
+        return Err(StoreError::InvalidArgument {
+            what: "the name of the copy",
+            why: format!("{:?} names no file", to.display().to_string()),
+        });
+    }
     refuse_stray_log(&Db::at(to))
 }
 

@@ -112,6 +112,8 @@ impl Global {
     }
 }
 
+const NO_SIZE: &str = "a size is a number and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB";
+
 /// Reads a size: `1048576`, `500MB` (decimal), `64MiB` (binary).
 ///
 /// # Errors
@@ -132,19 +134,22 @@ pub fn size(text: &str) -> Result<u64, String> {
         "mib" => 1 << 20,
         "gib" => 1 << 30,
         "tib" => 1 << 40,
-        _ => return Err("a size is a number and B, KB, MB, GB, KiB, MiB or GiB".to_owned()),
+        _ => return Err(NO_SIZE.to_owned()),
     };
+    if number.is_empty() {
+        return Err(NO_SIZE.to_owned());
+    }
     let whole: Option<u64> = number.parse().ok();
     let bytes = match whole {
         Some(number) => number.checked_mul(factor),
-        None => number
-            .parse::<f64>()
-            .ok()
-            .map(|n| n * factor as f64)
-            .filter(|n| n.is_finite() && *n < 9e18)
-            .map(|n| n as u64),
+        None => {
+            let number: f64 = number.parse().map_err(|_| NO_SIZE.to_owned())?;
+            Some(number * factor as f64)
+                .filter(|bytes| *bytes < 9e18)
+                .map(|bytes| bytes as u64)
+        }
     };
-    bytes.ok_or_else(|| "a size is a number and B, KB, MB, GB, KiB, MiB or GiB".to_owned())
+    bytes.ok_or_else(|| "that is more than any disk holds".to_owned())
 }
 
 #[cfg(test)]
@@ -171,6 +176,14 @@ mod tests {
         }
         for bad in ["", "MB", "-1", "1 parsec", "1e3", "99999999999999999999TB"] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+        for (bad, too_large) in [
+            ("1..5", false),
+            ("20000000TB", true),
+            (&"9".repeat(30), true),
+        ] {
+            let why = size(bad).unwrap_err();
+            assert_eq!(why.contains("more than"), too_large, "{bad}: {why}");
         }
     }
 }

@@ -8,7 +8,9 @@ use betcode_db::commands::{self, Context};
 use betcode_db::error::{Exit, Failure};
 use betcode_db::interrupt::Interrupt;
 use betcode_db::output::{Mode, Out, exit_after};
-use clap::{CommandFactory, Parser};
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -17,7 +19,10 @@ fn main() -> ExitCode {
         betcode_db::output::to_stderr(&Cli::command().render_help().to_string());
         return Exit::Usage.into();
     }
-    let cli = match Cli::try_parse() {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -36,15 +41,56 @@ fn main() -> ExitCode {
     exit_after(&mut out, result).into()
 }
 
+/// The command line, for which a variable counts only where it gives no option itself: clap checks
+/// the values of both.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let given: Vec<_> = command
+        .get_arguments()
+        .filter(|argument| argument.get_long().is_some_and(is_given))
+        .map(|argument| argument.get_id().clone())
+        .collect();
+    given.into_iter().fold(command, |command, id| {
+        command.mut_arg(id, |argument| argument.env(Resettable::Reset))
+    })
+}
+
+/// Whether the command line has an option.
+fn is_given(option: &str) -> bool {
+    std::env::args_os().any(|argument| {
+        let value = argument
+            .as_encoded_bytes()
+            .strip_prefix(b"--")
+            .and_then(|rest| rest.strip_prefix(option.as_bytes()));
+        value.is_some_and(|value| value.is_empty() || value.starts_with(b"="))
+    })
+}
+
 /// Help and version are answers; everything else is a wrong command line.
 fn usage(error: &clap::Error) -> ExitCode {
     // Nothing can be done when even this cannot be shown.
     let _ = error.print();
+    if let Some(variable) = variable_of(error) {
+        betcode_db::output::to_stderr(&format!("The value is that of {variable}."));
+    }
     if error.use_stderr() {
         Exit::Usage.into()
     } else {
         Exit::Ok.into()
     }
+}
+
+/// The environment variable that a wrong value comes from, unless the command line has it.
+fn variable_of(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let option = argument.split(' ').next()?.strip_prefix("--")?;
+    let command = command();
+    let mut arguments = command.get_arguments();
+    let argument = arguments.find(|known| known.get_long() == Some(option))?;
+    let variable = argument.get_env()?.to_string_lossy();
+    Some(variable.into_owned())
 }
 
 /// Warnings of the engine, unless `BETCODE_LOG` says otherwise.

@@ -24,6 +24,14 @@ pub struct Args {
 pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let file = std::path::absolute(&args.file)
         .map_err(|error| Failure::io("find the folder of", &args.file, &error))?;
+    if file.is_dir() {
+        let what = format!("{} is a folder", args.file.display());
+        let inside = args.file.join("history.db");
+        return Err(Failure::new(Exit::Conflict, what).hint(format!(
+            "name the file to create, such as {}",
+            inside.display()
+        )));
+    }
     let daemon = context.daemon()?;
     let progress = context.out.progress("backing up", 0, Unit::Count);
     let interrupt = context.interrupt;

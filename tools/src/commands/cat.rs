@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Context, resolve};
 use crate::base64;
-use crate::error::{Exit, Result};
+use crate::error::{Exit, Failure, Result};
 use crate::export::content::{self, LineEnds};
 use crate::interrupt::Interrupt;
 use crate::output::Out;
@@ -44,6 +44,12 @@ const FOLLOW_POLL: Duration = Duration::from_millis(250);
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
     let session = resolve(&store, &args.session)?;
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        let what = format!("--from {from} is behind --to {to}");
+        return Err(Failure::new(Exit::Usage, what).hint("give the smaller sequence with --from"));
+    }
     let range = match args.last {
         Some(last) => ReadRange::last(last),
         None => ReadRange {
@@ -152,6 +158,7 @@ fn follow(
 ) -> Result<()> {
     loop {
         out.flush();
+        out.look_for_reader();
         if out.reader_gone() || interrupt.raised() {
             return Ok(());
         }

@@ -89,7 +89,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     if summary.interrupted {
         context
             .out
-            .remark("interrupted: the files written are whole; export again to go on");
+            .trouble("interrupted: the files written are whole; export again to go on");
     }
     Ok(summary.exit())
 }

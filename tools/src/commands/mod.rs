@@ -18,9 +18,11 @@ mod search;
 mod sessions;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use betcode_storage::{DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError};
+use betcode_storage::{
+    DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError, behind_links,
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -154,6 +156,22 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Backup(args) => backup::run(args, context),
         Command::Restore(args) => restore::run(args, context),
         Command::Demo(args) => demo::run(args, context),
+    }
+}
+
+/// What to try against an error that is about a file named by an argument, and not about the
+/// database.
+fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
+    let file = behind_links(file);
+    let is_at_file = |path: &PathBuf| *path == file;
+    match error {
+        StoreError::Missing { path } if is_at_file(path) => {
+            Some(format!("check the path of {role}"))
+        }
+        StoreError::Foreign { path, .. } if is_at_file(path) => {
+            Some(format!("check the path: {role} has to be a history store"))
+        }
+        _ => None,
     }
 }
 

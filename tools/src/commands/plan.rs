@@ -131,6 +131,8 @@ fn show_daemon(out: &mut Out, daemon: Option<&DaemonMeasured>) {
 fn refused(error: CapacityError) -> Failure {
     let hint = match &error {
         CapacityError::UnknownName { known, .. } => format!("use one of {known}"),
+        // Not an input, but an option of its own.
+        other if other.what() == "users" => "choose another value with --users".to_owned(),
         _ => "choose another value with --set".to_owned(),
     };
     let what = match &error {

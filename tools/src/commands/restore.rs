@@ -1,7 +1,8 @@
 //! `restore`: a database from a backup.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use betcode_storage::{ErrorKind, StoreError};
 use serde_json::json;
 
 use super::Context;
@@ -22,6 +23,18 @@ pub struct Args {
     replace: bool,
 }
 
+/// It is the backup that is read: the usual advice is about the database.
+fn hint_about_backup(backup: &Path, error: &StoreError) -> Option<String> {
+    if error.kind() != ErrorKind::Damaged {
+        return super::hint_about(backup, "the backup", error);
+    }
+    Some(format!(
+        "restore another backup; `betcode-db --db {} export --salvage --out DIR` writes what can \
+         be read of this one",
+        backup.display()
+    ))
+}
+
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let database = context.database()?;
@@ -30,7 +43,14 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         progress.at_of(at.messages_done, at.messages);
         context.interrupt.flow()
     });
-    let report = report.map_err(|error| super::copy_failure(error, "nothing was changed"))?;
+    let report = report.map_err(|error| {
+        let hint = hint_about_backup(&args.file, &error);
+        let failure = super::copy_failure(error, "nothing was changed");
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
     drop(progress);
     context.out.json(&json!({
         "database": database.display().to_string(),

@@ -1,10 +1,12 @@
 //! `retain`: sessions that go by age, by size or by name; shown first, archived when asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::retention::{RetentionPlan, RetentionPolicy};
 use betcode_storage::capacity::text::DAY_MS;
-use betcode_storage::{RetentionOutcome, RetentionPhase, SessionId, Store};
+use betcode_storage::{
+    RetentionOutcome, RetentionPhase, SessionId, Store, StoreError, behind_links,
+};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
@@ -74,6 +76,11 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     context.out.json(&document(&plan, Some(&outcome), args));
     show_plan(context.out, &plan);
     show_outcome(context.out, &outcome, args);
+    if outcome.cancelled {
+        context
+            .out
+            .trouble("interrupted: what was removed is gone; run the same command again to go on");
+    }
     Ok(match (outcome.cancelled, outcome.kept.is_empty()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::Ok,
@@ -99,13 +106,32 @@ fn carry_out(
         interrupt.flow()
     });
     outcome.map_err(|error| {
+        let hint = args
+            .archive
+            .as_deref()
+            .and_then(|archive| hint_about_archive(archive, &error));
         let failure = Failure::from(error);
+        let failure = match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        };
         if before_removing {
             failure.during("nothing was removed")
         } else {
             failure
         }
     })
+}
+
+fn hint_about_archive(archive: &Path, error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::DiskFull { path, .. } if *path == behind_links(archive) => Some(format!(
+            "free space on that disk and run the command again: it goes on with what stands in {}; \
+             or delete that, it holds only copies, and name an archive on another disk",
+            archive.display()
+        )),
+        _ => super::hint_about(archive, "the archive", error),
+    }
 }
 
 fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Args) -> Value {
@@ -196,11 +222,14 @@ fn age(text: &str) -> Result<i64, String> {
         "y" => 365,
         _ => return Err(HELP.to_owned()),
     };
+    if number.is_empty() {
+        return Err(HELP.to_owned());
+    }
     number
         .parse::<i64>()
         .ok()
         .and_then(|number| number.checked_mul(days * DAY_MS))
-        .ok_or_else(|| HELP.to_owned())
+        .ok_or_else(|| "that is longer than can be computed with: no session is so old".to_owned())
 }
 
 #[cfg(test)]
@@ -214,6 +243,10 @@ mod tests {
         }
         for bad in ["", "d", "90", "-1d", "1.5d", "1m", "99999999999999999d"] {
             assert!(age(bad).is_err(), "{bad}");
+        }
+        for (bad, too_long) in [("d", false), ("99999999999999999d", true)] {
+            let why = age(bad).unwrap_err();
+            assert_eq!(why.contains("longer"), too_long, "{bad}: {why}");
         }
     }
 }

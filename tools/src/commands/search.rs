@@ -34,7 +34,8 @@ pub struct Args {
     message_type: Option<String>,
     /// Stop after N matches
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000)]
-    limit: usize,
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
 }
 
 /// Runs the command.
@@ -55,7 +56,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         }
     };
     let mut matches: Vec<Value> = Vec::new();
-    let (mut found, mut searched, mut failed) = (0_usize, 0_u64, Vec::new());
+    let (mut found, mut searched, mut failed) = (0_u64, 0_u64, Vec::new());
     'sessions: for session in &sessions {
         let replay = match store.read(session, ReadRange::all()) {
             Err(error) if error.kind() == ErrorKind::Damaged => {
@@ -102,7 +103,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         "failed": failed, "interrupted": context.interrupt.raised(),
     }));
     if context.interrupt.raised() {
-        context.out.remark(format!(
+        context.out.trouble(format!(
             "interrupted: {} searched, not all",
             format::counted(searched, "message")
         ));
@@ -111,7 +112,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     if found >= args.limit {
         context.out.remark(format!(
             "stopped after {}; --limit takes more",
-            format::counted_es(args.limit as u64, "match")
+            format::counted_es(args.limit, "match")
         ));
     }
     if found == 0 {

@@ -8,6 +8,7 @@ mod progress;
 
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure};
@@ -84,6 +85,18 @@ impl Out {
     #[must_use]
     pub fn reader_gone(&self) -> bool {
         self.reader_gone || self.failed.is_some()
+    }
+
+    /// Looks whether stdout is still read, which otherwise only the next write tells.
+    pub fn look_for_reader(&mut self) {
+        let stdout = io::stdout();
+        let mut looked_at = [PollFd::new(&stdout, PollFlags::empty())];
+        let at_once = Timespec::default();
+        let looked = poll(&mut looked_at, Some(&at_once));
+        let [stdout] = looked_at;
+        if looked.is_ok() && stdout.revents().contains(PollFlags::ERR) {
+            self.reader_gone = true;
+        }
     }
 
     /// Writes exact bytes: the history itself, in any mode.

@@ -153,6 +153,51 @@ fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
 }
 
 #[test]
+fn following_ends_when_nobody_reads_any_more() {
+    let tool = tool();
+    let mut child = tool
+        .command(["cat", "a-name", "--follow"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let source =
+        fs::read(tool.path("src/a-name-longer-than-thirty-six-characters-as-logs-have.jsonl"));
+    let mut all = vec![0; source.unwrap().len()];
+    stdout.read_exact(&mut all).unwrap();
+    drop(stdout);
+    let ended = (0..600).find_map(|_| {
+        thread::sleep(Duration::from_millis(50));
+        child.try_wait().unwrap()
+    });
+    child.kill().unwrap();
+    assert_eq!(ended.map(|status| status.code()), Some(Some(0)));
+}
+
+#[test]
+fn a_quiet_import_still_says_that_it_was_interrupted() {
+    let tool = Tool::new();
+    for n in 0..6 {
+        tool.write(format!("src/{n}.jsonl"), generator::stream(n, 4_000_000));
+    }
+    let child = tool
+        .command([
+            "import".as_ref(),
+            tool.path("src").as_os_str(),
+            "-q".as_ref(),
+        ])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(150));
+    interrupt(&child);
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130);
+    assert!(ran.stderr.starts_with("interrupted: "), "{}", ran.stderr);
+}
+
+#[test]
 fn an_interrupted_search_says_so() {
     let tool = Tool::new();
     // More matches than fit into the pipe and the program's buffer: it waits for its reader.

@@ -4,7 +4,7 @@ use std::fs;
 
 use betcode_db::generator;
 
-use crate::tool::{Tool, assert_same};
+use crate::tool::{Ran, Tool, assert_same};
 
 #[test]
 fn a_missing_path_or_a_folder_without_sessions_leaves_no_database_behind() {
@@ -141,6 +141,105 @@ fn a_full_store_takes_what_it_can_and_goes_on_with_a_higher_limit() {
     let (rest, code) = import("1GB");
     assert_eq!(code, 0, "{rest}");
     assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn a_backup_needs_the_name_of_a_file_and_makes_no_folder_without_one() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let backup = |name: &str| {
+        let to = format!("{}/{name}", tool.path("").display());
+        tool.json(["backup", &to])
+    };
+    assert_eq!(backup("new/").1, 2);
+    assert!(!tool.path("new").exists());
+    fs::create_dir(tool.path("there")).unwrap();
+    for name in ["there", "there/", "there/."] {
+        let (error, code) = backup(name);
+        assert_eq!(code, 4);
+        let hint = error["error"]["try"].as_str().unwrap();
+        assert!(hint.contains("name the file"), "{hint}");
+    }
+    assert_eq!(tool.run(["backup", ""]).code, 2);
+    assert_eq!(fs::read_dir(tool.path("there")).unwrap().count(), 0);
+}
+
+#[test]
+fn errors_of_a_named_file_are_not_about_the_database() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", generator::transcript(1, 200_000));
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let good = tool.path("good.db");
+    tool.ok(["backup".as_ref(), good.as_os_str()]);
+    let mut bytes = fs::read(&good).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    let damaged = tool.write("damaged.db", bytes);
+    let text = tool.write("text", "no database at all, only a hundred bytes and some more of text, which is what it takes to be looked at");
+    let missing = tool.path("missing.db");
+    let hint = |args: &[&std::ffi::OsStr], expected: i32| {
+        let (error, code) = tool.json(args);
+        assert_eq!(code, expected, "{error}");
+        error["error"]["try"].as_str().unwrap().to_owned()
+    };
+    for (backup, code) in [(&missing, 3), (&text, 7), (&damaged, 9)] {
+        let restore: [&std::ffi::OsStr; 3] =
+            ["restore".as_ref(), backup.as_ref(), "--replace".as_ref()];
+        let hint = hint(&restore, code);
+        assert!(hint.contains("backup"), "{hint}");
+        let names_another = hint.contains("--db") && !hint.contains("damaged.db");
+        assert!(!names_another && !hint.contains("verify"), "{hint}");
+    }
+    let retain: [&std::ffi::OsStr; 6] = [
+        "retain".as_ref(),
+        "--session".as_ref(),
+        "a".as_ref(),
+        "--yes".as_ref(),
+        "--archive".as_ref(),
+        text.as_ref(),
+    ];
+    let hint = hint(&retain, 7);
+    assert!(hint.contains("archive") && !hint.contains("--db"), "{hint}");
+}
+
+#[test]
+fn a_wrong_value_of_the_environment_is_told_with_its_variable() {
+    let tool = Tool::new();
+    for (variable, value) in [("BETCODE_LIMIT_BYTES", "abc"), ("BETCODE_DB", "")] {
+        let run = |args: &[&str]| {
+            let mut command = tool.command(args);
+            Ran::of(command.env(variable, value).output().unwrap())
+        };
+        let ran = run(&["sessions"]);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains(variable), "{}", ran.stderr);
+        // The command line goes over the environment.
+        let given = ["sessions", "--db", "nowhere.db", "--limit-bytes", "1GB"];
+        assert_eq!(run(&given).code, 3);
+        let ran = run(&["sessions", "--db", "nowhere.db", "--limit-bytes", "x"]);
+        assert!(!ran.stderr.contains("The value is"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_in_its_own_words() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n{}\n");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    for (args, words) in [
+        (&["cat", "a", "--from", "2", "--to", "1"][..], "--from 2"),
+        (&["search", "x", "-n", "0"], "1.."),
+        (&["plan", "--users", "0"], "with --users"),
+        (&["sessions", "--limit-bytes", "99999999999TB"], "more than"),
+        (
+            &["retain", "--older-than", "99999999999999y"],
+            "longer than",
+        ),
+    ] {
+        let ran = tool.run(args);
+        assert_eq!(ran.code, 2, "{args:?}");
+        assert!(ran.stderr.contains(words), "{args:?}: {}", ran.stderr);
+    }
 }
 
 #[test]

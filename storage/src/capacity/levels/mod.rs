@@ -111,7 +111,9 @@ impl Metric {
             Self::BufferSize => {
                 "bring the daemons that are away back, or raise the buffer's limits"
             }
-            Self::SqliteSize => "compact, delete sessions, or raise max_db_bytes",
+            Self::SqliteSize => {
+                "compact, delete sessions, or raise the limit (--limit-bytes, a daemon's max_db_bytes)"
+            }
         }
     }
 

@@ -137,7 +137,8 @@ fn an_event_reads_as_a_sentence_that_says_what_helps() {
         .unwrap();
     assert_eq!(
         events[0].to_string(),
-        "the database: 720 MB of 1.00 GB (72 %), warning: compact, delete sessions, or raise max_db_bytes"
+        "the database: 720 MB of 1.00 GB (72 %), warning: compact, delete sessions, \
+         or raise the limit (--limit-bytes, a daemon's max_db_bytes)"
     );
 }
 
