@@ -1,7 +1,9 @@
 //! `sessions`: what is recorded.
 
+use std::path::Path;
+
 use betcode_storage::capacity::text::elide_middle;
-use betcode_storage::{Session, SessionFilter};
+use betcode_storage::{Session, SessionFilter, SessionList, Store};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
@@ -47,11 +49,7 @@ enum Sort {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let store = context.open_read_only()?;
-    let filter = SessionFilter {
-        working_directory: args.working_directory.clone(),
-        ..SessionFilter::default()
-    };
-    let list = store.sessions(&filter)?;
+    let list = of_directory(&store, args.working_directory.as_deref())?;
     let mut sessions = list.sessions;
     if let Some(text) = &args.filter {
         sessions.retain(|s| mentions(s, text));
@@ -86,6 +84,28 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     } else {
         Exit::Damaged
     })
+}
+
+/// Sessions of a working directory: as agents name it, or as people do, with a slash at its end or
+/// as seen from here.
+fn of_directory(store: &Store, directory: Option<&str>) -> Result<SessionList> {
+    let list = |working_directory: Option<String>| {
+        let filter = SessionFilter {
+            working_directory,
+            ..SessionFilter::default()
+        };
+        store.sessions(&filter)
+    };
+    let as_given = list(directory.map(str::to_owned))?;
+    let absolute = directory.and_then(|directory| std::path::absolute(directory).ok());
+    match absolute.as_deref().and_then(Path::to_str) {
+        Some(absolute) if as_given.sessions.is_empty() => {
+            let bare = absolute.trim_end_matches('/');
+            let bare = if bare.is_empty() { "/" } else { bare };
+            Ok(list(Some(bare.to_owned()))?)
+        }
+        _ => Ok(as_given),
+    }
 }
 
 fn mentions(session: &Session, text: &str) -> bool {

@@ -345,6 +345,28 @@ fn sessions_are_listed_named_and_deleted() {
 }
 
 #[test]
+fn a_working_directory_is_found_as_people_name_it() {
+    let tool = Tool::new();
+    let directory = tool.path("project");
+    fs::create_dir(&directory).unwrap();
+    let line = serde_json::json!({"type": "user", "cwd": directory, "message": {"content": "x"}});
+    let source = tool.write("a.jsonl", format!("{line}\n"));
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let found = |name: &str| {
+        let mut command = tool.command(["sessions", "--json", "--working-directory", name]);
+        let output = command.current_dir(tool.path("")).output().unwrap();
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        document["total"].as_u64().unwrap()
+    };
+    let absolute = directory.to_str().unwrap();
+    for name in [absolute, &format!("{absolute}/"), "project", "./project//"] {
+        assert_eq!(found(name), 1, "{name}");
+    }
+    assert_eq!(found("/"), 0);
+    assert_eq!(found(""), 0, "they all tell theirs");
+}
+
+#[test]
 fn a_beginning_that_fits_two_sessions_is_refused() {
     let tool = Tool::new();
     tool.write("src/abc.jsonl", "{}\n");
