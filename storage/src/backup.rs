@@ -12,8 +12,11 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
+use crate::capacity::text;
 use crate::error::{Result, StoreError};
-use crate::files::{self, create_private_new, free_bytes, io_error, refuse_stray_log};
+use crate::files::{
+    self, PARTIAL, create_private_new, free_bytes, io_error, refuse_new_name, refuse_stray_log,
+};
 use crate::limits::PAGE_BYTES;
 use crate::open_files::{self, OpenFile};
 use crate::options::StoreOptions;
@@ -42,7 +45,7 @@ struct Partial {
 impl Partial {
     /// Begins a copy that is to be `to`.
     fn begin(to: &Path) -> Result<Self> {
-        let path = Db::at(to).beside(".partial");
+        let path = Db::at(to).beside(PARTIAL);
         if open_files::is_open(&path) {
             return Err(busy(&path, THE_COPY, "this process".into()));
         }
@@ -109,7 +112,11 @@ impl Partial {
         match free_bytes(&self.path) {
             Some(room) if room < bytes => Err(StoreError::DiskFull {
                 path: self.path.clone(),
-                why: format!("the copy takes about {bytes} bytes, and {room} are free there"),
+                why: format!(
+                    "the copy takes about {}, and {} are free there",
+                    text::bytes(bytes),
+                    text::bytes(room)
+                ),
             }),
             _ => Ok(()),
         }
@@ -230,6 +237,7 @@ fn refuse_taken(to: &Path) -> Result<()> {
             why: format!("{:?} names no file", to.display().to_string()),
         });
     }
+    refuse_new_name(to)?;
     refuse_stray_log(&Db::at(to))
 }
 
@@ -316,8 +324,15 @@ pub fn restore(
     observe: Observer<'_>,
 ) -> Result<BackupReport> {
     let to = &files::behind_links(to);
+    files::refuse_name_of_log(to)?;
     if !replace {
         refuse_taken(to)?;
+    }
+    if files::behind_links(backup) == *to {
+        return Err(StoreError::InvalidArgument {
+            what: "the backup",
+            why: format!("{} is the database itself", backup.display()),
+        });
     }
     if open_files::is_open(to) {
         return Err(busy(to, THE_DATABASE, "this process".into()));

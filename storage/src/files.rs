@@ -20,6 +20,9 @@ const SQLITE_HEADER_BYTES: usize = 100;
 const USER_VERSION_AT: usize = 60;
 const APPLICATION_ID_AT: usize = 68;
 
+/// What the name of a copy ends with until it is whole.
+pub(crate) const PARTIAL: &str = ".partial";
+
 pub(crate) fn io_error(
     action: &'static str,
     path: &Path,
@@ -61,14 +64,58 @@ pub fn behind_links(path: &Path) -> PathBuf {
 /// nothing that is written for people may take its place.
 #[must_use]
 pub fn belongs_to_database(path: &Path) -> bool {
-    const SUFFIXES: [&str; 4] = ["-wal", "-shm", "-journal", "-reserve"];
     let path = &behind_links(path);
+    is_database(path) || database_beside(path).is_some()
+}
+
+/// The database to whose own files this name belongs, whether or not there is such a file.
+fn database_beside(path: &Path) -> Option<&Path> {
+    const SUFFIXES: [&str; 6] = [
+        "-wal",
+        "-shm",
+        "-journal",
+        "-reserve",
+        "-compaction.lock",
+        "-daemon.lock",
+    ];
     let name = path.as_os_str().as_bytes();
-    let mut mains = SUFFIXES
+    SUFFIXES
         .iter()
-        .filter_map(|suffix| name.strip_suffix(suffix.as_bytes()));
-    is_database(path)
-        || path.exists() && mains.any(|main| is_database(Path::new(OsStr::from_bytes(main))))
+        .filter_map(|suffix| name.strip_suffix(suffix.as_bytes()))
+        .map(|main| Path::new(OsStr::from_bytes(main)))
+        .find(|main| is_database(main))
+}
+
+/// Refuses to take the name of another database's log, reserve or lock for a store: what stands there
+/// is that database's, and is overwritten or deleted by whoever has it open.
+pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
+    match database_beside(path) {
+        None => Ok(()),
+        Some(main) => Err(StoreError::InvalidArgument {
+            what: "the database's name",
+            why: format!(
+                "{} belongs to the database {}",
+                path.display(),
+                main.display()
+            ),
+        }),
+    }
+}
+
+/// Refuses a name for something new that would not last: also that of a copy under way, which the
+/// next copy removes.
+pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
+    refuse_name_of_log(path)?;
+    if path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes()) {
+        return Err(StoreError::InvalidArgument {
+            what: "the database's name",
+            why: format!(
+                "{} ends as a copy does that is under way, which the next one removes",
+                path.display()
+            ),
+        });
+    }
+    Ok(())
 }
 
 fn is_database(path: &Path) -> bool {

@@ -63,14 +63,17 @@ impl Store {
     /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
     /// [`StoreError::StrayLog`] when the log of a database that is gone stands at `path`,
     /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
-    /// [`StoreError::InvalidArgument`] for options out of bounds.
+    /// [`StoreError::InvalidArgument`] for options out of bounds, and for a name that belongs to another
+    /// database, such as that of its log.
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
         let path = &files::behind_links(path);
         let db = Db::at(path);
+        files::refuse_name_of_log(path)?;
         files::refuse_unknown(&db)?;
         if !path.exists() {
+            files::refuse_new_name(path)?;
             files::refuse_stray_log(&db)?;
         }
         files::create_private(path)?;

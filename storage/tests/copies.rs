@@ -93,6 +93,61 @@ fn a_backup_is_not_put_beside_the_log_of_another_database() {
 }
 
 #[test]
+fn nothing_is_put_where_another_database_has_its_own_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (main, copy) = (folder.path().join("s.db"), folder.path().join("copy.db"));
+    let store = open(&main);
+    record(&store, "s", 10);
+    backup(&store, &copy).unwrap();
+    for suffix in ["-wal", "-shm", "-journal", "-reserve", "-daemon.lock"] {
+        let name = folder.path().join(format!("s.db{suffix}"));
+        let before = fs::read(&name).ok();
+        let refused = [
+            backup(&store, &name).unwrap_err(),
+            put_back(&copy, &name, true).unwrap_err(),
+            Store::open(&name, StoreOptions::default()).unwrap_err(),
+        ];
+        for error in refused {
+            let taken = error.kind() == ErrorKind::Invalid || before.is_some();
+            assert!(taken, "{suffix}: {error}");
+        }
+        // Reading is refused as well, but changes nothing.
+        assert!(Store::open_read_only(&name, StoreOptions::default()).is_err());
+        assert!(fs::read(&name).ok() == before, "{suffix} is as it was");
+    }
+    // Without such a database it is a name like any other.
+    record(&open(&folder.path().join("other-wal")), "s", 1);
+    assert_eq!(count(&store, "s"), 10);
+}
+
+#[test]
+fn a_backup_does_not_get_the_name_of_a_copy_under_way_which_the_next_one_would_delete() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("s.db"));
+    record(&store, "s", 10);
+    let name = folder.path().join("s.db.partial");
+    assert_eq!(
+        backup(&store, &name).unwrap_err().kind(),
+        ErrorKind::Invalid
+    );
+    let opened = Store::open(&name, StoreOptions::default());
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(!name.exists());
+}
+
+#[test]
+fn a_database_is_not_restored_from_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("s.db");
+    let store = open(&main);
+    record(&store, "s", 10);
+    drop(store);
+    let refused = put_back(&main, &main, true).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    assert_eq!(count(&open(&main), "s"), 10);
+}
+
+#[test]
 fn a_new_store_does_not_delete_the_log_of_one_that_was_moved_away() {
     let folder = tempfile::tempdir().unwrap();
     let (_, to, log) = backup_and_stray_log(folder.path());

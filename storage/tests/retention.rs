@@ -202,6 +202,21 @@ fn an_archive_that_cannot_be_written_removes_nothing() {
     }
 }
 
+/// SQLite deletes a log, and whoever makes room the reserve: an archive there would be lost.
+#[test]
+fn an_archive_under_a_name_that_belongs_to_the_store_removes_nothing() {
+    for suffix in ["-wal", "-shm", "-journal", "-reserve", "-compaction.lock"] {
+        let case = Case::new();
+        let plan = case.by_age();
+        // Before the log has anything in it, and after it was cut, it is an empty file.
+        let path = case.path(&format!("history.db{suffix}"));
+        let refused = case.store.retain(&plan, Some(&path), &mut go_on);
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{suffix}: {error}");
+        assert_eq!(case.ids(), ["new", "old", "older"], "{suffix}");
+    }
+}
+
 #[test]
 fn an_archive_that_holds_something_else_under_the_same_id_removes_nothing() {
     let case = Case::new();
