@@ -89,7 +89,8 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
         .out
         .line("The BetCode history store at work: record, compact, verify, replay.");
     context.out.line("");
-    let mut source = find_source(args, scratch, context.out)?;
+    let interrupt = context.interrupt;
+    let mut source = find_source(args, scratch, context.out, &mut || interrupt.flow())?;
     context.out.line(format!("Source      {}", source.about));
     context
         .out
@@ -168,9 +169,14 @@ fn refuse_used(database: &Path, context: &Context<'_>) -> Result<()> {
     )
 }
 
-fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
+fn find_source(
+    args: &Args,
+    scratch: &Path,
+    out: &mut Out,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Source> {
     if let Some(path) = &args.path {
-        let plan = ImportPlan::of(std::slice::from_ref(path))?;
+        let plan = ImportPlan::find(std::slice::from_ref(path), go_on)?;
         return Ok(Source {
             plan,
             about: path.display().to_string(),
@@ -179,7 +185,7 @@ fn find_source(args: &Args, scratch: &Path, out: &mut Out) -> Result<Source> {
     }
     let projects = BaseDirs::new().map(|dirs| dirs.home_dir().join(".claude/projects"));
     if let Some(projects) = projects.filter(|_| !args.generated)
-        && let Ok(plan) = ImportPlan::of(std::slice::from_ref(&projects))
+        && let Ok(plan) = ImportPlan::find(std::slice::from_ref(&projects), go_on)
     {
         let about = format!("{}, your own sessions (only read)", projects.display());
         return Ok(Source {

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
                 .hint("give 100MiB or less"),
         );
     }
-    let plan = ImportPlan::of(&args.paths)?;
+    let plan = ImportPlan::find(&args.paths, &mut || context.interrupt.flow())?;
     let options = ImportOptions {
         as_new: args.as_new,
         binary: args.binary,

@@ -152,8 +152,17 @@ impl ImportPlan {
     /// # Errors
     /// When a path does not exist, or a folder holds no sessions.
     pub fn of(paths: &[PathBuf]) -> Result<Self> {
+        Self::find(paths, &mut || ControlFlow::Continue(()))
+    }
+
+    /// As [`ImportPlan::of`], asking at each file and folder whether to go on: links can make a walk
+    /// as good as endless.
+    ///
+    /// # Errors
+    /// As [`ImportPlan::of`], and of kind `interrupted` when asked to stop.
+    pub fn find(paths: &[PathBuf], go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Result<Self> {
         let mut skipped = Vec::new();
-        let files = walk::find(paths, &mut skipped)?;
+        let files = walk::find(paths, &mut skipped, go_on)?;
         Ok(Self { files, skipped })
     }
 }

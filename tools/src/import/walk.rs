@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -38,14 +39,18 @@ pub fn has_line_ending(path: &Path) -> bool {
 /// an error, because then the command is not what its author meant.
 ///
 /// # Errors
-/// As above.
-pub fn find(paths: &[PathBuf], skipped: &mut Vec<Skipped>) -> Result<Vec<Found>> {
+/// As above; of kind `interrupted` when `go_on`, asked at each file and folder, says so.
+pub fn find(
+    paths: &[PathBuf],
+    skipped: &mut Vec<Skipped>,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|e| Failure::io("import", path, &e))?;
         if metadata.is_dir() {
             let before = (found.len(), skipped.len());
-            find_below(path, &mut found, skipped)?;
+            find_below(path, &mut found, skipped, go_on)?;
             if before == (found.len(), skipped.len()) {
                 return Err(nothing_in(path));
             }
@@ -72,8 +77,17 @@ pub fn find(paths: &[PathBuf], skipped: &mut Vec<Skipped>) -> Result<Vec<Found>>
         .collect())
 }
 
-fn find_below(root: &Path, found: &mut Vec<Found>, skipped: &mut Vec<Skipped>) -> Result<()> {
+fn find_below(
+    root: &Path,
+    found: &mut Vec<Found>,
+    skipped: &mut Vec<Skipped>,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<()> {
     for item in WalkDir::new(root).follow_links(true).sort_by_file_name() {
+        if go_on().is_break() {
+            let what = format!("interrupted while looking for files in {}", root.display());
+            return Err(Failure::new(Exit::Interrupted, what).why("nothing was imported"));
+        }
         let item = match item {
             Ok(item) => item,
             Err(error) => {
@@ -165,6 +179,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn find(paths: &[PathBuf], skipped: &mut Vec<Skipped>) -> Result<Vec<Found>> {
+        super::find(paths, skipped, &mut || ControlFlow::Continue(()))
+    }
 
     fn names(found: &[Found]) -> Vec<String> {
         found

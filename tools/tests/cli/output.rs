@@ -198,6 +198,35 @@ fn a_quiet_import_still_says_that_it_was_interrupted() {
 }
 
 #[test]
+fn a_walk_through_links_that_would_take_for_ever_can_be_interrupted() {
+    let tool = Tool::new();
+    // Two ways from each folder to the next: a path for each number of forty bits.
+    for n in 0..40 {
+        fs::create_dir_all(tool.path(format!("src/{n:02}"))).unwrap();
+        for way in ["a", "b"] {
+            let next = format!("../{:02}", n + 1);
+            std::os::unix::fs::symlink(next, tool.path(format!("src/{n:02}/{way}"))).unwrap();
+        }
+    }
+    tool.write("src/40/a.jsonl", "{}\n");
+    let child = tool
+        .command(["import".as_ref(), tool.path("src/00").as_os_str()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(150));
+    interrupt(&child);
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130);
+    assert!(
+        ran.stderr.contains("nothing was imported"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!tool.db().exists());
+}
+
+#[test]
 fn an_interrupted_search_says_so() {
     let tool = Tool::new();
     // More matches than fit into the pipe and the program's buffer: it waits for its reader.
