@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::segment::SegmentError;
 
 /// Result of the engine's operations.
@@ -331,6 +333,10 @@ impl StoreError {
                 }
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                     ErrorKind::NoSpace
+                }
+                // A link that leads to itself leads to nothing.
+                _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                    ErrorKind::NotFound
                 }
                 _ => ErrorKind::Internal,
             },

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use betcode_storage::{ErrorKind, StoreError};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 /// Result of a command's steps.
@@ -85,6 +86,8 @@ impl Exit {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
             io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => Self::Conflict,
+            // A link that leads to itself leads to nothing.
+            _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Self::NotFound,
             _ => Self::Internal,
         }
     }
@@ -263,6 +266,10 @@ impl From<StoreError> for Failure {
             StoreError::StrayLog { .. } => Some(
                 "put it back beside its database, under the same name and -wal, or delete it if that database is gone for good; `restore --replace` moves it aside",
             ),
+            StoreError::InvalidArgument {
+                what: "the database's name" | "the name of the copy" | "the backup",
+                ..
+            } => Some("name another file"),
             StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
             other => other.hint().or(usual_hint(exit)),
         };

@@ -48,7 +48,10 @@ pub(super) fn of_message(reason: &str, code: Code, message: &str) -> Failure {
     };
     let failure = Failure::new(exit, what);
     match exit {
-        Exit::NotFound => failure.hint("run `betcode-db sessions` and use an id from there"),
+        Exit::NotFound if what.starts_with("there is no session") => {
+            failure.hint("run `betcode-db sessions` and use an id from there")
+        }
+        Exit::NotFound => failure.hint("check the path"),
         Exit::Denied => {
             failure.hint("it is the daemon's user who may not; --direct works without the daemon")
         }
@@ -94,6 +97,18 @@ mod tests {
             ("SOMETHING_NEW", Exit::Internal),
         ] {
             assert_eq!(exit_of(reason, Code::Internal), exit, "{reason}");
+        }
+    }
+
+    #[test]
+    fn advice_about_sessions_is_given_only_where_one_is_missing() {
+        for (message, words) in [
+            ("there is no session x; list the sessions", "sessions"),
+            ("open /file/.partial: Not a directory", "path"),
+        ] {
+            let failure = of_message("NOT_FOUND", Code::NotFound, message);
+            let hint = failure.hint.unwrap();
+            assert!(hint.contains(words), "{message}: {hint}");
         }
     }
 

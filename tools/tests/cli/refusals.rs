@@ -1,6 +1,8 @@
 //! What cannot be done: named, with a reason and advice, and nothing half done.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use betcode_db::generator;
 
@@ -40,6 +42,18 @@ fn a_path_that_leads_through_a_file_is_a_mistake_with_advice() {
     tool.ok(["import".as_ref(), file.as_os_str()]);
     through(&["report", "--html"]);
     through(&["export", "--out"]);
+}
+
+#[test]
+fn a_link_that_leads_to_itself_is_a_mistake_with_advice() {
+    let tool = Tool::new();
+    let link = tool.path("link");
+    symlink(&link, &link).unwrap();
+    for args in [["import"].as_slice(), &["sessions", "--db"]] {
+        let (error, code) = tool.json(args.iter().map(OsStr::new).chain([link.as_os_str()]));
+        assert_eq!((code, &error["error"]["kind"]), (3, &"not_found".into()));
+        assert_eq!(error["error"]["try"], "check the path", "{error}");
+    }
 }
 
 #[test]
