@@ -190,13 +190,17 @@ fn show(out: &mut Out, outcome: &Outcome) {
         format::bytes(outcome.bytes_before),
         format::bytes(outcome.bytes_after)
     );
+    let nothing = match (outcome.interrupted, outcome.failures.is_empty()) {
+        (false, true) => "Nothing to compact",
+        _ => "Nothing was compacted",
+    };
     if outcome.messages == 0 && outcome.bytes_after < outcome.bytes_before {
         out.line(format!(
-            "Nothing to compact; space was given back: the database {took}"
+            "{nothing}; space was given back: the database {took}"
         ));
     } else if outcome.messages == 0 {
         out.line(format!(
-            "Nothing to compact; the database takes {}",
+            "{nothing}; the database takes {}",
             format::bytes(outcome.bytes_after)
         ));
     } else {

@@ -80,6 +80,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
 fn show(out: &mut Out, summary: &ImportSummary) {
     let took = if summary.messages == 0 && summary.sessions == 0 {
         match summary.resumed {
+            0 if summary.unchanged == 0 && !summary.skipped.is_empty() => {
+                "Nothing was taken".to_owned()
+            }
             0 => format!("Nothing new in {}", format::counted(summary.files, "file")),
             // A file without messages of its own has grown by that alone.
             ended => format!(

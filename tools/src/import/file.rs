@@ -283,12 +283,18 @@ impl FileImport<'_, '_> {
             )
         };
         let skipped = if bytes > PAYLOAD_BYTES_MAX_CEILING {
-            let hint = "move the line out of the file: none over 100 MiB can be recorded";
-            Skipped::new(&self.found.path, why("over 100 MiB"), hint)
+            let most = format::bytes(PAYLOAD_BYTES_MAX_CEILING as u64);
+            let hint = format!("move the line out of the file: none over {most} can be recorded");
+            Skipped::new(&self.found.path, why(&format!("over {most}")), hint)
         } else {
+            let megabytes = bytes.div_ceil(1_000_000);
+            // The most that there is, which is no whole number of MB.
+            let enough = match megabytes * 1_000_000 > PAYLOAD_BYTES_MAX_CEILING {
+                true => "100MiB".to_owned(),
+                false => format!("{megabytes}MB"),
+            };
             let hint = format!(
-                "import again with --max-payload-bytes {}MiB: only what is new is taken",
-                bytes.div_ceil(1 << 20)
+                "import again with --max-payload-bytes {enough}: only what is new is taken"
             );
             Skipped::new(&self.found.path, why(&format::bytes(bytes as u64)), hint)
         };

@@ -276,10 +276,10 @@ fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
         skipped["try"]
             .as_str()
             .unwrap()
-            .contains("--max-payload-bytes 2MiB"),
+            .contains("--max-payload-bytes 3MB"),
         "{skipped}"
     );
-    let (taken, code) = tool.json(args("2MiB"));
+    let (taken, code) = tool.json(args("3MB"));
     assert_eq!((code, &taken["messages"]), (0, &2.into()));
     assert_same(&src, &tool.export("out"));
 }

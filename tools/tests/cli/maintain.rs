@@ -72,6 +72,22 @@ fn commands_agree_on_space_that_a_deletion_left_free() {
 }
 
 #[test]
+fn a_compaction_that_could_not_do_its_work_does_not_say_that_there_was_none() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\nto be damaged\n{}\n");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    tool.damage("to be damaged");
+    let ran = tool.run(["compact"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(
+        ran.text().starts_with("Nothing was compacted"),
+        "{}",
+        ran.text()
+    );
+    assert!(ran.stderr.contains("not compacted: a"), "{}", ran.stderr);
+}
+
+#[test]
 fn inspect_accounts_for_every_stored_byte() {
     let tool = tool();
     let (hot, code) = tool.json(["inspect", "a"]);
