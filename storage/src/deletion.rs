@@ -5,7 +5,6 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::DELETE_ROWS_PER_STEP;
 use crate::message::{ImportMark, SessionMeta};
 use crate::session::Session;
-use crate::sql::db::Db;
 use crate::sql::totals::Delta;
 use crate::sql::{self};
 use crate::store::Store;
@@ -30,46 +29,69 @@ impl Store {
                 )
             })
         })?;
-        if deleted {
-            self.give_back_space_of(&gone)?;
+        if let Some(key) = deleted {
+            self.give_back_space_of(&gone, key)?;
         }
-        Ok(deleted)
+        Ok(deleted.is_some())
     }
 
     /// Deletes the rows of the session `gone`, and of those whose deletion was not finished before.
-    pub(crate) fn give_back_space_of(&self, gone: &SessionId) -> Result<()> {
-        self.finish_deletions()
-            .map_err(|source| StoreError::SpaceNotGivenBack {
-                id: gone.to_string(),
-                source: Box::new(source),
-            })
+    pub(crate) fn give_back_space_of(&self, gone: &SessionId, key: SessionKey) -> Result<()> {
+        let mut finished = self.finish_deletions();
+        if let Err(error) = &finished
+            && error.kind() == ErrorKind::Damaged
+            && !self.query("find deletions", |c| sql::sessions::is_deletion(c, key))?
+        {
+            tracing::warn!(%error, "the space of a session deleted earlier is not given back");
+            finished = Ok(());
+        }
+        finished.map_err(|source| StoreError::SpaceNotGivenBack {
+            id: gone.to_string(),
+            source: Box::new(source),
+        })
     }
 
-    /// Finishes the deletions that were cut short before. On a full disk they are left once more:
-    /// they take room before they make any, and nothing else needs them.
-    pub(crate) fn finish_deletions_if_there_is_room(&self) -> Result<()> {
+    /// Finishes the deletions that were cut short before, if that is possible: nothing else needs
+    /// them. On a full disk they take room before they make any, and damaged pages cannot be
+    /// deleted from; neither may keep a store from being opened.
+    pub(crate) fn finish_deletions_if_possible(&self) -> Result<()> {
         match self.finish_deletions() {
-            Err(error) if error.kind() == ErrorKind::NoSpace => {
+            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Damaged) => {
                 tracing::warn!(path = %self.path().display(), %error,
-                    "the space of deleted sessions is not given back yet: the disk is full");
+                    "the space of deleted sessions is not given back yet");
                 Ok(())
             }
             finished => finished,
         }
     }
 
-    /// Deletes the rows of sessions that are gone, a bounded number at a time.
+    /// Deletes the rows of sessions that are gone, a bounded number at a time. Where that meets
+    /// damage the others are deleted all the same, and the first damage is the answer.
     fn finish_deletions(&self) -> Result<()> {
-        let mut deleted = false;
-        while self
-            .writer()?
-            .run(|context| context.maintain("delete messages", delete_step))?
-        {
-            deleted = true;
+        let (mut after, mut damaged, mut deleted) = (None, Ok(()), false);
+        let next = |after| self.query("find deletions", |c| sql::sessions::next_deletion(c, after));
+        while let Some(key) = next(after)? {
+            after = Some(key);
+            match self.delete_rows_of(key) {
+                Ok(()) => deleted = true,
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    damaged = damaged.and(Err(error))
+                }
+                Err(error) => return Err(error),
+            }
         }
         if deleted {
             self.delete_unused_bases()?;
         }
+        damaged
+    }
+
+    fn delete_rows_of(&self, key: SessionKey) -> Result<()> {
+        while self.writer()?.run(move |context| {
+            context.maintain("delete messages", |db, connection| {
+                db.named("delete messages", delete_step(connection, key))
+            })
+        })? {}
         Ok(())
     }
 }
@@ -106,20 +128,20 @@ impl Contents {
 }
 
 /// Takes a session out of sight and out of all sums; only if it has the contents `expected` of it.
-/// Whether there was such a session.
+/// Its key, if there was such a session.
 pub(crate) fn delete_session(
     connection: &rusqlite::Connection,
     id: &SessionId,
     expected: Option<&Contents>,
     now_ms: i64,
-) -> rusqlite::Result<bool> {
+) -> rusqlite::Result<Option<SessionKey>> {
     let Some(session) = sql::sessions::find(connection, id)? else {
-        return Ok(false);
+        return Ok(None);
     };
     if let Some(expected) = expected
         && !expected.are_those_of(connection, &session)?
     {
-        return Ok(false);
+        return Ok(None);
     }
     let minus = |value: u64| -sql::signed(value);
     sql::totals::add(
@@ -141,24 +163,20 @@ pub(crate) fn delete_session(
     sql::growth::remove_session(connection, session.key)?;
     sql::imports::remove(connection, session.key)?;
     sql::sessions::mark_deleted(connection, session.key, now_ms)?;
-    Ok(true)
+    Ok(Some(session.key))
 }
 
 /// Deletes some rows of a session that is gone; whether there may be more to do.
-fn delete_step(db: &Db, connection: &rusqlite::Connection) -> Result<bool> {
-    let step = || -> rusqlite::Result<bool> {
-        let Some(key) = sql::sessions::next_deletion(connection)? else {
-            return Ok(false);
-        };
-        let rows = sql::messages::delete_some(connection, key, DELETE_ROWS_PER_STEP)?;
-        if rows > 0 {
-            return Ok(true);
-        }
-        let rows = sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)?;
-        if rows == 0 {
-            sql::sessions::finish_deletion(connection, key)?;
-        }
-        Ok(true)
-    };
-    db.named("delete messages", step())
+fn delete_step(connection: &rusqlite::Connection, key: SessionKey) -> rusqlite::Result<bool> {
+    if !sql::sessions::is_deletion(connection, key)? {
+        return Ok(false);
+    }
+    if sql::messages::delete_some(connection, key, DELETE_ROWS_PER_STEP)? > 0 {
+        return Ok(true);
+    }
+    if sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)? > 0 {
+        return Ok(true);
+    }
+    sql::sessions::finish_deletion(connection, key)?;
+    Ok(false)
 }

@@ -45,7 +45,9 @@ pub const GROUP_BYTES_MAX: usize = 8 << 20;
 
 /// How long a writer waits for another process's transaction.
 pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
-/// How often it looks, meanwhile.
+/// How long a checkpoint that cuts the WAL waits for readers to leave it.
+pub const CHECKPOINT_WAIT_MS_MAX: u64 = 50;
+/// How often a lock is looked for, meanwhile.
 pub const BUSY_POLL_MS: u64 = 1;
 
 /// Readers' connections.

@@ -322,10 +322,10 @@ impl Store {
                 )
             })
         })?;
-        if deleted {
-            self.give_back_space_of(id)?;
+        if let Some(key) = deleted {
+            self.give_back_space_of(id, key)?;
         }
-        Ok(deleted)
+        Ok(deleted.is_some())
     }
 }
 

@@ -119,7 +119,7 @@ impl Store {
                 _open: open,
             }),
         };
-        store.finish_deletions_if_there_is_room()?;
+        store.finish_deletions_if_possible()?;
         Ok(store)
     }
 

@@ -18,19 +18,22 @@ const STEP_PAGES_MIN: u32 = 16;
 const REST_POLLS: u64 = 3;
 
 /// Frees pages until `pages_kept` are left or `observe` says stop; calls it after each step with
-/// the pages that are still free. Then cuts the log, with which the file itself shrinks.
+/// the pages that are still free. Then cuts the log, with which the file itself shrinks, if pages
+/// were freed or `anyway`.
 pub(super) fn reclaim(
     store: &Store,
     pages_kept: u64,
+    anyway: bool,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<()> {
     let writer = store.writer()?;
     let mut pages_per_step = RECLAIM_PAGES_PER_STEP / 4;
+    let mut cuts = anyway;
     loop {
         let step = pages_per_step;
-        let (free, took) = writer.run(move |context| {
+        let (free, freed, took) = writer.run(move |context| {
             let started = Instant::now();
-            let free = context.maintain("give free pages back", |db, connection| {
+            let (free, freed) = context.maintain("give free pages back", |db, connection| {
                 let free = db.named("count free pages", sql::space::free_pages(connection))?;
                 let surplus = free.saturating_sub(pages_kept).min(u64::from(step));
                 if surplus > 0 {
@@ -38,10 +41,11 @@ pub(super) fn reclaim(
                     let freed = sql::space::reclaim(connection, surplus as u32);
                     db.named("give free pages back", freed)?;
                 }
-                Ok(free - surplus)
+                Ok((free - surplus, surplus))
             })?;
-            Ok((free, started.elapsed()))
+            Ok((free, freed, started.elapsed()))
         })?;
+        cuts |= freed > 0;
         if free <= pages_kept {
             break;
         }
@@ -56,6 +60,9 @@ pub(super) fn reclaim(
         } else {
             (pages_per_step * 2).min(RECLAIM_PAGES_PER_STEP)
         };
+    }
+    if !cuts {
+        return Ok(());
     }
     // The file shrinks when the log's last state of it is checkpointed. A reader may be in the
     // way; then the next checkpoint does it.

@@ -249,8 +249,9 @@ impl Store {
         }
         progress.phase = CompactionPhase::Reclaiming;
         self.delete_unused_bases()?;
-        self.finish_deletions_if_there_is_room()?;
-        reclaim(self, 0, &mut |_| observe(&progress))
+        self.finish_deletions_if_possible()?;
+        let anyway = request.force || outcome.segments > 0;
+        reclaim(self, 0, anyway, &mut |_| observe(&progress))
     }
 
     fn do_batch(

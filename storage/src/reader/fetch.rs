@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use rusqlite::Connection;
 
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{
     READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT, SEQUENCE_MAX,
@@ -427,7 +427,12 @@ fn hot_page(
         });
         bytes < READ_PAGE_BYTES_MAX_DEFAULT && messages.len() < READ_PAGE_MESSAGES_MAX_DEFAULT
     });
-    db.named("read messages", scanned)?;
+    match db.named("read messages", scanned) {
+        Err(error) if messages.is_empty() || error.kind() != ErrorKind::Damaged => {
+            return Err(error);
+        }
+        _ => {}
+    }
     if messages.is_empty() {
         let (sequence, what) = damage.unwrap_or((from, "is missing"));
         return Err(StoreError::damaged(

@@ -11,7 +11,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
 use self::shared::Shared;
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
@@ -179,7 +179,8 @@ impl Replay {
     /// The next run of messages, at least one, or `None` at the end of the range.
     ///
     /// # Errors
-    /// Damage is reported once, with the place; the next call goes on behind it.
+    /// Damage is reported once, with the place; the next call goes on behind it. After any other error
+    /// the next call tries the same place again.
     pub fn next_page(&mut self) -> Result<Option<Vec<Message>>> {
         let rest: Vec<Message> = std::mem::take(&mut self.page).collect();
         if !rest.is_empty() {
@@ -194,7 +195,12 @@ impl Replay {
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
-        self.check_is_there(&connection)?;
+        if let Err(error) = self.check_is_there(&connection) {
+            if error.kind() == ErrorKind::Damaged {
+                self.next = self.end + 1;
+            }
+            return Err(error);
+        }
         let page = fetch::page(
             db,
             &connection,
@@ -211,8 +217,15 @@ impl Replay {
             }
             Err(error) => {
                 // What is missing in a session that has just been deleted is no damage.
-                self.check_is_there(&connection)?;
-                self.next = fetch::behind(&connection, self.key, self.next);
+                if let Err(gone @ StoreError::SessionNotFound { .. }) =
+                    self.check_is_there(&connection)
+                {
+                    return Err(gone);
+                }
+                // Anything else may be gone the next time, and hides no message.
+                if error.kind() == ErrorKind::Damaged {
+                    self.next = fetch::behind(&connection, self.key, self.next);
+                }
                 Err(error)
             }
         }
@@ -263,10 +276,7 @@ impl Iterator for Replay {
             }
             Ok(None) => None,
             Err(error) => {
-                if matches!(
-                    error,
-                    StoreError::SessionNotFound { .. } | StoreError::Busy { .. }
-                ) {
+                if error.kind() != ErrorKind::Damaged {
                     self.next = self.end + 1;
                 }
                 Some(Err(error))

@@ -1,5 +1,6 @@
 //! Connections: how each is opened, what it may do, and what its failures are called.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -305,18 +306,36 @@ pub(crate) fn set_wal(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
 }
 
+thread_local! {
+    /// How long the connections of this thread wait for a lock, and since when one of them does:
+    /// SQLite's busy handler is a plain function.
+    static BUSY_WAIT_MS: Cell<u64> = const { Cell::new(limits::BUSY_WAIT_MS_MAX) };
+    static BUSY_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
 /// Looks for a lock every millisecond instead of SQLite's sleeps of up to 100 ms: other
 /// processes' transactions are short, and appends wait behind this.
 fn set_busy_wait(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_handler(Some(|attempts| {
-        if u64::try_from(attempts).unwrap_or(u64::MAX) * limits::BUSY_POLL_MS
-            >= limits::BUSY_WAIT_MS_MAX
-        {
+        let now = Instant::now();
+        if attempts == 0 {
+            BUSY_SINCE.set(Some(now));
+        }
+        let waited = BUSY_SINCE.get().map_or(Duration::ZERO, |since| now - since);
+        if waited >= Duration::from_millis(BUSY_WAIT_MS.get()) {
             return false;
         }
         std::thread::sleep(Duration::from_millis(limits::BUSY_POLL_MS));
         true
     }))
+}
+
+/// Does `work` with connections that wait for locks no longer than `wait_ms_max`.
+pub(crate) fn waiting_at_most<T>(wait_ms_max: u64, work: impl FnOnce() -> T) -> T {
+    let usual = BUSY_WAIT_MS.replace(wait_ms_max);
+    let result = work();
+    BUSY_WAIT_MS.set(usual);
+    result
 }
 
 /// Runs `work` in a transaction that holds the write lock from its beginning, so that what it

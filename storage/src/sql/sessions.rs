@@ -271,17 +271,30 @@ pub(crate) fn compactable(
 
 /// A session whose rows still have to be deleted. One that is there, or whose key is none, was
 /// never deleted, whatever its row says.
-pub(crate) fn next_deletion(connection: &Connection) -> rusqlite::Result<Option<SessionKey>> {
+pub(crate) fn next_deletion(
+    connection: &Connection,
+    after: Option<SessionKey>,
+) -> rusqlite::Result<Option<SessionKey>> {
     connection
         .query_row(
             "SELECT session_key FROM deletions
-             WHERE session_key BETWEEN 1 AND ?1
+             WHERE session_key > ?1 AND session_key <= ?2
                 AND session_key NOT IN (SELECT session_key FROM sessions)
              ORDER BY session_key LIMIT 1",
-            [SESSION_KEY_MAX],
+            [after.map_or(0, |key| key.0), SESSION_KEY_MAX],
             |row| row.get(0).map(SessionKey),
         )
         .optional()
+}
+
+/// Whether a key is listed as deleted, and of no session that is there.
+pub(crate) fn is_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM deletions WHERE session_key = ?1)
+                AND NOT EXISTS (SELECT 1 FROM sessions WHERE session_key = ?1)",
+        )?
+        .query_row([key.0], |row| row.get(0))
 }
 
 /// Keys that are listed as deleted, and cannot be or are not, for `verify`.

@@ -2,7 +2,9 @@
 
 use rusqlite::Connection;
 
+use super::db::waiting_at_most;
 use super::unsigned;
+use crate::limits::CHECKPOINT_WAIT_MS_MAX;
 
 /// How a checkpoint went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub(crate) struct Checkpoint {
 pub(crate) enum CheckpointMode {
     /// Copies what it can without waiting for anyone.
     Passive,
-    /// Waits for readers, and cuts the WAL back to nothing.
+    /// Waits a moment for readers, and cuts the WAL back to nothing.
     Truncate,
 }
 
@@ -32,11 +34,15 @@ pub(crate) fn checkpoint(
         CheckpointMode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
         CheckpointMode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
     };
-    connection.query_row(sql, [], |row| {
-        Ok(Checkpoint {
-            busy: row.get::<_, i64>(0)? != 0,
-            log_frames: row.get(1)?,
-            checkpointed_frames: row.get(2)?,
+    // SQLite waits for readers with the write lock in hand, and appends wait behind that. Whoever
+    // reads for long, as a backup does, must not hold them up; the next checkpoint tries again.
+    waiting_at_most(CHECKPOINT_WAIT_MS_MAX, || {
+        connection.query_row(sql, [], |row| {
+            Ok(Checkpoint {
+                busy: row.get::<_, i64>(0)? != 0,
+                log_frames: row.get(1)?,
+                checkpointed_frames: row.get(2)?,
+            })
         })
     })
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::context::Cache;
+use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::classify::{self, LineFacts};
 use crate::error::{Result, StoreError};
@@ -94,6 +95,12 @@ impl AppendRequest {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Answers that its time is over.
+    pub(super) fn refuse_late(self) {
+        let waited_ms = millis(self.queued.elapsed());
+        (self.done)(Err(StoreError::DeadlineExceeded { waited_ms }));
     }
 
     /// The messages that were new, for those who follow; `None` when there are none.

@@ -9,7 +9,6 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::append::{AppendRequest, GroupSums, admit, write};
-use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
@@ -104,8 +103,7 @@ impl WriterContext {
                 .partition(|request| request.deadline >= now)
         };
         for request in late {
-            let waited_ms = millis(request.queued.elapsed());
-            (request.done)(Err(StoreError::DeadlineExceeded { waited_ms }));
+            request.refuse_late();
         }
         match self.commit(&group) {
             Ok(answers) => {
@@ -118,9 +116,29 @@ impl WriterContext {
                     (request.done)(Err(error));
                 }
             }
+            // Alone, each would wait as long for the same lock.
+            Err(StoreError::Busy {
+                path,
+                what,
+                holder,
+                waited_ms,
+            }) => {
+                for request in group {
+                    (request.done)(Err(StoreError::Busy {
+                        path: path.clone(),
+                        what,
+                        holder: holder.clone(),
+                        waited_ms,
+                    }));
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, requests = group.len(), "group commit failed, trying one by one");
                 for request in group {
+                    if request.deadline < Instant::now() {
+                        request.refuse_late();
+                        continue;
+                    }
                     let answer =
                         self.commit(std::slice::from_ref(&request))
                             .and_then(|mut answers| {
