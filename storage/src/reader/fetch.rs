@@ -185,11 +185,13 @@ fn is_few(info: &SegmentInfo, from: u64, to: u64) -> bool {
 /// Where to go on after damage at `sequence`: behind the segment that holds it, or where the next
 /// message or segment begins; behind the last sequence when there is none.
 pub(crate) fn behind(connection: &Connection, key: SessionKey, sequence: u64) -> u64 {
+    // Never back: a damaged tree may find what was not asked for.
+    let further = |next: u64| next.max(sequence + 1);
     let segment = sql::segments::at_or_after(connection, key, sequence);
     if let Ok(Some(info)) = &segment
         && info.first_sequence <= sequence
     {
-        return info.last_sequence + 1;
+        return further(info.last_sequence + 1);
     }
     // By their keys alone: what else the rows say may be what is damaged.
     let starts = [
@@ -200,7 +202,7 @@ pub(crate) fn behind(connection: &Connection, key: SessionKey, sequence: u64) ->
         Ok(start) => start.unwrap_or(SEQUENCE_MAX + 1),
         Err(_) => sequence + 1,
     });
-    next.min().unwrap_or(SEQUENCE_MAX + 1)
+    further(next.min().unwrap_or(SEQUENCE_MAX + 1))
 }
 
 /// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
