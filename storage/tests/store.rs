@@ -471,3 +471,38 @@ fn a_reader_changes_nothing_of_what_a_killed_writer_left() {
     writer.append(batch("s", &[b"three"])).unwrap();
     assert_eq!(contents(&writer, "s"), ["one", "two", "three"]);
 }
+
+#[test]
+fn an_append_may_wait_for_as_long_as_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store
+        .append_within(batch("s", &[b"a"]), std::time::Duration::MAX)
+        .unwrap();
+    assert_eq!(contents(&store, "s"), ["a"]);
+}
+
+#[test]
+fn a_store_that_is_let_go_by_its_last_callback_carries_out_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let wait_max = std::time::Duration::from_secs(60);
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    let last = store.clone();
+    let done = move |appended: betcode_storage::Result<_>| {
+        may_go_on.recv().unwrap();
+        appended.unwrap();
+        drop(last);
+    };
+    store
+        .append_then(batch("s", &[b"a"]), wait_max, done)
+        .unwrap();
+    let answer = move |appended| tell.send(appended).unwrap();
+    store
+        .append_then(batch("s", &[b"b"]), wait_max, answer)
+        .unwrap();
+    drop(store);
+    go_on.send(()).unwrap();
+    told.recv().unwrap().unwrap();
+}

@@ -31,6 +31,8 @@ use crate::watch::CapacityWatch;
 
 /// After this long without work the writer tidies up.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
+/// Thirty years: nobody waits for longer.
+const FAR_OFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Handle to the writer thread.
 pub(crate) struct Writer {
@@ -93,7 +95,7 @@ impl Writer {
         let done: Done = Box::new(move |result| {
             let _ = answer.send(result);
         });
-        let deadline = Instant::now() + self.append_wait;
+        let deadline = deadline_after(self.append_wait);
         let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
             .map_err(|(error, _)| error)?;
         self.queue.push(request.received(&received_ms))?;
@@ -108,7 +110,7 @@ impl Writer {
         wait_max: Option<Duration>,
         done: Done,
     ) -> Result<()> {
-        let deadline = Instant::now() + wait_max.unwrap_or(self.append_wait);
+        let deadline = deadline_after(wait_max.unwrap_or(self.append_wait));
         let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
             .map_err(|(error, _)| error)?;
         self.queue.push(request)
@@ -139,7 +141,9 @@ impl Writer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(thread) = thread {
+        // Let go by a callback, on the writer's own thread, it ends when that has come back.
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = thread.filter(|thread| !is_own(thread)) {
             let _ = thread.join();
         }
     }
@@ -149,6 +153,12 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// A wait longer than clocks can tell is one of [`FAR_OFF`].
+fn deadline_after(wait_max: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait_max).unwrap_or(now + FAR_OFF)
 }
 
 fn closed() -> StoreError {
