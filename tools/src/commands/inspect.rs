@@ -235,8 +235,9 @@ fn show(out: &mut Out, found: &Inspection) {
         return;
     }
     show_tables(out, found.parts(), found.types(), segment_bytes(found));
+    out.line("");
     out.line(format!(
-        "\n{:<24} {:>10} {:>11} {:>7}  LARGEST PARTS",
+        "{:<24} {:>10} {:>11} {:>7}  LARGEST PARTS",
         "SEGMENT", "RAW", "STORED", "TIER"
     ));
     for segment in &found.segments {
@@ -280,8 +281,9 @@ fn show_tables(
     types: BTreeMap<String, KindBytes>,
     stored: u64,
 ) {
+    out.line("");
     out.line(format!(
-        "\n{:<24} {:>10} {:>11} {:>7}",
+        "{:<24} {:>10} {:>11} {:>7}",
         "PART", "RAW", "STORED", "SHARE"
     ));
     for (part, bytes) in largest_first(parts, |bytes| bytes.stored_bytes) {
@@ -295,8 +297,9 @@ fn show_tables(
             stored,
         );
     }
+    out.line("");
     out.line(format!(
-        "\n{:<24} {:>10} {:>11} {:>7}",
+        "{:<24} {:>10} {:>11} {:>7}",
         "TYPE", "RAW", "STORED", "SHARE"
     ));
     for (name, bytes) in largest_first(types, |bytes| bytes.apportioned_bytes) {

@@ -107,10 +107,11 @@ impl Out {
         }
     }
 
-    /// Writes a line for people; nothing with `--json` and `--quiet`.
+    /// Writes a line for people; nothing with `--json` and `--quiet`. One line it stays, whatever is in
+    /// the paths that it tells.
     pub fn line(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Human {
-            self.raw(line.as_ref().trim_end().as_bytes());
+            self.raw(format::on_one_line(line.as_ref().trim_end()).as_bytes());
             self.raw(b"\n");
         }
     }
@@ -158,7 +159,7 @@ impl Out {
     /// for `--quiet`, which has no results, an error on stderr.
     pub fn finding(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Quiet {
-            to_stderr(line.as_ref().trim_end());
+            to_stderr(&format::on_one_line(line.as_ref().trim_end()));
         } else {
             self.line(line);
         }
@@ -178,7 +179,7 @@ impl Out {
             text.push_str(&format!("\n  why: {}", format::on_one_line(why)));
         }
         if let Some(hint) = &failure.hint {
-            text.push_str(&format!("\n  try: {hint}"));
+            text.push_str(&format!("\n  try: {}", format::on_one_line(hint)));
         }
         to_stderr(&text);
     }

@@ -1,5 +1,6 @@
 //! What people and scripts see: widths, pipes, quiet, signals.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -150,6 +151,32 @@ fn an_interrupted_import_says_so_and_is_finished_by_the_next() {
     );
     tool.ok(["import".as_ref(), src.as_os_str()]);
     assert_same(&src, &tool.export("out"));
+}
+
+#[test]
+fn a_path_with_a_line_break_forges_no_line() {
+    let tool = Tool::new();
+    let folder = tool.path("a\ndoctor       ok");
+    fs::create_dir(&folder).unwrap();
+    let source = tool.write("a.jsonl", "{}\n");
+    let db = folder.join("h.db");
+    let run = |args: &[&OsStr]| {
+        let database = ["--db".as_ref(), db.as_os_str()];
+        tool.ok(args.iter().copied().chain(database)).text()
+    };
+    let (copy, out) = (folder.join("copy.db"), folder.join("out"));
+    let commands: [&[&OsStr]; 5] = [
+        &["import".as_ref(), source.as_ref()],
+        &["doctor".as_ref()],
+        &["backup".as_ref(), copy.as_ref()],
+        &["export".as_ref(), "--out".as_ref(), out.as_ref()],
+        &["report".as_ref()],
+    ];
+    for args in commands {
+        let text = run(args);
+        let forged = text.lines().any(|line| line.starts_with("doctor       ok"));
+        assert!(!forged, "{args:?}: {text}");
+    }
 }
 
 #[test]
