@@ -24,15 +24,15 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct Followed {
     buffers: Vec<Arc<Buffer>>,
-    /// Last sequence that was published to them.
-    published: u64,
+    /// The session that was published to them last, and how far.
+    published: Option<(SessionKey, u64)>,
 }
 
 /// What a follower is told next.
 #[derive(Debug)]
 pub enum News {
-    /// Messages in order, and when the last of them was committed.
-    Messages(Vec<Message>, Instant),
+    /// New messages.
+    Messages(Live),
     /// There is more in the store than the buffer could hold.
     Behind,
     /// Somebody else may have appended: the store knows.
@@ -42,11 +42,23 @@ pub enum News {
     Deleted,
 }
 
+/// Messages of one session as they were committed.
+#[derive(Debug)]
+pub struct Live {
+    /// The session: one deleted and made anew under its name has another key.
+    pub key: SessionKey,
+    /// In order.
+    pub messages: Vec<Message>,
+    /// When the last of them was committed.
+    pub committed: Instant,
+}
+
 #[derive(Debug, Default)]
 struct State {
     messages: VecDeque<Message>,
     bytes: usize,
-    committed: Option<Instant>,
+    /// The session that they are of, and when the last of them was committed.
+    committed: Option<(SessionKey, Instant)>,
     behind: bool,
     look: bool,
     deleted: bool,
@@ -60,14 +72,14 @@ struct Buffer {
     changed: Notify,
 }
 
-/// What of live messages is new to a follower that was told those up to sequence `told`. `None` when
-/// the store has to say: some are missing, before them or between, for another process appended
-/// them; or the first of the session is among those told already, and it may be another session.
-pub(crate) fn fresh(messages: Vec<Message>, told: u64) -> Option<Vec<Message>> {
-    if told > 0 && messages.iter().any(|message| message.sequence == 1) {
+/// What of live messages is new to a follower of session `key` that was told those up to sequence
+/// `told`. `None` when the store has to say: they are of another session, or some are missing, before
+/// them or between, for another process appended them.
+pub(crate) fn fresh(live: Live, key: SessionKey, told: u64) -> Option<Vec<Message>> {
+    if live.key != key {
         return None;
     }
-    let fresh = messages.into_iter().skip_while(|m| m.sequence <= told);
+    let fresh = live.messages.into_iter().skip_while(|m| m.sequence <= told);
     let fresh: Vec<_> = fresh.collect();
     let expected = told + 1..=told + fresh.len() as u64;
     let whole = fresh.iter().map(|m| m.sequence).eq(expected);
@@ -108,7 +120,8 @@ impl Hub {
             let Some(followed) = sessions.get_mut(&news.session) else {
                 return;
             };
-            followed.published = news.messages.last().map_or(0, |message| message.sequence);
+            let last = news.messages.last().map_or(0, |message| message.sequence);
+            followed.published = Some((news.key, last));
             followed.buffers.clone()
         };
         let now = Instant::now();
@@ -119,14 +132,15 @@ impl Hub {
                 if state.behind {
                     return;
                 }
-                if state.bytes + bytes > bytes_max {
+                let is_another = state.committed.is_some_and(|(key, _)| key != news.key);
+                if is_another || state.bytes + bytes > bytes_max {
                     state.messages = VecDeque::new();
                     state.bytes = 0;
                     state.behind = true;
                 } else {
                     state.messages.extend(news.messages.iter().cloned());
                     state.bytes += bytes;
-                    state.committed = Some(now);
+                    state.committed = Some((news.key, now));
                 }
             });
         }
@@ -144,7 +158,8 @@ impl Hub {
     pub fn look(&self, session: &Session) {
         let published = lock(&self.sessions)
             .get(&session.id)
-            .map_or(0, |followed| followed.published);
+            .and_then(|followed| followed.published)
+            .map_or(0, |(key, last)| if key == session.key { last } else { 0 });
         for buffer in self.buffers(&session.id) {
             let is_another = buffer.key.get().is_some_and(|key| *key != session.key);
             if is_another || session.messages > published {
@@ -231,12 +246,13 @@ impl Subscription {
             state.bytes = 0;
             return Some(News::Behind);
         }
-        if let Some(committed) = state.committed.take() {
+        if let Some((key, committed)) = state.committed.take() {
             state.bytes = 0;
-            return Some(News::Messages(
-                std::mem::take(&mut state.messages).into(),
+            return Some(News::Messages(Live {
+                key,
+                messages: std::mem::take(&mut state.messages).into(),
                 committed,
-            ));
+            }));
         }
         std::mem::take(&mut state.look).then_some(News::Look)
     }
@@ -257,13 +273,25 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use betcode_storage::{Batch, Store, StoreOptions};
     use bytes::Bytes;
 
     fn session() -> SessionId {
         SessionId::new("s").unwrap()
     }
 
-    fn committed(sequences: std::ops::RangeInclusive<u64>) -> Committed {
+    /// Keys as a store gives them, to a session and to another one.
+    fn keys() -> [SessionKey; 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("h.db"), StoreOptions::default()).unwrap();
+        ["s", "t"].map(|id| {
+            let id = SessionId::new(id).unwrap();
+            store.append(Batch::new(id.clone(), Vec::new())).unwrap();
+            store.session(&id).unwrap().key
+        })
+    }
+
+    fn committed(key: SessionKey, sequences: std::ops::RangeInclusive<u64>) -> Committed {
         let messages = sequences
             .map(|sequence| Message {
                 sequence,
@@ -273,38 +301,60 @@ mod tests {
             .collect();
         Committed {
             session: session(),
+            key,
             messages,
         }
     }
 
+    async fn live(follower: &Subscription) -> Live {
+        match follower.next().await {
+            News::Messages(live) => live,
+            news => panic!("{news:?}"),
+        }
+    }
+
+    fn sequences(messages: &[Message]) -> Vec<u64> {
+        messages.iter().map(|m| m.sequence).collect()
+    }
+
     #[tokio::test]
     async fn a_follower_gets_commits_in_order() {
+        let [key, _] = keys();
         let hub = Arc::new(Hub::new(100));
         let follower = hub.subscribe(session());
-        hub.publish(&committed(1..=2));
-        hub.publish(&committed(3..=3));
-        let News::Messages(messages, _) = follower.next().await else {
-            panic!()
-        };
-        assert_eq!(
-            messages.iter().map(|m| m.sequence).collect::<Vec<_>>(),
-            [1, 2, 3]
-        );
+        hub.publish(&committed(key, 1..=2));
+        hub.publish(&committed(key, 3..=3));
+        assert_eq!(sequences(&live(&follower).await.messages), [1, 2, 3]);
     }
 
     #[tokio::test]
     async fn a_full_buffer_is_forgotten_and_said_so_once() {
+        let [key, _] = keys();
         let hub = Arc::new(Hub::new(25));
         let follower = hub.subscribe(session());
-        hub.publish(&committed(1..=2));
-        hub.publish(&committed(3..=3));
-        hub.publish(&committed(4..=4));
+        hub.publish(&committed(key, 1..=2));
+        hub.publish(&committed(key, 3..=3));
+        hub.publish(&committed(key, 4..=4));
         assert!(matches!(follower.next().await, News::Behind));
-        hub.publish(&committed(5..=5));
-        let News::Messages(messages, _) = follower.next().await else {
-            panic!()
-        };
-        assert_eq!(messages[0].sequence, 5);
+        hub.publish(&committed(key, 5..=5));
+        assert_eq!(sequences(&live(&follower).await.messages), [5]);
+    }
+
+    #[tokio::test]
+    async fn messages_of_two_sessions_of_one_name_are_never_given_together() {
+        let [old, new] = keys();
+        let hub = Arc::new(Hub::new(100));
+        let follower = hub.subscribe(session());
+        hub.publish(&committed(old, 1..=2));
+        hub.publish(&committed(new, 3..=3));
+        assert!(matches!(follower.next().await, News::Behind));
+        hub.publish(&committed(new, 4..=4));
+        let news = live(&follower).await;
+        assert_eq!(news.key, new);
+        assert_eq!(fresh(news, old, 3), None);
+        hub.publish(&committed(new, 5..=5));
+        let news = live(&follower).await;
+        assert_eq!(sequences(&fresh(news, new, 4).unwrap()), [5]);
     }
 
     #[tokio::test]

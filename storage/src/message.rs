@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionKey};
 
 /// A message as read: its place, when the store received it, and its exact bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,9 @@ pub enum Arrival {
 pub struct Batch {
     /// The session; created when it does not exist.
     pub session: SessionId,
+    /// The very session that is meant. When it has gone, though there be another of its name, the
+    /// append ends with [`StoreError::SessionNotFound`](crate::StoreError::SessionNotFound).
+    pub key: Option<SessionKey>,
     /// The exact payloads, in order.
     pub payloads: Vec<Bytes>,
     /// What is known of the session.
@@ -65,6 +68,7 @@ impl Batch {
     pub fn new(session: SessionId, payloads: Vec<Bytes>) -> Self {
         Self {
             session,
+            key: None,
             payloads,
             meta: SessionMeta::default(),
             expected_sequence: None,
@@ -96,6 +100,8 @@ pub struct Appended {
 pub struct Committed {
     /// Their session.
     pub session: SessionId,
+    /// Its key: one deleted and made anew has another.
+    pub key: SessionKey,
     /// The messages, in order, at least one.
     pub messages: Vec<Message>,
 }

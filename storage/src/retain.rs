@@ -388,6 +388,7 @@ impl<'a> Page<'a> {
     fn append(&mut self, archive: &Store, import: Option<ImportMark>) -> Result<()> {
         let batch = Batch {
             session: self.id.clone(),
+            key: None,
             payloads: std::mem::take(&mut self.payloads),
             meta: self.meta.clone(),
             expected_sequence: Some(self.first),

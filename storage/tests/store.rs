@@ -286,6 +286,31 @@ fn two_stores_on_one_file_append_in_turn() {
 }
 
 #[test]
+fn an_append_that_means_one_session_is_refused_by_another_of_its_name_and_makes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, other) = (open(&folder), open(&folder));
+    store.append(batch("s", &[b"old"])).unwrap();
+    let meant = Batch {
+        key: Some(store.session(&id("s")).unwrap().key),
+        ..batch("s", &[b"more"])
+    };
+    store.append(meant.clone()).unwrap();
+    let refused = || {
+        let error = store.append(meant.clone()).unwrap_err();
+        assert!(
+            matches!(error, StoreError::SessionNotFound { .. }),
+            "{error}"
+        );
+    };
+    assert!(other.delete(&id("s")).unwrap());
+    refused();
+    assert!(store.session(&id("s")).is_err());
+    other.append(batch("s", &[b"new"])).unwrap();
+    refused();
+    assert_eq!(contents(&store, "s"), [&b"new"[..]]);
+}
+
+#[test]
 fn a_payload_over_the_limit_is_refused_whole() {
     let folder = tempfile::tempdir().unwrap();
     let options = StoreOptions {

@@ -58,4 +58,7 @@ pub(crate) enum Command {
     Kill,
     /// The same, for its session is to go, and what cannot be recorded with it.
     Forsake,
+    /// A bug is met.
+    #[cfg(test)]
+    Panic,
 }

@@ -23,12 +23,14 @@ mod refusal;
 mod requests;
 mod running;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use betcode_storage::{ReadRange, SessionId, Store};
+use betcode_storage::{ReadRange, Session as Stored, SessionId, SessionKey, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -59,6 +61,8 @@ pub struct Agents {
 /// A conversation's door.
 #[derive(Debug, Clone)]
 struct Live {
+    /// The session's key: one deleted and made anew has another.
+    key: SessionKey,
     inbox: mpsc::Sender<Command>,
     activity: Arc<AtomicU8>,
 }
@@ -104,6 +108,11 @@ impl Agents {
         }
     }
 
+    /// Whether a session is being deleted.
+    pub(crate) fn is_going(&self, id: &SessionId) -> bool {
+        self.going().under_way.contains_key(id)
+    }
+
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, Live>> {
         // Plain data, valid after every statement.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,9 +125,10 @@ impl Agents {
 
     /// What a session is doing: `idle`, `active`, or `waiting` for somebody's answer.
     #[must_use]
-    pub fn status(&self, id: &SessionId) -> &'static str {
+    pub fn status(&self, session: &Stored) -> &'static str {
         let live = self.live();
-        match live.get(id).map(|live| session::activity(&live.activity)) {
+        let live = live.get(&session.id).filter(|live| live.key == session.key);
+        match live.map(|live| session::activity(&live.activity)) {
             None | Some(Activity::Idle) => "idle",
             Some(Activity::Active) => "active",
             Some(Activity::Waiting) => "waiting",
@@ -131,11 +141,12 @@ impl Agents {
         self.live().len()
     }
 
-    fn door(&self, id: &SessionId) -> Option<mpsc::Sender<Command>> {
-        self.live().get(id).map(|live| live.inbox.clone())
+    fn door(&self, id: &SessionId) -> Option<Live> {
+        self.live().get(id).cloned()
     }
 
-    /// The conversation of a session that is in the store, begun when there is none.
+    /// The conversation of a session that is in the store, begun when there is none. One of a session
+    /// that had its name, and was deleted by another process, ends first.
     ///
     /// # Errors
     /// NOT_FOUND, FAILED_PRECONDITION while it is being deleted, RESOURCE_EXHAUSTED for too many,
@@ -143,16 +154,26 @@ impl Agents {
     pub(crate) async fn enter(
         &self,
         core: &Arc<Core>,
-        id: &SessionId,
+        session: &Stored,
     ) -> Result<mpsc::Sender<Command>, Status> {
+        let id = &session.id;
         loop {
             let deletions = self.deletions(id)?;
-            if let Some(inbox) = self.door(id) {
-                return Ok(inbox);
+            let door = self.door(id);
+            if let Some(Live { inbox, .. }) = door.as_ref().filter(|live| live.key == session.key) {
+                return Ok(inbox.clone());
             }
             let (store, wanted) = (core.store.clone(), id.clone());
             let known = core.blocking.read(move || known(&store, wanted)).await;
             let known = known.map_err(|error| from_store(&error))?;
+            if known.key != session.key {
+                let id = id.to_string();
+                return Err(from_store(&StoreError::SessionNotFound { id }));
+            }
+            if let Some(of_another) = door {
+                forsake(&of_another.inbox).await;
+                continue;
+            }
             // Under this lock: a deletion that begins from now on finds the conversation.
             let mut live = self.live();
             if core.is_draining() {
@@ -162,8 +183,8 @@ impl Agents {
                 // It may have been this session's.
                 continue;
             }
-            if let Some(found) = live.get(id) {
-                return Ok(found.inbox.clone());
+            if live.contains_key(id) {
+                continue;
             }
             return self.begin(core, &mut live, known);
         }
@@ -183,6 +204,7 @@ impl Agents {
         let (inbox, commands) = mpsc::channel(CONVERSATION_INBOX_MAX);
         let activity = Arc::new(AtomicU8::new(0));
         let begun = Live {
+            key: known.key,
             inbox: inbox.clone(),
             activity: Arc::clone(&activity),
         };
@@ -199,11 +221,11 @@ impl Agents {
     pub(crate) async fn ask<T>(
         &self,
         core: &Arc<Core>,
-        id: &SessionId,
+        session: &Stored,
         command: impl Fn(oneshot::Sender<T>) -> Command,
     ) -> Result<(T, mpsc::Sender<Command>), Status> {
         loop {
-            let inbox = self.enter(core, id).await?;
+            let inbox = self.enter(core, session).await?;
             let (reply, answer) = oneshot::channel();
             let _ = inbox.send(command(reply)).await;
             // It may have left just when we entered.
@@ -215,7 +237,7 @@ impl Agents {
 
     /// Interrupts a session's turn; whether there was one.
     pub(crate) async fn cancel(&self, id: &SessionId) -> bool {
-        let Some(inbox) = self.door(id) else {
+        let Some(Live { inbox, .. }) = self.door(id) else {
             return false;
         };
         let (reply, answer) = oneshot::channel();
@@ -235,6 +257,17 @@ impl Agents {
         leaves
     }
 
+    /// A conversation's task has ended, by a panic also: nobody is sent to its door any more.
+    fn left(&self, id: &SessionId, inbox: &mpsc::Sender<Command>) {
+        let mut live = self.live();
+        if live
+            .get(id)
+            .is_some_and(|found| found.inbox.same_channel(inbox))
+        {
+            live.remove(id);
+        }
+    }
+
     /// Ends a session's agent, for the session is to go; what of its lines cannot be recorded goes
     /// with it. No conversation begins in the session while the answer is kept: what its agent
     /// printed would begin the session anew.
@@ -244,9 +277,8 @@ impl Agents {
             core: Arc::clone(core),
             id: id.clone(),
         };
-        if let Some(inbox) = self.door(id) {
-            let _ = inbox.send(Command::Forsake).await;
-            inbox.closed().await;
+        if let Some(Live { inbox, .. }) = self.door(id) {
+            forsake(&inbox).await;
         }
         going
     }
@@ -282,6 +314,12 @@ impl Agents {
     }
 }
 
+/// Ends a conversation whose session is to go, or has gone.
+async fn forsake(inbox: &mpsc::Sender<Command>) {
+    let _ = inbox.send(Command::Forsake).await;
+    inbox.closed().await;
+}
+
 /// What the store knows of a session. The agent's name for the conversation is the one that its
 /// last lines tell, for it may give a new one when it resumes; else the first that it ever told.
 fn known(store: &Store, id: SessionId) -> betcode_storage::Result<Known> {
@@ -300,6 +338,7 @@ fn known(store: &Store, id: SessionId) -> betcode_storage::Result<Known> {
     }
     Ok(Known {
         id,
+        key: session.key,
         model: session.meta.model,
         agent_session_id,
         messages: session.messages,

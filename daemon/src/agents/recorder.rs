@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use betcode_storage::{Appended, Batch, ErrorKind, SessionId, StoreError};
+use betcode_storage::{Appended, Batch, ErrorKind, SessionId, SessionKey, StoreError};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
@@ -36,6 +36,8 @@ use crate::status::from_store;
 pub(crate) struct Recorder {
     pub(crate) core: Arc<Core>,
     pub(crate) session: SessionId,
+    /// What the agent of a deleted session prints does not begin another one.
+    pub(crate) key: SessionKey,
     pub(crate) inbox: mpsc::Sender<Command>,
     pub(crate) times: Arc<ReadTimes>,
     /// Cancelled when the session is to go: what cannot be recorded goes with it.
@@ -224,7 +226,12 @@ impl Recorder {
                 Err(error) => error,
             };
             let refusal = Refusal::from_status(&from_store(&error));
-            if !insists || error.kind() == ErrorKind::Closed {
+            let gone = matches!(error, StoreError::SessionNotFound { .. });
+            if gone && !self.forsaken.is_cancelled() {
+                tracing::warn!(session = %self.session, "deleted by another process: its agent ends");
+                let _ = self.inbox.send(Command::Forsake).await;
+            }
+            if gone || !insists || error.kind() == ErrorKind::Closed {
                 return Err(refusal);
             }
             if self.forsaken.is_cancelled() {
@@ -246,7 +253,10 @@ impl Recorder {
     }
 
     async fn append(&self, payloads: Vec<Bytes>) -> Result<Appended, StoreError> {
-        let batch = Batch::new(self.session.clone(), payloads);
+        let batch = Batch {
+            key: Some(self.key),
+            ..Batch::new(self.session.clone(), payloads)
+        };
         let store = self.core.store.clone();
         let wait = Duration::from_millis(self.core.settings.max_append_wait_ms);
         let append = move || store.append_within(batch, wait);

@@ -86,6 +86,13 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// An agent does not outlive its conversation, should that end by a panic.
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
 /// Looks after a process until all that it printed is on disk, and says how it ended.
 async fn accompany(
     recorder: Recorder,

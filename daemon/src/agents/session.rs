@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use betcode_storage::SessionId;
+use betcode_storage::{SessionId, SessionKey};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -26,6 +26,7 @@ use crate::observe::{add, ms};
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) id: SessionId,
+    pub(crate) key: SessionKey,
     pub(crate) model: String,
     pub(crate) agent_session_id: String,
     pub(crate) messages: u64,
@@ -35,6 +36,7 @@ pub(crate) struct Known {
 pub(crate) struct Session {
     core: Arc<Core>,
     id: SessionId,
+    key: SessionKey,
     model: String,
     began: Instant,
     conversation: Conversation,
@@ -46,6 +48,19 @@ pub(crate) struct Session {
     /// Cancelled when the session is to go.
     forsaken: CancellationToken,
     inbox: mpsc::Sender<Command>,
+}
+
+/// However the task ends, its door goes with it.
+struct Leaving {
+    core: Arc<Core>,
+    id: SessionId,
+    inbox: mpsc::Sender<Command>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.core.agents.left(&self.id, &self.inbox);
+    }
 }
 
 impl Session {
@@ -62,6 +77,7 @@ impl Session {
         Self {
             core,
             id: known.id,
+            key: known.key,
             model: known.model,
             began: Instant::now(),
             conversation: Conversation::new(patience, known.agent_session_id, known.messages, 0),
@@ -82,6 +98,11 @@ impl Session {
     /// Works until nothing would be forgotten with it.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let core = Arc::clone(&self.core);
+        let _leaving = Leaving {
+            core: Arc::clone(&core),
+            id: self.id.clone(),
+            inbox: self.inbox.clone(),
+        };
         let mut touch = tokio::time::interval(ms(AGENT_TOUCH_MS));
         let mut closing = false;
         loop {
@@ -175,6 +196,8 @@ impl Session {
                 conversation.close(now_ms);
                 conversation.kill();
             }
+            #[cfg(test)]
+            Command::Panic => panic!("a test wants it"),
         }
     }
 
@@ -242,6 +265,7 @@ impl Session {
         let recorder = Recorder {
             core: Arc::clone(&self.core),
             session: self.id.clone(),
+            key: self.key,
             inbox: self.inbox.clone(),
             times: Arc::clone(&self.times),
             forsaken: self.forsaken.clone(),

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_service_server::AgentService;
-use betcode_storage::{CompactionRequest, Session, SessionFilter, SessionId, StoreError};
+use betcode_storage::{CompactionRequest, Session, SessionFilter, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -154,8 +154,8 @@ impl AgentService for Agent {
         &self,
         request: Request<proto::CancelTurnRequest>,
     ) -> Result<Response<proto::CancelTurnResponse>, Status> {
-        let id = self.existing(&request.into_inner().session_id).await?;
-        let was_active = self.0.agents.cancel(&id).await;
+        let session = self.existing(&request.into_inner().session_id).await?;
+        let was_active = self.0.agents.cancel(&session.id).await;
         Ok(Response::new(proto::CancelTurnResponse { was_active }))
     }
 
@@ -164,9 +164,9 @@ impl AgentService for Agent {
         request: Request<proto::InputLockRequest>,
     ) -> Result<Response<proto::InputLockResponse>, Status> {
         let client = client_name(&request);
-        let id = self.existing(&request.into_inner().session_id).await?;
+        let session = self.existing(&request.into_inner().session_id).await?;
         let lock = |reply| Command::Lock(Arc::clone(&client), reply);
-        let ((granted, previous), _) = self.0.agents.ask(&self.0, &id, lock).await?;
+        let ((granted, previous), _) = self.0.agents.ask(&self.0, &session, lock).await?;
         Ok(Response::new(proto::InputLockResponse {
             granted,
             previous_holder: previous.map(|name| name.to_string()).unwrap_or_default(),
@@ -186,8 +186,12 @@ impl AgentService for Agent {
         &self,
         request: Request<proto::ListSessionGrantsRequest>,
     ) -> Result<Response<proto::ListSessionGrantsResponse>, Status> {
-        let id = self.existing(&request.into_inner().session_id).await?;
-        let (grants, _) = self.0.agents.ask(&self.0, &id, Command::Grants).await?;
+        let session = self.existing(&request.into_inner().session_id).await?;
+        let (grants, _) = self
+            .0
+            .agents
+            .ask(&self.0, &session, Command::Grants)
+            .await?;
         let entry = |(tool_name, granted)| proto::SessionGrantEntry { tool_name, granted };
         Ok(Response::new(proto::ListSessionGrantsResponse {
             grants: grants.into_iter().map(entry).collect(),
@@ -199,9 +203,9 @@ impl AgentService for Agent {
         request: Request<proto::ClearSessionGrantsRequest>,
     ) -> Result<Response<proto::ClearSessionGrantsResponse>, Status> {
         let request = request.into_inner();
-        let id = self.existing(&request.session_id).await?;
+        let session = self.existing(&request.session_id).await?;
         let clear = |reply| Command::ClearGrants(request.tool_name.clone(), reply);
-        self.0.agents.ask(&self.0, &id, clear).await?;
+        self.0.agents.ask(&self.0, &session, clear).await?;
         Ok(Response::new(proto::ClearSessionGrantsResponse {}))
     }
 
@@ -210,9 +214,9 @@ impl AgentService for Agent {
         request: Request<proto::SetSessionGrantRequest>,
     ) -> Result<Response<proto::SetSessionGrantResponse>, Status> {
         let request = request.into_inner();
-        let id = self.existing(&request.session_id).await?;
+        let session = self.existing(&request.session_id).await?;
         let set = |reply| Command::SetGrant(request.tool_name.clone(), request.granted, reply);
-        let (done, _) = self.0.agents.ask(&self.0, &id, set).await?;
+        let (done, _) = self.0.agents.ask(&self.0, &session, set).await?;
         match done {
             Ok(()) => Ok(Response::new(proto::SetSessionGrantResponse {})),
             Err(refusal) if refusal.code == "INVALID" => Err(invalid("tool_name", refusal.message)),
@@ -225,13 +229,11 @@ impl AgentService for Agent {
 }
 
 impl Agent {
-    /// The id of a session that there is.
-    async fn existing(&self, text: &str) -> Result<SessionId, Status> {
-        let id = session_id(text)?;
-        let (store, wanted) = (self.0.store.clone(), id.clone());
-        let found = self.0.blocking.read(move || store.session(&wanted)).await;
-        found.map_err(|error| from_store(&error))?;
-        Ok(id)
+    /// A session that there is.
+    async fn existing(&self, text: &str) -> Result<Session, Status> {
+        let (store, id) = (self.0.store.clone(), session_id(text)?);
+        let found = self.0.blocking.read(move || store.session(&id)).await;
+        found.map_err(|error| from_store(&error))
     }
 }
 
@@ -242,12 +244,13 @@ fn narrow(count: u64) -> u32 {
 
 fn summary(core: &Core, session: Session) -> proto::SessionSummary {
     let tokens = session.usage.tokens();
+    let status = core.agents.status(&session).to_owned();
     proto::SessionSummary {
         id: session.id.to_string(),
         model: session.meta.model,
         working_directory: session.meta.working_directory,
         worktree_id: session.meta.worktree_id,
-        status: core.agents.status(&session.id).to_owned(),
+        status,
         message_count: narrow(session.messages),
         total_input_tokens: narrow(tokens.input),
         total_output_tokens: narrow(tokens.output),

@@ -23,7 +23,7 @@ use betcode_schema_grpc::v1::{AgentEvent, AgentRequest};
 use betcode_storage::{Session, SessionId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::resume::{Events, Page, in_context};
 use super::{Answers, End};
@@ -80,6 +80,7 @@ async fn run(
     tokio::select! {
         end = teller.run() => end,
         refused = hear(&attached, requests) => Err(refused.into()),
+        lost = lost(&attached) => Err(lost.into()),
     }
 }
 
@@ -91,11 +92,26 @@ async fn find(core: &Arc<Core>, id: &SessionId) -> betcode_storage::Result<Sessi
 /// A stream's place in its conversation; leaves it when it goes.
 struct Attached {
     core: Arc<Core>,
+    session: Session,
     key: StreamKey,
     inbox: mpsc::Sender<Command>,
     mailbox: Arc<Mailbox>,
     /// The last line that the stream was told.
     told: Arc<AtomicU64>,
+}
+
+/// Returns when the conversation has ended by a bug: nothing that the client says is heard any more.
+async fn lost(attached: &Attached) -> Status {
+    let Attached { core, session, .. } = attached;
+    attached.inbox.closed().await;
+    let is_told = core.is_draining() || core.agents.is_going(&session.id);
+    match find(core, &session.id).await {
+        Ok(found) if !is_told && found.key == session.key => {
+            Status::internal("the conversation ended by an internal error; begin it again")
+        }
+        // Whoever tells what is recorded comes to it.
+        _ => std::future::pending().await,
+    }
 }
 
 impl Drop for Attached {
@@ -131,9 +147,10 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         attached,
     };
-    let (times, inbox) = core.agents.ask(&core, &id, command).await?;
+    let (times, inbox) = core.agents.ask(&core, &session, command).await?;
     let attached = Attached {
         core: Arc::clone(&core),
+        session: session.clone(),
         key,
         inbox,
         mailbox: Arc::clone(&mailbox),

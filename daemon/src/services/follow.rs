@@ -6,7 +6,6 @@
 //! 4. When the buffer overflowed, or something is missing in it, go on with 2.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use betcode_schema_grpc::history::{FollowRequest, FollowResponse};
 use betcode_storage::{Message, ReadRange, SessionId, SessionKey, StoreError};
@@ -18,7 +17,7 @@ use super::read::check_start;
 use super::{Answers, End};
 use crate::admission::Taken;
 use crate::core::{Core, session_id};
-use crate::hub::{News, Subscription, fresh};
+use crate::hub::{Live, News, Subscription, fresh};
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
 use crate::reading::{Gone, Pages, frames};
@@ -84,14 +83,15 @@ impl Follower {
                     self.mark().await?;
                 }
                 News::Look | News::Deleted => self.catch_up().await?,
-                News::Messages(messages, committed) => self.pass_on(messages, committed).await?,
+                News::Messages(live) => self.pass_on(live).await?,
             }
         }
     }
 
     /// Sends live messages, those that were not sent yet.
-    async fn pass_on(&mut self, messages: Vec<Message>, committed: Instant) -> Result<(), End> {
-        match fresh(messages, self.next - 1) {
+    async fn pass_on(&mut self, live: Live) -> Result<(), End> {
+        let committed = live.committed;
+        match fresh(live, self.key, self.next - 1) {
             None => self.catch_up().await,
             Some(fresh) if fresh.is_empty() => Ok(()),
             Some(fresh) => {

@@ -11,7 +11,7 @@ use crate::capacity::limits_policy;
 use crate::classify::{self, LineFacts};
 use crate::error::{Result, StoreError};
 use crate::growth::{LineTimes, uncompacted_row_bytes};
-use crate::ids::{MessageKey, SessionId};
+use crate::ids::{MessageKey, SessionId, SessionKey};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
 };
@@ -38,6 +38,7 @@ pub(crate) struct Prepared {
 /// A checked batch on its way to the writer.
 pub(crate) struct AppendRequest {
     pub(super) session: SessionId,
+    pub(super) key: Option<SessionKey>,
     pub(super) meta: SessionMeta,
     pub(super) messages: Vec<Prepared>,
     pub(super) expected_sequence: Option<u64>,
@@ -73,6 +74,7 @@ impl AppendRequest {
             .collect();
         Ok(Self {
             session: batch.session,
+            key: batch.key,
             meta: batch.meta,
             messages,
             expected_sequence: batch.expected_sequence,
@@ -104,7 +106,8 @@ impl AppendRequest {
     }
 
     /// The messages that were new, for those who follow; `None` when there are none.
-    pub(super) fn committed(&self, appended: &Appended, now_ms: i64) -> Option<Committed> {
+    pub(super) fn committed(&self, wrote: &Wrote, now_ms: i64) -> Option<Committed> {
+        let Wrote { key, appended } = wrote;
         let fresh = self.messages.iter().zip(appended.first_sequence..);
         // Lossless: not more than the batch has.
         let messages: Vec<_> = fresh
@@ -117,6 +120,7 @@ impl AppendRequest {
             .collect();
         (!messages.is_empty()).then(|| Committed {
             session: self.session.clone(),
+            key: *key,
             messages,
         })
     }
@@ -170,6 +174,13 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
     Ok(())
 }
 
+/// A request, written.
+pub(super) struct Wrote {
+    /// The key of its session.
+    pub(super) key: SessionKey,
+    pub(super) appended: Appended,
+}
+
 /// What a group of appends adds to the store-wide sums.
 #[derive(Default)]
 pub(super) struct GroupSums {
@@ -199,6 +210,11 @@ pub(super) fn admit(
         Some(session) => Some(session),
         None => find_with_free_end(db, connection, &request.session)?,
     };
+    if request.key.is_some() && request.key != known.as_ref().map(|session| session.key) {
+        cache.keep(known);
+        let id = request.session.to_string();
+        return Err(StoreError::SessionNotFound { id });
+    }
     let next = known.as_ref().map_or(1, |s| s.messages + 1);
     let duplicates = match already_there(db, connection, request, known.as_ref(), next) {
         Ok(duplicates) => duplicates,
@@ -274,7 +290,7 @@ pub(super) fn write(
     admitted: Admitted,
     now_ms: i64,
     sums: &mut GroupSums,
-) -> Result<Appended> {
+) -> Result<Wrote> {
     let Admitted {
         known,
         duplicates,
@@ -320,8 +336,9 @@ pub(super) fn write(
             ),
         )?;
     }
+    let key = session.key;
     cache.keep(Some(session));
-    Ok(appended)
+    Ok(Wrote { key, appended })
 }
 
 /// Number of the request's messages that the session has already, from its expected sequence on.

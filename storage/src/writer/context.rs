@@ -8,7 +8,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{AppendRequest, GroupSums, admit, write};
+use super::append::{AppendRequest, GroupSums, Wrote, admit, write};
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
@@ -220,8 +220,8 @@ impl WriterContext {
         match (&result, &self.options.on_commit) {
             (Ok(answers), Some(tell)) => {
                 for (request, answer) in group.iter().zip(answers) {
-                    let appended = answer.as_ref().ok();
-                    if let Some(news) = appended.and_then(|done| request.committed(done, now_ms)) {
+                    let wrote = answer.as_ref().ok();
+                    if let Some(news) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
                         tell(&news);
                     }
                 }
@@ -230,7 +230,8 @@ impl WriterContext {
             // The cache may hold what was rolled back.
             (Err(_), _) => self.cache.clear(),
         }
-        result
+        let appended = |answer: Result<Wrote>| answer.map(|wrote| wrote.appended);
+        result.map(|answers| answers.into_iter().map(appended).collect())
     }
 
     /// Whether the file has room within itself, as after a deletion, for messages and for what
@@ -324,6 +325,7 @@ fn is_refusal(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::SequenceConflict { .. }
+            | StoreError::SessionNotFound { .. }
             | StoreError::SequenceExhausted { .. }
             | StoreError::SessionLimitReached { .. }
             | StoreError::Damaged { .. }

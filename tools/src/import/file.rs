@@ -211,6 +211,7 @@ impl FileImport<'_, '_> {
         let lines = payloads.clone();
         let batch = Batch {
             session: self.place.session.clone(),
+            key: None,
             payloads,
             meta: SessionMeta::default(),
             expected_sequence: Some(self.place.next_sequence),

@@ -65,8 +65,9 @@ impl Teller {
                     self.catch_up().await?;
                 }
                 News::Look | News::Deleted => self.catch_up().await?,
-                News::Messages(messages, committed) => {
-                    let Some(fresh) = fresh(messages, self.told) else {
+                News::Messages(live) => {
+                    let committed = live.committed;
+                    let Some(fresh) = fresh(live, self.key, self.told) else {
                         self.catch_up().await?;
                         continue;
                     };
