@@ -74,8 +74,21 @@ pub const RETRY_MS: u32 = 250;
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// Objects on one line that are translated.
 pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
-/// Nesting of values that are handed on as `google.protobuf.Struct`.
-pub const STRUCT_DEPTH_MAX: usize = 64;
+/// Nesting of values that are handed on as `google.protobuf.Struct`: each takes three messages, and
+/// readers of protobuf take 100 within each other.
+pub const STRUCT_DEPTH_MAX: usize = 30;
+/// Bytes of an event's text, and of what a tool is given: clients take 4 MiB for a message. A longer
+/// text is told in parts.
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
+/// What a tool is given, when it is larger: so much of each text and name in it is told,
+pub const LARGE_INPUT_TEXT_BYTES_MAX: usize = 4 << 10;
+/// and so many values.
+pub const LARGE_INPUT_VALUES_MAX: usize = 256;
+/// Bytes of a status's message: it stands in headers twice, percent-encoded and in the details, and
+/// clients take 8 KiB of them.
+pub const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
+/// Bytes of each text of an `ErrorEvent`.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 32 << 10;
 
 /// Bytes read off an agent's pipe at once.
 pub const OUTPUT_READ_BYTES: usize = 64 << 10;
@@ -138,4 +151,6 @@ const _: () = {
     assert!(FRAME_BYTES_MAX <= PART_BYTES_MAX);
     assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);
     assert!(SESSIONS_PAGE_BYTES_MAX < 4 << 20);
+    assert!(2 * LARGE_INPUT_VALUES_MAX * LARGE_INPUT_TEXT_BYTES_MAX + EVENT_BYTES_MAX < 4 << 20);
+    assert!(3 * STRUCT_DEPTH_MAX < 98);
 };

@@ -12,7 +12,7 @@ use betcode_storage::{ErrorKind, StoreError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::limits::RETRY_MS;
+use crate::limits::{RETRY_MS, STATUS_TEXT_BYTES_MAX};
 
 /// Domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "betcode.history";
@@ -67,6 +67,25 @@ fn message_of(error: &StoreError) -> String {
     }
 }
 
+/// A text of at most so many bytes: of a longer one the beginning, which says what, and the end,
+/// which says what to try.
+#[must_use]
+pub(crate) fn short(text: String, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let beginning = text.floor_char_boundary(bytes_max / 3 * 2);
+    let end = text.ceil_char_boundary(text.len() - bytes_max / 4);
+    let (beginning, _) = text.split_at(beginning);
+    let (_, end) = text.split_at(end);
+    format!("{beginning}…{end}")
+}
+
+/// A status that fits the headers that clients take.
+fn status(code: Code, message: String, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, short(message, STATUS_TEXT_BYTES_MAX), details)
+}
+
 /// The status of a store's error.
 #[must_use]
 pub fn from_store(error: &StoreError) -> Status {
@@ -77,7 +96,8 @@ pub fn from_store(error: &StoreError) -> Status {
     } = answer(error.kind());
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Some(limit) = limit_of(error) {
-        details.add_quota_failure_violation(limit, error.to_string());
+        let what = short(error.to_string(), STATUS_TEXT_BYTES_MAX);
+        details.add_quota_failure_violation(limit, what);
     }
     if retry_ms > 0 {
         details.set_retry_info(Some(Duration::from_millis(retry_ms.into())));
@@ -85,7 +105,7 @@ pub fn from_store(error: &StoreError) -> Status {
     if code == Code::Internal {
         tracing::error!(%error, "a request failed");
     }
-    Status::with_error_details(code, message_of(error), details)
+    status(code, message_of(error), details)
 }
 
 /// The same for one batch of an append stream, which goes on.
@@ -164,21 +184,18 @@ pub fn deadline_exceeded() -> Status {
 /// An argument that cannot be right.
 #[must_use]
 pub fn invalid(field: &'static str, why: impl Into<String>) -> Status {
-    let why = why.into();
+    let why = short(why.into(), STATUS_TEXT_BYTES_MAX);
     let mut details = ErrorDetails::with_error_info("INVALID", DOMAIN, HashMap::new());
     details.add_bad_request_violation(field, why.clone());
-    Status::with_error_details(
-        Code::InvalidArgument,
-        format!("{field} is not valid: {why}"),
-        details,
-    )
+    let message = format!("{field} is not valid: {why}");
+    status(Code::InvalidArgument, message, details)
 }
 
 /// What was asked for cannot be done as things stand, and waiting does not change them.
 #[must_use]
 pub fn failed_precondition(reason: &'static str, message: String) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(Code::FailedPrecondition, message, details)
+    status(Code::FailedPrecondition, message, details)
 }
 
 /// Nobody can talk in a session that is being deleted.

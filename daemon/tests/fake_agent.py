@@ -21,8 +21,12 @@ A prompt is words that are done one after the other:
   escaped:TEXT    starts a process that leaves its group and goes on printing TEXT to its output for
                   a minute; says its id
   odd             a control request that nobody here knows; says what it was answered
+  print:BASE64    exactly these bytes, and a line end
+  await:ID        waits for the answer to a request; says it
+  long:BYTES      asks to use a tool, its input so long; says how much of it came back
 """
 
+import base64
 import json
 import os
 import signal
@@ -190,6 +194,16 @@ def do(word):
         tell({"type": "control_request", "request_id": "odd-1", "request": {"subtype": "set_mood"}})
         flush()
         say("odd " + said(answers(["odd-1"])["odd-1"]))
+    elif verb == "print":
+        flush()
+        sys.stdout.buffer.write(base64.b64decode(rest) + b"\n")
+        sys.stdout.buffer.flush()
+    elif verb == "long":
+        ask("Write", "long-1", {"content": "x" * int(rest)})
+        given = answers(["long-1"])["long-1"]["response"]
+        say("%d bytes" % len(given["updatedInput"]["content"]))
+    elif verb == "await":
+        say(rest + " " + said(answers([rest])[rest]))
 
 
 def text_of(content):

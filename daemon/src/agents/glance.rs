@@ -1,6 +1,6 @@
 //! What a line of the agent means to its conversation. Pure; whatever cannot be read means nothing.
 
-use serde::Deserialize;
+use betcode_storage::classify::json::{fields, string};
 use serde_json::value::RawValue;
 
 use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
@@ -40,65 +40,46 @@ pub(crate) struct Ask {
     pub(crate) object: String,
 }
 
-#[derive(Deserialize)]
-struct Seen<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    subtype: Option<String>,
-    #[serde(default)]
-    session_id: Option<String>,
-    #[serde(default)]
-    request_id: Option<String>,
-    #[serde(borrow, default)]
-    request: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Asked<'a> {
-    subtype: String,
-    #[serde(default)]
-    tool_name: String,
-    #[serde(borrow, default)]
-    input: Option<&'a RawValue>,
-}
-
 /// What a line means, in the order in which it stands there.
 pub(crate) fn glance(line: &[u8]) -> Vec<Glance> {
     // Most lines are partial output, which means nothing here.
     if line.starts_with(br#"{"type":"stream_event""#) {
         return Vec::new();
     }
-    serde_json::Deserializer::from_slice(line)
+    // Not what is made readable: the agent is to get back what it wrote.
+    let line = String::from_utf8_lossy(line);
+    serde_json::Deserializer::from_str(&line)
         .into_iter::<&RawValue>()
         .map_while(Result::ok)
+        .filter(|value| value.get().starts_with('{'))
         .take(TRANSLATE_OBJECTS_PER_LINE_MAX)
         .filter_map(|object| of(object.get()))
         .collect()
 }
 
 fn of(object: &str) -> Option<Glance> {
-    let seen: Seen<'_> = serde_json::from_str(object).ok()?;
-    let request_id = seen.request_id.unwrap_or_default();
-    match seen.kind.as_str() {
-        "system" if seen.subtype.as_deref() == Some("init") => {
-            Some(Glance::Began(seen.session_id.unwrap_or_default()))
-        }
+    let names = ["type", "subtype", "session_id", "request_id", "request"];
+    let [kind, subtype, session_id, request_id, request] = fields(object, &names)?;
+    let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
+    match &*text(kind) {
+        "system" if text(subtype) == "init" => Some(Glance::Began(text(session_id))),
         "user" => Some(Glance::GoesOn),
         "result" => Some(Glance::TurnOver),
-        "control_cancel_request" => Some(Glance::Withdraws(request_id)),
+        "control_cancel_request" => Some(Glance::Withdraws(text(request_id))),
         "control_request" => {
-            let asked: Asked<'_> = serde_json::from_str(seen.request?.get()).ok()?;
-            if asked.subtype != "can_use_tool" {
+            let names = ["subtype", "tool_name", "input"];
+            let [subtype, tool_name, input] = fields(request?.get(), &names)?;
+            let (request_id, subtype) = (text(request_id), text(subtype));
+            if subtype != "can_use_tool" {
                 return Some(Glance::AsksOther {
                     request_id,
-                    subtype: asked.subtype,
+                    subtype,
                 });
             }
             Some(Glance::Asks(Ask {
                 request_id,
-                tool_name: asked.tool_name,
-                input: asked.input.map_or("{}", RawValue::get).to_owned(),
+                tool_name: text(tool_name),
+                input: input.map_or("{}", RawValue::get).to_owned(),
                 object: object.to_owned(),
             }))
         }

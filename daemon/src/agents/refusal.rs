@@ -7,6 +7,9 @@ use betcode_schema_grpc::v1::agent_event::Event;
 use tonic::Status;
 use tonic_types::StatusExt;
 
+use crate::limits::REFUSAL_TEXT_BYTES_MAX;
+use crate::status::short;
+
 /// Something that was asked for, or went wrong, and leaves the conversation as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -57,10 +60,12 @@ impl Refusal {
 
     /// As an event; none of them ends the conversation.
     pub(crate) fn event(self) -> Event {
-        let own = |(name, value): (&str, String)| (name.to_owned(), value);
+        // What a client said may stand in them, and it takes only so much back.
+        let text = |text: String| short(text, REFUSAL_TEXT_BYTES_MAX);
+        let own = |(name, value): (&str, String)| (name.to_owned(), text(value));
         Event::Error(ErrorEvent {
             code: self.code.to_owned(),
-            message: self.message,
+            message: text(self.message),
             is_fatal: false,
             details: self.details.into_iter().map(own).collect::<HashMap<_, _>>(),
         })

@@ -18,7 +18,7 @@ use super::glance::Ask;
 use super::prompt::{Verdict, answer};
 use super::refusal::Refusal;
 use crate::limits::{GRANTS_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX};
-use crate::translate;
+use crate::translate::{self, is_told_whole, readable, value_of};
 
 /// The tool by which the agent asks the user something.
 const ASK_USER: &str = "AskUserQuestion";
@@ -39,8 +39,15 @@ impl Open {
         self.ask.tool_name == ASK_USER
     }
 
+    fn is_told_whole(&self) -> bool {
+        is_told_whole(&value_of(&readable(self.ask.input.as_bytes())))
+    }
+
     fn input(&self) -> Map<String, Value> {
-        serde_json::from_str(&self.ask.input).unwrap_or_default()
+        match value_of(&readable(self.ask.input.as_bytes())) {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        }
     }
 
     fn questions(&self) -> Vec<String> {
@@ -190,6 +197,11 @@ impl Requests {
             Decision::AllowOnce | Decision::AllowSession => {
                 answer(request_id, &Verdict::Allow(&open.ask.input))
             }
+            Decision::AllowWithEdit if !open.is_told_whole() => {
+                let message =
+                    "its input is too large to be told whole: allow it as it is, or deny it";
+                return Err(Refusal::invalid(message).with("request_id", request_id));
+            }
             Decision::AllowWithEdit => match updated_input {
                 Some(input) => answer(request_id, &Verdict::Allow(input)),
                 None => {
@@ -328,8 +340,7 @@ impl Requests {
 }
 
 fn events(ask: &Ask) -> Vec<Event> {
-    let value = serde_json::from_str(&ask.object).unwrap_or_default();
-    translate::control_request(&value)
+    translate::control_request(&value_of(&readable(ask.object.as_bytes())))
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use tonic::{Request, Response, Status};
 use super::Answers;
 use crate::core::Core;
 use crate::health::{COMPONENTS, Component, Health};
-use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::limits::{ANSWERS_AHEAD_MAX, STATUS_TEXT_BYTES_MAX};
+use crate::status::short;
 use crate::translate::timestamp_of;
 
 /// The services.
@@ -56,7 +57,7 @@ impl HealthService for HealthServices {
             ServingStatus::ServiceUnknown => {
                 let known = COMPONENTS.join(", ");
                 let message = format!("there is no service {service:?}; components are {known}");
-                Err(Status::not_found(message))
+                Err(Status::not_found(short(message, STATUS_TEXT_BYTES_MAX)))
             }
             status => Ok(Response::new(proto::HealthCheckResponse {
                 status: status.into(),

@@ -1,10 +1,34 @@
 //! Looking into JSON that may be anything: what is not there, or not of the kind, is empty.
 
+use std::collections::HashMap;
+
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Timestamp};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::limits::STRUCT_DEPTH_MAX;
+
+/// A value; what is nested deeper than may be handed on is its JSON, as text.
+pub(crate) fn value_of(json: &str) -> Value {
+    // Fails for what is nested deep, and for a number that no double holds.
+    serde_json::from_str(json).unwrap_or_else(|_| shallow(json, STRUCT_DEPTH_MAX))
+}
+
+fn shallow(json: &str, depth: usize) -> Value {
+    let inner = |value: &RawValue| shallow(value.get(), depth - 1);
+    if depth == 0 {
+        return Value::String(json.to_owned());
+    }
+    if let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(json) {
+        let fields = fields.into_iter();
+        return Value::Object(fields.map(|(name, value)| (name, inner(value))).collect());
+    }
+    match serde_json::from_str::<Vec<&RawValue>>(json) {
+        Ok(values) => Value::Array(values.into_iter().map(inner).collect()),
+        Err(_) => serde_json::from_str(json).unwrap_or_default(),
+    }
+}
 
 pub(super) fn object<'a>(value: &'a Value, name: &str) -> &'a Value {
     value.get(name).unwrap_or(&Value::Null)

@@ -17,7 +17,9 @@
 //! events of a line are the same wherever a replay begins.
 
 mod blocks;
+mod fit;
 mod json;
+mod readable;
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,10 +30,13 @@ use betcode_schema_grpc::v1::{
 };
 use prost_types::Timestamp;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
+pub(crate) use fit::is_told_whole;
 use json::{flag, number, object, text};
-pub(crate) use json::{from_struct, timestamp as timestamp_of};
+pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
+pub(crate) use readable::readable;
 
 /// Streams under way that are remembered: the agent and its sub-agents.
 const STREAMS_MAX: usize = 64;
@@ -76,7 +81,8 @@ impl Translator {
     /// Whether nothing before this line matters for what comes after it.
     #[must_use]
     pub fn begins_message(bytes: &[u8]) -> bool {
-        let Some(value) = objects(bytes).next() else {
+        let line = readable(bytes);
+        let Some(value) = objects(&line).next() else {
             return false;
         };
         match text(&value, "type") {
@@ -93,10 +99,12 @@ impl Translator {
     /// The events of the next line. What cannot be read gives none.
     pub fn translate(&mut self, line: Line<'_>) -> Vec<AgentEvent> {
         let mut events = Vec::new();
-        for value in objects(line.bytes) {
+        let text = readable(line.bytes);
+        for value in objects(&text) {
             let told = self.object(&value, line.sequence);
             let timestamp = timestamp(&value, line.received_ms);
-            events.extend(told.into_iter().map(|event| AgentEvent {
+            let told = told.into_iter().flat_map(fit::parts);
+            events.extend(told.map(|event| AgentEvent {
                 sequence: line.sequence,
                 timestamp: Some(timestamp),
                 parent_tool_use_id: parent(&value).to_owned(),
@@ -215,12 +223,13 @@ impl Translator {
 }
 
 /// The JSON objects on a line: one, mostly; two when the agent's writes ran together.
-fn objects(bytes: &[u8]) -> impl Iterator<Item = Value> {
-    serde_json::Deserializer::from_slice(bytes)
-        .into_iter::<Value>()
+fn objects(line: &str) -> impl Iterator<Item = Value> {
+    serde_json::Deserializer::from_str(line)
+        .into_iter::<&RawValue>()
         .map_while(Result::ok)
-        .filter(Value::is_object)
+        .filter(|value| value.get().starts_with('{'))
         .take(TRANSLATE_OBJECTS_PER_LINE_MAX)
+        .map(|value| value_of(value.get()))
 }
 
 fn parent(value: &Value) -> &str {
@@ -239,8 +248,8 @@ fn tool_call_start(block: &Value) -> ToolCallStart {
     ToolCallStart {
         tool_id: text(block, "id").to_owned(),
         tool_name: text(block, "name").to_owned(),
-        description: text(input, "description").to_owned(),
-        input: json::to_struct(input),
+        description: fit::description(input),
+        input: fit::input(input),
     }
 }
 
@@ -265,8 +274,8 @@ pub(crate) fn control_request(value: &Value) -> Vec<Event> {
     vec![Event::PermissionRequest(PermissionRequest {
         request_id,
         tool_name: tool_name.to_owned(),
-        description: text(input, "description").to_owned(),
-        input: json::to_struct(input),
+        description: fit::description(input),
+        input: fit::input(input),
     })]
 }
 

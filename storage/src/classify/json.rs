@@ -11,13 +11,11 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The values of an object's wanted fields, each as it stands.
-pub(super) type Fields<'a, const N: usize> = [Option<&'a RawValue>; N];
+pub type Fields<'a, const N: usize> = [Option<&'a RawValue>; N];
 
 /// The values of the fields called `names`; `None` when `text` is not one JSON object.
-pub(super) fn fields<'a, const N: usize>(
-    text: &'a str,
-    names: &[&str; N],
-) -> Option<Fields<'a, N>> {
+#[must_use]
+pub fn fields<'a, const N: usize>(text: &'a str, names: &[&str; N]) -> Option<Fields<'a, N>> {
     let mut json = serde_json::Deserializer::from_str(text);
     let found = Wanted(names).deserialize(&mut json).ok()?;
     json.end().ok()?;
@@ -41,7 +39,8 @@ pub(super) fn items(value: &RawValue) -> Option<Vec<&RawValue>> {
 
 /// A string's text. Half of a surrogate pair, which agents that cut text leave behind, becomes
 /// U+FFFD.
-pub(super) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+#[must_use]
+pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if !inner.contains('\\') {
         return Some(Cow::Borrowed(inner));

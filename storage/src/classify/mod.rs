@@ -3,7 +3,7 @@
 //! Lines are input: whatever cannot be read is history all the same, and is classed as such.
 
 mod agents;
-mod json;
+pub mod json;
 mod preview;
 
 use chrono::DateTime;
