@@ -15,6 +15,8 @@ mod wait;
 
 pub(crate) use body::{RelayBody, TunnelBody};
 pub(crate) use forward::set_metadata;
+use gate::Admitted;
+pub(crate) use gate::UntilRevoked;
 pub use gate::{Access, Gate};
 
 use std::net::IpAddr;
@@ -125,7 +127,7 @@ impl Router {
     ) -> Result<Response<RelayBody>, Status> {
         let now = Instant::now();
         self.gate.admit_address(address, now)?;
-        let caller = self.gate.caller(request.headers(), now)?;
+        let Admitted { caller, revoked } = self.gate.caller(request.headers(), now)?;
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
@@ -152,13 +154,14 @@ impl Router {
             return Err(told);
         }
         let link = link.ok_or_else(status::offline)?;
-        self.forward(request, &caller, &link).await
+        self.forward(request, &caller, revoked, &link).await
     }
 
     async fn forward(
         &self,
         request: Request<Incoming>,
         caller: &Caller,
+        revoked: Option<UntilRevoked>,
         link: &Link,
     ) -> Result<Response<RelayBody>, Status> {
         let of_relay = self.calls.clone().try_acquire_owned().map_err(|_| {
@@ -174,7 +177,7 @@ impl Router {
             user: &caller.user,
             message_bytes_max: self.message_bytes_max,
         };
-        forward::forward(request, link, permit, &context).await
+        forward::forward(request, link, permit, revoked, &context).await
     }
 }
 
