@@ -159,12 +159,11 @@ impl Partial {
             rename_to_new(to, &self.path)?;
             return Err(taken);
         }
-        if let Some(folder) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(io_error("sync the folder", folder))?;
-        }
-        Ok(())
+        let folder = to.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io_error("sync the folder", folder))
     }
 }
 

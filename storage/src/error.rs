@@ -38,12 +38,6 @@ pub enum StoreError {
         /// The id asked for.
         id: String,
     },
-    /// A session of this id exists already.
-    #[error("session {id} exists already")]
-    SessionExists {
-        /// The id.
-        id: String,
-    },
     /// A payload over the limit: refused whole, never cut.
     #[error(
         "message {index} of the batch for session {id} has {bytes} bytes, over the limit of {bytes_max}"
@@ -305,10 +299,9 @@ impl StoreError {
             | Self::PayloadTooLarge { .. }
             | Self::SequenceExhausted { .. } => ErrorKind::Invalid,
             Self::SessionNotFound { .. } | Self::Missing { .. } => ErrorKind::NotFound,
-            Self::SequenceConflict { .. }
-            | Self::SessionExists { .. }
-            | Self::FileExists { .. }
-            | Self::StrayLog { .. } => ErrorKind::Conflict,
+            Self::SequenceConflict { .. } | Self::FileExists { .. } | Self::StrayLog { .. } => {
+                ErrorKind::Conflict
+            }
             Self::QueueFull { .. } => ErrorKind::Overloaded,
             Self::DeadlineExceeded { .. } => ErrorKind::Timeout,
             Self::Busy { .. } => ErrorKind::Busy,
@@ -359,7 +352,6 @@ impl StoreError {
             Self::SequenceConflict { .. } => {
                 "read the session from the expected sequence: another writer appended first"
             }
-            Self::SessionExists { .. } => "choose another id",
             Self::QueueFull { .. } | Self::DeadlineExceeded { .. } => {
                 "try again later, with a longer deadline or smaller batches"
             }

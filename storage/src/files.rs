@@ -68,8 +68,22 @@ pub fn belongs_to_database(path: &Path) -> bool {
     is_database(path) || database_beside(path).is_some()
 }
 
+/// Whether this process has the store open that stands at `path`, or to which the file belongs. Such a
+/// file must not be opened beside SQLite: closing it lets go of the locks that keep other processes
+/// from taking the log away.
+#[must_use]
+pub fn belongs_to_open_store(path: &Path) -> bool {
+    let path = &behind_links(path);
+    open_files::is_open(path) || databases_beside(path).any(open_files::is_open)
+}
+
 /// The database to whose own files this name belongs, whether or not there is such a file.
 fn database_beside(path: &Path) -> Option<&Path> {
+    databases_beside(path).find(|main| is_database(main))
+}
+
+/// What the database would be called to whose own files this name belongs.
+fn databases_beside(path: &Path) -> impl Iterator<Item = &Path> {
     const SUFFIXES: [&str; 6] = [
         "-wal",
         "-shm",
@@ -83,7 +97,6 @@ fn database_beside(path: &Path) -> Option<&Path> {
         .iter()
         .filter_map(|suffix| name.strip_suffix(suffix.as_bytes()))
         .map(|main| Path::new(OsStr::from_bytes(main)))
-        .find(|main| is_database(main))
 }
 
 /// Refuses to take the name of another database's log, reserve or lock for a store: what stands there
@@ -322,6 +335,12 @@ mod tests {
             drop(again);
             assert_eq!(locks_on(&path), locks);
         }
+        let log = folder.path().join("s.db-shm");
+        for name in [&path, &link, &log] {
+            assert!(belongs_to_open_store(name), "{}", name.display());
+            assert_eq!(locks_on(&path), locks);
+        }
+        assert!(!belongs_to_open_store(&folder.path().join("other.db")));
         // A replay holds the file as long as the store itself.
         let id = "s".parse().unwrap();
         let batch = crate::message::Batch::new(id, vec![bytes::Bytes::from_static(b"x")]);

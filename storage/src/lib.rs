@@ -72,7 +72,6 @@ mod retain;
 pub mod segment;
 mod session;
 mod space;
-#[allow(dead_code)]
 mod sql;
 mod store;
 mod surroundings;
@@ -87,10 +86,10 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use compact::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
     CompactionRequest, CompactionService, PlannedBatch, PlannedStep, ServiceOptions, ServiceState,
-    ServiceStatus,
+    ServiceStatus, compaction_threads,
 };
 pub use error::{ErrorKind, Result, StoreError};
-pub use files::{behind_links, belongs_to_database};
+pub use files::{behind_links, belongs_to_database, belongs_to_open_store};
 pub use ids::{MessageKey, SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{

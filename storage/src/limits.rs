@@ -143,6 +143,8 @@ pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
 pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 /// Distinct message types that growth tells apart; further ones count as `(other)`.
 pub const MESSAGE_TYPES_MAX: usize = 256;
+/// Length of an agent's id of a message; what is longer is none.
+pub const MESSAGE_ID_BYTES_MAX: usize = 256;
 /// Length of a message type's name; longer counts as `(other)`.
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
 /// Threads that encode in one run of compaction.

@@ -6,6 +6,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::files::free_bytes;
 use crate::limits::RESERVE_BYTES_MIN;
 
@@ -37,8 +39,20 @@ impl Reserve {
         reserve
     }
 
+    /// What is held is what the file holds: other processes give it up and restore it as well.
+    fn look(&mut self) {
+        match std::fs::metadata(&self.path) {
+            Ok(held) if self.bytes > 0 => {
+                self.held_bytes = held.len();
+                self.given_up = self.held_bytes == 0;
+            }
+            _ => self.held_bytes = 0,
+        }
+    }
+
     /// Gives the space up; whether there was any.
     pub(crate) fn release(&mut self) -> bool {
+        self.look();
         if self.bytes == 0 || std::mem::take(&mut self.held_bytes) == 0 {
             return false;
         }
@@ -49,6 +63,7 @@ impl Reserve {
     /// Whether new messages may be taken. Not while the reserve is given up: they would use up
     /// what compacting and deleting need to make room, and nothing could help the store any more.
     pub(crate) fn lets_append(&mut self) -> bool {
+        self.look();
         if self.given_up {
             self.restore_when_possible();
         }
@@ -107,8 +122,11 @@ fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(path)?;
-    if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok() {
-        return Ok(());
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => return Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+        // No room after all, or no more for this user: written zeros would meet the same.
+        Err(error) => return Err(error.into()),
     }
     let chunk = vec![0_u8; CHUNK_BYTES];
     let mut left = bytes;

@@ -116,6 +116,31 @@ fn each_level_is_told_once_and_compaction_makes_room_at_once() {
 }
 
 #[test]
+fn at_the_limit_what_is_stored_already_is_answered_and_what_is_new_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let (count, _) = fill(&store, 1);
+    // The answer to the last batch that fitted may have been lost.
+    let first = count + 1 - BATCH_MESSAGES;
+    let again = || {
+        let mut batch = lines(first);
+        batch.expected_sequence = Some(first);
+        batch
+    };
+    let appended = store.append(again()).unwrap();
+    assert_eq!(appended.duplicates, BATCH_MESSAGES);
+    let mut longer = again();
+    longer.payloads.push(line(count + 1));
+    longer.payloads.extend((0..1000).map(line));
+    let refused = store.append(longer).unwrap_err();
+    assert!(
+        matches!(refused, StoreError::LimitReached { .. }),
+        "{refused}"
+    );
+    assert_all_there(&store, count);
+}
+
+#[test]
 fn a_raised_limit_and_a_deleted_session_make_room_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);

@@ -213,6 +213,14 @@ fn a_session_that_cannot_be_compacted_is_named_and_the_others_are_done() {
     let error = service.status().last_error.unwrap();
     assert!(error.contains("damaged") && error.contains("11"), "{error}");
     assert_eq!(store.session(&id("whole")).unwrap().hot_messages, 0);
+    // It is left alone until there is more of it, and is told all the while.
+    append(&store, "whole", 50, 60);
+    clock.advance(HOUR_MS);
+    wait_for(&service, "compacting again", |s| s.runs > 1);
+    let runs = store.compaction_runs(10).unwrap();
+    let outcomes: Vec<_> = runs.iter().map(|run| run.outcome.as_str()).collect();
+    assert_eq!(outcomes, ["done", "failed"]);
+    assert!(service.status().last_error.unwrap().contains("damaged"));
     // Reading and writing go on, of that session too.
     append(&store, "damaged", 50, 60);
     let read = store.read(&id("damaged"), ReadRange::all()).unwrap();

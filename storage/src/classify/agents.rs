@@ -10,7 +10,7 @@ use super::json::{count, fields, fields_of, items, number, string};
 use super::preview;
 use super::{Line, SessionFacts};
 use crate::growth::TurnEnd;
-use crate::limits::TURN_MS_MAX;
+use crate::limits::{MESSAGE_ID_BYTES_MAX, TURN_MS_MAX};
 use crate::usage::{Tokens, UsageFact};
 
 /// What readers fill.
@@ -56,13 +56,19 @@ const COST_USD_MAX: f64 = 1e9;
 /// Durations above this are no durations: the protocol that tells them to clients has 32 bits.
 const DURATION_MS_MAX: f64 = u32::MAX as f64;
 
+/// A message's id: it stands in the session's row until the next one comes, so no more than one is
+/// taken for one.
+fn message_id(value: &RawValue) -> Option<Cow<'_, str>> {
+    string(value).filter(|id| id.len() <= MESSAGE_ID_BYTES_MAX)
+}
+
 fn claude_assistant(line: &Line<'_>, told: &mut Told) {
     let [id, model, usage, content] = fields_of(line.message, &["id", "model", "usage", "content"]);
     // What Claude Code writes for messages that no model made.
     let model = model.and_then(string).filter(|m| m != "<synthetic>");
     fill(&mut told.session.model, model);
     let tokens = usage.and_then(claude_tokens);
-    if let (Some(id), Some(tokens)) = (id.and_then(string), tokens) {
+    if let (Some(id), Some(tokens)) = (id.and_then(message_id), tokens) {
         told.usage = Some(UsageFact::Assistant {
             message_id: id.into_owned(),
             tokens,
@@ -164,7 +170,7 @@ fn pi_message(line: &Line<'_>, told: &mut Told) {
         return;
     }
     fill(&mut told.session.model, model.and_then(string));
-    let id = line.id.and_then(string);
+    let id = line.id.and_then(message_id);
     if let (Some(id), Some(usage)) = (id, usage) {
         let names = &["input", "output", "cacheRead", "cacheWrite"];
         let [input, output, cache_read, cache_creation] =

@@ -33,5 +33,6 @@ pub use plan::{PlannedStep, Unit, pack};
 pub use policy::{CompactionPolicy, SessionState};
 pub use run::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,
+    compaction_threads,
 };
 pub use service::{CompactionService, ServiceOptions, ServiceState, ServiceStatus};

@@ -1,5 +1,6 @@
 //! A run of compaction over one session or all of them.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub struct CompactionRequest {
     pub trigger: &'static str,
     /// Share of a core's time that each thread may take for encoding; 1.0 for all of it.
     pub cpu_fraction_max: f64,
+    /// Sessions to leave as they are.
+    pub except: BTreeSet<SessionId>,
     /// Threads that encode, at most [`COMPACTION_THREADS_MAX`]. What they make does not depend on it.
     pub threads_max: usize,
 }
@@ -54,9 +57,18 @@ impl CompactionRequest {
             policy: CompactionPolicy::default(),
             trigger: "manual",
             cpu_fraction_max: 1.0,
+            except: BTreeSet::new(),
             threads_max: 1,
         }
     }
+}
+
+/// Threads for a run that somebody waits for: a core each, up to [`COMPACTION_THREADS_MAX`].
+#[must_use]
+pub fn compaction_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(COMPACTION_THREADS_MAX)
 }
 
 /// What a run would do.

@@ -1,5 +1,6 @@
 //! Compaction in the background: a thread that looks at the store now and then.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::policy::CompactionPolicy;
 use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest};
 use crate::capacity::levels::Level;
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
+use crate::ids::SessionId;
 use crate::sql::segments::Tier;
 use crate::store::Store;
 
@@ -185,7 +187,19 @@ impl Drop for CompactionService {
     }
 }
 
+/// A session that could not be compacted. Until it has more messages it would fail again, each time
+/// with a run in the history.
+struct Failed {
+    messages: u64,
+    why: String,
+    since: Instant,
+}
+
+/// After so long it is tried again all the same: it may have been for want of memory.
+const FAILED_LEFT_FOR: Duration = Duration::from_secs(60 * 60);
+
 fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
+    let mut failed: BTreeMap<SessionId, Failed> = BTreeMap::new();
     loop {
         let urgency = if store.level() == Level::Ok {
             1
@@ -196,15 +210,32 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
             break;
         }
         shared.status().state = ServiceState::Running;
-        let result = run_once(store, options, shared);
+        failed.retain(|id, failed| match store.session(id) {
+            _ if failed.since.elapsed() > FAILED_LEFT_FOR => false,
+            Ok(session) => session.messages == failed.messages,
+            Err(error) => error.kind() == ErrorKind::Damaged,
+        });
+        let result = run_once(store, options, shared, failed.keys().cloned().collect());
+        if let Ok(outcome) = &result {
+            for (id, why) in &outcome.failures {
+                let messages = store.session(id).map_or(0, |session| session.messages);
+                let why = why.clone();
+                let since = Instant::now();
+                let left = Failed {
+                    messages,
+                    why,
+                    since,
+                };
+                failed.insert(id.clone(), left);
+            }
+        }
         let mut status = shared.status();
         status.progress = None;
         match result {
             Ok(outcome) => {
-                status.last_error = outcome
-                    .failures
-                    .first()
-                    .map(|(session, why)| format!("session {session}: {why}"));
+                status.last_error = failed
+                    .first_key_value()
+                    .map(|(session, failed)| format!("session {session}: {}", failed.why));
                 if outcome.segments > 0 {
                     status.runs += 1;
                     status.last_outcome = Some(outcome);
@@ -253,7 +284,12 @@ fn wait(shared: &Shared, interval: Duration) -> bool {
     }
 }
 
-fn run_once(store: &Store, options: &ServiceOptions, shared: &Shared) -> Result<CompactionOutcome> {
+fn run_once(
+    store: &Store,
+    options: &ServiceOptions,
+    shared: &Shared,
+    except: BTreeSet<SessionId>,
+) -> Result<CompactionOutcome> {
     let level = store.level().max(store.space()?.level());
     let request = CompactionRequest {
         session: None,
@@ -266,6 +302,7 @@ fn run_once(store: &Store, options: &ServiceOptions, shared: &Shared) -> Result<
         } else {
             1.0
         },
+        except,
         // Agents need the cores.
         threads_max: 1,
     };

@@ -43,7 +43,8 @@ pub(super) fn read(store: &Store, step: &PlannedStep) -> Result<Option<Standing>
     let Some((key, _)) = position.filter(|(_, newest)| last <= *newest) else {
         return Ok(None);
     };
-    let infos = overlapping(db, &snapshot, key, first..=last)?;
+    let infos = sql::segments::overlapping(&snapshot, key, first, last);
+    let infos = db.named("list the segments", infos)?;
     if infos
         .iter()
         .any(|info| info.first_sequence < first || info.last_sequence > last)
@@ -71,19 +72,6 @@ pub(super) fn read(store: &Store, step: &PlannedStep) -> Result<Option<Standing>
         &mut standing,
     )?;
     Ok(Some(standing))
-}
-
-/// Segments of a session with any message of a range.
-pub(super) fn overlapping(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    range: RangeInclusive<u64>,
-) -> Result<Vec<SegmentInfo>> {
-    let mut infos = db.named("list the segments", sql::segments::list(connection, key))?;
-    infos
-        .retain(|info| info.last_sequence >= *range.start() && info.first_sequence <= *range.end());
-    Ok(infos)
 }
 
 fn read_hot(

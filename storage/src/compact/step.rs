@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use super::base::{BaseRow, RunBase};
 use super::plan::PlannedStep;
-use super::standing::{self, Standing, StandingSegment, first_change, overlapping};
+use super::standing::{self, Standing, StandingSegment, first_change};
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
@@ -194,7 +194,8 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
         return Ok(false);
     }
     let (first, last) = (info.first_sequence, info.last_sequence);
-    let now = overlapping(db, connection, key, first..=last)?;
+    let now = sql::segments::overlapping(connection, key, first, last);
+    let now = db.named("list the segments", now)?;
     if !now.iter().eq(new.replaces.iter().map(|s| &s.info)) {
         return Ok(false);
     }

@@ -142,12 +142,16 @@ impl Store {
             return Ok(vec![self.session(id)?]);
         }
         let (sessions, damaged) = self.query("list the sessions", |c| {
-            sql::sessions::compactable(c, request.force)
+            // The quick tier takes in new messages only, however much is asked for.
+            sql::sessions::compactable(c, request.force && request.tier == Tier::Deep)
         })?;
+        let is_left = |id: &SessionId| request.except.contains(id);
         for session in damaged {
-            fail(plan, session.id.as_ref(), &session.error());
+            if !session.id.as_ref().is_some_and(is_left) {
+                fail(plan, session.id.as_ref(), &session.error());
+            }
         }
-        Ok(sessions)
+        Ok(sessions.into_iter().filter(|s| !is_left(&s.id)).collect())
     }
 
     fn plan_session(

@@ -15,12 +15,12 @@ pub(crate) struct BaseInfo {
     pub(crate) source_raw_bytes: u64,
 }
 
-/// The newest base of a project.
+/// The newest base of a project: a project grows, and clocks jump.
 pub(crate) fn newest(connection: &Connection, project: &str) -> rusqlite::Result<Option<BaseInfo>> {
     connection
         .prepare_cached(
             "SELECT base_id, source_raw_bytes FROM bases WHERE project = ?1
-             ORDER BY created_ms DESC, base_id LIMIT 1",
+             ORDER BY source_raw_bytes DESC, created_ms DESC, base_id LIMIT 1",
         )?
         .query_row([project], base_info)
         .optional()

@@ -243,6 +243,11 @@ pub(crate) fn is_odd_value(error: &rusqlite::Error) -> bool {
     ) || is_odd_sum(error)
 }
 
+/// Whether an error is about what the file holds, be it SQLite that finds it or a row's reader.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    is_odd_value(error) || error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+}
+
 /// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.
 fn is_odd_sum(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "integer overflow")

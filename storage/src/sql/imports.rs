@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use self::paths::{Paths, part_starts, path_hash};
+use super::db::is_damage;
 use super::{signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::{ImportMark, ImportRecord};
@@ -183,6 +184,8 @@ fn remove_row(
                     .execute(params![hash, key.as_i64()])?;
             }
         }
+        // What failed for another reason may have ended the transaction.
+        Err(error) if !is_damage(&error) => return Err(error),
         // A damaged row does not keep a session from being deleted; it only takes a search.
         Err(_) => {
             connection.execute(

@@ -158,6 +158,27 @@ pub(crate) fn list(
         .collect()
 }
 
+/// The segments of a session that hold any of the messages `first..=last`, in order.
+pub(crate) fn overlapping(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+) -> rusqlite::Result<Vec<SegmentInfo>> {
+    let [from, begin] = range(session, 0, first);
+    let [_, to] = range(session, first, last);
+    let found: Vec<SegmentInfo> = connection
+        .prepare_cached(&format!(
+            "SELECT {INFO} FROM segments WHERE segment_key <= ?3 AND segment_key >= coalesce(
+                (SELECT max(segment_key) FROM segments WHERE segment_key BETWEEN ?1 AND ?2), ?2)
+             ORDER BY segment_key"
+        ))?
+        .query_map([from, begin, to], info)?
+        .collect::<rusqlite::Result<_>>()?;
+    let reaches = |info: &SegmentInfo| info.last_sequence >= first;
+    Ok(found.into_iter().filter(reaches).collect())
+}
+
 /// The bytes of the segment that begins at `first_sequence`.
 pub(crate) fn encoded(
     connection: &Connection,

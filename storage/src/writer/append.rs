@@ -197,14 +197,23 @@ pub(super) struct Admitted {
     appended: Appended,
 }
 
+/// What a group may still take.
+pub(super) struct Room {
+    /// What the database takes, with what was admitted of the group before.
+    pub(super) used_bytes: u64,
+    pub(super) db_bytes_max: u64,
+    pub(super) session_bytes_max: u64,
+}
+
 /// Looks whether a request may be written. What refuses it (conflict, bounds, damage) has changed
-/// nothing, so that it does not touch the rest of the group.
+/// nothing, so that it does not touch the rest of the group. Messages that are there already need no
+/// room.
 pub(super) fn admit(
     db: &Db,
     connection: &Connection,
     cache: &mut Cache,
     request: &AppendRequest,
-    session_bytes_max: u64,
+    room: &mut Room,
 ) -> Result<Admitted> {
     let known = match cache.sessions.remove(&request.session) {
         Some(session) => Some(session),
@@ -240,14 +249,24 @@ pub(super) fn admit(
     }
     let used_bytes = known.as_ref().map_or(0, Session::stored_bytes);
     let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
-    if incoming > 0 && !limits_policy::admits(used_bytes, incoming, session_bytes_max) {
+    let grows = known.is_none() || !fresh.is_empty();
+    if grows && !limits_policy::admits(room.used_bytes, incoming, room.db_bytes_max) {
+        cache.keep(known);
+        return Err(StoreError::LimitReached {
+            path: db.path().to_owned(),
+            used_bytes: room.used_bytes,
+            limit_bytes: room.db_bytes_max,
+        });
+    }
+    if incoming > 0 && !limits_policy::admits(used_bytes, incoming, room.session_bytes_max) {
         cache.keep(known);
         return Err(StoreError::SessionLimitReached {
             id: request.session.to_string(),
             used_bytes,
-            limit_bytes: session_bytes_max,
+            limit_bytes: room.session_bytes_max,
         });
     }
+    room.used_bytes += incoming;
     Ok(Admitted {
         known,
         duplicates,

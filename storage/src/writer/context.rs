@@ -8,8 +8,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{AppendRequest, GroupSums, Wrote, admit, write};
-use crate::capacity::limits_policy;
+use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, write};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
@@ -33,6 +32,11 @@ thread_local! {
 fn note_wal_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
     WAL_PAGES.set(pages);
     Ok(())
+}
+
+/// Bytes of the WAL after the last commit.
+fn wal_bytes() -> u64 {
+    u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES)
 }
 
 /// Rows remembered between commits, valid as long as nobody else commits.
@@ -71,6 +75,11 @@ pub(crate) struct WriterContext {
     data_version: i64,
     pub(crate) reserve: Reserve,
     watch: Arc<CapacityWatch>,
+    /// Bytes of the WAL at its last checkpoint, as long as it has not begun anew since: a reader may
+    /// hold it there, and what was copied once is not looked at again for each commit.
+    checkpointed_bytes: u64,
+    /// A reader kept some of it from being copied.
+    is_held_back: bool,
 }
 
 impl WriterContext {
@@ -90,6 +99,8 @@ impl WriterContext {
             data_version: -1,
             reserve,
             watch,
+            checkpointed_bytes: 0,
+            is_held_back: false,
         }
     }
 
@@ -153,19 +164,27 @@ impl WriterContext {
     /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
         let result = self.try_commit(group);
-        let now_ms = self.options.clock.now_ms();
-        match &result {
-            Err(StoreError::LimitReached { used_bytes, .. }) => {
-                self.watch.refused(*used_bytes, now_ms);
+        let refused = |answer: &Result<Appended>| match answer {
+            Err(StoreError::LimitReached { used_bytes, .. }) => Some(*used_bytes),
+            _ => None,
+        };
+        let answers = result.as_ref().map_or(&[][..], Vec::as_slice);
+        match answers.iter().find_map(refused) {
+            Some(used_bytes) => {
+                let now_ms = self.options.clock.now_ms();
+                self.watch.refused(used_bytes, now_ms);
             }
-            _ => self.observe_size(),
+            None => self.observe_size(),
         }
         result
     }
 
     /// Takes a sample of the size for the levels.
     pub(crate) fn observe_size(&self) {
-        let pages = sql::space::pages(&self.connection).unwrap_or(0);
+        // A sample that failed is none: a zero would tell that there is room again.
+        let Ok(pages) = sql::space::pages(&self.connection) else {
+            return;
+        };
         let used_bytes = pages * u64::from(PAGE_BYTES) + wal_excess_bytes(&self.db, &self.watch);
         self.watch.observe(used_bytes, self.options.clock.now_ms());
     }
@@ -191,13 +210,11 @@ impl WriterContext {
         } = self;
         let result = write_transaction(db, connection, "append", |transaction| {
             forget_if_outdated(db, transaction, cache, data_version)?;
-            let incoming: u64 = group.iter().map(|request| request.bytes() as u64).sum();
-            check_limit(db, transaction, watch, incoming)?;
+            let mut room = room(db, transaction, watch)?;
             let mut sums = GroupSums::default();
             let mut answers = Vec::with_capacity(group.len());
             for request in group {
-                let bytes_max = watch.session_bytes_max();
-                match admit(db, transaction, cache, request, bytes_max) {
+                match admit(db, transaction, cache, request, &mut room) {
                     Ok(admitted) => {
                         let written =
                             write(db, transaction, cache, request, admitted, now_ms, &mut sums);
@@ -279,11 +296,12 @@ impl WriterContext {
 
     pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
         let result = sql::space::checkpoint(&self.connection, mode);
-        if let Ok(done) = &result
-            && !done.busy
-            && done.log_frames == done.checkpointed_frames
-        {
-            WAL_PAGES.set(0);
+        if let Ok(done) = &result {
+            self.is_held_back = done.busy || done.log_frames != done.checkpointed_frames;
+            if mode == CheckpointMode::Truncate && !self.is_held_back {
+                WAL_PAGES.set(0);
+            }
+            self.checkpointed_bytes = wal_bytes();
         }
         self.db.named("checkpoint", result)
     }
@@ -291,17 +309,17 @@ impl WriterContext {
     /// Moves the WAL into the main file when it has grown, between commits, so that no answer
     /// waits for it.
     pub(super) fn checkpoint_when_due(&mut self, idle: bool) {
-        let wal_bytes = u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES);
-        if wal_bytes >= wal_soft_max(&self.watch) || (idle && wal_bytes > 0) {
+        if wal_bytes() < self.checkpointed_bytes {
+            self.checkpointed_bytes = 0;
+        }
+        let fresh_bytes = wal_bytes() - self.checkpointed_bytes;
+        let is_worth_a_look = fresh_bytes > 0 || self.is_held_back;
+        if fresh_bytes >= wal_soft_max(&self.watch) || (idle && is_worth_a_look) {
             if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
                 tracing::warn!(%error, "checkpoint failed");
             }
             // A busy store must not be without its reserve until it is idle.
             self.reserve.restore_when_possible();
-            if !idle {
-                // A reader may hold frames back; look again after as many pages more.
-                WAL_PAGES.set(0);
-            }
         }
     }
 
@@ -325,9 +343,10 @@ fn is_refusal(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::SequenceConflict { .. }
-            | StoreError::SessionNotFound { .. }
             | StoreError::SequenceExhausted { .. }
+            | StoreError::LimitReached { .. }
             | StoreError::SessionLimitReached { .. }
+            | StoreError::SessionNotFound { .. }
             | StoreError::Damaged { .. }
             | StoreError::Segment { .. }
     )
@@ -363,25 +382,15 @@ fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> u64 {
     db.wal_bytes().saturating_sub(wal_soft_max(watch) * 2)
 }
 
-/// Refuses what would take the database over its limit. Free pages do not count: they are what
-/// the next messages are written to.
-fn check_limit(
-    db: &Db,
-    connection: &Connection,
-    watch: &CapacityWatch,
-    incoming: u64,
-) -> Result<()> {
+/// What the database takes, and may take. Free pages do not count: they are what the next messages
+/// are written to.
+fn room(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<Room> {
     let pages = db.named("count pages", sql::space::pages(connection))?;
     let free = db.named("count free pages", sql::space::free_pages(connection))?;
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
-    let used_bytes = live_bytes + wal_excess_bytes(db, watch);
-    let limit_bytes = watch.db_bytes_max();
-    if !limits_policy::admits(used_bytes, incoming, limit_bytes) {
-        return Err(StoreError::LimitReached {
-            path: db.path().to_owned(),
-            used_bytes,
-            limit_bytes,
-        });
-    }
-    Ok(())
+    Ok(Room {
+        used_bytes: live_bytes + wal_excess_bytes(db, watch),
+        db_bytes_max: watch.db_bytes_max(),
+        session_bytes_max: watch.session_bytes_max(),
+    })
 }

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::CompactionFailure;
-use betcode_storage::{CompactionOutcome, CompactionPlan, CompactionRequest, SessionId, Tier};
+use betcode_storage::limits::COMPACTION_THREADS_MAX;
+use betcode_storage::{
+    CompactionOutcome, CompactionPlan, CompactionRequest, SessionId, Tier, compaction_threads,
+};
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::json;
@@ -30,6 +33,11 @@ pub struct Args {
     /// How much effort: `quick` is several times faster, `deep` smaller
     #[arg(long, value_enum, default_value_t = TierArg::Deep)]
     tier: TierArg,
+    /// Threads that compress; by default one for each core, at most 4. What they make is the
+    /// same. A daemon that compacts for this command uses one
+    #[arg(long, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=COMPACTION_THREADS_MAX as i64))]
+    threads: Option<u32>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -67,6 +75,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let request = CompactionRequest {
         session,
         tier,
+        threads_max: args
+            .threads
+            .map_or_else(compaction_threads, |threads| threads as usize),
         ..CompactionRequest::manual()
     };
     if args.dry_run {

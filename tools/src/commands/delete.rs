@@ -38,12 +38,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     }
     let messages: u64 = sessions.iter().map(|s| s.messages).sum();
     let raw_bytes: u64 = sessions.iter().map(|s| s.raw_bytes).sum();
-    let all = format!(
-        "{}, {}, {}",
-        format::counted(sessions.len() as u64, "session"),
-        format::counted(messages, "message"),
-        format::bytes(raw_bytes)
-    );
+    let all = counted(sessions.len(), messages, raw_bytes);
     if !args.yes {
         return Err(Failure::new(
             Exit::Usage,
@@ -53,6 +48,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         .hint("export them first if in doubt; then give --yes"));
     }
     let mut deleted = Vec::new();
+    let (mut messages, mut raw_bytes) = (0, 0);
     for session in &sessions {
         let was_there = match &daemon {
             Some(daemon) => daemon.delete(&session.id),
@@ -61,6 +57,8 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         let was_there = was_there.map_err(|failure| after(deleted.len(), failure))?;
         if was_there {
             deleted.push(session.id.to_string());
+            messages += session.messages;
+            raw_bytes += session.raw_bytes;
         }
         if context.interrupt.raised() {
             break;
@@ -69,12 +67,22 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     store.close()?;
     let document = json!({"deleted": deleted, "messages": messages, "raw_bytes": raw_bytes});
     context.out.json(&document);
-    context.out.line(format!("Deleted {all}"));
+    let done = counted(deleted.len(), messages, raw_bytes);
+    context.out.line(format!("Deleted {done}"));
     Ok(if context.interrupt.raised() {
         Exit::Interrupted
     } else {
         Exit::Ok
     })
+}
+
+fn counted(sessions: usize, messages: u64, raw_bytes: u64) -> String {
+    format!(
+        "{}, {}, {}",
+        format::counted(sessions as u64, "session"),
+        format::counted(messages, "message"),
+        format::bytes(raw_bytes)
+    )
 }
 
 /// A failure that did not come at the first session says what is gone by then.

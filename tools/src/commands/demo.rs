@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use betcode_storage::capacity::report;
-use betcode_storage::{CompactionOutcome, CompactionRequest, SessionFilter, Store};
+use betcode_storage::{
+    CompactionOutcome, CompactionRequest, SessionFilter, Store, compaction_threads,
+};
 use directories::BaseDirs;
 use serde_json::json;
 
@@ -242,7 +244,11 @@ fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<
 
 fn compact(store: &Store, context: &mut Context<'_>) -> Result<CompactionOutcome> {
     let progress = context.out.progress("compacting", 0, Unit::Bytes);
-    let outcome = store.compact(&CompactionRequest::manual(), &mut |at| {
+    let request = CompactionRequest {
+        threads_max: compaction_threads(),
+        ..CompactionRequest::manual()
+    };
+    let outcome = store.compact(&request, &mut |at| {
         progress.at_of(at.raw_bytes_done, at.raw_bytes);
         context.interrupt.flow()
     })?;

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use betcode_storage::limits::PAYLOAD_BYTES_MAX_CEILING;
-use betcode_storage::{Appended, Arrival, Batch, ImportMark, SessionMeta, StoreError};
+use betcode_storage::{
+    Appended, Arrival, Batch, ImportMark, SessionMeta, StoreError, belongs_to_open_store,
+};
 use bytes::Bytes;
 
 use super::lines::{LineBatch, Lines, Refusal};
@@ -64,6 +66,11 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         let hint = "check its permissions, then import again: only what is new is taken";
         Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
     };
+    if belongs_to_open_store(&found.canonical) {
+        let why = "it is a file of the database that the lines are taken into";
+        let hint = "name the folders and files that hold agent lines";
+        return Err(Stop::Skip(Skipped::new(&found.path, why, hint)));
+    }
     let mut file = File::open(&found.path).map_err(|e| unreadable(&e))?;
     if !run.options.binary {
         refuse_binary(&mut file, found).map_err(|e| unreadable(&e))??;

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use betcode_storage::{Appended, Batch, CompactionRequest, ErrorKind, Store, StoreError, Tier};
+use betcode_storage::{
+    Appended, Batch, CompactionRequest, ErrorKind, Store, StoreError, Tier, compaction_threads,
+};
 
 use crate::daemon::{Appender, Daemon, Refusal};
 use crate::error::{Exit, Failure};
@@ -70,6 +72,7 @@ impl<'a> Recorder<'a> {
                 let request = CompactionRequest {
                     tier: Tier::Quick,
                     trigger: "import",
+                    threads_max: compaction_threads(),
                     ..CompactionRequest::manual()
                 };
                 let compacted = store.compact(&request, &mut |_| go_on());

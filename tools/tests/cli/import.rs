@@ -45,6 +45,28 @@ fn a_file_name_forges_no_line_and_commands_no_terminal() {
 }
 
 #[test]
+fn the_files_of_the_database_itself_are_not_opened() {
+    let tool = Tool::new();
+    tool.write("a.jsonl", "{}\n");
+    let (a, database) = (tool.path("a.jsonl"), tool.db());
+    let (_, code) = tool.json(["import".as_ref(), a.as_os_str()]);
+    assert_eq!(code, 0);
+    let link = tool.path("link.jsonl");
+    symlink(&database, &link).unwrap();
+    // Closing them would let go of the locks that this process holds on them.
+    for file in [&database, &link] {
+        for binary in [&[][..], &["--binary".as_ref()]] {
+            let mut arguments = vec!["import".as_ref(), file.as_os_str(), a.as_os_str()];
+            arguments.extend(binary);
+            let (taken, code) = tool.json(arguments);
+            assert_eq!((code, &taken["sessions"]), (1, &Value::from(0)), "{taken}");
+            let why = taken["skipped"][0]["why"].as_str().unwrap();
+            assert!(why.contains("of the database that"), "{why}");
+        }
+    }
+}
+
+#[test]
 fn sessions_of_every_kind_come_back_byte_for_byte() {
     let tool = Tool::new();
     tool.write("src/projects/p/a.jsonl", generator::transcript(1, 600_000));
