@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,7 @@ pub struct Relay {
     own: Own,
     metrics: Arc<Metrics>,
     levels: Arc<Levels>,
-    revoked: watch::Sender<Revocations>,
+    revoked: Arc<RwLock<Revocations>>,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
 }
@@ -78,7 +78,7 @@ impl Relay {
             true => None,
             false => Some(Arc::new(Tls::load(state.clone())?)),
         };
-        let (revoked, _) = watch::channel(load_revoked(&state)?);
+        let revoked = Arc::new(RwLock::new(load_revoked(&state)?));
         let verifier = TokenVerifier::new(&token_public_key(&state)?);
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
@@ -95,7 +95,7 @@ impl Relay {
             buffer: buffer.clone(),
             gate: Gate {
                 access: Access::Tokens(Box::new(verifier)),
-                revoked: revoked.subscribe(),
+                revoked: revoked.clone(),
                 users: RateLimiter::new(rate(settings.user_calls_per_s, settings.user_calls_burst)),
                 addresses: RateLimiter::new(rate(
                     settings.address_calls_per_s,
@@ -131,7 +131,7 @@ impl Relay {
             client_tls: tls.clone().filter(|_| !settings.client_plaintext),
             tunnel_tls: tls.clone().filter(|_| !settings.tunnel_plaintext),
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
-            revoked: revoked.subscribe(),
+            revoked: revoked.clone(),
             keepalive,
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
             stop: CancellationToken::new(),
@@ -327,15 +327,15 @@ impl Relay {
     }
 }
 
-/// Puts revocations in force, and ends the tunnels of machines that they name; calls that were let in
-/// by a token that they name end by themselves.
-fn take_revoked(current: &watch::Sender<Revocations>, new: Revocations, table: &Table) {
+/// Puts revocations in force, and ends the tunnels of machines that they name.
+fn take_revoked(current: &RwLock<Revocations>, new: Revocations, table: &Table) {
     for link in table.all() {
         if new.covers_link(link.machine(), link.certificate_issued_s()) {
             tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
         }
     }
-    current.send_replace(new);
+    // No code panics while it holds the lock, so a poisoned one is still whole.
+    *current.write().unwrap_or_else(|e| e.into_inner()) = new;
 }
 
 fn load_revoked(state: &StateFolder) -> Result<Revocations, StateError> {

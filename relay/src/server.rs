@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX, ReadAhead};
@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,7 +37,7 @@ pub struct Doors {
     /// Lets machines enrol; `None` without TLS.
     pub enrol: Option<Arc<Enrol>>,
     /// Machines whose certificates count no more.
-    pub revoked: watch::Receiver<Revocations>,
+    pub revoked: Arc<RwLock<Revocations>>,
     /// How client connections are kept alive.
     pub keepalive: Keepalive,
     /// Places for client connections.
@@ -118,7 +118,9 @@ impl Doors {
     }
 
     fn is_revoked(&self, certificate: &MachineCertificate) -> bool {
-        self.revoked.borrow().covers_machine(certificate)
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        revoked.covers_machine(certificate)
     }
 
     async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {

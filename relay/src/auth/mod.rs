@@ -11,7 +11,6 @@ pub use authority::{MachineCertificate, StateError, StateFolder, read_machine_ce
 pub use enrolment::Enrolments;
 pub use rate::{Rate, RateLimiter};
 pub use revoked::Revocations;
-pub(crate) use revoked::until_revoked;
 pub use token::{Claims, InvalidToken, TokenIssuer, TokenVerifier};
 
 use betcode_schema_tunnel::MachineId;

@@ -8,7 +8,6 @@ use std::path::Path;
 
 use betcode_schema_tunnel::MachineId;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::{Claims, MachineCertificate};
 use crate::files;
@@ -70,16 +69,5 @@ impl Revocations {
     pub fn covers_link(&self, machine: &MachineId, issued_s: Option<u64>) -> bool {
         let until = self.machines.get(machine);
         until.is_some_and(|&until| issued_s.is_some_and(|issued_s| issued_s <= until))
-    }
-}
-
-/// Completes when a token is revoked; never, when nobody can revoke anything any more.
-pub(crate) async fn until_revoked(mut revocations: watch::Receiver<Revocations>, claims: Claims) {
-    if revocations
-        .wait_for(|revoked| revoked.covers(&claims))
-        .await
-        .is_err()
-    {
-        std::future::pending::<()>().await;
     }
 }

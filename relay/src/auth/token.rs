@@ -4,7 +4,7 @@ use betcode_schema_tunnel::MachineId;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::ed25519;
+use super::{Caller, ed25519};
 use crate::limits;
 
 /// Issuer that tokens name.
@@ -114,7 +114,7 @@ impl TokenVerifier {
         &self,
         authorization: Option<&[u8]>,
         revoked: impl FnOnce(&Claims) -> bool,
-    ) -> Result<Claims, InvalidToken> {
+    ) -> Result<Caller, InvalidToken> {
         let header = authorization.ok_or(InvalidToken::Missing)?;
         if header.len() > limits::TOKEN_BYTES_MAX {
             return Err(InvalidToken::Invalid);
@@ -143,7 +143,10 @@ impl TokenVerifier {
         if revoked(&claims) {
             return Err(InvalidToken::Revoked);
         }
-        Ok(claims)
+        Ok(Caller {
+            user: claims.sub,
+            machines: claims.machines,
+        })
     }
 }
 
@@ -173,9 +176,10 @@ mod tests {
         let (issuer, verifier) = keys();
         let machines = ["a".parse().unwrap(), "b".parse().unwrap()];
         let (token, _) = issuer.issue("ann", &machines, now_s(), 60).unwrap();
-        let claims = verifier.verify(Some(&bearer(&token)), |_| false).unwrap();
-        assert_eq!(claims.sub, "ann");
-        assert_eq!(claims.machines, machines);
+        let caller = verifier.verify(Some(&bearer(&token)), |_| false).unwrap();
+        assert_eq!(caller.user, "ann");
+        assert!(caller.may_call(&machines[0]) && caller.may_call(&machines[1]));
+        assert!(!caller.may_call(&"c".parse().unwrap()));
     }
 
     #[test]

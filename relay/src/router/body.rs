@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::join::Joined;
 use super::meter::MessageMeter;
-use super::{UntilRevoked, status};
+use super::status;
 use crate::tunnel::CallPermit;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -122,8 +122,6 @@ pub(crate) struct ThroughBody {
     pub(crate) from_daemon: Option<Joined<Incoming>>,
     pub(crate) verdict: Arc<Verdict>,
     pub(crate) deadline: Option<Pin<Box<Sleep>>>,
-    /// Completes when the caller is not let in any more.
-    pub(crate) revoked: Option<UntilRevoked>,
     /// Ends the request's body when the answer is over or unwanted.
     pub(crate) abandon: Option<DropGuard>,
     /// Counts the call as under way until its answer is over.
@@ -134,7 +132,6 @@ impl ThroughBody {
     fn finish(&mut self) {
         self.from_daemon = None;
         self.deadline = None;
-        self.revoked = None;
         self.abandon = None;
         self.permit = None;
     }
@@ -143,11 +140,7 @@ impl ThroughBody {
         let Some(from_daemon) = &mut self.from_daemon else {
             return Poll::Ready(None);
         };
-        // First: there may be no end of frames.
-        let revoked = self.revoked.as_mut();
-        let is_revoked = revoked.is_some_and(|revoked| revoked.as_mut().poll(cx).is_ready());
         let ended = match Pin::new(from_daemon).poll_frame(cx) {
-            _ if is_revoked => status::revoked(),
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.finish();

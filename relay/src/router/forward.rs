@@ -12,7 +12,7 @@ use tonic::Status;
 use super::body::{LiveBody, RelayBody, ThroughBody, TunnelBody, Verdict};
 use super::join::Joined;
 use super::meter::MessageMeter;
-use super::{UntilRevoked, deadline, status};
+use super::{deadline, status};
 use crate::limits;
 use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
 
@@ -29,7 +29,6 @@ pub(super) async fn forward(
     request: Request<Incoming>,
     link: &Link,
     permit: CallPermit,
-    mut revoked: Option<UntilRevoked>,
     context: &Context<'_>,
 ) -> Result<Response<RelayBody>, Status> {
     let (mut head, from_client) = request.into_parts();
@@ -51,11 +50,12 @@ pub(super) async fn forward(
     });
     let abandon = abandoned.drop_guard();
     let call = link.call(Request::from_parts(head, body));
-    let mut deadline = deadline;
-    let answered = tokio::select! {
-        answered = call => answered,
-        () = passed(&mut deadline) => return Err(status::deadline()),
-        () = passed(&mut revoked) => return Err(status::revoked()),
+    let (answered, deadline) = match deadline {
+        None => (call.await, None),
+        Some(mut deadline) => tokio::select! {
+            answered = call => (answered, Some(deadline)),
+            () = &mut deadline => return Err(status::deadline()),
+        },
     };
     let response = answered.map_err(|error| match (&error, verdict.get()) {
         (_, Some(verdict)) => verdict,
@@ -67,19 +67,10 @@ pub(super) async fn forward(
             from_daemon: Some(Joined::new(from_daemon)),
             verdict,
             deadline,
-            revoked,
             abandon: Some(abandon),
             permit: Some(permit),
         }))
     }))
-}
-
-/// Completes with the future, if there is one.
-async fn passed<F: Future<Output = ()> + Unpin>(future: &mut Option<F>) {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Takes out what is meant for the relay or may only come from it, and puts in what the daemon is

@@ -1,16 +1,15 @@
 //! Who comes in: the caller behind a call's credentials, and how often.
 
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
 use http::HeaderMap;
-use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
-use crate::auth::{Caller, Claims, RateLimiter, Revocations, TokenVerifier, until_revoked};
+use crate::auth::{Caller, RateLimiter, Revocations, TokenVerifier};
 
 /// How clients prove who they are.
 pub enum Access {
@@ -24,8 +23,8 @@ pub enum Access {
 pub struct Gate {
     /// How clients prove who they are.
     pub access: Access,
-    /// What was revoked; another when the file changes.
-    pub revoked: watch::Receiver<Revocations>,
+    /// What was revoked; replaced when the file changes.
+    pub revoked: Arc<RwLock<Revocations>>,
     /// Calls by user.
     pub users: RateLimiter<String>,
     /// Calls by address.
@@ -46,40 +45,27 @@ impl Gate {
     ///
     /// # Errors
     /// UNAUTHENTICATED without a valid token, RESOURCE_EXHAUSTED over the user's rate.
-    pub(crate) fn caller(&self, headers: &HeaderMap, now: Instant) -> Result<Admitted, Status> {
-        let (caller, claims) = match &self.access {
-            Access::Open => {
-                let machines = machine_asked_for(headers);
-                let user = String::new();
-                (Caller { user, machines }, None)
-            }
+    pub(crate) fn caller(&self, headers: &HeaderMap, now: Instant) -> Result<Caller, Status> {
+        let caller = match &self.access {
+            Access::Open => Caller {
+                user: String::new(),
+                machines: machine_asked_for(headers),
+            },
             Access::Tokens(verifier) => {
                 let authorization = headers.get(http::header::AUTHORIZATION);
-                let authorization = authorization.map(|value| value.as_bytes());
-                let revoked = |claims: &Claims| self.revoked.borrow().covers(claims);
-                let claims = verifier.verify(authorization, revoked);
-                let claims = claims.map_err(|error| Status::unauthenticated(error.to_string()))?;
-                let (user, machines) = (claims.sub.clone(), claims.machines.clone());
-                (Caller { user, machines }, Some(claims))
+                // No code panics while it holds the lock, so a poisoned one is still whole.
+                let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+                verifier
+                    .verify(authorization.map(|value| value.as_bytes()), |claims| {
+                        revoked.covers(claims)
+                    })
+                    .map_err(|error| Status::unauthenticated(error.to_string()))?
             }
         };
         let taken = self.users.take(&caller.user, now);
         taken.map_err(|wait| too_fast("this user", wait))?;
-        let revoked = claims.map(|claims| -> UntilRevoked {
-            Box::pin(until_revoked(self.revoked.clone(), claims))
-        });
-        Ok(Admitted { caller, revoked })
+        Ok(caller)
     }
-}
-
-/// Completes when the token of a call is revoked.
-pub(crate) type UntilRevoked = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A caller who may come in.
-pub(crate) struct Admitted {
-    pub(crate) caller: Caller,
-    /// Ends the call; `None` when there is no token.
-    pub(crate) revoked: Option<UntilRevoked>,
 }
 
 fn machine_asked_for(headers: &HeaderMap) -> Vec<MachineId> {

@@ -15,8 +15,6 @@ mod wait;
 
 pub(crate) use body::{RelayBody, TunnelBody};
 pub(crate) use forward::set_metadata;
-use gate::Admitted;
-pub(crate) use gate::UntilRevoked;
 pub use gate::{Access, Gate};
 
 use std::net::IpAddr;
@@ -127,7 +125,7 @@ impl Router {
     ) -> Result<Response<RelayBody>, Status> {
         let now = Instant::now();
         self.gate.admit_address(address, now)?;
-        let Admitted { caller, revoked } = self.gate.caller(request.headers(), now)?;
+        let caller = self.gate.caller(request.headers(), now)?;
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
@@ -154,14 +152,13 @@ impl Router {
             return Err(told);
         }
         let link = link.ok_or_else(status::offline)?;
-        self.forward(request, &caller, revoked, &link).await
+        self.forward(request, &caller, &link).await
     }
 
     async fn forward(
         &self,
         request: Request<Incoming>,
         caller: &Caller,
-        revoked: Option<UntilRevoked>,
         link: &Link,
     ) -> Result<Response<RelayBody>, Status> {
         let of_relay = self.calls.clone().try_acquire_owned().map_err(|_| {
@@ -177,7 +174,7 @@ impl Router {
             user: &caller.user,
             message_bytes_max: self.message_bytes_max,
         };
-        forward::forward(request, link, permit, revoked, &context).await
+        forward::forward(request, link, permit, &context).await
     }
 }
 

@@ -6,7 +6,6 @@ use http::HeaderMap;
 use tonic::{Code, Status};
 
 use super::meter::TooBig;
-use crate::auth::InvalidToken;
 
 /// The status for a call that broke between relay and daemon, told apart as gRPC does it.
 pub(crate) fn of_broken_tunnel(error: &(dyn Error + 'static)) -> Status {
@@ -49,11 +48,6 @@ pub(crate) fn too_big(refused: TooBig) -> Status {
 
 pub(crate) fn deadline() -> Status {
     Status::deadline_exceeded("the deadline passed before the daemon answered")
-}
-
-/// A call that had been let in ends with its token.
-pub(crate) fn revoked() -> Status {
-    Status::unauthenticated(InvalidToken::Revoked.to_string())
 }
 
 pub(crate) fn offline() -> Status {

@@ -1,13 +1,12 @@
 //! Who may what, with the program's own commands and TLS at both doors.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use betcode_daemon::tunnel::{Tunnel, TunnelState, enrol};
 use bytes::Bytes;
 use tonic::Code;
 
-use super::harness::{until, until_async};
+use super::harness::until_async;
 use super::program::{Folder, NAME, Running, client, daemon, echo_routes};
 
 async fn why_waiting(tunnel: &Tunnel) -> String {
@@ -121,52 +120,6 @@ async fn tokens_end_by_time_and_by_command() {
         told.is_err_and(|s| s.code() == Code::Unauthenticated && s.message().contains("expired"))
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_under_way_end_with_the_token_that_let_them_in_and_others_go_on() {
-    let folder = Folder::init();
-    let relay = Running::start(&folder, (0, 0), &[]);
-    let options = folder.enrolled(&relay, "m-1").await;
-    let (_tunnel, echo) = daemon(options).await;
-    let authority = folder.file("authority.pem");
-    let ann = folder.token("ann", &["m-1"]);
-    let ann = client(&relay, &authority, "m-1", Some(&ann)).await;
-    let bob = folder.token("bob", &["m-1"]);
-    let bob = client(&relay, &authority, "m-1", Some(&bob)).await;
-    let mut resting = ann.stream("HangOpen", tokio_stream::pending()).await;
-    let resting = resting.as_mut().unwrap().get_mut();
-    let mut busy = ann.many(u64::MAX, 1000, 10).await.unwrap();
-    let unanswered = tokio::spawn({
-        let ann = ann.clone();
-        async move { ann.unary("Hang", Bytes::new()).await }
-    });
-    let (say, said) = tokio::sync::mpsc::channel(1);
-    let said = tokio_stream::wrappers::ReceiverStream::new(said);
-    let mut others = bob.stream("Chat", said).await.unwrap();
-    let hanging = || echo.seen.hanging.load(Ordering::SeqCst);
-    until("all are under way", || hanging() == 2).await;
-    folder.run(&["token", "revoke-user", "ann"]);
-    for stream in [resting, &mut busy] {
-        let ended = async {
-            loop {
-                match stream.message().await {
-                    Ok(message) => assert!(message.is_some(), "it ends, and says why"),
-                    Err(status) => break status,
-                }
-            }
-        };
-        let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
-        let status = ended.expect("the call of a revoked token goes on");
-        assert_eq!(status.code(), Code::Unauthenticated);
-        assert!(status.message().contains("revoked"), "{status}");
-    }
-    let unanswered = unanswered.await.unwrap().unwrap_err();
-    assert_eq!(unanswered.code(), Code::Unauthenticated);
-    until("the daemon hears of it", || hanging() == 0).await;
-    say.send(Bytes::from_static(b"still here")).await.unwrap();
-    let heard = others.get_mut().message().await.unwrap().unwrap();
-    assert_eq!(heard, "still here");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use betcode_daemon::tunnel::{Tunnel, TunnelOptions, TunnelState};
-use betcode_relay::auth::{Rate, RateLimiter, Revocations};
+use betcode_relay::auth::{Rate, RateLimiter};
 use betcode_relay::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use betcode_relay::registry::EmbeddedRegistry;
 use betcode_relay::server::Doors;
@@ -15,7 +15,7 @@ use betcode_schema_tunnel::{MachineId, metadata};
 use betcode_storage::SystemClock;
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -77,7 +77,7 @@ impl Relay {
             buffer: buffer.clone(),
             gate: Gate {
                 access: Access::Open,
-                revoked: watch::channel(Revocations::default()).1,
+                revoked: Arc::default(),
                 users: RateLimiter::new(limitless),
                 addresses: RateLimiter::new(limitless),
             },
@@ -104,7 +104,7 @@ impl Relay {
             client_tls: None,
             tunnel_tls: None,
             enrol: None,
-            revoked: watch::channel(Revocations::default()).1,
+            revoked: Arc::default(),
             keepalive: options.keepalive,
             client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
             stop: CancellationToken::new(),
