@@ -89,8 +89,10 @@ pub const USER_CALLS_BURST_DEFAULT: f64 = 400.0;
 pub const ADDRESS_CALLS_PER_S_DEFAULT: f64 = 1_000.0;
 /// … and at once, after a pause.
 pub const ADDRESS_CALLS_BURST_DEFAULT: f64 = 2_000.0;
-/// Users and addresses that are counted at once; the longest idle give way.
+/// Users and addresses that are counted at once …
 pub const RATE_KEYS_MAX: usize = 100_000;
+/// … of which so many, the longest idle, give way when there are more.
+pub const RATE_KEYS_DROPPED: usize = RATE_KEYS_MAX / 8;
 /// Length of a token.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Machines that one token may name.

@@ -45,7 +45,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         // No code panics while it holds the lock, so a poisoned one is still whole.
         let mut buckets = self.buckets.lock().unwrap_or_else(|e| e.into_inner());
         if buckets.len() >= limits::RATE_KEYS_MAX && !buckets.contains_key(key) {
-            self.forget_full(&mut buckets, now);
+            self.make_room(&mut buckets, now);
         }
         let bucket = buckets.entry(key.clone()).or_insert(Bucket {
             tokens: self.rate.burst,
@@ -60,23 +60,34 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         Err(Duration::try_from_secs_f64(missing_s).unwrap_or(Duration::MAX))
     }
 
-    /// Drops the buckets that are full again: they say nothing. If all are in use, all are
-    /// dropped: letting a few calls too many through is better than growing without bound.
-    fn forget_full(&self, buckets: &mut HashMap<K, Bucket>, now: Instant) {
+    /// Drops the buckets that are full again, as they say nothing, and if that is not enough those
+    /// that were idle the longest: never one that is being emptied. Many at once, so that not
+    /// every new key looks through all of them.
+    fn make_room(&self, buckets: &mut HashMap<K, Bucket>, now: Instant) {
+        buckets.retain(|_, bucket| bucket.tokens_at(self.rate, now) < self.rate.burst);
+        let most = limits::RATE_KEYS_MAX - limits::RATE_KEYS_DROPPED;
+        let Some(last) = buckets.len().checked_sub(most + 1) else {
+            return;
+        };
+        let mut used: Vec<Instant> = buckets.values().map(|bucket| bucket.filled_at).collect();
+        let (_, &mut until, _) = used.select_nth_unstable(last);
+        let mut left = last + 1;
         buckets.retain(|_, bucket| {
-            bucket.fill(self.rate, now);
-            bucket.tokens < self.rate.burst
+            let goes = bucket.filled_at <= until && left > 0;
+            left -= usize::from(goes);
+            !goes
         });
-        if buckets.len() >= limits::RATE_KEYS_MAX {
-            buckets.clear();
-        }
     }
 }
 
 impl Bucket {
-    fn fill(&mut self, rate: Rate, now: Instant) {
+    fn tokens_at(&self, rate: Rate, now: Instant) -> f64 {
         let passed_s = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        self.tokens = (self.tokens + passed_s * rate.per_s).min(rate.burst);
+        (self.tokens + passed_s * rate.per_s).min(rate.burst)
+    }
+
+    fn fill(&mut self, rate: Rate, now: Instant) {
+        self.tokens = self.tokens_at(rate, now);
         self.filled_at = self.filled_at.max(now);
     }
 }
@@ -112,5 +123,22 @@ mod tests {
             let _ = limiter.take(&key, now);
         }
         assert!(limiter.buckets.lock().unwrap().len() <= limits::RATE_KEYS_MAX);
+    }
+    #[test]
+    fn a_flood_of_other_keys_frees_no_key_that_is_over_its_rate() {
+        let limiter = RateLimiter::new(Rate {
+            per_s: 1e-6,
+            burst: 1.0,
+        });
+        let start = Instant::now();
+        let flooder = limits::RATE_KEYS_MAX * 10;
+        assert!(limiter.take(&flooder, start).is_ok());
+        for key in 0..limits::RATE_KEYS_MAX * 2 {
+            let now = start + Duration::from_micros(key as u64);
+            let _ = limiter.take(&key, now);
+            if key % 1_000 == 0 {
+                assert!(limiter.take(&flooder, now).is_err(), "after {key} others");
+            }
+        }
     }
 }

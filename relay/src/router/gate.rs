@@ -37,7 +37,7 @@ impl Gate {
     /// # Errors
     /// RESOURCE_EXHAUSTED over the rate.
     pub(crate) fn admit_address(&self, address: IpAddr, now: Instant) -> Result<(), Status> {
-        let taken = self.addresses.take(&address, now);
+        let taken = self.addresses.take(&counted(address), now);
         taken.map_err(|wait| too_fast("this address", wait))
     }
 
@@ -68,6 +68,18 @@ impl Gate {
     }
 }
 
+/// What counts as one address. Of IPv6 it is the first 64 bits: whoever has one such address has
+/// all of that network.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(network.into())
+        }
+        IpAddr::V4(address) => IpAddr::V4(address),
+    }
+}
+
 fn machine_asked_for(headers: &HeaderMap) -> Vec<MachineId> {
     headers
         .get(betcode_schema_tunnel::metadata::MACHINE_ID)
@@ -86,4 +98,32 @@ fn too_fast(who: &str, wait: Duration) -> Status {
         .metadata_mut()
         .insert("grpc-retry-pushback-ms", pushback);
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Rate;
+
+    #[test]
+    fn a_network_of_one_owner_is_one_address() {
+        let rate = Rate {
+            per_s: 1.0,
+            burst: 1.0,
+        };
+        let gate = Gate {
+            access: Access::Open,
+            revoked: Arc::default(),
+            users: RateLimiter::new(rate),
+            addresses: RateLimiter::new(rate),
+        };
+        let now = Instant::now();
+        let admitted = |address: &str| gate.admit_address(address.parse().unwrap(), now).is_ok();
+        assert!(admitted("2001:db8:1:1::1"));
+        assert!(!admitted("2001:db8:1:1:ffff::2"), "the same network");
+        assert!(admitted("2001:db8:1:2::1"), "another one");
+        assert!(admitted("192.0.2.1"));
+        assert!(!admitted("::ffff:192.0.2.1"), "the same as IPv6 has it");
+        assert!(admitted("192.0.2.2"));
+    }
 }
