@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use betcode_schema_tunnel::MachineId;
 use betcode_storage::{
-    Batch, Clock, ReadRange, SessionFilter, SessionId, Store, StoreError, StoreOptions,
+    Batch, Clock, ErrorKind, Message, ReadRange, SessionFilter, SessionId, Store, StoreError,
+    StoreOptions,
 };
 use tonic::Code;
 
@@ -129,21 +130,31 @@ impl Inner {
             return Err(damaged.error());
         }
         let ids: BTreeSet<SessionId> = listed.sessions.into_iter().map(|s| s.id).collect();
-        let mut settled = BTreeSet::new();
+        let (mut settled, mut is_damaged) = (BTreeSet::new(), false);
         for id in &ids {
             let Some(day) = id.as_str().strip_prefix(OUTCOME_PREFIX) else {
                 continue;
             };
             lock(&self.outcome_days).extend(day.parse::<i64>().ok());
             for message in self.store.read(id, ReadRange::all())? {
-                match serde_json::from_slice::<Outcome>(&message?.payload) {
+                match outcome(message)? {
                     Ok(outcome) => {
                         settled.insert(outcome.order);
                         lock(&self.index).settled(outcome);
                     }
-                    Err(error) => tracing::warn!(session = %id, %error, "an outcome is damaged"),
+                    Err(why) => {
+                        tracing::error!(session = %id, why, "an outcome is damaged");
+                        is_damaged = true;
+                    }
                 }
             }
+        }
+        if is_damaged {
+            // The number in it is not known and must not be given again: the request would be
+            // taken for a settled one once the outcome can be read. Numbers begin at 1 and fewer
+            // are given than milliseconds pass, so the time is above all of them.
+            let above = u64::try_from(self.options.clock.now_ms()).unwrap_or(0);
+            self.order_next.fetch_max(above, Ordering::Relaxed);
         }
         let order_settled_last = settled.last().copied().unwrap_or(0);
         self.order_next
@@ -297,6 +308,16 @@ impl Inner {
             }
         }
         Ok(old.len())
+    }
+}
+
+/// Reads an outcome. One that is damaged is an answer of its own, as the next one can be whole;
+/// what keeps the store from being read is an error.
+fn outcome(message: Result<Message, StoreError>) -> Result<Result<Outcome, String>, StoreError> {
+    match message {
+        Ok(message) => Ok(serde_json::from_slice(&message.payload).map_err(|e| e.to_string())),
+        Err(error) if error.kind() == ErrorKind::Damaged => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
     }
 }
 

@@ -14,6 +14,7 @@ mod random;
 
 mod calls;
 mod credentials;
+mod damaged;
 mod everyone;
 mod figures;
 mod fleet;

@@ -1,0 +1,70 @@
+//! A buffer of which some bytes are damaged.
+
+use std::path::Path;
+
+use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, Known, Placed, Waiting};
+use betcode_schema_tunnel::MachineId;
+use bytes::Bytes;
+use tonic::Code;
+
+use super::harness::until;
+
+fn machine() -> MachineId {
+    "m-1".parse().unwrap()
+}
+
+fn waiting(key: &str) -> Waiting {
+    Waiting {
+        machine: machine(),
+        key: key.into(),
+        priority: 5,
+        user: "ann".into(),
+        path: "/test.Echo/Record".into(),
+        metadata: Vec::new(),
+        body: Bytes::from_static(b"\0\0\0\0\x01b"),
+    }
+}
+
+async fn settled(buffer: &EmbeddedBuffer, key: &str) {
+    buffer.put(waiting(key)).await.unwrap();
+    let kept = buffer.first(&machine()).await.unwrap().unwrap();
+    buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
+}
+
+/// Changes one byte wherever the file has this text.
+fn damage(path: &Path, text: &[u8]) -> usize {
+    let mut bytes = std::fs::read(path).unwrap();
+    let mut damaged = 0;
+    for at in 0..bytes.len().saturating_sub(text.len()) {
+        if bytes[at..].starts_with(text) {
+            bytes[at] ^= 1;
+            damaged += 1;
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+    damaged
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_outcome_keeps_no_other_from_being_known_and_no_request_from_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("buffer.db");
+    let open = || EmbeddedBuffer::open(&path, BufferOptions::default());
+    let buffer = open().unwrap();
+    settled(&buffer, "before").await;
+    settled(&buffer, "the-damaged-one").await;
+    settled(&buffer, "behind").await;
+    buffer.put(waiting("waits")).await.unwrap();
+    drop(buffer);
+    let log = folder.path().join("buffer.db-wal");
+    until("the file is closed", || !log.exists()).await;
+    assert!(damage(&path, b"the-damaged-one") > 0);
+
+    let buffer = open().unwrap();
+    for key in ["before", "behind"] {
+        let known = buffer.known(&machine(), key);
+        assert_eq!(known, Some(Known::Settled(Code::Ok)), "{key}");
+    }
+    assert_eq!(buffer.known(&machine(), "waits"), Some(Known::Waits));
+    assert_eq!(buffer.put(waiting("new")).await, Ok(Placed::Buffered));
+}
