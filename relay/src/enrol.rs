@@ -1,11 +1,13 @@
 //! Enrolment at the door for daemons: a code for a certificate.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use betcode_schema_tunnel::{
     EnrolmentAnswer, EnrolmentRequest, GreetingError, read_greeting, write_greeting,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use crate::auth::{Enrolments, StateFolder};
 
@@ -13,6 +15,8 @@ use crate::auth::{Enrolments, StateFolder};
 pub struct Enrol {
     state: StateFolder,
     enrolments: Enrolments,
+    /// One at a time: they wait for a lock and for the disk on threads that the buffer needs too.
+    turn: Arc<Semaphore>,
 }
 
 impl Enrol {
@@ -20,7 +24,12 @@ impl Enrol {
     #[must_use]
     pub fn new(state: StateFolder) -> Self {
         let enrolments = Enrolments::at(state.enrolments());
-        Self { state, enrolments }
+        let turn = Arc::new(Semaphore::new(1));
+        Self {
+            state,
+            enrolments,
+            turn,
+        }
     }
 
     /// Serves one request.
@@ -34,8 +43,17 @@ impl Enrol {
         let request: EnrolmentRequest = read_greeting(stream).await?;
         let machine = request.machine_id.clone();
         let (state, enrolments) = (self.state.clone(), self.enrolments.clone());
-        let done = tokio::task::spawn_blocking(move || answer(&state, &enrolments, &request)).await;
-        let answer = done.unwrap_or_else(|error| Err(error.to_string()));
+        let answer = match self.turn.clone().acquire_owned().await {
+            Ok(turn) => {
+                let work = move || {
+                    let _turn = turn;
+                    answer(&state, &enrolments, &request)
+                };
+                let done = tokio::task::spawn_blocking(work).await;
+                done.unwrap_or_else(|error| Err(error.to_string()))
+            }
+            Err(closed) => Err(closed.to_string()),
+        };
         let answer = match answer {
             Ok(enrolled) => {
                 tracing::info!(%machine, "machine enrolled");
@@ -77,4 +95,53 @@ fn answer(
         certificate,
         authority,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use betcode_schema_tunnel::MachineId;
+
+    use super::*;
+    use crate::files;
+
+    #[test]
+    fn enrolments_that_wait_for_the_file_leave_threads_for_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::at(folder.path());
+        let machine: MachineId = "m-1".parse().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let enrolments = Enrolments::at(state.enrolments());
+        let code = enrolments.issue(&machine, b"authority", now.as_secs());
+        let request = EnrolmentRequest {
+            machine_id: machine,
+            code: code.unwrap(),
+            signing_request: String::new(),
+        };
+        let enrol = Arc::new(Enrol::new(state.clone()));
+        let held = files::lock(&state.enrolments()).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let free = runtime.block_on(async {
+            for _ in 0..2 {
+                let (mut near, mut far) = tokio::io::duplex(1 << 16);
+                write_greeting(&mut near, &request).await.unwrap();
+                let enrol = enrol.clone();
+                tokio::spawn(async move {
+                    let _near = near;
+                    let _served = enrol.serve(&mut far).await;
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let other = tokio::task::spawn_blocking(|| ());
+            tokio::time::timeout(Duration::from_secs(10), other).await
+        });
+        drop(held);
+        assert!(free.is_ok(), "no thread is left");
+    }
 }

@@ -77,6 +77,10 @@ impl Doors {
     pub async fn serve_tunnels(self, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(limits::GREETINGS_MAX));
         while let Some((stream, address)) = self.next(&listener).await {
+            if let Err(refused) = self.router.admit_tunnel(address.ip()) {
+                tracing::info!(%address, why = refused.message(), "no tunnel");
+                continue;
+            }
             let Ok(place) = places.clone().try_acquire_owned() else {
                 tracing::warn!(%address, "tunnel refused: too many greetings at once");
                 continue;

@@ -76,6 +76,15 @@ impl Enrolments {
         let secret = code.split('-').next().unwrap_or_default();
         // Looked up by digest: how long that takes says nothing about codes.
         let key = hex(digest(&SHA256, secret.as_bytes()).as_ref());
+        // Anybody may guess: only a code that is there is worth the lock.
+        let (pending, _) = self.read()?;
+        if pending
+            .0
+            .get(&key)
+            .is_none_or(|there| there.machine != *machine)
+        {
+            return Ok(None);
+        }
         self.change(|pending| {
             let there = pending.get(&key)?;
             if there.machine != *machine {
@@ -92,14 +101,23 @@ impl Enrolments {
         change: impl FnOnce(&mut BTreeMap<String, Enrolment>) -> T,
     ) -> io::Result<T> {
         let _lock = files::lock(&self.0)?;
-        let mut pending = match std::fs::read(&self.0) {
-            Ok(text) => serde_json::from_slice::<Pending>(&text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Pending::default(),
+        let (mut pending, text) = self.read()?;
+        let changed = change(&mut pending.0);
+        let new = serde_json::to_vec_pretty(&pending)?;
+        if new != text {
+            files::replace(&self.0, &new)?;
+        }
+        Ok(changed)
+    }
+
+    /// The codes, and the file's text. The file is replaced whole, so it is read without a lock.
+    fn read(&self) -> io::Result<(Pending, Vec<u8>)> {
+        let text = match std::fs::read(&self.0) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
             Err(error) => return Err(error),
         };
-        let changed = change(&mut pending.0);
-        files::replace(&self.0, &serde_json::to_vec_pretty(&pending)?)?;
-        Ok(changed)
+        Ok((serde_json::from_slice(&text)?, text))
     }
 }
 
@@ -109,6 +127,8 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -130,5 +150,21 @@ mod tests {
         assert_eq!(enrolments.take(&a, &second, 100).unwrap(), Some(()));
         let kept = std::fs::read_to_string(folder.path().join("enrolments.json")).unwrap();
         assert_eq!(kept, "{}");
+    }
+    #[test]
+    fn a_wrong_code_writes_nothing_and_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("enrolments.json");
+        let enrolments = Enrolments::at(&path);
+        let (a, b): (MachineId, MachineId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        assert_eq!(enrolments.take(&a, "guess", 100).unwrap(), None);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let code = enrolments.issue(&a, b"authority", 100).unwrap();
+        let written = || std::fs::metadata(&path).unwrap().ino();
+        let before = written();
+        let _held = files::lock(&path).unwrap();
+        assert_eq!(enrolments.take(&a, "guess", 100).unwrap(), None);
+        assert_eq!(enrolments.take(&b, &code, 100).unwrap(), None);
+        assert_eq!(written(), before);
     }
 }

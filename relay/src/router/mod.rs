@@ -176,6 +176,15 @@ impl Router {
         };
         forward::forward(request, link, permit, &context).await
     }
+
+    /// Counts a connection to the door for daemons before anything else is done for it. A load
+    /// balancer's address stands for many, and is not counted.
+    pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
+        match self.trusted_proxies.contains(&address) {
+            true => Ok(()),
+            false => self.gate.admit_address(address, Instant::now()),
+        }
+    }
 }
 
 fn machine_of(headers: &HeaderMap) -> Result<MachineId, Status> {

@@ -21,5 +21,6 @@ mod fleet;
 mod killed;
 mod load;
 mod operation;
+mod shut_out;
 mod tunnels;
 mod waiting;
