@@ -23,6 +23,7 @@ pub mod plan;
 mod preface;
 pub mod registry;
 mod relay;
+mod revocation;
 mod router;
 pub mod server;
 pub mod settings;

@@ -46,8 +46,10 @@ pub const GREETINGS_MAX: usize = 1024;
 pub const DEADLINE_GRACE_MS: u64 = 100;
 /// How long a tunnel that has to go may finish its calls.
 pub const GO_AWAY_GRACE_MS_DEFAULT: u64 = 30_000;
-/// How long a daemon may take to answer that it has to go.
+/// How long a daemon may take to answer that it has to go …
 pub const GO_AWAY_ANSWER_MS_MAX: u64 = 2_000;
+/// … and how long when it has no time to finish anything, as with a machine that was revoked.
+pub const GO_AWAY_AT_ONCE_ANSWER_MS_MAX: u64 = 500;
 
 /// Requests that wait for one machine.
 pub const BUFFER_REQUESTS_PER_MACHINE_MAX_DEFAULT: usize = 1_000;
@@ -111,7 +113,7 @@ pub const MACHINE_CERTIFICATE_LIFE: std::time::Duration =
 /// How far back a machine's certificate begins, for clocks that differ.
 pub const CERTIFICATE_BACKDATE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// How often files that a command may have changed are looked at.
-pub const STATE_POLL_MS: u64 = 1_000;
+pub const STATE_POLL_MS: u64 = 250;
 
 /// Open files besides tunnels and clients: the buffer's database, listeners, certificates being
 /// read, connections that are being greeted or turned away.
@@ -130,6 +132,8 @@ const _: () = {
     assert!(TUNNEL_WINDOW_BYTES as usize >= CALLS_PER_TUNNEL_MAX * STREAM_WINDOW_BYTES as usize);
     assert!(TUNNEL_WINDOW_BYTES <= i32::MAX as u32, "HTTP/2's own bound");
     assert!(CLIENT_WINDOW_BYTES <= i32::MAX as u32, "HTTP/2's own bound");
+    // A revocation is in force within a second, at tunnels too.
+    assert!(STATE_POLL_MS + GO_AWAY_AT_ONCE_ANSWER_MS_MAX < 1_000);
     assert!(MESSAGE_BYTES_MAX_DEFAULT <= MESSAGE_BYTES_MAX_CEILING);
     assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
     assert!(DELIVERY_RETRY_MS_MIN <= DELIVERY_RETRY_MS_MAX);

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier};
+use crate::auth::{Rate, RateLimiter, StateError, StateFolder, TokenVerifier};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
 use crate::levels::Levels;
@@ -24,6 +24,7 @@ use crate::metrics::{self, Gauges, Metrics};
 use crate::own::Own;
 use crate::plan;
 use crate::registry::EmbeddedRegistry;
+use crate::revocation::InForce;
 use crate::router::{Access, Gate, Router};
 use crate::server::Doors;
 use crate::settings::Settings;
@@ -33,14 +34,13 @@ use crate::tunnel::{Accept, Keepalive, Table};
 /// A relay that serves.
 pub struct Relay {
     settings: Settings,
-    state: StateFolder,
     doors: Doors,
     buffer: Arc<dyn Buffer>,
     table: Arc<Table>,
     own: Own,
     metrics: Arc<Metrics>,
     levels: Arc<Levels>,
-    revoked: Arc<RwLock<Revocations>>,
+    in_force: Arc<InForce>,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
 }
@@ -78,10 +78,10 @@ impl Relay {
             true => None,
             false => Some(Arc::new(Tls::load(state.clone())?)),
         };
-        let revoked = Arc::new(RwLock::new(load_revoked(&state)?));
         let verifier = TokenVerifier::new(&token_public_key(&state)?);
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
+        let in_force = InForce::load(state.clone(), table.clone())?;
         let keepalive = Keepalive {
             interval: Duration::from_millis(settings.keepalive_interval_ms),
             timeout: Duration::from_millis(settings.keepalive_timeout_ms),
@@ -95,7 +95,7 @@ impl Relay {
             buffer: buffer.clone(),
             gate: Gate {
                 access: Access::Tokens(Box::new(verifier)),
-                revoked: revoked.clone(),
+                revoked: in_force.revoked().clone(),
                 users: RateLimiter::new(rate(settings.user_calls_per_s, settings.user_calls_burst)),
                 addresses: RateLimiter::new(rate(
                     settings.address_calls_per_s,
@@ -117,6 +117,7 @@ impl Relay {
                 buffer.clone(),
                 metrics.clone(),
             )),
+            revoked: in_force.revoked().clone(),
             metrics: metrics.clone(),
             keepalive,
             tunnels_max: settings.tunnels_max,
@@ -131,7 +132,6 @@ impl Relay {
             client_tls: tls.clone().filter(|_| !settings.client_plaintext),
             tunnel_tls: tls.clone().filter(|_| !settings.tunnel_plaintext),
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
-            revoked: revoked.clone(),
             keepalive,
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
             stop: CancellationToken::new(),
@@ -141,14 +141,13 @@ impl Relay {
         let relay = Self {
             client_address: address(&clients, settings.client_listen),
             tunnel_address: address(&tunnels, settings.tunnel_listen),
-            state,
             doors: doors.clone(),
             buffer,
             table,
             own,
             metrics,
             levels: Arc::default(),
-            revoked,
+            in_force: Arc::new(in_force),
             settings,
         };
         relay.spawn_metrics().await?;
@@ -192,9 +191,8 @@ impl Relay {
                 tracing::error!(%error, "certificates not reloaded");
             }
         }
-        match load_revoked(&self.state) {
-            Ok(new) => take_revoked(&self.revoked, new, &self.table),
-            Err(error) => tracing::error!(%error, "revocations not reloaded"),
+        if let Err(error) = self.in_force.refresh() {
+            tracing::error!(%error, "revocations not reloaded");
         }
         tracing::info!("reloaded");
     }
@@ -299,22 +297,14 @@ impl Relay {
 
     /// Takes revocations up as soon as a command has written them.
     fn spawn_watch(&self) {
-        let (state, revoked) = (self.state.clone(), self.revoked.clone());
-        let (table, stop) = (self.table.clone(), self.doors.stop.clone());
+        let (in_force, stop) = (self.in_force.clone(), self.doors.stop.clone());
         tokio::spawn(async move {
-            let changed = |state: &StateFolder| {
-                let found = std::fs::metadata(state.revoked());
-                found.and_then(|file| file.modified()).ok()
-            };
             let mut seen = None;
             while !stop.is_cancelled() {
-                let now = changed(&state);
+                let now = in_force.written();
                 if now != seen {
-                    match load_revoked(&state) {
-                        Ok(new) => {
-                            take_revoked(&revoked, new, &table);
-                            seen = now;
-                        }
+                    match in_force.refresh() {
+                        Ok(()) => seen = now,
                         Err(error) => tracing::error!(%error, "revocations not read"),
                     }
                 }
@@ -325,22 +315,6 @@ impl Relay {
             }
         });
     }
-}
-
-/// Puts revocations in force, and ends the tunnels of machines that they name.
-fn take_revoked(current: &RwLock<Revocations>, new: Revocations, table: &Table) {
-    for link in table.all() {
-        if new.covers_link(link.machine(), link.certificate_issued_s()) {
-            tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
-        }
-    }
-    // No code panics while it holds the lock, so a poisoned one is still whole.
-    *current.write().unwrap_or_else(|e| e.into_inner()) = new;
-}
-
-fn load_revoked(state: &StateFolder) -> Result<Revocations, StateError> {
-    let path = state.revoked();
-    Revocations::load(&path).map_err(|source| StateError::Io { path, source })
 }
 
 fn token_public_key(state: &StateFolder) -> Result<Vec<u8>, StateError> {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX, ReadAhead};
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{MachineCertificate, Revocations, read_machine_certificate};
+use crate::auth::read_machine_certificate;
 use crate::enrol::Enrol;
 use crate::limits;
 use crate::preface;
@@ -36,8 +36,6 @@ pub struct Doors {
     pub tunnel_tls: Option<Arc<Tls>>,
     /// Lets machines enrol; `None` without TLS.
     pub enrol: Option<Arc<Enrol>>,
-    /// Machines whose certificates count no more.
-    pub revoked: Arc<RwLock<Revocations>>,
     /// How client connections are kept alive.
     pub keepalive: Keepalive,
     /// Places for client connections.
@@ -114,17 +112,10 @@ impl Doors {
         }
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let identity = match certificate.and_then(|der| read_machine_certificate(der)) {
-            Some(named) if !self.is_revoked(&named) => Identity::Machine(named),
-            Some(_) => Identity::Nobody("the machine's certificate was revoked"),
+            Some(named) => Identity::Machine(named),
             None => Identity::Nobody("no certificate that names a machine: enrol first"),
         };
         self.accept.accept(stream, &identity).await.map(drop)
-    }
-
-    fn is_revoked(&self, certificate: &MachineCertificate) -> bool {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
-        revoked.covers_machine(certificate)
     }
 
     async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {

@@ -9,7 +9,7 @@ use std::path::Path;
 use betcode_schema_tunnel::MachineId;
 use serde::{Deserialize, Serialize};
 
-use super::{Claims, MachineCertificate};
+use super::Claims;
 use crate::files;
 
 /// What was revoked.
@@ -58,13 +58,7 @@ impl Revocations {
         self.tokens.contains_key(&claims.jti) || of_user.is_some_and(|&until| claims.iat <= until)
     }
 
-    /// Whether a machine's certificate was revoked.
-    #[must_use]
-    pub fn covers_machine(&self, certificate: &MachineCertificate) -> bool {
-        self.covers_link(&certificate.machine, Some(certificate.issued_s))
-    }
-
-    /// The same for a tunnel that is open; one without a certificate has none to revoke.
+    /// Whether a machine's certificate was revoked; a tunnel without one has none to revoke.
     #[must_use]
     pub fn covers_link(&self, machine: &MachineId, issued_s: Option<u64>) -> bool {
         let until = self.machines.get(machine);

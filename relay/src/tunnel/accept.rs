@@ -1,18 +1,18 @@
 //! The greeting of a new tunnel, from the first byte to its place in the table.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
-    GreetingError, Hello, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
+    GreetingError, Hello, MachineId, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::link::{About, Keepalive};
 use super::{Link, Registered, Table};
-use crate::auth::MachineCertificate;
+use crate::auth::{MachineCertificate, Revocations};
 use crate::buffer::Deliverer;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -64,6 +64,8 @@ pub struct Accept {
     pub registry: Arc<dyn Registry>,
     /// Delivers what waited.
     pub deliverer: Arc<Deliverer>,
+    /// Machines whose certificates count no more.
+    pub revoked: Arc<RwLock<Revocations>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// How tunnels are kept alive.
@@ -140,6 +142,11 @@ impl Accept {
                 tokio::spawn(async move { link.go_away(GoAway::Replaced, grace).await });
             }
         }
+        // Once more, now that a revocation finds the tunnel: one that came before has not.
+        if self.is_revoked(link.machine(), link.certificate_issued_s()) {
+            let link = link.clone();
+            tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
+        }
         tokio::spawn({
             let (accept, link) = (self.clone(), link.clone());
             async move {
@@ -148,6 +155,8 @@ impl Accept {
                 if let Err(error) = accept.registry.release(link.machine(), link.epoch()).await {
                     tracing::warn!(machine = %link.machine(), %error, "claim not released");
                 }
+                link.gone().await;
+                accept.table.forget(&link);
             }
         });
         Ok(Some(link))
@@ -185,6 +194,12 @@ impl Accept {
         Ok((hello, epoch))
     }
 
+    fn is_revoked(&self, machine: &MachineId, certificate_issued_s: Option<u64>) -> bool {
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        revoked.covers_link(machine, certificate_issued_s)
+    }
+
     fn permit(&self, hello: &Hello, identity: &Identity) -> Result<(), (Refusal, String)> {
         if hello.protocol != PROTOCOL {
             let message = format!(
@@ -194,8 +209,12 @@ impl Accept {
             return Err((Refusal::Protocol, message));
         }
         let refused = match identity {
-            Identity::Machine(proved) if proved.machine == hello.machine_id => None,
-            Identity::Machine(_) => Some("the certificate names another machine"),
+            Identity::Machine(proved) if proved.machine != hello.machine_id => {
+                Some("the certificate names another machine")
+            }
+            Identity::Machine(proved) => self
+                .is_revoked(&proved.machine, Some(proved.issued_s))
+                .then_some("the machine's certificate was revoked"),
             Identity::Nobody(why) => Some(*why),
             Identity::AnyOnLoopback => None,
         };

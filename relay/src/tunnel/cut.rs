@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 /// Passes everything on until it is cut; from then on every read and write fails.
 pub(crate) struct Cuttable<S> {
@@ -16,15 +16,18 @@ pub(crate) struct Cuttable<S> {
     cut: CancellationToken,
     /// Wakes the reading side: there is always one, HTTP/2 reads as long as it lives.
     on_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Says that the connection is gone, and with it every call.
+    _gone: DropGuard,
 }
 
 impl<S> Cuttable<S> {
-    pub(crate) fn new(stream: S, cut: CancellationToken) -> Self {
+    pub(crate) fn new(stream: S, cut: CancellationToken, gone: DropGuard) -> Self {
         let on_cut = Box::pin(cut.clone().cancelled_owned());
         Self {
             stream,
             cut,
             on_cut,
+            _gone: gone,
         }
     }
 

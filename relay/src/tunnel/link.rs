@@ -56,6 +56,8 @@ pub struct Link {
     closed: CancellationToken,
     /// Cancelled to end the connection with the calls on it.
     cut: CancellationToken,
+    /// Cancelled when the connection is gone, with the calls that were still on it.
+    gone: CancellationToken,
 }
 
 /// A place among the calls of a tunnel and of the relay, given back when dropped.
@@ -89,7 +91,8 @@ impl Link {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let cut = CancellationToken::new();
+        let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
+        let stream = Cuttable::new(stream, cut.clone(), gone.clone().drop_guard());
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
@@ -100,7 +103,7 @@ impl Link {
             .keep_alive_interval(keepalive.interval)
             .keep_alive_timeout(keepalive.timeout)
             .keep_alive_while_idle(true)
-            .handshake::<_, TunnelBody>(TokioIo::new(Cuttable::new(stream, cut.clone())))
+            .handshake::<_, TunnelBody>(TokioIo::new(stream))
             .await?;
         let closed = CancellationToken::new();
         tokio::spawn({
@@ -123,6 +126,7 @@ impl Link {
             left: CancellationToken::new(),
             closed,
             cut,
+            gone,
         }))
     }
 
@@ -167,6 +171,11 @@ impl Link {
     /// Returns when the connection takes no more calls: it ended, or the daemon is leaving.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
+    }
+
+    /// Returns when the connection is gone: no call is on it any more.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// Returns when no new calls may be made on it, though there be some under way for long.
@@ -223,14 +232,22 @@ impl Link {
         self.kick.notified().await;
     }
 
-    /// Tells the daemon to leave, lets calls under way finish for at most `grace`, then cuts.
+    /// Tells the daemon to leave, lets calls under way finish for at most `grace`, then cuts. With
+    /// no grace at all it cuts also when the daemon was told before, with more.
     pub async fn go_away(&self, why: GoAway, grace: Duration) {
         if self.leaving.swap(true, Ordering::AcqRel) {
+            if grace.is_zero() {
+                self.cut();
+            }
             return self.closed().await;
         }
         self.left.cancel();
+        let answer_ms_max = match grace.is_zero() {
+            true => limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX,
+            false => limits::GO_AWAY_ANSWER_MS_MAX,
+        };
         let told = tokio::time::timeout(
-            Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX),
+            Duration::from_millis(answer_ms_max),
             self.call(go_away_call(self.machine(), why)),
         )
         .await;

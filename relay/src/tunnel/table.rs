@@ -1,7 +1,7 @@
 //! The newest tunnel of each machine.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use betcode_schema_tunnel::MachineId;
 
@@ -11,6 +11,9 @@ use super::Link;
 #[derive(Default)]
 pub struct Table {
     links: RwLock<HashMap<MachineId, Arc<Link>>>,
+    /// Every connection, by machine and epoch: also of tunnels that were left or replaced, on which
+    /// calls may still be under way.
+    connections: Mutex<HashMap<(MachineId, u64), Arc<Link>>>,
 }
 
 /// What became of a new tunnel.
@@ -27,6 +30,8 @@ pub enum Registered {
 impl Table {
     /// Makes `link` its machine's tunnel, unless a newer one is there.
     pub fn register(&self, link: &Arc<Link>) -> Registered {
+        let id = (link.machine().clone(), link.epoch());
+        self.lock().insert(id, link.clone());
         let mut links = self.write();
         match links.get(link.machine()) {
             Some(there) if there.epoch() > link.epoch() => Registered::Outdated,
@@ -46,6 +51,17 @@ impl Table {
             links.remove(link.machine());
         }
         mine
+    }
+
+    /// Forgets the connection of `link`, which is gone.
+    pub(crate) fn forget(&self, link: &Link) {
+        let id = (link.machine().clone(), link.epoch());
+        self.lock().remove(&id);
+    }
+
+    /// All tunnels, and those that are being left and still have their connection.
+    pub(crate) fn connections(&self) -> Vec<Arc<Link>> {
+        self.lock().values().cloned().collect()
     }
 
     /// The tunnel of a machine, if it takes calls.
@@ -74,7 +90,11 @@ impl Table {
         self.len() == 0
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
+    fn lock(&self) -> MutexGuard<'_, HashMap<(MachineId, u64), Arc<Link>>> {
+        self.connections.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    // No code panics while it holds a lock, so a poisoned one is still whole.
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<MachineId, Arc<Link>>> {
         self.links.write().unwrap_or_else(|e| e.into_inner())
     }

@@ -1,10 +1,187 @@
-//! Addresses that come too often to the door for daemons.
+//! Machines that are shut out, and addresses that come too often to the door for daemons.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
-use super::harness::until;
-use super::program::{Folder, Running};
+use betcode_relay::auth::{MachineCertificate, Revocations};
+use betcode_relay::buffer::Deliverer;
+use betcode_relay::registry::{Answer, EmbeddedRegistry, Owner, Registry};
+use betcode_relay::tunnel::{Accept, Identity};
+use betcode_schema_tunnel::{
+    Hello, MachineId, PROTOCOL, Refusal, TUNNEL_ALPN, Welcome, read_greeting, write_greeting,
+};
+use betcode_storage::SystemClock;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tonic::Code;
+
+use super::harness::{Relay, RelayOptions, until, until_async};
+use super::program::{Folder, NAME, Running, client, daemon};
+
+/// A connection to the door for daemons, by a machine's certificate, that has said nothing yet.
+async fn silent(relay: &Running, files: [PathBuf; 3]) -> TlsStream<tokio::net::TcpStream> {
+    let [authority, certificate, key] = files;
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(authority).unwrap())
+        .unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(certificate).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![TUNNEL_ALPN.to_vec()];
+    let stream = tokio::net::TcpStream::connect(relay.tunnels).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let name = NAME.try_into().unwrap();
+    connector.connect(name, stream).await.unwrap()
+}
+
+fn hello(probe: bool) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        machine_id: "m-1".parse().unwrap(),
+        instance: "test".into(),
+        version: "test".into(),
+        probe,
+    }
+}
+
+async fn greet(stream: &mut TlsStream<tokio::net::TcpStream>, probe: bool) -> Welcome {
+    write_greeting(stream, &hello(probe)).await.unwrap();
+    read_greeting(stream).await.unwrap()
+}
+
+fn is_not_permitted(welcome: &Welcome) -> bool {
+    let not_permitted = Refusal::NotPermitted;
+    matches!(welcome, Welcome::Refused { reason, .. } if *reason == not_permitted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_is_revoked_before_it_greets_gets_no_tunnel() {
+    let folder = Folder::init();
+    let relay = Running::start(&folder, (0, 0), &[]);
+    folder.enrolled(&relay, "m-1").await;
+    let files = || ["ca", "crt", "key"].map(|ending| folder.file(&format!("m-1.{ending}")));
+    let mut early = silent(&relay, files()).await;
+    // The relay looks at the certificate when TLS is done on its side.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    folder.run(&["revoke-machine", "m-1"]);
+    until_async("the machine is shut out", async || {
+        let mut probe = silent(&relay, files()).await;
+        is_not_permitted(&greet(&mut probe, true).await)
+    })
+    .await;
+    let welcome = greet(&mut early, false).await;
+    assert!(is_not_permitted(&welcome), "{welcome:?}");
+}
+
+/// A registry at which a machine is revoked just when it claims its tunnel.
+struct Revoking {
+    registry: EmbeddedRegistry,
+    revoked: Arc<RwLock<Revocations>>,
+}
+
+impl Registry for Revoking {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+        let mut revoked = self.revoked.write().unwrap();
+        revoked.machines.insert(machine.clone(), u64::MAX);
+        self.registry.claim(machine, relay_id)
+    }
+
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+        self.registry.release(machine, epoch)
+    }
+
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+        self.registry.owner(machine)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
+    let relay = Relay::start(RelayOptions::default()).await;
+    let revoked = Arc::<RwLock<Revocations>>::default();
+    let buffer = relay.buffer.clone();
+    let accept = Arc::new(Accept {
+        relay_id: "relay-test".into(),
+        table: relay.table.clone(),
+        registry: Arc::new(Revoking {
+            registry: EmbeddedRegistry::new(&SystemClock),
+            revoked: revoked.clone(),
+        }),
+        deliverer: Arc::new(Deliverer::new("relay-test".into(), buffer, Arc::default())),
+        revoked,
+        metrics: Arc::default(),
+        keepalive: RelayOptions::default().keepalive,
+        tunnels_max: 1,
+        go_away_grace: Duration::from_secs(60),
+        draining: false.into(),
+    });
+    let proved = Identity::Machine(MachineCertificate {
+        machine: "m-1".parse().unwrap(),
+        issued_s: 1,
+    });
+    let (mut daemon, stream) = tokio::io::duplex(1 << 16);
+    write_greeting(&mut daemon, &hello(false)).await.unwrap();
+    let link = accept.accept(stream, &proved).await.unwrap().unwrap();
+    let gone = tokio::time::timeout(Duration::from_secs(10), link.gone()).await;
+    assert!(gone.is_ok(), "the tunnel is still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_is_revoked_loses_the_tunnels_that_it_was_leaving_too() {
+    let folder = Folder::init();
+    let relay = Running::start(&folder, (0, 0), &[]);
+    let options = folder.enrolled(&relay, "m-1").await;
+    let authority = folder.file("authority.pem");
+    let token = folder.token("ann", &["m-1"]);
+    let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+    let mut streams = Vec::new();
+    // The first one is replaced, the second one leaves by itself, the third one stays.
+    let (_replaced, _) = daemon(options.clone()).await;
+    let open = async || {
+        let open = caller.stream("HangOpen", tokio_stream::pending()).await;
+        let mut open = open.ok()?.into_inner();
+        open.message().await.ok()??;
+        Some(open)
+    };
+    streams.push(open().await.unwrap());
+    let (leaving, echo) = daemon(options.clone()).await;
+    let arrived = || echo.seen.hanging.load(std::sync::atomic::Ordering::SeqCst);
+    until_async("a call goes through the second tunnel", async || {
+        streams.extend(open().await);
+        arrived() == 1
+    })
+    .await;
+    tokio::spawn(leaving.stop(Duration::from_secs(60)));
+    until_async("the second tunnel is left", async || open().await.is_none()).await;
+    let (_stays, echo) = daemon(options).await;
+    until_async("a call goes through the third tunnel", async || {
+        streams.extend(open().await);
+        echo.seen.hanging.load(std::sync::atomic::Ordering::SeqCst) == 1
+    })
+    .await;
+    folder.run(&["revoke-machine", "m-1"]);
+    for mut stream in streams {
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.message()).await;
+        let ended = ended
+            .expect("a call of a revoked machine goes on")
+            .unwrap_err();
+        assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons() {
