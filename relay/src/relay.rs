@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Rate, RateLimiter, StateError, StateFolder, TokenVerifier};
+use crate::auth::{LiveTokens, Rate, RateLimiter, StateError, StateFolder, TokenVerifier};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
 use crate::levels::Levels;
@@ -81,7 +81,8 @@ impl Relay {
         let verifier = TokenVerifier::new(&token_public_key(&state)?);
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
-        let in_force = InForce::load(state.clone(), table.clone())?;
+        let live = Arc::new(LiveTokens::default());
+        let in_force = InForce::load(state.clone(), table.clone(), live.clone())?;
         let keepalive = Keepalive {
             interval: Duration::from_millis(settings.keepalive_interval_ms),
             timeout: Duration::from_millis(settings.keepalive_timeout_ms),
@@ -96,6 +97,7 @@ impl Relay {
             gate: Gate {
                 access: Access::Tokens(Box::new(verifier)),
                 revoked: in_force.revoked().clone(),
+                live,
                 users: RateLimiter::new(rate(settings.user_calls_per_s, settings.user_calls_burst)),
                 addresses: RateLimiter::new(rate(
                     settings.address_calls_per_s,

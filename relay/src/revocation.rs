@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use betcode_schema_tunnel::metadata::GoAway;
 
-use crate::auth::{Revocations, StateError, StateFolder};
+use crate::auth::{LiveTokens, Revocations, StateError, StateFolder};
 use crate::tunnel::Table;
 
 /// The list in force, and what was admitted under earlier ones.
@@ -14,6 +14,7 @@ pub(crate) struct InForce {
     state: StateFolder,
     current: Arc<RwLock<Revocations>>,
     table: Arc<Table>,
+    live: Arc<LiveTokens>,
     /// Held while a list is read and put in force, so that an older one never follows a newer.
     turn: Mutex<()>,
 }
@@ -23,12 +24,17 @@ impl InForce {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) fn load(state: StateFolder, table: Arc<Table>) -> Result<Self, StateError> {
+    pub(crate) fn load(
+        state: StateFolder,
+        table: Arc<Table>,
+        live: Arc<LiveTokens>,
+    ) -> Result<Self, StateError> {
         let current = Arc::new(RwLock::new(read(&state)?));
         Ok(Self {
             state,
             current,
             table,
+            live,
             turn: Mutex::default(),
         })
     }
@@ -45,7 +51,7 @@ impl InForce {
         Some((file.modified().ok()?, file.ino(), file.len()))
     }
 
-    /// Reads the list again, puts it in force, and ends the tunnels that it names.
+    /// Reads the list again, puts it in force, and ends the calls and tunnels that it names.
     ///
     /// # Errors
     /// When it cannot be read; the old one stays in force then.
@@ -55,6 +61,7 @@ impl InForce {
         let new = read(&self.state)?;
         // The list first: who is admitted from here on has met it, all others are found below.
         *self.current.write().unwrap_or_else(|e| e.into_inner()) = new.clone();
+        self.live.end_revoked(&new);
         for link in self.table.connections() {
             if new.covers_link(link.machine(), link.certificate_issued_s()) {
                 tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
@@ -77,7 +84,7 @@ mod tests {
     fn two_writings_within_one_tick_of_the_clock_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let in_force = InForce::load(state.clone(), Arc::default()).unwrap();
+        let in_force = InForce::load(state.clone(), Arc::default(), Arc::default()).unwrap();
         let write = |user: &str| {
             let path = state.revoked();
             let revoke = |revoked: &mut Revocations| {

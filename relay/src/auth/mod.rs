@@ -3,12 +3,15 @@
 mod authority;
 mod ed25519;
 mod enrolment;
+mod live;
 mod rate;
 mod revoked;
 mod token;
 
 pub use authority::{MachineCertificate, StateError, StateFolder, read_machine_certificate};
 pub use enrolment::Enrolments;
+pub(crate) use live::InUse;
+pub use live::LiveTokens;
 pub use rate::{Rate, RateLimiter};
 pub use revoked::Revocations;
 pub use token::{Claims, InvalidToken, TokenIssuer, TokenVerifier};
@@ -22,6 +25,19 @@ pub struct Caller {
     pub user: String,
     /// Machines that the token names.
     pub machines: Vec<MachineId>,
+    /// The token; `None` where callers need none.
+    pub token: Option<Token>,
+}
+
+/// What of a token decides how long its calls may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: String,
+    /// When it was issued, Unix seconds.
+    pub issued_s: u64,
+    /// When it ends, Unix seconds.
+    pub end_s: u64,
 }
 
 impl Caller {

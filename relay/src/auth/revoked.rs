@@ -54,8 +54,14 @@ impl Revocations {
     /// Whether a token was revoked.
     #[must_use]
     pub fn covers(&self, claims: &Claims) -> bool {
-        let of_user = self.users.get(&claims.sub);
-        self.tokens.contains_key(&claims.jti) || of_user.is_some_and(|&until| claims.iat <= until)
+        self.covers_token(&claims.sub, &claims.jti, claims.iat)
+    }
+
+    /// The same for a token with calls under way.
+    #[must_use]
+    pub fn covers_token(&self, user: &str, id: &str, issued_s: u64) -> bool {
+        let of_user = self.users.get(user);
+        self.tokens.contains_key(id) || of_user.is_some_and(|&until| issued_s <= until)
     }
 
     /// Whether a machine's certificate was revoked; a tunnel without one has none to revoke.

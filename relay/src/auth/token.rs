@@ -4,7 +4,7 @@ use betcode_schema_tunnel::MachineId;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, ed25519};
+use super::{Caller, Token, ed25519};
 use crate::limits;
 
 /// Issuer that tokens name.
@@ -146,6 +146,11 @@ impl TokenVerifier {
         Ok(Caller {
             user: claims.sub,
             machines: claims.machines,
+            token: Some(Token {
+                id: claims.jti,
+                issued_s: claims.iat,
+                end_s: claims.exp,
+            }),
         })
     }
 }

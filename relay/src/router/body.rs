@@ -2,15 +2,15 @@
 //! so what a slow reader leaves waiting is bounded by HTTP/2's windows.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::join::Joined;
@@ -113,58 +113,113 @@ pub(crate) enum RelayBody {
     /// The relay's own.
     Own(tonic::body::Body),
     /// A daemon's.
-    Through(Box<ThroughBody>),
+    Through(ThroughBody),
 }
 
-/// A daemon's answer. It ends with trailers in any case: when the tunnel breaks or the deadline
-/// passes, the relay writes the ones that the daemon no longer can.
+/// A daemon's answer. It ends with trailers in any case: when the tunnel breaks or the call has to
+/// end, the relay writes the ones that the daemon no longer can.
 pub(crate) struct ThroughBody {
+    answer: Arc<Mutex<Answer>>,
+    /// Ends the answer when it is time. HTTP/2 does not ask for the next frame before the client
+    /// has taken the last one, so a client that does not read would keep its call for ever.
+    _watch: Option<AbortOnDropHandle<()>>,
+}
+
+/// What is under way of an answer.
+pub(crate) struct Answer {
     pub(crate) from_daemon: Option<Joined<Incoming>>,
     pub(crate) verdict: Arc<Verdict>,
-    pub(crate) deadline: Option<Pin<Box<Sleep>>>,
     /// Ends the request's body when the answer is over or unwanted.
     pub(crate) abandon: Option<DropGuard>,
     /// Counts the call as under way until its answer is over.
     pub(crate) permit: Option<CallPermit>,
+    /// What the client is told instead of the rest.
+    pub(crate) ended: Option<Status>,
+    /// Who waits for the next frame.
+    pub(crate) reader: Option<Waker>,
 }
 
 impl ThroughBody {
+    /// Passes an answer on until `end`, which says with what.
+    pub(crate) fn until(
+        answer: Answer,
+        end: impl Future<Output = Status> + Send + 'static,
+    ) -> Self {
+        let has_ended = answer.is_end_stream();
+        let answer = Arc::new(Mutex::new(answer));
+        let watched = Arc::downgrade(&answer);
+        let watch = async move {
+            let ended = end.await;
+            if let Some(answer) = watched.upgrade() {
+                lock(&answer).end(ended);
+            }
+        };
+        Self {
+            answer,
+            _watch: (!has_ended).then(|| AbortOnDropHandle::new(tokio::spawn(watch))),
+        }
+    }
+}
+
+// No code panics while it holds the lock, so a poisoned one is still whole.
+fn lock(answer: &Mutex<Answer>) -> MutexGuard<'_, Answer> {
+    answer.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Answer {
+    fn end(&mut self, status: Status) {
+        if self.from_daemon.is_none() {
+            return;
+        }
+        self.finish();
+        self.ended = Some(status);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
     fn finish(&mut self) {
         self.from_daemon = None;
-        self.deadline = None;
         self.abandon = None;
         self.permit = None;
     }
 
+    fn is_end_stream(&self) -> bool {
+        match &self.from_daemon {
+            Some(from_daemon) => from_daemon.is_end_stream(),
+            None => self.ended.is_none(),
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        if let Some(ended) = self.ended.take() {
+            return Poll::Ready(Some(Frame::trailers(status::trailers(&ended))));
+        }
         let Some(from_daemon) = &mut self.from_daemon else {
             return Poll::Ready(None);
         };
-        let ended = match Pin::new(from_daemon).poll_frame(cx) {
+        match Pin::new(from_daemon).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     self.finish();
                 }
-                return Poll::Ready(Some(frame));
+                Poll::Ready(Some(frame))
             }
             Poll::Ready(None) => {
                 self.finish();
-                return Poll::Ready(None);
+                Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
                 let verdict = self.verdict.get();
-                verdict.unwrap_or_else(|| status::of_broken_tunnel(&error))
+                let ended = verdict.unwrap_or_else(|| status::of_broken_tunnel(&error));
+                self.finish();
+                Poll::Ready(Some(Frame::trailers(status::trailers(&ended))))
             }
-            Poll::Pending => match &mut self.deadline {
-                Some(deadline) => {
-                    std::task::ready!(deadline.as_mut().poll(cx));
-                    status::deadline()
-                }
-                None => return Poll::Pending,
-            },
-        };
-        self.finish();
-        Poll::Ready(Some(Frame::trailers(status::trailers(&ended))))
+            Poll::Pending => {
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -178,17 +233,14 @@ impl Body for RelayBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Through(body) => body.poll(cx).map(|frame| frame.map(Ok)),
+            Self::Through(body) => lock(&body.answer).poll(cx).map(|frame| frame.map(Ok)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Through(body) => match &body.from_daemon {
-                Some(from_daemon) => from_daemon.is_end_stream(),
-                None => true,
-            },
+            Self::Through(body) => lock(&body.answer).is_end_stream(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One call through one tunnel.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use betcode_schema_tunnel::metadata;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
@@ -9,11 +8,11 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::body::{LiveBody, RelayBody, ThroughBody, TunnelBody, Verdict};
+use super::body::{Answer, LiveBody, RelayBody, ThroughBody, TunnelBody, Verdict};
+use super::end::End;
 use super::join::Joined;
 use super::meter::MessageMeter;
-use super::{deadline, status};
-use crate::limits;
+use super::status;
 use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
 
 /// What a call is given on its way.
@@ -24,17 +23,15 @@ pub(super) struct Context<'a> {
 }
 
 /// Passes a call on and returns the daemon's answer as it begins; the rest of both directions
-/// flows while the client reads. Dropping the future or the answer cancels the call.
+/// flows while the client reads, until `end`. Dropping the future or the answer cancels the call.
 pub(super) async fn forward(
     request: Request<Incoming>,
     link: &Link,
     permit: CallPermit,
+    end: End,
     context: &Context<'_>,
 ) -> Result<Response<RelayBody>, Status> {
     let (mut head, from_client) = request.into_parts();
-    let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS);
-    let deadline = deadline::timeout(&head.headers)
-        .map(|timeout| Box::pin(tokio::time::sleep(timeout.saturating_add(grace))));
     set_metadata(&mut head.headers, context.user, context.relay_id)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = call_uri(link.machine(), path);
@@ -49,13 +46,9 @@ pub(super) async fn forward(
         abandoned: Box::pin(abandoned.clone().cancelled_owned()),
     });
     let abandon = abandoned.drop_guard();
-    let call = link.call(Request::from_parts(head, body));
-    let (answered, deadline) = match deadline {
-        None => (call.await, None),
-        Some(mut deadline) => tokio::select! {
-            answered = call => (answered, Some(deadline)),
-            () = &mut deadline => return Err(status::deadline()),
-        },
+    let answered = tokio::select! {
+        answered = link.call(Request::from_parts(head, body)) => answered,
+        ended = end.passed() => return Err(ended),
     };
     let response = answered.map_err(|error| match (&error, verdict.get()) {
         (_, Some(verdict)) => verdict,
@@ -63,13 +56,16 @@ pub(super) async fn forward(
         (LinkError::Broken(error), None) => status::of_broken_tunnel(error),
     })?;
     Ok(response.map(|from_daemon| {
-        RelayBody::Through(Box::new(ThroughBody {
+        let answer = Answer {
             from_daemon: Some(Joined::new(from_daemon)),
             verdict,
-            deadline,
             abandon: Some(abandon),
             permit: Some(permit),
-        }))
+            ended: None,
+            reader: None,
+        };
+        let end = async move { end.passed().await };
+        RelayBody::Through(ThroughBody::until(answer, end))
     }))
 }
 

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
-use crate::auth::{Caller, RateLimiter, Revocations, TokenVerifier};
+use crate::auth::{Caller, InUse, LiveTokens, RateLimiter, Revocations, TokenVerifier};
 
 /// How clients prove who they are.
 pub enum Access {
@@ -25,6 +25,8 @@ pub struct Gate {
     pub access: Access,
     /// What was revoked; replaced when the file changes.
     pub revoked: Arc<RwLock<Revocations>>,
+    /// Tokens with calls under way.
+    pub live: Arc<LiveTokens>,
     /// Calls by user.
     pub users: RateLimiter<String>,
     /// Calls by address.
@@ -41,30 +43,42 @@ impl Gate {
         taken.map_err(|wait| too_fast("this address", wait))
     }
 
-    /// The caller behind a call.
+    /// The caller behind a call, and the call's hold on the token.
     ///
     /// # Errors
     /// UNAUTHENTICATED without a valid token, RESOURCE_EXHAUSTED over the user's rate.
-    pub(crate) fn caller(&self, headers: &HeaderMap, now: Instant) -> Result<Caller, Status> {
-        let caller = match &self.access {
-            Access::Open => Caller {
-                user: String::new(),
-                machines: machine_asked_for(headers),
-            },
+    pub(crate) fn caller(
+        &self,
+        headers: &HeaderMap,
+        now: Instant,
+    ) -> Result<(Caller, Option<InUse>), Status> {
+        let (caller, token) = match &self.access {
+            Access::Open => {
+                let caller = Caller {
+                    user: String::new(),
+                    machines: machine_asked_for(headers),
+                    token: None,
+                };
+                (caller, None)
+            }
             Access::Tokens(verifier) => {
                 let authorization = headers.get(http::header::AUTHORIZATION);
                 // No code panics while it holds the lock, so a poisoned one is still whole.
                 let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
-                verifier
+                let caller = verifier
                     .verify(authorization.map(|value| value.as_bytes()), |claims| {
                         revoked.covers(claims)
                     })
-                    .map_err(|error| Status::unauthenticated(error.to_string()))?
+                    .map_err(|error| Status::unauthenticated(error.to_string()))?;
+                // Under the lock of the check: a later revocation finds the call.
+                let token = caller.token.as_ref();
+                let token = token.map(|token| self.live.enter(&caller.user, token));
+                (caller, token)
             }
         };
         let taken = self.users.take(&caller.user, now);
         taken.map_err(|wait| too_fast("this user", wait))?;
-        Ok(caller)
+        Ok((caller, token))
     }
 }
 
@@ -114,6 +128,7 @@ mod tests {
         let gate = Gate {
             access: Access::Open,
             revoked: Arc::default(),
+            live: Arc::default(),
             users: RateLimiter::new(rate),
             addresses: RateLimiter::new(rate),
         };

@@ -5,6 +5,7 @@
 
 mod body;
 mod deadline;
+mod end;
 mod forward;
 mod gate;
 mod join;
@@ -29,6 +30,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
+use self::end::End;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
@@ -125,7 +127,7 @@ impl Router {
     ) -> Result<Response<RelayBody>, Status> {
         let now = Instant::now();
         self.gate.admit_address(address, now)?;
-        let caller = self.gate.caller(request.headers(), now)?;
+        let (caller, token) = self.gate.caller(request.headers(), now)?;
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
@@ -152,7 +154,8 @@ impl Router {
             return Err(told);
         }
         let link = link.ok_or_else(status::offline)?;
-        self.forward(request, &caller, &link).await
+        let end = End::of(request.headers(), token);
+        self.forward(request, &caller, &link, end).await
     }
 
     async fn forward(
@@ -160,6 +163,7 @@ impl Router {
         request: Request<Incoming>,
         caller: &Caller,
         link: &Link,
+        end: End,
     ) -> Result<Response<RelayBody>, Status> {
         let of_relay = self.calls.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted("the relay has as many calls under way as it may; try later")
@@ -174,7 +178,7 @@ impl Router {
             user: &caller.user,
             message_bytes_max: self.message_bytes_max,
         };
-        forward::forward(request, link, permit, &context).await
+        forward::forward(request, link, permit, end, &context).await
     }
 
     /// Counts a connection to the door for daemons before anything else is done for it. A load

@@ -60,6 +60,7 @@ pub(crate) struct Seen {
     pub(crate) hanging: AtomicUsize,
     pub(crate) sent_messages: AtomicUsize,
     pub(crate) received_messages: AtomicUsize,
+    pub(crate) streaming: AtomicUsize,
     refuse_next: AtomicUsize,
     fail_next: AtomicUsize,
     slow_next: AtomicUsize,
@@ -158,6 +159,14 @@ impl Drop for Hanging {
     }
 }
 
+struct Sending(Arc<Seen>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.streaming.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 async fn answer(
     seen: Arc<Seen>,
     path: String,
@@ -227,7 +236,10 @@ async fn answer(
             let numbers: Vec<u64> = asked.split(' ').map(|n| n.parse().unwrap_or(0)).collect();
             let (count, size, pause_us) = (numbers[0], numbers[1] as usize, numbers[2]);
             let (send, receive) = tokio::sync::mpsc::channel(1);
+            seen.streaming.fetch_add(1, Ordering::SeqCst);
+            let sending = Sending(seen.clone());
             tokio::spawn(async move {
+                let _sending = sending;
                 for index in 0..count {
                     let mut message = vec![b'.'; size.max(8)];
                     message[..8].copy_from_slice(&index.to_be_bytes());

@@ -78,6 +78,7 @@ impl Relay {
             gate: Gate {
                 access: Access::Open,
                 revoked: Arc::default(),
+                live: Arc::default(),
                 users: RateLimiter::new(limitless),
                 addresses: RateLimiter::new(limitless),
             },
@@ -257,16 +258,13 @@ impl Client {
         self.ready().await?.unary(request, path, Raw).await
     }
 
-    pub(crate) async fn stream<S>(
+    pub(crate) async fn stream(
         &self,
         method: &str,
-        messages: S,
-    ) -> Result<Response<Streaming<Bytes>>, Status>
-    where
-        S: tokio_stream::Stream<Item = Bytes> + Send + 'static,
-    {
+        messages: impl tonic::IntoStreamingRequest<Message = Bytes>,
+    ) -> Result<Response<Streaming<Bytes>>, Status> {
         let path = format!("/test.Echo/{method}").parse().unwrap();
-        let request = self.address(Request::new(messages));
+        let request = self.address(messages.into_streaming_request());
         self.ready().await?.streaming(request, path, Raw).await
     }
 

@@ -15,6 +15,7 @@ mod random;
 mod calls;
 mod credentials;
 mod damaged;
+mod ends;
 mod everyone;
 mod figures;
 mod fleet;

@@ -1,0 +1,59 @@
+//! When a call ends, whatever its two sides do: at its deadline, and with its token.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderMap;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{deadline, status};
+use crate::auth::{InUse, InvalidToken};
+use crate::limits;
+
+/// The end of one call.
+pub(super) struct End {
+    deadline: Option<Instant>,
+    /// The token, and when it ends.
+    token: Option<(InUse, Option<Instant>)>,
+}
+
+impl End {
+    /// The end of a call with these headers, made with this token.
+    pub(super) fn of(headers: &HeaderMap, token: Option<InUse>) -> Self {
+        let now = Instant::now();
+        let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS);
+        let deadline = deadline::timeout(headers)
+            .and_then(|timeout| now.checked_add(timeout.saturating_add(grace)));
+        let token = token.map(|token| {
+            let end_s = token.end_s().saturating_add(limits::TOKEN_LEEWAY_S);
+            let today = SystemTime::now().duration_since(UNIX_EPOCH);
+            let left = Duration::from_secs(end_s).saturating_sub(today.unwrap_or_default());
+            let ends = now.checked_add(left);
+            (token, ends)
+        });
+        Self { deadline, token }
+    }
+
+    /// Returns when the call has to end, with what its caller is told.
+    pub(super) async fn passed(&self) -> Status {
+        let revoked = async {
+            match &self.token {
+                Some((token, _)) => token.revoked().await,
+                None => std::future::pending().await,
+            }
+        };
+        let token_ends = self.token.as_ref().and_then(|(_, ends)| *ends);
+        tokio::select! {
+            () = at(self.deadline) => status::deadline(),
+            () = at(token_ends) => Status::unauthenticated(InvalidToken::Expired.to_string()),
+            () = revoked => Status::unauthenticated(InvalidToken::Revoked.to_string()),
+        }
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
