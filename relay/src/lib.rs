@@ -31,4 +31,4 @@ pub mod tls;
 pub mod tunnel;
 
 pub use relay::{Relay, StartError};
-pub use router::{Access, Gate, Router};
+pub use router::{Access, Gate, Intake, Router};

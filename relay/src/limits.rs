@@ -57,6 +57,10 @@ pub const BUFFER_REQUESTS_PER_MACHINE_MAX_DEFAULT: usize = 1_000;
 pub const BUFFER_REQUESTS_MAX_DEFAULT: usize = 10_000;
 /// Bytes of one request that waits, body and metadata.
 pub const BUFFER_REQUEST_BYTES_MAX: usize = 1_000_000;
+/// Bytes of requests that may wait, of any caller, while they are taken in: memory.
+pub const INTAKE_BYTES_MAX: usize = 64 << 20;
+/// How long a request that may wait may take to be whole.
+pub const INTAKE_MS_MAX: u64 = 30_000;
 /// Bytes of all requests that wait.
 pub const BUFFER_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 /// How long a request waits.
@@ -132,6 +136,7 @@ const _: () = {
     assert!(TUNNEL_WINDOW_BYTES as usize >= CALLS_PER_TUNNEL_MAX * STREAM_WINDOW_BYTES as usize);
     assert!(TUNNEL_WINDOW_BYTES <= i32::MAX as u32, "HTTP/2's own bound");
     assert!(CLIENT_WINDOW_BYTES <= i32::MAX as u32, "HTTP/2's own bound");
+    assert!(BUFFER_REQUEST_BYTES_MAX <= INTAKE_BYTES_MAX);
     // A revocation is in force within a second, at tunnels too.
     assert!(STATE_POLL_MS + GO_AWAY_AT_ONCE_ANSWER_MS_MAX < 1_000);
     assert!(MESSAGE_BYTES_MAX_DEFAULT <= MESSAGE_BYTES_MAX_CEILING);

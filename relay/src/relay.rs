@@ -25,7 +25,7 @@ use crate::own::Own;
 use crate::plan;
 use crate::registry::EmbeddedRegistry;
 use crate::revocation::InForce;
-use crate::router::{Access, Gate, Router};
+use crate::router::{Access, Gate, Intake, Router};
 use crate::server::Doors;
 use crate::settings::Settings;
 use crate::tls::{Tls, TlsError};
@@ -105,6 +105,7 @@ impl Relay {
                 )),
             },
             calls: Arc::new(Semaphore::new(settings.calls_max)),
+            intake: Intake::default(),
             message_bytes_max: settings.message_bytes_max,
             trusted_proxies: settings.trusted_proxies.clone(),
             metrics: metrics.clone(),

@@ -44,7 +44,7 @@ fn cancelled() -> BoxError {
 pub(crate) enum TunnelBody {
     /// From a client that is connected.
     Live(LiveBody),
-    /// From the buffer, or empty.
+    /// One that the relay has whole, or empty.
     Kept(Full<Bytes>),
 }
 

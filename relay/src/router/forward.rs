@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use betcode_schema_tunnel::metadata;
+use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -22,16 +25,24 @@ pub(super) struct Context<'a> {
     pub(super) message_bytes_max: u64,
 }
 
+/// A request's body as the relay has it.
+pub(super) enum Sent {
+    /// Still coming from the client.
+    Live(Incoming),
+    /// All of it.
+    Whole(Bytes),
+}
+
 /// Passes a call on and returns the daemon's answer as it begins; the rest of both directions
 /// flows while the client reads, until `end`. Dropping the future or the answer cancels the call.
 pub(super) async fn forward(
-    request: Request<Incoming>,
+    mut head: Parts,
+    sent: Sent,
     link: &Link,
     permit: CallPermit,
     end: End,
     context: &Context<'_>,
 ) -> Result<Response<RelayBody>, Status> {
-    let (mut head, from_client) = request.into_parts();
     set_metadata(&mut head.headers, context.user, context.relay_id)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = call_uri(link.machine(), path);
@@ -39,12 +50,19 @@ pub(super) async fn forward(
 
     let verdict = Arc::new(Verdict::default());
     let abandoned = CancellationToken::new();
-    let body = TunnelBody::Live(LiveBody {
-        from_client: Joined::new(from_client),
-        meter: MessageMeter::new(context.message_bytes_max),
-        verdict: verdict.clone(),
-        abandoned: Box::pin(abandoned.clone().cancelled_owned()),
-    });
+    let mut meter = MessageMeter::new(context.message_bytes_max);
+    let body = match sent {
+        Sent::Live(from_client) => TunnelBody::Live(LiveBody {
+            from_client: Joined::new(from_client),
+            meter,
+            verdict: verdict.clone(),
+            abandoned: Box::pin(abandoned.clone().cancelled_owned()),
+        }),
+        Sent::Whole(body) => {
+            meter.pass(&body).map_err(status::too_big)?;
+            TunnelBody::Kept(Full::new(body))
+        }
+    };
     let abandon = abandoned.drop_guard();
     let answered = tokio::select! {
         answered = link.call(Request::from_parts(head, body)) => answered,

@@ -8,6 +8,7 @@ mod deadline;
 mod end;
 mod forward;
 mod gate;
+mod intake;
 mod join;
 mod meter;
 mod status;
@@ -17,20 +18,24 @@ mod wait;
 pub(crate) use body::{RelayBody, TunnelBody};
 pub(crate) use forward::set_metadata;
 pub use gate::{Access, Gate};
+pub use intake::Intake;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use betcode_schema_tunnel::{CONTROL_PREFIX, MachineId, metadata};
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
 use self::end::End;
+use self::forward::Sent;
+use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
@@ -48,6 +53,8 @@ pub struct Router {
     pub gate: Gate,
     /// Places for calls under way in the whole relay.
     pub calls: Arc<Semaphore>,
+    /// Room for requests that may wait while they are taken in.
+    pub intake: Intake,
     /// Bytes of one message at most.
     pub message_bytes_max: u64,
     /// Load balancers whose word on a caller's address is taken.
@@ -138,37 +145,71 @@ impl Router {
         if request.uri().path().starts_with(CONTROL_PREFIX) {
             return Err(Status::permission_denied("this method is the relay's own"));
         }
-        let link = self.table.find(&machine);
-        if let Some(may_wait) = wait::may_wait(request.headers())?
-            && (link.is_none() || wait::must_queue(&*self.buffer, &machine, &may_wait))
-        {
-            let id = machine.clone();
-            let told = wait::keep(request, may_wait, &caller, machine, &self.buffer).await;
-            if told.metadata().contains_key(metadata::BUFFERED) {
-                self.metrics.buffered();
-            }
-            // The tunnel may have come while the request was written.
-            if let Some(link) = self.table.find(&id) {
-                link.kick();
-            }
-            return Err(told);
-        }
-        let link = link.ok_or_else(status::offline)?;
+        let may_wait = wait::may_wait(request.headers())?;
         let end = End::of(request.headers(), token);
-        self.forward(request, &caller, &link, end).await
+        let (head, body) = request.into_parts();
+        if let Some(may_wait) = may_wait {
+            let call = (head, body);
+            return self
+                .route_waiting(call, may_wait, &caller, machine, end)
+                .await;
+        }
+        let link = self.table.find(&machine).ok_or_else(status::offline)?;
+        let place = self.place()?;
+        self.forward(head, Sent::Live(body), &caller, &link, place, end)
+            .await
+    }
+
+    /// Takes a request in that may wait, and passes it on or keeps it.
+    async fn route_waiting(
+        &self,
+        (head, body): (Parts, Incoming),
+        may_wait: MayWait,
+        caller: &Caller,
+        machine: MachineId,
+        end: End,
+    ) -> Result<Response<RelayBody>, Status> {
+        let place = self.place()?;
+        let taken = tokio::select! {
+            taken = self.intake.take(body) => taken?,
+            ended = end.passed() => return Err(ended),
+        };
+        // Looked up now: the machine may have come or gone while the request was taken in.
+        if let Some(link) = self.table.find(&machine)
+            && !wait::must_queue(&*self.buffer, &machine, &may_wait)
+        {
+            let sent = Sent::Whole(taken.body.clone());
+            return self.forward(head, sent, caller, &link, place, end).await;
+        }
+        let (id, buffer) = (machine.clone(), &self.buffer);
+        let told = wait::keep(&head, taken.body.clone(), may_wait, caller, machine, buffer).await;
+        if told.metadata().contains_key(metadata::BUFFERED) {
+            self.metrics.buffered();
+        }
+        // The tunnel may have come while the request was written.
+        if let Some(link) = self.table.find(&id) {
+            link.kick();
+        }
+        Err(told)
+    }
+
+    /// A place among the calls of the relay.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.calls.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted("the relay has as many calls under way as it may; try later")
+        })
     }
 
     async fn forward(
         &self,
-        request: Request<Incoming>,
+        head: Parts,
+        sent: Sent,
         caller: &Caller,
         link: &Link,
+        place: OwnedSemaphorePermit,
         end: End,
     ) -> Result<Response<RelayBody>, Status> {
-        let of_relay = self.calls.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted("the relay has as many calls under way as it may; try later")
-        })?;
-        let permit = link.permit(Some(of_relay)).ok_or_else(|| {
+        let permit = link.permit(Some(place)).ok_or_else(|| {
             Status::resource_exhausted(
                 "the machine has as many calls under way as it may; end some, or try later",
             )
@@ -178,7 +219,7 @@ impl Router {
             user: &caller.user,
             message_bytes_max: self.message_bytes_max,
         };
-        forward::forward(request, link, permit, end, &context).await
+        forward::forward(head, sent, link, permit, end, &context).await
     }
 
     /// Counts a connection to the door for daemons before anything else is done for it. A load

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use betcode_schema_tunnel::{MachineId, metadata};
 use bytes::Bytes;
-use http::{HeaderMap, Request, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http::request::Parts;
+use http::{HeaderMap, header};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -84,15 +83,25 @@ pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &Ma
 /// Keeps the request and returns what its caller is told, which is never OK: the daemon has not
 /// done anything yet.
 pub(super) async fn keep(
-    request: Request<Incoming>,
+    head: &Parts,
+    body: Bytes,
     may_wait: MayWait,
     caller: &Caller,
     machine: MachineId,
     buffer: &Arc<dyn Buffer>,
 ) -> Status {
-    let waiting = match take(request, may_wait, caller, machine).await {
-        Ok(waiting) => waiting,
+    let metadata = match kept_metadata(&head.headers) {
+        Ok(metadata) => metadata,
         Err(status) => return status,
+    };
+    let waiting = Waiting {
+        machine,
+        key: may_wait.key,
+        priority: may_wait.priority,
+        user: caller.user.clone(),
+        path: head.uri.path().to_owned(),
+        metadata,
+        body,
     };
     match buffer.put(waiting).await {
         Ok(Placed::Buffered) => buffered(),
@@ -101,40 +110,7 @@ pub(super) async fn keep(
     }
 }
 
-async fn take(
-    request: Request<Incoming>,
-    may_wait: MayWait,
-    caller: &Caller,
-    machine: MachineId,
-) -> Result<Waiting, Status> {
-    let (head, body) = request.into_parts();
-    let bytes_max = limits::BUFFER_REQUEST_BYTES_MAX;
-    let collected = Limited::new(body, bytes_max).collect().await;
-    let body = collected.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            let bytes = bytes_max + 1;
-            return refused(&BufferError::TooBig { bytes, bytes_max });
-        }
-        Status::cancelled("the request ended before it was whole")
-    })?;
-    let body = body.to_bytes();
-    if !is_one_message(&body) {
-        return Err(Status::invalid_argument(
-            "only a unary request may wait: one whole message",
-        ));
-    }
-    Ok(Waiting {
-        machine,
-        key: may_wait.key,
-        priority: may_wait.priority,
-        user: caller.user.clone(),
-        path: head.uri.path().to_owned(),
-        metadata: kept_metadata(&head.headers)?,
-        body,
-    })
-}
-
-fn is_one_message(body: &Bytes) -> bool {
+pub(super) fn is_one_message(body: &Bytes) -> bool {
     let Some(prefix) = body.first_chunk::<PREFIX_BYTES>() else {
         return false;
     };
@@ -186,7 +162,7 @@ fn settled(code: Code) -> Status {
     status
 }
 
-fn refused(error: &BufferError) -> Status {
+pub(super) fn refused(error: &BufferError) -> Status {
     let code = match error {
         BufferError::MachineFull { .. } | BufferError::Full { .. } | BufferError::TooBig { .. } => {
             Code::ResourceExhausted

@@ -10,7 +10,7 @@ use betcode_relay::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use betcode_relay::registry::EmbeddedRegistry;
 use betcode_relay::server::Doors;
 use betcode_relay::tunnel::{Accept, Keepalive, Table};
-use betcode_relay::{Access, Gate, Router, limits};
+use betcode_relay::{Access, Gate, Intake, Router, limits};
 use betcode_schema_tunnel::{MachineId, metadata};
 use betcode_storage::SystemClock;
 use bytes::Bytes;
@@ -37,6 +37,7 @@ pub(crate) struct RelayOptions {
     pub(crate) go_away_grace: Duration,
     pub(crate) message_bytes_max: u64,
     pub(crate) tunnels_max: usize,
+    pub(crate) calls_max: usize,
     pub(crate) buffer: BufferOptions,
 }
 
@@ -50,6 +51,7 @@ impl Default for RelayOptions {
             go_away_grace: Duration::from_secs(5),
             message_bytes_max: limits::MESSAGE_BYTES_MAX_DEFAULT,
             tunnels_max: limits::TUNNELS_MAX_DEFAULT,
+            calls_max: limits::CALLS_MAX_DEFAULT,
             buffer: BufferOptions::default(),
         }
     }
@@ -82,7 +84,8 @@ impl Relay {
                 users: RateLimiter::new(limitless),
                 addresses: RateLimiter::new(limitless),
             },
-            calls: Arc::new(Semaphore::new(limits::CALLS_MAX_DEFAULT)),
+            calls: Arc::new(Semaphore::new(options.calls_max)),
+            intake: Intake::default(),
             message_bytes_max: options.message_bytes_max,
             trusted_proxies: Vec::new(),
             metrics: Arc::default(),

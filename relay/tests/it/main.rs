@@ -11,6 +11,7 @@ mod echo;
 mod harness;
 mod program;
 mod random;
+mod wire;
 
 mod calls;
 mod credentials;
@@ -19,6 +20,7 @@ mod ends;
 mod everyone;
 mod figures;
 mod fleet;
+mod intake;
 mod killed;
 mod load;
 mod operation;

@@ -1,0 +1,91 @@
+//! Taking in requests that may wait: the relay holds all of one before it goes anywhere, so how
+//! much it holds, and for how long, has bounds of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use super::wait;
+use crate::buffer::BufferError;
+use crate::limits;
+
+/// Room for requests while they are taken in.
+pub struct Intake {
+    bytes: Arc<Semaphore>,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self {
+            bytes: Arc::new(Semaphore::new(limits::INTAKE_BYTES_MAX)),
+        }
+    }
+}
+
+/// A request that is whole, with the room that it takes.
+pub(super) struct Taken {
+    pub(super) body: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Intake {
+    /// Takes a body in to its end.
+    ///
+    /// # Errors
+    /// When it is too big, too slow, not one message, or there is no room.
+    pub(super) async fn take(&self, body: Incoming) -> Result<Taken, Status> {
+        let within = Duration::from_millis(limits::INTAKE_MS_MAX);
+        let taken = tokio::time::timeout(within, self.collect(body)).await;
+        let taken = taken.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(format!(
+                "a request that may wait has {} ms to be whole; end it, or send it without",
+                limits::INTAKE_MS_MAX
+            )))
+        })?;
+        if !wait::is_one_message(&taken.body) {
+            return Err(Status::invalid_argument(
+                "only a unary request may wait: one whole message",
+            ));
+        }
+        Ok(taken)
+    }
+
+    async fn collect(&self, mut body: Incoming) -> Result<Taken, Status> {
+        let bytes_max = limits::BUFFER_REQUEST_BYTES_MAX;
+        // Copied together: a frame of one byte would hold the buffer that it was read into.
+        let mut whole = BytesMut::new();
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|_| Status::cancelled("the request ended before it was whole"))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            let bytes = whole.len() + data.len();
+            if bytes > bytes_max {
+                return Err(wait::refused(&BufferError::TooBig { bytes, bytes_max }));
+            }
+            let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            let more = self.bytes.clone().try_acquire_many_owned(more);
+            let more = more.map_err(|_| {
+                Status::resource_exhausted(
+                    "the relay takes in as many requests that may wait as it can hold; try again",
+                )
+            })?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(Taken {
+            body: whole.freeze(),
+            _room: room,
+        })
+    }
+}
