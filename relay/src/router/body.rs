@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::join::Joined;
 use super::meter::MessageMeter;
 use super::status;
-use crate::tunnel::CallPermit;
+use crate::tunnel::{self, CallPermit};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -53,7 +53,9 @@ pub(crate) struct LiveBody {
     pub(crate) from_client: Joined<Incoming>,
     pub(crate) meter: MessageMeter,
     pub(crate) verdict: Arc<Verdict>,
-    /// Completes when nobody waits for the answer any more.
+    /// Cancelled when nobody waits for the answer any more; taken when the body is first asked.
+    pub(crate) begins: Option<CancellationToken>,
+    /// Completes with it.
     pub(crate) abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -90,6 +92,9 @@ impl Body for TunnelBody {
 
 impl LiveBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(over) = self.begins.take() {
+            tunnel::begins(&over);
+        }
         if self.abandoned.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(cancelled())));
         }

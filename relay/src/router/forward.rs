@@ -56,6 +56,7 @@ pub(super) async fn forward(
             from_client: Joined::new(from_client),
             meter,
             verdict: verdict.clone(),
+            begins: Some(abandoned.clone()),
             abandoned: Box::pin(abandoned.clone().cancelled_owned()),
         }),
         Sent::Whole(body) => {

@@ -10,12 +10,13 @@ use http::{HeaderValue, Request, Response, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::cut::Cuttable;
+use super::spawn::TunnelExecutor;
 use crate::limits;
 use crate::router::TunnelBody;
 
@@ -93,7 +94,7 @@ impl Link {
     {
         let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
         let stream = Cuttable::new(stream, cut.clone(), gone.clone().drop_guard());
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, connection) = http2::Builder::new(TunnelExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::TUNNEL_WINDOW_BYTES)

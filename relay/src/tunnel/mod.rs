@@ -6,9 +6,11 @@
 mod accept;
 mod cut;
 mod link;
+mod spawn;
 mod table;
 
 pub use accept::{Accept, AcceptError, Identity};
 pub(crate) use link::call_uri;
 pub use link::{CallPermit, Keepalive, Link, LinkError};
+pub(crate) use spawn::begins;
 pub use table::{Registered, Table};

@@ -8,6 +8,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::harness::{Relay, RelayOptions, until};
 use super::program::{Folder, Running, client, daemon};
+use super::wire::{Wire, message};
 
 /// How the stream ends, read to its end.
 async fn end_of(stream: &mut Streaming<Bytes>) -> Option<Status> {
@@ -74,6 +75,24 @@ async fn a_deadline_ends_the_answer_of_a_client_that_does_not_read() {
     .await;
     let ended = end_of(&mut answers).await;
     assert_eq!(ended.unwrap().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_while_its_request_stands_still_leaves_nothing_at_the_daemon() {
+    let relay = Relay::start(RelayOptions::default()).await;
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    let hanging = || echo.seen.hanging.load(Ordering::SeqCst);
+    let wire = Wire::connect(relay.clients).await;
+    let mut call = wire.call("m-1", "HangOpen", &[]).await;
+    for _ in 0..20 {
+        call.say(message(&[7; 100_000]));
+    }
+    let (_, answer, request) = call.head().await;
+    // Nobody takes the request, and the windows between are full of it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(hanging(), 1);
+    drop((answer, request, wire));
+    until("the daemon let go", || hanging() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
