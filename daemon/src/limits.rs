@@ -40,6 +40,15 @@ pub const LONG_JOBS_MAX: usize = 4;
 /// How often a long job tells how far it is, milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 100;
 
+/// Requests of the tunnel that may come more than once and are carried out at once, each with up to
+/// 16 MiB of its answer; further ones wait.
+pub const CARRIED_MAX: usize = 64;
+/// Such a request is given up when its answer has not begun after this: longer than a relay tries.
+pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
+/// One whose answer has begun, when it is not whole after this, for streams may go on for ever:
+/// longer than a relay waits for one delivery.
+pub const CARRIED_END_MS_MAX: u64 = 90_000;
+
 /// HTTP/2 streams of one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Time within which a new connection must have sent its HTTP/2 preface.

@@ -3,6 +3,7 @@
 //! The relay delivers a request that waited again when it could not learn of the daemon's answer.
 //! Such a request carries an idempotency key. The first of a key is carried out to its end, even
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
+//! So many are carried out at once, and none for ever: a stream that has no end is given up.
 //! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
 //! request itself (an append names the sequence that it expects).
@@ -11,17 +12,22 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use betcode_schema_tunnel::metadata;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Full, Limited};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
+
+use crate::limits::{CARRIED_BEGIN_MS_MAX, CARRIED_END_MS_MAX, CARRIED_MAX};
+use crate::observe::ms;
 
 /// Keys of requests that have ended which are remembered; the oldest give way. Ten times what one machine's buffer holds.
 const KEYS_MAX: usize = 10_000;
@@ -35,14 +41,41 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub(super) type Ended = (Code, String);
 
 /// Remembers requests by key.
-#[derive(Clone, Default)]
-pub(super) struct Once(Arc<Mutex<Memory>>);
+#[derive(Clone)]
+pub(super) struct Once {
+    memory: Arc<Mutex<Memory>>,
+    /// Of requests that are carried out: they outlive the calls that brought them.
+    places: Arc<Semaphore>,
+    patience: Patience,
+}
+
+/// Times after which a request that is carried out is given up.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Until it begins to answer.
+    begin: Duration,
+    /// From there until the answer is whole.
+    end: Duration,
+}
+
+impl Default for Once {
+    fn default() -> Self {
+        Self {
+            memory: Arc::default(),
+            places: Arc::new(Semaphore::new(CARRIED_MAX)),
+            patience: Patience {
+                begin: ms(CARRIED_BEGIN_MS_MAX),
+                end: ms(CARRIED_END_MS_MAX),
+            },
+        }
+    }
+}
 
 #[derive(Default)]
 struct Memory {
     by_key: HashMap<String, First>,
     /// Of requests that have ended, the one first that ended first. What is under way is never
-    /// forgotten, and bounded by the calls that there may be.
+    /// forgotten, and bounded: by the calls that wait for a place, and by the places.
     ended: VecDeque<String>,
 }
 
@@ -122,8 +155,15 @@ impl Once {
             }
         };
         let request = Request::from_parts(head, Body::new(Full::new(body)));
+        // A caller that leaves while it waits gives its turn up. Never closed.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let carrying = carry_out(request, service, self.patience, done);
         // A task of its own: dropping this future must not stop it halfway.
-        let carried = tokio::spawn(carry_out(request, service, done)).await;
+        let carried = tokio::spawn(async move {
+            let _place = place;
+            carrying.await
+        })
+        .await;
         carried.unwrap_or_else(|_| Status::internal("carrying it out failed").into_http())
     }
 
@@ -147,7 +187,7 @@ impl Once {
 
     // No code panics while it holds the lock, so a poisoned one is still whole.
     fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.memory.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -186,16 +226,26 @@ impl Drop for Done {
     }
 }
 
-async fn carry_out<S, B>(request: Request<Body>, service: S, done: Done) -> Response<Body>
+async fn carry_out<S, B>(
+    request: Request<Body>,
+    service: S,
+    patience: Patience,
+    done: Done,
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Ok(response) = service.oneshot(request).await;
+    let Ok(Ok(response)) = timeout(patience.begin, service.oneshot(request)).await else {
+        return given_up(patience.begin);
+    };
     let (head, body) = response.into_parts();
-    let Ok(body) = Limited::new(body, ANSWER_BYTES_MAX).collect().await else {
-        return Status::internal("the answer broke off").into_http();
+    let whole = Limited::new(body, ANSWER_BYTES_MAX).collect();
+    let body = match timeout(patience.end, whole).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return Status::internal("the answer broke off").into_http(),
+        Err(_) => return given_up(patience.end),
     };
     let status = match Status::from_header_map(&head.headers) {
         Some(status) => Some(status),
@@ -205,6 +255,16 @@ where
         done.end(status.code(), status.message());
     }
     Response::from_parts(head, Body::new(body))
+}
+
+fn given_up(after: Duration) -> Response<Body> {
+    let text = format!(
+        "its answer was not whole after {} s, and it may be done in part; what has no end soon, as a \
+         follower has none, is to be called without `{}`",
+        after.as_secs(),
+        metadata::MAY_WAIT
+    );
+    Status::deadline_exceeded(text).into_http()
 }
 
 /// What makes two requests of one key the same, as the relay has it: who asks what.
@@ -242,6 +302,10 @@ pub(super) async fn repeat(mut first: watch::Receiver<Option<Ended>>) -> Status 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
 
     #[tokio::test]
     async fn a_repeat_gets_the_end_of_the_first() {
@@ -279,6 +343,101 @@ mod tests {
             assert_eq!(repeat(first).await.code(), Code::Unavailable);
         }
         assert!(matches!(once.turn("k", 1), Turn::First(_)));
+    }
+
+    /// Answers each request with what is sent to it next.
+    type Sent = mpsc::Sender<Result<Frame<Bytes>, Status>>;
+
+    /// Sends a request of a key; its answer comes from `body`.
+    async fn ask(
+        once: &Once,
+        key: &str,
+        body: Option<mpsc::Receiver<Result<Frame<Bytes>, Status>>>,
+    ) -> Code {
+        let body = std::sync::Mutex::new(body);
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let body = body.lock().unwrap().take();
+            async move {
+                match body {
+                    Some(body) => {
+                        let body = Body::new(StreamBody::new(ReceiverStream::new(body)));
+                        Ok::<_, Infallible>(Response::new(body))
+                    }
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        let request = Request::new(Full::new(Bytes::new()));
+        let answered = once.answer(key.to_owned(), request, service).await;
+        Status::from_header_map(answered.headers()).map_or(Code::Ok, |status| status.code())
+    }
+
+    fn in_a_hurry() -> Once {
+        let soon = Duration::from_millis(20);
+        Once {
+            places: Arc::new(Semaphore::new(1)),
+            patience: Patience {
+                begin: soon,
+                end: soon,
+            },
+            ..Once::default()
+        }
+    }
+
+    async fn in_time<T>(work: impl Future<Output = T>) -> T {
+        let done = tokio::time::timeout(Duration::from_secs(30), work).await;
+        done.expect("it never ends")
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_given_up_and_may_be_tried_again() {
+        let once = in_a_hurry();
+        for round in 0..2 {
+            let (sent, body): (Sent, _) = mpsc::channel(1);
+            let stream = in_time(ask(&once, "stream", Some(body))).await;
+            assert_eq!(stream, Code::DeadlineExceeded, "{round}");
+            in_time(sent.closed()).await;
+            let mute = in_time(ask(&once, "mute", None)).await;
+            assert_eq!(mute, Code::DeadlineExceeded, "{round}");
+        }
+        let (sent, body): (Sent, _) = mpsc::channel(1);
+        drop(sent);
+        assert_eq!(in_time(ask(&once, "ends", Some(body))).await, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_caller_has_left_keeps_nothing_for_ever() {
+        let once = in_a_hurry();
+        let (sent, body): (Sent, _) = mpsc::channel(1);
+        let asking = ask(&once, "left", Some(body));
+        let left = tokio::time::timeout(Duration::from_millis(1), asking).await;
+        assert!(left.is_err());
+        in_time(sent.closed()).await;
+    }
+
+    #[tokio::test]
+    async fn only_so_many_are_carried_out_at_once_and_others_wait_their_turn() {
+        let once = Once {
+            places: Arc::new(Semaphore::new(1)),
+            ..Once::default()
+        };
+        let (first, body): (Sent, _) = mpsc::channel(1);
+        let other = once.clone();
+        let slow = tokio::spawn(async move { ask(&other, "slow", Some(body)).await });
+        in_time(async {
+            while once.places.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let (sent, body): (Sent, _) = mpsc::channel(1);
+        drop(sent);
+        let mut next = std::pin::pin!(ask(&once, "next", Some(body)));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
+        assert!(early.is_err());
+        drop(first);
+        assert_eq!(in_time(slow).await.unwrap(), Code::Ok);
+        assert_eq!(in_time(next).await, Code::Ok);
     }
 
     #[test]
