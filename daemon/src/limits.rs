@@ -81,6 +81,8 @@ pub const COMPACTION_TURN_POLL_MS: u64 = 100;
 pub const RETRY_MS: u32 = 250;
 /// Lines read before the place where a replay resumes, to know what was sent already.
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
+/// The same, in bytes.
+pub const TRANSLATE_CONTEXT_BYTES_MAX: usize = 16 << 20;
 /// Objects on one line that are translated.
 pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
 /// Nesting of values that are handed on as `google.protobuf.Struct`: each takes three messages, and

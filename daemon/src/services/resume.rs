@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use betcode_schema_grpc::v1::{AgentEvent, ResumeSessionRequest};
-use betcode_storage::{ReadRange, Result, SessionId, Store};
+use betcode_storage::{Message, ReadRange, Result, SessionId, Store};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,10 +15,10 @@ use tonic::Status;
 use super::Answers;
 use super::read::check_start;
 use crate::core::{Core, session_id};
-use crate::limits::{ANSWERS_AHEAD_MAX, TRANSLATE_CONTEXT_LINES_MAX};
+use crate::limits::{ANSWERS_AHEAD_MAX, TRANSLATE_CONTEXT_BYTES_MAX, TRANSLATE_CONTEXT_LINES_MAX};
 use crate::reading::Pages;
 use crate::status::from_store;
-use crate::translate::{Line, Translator};
+use crate::translate::{Line, Matters, Translator};
 
 pub(super) async fn resume(
     core: Arc<Core>,
@@ -108,29 +109,7 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
 /// A translator that has seen the lines of the message under way at `after`.
 pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Result<Translator> {
     let mut translator = Translator::new(session.as_str());
-    let mut lines = Vec::new();
-    let mut first = after + 1;
-    let mut step = 64;
-    let oldest = first.saturating_sub(TRANSLATE_CONTEXT_LINES_MAX).max(1);
-    // Backwards in growing steps, until the beginning of a message.
-    'search: while first > oldest {
-        let from = first.saturating_sub(step).max(oldest);
-        let range = ReadRange {
-            to: Some(first - 1),
-            ..ReadRange::from(from)
-        };
-        // Damage hides context, not events: it is told when the replay comes to it.
-        let read: Vec<_> = store.read(session, range)?.filter_map(Result::ok).collect();
-        for message in read.into_iter().rev() {
-            let begins = Translator::begins_message(&message.payload);
-            lines.push(message);
-            if begins {
-                break 'search;
-            }
-        }
-        (first, step) = (from, step * 4);
-    }
-    for message in lines.iter().rev() {
+    for message in context(store, session, after, TRANSLATE_CONTEXT_BYTES_MAX)? {
         translator.translate(Line {
             sequence: message.sequence,
             received_ms: message.received_ms,
@@ -138,4 +117,134 @@ pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Resu
         });
     }
     Ok(translator)
+}
+
+/// Lines up to `after` that matter for what comes after it, looked for backwards until the beginning
+/// of a message, within `bytes_max`.
+fn context(
+    store: &Store,
+    session: &SessionId,
+    after: u64,
+    bytes_max: usize,
+) -> Result<Vec<Message>> {
+    // The newest part first.
+    let mut parts = Vec::new();
+    let mut first = after + 1;
+    let oldest = first.saturating_sub(TRANSLATE_CONTEXT_LINES_MAX).max(1);
+    let (mut step, mut left) = (64, bytes_max);
+    while first > oldest {
+        let from = first.saturating_sub(step).max(oldest);
+        let range = ReadRange {
+            to: Some(first - 1),
+            ..ReadRange::from(from)
+        };
+        match part(store, session, range, left)? {
+            Some(part) => {
+                left -= part.read_bytes;
+                let begins = part.begins;
+                parts.push(part.lines);
+                if begins {
+                    break;
+                }
+                (first, step) = (from, step * 4);
+            }
+            None if step > 1 => step = (step / 16).max(1),
+            None => break,
+        }
+    }
+    Ok(parts.into_iter().rev().flatten().collect())
+}
+
+/// Context from one part of a session.
+struct Part {
+    lines: Vec<Message>,
+    /// Its first line begins a message: what is before matters no more.
+    begins: bool,
+    read_bytes: usize,
+}
+
+/// Looks through a part of a session; `None` when it is longer than `bytes_max`.
+fn part(
+    store: &Store,
+    session: &SessionId,
+    range: ReadRange,
+    bytes_max: usize,
+) -> Result<Option<Part>> {
+    let mut part = Part {
+        lines: Vec::new(),
+        begins: false,
+        read_bytes: 0,
+    };
+    // Damage hides context, not events: it is told when the replay comes to it.
+    for message in store.read(session, range)?.filter_map(Result::ok) {
+        part.read_bytes += message.payload.len();
+        if part.read_bytes > bytes_max {
+            return Ok(None);
+        }
+        let matters = Translator::matters(&message.payload);
+        if matters == Matters::Begins {
+            part.begins = true;
+            part.lines.clear();
+        }
+        if matters != Matters::Nothing {
+            // In memory of its own: a line must not keep its whole segment.
+            let payload = Bytes::copy_from_slice(&message.payload);
+            part.lines.push(Message { payload, ..message });
+        }
+    }
+    Ok(Some(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use betcode_storage::{Batch, StoreOptions};
+
+    use super::*;
+
+    const BEGINS: &str =
+        r#"{"type":"stream_event","event":{"type":"message_start","message":{"id":"m"}}}"#;
+    const GOES_ON: &str = r#"{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}}}"#;
+
+    fn tool_result(bytes: usize) -> String {
+        let text = "x".repeat(bytes);
+        format!(r#"{{"type":"user","message":{{"content":"{text}"}}}}"#)
+    }
+
+    /// The sequences that are kept as context of what follows these lines.
+    fn kept(lines: &[String], bytes_max: usize) -> Vec<u64> {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("db"), StoreOptions::default()).unwrap();
+        let session = SessionId::new("s").unwrap();
+        for lines in lines.chunks(1000) {
+            let payloads = lines.iter().cloned().map(Bytes::from).collect();
+            store.append(Batch::new(session.clone(), payloads)).unwrap();
+        }
+        let kept = context(&store, &session, lines.len() as u64, bytes_max).unwrap();
+        kept.into_iter().map(|message| message.sequence).collect()
+    }
+
+    #[test]
+    fn lines_that_change_no_context_are_not_kept() {
+        let mut lines = vec![tool_result(100); 3000];
+        assert!(kept(&lines, TRANSLATE_CONTEXT_BYTES_MAX).is_empty());
+        lines[1000] = BEGINS.to_owned();
+        lines[2000] = GOES_ON.to_owned();
+        assert_eq!(kept(&lines, TRANSLATE_CONTEXT_BYTES_MAX), [1001, 2001]);
+        // Only the message under way.
+        lines[2500] = BEGINS.to_owned();
+        assert_eq!(kept(&lines, TRANSLATE_CONTEXT_BYTES_MAX), [2501]);
+    }
+
+    #[test]
+    fn context_is_looked_for_within_a_bound_of_bytes_as_near_as_it_is() {
+        let mut lines = vec![tool_result(10_000); 60];
+        lines[2] = BEGINS.to_owned();
+        lines[50] = BEGINS.to_owned();
+        lines[51] = GOES_ON.to_owned();
+        assert_eq!(kept(&lines, 100_000), [51, 52]);
+        lines[50] = GOES_ON.to_owned();
+        assert_eq!(kept(&lines, 1_000_000), [3, 51, 52]);
+        assert_eq!(kept(&lines, 200_000), [51, 52]);
+        assert!(kept(&lines, 20_000).is_empty());
+    }
 }

@@ -13,7 +13,7 @@
 //! What a line gives depends on lines before it in one way only: text and tool calls that partial
 //! output has told already are not told again by the whole message. A [`Translator`] remembers
 //! that much, and forgets it when the message or the turn is over; before a replay resumes, it is
-//! shown the lines of the message under way ([`Translator::begins_message`] finds where). So the
+//! shown the lines of the message under way ([`Translator::matters`] finds them). So the
 //! events of a line are the same wherever a replay begins.
 
 mod blocks;
@@ -60,6 +60,17 @@ pub struct Translator {
     streams: HashMap<String, Streamed>,
 }
 
+/// What a line matters to the events of the lines after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matters {
+    /// Nothing: the translator need not have seen it.
+    Nothing,
+    /// The translator must have seen it.
+    Something,
+    /// The same, and nothing before it matters any more.
+    Begins,
+}
+
 /// What partial output has told of a message.
 #[derive(Debug, Default)]
 struct Streamed {
@@ -78,22 +89,29 @@ impl Translator {
         }
     }
 
-    /// Whether nothing before this line matters for what comes after it.
+    /// What a line matters to the lines after it.
     #[must_use]
-    pub fn begins_message(bytes: &[u8]) -> bool {
+    pub fn matters(bytes: &[u8]) -> Matters {
+        let mut matters = Matters::Nothing;
         let line = readable(bytes);
-        let Some(value) = objects(&line).next() else {
-            return false;
-        };
-        match text(&value, "type") {
-            "result" => true,
-            "system" => text(&value, "subtype") == "init",
-            "stream_event" => {
-                parent(&value).is_empty()
-                    && text(object(&value, "event"), "type") == "message_start"
+        for (at, value) in objects(&line).enumerate() {
+            let begins = match text(&value, "type") {
+                "result" => true,
+                "system" => text(&value, "subtype") == "init",
+                "stream_event" => {
+                    matters = Matters::Something;
+                    parent(&value).is_empty()
+                        && text(object(&value, "event"), "type") == "message_start"
+                }
+                _ => false,
+            };
+            match begins {
+                true if at == 0 => return Matters::Begins,
+                true => matters = Matters::Something,
+                false => {}
             }
-            _ => false,
         }
+        matters
     }
 
     /// The events of the next line. What cannot be read gives none.

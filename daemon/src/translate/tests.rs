@@ -5,8 +5,11 @@ fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
     let mut events = Vec::new();
     let context = (0..from)
         .rev()
-        .find(|&at| Translator::begins_message(lines[at].as_bytes()));
+        .find(|&at| Translator::matters(lines[at].as_bytes()) == Matters::Begins);
     for (at, line) in lines.iter().enumerate().skip(context.unwrap_or(0)) {
+        if at < from && Translator::matters(line.as_bytes()) == Matters::Nothing {
+            continue;
+        }
         let line = Line {
             sequence: at as u64 + 1,
             received_ms: 1_500,
