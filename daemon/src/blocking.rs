@@ -75,16 +75,25 @@ impl Blocking {
     /// # Errors
     /// RESOURCE_EXHAUSTED when too many run already.
     pub fn start_long_job(&self, work: impl FnOnce() + Send + 'static) -> Result<(), Status> {
-        let Ok(slot) = Arc::clone(&self.long_jobs).try_acquire_owned() else {
-            let max = LONG_JOBS_MAX as u64;
-            let hint = "wait for one of the compactions, checks or backups to end";
-            return Err(status::exhausted("long_jobs", max, max, hint));
-        };
+        let place = self.long_job()?;
         tokio::task::spawn_blocking(move || {
-            let _slot = slot;
+            let _place = place;
             work();
         });
         Ok(())
+    }
+
+    /// Takes a place among the long jobs.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many run already.
+    pub(crate) fn long_job(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let place = Arc::clone(&self.long_jobs).try_acquire_owned();
+        place.map_err(|_| {
+            let max = LONG_JOBS_MAX as u64;
+            let hint = "wait for one of the compactions, checks or backups to end";
+            status::exhausted("long_jobs", max, max, hint)
+        })
     }
 }
 

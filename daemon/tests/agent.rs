@@ -8,15 +8,17 @@
 
 mod support;
 
-use betcode_schema_grpc::history::{AppendRequest, SessionMeta};
+use betcode_schema_grpc::history::compaction_service_client::CompactionServiceClient;
+use betcode_schema_grpc::history::{AppendRequest, RunCompactionRequest, SessionMeta};
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
 use betcode_schema_grpc::v1::machine_service_client::MachineServiceClient;
 use betcode_schema_grpc::v1::version_service_client::VersionServiceClient;
-use support::{Appender, Served, batch, serve};
+use support::{Appender, Served, batch, eventually, serve, within};
 use tonic::Code;
 use tonic::transport::Channel;
+use tonic_types::StatusExt;
 
 async fn with_lines(served: &Served, session: &str, lines: &[String]) {
     let mut client = served.history().await;
@@ -190,13 +192,10 @@ async fn lists_have_true_totals_and_counts_and_both_filters() {
     assert_eq!(list("", "", 0, 0).await, before);
 }
 
-#[tokio::test]
-async fn a_compaction_asked_for_during_another_one_comes_after_it() {
-    let served = serve(&[]).await;
-    with_lines(&served, "s", &lines(1)).await;
+/// As another process that compacts.
+fn compacting(served: &Served) -> std::fs::File {
     let mut lock = served.daemon.core().settings.db.clone().into_os_string();
     lock.push("-compaction.lock");
-    // As another process that compacts.
     let held = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -204,6 +203,43 @@ async fn a_compaction_asked_for_during_another_one_comes_after_it() {
         .open(lock)
         .unwrap();
     held.lock().unwrap();
+    held
+}
+
+#[tokio::test]
+async fn compactions_that_wait_are_long_jobs_until_their_callers_leave() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(1)).await;
+    let _held = compacting(&served);
+    let channel = served.channel().await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let mut client = AgentServiceClient::new(channel.clone());
+        let session_id = "s".into();
+        let request = proto::CompactSessionRequest { session_id };
+        waiting.spawn(async move { client.compact_session(request).await });
+    }
+    let refused = within(waiting.join_next()).await.unwrap().unwrap();
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    let details = refused.get_error_details();
+    let limit = &details.quota_failure().unwrap().violations[0].subject;
+    assert_eq!(limit, "long_jobs");
+    assert_eq!(waiting.len(), 4);
+    waiting.shutdown().await;
+    let client = CompactionServiceClient::new(channel);
+    let plan = RunCompactionRequest {
+        dry_run: true,
+        ..RunCompactionRequest::default()
+    };
+    eventually(async || client.clone().run(plan.clone()).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_compaction_asked_for_during_another_one_comes_after_it() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(1)).await;
+    let held = compacting(&served);
     let mut client = AgentServiceClient::new(served.channel().await);
     let asked = tokio::spawn(async move {
         let session_id = "s".into();

@@ -14,6 +14,8 @@ use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_service_server::AgentService;
 use betcode_storage::{CompactionRequest, Session, SessionFilter, StoreError};
 use prost::Message as _;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::converse::{client_name, converse};
@@ -29,19 +31,29 @@ use crate::status::{exhausted, from_store, invalid, unimplemented};
 use crate::translate::timestamp_of;
 
 /// Compacts as soon as a run that is under way, usually the background's, has ended: clients of
-/// this service ask once.
-fn compact_in_turn(core: &Core, request: &CompactionRequest) -> betcode_storage::Result<()> {
+/// this service ask once. Ends early when the caller leaves or the daemon stops.
+async fn compact_in_turn(core: &Arc<Core>, request: &CompactionRequest) -> Result<(), Status> {
+    let place = Arc::new(core.blocking.long_job()?);
+    let left = CancellationToken::new();
+    let _leaves = left.clone().drop_guard();
     let until = Instant::now() + ms(COMPACTION_TURN_MS_MAX);
-    let mut go_on = |_: &_| match core.is_draining() {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    };
     loop {
-        match core.store.compact(request, &mut go_on) {
+        let (running, request, left) = (Arc::clone(core), request.clone(), left.clone());
+        // Held by the run as well, which may outlast its caller by a step.
+        let place = Arc::clone(&place);
+        let work = move || {
+            let _place = place;
+            let mut go_on = |_: &_| match left.is_cancelled() || running.is_draining() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            running.store.compact(&request, &mut go_on)
+        };
+        match core.blocking.write(work).await {
             Err(StoreError::Busy { .. }) if Instant::now() < until && !core.is_draining() => {
-                std::thread::sleep(ms(COMPACTION_TURN_POLL_MS));
+                sleep(ms(COMPACTION_TURN_POLL_MS)).await;
             }
-            done => return done.map(drop),
+            done => return done.map(drop).map_err(|error| from_store(&error)),
         }
     }
 }
@@ -101,24 +113,16 @@ impl AgentService for Agent {
         request: Request<proto::CompactSessionRequest>,
     ) -> Result<Response<proto::CompactSessionResponse>, Status> {
         let id = session_id(&request.into_inner().session_id)?;
-        let core = Arc::clone(&self.0);
         let compaction = CompactionRequest {
             session: Some(id.clone()),
             policy: self.0.policy(),
             trigger: "client",
             ..CompactionRequest::manual()
         };
-        let work = move || {
-            compact_in_turn(&core, &compaction)?;
-            core.store.session(&id)
-        };
-        let session = self
-            .0
-            .blocking
-            .write(work)
-            .await
-            .map_err(|error| from_store(&error))?;
-        let messages = narrow(session.messages);
+        compact_in_turn(&self.0, &compaction).await?;
+        let store = self.0.store.clone();
+        let found = self.0.blocking.read(move || store.session(&id)).await;
+        let messages = narrow(found.map_err(|error| from_store(&error))?.messages);
         Ok(Response::new(proto::CompactSessionResponse {
             messages_before: messages,
             messages_after: messages,
