@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
@@ -188,7 +188,7 @@ impl Holder {
             };
             let (why, pause) = match dialled {
                 Ok((stream, relay_id, epoch)) => {
-                    failures = 0;
+                    let opened = Instant::now();
                     tracing::info!(relay = %relay_id, epoch, "tunnel open");
                     let open = TunnelState::Open { relay_id, epoch };
                     self.state.send_replace(open);
@@ -197,8 +197,16 @@ impl Holder {
                     }
                     let leave = self.stop.child_token();
                     let served = self.serve_until_left(stream, service.clone(), leave.clone());
-                    match served.await {
-                        Ended::GoAway(GoAway::Drain) => continue,
+                    let ended = served.await;
+                    // A tunnel that does not last is no better than one that does not open.
+                    if opened.elapsed() >= self.options.backoff.last {
+                        failures = 0;
+                    }
+                    match ended {
+                        Ended::GoAway(GoAway::Drain) => {
+                            failures += 1;
+                            ("the relay restarts".to_owned(), self.pause(failures))
+                        }
                         Ended::Moved => {
                             tracing::info!("another relay is this machine's now");
                             old = Some(leave);
@@ -213,7 +221,7 @@ impl Holder {
                             (why, self.options.replaced_pause)
                         }
                         Ended::Connection(why) => {
-                            failures = 1;
+                            failures += 1;
                             (why, self.pause(failures))
                         }
                     }
@@ -353,3 +361,64 @@ impl Holder {
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}
+
+#[cfg(test)]
+mod tests {
+    use betcode_schema_tunnel::GO_AWAY_PATH;
+    use betcode_schema_tunnel::metadata::GO_AWAY;
+    use tokio::net::TcpListener;
+    use tonic::body::Body;
+
+    use super::*;
+    use crate::tunnel::Backoff;
+
+    const FIRST: Duration = Duration::from_millis(1);
+
+    /// A relay that takes every tunnel, and then sends it on or breaks it at once.
+    async fn fickle_relay(drains: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _: Hello = read_greeting(&mut stream).await.unwrap();
+                let (relay_id, epoch) = ("r".to_owned(), 1);
+                let welcome = Welcome::Accepted { relay_id, epoch };
+                write_greeting(&mut stream, &welcome).await.unwrap();
+                if drains {
+                    tokio::spawn(drain(stream));
+                }
+            }
+        });
+        address
+    }
+
+    async fn drain(stream: TcpStream) {
+        let (calls, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post(format!("http://daemon{GO_AWAY_PATH}"));
+        let request = request.header(GO_AWAY, "drain").body(()).unwrap();
+        let mut calls = calls.ready().await.unwrap();
+        let (answer, _) = calls.send_request(request, true).unwrap();
+        answer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pauses_grow_while_tunnels_open_and_do_not_last() {
+        for drains in [false, true] {
+            let relay = fickle_relay(drains).await;
+            let mut options = TunnelOptions::new(relay, "m-1".parse().unwrap());
+            options.backoff = Backoff {
+                first: FIRST,
+                last: Duration::from_secs(3600),
+            };
+            let service = tower::service_fn(|_: Request<Body>| async {
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            });
+            let tunnel = Tunnel::hold(options, service);
+            let mut state = tunnel.state();
+            let longer = |state: &TunnelState| matches!(state, TunnelState::Waiting { pause, .. } if *pause > 30 * FIRST);
+            let waited = tokio::time::timeout(Duration::from_secs(30), state.wait_for(longer));
+            waited.await.expect("the pauses stay short").unwrap();
+        }
+    }
+}
