@@ -180,3 +180,27 @@ async fn a_full_database_is_told_apart_from_overload_and_goes_on_when_raised() {
     let mut again = Appender::open(&mut client).await;
     again.send(batch("s", &["fine"])).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_stream_with_too_many_sessions_refused_ends_and_another_one_goes_on() {
+    let served = serve(&[("max_sessions", "1")]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["1"])).await.unwrap();
+    let mut refused = 0;
+    let ended = loop {
+        // Each is refused, and what follows it in its session would be as well.
+        let request = batch(&format!("more-{refused}"), &["x"]);
+        let _ = appender.requests.send(request).await;
+        match within(appender.answers.message()).await {
+            Ok(answer) => assert!(answer.is_some(), "it ended without a word"),
+            Err(status) => break status,
+        }
+        refused += 1;
+        assert!(refused < 2000, "all that was refused is remembered");
+    };
+    assert_eq!(ended.code(), Code::Aborted, "{ended}");
+    assert!(ended.message().contains("new stream"), "{ended}");
+    let mut again = Appender::open(&mut client).await;
+    again.send(batch("s", &["2"])).await.unwrap();
+}

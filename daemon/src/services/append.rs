@@ -28,8 +28,10 @@ use crate::limits::{BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES};
 use crate::observe::add;
 use crate::status::{deadline_exceeded, draining, invalid, refusal, refusal_of};
 
-/// Sessions of one stream whose order is remembered; idle ones are forgotten beyond that.
+/// Sessions of one stream whose order is remembered. Then idle ones are forgotten; when that makes
+/// no room, most have had a batch refused, and the stream ends.
 const ORDERS_MAX: usize = 1024;
+const _: () = assert!(ORDERS_MAX > 2 * BATCHES_AHEAD_MAX);
 
 /// A batch on its way: its request id, and its answer to come.
 type Pending = Result<(u64, oneshot::Receiver<Answer>), Status>;
@@ -127,6 +129,26 @@ impl AppendStream {
                 add(&self.core.metrics.batches_refused, 1);
                 let _ = sender.send(Answer::Refused(refused));
             }
+            if let Err(status) = self.forget_idle() {
+                let _ = pending.send(Err(status)).await;
+                return;
+            }
+        }
+    }
+
+    /// Forgets sessions with nothing under way whose order holds.
+    ///
+    /// # Errors
+    /// ABORTED when there are too many whose order is broken: none of these may be forgotten.
+    fn forget_idle(&mut self) -> Result<(), Status> {
+        if self.orders.len() >= ORDERS_MAX {
+            self.orders.retain(|_, order| {
+                Arc::strong_count(&order.turn) > 1 || order.broken.load(Ordering::Relaxed)
+            });
+        }
+        match self.orders.len() < ORDERS_MAX {
+            true => Ok(()),
+            false => Err(too_many_broken()),
         }
     }
 
@@ -249,11 +271,6 @@ impl AppendStream {
         session: &SessionId,
         expected_sequence: Option<u64>,
     ) -> (Arc<AtomicBool>, Turn) {
-        if self.orders.len() >= ORDERS_MAX {
-            self.orders.retain(|_, order| {
-                Arc::strong_count(&order.turn) > 1 || order.broken.load(Ordering::Relaxed)
-            });
-        }
         let order = self.orders.entry(session.clone()).or_default();
         let (broken, turn) = (Arc::clone(&order.broken), Arc::clone(&order.turn));
         let turn = match expected_sequence {
@@ -309,5 +326,13 @@ fn check(request: &AppendRequest) -> Result<SessionId, Status> {
 fn out_of_order() -> Status {
     let message = "an earlier batch of this session on this stream was refused, and this one must \
                    not take its place; send both again on a new stream, or use expected_sequence";
+    Status::new(Code::Aborted, message)
+}
+
+fn too_many_broken() -> Status {
+    let message = format!(
+        "batches of too many sessions were refused on this stream, which remembers {ORDERS_MAX}; send \
+         what was refused on a new stream, or use expected_sequence"
+    );
     Status::new(Code::Aborted, message)
 }
