@@ -185,6 +185,27 @@ async fn questions_reach_the_user_and_the_answers_the_agent() {
 }
 
 #[tokio::test]
+async fn an_agent_runs_as_the_stream_asks_whose_message_starts_it() {
+    let (served, folder) = serve(&[]).await;
+    let (one, two) = (served.channel().await, served.channel().await);
+    let plan = proto::StartConversation {
+        plan_mode: true,
+        ..start("s", &folder)
+    };
+    let mut terminal = Talk::open(&one, plan).await;
+    let onlooker = proto::StartConversation {
+        allowed_tools: vec!["Bash".into()],
+        ..start("s", &folder)
+    };
+    let _onlooker = Talk::open(&two, onlooker).await;
+    terminal.say("args").await;
+    terminal.turn_over().await;
+    let text = said(&terminal.told);
+    assert!(text.contains("--permission-mode"), "{text}");
+    assert!(!text.contains("--allowedTools"), "{text}");
+}
+
+#[tokio::test]
 async fn a_request_of_which_nobody_knows_anything_is_answered() {
     let (served, folder) = serve(&[]).await;
     let channel = served.channel().await;

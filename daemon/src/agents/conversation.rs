@@ -22,6 +22,7 @@ use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision, StatusChange};
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::command::Options;
 use super::refusal::Refusal;
 use super::requests::Requests;
 
@@ -31,8 +32,8 @@ pub(crate) type StreamKey = u64;
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
-    /// Start the agent.
-    Start,
+    /// Start the agent so.
+    Start(Arc<Options>),
     /// Record a line, then write it to the agent.
     Write(Bytes, Written),
     /// Interrupt its turn.
@@ -100,6 +101,8 @@ enum Agent {
 struct Turn {
     /// The prompt, until it is handed to the writer.
     prompt: Option<Value>,
+    /// How the agent runs if the prompt starts it.
+    options: Arc<Options>,
     /// The agent has it.
     written: bool,
     cancelled: bool,
@@ -108,8 +111,17 @@ struct Turn {
 #[derive(Debug)]
 struct Stream {
     client: Arc<str>,
+    /// How the agent runs that one of its messages starts.
+    options: Arc<Options>,
     /// It is told the lines behind this one.
     from: u64,
+}
+
+/// What a user says, and how the agent runs if that starts it. Its stream may have left by then.
+#[derive(Debug)]
+struct Said {
+    content: Value,
+    options: Arc<Options>,
 }
 
 /// What a user says to something that the agent asked.
@@ -147,7 +159,7 @@ pub(crate) struct Conversation {
     agent: Agent,
     agent_session_id: String,
     turn: Option<Turn>,
-    waiting: VecDeque<Value>,
+    waiting: VecDeque<Said>,
     requests: Requests,
     streams: BTreeMap<StreamKey, Stream>,
     holder: Option<Arc<str>>,

@@ -40,7 +40,6 @@ pub(crate) struct Session {
     model: String,
     began: Instant,
     conversation: Conversation,
-    options: Options,
     mailboxes: HashMap<StreamKey, Arc<Mailbox>>,
     times: Arc<ReadTimes>,
     activity: Arc<AtomicU8>,
@@ -81,7 +80,6 @@ impl Session {
             model: known.model,
             began: Instant::now(),
             conversation: Conversation::new(patience, known.agent_session_id, known.messages, 0),
-            options: Options::default(),
             mailboxes: HashMap::new(),
             times: Arc::default(),
             activity,
@@ -148,9 +146,8 @@ impl Session {
                 mailbox,
                 attached,
             } => {
-                self.options = options;
                 self.mailboxes.insert(key, mailbox);
-                conversation.attached(key, client, from);
+                conversation.attached(key, client, from, Arc::new(options));
                 let _ = attached.send(Arc::clone(&self.times));
             }
             Command::Detach(key) => {
@@ -218,7 +215,7 @@ impl Session {
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
-            Effect::Start => match self.start() {
+            Effect::Start(options) => match self.start(&options) {
                 Ok(running) => {
                     self.running = Some(running);
                     self.conversation.started();
@@ -261,7 +258,7 @@ impl Session {
         }
     }
 
-    fn start(&self) -> Result<Running, Refusal> {
+    fn start(&self, options: &Options) -> Result<Running, Refusal> {
         let recorder = Recorder {
             core: Arc::clone(&self.core),
             session: self.id.clone(),
@@ -270,7 +267,7 @@ impl Session {
             times: Arc::clone(&self.times),
             forsaken: self.forsaken.clone(),
         };
-        let mut options = self.options.clone();
+        let mut options = options.clone();
         if options.model.is_empty() {
             options.model.clone_from(&self.model);
         }

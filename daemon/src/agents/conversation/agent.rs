@@ -1,5 +1,7 @@
 //! What the agent does: starts, prints, asks, ends a turn, ends.
 
+use std::sync::Arc;
+
 use super::{Agent, Conversation, Effect, Exit, To, Written};
 use crate::agents::glance::{Ask, Glance};
 use crate::agents::prompt;
@@ -108,7 +110,7 @@ impl Conversation {
             self.end_soon(now_ms);
         }
         match self.waiting.pop_front() {
-            Some(content) if !self.closing => self.begin(content),
+            Some(said) if !self.closing => self.begin(said),
             _ => {
                 self.rest(now_ms);
                 self.tell_status("");
@@ -207,7 +209,7 @@ impl Conversation {
         match &self.turn {
             // It had nothing to do with this one.
             Some(turn) if turn.prompt.is_some() && !self.closing => {
-                self.effects.push(Effect::Start)
+                self.effects.push(Effect::Start(Arc::clone(&turn.options)));
             }
             Some(turn) => {
                 let cancelled = turn.cancelled;

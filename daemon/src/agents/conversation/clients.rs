@@ -7,7 +7,10 @@ use betcode_schema_grpc::v1::PermissionDecision;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Agent, Conversation, Early, Effect, Reply, Stream, StreamKey, To, Turn, Written};
+use super::{
+    Agent, Conversation, Early, Effect, Reply, Said, Stream, StreamKey, To, Turn, Written,
+};
+use crate::agents::command::Options;
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::requests::Decided;
@@ -17,8 +20,19 @@ use crate::limits::{
 
 impl Conversation {
     /// A stream is there that was told the lines up to `from`.
-    pub(crate) fn attached(&mut self, key: StreamKey, client: Arc<str>, from: u64) {
-        self.streams.insert(key, Stream { client, from });
+    pub(crate) fn attached(
+        &mut self,
+        key: StreamKey,
+        client: Arc<str>,
+        from: u64,
+        options: Arc<Options>,
+    ) {
+        let stream = Stream {
+            client,
+            options,
+            from,
+        };
+        self.streams.insert(key, stream);
         self.recorded = self.recorded.max(from);
         if let Some(refusal) = &self.stalled {
             let event = refusal.clone().event();
@@ -72,12 +86,17 @@ impl Conversation {
 
     /// The user says something.
     pub(crate) fn message(&mut self, key: StreamKey, content: Value) {
+        let options = self.streams.get(&key).map(|s| Arc::clone(&s.options));
+        let said = Said {
+            content,
+            options: options.unwrap_or_default(),
+        };
         if let Err(refusal) = self.may_write(key) {
             self.tell(To::One(key), refusal.event());
         } else if self.turn.is_none() {
-            self.begin(content);
+            self.begin(said);
         } else if self.waiting.len() < WAITING_MESSAGES_MAX {
-            self.waiting.push_back(content);
+            self.waiting.push_back(said);
             let text = format!(
                 "{} waiting for the turn to end",
                 messages(self.waiting.len())
@@ -113,15 +132,16 @@ impl Conversation {
         self.stalled.clone().map_or(Ok(()), Err)
     }
 
-    pub(super) fn begin(&mut self, content: Value) {
+    pub(super) fn begin(&mut self, said: Said) {
         self.idle_until_ms = None;
         self.turn = Some(Turn {
-            prompt: Some(content),
+            prompt: Some(said.content),
+            options: Arc::clone(&said.options),
             written: false,
             cancelled: false,
         });
         match self.agent {
-            Agent::Away => self.effects.push(Effect::Start),
+            Agent::Away => self.effects.push(Effect::Start(said.options)),
             Agent::Running => self.hand_over(),
             // Starts again once this one is gone.
             Agent::Ending => {}

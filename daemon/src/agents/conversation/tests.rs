@@ -1,6 +1,7 @@
 use betcode_schema_grpc::v1::{ErrorEvent, PermissionDecision};
 
 use super::*;
+use crate::agents::command::Options;
 use crate::agents::glance::{Ask, Glance};
 use crate::limits::{EARLY_ANSWER_MS_MAX, INTERRUPT_MS_MAX, WAITING_MESSAGES_MAX};
 
@@ -9,11 +10,19 @@ const PATIENCE: Patience = Patience {
     unattended_ms: 500,
 };
 
-/// A conversation with a stream of `ann` (key 1) and one of `bob` (key 2).
+/// Options other than the default ones.
+fn plans() -> Arc<Options> {
+    Arc::new(Options {
+        plan_mode: true,
+        ..Options::default()
+    })
+}
+
+/// A conversation with a stream of `ann` (key 1), who plans, and one of `bob` (key 2).
 fn attended() -> Conversation {
     let mut talk = Conversation::new(PATIENCE, String::new(), 0, 0);
-    talk.attached(1, "ann".into(), 0);
-    talk.attached(2, "bob".into(), 0);
+    talk.attached(1, "ann".into(), 0, plans());
+    talk.attached(2, "bob".into(), 0, Arc::default());
     talk.take_effects();
     talk
 }
@@ -79,7 +88,7 @@ fn writes(effects: &[Effect]) -> usize {
 fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
     let mut talk = attended();
     prompt_of(&mut talk, 1, "go");
-    assert_eq!(done(&mut talk), [Effect::Start]);
+    assert_eq!(done(&mut talk), [Effect::Start(plans())]);
     talk.started();
     let [Effect::Write(line, Written::Prompt)] = &done(&mut talk)[..] else {
         panic!()
@@ -136,7 +145,30 @@ fn a_cancelled_turn_is_interrupted_once_the_agent_has_it_and_killed_when_it_goes
     // What waited is forgotten, and the session goes on.
     assert_eq!(talk.activity(), Activity::Idle);
     prompt_of(&mut talk, 1, "again");
-    assert_eq!(done(&mut talk), [Effect::Start]);
+    assert_eq!(done(&mut talk), [Effect::Start(plans())]);
+}
+
+#[test]
+fn an_agent_starts_as_the_stream_asked_whose_message_starts_it_though_it_has_left() {
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "plan");
+    prompt_of(&mut talk, 2, "do");
+    talk.detached(0, 1);
+    talk.detached(0, 2);
+    talk.attached(3, "eve".into(), 1, Arc::default());
+    // It closes its input: another one gets what waits.
+    talk.deaf(0, Written::Answer);
+    talk.seen(0, 2, Glance::TurnOver);
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    assert_eq!(done(&mut talk), [Effect::Start(plans())]);
+    talk.started();
+    talk.written(0, Written::Prompt, Ok(3));
+    talk.deaf(0, Written::Answer);
+    talk.seen(0, 4, Glance::TurnOver);
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    assert_eq!(done(&mut talk), [Effect::Start(Arc::default())]);
 }
 
 #[test]
@@ -164,7 +196,7 @@ fn an_idle_agent_ends_after_a_while_and_a_message_meanwhile_starts_another() {
         success: true,
         ..Exit::default()
     });
-    assert_eq!(done(&mut talk), [Effect::Start]);
+    assert_eq!(done(&mut talk), [Effect::Start(plans())]);
 }
 
 #[test]
@@ -206,7 +238,7 @@ fn while_nothing_can_be_recorded_messages_are_refused() {
     prompt_of(&mut talk, 1, "more");
     assert_eq!(errors(&mut talk)[0].0, To::One(1));
     // Who comes now is told as well.
-    talk.attached(3, "eve".into(), 1);
+    talk.attached(3, "eve".into(), 1, Arc::default());
     assert_eq!(errors(&mut talk).len(), 1);
     talk.flows();
     talk.take_effects();
@@ -235,7 +267,7 @@ fn who_attaches_later_is_told_what_is_open() {
     let mut talk = in_turn();
     talk.seen(0, 2, ask("r"));
     talk.take_effects();
-    talk.attached(3, "eve".into(), 1);
+    talk.attached(3, "eve".into(), 1, Arc::default());
     let told = |talk: &mut Conversation| {
         let effects = talk.take_effects().into_iter();
         effects
@@ -244,10 +276,10 @@ fn who_attaches_later_is_told_what_is_open() {
     };
     // Line 2 comes to it by itself.
     assert_eq!(told(&mut talk), 0);
-    talk.attached(4, "eve".into(), 2);
+    talk.attached(4, "eve".into(), 2, Arc::default());
     assert_eq!(told(&mut talk), 1);
     // It attached behind a line of which we hear only now.
-    talk.attached(5, "eve".into(), 7);
+    talk.attached(5, "eve".into(), 7, Arc::default());
     talk.take_effects();
     talk.seen(0, 6, ask("s"));
     assert_eq!(told(&mut talk), 1);
