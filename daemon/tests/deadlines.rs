@@ -14,12 +14,16 @@ mod support;
 
 use std::time::Duration;
 
-use betcode_schema_grpc::history::{AppendRequest, Refused, RenameSessionRequest};
+use betcode_schema_grpc::history::{
+    AppendRequest, FollowRequest, ReadRequest, Refused, RenameSessionRequest,
+};
+use betcode_schema_grpc::v1::agent_request::Request as Asked;
+use betcode_schema_grpc::v1::{AgentRequest, StartConversation};
 use bytes::Bytes;
 use held::Held;
 use prost::Message as _;
 use raw::{Raw, framed};
-use support::{Appender, Served, batch, read_all, serve, within};
+use support::{Appender, Served, batch, eventually, read_all, serve, within};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};
@@ -77,6 +81,61 @@ async fn a_stream_ends_at_its_deadline() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     let mut client = served.history().await;
     assert_eq!(read_all(&mut client, "s", 1).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn every_other_stream_ends_at_its_deadline_and_holds_nothing_after_it() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let line = "x".repeat(1000);
+    appender.send(batch("s", &[&line])).await.unwrap();
+    let follow = FollowRequest {
+        session_id: "s".into(),
+        from_sequence: 1,
+    };
+    let read = ReadRequest {
+        session_id: "s".into(),
+        ..ReadRequest::default()
+    };
+    // After the line it rests for a minute.
+    let slow_read = ReadRequest {
+        bytes_per_second_max: 1,
+        ..read.clone()
+    };
+    let start = StartConversation {
+        session_id: "s".into(),
+        working_directory: served.folder.path().display().to_string(),
+        ..StartConversation::default()
+    };
+    let converse = AgentRequest {
+        request: Some(Asked::Start(start)),
+    };
+    let (reads, follows) = (
+        "history.v1.HistoryService/Read",
+        "history.v1.HistoryService/Follow",
+    );
+    let late = Code::DeadlineExceeded;
+    for (method, timeout, message, expected) in [
+        (follows, "300m", follow.encode_to_vec(), late),
+        (reads, "300m", slow_read.encode_to_vec(), late),
+        (
+            "v1.AgentService/Converse",
+            "300m",
+            converse.encode_to_vec(),
+            late,
+        ),
+        (reads, "30S", read.encode_to_vec(), Code::Ok),
+    ] {
+        let path = format!("/betcode.{method}");
+        let mut raw = Raw::begin(&served.settings.socket, &path, Some(timeout)).await;
+        // Only a conversation goes on behind its first request.
+        let last = !method.ends_with("Converse");
+        raw.body.send_data(framed(&message), last).unwrap();
+        assert_eq!(raw.status().await, expected, "{method}");
+    }
+    let followers = &served.daemon.core().admission.followers;
+    eventually(async || followers.used() == 0).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Answers, append, follow, read};
 use crate::convert;
 use crate::core::{Core, session_id};
+use crate::deadline::KeptByService;
 use crate::limits::{SESSIONS_PAGE_BYTES_MAX, SESSIONS_PAGE_MAX};
 use crate::status::from_store;
 
@@ -32,7 +33,10 @@ impl HistoryService for History {
         &self,
         request: Request<Streaming<AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        Ok(Response::new(append::append(Arc::clone(&self.0), request)))
+        let mut answers = Response::new(append::append(Arc::clone(&self.0), request));
+        // What is in the queue at the deadline is answered, too.
+        answers.extensions_mut().insert(KeptByService);
+        Ok(answers)
     }
 
     async fn read(

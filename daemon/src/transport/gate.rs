@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::Client;
 use crate::core::Core;
-use crate::deadline;
+use crate::deadline::{self, KeptByService, Until};
 use crate::observe::add;
 use crate::observe::trace::TraceId;
 use crate::server::SERVICES;
@@ -72,6 +72,10 @@ impl<S> Gate<S> {
     }
 }
 
+fn is_kept(response: &Response<Body>) -> bool {
+    response.extensions().get::<KeptByService>().is_some()
+}
+
 impl<S, B> Service<Request<B>> for Gate<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
@@ -106,8 +110,14 @@ where
             Some(deadline) => Box::pin(async move {
                 // A little before the transport's own timer, which would answer CANCELLED.
                 let at = deadline.checked_sub(Duration::from_millis(1));
-                let answered = timeout_at(at.unwrap_or(deadline).into(), answer).await;
-                answered.unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
+                let at = at.unwrap_or(deadline);
+                match timeout_at(at.into(), answer).await {
+                    Err(_) => Ok(status::deadline_exceeded().into_http()),
+                    Ok(Ok(response)) if !is_kept(&response) => {
+                        Ok(response.map(|answer| Body::new(Until::new(answer, at))))
+                    }
+                    Ok(answered) => answered,
+                }
             }),
         }
     }
