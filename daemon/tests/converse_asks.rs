@@ -185,6 +185,67 @@ async fn questions_reach_the_user_and_the_answers_the_agent() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_too_long_is_refused_and_the_question_stays_open() {
+    let (served, folder) = serve(&[("max_payload_bytes", "65536")]).await;
+    let mut talk = Talk::open(&served.channel().await, start("s", &folder)).await;
+    talk.say("question").await;
+    for _ in 0..2 {
+        talk.until(|event| matches!(event, Event::UserQuestion(_)).then_some(()))
+            .await;
+    }
+    let answer = |text: &str| {
+        let pair = |question: &str| (question.to_owned(), text.to_owned());
+        Asked::QuestionResponse(proto::UserQuestionResponse {
+            question_id: "q-1".into(),
+            answers: [pair("Which?"), pair("When?")].into(),
+        })
+    };
+    // The first is short until it is escaped.
+    for text in ["\u{1}".repeat(8_000), "x".repeat(40_000)] {
+        talk.ask(answer(&text)).await;
+        let refused = talk.error().await;
+        assert_eq!(refused.code, "TOO_LONG", "{}", refused.message);
+        assert_eq!(refused.details["request_id"], "q-1");
+    }
+    talk.ask(answer("short")).await;
+    talk.turn_over().await;
+    assert!(said(&talk.told).contains(r#""Which?": "short""#));
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_would_not_fit_a_line_is_denied_and_the_turn_goes_on() {
+    let (served, folder) = serve(&[("max_payload_bytes", "65536")]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    let grant = proto::SetSessionGrantRequest {
+        session_id: "s".into(),
+        tool_name: "Bash".into(),
+        granted: true,
+    };
+    let mut client = AgentServiceClient::new(channel);
+    client.set_session_grant(grant).await.unwrap();
+    // The answer has what is asked for in it, and more around it.
+    talk.say("wide:65530").await;
+    talk.turn_over().await;
+    let text = said(&talk.told);
+    assert!(text.contains(r#"wide {"behavior": "deny""#), "{text}");
+}
+
+#[tokio::test]
+async fn an_answer_that_can_never_be_recorded_holds_up_its_turn_only() {
+    let (served, folder) = serve(&[("max_payload_bytes", "65536")]).await;
+    let mut talk = Talk::open(&served.channel().await, start("s", &folder)).await;
+    // Any answer repeats the name.
+    talk.say("named:65530").await;
+    assert_eq!(talk.error().await.code, "INVALID");
+    talk.ask(Asked::Cancel(proto::CancelRequest::default()))
+        .await;
+    assert_eq!(talk.turn_over().await, "error_during_execution");
+    talk.say("say:after").await;
+    talk.hears("after").await;
+}
+
+#[tokio::test]
 async fn an_agent_runs_as_the_stream_asks_whose_message_starts_it() {
     let (served, folder) = serve(&[]).await;
     let (one, two) = (served.channel().await, served.channel().await);

@@ -4,6 +4,8 @@ A prompt is words that are done one after the other:
   say:TEXT        a message in partial output, and whole
   ask:TOOL[:ID]   asks whether it may use a tool; says what it was answered
   asks:A,B        asks for several at once, then waits for all answers
+  wide:BYTES      asks whether it may use a tool, in a line so long; says what it was answered
+  named:BYTES     the same, with a name so long
   question        asks the user two questions; says the answers
   lines:N         N lines of partial output, as fast as it can
   big:BYTES       one line so long
@@ -137,6 +139,18 @@ def do(word):
         given = answers(names)
         for name in names:
             say(name + " " + said(given[name]))
+    elif verb in ("wide", "named"):
+        request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": ""}}
+        line = {"type": "control_request", "request_id": verb, "request": request}
+        rest = "x" * (int(rest) - len(json.dumps(line, separators=(",", ":"))))
+        if verb == "wide":
+            request["input"]["command"] = rest
+        else:
+            line["request_id"] += rest
+        tell(line)
+        flush()
+        name = line["request_id"]
+        say(verb + " " + said(answers([name])[name]))
     elif verb == "question":
         questions = [{"question": q, "options": [{"label": "A"}, {"label": "B"}]} for q in ("Which?", "When?")]
         ask("AskUserQuestion", "q-1", {"questions": questions})

@@ -180,9 +180,11 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// One without an agent, whose session ends at `recorded`.
+    /// One without an agent, whose session ends at `recorded` and has lines of at most
+    /// `line_bytes_max`.
     pub(crate) fn new(
         patience: Patience,
+        line_bytes_max: usize,
         agent_session_id: String,
         recorded: u64,
         now_ms: u64,
@@ -193,7 +195,7 @@ impl Conversation {
             agent_session_id,
             turn: None,
             waiting: VecDeque::new(),
-            requests: Requests::default(),
+            requests: Requests::new(line_bytes_max),
             streams: BTreeMap::new(),
             holder: None,
             stalled: None,

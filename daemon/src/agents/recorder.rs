@@ -44,6 +44,16 @@ pub(crate) struct Recorder {
     pub(crate) forsaken: CancellationToken,
 }
 
+/// Whether recording is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Insists {
+    Not,
+    /// Unless the line can never be recorded as it is.
+    WhereTimeHelps,
+    /// What the agent has printed exists once only.
+    Always,
+}
+
 /// Lines read and not yet on disk.
 #[derive(Debug, Default)]
 struct Ahead {
@@ -143,7 +153,7 @@ impl Recorder {
             if let Some((_, read)) = batch.first() {
                 self.times.begin(*read);
             }
-            let done = self.record(payloads, true).await.ok()?;
+            let done = self.record(payloads, Insists::Always).await.ok()?;
             self.times.done(done.last_sequence);
             self.tell_recorded(&batch, done, bytes_max).await;
         }
@@ -180,9 +190,11 @@ impl Recorder {
     ) {
         while let Some((line, what)) = lines.recv().await {
             // An answer is owed to the agent; a prompt is the user's to say again.
-            let recorded = self
-                .record(vec![line.clone()], what == Written::Answer)
-                .await;
+            let insists = match what {
+                Written::Answer => Insists::WhereTimeHelps,
+                Written::Prompt => Insists::Not,
+            };
+            let recorded = self.record(vec![line.clone()], insists).await;
             let result = recorded.map(|done| done.last_sequence);
             let is_recorded = result.is_ok();
             // Before it is written, so that nothing that the agent says to it comes first.
@@ -210,9 +222,9 @@ impl Recorder {
         }
     }
 
-    /// Appends to the session. With `insists`, again and again until it is done, the store is shut or
+    /// Appends to the session. When it insists, again and again until it is done, the store is shut or
     /// the session is to go; the clients are told that the agent waits.
-    async fn record(&self, payloads: Vec<Bytes>, insists: bool) -> Result<Appended, Refusal> {
+    async fn record(&self, payloads: Vec<Bytes>, insists: Insists) -> Result<Appended, Refusal> {
         let mut pause_ms = RECORD_RETRY_MS_MIN;
         let mut stalled = false;
         loop {
@@ -231,7 +243,12 @@ impl Recorder {
                 tracing::warn!(session = %self.session, "deleted by another process: its agent ends");
                 let _ = self.inbox.send(Command::Forsake).await;
             }
-            if gone || !insists || error.kind() == ErrorKind::Closed {
+            let in_vain = match insists {
+                Insists::Not => true,
+                Insists::WhereTimeHelps => error.kind() == ErrorKind::Invalid,
+                Insists::Always => false,
+            };
+            if gone || in_vain || error.kind() == ErrorKind::Closed {
                 return Err(refusal);
             }
             if self.forsaken.is_cancelled() {

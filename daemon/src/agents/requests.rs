@@ -4,6 +4,8 @@
 //!   first valid answer wins; a later one finds no open request.
 //! * A grant answers every request for its tool, those that are open already as well: with yes when
 //!   it is given, with no when it is refused. Questions to the user are never answered by grants.
+//! * Each answer is a line of history, and must fit one. What an agent asks in a line so long that no
+//!   answer would fit is denied without asking anybody.
 //! * The questions of one request may be answered together or one by one, by anybody; the agent
 //!   hears of it when all have an answer.
 
@@ -61,10 +63,11 @@ impl Open {
 }
 
 /// Open requests and grants of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Requests {
     open: Vec<Open>,
     grants: BTreeMap<String, bool>,
+    line_bytes_max: usize,
 }
 
 /// A decision, carried out.
@@ -77,6 +80,26 @@ pub(crate) struct Decided {
 }
 
 impl Requests {
+    /// None yet. Their answers are lines of at most `line_bytes_max`.
+    pub(crate) fn new(line_bytes_max: usize) -> Self {
+        Self {
+            open: Vec::new(),
+            grants: BTreeMap::new(),
+            line_bytes_max,
+        }
+    }
+
+    fn check_fits(&self, request_id: &str, line: &Bytes) -> Result<(), Refusal> {
+        let (bytes, max) = (line.len(), self.line_bytes_max);
+        if bytes <= max {
+            return Ok(());
+        }
+        let message = format!(
+            "the answer takes {bytes} bytes, and a line of history at most {max}; say less, or deny"
+        );
+        Err(Refusal::new("TOO_LONG", message).with("request_id", request_id))
+    }
+
     /// Takes in a request. The answer, when there is one without asking anybody.
     pub(crate) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) -> Option<Bytes> {
         let open = Open {
@@ -85,6 +108,14 @@ impl Requests {
             since_ms: now_ms,
             answers: Map::new(),
         };
+        let request_id = &open.ask.request_id;
+        // It has the input in it, and more around it.
+        let yes = answer(request_id, &Verdict::Allow(&open.ask.input));
+        if self.check_fits(request_id, &yes).is_err() {
+            let why =
+                "the request is too long: its answer would not fit a line of history; ask for less";
+            return Some(answer(request_id, &Verdict::Deny(why)));
+        }
         if let Some(answer) = self.by_grant(&open) {
             return Some(answer);
         }
@@ -217,7 +248,8 @@ impl Requests {
                 return Err(Refusal::invalid(message).with("request_id", request_id));
             }
         };
-        // Before the request is closed: a grant that cannot be kept leaves it open.
+        // Before the request is closed: what cannot be done leaves it open.
+        self.check_fits(request_id, &line)?;
         if decision == Decision::AllowSession {
             self.check_grant(&tool)?;
         }
@@ -265,18 +297,22 @@ impl Requests {
             let message = "there is no answer in it; to decline, deny the request by permission";
             return Err(Refusal::invalid(message).with("request_id", question_id));
         }
+        let mut answers = open.answers.clone();
         for (question, text) in given {
             // The first answer counts.
-            open.answers.entry(question).or_insert(text);
-        }
-        if questions.iter().any(|q| !open.answers.contains_key(q)) {
-            return Ok(None);
+            answers.entry(question).or_insert(text);
         }
         let mut input = open.input();
-        input.insert("answers".to_owned(), json!(open.answers));
+        input.insert("answers".to_owned(), json!(answers));
         let input = Value::Object(input).to_string();
+        let line = answer(question_id, &Verdict::Allow(&input));
+        self.check_fits(question_id, &line)?;
+        if questions.iter().any(|q| !answers.contains_key(q)) {
+            self.find(question_id)?.answers = answers;
+            return Ok(None);
+        }
         self.take(question_id);
-        Ok(Some(answer(question_id, &Verdict::Allow(&input))))
+        Ok(Some(line))
     }
 
     /// Denies what has been open since before `since_ms`.

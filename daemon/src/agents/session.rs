@@ -73,13 +73,20 @@ impl Session {
             idle_ms: core.settings.agent_idle_ms,
             unattended_ms: core.settings.agent_request_wait_ms,
         };
+        let conversation = Conversation::new(
+            patience,
+            core.settings.max_payload_bytes,
+            known.agent_session_id,
+            known.messages,
+            0,
+        );
         Self {
             core,
             id: known.id,
             key: known.key,
             model: known.model,
             began: Instant::now(),
-            conversation: Conversation::new(patience, known.agent_session_id, known.messages, 0),
+            conversation,
             mailboxes: HashMap::new(),
             times: Arc::default(),
             activity,

@@ -20,7 +20,7 @@ fn plans() -> Arc<Options> {
 
 /// A conversation with a stream of `ann` (key 1), who plans, and one of `bob` (key 2).
 fn attended() -> Conversation {
-    let mut talk = Conversation::new(PATIENCE, String::new(), 0, 0);
+    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0);
     talk.attached(1, "ann".into(), 0, plans());
     talk.attached(2, "bob".into(), 0, Arc::default());
     talk.take_effects();

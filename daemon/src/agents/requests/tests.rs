@@ -1,5 +1,7 @@
 use super::*;
 
+const LINE_BYTES_MAX: usize = 10_000;
+
 fn ask(request_id: &str, tool_name: &str, input: &str) -> Ask {
     let object = format!(
         r#"{{"type":"control_request","request_id":"{request_id}","request":{{"subtype":"can_use_tool","tool_name":"{tool_name}","input":{input}}}}}"#
@@ -23,7 +25,7 @@ fn code<T>(result: Result<T, Refusal>) -> &'static str {
 
 #[test]
 fn the_first_valid_answer_wins() {
-    let mut requests = Requests::default();
+    let mut requests = Requests::new(LINE_BYTES_MAX);
     assert!(
         requests
             .asked(0, 1, ask("a", "Bash", r#"{"c":1}"#))
@@ -49,7 +51,7 @@ fn the_first_valid_answer_wins() {
 
 #[test]
 fn several_are_open_at_once_and_each_has_its_answer() {
-    let mut requests = Requests::default();
+    let mut requests = Requests::new(LINE_BYTES_MAX);
     for (at, id) in ["a", "b", "c"].into_iter().enumerate() {
         requests.asked(0, at as u64 + 1, ask(id, "Bash", "{}"));
     }
@@ -67,7 +69,7 @@ fn several_are_open_at_once_and_each_has_its_answer() {
 
 #[test]
 fn a_grant_answers_what_is_open_and_what_comes() {
-    let mut requests = Requests::default();
+    let mut requests = Requests::new(LINE_BYTES_MAX);
     requests.asked(0, 1, ask("a", "Bash", "{}"));
     requests.asked(0, 2, ask("b", "Bash", "{}"));
     requests.asked(0, 3, ask("c", "Edit", "{}"));
@@ -91,7 +93,7 @@ const TWO: &str = r#"{"questions":[{"question":"Which?"},{"question":"When?"}]}"
 
 #[test]
 fn questions_may_be_answered_one_by_one() {
-    let mut requests = Requests::default();
+    let mut requests = Requests::new(LINE_BYTES_MAX);
     requests.set_grant(ASK_USER, true).unwrap();
     assert!(requests.asked(0, 1, ask("q", ASK_USER, TWO)).is_none());
     let mut say = |pairs: &[(&str, &str)]| {
@@ -111,7 +113,7 @@ fn questions_may_be_answered_one_by_one() {
 
 #[test]
 fn the_only_answer_is_that_to_the_only_question() {
-    let mut requests = Requests::default();
+    let mut requests = Requests::new(LINE_BYTES_MAX);
     requests.asked(
         0,
         1,
@@ -131,7 +133,7 @@ fn the_only_answer_is_that_to_the_only_question() {
 
 #[test]
 fn open_requests_are_bounded_and_expire() {
-    let mut requests = Requests::default();
+    let mut requests = Requests::new(LINE_BYTES_MAX);
     for at in 0..OPEN_REQUESTS_MAX {
         let id = at.to_string();
         assert!(
@@ -145,4 +147,43 @@ fn open_requests_are_bounded_and_expire() {
     assert_eq!(requests.oldest_ms(), Some(0));
     assert_eq!(requests.expire(3, "late").len(), 3);
     assert_eq!(requests.oldest_ms(), Some(3));
+}
+
+#[test]
+fn an_answer_that_does_not_fit_a_line_is_refused_and_leaves_the_request_open() {
+    let mut requests = Requests::new(LINE_BYTES_MAX);
+    requests.asked(0, 1, ask("a", "Bash", "{}"));
+    let long = "x".repeat(LINE_BYTES_MAX);
+    let edit = Some(long.as_str());
+    let edited = requests.decide("a", Decision::AllowWithEdit, edit, "");
+    assert_eq!(code(edited), "TOO_LONG");
+    assert_eq!(
+        code(requests.decide("a", Decision::Deny, None, &long)),
+        "TOO_LONG"
+    );
+    assert!(requests.decide("a", Decision::Deny, None, "no").is_ok());
+    requests.asked(0, 2, ask("q", ASK_USER, TWO));
+    let mut say = |question: &str, bytes| {
+        let pair = (question.to_owned(), "x".repeat(bytes));
+        requests.answer("q", HashMap::from([pair]))
+    };
+    assert_eq!(code(say("Which?", LINE_BYTES_MAX)), "TOO_LONG");
+    assert_eq!(say("Which?", LINE_BYTES_MAX / 2), Ok(None));
+    // Each would fit, both together do not.
+    assert_eq!(code(say("When?", LINE_BYTES_MAX / 2)), "TOO_LONG");
+    let line = say("When?", 3).unwrap().unwrap();
+    assert_eq!(response(&line)["updatedInput"]["answers"]["When?"], "xxx");
+}
+
+#[test]
+fn a_request_whose_answer_does_not_fit_a_line_is_denied_whatever_is_granted() {
+    let mut requests = Requests::new(LINE_BYTES_MAX);
+    requests.set_grant("Bash", true).unwrap();
+    let input = format!(r#"{{"c":"{}"}}"#, "x".repeat(LINE_BYTES_MAX - 120));
+    for (id, tool) in [("a", "Bash"), ("b", "Edit"), ("c", ASK_USER)] {
+        let no = requests.asked(0, 1, ask(id, tool, &input)).unwrap();
+        assert_eq!(response(&no)["behavior"], "deny", "{tool}");
+        assert!(no.len() <= LINE_BYTES_MAX);
+    }
+    assert!(!requests.waits());
 }

@@ -59,6 +59,13 @@ fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Heard>
             decide(answer, bytes_max).map_err(Heard::Refused)?,
         ),
         Some(Asked::QuestionResponse(answer)) => {
+            let texts = answer.answers.iter();
+            let bytes = texts
+                .map(|(question, text)| question.len() + text.len())
+                .sum();
+            check_fits(bytes, bytes_max)
+                .map_err(|refusal| refusal.with("request_id", answer.question_id.clone()))
+                .map_err(Heard::Refused)?;
             let reply = Reply::Answers {
                 question_id: answer.question_id,
                 answers: answer.answers,
@@ -89,15 +96,23 @@ fn decide(answer: PermissionResponse, bytes_max: usize) -> Result<Reply, Refusal
         }
     };
     let bytes = updated_input.as_ref().map_or(0, String::len) + answer.message.len();
-    // Escapes may make a message six times as long.
-    if bytes.saturating_mul(6) > bytes_max {
-        let why = format!("the answer has {bytes} bytes, and its line must fit {bytes_max}");
-        return Err(with_id(Refusal::new("TOO_LONG", why)));
-    }
+    check_fits(bytes, bytes_max).map_err(with_id)?;
     Ok(Reply::Decision {
         request_id: answer.request_id,
         decision,
         updated_input,
         message: answer.message,
     })
+}
+
+/// Whether an answer will fit a line, nearly: the conversation knows what else stands on it.
+fn check_fits(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
+    // Escapes may make a message six times as long.
+    match bytes.saturating_mul(6) <= bytes_max {
+        true => Ok(()),
+        false => {
+            let why = format!("the answer has {bytes} bytes, and its line must fit {bytes_max}");
+            Err(Refusal::new("TOO_LONG", why))
+        }
+    }
 }
