@@ -10,7 +10,8 @@ use crate::error::Result;
 pub(super) struct Ahead {
     /// Threads that work, at least one; the caller's only takes.
     pub(super) threads: usize,
-    /// Bytes of the items that are under way, or done and not taken. A bigger item is alone.
+    /// Bytes of the items that are under way, or done and not taken. Where there is a bigger one nothing
+    /// is done ahead: each thread would keep the memory that such an item takes.
     pub(super) bytes_max: u64,
 }
 
@@ -29,6 +30,13 @@ where
     R: Send,
     W: FnMut(&I) -> R,
 {
+    let in_turn = |take: &mut dyn FnMut(&I, R) -> Result<()>| {
+        let mut work = worker();
+        items.iter().try_for_each(|item| take(item, work(item)))
+    };
+    if items.iter().any(|item| bytes_of(item) > ahead.bytes_max) {
+        return in_turn(&mut take);
+    }
     let threads = ahead.threads.clamp(1, items.len().max(1));
     let (jobs, queue) = mpsc::channel::<(&I, mpsc::SyncSender<R>)>();
     let queue = Mutex::new(queue);
@@ -50,17 +58,15 @@ where
         };
         if (0..threads).filter(start).count() == 0 {
             // The system gives out no more threads: slower, and as good.
-            let mut work = worker();
-            return items.iter().try_for_each(|item| take(item, work(item)));
+            return in_turn(&mut take);
         }
         let mut waiting = items.iter().peekable();
         let mut begun = VecDeque::new();
         let mut bytes = 0;
         loop {
-            while let Some(item) = waiting.next_if(|item| {
-                let room = begun.len() <= threads && bytes + bytes_of(item) <= ahead.bytes_max;
-                begun.is_empty() || room
-            }) {
+            while let Some(item) = waiting
+                .next_if(|item| begun.len() <= threads && bytes + bytes_of(item) <= ahead.bytes_max)
+            {
                 let (answer, answered) = mpsc::sync_channel(1);
                 bytes += bytes_of(item);
                 begun.push_back((item, answered));
@@ -117,11 +123,19 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_are_under_way_than_allowed_and_a_bigger_item_is_alone() {
-        let items = [3, 4, 3, 50, 2, 9, 1, 1, 1, 1, 60, 60, 2];
+    fn no_more_bytes_are_under_way_than_allowed_and_beside_a_bigger_item_nothing() {
+        for items in [
+            &[3, 4, 3, 10, 2, 9, 1, 1, 1, 1, 6, 6, 2][..],
+            &[3, 4, 50, 2],
+        ] {
+            assert_bounded(items);
+        }
+    }
+
+    fn assert_bounded(items: &[u64]) {
         let under_way = AtomicU64::new(0);
         let done = in_order(
-            &items,
+            items,
             ahead(3, 10),
             |&item| item,
             || {
