@@ -63,12 +63,13 @@ impl CompactionRequest {
     }
 }
 
-/// Threads for a run that somebody waits for: a core each, up to [`COMPACTION_THREADS_MAX`].
+/// Threads for a run that somebody waits for: all cores but one, which is for those who append, up
+/// to [`COMPACTION_THREADS_MAX`].
 #[must_use]
 pub fn compaction_threads() -> usize {
     std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(COMPACTION_THREADS_MAX)
+        .map_or(1, |cores| cores.get() - 1)
+        .clamp(1, COMPACTION_THREADS_MAX)
 }
 
 /// What a run would do.

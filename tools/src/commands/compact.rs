@@ -33,8 +33,8 @@ pub struct Args {
     /// How much effort: `quick` is several times faster, `deep` smaller
     #[arg(long, value_enum, default_value_t = TierArg::Deep)]
     tier: TierArg,
-    /// Threads that compress; by default one for each core, at most 4. What they make is the
-    /// same. A daemon that compacts for this command uses one
+    /// Threads that compress; by default one for each core but one, at most 4. What they make is
+    /// the same. A daemon that compacts for this command uses one
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=COMPACTION_THREADS_MAX as i64))]
     threads: Option<u32>,
