@@ -8,8 +8,8 @@
 //!    inserts the segment and deletes what it replaces.
 //! 4. `reclaim` gives the free pages back in small transactions, and checkpoints.
 //! 5. `run` does this for all sessions that are due, on request; `service` does it in the
-//!    background. Where a run may use several threads, they read and encode `ahead` of the swaps,
-//!    which go on one by one, in the plan's order.
+//!    background. One thread, or several where a run may use them, read and encode `ahead` of the
+//!    swaps, which go on one by one, in the plan's order.
 //!
 //! A crash at any point leaves either the old rows or the new segment, never both and never
 //! neither: the swap is one transaction, and nothing else changes messages.
