@@ -70,16 +70,7 @@ async fn tokens_end_by_time_and_by_command() {
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, _) = daemon(options).await;
     let authority = folder.file("authority.pem");
-    let issued = folder.run(&[
-        "token",
-        "issue",
-        "--user",
-        "ann",
-        "--machine",
-        "m-1",
-        "--json",
-    ]);
-    let issued: serde_json::Value = serde_json::from_str(&issued).unwrap();
+    let issued = folder.issued("m-1");
     let caller = client(&relay, &authority, "m-1", issued["token"].as_str()).await;
     caller.unary("Unary", Bytes::new()).await.unwrap();
     folder.run(&["token", "revoke", issued["claims"]["jti"].as_str().unwrap()]);
@@ -104,16 +95,7 @@ async fn tokens_end_by_time_and_by_command() {
     let told = caller.unary("Unary", Bytes::new()).await.unwrap_err();
     assert_eq!(told.code(), Code::Unauthenticated);
     // A token that has expired: the shortest, and the leeway.
-    let short = folder.run(&[
-        "token",
-        "issue",
-        "--user",
-        "cat",
-        "--machine",
-        "m-1",
-        "--life-s",
-        "1",
-    ]);
+    let short = folder.short_token("cat", "m-1");
     let caller = client(&relay, &authority, "m-1", Some(&short)).await;
     until_async("the token expires", async || {
         let told = caller.unary("Unary", Bytes::new()).await;

@@ -102,16 +102,7 @@ async fn a_token_that_is_revoked_takes_its_calls_along_and_no_others() {
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, echo) = daemon(options).await;
     let authority = folder.file("authority.pem");
-    let issued = folder.run(&[
-        "token",
-        "issue",
-        "--user",
-        "ann",
-        "--machine",
-        "m-1",
-        "--json",
-    ]);
-    let stolen: serde_json::Value = serde_json::from_str(&issued).unwrap();
+    let stolen = folder.issued("m-1");
     let own = folder.token("ann", &["m-1"]);
     let thief = client(&relay, &authority, "m-1", stolen["token"].as_str()).await;
     let ann = client(&relay, &authority, "m-1", Some(&own)).await;
@@ -159,16 +150,7 @@ async fn a_call_does_not_outlast_its_token() {
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, echo) = daemon(options).await;
     let authority = folder.file("authority.pem");
-    let short = folder.run(&[
-        "token",
-        "issue",
-        "--user",
-        "cat",
-        "--machine",
-        "m-1",
-        "--life-s",
-        "1",
-    ]);
+    let short = folder.short_token("cat", "m-1");
     let caller = client(&relay, &authority, "m-1", Some(&short)).await;
     let open = caller.stream("HangOpen", tokio_stream::pending()).await;
     let ended = end_of(&mut open.unwrap().into_inner()).await.unwrap();

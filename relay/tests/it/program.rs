@@ -59,6 +59,26 @@ impl Folder {
         self.run(&arguments)
     }
 
+    /// A token of ann's and what it claims.
+    pub(crate) fn issued(&self, machine: &str) -> serde_json::Value {
+        let arguments = [
+            "token",
+            "issue",
+            "--user",
+            "ann",
+            "--machine",
+            machine,
+            "--json",
+        ];
+        serde_json::from_str(&self.run(&arguments)).unwrap()
+    }
+
+    /// A token with the shortest life.
+    pub(crate) fn short_token(&self, user: &str, machine: &str) -> String {
+        let who = ["token", "issue", "--user", user, "--machine", machine];
+        self.run(&[&who[..], &["--life-s", "1"]].concat())
+    }
+
     /// Enrols a machine and returns options for its tunnel, with TLS.
     pub(crate) async fn enrolled(&self, relay: &Running, machine: &str) -> TunnelOptions {
         let id: MachineId = machine.parse().unwrap();
