@@ -49,6 +49,10 @@ pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
 pub const CHECKPOINT_WAIT_MS_MAX: u64 = 50;
 /// How often a lock is looked for, meanwhile.
 pub const BUSY_POLL_MS: u64 = 1;
+/// In the first milliseconds it is looked for this often, because most commits are over by then.
+pub const BUSY_POLL_OFTEN_US: u64 = 100;
+/// See [`BUSY_POLL_OFTEN_US`].
+pub const BUSY_POLL_OFTEN_MS_MAX: u64 = 5;
 
 /// Readers' connections.
 pub const READERS_MAX_DEFAULT: u32 = 8;
@@ -113,6 +117,9 @@ pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;
 pub const WAL_LIMIT_DIVISOR: u64 = 16;
 /// See [`WAL_LIMIT_DIVISOR`].
 pub const WAL_BYTES_SOFT_MIN: u64 = 1 << 20;
+/// While no append waits it is checkpointed at this many bytes already: one that comes meanwhile waits for
+/// a short checkpoint. Where appends always wait, fewer and longer ones take less of the disk.
+pub const WAL_BYTES_LULL_MAX: u64 = 512 << 10;
 /// What a checkpoint leaves of the WAL's file. More than the WAL usually grows to: commits that
 /// overwrite are synced sooner than commits that make the file longer (a third to two thirds more
 /// messages per second with all of it kept than with 1 MiB). Compaction cuts it to nothing.
@@ -130,6 +137,14 @@ pub const FULL_DISK_FREE_BYTES_MIN: u64 = 4 * RESERVE_BYTES_MIN;
 pub const RECLAIM_PAGES_PER_STEP: u32 = 256;
 /// Rows deleted in one transaction when a session is removed.
 pub const DELETE_ROWS_PER_STEP: u32 = 2048;
+
+/// While others append a run of compaction leaves the writer to them for so many times as long as
+/// each piece of its maintenance took …
+pub const MAINTENANCE_REST_TIMES: u32 = 20;
+/// … but for no longer than this …
+pub const MAINTENANCE_REST_MS_MAX: u64 = 250;
+/// … and so long after the last append nobody is said to append.
+pub const APPENDING_MS_MAX: u64 = 1_000;
 
 /// Default size that the database may reach.
 pub const DB_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;

@@ -9,14 +9,17 @@
 //! 4. `reclaim` gives the free pages back in small transactions, and checkpoints.
 //! 5. `run` does this for all sessions that are due, on request; `service` does it in the
 //!    background. One thread, or several where a run may use them, read and encode `ahead` of the
-//!    swaps, which go on one by one, in the plan's order.
+//!    swaps, which go on one by one, in the plan's order. `give_way` and `pace` see to it that those
+//!    who append hardly notice: the one on the cores, the other on the writer's thread.
 //!
 //! A crash at any point leaves either the old rows or the new segment, never both and never
 //! neither: the swap is one transaction, and nothing else changes messages.
 
 mod ahead;
 mod base;
+mod give_way;
 mod lease;
+mod pace;
 mod plan;
 mod policy;
 mod project;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::ahead::{Ahead, in_order};
 use super::base::{self, BaseChoice, PlannedBatch, RunBase};
+use super::give_way::give_way;
 use super::lease::Lease;
+use super::pace::Pace;
 use super::plan::PlannedStep;
 use super::policy::CompactionPolicy;
 use super::reclaim::reclaim;
@@ -20,10 +22,6 @@ use crate::sql;
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::Tier;
 use crate::store::Store;
-
-/// Added to the niceness of the thread that compacts: about a tenth of the weight of others.
-#[cfg(target_os = "linux")]
-const COMPACTION_NICENESS: i32 = 10;
 
 /// What to compact.
 #[derive(Debug, Clone, PartialEq)]
@@ -257,14 +255,15 @@ impl Store {
             raw_bytes_done: 0,
             raw_bytes: plan.raw_bytes(),
         };
+        let mut pace = Pace::new(self);
         for batch in &plan.batches {
-            self.do_batch(batch, request, outcome, &mut progress, observe)?;
+            self.do_batch(batch, request, outcome, &mut progress, &mut pace, observe)?;
         }
         progress.phase = CompactionPhase::Reclaiming;
         self.delete_unused_bases()?;
         self.finish_deletions_if_possible()?;
         let anyway = request.force || outcome.segments > 0;
-        reclaim(self, 0, anyway, &mut |_| observe(&progress))
+        reclaim(self, &mut pace, 0, anyway, &mut |_| observe(&progress))
     }
 
     fn do_batch(
@@ -273,6 +272,7 @@ impl Store {
         request: &CompactionRequest,
         outcome: &mut CompactionOutcome,
         progress: &mut CompactionProgress,
+        pace: &mut Pace<'_>,
         observe: Observer<'_>,
     ) -> Result<()> {
         let Some(first) = batch.steps.first() else {
@@ -316,7 +316,7 @@ impl Store {
             |step, prepared| {
                 let failed = outcome.failures.iter().any(|(id, _)| *id == step.session);
                 if !failed {
-                    self.finish_step(step, prepared, outcome)?;
+                    finish_step(pace, step, prepared, outcome)?;
                 }
                 progress.steps_done += 1;
                 progress.raw_bytes_done += step.raw_bytes;
@@ -341,37 +341,6 @@ impl Store {
             BaseChoice::Make { project_raw_bytes } => {
                 base::make(self, batch, project_raw_bytes, params.level, ahead, go_on)
             }
-        }
-    }
-
-    fn finish_step(
-        &self,
-        step: &PlannedStep,
-        prepared: Result<Option<Prepared>>,
-        outcome: &mut CompactionOutcome,
-    ) -> Result<()> {
-        let result = prepared.and_then(|prepared| match prepared {
-            Some(prepared) => swap_in(self, step, prepared),
-            None => Ok(StepResult::Outdated),
-        });
-        match result {
-            Ok(StepResult::Written) => {
-                outcome.messages += step.messages();
-                outcome.raw_bytes += step.raw_bytes;
-                outcome.segments += 1;
-                outcome.segments_replaced += step.replaces_segments;
-                Ok(())
-            }
-            Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
-            // Damage in one session must not keep the others from being compacted.
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
-                tracing::error!(session = %step.session, %error, "a session cannot be compacted");
-                outcome
-                    .failures
-                    .push((step.session.clone(), error.to_string()));
-                Ok(())
-            }
-            Err(error) => Err(error),
         }
     }
 
@@ -413,20 +382,41 @@ impl Store {
     }
 }
 
+fn finish_step(
+    pace: &mut Pace<'_>,
+    step: &PlannedStep,
+    prepared: Result<Option<Prepared>>,
+    outcome: &mut CompactionOutcome,
+) -> Result<()> {
+    let result = prepared.and_then(|prepared| match prepared {
+        Some(prepared) => swap_in(pace, step, prepared),
+        None => Ok(StepResult::Outdated),
+    });
+    match result {
+        Ok(StepResult::Written) => {
+            outcome.messages += step.messages();
+            outcome.raw_bytes += step.raw_bytes;
+            outcome.segments += 1;
+            outcome.segments_replaced += step.replaces_segments;
+            Ok(())
+        }
+        Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
+        // Damage in one session must not keep the others from being compacted.
+        Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+            tracing::error!(session = %step.session, %error, "a session cannot be compacted");
+            outcome
+                .failures
+                .push((step.session.clone(), error.to_string()));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn ahead(request: &CompactionRequest) -> Ahead {
     Ahead {
         threads: request.threads_max.min(COMPACTION_THREADS_MAX),
         bytes_max: COMPACTION_AHEAD_BYTES_MAX,
-    }
-}
-
-/// Lets whoever appends and reads go first where cores are scarce. Encoding takes whole cores for
-/// minutes, and nobody waits for it. On Linux niceness is a thread's; elsewhere it would be the
-/// whole process's.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(COMPACTION_NICENESS) {
-        tracing::debug!(%error, "compaction runs at the priority of the rest");
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::Connection;
 
 use super::base::{BaseRow, RunBase};
+use super::pace::Pace;
 use super::plan::PlannedStep;
 use super::standing::{self, Standing, StandingSegment, first_change};
 use crate::error::{Result, StoreError};
@@ -81,19 +82,23 @@ pub(super) struct Prepared {
 }
 
 /// Second half of a step: the short transaction that puts the segment in its messages' place.
-pub(super) fn swap_in(store: &Store, step: &PlannedStep, prepared: Prepared) -> Result<StepResult> {
+pub(super) fn swap_in(
+    pace: &mut Pace<'_>,
+    step: &PlannedStep,
+    prepared: Prepared,
+) -> Result<StepResult> {
     let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.info.encoded_bytes).sum();
     let again =
         prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.info.tier >= step.tier);
     if again && prepared.info.encoded_bytes >= replaced_bytes {
         return Ok(StepResult::NotSmaller);
     }
-    let swapped = store.writer()?.run(move |context| {
+    let swap = pace.maintain(move |context| {
         context.maintain("swap in a segment", |db, connection| {
             swap(db, connection, &prepared)
         })
     })?;
-    Ok(if swapped {
+    Ok(if swap.value {
         StepResult::Written
     } else {
         StepResult::Outdated

@@ -318,8 +318,8 @@ thread_local! {
     static BUSY_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Looks for a lock every millisecond instead of SQLite's sleeps of up to 100 ms: other
-/// processes' transactions are short, and appends wait behind this.
+/// Looks for a lock every millisecond, and more often at first, instead of SQLite's sleeps of up to
+/// 100 ms: other processes' transactions are short, and appends wait behind this.
 fn set_busy_wait(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_handler(Some(|attempts| {
         let now = Instant::now();
@@ -330,7 +330,13 @@ fn set_busy_wait(connection: &Connection) -> rusqlite::Result<()> {
         if waited >= Duration::from_millis(BUSY_WAIT_MS.get()) {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(limits::BUSY_POLL_MS));
+        std::thread::sleep(
+            if waited < Duration::from_millis(limits::BUSY_POLL_OFTEN_MS_MAX) {
+                Duration::from_micros(limits::BUSY_POLL_OFTEN_US)
+            } else {
+                Duration::from_millis(limits::BUSY_POLL_MS)
+            },
+        );
         true
     }))
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
@@ -12,7 +12,8 @@ use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, write};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
-    FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
+    APPENDING_MS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX,
+    WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
 use crate::options::StoreOptions;
@@ -65,6 +66,20 @@ impl Cache {
     }
 }
 
+/// No version that SQLite tells.
+const DATA_VERSION_UNKNOWN: i64 = -1;
+
+/// For how long nothing has waited for the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lull {
+    /// Appends wait.
+    None,
+    /// Just now nobody waits.
+    Short,
+    /// Nothing came for so long that it tidies up.
+    Long,
+}
+
 /// The writer thread's belongings; jobs get it to work with.
 pub(crate) struct WriterContext {
     pub(crate) db: Db,
@@ -73,6 +88,8 @@ pub(crate) struct WriterContext {
     cache: Cache,
     /// `PRAGMA data_version` when the cache was last known to be true.
     data_version: i64,
+    /// When somebody last wrote: this thread an append, or another process anything.
+    appended: Option<Instant>,
     pub(crate) reserve: Reserve,
     watch: Arc<CapacityWatch>,
     /// Bytes of the WAL at its last checkpoint, as long as it has not begun anew since: a reader may
@@ -96,7 +113,8 @@ impl WriterContext {
             options,
             connection,
             cache: Cache::default(),
-            data_version: -1,
+            data_version: DATA_VERSION_UNKNOWN,
+            appended: None,
             reserve,
             watch,
             checkpointed_bytes: 0,
@@ -247,6 +265,7 @@ impl WriterContext {
             // The cache may hold what was rolled back.
             (Err(_), _) => self.cache.clear(),
         }
+        self.appended = Some(Instant::now());
         let appended = |answer: Result<Wrote>| answer.map(|wrote| wrote.appended);
         result.map(|answers| answers.into_iter().map(appended).collect())
     }
@@ -266,6 +285,11 @@ impl WriterContext {
         mut work: impl FnMut(&Db, &Connection) -> Result<T>,
     ) -> Result<T> {
         self.cache.clear();
+        let version = data_version(&self.db, &self.connection)?;
+        let known = std::mem::replace(&mut self.data_version, version);
+        if known != version && known != DATA_VERSION_UNKNOWN {
+            self.appended = Some(Instant::now());
+        }
         let db = self.db.clone();
         let mut attempt = |context: &mut Self| {
             write_transaction(
@@ -283,6 +307,12 @@ impl WriterContext {
             }
             result => result,
         }
+    }
+
+    /// Whether somebody appended not long ago, in this process or, as far as it is known, in another.
+    pub(crate) fn is_appended_to(&self) -> bool {
+        let recently = Duration::from_millis(APPENDING_MS_MAX);
+        self.appended.is_some_and(|at| at.elapsed() < recently)
     }
 
     /// Commits the store's row as it is, and returns the store's name. Unlike [`Self::maintain`]
@@ -308,13 +338,17 @@ impl WriterContext {
 
     /// Moves the WAL into the main file when it has grown, between commits, so that no answer
     /// waits for it.
-    pub(super) fn checkpoint_when_due(&mut self, idle: bool) {
+    pub(super) fn checkpoint_when_due(&mut self, lull: Lull) {
         if wal_bytes() < self.checkpointed_bytes {
             self.checkpointed_bytes = 0;
         }
         let fresh_bytes = wal_bytes() - self.checkpointed_bytes;
-        let is_worth_a_look = fresh_bytes > 0 || self.is_held_back;
-        if fresh_bytes >= wal_soft_max(&self.watch) || (idle && is_worth_a_look) {
+        let is_due = match lull {
+            Lull::None => fresh_bytes >= wal_soft_max(&self.watch),
+            Lull::Short => fresh_bytes >= WAL_BYTES_LULL_MAX,
+            Lull::Long => fresh_bytes > 0 || self.is_held_back,
+        };
+        if is_due {
             if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
                 tracing::warn!(%error, "checkpoint failed");
             }
@@ -325,7 +359,7 @@ impl WriterContext {
 
     /// What can be done when nothing else is asked for.
     pub(super) fn tidy_when_idle(&mut self) {
-        self.checkpoint_when_due(true);
+        self.checkpoint_when_due(Lull::Long);
         self.observe_size();
         self.reserve.restore_when_possible();
     }
@@ -358,17 +392,20 @@ fn forget_if_outdated(
     cache: &mut Cache,
     known: &mut i64,
 ) -> Result<()> {
-    let version: i64 = db.named(
-        "look for other writers",
-        connection
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0))),
-    )?;
+    let version = data_version(db, connection)?;
     if version != *known {
         cache.clear();
         *known = version;
     }
     Ok(())
+}
+
+/// A number that changes when another connection commits.
+fn data_version(db: &Db, connection: &Connection) -> Result<i64> {
+    let version = connection
+        .prepare_cached("PRAGMA data_version")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+    db.named("look for other writers", version)
 }
 
 fn wal_soft_max(watch: &CapacityWatch) -> u64 {

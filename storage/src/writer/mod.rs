@@ -19,6 +19,7 @@ use rusqlite::Connection;
 
 use append::AppendRequest;
 pub(crate) use append::Done;
+use context::Lull;
 pub(crate) use context::WriterContext;
 use queue::{Queue, Work};
 
@@ -174,7 +175,9 @@ fn run(queue: &Queue, mut context: WriterContext) {
                     if let Some(job) = job {
                         job(&mut context);
                     }
-                    context.checkpoint_when_due(false);
+                    let (waiting, _) = queue.waiting();
+                    let lull = if waiting > 0 { Lull::None } else { Lull::Short };
+                    context.checkpoint_when_due(lull);
                 }
                 Work::Idle => context.tidy_when_idle(),
                 Work::Closed => break,

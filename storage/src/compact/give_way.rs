@@ -1,0 +1,79 @@
+//! Letting whoever appends and reads go first where cores are scarce. Encoding takes whole cores for
+//! minutes, and nobody waits for it.
+
+/// Makes the calling thread, and those that it starts, give way to others from now on. It cannot be
+/// taken back. Where the system refuses, compaction goes on at the priority of the rest.
+pub(super) fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = linux::give_way() {
+        tracing::debug!(%error, "compaction runs at the priority of the rest");
+    }
+}
+
+/// On Linux niceness is a thread's; elsewhere it would be the whole process's.
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::io;
+
+    /// About a tenth of the weight of others.
+    const NICENESS: i32 = 10;
+    /// The longest slice that Linux grants, in nanoseconds.
+    ///
+    /// Niceness says who gets how much, not who goes first. Since 6.6 a thread that wakes, as the
+    /// writer does after each sync, waits for the running one's slice to end, however nice that
+    /// is: 3 ms, many times what a commit takes. Since 6.12 it does not wait when its own
+    /// slice is the shorter one. Older kernels do not look at the slice.
+    const SLICE_NS: u64 = 100_000_000;
+
+    #[allow(unsafe_code)]
+    pub(super) fn give_way() -> io::Result<()> {
+        let attributes = libc::sched_attr {
+            size: size_of::<libc::sched_attr>() as u32,
+            sched_policy: libc::SCHED_BATCH as u32,
+            sched_flags: 0,
+            sched_nice: NICENESS,
+            sched_priority: 0,
+            sched_runtime: SLICE_NS,
+            sched_deadline: 0,
+            sched_period: 0,
+        };
+        let (this_thread, no_flags) = (0, 0);
+        // SAFETY: the kernel reads `size` bytes of `attributes`, which is alive for the call, and keeps
+        // nothing of it. There is no safe binding of this call: rustix and nix have none.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_sched_setattr,
+                this_thread,
+                &raw const attributes,
+                no_flags,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        let refused = io::Error::last_os_error();
+        // As a sandbox does that does not know the call.
+        rustix::process::nice(NICENESS)?;
+        tracing::debug!(%refused, "compaction is nice only");
+        Ok(())
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::give_way;
+
+    #[test]
+    fn the_thread_gives_way_and_so_do_those_that_it_starts_and_no_others() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let before = niceness();
+        let (own, started) = std::thread::spawn(move || {
+            give_way();
+            (niceness(), std::thread::spawn(niceness).join().unwrap())
+        })
+        .join()
+        .unwrap();
+        assert!(own > before && started == own, "{before}, {own}, {started}");
+        assert_eq!(niceness(), before);
+    }
+}

@@ -1,0 +1,115 @@
+//! How far apart the pieces of a run's maintenance are.
+//!
+//! A swap, or a step of giving pages back, keeps the writer from appends for a millisecond or two.
+//! That is no harm to one append; what is felt is how many of them meet one. So while others append
+//! a run rests after each piece, and encodes meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::capacity::levels::Level;
+use crate::error::Result;
+use crate::limits::{MAINTENANCE_REST_MS_MAX, MAINTENANCE_REST_TIMES};
+use crate::store::Store;
+use crate::writer::WriterContext;
+
+/// What a piece of maintenance did, and beside whom.
+pub(super) struct Piece<T> {
+    pub(super) value: T,
+    pub(super) took: Duration,
+    /// Someone appended shortly before, in this process or another.
+    pub(super) beside_appends: bool,
+}
+
+/// Does a run's maintenance on the writer's thread, piece by piece.
+pub(super) struct Pace<'s> {
+    store: &'s Store,
+    not_before: Instant,
+}
+
+impl<'s> Pace<'s> {
+    pub(super) fn new(store: &'s Store) -> Self {
+        Self {
+            store,
+            not_before: Instant::now(),
+        }
+    }
+
+    /// Waits until the next piece may be, and does it.
+    pub(super) fn maintain<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
+    ) -> Result<Piece<T>> {
+        std::thread::sleep(self.not_before.saturating_duration_since(Instant::now()));
+        let piece = self.store.writer()?.run(|context| {
+            let began = Instant::now();
+            let value = work(context)?;
+            Ok(Piece {
+                value,
+                took: began.elapsed(),
+                beside_appends: context.is_appended_to(),
+            })
+        })?;
+        let rest = rest_after(piece.took, piece.beside_appends, self.store.level());
+        self.not_before = Instant::now() + rest;
+        Ok(piece)
+    }
+}
+
+/// How long a run leaves the writer to others after work that took so long. Where there is hardly any
+/// room left, making some is more urgent than anything.
+fn rest_after(took: Duration, beside_appends: bool, level: Level) -> Duration {
+    if !beside_appends || level >= Level::Critical {
+        return Duration::ZERO;
+    }
+    (took * MAINTENANCE_REST_TIMES).min(Duration::from_millis(MAINTENANCE_REST_MS_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, SessionId, StoreOptions};
+
+    fn beside_appends(store: &Store) -> bool {
+        let nothing = |context: &mut WriterContext| context.maintain("do nothing", |_, _| Ok(()));
+        Pace::new(store).maintain(nothing).unwrap().beside_appends
+    }
+
+    #[test]
+    fn whoever_appends_is_noticed_in_this_process_and_in_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        assert!(!beside_appends(&store));
+        assert!(!beside_appends(&store), "its own maintenance is no append");
+
+        let elsewhere = rusqlite::Connection::open(&path).unwrap();
+        let commit = "UPDATE store SET created_ms = created_ms + 1";
+        elsewhere.execute(commit, []).unwrap();
+        assert!(beside_appends(&store));
+
+        let path = folder.path().join("other.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        let session = SessionId::new("s").unwrap();
+        store
+            .append(Batch::new(session, vec!["a line".into()]))
+            .unwrap();
+        assert!(beside_appends(&store));
+    }
+
+    const PIECE: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_run_rests_after_its_work_only_beside_others_and_only_where_there_is_room() {
+        let times_of_the_work = PIECE * MAINTENANCE_REST_TIMES;
+        assert_eq!(rest_after(PIECE, true, Level::Ok), times_of_the_work);
+        assert_eq!(rest_after(PIECE, true, Level::Warning), times_of_the_work);
+        assert_eq!(rest_after(PIECE, true, Level::Critical), Duration::ZERO);
+        assert_eq!(rest_after(PIECE, false, Level::Ok), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_rest_is_long() {
+        let rest = rest_after(Duration::from_secs(60), true, Level::Ok);
+        assert_eq!(rest, Duration::from_millis(MAINTENANCE_REST_MS_MAX));
+    }
+}
