@@ -302,6 +302,30 @@ proptest! {
 }
 
 #[test]
+fn short_keys_that_differ_in_one_letter_have_columns_of_their_own() {
+    let values = [
+        r#""509a053c-2d6e-a711-2a5c-a6a74b150bc3""#,
+        r#""509a053c2d6ea711""#,
+        r#""2026-11-29T22:53:29.123Z""#,
+        r#""some text that is none of these""#,
+        "17",
+        "1.5",
+        "[1]",
+    ];
+    let mut lines = Vec::new();
+    for length in 1..=8 {
+        let rest = "k".repeat(length - 1);
+        for letter in 'a'..='p' {
+            for key in [format!("{rest}{letter}"), format!("{letter}{rest}")] {
+                let objects = values.map(|value| format!(r#"{{"{key}":{value}}}"#));
+                lines.push(format!("[{}]", objects.join(",")).into_bytes());
+            }
+        }
+    }
+    round_trip(&lines, &[], None);
+}
+
+#[test]
 fn every_mixture_of_ideas_comes_back() {
     let sample = sample();
     let times: Vec<i64> = (0..sample.len() as i64).collect();
