@@ -21,7 +21,7 @@ use crate::limits::PAGE_BYTES;
 use crate::open_files::{self, OpenFile};
 use crate::options::StoreOptions;
 use crate::sql;
-use crate::sql::db::Db;
+use crate::sql::db::{Db, name_for_sqlite};
 use crate::store::Store;
 use crate::surroundings::AUTO_VACUUM_INCREMENTAL;
 use crate::verify::{VerifyProgress, VerifyReport};
@@ -77,13 +77,11 @@ impl Partial {
             let set = connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL);
             db.named("copy", set)?;
         }
-        let name = self
-            .path
-            .to_str()
-            .ok_or_else(|| StoreError::InvalidArgument {
-                what: "the name of the copy",
-                why: format!("{} is not UTF-8, which SQLite needs", self.path.display()),
-            })?;
+        let name = name_for_sqlite(&self.path);
+        let name = name.to_str().ok_or_else(|| StoreError::InvalidArgument {
+            what: "the name of the copy",
+            why: format!("{} is not UTF-8, which SQLite needs", self.path.display()),
+        })?;
         let copied = vacuum_into(connection, name, &mut || {
             observe(&VerifyProgress {
                 messages_done: 0,
@@ -327,7 +325,7 @@ pub fn restore(
     if !replace {
         refuse_taken(to)?;
     }
-    if files::behind_links(backup) == *to {
+    if files::is_same_file(backup, to) {
         return Err(StoreError::InvalidArgument {
             what: "the backup",
             why: format!("{} is the database itself", backup.display()),

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
@@ -58,6 +58,12 @@ pub fn behind_links(path: &Path) -> PathBuf {
         path = path.parent().unwrap_or(Path::new("")).join(target);
     }
     path
+}
+
+/// Whether two paths lead to one file, by whatever names. Where there is none they do not.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
 /// Whether an SQLite database stands at `path`, or a file that belongs to one, such as its log:
@@ -169,11 +175,21 @@ pub(crate) fn create_private_new(path: &Path) -> Result<Option<File>> {
 /// Refuses a file that is not a history store, or a newer one, by reading its first bytes:
 /// SQLite is not asked, because opening may already change something. A file that this process
 /// has open is known, and its locks would not outlive a look at it.
-pub(crate) fn refuse_unknown(db: &Db) -> Result<()> {
-    open_files::unless_open(db.path(), || refuse_unknown_header(db)).unwrap_or(Ok(()))
+pub(crate) fn refuse_unknown(db: &Db) -> Result<Header> {
+    open_files::unless_open(db.path(), || look_at_header(db)).unwrap_or(Ok(Header::Known))
 }
 
-fn refuse_unknown_header(db: &Db) -> Result<()> {
+/// What a file's first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// There is nothing, or a store of ours.
+    Known,
+    /// A database that does not say whose it is: most programs' are like this, and so is a store that
+    /// has not been checkpointed since its birth, whose real header is in the log. Only SQLite can tell.
+    Untold,
+}
+
+fn look_at_header(db: &Db) -> Result<Header> {
     let path = db.path();
     let mut header = Vec::with_capacity(SQLITE_HEADER_BYTES);
     // Asked first: opening a pipe would wait for somebody to write to it.
@@ -190,11 +206,11 @@ fn refuse_unknown_header(db: &Db) -> Result<()> {
                 .read_to_end(&mut header)
                 .map_err(io_error("read", path))?;
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Header::Known),
         Err(error) => return Err(io_error("open", path)(error)),
     }
     if header.is_empty() {
-        return Ok(());
+        return Ok(Header::Known);
     }
     let foreign = |why: String| {
         Err(StoreError::Foreign {
@@ -216,13 +232,13 @@ fn refuse_unknown_header(db: &Db) -> Result<()> {
         i32::from_be_bytes(bytes)
     };
     let (application_id, version) = (number(APPLICATION_ID_AT), number(USER_VERSION_AT));
-    // A store that has not been checkpointed since its birth has its real header in the WAL;
-    // SQLite then tells (see `migrate::inspect`).
-    let unborn = application_id == 0 && version == 0;
-    if application_id != APPLICATION_ID && !unborn {
+    if application_id == 0 && version == 0 {
+        return Ok(Header::Untold);
+    }
+    if application_id != APPLICATION_ID {
         return foreign(format!("its application_id is {application_id:#x}"));
     }
-    if application_id == APPLICATION_ID && i64::from(version) > i64::from(SCHEMA_VERSION) {
+    if i64::from(version) > i64::from(SCHEMA_VERSION) {
         let (found, known) = (i64::from(version), SCHEMA_VERSION);
         return Err(StoreError::Newer {
             path: path.to_owned(),
@@ -230,7 +246,7 @@ fn refuse_unknown_header(db: &Db) -> Result<()> {
             known,
         });
     }
-    Ok(())
+    Ok(Header::Known)
 }
 
 /// Refuses to make a database where the log of another one waits: SQLite reads it into a copy that
@@ -289,8 +305,6 @@ pub(crate) fn network_file_system(path: &Path) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
     use crate::options::StoreOptions;
     use crate::store::Store;

@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use crate::capacity::retention::{
 use crate::compact::CompactionRequest;
 use crate::deletion::{Contents, delete_session};
 use crate::error::{Result, StoreError};
-use crate::files::io_error;
+use crate::files::{self, io_error};
 use crate::ids::SessionId;
 use crate::limits::{PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX_DEFAULT};
 use crate::message::{Arrival, Batch, ImportMark, Message, SessionMeta};
@@ -405,8 +404,7 @@ impl<'a> Page<'a> {
 
 /// An archive in the store itself would be removed with what it was to keep.
 fn refuse_itself(store: &Path, archive: &Path) -> Result<()> {
-    let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
-    if identity(archive).is_some_and(|archive| Some(archive) == identity(store)) {
+    if files::is_same_file(archive, store) {
         return Err(StoreError::InvalidArgument {
             what: "the archive",
             why: format!("{} is the store itself", archive.display()),

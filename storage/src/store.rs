@@ -71,7 +71,7 @@ impl Store {
         let path = &files::behind_links(path);
         let db = Db::at(path);
         files::refuse_name_of_log(path)?;
-        files::refuse_unknown(&db)?;
+        let header = files::refuse_unknown(&db)?;
         if !path.exists() {
             files::refuse_new_name(path)?;
             files::refuse_stray_log(&db)?;
@@ -83,6 +83,10 @@ impl Store {
         }
         let open = Arc::new(OpenFile::note(path));
         let reserve_path = db.beside("-reserve");
+        if header == files::Header::Untold {
+            // Setting a connection up to write changes the file already, and closing it the log.
+            migrate::inspect(&db, &db.connect_reader()?)?;
+        }
         let connect = || {
             let mut connection = db.connect_writer(options.durability)?;
             migrate::bring_up(&db, &mut connection, |_, version| {

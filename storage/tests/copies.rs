@@ -142,8 +142,15 @@ fn a_database_is_not_restored_from_itself() {
     let store = open(&main);
     record(&store, "s", 10);
     drop(store);
-    let refused = put_back(&main, &main, true).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    let (dotted, linked) = (
+        folder.path().join("./s.db"),
+        folder.path().join("linked.db"),
+    );
+    fs::hard_link(&main, &linked).unwrap();
+    for same in [&main, &dotted, &linked] {
+        let refused = put_back(same, &main, true).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    }
     assert_eq!(count(&open(&main), "s"), 10);
 }
 

@@ -348,6 +348,32 @@ fn foreign_files_are_refused_and_left_as_they_are() {
 }
 
 #[test]
+fn a_database_of_another_program_is_refused_before_anything_in_it_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute_batch(
+            "PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = WAL; CREATE TABLE t (x);
+             PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES ('in the log');",
+        )
+        .unwrap();
+    let log = folder.path().join("other.db-wal");
+    // As it is when that program is killed.
+    let (main, logged) = (std::fs::read(&path).unwrap(), std::fs::read(&log).unwrap());
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &main).unwrap();
+    std::fs::write(&log, &logged).unwrap();
+    for _ in 0..2 {
+        let refused = Store::open(&path, small_reserve()).unwrap_err();
+        assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
+        assert!(std::fs::read(&path).unwrap() == main);
+        assert!(std::fs::read(&log).unwrap() == logged);
+    }
+}
+
+#[test]
 fn a_missing_store_cannot_be_opened_for_reading() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.db");

@@ -62,7 +62,8 @@ impl Db {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = self.named("open", Connection::open_with_flags(&self.path, flags))?;
+        let name = name_for_sqlite(&self.path);
+        let connection = self.named("open", Connection::open_with_flags(name, flags))?;
         self.named("set up the writer", set_up_writer(&connection, durability))?;
         Ok(connection)
     }
@@ -81,12 +82,10 @@ impl Db {
             });
         }
         let shared = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let name = name_for_sqlite(&self.path);
         let candidates = [
-            (
-                self.path.clone(),
-                shared | OpenFlags::SQLITE_OPEN_READ_WRITE,
-            ),
-            (self.path.clone(), shared | OpenFlags::SQLITE_OPEN_READ_ONLY),
+            (name.clone(), shared | OpenFlags::SQLITE_OPEN_READ_WRITE),
+            (name, shared | OpenFlags::SQLITE_OPEN_READ_ONLY),
             (
                 self.immutable_uri(),
                 shared | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
@@ -216,6 +215,16 @@ impl Db {
                 source,
             },
         }
+    }
+}
+
+/// A path by a name that SQLite takes for a file's. `file:x.db` is a URI to it, which leads to another file
+/// than the system's calls do, and `:memory:` is none at all: what was written there would be gone.
+pub(crate) fn name_for_sqlite(path: &Path) -> PathBuf {
+    if path.is_absolute() {
+        path.to_owned()
+    } else {
+        Path::new(".").join(path)
     }
 }
 

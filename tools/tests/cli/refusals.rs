@@ -45,6 +45,64 @@ fn a_path_that_leads_through_a_file_is_a_mistake_with_advice() {
 }
 
 #[test]
+fn names_that_sqlite_takes_for_something_else_are_names_of_files() {
+    let tool = Tool::new();
+    tool.write("a.jsonl", "{\"n\":1}\n{\"n\":2}\n");
+    let run = |args: &[&str]| {
+        let ran = Ran::of(
+            tool.command(args)
+                .current_dir(tool.path(""))
+                .output()
+                .unwrap(),
+        );
+        assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.text(), ran.stderr);
+        ran
+    };
+    for name in [
+        "file:n.db",
+        "file:m.db?mode=memory",
+        "file:%41.db",
+        ":memory:",
+    ] {
+        run(&["--db", name, "import", "a.jsonl"]);
+        assert_eq!(
+            run(&["--db", name, "cat", "a"]).stdout,
+            b"{\"n\":1}\n{\"n\":2}\n"
+        );
+        let copy = format!("{name}-copy");
+        run(&["--db", name, "backup", &copy]);
+        let back = format!("file:{name}-back");
+        run(&["--db", &back, "restore", &copy]);
+        for made in [name, &copy, &back] {
+            let bytes = fs::metadata(tool.path(made)).unwrap().len();
+            assert!(bytes > 4096, "{made} has {bytes} bytes");
+        }
+        run(&[
+            "--db",
+            name,
+            "retain",
+            "--session",
+            "a",
+            "--archive",
+            &format!("{name}-archive"),
+            "--yes",
+        ]);
+        assert!(
+            fs::metadata(tool.path(format!("{name}-archive")))
+                .unwrap()
+                .len()
+                > 4096
+        );
+    }
+    let strays: Vec<_> = fs::read_dir(tool.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with("file:") && !name.starts_with(":memory:"))
+        .collect();
+    assert_eq!(strays, ["a.jsonl"]);
+}
+
+#[test]
 fn a_link_that_leads_to_itself_is_a_mistake_with_advice() {
     let tool = Tool::new();
     let link = tool.path("link");
