@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use crate::ids::SessionId;
+
 use rustix::io::Errno;
 
 use crate::segment::SegmentError;
@@ -283,6 +285,17 @@ fn where_in(session: &Option<String>) -> String {
 }
 
 impl StoreError {
+    /// Names the session whose damage it is, if it does not say.
+    pub(crate) fn in_session(self, id: &SessionId) -> Self {
+        match self {
+            Self::Damaged {
+                session: None,
+                what,
+            } => Self::damaged(Some(id.as_str()), what),
+            other => other,
+        }
+    }
+
     pub(crate) fn damaged(session: Option<&str>, what: impl Into<String>) -> Self {
         Self::Damaged {
             session: session.map(str::to_owned),

@@ -5,7 +5,7 @@ use crate::store::Store;
 use crate::writer::WriterContext;
 
 impl Store {
-    /// Writes a row as it is, durably, through the writer's queue, and reads it back by another
+    /// Writes a page as it is, durably, through the writer's queue, and reads it back by another
     /// connection. What answers in time is a store that records.
     ///
     /// It works at the size limit as well: nothing grows by it.

@@ -30,6 +30,9 @@ pub struct Problem {
     pub what: String,
 }
 
+/// The kind of a problem with sums only.
+pub(crate) const COUNTER: &str = "counter";
+
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VerifyReport {
@@ -330,7 +333,7 @@ fn check_sums(
 ) {
     let mut counter = |what: String| {
         report.problems.push(Problem {
-            kind: "counter",
+            kind: COUNTER,
             session: None,
             sequence: None,
             what,
@@ -420,7 +423,7 @@ fn check_counts(
     for (what, kept, counted) in counts {
         if kept != counted {
             let what = format!("the session says {kept} {what}, and its rows have {counted}");
-            report.add("counter", session, None, what);
+            report.add(COUNTER, session, None, what);
         }
     }
 }

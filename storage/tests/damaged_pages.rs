@@ -8,7 +8,7 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use betcode_storage::{Batch, ReadRange, SessionId, Store, StoreOptions};
+use betcode_storage::{Batch, ReadRange, SessionId, Store, StoreError, StoreOptions};
 use bytes::Bytes;
 
 const PAGE_BYTES: u64 = 4096;
@@ -103,4 +103,41 @@ fn a_damaged_session_that_is_deleted_keeps_no_store_from_being_opened() {
         .append(Batch::new(id("whole"), long_lines(1)))
         .unwrap();
     assert_eq!(good_and_bad(&store, "whole"), ((1..=51).collect(), 0));
+}
+
+#[test]
+fn an_append_that_meets_a_damaged_page_says_whose_and_does_not_fail_those_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let line = || vec![Bytes::from_static(b"a line")];
+    let store = open(&path);
+    let sessions: Vec<String> = (0..1000).map(|n| format!("session-{n:04}")).collect();
+    for session in &sessions {
+        store.append(Batch::new(id(session), line())).unwrap();
+    }
+    store.close().unwrap();
+    damage(
+        &path,
+        "SELECT pageno FROM dbstat WHERE name = 'sessions' AND pagetype = 'leaf'
+         ORDER BY path LIMIT 1 OFFSET 2",
+    );
+    let store = open(&path);
+    let (tell, told) = std::sync::mpsc::channel();
+    for session in &sessions {
+        let (tell, name) = (tell.clone(), session.clone());
+        let batch = Batch::new(id(session), line());
+        let done = move |answer| tell.send((name, answer)).unwrap();
+        store
+            .append_then(batch, std::time::Duration::from_secs(60), done)
+            .unwrap();
+    }
+    drop(tell);
+    let (taken, refused): (Vec<_>, Vec<_>) = told.iter().partition(|(_, answer)| answer.is_ok());
+    // Rows that grow move between a page and those beside it, so that these can be concerned too.
+    assert!(taken.len() > 700, "{}", taken.len());
+    let told = |(session, answer): (String, Result<_, StoreError>)| {
+        let told = answer.unwrap_err().to_string();
+        told.contains(&session) && told.contains("find the session")
+    };
+    assert!(refused.into_iter().any(told));
 }

@@ -391,3 +391,46 @@ fn totals_that_cannot_be_added_to_are_damage_that_a_check_names() {
         assert_eq!(read(&store, "t").iter().flatten().count(), 50, "{lie}");
     }
 }
+
+#[test]
+fn a_session_whose_row_has_an_odd_number_can_be_deleted() {
+    for odd in [
+        "raw_bytes = -5",
+        "hot_bytes = 'x'",
+        "last_sequence = -1",
+        "name = x'ff'",
+    ] {
+        let place = Place::new();
+        let store = place.open();
+        record(&store, "s", &lines(50, 1));
+        record(&store, "other", &lines(50, 2));
+        store.close().unwrap();
+        place.damage(&format!("UPDATE sessions SET {odd} WHERE session_id = 's'"));
+        let store = place.open();
+        assert!(store.delete(&"s".parse().unwrap()).unwrap(), "{odd}");
+        assert!(!store.delete(&"s".parse().unwrap()).unwrap(), "{odd}");
+        let totals = store.totals().unwrap();
+        assert_eq!(totals.sessions, 1, "{odd}");
+        record(&store, "s", &lines(5, 3));
+        assert_eq!(read(&store, "s").len(), 5);
+    }
+}
+
+#[test]
+fn wrong_sums_do_not_keep_a_backup_from_being_made() {
+    let place = Place::new();
+    let store = place.open();
+    record(&store, "s", &lines(50, 1));
+    store.close().unwrap();
+    place.damage("UPDATE store SET wall_ms = wall_ms + 1");
+    let store = place.open();
+    let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
+    let told = store.verify(go_on).unwrap().problems;
+    assert!(
+        !told.is_empty() && told.iter().all(|p| p.kind == "counter"),
+        "{told:?}"
+    );
+    let copy = tempfile::tempdir().unwrap();
+    let copied = store.backup(&copy.path().join("copy.db"), go_on).unwrap();
+    assert_eq!(copied.messages, 50);
+}

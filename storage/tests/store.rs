@@ -374,6 +374,22 @@ fn a_database_of_another_program_is_refused_before_anything_in_it_changes() {
 }
 
 #[test]
+fn a_probe_writes_and_a_write_of_what_stands_there_already_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.db");
+    let store = Store::open(&path, small_reserve()).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let commits = || -> i64 {
+        other
+            .query_row("PRAGMA data_version", [], |row| row.get(0))
+            .unwrap()
+    };
+    let before = commits();
+    store.probe().unwrap();
+    assert_ne!(commits(), before);
+}
+
+#[test]
 fn a_missing_store_cannot_be_opened_for_reading() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.db");

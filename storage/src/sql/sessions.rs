@@ -93,6 +93,37 @@ pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<
         .optional()
 }
 
+/// The key of a session whose row cannot be read, and what the totals lose with it as far as the row
+/// can: what is odd in it counts as nothing.
+pub(crate) fn find_as_far_as_readable(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<(SessionKey, Delta)>> {
+    connection
+        .prepare("SELECT * FROM sessions WHERE session_id = ?1")?
+        .query_row([id.as_str()], |row| {
+            let minus = |column| unsigned(row, column).map_or(0, |value| -signed(value));
+            let time = |column| row.get::<_, i64>(column).unwrap_or_default();
+            let lost = Delta {
+                sessions: -1,
+                messages: minus("last_sequence"),
+                raw_bytes: minus("raw_bytes"),
+                uncompacted_bytes: minus("uncompacted_bytes"),
+                hot_messages: minus("hot_messages"),
+                hot_bytes: minus("hot_bytes"),
+                segments: minus("segments"),
+                segment_bytes: minus("segment_bytes"),
+                active_ms: minus("active_ms"),
+                wall_ms: time("first_time_ms")
+                    .saturating_sub(time("last_time_ms"))
+                    .min(0),
+                ..Delta::default()
+            };
+            Ok((key(row)?, lost))
+        })
+        .optional()
+}
+
 pub(crate) fn by_key(
     connection: &Connection,
     key: SessionKey,

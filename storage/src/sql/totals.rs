@@ -73,12 +73,13 @@ impl Delta {
     }
 }
 
-/// Writes the row as it is: a page goes to disk like any other's. The store's name.
+/// Writes a page as it is: it goes to disk like any other. The store's name.
 pub(crate) fn touch(connection: &Connection) -> rusqlite::Result<String> {
+    // Not an UPDATE: SQLite compares a row with what stands there, and writes nothing when it is equal.
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    connection.pragma_update(None, "user_version", version)?;
     connection
-        .prepare_cached(
-            "UPDATE store SET store_id = store_id WHERE singleton = 1 RETURNING store_id",
-        )?
+        .prepare_cached("SELECT store_id FROM store WHERE singleton = 1")?
         .query_row([], |row| row.get(0))
 }
 

@@ -276,7 +276,8 @@ pub(super) fn admit(
 
 /// The session as its row has it, if nothing stands where its next messages go.
 fn find_with_free_end(db: &Db, connection: &Connection, id: &SessionId) -> Result<Option<Session>> {
-    let found = db.named("find the session", sql::sessions::find(connection, id))?;
+    let found = db.named("find the session", sql::sessions::find(connection, id));
+    let found = found.map_err(|error| error.in_session(id))?;
     if let Some(session) = &found {
         check_end(db, connection, session)?;
     }

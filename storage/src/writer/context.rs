@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, write};
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
     APPENDING_MS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX,
@@ -238,6 +238,9 @@ impl WriterContext {
                             write(db, transaction, cache, request, admitted, now_ms, &mut sums);
                         answers.push(Ok(written?));
                     }
+                    // Having met a damaged page SQLite writes nothing more in this transaction: the
+                    // others have to be tried without this one, and there is nothing to count.
+                    Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
                     Err(error) if is_refusal(&error) => answers.push(Err(error)),
                     Err(error) => return Err(error),
                 }
@@ -381,8 +384,6 @@ fn is_refusal(error: &StoreError) -> bool {
             | StoreError::LimitReached { .. }
             | StoreError::SessionLimitReached { .. }
             | StoreError::SessionNotFound { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::Segment { .. }
     )
 }
 
