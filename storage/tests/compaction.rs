@@ -12,8 +12,8 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use betcode_storage::{
-    Batch, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId, SessionMeta, Store,
-    StoreError, StoreOptions, Tier, VerifyReport, restore,
+    Batch, CompactionPhase, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId,
+    SessionMeta, Store, StoreError, StoreOptions, Tier, VerifyReport, restore,
 };
 use bytes::Bytes;
 
@@ -579,4 +579,38 @@ fn imported_sessions_belong_with_those_of_their_folder() {
         assert_eq!(contents(&store, session), lines(50, 1));
     }
     assert_sound(&store);
+}
+
+#[test]
+fn a_run_ends_on_a_file_that_gives_no_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    // More than one step of giving back frees.
+    let all = lines(9000, 1);
+    record(&open(&path), "s", &all);
+    // As a copy by other tools may be.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = 0; VACUUM")
+        .unwrap();
+    drop(connection);
+
+    let store = open(&path);
+    let mut looks = 0;
+    let outcome = store
+        .compact(&CompactionRequest::manual(), &mut |progress| {
+            looks += u32::from(progress.phase == CompactionPhase::Reclaiming);
+            match looks < 100 {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })
+        .unwrap();
+    assert!(
+        !outcome.cancelled,
+        "it frees pages that stay where they are"
+    );
+    assert!(outcome.segments > 0);
+    assert!(store.space().unwrap().free_bytes > 0);
+    assert_eq!(contents(&store, "s"), all);
 }

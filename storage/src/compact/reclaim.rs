@@ -41,12 +41,25 @@ pub(super) fn reclaim(
                     let freed = sql::space::reclaim(connection, surplus as u32);
                     db.named("give free pages back", freed)?;
                 }
-                Ok((free - surplus, surplus))
+                let left = db.named("count free pages", sql::space::free_pages(connection))?;
+                Ok((left, free.saturating_sub(left)))
             })
         })?;
         let (free, freed) = piece.value;
         cuts |= freed > 0;
         if free <= pages_kept {
+            break;
+        }
+        if freed == 0 {
+            // Said when something was compacted, not at each look of the background.
+            if anyway {
+                tracing::warn!(
+                    path = %store.path().display(),
+                    free_pages = free,
+                    "this file cannot give its free pages back to the disk, only fill them again; to make \
+                     one that can: betcode-db backup FILE, then restore FILE --replace"
+                );
+            }
             break;
         }
         if observe(free).is_break() {
