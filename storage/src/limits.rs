@@ -93,6 +93,8 @@ pub const BASE_HEAD_BYTES_MAX: usize = 2 << 20;
 /// All of a base's text. Of what is behind the head a reader decodes as much as its segments copy,
 /// in pieces of [`BASE_TAIL_CHUNK_BYTES`].
 pub const BASE_TEXT_BYTES_MAX: usize = 8 << 20;
+/// Of which behind the head.
+pub const BASE_TAIL_BYTES_MAX: usize = BASE_TEXT_BYTES_MAX - BASE_HEAD_BYTES_MAX;
 /// See [`BASE_TEXT_BYTES_MAX`].
 pub const BASE_TAIL_CHUNK_BYTES: usize = 256 << 10;
 /// Identifiers that a base holds.

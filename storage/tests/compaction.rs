@@ -614,3 +614,36 @@ fn a_run_ends_on_a_file_that_gives_no_space_back() {
     assert!(store.space().unwrap().free_bytes > 0);
     assert_eq!(contents(&store, "s"), all);
 }
+
+#[test]
+fn a_line_longer_than_what_a_base_holds_takes_the_base_from_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let mut state = 7_u64;
+    let long: String = (0..7_000_000)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            char::from(b" etaoinshrdlu"[(state >> 33) as usize % 13])
+        })
+        .collect();
+    let mut all = lines(300, 1);
+    all.push(format!(r#"{{"text":"{long}"}}"#).into());
+    for session in ["a", "b"] {
+        record(&store, session, &all);
+    }
+    compact(&store, Tier::Quick);
+    let totals = store.totals().unwrap();
+    assert_eq!(totals.bases, 1);
+    assert!(
+        totals.segment_bytes + totals.base_bytes < 7_000_000 * 3 / 4,
+        "{} and {} bytes: the line stands twice",
+        totals.segment_bytes,
+        totals.base_bytes
+    );
+    for session in ["a", "b"] {
+        assert_eq!(contents(&store, session), all);
+    }
+    assert_sound(&store);
+}
