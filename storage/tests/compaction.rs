@@ -6,6 +6,7 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
@@ -646,4 +647,84 @@ fn a_line_longer_than_what_a_base_holds_takes_the_base_from_nobody() {
         assert_eq!(contents(&store, session), all);
     }
     assert_sound(&store);
+}
+
+/// A store whose project has outgrown its base: deep sessions `a` and `b`, of which `a` has a
+/// damaged segment, and `c`, which has not been compacted.
+fn outgrown(path: &Path) -> Store {
+    let store = open(path);
+    record(&store, "a", &lines(1000, 1));
+    record(&store, "b", &lines(1000, 1));
+    compact(&store, Tier::Deep);
+    assert_eq!(store.totals().unwrap().bases, 1);
+    record(&store, "c", &lines(4000, 1));
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let key: i64 = connection
+        .query_row("SELECT min(segment_key) FROM segments", [], |r| r.get(0))
+        .unwrap();
+    let encoded: Vec<u8> = connection
+        .query_row(
+            "SELECT encoded FROM segments WHERE segment_key = ?1",
+            [key],
+            |r| r.get(0),
+        )
+        .unwrap();
+    let mut broken = encoded.clone();
+    broken[encoded.len() / 2] ^= 1;
+    connection
+        .execute(
+            "UPDATE segments SET encoded = ?2 WHERE segment_key = ?1",
+            rusqlite::params![key, broken],
+        )
+        .unwrap();
+    open(path)
+}
+
+fn sessions_of(plan: &betcode_storage::CompactionPlan) -> Vec<&str> {
+    let sessions: BTreeSet<&str> = plan.steps().map(|step| step.session.as_str()).collect();
+    sessions.into_iter().collect()
+}
+
+#[test]
+fn compacting_one_session_writes_no_other_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = outgrown(&folder.path().join("h.db"));
+    let request = CompactionRequest {
+        session: Some(id("c")),
+        ..CompactionRequest::manual()
+    };
+    let plan = store.plan_compaction(&request).unwrap();
+    assert_eq!(sessions_of(&plan), ["c"]);
+    let outcome = store
+        .compact(&request, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    assert_eq!(outcome.failures, []);
+    assert_eq!(outcome.messages, 4000);
+    assert_eq!(contents(&store, "c"), lines(4000, 1));
+}
+
+#[test]
+fn sessions_that_are_left_as_they_are_are_not_written_again_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = outgrown(&folder.path().join("h.db"));
+    let request = CompactionRequest {
+        except: BTreeSet::from([id("a")]),
+        ..CompactionRequest::manual()
+    };
+    let plan = store.plan_compaction(&request).unwrap();
+    assert_eq!(sessions_of(&plan), ["b", "c"]);
+}
+
+#[test]
+fn a_damaged_segment_that_is_not_due_fails_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = outgrown(&folder.path().join("h.db"));
+    let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
+    assert_eq!(sessions_of(&plan), ["a", "b", "c"]);
+    let outcome = compact(&store, Tier::Deep);
+    assert_eq!(outcome.failures, []);
+    assert_eq!(store.totals().unwrap().hot_messages, 0);
+    assert_eq!(store.compaction_runs(1).unwrap()[0].outcome, "done");
+    assert_eq!(contents(&store, "c"), lines(4000, 1));
 }

@@ -83,6 +83,8 @@ pub struct PlannedStep {
     pub hot_messages: u64,
     /// Segments that it replaces.
     pub replaces_segments: u64,
+    /// It writes a segment of this tier again, for a newer base: nothing is amiss when it is not done.
+    pub again: bool,
 }
 
 impl PlannedStep {
@@ -97,6 +99,7 @@ impl PlannedStep {
             tier: info.tier,
             hot_messages: 0,
             replaces_segments: 1,
+            again: true,
         }
     }
 
@@ -204,6 +207,7 @@ impl Run {
             tier,
             hot_messages: self.hot_messages,
             replaces_segments: self.segments,
+            again: false,
         })
     }
 }

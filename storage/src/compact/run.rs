@@ -401,6 +401,11 @@ fn finish_step(
             Ok(())
         }
         Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
+        // Nobody asked for it, and it stays as it is; verifying is what finds damage.
+        Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) if step.again => {
+            tracing::warn!(session = %step.session, %error, "a segment is not written again");
+            Ok(())
+        }
         // Damage in one session must not keep the others from being compacted.
         Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
             tracing::error!(session = %step.session, %error, "a session cannot be compacted");

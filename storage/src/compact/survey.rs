@@ -48,10 +48,7 @@ impl Store {
         let mut sessions = None;
         for ((project, tier), steps) in pending {
             let batches = match tier {
-                Tier::Quick => {
-                    vec![self.quick_batch(project.to_owned(), steps, &request.policy)?]
-                }
-                Tier::Deep => {
+                Tier::Deep if request.session.is_none() => {
                     let sessions: &Vec<Session> = match &mut sessions {
                         Some(known) => known,
                         None => sessions.insert(self.sessions(&SessionFilter::default())?.sessions),
@@ -60,19 +57,21 @@ impl Store {
                     let theirs: Vec<&Session> = sessions.iter().filter(of_project).collect();
                     self.deep_batches(project, steps, &theirs, request)?
                 }
+                _ => vec![self.partial_batch(project.to_owned(), tier, steps, &request.policy)?],
             };
             plan.batches.extend(batches);
         }
         Ok(plan)
     }
 
-    fn quick_batch(
+    fn partial_batch(
         &self,
         project: String,
+        tier: Tier,
         steps: Vec<PlannedStep>,
         policy: &CompactionPolicy,
     ) -> Result<PlannedBatch> {
-        if policy.quick.version == CodecVersion::V1 {
+        if policy.encode_params(tier).version == CodecVersion::V1 {
             let base = BaseChoice::None;
             return Ok(PlannedBatch {
                 project,
@@ -81,7 +80,7 @@ impl Store {
             });
         }
         let newest = self.query("find the base", |c| sql::bases::newest(c, &project))?;
-        Ok(base::quick_batch(project, newest, steps))
+        Ok(base::partial_batch(project, newest, steps))
     }
 
     fn deep_batches(
@@ -105,6 +104,9 @@ impl Store {
         };
         let mut settled = Vec::new();
         for session in sessions {
+            if request.except.contains(&session.id) {
+                continue;
+            }
             let listed = self.query("list the segments", |c| sql::segments::list(c, session.key));
             let segments = match listed {
                 // What is damaged stays as it is.
