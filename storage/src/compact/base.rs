@@ -64,7 +64,7 @@ pub(super) struct ProjectState {
 
 impl ProjectState {
     /// Whether the newest base still stands for the project.
-    fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         self.newest.is_some_and(|base| {
             let then = base.source_raw_bytes;
             self.raw_bytes < then.saturating_mul(2)

@@ -103,12 +103,6 @@ impl PlannedStep {
         }
     }
 
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        self.session == other.session
-            && self.first_sequence <= other.last_sequence
-            && other.first_sequence <= self.last_sequence
-    }
-
     /// Messages in it.
     #[must_use]
     pub fn messages(&self) -> u64 {

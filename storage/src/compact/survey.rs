@@ -1,6 +1,7 @@
 //! What there is to compact: looks at the store, and lets the pure parts pack and choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, batches};
 use super::plan::{Packing, PlannedStep, Unit, pack};
@@ -11,7 +12,7 @@ use crate::ids::SessionId;
 use crate::segment::CodecVersion;
 use crate::session::{Session, SessionFilter};
 use crate::sql;
-use crate::sql::segments::Tier;
+use crate::sql::segments::{SegmentInfo, Tier};
 use crate::store::Store;
 
 impl Store {
@@ -20,10 +21,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::SessionNotFound`], or when the file cannot be read.
     pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
+        self.plan_asking(request, &mut || ControlFlow::Continue(()))
+    }
+
+    /// Plans, and asks `go_on` before each session: there may be many thousands.
+    pub(super) fn plan_asking(
+        &self,
+        request: &CompactionRequest,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<CompactionPlan> {
         // By project, because sessions of one project share a base.
         let mut planned = Vec::new();
         let mut plan = CompactionPlan::default();
         for session in self.candidates(request, &mut plan)? {
+            or_cancelled(go_on())?;
             match self.plan_session(&session, request) {
                 Ok(steps) => {
                     if let Some(first) = steps.first() {
@@ -45,19 +56,22 @@ impl Store {
             let project = (projects.of(session), tier);
             pending.entry(project).or_default().extend(steps);
         }
-        let mut sessions = None;
+        let is_whole = |tier| tier == Tier::Deep && request.session.is_none();
+        let sessions = match pending.keys().any(|(_, tier)| is_whole(*tier)) {
+            true => self.sessions(&SessionFilter::default())?.sessions,
+            false => Vec::new(),
+        };
+        let mut sessions_of: HashMap<&str, Vec<&Session>> = HashMap::new();
+        for session in &sessions {
+            let project = projects.of(session.key);
+            sessions_of.entry(project).or_default().push(session);
+        }
         for ((project, tier), steps) in pending {
-            let batches = match tier {
-                Tier::Deep if request.session.is_none() => {
-                    let sessions: &Vec<Session> = match &mut sessions {
-                        Some(known) => known,
-                        None => sessions.insert(self.sessions(&SessionFilter::default())?.sessions),
-                    };
-                    let of_project = |session: &&Session| projects.of(session.key) == project;
-                    let theirs: Vec<&Session> = sessions.iter().filter(of_project).collect();
-                    self.deep_batches(project, steps, &theirs, request)?
-                }
-                _ => vec![self.partial_batch(project.to_owned(), tier, steps, &request.policy)?],
+            let batches = if is_whole(tier) {
+                let theirs = sessions_of.get(project).map_or(&[][..], Vec::as_slice);
+                self.deep_batches(project, steps, theirs, request, go_on)?
+            } else {
+                vec![self.partial_batch(project.to_owned(), tier, steps, &request.policy)?]
             };
             plan.batches.extend(batches);
         }
@@ -89,6 +103,7 @@ impl Store {
         pending: Vec<PlannedStep>,
         sessions: &[&Session],
         request: &CompactionRequest,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Vec<PlannedBatch>> {
         if request.policy.deep.version == CodecVersion::V1 {
             let base = BaseChoice::None;
@@ -102,8 +117,29 @@ impl Store {
             newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
             raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),
         };
+        let settled = match state.is_current() {
+            true => Vec::new(),
+            false => self.settled(&pending, sessions, request, go_on)?,
+        };
+        Ok(batches(project, &state, pending, settled.into_iter()))
+    }
+
+    /// The steps that would write deep segments again, the newest first; none of those that `pending`
+    /// writes anyway, or that are to be left as they are.
+    fn settled(
+        &self,
+        pending: &[PlannedStep],
+        sessions: &[&Session],
+        request: &CompactionRequest,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Vec<PlannedStep>> {
+        let mut pending_of: HashMap<&SessionId, Vec<&PlannedStep>> = HashMap::new();
+        for step in pending {
+            pending_of.entry(&step.session).or_default().push(step);
+        }
         let mut settled = Vec::new();
         for session in sessions {
+            or_cancelled(go_on())?;
             if request.except.contains(&session.id) {
                 continue;
             }
@@ -113,26 +149,25 @@ impl Store {
                 Err(error) if error.kind() == ErrorKind::Damaged => continue,
                 listed => listed?,
             };
-            settled.extend(
-                segments
-                    .into_iter()
-                    .filter(|s| s.tier == Tier::Deep)
-                    .map(|info| {
-                        (
-                            info.created_ms,
-                            PlannedStep::again(session.id.clone(), &info),
-                        )
-                    }),
-            );
+            // In order, and none overlaps another.
+            let theirs = pending_of.get(&session.id).map_or(&[][..], Vec::as_slice);
+            let is_pending = |info: &SegmentInfo| {
+                let behind = theirs.partition_point(|p| p.last_sequence < info.first_sequence);
+                theirs
+                    .get(behind)
+                    .is_some_and(|p| p.first_sequence <= info.last_sequence)
+            };
+            let again = segments
+                .iter()
+                .filter(|info| info.tier == Tier::Deep && !is_pending(info))
+                .map(|info| {
+                    let step = PlannedStep::again(session.id.clone(), info);
+                    (info.created_ms, step)
+                });
+            settled.extend(again);
         }
-        settled.retain(|(_, step)| !pending.iter().any(|p| p.overlaps(step)));
         settled.sort_by_key(|(created_ms, _)| std::cmp::Reverse(*created_ms));
-        Ok(batches(
-            project,
-            &state,
-            pending,
-            settled.into_iter().map(|(_, step)| step),
-        ))
+        Ok(settled.into_iter().map(|(_, step)| step).collect())
     }
 
     fn candidates(
@@ -220,10 +255,50 @@ impl Store {
     }
 }
 
+fn or_cancelled(go_on: ControlFlow<()>) -> Result<()> {
+    match go_on {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(StoreError::Cancelled),
+    }
+}
+
 /// Damage in one session must not keep the others from being compacted.
 fn fail(plan: &mut CompactionPlan, session: Option<&SessionId>, error: &StoreError) {
     tracing::error!(session = session.map(SessionId::as_str), %error, "a session cannot be compacted");
     if let Some(id) = session {
         plan.failures.push((id.clone(), error.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, StoreOptions};
+
+    #[test]
+    fn a_plan_is_given_up_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        for session in ["a", "b", "c"] {
+            let session = SessionId::new(session).unwrap();
+            let batch = Batch::new(session, vec!["a line".into()]);
+            store.append(batch).unwrap();
+        }
+        let mut asked = 0;
+        // The quick tier looks at each session once.
+        let request = CompactionRequest {
+            tier: Tier::Quick,
+            ..CompactionRequest::manual()
+        };
+        let planned = store.plan_asking(&request, &mut || {
+            asked += 1;
+            match asked {
+                1 => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        assert!(matches!(planned, Err(StoreError::Cancelled)), "{planned:?}");
+        assert_eq!(asked, 2);
     }
 }
