@@ -728,3 +728,38 @@ fn a_damaged_segment_that_is_not_due_fails_no_run() {
     assert_eq!(store.compaction_runs(1).unwrap()[0].outcome, "done");
     assert_eq!(contents(&store, "c"), lines(4000, 1));
 }
+
+#[test]
+fn a_session_deleted_while_it_is_inspected_is_whole_or_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let sessions: Vec<SessionId> = (0..50).map(|n| id(&format!("s{n}"))).collect();
+    for session in &sessions {
+        store
+            .append(Batch::new(session.clone(), lines(5, 1)))
+            .unwrap();
+    }
+    compact(&store, Tier::Quick);
+    for session in &sessions {
+        let (begun, begin) = std::sync::mpsc::channel();
+        let inspector = {
+            let (store, session) = (store.clone(), session.clone());
+            std::thread::spawn(move || {
+                loop {
+                    let inspected = store.inspect(&session);
+                    let _ = begun.send(());
+                    match inspected {
+                        Ok(found) => {
+                            let in_segments = found.segments.iter().map(|s| s.info.messages());
+                            assert_eq!(in_segments.sum::<u64>() + found.hot_messages, 5);
+                        }
+                        Err(error) => break error.kind(),
+                    }
+                }
+            })
+        };
+        begin.recv().unwrap();
+        store.delete(session).unwrap();
+        assert_eq!(inspector.join().unwrap(), ErrorKind::NotFound);
+    }
+}
