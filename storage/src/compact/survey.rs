@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, batches};
-use super::plan::{Packing, PlannedStep, Unit, pack};
+use super::plan::{Packer, Packing, PlannedStep};
 use super::policy::{CompactionPolicy, SessionState};
 use super::run::{CompactionPlan, CompactionRequest};
 use crate::error::{ErrorKind, Result, StoreError};
@@ -220,38 +220,15 @@ impl Store {
             segment_messages_max: policy.segment_messages_max as u64,
             keep_remainder: !request.force && policy.keeps_remainder(&state, now_ms),
         };
-        let units = self.units(session, segments)?;
-        Ok(pack(&session.id, &units, &packing))
-    }
-
-    /// Segments of a session and the hot messages between and after them, in order.
-    fn units(
-        &self,
-        session: &Session,
-        segments: Vec<sql::segments::SegmentInfo>,
-    ) -> Result<Vec<Unit>> {
-        let mut units: Vec<Unit> = segments.into_iter().map(Unit::Segment).collect();
-        let key = session.key;
+        let mut packer = Packer::new(&session.id, packing, segments);
         self.query("measure the messages", |connection| {
-            sql::messages::scan_sizes(
-                connection,
-                key,
-                1,
-                session.messages,
-                |sequence, raw_bytes| {
-                    units.push(Unit::Hot {
-                        sequence,
-                        raw_bytes,
-                    });
-                    true
-                },
-            )
+            let each = |sequence, raw_bytes| {
+                packer.hot(sequence, raw_bytes);
+                true
+            };
+            sql::messages::scan_sizes(connection, key, 1, session.messages, each)
         })?;
-        units.sort_by_key(|unit| match unit {
-            Unit::Hot { sequence, .. } => *sequence,
-            Unit::Segment(info) => info.first_sequence,
-        });
-        Ok(units)
+        Ok(packer.finish())
     }
 }
 
