@@ -81,11 +81,13 @@ impl Store {
     /// [`StoreError::SessionNotFound`]; [`StoreError::Segment`] and [`StoreError::Damaged`] for
     /// damaged segments.
     pub fn inspect(&self, id: &SessionId) -> Result<Inspection> {
-        let session = self.session(id)?;
         let connection = self.inner.readers.get()?;
         let db = &self.inner.db;
-        // One snapshot: compaction moves messages between rows and segments meanwhile.
+        // One snapshot: compaction moves messages between rows and segments meanwhile, and the session
+        // may be deleted.
         let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let session = db.named("find the session", sql::sessions::find(&snapshot, id))?;
+        let session = session.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
         let rows = db.named(
             "list the segments",
             sql::segments::list(&snapshot, session.key),
@@ -132,16 +134,11 @@ impl Store {
                 apportioned_bytes: share.checked_div(u128::from(all_bytes)).unwrap_or(0) as u64,
             });
         }
-        let now = db.named(
-            "find the session",
-            sql::sessions::find(&snapshot, &session.id),
-        )?;
-        let now = now.unwrap_or(session);
         Ok(Inspection {
-            session: now.id,
+            session: session.id,
             segments,
-            hot_messages: now.hot_messages,
-            hot_bytes: now.hot_bytes,
+            hot_messages: session.hot_messages,
+            hot_bytes: session.hot_bytes,
             bases,
         })
     }

@@ -93,6 +93,8 @@ pub const BASE_HEAD_BYTES_MAX: usize = 2 << 20;
 /// All of a base's text. Of what is behind the head a reader decodes as much as its segments copy,
 /// in pieces of [`BASE_TAIL_CHUNK_BYTES`].
 pub const BASE_TEXT_BYTES_MAX: usize = 8 << 20;
+/// Of which behind the head.
+pub const BASE_TAIL_BYTES_MAX: usize = BASE_TEXT_BYTES_MAX - BASE_HEAD_BYTES_MAX;
 /// See [`BASE_TEXT_BYTES_MAX`].
 pub const BASE_TAIL_CHUNK_BYTES: usize = 256 << 10;
 /// Identifiers that a base holds.
@@ -141,6 +143,8 @@ pub const DELETE_ROWS_PER_STEP: u32 = 2048;
 /// While others append a run of compaction leaves the writer to them for so many times as long as
 /// each piece of its maintenance took …
 pub const MAINTENANCE_REST_TIMES: u32 = 20;
+/// … near the database's limit, where room is wanted sooner, for so many times as long only …
+pub const MAINTENANCE_REST_TIMES_NEAR_LIMIT: u32 = MAINTENANCE_REST_TIMES / 5;
 /// … but for no longer than this …
 pub const MAINTENANCE_REST_MS_MAX: u64 = 250;
 /// … and so long after the last append nobody is said to append.

@@ -6,14 +6,15 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use betcode_storage::{
-    Batch, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId, SessionMeta, Store,
-    StoreError, StoreOptions, Tier, VerifyReport, restore,
+    Batch, CompactionPhase, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId,
+    SessionMeta, Store, StoreError, StoreOptions, Tier, VerifyReport, restore,
 };
 use bytes::Bytes;
 
@@ -579,4 +580,186 @@ fn imported_sessions_belong_with_those_of_their_folder() {
         assert_eq!(contents(&store, session), lines(50, 1));
     }
     assert_sound(&store);
+}
+
+#[test]
+fn a_run_ends_on_a_file_that_gives_no_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    // More than one step of giving back frees.
+    let all = lines(9000, 1);
+    record(&open(&path), "s", &all);
+    // As a copy by other tools may be.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = 0; VACUUM")
+        .unwrap();
+    drop(connection);
+
+    let store = open(&path);
+    let mut looks = 0;
+    let outcome = store
+        .compact(&CompactionRequest::manual(), &mut |progress| {
+            looks += u32::from(progress.phase == CompactionPhase::Reclaiming);
+            match looks < 100 {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        })
+        .unwrap();
+    assert!(
+        !outcome.cancelled,
+        "it frees pages that stay where they are"
+    );
+    assert!(outcome.segments > 0);
+    assert!(store.space().unwrap().free_bytes > 0);
+    assert_eq!(contents(&store, "s"), all);
+}
+
+#[test]
+fn a_line_longer_than_what_a_base_holds_takes_the_base_from_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let mut state = 7_u64;
+    let long: String = (0..7_000_000)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            char::from(b" etaoinshrdlu"[(state >> 33) as usize % 13])
+        })
+        .collect();
+    let mut all = lines(300, 1);
+    all.push(format!(r#"{{"text":"{long}"}}"#).into());
+    for session in ["a", "b"] {
+        record(&store, session, &all);
+    }
+    compact(&store, Tier::Quick);
+    let totals = store.totals().unwrap();
+    assert_eq!(totals.bases, 1);
+    assert!(
+        totals.segment_bytes + totals.base_bytes < 7_000_000 * 3 / 4,
+        "{} and {} bytes: the line stands twice",
+        totals.segment_bytes,
+        totals.base_bytes
+    );
+    for session in ["a", "b"] {
+        assert_eq!(contents(&store, session), all);
+    }
+    assert_sound(&store);
+}
+
+/// A store whose project has outgrown its base: deep sessions `a` and `b`, of which `a` has a
+/// damaged segment, and `c`, which has not been compacted.
+fn outgrown(path: &Path) -> Store {
+    let store = open(path);
+    record(&store, "a", &lines(1000, 1));
+    record(&store, "b", &lines(1000, 1));
+    compact(&store, Tier::Deep);
+    assert_eq!(store.totals().unwrap().bases, 1);
+    record(&store, "c", &lines(4000, 1));
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let key: i64 = connection
+        .query_row("SELECT min(segment_key) FROM segments", [], |r| r.get(0))
+        .unwrap();
+    let encoded: Vec<u8> = connection
+        .query_row(
+            "SELECT encoded FROM segments WHERE segment_key = ?1",
+            [key],
+            |r| r.get(0),
+        )
+        .unwrap();
+    let mut broken = encoded.clone();
+    broken[encoded.len() / 2] ^= 1;
+    connection
+        .execute(
+            "UPDATE segments SET encoded = ?2 WHERE segment_key = ?1",
+            rusqlite::params![key, broken],
+        )
+        .unwrap();
+    open(path)
+}
+
+fn sessions_of(plan: &betcode_storage::CompactionPlan) -> Vec<&str> {
+    let sessions: BTreeSet<&str> = plan.steps().map(|step| step.session.as_str()).collect();
+    sessions.into_iter().collect()
+}
+
+#[test]
+fn compacting_one_session_writes_no_other_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = outgrown(&folder.path().join("h.db"));
+    let request = CompactionRequest {
+        session: Some(id("c")),
+        ..CompactionRequest::manual()
+    };
+    let plan = store.plan_compaction(&request).unwrap();
+    assert_eq!(sessions_of(&plan), ["c"]);
+    let outcome = store
+        .compact(&request, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    assert_eq!(outcome.failures, []);
+    assert_eq!(outcome.messages, 4000);
+    assert_eq!(contents(&store, "c"), lines(4000, 1));
+}
+
+#[test]
+fn sessions_that_are_left_as_they_are_are_not_written_again_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = outgrown(&folder.path().join("h.db"));
+    let request = CompactionRequest {
+        except: BTreeSet::from([id("a")]),
+        ..CompactionRequest::manual()
+    };
+    let plan = store.plan_compaction(&request).unwrap();
+    assert_eq!(sessions_of(&plan), ["b", "c"]);
+}
+
+#[test]
+fn a_damaged_segment_that_is_not_due_fails_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = outgrown(&folder.path().join("h.db"));
+    let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
+    assert_eq!(sessions_of(&plan), ["a", "b", "c"]);
+    let outcome = compact(&store, Tier::Deep);
+    assert_eq!(outcome.failures, []);
+    assert_eq!(store.totals().unwrap().hot_messages, 0);
+    assert_eq!(store.compaction_runs(1).unwrap()[0].outcome, "done");
+    assert_eq!(contents(&store, "c"), lines(4000, 1));
+}
+
+#[test]
+fn a_session_deleted_while_it_is_inspected_is_whole_or_not_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let sessions: Vec<SessionId> = (0..50).map(|n| id(&format!("s{n}"))).collect();
+    for session in &sessions {
+        store
+            .append(Batch::new(session.clone(), lines(5, 1)))
+            .unwrap();
+    }
+    compact(&store, Tier::Quick);
+    for session in &sessions {
+        let (begun, begin) = std::sync::mpsc::channel();
+        let inspector = {
+            let (store, session) = (store.clone(), session.clone());
+            std::thread::spawn(move || {
+                loop {
+                    let inspected = store.inspect(&session);
+                    let _ = begun.send(());
+                    match inspected {
+                        Ok(found) => {
+                            let in_segments = found.segments.iter().map(|s| s.info.messages());
+                            assert_eq!(in_segments.sum::<u64>() + found.hot_messages, 5);
+                        }
+                        Err(error) => break error.kind(),
+                    }
+                }
+            })
+        };
+        begin.recv().unwrap();
+        store.delete(session).unwrap();
+        assert_eq!(inspector.join().unwrap(), ErrorKind::NotFound);
+    }
 }

@@ -64,7 +64,7 @@ pub(super) struct ProjectState {
 
 impl ProjectState {
     /// Whether the newest base still stands for the project.
-    fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         self.newest.is_some_and(|base| {
             let then = base.source_raw_bytes;
             self.raw_bytes < then.saturating_mul(2)
@@ -80,9 +80,10 @@ impl ProjectState {
     }
 }
 
-/// The quick steps of a project: with its newest base. If there is none they make one, a makeshift
-/// that counts as made from nothing, so that the deep tier makes its own.
-pub(super) fn quick_batch(
+/// Steps that are a part of a project only, the quick tier's or those of one session: with its newest
+/// base. If there is none they make one, a makeshift that counts as made from nothing, so that the
+/// next deep run over the project makes its own.
+pub(super) fn partial_batch(
     project: String,
     newest: Option<BaseInfo>,
     steps: Vec<PlannedStep>,
@@ -201,7 +202,7 @@ pub(super) fn keep(store: &Store, batch: &PlannedBatch, base_id: u64) -> Result<
     })
 }
 
-/// The steps that a base is made from: the first of a batch, which only the quick tier's can be
+/// The steps that a base is made from: the first of a batch, which only a part of a project's can be
 /// bigger than that.
 fn sources(steps: &[PlannedStep]) -> Vec<&PlannedStep> {
     let mut raw_bytes = 0;
@@ -321,6 +322,7 @@ mod tests {
             tier: Tier::Deep,
             hot_messages: 1,
             replaces_segments: 0,
+            again: false,
         }
     }
 
@@ -407,7 +409,7 @@ mod tests {
             source_raw_bytes: MIB,
         };
         let steps = || vec![step(1, MIB), step(2, MIB)];
-        let base = |newest, steps| quick_batch("/p".to_owned(), newest, steps).base;
+        let base = |newest, steps| partial_batch("/p".to_owned(), newest, steps).base;
         assert_eq!(base(Some(newest), steps()), BaseChoice::Keep { base_id: 7 });
         assert_eq!(base(None, vec![step(1, MIB)]), BaseChoice::None);
         let made = base(None, steps());

@@ -17,6 +17,7 @@ mod linux {
 
     /// About a tenth of the weight of others.
     const NICENESS: i32 = 10;
+    const IDLE: libc::c_long = libc::SCHED_IDLE as libc::c_long;
     /// The longest slice that Linux grants, in nanoseconds.
     ///
     /// Niceness says who gets how much, not who goes first. Since 6.6 a thread that wakes, as the
@@ -25,13 +26,40 @@ mod linux {
     /// slice is the shorter one. Older kernels do not look at the slice.
     const SLICE_NS: u64 = 100_000_000;
 
-    #[allow(unsafe_code)]
     pub(super) fn give_way() -> io::Result<()> {
+        // It runs when nobody else does: there is no more to give.
+        if is_idle() {
+            return Ok(());
+        }
+        // Whoever was told to run lower stays there.
+        let niceness = rustix::process::getpriority_process(None)?.max(NICENESS);
+        let Err(refused) = set_batch(niceness) else {
+            return Ok(());
+        };
+        // As a sandbox does that does not know the call.
+        rustix::process::setpriority_process(None, niceness)?;
+        tracing::debug!(%refused, "compaction is nice only");
+        Ok(())
+    }
+
+    /// Whether the calling thread is in the class of those that run when nobody else does. Where the
+    /// system does not say, it is not.
+    #[allow(unsafe_code)]
+    fn is_idle() -> bool {
+        let this_thread = 0;
+        // SAFETY: it reads and writes no memory of ours. The C library's own function of this name is
+        // an error in some of them, and there is no safe binding of the call.
+        let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, this_thread) };
+        policy >= 0 && policy & !libc::c_long::from(libc::SCHED_RESET_ON_FORK) == IDLE
+    }
+
+    #[allow(unsafe_code)]
+    fn set_batch(niceness: i32) -> io::Result<()> {
         let attributes = libc::sched_attr {
             size: size_of::<libc::sched_attr>() as u32,
             sched_policy: libc::SCHED_BATCH as u32,
             sched_flags: 0,
-            sched_nice: NICENESS,
+            sched_nice: niceness,
             sched_priority: 0,
             sched_runtime: SLICE_NS,
             sched_deadline: 0,
@@ -51,11 +79,7 @@ mod linux {
         if result == 0 {
             return Ok(());
         }
-        let refused = io::Error::last_os_error();
-        // As a sandbox does that does not know the call.
-        rustix::process::nice(NICENESS)?;
-        tracing::debug!(%refused, "compaction is nice only");
-        Ok(())
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -75,5 +99,36 @@ mod tests {
         .unwrap();
         assert!(own > before && started == own, "{before}, {own}, {started}");
         assert_eq!(niceness(), before);
+    }
+
+    #[test]
+    fn a_thread_that_gives_way_more_than_that_already_is_left_there() {
+        let after = std::thread::spawn(|| {
+            rustix::process::setpriority_process(None, 15).unwrap();
+            give_way();
+            rustix::process::getpriority_process(None).unwrap()
+        });
+        assert_eq!(after.join().unwrap(), 15);
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_thread_that_runs_when_nobody_else_does_goes_on_to() {
+        let policies = std::thread::spawn(|| {
+            let idle = libc::sched_param { sched_priority: 0 };
+            // SAFETY: both calls are about this thread, and keep nothing of `idle`.
+            unsafe {
+                let set = libc::syscall(
+                    libc::SYS_sched_setscheduler,
+                    0,
+                    libc::SCHED_IDLE,
+                    &raw const idle,
+                );
+                give_way();
+                (set, libc::syscall(libc::SYS_sched_getscheduler, 0))
+            }
+        });
+        let idle = libc::c_long::from(libc::SCHED_IDLE);
+        assert_eq!(policies.join().unwrap(), (0, idle));
     }
 }

@@ -32,7 +32,7 @@ mod survey;
 mod unused;
 
 pub use base::{BaseChoice, PlannedBatch};
-pub use plan::{PlannedStep, Unit, pack};
+pub use plan::PlannedStep;
 pub use policy::{CompactionPolicy, SessionState};
 pub use run::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,

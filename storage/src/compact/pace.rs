@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::capacity::levels::Level;
 use crate::error::Result;
-use crate::limits::{MAINTENANCE_REST_MS_MAX, MAINTENANCE_REST_TIMES};
+use crate::limits::{
+    MAINTENANCE_REST_MS_MAX, MAINTENANCE_REST_TIMES, MAINTENANCE_REST_TIMES_NEAR_LIMIT,
+};
 use crate::store::Store;
 use crate::writer::WriterContext;
 
@@ -55,13 +57,16 @@ impl<'s> Pace<'s> {
     }
 }
 
-/// How long a run leaves the writer to others after work that took so long. Where there is hardly any
-/// room left, making some is more urgent than anything.
+/// How long a run leaves the writer to others after work that took so long: less near the limit, and
+/// not at all where there is hardly any room left. Then making some is more urgent than anything.
 fn rest_after(took: Duration, beside_appends: bool, level: Level) -> Duration {
-    if !beside_appends || level >= Level::Critical {
-        return Duration::ZERO;
-    }
-    (took * MAINTENANCE_REST_TIMES).min(Duration::from_millis(MAINTENANCE_REST_MS_MAX))
+    let times = match level {
+        _ if !beside_appends => 0,
+        Level::Ok => MAINTENANCE_REST_TIMES,
+        Level::Warning => MAINTENANCE_REST_TIMES_NEAR_LIMIT,
+        Level::Critical => 0,
+    };
+    (took * times).min(Duration::from_millis(MAINTENANCE_REST_MS_MAX))
 }
 
 #[cfg(test)]
@@ -100,9 +105,9 @@ mod tests {
 
     #[test]
     fn a_run_rests_after_its_work_only_beside_others_and_only_where_there_is_room() {
-        let times_of_the_work = PIECE * MAINTENANCE_REST_TIMES;
-        assert_eq!(rest_after(PIECE, true, Level::Ok), times_of_the_work);
-        assert_eq!(rest_after(PIECE, true, Level::Warning), times_of_the_work);
+        let rest = |level| rest_after(PIECE, true, level);
+        assert_eq!(rest(Level::Ok), PIECE * MAINTENANCE_REST_TIMES);
+        assert!(Duration::ZERO < rest(Level::Warning) && rest(Level::Warning) < rest(Level::Ok));
         assert_eq!(rest_after(PIECE, true, Level::Critical), Duration::ZERO);
         assert_eq!(rest_after(PIECE, false, Level::Ok), Duration::ZERO);
     }

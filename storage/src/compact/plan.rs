@@ -1,18 +1,16 @@
 //! Which messages become one segment: pure packing.
 
+use std::iter::Peekable;
+use std::vec;
+
 use crate::ids::SessionId;
 use crate::sql::segments::{SegmentInfo, Tier};
 
 /// A piece of a session that a step takes whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+enum Unit {
     /// A hot message.
-    Hot {
-        /// Its sequence.
-        sequence: u64,
-        /// Its payload bytes.
-        raw_bytes: u64,
-    },
+    Hot { sequence: u64, raw_bytes: u64 },
     /// A segment.
     Segment(SegmentInfo),
 }
@@ -53,15 +51,15 @@ impl Unit {
 
 /// Bounds of the packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packing {
+pub(super) struct Packing {
     /// Tier of the segments to make.
-    pub tier: Tier,
+    pub(super) tier: Tier,
     /// Raw bytes of one segment, unless it is a single message.
-    pub segment_bytes_max: u64,
+    pub(super) segment_bytes_max: u64,
     /// Messages of one segment.
-    pub segment_messages_max: u64,
+    pub(super) segment_messages_max: u64,
     /// Leave the last hot messages until they fill a segment.
-    pub keep_remainder: bool,
+    pub(super) keep_remainder: bool,
 }
 
 /// One new segment: what it takes in and what it replaces.
@@ -83,6 +81,8 @@ pub struct PlannedStep {
     pub hot_messages: u64,
     /// Segments that it replaces.
     pub replaces_segments: u64,
+    /// It writes a segment of this tier again, for a newer base: nothing is amiss when it is not done.
+    pub again: bool,
 }
 
 impl PlannedStep {
@@ -97,13 +97,8 @@ impl PlannedStep {
             tier: info.tier,
             hot_messages: 0,
             replaces_segments: 1,
+            again: true,
         }
-    }
-
-    pub(super) fn overlaps(&self, other: &Self) -> bool {
-        self.session == other.session
-            && self.first_sequence <= other.last_sequence
-            && other.first_sequence <= self.last_sequence
     }
 
     /// Messages in it.
@@ -113,34 +108,83 @@ impl PlannedStep {
     }
 }
 
-/// Packs a session's units, in order, into steps.
+/// Packs a session's segments and hot messages, in order, into steps. Hot messages are taken in as they
+/// are read and not kept: there may be millions.
 ///
 /// The quick tier takes hot messages only. The deep tier also takes in segments of the quick
 /// tier, and deep ones up to half the size of a full segment: a session that goes on has its last
 /// segment written again until it is half full, and no byte more often than the halving allows.
 /// A step never spans a gap.
-#[must_use]
-pub fn pack(session: &SessionId, units: &[Unit], packing: &Packing) -> Vec<PlannedStep> {
-    let mut steps = Vec::new();
-    let mut run: Option<Run> = None;
-    for unit in units {
-        if !takes(unit, packing) {
-            steps.extend(run.take().and_then(|run| run.step(session, packing.tier)));
-            continue;
+pub(super) struct Packer<'s> {
+    session: &'s SessionId,
+    packing: Packing,
+    /// Those that are still to come, in order.
+    segments: Peekable<vec::IntoIter<SegmentInfo>>,
+    run: Option<Run>,
+    ends_hot: bool,
+    steps: Vec<PlannedStep>,
+}
+
+impl<'s> Packer<'s> {
+    /// `segments` are in order.
+    pub(super) fn new(
+        session: &'s SessionId,
+        packing: Packing,
+        segments: Vec<SegmentInfo>,
+    ) -> Self {
+        Self {
+            session,
+            packing,
+            segments: segments.into_iter().peekable(),
+            run: None,
+            ends_hot: false,
+            steps: Vec::new(),
         }
-        match &mut run {
-            Some(run) if run.has_room_for(unit, packing) => run.add(unit),
+    }
+
+    /// Takes in the next hot message, and the segments before it.
+    pub(super) fn hot(&mut self, sequence: u64, raw_bytes: u64) {
+        while let Some(info) = self.segments.next_if(|s| s.first_sequence <= sequence) {
+            self.add(&Unit::Segment(info));
+        }
+        self.add(&Unit::Hot {
+            sequence,
+            raw_bytes,
+        });
+    }
+
+    /// Takes in what segments are left; the steps.
+    pub(super) fn finish(mut self) -> Vec<PlannedStep> {
+        while let Some(info) = self.segments.next() {
+            self.add(&Unit::Segment(info));
+        }
+        if !(self.packing.keep_remainder && self.ends_hot) {
+            self.cut();
+        }
+        self.steps
+    }
+
+    fn add(&mut self, unit: &Unit) {
+        self.ends_hot = matches!(unit, Unit::Hot { .. });
+        if !takes(unit, &self.packing) {
+            self.cut();
+            return;
+        }
+        match &mut self.run {
+            Some(run) if run.has_room_for(unit, &self.packing) => run.add(unit),
             _ => {
-                let full = run.replace(Run::of(unit));
-                steps.extend(full.and_then(|run| run.step(session, packing.tier)));
+                self.cut();
+                self.run = Some(Run::of(unit));
             }
         }
     }
-    let ends_hot = matches!(units.last(), Some(Unit::Hot { .. }));
-    if !(packing.keep_remainder && ends_hot) {
-        steps.extend(run.and_then(|run| run.step(session, packing.tier)));
+
+    /// Ends the segment that is being filled.
+    fn cut(&mut self) {
+        let full = self.run.take();
+        let step = full.and_then(|run| run.step(self.session, self.packing.tier));
+        self.steps.extend(step);
     }
-    steps
 }
 
 /// Consecutive units on their way into one segment.
@@ -204,6 +248,7 @@ impl Run {
             tier,
             hot_messages: self.hot_messages,
             replaces_segments: self.segments,
+            again: false,
         })
     }
 }
@@ -225,6 +270,24 @@ mod tests {
 
     fn id() -> SessionId {
         "s".parse().unwrap()
+    }
+
+    fn pack(session: &SessionId, units: &[Unit], packing: &Packing) -> Vec<PlannedStep> {
+        let segments = units.iter().filter_map(|unit| match unit {
+            Unit::Segment(info) => Some(*info),
+            Unit::Hot { .. } => None,
+        });
+        let mut packer = Packer::new(session, *packing, segments.collect());
+        for unit in units {
+            if let Unit::Hot {
+                sequence,
+                raw_bytes,
+            } = unit
+            {
+                packer.hot(*sequence, *raw_bytes);
+            }
+        }
+        packer.finish()
     }
 
     fn packing(tier: Tier) -> Packing {
@@ -329,6 +392,25 @@ mod tests {
             ranges(&pack(&id(), &units, &packing(Tier::Quick))),
             [(1, 2), (5, 6)]
         );
+    }
+
+    #[test]
+    fn segments_stand_among_the_messages_by_their_sequence() {
+        let mut units = vec![segment(1, 2, 30, Tier::Quick)];
+        units.extend(hot(3..=4, 10));
+        units.push(segment(5, 6, 30, Tier::Quick));
+        units.extend(hot(7..=7, 10));
+        units.push(segment(8, 9, 60, Tier::Quick));
+        let steps = pack(&id(), &units, &packing(Tier::Deep));
+        assert_eq!(ranges(&steps), [(1, 7), (8, 9)]);
+        assert_eq!((steps[0].replaces_segments, steps[0].hot_messages), (2, 3));
+        assert_eq!(steps[0].raw_bytes, 90);
+        // A session that ends with a segment has no hot remainder.
+        let packing = Packing {
+            keep_remainder: true,
+            ..packing(Tier::Deep)
+        };
+        assert_eq!(ranges(&pack(&id(), &units, &packing)), [(1, 7), (8, 9)]);
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl CompactionPlan {
 /// What a run is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompactionPhase {
-    /// Finding what the sessions of a project share.
+    /// Finding what there is to do, and what the sessions of a project share.
     Preparing,
     /// Encoding and swapping segments.
     Encoding,
@@ -152,6 +152,9 @@ pub struct CompactionOutcome {
     /// Duration.
     pub seconds: f64,
 }
+
+/// How long planning goes on without being asked to stop.
+const PLANNING_ASKS_EVERY: Duration = Duration::from_millis(50);
 
 /// Says whether to go on, after each step.
 pub(super) type Observer<'a> = &'a mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>;
@@ -211,7 +214,6 @@ impl Store {
         let started = Instant::now();
         let started_ms = self.inner.options.clock.now_ms();
         let bytes_before = self.space()?.used_bytes();
-        let plan = self.plan_compaction(request)?;
         let mut outcome = CompactionOutcome {
             bytes_before,
             bytes_after: bytes_before,
@@ -219,10 +221,19 @@ impl Store {
             raw_bytes: 0,
             segments: 0,
             segments_replaced: 0,
-            failures: plan.failures.clone(),
+            failures: Vec::new(),
             cancelled: false,
             seconds: 0.0,
         };
+        let plan = match self.plan_observed(request, observe) {
+            Err(StoreError::Cancelled) => {
+                outcome.cancelled = true;
+                outcome.seconds = started.elapsed().as_secs_f64();
+                return Ok(outcome);
+            }
+            plan => plan?,
+        };
+        outcome.failures.clone_from(&plan.failures);
         let result = self.carry_out(&plan, request, &mut outcome, observe);
         outcome.bytes_after = self.space()?.used_bytes();
         outcome.seconds = started.elapsed().as_secs_f64();
@@ -241,6 +252,29 @@ impl Store {
         }
     }
 
+    fn plan_observed(
+        &self,
+        request: &CompactionRequest,
+        observe: Observer<'_>,
+    ) -> Result<CompactionPlan> {
+        let nothing_done = CompactionProgress {
+            phase: CompactionPhase::Preparing,
+            steps_done: 0,
+            steps: 0,
+            raw_bytes_done: 0,
+            raw_bytes: 0,
+        };
+        // The observer is on another thread: asking it takes as long as planning for a session.
+        let mut asked = Instant::now();
+        self.plan_asking(request, &mut || {
+            if asked.elapsed() < PLANNING_ASKS_EVERY {
+                return ControlFlow::Continue(());
+            }
+            asked = Instant::now();
+            observe(&nothing_done)
+        })
+    }
+
     fn carry_out(
         &self,
         plan: &CompactionPlan,
@@ -256,8 +290,16 @@ impl Store {
             raw_bytes: plan.raw_bytes(),
         };
         let mut pace = Pace::new(self);
+        let mut tally = Tally::new(outcome);
         for batch in &plan.batches {
-            self.do_batch(batch, request, outcome, &mut progress, &mut pace, observe)?;
+            self.do_batch(
+                batch,
+                request,
+                &mut tally,
+                &mut progress,
+                &mut pace,
+                observe,
+            )?;
         }
         progress.phase = CompactionPhase::Reclaiming;
         self.delete_unused_bases()?;
@@ -270,7 +312,7 @@ impl Store {
         &self,
         batch: &PlannedBatch,
         request: &CompactionRequest,
-        outcome: &mut CompactionOutcome,
+        tally: &mut Tally<'_>,
         progress: &mut CompactionProgress,
         pace: &mut Pace<'_>,
         observe: Observer<'_>,
@@ -314,9 +356,8 @@ impl Store {
             bytes_of,
             worker,
             |step, prepared| {
-                let failed = outcome.failures.iter().any(|(id, _)| *id == step.session);
-                if !failed {
-                    finish_step(pace, step, prepared, outcome)?;
+                if !tally.failed.contains(&step.session) {
+                    tally.finish_step(pace, step, prepared)?;
                 }
                 progress.steps_done += 1;
                 progress.raw_bytes_done += step.raw_bytes;
@@ -382,34 +423,55 @@ impl Store {
     }
 }
 
-fn finish_step(
-    pace: &mut Pace<'_>,
-    step: &PlannedStep,
-    prepared: Result<Option<Prepared>>,
-    outcome: &mut CompactionOutcome,
-) -> Result<()> {
-    let result = prepared.and_then(|prepared| match prepared {
-        Some(prepared) => swap_in(pace, step, prepared),
-        None => Ok(StepResult::Outdated),
-    });
-    match result {
-        Ok(StepResult::Written) => {
-            outcome.messages += step.messages();
-            outcome.raw_bytes += step.raw_bytes;
-            outcome.segments += 1;
-            outcome.segments_replaced += step.replaces_segments;
-            Ok(())
+/// What a run did so far.
+struct Tally<'o> {
+    outcome: &'o mut CompactionOutcome,
+    /// The sessions of `outcome.failures`.
+    failed: BTreeSet<SessionId>,
+}
+
+impl<'o> Tally<'o> {
+    fn new(outcome: &'o mut CompactionOutcome) -> Self {
+        let failed = outcome.failures.iter().map(|(id, _)| id.clone()).collect();
+        Self { outcome, failed }
+    }
+
+    fn finish_step(
+        &mut self,
+        pace: &mut Pace<'_>,
+        step: &PlannedStep,
+        prepared: Result<Option<Prepared>>,
+    ) -> Result<()> {
+        let result = prepared.and_then(|prepared| match prepared {
+            Some(prepared) => swap_in(pace, step, prepared),
+            None => Ok(StepResult::Outdated),
+        });
+        match result {
+            Ok(StepResult::Written) => {
+                self.outcome.messages += step.messages();
+                self.outcome.raw_bytes += step.raw_bytes;
+                self.outcome.segments += 1;
+                self.outcome.segments_replaced += step.replaces_segments;
+                Ok(())
+            }
+            Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
+            // Nobody asked for it, and it stays as it is; verifying is what finds damage.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. }))
+                if step.again =>
+            {
+                tracing::warn!(session = %step.session, %error, "a segment is not written again");
+                Ok(())
+            }
+            // Damage in one session must not keep the others from being compacted.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+                tracing::error!(session = %step.session, %error, "a session cannot be compacted");
+                let id = step.session.clone();
+                self.outcome.failures.push((id.clone(), error.to_string()));
+                self.failed.insert(id);
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
-        // Damage in one session must not keep the others from being compacted.
-        Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
-            tracing::error!(session = %step.session, %error, "a session cannot be compacted");
-            outcome
-                .failures
-                .push((step.session.clone(), error.to_string()));
-            Ok(())
-        }
-        Err(error) => Err(error),
     }
 }
 

@@ -1,9 +1,10 @@
 //! What there is to compact: looks at the store, and lets the pure parts pack and choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, batches};
-use super::plan::{Packing, PlannedStep, Unit, pack};
+use super::plan::{Packer, Packing, PlannedStep};
 use super::policy::{CompactionPolicy, SessionState};
 use super::run::{CompactionPlan, CompactionRequest};
 use crate::error::{ErrorKind, Result, StoreError};
@@ -11,7 +12,7 @@ use crate::ids::SessionId;
 use crate::segment::CodecVersion;
 use crate::session::{Session, SessionFilter};
 use crate::sql;
-use crate::sql::segments::Tier;
+use crate::sql::segments::{SegmentInfo, Tier};
 use crate::store::Store;
 
 impl Store {
@@ -20,10 +21,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::SessionNotFound`], or when the file cannot be read.
     pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
+        self.plan_asking(request, &mut || ControlFlow::Continue(()))
+    }
+
+    /// Plans, and asks `go_on` before each session: there may be many thousands.
+    pub(super) fn plan_asking(
+        &self,
+        request: &CompactionRequest,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<CompactionPlan> {
         // By project, because sessions of one project share a base.
         let mut planned = Vec::new();
         let mut plan = CompactionPlan::default();
         for session in self.candidates(request, &mut plan)? {
+            or_cancelled(go_on())?;
             match self.plan_session(&session, request) {
                 Ok(steps) => {
                     if let Some(first) = steps.first() {
@@ -45,34 +56,36 @@ impl Store {
             let project = (projects.of(session), tier);
             pending.entry(project).or_default().extend(steps);
         }
-        let mut sessions = None;
+        let is_whole = |tier| tier == Tier::Deep && request.session.is_none();
+        let sessions = match pending.keys().any(|(_, tier)| is_whole(*tier)) {
+            true => self.sessions(&SessionFilter::default())?.sessions,
+            false => Vec::new(),
+        };
+        let mut sessions_of: HashMap<&str, Vec<&Session>> = HashMap::new();
+        for session in &sessions {
+            let project = projects.of(session.key);
+            sessions_of.entry(project).or_default().push(session);
+        }
         for ((project, tier), steps) in pending {
-            let batches = match tier {
-                Tier::Quick => {
-                    vec![self.quick_batch(project.to_owned(), steps, &request.policy)?]
-                }
-                Tier::Deep => {
-                    let sessions: &Vec<Session> = match &mut sessions {
-                        Some(known) => known,
-                        None => sessions.insert(self.sessions(&SessionFilter::default())?.sessions),
-                    };
-                    let of_project = |session: &&Session| projects.of(session.key) == project;
-                    let theirs: Vec<&Session> = sessions.iter().filter(of_project).collect();
-                    self.deep_batches(project, steps, &theirs, request)?
-                }
+            let batches = if is_whole(tier) {
+                let theirs = sessions_of.get(project).map_or(&[][..], Vec::as_slice);
+                self.deep_batches(project, steps, theirs, request, go_on)?
+            } else {
+                vec![self.partial_batch(project.to_owned(), tier, steps, &request.policy)?]
             };
             plan.batches.extend(batches);
         }
         Ok(plan)
     }
 
-    fn quick_batch(
+    fn partial_batch(
         &self,
         project: String,
+        tier: Tier,
         steps: Vec<PlannedStep>,
         policy: &CompactionPolicy,
     ) -> Result<PlannedBatch> {
-        if policy.quick.version == CodecVersion::V1 {
+        if policy.encode_params(tier).version == CodecVersion::V1 {
             let base = BaseChoice::None;
             return Ok(PlannedBatch {
                 project,
@@ -81,7 +94,7 @@ impl Store {
             });
         }
         let newest = self.query("find the base", |c| sql::bases::newest(c, &project))?;
-        Ok(base::quick_batch(project, newest, steps))
+        Ok(base::partial_batch(project, newest, steps))
     }
 
     fn deep_batches(
@@ -90,6 +103,7 @@ impl Store {
         pending: Vec<PlannedStep>,
         sessions: &[&Session],
         request: &CompactionRequest,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Vec<PlannedBatch>> {
         if request.policy.deep.version == CodecVersion::V1 {
             let base = BaseChoice::None;
@@ -103,34 +117,57 @@ impl Store {
             newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
             raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),
         };
+        let settled = match state.is_current() {
+            true => Vec::new(),
+            false => self.settled(&pending, sessions, request, go_on)?,
+        };
+        Ok(batches(project, &state, pending, settled.into_iter()))
+    }
+
+    /// The steps that would write deep segments again, the newest first; none of those that `pending`
+    /// writes anyway, or that are to be left as they are.
+    fn settled(
+        &self,
+        pending: &[PlannedStep],
+        sessions: &[&Session],
+        request: &CompactionRequest,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Vec<PlannedStep>> {
+        let mut pending_of: HashMap<&SessionId, Vec<&PlannedStep>> = HashMap::new();
+        for step in pending {
+            pending_of.entry(&step.session).or_default().push(step);
+        }
         let mut settled = Vec::new();
         for session in sessions {
+            or_cancelled(go_on())?;
+            if request.except.contains(&session.id) {
+                continue;
+            }
             let listed = self.query("list the segments", |c| sql::segments::list(c, session.key));
             let segments = match listed {
                 // What is damaged stays as it is.
                 Err(error) if error.kind() == ErrorKind::Damaged => continue,
                 listed => listed?,
             };
-            settled.extend(
-                segments
-                    .into_iter()
-                    .filter(|s| s.tier == Tier::Deep)
-                    .map(|info| {
-                        (
-                            info.created_ms,
-                            PlannedStep::again(session.id.clone(), &info),
-                        )
-                    }),
-            );
+            // In order, and none overlaps another.
+            let theirs = pending_of.get(&session.id).map_or(&[][..], Vec::as_slice);
+            let is_pending = |info: &SegmentInfo| {
+                let behind = theirs.partition_point(|p| p.last_sequence < info.first_sequence);
+                theirs
+                    .get(behind)
+                    .is_some_and(|p| p.first_sequence <= info.last_sequence)
+            };
+            let again = segments
+                .iter()
+                .filter(|info| info.tier == Tier::Deep && !is_pending(info))
+                .map(|info| {
+                    let step = PlannedStep::again(session.id.clone(), info);
+                    (info.created_ms, step)
+                });
+            settled.extend(again);
         }
-        settled.retain(|(_, step)| !pending.iter().any(|p| p.overlaps(step)));
         settled.sort_by_key(|(created_ms, _)| std::cmp::Reverse(*created_ms));
-        Ok(batches(
-            project,
-            &state,
-            pending,
-            settled.into_iter().map(|(_, step)| step),
-        ))
+        Ok(settled.into_iter().map(|(_, step)| step).collect())
     }
 
     fn candidates(
@@ -183,38 +220,22 @@ impl Store {
             segment_messages_max: policy.segment_messages_max as u64,
             keep_remainder: !request.force && policy.keeps_remainder(&state, now_ms),
         };
-        let units = self.units(session, segments)?;
-        Ok(pack(&session.id, &units, &packing))
-    }
-
-    /// Segments of a session and the hot messages between and after them, in order.
-    fn units(
-        &self,
-        session: &Session,
-        segments: Vec<sql::segments::SegmentInfo>,
-    ) -> Result<Vec<Unit>> {
-        let mut units: Vec<Unit> = segments.into_iter().map(Unit::Segment).collect();
-        let key = session.key;
+        let mut packer = Packer::new(&session.id, packing, segments);
         self.query("measure the messages", |connection| {
-            sql::messages::scan_sizes(
-                connection,
-                key,
-                1,
-                session.messages,
-                |sequence, raw_bytes| {
-                    units.push(Unit::Hot {
-                        sequence,
-                        raw_bytes,
-                    });
-                    true
-                },
-            )
+            let each = |sequence, raw_bytes| {
+                packer.hot(sequence, raw_bytes);
+                true
+            };
+            sql::messages::scan_sizes(connection, key, 1, session.messages, each)
         })?;
-        units.sort_by_key(|unit| match unit {
-            Unit::Hot { sequence, .. } => *sequence,
-            Unit::Segment(info) => info.first_sequence,
-        });
-        Ok(units)
+        Ok(packer.finish())
+    }
+}
+
+fn or_cancelled(go_on: ControlFlow<()>) -> Result<()> {
+    match go_on {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(StoreError::Cancelled),
     }
 }
 
@@ -223,5 +244,38 @@ fn fail(plan: &mut CompactionPlan, session: Option<&SessionId>, error: &StoreErr
     tracing::error!(session = session.map(SessionId::as_str), %error, "a session cannot be compacted");
     if let Some(id) = session {
         plan.failures.push((id.clone(), error.to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Batch, StoreOptions};
+
+    #[test]
+    fn a_plan_is_given_up_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        for session in ["a", "b", "c"] {
+            let session = SessionId::new(session).unwrap();
+            let batch = Batch::new(session, vec!["a line".into()]);
+            store.append(batch).unwrap();
+        }
+        let mut asked = 0;
+        // The quick tier looks at each session once.
+        let request = CompactionRequest {
+            tier: Tier::Quick,
+            ..CompactionRequest::manual()
+        };
+        let planned = store.plan_asking(&request, &mut || {
+            asked += 1;
+            match asked {
+                1 => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        assert!(matches!(planned, Err(StoreError::Cancelled)), "{planned:?}");
+        assert_eq!(asked, 2);
     }
 }

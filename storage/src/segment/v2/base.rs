@@ -41,7 +41,7 @@ use super::splitter::BaseBlobs;
 use super::varint::{Cursor, put};
 use crate::limits::{
     BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX, BASE_IDS_MAX,
-    BASE_TAIL_CHUNK_BYTES, BASE_TEXT_BYTES_MAX,
+    BASE_TAIL_BYTES_MAX, BASE_TAIL_CHUNK_BYTES,
 };
 
 const MAGIC: [u8; 2] = *b"BB";
@@ -108,7 +108,7 @@ impl Base {
 
     /// Decodes a stored base. Keeps `bytes`, and allocates at most [`BASE_HEAD_BYTES_MAX`], 48 bytes
     /// for each of [`BASE_BLOBS_MAX`] blobs and 32 for each of [`BASE_IDS_MAX`] identifiers besides;
-    /// later, as segments copy from it, the rest of [`BASE_TEXT_BYTES_MAX`].
+    /// later, as segments copy from it, the rest of [`crate::limits::BASE_TEXT_BYTES_MAX`].
     ///
     /// # Errors
     /// [`SegmentError`] when the bytes are not a whole base.
@@ -135,7 +135,7 @@ impl Base {
         check_max(
             "the size of the base's tail",
             tail_bytes,
-            BASE_TEXT_BYTES_MAX - BASE_HEAD_BYTES_MAX,
+            BASE_TAIL_BYTES_MAX,
         )?;
         let mut at = 0_usize;
         let mut frame_of = |length: usize| {

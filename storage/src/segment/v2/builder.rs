@@ -7,7 +7,7 @@
 //! 2. [`BaseCollector::collect`] takes the runs of stretches that occur more than once, at their
 //!    first occurrence, with the short gaps between them: whole passages compress better.
 //!
-//! What occurs most becomes the base's head, the rest its tail. Blobs and identifiers that occur in two
+//! What occurs most becomes the base's head, the rest its tail, as far as that may go. Blobs and identifiers that occur in two
 //! or more segments go into it as they are.
 //!
 //! What the first pass has taken apart is kept for the second, as far as [`KEPT_BYTES_MAX`] goes.
@@ -28,7 +28,7 @@ use super::stretch::{STRETCH_BYTES, each_sampled, is_sampled};
 use super::{Parts, split_for_base};
 use crate::limits::{
     BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX, BASE_IDS_MAX,
-    BASE_TEXT_BYTES_MAX,
+    BASE_TAIL_BYTES_MAX, BASE_TEXT_BYTES_MAX,
 };
 
 /// Counts kept; when there are more, every second is forgotten and the sample halves.
@@ -238,10 +238,14 @@ impl BaseCollector {
             return Ok(None);
         }
         let (mut head, mut tail) = (Vec::new(), Vec::new());
-        for (run, is_in_head) in self.runs.iter().zip(self.most(self.head_bytes_max)) {
-            if is_in_head {
+        let in_head = self.most(self.head_bytes_max, |_| true);
+        let in_tail = self.most(BASE_TAIL_BYTES_MAX, |index| {
+            !in_head[index] && self.runs[index].bytes.len() >= FROM_TAIL_BYTES_MIN
+        });
+        for (index, run) in self.runs.iter().enumerate() {
+            if in_head[index] {
                 head.extend_from_slice(&run.bytes);
-            } else if run.bytes.len() >= FROM_TAIL_BYTES_MIN {
+            } else if in_tail[index] {
                 tail.extend_from_slice(&run.bytes);
             }
         }
@@ -262,12 +266,14 @@ impl BaseCollector {
         let mut taken = Vec::new();
         let (runs, run_bytes) = (&mut self.runs, &mut self.run_bytes);
         let mut close = |run: Open| {
-            if run.end - run.start >= RUN_BYTES_MIN {
-                *run_bytes += run.end - run.start;
+            // A longer one would fit neither the head nor the tail.
+            let end = run.end.min(run.start + BASE_TAIL_BYTES_MAX);
+            if end - run.start >= RUN_BYTES_MIN {
+                *run_bytes += end - run.start;
                 let score = run.score as f32 / run.stretches as f32;
                 runs.push(Run {
                     score,
-                    bytes: text[run.start..run.end].to_vec(),
+                    bytes: text[run.start..end].to_vec(),
                 });
             }
         };
@@ -325,14 +331,14 @@ impl BaseCollector {
 
     /// Keeps the runs that occur most, up to `bytes_max`.
     fn thin(&mut self, bytes_max: usize) {
-        let mut keep = self.most(bytes_max).into_iter();
+        let mut keep = self.most(bytes_max, |_| true).into_iter();
         self.runs.retain(|_| keep.next().unwrap_or(false));
         self.run_bytes = self.runs.iter().map(|run| run.bytes.len()).sum();
     }
 
-    /// Which runs are among those that occur most, up to `bytes_max`.
-    fn most(&self, bytes_max: usize) -> Vec<bool> {
-        let mut order: Vec<usize> = (0..self.runs.len()).collect();
+    /// Which runs are among those that occur most, of those that `may` be, up to `bytes_max`.
+    fn most(&self, bytes_max: usize, may: impl Fn(usize) -> bool) -> Vec<bool> {
+        let mut order: Vec<usize> = (0..self.runs.len()).filter(|&index| may(index)).collect();
         order.sort_by(|&a, &b| self.runs[b].score.total_cmp(&self.runs[a].score));
         let mut among = vec![false; self.runs.len()];
         let mut bytes = 0;
