@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use betcode_relay::Relay;
-use betcode_relay::auth::{Enrolments, Revocations, StateFolder, TokenIssuer};
+use betcode_relay::auth::{Enrolments, Revocations, StateError, StateFolder, TokenIssuer};
 use betcode_relay::plan::{self, Load};
 use betcode_relay::settings::Settings;
 use betcode_relay::{limits, open_files};
@@ -159,8 +159,9 @@ impl ServeFlags {
 
 fn enrol(state: &StateFolder, machine: &MachineId) -> Result<String, Error> {
     let authority = CertificateDer::from_pem_file(state.authority_certificate())?;
-    let enrolments = Enrolments::at(state.enrolments());
-    Ok(enrolments.issue(machine, &authority, now_s())?)
+    let path = state.enrolments();
+    let issued = Enrolments::at(&path).issue(machine, &authority, now_s());
+    Ok(issued.map_err(|source| StateError::Io { path, source })?)
 }
 
 fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
@@ -205,8 +206,9 @@ fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
 }
 
 fn revoke(state: &StateFolder, change: impl FnOnce(&mut Revocations)) -> Result<(), Error> {
-    Revocations::change(&state.revoked(), now_s(), change)?;
-    Ok(())
+    let path = state.revoked();
+    let changed = Revocations::change(&path, now_s(), change);
+    Ok(changed.map_err(|source| StateError::Io { path, source })?)
 }
 
 fn serve(settings: Settings, log_json: bool) -> Result<ExitCode, Error> {

@@ -31,7 +31,7 @@ pub enum StateError {
         path: PathBuf,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}; has `betcode-relay init` been run with this state folder?")]
+    #[error("{path}: {source}; {}", hint(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -54,6 +54,15 @@ pub enum StateError {
         /// What is wrong.
         why: String,
     },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run this as the state folder's owner or as root; the files there have to be its owner's"
+        }
+        _ => "has `betcode-relay init` been run with this state folder?",
+    }
 }
 
 impl StateFolder {
