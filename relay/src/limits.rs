@@ -65,6 +65,8 @@ pub const INTAKE_MS_MAX: u64 = 30_000;
 pub const BUFFER_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 /// How long a request waits.
 pub const BUFFER_AGE_MS_MAX_DEFAULT: i64 = 7 * 24 * 3600 * 1000;
+/// The most that [`BUFFER_AGE_MS_MAX_DEFAULT`] may be raised to.
+pub const BUFFER_AGE_MS_MAX_CEILING: i64 = 90 * 24 * 3600 * 1000;
 /// How long the outcome of a request that waited is remembered, so that a repeat is known.
 pub const OUTCOME_AGE_MS_MAX: i64 = BUFFER_AGE_MS_MAX_DEFAULT;
 /// Outcomes that are remembered; the oldest give way.
@@ -107,6 +109,10 @@ pub const TOKEN_MACHINES_MAX: usize = 256;
 pub const TOKEN_LIFE_S_DEFAULT: u64 = 3600;
 /// How long a token may last at most.
 pub const TOKEN_LIFE_S_MAX: u64 = 24 * 3600;
+/// How long a token stays in the list of the revoked: a request that it sent may have waited for as
+/// long as any, and be buffered at its very end.
+pub const TOKEN_REVOKED_S: u64 =
+    TOKEN_LIFE_S_MAX + BUFFER_AGE_MS_MAX_CEILING.cast_unsigned() / 1_000;
 /// How far clocks may differ.
 pub const TOKEN_LEEWAY_S: u64 = 5;
 /// How long an enrolment code lasts.
@@ -140,6 +146,7 @@ const _: () = {
     // A revocation is in force within a second, at tunnels too.
     assert!(STATE_POLL_MS + GO_AWAY_AT_ONCE_ANSWER_MS_MAX < 1_000);
     assert!(MESSAGE_BYTES_MAX_DEFAULT <= MESSAGE_BYTES_MAX_CEILING);
+    assert!(BUFFER_AGE_MS_MAX_DEFAULT <= BUFFER_AGE_MS_MAX_CEILING);
     assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
     assert!(DELIVERY_RETRY_MS_MIN <= DELIVERY_RETRY_MS_MAX);
     assert!(TOKEN_LIFE_S_DEFAULT <= TOKEN_LIFE_S_MAX);

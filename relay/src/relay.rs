@@ -118,6 +118,7 @@ impl Relay {
             deliverer: Arc::new(Deliverer::new(
                 settings.relay_id.clone(),
                 buffer.clone(),
+                in_force.revoked().clone(),
                 metrics.clone(),
             )),
             revoked: in_force.revoked().clone(),

@@ -15,7 +15,8 @@ use crate::files;
 /// What was revoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocations {
-    /// Ids of tokens, and when each would have ended (Unix seconds): then it can be forgotten.
+    /// Ids of tokens, and until when (Unix seconds) something that was sent with one may be under
+    /// way or wait: then it can be forgotten.
     #[serde(default)]
     pub tokens: BTreeMap<String, u64>,
     /// Users, whose tokens issued up to this time (Unix seconds) count no more.
@@ -39,7 +40,8 @@ impl Revocations {
         }
     }
 
-    /// Changes the file under a lock, forgetting tokens that have ended at `now_s` anyway.
+    /// Changes the file under a lock, forgetting tokens with which nothing waits any more at
+    /// `now_s`.
     ///
     /// # Errors
     /// When it cannot be read or written; the old one is whole then.
@@ -60,8 +62,14 @@ impl Revocations {
     /// The same for a token with calls under way.
     #[must_use]
     pub fn covers_token(&self, user: &str, id: &str, issued_s: u64) -> bool {
+        self.tokens.contains_key(id) || self.covers_user(user, issued_s)
+    }
+
+    /// Whether a user's tokens issued at that time were revoked, whichever they are.
+    #[must_use]
+    pub fn covers_user(&self, user: &str, issued_s: u64) -> bool {
         let of_user = self.users.get(user);
-        self.tokens.contains_key(id) || of_user.is_some_and(|&until| issued_s <= until)
+        of_user.is_some_and(|&until| issued_s <= until)
     }
 
     /// Whether a machine's certificate was revoked; a tunnel without one has none to revoke.

@@ -20,6 +20,7 @@ use std::pin::Pin;
 
 use betcode_schema_tunnel::MachineId;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 /// What a buffer's operations return: they may have to ask a disk, or other machines.
@@ -36,12 +37,24 @@ pub struct Waiting {
     pub priority: u8,
     /// User who sent it.
     pub user: String,
+    /// The token that it was sent with; `None` where callers need none, and in records of earlier
+    /// builds.
+    pub token: Option<SentWith>,
     /// Path of the method.
     pub path: String,
     /// Metadata, names in lower case.
     pub metadata: Vec<(String, String)>,
     /// The body: one gRPC message with its prefix.
     pub body: Bytes,
+}
+
+/// What of a token decides whether a revocation covers what was sent with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentWith {
+    /// Its id.
+    pub id: String,
+    /// When it was issued, Unix seconds.
+    pub issued_s: u64,
 }
 
 /// A request's place in the buffer.

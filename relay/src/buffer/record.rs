@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{BufferError, Waiting};
+use super::{BufferError, SentWith, Waiting};
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -14,6 +14,9 @@ struct Head {
     key: String,
     priority: u8,
     user: String,
+    /// Records of earlier builds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<SentWith>,
     path: String,
     metadata: Vec<(String, String)>,
 }
@@ -25,6 +28,7 @@ pub(super) fn encode(request: &Waiting) -> Result<Bytes, BufferError> {
         key: request.key.clone(),
         priority: request.priority,
         user: request.user.clone(),
+        token: request.token.clone(),
         path: request.path.clone(),
         metadata: request.metadata.clone(),
     };
@@ -53,6 +57,7 @@ pub(super) fn decode(mut record: Bytes) -> Result<Waiting, BufferError> {
         key: head.key,
         priority: head.priority,
         user: head.user,
+        token: head.token,
         path: head.path,
         metadata: head.metadata,
         body: record,
@@ -103,6 +108,10 @@ mod tests {
             key: "k".into(),
             priority: 3,
             user: "ann".into(),
+            token: Some(SentWith {
+                id: "t".into(),
+                issued_s: 7,
+            }),
             path: "/a.B/C".into(),
             metadata: vec![("x-a".into(), "1".into())],
             body: Bytes::from_static(b"\0\0\0\0\x01z"),
@@ -113,6 +122,19 @@ mod tests {
     fn a_request_comes_back_as_it_was() {
         let record = encode(&request()).unwrap();
         assert_eq!(decode(record).unwrap(), request());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_build_names_no_token() {
+        let head = br#"{"machine":"m","key":"k","priority":3,"user":"ann","path":"/a.B/C","metadata":[["x-a","1"]]}"#;
+        let mut record = (head.len() as u32).to_be_bytes().to_vec();
+        record.extend_from_slice(head);
+        record.extend_from_slice(&request().body);
+        let expected = Waiting {
+            token: None,
+            ..request()
+        };
+        assert_eq!(decode(record.into()).unwrap(), expected);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::auth::Caller;
-use crate::buffer::{Buffer, BufferError, Known, Placed, Waiting};
+use crate::buffer::{Buffer, BufferError, Known, Placed, SentWith, Waiting};
 use crate::limits;
 
 /// Length of the prefix of a gRPC message.
@@ -99,6 +99,10 @@ pub(super) async fn keep(
         key: may_wait.key,
         priority: may_wait.priority,
         user: caller.user.clone(),
+        token: caller.token.as_ref().map(|token| SentWith {
+            id: token.id.clone(),
+            issued_s: token.issued_s,
+        }),
         path: head.uri.path().to_owned(),
         metadata,
         body,

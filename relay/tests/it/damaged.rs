@@ -19,6 +19,7 @@ fn waiting(key: &str) -> Waiting {
         key: key.into(),
         priority: 5,
         user: "ann".into(),
+        token: None,
         path: "/test.Echo/Record".into(),
         metadata: Vec::new(),
         body: Bytes::from_static(b"\0\0\0\0\x01b"),

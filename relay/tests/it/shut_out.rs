@@ -121,7 +121,12 @@ async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
             registry: EmbeddedRegistry::new(&SystemClock),
             revoked: revoked.clone(),
         }),
-        deliverer: Arc::new(Deliverer::new("relay-test".into(), buffer, Arc::default())),
+        deliverer: Arc::new(Deliverer::new(
+            "relay-test".into(),
+            buffer,
+            revoked.clone(),
+            Arc::default(),
+        )),
         revoked,
         metrics: Arc::default(),
         keepalive: RelayOptions::default().keepalive,

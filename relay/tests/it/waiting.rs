@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use betcode_relay::buffer::{BufferOptions, Waiting};
+use betcode_relay::buffer::{BufferOptions, Known, SentWith, Waiting};
 use betcode_storage::ManualClock;
 use bytes::Bytes;
 use tonic::{Code, Request, Status};
@@ -39,6 +39,7 @@ fn waiting(key: &str, body: &'static [u8]) -> Waiting {
         key: key.into(),
         priority: 5,
         user: String::new(),
+        token: None,
         path: "/test.Echo/Record".into(),
         metadata: vec![("content-type".into(), "application/grpc".into())],
         body: Bytes::from_static(body),
@@ -310,4 +311,52 @@ async fn what_waits_goes_through_the_newest_tunnel_while_the_old_one_still_has_c
     newest().unwrap().kick();
     until("it is delivered", || relay.buffer.counts().requests == 0).await;
     assert_eq!(echo.recorded().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_not_delivered_when_its_token_or_its_user_was_revoked_meanwhile() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let relay = started(BufferOptions {
+        clock: clock.clone(),
+        ..BufferOptions::default()
+    })
+    .await;
+    let machine = "m-1".parse().unwrap();
+    // Users, tokens with their seconds, and what becomes of the request. One without a token is of an
+    // earlier build, buffered at second 1,000.
+    let requests = [
+        ("ann", Some(("revoked", 900)), Code::Unauthenticated),
+        ("ann", Some(("good", 900)), Code::Ok),
+        ("ann", None, Code::Ok),
+        ("bob", Some(("good", 999)), Code::Unauthenticated),
+        ("bob", Some(("good", 1_001)), Code::Ok),
+        ("bob", None, Code::Unauthenticated),
+        ("cat", None, Code::Ok),
+    ];
+    for (at, (user, token, _)) in requests.iter().enumerate() {
+        let token = token.map(|(id, issued_s)| SentWith {
+            id: id.to_owned(),
+            issued_s,
+        });
+        let put = Waiting {
+            user: (*user).to_owned(),
+            token,
+            ..waiting(&at.to_string(), b"\0\0\0\0\x01b")
+        };
+        relay.buffer.put(put).await.unwrap();
+    }
+    {
+        let mut revoked = relay.revoked.write().unwrap();
+        revoked.tokens.insert("revoked".into(), u64::MAX);
+        revoked.users.insert("bob".into(), 1_000);
+        // Before the request of an earlier build was let in.
+        revoked.users.insert("cat".into(), 999);
+    }
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    until("all is settled", || relay.buffer.counts().requests == 0).await;
+    for (at, (_, _, code)) in requests.iter().enumerate() {
+        let known = relay.buffer.known(&machine, &at.to_string());
+        assert_eq!(known, Some(Known::Settled(*code)), "{at}");
+    }
+    assert_eq!(echo.recorded().len(), 4);
 }
