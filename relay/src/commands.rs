@@ -195,9 +195,7 @@ fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
         }
         TokenCommand::Revoke { id } => revoke(state, |revoked| {
             // No token outlives this, nor does a request that waits, so it can be forgotten then.
-            revoked
-                .tokens
-                .insert(id, now_s() + limits::TOKEN_REVOKED_S);
+            revoked.tokens.insert(id, now_s() + limits::TOKEN_REVOKED_S);
         }),
         TokenCommand::RevokeUser { user } => revoke(state, |revoked| {
             revoked.users.insert(user, now_s());

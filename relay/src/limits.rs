@@ -67,6 +67,12 @@ pub const BUFFER_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 pub const BUFFER_AGE_MS_MAX_DEFAULT: i64 = 7 * 24 * 3600 * 1000;
 /// The most that [`BUFFER_AGE_MS_MAX_DEFAULT`] may be raised to.
 pub const BUFFER_AGE_MS_MAX_CEILING: i64 = 90 * 24 * 3600 * 1000;
+/// How far the clock may move, between two looks for requests that are too old, beyond the time that
+/// has passed: further, and it was set, or the machine slept, and ages do not count that.
+pub const BUFFER_CLOCK_JUMP_MS_MAX: i64 = 3600 * 1000;
+/// How long what a relay finds in its buffer when it starts is kept at least, however old it seems: a
+/// wrong clock is set right by then, and daemons have dialled.
+pub const BUFFER_FOUND_AGE_LEFT_MS: i64 = 6 * 3600 * 1000;
 /// How long the outcome of a request that waited is remembered, so that a repeat is known.
 pub const OUTCOME_AGE_MS_MAX: i64 = BUFFER_AGE_MS_MAX_DEFAULT;
 /// Outcomes that are remembered; the oldest give way.

@@ -241,10 +241,7 @@ mod tests {
             ),
             (json!({"user_calls_per_s": 0.0}), "user_calls_per_s"),
             (json!({"buffer_age_ms_max": -1}), "buffer_age_ms_max"),
-            (
-                json!({"buffer_age_ms_max": i64::MAX}),
-                "buffer_age_ms_max",
-            ),
+            (json!({"buffer_age_ms_max": i64::MAX}), "buffer_age_ms_max"),
         ] {
             let refused = Settings::load(None, flags(bad)).unwrap_err().to_string();
             assert!(refused.contains(name), "{refused}");

@@ -134,7 +134,10 @@ impl Deliverer {
         let code = match delivered {
             Delivered::Settled(code) => code,
             Delivered::Failed(code) if tries.fail(ticket.order) => code,
-            Delivered::Failed(_) | Delivered::Later => return Ok(Some(false)),
+            Delivered::Failed(_) | Delivered::Later => {
+                self.buffer.put_back(&ticket);
+                return Ok(Some(false));
+            }
         };
         if code != Code::Ok {
             let (machine, order) = (&ticket.machine, ticket.order);

@@ -22,9 +22,12 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) digest: u64,
     pub(super) bytes: usize,
+    /// From when its age counts: see [`Index::clock_jumped`].
     pub(super) buffered_ms: i64,
     /// Whether it is on disk. Until then it only holds its place.
     pub(super) written: bool,
+    /// Whether it is being delivered: what becomes of it is the daemon's to say.
+    pub(super) taken: bool,
 }
 
 #[derive(Default)]
@@ -141,10 +144,12 @@ impl Index {
         Some(entry)
     }
 
-    /// The machine's next request that is on disk.
-    pub(super) fn first(&self, machine: &MachineId) -> Option<Ticket> {
-        let queue = self.queues.get(machine)?;
-        let (&(priority, order), _) = queue.entries.iter().find(|(_, entry)| entry.written)?;
+    /// Takes the machine's next request that is on disk. It stays until it is removed.
+    pub(super) fn take_first(&mut self, machine: &MachineId) -> Option<Ticket> {
+        let queue = self.queues.get_mut(machine)?;
+        let written = queue.entries.iter_mut().find(|(_, entry)| entry.written);
+        let (&(priority, order), entry) = written?;
+        entry.taken = true;
         Some(Ticket {
             machine: machine.clone(),
             priority,
@@ -152,13 +157,38 @@ impl Index {
         })
     }
 
-    /// Requests buffered before a time.
+    /// Says that a request which was taken is not being delivered any more.
+    pub(super) fn put_back(&mut self, ticket: &Ticket) {
+        let at = (ticket.priority, ticket.order);
+        if let Some(queue) = self.queues.get_mut(&ticket.machine)
+            && let Some(entry) = queue.entries.get_mut(&at)
+        {
+            entry.taken = false;
+        }
+    }
+
+    /// Moves what is there on with a clock that has jumped ahead to `now_ms`, so that nothing is
+    /// older than before, nor from the future.
+    pub(super) fn clock_jumped(&mut self, jump_ms: i64, now_ms: i64) {
+        let move_on = |time_ms: &mut i64| *time_ms = time_ms.saturating_add(jump_ms).min(now_ms);
+        for queue in self.queues.values_mut() {
+            for entry in queue.entries.values_mut() {
+                move_on(&mut entry.buffered_ms);
+            }
+        }
+        for outcome in self.outcomes.values_mut() {
+            move_on(&mut outcome.settled_ms);
+        }
+    }
+
+    /// Requests buffered before a time that are not being delivered.
     pub(super) fn older_than(&self, time_ms: i64) -> Vec<Ticket> {
         let all = self.queues.iter().flat_map(|(machine, queue)| {
             let old = queue
                 .entries
                 .iter()
-                .filter(move |(_, entry)| entry.written && entry.buffered_ms < time_ms);
+                .filter(move |(_, entry)| entry.written && !entry.taken)
+                .filter(move |(_, entry)| entry.buffered_ms < time_ms);
             old.map(|(&(priority, order), _)| Ticket {
                 machine: machine.clone(),
                 priority,
@@ -251,6 +281,7 @@ mod tests {
             bytes,
             buffered_ms: 10,
             written: true,
+            taken: false,
         }
     }
 
@@ -268,14 +299,14 @@ mod tests {
             ..entry("3", 1)
         };
         index.reserve(&urgent, unwritten).unwrap();
-        assert_eq!(index.first(&machine), Some(ticket("m", 5, 1)));
+        assert_eq!(index.take_first(&machine), Some(ticket("m", 5, 1)));
         index.written(&urgent);
         for expected in [urgent, ticket("m", 5, 1), ticket("m", 5, 2)] {
-            let first = index.first(&machine).unwrap();
+            let first = index.take_first(&machine).unwrap();
             assert_eq!(first, expected);
             index.remove(&first);
         }
-        assert_eq!(index.first(&machine), None);
+        assert_eq!(index.take_first(&machine), None);
         assert_eq!(index.counts(), BufferCounts::default());
     }
 

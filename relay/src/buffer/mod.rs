@@ -153,8 +153,12 @@ pub trait Buffer: Send + Sync {
     /// What is known of a machine's request by its key.
     fn known(&self, machine: &MachineId, key: &str) -> Option<Known>;
 
-    /// The machine's next request, by priority, then order. It stays until it is settled.
+    /// Takes the machine's next request, by priority, then order, for a delivery. It stays until it
+    /// is settled, and does not grow too old until then, or until it is [put back](Self::put_back).
     fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>>;
+
+    /// Ends a delivery that has settled nothing.
+    fn put_back(&self, ticket: &Ticket);
 
     /// Ends a request's wait and remembers its outcome. When this returns, that is on disk.
     fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()>;

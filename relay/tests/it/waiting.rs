@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use betcode_relay::buffer::{BufferOptions, Known, SentWith, Waiting};
+use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, Known, SentWith, Waiting};
 use betcode_storage::ManualClock;
 use bytes::Bytes;
 use tonic::{Code, Request, Status};
@@ -359,4 +359,74 @@ async fn what_waits_is_not_delivered_when_its_token_or_its_user_was_revoked_mean
         assert_eq!(known, Some(Known::Settled(*code)), "{at}");
     }
     assert_eq!(echo.recorded().len(), 4);
+}
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_years_ahead_discards_nothing_that_waits_and_forgets_no_outcome() {
+    let clock = Arc::new(ManualClock::at(1_000));
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = BufferOptions {
+            clock: clock.clone(),
+            ..BufferOptions::default()
+        };
+        EmbeddedBuffer::open(&folder.path().join("buffer.db"), options).unwrap()
+    };
+    let machine = "m-1".parse().unwrap();
+    let waits = |buffer: &EmbeddedBuffer| {
+        assert_eq!(buffer.counts().requests, 1);
+        let known = buffer.known(&machine, "done");
+        assert_eq!(known, Some(Known::Settled(Code::Ok)));
+    };
+    let buffer = open();
+    buffer.put(waiting("done", b"\0\0\0\0\x01b")).await.unwrap();
+    let kept = buffer.first(&machine).await.unwrap().unwrap();
+    buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
+    buffer
+        .put(waiting("waits", b"\0\0\0\0\x01b"))
+        .await
+        .unwrap();
+    assert_eq!(buffer.expire().await, Ok(0));
+    clock.advance(20_000 * DAY_MS);
+    assert_eq!(buffer.expire().await, Ok(0));
+    waits(&buffer);
+    drop(buffer);
+    let log = folder.path().join("buffer.db-wal");
+    until("the file is closed", || !log.exists()).await;
+    // A relay that starts cannot tell a clock that has jumped from a long time.
+    clock.advance(10 * DAY_MS);
+    let buffer = open();
+    assert_eq!(buffer.expire().await, Ok(0));
+    waits(&buffer);
+    // Time that passes counts as ever, an hour at a time.
+    for _ in 0..7 {
+        clock.advance(DAY_MS / 24);
+        buffer.expire().await.unwrap();
+    }
+    assert_eq!(buffer.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_not_too_old_while_it_is_being_delivered() {
+    let clock = Arc::new(ManualClock::at(1_000_000_000_000));
+    let relay = started(BufferOptions {
+        age_ms_max: 1_000,
+        clock: clock.clone(),
+        ..BufferOptions::default()
+    })
+    .await;
+    let client = relay.client("m-1").await;
+    keep(&client, "a", None, b"a").await;
+    let echo = super::echo::Echo::default();
+    echo.slow_next(1);
+    let routes = tonic::service::Routes::new(echo.clone()).prepare();
+    let _tunnel = betcode_daemon::tunnel::Tunnel::hold(relay.tunnel_options("m-1"), routes);
+    until("it is under way", || echo.slow() == 1).await;
+    clock.advance(2_000);
+    assert_eq!(relay.buffer.expire().await, Ok(0));
+    until("it is settled", || relay.buffer.counts().requests == 0).await;
+    let known = relay.buffer.known(&"m-1".parse().unwrap(), "a");
+    assert_eq!(known, Some(Known::Settled(Code::Ok)));
 }
