@@ -292,15 +292,30 @@ impl Inner {
     }
 
     fn first(&self, machine: &MachineId) -> Result<Option<Kept>, BufferError> {
-        let Some(ticket) = lock(&self.index).take_first(machine) else {
-            return Ok(None);
-        };
-        let (request, _, buffered_ms) = self.read(&session_of(&ticket).map_err(failed)?)?;
-        Ok(Some(Kept {
-            ticket,
-            buffered_ms,
-            request,
-        }))
+        loop {
+            let Some(ticket) = lock(&self.index).take_first(machine) else {
+                return Ok(None);
+            };
+            let session = session_of(&ticket).map_err(failed)?;
+            match self.read(&session) {
+                Ok((request, _, buffered_ms)) => {
+                    return Ok(Some(Kept {
+                        ticket,
+                        buffered_ms,
+                        request,
+                    }));
+                }
+                Err(error @ BufferError::Damaged { .. }) => {
+                    // It stays in the file for a person to look at; the others go on.
+                    tracing::error!(%session, %error, "passed over");
+                    lock(&self.index).remove(&ticket);
+                }
+                Err(error) => {
+                    lock(&self.index).put_back(&ticket);
+                    return Err(error);
+                }
+            }
+        }
     }
 
     fn settle(&self, ticket: &Ticket, code: Code) -> Result<(), BufferError> {
@@ -317,7 +332,7 @@ impl Inner {
             settled_ms,
         };
         let day = settled_ms.div_euclid(DAY_MS);
-        let line = serde_json::to_vec(&outcome).map_err(record::damaged)?;
+        let line = serde_json::to_vec(&outcome).map_err(record::failed)?;
         let session = SessionId::new(format!("{OUTCOME_PREFIX}{day}")).map_err(failed)?;
         self.store
             .append(Batch::new(session, vec![line.into()]))
@@ -375,8 +390,9 @@ fn session_of(ticket: &Ticket) -> Result<SessionId, StoreError> {
 }
 
 fn failed(error: StoreError) -> BufferError {
-    BufferError::Store {
-        why: error.to_string(),
+    match error.kind() {
+        ErrorKind::Damaged => record::damaged(error),
+        _ => record::failed(error),
     }
 }
 
@@ -394,7 +410,7 @@ fn blocking<'a, T: Send + 'static>(
     let inner = inner.clone();
     Box::pin(async move {
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
-        done.unwrap_or_else(|error| Err(record::damaged(error)))
+        done.unwrap_or_else(|error| Err(record::failed(error)))
     })
 }
 

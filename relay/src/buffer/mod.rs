@@ -137,6 +137,12 @@ pub enum BufferError {
     /// The same request is being written this moment.
     #[error("the same request is being buffered right now; try again")]
     BeingWritten,
+    /// Bytes of a request on disk are not what was written.
+    #[error("a request in the relay's buffer is damaged: {why}")]
+    Damaged {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The buffer's store failed.
     #[error("the relay's buffer cannot be used: {why}")]
     Store {

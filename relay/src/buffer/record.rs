@@ -32,8 +32,8 @@ pub(super) fn encode(request: &Waiting) -> Result<Bytes, BufferError> {
         path: request.path.clone(),
         metadata: request.metadata.clone(),
     };
-    let head = serde_json::to_vec(&head).map_err(damaged)?;
-    let length = u32::try_from(head.len()).map_err(damaged)?;
+    let head = serde_json::to_vec(&head).map_err(failed)?;
+    let length = u32::try_from(head.len()).map_err(failed)?;
     let mut record = Vec::with_capacity(4 + head.len() + request.body.len());
     record.extend_from_slice(&length.to_be_bytes());
     record.extend_from_slice(&head);
@@ -93,6 +93,12 @@ impl Outcome {
 }
 
 pub(super) fn damaged(what: impl std::fmt::Display) -> BufferError {
+    BufferError::Damaged {
+        why: what.to_string(),
+    }
+}
+
+pub(super) fn failed(what: impl std::fmt::Display) -> BufferError {
     BufferError::Store {
         why: what.to_string(),
     }

@@ -173,7 +173,7 @@ pub(super) fn refused(error: &BufferError) -> Status {
         }
         BufferError::KeyTaken => Code::AlreadyExists,
         BufferError::BeingWritten => Code::Aborted,
-        BufferError::Store { .. } => Code::Internal,
+        BufferError::Damaged { .. } | BufferError::Store { .. } => Code::Internal,
     };
     Status::new(code, error.to_string())
 }
