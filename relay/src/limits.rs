@@ -140,6 +140,9 @@ pub const LEVELS_SAMPLE_MS: u64 = 5_000;
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;
 
+/// How long before the end of its drain a relay ends the calls that are still under way, so that
+/// callers are told.
+pub const DRAIN_LAST_WORDS_MS: u64 = 500;
 /// How long the relay may take to stop.
 pub const DRAIN_MS_MAX_DEFAULT: u64 = 30_000;
 

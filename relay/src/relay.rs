@@ -202,20 +202,22 @@ impl Relay {
     }
 
     /// Stops: tells load balancers and daemons, lets calls under way finish for at most the
-    /// drain's time, and ends. Whether everything finished in time.
+    /// drain's time, and ends. Shortly before that time is over, calls that have not ended are: their
+    /// callers get trailers from the relay. Whether everything finished by itself.
     pub async fn drain(self) -> bool {
-        let until = Instant::now() + Duration::from_millis(self.settings.drain_ms_max);
-        self.own.not_serving().await;
+        let within = Duration::from_millis(self.settings.drain_ms_max);
+        let last_words = Duration::from_millis(limits::DRAIN_LAST_WORDS_MS).min(within / 2);
+        let until = Instant::now() + within;
+        let grace = within - last_words;
+        let cut_at = until - last_words;
+        self.own.stop().await;
         self.doors.accept.draining.store(true, Ordering::Release);
         // Daemons leave first, so that new calls find them at another relay.
         let leaving: Vec<_> = self
             .table
             .all()
             .into_iter()
-            .map(|link| {
-                let grace = until.saturating_duration_since(Instant::now());
-                tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await })
-            })
+            .map(|link| tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await }))
             .collect();
         self.doors.stop.cancel();
         self.doors.connections.close();
@@ -225,8 +227,19 @@ impl Relay {
             }
             self.doors.connections.wait().await;
         };
-        let left = until.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, finished).await.is_ok()
+        let mut finished = std::pin::pin!(finished);
+        if tokio::time::timeout_at(cut_at.into(), &mut finished)
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        // Those too that were being left before, with more time.
+        for link in self.table.connections() {
+            link.cut();
+        }
+        let _ = tokio::time::timeout_at(until.into(), finished).await;
+        false
     }
 
     async fn spawn_metrics(&self) -> Result<(), StartError> {

@@ -233,9 +233,10 @@ impl Link {
         self.kick.notified().await;
     }
 
-    /// Tells the daemon to leave, lets calls under way finish for at most `grace`, then cuts. With
-    /// no grace at all it cuts also when the daemon was told before, with more.
+    /// Tells the daemon to leave, lets calls under way finish for at most `grace` from now, then cuts.
+    /// With no grace at all it cuts also when the daemon was told before, with more.
     pub async fn go_away(&self, why: GoAway, grace: Duration) {
+        let until = tokio::time::Instant::now() + grace;
         if self.leaving.swap(true, Ordering::AcqRel) {
             if grace.is_zero() {
                 self.cut();
@@ -263,7 +264,7 @@ impl Link {
         tokio::select! {
             () = idle => {}
             () = self.closed.cancelled() => {}
-            () = tokio::time::sleep(grace) => {
+            () = tokio::time::sleep_until(until) => {
                 tracing::info!(machine = %self.machine(), calls = self.calls(), "calls cut off");
             }
         }
