@@ -10,8 +10,6 @@ use betcode_schema_tunnel::metadata::GoAway;
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -78,7 +76,7 @@ impl Relay {
             true => None,
             false => Some(Arc::new(Tls::load(state.clone())?)),
         };
-        let verifier = TokenVerifier::new(&token_public_key(&state)?);
+        let verifier = TokenVerifier::new(&state.read_token_public_key()?);
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
         let live = Arc::new(LiveTokens::default());
@@ -331,23 +329,6 @@ impl Relay {
                 }
             }
         });
-    }
-}
-
-fn token_public_key(state: &StateFolder) -> Result<Vec<u8>, StateError> {
-    let path = state.token_public_key();
-    let read = SubjectPublicKeyInfoDer::from_pem_file(&path);
-    let der = read.map_err(|error| StateError::Malformed {
-        path: path.clone(),
-        why: format!("no public key: {error}"),
-    })?;
-    // An Ed25519 key is the last 32 bytes of its 44.
-    match der.split_last_chunk::<32>() {
-        Some((head, key)) if head.len() == 12 => Ok(key.to_vec()),
-        _ => Err(StateError::Malformed {
-            path,
-            why: "not an Ed25519 key".into(),
-        }),
     }
 }
 

@@ -13,6 +13,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{files, limits};
@@ -106,6 +108,27 @@ impl StateFolder {
     #[must_use]
     pub fn token_public_key(&self) -> PathBuf {
         self.file("token.pub")
+    }
+
+    /// Reads the public key by which tokens are checked: 32 bytes.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another kind.
+    pub fn read_token_public_key(&self) -> Result<Vec<u8>, StateError> {
+        let path = self.token_public_key();
+        let read = SubjectPublicKeyInfoDer::from_pem_file(&path);
+        let der = read.map_err(|error| StateError::Malformed {
+            path: path.clone(),
+            why: format!("no public key: {error}"),
+        })?;
+        // An Ed25519 key is the last 32 bytes of its 44.
+        match der.split_last_chunk::<32>() {
+            Some((head, key)) if head.len() == 12 => Ok(key.to_vec()),
+            _ => Err(StateError::Malformed {
+                path,
+                why: "not an Ed25519 key".into(),
+            }),
+        }
     }
 
     /// What was revoked.
