@@ -122,7 +122,7 @@ impl Relay {
             revoked: in_force.revoked().clone(),
             metrics: metrics.clone(),
             keepalive,
-            tunnels_max: settings.tunnels_max,
+            places: Arc::new(Semaphore::new(settings.tunnels_max)),
             go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
             draining: false.into(),
         };

@@ -40,6 +40,15 @@ pub struct About {
     pub epoch: u64,
     /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
     pub certificate_issued_s: Option<u64>,
+    /// The machine's place among those that have tunnels.
+    pub place: Arc<Place>,
+}
+
+/// A machine's place, which its tunnels share while one replaces another. Free again when the last
+/// of them is gone.
+#[derive(Debug)]
+pub struct Place {
+    pub(super) _held: OwnedSemaphorePermit,
 }
 
 /// A tunnel on which calls can be made.
@@ -153,6 +162,11 @@ impl Link {
     #[must_use]
     pub fn certificate_issued_s(&self) -> Option<u64> {
         self.about.certificate_issued_s
+    }
+
+    /// The machine's place.
+    pub(super) fn place(&self) -> Arc<Place> {
+        self.about.place.clone()
     }
 
     /// When it was opened.

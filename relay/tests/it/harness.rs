@@ -102,7 +102,7 @@ impl Relay {
             metrics: Arc::default(),
             registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
             keepalive: options.keepalive,
-            tunnels_max: options.tunnels_max,
+            places: Arc::new(Semaphore::new(options.tunnels_max)),
             go_away_grace: options.go_away_grace,
             draining: false.into(),
         };

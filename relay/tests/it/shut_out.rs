@@ -9,11 +9,12 @@ use std::time::Duration;
 use betcode_relay::auth::{MachineCertificate, Revocations};
 use betcode_relay::buffer::Deliverer;
 use betcode_relay::registry::{Answer, EmbeddedRegistry, Owner, Registry};
-use betcode_relay::tunnel::{Accept, Identity};
+use betcode_relay::tunnel::{Accept, AcceptError, Identity};
 use betcode_schema_tunnel::{
     Hello, MachineId, PROTOCOL, Refusal, TUNNEL_ALPN, Welcome, read_greeting, write_greeting,
 };
 use betcode_storage::SystemClock;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
@@ -130,7 +131,7 @@ async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
         revoked,
         metrics: Arc::default(),
         keepalive: RelayOptions::default().keepalive,
-        tunnels_max: 1,
+        places: Arc::new(Semaphore::new(1)),
         go_away_grace: Duration::from_secs(60),
         draining: false.into(),
     });
@@ -219,4 +220,100 @@ async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons(
     };
     let open = connected.iter().filter(is_open).count();
     assert!((1..=20).contains(&open), "{open} are let in");
+}
+
+/// A registry that takes its time until it is told.
+struct Slow {
+    registry: EmbeddedRegistry,
+    go_on: Semaphore,
+}
+
+impl Registry for Slow {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+        Box::pin(async move {
+            let _went_on = self.go_on.acquire().await;
+            self.registry.claim(machine, relay_id).await
+        })
+    }
+
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+        self.registry.release(machine, epoch)
+    }
+
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+        self.registry.owner(machine)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may_be() {
+    let relay = Relay::start(RelayOptions::default()).await;
+    let registry = Arc::new(Slow {
+        registry: EmbeddedRegistry::new(&SystemClock),
+        go_on: Semaphore::new(0),
+    });
+    let places = Arc::new(Semaphore::new(2));
+    let revoked = Arc::<RwLock<Revocations>>::default();
+    let buffer = relay.buffer.clone();
+    let accept = Arc::new(Accept {
+        relay_id: "relay-test".into(),
+        table: relay.table.clone(),
+        registry: registry.clone(),
+        deliverer: Arc::new(Deliverer::new(
+            "relay-test".into(),
+            buffer,
+            revoked.clone(),
+            Arc::default(),
+        )),
+        revoked,
+        metrics: Arc::default(),
+        keepalive: RelayOptions::default().keepalive,
+        places: places.clone(),
+        go_away_grace: Duration::from_secs(60),
+        draining: false.into(),
+    });
+    let dial = |machine: &str| {
+        let (accept, machine) = (accept.clone(), machine.parse().unwrap());
+        async move {
+            let (mut daemon, stream) = tokio::io::duplex(1 << 16);
+            let hello = Hello {
+                machine_id: machine,
+                ..hello(false)
+            };
+            write_greeting(&mut daemon, &hello).await.unwrap();
+            let accepted = accept.accept(stream, &Identity::AnyOnLoopback).await;
+            accepted.map(|link| (link, daemon))
+        }
+    };
+    let dialled: Vec<_> = ["m-1", "m-2", "m-3"].map(|m| tokio::spawn(dial(m))).into();
+    // None of them has a tunnel yet.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    registry.go_on.add_permits(100);
+    let mut open = Vec::new();
+    for one in dialled {
+        match one.await.unwrap() {
+            Ok((link, daemon)) => open.push((link.unwrap(), daemon)),
+            Err(error) => {
+                let full = matches!(
+                    error,
+                    AcceptError::Refused {
+                        reason: Refusal::Full,
+                        ..
+                    }
+                );
+                assert!(full, "{error}");
+            }
+        }
+    }
+    assert_eq!(open.len(), 2);
+    // One that dials again shares its place, which is free when both are gone.
+    let machine = open[0].0.machine().clone();
+    let (again, daemon) = dial(machine.as_str()).await.unwrap();
+    assert_eq!(places.available_permits(), 0);
+    drop(open);
+    drop((again, daemon));
+    until("the places are free again", || {
+        places.available_permits() == 2
+    })
+    .await;
 }
