@@ -1,6 +1,7 @@
 //! One call through one tunnel.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use betcode_schema_tunnel::metadata;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::end::End;
 use super::join::Joined;
 use super::meter::MessageMeter;
 use super::status;
+use crate::metrics::Metrics;
 use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
 
 /// What a call is given on its way.
@@ -23,6 +25,9 @@ pub(super) struct Context<'a> {
     pub(super) relay_id: &'a str,
     pub(super) user: &'a str,
     pub(super) message_bytes_max: u64,
+    /// From when the relay could pass the call on.
+    pub(super) since: Instant,
+    pub(super) metrics: &'a Metrics,
 }
 
 /// A request's body as the relay has it.
@@ -65,6 +70,7 @@ pub(super) async fn forward(
         }
     };
     let abandon = abandoned.drop_guard();
+    context.metrics.routed(context.since.elapsed());
     let answered = tokio::select! {
         answered = link.call(Request::from_parts(head, body)) => answered,
         ended = end.passed() => return Err(ended),

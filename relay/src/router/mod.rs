@@ -79,7 +79,7 @@ impl Router {
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
             let trace_id = trace::of(request.headers_mut());
-            let answered = self.route(request, address).await;
+            let answered = self.route(request, address, arrived).await;
             match &answered {
                 Ok(_) => {
                     self.metrics.passed(arrived.elapsed());
@@ -131,10 +131,10 @@ impl Router {
         &self,
         request: Request<Incoming>,
         address: IpAddr,
+        arrived: Instant,
     ) -> Result<Response<RelayBody>, Status> {
-        let now = Instant::now();
-        self.gate.admit_address(address, now)?;
-        let (caller, token) = self.gate.caller(request.headers(), now)?;
+        self.gate.admit_address(address, arrived)?;
+        let (caller, token) = self.gate.caller(request.headers(), arrived)?;
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
@@ -156,7 +156,8 @@ impl Router {
         }
         let link = self.table.find(&machine).ok_or_else(status::offline)?;
         let place = self.place()?;
-        self.forward(head, Sent::Live(body), &caller, &link, place, end)
+        let call = (head, Sent::Live(body));
+        self.forward(call, &caller, &link, place, end, arrived)
             .await
     }
 
@@ -174,12 +175,13 @@ impl Router {
             taken = self.intake.take(body) => taken?,
             ended = end.passed() => return Err(ended),
         };
+        let whole = Instant::now();
         // Looked up now: the machine may have come or gone while the request was taken in.
         if let Some(link) = self.table.find(&machine)
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)
         {
-            let sent = Sent::Whole(taken.body.clone());
-            return self.forward(head, sent, caller, &link, place, end).await;
+            let call = (head, Sent::Whole(taken.body.clone()));
+            return self.forward(call, caller, &link, place, end, whole).await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
         let told = wait::keep(&head, taken.body.clone(), may_wait, caller, machine, buffer).await;
@@ -202,12 +204,12 @@ impl Router {
 
     async fn forward(
         &self,
-        head: Parts,
-        sent: Sent,
+        (head, sent): (Parts, Sent),
         caller: &Caller,
         link: &Link,
         place: OwnedSemaphorePermit,
         end: End,
+        since: Instant,
     ) -> Result<Response<RelayBody>, Status> {
         let permit = link.permit(Some(place)).ok_or_else(|| {
             Status::resource_exhausted(
@@ -218,6 +220,8 @@ impl Router {
             relay_id: &self.relay_id,
             user: &caller.user,
             message_bytes_max: self.message_bytes_max,
+            since,
+            metrics: &self.metrics,
         };
         forward::forward(head, sent, link, permit, end, &context).await
     }

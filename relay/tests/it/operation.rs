@@ -119,6 +119,7 @@ async fn metrics_count_and_say_nothing_of_contents() {
     .await;
     assert!(text.starts_with("HTTP/1.1 200 OK"));
     assert!(text.contains("betcode_relay_level{metric=\"tunnels\"} 0"));
+    assert!(text.contains("betcode_relay_routing_seconds_count 2\n"));
     for private in ["secret", "ann", "m-1", &token] {
         assert!(!text.contains(private), "{private} in the metrics");
     }
