@@ -101,12 +101,20 @@ impl Router {
 
     /// The caller's address: the connection's, or what a trusted load balancer says last.
     fn address_of(&self, headers: &HeaderMap, connection: IpAddr) -> IpAddr {
-        if !self.trusted_proxies.contains(&connection) {
+        if !self.trusts(connection) {
             return connection;
         }
         let said = headers.get_all("x-forwarded-for").iter().next_back();
         said.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
             .unwrap_or(connection)
+    }
+
+    /// Whether a connection comes from a load balancer whose word is taken.
+    pub(crate) fn trusts(&self, connection: IpAddr) -> bool {
+        // A listener for both families tells IPv4 addresses as IPv6 has them.
+        let connection = connection.to_canonical();
+        let mut proxies = self.trusted_proxies.iter();
+        proxies.any(|proxy| proxy.to_canonical() == connection)
     }
 
     async fn answer_itself(
@@ -229,7 +237,7 @@ impl Router {
     /// Counts a connection to the door for daemons before anything else is done for it. A load
     /// balancer's address stands for many, and is not counted.
     pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
-        match self.trusted_proxies.contains(&address) {
+        match self.trusts(address) {
             true => Ok(()),
             false => self.gate.admit_address(address, Instant::now()),
         }

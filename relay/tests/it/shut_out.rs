@@ -317,3 +317,33 @@ async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_balancer_is_trusted_at_a_listener_of_both_families_too() {
+    let folder = Folder::init();
+    let mut command = folder.command();
+    command
+        .args([
+            "serve",
+            "--client-listen",
+            "[::]:0",
+            "--tunnel-listen",
+            "[::]:0",
+        ])
+        .env("BETCODE_RELAY_ADDRESS_CALLS_PER_S", "1")
+        .env("BETCODE_RELAY_ADDRESS_CALLS_BURST", "1")
+        .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
+        .env("RUST_LOG", "error");
+    let relay = Running::spawn_as_told(command);
+    let authority = folder.file("authority.pem");
+    let token = folder.token("ann", &["m-1"]);
+    let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+    // Each for somebody else: no rate is reached.
+    for last in 1..=5 {
+        let mut request = tonic::Request::new(bytes::Bytes::new());
+        let address = format!("192.0.2.{last}").parse().unwrap();
+        request.metadata_mut().insert("x-forwarded-for", address);
+        let told = caller.unary("Unary", request).await.unwrap_err();
+        assert_eq!(told.code(), Code::Unavailable, "{told:?}");
+    }
+}
