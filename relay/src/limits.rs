@@ -39,7 +39,12 @@ pub const KEEPALIVE_INTERVAL_MS_DEFAULT: u64 = 20_000;
 pub const KEEPALIVE_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// How long a connection may take for TLS and greeting.
 pub const GREETING_MS_MAX: u64 = 10_000;
-/// Connections that may be in TLS and greeting at once, on each listener.
+/// Client connections of one address of which no caller is known yet: without such a bound, whoever
+/// has no token could take all places …
+pub const CLIENTS_UNKNOWN_PER_ADDRESS_MAX: usize = 1_024;
+/// … and of a small relay's places at most one in so many.
+pub const CLIENTS_UNKNOWN_SHARE: usize = 4;
+/// Connections that may be in TLS and greeting at once at the door for daemons.
 pub const GREETINGS_MAX: usize = 1024;
 /// How much longer than its deadline the relay waits for a call, so that the daemon, which knows
 /// more, answers first.

@@ -26,6 +26,7 @@ use crate::revocation::InForce;
 use crate::router::{Access, Gate, Intake, Router};
 use crate::server::Doors;
 use crate::settings::Settings;
+use crate::strangers::Strangers;
 use crate::tls::{Tls, TlsError};
 use crate::tunnel::{Accept, Keepalive, Table};
 
@@ -136,6 +137,7 @@ impl Relay {
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
             keepalive,
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
+            strangers: Strangers::among(settings.clients_max),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };

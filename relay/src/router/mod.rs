@@ -17,6 +17,7 @@ mod wait;
 
 pub(crate) use body::{RelayBody, TunnelBody};
 pub(crate) use forward::set_metadata;
+pub(crate) use gate::counted;
 pub use gate::{Access, Gate};
 pub use intake::Intake;
 
@@ -39,6 +40,7 @@ use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
+use crate::strangers::Acquaintance;
 use crate::tunnel::{Link, Table};
 
 /// Takes calls from clients and passes them on.
@@ -71,6 +73,7 @@ impl Router {
         self: Arc<Self>,
         mut request: Request<Incoming>,
         address: IpAddr,
+        connection: &Acquaintance,
     ) -> Response<RelayBody> {
         if !is_grpc(request.headers()) {
             return not_grpc();
@@ -79,7 +82,7 @@ impl Router {
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
             let trace_id = trace::of(request.headers_mut());
-            let answered = self.route(request, address, arrived).await;
+            let answered = self.route(request, address, arrived, connection).await;
             match &answered {
                 Ok(_) => {
                     self.metrics.passed(arrived.elapsed());
@@ -140,9 +143,11 @@ impl Router {
         request: Request<Incoming>,
         address: IpAddr,
         arrived: Instant,
+        connection: &Acquaintance,
     ) -> Result<Response<RelayBody>, Status> {
         self.gate.admit_address(address, arrived)?;
         let (caller, token) = self.gate.caller(request.headers(), arrived)?;
+        connection.make();
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.

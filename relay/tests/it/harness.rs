@@ -9,6 +9,7 @@ use betcode_relay::auth::{Rate, RateLimiter, Revocations};
 use betcode_relay::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use betcode_relay::registry::EmbeddedRegistry;
 use betcode_relay::server::Doors;
+use betcode_relay::strangers::Strangers;
 use betcode_relay::tunnel::{Accept, Keepalive, Table};
 use betcode_relay::{Access, Gate, Intake, Router, limits};
 use betcode_schema_tunnel::{MachineId, metadata};
@@ -114,6 +115,7 @@ impl Relay {
             enrol: None,
             keepalive: options.keepalive,
             client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
+            strangers: Strangers::among(limits::CLIENTS_MAX_DEFAULT),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };

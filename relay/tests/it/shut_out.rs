@@ -347,3 +347,46 @@ async fn a_load_balancer_is_trusted_at_a_listener_of_both_families_too() {
         assert_eq!(told.code(), Code::Unavailable, "{told:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
+    let folder = Folder::init();
+    let mut command = folder.command();
+    command
+        .arg("serve")
+        .env("BETCODE_RELAY_CLIENTS_MAX", "8")
+        .env("RUST_LOG", "error");
+    let relay = Running::spawn(command, (0, 0));
+    let options = folder.enrolled(&relay, "m-1").await;
+    let (_tunnel, _) = daemon(options).await;
+    let authority = folder.file("authority.pem");
+    let token = folder.token("ann", &["m-1"]);
+    // Who has shown a token does not count.
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+        caller.unary("Unary", bytes::Bytes::new()).await.unwrap();
+        callers.push(caller);
+    }
+    let connect = |_| {
+        let stream = TcpStream::connect(relay.clients).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let connected: Vec<_> = (0..8).map(connect).collect();
+    let is_open = |stream: &&TcpStream| {
+        let waits = ErrorKind::WouldBlock;
+        stream.peek(&mut [0; 1]).is_err_and(|e| e.kind() == waits)
+    };
+    until("all but two are closed", || {
+        connected.iter().filter(is_open).count() == 2
+    })
+    .await;
+    drop(connected);
+    // There are places left for those who have one.
+    until_async("another caller is let in", async || {
+        let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+        caller.unary("Unary", bytes::Bytes::new()).await.is_ok()
+    })
+    .await;
+}
