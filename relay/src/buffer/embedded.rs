@@ -392,6 +392,9 @@ fn session_of(ticket: &Ticket) -> Result<SessionId, StoreError> {
 fn failed(error: StoreError) -> BufferError {
     match error.kind() {
         ErrorKind::Damaged => record::damaged(error),
+        ErrorKind::NoSpace => BufferError::NoSpace {
+            why: error.to_string(),
+        },
         _ => record::failed(error),
     }
 }
@@ -450,5 +453,20 @@ impl Buffer for EmbeddedBuffer {
 
     fn counts(&self) -> BufferCounts {
         lock(&self.inner.index).counts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        let full = failed(StoreError::Io {
+            action: "write",
+            path: "/somewhere/buffer.db".into(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        });
+        assert!(matches!(full, BufferError::NoSpace { .. }), "{full:?}");
     }
 }

@@ -143,10 +143,16 @@ pub enum BufferError {
         /// What is wrong with it.
         why: String,
     },
+    /// The disk, or the room that the buffer's store may take, is full.
+    #[error("the relay's buffer has no room: {why}")]
+    NoSpace {
+        /// What is full: for operators, not for callers.
+        why: String,
+    },
     /// The buffer's store failed.
     #[error("the relay's buffer cannot be used: {why}")]
     Store {
-        /// What went wrong.
+        /// What went wrong: for operators, not for callers.
         why: String,
     },
 }
