@@ -34,7 +34,7 @@ pub(super) struct Context<'a> {
 pub(super) enum Sent {
     /// Still coming from the client.
     Live(Incoming),
-    /// All of it.
+    /// All of it, metered.
     Whole(Bytes),
 }
 
@@ -55,19 +55,15 @@ pub(super) async fn forward(
 
     let verdict = Arc::new(Verdict::default());
     let abandoned = CancellationToken::new();
-    let mut meter = MessageMeter::new(context.message_bytes_max);
     let body = match sent {
         Sent::Live(from_client) => TunnelBody::Live(LiveBody {
             from_client: Joined::new(from_client),
-            meter,
+            meter: MessageMeter::new(context.message_bytes_max),
             verdict: verdict.clone(),
             begins: Some(abandoned.clone()),
             abandoned: Box::pin(abandoned.clone().cancelled_owned()),
         }),
-        Sent::Whole(body) => {
-            meter.pass(&body).map_err(status::too_big)?;
-            TunnelBody::Kept(Full::new(body))
-        }
+        Sent::Whole(body) => TunnelBody::Kept(Full::new(body)),
     };
     let abandon = abandoned.drop_guard();
     context.metrics.routed(context.since.elapsed());

@@ -189,6 +189,10 @@ impl Router {
             ended = end.passed() => return Err(ended),
         };
         let whole = Instant::now();
+        // Before it goes anywhere: what waits is not looked at again.
+        meter::MessageMeter::new(self.message_bytes_max)
+            .pass(&taken.body)
+            .map_err(status::too_big)?;
         // Looked up now: the machine may have come or gone while the request was taken in.
         if let Some(link) = self.table.find(&machine)
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)

@@ -361,6 +361,26 @@ async fn what_waits_is_not_delivered_when_its_token_or_its_user_was_revoked_mean
     assert_eq!(echo.recorded().len(), 4);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_over_the_bound_of_the_relay_does_not_wait() {
+    let relay = Relay::start(RelayOptions {
+        message_bytes_max: 1_000,
+        ..RelayOptions::default()
+    })
+    .await;
+    let client = relay.client("m-1").await;
+    let refused = client
+        .unary("Record", request("k", None, &[7; 1_001]))
+        .await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(
+        refused.message().contains("message_bytes_max"),
+        "{refused:?}"
+    );
+    keep(&client, "k", None, &[7; 1_000]).await;
+}
+
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
