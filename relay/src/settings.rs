@@ -181,8 +181,9 @@ impl Settings {
             ("clients_max", self.clients_max),
             ("calls_max", self.calls_max),
         ] {
-            if value == 0 {
-                return refuse(name, "0 would let nothing through".into());
+            let ceiling = limits::PLACES_MAX_CEILING;
+            if !(1..=ceiling).contains(&value) {
+                return refuse(name, format!("{value} is not between 1 and {ceiling}"));
             }
         }
         for (name, value) in [
@@ -240,6 +241,7 @@ mod tests {
                 "message_bytes_max",
             ),
             (json!({"user_calls_per_s": 0.0}), "user_calls_per_s"),
+            (json!({"calls_max": 1_u64 << 61}), "calls_max"),
             (json!({"buffer_age_ms_max": -1}), "buffer_age_ms_max"),
             (json!({"buffer_age_ms_max": i64::MAX}), "buffer_age_ms_max"),
         ] {

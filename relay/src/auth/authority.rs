@@ -40,6 +40,12 @@ pub enum StateError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A relay cannot be reached by this.
+    #[error("{name:?} is no DNS name and no address; use what clients and daemons dial")]
+    Name {
+        /// What was given.
+        name: String,
+    },
     /// A key or certificate could not be made or read.
     #[error("{path}: {source}")]
     Certificate {
@@ -180,6 +186,8 @@ impl StateFolder {
         if path.exists() {
             return Err(StateError::Exists { path });
         }
+        // Before anything is written, so that a name which cannot be leaves nothing behind.
+        self.server_names(names)?;
         files::create_private_folder(&self.0).map_err(|source| StateError::Io {
             path: self.0.clone(),
             source,
@@ -215,18 +223,24 @@ impl StateFolder {
         let key = KeyPair::generate().map_err(made)?;
         let mut params = named("BetCode relay");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(alt_name(name).map_err(made)?);
-            if name.contains('.') && name.parse::<IpAddr>().is_err() {
-                let below = alt_name(&format!("*.{name}")).map_err(made)?;
-                params.subject_alt_names.push(below);
-            }
-        }
+        params.subject_alt_names = self.server_names(names)?;
         let certificate = params.signed_by(&key, &self.issuer()?).map_err(made)?;
         let authority = self.read(&self.authority_certificate())?;
         self.write(&self.server_key(), &key.serialize_pem())?;
         let chain = format!("{}{authority}", certificate.pem());
         self.write(&self.server_certificate(), &chain)
+    }
+
+    fn server_names(&self, names: &[String]) -> Result<Vec<SanType>, StateError> {
+        let mut alt_names = Vec::new();
+        for name in names {
+            let below = (name.contains('.') && name.parse::<IpAddr>().is_err())
+                .then(|| format!("*.{name}"));
+            for name in std::iter::once(name.clone()).chain(below) {
+                alt_names.push(alt_name(&name).map_err(|_| StateError::Name { name })?);
+            }
+        }
+        Ok(alt_names)
     }
 
     /// Certifies a machine's key from its signing request (PEM). Only the key is taken from the

@@ -290,3 +290,20 @@ async fn a_flood_from_one_user_is_refused_and_others_are_served() {
     assert!(refused >= 10, "{refused}");
     bob.unary("Unary", Bytes::new()).await.unwrap();
 }
+
+#[test]
+fn a_name_that_cannot_be_is_refused_before_anything_is_made() {
+    let parent = tempfile::tempdir().unwrap();
+    let state = parent.path().join("state");
+    let init = |name: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_betcode-relay"));
+        command.arg("--state-folder").arg(&state);
+        command.args(["init", NAME, name]).output().unwrap()
+    };
+    let refused = init("bücher.example");
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("bücher.example"), "{told}");
+    assert!(!state.exists());
+    assert!(init("127.0.0.1").status.success());
+}
