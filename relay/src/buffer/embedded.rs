@@ -203,6 +203,7 @@ impl Inner {
             buffered_ms: self.found(buffered_ms, self.options.age_ms_max),
             written: true,
             taken: false,
+            expiring: false,
         };
         lock(&self.index).insert(&ticket, entry);
         Ok(())
@@ -270,6 +271,7 @@ impl Inner {
             buffered_ms: self.options.clock.now_ms(),
             written: false,
             taken: false,
+            expiring: false,
         };
         match lock(&self.index).reserve(&ticket, entry)? {
             Reserved::There => return Ok(Placed::Buffered),
@@ -351,10 +353,14 @@ impl Inner {
 
     fn expire(&self) -> Result<usize, BufferError> {
         let now_ms = self.look();
-        let old = lock(&self.index).older_than(now_ms - self.options.age_ms_max);
+        let old = lock(&self.index).take_older_than(now_ms - self.options.age_ms_max);
         for ticket in &old {
             tracing::warn!(machine = %ticket.machine, order = ticket.order, "waited too long");
-            self.settle(ticket, Code::DeadlineExceeded)?;
+            if let Err(error) = self.settle(ticket, Code::DeadlineExceeded) {
+                let mut index = lock(&self.index);
+                old.iter().for_each(|ticket| index.put_back(ticket));
+                return Err(error);
+            }
         }
         let forget_ms = now_ms - limits::OUTCOME_AGE_MS_MAX;
         lock(&self.index).forget_before(forget_ms);

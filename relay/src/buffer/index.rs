@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) written: bool,
     /// Whether it is being delivered: what becomes of it is the daemon's to say.
     pub(super) taken: bool,
+    /// Whether it is being settled as too old, and so not to be delivered any more.
+    pub(super) expiring: bool,
 }
 
 #[derive(Default)]
@@ -147,8 +149,9 @@ impl Index {
     /// Takes the machine's next request that is on disk. It stays until it is removed.
     pub(super) fn take_first(&mut self, machine: &MachineId) -> Option<Ticket> {
         let queue = self.queues.get_mut(machine)?;
-        let written = queue.entries.iter_mut().find(|(_, entry)| entry.written);
-        let (&(priority, order), entry) = written?;
+        let mut entries = queue.entries.iter_mut();
+        let next = entries.find(|(_, entry)| entry.written && !entry.expiring);
+        let (&(priority, order), entry) = next?;
         entry.taken = true;
         Some(Ticket {
             machine: machine.clone(),
@@ -157,13 +160,13 @@ impl Index {
         })
     }
 
-    /// Says that a request which was taken is not being delivered any more.
+    /// Says that a request which was taken, or was to be settled as too old, only waits.
     pub(super) fn put_back(&mut self, ticket: &Ticket) {
         let at = (ticket.priority, ticket.order);
         if let Some(queue) = self.queues.get_mut(&ticket.machine)
             && let Some(entry) = queue.entries.get_mut(&at)
         {
-            entry.taken = false;
+            (entry.taken, entry.expiring) = (false, false);
         }
     }
 
@@ -181,18 +184,21 @@ impl Index {
         }
     }
 
-    /// Requests buffered before a time that are not being delivered.
-    pub(super) fn older_than(&self, time_ms: i64) -> Vec<Ticket> {
-        let all = self.queues.iter().flat_map(|(machine, queue)| {
+    /// Takes requests buffered before a time that are not being delivered, to be settled as too old.
+    pub(super) fn take_older_than(&mut self, time_ms: i64) -> Vec<Ticket> {
+        let all = self.queues.iter_mut().flat_map(|(machine, queue)| {
             let old = queue
                 .entries
-                .iter()
+                .iter_mut()
                 .filter(move |(_, entry)| entry.written && !entry.taken)
                 .filter(move |(_, entry)| entry.buffered_ms < time_ms);
-            old.map(|(&(priority, order), _)| Ticket {
-                machine: machine.clone(),
-                priority,
-                order,
+            old.map(|(&(priority, order), entry)| {
+                entry.expiring = true;
+                Ticket {
+                    machine: machine.clone(),
+                    priority,
+                    order,
+                }
             })
         });
         all.collect()
@@ -282,6 +288,7 @@ mod tests {
             buffered_ms: 10,
             written: true,
             taken: false,
+            expiring: false,
         }
     }
 
@@ -308,6 +315,22 @@ mod tests {
         }
         assert_eq!(index.take_first(&machine), None);
         assert_eq!(index.counts(), BufferCounts::default());
+    }
+
+    #[test]
+    fn a_request_is_either_delivered_or_too_old() {
+        let mut index = index();
+        let (first, second) = (ticket("m", 5, 1), ticket("m", 5, 2));
+        index.reserve(&first, entry("1", 1)).unwrap();
+        index.reserve(&second, entry("2", 1)).unwrap();
+        let machine = first.machine.clone();
+        assert_eq!(index.take_first(&machine), Some(first.clone()));
+        assert_eq!(index.take_older_than(11), vec![second.clone()]);
+        index.put_back(&first);
+        assert_eq!(index.take_older_than(11), [first.clone(), second.clone()]);
+        assert_eq!(index.take_first(&machine), None);
+        index.put_back(&second);
+        assert_eq!(index.take_first(&machine), Some(second));
     }
 
     #[test]
