@@ -258,15 +258,12 @@ impl Link {
             return self.closed().await;
         }
         self.left.cancel();
-        let answer_ms_max = match grace.is_zero() {
-            true => limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX,
-            false => limits::GO_AWAY_ANSWER_MS_MAX,
+        let answer_within = match grace.is_zero() {
+            true => Duration::from_millis(limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX),
+            false => Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX).min(grace),
         };
-        let told = tokio::time::timeout(
-            Duration::from_millis(answer_ms_max),
-            self.call(go_away_call(self.machine(), why)),
-        )
-        .await;
+        let told =
+            tokio::time::timeout(answer_within, self.call(go_away_call(self.machine(), why))).await;
         if !matches!(told, Ok(Ok(_))) {
             tracing::debug!(machine = %self.machine(), epoch = self.epoch(), "go-away not answered");
         }
