@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use betcode_relay::Relay;
-use betcode_relay::auth::{Enrolments, Revocations, StateFolder, TokenIssuer};
+use betcode_relay::auth::{
+    Enrolments, Revocations, StateError, StateFolder, TokenIssuer, TokenVerifier, is_token_id,
+};
 use betcode_relay::plan::{self, Load};
 use betcode_relay::settings::Settings;
 use betcode_relay::{limits, open_files};
@@ -68,8 +70,8 @@ pub(crate) enum TokenCommand {
     },
     /// Refuse a token from now on.
     Revoke {
-        /// The token's id (`jti`).
-        id: String,
+        /// The token itself, or its id (`jti`).
+        token: String,
     },
     /// Refuse all of a user's tokens issued until now.
     RevokeUser {
@@ -99,8 +101,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::RevokeMachine { machine } => {
             let machine: MachineId = machine.parse()?;
             revoke(&state()?, |revoked| {
-                revoked.machines.insert(machine, now_s());
+                revoked.machines.insert(machine.clone(), now_s());
             })?;
+            say(&format!(
+                "revoked certificates of {machine} issued until now"
+            ))?;
         }
         Command::Plan {
             tunnels,
@@ -159,8 +164,9 @@ impl ServeFlags {
 
 fn enrol(state: &StateFolder, machine: &MachineId) -> Result<String, Error> {
     let authority = CertificateDer::from_pem_file(state.authority_certificate())?;
-    let enrolments = Enrolments::at(state.enrolments());
-    Ok(enrolments.issue(machine, &authority, now_s())?)
+    let path = state.enrolments();
+    let issued = Enrolments::at(&path).issue(machine, &authority, now_s());
+    Ok(issued.map_err(|source| StateError::Io { path, source })?)
 }
 
 fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
@@ -184,29 +190,60 @@ fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
             if !(1..=limits::TOKEN_LIFE_S_MAX).contains(&life_s) {
                 return Err(format!("a token lasts 1 to {} s", limits::TOKEN_LIFE_S_MAX).into());
             }
+            let path = state.revoked();
+            let revoked =
+                Revocations::load(&path).map_err(|source| StateError::Io { path, source })?;
+            let issued_s = revoked.issue_s(&user, now_s()).map_err(|until| {
+                format!(
+                    "all tokens of {user} are revoked until {until} (Unix seconds), which is ahead of \
+                     this clock: set the clock right, or take the user out of {}",
+                    state.revoked().display()
+                )
+            })?;
             let key = PrivatePkcs8KeyDer::from_pem_file(state.token_key())?;
             let issuer = TokenIssuer::new(key.secret_pkcs8_der());
-            let (token, claims) = issuer.issue(&user, &machines, now_s(), life_s)?;
+            let (token, claims) = issuer.issue(&user, &machines, issued_s, life_s)?;
             match json {
                 true => say(&json!({ "token": token, "claims": claims }).to_string()),
                 false => say(&token),
             }
         }
-        TokenCommand::Revoke { id } => revoke(state, |revoked| {
-            // No token outlives this, so it can be forgotten then.
-            revoked
-                .tokens
-                .insert(id, now_s() + limits::TOKEN_LIFE_S_MAX);
-        }),
-        TokenCommand::RevokeUser { user } => revoke(state, |revoked| {
-            revoked.users.insert(user, now_s());
-        }),
+        TokenCommand::Revoke { token } => {
+            let (id, whose) = token_id(state, &token)?;
+            revoke(state, |revoked| {
+                // No token outlives this, nor does a request that waits, so it can be forgotten then.
+                let until_s = now_s() + limits::TOKEN_REVOKED_S;
+                revoked.tokens.insert(id.clone(), until_s);
+            })?;
+            say(&format!("revoked token {id}{whose}"))
+        }
+        TokenCommand::RevokeUser { user } => {
+            revoke(state, |revoked| revoked.revoke_user(&user, now_s()))?;
+            say(&format!("revoked all tokens of {user} issued until now"))
+        }
+    }
+}
+
+/// The id of a token, given as such or as the token, and whose it is where that is known.
+fn token_id(state: &StateFolder, text: &str) -> Result<(String, String), Error> {
+    if is_token_id(text) {
+        return Ok((text.to_owned(), String::new()));
+    }
+    let verifier = TokenVerifier::new(&state.read_token_public_key()?);
+    match verifier.claims(text) {
+        Ok(claims) => Ok((claims.jti, format!(" of {}", claims.sub))),
+        Err(_) => Err(
+            "neither a token that this relay issued nor the id of one (32 hexadecimal digits, the \
+             `jti` of `token issue --json`)"
+                .into(),
+        ),
     }
 }
 
 fn revoke(state: &StateFolder, change: impl FnOnce(&mut Revocations)) -> Result<(), Error> {
-    Revocations::change(&state.revoked(), now_s(), change)?;
-    Ok(())
+    let path = state.revoked();
+    let changed = Revocations::change(&path, now_s(), change);
+    Ok(changed.map_err(|source| StateError::Io { path, source })?)
 }
 
 fn serve(settings: Settings, log_json: bool) -> Result<ExitCode, Error> {

@@ -27,6 +27,7 @@ mod revocation;
 mod router;
 pub mod server;
 pub mod settings;
+pub mod strangers;
 pub mod tls;
 pub mod tunnel;
 

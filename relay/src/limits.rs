@@ -2,6 +2,9 @@
 //!
 //! What users may set has its default here, and where a value can do harm a minimum and maximum.
 
+/// The most that tunnels, clients and calls may be set to: more than any machine has room for, and
+/// less than what they are counted with can count.
+pub const PLACES_MAX_CEILING: usize = 10_000_000;
 /// Tunnels that one relay holds: the plan's measure of an instance.
 pub const TUNNELS_MAX_DEFAULT: usize = 10_000;
 /// Client connections that one relay holds: the plan's measure of an instance.
@@ -39,7 +42,12 @@ pub const KEEPALIVE_INTERVAL_MS_DEFAULT: u64 = 20_000;
 pub const KEEPALIVE_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// How long a connection may take for TLS and greeting.
 pub const GREETING_MS_MAX: u64 = 10_000;
-/// Connections that may be in TLS and greeting at once, on each listener.
+/// Client connections of one address of which no caller is known yet: without such a bound, whoever
+/// has no token could take all places …
+pub const CLIENTS_UNKNOWN_PER_ADDRESS_MAX: usize = 1_024;
+/// … and of a small relay's places at most one in so many.
+pub const CLIENTS_UNKNOWN_SHARE: usize = 4;
+/// Connections that may be in TLS and greeting at once at the door for daemons.
 pub const GREETINGS_MAX: usize = 1024;
 /// How much longer than its deadline the relay waits for a call, so that the daemon, which knows
 /// more, answers first.
@@ -65,6 +73,14 @@ pub const INTAKE_MS_MAX: u64 = 30_000;
 pub const BUFFER_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 /// How long a request waits.
 pub const BUFFER_AGE_MS_MAX_DEFAULT: i64 = 7 * 24 * 3600 * 1000;
+/// The most that [`BUFFER_AGE_MS_MAX_DEFAULT`] may be raised to.
+pub const BUFFER_AGE_MS_MAX_CEILING: i64 = 90 * 24 * 3600 * 1000;
+/// How far the clock may move, between two looks for requests that are too old, beyond the time that
+/// has passed: further, and it was set, or the machine slept, and ages do not count that.
+pub const BUFFER_CLOCK_JUMP_MS_MAX: i64 = 3600 * 1000;
+/// How long what a relay finds in its buffer when it starts is kept at least, however old it seems: a
+/// wrong clock is set right by then, and daemons have dialled.
+pub const BUFFER_FOUND_AGE_LEFT_MS: i64 = 6 * 3600 * 1000;
 /// How long the outcome of a request that waited is remembered, so that a repeat is known.
 pub const OUTCOME_AGE_MS_MAX: i64 = BUFFER_AGE_MS_MAX_DEFAULT;
 /// Outcomes that are remembered; the oldest give way.
@@ -107,6 +123,10 @@ pub const TOKEN_MACHINES_MAX: usize = 256;
 pub const TOKEN_LIFE_S_DEFAULT: u64 = 3600;
 /// How long a token may last at most.
 pub const TOKEN_LIFE_S_MAX: u64 = 24 * 3600;
+/// How long a token stays in the list of the revoked: a request that it sent may have waited for as
+/// long as any, and be buffered at its very end.
+pub const TOKEN_REVOKED_S: u64 =
+    TOKEN_LIFE_S_MAX + BUFFER_AGE_MS_MAX_CEILING.cast_unsigned() / 1_000;
 /// How far clocks may differ.
 pub const TOKEN_LEEWAY_S: u64 = 5;
 /// How long an enrolment code lasts.
@@ -128,6 +148,9 @@ pub const LEVELS_SAMPLE_MS: u64 = 5_000;
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;
 
+/// How long before the end of its drain a relay ends the calls that are still under way, so that
+/// callers are told.
+pub const DRAIN_LAST_WORDS_MS: u64 = 500;
 /// How long the relay may take to stop.
 pub const DRAIN_MS_MAX_DEFAULT: u64 = 30_000;
 
@@ -140,6 +163,7 @@ const _: () = {
     // A revocation is in force within a second, at tunnels too.
     assert!(STATE_POLL_MS + GO_AWAY_AT_ONCE_ANSWER_MS_MAX < 1_000);
     assert!(MESSAGE_BYTES_MAX_DEFAULT <= MESSAGE_BYTES_MAX_CEILING);
+    assert!(BUFFER_AGE_MS_MAX_DEFAULT <= BUFFER_AGE_MS_MAX_CEILING);
     assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
     assert!(DELIVERY_RETRY_MS_MIN <= DELIVERY_RETRY_MS_MAX);
     assert!(TOKEN_LIFE_S_DEFAULT <= TOKEN_LIFE_S_MAX);

@@ -42,12 +42,15 @@ impl Own {
         self.routes.clone()
     }
 
-    /// Reports that the relay is about to stop.
-    pub async fn not_serving(&self) {
+    /// Reports that the relay is about to stop, and ends the streams of those who watch: they would
+    /// keep their connections until the end of the drain.
+    pub async fn stop(&self) {
+        let mut reporter = self.reporter.clone();
         for name in ["", ROUTER_HEALTH] {
-            self.reporter
+            reporter
                 .set_service_status(name, ServingStatus::NotServing)
                 .await;
+            reporter.clear_service_status(name).await;
         }
     }
 }

@@ -10,8 +10,6 @@ use betcode_schema_tunnel::metadata::GoAway;
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +26,7 @@ use crate::revocation::InForce;
 use crate::router::{Access, Gate, Intake, Router};
 use crate::server::Doors;
 use crate::settings::Settings;
+use crate::strangers::Strangers;
 use crate::tls::{Tls, TlsError};
 use crate::tunnel::{Accept, Keepalive, Table};
 
@@ -78,7 +77,7 @@ impl Relay {
             true => None,
             false => Some(Arc::new(Tls::load(state.clone())?)),
         };
-        let verifier = TokenVerifier::new(&token_public_key(&state)?);
+        let verifier = TokenVerifier::new(&state.read_token_public_key()?);
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
         let live = Arc::new(LiveTokens::default());
@@ -118,12 +117,13 @@ impl Relay {
             deliverer: Arc::new(Deliverer::new(
                 settings.relay_id.clone(),
                 buffer.clone(),
+                in_force.revoked().clone(),
                 metrics.clone(),
             )),
             revoked: in_force.revoked().clone(),
             metrics: metrics.clone(),
             keepalive,
-            tunnels_max: settings.tunnels_max,
+            places: Arc::new(Semaphore::new(settings.tunnels_max)),
             go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
             draining: false.into(),
         };
@@ -137,6 +137,7 @@ impl Relay {
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
             keepalive,
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
+            strangers: Strangers::among(settings.clients_max),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
@@ -201,20 +202,22 @@ impl Relay {
     }
 
     /// Stops: tells load balancers and daemons, lets calls under way finish for at most the
-    /// drain's time, and ends. Whether everything finished in time.
+    /// drain's time, and ends. Shortly before that time is over, calls that have not ended are: their
+    /// callers get trailers from the relay. Whether everything finished by itself.
     pub async fn drain(self) -> bool {
-        let until = Instant::now() + Duration::from_millis(self.settings.drain_ms_max);
-        self.own.not_serving().await;
+        let within = Duration::from_millis(self.settings.drain_ms_max);
+        let last_words = Duration::from_millis(limits::DRAIN_LAST_WORDS_MS).min(within / 2);
+        let until = Instant::now() + within;
+        let grace = within - last_words;
+        let cut_at = until - last_words;
+        self.own.stop().await;
         self.doors.accept.draining.store(true, Ordering::Release);
         // Daemons leave first, so that new calls find them at another relay.
         let leaving: Vec<_> = self
             .table
             .all()
             .into_iter()
-            .map(|link| {
-                let grace = until.saturating_duration_since(Instant::now());
-                tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await })
-            })
+            .map(|link| tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await }))
             .collect();
         self.doors.stop.cancel();
         self.doors.connections.close();
@@ -224,8 +227,19 @@ impl Relay {
             }
             self.doors.connections.wait().await;
         };
-        let left = until.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, finished).await.is_ok()
+        let mut finished = std::pin::pin!(finished);
+        if tokio::time::timeout_at(cut_at.into(), &mut finished)
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        // Those too that were being left before, with more time.
+        for link in self.table.connections() {
+            link.cut();
+        }
+        let _ = tokio::time::timeout_at(until.into(), finished).await;
+        false
     }
 
     async fn spawn_metrics(&self) -> Result<(), StartError> {
@@ -317,23 +331,6 @@ impl Relay {
                 }
             }
         });
-    }
-}
-
-fn token_public_key(state: &StateFolder) -> Result<Vec<u8>, StateError> {
-    let path = state.token_public_key();
-    let read = SubjectPublicKeyInfoDer::from_pem_file(&path);
-    let der = read.map_err(|error| StateError::Malformed {
-        path: path.clone(),
-        why: format!("no public key: {error}"),
-    })?;
-    // An Ed25519 key is the last 32 bytes of its 44.
-    match der.split_last_chunk::<32>() {
-        Some((head, key)) if head.len() == 12 => Ok(key.to_vec()),
-        _ => Err(StateError::Malformed {
-            path,
-            why: "not an Ed25519 key".into(),
-        }),
     }
 }
 

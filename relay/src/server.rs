@@ -20,6 +20,7 @@ use crate::enrol::Enrol;
 use crate::limits;
 use crate::preface;
 use crate::router::Router;
+use crate::strangers::{Acquaintance, Strangers};
 use crate::tls::Tls;
 use crate::tunnel::{Accept, AcceptError, Identity, Keepalive};
 
@@ -40,6 +41,8 @@ pub struct Doors {
     pub keepalive: Keepalive,
     /// Places for client connections.
     pub client_places: Arc<Semaphore>,
+    /// Client connections of which no caller is known yet.
+    pub strangers: Arc<Strangers>,
     /// Cancelled when the relay stops: connections finish their calls.
     pub stop: CancellationToken,
     /// Connections that are still there.
@@ -55,14 +58,22 @@ impl Doors {
                 tracing::warn!(%address, "client refused: as many connections as there may be");
                 continue;
             };
+            let met = match self.router.trusts(address.ip()) {
+                true => Some(Acquaintance::of_proxy()),
+                false => self.strangers.meet(address.ip()),
+            };
+            let Some(met) = met else {
+                tracing::warn!(%address, "client refused: too many of this address without a token");
+                continue;
+            };
             let doors = self.clone();
             self.connections.spawn(async move {
                 let _place = place;
                 match &doors.client_tls {
-                    None => doors.serve_client(stream, address.ip()).await,
+                    None => doors.serve_client(stream, address.ip(), met).await,
                     Some(tls) => {
                         match in_time(tls.for_clients().accept(ReadAhead::new(stream))).await {
-                            Ok(stream) => doors.serve_client(stream, address.ip()).await,
+                            Ok(stream) => doors.serve_client(stream, address.ip(), met).await,
                             Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
                         }
                     }
@@ -139,7 +150,7 @@ impl Doors {
         }
     }
 
-    async fn serve_client<S>(&self, stream: S, address: IpAddr)
+    async fn serve_client<S>(&self, stream: S, address: IpAddr, met: Acquaintance)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -147,10 +158,10 @@ impl Doors {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%address, %error, "no HTTP/2 with a client"),
         };
-        let router = self.router.clone();
+        let (router, met) = (self.router.clone(), Arc::new(met));
         let service = service_fn(move |request| {
-            let router = router.clone();
-            async move { Ok::<_, Infallible>(router.handle(request, address).await) }
+            let (router, met) = (router.clone(), met.clone());
+            async move { Ok::<_, Infallible>(router.handle(request, address, &met).await) }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -171,13 +171,19 @@ impl Settings {
             let why = format!("{} is not between 1 and {ceiling}", self.message_bytes_max);
             return refuse("message_bytes_max", why);
         }
+        let ceiling = limits::BUFFER_AGE_MS_MAX_CEILING;
+        if !(1..=ceiling).contains(&self.buffer_age_ms_max) {
+            let why = format!("{} is not between 1 and {ceiling}", self.buffer_age_ms_max);
+            return refuse("buffer_age_ms_max", why);
+        }
         for (name, value) in [
             ("tunnels_max", self.tunnels_max),
             ("clients_max", self.clients_max),
             ("calls_max", self.calls_max),
         ] {
-            if value == 0 {
-                return refuse(name, "0 would let nothing through".into());
+            let ceiling = limits::PLACES_MAX_CEILING;
+            if !(1..=ceiling).contains(&value) {
+                return refuse(name, format!("{value} is not between 1 and {ceiling}"));
             }
         }
         for (name, value) in [
@@ -235,6 +241,9 @@ mod tests {
                 "message_bytes_max",
             ),
             (json!({"user_calls_per_s": 0.0}), "user_calls_per_s"),
+            (json!({"calls_max": 1_u64 << 61}), "calls_max"),
+            (json!({"buffer_age_ms_max": -1}), "buffer_age_ms_max"),
+            (json!({"buffer_age_ms_max": i64::MAX}), "buffer_age_ms_max"),
         ] {
             let refused = Settings::load(None, flags(bad)).unwrap_err().to_string();
             assert!(refused.contains(name), "{refused}");

@@ -13,6 +13,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{files, limits};
@@ -31,12 +33,18 @@ pub enum StateError {
         path: PathBuf,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}; has `betcode-relay init` been run with this state folder?")]
+    #[error("{path}: {source}; {}", hint(source))]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
+    },
+    /// A relay cannot be reached by this.
+    #[error("{name:?} is no DNS name and no address; use what clients and daemons dial")]
+    Name {
+        /// What was given.
+        name: String,
     },
     /// A key or certificate could not be made or read.
     #[error("{path}: {source}")]
@@ -54,6 +62,15 @@ pub enum StateError {
         /// What is wrong.
         why: String,
     },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run this as the state folder's owner or as root; the files there have to be its owner's"
+        }
+        _ => "has `betcode-relay init` been run with this state folder?",
+    }
 }
 
 impl StateFolder {
@@ -97,6 +114,27 @@ impl StateFolder {
     #[must_use]
     pub fn token_public_key(&self) -> PathBuf {
         self.file("token.pub")
+    }
+
+    /// Reads the public key by which tokens are checked: 32 bytes.
+    ///
+    /// # Errors
+    /// When there is none, or it is of another kind.
+    pub fn read_token_public_key(&self) -> Result<Vec<u8>, StateError> {
+        let path = self.token_public_key();
+        let read = SubjectPublicKeyInfoDer::from_pem_file(&path);
+        let der = read.map_err(|error| StateError::Malformed {
+            path: path.clone(),
+            why: format!("no public key: {error}"),
+        })?;
+        // An Ed25519 key is the last 32 bytes of its 44.
+        match der.split_last_chunk::<32>() {
+            Some((head, key)) if head.len() == 12 => Ok(key.to_vec()),
+            _ => Err(StateError::Malformed {
+                path,
+                why: "not an Ed25519 key".into(),
+            }),
+        }
     }
 
     /// What was revoked.
@@ -148,6 +186,8 @@ impl StateFolder {
         if path.exists() {
             return Err(StateError::Exists { path });
         }
+        // Before anything is written, so that a name which cannot be leaves nothing behind.
+        self.server_names(names)?;
         files::create_private_folder(&self.0).map_err(|source| StateError::Io {
             path: self.0.clone(),
             source,
@@ -183,18 +223,24 @@ impl StateFolder {
         let key = KeyPair::generate().map_err(made)?;
         let mut params = named("BetCode relay");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        for name in names {
-            params.subject_alt_names.push(alt_name(name).map_err(made)?);
-            if name.contains('.') && name.parse::<IpAddr>().is_err() {
-                let below = alt_name(&format!("*.{name}")).map_err(made)?;
-                params.subject_alt_names.push(below);
-            }
-        }
+        params.subject_alt_names = self.server_names(names)?;
         let certificate = params.signed_by(&key, &self.issuer()?).map_err(made)?;
         let authority = self.read(&self.authority_certificate())?;
         self.write(&self.server_key(), &key.serialize_pem())?;
         let chain = format!("{}{authority}", certificate.pem());
         self.write(&self.server_certificate(), &chain)
+    }
+
+    fn server_names(&self, names: &[String]) -> Result<Vec<SanType>, StateError> {
+        let mut alt_names = Vec::new();
+        for name in names {
+            let below = (name.contains('.') && name.parse::<IpAddr>().is_err())
+                .then(|| format!("*.{name}"));
+            for name in std::iter::once(name.clone()).chain(below) {
+                alt_names.push(alt_name(&name).map_err(|_| StateError::Name { name })?);
+            }
+        }
+        Ok(alt_names)
     }
 
     /// Certifies a machine's key from its signing request (PEM). Only the key is taken from the

@@ -14,7 +14,7 @@ pub(crate) use live::InUse;
 pub use live::LiveTokens;
 pub use rate::{Rate, RateLimiter};
 pub use revoked::Revocations;
-pub use token::{Claims, InvalidToken, TokenIssuer, TokenVerifier};
+pub use token::{Claims, InvalidToken, TokenIssuer, TokenVerifier, is_token_id};
 
 use betcode_schema_tunnel::MachineId;
 

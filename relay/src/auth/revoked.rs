@@ -10,12 +10,13 @@ use betcode_schema_tunnel::MachineId;
 use serde::{Deserialize, Serialize};
 
 use super::Claims;
-use crate::files;
+use crate::{files, limits};
 
 /// What was revoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocations {
-    /// Ids of tokens, and when each would have ended (Unix seconds): then it can be forgotten.
+    /// Ids of tokens, and until when (Unix seconds) something that was sent with one may be under
+    /// way or wait: then it can be forgotten.
     #[serde(default)]
     pub tokens: BTreeMap<String, u64>,
     /// Users, whose tokens issued up to this time (Unix seconds) count no more.
@@ -39,7 +40,8 @@ impl Revocations {
         }
     }
 
-    /// Changes the file under a lock, forgetting tokens that have ended at `now_s` anyway.
+    /// Changes the file under a lock, forgetting tokens with which nothing waits any more at
+    /// `now_s`.
     ///
     /// # Errors
     /// When it cannot be read or written; the old one is whole then.
@@ -51,6 +53,27 @@ impl Revocations {
         files::replace(path, &serde_json::to_vec_pretty(&revoked)?)
     }
 
+    /// Revokes all of a user's tokens issued until `now_s`.
+    pub fn revoke_user(&mut self, user: &str, now_s: u64) {
+        let until = self.users.entry(user.to_owned()).or_default();
+        // Beyond what was issued after the last time, which is a second ahead at most: see
+        // `issue_s`.
+        *until = now_s.max(until.saturating_add(1));
+    }
+
+    /// When a token that is issued to a user now has to say it was, so that what was revoked until
+    /// now does not cover it. Times are whole seconds.
+    ///
+    /// # Errors
+    /// The time until which the user's tokens are revoked, when that is far ahead of `now_s`.
+    pub fn issue_s(&self, user: &str, now_s: u64) -> Result<u64, u64> {
+        match self.users.get(user) {
+            Some(&until) if until > now_s.saturating_add(limits::TOKEN_LEEWAY_S) => Err(until),
+            Some(&until) => Ok(now_s.max(until + 1)),
+            None => Ok(now_s),
+        }
+    }
+
     /// Whether a token was revoked.
     #[must_use]
     pub fn covers(&self, claims: &Claims) -> bool {
@@ -60,8 +83,14 @@ impl Revocations {
     /// The same for a token with calls under way.
     #[must_use]
     pub fn covers_token(&self, user: &str, id: &str, issued_s: u64) -> bool {
+        self.tokens.contains_key(id) || self.covers_user(user, issued_s)
+    }
+
+    /// Whether a user's tokens issued at that time were revoked, whichever they are.
+    #[must_use]
+    pub fn covers_user(&self, user: &str, issued_s: u64) -> bool {
         let of_user = self.users.get(user);
-        self.tokens.contains_key(id) || of_user.is_some_and(|&until| issued_s <= until)
+        of_user.is_some_and(|&until| issued_s <= until)
     }
 
     /// Whether a machine's certificate was revoked; a tunnel without one has none to revoke.
@@ -69,5 +98,31 @@ impl Revocations {
     pub fn covers_link(&self, machine: &MachineId, issued_s: Option<u64>) -> bool {
         let until = self.machines.get(machine);
         until.is_some_and(|&until| issued_s.is_some_and(|issued_s| issued_s <= until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_issued_and_revoked_within_a_second_goes_by_what_came_later() {
+        let mut revoked = Revocations::default();
+        assert_eq!(revoked.issue_s("ann", 100), Ok(100));
+        for _ in 0..3 {
+            revoked.revoke_user("ann", 100);
+            let issued_s = revoked.issue_s("ann", 100).unwrap();
+            assert!(!revoked.covers_user("ann", issued_s));
+            revoked.revoke_user("ann", 100);
+            assert!(revoked.covers_user("ann", issued_s));
+        }
+        assert_eq!(revoked.issue_s("ann", 200), Ok(200));
+    }
+
+    #[test]
+    fn no_token_is_issued_for_a_time_far_ahead() {
+        let mut revoked = Revocations::default();
+        revoked.revoke_user("ann", 1_000_000);
+        assert_eq!(revoked.issue_s("ann", 100), Err(1_000_000));
     }
 }

@@ -45,6 +45,12 @@ pub enum InvalidToken {
     Revoked,
 }
 
+/// Whether this can be the id of a token that was issued here.
+#[must_use]
+pub fn is_token_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Signs tokens.
 pub struct TokenIssuer {
     key: EncodingKey,
@@ -60,7 +66,7 @@ impl TokenIssuer {
         }
     }
 
-    /// Issues a token that lasts `life_s` seconds from `now_s` (Unix seconds) on.
+    /// Issues a token that lasts `life_s` seconds from `issued_s` (Unix seconds) on.
     ///
     /// # Errors
     /// When the key is not an Ed25519 key.
@@ -68,7 +74,7 @@ impl TokenIssuer {
         &self,
         user: &str,
         machines: &[MachineId],
-        now_s: u64,
+        issued_s: u64,
         life_s: u64,
     ) -> Result<(String, Claims), jsonwebtoken::errors::Error> {
         let claims = Claims {
@@ -76,8 +82,8 @@ impl TokenIssuer {
             sub: user.to_owned(),
             jti: uuid::Uuid::new_v4().simple().to_string(),
             machines: machines.to_vec(),
-            iat: now_s,
-            exp: now_s.saturating_add(life_s.min(limits::TOKEN_LIFE_S_MAX)),
+            iat: issued_s,
+            exp: issued_s.saturating_add(life_s.min(limits::TOKEN_LIFE_S_MAX)),
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &self.key)?;
         Ok((token, claims))
@@ -103,6 +109,19 @@ impl TokenVerifier {
         Self {
             key: DecodingKey::from_ed_der(public_key),
             validation,
+        }
+    }
+
+    /// What a token of this relay says, also when its time is over.
+    ///
+    /// # Errors
+    /// [`InvalidToken::Invalid`] when it is none.
+    pub fn claims(&self, token: &str) -> Result<Claims, InvalidToken> {
+        let mut validation = self.validation.clone();
+        validation.validate_exp = false;
+        match jsonwebtoken::decode::<Claims>(token, &self.key, &validation) {
+            Ok(checked) => Ok(checked.claims),
+            Err(_) => Err(InvalidToken::Invalid),
         }
     }
 
@@ -174,6 +193,16 @@ mod tests {
 
     fn bearer(token: &str) -> Vec<u8> {
         format!("Bearer {token}").into_bytes()
+    }
+
+    #[test]
+    fn a_token_tells_its_id_also_when_it_has_expired_and_another_relays_does_not() {
+        let (issuer, verifier) = keys();
+        let (old, claims) = issuer.issue("ann", &[], now_s() - 600, 60).unwrap();
+        assert!(is_token_id(&claims.jti));
+        assert_eq!(verifier.claims(&old), Ok(claims));
+        let (forged, _) = keys().0.issue("ann", &[], now_s(), 60).unwrap();
+        assert_eq!(verifier.claims(&forged), Err(InvalidToken::Invalid));
     }
 
     #[test]

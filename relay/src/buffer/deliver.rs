@@ -1,7 +1,7 @@
 //! Delivery of what waited, when its daemon is back: one request at a time, in order.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use betcode_schema_tunnel::{MachineId, metadata};
@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use tonic::Code;
 
 use super::{Buffer, BufferError, Kept};
+use crate::auth::Revocations;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::router::{TunnelBody, set_metadata};
@@ -19,6 +20,8 @@ use crate::tunnel::{Link, call_uri};
 pub struct Deliverer {
     relay_id: String,
     buffer: Arc<dyn Buffer>,
+    /// What is in force now; a request may have been let in before.
+    revoked: Arc<RwLock<Revocations>>,
     metrics: Arc<Metrics>,
     /// One delivery at a time for each machine, also while one tunnel replaces another.
     turns: Mutex<HashMap<MachineId, Weak<tokio::sync::Mutex<()>>>>,
@@ -56,11 +59,17 @@ impl Tries {
 impl Deliverer {
     /// A deliverer for this relay.
     #[must_use]
-    pub fn new(relay_id: String, buffer: Arc<dyn Buffer>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        relay_id: String,
+        buffer: Arc<dyn Buffer>,
+        revoked: Arc<RwLock<Revocations>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let turns = Mutex::default();
         Self {
             relay_id,
             buffer,
+            revoked,
             metrics,
             turns,
         }
@@ -112,16 +121,23 @@ impl Deliverer {
         };
         let within = Duration::from_millis(limits::DELIVERY_MS_MAX);
         let ticket = kept.ticket.clone();
-        let delivered = match self.request(kept) {
-            Ok(request) => tokio::time::timeout(within, call(link, request))
-                .await
-                .unwrap_or(Delivered::Failed(Code::DeadlineExceeded)),
-            Err(status) => Delivered::Settled(status.code()),
+        let delivered = if self.is_revoked(&kept) {
+            Delivered::Settled(Code::Unauthenticated)
+        } else {
+            match self.request(kept) {
+                Ok(request) => tokio::time::timeout(within, call(link, request))
+                    .await
+                    .unwrap_or(Delivered::Failed(Code::DeadlineExceeded)),
+                Err(status) => Delivered::Settled(status.code()),
+            }
         };
         let code = match delivered {
             Delivered::Settled(code) => code,
             Delivered::Failed(code) if tries.fail(ticket.order) => code,
-            Delivered::Failed(_) | Delivered::Later => return Ok(Some(false)),
+            Delivered::Failed(_) | Delivered::Later => {
+                self.buffer.put_back(&ticket);
+                return Ok(Some(false));
+            }
         };
         if code != Code::Ok {
             let (machine, order) = (&ticket.machine, ticket.order);
@@ -130,6 +146,21 @@ impl Deliverer {
         self.buffer.settle(&ticket, code).await?;
         self.metrics.delivered(code);
         Ok(Some(true))
+    }
+
+    /// Whether the token that a request was sent with, or all of its user's, were revoked since.
+    fn is_revoked(&self, kept: &Kept) -> bool {
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        let user = &kept.request.user;
+        match &kept.request.token {
+            Some(token) => revoked.covers_token(user, &token.id, token.issued_s),
+            // Whichever token it was, it was issued before the request was buffered.
+            None => {
+                let buffered_s = u64::try_from(kept.buffered_ms / 1_000).unwrap_or(0);
+                revoked.covers_user(user, buffered_s)
+            }
+        }
     }
 
     fn request(&self, kept: Kept) -> Result<Request<TunnelBody>, tonic::Status> {

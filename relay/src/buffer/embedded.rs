@@ -6,10 +6,11 @@
 //! outcome, in one commit; removing it is housekeeping after that, which a crash may leave for the
 //! next start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::Instant;
 
 use betcode_schema_tunnel::MachineId;
 use betcode_storage::{
@@ -64,8 +65,10 @@ struct Inner {
     options: BufferOptions,
     index: Mutex<Index>,
     order_next: AtomicU64,
-    /// Days that have an outcome.
-    outcome_days: Mutex<BTreeSet<i64>>,
+    /// Days that have an outcome, and the time from which the age of the day's last one counts.
+    outcome_days: Mutex<BTreeMap<i64, i64>>,
+    /// What the clock showed when it was last looked at, and when that was.
+    looked: Mutex<(i64, Instant)>,
     /// Sessions that can go, for the thread that removes them.
     done_with: mpsc::Sender<SessionId>,
 }
@@ -86,6 +89,7 @@ impl EmbeddedBuffer {
         };
         let store = Arc::new(Store::open(path, store_options)?);
         let (done_with, sessions) = mpsc::channel();
+        let looked = Mutex::new((options.clock.now_ms(), Instant::now()));
         let inner = Arc::new(Inner {
             index: Mutex::new(Index::new(Bounds {
                 requests_per_machine_max: options.requests_per_machine_max,
@@ -97,6 +101,7 @@ impl EmbeddedBuffer {
             options,
             order_next: AtomicU64::new(1),
             outcome_days: Mutex::default(),
+            looked,
             done_with,
         });
         inner.load()?;
@@ -135,11 +140,16 @@ impl Inner {
             let Some(day) = id.as_str().strip_prefix(OUTCOME_PREFIX) else {
                 continue;
             };
-            lock(&self.outcome_days).extend(day.parse::<i64>().ok());
+            if let Ok(day) = day.parse::<i64>() {
+                let ended_ms = self.found(end_of_day_ms(day), limits::OUTCOME_AGE_MS_MAX);
+                lock(&self.outcome_days).insert(day, ended_ms);
+            }
             for message in self.store.read(id, ReadRange::all())? {
                 match outcome(message)? {
-                    Ok(outcome) => {
+                    Ok(mut outcome) => {
                         settled.insert(outcome.order);
+                        let age_ms_max = limits::OUTCOME_AGE_MS_MAX;
+                        outcome.settled_ms = self.found(outcome.settled_ms, age_ms_max);
                         lock(&self.index).settled(outcome);
                     }
                     Err(why) => {
@@ -190,11 +200,45 @@ impl Inner {
             digest: record::digest(&request),
             key: request.key,
             bytes,
-            buffered_ms,
+            buffered_ms: self.found(buffered_ms, self.options.age_ms_max),
             written: true,
+            taken: false,
+            expiring: false,
         };
         lock(&self.index).insert(&ticket, entry);
         Ok(())
+    }
+
+    /// From when the age counts of something from `time_ms` that is found at the start. How long the
+    /// relay was away, and whether the clock is right, cannot be told.
+    fn found(&self, time_ms: i64, age_ms_max: i64) -> i64 {
+        let now_ms = self.options.clock.now_ms();
+        let left_ms = limits::BUFFER_FOUND_AGE_LEFT_MS.min(age_ms_max);
+        time_ms.clamp(now_ms.saturating_sub(age_ms_max - left_ms), now_ms)
+    }
+
+    /// The time now. When the clock was set ahead since the last look, what is there does not get
+    /// older by that.
+    fn look(&self) -> i64 {
+        let mut looked = lock(&self.looked);
+        let (then_ms, then) = *looked;
+        let now_ms = self.options.clock.now_ms();
+        *looked = (now_ms, Instant::now());
+        let passed_ms = i64::try_from(then.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let jump_ms = now_ms.saturating_sub(then_ms).saturating_sub(passed_ms);
+        if jump_ms > limits::BUFFER_CLOCK_JUMP_MS_MAX {
+            tracing::warn!(
+                jump_ms,
+                "the clock jumped ahead; what waits is not older by that"
+            );
+            lock(&self.index).clock_jumped(jump_ms, now_ms);
+            for (&day, ended_ms) in lock(&self.outcome_days).iter_mut() {
+                *ended_ms = ended_ms
+                    .saturating_add(jump_ms)
+                    .min(end_of_day_ms(day).max(now_ms));
+            }
+        }
+        now_ms
     }
 
     /// A request, its size on disk, and when it was buffered.
@@ -226,6 +270,8 @@ impl Inner {
             bytes,
             buffered_ms: self.options.clock.now_ms(),
             written: false,
+            taken: false,
+            expiring: false,
         };
         match lock(&self.index).reserve(&ticket, entry)? {
             Reserved::There => return Ok(Placed::Buffered),
@@ -248,15 +294,30 @@ impl Inner {
     }
 
     fn first(&self, machine: &MachineId) -> Result<Option<Kept>, BufferError> {
-        let Some(ticket) = lock(&self.index).first(machine) else {
-            return Ok(None);
-        };
-        let (request, _, buffered_ms) = self.read(&session_of(&ticket).map_err(failed)?)?;
-        Ok(Some(Kept {
-            ticket,
-            buffered_ms,
-            request,
-        }))
+        loop {
+            let Some(ticket) = lock(&self.index).take_first(machine) else {
+                return Ok(None);
+            };
+            let session = session_of(&ticket).map_err(failed)?;
+            match self.read(&session) {
+                Ok((request, _, buffered_ms)) => {
+                    return Ok(Some(Kept {
+                        ticket,
+                        buffered_ms,
+                        request,
+                    }));
+                }
+                Err(error @ BufferError::Damaged { .. }) => {
+                    // It stays in the file for a person to look at; the others go on.
+                    tracing::error!(%session, %error, "passed over");
+                    lock(&self.index).remove(&ticket);
+                }
+                Err(error) => {
+                    lock(&self.index).put_back(&ticket);
+                    return Err(error);
+                }
+            }
+        }
     }
 
     fn settle(&self, ticket: &Ticket, code: Code) -> Result<(), BufferError> {
@@ -273,13 +334,13 @@ impl Inner {
             settled_ms,
         };
         let day = settled_ms.div_euclid(DAY_MS);
-        let line = serde_json::to_vec(&outcome).map_err(record::damaged)?;
+        let line = serde_json::to_vec(&outcome).map_err(record::failed)?;
         let session = SessionId::new(format!("{OUTCOME_PREFIX}{day}")).map_err(failed)?;
         self.store
             .append(Batch::new(session, vec![line.into()]))
             .map_err(failed)?;
         // From here on the request is settled, whatever happens to the rest.
-        lock(&self.outcome_days).insert(day);
+        lock(&self.outcome_days).insert(day, end_of_day_ms(day));
         let mut index = lock(&self.index);
         index.remove(ticket);
         index.settled(outcome);
@@ -291,22 +352,26 @@ impl Inner {
     }
 
     fn expire(&self) -> Result<usize, BufferError> {
-        let now_ms = self.options.clock.now_ms();
-        let old = lock(&self.index).older_than(now_ms - self.options.age_ms_max);
+        let now_ms = self.look();
+        let old = lock(&self.index).take_older_than(now_ms - self.options.age_ms_max);
         for ticket in &old {
             tracing::warn!(machine = %ticket.machine, order = ticket.order, "waited too long");
-            self.settle(ticket, Code::DeadlineExceeded)?;
+            if let Err(error) = self.settle(ticket, Code::DeadlineExceeded) {
+                let mut index = lock(&self.index);
+                old.iter().for_each(|ticket| index.put_back(ticket));
+                return Err(error);
+            }
         }
         let forget_ms = now_ms - limits::OUTCOME_AGE_MS_MAX;
         lock(&self.index).forget_before(forget_ms);
         // A day's outcomes can go when its last moment is too old.
-        let mut days = lock(&self.outcome_days);
-        let kept = days.split_off(&forget_ms.div_euclid(DAY_MS));
-        for day in std::mem::replace(&mut *days, kept) {
-            if let Ok(session) = SessionId::new(format!("{OUTCOME_PREFIX}{day}")) {
+        lock(&self.outcome_days).retain(|day, ended_ms| {
+            let kept = *ended_ms > forget_ms;
+            if !kept && let Ok(session) = SessionId::new(format!("{OUTCOME_PREFIX}{day}")) {
                 let _ = self.done_with.send(session);
             }
-        }
+            kept
+        });
         Ok(old.len())
     }
 }
@@ -321,14 +386,22 @@ fn outcome(message: Result<Message, StoreError>) -> Result<Result<Outcome, Strin
     }
 }
 
+fn end_of_day_ms(day: i64) -> i64 {
+    day.saturating_add(1).saturating_mul(DAY_MS)
+}
+
 fn session_of(ticket: &Ticket) -> Result<SessionId, StoreError> {
     let Ticket { machine, order, .. } = ticket;
     SessionId::new(format!("{REQUEST_PREFIX}{machine}~{order:020}"))
 }
 
 fn failed(error: StoreError) -> BufferError {
-    BufferError::Store {
-        why: error.to_string(),
+    match error.kind() {
+        ErrorKind::Damaged => record::damaged(error),
+        ErrorKind::NoSpace => BufferError::NoSpace {
+            why: error.to_string(),
+        },
+        _ => record::failed(error),
     }
 }
 
@@ -346,7 +419,7 @@ fn blocking<'a, T: Send + 'static>(
     let inner = inner.clone();
     Box::pin(async move {
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
-        done.unwrap_or_else(|error| Err(record::damaged(error)))
+        done.unwrap_or_else(|error| Err(record::failed(error)))
     })
 }
 
@@ -367,6 +440,10 @@ impl Buffer for EmbeddedBuffer {
         blocking(&self.inner, move |inner| inner.first(&machine))
     }
 
+    fn put_back(&self, ticket: &Ticket) {
+        lock(&self.inner.index).put_back(ticket);
+    }
+
     fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()> {
         let ticket = ticket.clone();
         blocking(&self.inner, move |inner| inner.settle(&ticket, code))
@@ -382,5 +459,20 @@ impl Buffer for EmbeddedBuffer {
 
     fn counts(&self) -> BufferCounts {
         lock(&self.inner.index).counts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        let full = failed(StoreError::Io {
+            action: "write",
+            path: "/somewhere/buffer.db".into(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        });
+        assert!(matches!(full, BufferError::NoSpace { .. }), "{full:?}");
     }
 }

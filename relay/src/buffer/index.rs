@@ -22,9 +22,14 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) digest: u64,
     pub(super) bytes: usize,
+    /// From when its age counts: see [`Index::clock_jumped`].
     pub(super) buffered_ms: i64,
     /// Whether it is on disk. Until then it only holds its place.
     pub(super) written: bool,
+    /// Whether it is being delivered: what becomes of it is the daemon's to say.
+    pub(super) taken: bool,
+    /// Whether it is being settled as too old, and so not to be delivered any more.
+    pub(super) expiring: bool,
 }
 
 #[derive(Default)]
@@ -141,10 +146,13 @@ impl Index {
         Some(entry)
     }
 
-    /// The machine's next request that is on disk.
-    pub(super) fn first(&self, machine: &MachineId) -> Option<Ticket> {
-        let queue = self.queues.get(machine)?;
-        let (&(priority, order), _) = queue.entries.iter().find(|(_, entry)| entry.written)?;
+    /// Takes the machine's next request that is on disk. It stays until it is removed.
+    pub(super) fn take_first(&mut self, machine: &MachineId) -> Option<Ticket> {
+        let queue = self.queues.get_mut(machine)?;
+        let mut entries = queue.entries.iter_mut();
+        let next = entries.find(|(_, entry)| entry.written && !entry.expiring);
+        let (&(priority, order), entry) = next?;
+        entry.taken = true;
         Some(Ticket {
             machine: machine.clone(),
             priority,
@@ -152,17 +160,45 @@ impl Index {
         })
     }
 
-    /// Requests buffered before a time.
-    pub(super) fn older_than(&self, time_ms: i64) -> Vec<Ticket> {
-        let all = self.queues.iter().flat_map(|(machine, queue)| {
+    /// Says that a request which was taken, or was to be settled as too old, only waits.
+    pub(super) fn put_back(&mut self, ticket: &Ticket) {
+        let at = (ticket.priority, ticket.order);
+        if let Some(queue) = self.queues.get_mut(&ticket.machine)
+            && let Some(entry) = queue.entries.get_mut(&at)
+        {
+            (entry.taken, entry.expiring) = (false, false);
+        }
+    }
+
+    /// Moves what is there on with a clock that has jumped ahead to `now_ms`, so that nothing is
+    /// older than before, nor from the future.
+    pub(super) fn clock_jumped(&mut self, jump_ms: i64, now_ms: i64) {
+        let move_on = |time_ms: &mut i64| *time_ms = time_ms.saturating_add(jump_ms).min(now_ms);
+        for queue in self.queues.values_mut() {
+            for entry in queue.entries.values_mut() {
+                move_on(&mut entry.buffered_ms);
+            }
+        }
+        for outcome in self.outcomes.values_mut() {
+            move_on(&mut outcome.settled_ms);
+        }
+    }
+
+    /// Takes requests buffered before a time that are not being delivered, to be settled as too old.
+    pub(super) fn take_older_than(&mut self, time_ms: i64) -> Vec<Ticket> {
+        let all = self.queues.iter_mut().flat_map(|(machine, queue)| {
             let old = queue
                 .entries
-                .iter()
-                .filter(move |(_, entry)| entry.written && entry.buffered_ms < time_ms);
-            old.map(|(&(priority, order), _)| Ticket {
-                machine: machine.clone(),
-                priority,
-                order,
+                .iter_mut()
+                .filter(move |(_, entry)| entry.written && !entry.taken)
+                .filter(move |(_, entry)| entry.buffered_ms < time_ms);
+            old.map(|(&(priority, order), entry)| {
+                entry.expiring = true;
+                Ticket {
+                    machine: machine.clone(),
+                    priority,
+                    order,
+                }
             })
         });
         all.collect()
@@ -251,6 +287,8 @@ mod tests {
             bytes,
             buffered_ms: 10,
             written: true,
+            taken: false,
+            expiring: false,
         }
     }
 
@@ -268,15 +306,31 @@ mod tests {
             ..entry("3", 1)
         };
         index.reserve(&urgent, unwritten).unwrap();
-        assert_eq!(index.first(&machine), Some(ticket("m", 5, 1)));
+        assert_eq!(index.take_first(&machine), Some(ticket("m", 5, 1)));
         index.written(&urgent);
         for expected in [urgent, ticket("m", 5, 1), ticket("m", 5, 2)] {
-            let first = index.first(&machine).unwrap();
+            let first = index.take_first(&machine).unwrap();
             assert_eq!(first, expected);
             index.remove(&first);
         }
-        assert_eq!(index.first(&machine), None);
+        assert_eq!(index.take_first(&machine), None);
         assert_eq!(index.counts(), BufferCounts::default());
+    }
+
+    #[test]
+    fn a_request_is_either_delivered_or_too_old() {
+        let mut index = index();
+        let (first, second) = (ticket("m", 5, 1), ticket("m", 5, 2));
+        index.reserve(&first, entry("1", 1)).unwrap();
+        index.reserve(&second, entry("2", 1)).unwrap();
+        let machine = first.machine.clone();
+        assert_eq!(index.take_first(&machine), Some(first.clone()));
+        assert_eq!(index.take_older_than(11), vec![second.clone()]);
+        index.put_back(&first);
+        assert_eq!(index.take_older_than(11), [first.clone(), second.clone()]);
+        assert_eq!(index.take_first(&machine), None);
+        index.put_back(&second);
+        assert_eq!(index.take_first(&machine), Some(second));
     }
 
     #[test]

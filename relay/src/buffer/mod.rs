@@ -20,6 +20,7 @@ use std::pin::Pin;
 
 use betcode_schema_tunnel::MachineId;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 /// What a buffer's operations return: they may have to ask a disk, or other machines.
@@ -36,12 +37,24 @@ pub struct Waiting {
     pub priority: u8,
     /// User who sent it.
     pub user: String,
+    /// The token that it was sent with; `None` where callers need none, and in records of earlier
+    /// builds.
+    pub token: Option<SentWith>,
     /// Path of the method.
     pub path: String,
     /// Metadata, names in lower case.
     pub metadata: Vec<(String, String)>,
     /// The body: one gRPC message with its prefix.
     pub body: Bytes,
+}
+
+/// What of a token decides whether a revocation covers what was sent with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentWith {
+    /// Its id.
+    pub id: String,
+    /// When it was issued, Unix seconds.
+    pub issued_s: u64,
 }
 
 /// A request's place in the buffer.
@@ -124,10 +137,22 @@ pub enum BufferError {
     /// The same request is being written this moment.
     #[error("the same request is being buffered right now; try again")]
     BeingWritten,
+    /// Bytes of a request on disk are not what was written.
+    #[error("a request in the relay's buffer is damaged: {why}")]
+    Damaged {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The disk, or the room that the buffer's store may take, is full.
+    #[error("the relay's buffer has no room: {why}")]
+    NoSpace {
+        /// What is full: for operators, not for callers.
+        why: String,
+    },
     /// The buffer's store failed.
     #[error("the relay's buffer cannot be used: {why}")]
     Store {
-        /// What went wrong.
+        /// What went wrong: for operators, not for callers.
         why: String,
     },
 }
@@ -140,8 +165,12 @@ pub trait Buffer: Send + Sync {
     /// What is known of a machine's request by its key.
     fn known(&self, machine: &MachineId, key: &str) -> Option<Known>;
 
-    /// The machine's next request, by priority, then order. It stays until it is settled.
+    /// Takes the machine's next request, by priority, then order, for a delivery. It stays until it
+    /// is settled, and does not grow too old until then, or until it is [put back](Self::put_back).
     fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>>;
+
+    /// Ends a delivery that has settled nothing.
+    fn put_back(&self, ticket: &Ticket);
 
     /// Ends a request's wait and remembers its outcome. When this returns, that is on disk.
     fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()>;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{BufferError, Waiting};
+use super::{BufferError, SentWith, Waiting};
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -14,6 +14,9 @@ struct Head {
     key: String,
     priority: u8,
     user: String,
+    /// Records of earlier builds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<SentWith>,
     path: String,
     metadata: Vec<(String, String)>,
 }
@@ -25,11 +28,12 @@ pub(super) fn encode(request: &Waiting) -> Result<Bytes, BufferError> {
         key: request.key.clone(),
         priority: request.priority,
         user: request.user.clone(),
+        token: request.token.clone(),
         path: request.path.clone(),
         metadata: request.metadata.clone(),
     };
-    let head = serde_json::to_vec(&head).map_err(damaged)?;
-    let length = u32::try_from(head.len()).map_err(damaged)?;
+    let head = serde_json::to_vec(&head).map_err(failed)?;
+    let length = u32::try_from(head.len()).map_err(failed)?;
     let mut record = Vec::with_capacity(4 + head.len() + request.body.len());
     record.extend_from_slice(&length.to_be_bytes());
     record.extend_from_slice(&head);
@@ -53,6 +57,7 @@ pub(super) fn decode(mut record: Bytes) -> Result<Waiting, BufferError> {
         key: head.key,
         priority: head.priority,
         user: head.user,
+        token: head.token,
         path: head.path,
         metadata: head.metadata,
         body: record,
@@ -88,6 +93,12 @@ impl Outcome {
 }
 
 pub(super) fn damaged(what: impl std::fmt::Display) -> BufferError {
+    BufferError::Damaged {
+        why: what.to_string(),
+    }
+}
+
+pub(super) fn failed(what: impl std::fmt::Display) -> BufferError {
     BufferError::Store {
         why: what.to_string(),
     }
@@ -103,6 +114,10 @@ mod tests {
             key: "k".into(),
             priority: 3,
             user: "ann".into(),
+            token: Some(SentWith {
+                id: "t".into(),
+                issued_s: 7,
+            }),
             path: "/a.B/C".into(),
             metadata: vec![("x-a".into(), "1".into())],
             body: Bytes::from_static(b"\0\0\0\0\x01z"),
@@ -113,6 +128,19 @@ mod tests {
     fn a_request_comes_back_as_it_was() {
         let record = encode(&request()).unwrap();
         assert_eq!(decode(record).unwrap(), request());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_build_names_no_token() {
+        let head = br#"{"machine":"m","key":"k","priority":3,"user":"ann","path":"/a.B/C","metadata":[["x-a","1"]]}"#;
+        let mut record = (head.len() as u32).to_be_bytes().to_vec();
+        record.extend_from_slice(head);
+        record.extend_from_slice(&request().body);
+        let expected = Waiting {
+            token: None,
+            ..request()
+        };
+        assert_eq!(decode(record.into()).unwrap(), expected);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One call through one tunnel.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use betcode_schema_tunnel::metadata;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::end::End;
 use super::join::Joined;
 use super::meter::MessageMeter;
 use super::status;
+use crate::metrics::Metrics;
 use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
 
 /// What a call is given on its way.
@@ -23,13 +25,16 @@ pub(super) struct Context<'a> {
     pub(super) relay_id: &'a str,
     pub(super) user: &'a str,
     pub(super) message_bytes_max: u64,
+    /// From when the relay could pass the call on.
+    pub(super) since: Instant,
+    pub(super) metrics: &'a Metrics,
 }
 
 /// A request's body as the relay has it.
 pub(super) enum Sent {
     /// Still coming from the client.
     Live(Incoming),
-    /// All of it.
+    /// All of it, metered.
     Whole(Bytes),
 }
 
@@ -50,21 +55,18 @@ pub(super) async fn forward(
 
     let verdict = Arc::new(Verdict::default());
     let abandoned = CancellationToken::new();
-    let mut meter = MessageMeter::new(context.message_bytes_max);
     let body = match sent {
         Sent::Live(from_client) => TunnelBody::Live(LiveBody {
             from_client: Joined::new(from_client),
-            meter,
+            meter: MessageMeter::new(context.message_bytes_max),
             verdict: verdict.clone(),
             begins: Some(abandoned.clone()),
             abandoned: Box::pin(abandoned.clone().cancelled_owned()),
         }),
-        Sent::Whole(body) => {
-            meter.pass(&body).map_err(status::too_big)?;
-            TunnelBody::Kept(Full::new(body))
-        }
+        Sent::Whole(body) => TunnelBody::Kept(Full::new(body)),
     };
     let abandon = abandoned.drop_guard();
+    context.metrics.routed(context.since.elapsed());
     let answered = tokio::select! {
         answered = link.call(Request::from_parts(head, body)) => answered,
         ended = end.passed() => return Err(ended),

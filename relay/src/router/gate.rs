@@ -84,7 +84,7 @@ impl Gate {
 
 /// What counts as one address. Of IPv6 it is the first 64 bits: whoever has one such address has
 /// all of that network.
-fn counted(address: IpAddr) -> IpAddr {
+pub(crate) fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);

@@ -17,6 +17,7 @@ mod wait;
 
 pub(crate) use body::{RelayBody, TunnelBody};
 pub(crate) use forward::set_metadata;
+pub(crate) use gate::counted;
 pub use gate::{Access, Gate};
 pub use intake::Intake;
 
@@ -39,6 +40,7 @@ use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
+use crate::strangers::Acquaintance;
 use crate::tunnel::{Link, Table};
 
 /// Takes calls from clients and passes them on.
@@ -71,6 +73,7 @@ impl Router {
         self: Arc<Self>,
         mut request: Request<Incoming>,
         address: IpAddr,
+        connection: &Acquaintance,
     ) -> Response<RelayBody> {
         if !is_grpc(request.headers()) {
             return not_grpc();
@@ -79,7 +82,7 @@ impl Router {
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
             let trace_id = trace::of(request.headers_mut());
-            let answered = self.route(request, address).await;
+            let answered = self.route(request, address, arrived, connection).await;
             match &answered {
                 Ok(_) => {
                     self.metrics.passed(arrived.elapsed());
@@ -101,12 +104,20 @@ impl Router {
 
     /// The caller's address: the connection's, or what a trusted load balancer says last.
     fn address_of(&self, headers: &HeaderMap, connection: IpAddr) -> IpAddr {
-        if !self.trusted_proxies.contains(&connection) {
+        if !self.trusts(connection) {
             return connection;
         }
         let said = headers.get_all("x-forwarded-for").iter().next_back();
         said.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
             .unwrap_or(connection)
+    }
+
+    /// Whether a connection comes from a load balancer whose word is taken.
+    pub(crate) fn trusts(&self, connection: IpAddr) -> bool {
+        // A listener for both families tells IPv4 addresses as IPv6 has them.
+        let connection = connection.to_canonical();
+        let mut proxies = self.trusted_proxies.iter();
+        proxies.any(|proxy| proxy.to_canonical() == connection)
     }
 
     async fn answer_itself(
@@ -131,10 +142,12 @@ impl Router {
         &self,
         request: Request<Incoming>,
         address: IpAddr,
+        arrived: Instant,
+        connection: &Acquaintance,
     ) -> Result<Response<RelayBody>, Status> {
-        let now = Instant::now();
-        self.gate.admit_address(address, now)?;
-        let (caller, token) = self.gate.caller(request.headers(), now)?;
+        self.gate.admit_address(address, arrived)?;
+        let (caller, token) = self.gate.caller(request.headers(), arrived)?;
+        connection.make();
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
@@ -156,7 +169,8 @@ impl Router {
         }
         let link = self.table.find(&machine).ok_or_else(status::offline)?;
         let place = self.place()?;
-        self.forward(head, Sent::Live(body), &caller, &link, place, end)
+        let call = (head, Sent::Live(body));
+        self.forward(call, &caller, &link, place, end, arrived)
             .await
     }
 
@@ -174,12 +188,17 @@ impl Router {
             taken = self.intake.take(body) => taken?,
             ended = end.passed() => return Err(ended),
         };
+        let whole = Instant::now();
+        // Before it goes anywhere: what waits is not looked at again.
+        meter::MessageMeter::new(self.message_bytes_max)
+            .pass(&taken.body)
+            .map_err(status::too_big)?;
         // Looked up now: the machine may have come or gone while the request was taken in.
         if let Some(link) = self.table.find(&machine)
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)
         {
-            let sent = Sent::Whole(taken.body.clone());
-            return self.forward(head, sent, caller, &link, place, end).await;
+            let call = (head, Sent::Whole(taken.body.clone()));
+            return self.forward(call, caller, &link, place, end, whole).await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
         let told = wait::keep(&head, taken.body.clone(), may_wait, caller, machine, buffer).await;
@@ -202,12 +221,12 @@ impl Router {
 
     async fn forward(
         &self,
-        head: Parts,
-        sent: Sent,
+        (head, sent): (Parts, Sent),
         caller: &Caller,
         link: &Link,
         place: OwnedSemaphorePermit,
         end: End,
+        since: Instant,
     ) -> Result<Response<RelayBody>, Status> {
         let permit = link.permit(Some(place)).ok_or_else(|| {
             Status::resource_exhausted(
@@ -218,6 +237,8 @@ impl Router {
             relay_id: &self.relay_id,
             user: &caller.user,
             message_bytes_max: self.message_bytes_max,
+            since,
+            metrics: &self.metrics,
         };
         forward::forward(head, sent, link, permit, end, &context).await
     }
@@ -225,7 +246,7 @@ impl Router {
     /// Counts a connection to the door for daemons before anything else is done for it. A load
     /// balancer's address stands for many, and is not counted.
     pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
-        match self.trusted_proxies.contains(&address) {
+        match self.trusts(address) {
             true => Ok(()),
             false => self.gate.admit_address(address, Instant::now()),
         }

@@ -10,7 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::auth::Caller;
-use crate::buffer::{Buffer, BufferError, Known, Placed, Waiting};
+use crate::buffer::{Buffer, BufferError, Known, Placed, SentWith, Waiting};
 use crate::limits;
 
 /// Length of the prefix of a gRPC message.
@@ -99,6 +99,10 @@ pub(super) async fn keep(
         key: may_wait.key,
         priority: may_wait.priority,
         user: caller.user.clone(),
+        token: caller.token.as_ref().map(|token| SentWith {
+            id: token.id.clone(),
+            issued_s: token.issued_s,
+        }),
         path: head.uri.path().to_owned(),
         metadata,
         body,
@@ -169,7 +173,36 @@ pub(super) fn refused(error: &BufferError) -> Status {
         }
         BufferError::KeyTaken => Code::AlreadyExists,
         BufferError::BeingWritten => Code::Aborted,
-        BufferError::Store { .. } => Code::Internal,
+        // What these say is for operators: it names files of the relay.
+        BufferError::NoSpace { .. } => {
+            tracing::error!(%error, "a request could not be buffered");
+            let text = "the relay has no room to keep the request; try again later";
+            return Status::resource_exhausted(text);
+        }
+        BufferError::Damaged { .. } | BufferError::Store { .. } => {
+            tracing::error!(%error, "a request could not be buffered");
+            let text = "the relay cannot keep the request now; try when the machine is back";
+            return Status::internal(text);
+        }
     };
     Status::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_fails_is_told_without_its_path_and_a_full_one_as_such() {
+        let why = || "/var/lib/betcode-relay/buffer.db: no room".to_owned();
+        for (error, code) in [
+            (BufferError::NoSpace { why: why() }, Code::ResourceExhausted),
+            (BufferError::Store { why: why() }, Code::Internal),
+            (BufferError::Damaged { why: why() }, Code::Internal),
+        ] {
+            let told = refused(&error);
+            assert_eq!(told.code(), code);
+            assert!(!told.message().contains("buffer.db"), "{told:?}");
+        }
+    }
 }

@@ -9,8 +9,9 @@ use betcode_schema_tunnel::{
     GreetingError, Hello, MachineId, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
-use super::link::{About, Keepalive};
+use super::link::{About, Keepalive, Place};
 use super::{Link, Registered, Table};
 use crate::auth::{MachineCertificate, Revocations};
 use crate::buffer::Deliverer;
@@ -70,8 +71,8 @@ pub struct Accept {
     pub metrics: Arc<Metrics>,
     /// How tunnels are kept alive.
     pub keepalive: Keepalive,
-    /// Tunnels at most.
-    pub tunnels_max: usize,
+    /// Places for the machines that have tunnels.
+    pub places: Arc<Semaphore>,
     /// How long a tunnel that has to go may finish its calls.
     pub go_away_grace: Duration,
     /// Whether new tunnels are refused because the relay stops.
@@ -111,7 +112,7 @@ impl Accept {
     {
         let in_time = Duration::from_millis(limits::GREETING_MS_MAX);
         let greeted = tokio::time::timeout(in_time, self.greet(&mut stream, identity)).await;
-        let (hello, epoch) = greeted.map_err(|_| AcceptError::Slow)??;
+        let (hello, epoch, place) = greeted.map_err(|_| AcceptError::Slow)??;
         if hello.probe {
             return Ok(None);
         }
@@ -123,6 +124,7 @@ impl Accept {
                 Identity::Machine(certificate) => Some(certificate.issued_s),
                 Identity::Nobody(_) | Identity::AnyOnLoopback => None,
             },
+            place,
         };
         let link = Link::open(stream, about, self.keepalive).await?;
         let grace = self.go_away_grace;
@@ -166,19 +168,22 @@ impl Accept {
         &self,
         stream: &mut S,
         identity: &Identity,
-    ) -> Result<(Hello, u64), AcceptError>
+    ) -> Result<(Hello, u64, Arc<Place>), AcceptError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let hello: Hello = read_greeting(stream).await?;
-        if let Err((reason, message)) = self.permit(&hello, identity) {
-            let refused = Welcome::Refused {
-                reason,
-                message: message.clone(),
-            };
-            write_greeting(stream, &refused).await?;
-            return Err(AcceptError::Refused { reason, message });
-        }
+        let place = match self.permit(&hello, identity) {
+            Ok(place) => place,
+            Err((reason, message)) => {
+                let refused = Welcome::Refused {
+                    reason,
+                    message: message.clone(),
+                };
+                write_greeting(stream, &refused).await?;
+                return Err(AcceptError::Refused { reason, message });
+            }
+        };
         let epoch = match hello.probe {
             true => 0,
             false => {
@@ -191,7 +196,7 @@ impl Accept {
             epoch,
         };
         write_greeting(stream, &accepted).await?;
-        Ok((hello, epoch))
+        Ok((hello, epoch, place))
     }
 
     fn is_revoked(&self, machine: &MachineId, certificate_issued_s: Option<u64>) -> bool {
@@ -200,7 +205,9 @@ impl Accept {
         revoked.covers_link(machine, certificate_issued_s)
     }
 
-    fn permit(&self, hello: &Hello, identity: &Identity) -> Result<(), (Refusal, String)> {
+    /// Whether a machine may have a tunnel, and its place: held from here on, so that no more are
+    /// greeted at once than there is room for.
+    fn permit(&self, hello: &Hello, identity: &Identity) -> Result<Arc<Place>, (Refusal, String)> {
         if hello.protocol != PROTOCOL {
             let message = format!(
                 "protocol {} is not spoken here, {PROTOCOL} is: update the older side",
@@ -224,11 +231,16 @@ impl Accept {
         if self.draining.load(Ordering::Acquire) {
             return Err((Refusal::Draining, "the relay is stopping".to_owned()));
         }
-        // A machine that reconnects takes its own old place.
-        if self.table.len() >= self.tunnels_max && self.table.find(&hello.machine_id).is_none() {
-            let message = format!("the relay holds {} tunnels, its most", self.tunnels_max);
-            return Err((Refusal::Full, message));
+        // A machine that reconnects shares its own old place.
+        if let Some(old) = self.table.newest(&hello.machine_id) {
+            return Ok(old.place());
         }
-        Ok(())
+        match self.places.clone().try_acquire_owned() {
+            Ok(held) => Ok(Arc::new(Place { _held: held })),
+            Err(_) => {
+                let message = "the relay holds as many tunnels as it may (tunnels_max)".to_owned();
+                Err((Refusal::Full, message))
+            }
+        }
     }
 }

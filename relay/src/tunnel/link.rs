@@ -40,6 +40,15 @@ pub struct About {
     pub epoch: u64,
     /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
     pub certificate_issued_s: Option<u64>,
+    /// The machine's place among those that have tunnels.
+    pub place: Arc<Place>,
+}
+
+/// A machine's place, which its tunnels share while one replaces another. Free again when the last
+/// of them is gone.
+#[derive(Debug)]
+pub struct Place {
+    pub(super) _held: OwnedSemaphorePermit,
 }
 
 /// A tunnel on which calls can be made.
@@ -155,6 +164,11 @@ impl Link {
         self.about.certificate_issued_s
     }
 
+    /// The machine's place.
+    pub(super) fn place(&self) -> Arc<Place> {
+        self.about.place.clone()
+    }
+
     /// When it was opened.
     #[must_use]
     pub fn opened_at(&self) -> Instant {
@@ -233,9 +247,10 @@ impl Link {
         self.kick.notified().await;
     }
 
-    /// Tells the daemon to leave, lets calls under way finish for at most `grace`, then cuts. With
-    /// no grace at all it cuts also when the daemon was told before, with more.
+    /// Tells the daemon to leave, lets calls under way finish for at most `grace` from now, then cuts.
+    /// With no grace at all it cuts also when the daemon was told before, with more.
     pub async fn go_away(&self, why: GoAway, grace: Duration) {
+        let until = tokio::time::Instant::now() + grace;
         if self.leaving.swap(true, Ordering::AcqRel) {
             if grace.is_zero() {
                 self.cut();
@@ -243,15 +258,12 @@ impl Link {
             return self.closed().await;
         }
         self.left.cancel();
-        let answer_ms_max = match grace.is_zero() {
-            true => limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX,
-            false => limits::GO_AWAY_ANSWER_MS_MAX,
+        let answer_within = match grace.is_zero() {
+            true => Duration::from_millis(limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX),
+            false => Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX).min(grace),
         };
-        let told = tokio::time::timeout(
-            Duration::from_millis(answer_ms_max),
-            self.call(go_away_call(self.machine(), why)),
-        )
-        .await;
+        let told =
+            tokio::time::timeout(answer_within, self.call(go_away_call(self.machine(), why))).await;
         if !matches!(told, Ok(Ok(_))) {
             tracing::debug!(machine = %self.machine(), epoch = self.epoch(), "go-away not answered");
         }
@@ -263,7 +275,7 @@ impl Link {
         tokio::select! {
             () = idle => {}
             () = self.closed.cancelled() => {}
-            () = tokio::time::sleep(grace) => {
+            () = tokio::time::sleep_until(until) => {
                 tracing::info!(machine = %self.machine(), calls = self.calls(), "calls cut off");
             }
         }

@@ -71,6 +71,12 @@ impl Table {
         links.get(machine).filter(|link| link.is_open()).cloned()
     }
 
+    /// The newest tunnel of a machine, also when it is being left.
+    pub(super) fn newest(&self, machine: &MachineId) -> Option<Arc<Link>> {
+        let links = self.links.read().unwrap_or_else(|e| e.into_inner());
+        links.get(machine).cloned()
+    }
+
     /// All tunnels.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Link>> {

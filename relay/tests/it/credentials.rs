@@ -104,6 +104,54 @@ async fn tokens_end_by_time_and_by_command() {
     .await;
 }
 
+#[test]
+fn a_token_is_revoked_by_its_id_or_itself_and_what_is_neither_is_refused() {
+    let folder = Folder::init();
+    let revoked = || std::fs::read_to_string(folder.file("revoked.json")).unwrap_or_default();
+    let issued = folder.issued("m-1");
+    let others = Folder::init().issued("m-1");
+    let token = issued["token"].as_str().unwrap();
+    let id = issued["claims"]["jti"].as_str().unwrap();
+    for nonsense in [
+        "",
+        "ann",
+        &id[1..],
+        &token[..40],
+        others["token"].as_str().unwrap(),
+    ] {
+        let refused = folder.try_run(&["token", "revoke", nonsense]);
+        assert!(!refused.status.success(), "{nonsense}");
+        assert_eq!(revoked(), "");
+    }
+    let told = folder.run(&["token", "revoke", token]);
+    assert_eq!(told, format!("revoked token {id} of ann"));
+    assert!(revoked().contains(id));
+    let told = folder.run(&["token", "revoke", id]);
+    assert_eq!(told, format!("revoked token {id}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_issued_right_after_its_user_was_revoked_is_good() {
+    let folder = Folder::init();
+    let relay = Running::start(&folder, (0, 0), &[]);
+    let options = folder.enrolled(&relay, "m-1").await;
+    let (_tunnel, _) = daemon(options).await;
+    let authority = folder.file("authority.pem");
+    let before = folder.token("ann", &["m-1"]);
+    // Once more than fits into a second.
+    for _ in 0..3 {
+        folder.run(&["token", "revoke-user", "ann"]);
+    }
+    let after = folder.token("ann", &["m-1"]);
+    let caller = client(&relay, &authority, "m-1", Some(&before)).await;
+    until_async("the user is revoked", async || {
+        caller.unary("Unary", Bytes::new()).await.is_err()
+    })
+    .await;
+    let caller = client(&relay, &authority, "m-1", Some(&after)).await;
+    caller.unary("Unary", Bytes::new()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_is_only_itself_and_only_while_it_may() {
     let folder = Folder::init();
@@ -241,4 +289,21 @@ async fn a_flood_from_one_user_is_refused_and_others_are_served() {
     }
     assert!(refused >= 10, "{refused}");
     bob.unary("Unary", Bytes::new()).await.unwrap();
+}
+
+#[test]
+fn a_name_that_cannot_be_is_refused_before_anything_is_made() {
+    let parent = tempfile::tempdir().unwrap();
+    let state = parent.path().join("state");
+    let init = |name: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_betcode-relay"));
+        command.arg("--state-folder").arg(&state);
+        command.args(["init", NAME, name]).output().unwrap()
+    };
+    let refused = init("bücher.example");
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("bücher.example"), "{told}");
+    assert!(!state.exists());
+    assert!(init("127.0.0.1").status.success());
 }

@@ -19,6 +19,7 @@ fn waiting(key: &str) -> Waiting {
         key: key.into(),
         priority: 5,
         user: "ann".into(),
+        token: None,
         path: "/test.Echo/Record".into(),
         metadata: Vec::new(),
         body: Bytes::from_static(b"\0\0\0\0\x01b"),
@@ -67,4 +68,24 @@ async fn a_damaged_outcome_keeps_no_other_from_being_known_and_no_request_from_w
     }
     assert_eq!(buffer.known(&machine(), "waits"), Some(Known::Waits));
     assert_eq!(buffer.put(waiting("new")).await, Ok(Placed::Buffered));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_request_keeps_no_other_of_its_machine_from_being_delivered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("buffer.db");
+    let buffer = EmbeddedBuffer::open(&path, BufferOptions::default()).unwrap();
+    for key in ["the-damaged-one", "behind"] {
+        buffer.put(waiting(key)).await.unwrap();
+    }
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let changed = connection.execute(
+        "UPDATE hot_messages SET payload = zeroblob(length(payload)) WHERE instr(payload, ?1) > 0",
+        [b"the-damaged-one"],
+    );
+    assert_eq!(changed, Ok(1));
+    let kept = buffer.first(&machine()).await.unwrap().unwrap();
+    assert_eq!(kept.request.key, "behind");
+    buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
+    assert!(buffer.first(&machine()).await.unwrap().is_none());
 }

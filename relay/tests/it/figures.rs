@@ -162,6 +162,8 @@ pub(crate) fn unlimited(folder: &Folder, tunnels_max: usize, clients_max: usize)
         "user_calls_per_s": 1e9, "user_calls_burst": 1e9,
         "address_calls_per_s": 1e9, "address_calls_burst": 1e9,
         "tunnels_max": tunnels_max, "clients_max": clients_max,
+        // Else one address could not have thousands of clients that have not called yet.
+        "trusted_proxies": ["127.0.0.1"],
     });
     let path = folder.file("unlimited.json");
     std::fs::write(&path, settings.to_string()).unwrap();

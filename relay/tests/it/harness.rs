@@ -1,14 +1,15 @@
 //! A relay, a daemon behind it and clients, on loopback.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use betcode_daemon::tunnel::{Tunnel, TunnelOptions, TunnelState};
-use betcode_relay::auth::{Rate, RateLimiter};
+use betcode_relay::auth::{Rate, RateLimiter, Revocations};
 use betcode_relay::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use betcode_relay::registry::EmbeddedRegistry;
 use betcode_relay::server::Doors;
+use betcode_relay::strangers::Strangers;
 use betcode_relay::tunnel::{Accept, Keepalive, Table};
 use betcode_relay::{Access, Gate, Intake, Router, limits};
 use betcode_schema_tunnel::{MachineId, metadata};
@@ -29,6 +30,7 @@ pub(crate) struct Relay {
     pub(crate) tunnels: SocketAddr,
     pub(crate) table: Arc<Table>,
     pub(crate) buffer: Arc<dyn Buffer>,
+    pub(crate) revoked: Arc<RwLock<Revocations>>,
     _folder: tempfile::TempDir,
 }
 
@@ -66,11 +68,13 @@ impl Relay {
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("buffer.db");
+        let revoked = Arc::<RwLock<Revocations>>::default();
         let buffer: Arc<dyn Buffer> =
             Arc::new(EmbeddedBuffer::open(&path, options.buffer.clone()).unwrap());
         let deliverer = Arc::new(Deliverer::new(
             "relay-test".into(),
             buffer.clone(),
+            revoked.clone(),
             Arc::default(),
         ));
         let router = Router {
@@ -79,7 +83,7 @@ impl Relay {
             buffer: buffer.clone(),
             gate: Gate {
                 access: Access::Open,
-                revoked: Arc::default(),
+                revoked: revoked.clone(),
                 live: Arc::default(),
                 users: RateLimiter::new(limitless),
                 addresses: RateLimiter::new(limitless),
@@ -95,11 +99,11 @@ impl Relay {
             relay_id: "relay-test".into(),
             table: table.clone(),
             deliverer,
-            revoked: Arc::default(),
+            revoked: revoked.clone(),
             metrics: Arc::default(),
             registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
             keepalive: options.keepalive,
-            tunnels_max: options.tunnels_max,
+            places: Arc::new(Semaphore::new(options.tunnels_max)),
             go_away_grace: options.go_away_grace,
             draining: false.into(),
         };
@@ -111,6 +115,7 @@ impl Relay {
             enrol: None,
             keepalive: options.keepalive,
             client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
+            strangers: Strangers::among(limits::CLIENTS_MAX_DEFAULT),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
@@ -121,6 +126,7 @@ impl Relay {
             tunnels: tunnels.local_addr().unwrap(),
             table,
             buffer,
+            revoked,
             _folder: folder,
         };
         tokio::spawn(doors.clone().serve_clients(clients));

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -40,7 +41,8 @@ async fn a_relay_that_is_told_to_stop_says_so_and_finishes_what_is_under_way() {
     relay.signal("TERM");
     let next = watched.message().await.unwrap().unwrap();
     assert_eq!(next.status(), ServingStatus::NotServing);
-    drop((watched, health));
+    assert!(watched.message().await.unwrap().is_none(), "it ends");
+    drop(health);
     let mut count = 1;
     while streaming.message().await.unwrap().is_some() {
         count += 1;
@@ -56,6 +58,31 @@ async fn a_relay_that_is_told_to_stop_says_so_and_finishes_what_is_under_way() {
         "{:?}",
         told.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_does_not_end_before_the_relay_stops_is_told_so() {
+    let folder = Folder::init();
+    let mut command = folder.command();
+    command
+        .arg("serve")
+        .env("BETCODE_RELAY_DRAIN_MS_MAX", "2000")
+        .env("RUST_LOG", "error");
+    let mut relay = Running::spawn(command, (0, 0));
+    let options = folder.enrolled(&relay, "m-1").await;
+    let (_tunnel, _) = daemon(options).await;
+    let authority = folder.file("authority.pem");
+    let token = folder.token("ann", &["m-1"]);
+    let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+    let open = caller.stream("HangOpen", tokio_stream::pending()).await;
+    let mut open = open.unwrap().into_inner();
+    open.message().await.unwrap().unwrap();
+    relay.signal("TERM");
+    let ended = open.message().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    assert!(ended.message().contains("the tunnel"), "{ended:?}");
+    let ended = tokio::task::spawn_blocking(move || relay.wait()).await;
+    assert!(ended.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,6 +119,7 @@ async fn metrics_count_and_say_nothing_of_contents() {
     .await;
     assert!(text.starts_with("HTTP/1.1 200 OK"));
     assert!(text.contains("betcode_relay_level{metric=\"tunnels\"} 0"));
+    assert!(text.contains("betcode_relay_routing_seconds_count 2\n"));
     for private in ["secret", "ann", "m-1", &token] {
         assert!(!text.contains(private), "{private} in the metrics");
     }
@@ -142,6 +170,8 @@ async fn a_relay_short_of_files_says_so_and_lets_in_only_as_many_as_there_are_fi
         .arg(folder.path.path())
         .arg("serve")
         .env("BETCODE_RELAY_TUNNELS_MAX", "10")
+        // An address of its own may have a part of the places only.
+        .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
         .stderr(std::fs::File::create(&log).unwrap());
     let relay = Running::spawn(command, (0, 0));
     let told = std::fs::read_to_string(&log).unwrap();

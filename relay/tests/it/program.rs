@@ -148,20 +148,31 @@ impl Running {
 
     /// Starts what `command` says, with listeners at these ports.
     pub(crate) fn spawn(mut command: Command, ports: (u16, u16)) -> Self {
-        let mut child = command
+        command
             .args(["--client-listen", &format!("127.0.0.1:{}", ports.0)])
-            .args(["--tunnel-listen", &format!("127.0.0.1:{}", ports.1)])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(["--tunnel-listen", &format!("127.0.0.1:{}", ports.1)]);
+        Self::spawn_as_told(command)
+    }
+
+    /// Starts what `command` says, with the listeners that it says.
+    pub(crate) fn spawn_as_told(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = |name: &str| {
+        let mut address = |name: &str| -> SocketAddr {
             let line = lines.next().expect("the relay did not start").unwrap();
             line.strip_prefix(name).unwrap().trim().parse().unwrap()
         };
+        // One that listens everywhere is reached here.
+        let mut reached = |name: &str| -> SocketAddr {
+            let listens = address(name);
+            match listens.ip().is_unspecified() {
+                true => SocketAddr::from(([127, 0, 0, 1], listens.port())),
+                false => listens,
+            }
+        };
         Self {
-            clients: address("clients"),
-            tunnels: address("tunnels"),
+            clients: reached("clients"),
+            tunnels: reached("tunnels"),
             child,
         }
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use betcode_relay::auth::{MachineCertificate, Revocations};
 use betcode_relay::buffer::Deliverer;
 use betcode_relay::registry::{Answer, EmbeddedRegistry, Owner, Registry};
-use betcode_relay::tunnel::{Accept, Identity};
+use betcode_relay::tunnel::{Accept, AcceptError, Identity};
 use betcode_schema_tunnel::{
     Hello, MachineId, PROTOCOL, Refusal, TUNNEL_ALPN, Welcome, read_greeting, write_greeting,
 };
 use betcode_storage::SystemClock;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
@@ -121,11 +122,16 @@ async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
             registry: EmbeddedRegistry::new(&SystemClock),
             revoked: revoked.clone(),
         }),
-        deliverer: Arc::new(Deliverer::new("relay-test".into(), buffer, Arc::default())),
+        deliverer: Arc::new(Deliverer::new(
+            "relay-test".into(),
+            buffer,
+            revoked.clone(),
+            Arc::default(),
+        )),
         revoked,
         metrics: Arc::default(),
         keepalive: RelayOptions::default().keepalive,
-        tunnels_max: 1,
+        places: Arc::new(Semaphore::new(1)),
         go_away_grace: Duration::from_secs(60),
         draining: false.into(),
     });
@@ -214,4 +220,173 @@ async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons(
     };
     let open = connected.iter().filter(is_open).count();
     assert!((1..=20).contains(&open), "{open} are let in");
+}
+
+/// A registry that takes its time until it is told.
+struct Slow {
+    registry: EmbeddedRegistry,
+    go_on: Semaphore,
+}
+
+impl Registry for Slow {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+        Box::pin(async move {
+            let _went_on = self.go_on.acquire().await;
+            self.registry.claim(machine, relay_id).await
+        })
+    }
+
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+        self.registry.release(machine, epoch)
+    }
+
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+        self.registry.owner(machine)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may_be() {
+    let relay = Relay::start(RelayOptions::default()).await;
+    let registry = Arc::new(Slow {
+        registry: EmbeddedRegistry::new(&SystemClock),
+        go_on: Semaphore::new(0),
+    });
+    let places = Arc::new(Semaphore::new(2));
+    let revoked = Arc::<RwLock<Revocations>>::default();
+    let buffer = relay.buffer.clone();
+    let accept = Arc::new(Accept {
+        relay_id: "relay-test".into(),
+        table: relay.table.clone(),
+        registry: registry.clone(),
+        deliverer: Arc::new(Deliverer::new(
+            "relay-test".into(),
+            buffer,
+            revoked.clone(),
+            Arc::default(),
+        )),
+        revoked,
+        metrics: Arc::default(),
+        keepalive: RelayOptions::default().keepalive,
+        places: places.clone(),
+        go_away_grace: Duration::from_secs(60),
+        draining: false.into(),
+    });
+    let dial = |machine: &str| {
+        let (accept, machine) = (accept.clone(), machine.parse().unwrap());
+        async move {
+            let (mut daemon, stream) = tokio::io::duplex(1 << 16);
+            let hello = Hello {
+                machine_id: machine,
+                ..hello(false)
+            };
+            write_greeting(&mut daemon, &hello).await.unwrap();
+            let accepted = accept.accept(stream, &Identity::AnyOnLoopback).await;
+            accepted.map(|link| (link, daemon))
+        }
+    };
+    let dialled: Vec<_> = ["m-1", "m-2", "m-3"].map(|m| tokio::spawn(dial(m))).into();
+    // None of them has a tunnel yet.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    registry.go_on.add_permits(100);
+    let mut open = Vec::new();
+    for one in dialled {
+        match one.await.unwrap() {
+            Ok((link, daemon)) => open.push((link.unwrap(), daemon)),
+            Err(error) => {
+                let full = matches!(
+                    error,
+                    AcceptError::Refused {
+                        reason: Refusal::Full,
+                        ..
+                    }
+                );
+                assert!(full, "{error}");
+            }
+        }
+    }
+    assert_eq!(open.len(), 2);
+    // One that dials again shares its place, which is free when both are gone.
+    let machine = open[0].0.machine().clone();
+    let (again, daemon) = dial(machine.as_str()).await.unwrap();
+    assert_eq!(places.available_permits(), 0);
+    drop(open);
+    drop((again, daemon));
+    until("the places are free again", || {
+        places.available_permits() == 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_balancer_is_trusted_at_a_listener_of_both_families_too() {
+    let folder = Folder::init();
+    let mut command = folder.command();
+    command
+        .args([
+            "serve",
+            "--client-listen",
+            "[::]:0",
+            "--tunnel-listen",
+            "[::]:0",
+        ])
+        .env("BETCODE_RELAY_ADDRESS_CALLS_PER_S", "1")
+        .env("BETCODE_RELAY_ADDRESS_CALLS_BURST", "1")
+        .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
+        .env("RUST_LOG", "error");
+    let relay = Running::spawn_as_told(command);
+    let authority = folder.file("authority.pem");
+    let token = folder.token("ann", &["m-1"]);
+    let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+    // Each for somebody else: no rate is reached.
+    for last in 1..=5 {
+        let mut request = tonic::Request::new(bytes::Bytes::new());
+        let address = format!("192.0.2.{last}").parse().unwrap();
+        request.metadata_mut().insert("x-forwarded-for", address);
+        let told = caller.unary("Unary", request).await.unwrap_err();
+        assert_eq!(told.code(), Code::Unavailable, "{told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
+    let folder = Folder::init();
+    let mut command = folder.command();
+    command
+        .arg("serve")
+        .env("BETCODE_RELAY_CLIENTS_MAX", "8")
+        .env("RUST_LOG", "error");
+    let relay = Running::spawn(command, (0, 0));
+    let options = folder.enrolled(&relay, "m-1").await;
+    let (_tunnel, _) = daemon(options).await;
+    let authority = folder.file("authority.pem");
+    let token = folder.token("ann", &["m-1"]);
+    // Who has shown a token does not count.
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+        caller.unary("Unary", bytes::Bytes::new()).await.unwrap();
+        callers.push(caller);
+    }
+    let connect = |_| {
+        let stream = TcpStream::connect(relay.clients).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    let connected: Vec<_> = (0..8).map(connect).collect();
+    let is_open = |stream: &&TcpStream| {
+        let waits = ErrorKind::WouldBlock;
+        stream.peek(&mut [0; 1]).is_err_and(|e| e.kind() == waits)
+    };
+    until("all but two are closed", || {
+        connected.iter().filter(is_open).count() == 2
+    })
+    .await;
+    drop(connected);
+    // There are places left for those who have one.
+    until_async("another caller is let in", async || {
+        let caller = client(&relay, &authority, "m-1", Some(&token)).await;
+        caller.unary("Unary", bytes::Bytes::new()).await.is_ok()
+    })
+    .await;
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use betcode_relay::buffer::{BufferOptions, Waiting};
+use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, Known, SentWith, Waiting};
 use betcode_storage::ManualClock;
 use bytes::Bytes;
 use tonic::{Code, Request, Status};
@@ -39,6 +39,7 @@ fn waiting(key: &str, body: &'static [u8]) -> Waiting {
         key: key.into(),
         priority: 5,
         user: String::new(),
+        token: None,
         path: "/test.Echo/Record".into(),
         metadata: vec![("content-type".into(), "application/grpc".into())],
         body: Bytes::from_static(body),
@@ -310,4 +311,142 @@ async fn what_waits_goes_through_the_newest_tunnel_while_the_old_one_still_has_c
     newest().unwrap().kick();
     until("it is delivered", || relay.buffer.counts().requests == 0).await;
     assert_eq!(echo.recorded().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_not_delivered_when_its_token_or_its_user_was_revoked_meanwhile() {
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let relay = started(BufferOptions {
+        clock: clock.clone(),
+        ..BufferOptions::default()
+    })
+    .await;
+    let machine = "m-1".parse().unwrap();
+    // Users, tokens with their seconds, and what becomes of the request. One without a token is of an
+    // earlier build, buffered at second 1,000.
+    let requests = [
+        ("ann", Some(("revoked", 900)), Code::Unauthenticated),
+        ("ann", Some(("good", 900)), Code::Ok),
+        ("ann", None, Code::Ok),
+        ("bob", Some(("good", 999)), Code::Unauthenticated),
+        ("bob", Some(("good", 1_001)), Code::Ok),
+        ("bob", None, Code::Unauthenticated),
+        ("cat", None, Code::Ok),
+    ];
+    for (at, (user, token, _)) in requests.iter().enumerate() {
+        let token = token.map(|(id, issued_s)| SentWith {
+            id: id.to_owned(),
+            issued_s,
+        });
+        let put = Waiting {
+            user: (*user).to_owned(),
+            token,
+            ..waiting(&at.to_string(), b"\0\0\0\0\x01b")
+        };
+        relay.buffer.put(put).await.unwrap();
+    }
+    {
+        let mut revoked = relay.revoked.write().unwrap();
+        revoked.tokens.insert("revoked".into(), u64::MAX);
+        revoked.users.insert("bob".into(), 1_000);
+        // Before the request of an earlier build was let in.
+        revoked.users.insert("cat".into(), 999);
+    }
+    let (_tunnel, echo) = relay.daemon("m-1").await;
+    until("all is settled", || relay.buffer.counts().requests == 0).await;
+    for (at, (_, _, code)) in requests.iter().enumerate() {
+        let known = relay.buffer.known(&machine, &at.to_string());
+        assert_eq!(known, Some(Known::Settled(*code)), "{at}");
+    }
+    assert_eq!(echo.recorded().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_over_the_bound_of_the_relay_does_not_wait() {
+    let relay = Relay::start(RelayOptions {
+        message_bytes_max: 1_000,
+        ..RelayOptions::default()
+    })
+    .await;
+    let client = relay.client("m-1").await;
+    let refused = client
+        .unary("Record", request("k", None, &[7; 1_001]))
+        .await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(
+        refused.message().contains("message_bytes_max"),
+        "{refused:?}"
+    );
+    keep(&client, "k", None, &[7; 1_000]).await;
+}
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_years_ahead_discards_nothing_that_waits_and_forgets_no_outcome() {
+    let clock = Arc::new(ManualClock::at(1_000));
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = BufferOptions {
+            clock: clock.clone(),
+            ..BufferOptions::default()
+        };
+        EmbeddedBuffer::open(&folder.path().join("buffer.db"), options).unwrap()
+    };
+    let machine = "m-1".parse().unwrap();
+    let waits = |buffer: &EmbeddedBuffer| {
+        assert_eq!(buffer.counts().requests, 1);
+        let known = buffer.known(&machine, "done");
+        assert_eq!(known, Some(Known::Settled(Code::Ok)));
+    };
+    let buffer = open();
+    buffer.put(waiting("done", b"\0\0\0\0\x01b")).await.unwrap();
+    let kept = buffer.first(&machine).await.unwrap().unwrap();
+    buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
+    buffer
+        .put(waiting("waits", b"\0\0\0\0\x01b"))
+        .await
+        .unwrap();
+    assert_eq!(buffer.expire().await, Ok(0));
+    clock.advance(20_000 * DAY_MS);
+    assert_eq!(buffer.expire().await, Ok(0));
+    waits(&buffer);
+    drop(buffer);
+    let log = folder.path().join("buffer.db-wal");
+    until("the file is closed", || !log.exists()).await;
+    // A relay that starts cannot tell a clock that has jumped from a long time.
+    clock.advance(10 * DAY_MS);
+    let buffer = open();
+    assert_eq!(buffer.expire().await, Ok(0));
+    waits(&buffer);
+    // Time that passes counts as ever, an hour at a time.
+    for _ in 0..7 {
+        clock.advance(DAY_MS / 24);
+        buffer.expire().await.unwrap();
+    }
+    assert_eq!(buffer.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_not_too_old_while_it_is_being_delivered() {
+    let clock = Arc::new(ManualClock::at(1_000_000_000_000));
+    let relay = started(BufferOptions {
+        age_ms_max: 1_000,
+        clock: clock.clone(),
+        ..BufferOptions::default()
+    })
+    .await;
+    let client = relay.client("m-1").await;
+    keep(&client, "a", None, b"a").await;
+    let echo = super::echo::Echo::default();
+    echo.slow_next(1);
+    let routes = tonic::service::Routes::new(echo.clone()).prepare();
+    let _tunnel = betcode_daemon::tunnel::Tunnel::hold(relay.tunnel_options("m-1"), routes);
+    until("it is under way", || echo.slow() == 1).await;
+    clock.advance(2_000);
+    assert_eq!(relay.buffer.expire().await, Ok(0));
+    until("it is settled", || relay.buffer.counts().requests == 0).await;
+    let known = relay.buffer.known(&"m-1".parse().unwrap(), "a");
+    assert_eq!(known, Some(Known::Settled(Code::Ok)));
 }
