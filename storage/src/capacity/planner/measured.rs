@@ -13,7 +13,13 @@ impl PlanInputs {
         if let Some(messages) = report.growth.messages_per_session_hour {
             growth.messages_per_session_hour = Input::measured(Amount(messages));
         }
-        if let Some(bytes) = report.growth.bytes_per_message {
+        // Messages by the hour are those of sessions with hours; others may be of another size.
+        let bytes_with_hours = || {
+            let messages = report.growth.messages_per_session_hour?;
+            let bytes = report.growth.bytes_per_session_hour?;
+            (messages > 0.0).then(|| bytes / messages)
+        };
+        if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
             growth.message_bytes = Input::measured(ByteCount(bytes.round() as u64));
         }
         growth.limit_bytes = Input::measured(ByteCount(report.limit_bytes));
@@ -26,7 +32,7 @@ mod tests {
     use super::*;
     use crate::capacity::planner::Plan;
     use crate::capacity::quantity::Source;
-    use crate::capacity::report::tests::{empty, report};
+    use crate::capacity::report::tests::{empty, report, with_untimed};
 
     #[test]
     fn a_measured_plan_grows_as_the_store_did() {
@@ -47,6 +53,17 @@ mod tests {
             .collect();
         assert_eq!(sources[1..3], [Source::Measured, Source::Measured]);
         assert_eq!(plan.storage_growth.compacted.len(), 2);
+    }
+
+    #[test]
+    fn sessions_without_hours_change_nothing_of_a_measured_plan() {
+        let grown = |report: &CapacityReport| {
+            let mut inputs = PlanInputs::default();
+            inputs.take_measured(report);
+            let plan = Plan::compute(&inputs, None, None).unwrap();
+            plan.storage_growth.bytes_per_session_hour
+        };
+        assert_eq!(grown(&with_untimed()), grown(&report()));
     }
 
     #[test]

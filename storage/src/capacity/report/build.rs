@@ -78,7 +78,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
     )?;
     let footprint = ratio(used_bytes, totals.uncompacted_bytes);
     let ratios = Ratios::of(totals);
-    let growth = growth(totals);
+    let growth = growth(totals, input.untimed);
     let today = input.now_ms.div_euclid(HOUR_MS * HOURS_PER_DAY);
     let days = Days::of(input.hours, today);
     let forecast = forecast::forecast(&ForecastInput {
@@ -91,6 +91,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         limit_bytes: input.limit_bytes,
         uncompacted_ratio: ratios.uncompacted,
         compacted_ratio: ratios.compacted,
+        raw_bytes_per_session_hour: growth.bytes_per_session_hour,
     })?;
     Ok(CapacityReport {
         database: input.database.to_owned(),
@@ -170,17 +171,20 @@ impl Ratios {
     }
 }
 
-fn growth(totals: &Totals) -> Growth {
+fn growth(totals: &Totals, untimed: Untimed) -> Growth {
     let active_hours = hours(totals.active_ms);
     let wall_hours = hours(totals.wall_ms);
+    // What has no hours is in none of them.
+    let messages = totals.messages.saturating_sub(untimed.messages);
+    let raw_bytes = totals.raw_bytes.saturating_sub(untimed.raw_bytes);
     let per = |amount: u64, of: f64| (of > 0.0).then(|| as_f64(amount) / of);
     Growth {
         active_hours,
         wall_hours,
-        messages_per_session_hour: per(totals.messages, active_hours),
+        messages_per_session_hour: per(messages, active_hours),
         bytes_per_message: ratio(totals.raw_bytes, totals.messages),
-        bytes_per_session_hour: per(totals.raw_bytes, active_hours),
-        bytes_per_wall_hour: per(totals.raw_bytes, wall_hours),
+        bytes_per_session_hour: per(raw_bytes, active_hours),
+        bytes_per_wall_hour: per(raw_bytes, wall_hours),
     }
 }
 
