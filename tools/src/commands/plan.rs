@@ -17,7 +17,7 @@ use crate::output::{Out, format};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \
-each comes from stand at the end. --measured takes growth, footprint and limit from the \
+each comes from stand at the end. --measured takes growth, what compaction leaves and the limit from the \
 database, memory and latency from the daemon that serves it; --set goes over both.")]
 pub struct Args {
     /// Replace an input, such as daemon_memory.sessions=40 or

@@ -6,8 +6,9 @@ use crate::capacity::report::CapacityReport;
 
 impl PlanInputs {
     /// Replaces what `report` measured: messages per session-hour, size of a message, the limit
-    /// in force. What it did not measure keeps its value. Gives the measured footprint, for
-    /// [`Plan::compute`](super::Plan::compute).
+    /// in force. What it did not measure keeps its value. Gives the measured footprint of what is
+    /// compacted, for [`Plan::compute`](super::Plan::compute); the footprint of the whole file says
+    /// nothing of compaction while most of it is not compacted.
     pub fn take_measured(&mut self, report: &CapacityReport) -> Option<Amount> {
         let growth = &mut self.storage_growth;
         if let Some(messages) = report.growth.messages_per_session_hour {
@@ -23,7 +24,7 @@ impl PlanInputs {
             growth.message_bytes = Input::measured(ByteCount(bytes.round() as u64));
         }
         growth.limit_bytes = Input::measured(ByteCount(report.limit_bytes));
-        report.footprint.map(Amount)
+        report.compacted_ratio().map(Amount)
     }
 }
 
@@ -38,7 +39,8 @@ mod tests {
     fn a_measured_plan_grows_as_the_store_did() {
         let mut inputs = PlanInputs::default();
         let footprint = inputs.take_measured(&report());
-        assert_eq!(footprint, Some(Amount(0.12)));
+        // 5 MB of segments for 50 MB.
+        assert_eq!(footprint, Some(Amount(0.1)));
         let plan = Plan::compute(&inputs, footprint, None).unwrap();
         // 461 messages of 5,510 bytes an hour, where the plan has 200 of 5,000.
         assert_eq!(
@@ -64,6 +66,23 @@ mod tests {
             plan.storage_growth.bytes_per_session_hour
         };
         assert_eq!(grown(&with_untimed()), grown(&report()));
+    }
+
+    #[test]
+    fn before_anything_is_compacted_the_plans_own_footprint_stands_alone() {
+        let uncompacted = CapacityReport {
+            hot_bytes: report().raw_bytes,
+            segment_bytes: 0,
+            footprint: Some(1.31),
+            ..report()
+        };
+        let mut inputs = PlanInputs::default();
+        let footprint = inputs.take_measured(&uncompacted);
+        assert_eq!(footprint, None);
+        let plan = Plan::compute(&inputs, footprint, None).unwrap();
+        let footprints = plan.storage_growth.compacted.iter();
+        let sources: Vec<_> = footprints.map(|row| row.footprint.source).collect();
+        assert_eq!(sources, [Source::PlanDefault]);
     }
 
     #[test]

@@ -149,14 +149,14 @@ impl Ratios {
                 source: Source::PlanDefault,
             },
         };
-        let compacted_raw = totals.raw_bytes.saturating_sub(totals.hot_bytes);
-        // Bases are what segments are encoded with: without them, segments hold nothing.
-        let compacted_bytes = totals.segment_bytes.saturating_add(totals.base_bytes);
-        let compacted = match ratio(compacted_bytes, compacted_raw) {
-            Some(measured) if compacted_raw >= COMPACTED_RAW_BYTES_MIN => {
-                Input::measured(Amount(measured))
-            }
-            _ => Input {
+        let measured = compacted_ratio(
+            totals.raw_bytes.saturating_sub(totals.hot_bytes),
+            totals.segment_bytes,
+            totals.base_bytes,
+        );
+        let compacted = match measured {
+            Some(measured) => Input::measured(Amount(measured)),
+            None => Input {
                 value: Amount(FOOTPRINT_TARGET * uncompacted.value.get()),
                 source: Source::PlanDefault,
             },
@@ -168,6 +168,24 @@ impl Ratios {
             compacted,
             compactable_bytes,
         }
+    }
+}
+
+/// What a byte of compacted history takes; `None` while too little is compacted to tell.
+fn compacted_ratio(compacted_raw_bytes: u64, segment_bytes: u64, base_bytes: u64) -> Option<f64> {
+    // Bases are what segments are encoded with: without them, segments hold nothing.
+    let compacted_bytes = segment_bytes.saturating_add(base_bytes);
+    ratio(compacted_bytes, compacted_raw_bytes)
+        .filter(|_| compacted_raw_bytes >= COMPACTED_RAW_BYTES_MIN)
+}
+
+impl CapacityReport {
+    /// What a byte of compacted history takes in segments and bases; `None` below a megabyte of it,
+    /// which says nothing yet.
+    #[must_use]
+    pub fn compacted_ratio(&self) -> Option<f64> {
+        let compacted_raw_bytes = self.raw_bytes.saturating_sub(self.hot_bytes);
+        compacted_ratio(compacted_raw_bytes, self.segment_bytes, self.base_bytes)
     }
 }
 
