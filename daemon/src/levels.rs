@@ -30,8 +30,7 @@ impl Sampler {
         measures
             .into_iter()
             .filter_map(|(metric, used, limit, unit)| {
-                // Refused only for a limit of 0, which no setting allows.
-                self.tracker.observe(metric, used, limit).ok()?;
+                self.observe(metric, used, limit)?;
                 Some(ResourceLevel {
                     resource: metric.name().to_owned(),
                     used,
@@ -41,6 +40,21 @@ impl Sampler {
                 })
             })
             .collect()
+    }
+
+    /// Takes a sample, and tells the log what changed by it.
+    fn observe(&mut self, metric: Metric, used: u64, limit: u64) -> Option<()> {
+        // Refused only for a limit of 0, which no setting allows.
+        let events = self.tracker.observe(metric, used, limit).ok()?;
+        // The store tells of its database itself.
+        for event in events.iter().filter(|_| metric != Metric::SqliteSize) {
+            if event.is_worse() {
+                tracing::warn!(%event, "capacity");
+            } else {
+                tracing::info!(%event, "capacity");
+            }
+        }
+        Some(())
     }
 }
 
