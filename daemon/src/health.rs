@@ -181,11 +181,11 @@ pub(crate) async fn watch(
     levels: watch::Sender<Vec<ResourceLevel>>,
     reporter: HealthReporter,
     mut prober: Prober,
+    mut sampler: levels::Sampler,
 ) {
     let every = Duration::from_millis(core.settings.health_interval_ms);
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sampler = levels::Sampler::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}

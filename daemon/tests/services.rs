@@ -215,6 +215,14 @@ async fn capacity_is_told_now_and_as_it_changes() {
 }
 
 #[tokio::test]
+async fn every_level_is_known_as_soon_as_the_daemon_serves() {
+    let served = serve(&[]).await;
+    let levels = served.daemon.core().levels.borrow().clone();
+    let names: Vec<_> = levels.iter().map(|level| level.resource.as_str()).collect();
+    assert_eq!(names, ["sqlite_size", "sessions", "memory"]);
+}
+
+#[tokio::test]
 async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
     let served = filled().await;
     let mut client = CapacityServiceClient::new(served.channel().await);
