@@ -144,6 +144,7 @@ impl Daemon {
         let serving = core.health.borrow().serving();
         health::report(&reporter, serving).await;
         let mut sampler = levels::Sampler::default();
+        sampler.sample_processor();
         tell_levels.send_replace(sampler.sample(&core));
         tokio::spawn(health::watch(
             Arc::clone(&core),

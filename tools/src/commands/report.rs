@@ -95,6 +95,7 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
     for level in &daemon.levels {
         let amount = |value| match level.unit.as_str() {
             "bytes" => format::bytes(value),
+            "milliprocessors" => format!("{:.2}", value as f64 / 1000.0),
             _ => format::count(value),
         };
         out.line(format!(

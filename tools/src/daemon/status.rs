@@ -45,7 +45,7 @@ pub struct Level {
     pub used: u64,
     /// Of how much.
     pub limit: u64,
-    /// `bytes` or `count`.
+    /// `bytes`, `count` or `milliprocessors`.
     pub unit: String,
     /// `ok`, `warning` or `critical`.
     pub level: String,
