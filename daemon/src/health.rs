@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::ResourceLevel;
-use betcode_storage::capacity::levels::Level;
+use betcode_storage::capacity::levels::{CPU_SAMPLE_INTERVAL_MS, Level};
 use betcode_storage::{Clock, SystemClock};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -181,20 +181,29 @@ pub(crate) async fn watch(
     levels: watch::Sender<Vec<ResourceLevel>>,
     reporter: HealthReporter,
     mut prober: Prober,
+    mut sampler: levels::Sampler,
 ) {
     let every = Duration::from_millis(core.settings.health_interval_ms);
     let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sampler = levels::Sampler::default();
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let processor_every = Duration::from_millis(CPU_SAMPLE_INTERVAL_MS);
+    let mut processor_ticks = interval_at(Instant::now() + processor_every, processor_every);
+    // Samples that are closer than that would make a moment's load a sustained one.
+    processor_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
+        let looks = tokio::select! {
+            _ = ticks.tick() => true,
+            _ = processor_ticks.tick() => false,
             () = core.drained() => break,
+        };
+        if looks {
+            let components = look(&core, &mut prober, every.max(Duration::from_secs(5))).await;
+            health.send_modify(|health| health.components = components);
+            let serving = health.borrow().serving();
+            report(&reporter, serving).await;
+        } else {
+            sampler.sample_processor();
         }
-        let components = look(&core, &mut prober, every.max(Duration::from_secs(5))).await;
-        health.send_modify(|health| health.components = components);
-        let serving = health.borrow().serving();
-        report(&reporter, serving).await;
         let now = sampler.sample(&core);
         levels.send_if_modified(|kept| levels::changed(kept, now));
         core.admission.expire();

@@ -143,12 +143,16 @@ impl Daemon {
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let serving = core.health.borrow().serving();
         health::report(&reporter, serving).await;
+        let mut sampler = levels::Sampler::default();
+        sampler.sample_processor();
+        tell_levels.send_replace(sampler.sample(&core));
         tokio::spawn(health::watch(
             Arc::clone(&core),
             tell_health,
             tell_levels,
             reporter,
             prober,
+            sampler,
         ));
         tokio::spawn(watch_followed(Arc::clone(&core)));
         let routes = routes(&core)?.add_service(health_service);

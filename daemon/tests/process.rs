@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use betcode_schema_grpc::history::FollowRequest;
 use support::process::{Process, command};
-use support::{Appender, batch, read_all};
+use support::{Appender, batch, eventually, read_all};
 
 #[tokio::test]
 async fn config_shows_where_each_value_came_from() {
@@ -110,6 +110,33 @@ async fn sigterm_drains_in_time_with_clients_that_stay() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn the_log_tells_once_of_sessions_that_near_their_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("daemon.log");
+    let log = std::fs::File::create(&path).unwrap();
+    let flags = ["--max-sessions", "1", "--health-interval-ms", "100"];
+    let process = Process::start_logging(folder.path(), &flags, log.into()).await;
+    let mut client = process.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("a", &["x"])).await.unwrap();
+    let told = || {
+        let log = std::fs::read_to_string(&path).unwrap();
+        let lines = log.lines().filter(|line| line.contains("sessions in use"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    eventually(async || told().len() >= 2).await;
+    // The level, and the limit; and neither again at the next looks.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let told = told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].contains("WARN") && told[0].contains("1 of 1 (100 %), critical: "),
+        "{told:?}"
+    );
+    assert!(told[1].contains("limit reached"), "{told:?}");
 }
 
 #[tokio::test]

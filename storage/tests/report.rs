@@ -2,12 +2,15 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use betcode_storage::capacity::forecast::Forecast;
+use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::{Arrival, Batch, CompactionRequest, ManualClock, Store, StoreOptions};
 use bytes::Bytes;
 
@@ -87,6 +90,38 @@ fn the_report_picks_the_biggest_the_fastest_and_the_projects() {
     assert!((report.growth.active_hours * 3600.0 - seconds).abs() < 1e-6);
     assert_eq!((report.sessions, report.messages), (15, 500));
     assert_eq!(report.generated_ms, NOON_MS);
+}
+
+#[test]
+fn imports_without_times_change_nothing_of_growth_and_room_by_the_hour() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    append(&store, "timed", "/p", 61, 1_000, 60);
+    let before = store.capacity_report().unwrap();
+    for n in 0..20 {
+        append(&store, &format!("untimed-{n}"), "/p", 61, 1_000, 0);
+    }
+    let report = store.capacity_report().unwrap();
+    assert!((report.growth.active_hours - 1.0).abs() < 1e-9);
+    assert_eq!(report.messages, 21 * 61);
+    assert_eq!(report.growth.messages_per_session_hour, Some(61.0));
+    assert_eq!(
+        report.growth.bytes_per_session_hour,
+        before.growth.bytes_per_session_hour
+    );
+    let hours = |report: &CapacityReport| match report.forecast {
+        Forecast::NotEnoughHistory {
+            session_hours_without_compaction: Some(hours),
+            ..
+        } => hours,
+        ref other => panic!("{other:?}"),
+    };
+    // The imports take a little of the room; they do not make an hour of work take more of it.
+    let (room, room_before) = (hours(&report), hours(&before));
+    assert!(
+        (room / room_before - 1.0).abs() < 0.1,
+        "{room} {room_before}"
+    );
 }
 
 #[test]

@@ -44,10 +44,16 @@ impl Place {
     }
 
     fn serve(&mut self) {
-        let db = self.db();
-        let mut daemon = Role::new(WORKER, "daemon", Path::new("health_interval_ms=100"))
-            .with("db", &db)
-            .with("compaction", "false")
+        self.serve_with(&[]);
+    }
+
+    fn serve_with(&mut self, settings: &[(&str, &str)]) {
+        let role = Role::new(WORKER, "daemon", Path::new("health_interval_ms=100"))
+            .with("db", self.db())
+            .with("compaction", "false");
+        let mut daemon = settings
+            .iter()
+            .fold(role, |role, (name, value)| role.with(name, value))
             .start();
         assert_eq!(daemon.line().as_deref(), Some("serving"));
         self.daemon = Some(daemon);
@@ -193,6 +199,40 @@ fn the_daemons_limits_and_refusals_end_with_the_same_codes_as_without_it() {
             .unwrap()
             .ends_with("long.jsonl")
     );
+}
+
+#[test]
+fn a_store_is_judged_by_the_limit_of_its_daemon_unless_another_is_given() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 10));
+    place.serve_with(&[("max_db_bytes", "2000000")]);
+    place.json(&["import", "logs"], 0);
+    let judged = |more: &[&str]| {
+        let report = place.json(&[&["report"], more].concat(), 0);
+        let plan = place.json(&[&["plan", "--measured"], more].concat(), 0);
+        let inputs = plan["inputs"].as_array().unwrap();
+        let limit = inputs
+            .iter()
+            .find(|row| row["name"] == "storage_growth.limit_bytes")
+            .unwrap();
+        let doctor = place.json(&[&["doctor"], more].concat(), 0);
+        let checks = doctor["checks"].as_array().unwrap();
+        let check = checks.iter().find(|c| c["check"] == "limit").unwrap();
+        assert_eq!(limit["value"].as_u64(), report["limit_bytes"].as_u64());
+        (
+            report["limit_bytes"].as_u64().unwrap(),
+            limit["source"].as_str().unwrap().to_owned(),
+            check["what"].as_str().unwrap().to_owned(),
+        )
+    };
+    let (bytes, source, check) = judged(&[]);
+    assert_eq!((bytes, source.as_str()), (2_000_000, "measured"));
+    assert!(check.contains("of 2.00 MB"), "{check}");
+    let (bytes, source, check) = judged(&["--limit-bytes", "500MB"]);
+    assert_eq!((bytes, source.as_str()), (500_000_000, "given"));
+    assert!(check.contains("of 500 MB"), "{check}");
+    let (bytes, source, _) = judged(&["--direct"]);
+    assert_eq!((bytes, source.as_str()), (1_000_000_000, "plan_default"));
 }
 
 #[test]

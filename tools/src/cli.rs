@@ -52,11 +52,12 @@ pub struct Global {
     /// Write errors only
     #[arg(long, short, global = true, help_heading = OF_EVERY_COMMAND)]
     pub quiet: bool,
-    /// Size that the database may reach, such as 500MB; by default 1GB
+    /// Size that the database may reach, such as 500MB; by default 1GB, and for report, doctor
+    /// and plan what the daemon that serves it allows
     #[arg(long, global = true, value_name = "SIZE", env = "BETCODE_LIMIT_BYTES")]
     #[arg(help_heading = OF_EVERY_COMMAND)]
-    #[arg(value_parser = size, default_value_t = DB_BYTES_MAX_DEFAULT, hide_default_value = true)]
-    pub limit_bytes: u64,
+    #[arg(value_parser = size)]
+    pub limit_bytes: Option<u64>,
     /// Work on the file itself also when a daemon serves it
     #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub direct: bool,
@@ -96,11 +97,12 @@ impl Global {
     /// The engine's settings.
     #[must_use]
     pub fn options(&self) -> StoreOptions {
+        let limit_bytes = self.limit_bytes.unwrap_or(DB_BYTES_MAX_DEFAULT);
         StoreOptions {
-            db_bytes_max: self.limit_bytes,
+            db_bytes_max: limit_bytes,
             // The limit of one session protects against an agent that runs away. What is imported
             // is history already, and goes in whole or not at all.
-            session_bytes_max: self.limit_bytes,
+            session_bytes_max: limit_bytes,
             payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
             durability: if self.no_fsync {
                 Durability::Normal

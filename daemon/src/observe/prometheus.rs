@@ -8,6 +8,8 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use betcode_schema_grpc::history::ResourceLevel;
+use betcode_storage::capacity::levels::Level;
 use tokio::net::TcpListener;
 
 use crate::core::Core;
@@ -29,6 +31,13 @@ pub async fn serve(core: Arc<Core>, listener: TcpListener) -> std::io::Result<()
 
 async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&core))
+}
+
+/// A level by its name, as the number that the relay's metrics have for it.
+fn severity(name: &str) -> u64 {
+    let levels = [Level::Ok, Level::Warning, Level::Critical];
+    let level = levels.into_iter().find(|level| level.name() == name);
+    level.unwrap_or_default() as u64
 }
 
 /// All metrics as text.
@@ -74,6 +83,32 @@ pub fn render(core: &Core) -> String {
         "counter",
         "Requests it refused",
         &by_limit(&|l| l.refused()),
+    );
+    let levels = core.levels.borrow().clone();
+    let by_metric = |value: &dyn Fn(&ResourceLevel) -> u64| -> Vec<(String, f64)> {
+        let label = |metric: &str| format!("{{metric=\"{metric}\"}}");
+        levels
+            .iter()
+            .map(|level| (label(&level.resource), value(level) as f64))
+            .collect()
+    };
+    family(
+        "level",
+        "gauge",
+        "How near its limit by the capacity plan: 0 ok, 1 warning, 2 critical",
+        &by_metric(&|l| severity(&l.level)),
+    );
+    family(
+        "level_used",
+        "gauge",
+        "How much of it is used: bytes, a count, or thousandths of a processor",
+        &by_metric(&|l| l.used),
+    );
+    family(
+        "level_limit",
+        "gauge",
+        "How much there may be, in the same unit",
+        &by_metric(&|l| l.limit),
     );
     let (requests, bytes) = core.store.queue_depth();
     family(

@@ -110,7 +110,7 @@ pub(super) fn inputs(
             settings.max_memory_bytes as f64,
         )?;
     }
-    let footprint = measured.and_then(|report| inputs.take_measured(report));
+    let footprint = measured.and_then(|report| inputs.take_measured(report, Source::Measured));
     for input in &request.inputs {
         inputs
             .set(&input.name, input.value, Source::Given)

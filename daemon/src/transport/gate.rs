@@ -28,8 +28,8 @@ const ALWAYS: [&str; 4] = [
 ];
 
 /// Why a service is not there.
-const NOT_HERE: &str = "this daemon has no such service; machines and tunnels are the relay's, and \
-                        reflection lists what is here";
+const NOT_HERE: &str = "this daemon has no such service; MachineService and TunnelService of betcode.v1 \
+                        are not offered, by the relay neither; reflection lists what is here";
 
 /// Puts a [`Gate`] before all services.
 #[derive(Debug, Clone)]

@@ -45,10 +45,12 @@ fn program() -> PathBuf {
 
 impl Process {
     pub(crate) async fn start(folder: &Path, flags: &[&str]) -> Self {
-        let child = command(folder, "serve", flags)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::start_logging(folder, flags, Stdio::null()).await
+    }
+
+    /// The same with its log in `log`.
+    pub(crate) async fn start_logging(folder: &Path, flags: &[&str], log: Stdio) -> Self {
+        let child = command(folder, "serve", flags).stderr(log).spawn().unwrap();
         let socket = betcode_daemon::settings::socket_beside(&folder.join("history.db"));
         let process = Self { child, socket };
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -56,6 +56,10 @@ pub struct ForecastInput<'a> {
     pub uncompacted_ratio: Input<Amount>,
     /// … and compacted.
     pub compacted_ratio: Input<Amount>,
+    /// Bytes of history that an active hour of a session adds, of the sessions that have any;
+    /// `None` when none was measured. Not taken from `hours`: they hold bytes of sessions without
+    /// active time as well.
+    pub raw_bytes_per_session_hour: Option<f64>,
 }
 
 /// A low, a likely and a high value.
@@ -207,7 +211,7 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
     let known_first = input.first_hour.filter(|hour| plausible(*hour));
     let first_hour = hours.iter().map(|h| h.hour).chain(known_first).min();
     let days = first_hour.map_or(0, |first| whole_days(first, now_hour));
-    let hourly = per_session_hour(&hours);
+    let hourly = input.raw_bytes_per_session_hour;
     let in_use = input.used_bytes.saturating_sub(input.free_bytes);
     let compacted = in_use.saturating_sub(input.compactable_bytes);
     if days < HISTORY_DAYS_MIN {
@@ -226,9 +230,8 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
     let daily = daily_raw_bytes(&hours, now_hour, days.min(WINDOW_DAYS));
     let run_days = (daily.len() / 2).clamp(1, RUN_DAYS_MAX);
     let pace = pace(&daily, run_days);
-    let project = |start_bytes, ratio: Input<Amount>| {
-        Box::new(projection(input, start_bytes, ratio, pace, hourly))
-    };
+    let project =
+        |start_bytes, ratio: Input<Amount>| Box::new(projection(input, start_bytes, ratio, pace));
     Ok(Forecast::Projected {
         window_days: daily.len(),
         days_used: daily.iter().filter(|bytes| **bytes > 0.0).count(),
@@ -272,25 +275,16 @@ fn pace(daily: &[f64], run_days: usize) -> Range {
     }
 }
 
-/// Raw bytes of an active hour of a session; `None` when there was none.
-fn per_session_hour(hours: &[HourGrowth]) -> Option<f64> {
-    let active_ms: i64 = hours
-        .iter()
-        .map(|h| h.active_ms.max(0))
-        .fold(0, i64::saturating_add);
-    let raw: f64 = hours.iter().map(|h| as_f64(h.raw_bytes)).sum();
-    (active_ms > 0 && raw > 0.0).then(|| raw / (active_ms as f64 / HOUR_MS as f64))
-}
-
 fn projection(
     input: &ForecastInput<'_>,
     start_bytes: u64,
     ratio: Input<Amount>,
     pace: Range,
-    raw_per_session_hour: Option<f64>,
 ) -> Projection {
     let daily_bytes = pace.map(|raw| raw * ratio.value.get());
-    let hourly = raw_per_session_hour.map(|raw| raw * ratio.value.get());
+    let hourly = input
+        .raw_bytes_per_session_hour
+        .map(|raw| raw * ratio.value.get());
     let thresholds = Metric::SqliteSize.thresholds();
     let share = |percent: u8| {
         let bytes = u128::from(input.limit_bytes) * u128::from(percent) / 100;

@@ -25,7 +25,7 @@ pub struct ProjectGrowth {
 }
 
 /// Sessions without any active time: no two of their lines tell different times, and none how long a
-/// turn took. They count in bytes and not in hours.
+/// turn took. They are in no figure by the hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Untimed {
     /// Sessions.

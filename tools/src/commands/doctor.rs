@@ -73,7 +73,9 @@ impl Check {
 pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     let path = context.database()?;
     let around = Surroundings::of(&path);
-    let opened = context.open_read_only().and_then(|store| {
+    let status = DaemonStatus::of(&path);
+    let limit_bytes = context.limit(status.as_ref());
+    let opened = context.open_to_judge(limit_bytes).and_then(|store| {
         let settings = store.file_settings()?;
         let report = store.capacity_report()?;
         Ok((settings, report))
@@ -101,7 +103,7 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     checks.extend(permissions(&path, &around));
     checks.push(reserve(&around));
     checks.extend(leftovers(&path));
-    checks.push(daemon(&path));
+    checks.push(daemon(status));
     let problems = checks.iter().filter(|c| c.state == State::Problem).count();
     context.out.json(&json!({
         "database": path.display().to_string(),
@@ -399,8 +401,8 @@ fn hint_for_leftover(suffix: &str) -> Option<&'static str> {
     None
 }
 
-fn daemon(path: &Path) -> Check {
-    let Some(daemon) = DaemonStatus::of(path) else {
+fn daemon(status: Option<DaemonStatus>) -> Check {
+    let Some(daemon) = status else {
         return Check::ok("daemon", "none serves it");
     };
     if let Some(why) = daemon.unreachable {

@@ -20,14 +20,17 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 
+use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
+use betcode_storage::limits::DB_BYTES_MAX_DEFAULT;
 use betcode_storage::{
-    DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError, behind_links,
+    DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError, StoreOptions,
+    behind_links,
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::cli::Global;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, DaemonStatus};
 use crate::error::{Exit, Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::{Out, Via};
@@ -122,6 +125,33 @@ impl Context<'_> {
             Some(_) => self.open_read_only(),
             None => self.open(),
         }
+    }
+
+    /// What the database may reach, and whence: the limit that was given, else that of the daemon
+    /// that writes to it, else the default.
+    fn limit(&self, daemon: Option<&DaemonStatus>) -> Input<ByteCount> {
+        let of_daemon = || {
+            let daemon = daemon.filter(|_| !self.global.direct)?;
+            daemon.limit_bytes()
+        };
+        let (bytes, source) = match (self.global.limit_bytes, of_daemon()) {
+            (Some(given), _) => (given, Source::Given),
+            (None, Some(in_force)) => (in_force, Source::Measured),
+            (None, None) => (DB_BYTES_MAX_DEFAULT, Source::PlanDefault),
+        };
+        Input {
+            value: ByteCount(bytes),
+            source,
+        }
+    }
+
+    /// Opens the database for reading, to judge its size by `limit`.
+    fn open_to_judge(&self, limit: Input<ByteCount>) -> Result<Store> {
+        let options = StoreOptions {
+            db_bytes_max: limit.value.0,
+            ..self.global.options()
+        };
+        Ok(Store::open_read_only(&self.database()?, options)?)
     }
 
     /// Opens the database for reading.

@@ -17,8 +17,8 @@ use crate::output::{Out, format};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \
-each comes from stand at the end. --measured takes growth, footprint and limit from the \
-database, memory and latency from the daemon that serves it; --set goes over both.")]
+each comes from stand at the end. --measured takes growth and what compaction leaves from the database, \
+its limit, memory and latency from the daemon that serves it; --set goes over both.")]
 pub struct Args {
     /// Replace an input, such as daemon_memory.sessions=40 or
     /// storage_growth.limit_bytes=10GB
@@ -38,8 +38,11 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let mut footprint = None;
     let mut daemon = None;
     if args.measured {
-        footprint = inputs.take_measured(&context.open_read_only()?.capacity_report()?);
-        daemon = DaemonStatus::of(&context.database()?).and_then(DaemonMeasured::of);
+        let status = DaemonStatus::of(&context.database()?);
+        let limit = context.limit(status.as_ref());
+        let report = context.open_to_judge(limit)?.capacity_report()?;
+        footprint = inputs.take_measured(&report, limit.source);
+        daemon = status.and_then(DaemonMeasured::of);
     }
     for (name, value) in &args.set {
         inputs.set(name, *value, Source::Given).map_err(refused)?;

@@ -35,12 +35,12 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let store = context.open_read_only()?;
-    let capacity = store.capacity_report()?;
     let daemon = match context.global.direct {
         true => None,
         false => DaemonStatus::of(&context.database()?),
     };
+    let limit = context.limit(daemon.as_ref());
+    let capacity = context.open_to_judge(limit)?.capacity_report()?;
     if let Some(file) = &args.html {
         write_page(file, report::html(&capacity).as_bytes())?;
     }
@@ -95,6 +95,7 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
     for level in &daemon.levels {
         let amount = |value| match level.unit.as_str() {
             "bytes" => format::bytes(value),
+            "milliprocessors" => format!("{:.2}", value as f64 / 1000.0),
             _ => format::count(value),
         };
         out.line(format!(

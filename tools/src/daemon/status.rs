@@ -6,6 +6,7 @@ use std::time::Duration;
 use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
 use betcode_schema_grpc::history::{BudgetRequest, CompactionStatusRequest, WatchLevelsRequest};
 use betcode_schema_grpc::locate::{self, Server};
+use betcode_storage::capacity::levels::Metric;
 use serde::Serialize;
 
 use super::{Daemon, origin};
@@ -44,7 +45,7 @@ pub struct Level {
     pub used: u64,
     /// Of how much.
     pub limit: u64,
-    /// `bytes` or `count`.
+    /// `bytes`, `count` or `milliprocessors`.
     pub unit: String,
     /// `ok`, `warning` or `critical`.
     pub level: String,
@@ -89,6 +90,16 @@ impl DaemonStatus {
             status.unreachable = Some(failure.why.unwrap_or(failure.what));
         }
         Some(status)
+    }
+
+    /// What it lets the database reach; `None` of one that could not be asked.
+    #[must_use]
+    pub fn limit_bytes(&self) -> Option<u64> {
+        let size = Metric::SqliteSize.name();
+        let mut levels = self.levels.iter();
+        levels
+            .find(|level| level.resource == size)
+            .map(|level| level.limit)
     }
 }
 

@@ -162,13 +162,31 @@ fn a_measured_plan_takes_growth_and_limit_from_the_store() {
         messages["value"],
         report["growth"]["messages_per_session_hour"]
     );
-    assert_eq!(
-        plan["storage_growth"]["compacted"]
-            .as_array()
-            .unwrap()
-            .len(),
-        2
-    );
+}
+
+#[test]
+fn a_measured_plan_takes_the_effect_of_compaction_from_what_is_compacted() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", generator::transcript(1, 2_000_000));
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let footprints = || {
+        let (plan, _) = tool.json(["plan", "--measured"]);
+        let rows = plan["storage_growth"]["compacted"].as_array().unwrap();
+        let footprint = |row: &serde_json::Value| row["footprint"].clone();
+        rows.iter().map(footprint).collect::<Vec<_>>()
+    };
+    let before = footprints();
+    assert_eq!(before.len(), 1, "nothing is compacted: {before:?}");
+    assert_eq!(before[0]["source"], "plan_default");
+    tool.ok(["compact"]);
+    let after = footprints();
+    assert_eq!(after[1]["source"], "measured");
+    let (report, _) = tool.json(["report"]);
+    let bytes = |name: &str| report[name].as_f64().unwrap();
+    let compacted =
+        (bytes("segment_bytes") + bytes("base_bytes")) / (bytes("raw_bytes") - bytes("hot_bytes"));
+    assert!((after[1]["value"].as_f64().unwrap() - compacted).abs() < 1e-9);
+    assert!(compacted < 1.0, "{compacted}");
 }
 
 #[test]

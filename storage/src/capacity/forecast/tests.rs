@@ -40,6 +40,7 @@ fn input(hours: &[HourGrowth]) -> ForecastInput<'_> {
             value: Amount(0.1),
             source: Source::Measured,
         },
+        raw_bytes_per_session_hour: Some(20.0 * MB as f64),
     }
 }
 
@@ -157,11 +158,15 @@ fn a_first_hour_before_the_curve_counts_as_history() {
 #[test]
 fn a_history_that_does_not_grow_never_reaches_its_limit() {
     let hours = vec![hour(24 * 200, 900 * MB)];
-    let (_, without, with) = projections(&input(&hours));
+    let (_, without, with) = projections(&ForecastInput {
+        // Half an hour of activity made 900 MB.
+        raw_bytes_per_session_hour: Some(1800.0 * MB as f64),
+        ..input(&hours)
+    });
     assert_eq!(without.limit.likely, When::Never);
     assert_eq!(with.limit.earliest, When::Never);
     assert_eq!(without.start_bytes, 500 * MB);
-    // Half an hour of activity made 900 MB: half of the room is 0.28 session-hours away.
+    // Half of the room is 0.28 session-hours away.
     assert!((without.limit.session_hours.unwrap() - 500.0 / 1800.0).abs() < 1e-9);
 }
 

@@ -93,20 +93,24 @@ impl Metric {
             Self::Memory => "memory",
             Self::Cpu => "processor time",
             Self::Tunnels => "tunnels",
-            Self::BufferSize => "the buffer",
+            Self::BufferSize => "the buffer (requests or bytes, whichever is nearer)",
             Self::SqliteSize => "the database",
         }
     }
 
-    /// What helps, in one sentence.
+    /// What helps, in one sentence that is true in whichever program says it.
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
             Self::Sessions => {
                 "close sessions that are done, raise max_sessions, or use another machine"
             }
-            Self::Memory => "close sessions or clients, or raise the memory limit",
-            Self::Cpu => "pause background compaction, or use a machine with more processors",
+            Self::Memory => {
+                "close sessions or clients (a daemon: or raise max_memory_bytes; a relay: or add another)"
+            }
+            Self::Cpu => {
+                "use a machine with more processors (a daemon: or pause its compaction; a relay: or add another)"
+            }
             Self::Tunnels => "add a relay",
             Self::BufferSize => {
                 "bring the daemons that are away back, or raise the buffer's limits"

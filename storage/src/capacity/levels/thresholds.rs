@@ -8,11 +8,14 @@ use crate::capacity::error::{CapacityError, Result};
 /// A level is left when the value is this many points of the limit below its threshold.
 /// Ours: the plan names thresholds only.
 pub const LEVEL_MARGIN_PERCENT: u8 = 5;
-/// How often the processor is sampled, milliseconds.
+/// How often the processor is sampled, milliseconds. Who samples it more often makes *sustained*
+/// shorter than a minute.
 pub const CPU_SAMPLE_INTERVAL_MS: u64 = 10_000;
 /// Samples in a row that make processor load *sustained*: a minute of them. Ours: the plan does
 /// not say how long.
 pub const CPU_SUSTAINED_SAMPLES: u32 = 6;
+
+const _: () = assert!(CPU_SAMPLE_INTERVAL_MS * CPU_SUSTAINED_SAMPLES as u64 == 60_000);
 
 /// When a metric's levels are reached and left, in percent of its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

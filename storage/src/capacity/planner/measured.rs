@@ -1,23 +1,37 @@
 //! Taking the plan's inputs from a real store.
 
 use super::inputs::PlanInputs;
-use crate::capacity::quantity::{Amount, ByteCount, Input};
+use crate::capacity::quantity::{Amount, ByteCount, Input, Source};
 use crate::capacity::report::CapacityReport;
 
 impl PlanInputs {
-    /// Replaces what `report` measured: messages per session-hour, size of a message, the limit
-    /// in force. What it did not measure keeps its value. Gives the measured footprint, for
-    /// [`Plan::compute`](super::Plan::compute).
-    pub fn take_measured(&mut self, report: &CapacityReport) -> Option<Amount> {
+    /// Replaces what `report` measured: messages per session-hour, size of a message; and the limit,
+    /// which is no measure and comes from `limit_source`. What it did not measure keeps its value. Gives the measured footprint of what is
+    /// compacted, for [`Plan::compute`](super::Plan::compute); the footprint of the whole file says
+    /// nothing of compaction while most of it is not compacted.
+    pub fn take_measured(
+        &mut self,
+        report: &CapacityReport,
+        limit_source: Source,
+    ) -> Option<Amount> {
         let growth = &mut self.storage_growth;
         if let Some(messages) = report.growth.messages_per_session_hour {
             growth.messages_per_session_hour = Input::measured(Amount(messages));
         }
-        if let Some(bytes) = report.growth.bytes_per_message {
+        // Messages by the hour are those of sessions with hours; others may be of another size.
+        let bytes_with_hours = || {
+            let messages = report.growth.messages_per_session_hour?;
+            let bytes = report.growth.bytes_per_session_hour?;
+            (messages > 0.0).then(|| bytes / messages)
+        };
+        if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
             growth.message_bytes = Input::measured(ByteCount(bytes.round() as u64));
         }
-        growth.limit_bytes = Input::measured(ByteCount(report.limit_bytes));
-        report.footprint.map(Amount)
+        growth.limit_bytes = Input {
+            value: ByteCount(report.limit_bytes),
+            source: limit_source,
+        };
+        report.compacted_ratio().map(Amount)
     }
 }
 
@@ -25,14 +39,14 @@ impl PlanInputs {
 mod tests {
     use super::*;
     use crate::capacity::planner::Plan;
-    use crate::capacity::quantity::Source;
-    use crate::capacity::report::tests::{empty, report};
+    use crate::capacity::report::tests::{empty, report, with_untimed};
 
     #[test]
     fn a_measured_plan_grows_as_the_store_did() {
         let mut inputs = PlanInputs::default();
-        let footprint = inputs.take_measured(&report());
-        assert_eq!(footprint, Some(Amount(0.12)));
+        let footprint = inputs.take_measured(&report(), Source::Given);
+        // 5 MB of segments for 50 MB.
+        assert_eq!(footprint, Some(Amount(0.1)));
         let plan = Plan::compute(&inputs, footprint, None).unwrap();
         // 461 messages of 5,510 bytes an hour, where the plan has 200 of 5,000.
         assert_eq!(
@@ -46,13 +60,42 @@ mod tests {
             .map(|row| row.source)
             .collect();
         assert_eq!(sources[1..3], [Source::Measured, Source::Measured]);
+        assert_eq!(sources.last(), Some(&Source::Given), "the limit");
         assert_eq!(plan.storage_growth.compacted.len(), 2);
+    }
+
+    #[test]
+    fn sessions_without_hours_change_nothing_of_a_measured_plan() {
+        let grown = |report: &CapacityReport| {
+            let mut inputs = PlanInputs::default();
+            inputs.take_measured(report, Source::Given);
+            let plan = Plan::compute(&inputs, None, None).unwrap();
+            plan.storage_growth.bytes_per_session_hour
+        };
+        assert_eq!(grown(&with_untimed()), grown(&report()));
+    }
+
+    #[test]
+    fn before_anything_is_compacted_the_plans_own_footprint_stands_alone() {
+        let uncompacted = CapacityReport {
+            hot_bytes: report().raw_bytes,
+            segment_bytes: 0,
+            footprint: Some(1.31),
+            ..report()
+        };
+        let mut inputs = PlanInputs::default();
+        let footprint = inputs.take_measured(&uncompacted, Source::Given);
+        assert_eq!(footprint, None);
+        let plan = Plan::compute(&inputs, footprint, None).unwrap();
+        let footprints = plan.storage_growth.compacted.iter();
+        let sources: Vec<_> = footprints.map(|row| row.footprint.source).collect();
+        assert_eq!(sources, [Source::PlanDefault]);
     }
 
     #[test]
     fn an_empty_store_measures_nothing_but_its_limit() {
         let mut inputs = PlanInputs::default();
-        assert_eq!(inputs.take_measured(&empty()), None);
+        assert_eq!(inputs.take_measured(&empty(), Source::PlanDefault), None);
         let expected = PlanInputs::default().storage_growth.message_bytes;
         assert_eq!(inputs.storage_growth.message_bytes, expected);
     }

@@ -38,8 +38,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Computes all tables. `measured_footprint` is that of a real store; `users` picks a row
-    /// of the vertical scaling guide.
+    /// Computes all tables. `measured_footprint` is that of compacted history in a real
+    /// store; `users` picks a row of the vertical scaling guide.
     ///
     /// # Errors
     /// When an input makes no sense: see the tables' own functions.

@@ -70,7 +70,7 @@ pub struct StorageGrowth {
 
 impl StorageGrowth {
     /// Computes `sessions × messages/h × size × h/day × workdays`, then what compaction leaves.
-    /// `measured_footprint` is that of a real store.
+    /// `measured_footprint` is that of compacted history in a real store.
     ///
     /// # Errors
     /// [`CapacityError::Overflow`] beyond 2^64 bytes, [`CapacityError::Zero`] for a limit of 0.

@@ -78,7 +78,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
     )?;
     let footprint = ratio(used_bytes, totals.uncompacted_bytes);
     let ratios = Ratios::of(totals);
-    let growth = growth(totals);
+    let growth = growth(totals, input.untimed);
     let today = input.now_ms.div_euclid(HOUR_MS * HOURS_PER_DAY);
     let days = Days::of(input.hours, today);
     let forecast = forecast::forecast(&ForecastInput {
@@ -91,6 +91,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         limit_bytes: input.limit_bytes,
         uncompacted_ratio: ratios.uncompacted,
         compacted_ratio: ratios.compacted,
+        raw_bytes_per_session_hour: growth.bytes_per_session_hour,
     })?;
     Ok(CapacityReport {
         database: input.database.to_owned(),
@@ -148,14 +149,14 @@ impl Ratios {
                 source: Source::PlanDefault,
             },
         };
-        let compacted_raw = totals.raw_bytes.saturating_sub(totals.hot_bytes);
-        // Bases are what segments are encoded with: without them, segments hold nothing.
-        let compacted_bytes = totals.segment_bytes.saturating_add(totals.base_bytes);
-        let compacted = match ratio(compacted_bytes, compacted_raw) {
-            Some(measured) if compacted_raw >= COMPACTED_RAW_BYTES_MIN => {
-                Input::measured(Amount(measured))
-            }
-            _ => Input {
+        let measured = compacted_ratio(
+            totals.raw_bytes.saturating_sub(totals.hot_bytes),
+            totals.segment_bytes,
+            totals.base_bytes,
+        );
+        let compacted = match measured {
+            Some(measured) => Input::measured(Amount(measured)),
+            None => Input {
                 value: Amount(FOOTPRINT_TARGET * uncompacted.value.get()),
                 source: Source::PlanDefault,
             },
@@ -170,17 +171,38 @@ impl Ratios {
     }
 }
 
-fn growth(totals: &Totals) -> Growth {
+/// What a byte of compacted history takes; `None` while too little is compacted to tell.
+fn compacted_ratio(compacted_raw_bytes: u64, segment_bytes: u64, base_bytes: u64) -> Option<f64> {
+    // Bases are what segments are encoded with: without them, segments hold nothing.
+    let compacted_bytes = segment_bytes.saturating_add(base_bytes);
+    ratio(compacted_bytes, compacted_raw_bytes)
+        .filter(|_| compacted_raw_bytes >= COMPACTED_RAW_BYTES_MIN)
+}
+
+impl CapacityReport {
+    /// What a byte of compacted history takes in segments and bases; `None` below a megabyte of it,
+    /// which says nothing yet.
+    #[must_use]
+    pub fn compacted_ratio(&self) -> Option<f64> {
+        let compacted_raw_bytes = self.raw_bytes.saturating_sub(self.hot_bytes);
+        compacted_ratio(compacted_raw_bytes, self.segment_bytes, self.base_bytes)
+    }
+}
+
+fn growth(totals: &Totals, untimed: Untimed) -> Growth {
     let active_hours = hours(totals.active_ms);
     let wall_hours = hours(totals.wall_ms);
+    // What has no hours is in none of them.
+    let messages = totals.messages.saturating_sub(untimed.messages);
+    let raw_bytes = totals.raw_bytes.saturating_sub(untimed.raw_bytes);
     let per = |amount: u64, of: f64| (of > 0.0).then(|| as_f64(amount) / of);
     Growth {
         active_hours,
         wall_hours,
-        messages_per_session_hour: per(totals.messages, active_hours),
+        messages_per_session_hour: per(messages, active_hours),
         bytes_per_message: ratio(totals.raw_bytes, totals.messages),
-        bytes_per_session_hour: per(totals.raw_bytes, active_hours),
-        bytes_per_wall_hour: per(totals.raw_bytes, wall_hours),
+        bytes_per_session_hour: per(raw_bytes, active_hours),
+        bytes_per_wall_hour: per(raw_bytes, wall_hours),
     }
 }
 

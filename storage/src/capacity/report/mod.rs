@@ -76,7 +76,7 @@ pub struct CapacityReport {
     pub messages: u64,
     /// How fast history grows.
     pub growth: Growth,
-    /// Sessions without active time: they count in bytes and not in hours.
+    /// Sessions without active time: they are in no figure by the hour.
     pub untimed: Untimed,
     /// The plan's constants beside what was measured.
     pub planned: Vec<PlannedRow>,
@@ -110,7 +110,8 @@ impl CapacityReport {
     }
 }
 
-/// How fast history grows, over all of it. `None` where there is nothing to divide by.
+/// How fast history grows, over all of it. `None` where there is nothing to divide by. What is by the
+/// hour leaves out [`Untimed`] sessions, which have no hours.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Growth {
     /// Gaps between messages, each capped at five minutes, and turns of imported streams, summed

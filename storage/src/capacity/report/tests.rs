@@ -160,6 +160,21 @@ pub(in crate::capacity) fn report() -> CapacityReport {
     build(&Fixture::new().input()).unwrap()
 }
 
+/// The same, and twenty times as much in sessions without active time.
+pub(in crate::capacity) fn with_untimed() -> CapacityReport {
+    let mut fixture = Fixture::new();
+    let totals = &mut fixture.totals;
+    fixture.untimed = Untimed {
+        sessions: 20,
+        messages: 10 * totals.messages,
+        raw_bytes: 20 * totals.raw_bytes,
+    };
+    totals.sessions += fixture.untimed.sessions;
+    totals.messages += fixture.untimed.messages;
+    totals.raw_bytes += fixture.untimed.raw_bytes;
+    build(&fixture.input()).unwrap()
+}
+
 fn close(left: f64, right: f64) -> bool {
     (left - right).abs() < 1e-9 * right.abs().max(1.0)
 }
@@ -220,6 +235,24 @@ fn growth_per_session_hour_stands_beside_the_plans_200_messages_5_kb_1_mb() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn sessions_without_hours_are_in_no_figure_by_the_hour() {
+    let (report, without) = (with_untimed(), report());
+    let by_hour = |report: &CapacityReport| {
+        let growth = report.growth;
+        [
+            growth.messages_per_session_hour,
+            growth.bytes_per_session_hour,
+            growth.bytes_per_wall_hour,
+        ]
+    };
+    assert_eq!(by_hour(&report), by_hour(&without));
+    assert!(close(
+        report.growth.bytes_per_message.unwrap(),
+        21.0 * 50_800_000.0 / (11.0 * 9_220.0)
+    ));
 }
 
 #[test]

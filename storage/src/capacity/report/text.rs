@@ -156,7 +156,7 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
         counted(untimed.sessions, "session")
     };
     out.line(&format!(
-        "  no time between lines in {which} ({}): counted in bytes, not in hours",
+        "  no time between lines in {which} ({}): left out by the hour",
         bytes(untimed.raw_bytes)
     ));
 }

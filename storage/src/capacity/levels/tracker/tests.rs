@@ -142,6 +142,31 @@ fn an_event_reads_as_a_sentence_that_says_what_helps() {
     );
 }
 
+#[test]
+fn the_buffers_event_says_what_its_numbers_may_be() {
+    let mut tracker = LevelTracker::new();
+    let (used, limit) = (950_000_000, 1_000_000_000);
+    let events = tracker.observe(Metric::BufferSize, used, limit).unwrap();
+    assert_eq!(
+        events[0].to_string(),
+        "the buffer (requests or bytes, whichever is nearer): 950,000,000 of 1,000,000,000 (95 %), \
+         critical: bring the daemons that are away back, or raise the buffer's limits"
+    );
+}
+
+#[test]
+fn advice_that_only_one_program_can_follow_says_which() {
+    for (metric, only) in [
+        (Metric::Memory, "max_memory_bytes"),
+        (Metric::Cpu, "compaction"),
+        (Metric::SqliteSize, "max_db_bytes"),
+    ] {
+        let advice = metric.advice();
+        let before = advice.split(only).next().unwrap_or_default();
+        assert!(before.contains("a daemon"), "{advice}");
+    }
+}
+
 fn metrics() -> impl Strategy<Value = Metric> {
     proptest::sample::select(Metric::ALL.to_vec())
 }
