@@ -143,7 +143,7 @@ pub const STATE_POLL_MS: u64 = 250;
 /// read, connections that are being greeted or turned away.
 pub const FILES_BESIDE: usize = 256;
 /// How often it is looked how near the relay is to its limits.
-pub const LEVELS_SAMPLE_MS: u64 = 5_000;
+pub const LEVELS_SAMPLE_MS: u64 = betcode_storage::capacity::levels::CPU_SAMPLE_INTERVAL_MS;
 
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;
