@@ -6,9 +6,12 @@
 )]
 
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use betcode_storage::{Batch, ReadRange, SessionId, Store, StoreOptions};
+use betcode_storage::{
+    Batch, CompactionRequest, ErrorKind, ReadRange, SessionId, Store, StoreOptions, VerifyReport,
+};
 use bytes::Bytes;
 
 const PAGE_BYTES: u64 = 4096;
@@ -103,4 +106,50 @@ fn a_damaged_session_that_is_deleted_keeps_no_store_from_being_opened() {
         .append(Batch::new(id("whole"), long_lines(1)))
         .unwrap();
     assert_eq!(good_and_bad(&store, "whole"), ((1..=51).collect(), 0));
+}
+
+/// The last leaf of the segments, where those of later sessions would stand.
+const LAST_SEGMENTS: &str = "SELECT pageno FROM dbstat
+    WHERE name = 'segments' AND pagetype = 'leaf' ORDER BY path DESC LIMIT 1";
+
+/// Compacts what can be; to give pages back, SQLite may need the damaged one.
+fn compact(store: &Store) {
+    let request = CompactionRequest::manual();
+    if let Err(error) = store.compact(&request, &mut |_| ControlFlow::Continue(())) {
+        let text = error.to_string();
+        assert!(text.contains("give free pages back"), "{text}");
+    }
+}
+
+#[test]
+fn a_damaged_page_of_segments_hides_no_message_that_has_a_row_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    let short = |count: u8| (0..count).map(|n| Bytes::from(vec![n; 40])).collect();
+    store.append(Batch::new(id("deep"), short(100))).unwrap();
+    compact(&store);
+    store.append(Batch::new(id("hot"), short(200))).unwrap();
+    store.append(Batch::new(id("deep"), short(100))).unwrap();
+    store.close().unwrap();
+    damage(&path, LAST_SEGMENTS);
+    let store = open(&path);
+    assert_eq!(good_and_bad(&store, "hot"), ((1..=200).collect(), 0));
+    assert_eq!(
+        good_and_bad(&store, "deep").0,
+        (101..=200).collect::<Vec<_>>()
+    );
+    let report = verify(&store);
+    assert_eq!(report.messages, 300, "{report:?}");
+    // Who has no segments goes on, and so does who is new.
+    store.append(Batch::new(id("hot"), short(5))).unwrap();
+    store.append(Batch::new(id("new"), short(5))).unwrap();
+    assert_eq!(good_and_bad(&store, "hot"), ((1..=205).collect(), 0));
+    assert_eq!(good_and_bad(&store, "new"), ((1..=5).collect(), 0));
+    let refused = store.append(Batch::new(id("deep"), short(5))).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Damaged, "{refused}");
+}
+
+fn verify(store: &Store) -> VerifyReport {
+    store.verify(&mut |_| ControlFlow::Continue(())).unwrap()
 }

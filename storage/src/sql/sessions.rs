@@ -308,16 +308,6 @@ pub(crate) fn odd_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64
         .collect()
 }
 
-/// Whether anything of a session stands behind `sequence`.
-pub(crate) fn has_rows_behind(
-    connection: &Connection,
-    key: SessionKey,
-    sequence: u64,
-) -> rusqlite::Result<bool> {
-    let held = super::segments::last_sequence(connection, key)?.is_some_and(|last| last > sequence);
-    Ok(held || super::messages::next_after(connection, key, sequence)?.is_some())
-}
-
 pub(crate) fn finish_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {
     connection.execute(
         "DELETE FROM deletions WHERE session_key = ?1",
