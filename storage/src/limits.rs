@@ -24,6 +24,10 @@ pub const SEQUENCE_MAX: u64 = u32::MAX as u64;
 /// Highest session key: the high half of a message key, sign bit excluded.
 pub const SESSION_KEY_MAX: i64 = i32::MAX as i64;
 
+/// Session keys of which none could be read, one behind the other, after which no further is looked
+/// for: far more than stand on one page, and a second's work or two.
+pub const DAMAGED_KEYS_IN_A_ROW_MAX: u32 = 200_000;
+
 /// No size, count or duration that a row holds is above this: what says so is damaged.
 pub const COUNTED_MAX: u64 = 1 << 50;
 

@@ -21,7 +21,8 @@ const SESSION_PROBLEMS_MAX: usize = 1000;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `structure`, `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
+    /// `structure`, `listing` (a session of which not even the id can be read, or more of them),
+    /// `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
     pub kind: &'static str,
     /// The session, when it concerns one.
     pub session: Option<String>,
@@ -68,6 +69,16 @@ impl VerifyReport {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// There is a session, or more of them, of which not even the id is known.
+    fn add_unlisted(&mut self, what: String) {
+        self.problems.push(Problem {
+            kind: "listing",
+            session: None,
+            sequence: None,
+            what,
+        });
     }
 
     fn add(&mut self, kind: &'static str, session: &Session, sequence: Option<u64>, what: String) {
@@ -128,17 +139,25 @@ impl Store {
                 sequence: None,
                 what,
             }));
-        let listed = report.take(self.sessions(&SessionFilter::default()))?;
-        let (sessions, damaged) =
-            listed.map_or_else(Default::default, |list| (list.sessions, list.damaged));
-        report
-            .problems
-            .extend(damaged.into_iter().map(|session| Problem {
-                kind: "structure",
-                session: session.id.map(|id| id.to_string()),
-                sequence: None,
-                what: session.what,
-            }));
+        let (sessions, damaged) = match self.sessions(&SessionFilter::default()) {
+            Ok(list) => (list.sessions, list.damaged),
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                report.add_unlisted(error.to_string());
+                Default::default()
+            }
+            Err(error) => return Err(error),
+        };
+        for session in damaged {
+            match session.id {
+                Some(id) => report.problems.push(Problem {
+                    kind: "structure",
+                    session: Some(id.to_string()),
+                    sequence: None,
+                    what: session.what,
+                }),
+                None => report.add_unlisted(session.what),
+            }
+        }
         let mut progress = VerifyProgress {
             messages_done: 0,
             messages: sessions.iter().map(|s| s.messages).sum(),

@@ -46,7 +46,7 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
 }
 
 /// A key beyond the range is that of another session once it is made part of a message's.
-fn key(row: &Row<'_>) -> rusqlite::Result<SessionKey> {
+pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<SessionKey> {
     let key: i64 = row.get("session_key")?;
     if (1..=SESSION_KEY_MAX).contains(&key) {
         Ok(SessionKey(key))
@@ -112,6 +112,13 @@ pub(crate) fn position(
         .prepare_cached("SELECT session_key, last_sequence FROM sessions WHERE session_id = ?1")?
         .query_row([id.as_str()], |row| Ok((key(row)?, last_sequence(row)?)))
         .optional()
+}
+
+/// Whether a session is there, whatever its row says.
+pub(crate) fn is_there(connection: &Connection, key: SessionKey) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE session_key = ?1)")?
+        .query_row([key.as_i64()], |row| row.get(0))
 }
 
 pub(crate) fn list(
