@@ -166,6 +166,8 @@ pub const MESSAGE_TYPES_MAX: usize = 256;
 pub const MESSAGE_ID_BYTES_MAX: usize = 256;
 /// Length of a message type's name; longer counts as `(other)`.
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
+/// Blocks of a message among which its first text is looked for.
+pub const CONTENT_BLOCKS_MAX: usize = 256;
 /// Threads that encode in one run of compaction.
 pub const COMPACTION_THREADS_MAX: usize = 4;
 /// Raw bytes that a run takes apart or encodes ahead of what it has swapped in; a bigger step is alone.
