@@ -11,7 +11,7 @@ use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::classify::{self, LineFacts};
 use crate::error::{Result, StoreError};
-use crate::growth::{LineTimes, uncompacted_row_bytes};
+use crate::growth::{self, LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionId, SessionKey};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
@@ -511,7 +511,7 @@ fn add_message(
     };
 
     let line = LineTimes {
-        said_ms: facts.said_ms,
+        said_ms: growth::believed(facts.said_ms, received_ms),
         turn_end: facts.turn_end,
         received_ms,
     };
