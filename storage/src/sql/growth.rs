@@ -162,6 +162,13 @@ pub(crate) fn remove_session(connection: &Connection, key: SessionKey) -> rusqli
                       UNION SELECT hour FROM activity WHERE session_key = ?1)",
         key,
     )?;
+    // One that is left without messages would keep others from being told apart. Its number, which a
+    // writer may remember, is forgotten with each commit of another kind than its own appends.
+    connection.execute(
+        "DELETE FROM message_types WHERE messages = 0 AND raw_bytes = 0
+         AND type_id IN (SELECT type_id FROM growth WHERE session_key = ?1)",
+        key,
+    )?;
     connection.execute("DELETE FROM growth WHERE session_key = ?1", key)?;
     connection.execute("DELETE FROM activity WHERE session_key = ?1", key)?;
     Ok(())
