@@ -1,13 +1,15 @@
 //! Copies of a store: before a migration, on request while writing goes on, and back.
 
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
-use std::ops::ControlFlow;
+use std::io::{ErrorKind, Read};
+use std::ops::{ControlFlow, RangeInclusive};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
@@ -51,6 +53,7 @@ impl Partial {
         }
         // Either somebody is at it, or a killed copy left it.
         drop(Unused::claim(&path, THE_COPY)?);
+        refuse_not_a_copy(&path)?;
         remove_all(&path);
         match create_private_new(&path)? {
             Some(new) => Ok(Self {
@@ -77,12 +80,7 @@ impl Partial {
             let set = connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL);
             db.named("copy", set)?;
         }
-        let name = name_for_sqlite(&self.path);
-        let name = name.to_str().ok_or_else(|| StoreError::InvalidArgument {
-            what: "the name of the copy",
-            why: format!("{} is not UTF-8, which SQLite needs", self.path.display()),
-        })?;
-        let copied = vacuum_into(connection, name, &mut || {
+        let copied = vacuum_into(connection, &name_for_sqlite(&self.path), &mut || {
             observe(&VerifyProgress {
                 messages_done: 0,
                 messages,
@@ -183,13 +181,15 @@ impl Drop for Partial {
 /// Runs SQLite's copy on a thread of its own, so that it can be ended: it may take minutes.
 fn vacuum_into(
     connection: Connection,
-    name: &str,
+    to: &Path,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<rusqlite::Result<usize>> {
     let interrupt = connection.get_interrupt_handle();
     std::thread::scope(|scope| {
         let (ended, end) = mpsc::channel::<()>();
         let copying = scope.spawn(move || {
+            // As the system names it: SQLite opens what it is given, be it UTF-8 or not.
+            let name = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_bytes()));
             let copied = connection.execute("VACUUM INTO ?1", [name]);
             drop(ended);
             copied
@@ -406,6 +406,45 @@ fn report(to: &Path, checked: &VerifyReport, moved_aside: Option<PathBuf>) -> Ba
         raw_bytes: checked.raw_bytes,
         moved_aside,
     }
+}
+
+/// Refuses a file that is no copy of ours and stands where one is to be made: it was not begun by us, so
+/// it is not removed either.
+fn refuse_not_a_copy(path: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    match File::open(path) {
+        Ok(file) => file
+            .take(2 * u64::from(PAGE_BYTES))
+            .read_to_end(&mut head)
+            .map_err(io_error("read", path))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error("open", path)(error)),
+    };
+    if is_copy(&head) {
+        return Ok(());
+    }
+    Err(StoreError::FileExists {
+        path: path.to_owned(),
+    })
+}
+
+/// Whether a file that begins so is a copy, finished or not. SQLite writes the first page last: until
+/// then it is zeros, and behind it comes the first map of pages, of which each entry begins with one of
+/// five kinds.
+fn is_copy(head: &[u8]) -> bool {
+    const MAP_KINDS: RangeInclusive<u8> = 1..=5;
+    const MAP_ENTRY_BYTES: usize = 5;
+    if head.is_empty() || head.starts_with(b"SQLite format 3\0") {
+        return true;
+    }
+    let Some((first, map)) = head.split_at_checked(PAGE_BYTES as usize) else {
+        return false;
+    };
+    let mut entries = map.chunks_exact(MAP_ENTRY_BYTES).filter_map(<[u8]>::first);
+    let begins_as_map = entries.next().is_some_and(|kind| MAP_KINDS.contains(kind));
+    begins_as_map
+        && first.iter().all(|&byte| byte == 0)
+        && entries.all(|kind| *kind == 0 || MAP_KINDS.contains(kind))
 }
 
 fn remove_all(path: &Path) {

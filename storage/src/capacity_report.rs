@@ -37,10 +37,11 @@ impl Store {
             );
             let types = sql::growth::by_type(&snapshot)?;
             let hours = sql::growth::by_hour(&snapshot, i64::MIN)?;
-            let biggest = sql::report::biggest(&snapshot, shown)?;
-            let fastest = sql::report::fastest(&snapshot, PACE_ACTIVE_MS_MIN, shown)?;
-            let (projects, projects_total) = sql::report::projects(&snapshot, shown)?;
-            let untimed = sql::report::untimed(&snapshot)?;
+            let chosen = sql::report::shown(&snapshot, PACE_ACTIVE_MS_MIN, shown);
+            let chosen = sql::damaged::or_else(chosen, || {
+                let (sessions, _damaged) = sql::damaged::all(&snapshot)?;
+                sql::report::shown_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
+            })?;
             let runs = sql::runs::list(&snapshot, RUNS_MAX)?;
             Ok(report::build(&ReportInput {
                 database: &database,
@@ -53,11 +54,11 @@ impl Store {
                 previous_level,
                 types: &types,
                 hours: &hours,
-                biggest: &biggest,
-                fastest: &fastest,
-                projects: &projects,
-                projects_total,
-                untimed,
+                biggest: &chosen.biggest,
+                fastest: &chosen.fastest,
+                projects: &chosen.projects,
+                projects_total: chosen.projects_total,
+                untimed: chosen.untimed,
                 runs: &runs,
             }))
         })?;

@@ -19,7 +19,9 @@ use std::iter;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{ACTIVE_GAP_MS_MAX, PAGE_BYTES, TURN_MS_MAX};
+use crate::limits::{
+    ACTIVE_GAP_MS_MAX, PAGE_BYTES, SAID_AFTER_ARRIVAL_MS_MAX, SAID_MS_MIN, TURN_MS_MAX,
+};
 use crate::message::Arrival;
 
 /// Milliseconds of an hour.
@@ -47,6 +49,14 @@ pub struct LineTimes {
     pub turn_end: Option<TurnEnd>,
     /// When it was received.
     pub received_ms: i64,
+}
+
+/// The time that a line tells, if it can have been said then: any other would be its session's first or
+/// last for good.
+#[must_use]
+pub fn believed(said_ms: Option<i64>, received_ms: i64) -> Option<i64> {
+    let latest_ms = received_ms.saturating_add(SAID_AFTER_ARRIVAL_MS_MAX);
+    said_ms.filter(|said_ms| (SAID_MS_MIN..=latest_ms).contains(said_ms))
 }
 
 /// What lines of an imported turn have told so far. Kept with the session, because an import may

@@ -24,6 +24,10 @@ pub const SEQUENCE_MAX: u64 = u32::MAX as u64;
 /// Highest session key: the high half of a message key, sign bit excluded.
 pub const SESSION_KEY_MAX: i64 = i32::MAX as i64;
 
+/// Session keys of which none could be read, one behind the other, after which no further is looked
+/// for: far more than stand on one page, and a second's work or two.
+pub const DAMAGED_KEYS_IN_A_ROW_MAX: u32 = 200_000;
+
 /// No size, count or duration that a row holds is above this: what says so is damaged.
 pub const COUNTED_MAX: u64 = 1 << 50;
 
@@ -160,12 +164,20 @@ pub const FOOTPRINT_TARGET: f64 = 0.30;
 pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
 /// A turn of an imported stream counts as active time up to this long.
 pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+/// A line that says it is older tells no time: 2000 began then, in Unix milliseconds, and no agent
+/// wrote before.
+pub const SAID_MS_MIN: i64 = 946_684_800_000;
+/// Nor does a line that says it was written longer after its arrival than this, which allows for clocks
+/// that differ by a time zone.
+pub const SAID_AFTER_ARRIVAL_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 /// Distinct message types that growth tells apart; further ones count as `(other)`.
 pub const MESSAGE_TYPES_MAX: usize = 256;
 /// Length of an agent's id of a message; what is longer is none.
 pub const MESSAGE_ID_BYTES_MAX: usize = 256;
 /// Length of a message type's name; longer counts as `(other)`.
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
+/// Blocks of a message among which its first text is looked for.
+pub const CONTENT_BLOCKS_MAX: usize = 256;
 /// Threads that encode in one run of compaction.
 pub const COMPACTION_THREADS_MAX: usize = 4;
 /// Raw bytes that a run takes apart or encodes ahead of what it has swapped in; a bigger step is alone.

@@ -126,7 +126,9 @@ impl Store {
     /// # Errors
     /// An error before the removal means that nothing was removed: what opening and appending to
     /// the archive answers ([`StoreError::SequenceConflict`] when it holds other messages under
-    /// the same id), [`StoreError::Damaged`] when the comparison fails, [`StoreError::Cancelled`].
+    /// the same id, [`StoreError::InvalidArgument`] when it holds the same messages, received at
+    /// other times or told of otherwise), [`StoreError::Damaged`] when the comparison fails,
+    /// [`StoreError::Cancelled`].
     /// Afterwards, when the file cannot be written; what was removed until then is logged.
     pub fn retain(
         &self,
@@ -277,11 +279,16 @@ impl Store {
             if message.sequence > contents.messages {
                 break;
             }
-            let same = archived.next().transpose()?.is_some_and(|there| {
+            let there = archived.next().transpose()?;
+            let there = there.filter(|there| {
                 there.sequence == message.sequence && there.payload == message.payload
             });
-            if !same {
+            let Some(there) = there else {
                 return differs(format!("message {} is not the same", message.sequence));
+            };
+            if there.received_ms != message.received_ms {
+                let what = format!("received message {} at another time", message.sequence);
+                return Err(other_session(id, &what));
             }
             compared += 1;
             if compared % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
@@ -292,8 +299,12 @@ impl Store {
             let read = format!("{compared} of {} messages were found", contents.messages);
             return differs(read);
         }
-        if archive.contents(id)?.import != contents.import {
+        let there = archive.contents(id)?;
+        if there.import != contents.import {
             return differs("the source file is not the same".into());
+        }
+        if let Some(what) = lost_of(&contents.meta, &there.meta) {
+            return Err(other_session(id, &format!("has another {what}")));
         }
         go_on()
     }
@@ -399,6 +410,41 @@ impl<'a> Page<'a> {
         let received_ms = std::mem::take(&mut self.received_ms);
         archive.writer()?.append_received(batch, received_ms)?;
         Ok(())
+    }
+}
+
+/// What a session tells of itself and the archive would not. Where the session tells nothing, the archive
+/// may know more: it has read the lines anew.
+fn lost_of(told: &SessionMeta, kept: &SessionMeta) -> Option<&'static str> {
+    let pairs = [
+        ("name", &told.name, &kept.name),
+        ("model", &told.model, &kept.model),
+        (
+            "working directory",
+            &told.working_directory,
+            &kept.working_directory,
+        ),
+        ("worktree", &told.worktree_id, &kept.worktree_id),
+        (
+            "id of the agent's session",
+            &told.agent_session_id,
+            &kept.agent_session_id,
+        ),
+    ];
+    let lost = pairs
+        .into_iter()
+        .find(|(_, told, kept)| !told.is_empty() && told != kept);
+    lost.map(|(what, ..)| what)
+}
+
+/// The archive has had a session of these messages before, which is not the same one.
+fn other_session(id: &SessionId, what: &str) -> StoreError {
+    StoreError::InvalidArgument {
+        what: "the archive",
+        why: format!(
+            "its session {id} has the same messages and {what}; nothing was removed: name another \
+             archive"
+        ),
     }
 }
 

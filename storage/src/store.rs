@@ -249,24 +249,36 @@ impl Store {
         Replay::new(self.inner.readers.clone(), session.clone(), range)
     }
 
+    /// Reads what is there of a session's messages, as [`Store::read`] does, also when its row does not
+    /// tell how many it has: to the last one that stands in the file.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`]; what goes wrong on the way comes from the replay.
+    pub fn salvage(&self, session: &SessionId, range: ReadRange) -> Result<Replay> {
+        Replay::of_damaged(self.inner.readers.clone(), session.clone(), range)
+    }
+
     /// One session.
     ///
     /// # Errors
     /// [`StoreError::SessionNotFound`].
     pub fn session(&self, id: &SessionId) -> Result<Session> {
         self.query("find the session", |connection| {
-            sql::sessions::find(connection, id)
+            let found = sql::sessions::find(connection, id);
+            sql::damaged::or_else(found, || sql::damaged::find(connection, id))
         })?
         .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
     }
 
-    /// Sessions, those changed last first, with the number of all that match.
+    /// Sessions, those changed last first, with the number of all that match. In a file with damaged
+    /// pages they are looked for one by one.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn sessions(&self, filter: &SessionFilter) -> Result<SessionList> {
         self.query("list the sessions", |connection| {
-            sql::sessions::list(connection, filter)
+            let listed = sql::sessions::list(connection, filter);
+            sql::damaged::or_else(listed, || sql::damaged::list(connection, filter))
         })
     }
 
@@ -451,12 +463,10 @@ impl Store {
 
     /// All that looking up what belongs to a session needs, so that nothing else of its row matters.
     fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
-        let position = self.query("find the session", |connection| {
-            sql::sessions::position(connection, id)
-        })?;
-        let (key, _) =
-            position.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
-        Ok(key)
+        self.query("find the session", |connection| {
+            sql::damaged::key_of(connection, id)
+        })?
+        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
     }
 
     pub(crate) fn query<T>(

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::{ErrorKind, Result, StoreError};
+use crate::growth::uncompacted_row_bytes;
 use crate::ids::MessageKey;
 use crate::limits::SEQUENCE_MAX;
 use crate::reader::fetch;
@@ -20,7 +21,8 @@ const SESSION_PROBLEMS_MAX: usize = 1000;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `structure`, `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
+    /// `structure`, `listing` (a session of which not even the id can be read, or more of them),
+    /// `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
     pub kind: &'static str,
     /// The session, when it concerns one.
     pub session: Option<String>,
@@ -72,6 +74,16 @@ impl VerifyReport {
         }
     }
 
+    /// There is a session, or more of them, of which not even the id is known.
+    fn add_unlisted(&mut self, what: String) {
+        self.problems.push(Problem {
+            kind: "listing",
+            session: None,
+            sequence: None,
+            what,
+        });
+    }
+
     fn add(&mut self, kind: &'static str, session: &Session, sequence: Option<u64>, what: String) {
         let session = Some(session.id.to_string());
         self.problems.push(Problem {
@@ -92,6 +104,15 @@ pub struct VerifyProgress {
     pub messages: u64,
     /// Payload bytes checked.
     pub raw_bytes_done: u64,
+}
+
+/// What reading all messages of a session gave.
+#[derive(Default)]
+struct Contents {
+    /// The sequences at which reading met damage, in order.
+    damaged: Vec<u64>,
+    /// What those that were read would take as rows of their own.
+    uncompacted_bytes: u64,
 }
 
 impl Store {
@@ -121,17 +142,25 @@ impl Store {
                 sequence: None,
                 what,
             }));
-        let listed = report.take(self.sessions(&SessionFilter::default()))?;
-        let (sessions, damaged) =
-            listed.map_or_else(Default::default, |list| (list.sessions, list.damaged));
-        report
-            .problems
-            .extend(damaged.into_iter().map(|session| Problem {
-                kind: "structure",
-                session: session.id.map(|id| id.to_string()),
-                sequence: None,
-                what: session.what,
-            }));
+        let (sessions, damaged) = match self.sessions(&SessionFilter::default()) {
+            Ok(list) => (list.sessions, list.damaged),
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                report.add_unlisted(error.to_string());
+                Default::default()
+            }
+            Err(error) => return Err(error),
+        };
+        for session in damaged {
+            match session.id {
+                Some(id) => report.problems.push(Problem {
+                    kind: "structure",
+                    session: Some(id.to_string()),
+                    sequence: None,
+                    what: session.what,
+                }),
+                None => report.add_unlisted(session.what),
+            }
+        }
         let mut progress = VerifyProgress {
             messages_done: 0,
             messages: sessions.iter().map(|s| s.messages).sum(),
@@ -168,13 +197,13 @@ impl Store {
                 return Ok(true);
             }
         };
-        let segments = match db.named("list", sql::segments::list(&snapshot, session.key)) {
-            Ok(segments) => segments,
-            Err(error) => {
-                report.add("structure", &session, None, error.to_string());
-                return Ok(true);
-            }
-        };
+        let listed = sql::segments::readable(&snapshot, session.key);
+        let (segments, damage) = db.named("list", listed)?;
+        let mut is_listed = damage.is_empty();
+        for error in damage.into_iter().take(SESSION_PROBLEMS_MAX) {
+            let error = db.name_error("list the segments", error);
+            report.add("structure", &session, None, error.to_string());
+        }
         let mut hot = Vec::new();
         let scanned = sql::messages::scan_sizes(
             &snapshot,
@@ -186,17 +215,37 @@ impl Store {
                 true
             },
         );
+        let growth = db.named(
+            "sum up the growth",
+            sql::growth::sums_of(&snapshot, session.key),
+        );
         drop(snapshot);
         drop(connection);
+        match growth {
+            Ok(growth) => check_growth(&session, growth, report),
+            Err(error) => report.add("structure", &session, None, error.to_string()),
+        }
         if let Err(error) = scanned {
+            is_listed = false;
             report.add("structure", &session, None, error.to_string());
         }
-        check_places(&session, &segments, &hot, report);
-        check_counts(&session, &segments, &hot, report);
-        let damaged = self.verify_contents(&session, report, progress, observe)?;
-        let Some(damaged) = damaged else {
+        // Of rows that could not be listed it is known already that something is wrong with them.
+        if is_listed {
+            check_places(&session, &segments, &hot, report);
+            check_counts(&session, &segments, &hot, report);
+        }
+        let contents = self.verify_contents(&session, report, progress, observe)?;
+        let Some(Contents {
+            damaged,
+            uncompacted_bytes,
+        }) = contents
+        else {
             return Ok(false);
         };
+        if damaged.is_empty() {
+            let (kept, counted) = (session.uncompacted_bytes, uncompacted_bytes);
+            check_count(&session, "uncompacted bytes", kept, counted, report);
+        }
         let is_intact = |segment: &&SegmentInfo| {
             let next = damaged.partition_point(|&sequence| sequence < segment.first_sequence);
             let next = damaged.get(next);
@@ -206,16 +255,15 @@ impl Store {
         Ok(true)
     }
 
-    /// Decodes and digests every message of the session. The sequences at which reading met damage,
-    /// in order; `None` when the session has been deleted meanwhile.
+    /// Decodes and digests every message of the session; `None` when it has been deleted meanwhile.
     fn verify_contents(
         &self,
         session: &Session,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    ) -> Result<Option<Vec<u64>>> {
-        let mut damaged = Vec::new();
+    ) -> Result<Option<Contents>> {
+        let mut found = Contents::default();
         let mut cursor = fetch::Cursor::default();
         let mut next = 1;
         let listed_before = report.problems.len();
@@ -239,13 +287,15 @@ impl Store {
                     report.messages += page.len() as u64;
                     report.raw_bytes += bytes;
                     progress.raw_bytes_done += bytes;
+                    let uncompacted = page.iter().map(|m| uncompacted_row_bytes(m.payload.len()));
+                    found.uncompacted_bytes += uncompacted.sum::<u64>();
                 }
                 Err(error) => {
                     let gone = sql::sessions::by_key(&connection, session.key);
                     if matches!(gone, Ok(None)) {
                         return Ok(None);
                     }
-                    damaged.push(next);
+                    found.damaged.push(next);
                     let kind = match error {
                         StoreError::Segment { .. } => "segment",
                         _ => "message",
@@ -261,7 +311,7 @@ impl Store {
                 return Err(StoreError::Cancelled);
             }
         }
-        Ok(Some(damaged))
+        Ok(Some(found))
     }
 
     fn verify_sums(&self, report: &mut VerifyReport) -> Result<()> {
@@ -421,9 +471,38 @@ fn check_counts(
         ),
     ];
     for (what, kept, counted) in counts {
+        check_count(session, what, kept, counted, report);
+    }
+}
+
+/// What a session adds to the growth is what it has.
+fn check_growth(session: &Session, growth: sql::growth::Sums, report: &mut VerifyReport) {
+    let counts = [
+        ("messages", session.messages, growth.messages),
+        ("raw bytes", session.raw_bytes, growth.raw_bytes),
+        (
+            "milliseconds of active time",
+            session.active_ms.unsigned_abs(),
+            growth.active_ms,
+        ),
+    ];
+    for (what, kept, counted) in counts {
         if kept != counted {
-            let what = format!("the session says {kept} {what}, and its rows have {counted}");
+            let what = format!("the session says {kept} {what}, and its growth has {counted}");
             report.add(COUNTER, session, None, what);
         }
+    }
+}
+
+fn check_count(
+    session: &Session,
+    what: &'static str,
+    kept: u64,
+    counted: u64,
+    report: &mut VerifyReport,
+) {
+    if kept != counted {
+        let what = format!("the session says {kept} {what}, and its rows have {counted}");
+        report.add(COUNTER, session, None, what);
     }
 }

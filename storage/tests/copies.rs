@@ -3,8 +3,10 @@
 // A failed unwrap is a failed test, in helpers as well.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use betcode_schema_sql::{APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION};
@@ -224,10 +226,60 @@ fn a_copy_that_is_ended_leaves_nothing_and_what_a_killed_one_left_is_no_obstacle
         .collect();
     assert!(left.is_empty(), "{left:?}");
 
-    fs::write(folder.path().join("copy.db.partial"), b"half of it").unwrap();
-    fs::write(folder.path().join("copy.db.partial-journal"), b"half of it").unwrap();
-    assert_eq!(backup(&store, &copy).unwrap().messages, 5000);
-    assert!(!folder.path().join("copy.db.partial-journal").exists());
+    let whole = folder.path().join("whole.db");
+    backup(&store, &whole).unwrap();
+    let mut unfinished = fs::read(&whole).unwrap();
+    // The first page is written last.
+    unfinished[..4096].fill(0);
+    for left in [unfinished, fs::read(&whole).unwrap(), Vec::new()] {
+        fs::write(folder.path().join("copy.db.partial"), left).unwrap();
+        fs::write(folder.path().join("copy.db.partial-journal"), b"half of it").unwrap();
+        assert_eq!(backup(&store, &copy).unwrap().messages, 5000);
+        assert!(!folder.path().join("copy.db.partial-journal").exists());
+        fs::remove_file(&copy).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_somebody_else_that_stands_where_the_copy_is_made_is_not_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("history.db"));
+    record(&store, "s", 100);
+    let theirs = folder.path().join("movie.partial");
+    for content in [
+        &b"half of a movie"[..],
+        &[0; 100],
+        &[0; 3 * 4096],
+        &[7; 9000],
+    ] {
+        fs::write(&theirs, content).unwrap();
+        let refused = backup(&store, &folder.path().join("movie")).unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::FileExists { path } if *path == theirs),
+            "{refused}"
+        );
+        assert_eq!(fs::read(&theirs).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_store_is_copied_to_a_name_that_is_not_utf_8_and_migrated_under_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("history.db"));
+    record(&store, "s", 100);
+    let to = folder.path().join(OsStr::from_bytes(b"copy-\xff.db"));
+    assert_eq!(backup(&store, &to).unwrap().messages, 100);
+    assert_eq!(count(&open(&to), "s"), 100);
+
+    let old = folder.path().join(OsStr::from_bytes(b"old-\xff.db"));
+    drop(store_of_format_1(&old));
+    let store = open(&old);
+    record(&store, "new", 5);
+    assert_eq!(count(&store, "new"), 5);
+    let kept = folder
+        .path()
+        .join(OsStr::from_bytes(b"old-\xff.db.v1.backup"));
+    assert!(kept.exists());
 }
 
 #[test]

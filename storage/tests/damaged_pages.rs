@@ -6,9 +6,13 @@
 )]
 
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use betcode_storage::{Batch, ReadRange, SessionId, Store, StoreError, StoreOptions};
+use betcode_storage::{
+    Batch, CompactionRequest, ErrorKind, ReadRange, SessionFilter, SessionId, SessionList,
+    SessionMeta, Store, StoreError, StoreOptions, VerifyReport,
+};
 use bytes::Bytes;
 
 const PAGE_BYTES: u64 = 4096;
@@ -140,4 +144,159 @@ fn an_append_that_meets_a_damaged_page_says_whose_and_does_not_fail_those_beside
         told.contains(&session) && told.contains("find the session")
     };
     assert!(refused.into_iter().any(told));
+}
+
+/// The last leaf of the segments, where those of later sessions would stand.
+const LAST_SEGMENTS: &str = "SELECT pageno FROM dbstat
+    WHERE name = 'segments' AND pagetype = 'leaf' ORDER BY path DESC LIMIT 1";
+
+/// Compacts what can be; to give pages back, SQLite may need the damaged one.
+fn compact(store: &Store) {
+    let request = CompactionRequest::manual();
+    if let Err(error) = store.compact(&request, &mut |_| ControlFlow::Continue(())) {
+        let text = error.to_string();
+        assert!(text.contains("give free pages back"), "{text}");
+    }
+}
+
+#[test]
+fn a_damaged_page_of_segments_hides_no_message_that_has_a_row_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    let short = |count: u8| (0..count).map(|n| Bytes::from(vec![n; 40])).collect();
+    store.append(Batch::new(id("deep"), short(100))).unwrap();
+    compact(&store);
+    store.append(Batch::new(id("hot"), short(200))).unwrap();
+    store.append(Batch::new(id("deep"), short(100))).unwrap();
+    store.close().unwrap();
+    damage(&path, LAST_SEGMENTS);
+    let store = open(&path);
+    assert_eq!(good_and_bad(&store, "hot"), ((1..=200).collect(), 0));
+    assert_eq!(
+        good_and_bad(&store, "deep").0,
+        (101..=200).collect::<Vec<_>>()
+    );
+    let report = verify(&store);
+    assert_eq!(report.messages, 300, "{report:?}");
+    // Who has no segments goes on, and so does who is new.
+    store.append(Batch::new(id("hot"), short(5))).unwrap();
+    store.append(Batch::new(id("new"), short(5))).unwrap();
+    assert_eq!(good_and_bad(&store, "hot"), ((1..=205).collect(), 0));
+    assert_eq!(good_and_bad(&store, "new"), ((1..=5).collect(), 0));
+    let refused = store.append(Batch::new(id("deep"), short(5))).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Damaged, "{refused}");
+}
+
+/// A closed store of many sessions, whose rows and ids take several pages.
+fn many_sessions(path: &Path) -> Vec<String> {
+    let store = open(path);
+    let ids: Vec<String> = (0..200)
+        .map(|n| format!("session-{n:03}-{}", "x".repeat(60)))
+        .collect();
+    for (n, session) in ids.iter().enumerate() {
+        let meta = SessionMeta {
+            name: "n".repeat(100),
+            working_directory: format!("/project/{}", n % 7),
+            ..SessionMeta::default()
+        };
+        let lines = long_lines(1).into_iter().cycle().take(2).collect();
+        let batch = Batch {
+            meta,
+            ..Batch::new(id(session), lines)
+        };
+        store.append(batch).unwrap();
+    }
+    store.close().unwrap();
+    ids
+}
+
+/// A page of the rows of sessions, and one of the index by their ids.
+const ROWS_OF_SESSIONS: &str = "SELECT pageno FROM dbstat
+    WHERE name = 'sessions' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 3";
+const LAST_ROWS_OF_SESSIONS: &str = "SELECT pageno FROM dbstat
+    WHERE name = 'sessions' AND pagetype = 'leaf' ORDER BY path DESC LIMIT 1";
+const IDS_OF_SESSIONS: &str = "SELECT pageno FROM dbstat
+    WHERE name = 'sqlite_autoindex_sessions_1' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 1";
+
+fn listed(store: &Store) -> SessionList {
+    store.sessions(&SessionFilter::default()).unwrap()
+}
+
+fn verify(store: &Store) -> VerifyReport {
+    store.verify(&mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+#[test]
+fn a_damaged_page_of_session_rows_hides_no_session_on_another_and_names_its_own() {
+    for page in [ROWS_OF_SESSIONS, LAST_ROWS_OF_SESSIONS] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("h.db");
+        let ids = many_sessions(&path);
+        damage(&path, page);
+        let store = open(&path);
+        let list = listed(&store);
+        assert!(list.sessions.len() > 150, "{}", list.sessions.len());
+        assert!(list.damaged.len() > 3, "{}", list.damaged.len());
+        assert_eq!(list.total, list.sessions.len() as u64);
+        let whole = list.sessions.iter().map(|session| session.id.as_str());
+        let lost = list.damaged.iter().map(|s| s.id.as_ref().unwrap().as_str());
+        let mut named: Vec<&str> = whole.chain(lost).collect();
+        named.sort_unstable();
+        assert_eq!(named, ids, "each once");
+        for session in &list.sessions {
+            assert_eq!(good_and_bad(&store, session.id.as_str()), (vec![1, 2], 0));
+        }
+        // The messages of the others are all there.
+        for session in &list.damaged {
+            let id = session.id.as_ref().unwrap();
+            assert_eq!(
+                store.read(id, ReadRange::all()).unwrap_err().kind(),
+                ErrorKind::Damaged
+            );
+            let replay = store.salvage(id, ReadRange::all()).unwrap();
+            let salvaged: Vec<u64> = replay.map(|message| message.unwrap().sequence).collect();
+            assert_eq!(salvaged, [1, 2]);
+        }
+        let report = verify(&store);
+        assert_eq!(report.sessions, list.total);
+        assert!(report.problems.iter().all(|p| p.kind != "listing"));
+        store.capacity_report().unwrap();
+        compact(&store);
+        assert_eq!(store.totals().unwrap().segments, list.total);
+    }
+}
+
+#[test]
+fn a_damaged_page_of_session_ids_hides_no_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let ids = many_sessions(&path);
+    damage(&path, IDS_OF_SESSIONS);
+    let store = open(&path);
+    let list = listed(&store);
+    assert_eq!((list.total, list.damaged.len()), (200, 0));
+    for session in &ids {
+        assert_eq!(good_and_bad(&store, session), (vec![1, 2], 0));
+        assert_eq!(store.session(&id(session)).unwrap().messages, 2);
+    }
+    assert_eq!(verify(&store).sessions, 200);
+    compact(&store);
+    assert_eq!(store.totals().unwrap().segments, 200);
+}
+
+#[test]
+fn where_neither_rows_nor_ids_can_be_read_the_check_says_that_not_all_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    many_sessions(&path);
+    damage(&path, ROWS_OF_SESSIONS);
+    damage(&path, IDS_OF_SESSIONS);
+    let store = open(&path);
+    let list = listed(&store);
+    assert!(list.sessions.len() > 150, "{}", list.sessions.len());
+    assert!(list.damaged.iter().any(|session| session.id.is_none()));
+    let report = verify(&store);
+    assert!(report.problems.iter().any(|p| p.kind == "listing"));
+    assert_eq!(report.sessions, list.total);
 }

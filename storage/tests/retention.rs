@@ -12,7 +12,7 @@ use std::sync::Arc;
 use betcode_storage::capacity::retention::RetentionPolicy;
 use betcode_storage::{
     Arrival, Batch, ErrorKind, ImportMark, ManualClock, Message, ReadRange, RetentionPhase,
-    RetentionProgress, SessionFilter, SessionId, Store, StoreError, StoreOptions,
+    RetentionProgress, SessionFilter, SessionId, SessionMeta, Store, StoreError, StoreOptions,
 };
 use bytes::Bytes;
 
@@ -233,6 +233,42 @@ fn an_archive_that_holds_something_else_under_the_same_id_removes_nothing() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert_eq!(case.ids(), ["new", "old", "older"]);
+}
+
+#[test]
+fn an_archive_with_the_same_messages_of_another_time_or_place_removes_nothing() {
+    for (late_ms, directory) in [(1, "/here"), (0, "/there")] {
+        let case = Case::new();
+        let meta = SessionMeta {
+            working_directory: "/here".into(),
+            ..SessionMeta::default()
+        };
+        let said = Batch {
+            meta: meta.clone(),
+            ..Batch::new(id("said"), vec![Bytes::from_static(b"once")])
+        };
+        case.clock.set(START_MS);
+        case.store.append(said.clone()).unwrap();
+        let options = StoreOptions {
+            clock: Arc::new(ManualClock::at(START_MS + late_ms)),
+            ..StoreOptions::default()
+        };
+        let path = case.path("archive.db");
+        let archive = Store::open(&path, options).unwrap();
+        let meta = SessionMeta {
+            working_directory: directory.into(),
+            ..meta
+        };
+        archive.append(Batch { meta, ..said }).unwrap();
+        archive.close().unwrap();
+        case.clock.set(START_MS + 100 * DAY_MS);
+        let before = case.ids();
+        let refused = case.store.retain(&case.by_age(), Some(&path), &mut go_on);
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+        assert!(refused.to_string().contains("session said"), "{refused}");
+        assert_eq!(case.ids(), before);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use betcode_storage::{
-    Batch, CompactionOutcome, CompactionRequest, ErrorKind, Message, ReadRange, Result,
+    Batch, CompactionOutcome, CompactionRequest, ErrorKind, Message, Problem, ReadRange, Result,
     SessionFilter, SessionId, SessionMeta, Store, StoreOptions, Tier, VerifyReport,
 };
 use bytes::Bytes;
@@ -316,6 +316,59 @@ fn a_segment_row_that_lies_is_damage_in_its_place_and_the_reading_goes_on_behind
             .map(|m| m.payload)
             .collect();
         assert!(again.iter().eq(good), "{lie}");
+    }
+}
+
+#[test]
+fn an_odd_segment_row_hides_no_damage_in_another_segment_from_the_check() {
+    let place = Place::new();
+    let store = place.open();
+    record(&store, "s", &lines(100, 1));
+    compact(&store, Tier::Quick);
+    record(&store, "s", &lines(100, 2));
+    compact(&store, Tier::Quick);
+    assert_eq!(store.segments(&id("s")).unwrap().len(), 2);
+    store.close().unwrap();
+    place.damage(
+        "UPDATE segments SET tier = 7 WHERE segment_key & 4294967295 = 1;
+         UPDATE segments SET encoded = CAST(substr(encoded, 1, length(encoded) - 1) || x'5a' AS BLOB)
+         WHERE segment_key & 4294967295 = 101",
+    );
+    let store = place.open();
+    let report = verify(&store);
+    let flipped = |p: &Problem| (p.kind, p.sequence) == ("segment", Some(101));
+    assert!(report.problems.iter().any(flipped), "{report:?}");
+    assert_eq!(report.segments, 0);
+}
+
+#[test]
+fn a_count_of_a_session_that_its_messages_do_not_add_up_to_is_named() {
+    for (lie, named) in [
+        (
+            "sessions SET uncompacted_bytes = uncompacted_bytes + 1",
+            "uncompacted bytes",
+        ),
+        ("growth SET messages = messages + 1", "messages"),
+        ("growth SET raw_bytes = raw_bytes - 1", "raw bytes"),
+        ("activity SET active_ms = active_ms + 1", "active time"),
+    ] {
+        let place = Place::new();
+        let store = place.open();
+        let line = |second| format!(r#"{{"type":"x","timestamp":"2026-01-01T00:00:{second}Z"}}"#);
+        let said: Vec<_> = (10..40).map(line).map(Bytes::from).collect();
+        record(&store, "s", &said);
+        record(&store, "t", &said);
+        compact(&store, Tier::Deep);
+        assert_eq!(verify(&store).problems, []);
+        store.close().unwrap();
+        place.damage(&format!("UPDATE {lie} WHERE session_key = 1"));
+        let store = place.open();
+        let report = verify(&store);
+        let is_named = |p: &Problem| {
+            p.kind == "counter" && p.session.as_deref() == Some("s") && p.what.contains(named)
+        };
+        assert!(report.problems.iter().any(is_named), "{lie}: {report:?}");
+        assert_eq!(report.sessions, 1, "{lie}");
     }
 }
 

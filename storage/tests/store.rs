@@ -6,6 +6,9 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+use std::ops::ControlFlow;
+
+use betcode_storage::limits::MESSAGE_TYPES_MAX;
 use betcode_storage::{
     Batch, ErrorKind, ImportMark, ReadRange, SessionFilter, SessionId, SessionMeta, Store,
     StoreError, StoreOptions,
@@ -268,6 +271,36 @@ fn sessions_are_listed_renamed_and_deleted() {
         (1, 1, 1)
     );
     assert_eq!(store.growth_by_type().unwrap()[0].messages, 1);
+}
+
+#[test]
+fn types_of_lines_of_a_deleted_session_make_room_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = Store::open(&path, StoreOptions::default()).unwrap();
+    let beside = Store::open(&path, StoreOptions::default()).unwrap();
+    let of_types = |session: &str, count: usize| {
+        let line = |n| Bytes::from(format!(r#"{{"type":"{session}-{n}"}}"#));
+        Batch::new(id(session), (0..count).map(line).collect())
+    };
+    store
+        .append(of_types("noisy", MESSAGE_TYPES_MAX + 10))
+        .unwrap();
+    beside.append(of_types("kept", 1)).unwrap();
+    assert!(store.delete(&id("noisy")).unwrap());
+    for store in [&beside, &store] {
+        store.append(of_types("noisy", 3)).unwrap();
+        store.append(of_types("new", 3)).unwrap();
+    }
+    let found = store.growth_by_type().unwrap();
+    let counted = |name: &str| {
+        let found = found.iter().find(|found| found.message_type == name);
+        found.map_or(0, |found| found.messages)
+    };
+    assert_eq!((counted("new-0"), counted("noisy-2")), (2, 2), "{found:?}");
+    assert_eq!(counted("(other)"), 1, "{found:?}");
+    let report = store.verify(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.ok(), "{:?}", report.problems);
 }
 
 #[test]

@@ -161,6 +161,48 @@ fn live_recording_counts_when_lines_were_received_and_no_durations() {
 }
 
 #[test]
+fn a_time_at_which_nobody_can_have_said_a_line_is_none() {
+    for absurd in [
+        "0001-01-01T00:00:00Z",
+        "1999-12-31T23:59:59Z",
+        "9999-12-31T23:59:59Z",
+    ] {
+        for arrival in [Arrival::Live, Arrival::Historical] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, _) = open(folder.path());
+            let lines = [
+                r#"{"type":"user","timestamp":"2026-02-13T09:00:00Z"}"#.to_owned(),
+                format!(r#"{{"type":"user","timestamp":"{absurd}"}}"#),
+                r#"{"type":"user","timestamp":"2026-02-13T09:01:00Z"}"#.to_owned(),
+            ];
+            let mut batch = Batch::new(id(), lines.map(Bytes::from).to_vec());
+            batch.arrival = arrival;
+            store.append(batch).unwrap();
+            let session = store.session(&id()).unwrap();
+            let first_ms = NOON_MS - 27 * HOUR_MS;
+            let last_ms = match arrival {
+                // It was said on arrival.
+                Arrival::Live => NOON_MS,
+                Arrival::Historical => first_ms + 60_000,
+            };
+            let told = (session.first_time_ms, session.last_time_ms);
+            assert_eq!(told, (Some(first_ms), Some(last_ms)), "{absurd}");
+            assert_eq!(store.totals().unwrap().wall_ms, last_ms - first_ms);
+        }
+    }
+}
+
+#[test]
+fn a_clock_a_few_hours_ahead_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = open(folder.path());
+    let ahead = r#"{"type":"user","timestamp":"2026-02-15T11:00:00Z"}"#;
+    import(&store, 1, &[ahead]);
+    let session = store.session(&id()).unwrap();
+    assert_eq!(session.last_time_ms, Some(NOON_MS + 23 * HOUR_MS));
+}
+
+#[test]
 fn a_deleted_stream_takes_its_turns_along() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open(folder.path());

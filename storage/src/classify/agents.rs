@@ -6,11 +6,11 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{count, fields, fields_of, items, number, string};
+use super::json::{count, fields, fields_of, find_item, number, string};
 use super::preview;
 use super::{Line, SessionFacts};
 use crate::growth::TurnEnd;
-use crate::limits::{MESSAGE_ID_BYTES_MAX, TURN_MS_MAX};
+use crate::limits::{CONTENT_BLOCKS_MAX, MESSAGE_ID_BYTES_MAX, TURN_MS_MAX};
 use crate::usage::{Tokens, UsageFact};
 
 /// What readers fill.
@@ -223,7 +223,7 @@ fn first_text(content: &RawValue) -> Option<String> {
     if let Some(text) = string(content) {
         return preview::of(&text);
     }
-    items(content)?.into_iter().find_map(|block| {
+    find_item(content, CONTENT_BLOCKS_MAX, |block| {
         let [kind, text] = fields_of(Some(block), &["type", "text"]);
         let kind = kind.and_then(string)?;
         let is_text = matches!(&*kind, "text" | "output_text" | "input_text");

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The values of an object's wanted fields, each as it stands.
@@ -32,9 +32,23 @@ pub(super) fn fields_of<'a, const N: usize>(
         .unwrap_or([None; N])
 }
 
-/// The elements of an array.
-pub(super) fn items(value: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(value.get()).ok()
+/// What `find` makes of the first element of an array that it makes something of, among the first
+/// `items_max`; what stands behind that is not looked at. Nothing when it is no array.
+pub(super) fn find_item<T>(
+    value: &RawValue,
+    items_max: usize,
+    find: impl FnMut(&RawValue) -> Option<T>,
+) -> Option<T> {
+    let mut found = None;
+    let items = Items {
+        items_max,
+        find,
+        found: &mut found,
+    };
+    // An array that is not read to its end is an error to the deserializer, and none here: all of
+    // `value` has been found to be JSON before.
+    let _ = serde_json::Deserializer::from_str(value.get()).deserialize_seq(items);
+    found
 }
 
 /// A string's text. Half of a surrogate pair, which agents that cut text leave behind, becomes
@@ -67,6 +81,34 @@ pub(super) fn count(value: &RawValue) -> Option<u64> {
     let exact = value.get().parse().ok();
     // Saturates.
     exact.or_else(|| number(value).map(|n| n as u64))
+}
+
+/// Looks at elements one by one, so that an array of millions takes no room.
+struct Items<'f, T, F> {
+    items_max: usize,
+    find: F,
+    found: &'f mut Option<T>,
+}
+
+impl<'de, T, F: FnMut(&RawValue) -> Option<T>> Visitor<'de> for Items<'_, T, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        for _ in 0..self.items_max {
+            let Some(item) = items.next_element::<&RawValue>()? else {
+                break;
+            };
+            *self.found = (self.find)(item);
+            if self.found.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Wanted<'n, const N: usize>(&'n [&'n str; N]);
@@ -175,6 +217,25 @@ mod tests {
         let [text] = fields(r#"{"\ud800":1,"a":"x\ud83dy\n"}"#, &["a"]).unwrap();
         let text = string(text.unwrap()).unwrap();
         assert!(text.starts_with('x') && text.ends_with("y\n"), "{text}");
+    }
+
+    #[test]
+    fn an_array_is_looked_at_up_to_what_is_found_and_no_further_than_allowed() {
+        let mut seen = 0;
+        let mut find = |items_max, wanted: &str| {
+            seen = 0;
+            let found = find_item(raw("[1, 2, 3, 4]"), items_max, |item| {
+                seen += 1;
+                (item.get() == wanted).then_some(())
+            });
+            (found.is_some(), seen)
+        };
+        assert_eq!(find(9, "2"), (true, 2));
+        assert_eq!(find(9, "5"), (false, 4));
+        assert_eq!(find(3, "4"), (false, 3));
+        for none in ["{}", "null", "\"1\"", "1"] {
+            assert_eq!(find_item(raw(none), 9, |_| Some(())), None, "{none}");
+        }
     }
 
     #[test]

@@ -143,6 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::CONTENT_BLOCKS_MAX;
     use crate::usage::Tokens;
 
     #[test]
@@ -175,6 +176,19 @@ mod tests {
         );
         assert_eq!(told.preview.as_deref(), Some("two words"));
         assert_eq!(told.session.unwrap().model, "claude");
+    }
+
+    #[test]
+    fn a_text_is_looked_for_among_the_first_blocks_only() {
+        let preview = |blocks: usize| {
+            let blocks = "1,".repeat(blocks);
+            let line = format!(
+                r#"{{"type":"assistant","message":{{"content":[{blocks}{{"type":"text","text":"x"}}]}}}}"#
+            );
+            classify(line.as_bytes()).preview
+        };
+        assert_eq!(preview(CONTENT_BLOCKS_MAX - 1).as_deref(), Some("x"));
+        assert_eq!(preview(CONTENT_BLOCKS_MAX), None);
     }
 
     #[test]

@@ -27,7 +27,10 @@ impl Projects {
 impl Store {
     /// The projects of all sessions.
     pub(super) fn projects(&self) -> Result<Projects> {
-        let origins = self.query("find where the sessions come from", sql::imports::origins)?;
+        let origins = self.query("find where the sessions come from", |connection| {
+            let origins = sql::imports::origins(connection);
+            sql::damaged::or_else(origins, || sql::damaged::origins(connection))
+        })?;
         Ok(assign(&origins))
     }
 }

@@ -180,7 +180,9 @@ impl Store {
         }
         let (sessions, damaged) = self.query("list the sessions", |c| {
             // The quick tier takes in new messages only, however much is asked for.
-            sql::sessions::compactable(c, request.force && request.tier == Tier::Deep)
+            let everything = request.force && request.tier == Tier::Deep;
+            let usual = sql::sessions::compactable(c, everything);
+            sql::damaged::or_else(usual, || sql::damaged::compactable(c, everything))
         })?;
         let is_left = |id: &SessionId| request.except.contains(id);
         for session in damaged {

@@ -15,7 +15,7 @@ use crate::limits::{
 };
 use crate::message::Message;
 use crate::segment::{Base, DecodeLimits, DecodedSegment};
-use crate::sql::db::{Db, is_odd_value};
+use crate::sql::db::{Db, is_damage};
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 
@@ -303,11 +303,9 @@ fn locate(
         None
     };
     let segment = match sql::segments::at_or_after(connection, key, from) {
-        // A damaged row before it hides no message that has a row of its own.
-        Err(error) if is_odd_value(&error) && is_hot(db, connection, key, from)? => {
-            let next = sql::segments::next_start(connection, key, from);
-            let next = db.named("find a segment", next)?;
-            let to = next.map_or(to, |start| to.min(start - 1));
+        // Damage among the segments hides no message that has a row of its own. No segment's place is
+        // needed: where one begins, the run of rows has a gap.
+        Err(error) if is_damage(&error) && is_hot(db, connection, key, from)? => {
             return hot_page(db, connection, key, id, from, to).map(Found::Hot);
         }
         segment => db.named("find a segment", segment)?,

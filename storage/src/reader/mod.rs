@@ -17,7 +17,7 @@ use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
 use crate::open_files::OpenFile;
 use crate::sql;
-use crate::sql::db::{Db, set_up_reader};
+use crate::sql::db::{Db, is_damage, is_damaged_page, set_up_reader};
 
 /// The readers' connections.
 #[derive(Debug, Clone)]
@@ -150,8 +150,44 @@ pub struct Replay {
 
 impl Replay {
     pub(crate) fn new(readers: Readers, session: SessionId, range: ReadRange) -> Result<Self> {
+        Self::begin(readers, session, range, |connection, session| {
+            let position = sql::sessions::position(connection, session);
+            sql::damaged::or_else(position, || sql::damaged::position(connection, session))
+        })
+    }
+
+    /// Of a session of which not even the row need be whole.
+    pub(crate) fn of_damaged(
+        readers: Readers,
+        session: SessionId,
+        range: ReadRange,
+    ) -> Result<Self> {
+        Self::begin(readers, session, range, |connection, session| {
+            match sql::sessions::position(connection, session) {
+                Err(error) if is_damage(&error) => {}
+                position => return position,
+            }
+            let Some(key) = sql::damaged::key_of(connection, session)? else {
+                return Ok(None);
+            };
+            match sql::sessions::by_key(connection, key) {
+                Err(error) if is_damage(&error) => {
+                    let last = sql::damaged::last_sequence(connection, key)?;
+                    Ok(Some((key, last)))
+                }
+                found => Ok(found?.map(|found| (key, found.messages))),
+            }
+        })
+    }
+
+    fn begin(
+        readers: Readers,
+        session: SessionId,
+        range: ReadRange,
+        position: impl FnOnce(&Connection, &SessionId) -> rusqlite::Result<Option<(SessionKey, u64)>>,
+    ) -> Result<Self> {
         let connection = readers.get()?;
-        let position = sql::sessions::position(&connection, &session);
+        let position = position(&connection, &session);
         drop(connection);
         let (key, newest) = readers
             .db
@@ -195,12 +231,7 @@ impl Replay {
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
-        if let Err(error) = self.check_is_there(&connection) {
-            if error.kind() == ErrorKind::Damaged {
-                self.next = self.end + 1;
-            }
-            return Err(error);
-        }
+        self.check_is_there(&connection)?;
         let page = fetch::page(
             db,
             &connection,
@@ -231,10 +262,14 @@ impl Replay {
         }
     }
 
+    /// By its key: a session deleted and made anew has another one.
     fn check_is_there(&self, connection: &Connection) -> Result<()> {
-        let position = sql::sessions::position(connection, &self.session);
-        let found = self.readers.db.named("find the session", position)?;
-        if found.is_some_and(|(key, _)| key == self.key) {
+        let is_there = match sql::sessions::is_there(connection, self.key) {
+            // Where its row would stand nothing can be read, and nothing be deleted.
+            Err(error) if is_damaged_page(&error) => true,
+            is_there => self.readers.db.named("find the session", is_there)?,
+        };
+        if is_there {
             Ok(())
         } else {
             Err(StoreError::SessionNotFound {

@@ -63,6 +63,15 @@ pub(crate) fn use_of(connection: &Connection, base_id: u64) -> rusqlite::Result<
         })
 }
 
+/// Bytes of a project's bases.
+pub(crate) fn bytes_of(connection: &Connection, project: &str) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce(sum(length(encoded)), 0) AS bytes FROM bases WHERE project = ?1",
+        )?
+        .query_row([project], |row| unsigned(row, "bytes"))
+}
+
 /// Adds a base, unless it is there already; the change to the totals.
 pub(crate) fn insert(
     connection: &Connection,

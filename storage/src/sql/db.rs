@@ -254,7 +254,12 @@ pub(crate) fn is_odd_value(error: &rusqlite::Error) -> bool {
 
 /// Whether an error is about what the file holds, be it SQLite that finds it or a row's reader.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    is_odd_value(error) || error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+    is_odd_value(error) || is_damaged_page(error)
+}
+
+/// Whether SQLite itself finds a page damaged.
+pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
 /// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.

@@ -162,6 +162,13 @@ pub(crate) fn remove_session(connection: &Connection, key: SessionKey) -> rusqli
                       UNION SELECT hour FROM activity WHERE session_key = ?1)",
         key,
     )?;
+    // One that is left without messages would keep others from being told apart. Its number, which a
+    // writer may remember, is forgotten with each commit of another kind than its own appends.
+    connection.execute(
+        "DELETE FROM message_types WHERE messages = 0 AND raw_bytes = 0
+         AND type_id IN (SELECT type_id FROM growth WHERE session_key = ?1)",
+        key,
+    )?;
     connection.execute("DELETE FROM growth WHERE session_key = ?1", key)?;
     connection.execute("DELETE FROM activity WHERE session_key = ?1", key)?;
     Ok(())
@@ -222,6 +229,31 @@ pub(crate) fn of_session(
             })
         })?
         .collect()
+}
+
+/// What the hours of one session add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) messages: u64,
+    pub(crate) raw_bytes: u64,
+    pub(crate) active_ms: u64,
+}
+
+/// The growth and activity of one session, summed up.
+pub(crate) fn sums_of(connection: &Connection, key: SessionKey) -> rusqlite::Result<Sums> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce(sum(messages), 0) AS messages, coalesce(sum(raw_bytes), 0) AS raw_bytes,
+                (SELECT coalesce(sum(active_ms), 0) FROM activity WHERE session_key = ?1) AS active_ms
+             FROM growth WHERE session_key = ?1",
+        )?
+        .query_row([key.as_i64()], |row| {
+            Ok(Sums {
+                messages: unsigned(row, "messages")?,
+                raw_bytes: unsigned(row, "raw_bytes")?,
+                active_ms: unsigned(row, "active_ms")?,
+            })
+        })
 }
 
 /// Messages and raw bytes as each way of counting growth adds them up, for `verify`.

@@ -168,6 +168,22 @@ pub(crate) fn next_after(
         .optional()
 }
 
+/// Sequence of a session's last row.
+pub(crate) fn last_sequence(
+    connection: &Connection,
+    session: SessionKey,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT message_key FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2
+             ORDER BY message_key DESC LIMIT 1",
+        )?
+        .query_row(range(session, 0, SEQUENCE_MAX), |row| {
+            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
+        })
+        .optional()
+}
+
 /// Deletes rows `first..=last`; returns how many there were.
 pub(crate) fn delete(
     connection: &Connection,

@@ -4,6 +4,7 @@
 //! [`rusqlite::Result`]; [`db::Db`] turns failures into [`crate::StoreError`]s that name the file.
 
 pub(crate) mod bases;
+pub(crate) mod damaged;
 pub(crate) mod db;
 pub(crate) mod growth;
 pub(crate) mod imports;

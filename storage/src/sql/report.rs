@@ -1,10 +1,14 @@
 //! What the capacity report shows of the sessions: chosen and summed up by SQLite, so that the
 //! report looks at rows of sessions and never at messages, and keeps a handful of them.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use rusqlite::{Connection, params};
 
 use super::sessions::readable;
-use super::unsigned;
+use super::{bases, unsigned};
 use crate::session::Session;
 
 /// Sessions of one working directory, summed up.
@@ -36,8 +40,94 @@ pub struct Untimed {
     pub raw_bytes: u64,
 }
 
-/// The `limit` sessions that take the most room.
-pub(crate) fn biggest(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<Session>> {
+/// What a report shows of the sessions, and what it sums up of them.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Shown {
+    pub(crate) biggest: Vec<Session>,
+    pub(crate) fastest: Vec<Session>,
+    pub(crate) projects: Vec<ProjectGrowth>,
+    pub(crate) projects_total: u64,
+    pub(crate) untimed: Untimed,
+}
+
+/// The `limit` sessions and projects that take the most room, and the `limit` sessions with the most
+/// payload bytes an active hour, of those with at least `active_ms_min` of active time.
+pub(crate) fn shown(
+    connection: &Connection,
+    active_ms_min: i64,
+    limit: u32,
+) -> rusqlite::Result<Shown> {
+    let (projects, projects_total) = projects(connection, limit)?;
+    Ok(Shown {
+        biggest: biggest(connection, limit)?,
+        fastest: fastest(connection, active_ms_min, limit)?,
+        projects,
+        projects_total,
+        untimed: untimed(connection)?,
+    })
+}
+
+/// As [`shown`], of sessions that SQLite cannot go through any more.
+pub(crate) fn shown_of(
+    connection: &Connection,
+    mut sessions: Vec<Session>,
+    active_ms_min: i64,
+    limit: u32,
+) -> rusqlite::Result<Shown> {
+    let limit = limit as usize;
+    let mut projects: BTreeMap<&str, ProjectGrowth> = BTreeMap::new();
+    let mut untimed = Untimed::default();
+    for session in &sessions {
+        let directory = session.meta.working_directory.as_str();
+        let project = match projects.entry(directory) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(ProjectGrowth {
+                working_directory: directory.to_owned(),
+                sessions: 0,
+                messages: 0,
+                raw_bytes: 0,
+                stored_bytes: bases::bytes_of(connection, directory)?,
+                active_ms: 0,
+            }),
+        };
+        project.sessions += 1;
+        project.messages += session.messages;
+        project.raw_bytes += session.raw_bytes;
+        project.stored_bytes += session.stored_bytes();
+        project.active_ms += session.active_ms;
+        if session.active_ms == 0 && session.messages > 0 {
+            untimed.sessions += 1;
+            untimed.messages += session.messages;
+            untimed.raw_bytes += session.raw_bytes;
+        }
+    }
+    let mut projects: Vec<ProjectGrowth> = projects.into_values().collect();
+    let projects_total = projects.len() as u64;
+    projects.sort_by_key(|project| Reverse(project.stored_bytes));
+    projects.truncate(limit);
+    let pace = |session: &Session| session.raw_bytes as f64 / session.active_ms as f64;
+    let mut fastest: Vec<Session> = sessions
+        .iter()
+        .filter(|session| session.active_ms >= active_ms_min)
+        .cloned()
+        .collect();
+    fastest.sort_by(|a, b| pace(b).total_cmp(&pace(a)).then(a.id.cmp(&b.id)));
+    fastest.truncate(limit);
+    sessions.sort_by(|a, b| {
+        let by_size = b.stored_bytes().cmp(&a.stored_bytes());
+        by_size.then(a.id.cmp(&b.id))
+    });
+    sessions.truncate(limit);
+    Ok(Shown {
+        biggest: sessions,
+        fastest,
+        projects,
+        projects_total,
+        untimed,
+    })
+}
+
+fn biggest(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<Session>> {
     let mut statement = connection.prepare_cached(
         "SELECT * FROM sessions ORDER BY segment_bytes + hot_bytes DESC, session_id LIMIT ?1",
     )?;
@@ -45,9 +135,7 @@ pub(crate) fn biggest(connection: &Connection, limit: u32) -> rusqlite::Result<V
     Ok(sessions)
 }
 
-/// The `limit` sessions with the most payload bytes an active hour, of those with at least
-/// `active_ms_min` of active time.
-pub(crate) fn fastest(
+fn fastest(
     connection: &Connection,
     active_ms_min: i64,
     limit: u32,
@@ -60,11 +148,8 @@ pub(crate) fn fastest(
     Ok(sessions)
 }
 
-/// The `limit` projects that take the most room, and how many projects there are.
-pub(crate) fn projects(
-    connection: &Connection,
-    limit: u32,
-) -> rusqlite::Result<(Vec<ProjectGrowth>, u64)> {
+/// The projects that take the most room, and how many projects there are.
+fn projects(connection: &Connection, limit: u32) -> rusqlite::Result<(Vec<ProjectGrowth>, u64)> {
     // The length of a blob stands in its row's header: the bases themselves are not read.
     let mut statement = connection.prepare_cached(
         "WITH shared AS
@@ -93,7 +178,7 @@ pub(crate) fn projects(
     Ok((projects, total))
 }
 
-pub(crate) fn untimed(connection: &Connection) -> rusqlite::Result<Untimed> {
+fn untimed(connection: &Connection) -> rusqlite::Result<Untimed> {
     connection
         .prepare_cached(
             "SELECT count(*) AS sessions, coalesce(sum(last_sequence), 0) AS messages,

@@ -3,6 +3,7 @@
 use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::db::is_damage;
 use super::{out_of_range, signed, unsigned};
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEGMENT_MESSAGES_MAX, SEQUENCE_MAX};
@@ -156,6 +157,36 @@ pub(crate) fn list(
         ))?
         .query_map(range(session, 0, SEQUENCE_MAX), info)?
         .collect()
+}
+
+/// The segments of a session of which something can be made, in order, and what is wrong with the
+/// others: an odd row for itself, a damaged page for all that it and what follows may hold.
+pub(crate) fn readable(
+    connection: &Connection,
+    session: SessionKey,
+) -> rusqlite::Result<(Vec<SegmentInfo>, Vec<rusqlite::Error>)> {
+    let (mut segments, mut damage) = (Vec::new(), Vec::new());
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key"
+    ))?;
+    let mut rows = statement.query(range(session, 0, SEQUENCE_MAX))?;
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            Err(error) if is_damage(&error) => {
+                damage.push(error);
+                break;
+            }
+            Err(error) => return Err(error),
+        };
+        match info(row) {
+            Ok(segment) => segments.push(segment),
+            Err(error) if is_damage(&error) => damage.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((segments, damage))
 }
 
 /// The segments of a session that hold any of the messages `first..=last`, in order.

@@ -46,7 +46,7 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
 }
 
 /// A key beyond the range is that of another session once it is made part of a message's.
-fn key(row: &Row<'_>) -> rusqlite::Result<SessionKey> {
+pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<SessionKey> {
     let key: i64 = row.get("session_key")?;
     if (1..=SESSION_KEY_MAX).contains(&key) {
         Ok(SessionKey(key))
@@ -143,6 +143,13 @@ pub(crate) fn position(
         .prepare_cached("SELECT session_key, last_sequence FROM sessions WHERE session_id = ?1")?
         .query_row([id.as_str()], |row| Ok((key(row)?, last_sequence(row)?)))
         .optional()
+}
+
+/// Whether a session is there, whatever its row says.
+pub(crate) fn is_there(connection: &Connection, key: SessionKey) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE session_key = ?1)")?
+        .query_row([key.as_i64()], |row| row.get(0))
 }
 
 pub(crate) fn list(
@@ -337,16 +344,6 @@ pub(crate) fn odd_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64
         )?
         .query_map([SESSION_KEY_MAX], |row| row.get(0))?
         .collect()
-}
-
-/// Whether anything of a session stands behind `sequence`.
-pub(crate) fn has_rows_behind(
-    connection: &Connection,
-    key: SessionKey,
-    sequence: u64,
-) -> rusqlite::Result<bool> {
-    let held = super::segments::last_sequence(connection, key)?.is_some_and(|last| last > sequence);
-    Ok(held || super::messages::next_after(connection, key, sequence)?.is_some())
 }
 
 pub(crate) fn finish_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<()> {

@@ -1,5 +1,6 @@
 //! Appending a batch inside a transaction: sequences, retries, rows, counters.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use super::queue::millis;
 use crate::capacity::limits_policy;
 use crate::classify::{self, LineFacts};
 use crate::error::{Result, StoreError};
-use crate::growth::{LineTimes, uncompacted_row_bytes};
+use crate::growth::{self, LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionId, SessionKey};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
@@ -18,7 +19,7 @@ use crate::limits::{
 use crate::message::{Appended, Arrival, Batch, Committed, ImportMark, Message, SessionMeta};
 use crate::reader::fetch;
 use crate::session::Session;
-use crate::sql::db::Db;
+use crate::sql::db::{Db, is_damaged_page};
 use crate::sql::growth::GrowthDelta;
 use crate::sql::totals::Delta;
 use crate::sql::{self};
@@ -48,6 +49,8 @@ pub(crate) struct AppendRequest {
     pub(super) queued: Instant,
     pub(super) done: Done,
     bytes: usize,
+    /// A damaged page was met where segments of this session would stand, if it had any.
+    met_damage: Cell<bool>,
 }
 
 impl AppendRequest {
@@ -84,7 +87,14 @@ impl AppendRequest {
             queued: Instant::now(),
             done,
             bytes,
+            met_damage: Cell::new(false),
         })
+    }
+
+    /// Whether it may be written at a second try, which does not look where the first met damage:
+    /// SQLite writes nothing more in a transaction that has read a damaged page.
+    pub(super) fn passes_damage(&self) -> bool {
+        self.met_damage.get()
     }
 
     /// Gives the messages the times at which another store received them.
@@ -217,7 +227,7 @@ pub(super) fn admit(
 ) -> Result<Admitted> {
     let known = match cache.sessions.remove(&request.session) {
         Some(session) => Some(session),
-        None => find_with_free_end(db, connection, &request.session)?,
+        None => find_with_free_end(db, connection, request)?,
     };
     if request.key.is_some() && request.key != known.as_ref().map(|session| session.key) {
         cache.keep(known);
@@ -275,20 +285,42 @@ pub(super) fn admit(
 }
 
 /// The session as its row has it, if nothing stands where its next messages go.
-fn find_with_free_end(db: &Db, connection: &Connection, id: &SessionId) -> Result<Option<Session>> {
-    let found = db.named("find the session", sql::sessions::find(connection, id));
-    let found = found.map_err(|error| error.in_session(id))?;
+fn find_with_free_end(
+    db: &Db,
+    connection: &Connection,
+    request: &AppendRequest,
+) -> Result<Option<Session>> {
+    let found = sql::sessions::find(connection, &request.session);
+    let found = db.named("find the session", found);
+    let found = found.map_err(|error| error.in_session(&request.session))?;
     if let Some(session) = &found {
-        check_end(db, connection, session)?;
+        check_end(db, connection, session, request)?;
     }
     Ok(found)
 }
 
 /// Refuses a session behind whose end something stands: a message that went there would not be read
 /// again, or another one for it.
-fn check_end(db: &Db, connection: &Connection, session: &Session) -> Result<()> {
-    let behind = sql::sessions::has_rows_behind(connection, session.key, session.messages);
-    if !db.named("look behind the end", behind)? {
+fn check_end(
+    db: &Db,
+    connection: &Connection,
+    session: &Session,
+    request: &AppendRequest,
+) -> Result<()> {
+    let (key, end) = (session.key, session.messages);
+    let mut segment = Ok(None);
+    if !request.met_damage.get() {
+        segment = sql::segments::last_sequence(connection, key);
+        // Segments of others keep nobody from appending who has none.
+        let is_of_others = |error| session.segments == 0 && is_damaged_page(error);
+        request
+            .met_damage
+            .set(segment.as_ref().is_err_and(is_of_others));
+    }
+    let segment = db.named("look behind the end", segment)?;
+    let hot = sql::messages::next_after(connection, key, end);
+    let hot = db.named("look behind the end", hot)?;
+    if segment.is_none_or(|last| last <= end) && hot.is_none() {
         return Ok(());
     }
     Err(StoreError::damaged(
@@ -321,7 +353,7 @@ pub(super) fn write(
         Some(session) => session,
         None => {
             sums.totals.sessions += 1;
-            create(db, connection, &request.session, &request.meta, now_ms)?
+            create(db, connection, request, now_ms)?
         }
     };
     fill_empty(&mut session.meta, &request.meta);
@@ -412,10 +444,10 @@ fn already_there(
 fn create(
     db: &Db,
     connection: &Connection,
-    id: &SessionId,
-    meta: &SessionMeta,
+    request: &AppendRequest,
     now_ms: i64,
 ) -> Result<Session> {
+    let (id, meta) = (&request.session, &request.meta);
     let key = db.named(
         "create the session",
         sql::sessions::insert(connection, id, meta, now_ms),
@@ -428,7 +460,7 @@ fn create(
     }
     let created = db.named("read the session", sql::sessions::by_key(connection, key))?;
     let created = created.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
-    check_end(db, connection, &created)?;
+    check_end(db, connection, &created, request)?;
     Ok(created)
 }
 
@@ -480,7 +512,7 @@ fn add_message(
     };
 
     let line = LineTimes {
-        said_ms: facts.said_ms,
+        said_ms: growth::believed(facts.said_ms, received_ms),
         turn_end: facts.turn_end,
         received_ms,
     };

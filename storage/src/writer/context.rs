@@ -181,7 +181,10 @@ impl WriterContext {
 
     /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
-        let result = self.try_commit(group);
+        let result = match self.try_commit(group) {
+            Err(_) if group.iter().any(AppendRequest::passes_damage) => self.try_commit(group),
+            result => result,
+        };
         let refused = |answer: &Result<Appended>| match answer {
             Err(StoreError::LimitReached { used_bytes, .. }) => Some(*used_bytes),
             _ => None,

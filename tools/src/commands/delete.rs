@@ -8,6 +8,9 @@ use crate::output::format;
 
 /// Delete sessions and their messages, for good
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+No command brings them back. Their bytes stay in the file, in pages that are free, until new messages \
+take these or `betcode-db compact` gives them back; copies and backups made before keep them.")]
 pub struct Args {
     /// The sessions' ids, or their beginnings
     #[arg(required = true)]

@@ -86,9 +86,14 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
         "Found {}. Intact: {sessions}, {messages}, {read}",
         format::counted(report.problems_total, "problem")
     ));
-    context.out.remark(
-        "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     sessions not named above are whole",
-    );
+    let others = if report.names_all() {
+        "sessions not named above are whole"
+    } else {
+        "not every damaged session is named above: what can be read is written by `export --salvage`"
+    };
+    context.out.remark(format!(
+        "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     {others}"
+    ));
     Ok(Exit::Problems)
 }
 
@@ -137,6 +142,15 @@ impl Problem {
 impl Findings {
     fn ok(&self) -> bool {
         self.problems_total == 0
+    }
+
+    /// Whether a session that no problem names was looked at, and found whole.
+    fn names_all(&self) -> bool {
+        self.problems_total == self.problems.len() as u64
+            && self
+                .problems
+                .iter()
+                .all(|problem| problem.kind != "listing")
     }
 
     fn of_store(report: VerifyReport) -> Self {

@@ -32,7 +32,7 @@ pub fn pieces(
     let mut written = Written::default();
     let mut missing = Vec::new();
     let mut next = 1;
-    let mut replay = store.read(session, ends.known_of(ReadRange::all()))?;
+    let mut replay = store.salvage(session, ends.known_of(ReadRange::all()))?;
     for message in replay.by_ref() {
         let message = match message {
             Ok(message) => message,

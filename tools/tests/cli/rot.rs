@@ -1,6 +1,7 @@
 //! Rows that no statement of ours writes, and what the commands make of them.
 
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 
 use serde_json::Value;
 
@@ -72,4 +73,69 @@ fn what_is_whole_of_a_session_is_salvaged_also_when_its_row_or_its_path_is_damag
         let text = fs::read_to_string(salvaged["path"].as_str().unwrap()).unwrap();
         assert_eq!(text.trim_end(), "odd one\nodd two", "{sql}");
     }
+}
+
+/// Three sessions, of which neither rows nor, if `with_ids`, ids can be read from the file's pages.
+fn damaged_pages(with_ids: bool) -> Tool {
+    let tool = Tool::new();
+    for name in ["first", "second", "third"] {
+        tool.write(
+            format!("src/{name}.jsonl"),
+            format!("{name} one\n{name} two"),
+        );
+    }
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let connection = rusqlite::Connection::open(tool.db()).unwrap();
+    let page_of = |name: &str| -> u32 {
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+        connection.query_row(sql, [name], |row| row.get(0)).unwrap()
+    };
+    let mut pages = vec![page_of("sessions")];
+    if with_ids {
+        pages.push(page_of("sqlite_autoindex_sessions_1"));
+    }
+    drop(connection);
+    let mut file = fs::File::options().write(true).open(tool.db()).unwrap();
+    for page in pages {
+        file.seek(SeekFrom::Start(u64::from(page - 1) * 4096))
+            .unwrap();
+        file.write_all(&[0; 8]).unwrap();
+    }
+    tool
+}
+
+#[test]
+fn sessions_whose_rows_stand_on_a_damaged_page_are_named_and_salvaged() {
+    let tool = damaged_pages(false);
+    let (listed, code) = tool.json(["sessions"]);
+    assert_eq!((code, &listed["total"]), (9, &0.into()), "{listed}");
+    assert_eq!(listed["damaged"].as_array().unwrap().len(), 3, "{listed}");
+    let out = tool.path("out");
+    let args = ["export", "--salvage", "--out", out.to_str().unwrap()];
+    let (exported, code) = tool.json(args);
+    let salvaged = exported["salvaged"].as_array().unwrap();
+    assert_eq!((code, salvaged.len()), (9, 3), "{exported}");
+    for part in salvaged {
+        let (id, path) = (part["session"].as_str().unwrap(), &part["path"]);
+        let text = fs::read_to_string(path.as_str().unwrap()).unwrap();
+        assert_eq!(text, format!("{id} one\n{id} two\n"));
+        assert_eq!(part["missing"], Value::Array(Vec::new()), "{exported}");
+    }
+    let checked = tool.run(["verify"]);
+    assert!(checked.stderr.contains("not named above are whole"));
+}
+
+#[test]
+fn a_check_that_cannot_name_every_session_does_not_call_the_others_whole() {
+    let tool = damaged_pages(true);
+    let checked = tool.run(["verify"]);
+    assert_eq!(checked.code, 1, "{}", checked.stderr);
+    assert!(
+        !checked.stderr.contains("whole") && checked.stderr.contains("not every damaged session"),
+        "{}",
+        checked.stderr
+    );
+    let (checked, _) = tool.json(["verify"]);
+    let unlisted = |p: &Value| p["kind"] == "listing";
+    assert!(checked["problems"].as_array().unwrap().iter().any(unlisted));
 }

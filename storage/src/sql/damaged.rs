@@ -1,0 +1,275 @@
+//! Sessions of a file in which pages are damaged that they are listed or looked up by.
+//!
+//! A session stands in two trees: with its row in that of the keys, with its id and key in that of
+//! the index. What one of them has lost, the other has as a rule; and the messages stand in neither.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::db::{is_damage, is_damaged_page};
+use super::imports::Origin;
+use super::{imports, messages, segments, sessions};
+use crate::ids::{SessionId, SessionKey};
+use crate::limits::{DAMAGED_KEYS_IN_A_ROW_MAX, SEQUENCE_MAX, SESSION_KEY_MAX};
+use crate::session::{DamagedSession, Session, SessionFilter, SessionList};
+
+/// What was read in the usual way, or in another one when a page is damaged that it needs.
+pub(crate) fn or_else<T>(
+    usual: rusqlite::Result<T>,
+    otherwise: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    match usual {
+        Err(error) if is_damaged_page(&error) => otherwise(),
+        usual => usual,
+    }
+}
+
+/// As [`sessions::list`]. Of a session without a row nobody knows whether it matches: those are listed
+/// with the first page.
+pub(crate) fn list(
+    connection: &Connection,
+    filter: &SessionFilter,
+) -> rusqlite::Result<SessionList> {
+    let (mut sessions, damaged) = all(connection)?;
+    let matches = |wanted: &Option<String>, found: &str| {
+        wanted.as_deref().is_none_or(|wanted| wanted == found)
+    };
+    sessions.retain(|session| {
+        matches(&filter.working_directory, &session.meta.working_directory)
+            && matches(&filter.worktree_id, &session.meta.worktree_id)
+    });
+    sessions.sort_by_key(|session| std::cmp::Reverse((session.updated_ms, session.key)));
+    let bounded = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let total = sessions.len() as u64;
+    let sessions = sessions
+        .into_iter()
+        .skip(bounded(filter.offset))
+        .take(filter.limit.map_or(usize::MAX, bounded))
+        .collect();
+    Ok(SessionList {
+        sessions,
+        total,
+        damaged: if filter.offset == 0 {
+            damaged
+        } else {
+            Vec::new()
+        },
+    })
+}
+
+/// As [`sessions::compactable`], or a few more: what there is to do for a session, its segments tell.
+pub(crate) fn compactable(
+    connection: &Connection,
+    everything: bool,
+) -> rusqlite::Result<(Vec<Session>, Vec<DamagedSession>)> {
+    let (mut sessions, damaged) = all(connection)?;
+    sessions.retain(|s| s.messages > 0 && (everything || s.hot_messages > 0 || s.segments > 0));
+    Ok((sessions, damaged))
+}
+
+/// As [`imports::origins`].
+pub(crate) fn origins(connection: &Connection) -> rusqlite::Result<Vec<Origin>> {
+    let (sessions, _) = all(connection)?;
+    let origin = |session: Session| {
+        let source_path = match imports::of_session(connection, session.key) {
+            Err(error) if is_damage(&error) => None,
+            record => record?.map(|record| record.mark.source_path),
+        };
+        Ok(Origin {
+            session: session.key,
+            working_directory: session.meta.working_directory,
+            source_path,
+            raw_bytes: session.raw_bytes,
+        })
+    };
+    sessions.into_iter().map(origin).collect()
+}
+
+/// All sessions in the order of their keys, and those of which nothing can be made. One without an
+/// id stands for all that are in neither tree any more.
+pub(crate) fn all(
+    connection: &Connection,
+) -> rusqlite::Result<(Vec<Session>, Vec<DamagedSession>)> {
+    // One snapshot: of a session that is deleted meanwhile one tree would know.
+    let _snapshot = connection
+        .is_autocommit()
+        .then(|| connection.unchecked_transaction())
+        .transpose()?;
+    let (mut ids, is_complete) = indexed(connection)?;
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+    if is_complete {
+        for (key, id) in ids {
+            match sessions::by_key(connection, SessionKey(key)) {
+                Ok(Some(session)) => found.push(session),
+                Ok(None) => damaged.push(lost(Some(&id), "it has none")),
+                Err(error) if is_damage(&error) => {
+                    damaged.push(lost(Some(&id), &error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok((found, damaged));
+    }
+    let highest = ids.keys().next_back().copied().unwrap_or_default();
+    let end = highest.max(last_key(connection)?);
+    let mut next = 1;
+    let mut failed_in_a_row = 0;
+    let mut first_failure = None;
+    while next <= end && failed_in_a_row < DAMAGED_KEYS_IN_A_ROW_MAX {
+        let from = next;
+        let failure = rows_from(connection, from, |key, session| {
+            // Never back: a damaged tree may find what was not asked for.
+            if key < next {
+                return;
+            }
+            next = key.saturating_add(1);
+            let id = ids.remove(&key);
+            match session {
+                Ok(session) => found.push(session),
+                Err(error) => damaged.push(lost(id.as_deref(), &error.to_string())),
+            }
+        })?;
+        let Some(failure) = failure else { break };
+        first_failure.get_or_insert_with(|| failure.to_string());
+        failed_in_a_row = if next == from { failed_in_a_row + 1 } else { 0 };
+        next = next.saturating_add(1);
+    }
+    if let Some(why) = first_failure {
+        damaged.extend(ids.values().map(|id| lost(Some(id), &why)));
+        damaged.push(lost(
+            None,
+            &format!("{why}; nor can the index that names it"),
+        ));
+    }
+    Ok((found, damaged))
+}
+
+fn lost(id: Option<&str>, why: &str) -> DamagedSession {
+    DamagedSession {
+        id: id.and_then(|id| SessionId::new(id).ok()),
+        what: format!("its row cannot be read: {why}"),
+    }
+}
+
+/// Hands the rows from `key` on to `each`, as far as pages can be read; what ended that, if it was not
+/// the last row.
+fn rows_from(
+    connection: &Connection,
+    key: i64,
+    mut each: impl FnMut(i64, rusqlite::Result<Session>),
+) -> rusqlite::Result<Option<rusqlite::Error>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT * FROM sessions NOT INDEXED WHERE session_key >= ?1 ORDER BY session_key",
+    )?;
+    let mut rows = statement.query([key])?;
+    loop {
+        match rows.next() {
+            Ok(Some(row)) => each(row.get("session_key")?, sessions::from_row(row)),
+            Ok(None) => return Ok(None),
+            Err(error) if is_damaged_page(&error) => return Ok(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Ids by their keys, as far as the index can be read from its two ends, and whether that is all of it.
+fn indexed(connection: &Connection) -> rusqlite::Result<(BTreeMap<i64, String>, bool)> {
+    let mut ids = BTreeMap::new();
+    for order in ["ASC", "DESC"] {
+        // Both columns stand in the index: no row is looked at.
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT session_key, session_id FROM sessions ORDER BY session_id {order}"
+        ))?;
+        let mut rows = statement.query([])?;
+        loop {
+            match rows.next() {
+                Ok(Some(row)) => {
+                    let id: String = row.get("session_id").unwrap_or_default();
+                    ids.insert(row.get("session_key")?, id);
+                }
+                Ok(None) => return Ok((ids, true)),
+                Err(error) if is_damaged_page(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok((ids, false))
+}
+
+/// The highest key that was ever given, as far as that is known.
+fn last_key(connection: &Connection) -> rusqlite::Result<i64> {
+    let last = connection
+        .query_row(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'sessions'",
+            [],
+            |row| row.get::<_, i64>(0),
+        )
+        .optional();
+    match last {
+        Ok(last) => Ok(last.unwrap_or(SESSION_KEY_MAX).min(SESSION_KEY_MAX)),
+        Err(error) if is_damage(&error) => Ok(SESSION_KEY_MAX),
+        Err(error) => Err(error),
+    }
+}
+
+/// The key of a session, by the index, or else by the rows.
+pub(crate) fn key_of(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<SessionKey>> {
+    let by_index = connection
+        .prepare_cached("SELECT session_key FROM sessions WHERE session_id = ?1")?
+        .query_row([id.as_str()], sessions::key)
+        .optional();
+    or_else(by_index, || {
+        let (sessions, _) = all(connection)?;
+        let found = sessions.into_iter().find(|session| session.id == *id);
+        Ok(found.map(|session| session.key))
+    })
+}
+
+/// As [`sessions::find`].
+pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<Option<Session>> {
+    match key_of(connection, id)? {
+        Some(key) => sessions::by_key(connection, key),
+        None => Ok(None),
+    }
+}
+
+/// As [`sessions::position`].
+pub(crate) fn position(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<(SessionKey, u64)>> {
+    let found = find(connection, id)?;
+    Ok(found.map(|session| (session.key, session.messages)))
+}
+
+/// The highest sequence that anything says a session has, whatever its row says.
+///
+/// What its messages and segments tell is enough, unless some of these cannot be read: then it is
+/// as many as were counted when they were appended.
+pub(crate) fn last_sequence(connection: &Connection, key: SessionKey) -> rusqlite::Result<u64> {
+    let told = [
+        messages::last_sequence(connection, key),
+        segments::last_sequence(connection, key),
+    ];
+    let mut last = 0;
+    let mut is_all_read = true;
+    for told in told {
+        match told {
+            Ok(sequence) => last = last.max(sequence.unwrap_or_default()),
+            Err(error) if is_damage(&error) => is_all_read = false,
+            Err(error) => return Err(error),
+        }
+    }
+    if !is_all_read {
+        match super::growth::sums_of(connection, key) {
+            Ok(counted) => last = last.max(counted.messages),
+            Err(error) if is_damage(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(last.min(SEQUENCE_MAX))
+}
