@@ -271,3 +271,13 @@ fn a_wrong_command_line_is_usage() {
     assert_eq!(tool.run(["--help"]).code, 0);
     assert_eq!(tool.run(["--version"]).code, 0);
 }
+
+#[test]
+fn a_file_called_like_an_option_does_not_take_the_place_of_the_environment() {
+    let tool = Tool::new();
+    tool.write("--db", "{}\n");
+    let mut import = tool.command(["import", "--", "--db"]);
+    let ran = Ran::of(import.current_dir(tool.path("")).output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(tool.db().exists());
+}
