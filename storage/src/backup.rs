@@ -40,6 +40,8 @@ struct Partial {
     file: OpenFile,
     /// Held open, for the number of a file that is gone may be another's.
     held: Option<File>,
+    /// Opened at the beginning: what may not be opened fails before anything is moved.
+    folder: File,
 }
 
 impl Partial {
@@ -52,14 +54,19 @@ impl Partial {
         // Either somebody is at it, or a killed copy left it.
         drop(Unused::claim(&path, THE_COPY)?);
         remove_all(&path);
-        match create_private_new(&path)? {
-            Some(new) => Ok(Self {
-                path,
-                file: OpenFile::note_new(&new),
-                held: Some(new),
-            }),
-            None => Err(busy(&path, THE_COPY, "another process".into())),
-        }
+        let Some(new) = create_private_new(&path)? else {
+            return Err(busy(&path, THE_COPY, "another process".into()));
+        };
+        let folder = File::open(folder_of(&path)).map_err(|error| {
+            remove_all(&path);
+            io_error("open the folder", folder_of(&path))(error)
+        })?;
+        Ok(Self {
+            path,
+            file: OpenFile::note_new(&new),
+            held: Some(new),
+            folder,
+        })
     }
 
     /// Copies the store, which has `messages`, as of one moment, while others write.
@@ -144,7 +151,8 @@ impl Partial {
     }
 
     /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
-    /// is only the partial file.
+    /// is only the partial file. It has its name when this fails with
+    /// [`StoreError::CopyNotSynced`], and else has not.
     fn publish(mut self, to: &Path) -> Result<()> {
         self.check_place(&self.path)?;
         // Now, for closing it later could take the locks of who opens the copy under its name.
@@ -159,11 +167,14 @@ impl Partial {
             rename_to_new(to, &self.path)?;
             return Err(taken);
         }
-        let folder = to.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_error("sync the folder", folder))
+        self.folder.sync_all().map_err(|error| {
+            let source = io_error("sync the folder", folder_of(to))(error);
+            StoreError::CopyNotSynced {
+                copy: to.to_owned(),
+                moved_aside: None,
+                source: Box::new(source),
+            }
+        })
     }
 }
 
@@ -203,6 +214,11 @@ fn vacuum_into(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// Renames to a name that nobody has: what appeared there meanwhile is not replaced.
@@ -296,7 +312,7 @@ impl Store {
     /// stands beside `to`; [`StoreError::DiskFull`], which names the copy; [`StoreError::Damaged`]
     /// when what was copied is damaged: no copy is kept then, and `verify` says more;
     /// [`StoreError::Busy`] when another process copies to the same place;
-    /// [`StoreError::Cancelled`].
+    /// [`StoreError::CopyNotSynced`], when the copy is there; [`StoreError::Cancelled`].
     pub fn backup(&self, to: &Path, observe: Observer<'_>) -> Result<BackupReport> {
         refuse_taken(to)?;
         let db = &self.inner.db;
@@ -315,7 +331,9 @@ impl Store {
 /// [`StoreError::Missing`], [`StoreError::Foreign`] and [`StoreError::Newer`] for the backup;
 /// [`StoreError::Damaged`] when it is: nothing is changed then; [`StoreError::FileExists`] and
 /// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while any process has the
-/// store at `to` open: it would go on writing to the file that was moved aside.
+/// store at `to` open: it would go on writing to the file that was moved aside;
+/// [`StoreError::CopyNotSynced`], when the store is restored; [`StoreError::LeftAside`]. With any
+/// other error everything is as it was.
 pub fn restore(
     backup: &Path,
     to: &Path,
@@ -345,10 +363,23 @@ pub fn restore(
     partial.check_place(&partial.path)?;
     let target = Db::at(to);
     let claimed = Unused::claim(to, THE_DATABASE)?;
-    let moved_aside = if replace { move_aside(&target)? } else { None };
-    partial.publish(to)?;
+    let aside = match replace {
+        true => Aside::of(&target)?,
+        false => Aside::default(),
+    };
+    match partial.publish(to) {
+        Ok(()) => {}
+        Err(StoreError::CopyNotSynced { copy, source, .. }) => {
+            return Err(StoreError::CopyNotSynced {
+                copy,
+                moved_aside: aside.into_path(),
+                source,
+            });
+        }
+        Err(error) => return Err(aside.put_back(error)),
+    }
     drop(claimed);
-    Ok(report(to, &checked, moved_aside))
+    Ok(report(to, &checked, aside.into_path()))
 }
 
 const THE_COPY: &str = "the copy";
@@ -411,32 +442,107 @@ fn remove_all(path: &Path) {
     }
 }
 
-/// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …), or a log that is there without
-/// its store to `<file>.stray-wal`. They belong together: neither means anything without the other.
-fn move_aside(db: &Db) -> Result<Option<PathBuf>> {
-    let whole = db.path().exists();
-    let name = if whole { ".replaced" } else { ".stray" };
-    let mut aside = Db::at(&db.beside(name));
-    let mut number = 2;
-    // A log that waits there without a main file belongs to another one, and SQLite would read it
-    // into this.
-    while aside.path().exists() || LOGS.iter().any(|log| aside.beside(log).exists()) {
-        aside = Db::at(&db.beside(&format!("{name}-{number}")));
-        number += 1;
+/// The files of a store that were moved aside: from where, and to where, the main file first.
+#[derive(Debug, Default)]
+struct Aside(Vec<(PathBuf, PathBuf)>);
+
+impl Aside {
+    /// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …), or a log that is there
+    /// without its store to `<file>.stray-wal`. They belong together: neither means anything without
+    /// the other.
+    fn of(db: &Db) -> Result<Self> {
+        let whole = db.path().exists();
+        let name = if whole { ".replaced" } else { ".stray" };
+        let mut aside = Db::at(&db.beside(name));
+        let mut number = 2;
+        // A log that waits there without a main file belongs to another one, and SQLite would read
+        // it into this.
+        while aside.path().exists() || LOGS.iter().any(|log| aside.beside(log).exists()) {
+            aside = Db::at(&db.beside(&format!("{name}-{number}")));
+            number += 1;
+        }
+        // Crash point: the main file goes first. Its log, left in its place, keeps everybody from
+        // making a store there; a main file without its log is an older state that looks whole, and
+        // is used.
+        let main = whole.then(|| (db.path().to_owned(), aside.path().to_owned()));
+        let logs = LOGS.map(|log| (db.beside(log), aside.beside(log)));
+        let mut moved = Self::default();
+        for (from, to) in main.into_iter().chain(logs) {
+            if !from.exists() {
+                continue;
+            }
+            match std::fs::rename(&from, &to) {
+                Ok(()) => moved.0.push((from, to)),
+                Err(error) => return Err(moved.put_back(io_error("move aside", &from)(error))),
+            }
+        }
+        Ok(moved)
     }
-    // Crash point: the main file goes first. Its log, left in its place, keeps everybody from making
-    // a store there; a main file without its log is an older state that looks whole, and is used.
-    let mut moved = None;
-    if whole {
-        std::fs::rename(db.path(), aside.path()).map_err(io_error("move aside", db.path()))?;
-        moved = Some(aside.path().to_owned());
+
+    /// Where the store is now, or what was left of it; `None` when there was nothing.
+    fn into_path(self) -> Option<PathBuf> {
+        self.0.into_iter().next().map(|(_, to)| to)
     }
-    for log in LOGS {
-        let (from, to) = (db.beside(log), aside.beside(log));
-        if from.exists() {
-            std::fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
-            moved.get_or_insert(to);
+
+    /// Moves everything back after `error`, which comes back when that is done.
+    fn put_back(mut self, error: StoreError) -> StoreError {
+        // The main file last, for the reason that it goes first. A log is no other store's log.
+        let free = self.0.iter().all(|(from, _)| !from.exists());
+        while free && let Some((from, to)) = self.0.last() {
+            if rename_to_new(to, from).is_err() {
+                break;
+            }
+            self.0.pop();
+        }
+        match self.into_path() {
+            None => error,
+            Some(aside) => StoreError::LeftAside {
+                aside,
+                source: Box::new(error),
+            },
         }
     }
-    Ok(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A main file and its log, moved aside.
+    fn moved_aside(folder: &Path) -> (PathBuf, PathBuf, Aside) {
+        let (main, log) = (folder.join("h.db"), folder.join("h.db-wal"));
+        std::fs::write(&main, "main").unwrap();
+        std::fs::write(&log, "log").unwrap();
+        let aside = Aside::of(&Db::at(&main)).unwrap();
+        assert!(!main.exists() && !log.exists());
+        (main, log, aside)
+    }
+
+    #[test]
+    fn what_was_moved_aside_for_a_restore_that_failed_is_moved_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, log, aside) = moved_aside(folder.path());
+        let error = aside.put_back(StoreError::Cancelled);
+        assert!(matches!(error, StoreError::Cancelled), "{error}");
+        assert_eq!(std::fs::read(main).unwrap(), b"main");
+        assert_eq!(std::fs::read(log).unwrap(), b"log");
+    }
+
+    #[test]
+    fn what_cannot_be_moved_back_is_told_with_its_place_and_keeps_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, _, aside) = moved_aside(folder.path());
+        std::fs::write(&main, "somebody else's").unwrap();
+        let error = aside.put_back(StoreError::Cancelled);
+        let StoreError::LeftAside { aside, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(aside, folder.path().join("h.db.replaced"));
+        assert_eq!(std::fs::read(&aside).unwrap(), b"main");
+        assert_eq!(
+            std::fs::read(Db::at(&aside).beside("-wal")).unwrap(),
+            b"log"
+        );
+        assert_eq!(std::fs::read(main).unwrap(), b"somebody else's");
+    }
 }

@@ -175,12 +175,16 @@ fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
     }
 }
 
-/// Why a copy of the database was not made. It is the place of the copy that matters then.
+/// Why a copy of the database was not made, or not for certain. It is the place of the copy that matters then.
 fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     let full = matches!(error, StoreError::DiskFull { .. });
     let held = matches!(error, StoreError::Busy { .. });
     if matches!(error, StoreError::Cancelled) {
         return Failure::new(Exit::Interrupted, format!("interrupted: {outcome}"));
+    }
+    // These say themselves what was done.
+    if let StoreError::CopyNotSynced { .. } | StoreError::LeftAside { .. } = error {
+        return error.into();
     }
     let failure = Failure::from(error).during(outcome);
     if full {

@@ -8,6 +8,7 @@
 )]
 
 mod capacity;
+mod copies;
 mod demo;
 mod doctor;
 mod documented;
