@@ -387,6 +387,10 @@ fn write_file(
         Ok(_) => true,
         Err(_) => false,
     };
+    // Also where nothing stands: SQLite would take a new file of that name for the database's log.
+    if belongs_to_database(&target) {
+        return Err(Failure::database_in_the_way(&target));
+    }
     // The temporary name ends in nothing that an import would take for history.
     let mut file = tempfile::Builder::new()
         .prefix(UNFINISHED_PREFIX)
@@ -411,9 +415,6 @@ fn write_file(
     writer.flush().map_err(unwritten)?;
     drop(writer);
     if there {
-        if belongs_to_database(&target) {
-            return Err(Failure::database_in_the_way(&target));
-        }
         let same = content::same_files(file.path(), &target);
         if same.map_err(|e| Failure::io("read", &target, &e))? {
             return Ok(Some((written, true)));

@@ -272,3 +272,18 @@ fn what_is_salvaged_takes_no_other_sessions_place() {
         ]
     );
 }
+
+#[test]
+fn no_session_takes_the_name_of_a_databases_log() {
+    let tool = Tool::new();
+    let source = tool.write("src/x.db-wal", "{}\n");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let out = tool.path("out");
+    fs::create_dir(&out).unwrap();
+    let other = rusqlite::Connection::open(out.join("x.db")).unwrap();
+    other.execute_batch("CREATE TABLE theirs (x)").unwrap();
+    drop(other);
+    let ran = tool.run(["export".as_ref(), "--out".as_ref(), out.as_os_str()]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(!out.join("x.db-wal").exists());
+}
