@@ -5,14 +5,16 @@ pub mod paths;
 pub mod salvage;
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use betcode_storage::{ErrorKind, ReadRange, SessionFilter, SessionId, Store, belongs_to_database};
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -20,6 +22,8 @@ use crate::output::format;
 
 /// How the names of unfinished files begin.
 const UNFINISHED_PREFIX: &str = ".betcode-export-";
+/// Letters and digits, made up anew for each, with which they end.
+const UNFINISHED_RANDOM_BYTES: usize = 6;
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -238,10 +242,12 @@ pub fn export(
     } in plan
     {
         for path in path.iter().chain([&salvaged]) {
-            let folder = out.join(path.parent().unwrap_or(Path::new("")));
-            if !swept.contains(&folder) {
-                sweep(&folder);
-                swept.insert(folder);
+            let below = path.parent().unwrap_or(Path::new(""));
+            if !swept.contains(below) {
+                swept.insert(below.to_owned());
+                if leads_through_folders(out, below) {
+                    sweep(&out.join(below));
+                }
             }
         }
         let place_of = |path| Place {
@@ -394,6 +400,7 @@ fn write_file(
     // The temporary name ends in nothing that an import would take for history.
     let mut file = tempfile::Builder::new()
         .prefix(UNFINISHED_PREFIX)
+        .rand_bytes(UNFINISHED_RANDOM_BYTES)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(&folder)
         .map_err(|e| Failure::io("write to the folder", &folder, &e))?;
@@ -447,19 +454,43 @@ fn sweep(folder: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        if !name
-            .as_encoded_bytes()
-            .starts_with(UNFINISHED_PREFIX.as_bytes())
-        {
-            continue;
-        }
-        let abandoned = fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if abandoned {
+        if is_unfinished(&entry.file_name()) && is_abandoned(&entry.path()) {
             // Left for the next time when it cannot be removed.
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether it is a name that an export gives.
+fn is_unfinished(name: &OsStr) -> bool {
+    let random = name
+        .as_encoded_bytes()
+        .strip_prefix(UNFINISHED_PREFIX.as_bytes());
+    random.is_some_and(|random| {
+        random.len() == UNFINISHED_RANDOM_BYTES && random.iter().all(u8::is_ascii_alphanumeric)
+    })
+}
+
+/// Whether it is a file that nobody holds. Links are not followed, and pipes not waited for.
+fn is_abandoned(path: &Path) -> bool {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path);
+    opened.is_ok_and(|file| {
+        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        is_file && file.try_lock().is_ok()
+    })
+}
+
+/// Whether `path` below `out` names folders alone, and no link to one.
+fn leads_through_folders(out: &Path, path: &Path) -> bool {
+    let mut folder = out.to_path_buf();
+    path.components().all(|name| {
+        folder.push(name);
+        fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir())
+    })
 }
 
 /// Makes a folder and those above it, for its owner alone; one that is there is left as it is.

@@ -1,9 +1,11 @@
 //! `export` and `cat`: sessions as files again.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::tool::{Tool, files};
 
@@ -176,13 +178,57 @@ fn cat_as_json_of_a_damaged_session_is_one_document() {
     );
 }
 
+/// Makes a file two hours old.
+fn aged(path: &Path) -> File {
+    let file = File::options().write(true).open(path).unwrap();
+    let then = SystemTime::now() - Duration::from_hours(2);
+    file.set_modified(then).unwrap();
+    file
+}
+
+#[test]
+fn what_only_looks_like_an_unfinished_export_is_left_alone_and_holds_nothing_up() {
+    let tool = tool_with(&[("a", "{}\n"), ("p/b", "{}\n")]);
+    let notes = tool.write("out/.betcode-export-notes.txt", "mine");
+    let elsewhere = tool.write("elsewhere/.betcode-export-killed", "theirs");
+    let pointed_at = tool.write("target", "mine");
+    let link = tool.path("out/.betcode-export-mylink");
+    symlink(&pointed_at, &link).unwrap();
+    symlink(tool.path("elsewhere"), tool.path("out/p")).unwrap();
+    for file in [&notes, &elsewhere, &pointed_at] {
+        drop(aged(file));
+    }
+    let pipe = tool.path("out/.betcode-export-mypipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let mut export = tool.command([
+        "export".as_ref(),
+        "--out".as_ref(),
+        tool.path("out").as_os_str(),
+    ]);
+    let mut export = Following(export.spawn().unwrap());
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let ended = loop {
+        match export.0.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => assert!(Instant::now() < deadline, "it waits for the pipe"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(ended.code(), Some(4), "the link is refused");
+    assert!(tool.path("out/a.jsonl").exists());
+    for file in [&notes, &elsewhere, &link, &pipe] {
+        assert!(fs::symlink_metadata(file).is_ok(), "{}", file.display());
+    }
+}
+
 #[test]
 fn what_a_killed_export_left_is_removed_and_one_under_way_is_left_alone() {
     let tool = Tool::new();
     tool.write("logs/a.jsonl", "{}\n");
     tool.ok(["import".as_ref(), tool.path("logs").as_os_str()]);
-    let left = tool.write("out/.betcode-export-dead", "half");
-    let busy = tool.write("out/.betcode-export-busy", "half");
+    let left = tool.write("out/.betcode-export-killed", "half");
+    let busy = tool.write("out/.betcode-export-atwork", "half");
     let held = std::fs::File::open(&busy).unwrap();
     held.lock().unwrap();
     tool.export("out");
