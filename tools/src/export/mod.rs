@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use betcode_storage::{ErrorKind, ReadRange, SessionFilter, SessionId, Store, belongs_to_database};
 use rustix::fs::OFlags;
@@ -24,6 +24,8 @@ use crate::output::format;
 const UNFINISHED_PREFIX: &str = ".betcode-export-";
 /// Letters and digits, made up anew for each, with which they end.
 const UNFINISHED_RANDOM_BYTES: usize = 6;
+/// How long one is left alone: another export that has just made it does not hold it yet.
+const UNFINISHED_LEFT_ALONE: Duration = Duration::from_hours(1);
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -471,7 +473,7 @@ fn is_unfinished(name: &OsStr) -> bool {
     })
 }
 
-/// Whether it is a file that nobody holds. Links are not followed, and pipes not waited for.
+/// Whether it is a file that nobody holds or has written to for long. Links are not followed, and pipes not waited for.
 fn is_abandoned(path: &Path) -> bool {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = File::options()
@@ -479,8 +481,12 @@ fn is_abandoned(path: &Path) -> bool {
         .custom_flags(flags.bits() as i32)
         .open(path);
     opened.is_ok_and(|file| {
-        let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        is_file && file.try_lock().is_ok()
+        let is_old_file = file.metadata().is_ok_and(|metadata| {
+            let written = metadata.modified().ok();
+            let age = written.and_then(|written| written.elapsed().ok());
+            metadata.is_file() && age.is_some_and(|age| age >= UNFINISHED_LEFT_ALONE)
+        });
+        is_old_file && file.try_lock().is_ok()
     })
 }
 

@@ -229,10 +229,12 @@ fn what_a_killed_export_left_is_removed_and_one_under_way_is_left_alone() {
     tool.ok(["import".as_ref(), tool.path("logs").as_os_str()]);
     let left = tool.write("out/.betcode-export-killed", "half");
     let busy = tool.write("out/.betcode-export-atwork", "half");
-    let held = std::fs::File::open(&busy).unwrap();
+    let begun = tool.write("out/.betcode-export-begun1", "");
+    let (held, _) = (aged(&busy), aged(&left));
     held.lock().unwrap();
     tool.export("out");
     assert!(!left.exists() && busy.exists());
+    assert!(begun.exists(), "another export has just made it");
     assert!(tool.path("out/a.jsonl").exists());
 }
 
