@@ -13,7 +13,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use betcode_storage::{ErrorKind, ReadRange, SessionFilter, SessionId, Store, belongs_to_database};
+use betcode_storage::{
+    ErrorKind, ReadRange, SessionFilter, SessionId, Store, StoreError, belongs_to_database,
+};
 use rustix::fs::OFlags;
 use serde::Serialize;
 
@@ -305,7 +307,15 @@ pub fn export(
                     ..failure
                 });
             }
+            // Deleted since the sessions were listed.
+            Err(_) if options.sessions.is_empty() && is_gone(store, &session) => {}
             Err(failure) => {
+                let failure = match options.salvage && failure.exit == Exit::Damaged {
+                    true => failure.hint(
+                        "restore a backup to have all of it; `betcode-db verify` names the damage",
+                    ),
+                    false => failure,
+                };
                 let failed = NotExported::of(session.to_string(), failure);
                 summary.failed.push(failed);
             }
@@ -313,6 +323,13 @@ pub fn export(
     }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+fn is_gone(store: &Store, session: &SessionId) -> bool {
+    matches!(
+        store.session(session),
+        Err(StoreError::SessionNotFound { .. })
+    )
 }
 
 /// Writes one session; `None` when it was interrupted. Says whether the file was there already.

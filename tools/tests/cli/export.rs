@@ -2,10 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
+
+use betcode_db::export::{ExportOptions, export};
+use betcode_storage::{SessionId, Store, StoreOptions};
 
 use crate::tool::{Tool, files};
 
@@ -334,4 +338,45 @@ fn no_session_takes_the_name_of_a_databases_log() {
     let ran = tool.run(["export".as_ref(), "--out".as_ref(), out.as_os_str()]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(!out.join("x.db-wal").exists());
+}
+
+#[test]
+fn a_session_deleted_during_an_export_of_all_is_left_out() {
+    let tool = tool_with(&[("a", "of a\n"), ("b", "of b\n"), ("c", "of c\n")]);
+    let store = Store::open(&tool.db(), StoreOptions::default()).unwrap();
+    let export = |out: &str, options: &ExportOptions, doomed: &str| {
+        let doomed: SessionId = doomed.parse().unwrap();
+        let mut deleted = false;
+        export(&store, &tool.path(out), options, &mut |_| {
+            if !deleted {
+                deleted = true;
+                store.delete(&doomed).unwrap();
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+    };
+    let all = export("all", &ExportOptions::default(), "b");
+    assert_eq!((all.sessions, all.failed), (2, Vec::new()));
+    let named = ExportOptions {
+        sessions: vec!["a".parse().unwrap(), "c".parse().unwrap()],
+        ..ExportOptions::default()
+    };
+    let asked_for = export("named", &named, "c");
+    assert_eq!(asked_for.failed[0].session, "c");
+}
+
+#[test]
+fn what_to_try_is_not_what_was_just_done() {
+    let tool = tool_with(&[("a", "first\nlost\n")]);
+    tool.damage("lost");
+    let out = tool.path("out");
+    let hint = |more: &[&str]| {
+        let args = ["export", "--out", out.to_str().unwrap()];
+        let (exported, code) = tool.json(args.iter().chain(more));
+        assert_eq!(code, 9, "{exported}");
+        exported["failed"][0]["try"].as_str().unwrap().to_owned()
+    };
+    assert!(hint(&[]).contains("--salvage"));
+    assert!(!hint(&["--salvage"]).contains("--salvage"));
 }

@@ -22,4 +22,5 @@ mod output;
 mod refusals;
 mod retain;
 mod rot;
+mod search;
 mod tool;

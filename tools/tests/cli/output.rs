@@ -110,7 +110,7 @@ fn quiet_still_tells_of_skipped_files_damage_and_problems() {
     tool.damage("damaged");
     only_on_stderr(&["verify"], 1, "session damaged, sequence 2");
     only_on_stderr(&["export", "--out", out], 9, "not exported: damaged");
-    only_on_stderr(&["search", "{}"], 1, "not searched to its end: damaged");
+    only_on_stderr(&["search", "{}"], 1, "not all of it searched: damaged");
     fs::set_permissions(tool.db(), fs::Permissions::from_mode(0o644)).unwrap();
     only_on_stderr(&["doctor"], 1, "PROBLEM");
     let told = tool.run(["doctor", "-q"]).stderr;
