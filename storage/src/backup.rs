@@ -1,14 +1,15 @@
 //! Copies of a store: before a migration, on request while writing goes on, and back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, fcntl_lock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
@@ -26,6 +27,8 @@ use crate::store::Store;
 use crate::surroundings::AUTO_VACUUM_INCREMENTAL;
 use crate::verify::{VerifyProgress, VerifyReport};
 
+/// How often a lock is tried for that its holder took away at the same time.
+const PLACE_LOCK_TRIES: u32 = 100;
 /// How often a copy under way asks whether to go on.
 const COPY_POLL: Duration = Duration::from_millis(100);
 /// What may stand beside a main file and belongs to it.
@@ -33,8 +36,9 @@ const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// A copy under another name until it is whole and checked. Dropped before, it leaves nothing.
 ///
-/// Nothing keeps another process from beginning a copy to the same place: SQLite's lock is held only
-/// while it writes. So a copy knows its file, and is none any more when another stands in its place.
+/// A lock keeps others from beginning a copy to the same place: SQLite's is held only while it
+/// writes. Not everybody asks for it, and not every file system has locks, so a copy knows its file,
+/// and is none any more when another stands in its place.
 struct Partial {
     path: PathBuf,
     file: OpenFile,
@@ -42,6 +46,8 @@ struct Partial {
     held: Option<File>,
     /// Opened at the beginning: what may not be opened fails before anything is moved.
     folder: File,
+    /// Given up last, when nothing of the copy is left under this name.
+    _lock: PlaceLock,
 }
 
 impl Partial {
@@ -51,7 +57,8 @@ impl Partial {
         if open_files::is_open(&path) {
             return Err(busy(&path, THE_COPY, "this process".into()));
         }
-        // Either somebody is at it, or a killed copy left it.
+        let lock = PlaceLock::take(&path)?;
+        // Either an earlier build is at it, or a killed copy left it.
         drop(Unused::claim(&path, THE_COPY)?);
         remove_all(&path);
         let Some(new) = create_private_new(&path)? else {
@@ -66,6 +73,7 @@ impl Partial {
             file: OpenFile::note_new(&new),
             held: Some(new),
             folder,
+            _lock: lock,
         })
     }
 
@@ -183,6 +191,65 @@ impl Drop for Partial {
         // After publishing there is nothing of this name, or what is somebody else's.
         if self.file.is_at(&self.path) {
             remove_all(&self.path);
+        }
+    }
+}
+
+/// Held from before a copy is begun until it has its name, or is gone, against other processes and
+/// other threads of this one: a lock on `<copy>.partial-lock`.
+///
+/// The lock is not on the copy itself: network file systems make one lock of this and SQLite's.
+struct PlaceLock {
+    path: PathBuf,
+    file: File,
+}
+
+impl PlaceLock {
+    fn take(partial: &Path) -> Result<Self> {
+        let path = Db::at(partial).beside("-lock");
+        for _ in 0..PLACE_LOCK_TRIES {
+            files::create_private(&path)?;
+            let opened = OpenOptions::new()
+                .write(true)
+                .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+                .open(&path);
+            let file = match opened {
+                Ok(file) => file,
+                // Whoever had it is done, and has taken it away.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error("open", &path)(error)),
+            };
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => break,
+                // Where there are no locks, it goes on without.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            let lock = Self {
+                path: path.clone(),
+                file,
+            };
+            if lock.is_in_place() {
+                return Ok(lock);
+            }
+        }
+        Err(busy(partial, THE_COPY, "another process".into()))
+    }
+
+    /// Whether it is this file that others find, and not one that was taken away since.
+    fn is_in_place(&self) -> bool {
+        let there = std::fs::symlink_metadata(&self.path);
+        let held = self.file.metadata();
+        let same = |a: Metadata, b: Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        there.is_ok_and(|there| held.is_ok_and(|held| same(there, held)))
+    }
+}
+
+impl Drop for PlaceLock {
+    fn drop(&mut self) {
+        // What has something in it is no lock of ours.
+        let is_empty = self.file.metadata().is_ok_and(|held| held.len() == 0);
+        if is_empty && self.is_in_place() {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
 use crate::tool::{Ran, Tool};
 
@@ -47,4 +48,43 @@ fn what_says_that_nothing_was_changed_has_changed_nothing() {
     assert_eq!(ran.code, 8, "{}", ran.stderr);
     assert!(ran.stderr.contains("no backup was made"), "{}", ran.stderr);
     assert!(!again.exists());
+}
+
+#[test]
+fn of_copies_to_one_place_at_once_one_is_made_and_the_others_are_told_so() {
+    let tool = tool();
+    let copy = tool.path("copy.db");
+    for _ in 0..10 {
+        let copies: Vec<_> = (0..8)
+            .map(|_| {
+                let mut command = tool.command(["backup".as_ref(), copy.as_os_str()]);
+                command
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        let ran: Vec<_> = copies
+            .into_iter()
+            .map(|copy| Ran::of(copy.wait_with_output().unwrap()))
+            .collect();
+        let told: Vec<_> = ran.iter().map(|ran| (ran.code, &ran.stderr)).collect();
+        assert_eq!(
+            ran.iter().filter(|ran| ran.code == 0).count(),
+            1,
+            "{told:?}"
+        );
+        assert!(
+            ran.iter().all(|ran| [0, 4, 5].contains(&ran.code)),
+            "{told:?}"
+        );
+        let left = fs::read_dir(tool.path("")).unwrap().flatten();
+        let left: Vec<_> = left
+            .map(|entry| entry.file_name())
+            .filter(|name| name.to_string_lossy().starts_with("copy.db."))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        fs::remove_file(&copy).unwrap();
+    }
 }
