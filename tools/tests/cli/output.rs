@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -285,4 +285,39 @@ fn without_arguments_it_shows_its_help_also_when_the_environment_names_a_databas
         "{}",
         ran.stderr
     );
+}
+
+#[test]
+fn a_signal_that_is_ignored_when_it_starts_stays_ignored() {
+    let tool = tool();
+    tool.write("more/b.jsonl", "one\n");
+    tool.ok(["import".as_ref(), tool.path("more").as_os_str()]);
+    let plain = tool.command(["cat", "b", "--follow"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\""]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut following = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    let send = |signal: &str| {
+        let sent = Command::new("kill")
+            .args([signal, &following.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    send("-INT");
+    send("-HUP");
+    tool.write("more/b.jsonl", "one\ntwo\n");
+    tool.ok(["import".as_ref(), tool.path("more").as_os_str()]);
+    let second = lines.next().map(Result::unwrap);
+    send("-TERM");
+    assert!(lines.next().is_none());
+    following.wait().unwrap();
+    assert_eq!(second.as_deref(), Some("two"));
 }
