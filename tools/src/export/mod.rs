@@ -184,7 +184,7 @@ fn plan(store: &Store) -> Result<(Vec<Planned>, Vec<NotExported>)> {
     // Behind all that is whole: no part of a session takes the place of another session.
     let with_salvaged = |(session, bytes, path): (SessionId, u64, Result<PathBuf>)| {
         let wanted = match &path {
-            Ok(path) => path.with_extension("salvaged.jsonl"),
+            Ok(path) => paths::of_salvaged(path, &session),
             Err(_) => PathBuf::from(format!("{session}.salvaged.jsonl")),
         };
         Planned {

@@ -380,3 +380,22 @@ fn what_to_try_is_not_what_was_just_done() {
     assert!(hint(&[]).contains("--salvage"));
     assert!(!hint(&["--salvage"]).contains("--salvage"));
 }
+
+#[test]
+fn names_as_long_as_names_can_be_are_numbered_and_salvaged() {
+    let name = format!("{}.jsonl", "n".repeat(255 - ".jsonl".len()));
+    let tool = Tool::new();
+    for (folder, line) in [("one", "of one"), ("two", "of two"), ("three", "lost")] {
+        tool.write(format!("{folder}/{name}"), format!("in {folder}\n{line}\n"));
+        tool.ok(["import".as_ref(), tool.path(folder).as_os_str()]);
+    }
+    tool.damage("lost");
+    let out = tool.path("out");
+    let args = ["export", "--salvage", "--out"].map(str::as_ref);
+    let (exported, code) = tool.json(args.into_iter().chain([out.as_os_str()]));
+    assert_eq!((code, &exported["sessions"]), (9, &2.into()), "{exported}");
+    let mut written: Vec<_> = files(&out).into_iter().map(|file| file.1).collect();
+    written.sort();
+    let expected = ["in one\nof one\n", "in three\n", "in two\nof two\n"];
+    assert_eq!(written, expected.map(|text| text.as_bytes().to_vec()));
+}
