@@ -321,3 +321,24 @@ fn a_signal_that_is_ignored_when_it_starts_stays_ignored() {
     following.wait().unwrap();
     assert_eq!(second.as_deref(), Some("two"));
 }
+
+#[test]
+fn a_page_is_written_to_a_pipe_and_to_stdout_wherever_it_leads() {
+    let tool = tool();
+    let piped = tool.ok(["report", "--quiet", "--html", "/dev/stdout"]);
+    assert!(
+        piped.text().starts_with("<!doctype html>"),
+        "{}",
+        piped.text()
+    );
+    let file = tool.path("page");
+    let mut command = tool.command(["report", "--html", "/dev/stdout"]);
+    let status = command.stdout(fs::File::create(&file).unwrap()).status();
+    assert!(status.unwrap().success());
+    let written = fs::read_to_string(&file).unwrap();
+    let text = written.split("</html>").nth(1).unwrap_or_default();
+    assert!(
+        written.starts_with("<!doctype html>") && text.contains("Footprint"),
+        "{written}"
+    );
+}
