@@ -2,10 +2,10 @@
 //! SQLite touches it.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
@@ -144,8 +144,14 @@ fn is_database(path: &Path) -> bool {
 
 /// Creates the database's folder (0700) and an empty file (0600) where there is none: history
 /// holds what people typed and what their machines answered.
+///
+/// An empty file that is there becomes as private, where this user may say so.
 pub(crate) fn create_private(path: &Path) -> Result<()> {
-    create_private_new(path).map(drop)
+    let is_empty = |there: Metadata| there.is_file() && there.len() == 0;
+    if create_private_new(path)?.is_none() && std::fs::metadata(path).is_ok_and(is_empty) {
+        let _ = std::fs::set_permissions(path, Permissions::from_mode(0o600));
+    }
+    Ok(())
 }
 
 /// As [`create_private`]; the file if there was none.

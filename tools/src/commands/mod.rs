@@ -89,9 +89,10 @@ impl Context<'_> {
     /// Opens the database for writing; it must exist.
     fn open(&self) -> Result<Store> {
         let path = self.database()?;
-        if !path.exists() {
-            // Asked of the engine for its words, and so that only imports create databases.
-            return Ok(Store::open_read_only(&path, self.global.options())?);
+        // Asked of the engine for its words, and so that only imports make databases, also of files
+        // that are empty.
+        if std::fs::metadata(&path).map_or(true, |there| there.len() == 0) {
+            drop(self.open_read_only()?);
         }
         Ok(Store::open(&path, self.global.options())?)
     }

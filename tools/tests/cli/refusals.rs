@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use betcode_db::generator;
 
@@ -280,4 +280,19 @@ fn a_file_called_like_an_option_does_not_take_the_place_of_the_environment() {
     let ran = Ran::of(import.current_dir(tool.path("")).output().unwrap());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(tool.db().exists());
+}
+
+#[test]
+fn an_empty_file_is_made_a_database_by_an_import_alone_and_private_then() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    let db = tool.write("store/history.db", "");
+    fs::set_permissions(&db, fs::Permissions::from_mode(0o644)).unwrap();
+    for command in [&["compact"][..], &["delete", "a", "--yes"]] {
+        assert_eq!(tool.run(command).code, 7, "{command:?}");
+        assert_eq!(fs::read(&db).unwrap(), b"");
+    }
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let mode = fs::metadata(&db).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
