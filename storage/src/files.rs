@@ -116,9 +116,21 @@ pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
 }
 
 /// Refuses a name for something new that would not last: also that of a copy under way, which the
-/// next copy removes.
+/// next copy removes, and one that leaves no room for the names of the files beside it.
 pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
+    /// Bytes that Linux takes as a name, less the longest that is put behind that of a database.
+    const NAME_BYTES_MAX: usize = 255 - "-compaction.lock".len();
     refuse_name_of_log(path)?;
+    let bytes = path.file_name().map_or(0, OsStr::len);
+    if bytes > NAME_BYTES_MAX {
+        return Err(StoreError::InvalidArgument {
+            what: "the database's name",
+            why: format!(
+                "it has {bytes} bytes, and the names of its log and locks, which continue it, leave \
+                 room for {NAME_BYTES_MAX}"
+            ),
+        });
+    }
     if path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes()) {
         return Err(StoreError::InvalidArgument {
             what: "the database's name",

@@ -296,3 +296,22 @@ fn an_empty_file_is_made_a_database_by_an_import_alone_and_private_then() {
     let mode = fs::metadata(&db).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+#[test]
+fn a_name_that_leaves_no_room_for_the_files_beside_the_database_is_refused() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    for (length, code) in [(240, 2), (239, 0)] {
+        let db = tool.path("d".repeat(length));
+        let import = |command: &str| {
+            let args = ["--db".as_ref(), db.as_os_str(), command.as_ref()];
+            let source = (command == "import").then_some(source.as_os_str());
+            tool.run(args.into_iter().chain(source))
+        };
+        let ran = import("import");
+        assert_eq!((ran.code, db.exists()), (code, code == 0), "{}", ran.stderr);
+        if code == 0 {
+            tool.ok(["--db".as_ref(), db.as_os_str(), "compact".as_ref()]);
+        }
+    }
+}
