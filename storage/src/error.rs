@@ -121,12 +121,16 @@ pub enum StoreError {
         source: Box<StoreError>,
     },
     /// The database has reached its size limit: new messages are refused, reading goes on.
-    #[error("{path}: the database has {used_bytes} bytes and its limit is {limit_bytes}")]
+    #[error(
+        "{path}: the database has {used_bytes} bytes, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
+    )]
     LimitReached {
         /// The database file.
         path: PathBuf,
         /// Main file and WAL.
         used_bytes: u64,
+        /// Payload bytes of the batch that was refused.
+        incoming_bytes: u64,
         /// The limit in force.
         limit_bytes: u64,
     },

@@ -151,6 +151,11 @@ fn a_full_store_takes_what_it_can_and_goes_on_with_a_higher_limit() {
         (6, &"no_space".into()),
         "{error}"
     );
+    let why = error["error"]["why"].as_str().unwrap();
+    assert!(
+        why.contains("more do not fit under its limit of 1500000"),
+        "{why}"
+    );
     assert_eq!(tool.run(["verify"]).code, 0);
     let (rest, code) = import("1GB");
     assert_eq!(code, 0, "{rest}");
