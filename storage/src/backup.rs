@@ -1,16 +1,17 @@
 //! Copies of a store: before a migration, on request while writing goes on, and back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::ops::{ControlFlow, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, renameat_with};
+use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, fcntl_lock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
@@ -28,6 +29,8 @@ use crate::store::Store;
 use crate::surroundings::AUTO_VACUUM_INCREMENTAL;
 use crate::verify::{COUNTER, VerifyProgress, VerifyReport};
 
+/// How often a lock is tried for that its holder took away at the same time.
+const PLACE_LOCK_TRIES: u32 = 100;
 /// How often a copy under way asks whether to go on.
 const COPY_POLL: Duration = Duration::from_millis(100);
 /// What may stand beside a main file and belongs to it.
@@ -35,13 +38,18 @@ const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// A copy under another name until it is whole and checked. Dropped before, it leaves nothing.
 ///
-/// Nothing keeps another process from beginning a copy to the same place: SQLite's lock is held only
-/// while it writes. So a copy knows its file, and is none any more when another stands in its place.
+/// A lock keeps others from beginning a copy to the same place: SQLite's is held only while it
+/// writes. Not everybody asks for it, and not every file system has locks, so a copy knows its file,
+/// and is none any more when another stands in its place.
 struct Partial {
     path: PathBuf,
     file: OpenFile,
     /// Held open, for the number of a file that is gone may be another's.
     held: Option<File>,
+    /// Opened at the beginning: what may not be opened fails before anything is moved.
+    folder: File,
+    /// Given up last, when nothing of the copy is left under this name.
+    _lock: PlaceLock,
 }
 
 impl Partial {
@@ -51,18 +59,25 @@ impl Partial {
         if open_files::is_open(&path) {
             return Err(busy(&path, THE_COPY, "this process".into()));
         }
-        // Either somebody is at it, or a killed copy left it.
+        let lock = PlaceLock::take(&path)?;
+        // Either an earlier build is at it, or a killed copy left it.
         drop(Unused::claim(&path, THE_COPY)?);
         refuse_not_a_copy(&path)?;
         remove_all(&path);
-        match create_private_new(&path)? {
-            Some(new) => Ok(Self {
-                path,
-                file: OpenFile::note_new(&new),
-                held: Some(new),
-            }),
-            None => Err(busy(&path, THE_COPY, "another process".into())),
-        }
+        let Some(new) = create_private_new(&path)? else {
+            return Err(busy(&path, THE_COPY, "another process".into()));
+        };
+        let folder = File::open(folder_of(&path)).map_err(|error| {
+            remove_all(&path);
+            io_error("open the folder", folder_of(&path))(error)
+        })?;
+        Ok(Self {
+            path,
+            file: OpenFile::note_new(&new),
+            held: Some(new),
+            folder,
+            _lock: lock,
+        })
     }
 
     /// Copies the store, which has `messages`, as of one moment, while others write.
@@ -146,7 +161,8 @@ impl Partial {
     }
 
     /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
-    /// is only the partial file.
+    /// is only the partial file. It has its name when this fails with
+    /// [`StoreError::CopyNotSynced`], and else has not.
     fn publish(mut self, to: &Path) -> Result<()> {
         self.check_place(&self.path)?;
         // Now, for closing it later could take the locks of who opens the copy under its name.
@@ -161,11 +177,14 @@ impl Partial {
             rename_to_new(to, &self.path)?;
             return Err(taken);
         }
-        let folder = to.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_error("sync the folder", folder))
+        self.folder.sync_all().map_err(|error| {
+            let source = io_error("sync the folder", folder_of(to))(error);
+            StoreError::CopyNotSynced {
+                copy: to.to_owned(),
+                moved_aside: None,
+                source: Box::new(source),
+            }
+        })
     }
 }
 
@@ -174,6 +193,65 @@ impl Drop for Partial {
         // After publishing there is nothing of this name, or what is somebody else's.
         if self.file.is_at(&self.path) {
             remove_all(&self.path);
+        }
+    }
+}
+
+/// Held from before a copy is begun until it has its name, or is gone, against other processes and
+/// other threads of this one: a lock on `<copy>.partial-lock`.
+///
+/// The lock is not on the copy itself: network file systems make one lock of this and SQLite's.
+struct PlaceLock {
+    path: PathBuf,
+    file: File,
+}
+
+impl PlaceLock {
+    fn take(partial: &Path) -> Result<Self> {
+        let path = Db::at(partial).beside("-lock");
+        for _ in 0..PLACE_LOCK_TRIES {
+            files::create_private(&path)?;
+            let opened = OpenOptions::new()
+                .write(true)
+                .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+                .open(&path);
+            let file = match opened {
+                Ok(file) => file,
+                // Whoever had it is done, and has taken it away.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error("open", &path)(error)),
+            };
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => break,
+                // Where there are no locks, it goes on without.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            let lock = Self {
+                path: path.clone(),
+                file,
+            };
+            if lock.is_in_place() {
+                return Ok(lock);
+            }
+        }
+        Err(busy(partial, THE_COPY, "another process".into()))
+    }
+
+    /// Whether it is this file that others find, and not one that was taken away since.
+    fn is_in_place(&self) -> bool {
+        let there = std::fs::symlink_metadata(&self.path);
+        let held = self.file.metadata();
+        let same = |a: Metadata, b: Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        there.is_ok_and(|there| held.is_ok_and(|held| same(there, held)))
+    }
+}
+
+impl Drop for PlaceLock {
+    fn drop(&mut self) {
+        // What has something in it is no lock of ours.
+        let is_empty = self.file.metadata().is_ok_and(|held| held.len() == 0);
+        if is_empty && self.is_in_place() {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 }
@@ -207,6 +285,11 @@ fn vacuum_into(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// Renames to a name that nobody has: what appeared there meanwhile is not replaced.
@@ -300,7 +383,8 @@ impl Store {
     /// stands beside `to`; [`StoreError::DiskFull`], which names the copy; [`StoreError::Damaged`]
     /// when what was copied is damaged: no copy is kept then, and `verify` says more;
     /// [`StoreError::Busy`] when another process copies to the same place;
-    /// [`StoreError::Cancelled`]. Wrong sums alone are no such damage.
+    /// [`StoreError::CopyNotSynced`], when the copy is there; [`StoreError::Cancelled`]. Wrong sums alone
+    /// are no such damage.
     pub fn backup(&self, to: &Path, observe: Observer<'_>) -> Result<BackupReport> {
         refuse_taken(to)?;
         let db = &self.inner.db;
@@ -319,7 +403,9 @@ impl Store {
 /// [`StoreError::Missing`], [`StoreError::Foreign`] and [`StoreError::Newer`] for the backup;
 /// [`StoreError::Damaged`] when it is: nothing is changed then; [`StoreError::FileExists`] and
 /// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while any process has the
-/// store at `to` open: it would go on writing to the file that was moved aside.
+/// store at `to` open: it would go on writing to the file that was moved aside;
+/// [`StoreError::CopyNotSynced`], when the store is restored; [`StoreError::LeftAside`]. With any
+/// other error everything is as it was.
 pub fn restore(
     backup: &Path,
     to: &Path,
@@ -349,10 +435,23 @@ pub fn restore(
     partial.check_place(&partial.path)?;
     let target = Db::at(to);
     let claimed = Unused::claim(to, THE_DATABASE)?;
-    let moved_aside = if replace { move_aside(&target)? } else { None };
-    partial.publish(to)?;
+    let aside = match replace {
+        true => Aside::of(&target)?,
+        false => Aside::default(),
+    };
+    match partial.publish(to) {
+        Ok(()) => {}
+        Err(StoreError::CopyNotSynced { copy, source, .. }) => {
+            return Err(StoreError::CopyNotSynced {
+                copy,
+                moved_aside: aside.into_path(),
+                source,
+            });
+        }
+        Err(error) => return Err(aside.put_back(error)),
+    }
     drop(claimed);
-    Ok(report(to, &checked, moved_aside))
+    Ok(report(to, &checked, aside.into_path()))
 }
 
 const THE_COPY: &str = "the copy";
@@ -454,32 +553,107 @@ fn remove_all(path: &Path) {
     }
 }
 
-/// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …), or a log that is there without
-/// its store to `<file>.stray-wal`. They belong together: neither means anything without the other.
-fn move_aside(db: &Db) -> Result<Option<PathBuf>> {
-    let whole = db.path().exists();
-    let name = if whole { ".replaced" } else { ".stray" };
-    let mut aside = Db::at(&db.beside(name));
-    let mut number = 2;
-    // A log that waits there without a main file belongs to another one, and SQLite would read it
-    // into this.
-    while aside.path().exists() || LOGS.iter().any(|log| aside.beside(log).exists()) {
-        aside = Db::at(&db.beside(&format!("{name}-{number}")));
-        number += 1;
+/// The files of a store that were moved aside: from where, and to where, the main file first.
+#[derive(Debug, Default)]
+struct Aside(Vec<(PathBuf, PathBuf)>);
+
+impl Aside {
+    /// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …), or a log that is there
+    /// without its store to `<file>.stray-wal`. They belong together: neither means anything without
+    /// the other.
+    fn of(db: &Db) -> Result<Self> {
+        let whole = db.path().exists();
+        let name = if whole { ".replaced" } else { ".stray" };
+        let mut aside = Db::at(&db.beside(name));
+        let mut number = 2;
+        // A log that waits there without a main file belongs to another one, and SQLite would read
+        // it into this.
+        while aside.path().exists() || LOGS.iter().any(|log| aside.beside(log).exists()) {
+            aside = Db::at(&db.beside(&format!("{name}-{number}")));
+            number += 1;
+        }
+        // Crash point: the main file goes first. Its log, left in its place, keeps everybody from
+        // making a store there; a main file without its log is an older state that looks whole, and
+        // is used.
+        let main = whole.then(|| (db.path().to_owned(), aside.path().to_owned()));
+        let logs = LOGS.map(|log| (db.beside(log), aside.beside(log)));
+        let mut moved = Self::default();
+        for (from, to) in main.into_iter().chain(logs) {
+            if !from.exists() {
+                continue;
+            }
+            match std::fs::rename(&from, &to) {
+                Ok(()) => moved.0.push((from, to)),
+                Err(error) => return Err(moved.put_back(io_error("move aside", &from)(error))),
+            }
+        }
+        Ok(moved)
     }
-    // Crash point: the main file goes first. Its log, left in its place, keeps everybody from making
-    // a store there; a main file without its log is an older state that looks whole, and is used.
-    let mut moved = None;
-    if whole {
-        std::fs::rename(db.path(), aside.path()).map_err(io_error("move aside", db.path()))?;
-        moved = Some(aside.path().to_owned());
+
+    /// Where the store is now, or what was left of it; `None` when there was nothing.
+    fn into_path(self) -> Option<PathBuf> {
+        self.0.into_iter().next().map(|(_, to)| to)
     }
-    for log in LOGS {
-        let (from, to) = (db.beside(log), aside.beside(log));
-        if from.exists() {
-            std::fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
-            moved.get_or_insert(to);
+
+    /// Moves everything back after `error`, which comes back when that is done.
+    fn put_back(mut self, error: StoreError) -> StoreError {
+        // The main file last, for the reason that it goes first. A log is no other store's log.
+        let free = self.0.iter().all(|(from, _)| !from.exists());
+        while free && let Some((from, to)) = self.0.last() {
+            if rename_to_new(to, from).is_err() {
+                break;
+            }
+            self.0.pop();
+        }
+        match self.into_path() {
+            None => error,
+            Some(aside) => StoreError::LeftAside {
+                aside,
+                source: Box::new(error),
+            },
         }
     }
-    Ok(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A main file and its log, moved aside.
+    fn moved_aside(folder: &Path) -> (PathBuf, PathBuf, Aside) {
+        let (main, log) = (folder.join("h.db"), folder.join("h.db-wal"));
+        std::fs::write(&main, "main").unwrap();
+        std::fs::write(&log, "log").unwrap();
+        let aside = Aside::of(&Db::at(&main)).unwrap();
+        assert!(!main.exists() && !log.exists());
+        (main, log, aside)
+    }
+
+    #[test]
+    fn what_was_moved_aside_for_a_restore_that_failed_is_moved_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, log, aside) = moved_aside(folder.path());
+        let error = aside.put_back(StoreError::Cancelled);
+        assert!(matches!(error, StoreError::Cancelled), "{error}");
+        assert_eq!(std::fs::read(main).unwrap(), b"main");
+        assert_eq!(std::fs::read(log).unwrap(), b"log");
+    }
+
+    #[test]
+    fn what_cannot_be_moved_back_is_told_with_its_place_and_keeps_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, _, aside) = moved_aside(folder.path());
+        std::fs::write(&main, "somebody else's").unwrap();
+        let error = aside.put_back(StoreError::Cancelled);
+        let StoreError::LeftAside { aside, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(aside, folder.path().join("h.db.replaced"));
+        assert_eq!(std::fs::read(&aside).unwrap(), b"main");
+        assert_eq!(
+            std::fs::read(Db::at(&aside).beside("-wal")).unwrap(),
+            b"log"
+        );
+        assert_eq!(std::fs::read(main).unwrap(), b"somebody else's");
+    }
 }

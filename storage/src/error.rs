@@ -123,12 +123,16 @@ pub enum StoreError {
         source: Box<StoreError>,
     },
     /// The database has reached its size limit: new messages are refused, reading goes on.
-    #[error("{path}: the database has {used_bytes} bytes and its limit is {limit_bytes}")]
+    #[error(
+        "{path}: the database has {used_bytes} bytes, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
+    )]
     LimitReached {
         /// The database file.
         path: PathBuf,
         /// Main file and WAL.
         used_bytes: u64,
+        /// Payload bytes of the batch that was refused.
+        incoming_bytes: u64,
         /// The limit in force.
         limit_bytes: u64,
     },
@@ -199,6 +203,27 @@ pub enum StoreError {
     FileExists {
         /// The file.
         path: PathBuf,
+    },
+    /// A copy is whole, was checked and has its name; the system did not say that this is on disk.
+    #[error(
+        "{copy} is there, whole and checked, but may not outlast a loss of power{}: {source}",
+        .moved_aside.as_ref().map(|at| format!(" (what stood there is {} now)", at.display())).unwrap_or_default()
+    )]
+    CopyNotSynced {
+        /// The copy.
+        copy: PathBuf,
+        /// Where a restore put the store that stood in its place.
+        moved_aside: Option<PathBuf>,
+        /// What the system said.
+        source: Box<StoreError>,
+    },
+    /// A restore failed when the store in its place was moved aside, and it could not be moved back.
+    #[error("nothing was restored, and what stood there is {aside} now: {source}")]
+    LeftAside {
+        /// Where that store is.
+        aside: PathBuf,
+        /// Why the restore failed.
+        source: Box<StoreError>,
     },
     /// The log of a database that is not there any more is in the way.
     #[error(
@@ -346,7 +371,9 @@ impl StoreError {
                 }
                 _ => ErrorKind::Internal,
             },
-            Self::SpaceNotGivenBack { source, .. } => source.kind(),
+            Self::SpaceNotGivenBack { source, .. }
+            | Self::CopyNotSynced { source, .. }
+            | Self::LeftAside { source, .. } => source.kind(),
             Self::Sqlite { .. } => ErrorKind::Internal,
         }
     }
@@ -393,6 +420,12 @@ impl StoreError {
                 "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable"
             }
             Self::FileExists { .. } => "choose another name, or move the file away",
+            Self::CopyNotSynced { .. } => {
+                "run `sync`, and look at what the system says of that disk"
+            }
+            Self::LeftAside { .. } => {
+                "move it back with the files that continue its name (-wal, -journal), once nothing stands in its place"
+            }
             Self::StrayLog { .. } => {
                 "put it beside its database under the database's name and -wal; delete it only if that database is gone for good"
             }

@@ -2,10 +2,10 @@
 //! SQLite touches it.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
@@ -122,9 +122,21 @@ pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
 }
 
 /// Refuses a name for something new that would not last: also that of a copy under way, which the
-/// next copy removes.
+/// next copy removes, and one that leaves no room for the names of the files beside it.
 pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
+    /// Bytes that Linux takes as a name, less the longest that is put behind that of a database.
+    const NAME_BYTES_MAX: usize = 255 - "-compaction.lock".len();
     refuse_name_of_log(path)?;
+    let bytes = path.file_name().map_or(0, OsStr::len);
+    if bytes > NAME_BYTES_MAX {
+        return Err(StoreError::InvalidArgument {
+            what: "the database's name",
+            why: format!(
+                "it has {bytes} bytes, and the names of its log and locks, which continue it, leave \
+                 room for {NAME_BYTES_MAX}"
+            ),
+        });
+    }
     if path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes()) {
         return Err(StoreError::InvalidArgument {
             what: "the database's name",
@@ -150,8 +162,14 @@ fn is_database(path: &Path) -> bool {
 
 /// Creates the database's folder (0700) and an empty file (0600) where there is none: history
 /// holds what people typed and what their machines answered.
+///
+/// An empty file that is there becomes as private, where this user may say so.
 pub(crate) fn create_private(path: &Path) -> Result<()> {
-    create_private_new(path).map(drop)
+    let is_empty = |there: Metadata| there.is_file() && there.len() == 0;
+    if create_private_new(path)?.is_none() && std::fs::metadata(path).is_ok_and(is_empty) {
+        let _ = std::fs::set_permissions(path, Permissions::from_mode(0o600));
+    }
+    Ok(())
 }
 
 /// As [`create_private`]; the file if there was none.

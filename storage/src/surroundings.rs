@@ -1,11 +1,14 @@
 //! What a store stands on: the file system, the files beside it, and how its own file was made.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
 use crate::error::Result;
 use crate::files;
+use crate::open_files;
 use crate::sql::db::{Db, set_wal};
 use crate::store::Store;
 
@@ -26,6 +29,9 @@ pub struct Surroundings {
     pub unwritable: Option<PathBuf>,
     /// The log of a database that is not there.
     pub stray_log: Option<PathBuf>,
+    /// Whether the file says of itself that it has a write-ahead log; `None` when it cannot be read,
+    /// or this process has it open. SQLite says no to a user who may not write beside it.
+    pub write_ahead_log: Option<bool>,
 }
 
 impl Surroundings {
@@ -52,8 +58,22 @@ impl Surroundings {
             reserve_bytes: reserve.ok().map(|metadata| metadata.len()),
             unwritable: unwritable.map(Path::to_owned),
             stray_log,
+            write_ahead_log: open_files::unless_open(path, || says_log(path)).flatten(),
         }
     }
+}
+
+/// What the header of a database says of its log.
+fn says_log(path: &Path) -> Option<bool> {
+    /// The version that readers need: 2 with a write-ahead log.
+    const READ_VERSION_AT: usize = 19;
+    let mut header = [0; READ_VERSION_AT + 1];
+    // Asked first: opening a pipe would wait for somebody to write to it.
+    if !path.is_file() {
+        return None;
+    }
+    File::open(path).ok()?.read_exact(&mut header).ok()?;
+    header.last().map(|version| *version == 2)
 }
 
 /// How a store's file was made: what SQLite keeps in it, and cannot change without rewriting it.

@@ -14,13 +14,18 @@ pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Listens to the signals. The first asks to stop between two steps; a second one ends the
-    /// process at once, which the store survives like any crash.
+    /// process at once, which the store survives like any crash. What is ignored when the process
+    /// begins, as under `nohup` and behind `&` in a script, stays ignored.
     ///
     /// # Errors
     /// When the system refuses the handlers.
     pub fn listen() -> std::io::Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
+        let ignored = ignored_signals();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if ignored & (1 << (signal - 1)) != 0 {
+                continue;
+            }
             let code = Exit::Interrupted as i32;
             // Order matters: the shutdown is armed by the flag that the second handler sets.
             signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&flag))?;
@@ -48,4 +53,13 @@ impl Interrupt {
             ControlFlow::Continue(())
         }
     }
+}
+
+/// A bit for each signal that this process ignores, from signal 1 on; none where the system does not
+/// tell.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }

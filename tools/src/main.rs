@@ -55,9 +55,12 @@ fn command() -> clap::Command {
     })
 }
 
-/// Whether the command line has an option.
+/// Whether the command line has an option. What stands behind `--` is none.
 fn is_given(option: &str) -> bool {
-    std::env::args_os().any(|argument| {
+    let mut options = std::env::args_os()
+        .skip(1)
+        .take_while(|argument| argument != "--");
+    options.any(|argument| {
         let value = argument
             .as_encoded_bytes()
             .strip_prefix(b"--")

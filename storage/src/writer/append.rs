@@ -265,6 +265,7 @@ pub(super) fn admit(
         return Err(StoreError::LimitReached {
             path: db.path().to_owned(),
             used_bytes: room.used_bytes,
+            incoming_bytes: incoming,
             limit_bytes: room.db_bytes_max,
         });
     }

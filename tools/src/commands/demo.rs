@@ -70,7 +70,16 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         .prefix("betcode-demo-")
         .tempdir()
         .map_err(|e| Failure::io("create a folder in", &std::env::temp_dir(), &e))?;
-    let result = tell(args, &mut context, scratch.path());
+    let mut result = tell(args, &mut context, scratch.path());
+    if let (Err(failure), Some(database)) = (&mut result, &context.global.db)
+        && failure.exit == Exit::Interrupted
+        && database.exists()
+    {
+        failure.hint = Some(format!(
+            "{} holds what was recorded until then: look into it, or delete it",
+            database.display()
+        ));
+    }
     // A demo that failed or was stopped leaves nothing behind, nor does one whose store stands
     // elsewhere.
     let finished = matches!(result, Ok(Exit::Ok | Exit::Problems));
@@ -198,8 +207,10 @@ fn find_source(
     }
     let folder = scratch.join("sessions");
     let progress = out.progress("generating", 0, Unit::Count);
-    let files = generator::write_sessions(&folder, args.seed, GENERATED_SESSIONS, args.size)
-        .map_err(|e| Failure::io("write generated sessions to", &folder, &e))?;
+    let (seed, size) = (args.seed, args.size);
+    let files = generator::write_sessions_while(&folder, seed, GENERATED_SESSIONS, size, go_on)
+        .map_err(|e| Failure::io("write generated sessions to", &folder, &e))?
+        .ok_or_else(interrupted)?;
     drop(progress);
     let about = format!(
         "{} generated from seed {}{}",
@@ -358,7 +369,7 @@ fn next_steps(context: &mut Context<'_>, database: &Path, session: Option<&str>,
     let out = &mut *context.out;
     out.line("");
     out.line("Try next");
-    out.line(format!("  export BETCODE_DB={}", database.display()));
+    out.line(format!("  export BETCODE_DB={}", for_a_shell(database)));
     out.line("  betcode-db sessions");
     if let Some(session) = session {
         out.line(format!("  betcode-db cat {session} --last 3"));
@@ -371,6 +382,17 @@ fn next_steps(context: &mut Context<'_>, database: &Path, session: Option<&str>,
     } else {
         out.line("and to keep your history in your own store:");
         out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects && betcode-db compact");
+    }
+}
+
+/// The path as a shell takes it, from whatever folder.
+fn for_a_shell(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    let path = absolute.as_deref().unwrap_or(path).display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    match path.chars().all(is_plain) {
+        true => path,
+        false => format!("'{}'", path.replace('\'', r"'\''")),
     }
 }
 

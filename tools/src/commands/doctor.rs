@@ -90,7 +90,7 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     match &opened {
         Ok((settings, report)) => {
             checks.push(database(report));
-            checks.extend(file(settings, report));
+            checks.extend(file(settings, &around, report));
             checks.push(limit(report));
             checks.push(compaction(report));
             checks.push(room(&around, report));
@@ -154,7 +154,7 @@ fn database(report: &CapacityReport) -> Check {
     Check::ok("database", what)
 }
 
-fn file(settings: &FileSettings, report: &CapacityReport) -> Vec<Check> {
+fn file(settings: &FileSettings, around: &Surroundings, report: &CapacityReport) -> Vec<Check> {
     let free = format::bytes(report.free_bytes);
     let hint = "back it up and restore it: betcode-db backup FILE, then restore FILE --replace";
     vec![
@@ -180,7 +180,7 @@ fn file(settings: &FileSettings, report: &CapacityReport) -> Vec<Check> {
                 hint,
             ),
         },
-        match settings.write_ahead_log {
+        match around.write_ahead_log.unwrap_or(settings.write_ahead_log) {
             true => Check::ok("journal", "write-ahead log"),
             false => Check::note(
                 "journal",

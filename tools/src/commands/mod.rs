@@ -92,9 +92,10 @@ impl Context<'_> {
     /// Opens the database for writing; it must exist.
     fn open(&self) -> Result<Store> {
         let path = self.database()?;
-        if !path.exists() {
-            // Asked of the engine for its words, and so that only imports create databases.
-            return Ok(Store::open_read_only(&path, self.global.options())?);
+        // Asked of the engine for its words, and so that only imports make databases, also of files
+        // that are empty.
+        if std::fs::metadata(&path).map_or(true, |there| there.len() == 0) {
+            drop(self.open_read_only()?);
         }
         Ok(Store::open(&path, self.global.options())?)
     }
@@ -205,12 +206,16 @@ fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
     }
 }
 
-/// Why a copy of the database was not made. It is the place of the copy that matters then.
+/// Why a copy of the database was not made, or not for certain. It is the place of the copy that matters then.
 fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     let full = matches!(error, StoreError::DiskFull { .. });
     let held = matches!(error, StoreError::Busy { .. });
     if matches!(error, StoreError::Cancelled) {
         return Failure::new(Exit::Interrupted, format!("interrupted: {outcome}"));
+    }
+    // These say themselves what was done.
+    if let StoreError::CopyNotSynced { .. } | StoreError::LeftAside { .. } = error {
+        return error.into();
     }
     let failure = Failure::from(error).during(outcome);
     if full {

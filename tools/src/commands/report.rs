@@ -1,6 +1,7 @@
 //! `report`: size against the limit, growth beside the plan, forecast, biggest sessions.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::report;
@@ -42,7 +43,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let limit = context.limit(daemon.as_ref());
     let capacity = context.open_to_judge(limit)?.capacity_report()?;
     if let Some(file) = &args.html {
-        write_page(file, report::html(&capacity).as_bytes())?;
+        write_page(file, report::html(&capacity).as_bytes(), context.out)?;
     }
     if args.csv {
         context.out.raw(report::csv(&capacity).as_bytes());
@@ -123,15 +124,22 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
 }
 
 /// Writes a page that only its owner may read, for it names sessions and directories: whole or not at
-/// all. What is no file, such as a pipe, is written to.
-fn write_page(path: &Path, page: &[u8]) -> Result<()> {
+/// all. What is no file, such as a pipe, is written to, and so is stdout wherever it leads: replaced
+/// by a new file, it would take the rest of what this process writes with it.
+fn write_page(path: &Path, page: &[u8], out: &mut Out) -> Result<()> {
     let failed = |error: &std::io::Error| Failure::io("write", path, error);
+    let there = std::fs::metadata(path);
+    if there.as_ref().is_ok_and(is_stdout) {
+        out.raw(page);
+        return Ok(());
+    }
+    // Under the name that was given: the link of an open pipe leads to no path.
+    if there.is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(path, page).map_err(|e| failed(&e));
+    }
     let target = behind_links(path);
     if belongs_to_database(&target) {
         return Err(Failure::database_in_the_way(path));
-    }
-    if std::fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
-        return std::fs::write(&target, page).map_err(|e| failed(&e));
     }
     let folder = target
         .parent()
@@ -144,4 +152,10 @@ fn write_page(path: &Path, page: &[u8]) -> Result<()> {
         .map_err(|e| failed(&e))?;
     file.persist(&target).map_err(|e| failed(&e.error))?;
     Ok(())
+}
+
+/// Whether it is what this process writes its results to.
+fn is_stdout(there: &std::fs::Metadata) -> bool {
+    rustix::fs::fstat(std::io::stdout())
+        .is_ok_and(|stdout| (stdout.st_dev, stdout.st_ino) == (there.dev(), there.ino()))
 }

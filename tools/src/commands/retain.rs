@@ -21,9 +21,10 @@ const SHOWN_MAX: usize = 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Shows what would go and why; removes only with --yes. Sessions used during the last day stay, \
-unless they are named. An archive is a history store of its own, on which every command works \
-(--db ARCHIVE); each session is compared with it byte for byte, with the times its messages were \
-received and what is known of it, before it is removed.")]
+unless they are named. Being imported counts as use, however old the lines are. An archive is a \
+history store of its own, on which every command works (--db ARCHIVE); each session is compared with \
+it byte for byte, with the times its messages were received and what is known of it, before it is \
+removed.")]
 pub struct Args {
     /// Sessions last used longer ago than this, such as 90d, 12w or 1y
     #[arg(long, value_name = "AGE", value_parser = age)]

@@ -1,7 +1,7 @@
 //! `search`: text in messages, compacted or not.
 
 use betcode_storage::classify::classify;
-use betcode_storage::{ErrorKind, Message, ReadRange, SessionFilter, SessionId};
+use betcode_storage::{ErrorKind, Message, ReadRange, SessionFilter, SessionId, StoreError};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
@@ -63,15 +63,29 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
                 failed.push(not_searched(context.out, session, error.into()));
                 continue 'sessions;
             }
+            // Deleted since the sessions were listed.
+            Err(StoreError::SessionNotFound { .. }) if args.session.is_none() => continue,
             replay => replay?,
         };
+        let mut is_damaged = false;
         for message in replay {
             if context.interrupt.raised() || context.out.reader_gone() || found >= args.limit {
                 break 'sessions;
             }
             let message = match message {
                 Ok(message) => message,
-                // A damaged session does not hide what the others hold.
+                // Behind the damage it goes on.
+                Err(error) if error.kind() == ErrorKind::Damaged => {
+                    if !is_damaged {
+                        failed.push(not_searched(context.out, session, error.into()));
+                    }
+                    is_damaged = true;
+                    continue;
+                }
+                Err(StoreError::SessionNotFound { .. }) if args.session.is_none() => {
+                    continue 'sessions;
+                }
+                // What goes wrong with one session does not hide what the others hold.
                 Err(error) => {
                     failed.push(not_searched(context.out, session, error.into()));
                     continue 'sessions;
@@ -128,10 +142,10 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     })
 }
 
-/// Tells of a session that is damaged; what a document says of it.
+/// Tells of a session that could not be read, or not all of it; what a document says of it.
 fn not_searched(out: &mut Out, session: &SessionId, failure: Failure) -> Value {
     out.trouble(format!(
-        "not searched to its end: {session}\n  why: {failure}"
+        "not all of it searched: {session}\n  why: {failure}"
     ));
     json!({"session": session.as_str(), "why": failure.to_string()})
 }

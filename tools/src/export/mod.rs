@@ -5,14 +5,18 @@ pub mod paths;
 pub mod salvage;
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, Permissions};
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use betcode_storage::{ErrorKind, ReadRange, SessionFilter, SessionId, Store, belongs_to_database};
+use betcode_storage::{
+    ErrorKind, ReadRange, SessionFilter, SessionId, Store, StoreError, belongs_to_database,
+};
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -20,6 +24,10 @@ use crate::output::format;
 
 /// How the names of unfinished files begin.
 const UNFINISHED_PREFIX: &str = ".betcode-export-";
+/// Letters and digits, made up anew for each, with which they end.
+const UNFINISHED_RANDOM_BYTES: usize = 6;
+/// How long one is left alone: another export that has just made it does not hold it yet.
+const UNFINISHED_LEFT_ALONE: Duration = Duration::from_hours(1);
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -176,7 +184,7 @@ fn plan(store: &Store) -> Result<(Vec<Planned>, Vec<NotExported>)> {
     // Behind all that is whole: no part of a session takes the place of another session.
     let with_salvaged = |(session, bytes, path): (SessionId, u64, Result<PathBuf>)| {
         let wanted = match &path {
-            Ok(path) => path.with_extension("salvaged.jsonl"),
+            Ok(path) => paths::of_salvaged(path, &session),
             Err(_) => PathBuf::from(format!("{session}.salvaged.jsonl")),
         };
         Planned {
@@ -238,10 +246,12 @@ pub fn export(
     } in plan
     {
         for path in path.iter().chain([&salvaged]) {
-            let folder = out.join(path.parent().unwrap_or(Path::new("")));
-            if !swept.contains(&folder) {
-                sweep(&folder);
-                swept.insert(folder);
+            let below = path.parent().unwrap_or(Path::new(""));
+            if !swept.contains(below) {
+                swept.insert(below.to_owned());
+                if leads_through_folders(out, below) {
+                    sweep(&out.join(below));
+                }
             }
         }
         let place_of = |path| Place {
@@ -297,7 +307,15 @@ pub fn export(
                     ..failure
                 });
             }
+            // Deleted since the sessions were listed.
+            Err(_) if options.sessions.is_empty() && is_gone(store, &session) => {}
             Err(failure) => {
+                let failure = match options.salvage && failure.exit == Exit::Damaged {
+                    true => failure.hint(
+                        "restore a backup to have all of it; `betcode-db verify` names the damage",
+                    ),
+                    false => failure,
+                };
                 let failed = NotExported::of(session.to_string(), failure);
                 summary.failed.push(failed);
             }
@@ -305,6 +323,13 @@ pub fn export(
     }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+fn is_gone(store: &Store, session: &SessionId) -> bool {
+    matches!(
+        store.session(session),
+        Err(StoreError::SessionNotFound { .. })
+    )
 }
 
 /// Writes one session; `None` when it was interrupted. Says whether the file was there already.
@@ -387,9 +412,14 @@ fn write_file(
         Ok(_) => true,
         Err(_) => false,
     };
+    // Also where nothing stands: SQLite would take a new file of that name for the database's log.
+    if belongs_to_database(&target) {
+        return Err(Failure::database_in_the_way(&target));
+    }
     // The temporary name ends in nothing that an import would take for history.
     let mut file = tempfile::Builder::new()
         .prefix(UNFINISHED_PREFIX)
+        .rand_bytes(UNFINISHED_RANDOM_BYTES)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(&folder)
         .map_err(|e| Failure::io("write to the folder", &folder, &e))?;
@@ -411,9 +441,6 @@ fn write_file(
     writer.flush().map_err(unwritten)?;
     drop(writer);
     if there {
-        if belongs_to_database(&target) {
-            return Err(Failure::database_in_the_way(&target));
-        }
         let same = content::same_files(file.path(), &target);
         if same.map_err(|e| Failure::io("read", &target, &e))? {
             return Ok(Some((written, true)));
@@ -446,19 +473,47 @@ fn sweep(folder: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        if !name
-            .as_encoded_bytes()
-            .starts_with(UNFINISHED_PREFIX.as_bytes())
-        {
-            continue;
-        }
-        let abandoned = fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if abandoned {
+        if is_unfinished(&entry.file_name()) && is_abandoned(&entry.path()) {
             // Left for the next time when it cannot be removed.
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether it is a name that an export gives.
+fn is_unfinished(name: &OsStr) -> bool {
+    let random = name
+        .as_encoded_bytes()
+        .strip_prefix(UNFINISHED_PREFIX.as_bytes());
+    random.is_some_and(|random| {
+        random.len() == UNFINISHED_RANDOM_BYTES && random.iter().all(u8::is_ascii_alphanumeric)
+    })
+}
+
+/// Whether it is a file that nobody holds or has written to for long. Links are not followed, and pipes not waited for.
+fn is_abandoned(path: &Path) -> bool {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = File::options()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path);
+    opened.is_ok_and(|file| {
+        let is_old_file = file.metadata().is_ok_and(|metadata| {
+            let written = metadata.modified().ok();
+            let age = written.and_then(|written| written.elapsed().ok());
+            metadata.is_file() && age.is_some_and(|age| age >= UNFINISHED_LEFT_ALONE)
+        });
+        is_old_file && file.try_lock().is_ok()
+    })
+}
+
+/// Whether `path` below `out` names folders alone, and no link to one.
+fn leads_through_folders(out: &Path, path: &Path) -> bool {
+    let mut folder = out.to_path_buf();
+    path.components().all(|name| {
+        folder.push(name);
+        fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir())
+    })
 }
 
 /// Makes a folder and those above it, for its owner alone; one that is there is left as it is.

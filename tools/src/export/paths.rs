@@ -6,6 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use betcode_storage::SessionId;
+
 /// Why a path is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnsafePath {
@@ -96,15 +98,42 @@ impl Paths {
     }
 }
 
-/// `a/name.jsonl` → `a/name~2.jsonl`, whatever bytes the name has.
+/// Bytes that Linux takes as a name.
+const NAME_BYTES_MAX: usize = 255;
+/// The longest number that a name gets.
+const NUMBER_BYTES_MAX: usize = "~18446744073709551615".len();
+
+/// `a/name.jsonl` → `a/name~2.jsonl`, whatever bytes the name has. A long name is cut to fit.
 fn numbered(path: &Path, number: u64) -> PathBuf {
-    let mut name = path.file_stem().unwrap_or_default().to_os_string();
-    name.push(format!("~{number}"));
-    if let Some(ending) = path.extension() {
-        name.push(".");
-        name.push(ending);
+    let mut ending = format!("~{number}").into_bytes();
+    let extension = path.extension().map(OsStr::as_bytes).unwrap_or_default();
+    let stem = match ending.len() + 1 + extension.len() < NAME_BYTES_MAX {
+        true => path.file_stem(),
+        // There is no room for anything before such an ending: it is part of the name.
+        false => path.file_name(),
+    };
+    let stem = stem.map(OsStr::as_bytes).unwrap_or_default();
+    if stem.len() != path.file_name().map_or(0, OsStr::len) {
+        ending.push(b'.');
+        ending.extend_from_slice(extension);
     }
-    path.with_file_name(name)
+    let mut kept = stem.len().min(NAME_BYTES_MAX - ending.len());
+    // A character stays whole, where there are characters.
+    while kept < stem.len() && kept > 0 && stem.get(kept).is_some_and(|byte| byte & 0xc0 == 0x80) {
+        kept -= 1;
+    }
+    let name = [stem.get(..kept).unwrap_or_default(), &ending].concat();
+    path.with_file_name(OsStr::from_bytes(&name))
+}
+
+/// Where what can be read of a damaged session is written: `name.salvaged.jsonl` beside where all of
+/// it would stand, or under the session's id where that name would be too long.
+pub fn of_salvaged(path: &Path, session: &SessionId) -> PathBuf {
+    let wanted = path.with_extension("salvaged.jsonl");
+    match wanted.file_name().map_or(0, OsStr::len) + NUMBER_BYTES_MAX <= NAME_BYTES_MAX {
+        true => wanted,
+        false => path.with_file_name(format!("{session}.salvaged.jsonl")),
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +183,23 @@ mod tests {
                 "q/a.jsonl"
             ]
         );
+    }
+
+    #[test]
+    fn names_of_the_greatest_length_stay_apart_whole_characters_and_within_it() {
+        for name in [
+            format!("{}.jsonl", "ä".repeat(124)),
+            format!("a.{}", "e".repeat(253)),
+            "x".repeat(255),
+        ] {
+            let mut paths = Paths::default();
+            let claimed: HashSet<_> = (0..12).map(|_| paths.claim(Path::new(&name))).collect();
+            assert_eq!(claimed.len(), 12);
+            for path in claimed {
+                let name = path.to_str().expect("it is UTF-8 still");
+                assert!(name.len() <= NAME_BYTES_MAX, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod transcript;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub use awkward::awkward;
@@ -67,6 +68,22 @@ pub fn write_sessions(
     sessions: usize,
     target_bytes: u64,
 ) -> io::Result<Vec<PathBuf>> {
+    let mut go_on = || ControlFlow::Continue(());
+    let files = write_sessions_while(folder, seed, sessions, target_bytes, &mut go_on);
+    files.map(Option::unwrap_or_default)
+}
+
+/// As [`write_sessions`], asking before each line whether to go on; `None` when told not to.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write_sessions_while(
+    folder: &Path,
+    seed: u64,
+    sessions: usize,
+    target_bytes: u64,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> io::Result<Option<Vec<PathBuf>>> {
     let mut files = Vec::new();
     let each = target_bytes / sessions.max(1) as u64;
     for number in 0..sessions {
@@ -98,6 +115,9 @@ pub fn write_sessions(
             if written >= bytes {
                 break;
             }
+            if go_on().is_break() {
+                return Ok(None);
+            }
             file.write_all(&line)?;
             file.write_all(b"\n")?;
             written += line.len() as u64 + 1;
@@ -105,7 +125,7 @@ pub fn write_sessions(
         file.flush()?;
         files.push(path);
     }
-    Ok(files)
+    Ok(Some(files))
 }
 
 #[cfg(test)]

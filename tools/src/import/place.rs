@@ -1,5 +1,6 @@
 //! Where the import of a file goes on: in which session, and after which byte.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +13,9 @@ use super::walk::{Found, path_bytes};
 use super::{Run, Skipped};
 use crate::error::Exit;
 use crate::export::content;
+
+/// Sessions that a file is compared with to see whether it is an older copy of one.
+const OLDER_COPY_REPLAYS_MAX: usize = 32;
 
 /// Where in a file, and in its session, the import goes on.
 pub(super) struct Place {
@@ -39,36 +43,22 @@ pub(super) fn find_place(
     let source_path = path_bytes(&found.canonical);
     let relative_path = path_bytes(&found.relative);
     let by_source = run.store.imports_by_source(&source_path)?;
-    let by_relative = run.store.imports_by_relative(&relative_path)?;
     // Afterwards: what an import beside this one took of a file that grows is there then.
-    let length = file.metadata()?.len();
-    let ends = by_source
-        .iter()
-        .chain(&by_relative)
-        .map(|r| r.mark.taken_bytes)
-        .collect();
-    let prefixes = prefixes(file, length, ends)?;
-    let compare = |records: Vec<ImportRecord>| -> Vec<Candidate> {
-        records
-            .into_iter()
-            .map(|record| {
-                let prefix = prefixes.iter().find(|p| p.bytes == record.mark.taken_bytes);
-                let prefix_matches = prefix.is_some_and(|p| p.digest() == record.mark.taken_digest);
-                Candidate {
-                    record,
-                    prefix_matches,
-                }
-            })
-            .collect()
-    };
-    let by_relative = compare(by_relative);
-    match identity::decide(&compare(by_source), &by_relative) {
+    let mut length = file.metadata()?.len();
+    let mut prefixes = prefixes(file, length, &by_source)?;
+    let by_source = compare(by_source, &prefixes);
+    let mut by_relative = Vec::new();
+    // Thousands of files may stand at the same place below other folders.
+    if !by_source.iter().any(|candidate| candidate.prefix_matches) {
+        let records = run.store.imports_by_relative(&relative_path)?;
+        length = file.metadata()?.len();
+        prefixes = self::prefixes(file, length, &records)?;
+        by_relative = compare(records, &prefixes);
+    }
+    match identity::decide(&by_source, &by_relative) {
         Decision::Continue(record) if !(run.options.as_new && goes_beyond(&record, &prefixes)) => {
             let taken = record.mark.taken_bytes;
-            let prefix = prefixes
-                .into_iter()
-                .find(|p| p.bytes == taken)
-                .unwrap_or_default();
+            let prefix = prefixes.remove(&taken).unwrap_or_default();
             let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
             Ok(Some(Place {
                 session: record.session,
@@ -90,7 +80,7 @@ pub(super) fn find_place(
             Ok(None)
         }
         decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
-            let session = free_id(run, found, &relative_path)?;
+            let session = free_id(run, found, &relative_path, by_relative.len())?;
             // An import beside this one may have begun the file, and taken the id that it would have.
             if decision == Decision::New && !run.store.imports_by_source(&source_path)?.is_empty() {
                 return find_place(run, file, found);
@@ -111,7 +101,7 @@ pub(super) fn find_place(
 
 /// Whether all of the file is the beginning of what was taken from the same place below another
 /// folder: a backup, say, from before that file grew. Compared byte for byte, because nothing is kept
-/// of it. An empty file is no copy of anything.
+/// of it, and with the newest few alone, for each is a replay. An empty file is no copy of anything.
 fn is_older_copy(
     run: &Run<'_>,
     file: &mut File,
@@ -124,7 +114,8 @@ fn is_older_copy(
     let longer = by_relative
         .iter()
         .map(|candidate| &candidate.record)
-        .filter(|record| record.mark.taken_bytes > length);
+        .filter(|record| record.mark.taken_bytes > length)
+        .take(OLDER_COPY_REPLAYS_MAX);
     for record in longer {
         file.seek(SeekFrom::Start(0))?;
         let copy = file.by_ref().take(length);
@@ -139,21 +130,37 @@ fn is_older_copy(
 }
 
 /// Whether the session holds messages that did not come from the file.
-fn goes_beyond(record: &ImportRecord, prefixes: &[Prefix]) -> bool {
-    let prefix = prefixes.iter().find(|p| p.bytes == record.mark.taken_bytes);
+fn goes_beyond(record: &ImportRecord, prefixes: &HashMap<u64, Prefix>) -> bool {
+    let prefix = prefixes.get(&record.mark.taken_bytes);
     prefix.is_some_and(|p| {
         record.last_sequence > p.messages(record.mark.unterminated, record.mark.joins.len())
     })
 }
 
-/// The file's beginning as it was at each of `ends` that it reaches.
-fn prefixes(file: &mut File, length: u64, mut ends: Vec<u64>) -> io::Result<Vec<Prefix>> {
-    ends.sort_unstable();
-    ends.dedup();
+/// How each record compares with the file.
+fn compare(records: Vec<ImportRecord>, prefixes: &HashMap<u64, Prefix>) -> Vec<Candidate> {
+    let compared = records.into_iter().map(|record| {
+        let prefix = prefixes.get(&record.mark.taken_bytes);
+        let prefix_matches = prefix.is_some_and(|p| p.digest() == record.mark.taken_digest);
+        Candidate {
+            record,
+            prefix_matches,
+        }
+    });
+    compared.collect()
+}
+
+/// The file's beginnings that records know, as far as it reaches, by their length.
+fn prefixes(
+    file: &mut File,
+    length: u64,
+    records: &[ImportRecord],
+) -> io::Result<HashMap<u64, Prefix>> {
+    let ends: BTreeSet<_> = records.iter().map(|r| r.mark.taken_bytes).collect();
     file.seek(SeekFrom::Start(0))?;
     let mut buffer = vec![0; READ_BYTES];
     let mut prefix = Prefix::default();
-    let mut reached = Vec::new();
+    let mut reached = HashMap::new();
     for end in ends.into_iter().filter(|&end| end <= length) {
         while prefix.bytes < end {
             let room =
@@ -164,7 +171,7 @@ fn prefixes(file: &mut File, length: u64, mut ends: Vec<u64>) -> io::Result<Vec<
             }
             prefix.push(buffer.get(..read).unwrap_or_default());
         }
-        reached.push(prefix.clone());
+        reached.insert(end, prefix.clone());
     }
     Ok(reached)
 }
@@ -203,9 +210,19 @@ fn changed(
     Ok(Stop::Skip(skipped))
 }
 
-fn free_id(run: &Run<'_>, found: &Found, relative: &[u8]) -> Result<SessionId, StoreError> {
+/// An id for a new session. `others` have been made of files at the same place, and have most of the
+/// first numbers.
+fn free_id(
+    run: &Run<'_>,
+    found: &Found,
+    relative: &[u8],
+    others: usize,
+) -> Result<SessionId, StoreError> {
     let stem = found.relative.file_stem().unwrap_or_default();
-    for id in identity::ids(stem.as_bytes(), relative) {
+    // The id without a number, and the first that has one, do not depend on how many there are.
+    let ids = identity::ids(stem.as_bytes(), relative).enumerate();
+    let worth_a_look = ids.filter(|(number, _)| *number < 2 || *number >= others);
+    for (_, id) in worth_a_look {
         match run.store.session(&id) {
             Err(StoreError::SessionNotFound { .. }) => return Ok(id),
             Err(other) => return Err(other),

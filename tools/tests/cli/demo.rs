@@ -102,3 +102,66 @@ fn a_path_to_the_demo_must_hold_sessions() {
     let tool = Tool::new();
     assert_eq!(tool.run(["demo", "/nowhere/at/all"]).code, 3);
 }
+
+#[test]
+fn what_to_try_next_works_as_it_stands_from_any_folder() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", "{}\n");
+    let mut demo = tool.command(["demo", "src", "--db", "my store's.db"]);
+    let story = Ran::of(demo.current_dir(tool.path("")).output().unwrap()).text();
+    let export = story
+        .lines()
+        .find(|line| line.contains("export BETCODE_DB"))
+        .unwrap();
+    let mut shell = std::process::Command::new("sh");
+    let script = format!("{export}; exec \"$0\" sessions");
+    let program = env!("CARGO_BIN_EXE_betcode-db");
+    let ran = Ran::of(shell.args(["-c", &script, program]).output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn a_demo_that_is_interrupted_early_ends_and_later_names_the_store_it_leaves() {
+    let tool = Tool::new();
+    let mut child = tool
+        .command(["demo", "--generated", "--size", "300MB"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let generates = || {
+        let folders = std::fs::read_dir(tool.path("")).unwrap().flatten();
+        folders
+            .map(|f| f.path().join("sessions"))
+            .any(|f| f.exists())
+    };
+    while !generates() && child.try_wait().unwrap().is_none() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    interrupt(&child);
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    let text = ran.text();
+    assert!(
+        !text.contains("generated from seed"),
+        "it ended before: {text}"
+    );
+
+    for n in 0..6 {
+        tool.write(format!("src/{n}.jsonl"), generator::stream(n, 4_000_000));
+    }
+    let mut demo = tool.command(["demo", "src", "--db", "left.db"]);
+    let child = demo
+        .current_dir(tool.path(""))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !tool.path("left.db").exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    interrupt(&child);
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert!(ran.stderr.contains("left.db holds"), "{}", ran.stderr);
+}

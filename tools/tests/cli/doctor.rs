@@ -64,7 +64,7 @@ fn what_this_user_cannot_write_to_is_a_problem() {
         fs::set_permissions(tool.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         command.uid(NOBODY);
     }
-    let unwritable = [(tool.db(), 0o400, 0o600), (folder, 0o500, 0o700)];
+    let unwritable = [(folder, 0o500, 0o700), (tool.db(), 0o400, 0o600)];
     for (place, without_writing, with_writing) in unwritable {
         fs::set_permissions(&place, fs::Permissions::from_mode(without_writing)).unwrap();
         // Where nobody else can reach the program there is nothing to see.
@@ -78,6 +78,7 @@ fn what_this_user_cannot_write_to_is_a_problem() {
             found[0]["what"].as_str().unwrap().contains(&what),
             "{found:?}"
         );
+        assert!(remarks(&document, "journal").is_empty(), "{document}");
     }
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(0));

@@ -1,9 +1,15 @@
 //! `export` and `cat`: sessions as files again.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use betcode_db::export::{ExportOptions, export};
+use betcode_storage::{SessionId, Store, StoreOptions};
 
 use crate::tool::{Tool, files};
 
@@ -176,17 +182,63 @@ fn cat_as_json_of_a_damaged_session_is_one_document() {
     );
 }
 
+/// Makes a file two hours old.
+fn aged(path: &Path) -> File {
+    let file = File::options().write(true).open(path).unwrap();
+    let then = SystemTime::now() - Duration::from_hours(2);
+    file.set_modified(then).unwrap();
+    file
+}
+
+#[test]
+fn what_only_looks_like_an_unfinished_export_is_left_alone_and_holds_nothing_up() {
+    let tool = tool_with(&[("a", "{}\n"), ("p/b", "{}\n")]);
+    let notes = tool.write("out/.betcode-export-notes.txt", "mine");
+    let elsewhere = tool.write("elsewhere/.betcode-export-killed", "theirs");
+    let pointed_at = tool.write("target", "mine");
+    let link = tool.path("out/.betcode-export-mylink");
+    symlink(&pointed_at, &link).unwrap();
+    symlink(tool.path("elsewhere"), tool.path("out/p")).unwrap();
+    for file in [&notes, &elsewhere, &pointed_at] {
+        drop(aged(file));
+    }
+    let pipe = tool.path("out/.betcode-export-mypipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let mut export = tool.command([
+        "export".as_ref(),
+        "--out".as_ref(),
+        tool.path("out").as_os_str(),
+    ]);
+    let mut export = Following(export.spawn().unwrap());
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let ended = loop {
+        match export.0.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => assert!(Instant::now() < deadline, "it waits for the pipe"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(ended.code(), Some(4), "the link is refused");
+    assert!(tool.path("out/a.jsonl").exists());
+    for file in [&notes, &elsewhere, &link, &pipe] {
+        assert!(fs::symlink_metadata(file).is_ok(), "{}", file.display());
+    }
+}
+
 #[test]
 fn what_a_killed_export_left_is_removed_and_one_under_way_is_left_alone() {
     let tool = Tool::new();
     tool.write("logs/a.jsonl", "{}\n");
     tool.ok(["import".as_ref(), tool.path("logs").as_os_str()]);
-    let left = tool.write("out/.betcode-export-dead", "half");
-    let busy = tool.write("out/.betcode-export-busy", "half");
-    let held = std::fs::File::open(&busy).unwrap();
+    let left = tool.write("out/.betcode-export-killed", "half");
+    let busy = tool.write("out/.betcode-export-atwork", "half");
+    let begun = tool.write("out/.betcode-export-begun1", "");
+    let (held, _) = (aged(&busy), aged(&left));
     held.lock().unwrap();
     tool.export("out");
     assert!(!left.exists() && busy.exists());
+    assert!(begun.exists(), "another export has just made it");
     assert!(tool.path("out/a.jsonl").exists());
 }
 
@@ -271,4 +323,79 @@ fn what_is_salvaged_takes_no_other_sessions_place() {
             "of the second\n"
         ]
     );
+}
+
+#[test]
+fn no_session_takes_the_name_of_a_databases_log() {
+    let tool = Tool::new();
+    let source = tool.write("src/x.db-wal", "{}\n");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let out = tool.path("out");
+    fs::create_dir(&out).unwrap();
+    let other = rusqlite::Connection::open(out.join("x.db")).unwrap();
+    other.execute_batch("CREATE TABLE theirs (x)").unwrap();
+    drop(other);
+    let ran = tool.run(["export".as_ref(), "--out".as_ref(), out.as_os_str()]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(!out.join("x.db-wal").exists());
+}
+
+#[test]
+fn a_session_deleted_during_an_export_of_all_is_left_out() {
+    let tool = tool_with(&[("a", "of a\n"), ("b", "of b\n"), ("c", "of c\n")]);
+    let store = Store::open(&tool.db(), StoreOptions::default()).unwrap();
+    let export = |out: &str, options: &ExportOptions, doomed: &str| {
+        let doomed: SessionId = doomed.parse().unwrap();
+        let mut deleted = false;
+        export(&store, &tool.path(out), options, &mut |_| {
+            if !deleted {
+                deleted = true;
+                store.delete(&doomed).unwrap();
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap()
+    };
+    let all = export("all", &ExportOptions::default(), "b");
+    assert_eq!((all.sessions, all.failed), (2, Vec::new()));
+    let named = ExportOptions {
+        sessions: vec!["a".parse().unwrap(), "c".parse().unwrap()],
+        ..ExportOptions::default()
+    };
+    let asked_for = export("named", &named, "c");
+    assert_eq!(asked_for.failed[0].session, "c");
+}
+
+#[test]
+fn what_to_try_is_not_what_was_just_done() {
+    let tool = tool_with(&[("a", "first\nlost\n")]);
+    tool.damage("lost");
+    let out = tool.path("out");
+    let hint = |more: &[&str]| {
+        let args = ["export", "--out", out.to_str().unwrap()];
+        let (exported, code) = tool.json(args.iter().chain(more));
+        assert_eq!(code, 9, "{exported}");
+        exported["failed"][0]["try"].as_str().unwrap().to_owned()
+    };
+    assert!(hint(&[]).contains("--salvage"));
+    assert!(!hint(&["--salvage"]).contains("--salvage"));
+}
+
+#[test]
+fn names_as_long_as_names_can_be_are_numbered_and_salvaged() {
+    let name = format!("{}.jsonl", "n".repeat(255 - ".jsonl".len()));
+    let tool = Tool::new();
+    for (folder, line) in [("one", "of one"), ("two", "of two"), ("three", "lost")] {
+        tool.write(format!("{folder}/{name}"), format!("in {folder}\n{line}\n"));
+        tool.ok(["import".as_ref(), tool.path(folder).as_os_str()]);
+    }
+    tool.damage("lost");
+    let out = tool.path("out");
+    let args = ["export", "--salvage", "--out"].map(str::as_ref);
+    let (exported, code) = tool.json(args.into_iter().chain([out.as_os_str()]));
+    assert_eq!((code, &exported["sessions"]), (9, &2.into()), "{exported}");
+    let mut written: Vec<_> = files(&out).into_iter().map(|file| file.1).collect();
+    written.sort();
+    let expected = ["in one\nof one\n", "in three\n", "in two\nof two\n"];
+    assert_eq!(written, expected.map(|text| text.as_bytes().to_vec()));
 }

@@ -8,6 +8,7 @@
 )]
 
 mod capacity;
+mod copies;
 mod demo;
 mod doctor;
 mod documented;
@@ -21,4 +22,5 @@ mod output;
 mod refusals;
 mod retain;
 mod rot;
+mod search;
 mod tool;

@@ -85,3 +85,24 @@ fn damage_in_a_session_whose_file_changed_keeps_no_other_file_from_being_taken()
     let why = changed["skipped"][0]["why"].as_str().unwrap();
     assert!(why.contains("damaged"), "{why}");
 }
+
+#[test]
+fn an_older_copy_is_looked_for_among_the_newest_sessions_of_its_place() {
+    let tool = Tool::new();
+    let folders: Vec<_> = (0..40).map(|n| tool.path(format!("src/{n}"))).collect();
+    for (n, folder) in folders.iter().enumerate() {
+        let lines = format!("{{\"n\":{n}}}\n{{\"then\":{n}}}\n");
+        tool.write(folder.join("a.jsonl"), lines);
+    }
+    let all = ["import".as_ref()].into_iter();
+    let all: Vec<_> = all.chain(folders.iter().map(|f| f.as_os_str())).collect();
+    let (first, code) = tool.json(&all);
+    assert_eq!((code, &first["sessions"]), (0, &40.into()), "{first}");
+    assert_eq!(tool.json(&all).0["unchanged"], 40);
+    for (n, sessions) in [(39, 0), (8, 0), (7, 1), (0, 1)] {
+        let folder = format!("copies/{n}");
+        tool.write(format!("{folder}/a.jsonl"), format!("{{\"n\":{n}}}\n"));
+        let copied = import(&tool, &folder).0;
+        assert_eq!(copied["sessions"], sessions, "{n}: {copied}");
+    }
+}

@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ fn quiet_still_tells_of_skipped_files_damage_and_problems() {
     tool.damage("damaged");
     only_on_stderr(&["verify"], 1, "session damaged, sequence 2");
     only_on_stderr(&["export", "--out", out], 9, "not exported: damaged");
-    only_on_stderr(&["search", "{}"], 1, "not searched to its end: damaged");
+    only_on_stderr(&["search", "{}"], 1, "not all of it searched: damaged");
     fs::set_permissions(tool.db(), fs::Permissions::from_mode(0o644)).unwrap();
     only_on_stderr(&["doctor"], 1, "PROBLEM");
     let told = tool.run(["doctor", "-q"]).stderr;
@@ -284,5 +284,61 @@ fn without_arguments_it_shows_its_help_also_when_the_environment_names_a_databas
         ran.stderr.contains("Exit codes:") && ran.stderr.contains("demo"),
         "{}",
         ran.stderr
+    );
+}
+
+#[test]
+fn a_signal_that_is_ignored_when_it_starts_stays_ignored() {
+    let tool = tool();
+    tool.write("more/b.jsonl", "one\n");
+    tool.ok(["import".as_ref(), tool.path("more").as_os_str()]);
+    let plain = tool.command(["cat", "b", "--follow"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\""]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut following = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "one");
+    let send = |signal: &str| {
+        let sent = Command::new("kill")
+            .args([signal, &following.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    send("-INT");
+    send("-HUP");
+    tool.write("more/b.jsonl", "one\ntwo\n");
+    tool.ok(["import".as_ref(), tool.path("more").as_os_str()]);
+    let second = lines.next().map(Result::unwrap);
+    send("-TERM");
+    assert!(lines.next().is_none());
+    following.wait().unwrap();
+    assert_eq!(second.as_deref(), Some("two"));
+}
+
+#[test]
+fn a_page_is_written_to_a_pipe_and_to_stdout_wherever_it_leads() {
+    let tool = tool();
+    let piped = tool.ok(["report", "--quiet", "--html", "/dev/stdout"]);
+    assert!(
+        piped.text().starts_with("<!doctype html>"),
+        "{}",
+        piped.text()
+    );
+    let file = tool.path("page");
+    let mut command = tool.command(["report", "--html", "/dev/stdout"]);
+    let status = command.stdout(fs::File::create(&file).unwrap()).status();
+    assert!(status.unwrap().success());
+    let written = fs::read_to_string(&file).unwrap();
+    let text = written.split("</html>").nth(1).unwrap_or_default();
+    assert!(
+        written.starts_with("<!doctype html>") && text.contains("Footprint"),
+        "{written}"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use betcode_db::generator;
 
@@ -209,6 +209,11 @@ fn a_full_store_takes_what_it_can_and_goes_on_with_a_higher_limit() {
         (6, &"no_space".into()),
         "{error}"
     );
+    let why = error["error"]["why"].as_str().unwrap();
+    assert!(
+        why.contains("more do not fit under its limit of 1500000"),
+        "{why}"
+    );
     assert_eq!(tool.run(["verify"]).code, 0);
     let (rest, code) = import("1GB");
     assert_eq!(code, 0, "{rest}");
@@ -328,4 +333,48 @@ fn a_wrong_command_line_is_usage() {
     }
     assert_eq!(tool.run(["--help"]).code, 0);
     assert_eq!(tool.run(["--version"]).code, 0);
+}
+
+#[test]
+fn a_file_called_like_an_option_does_not_take_the_place_of_the_environment() {
+    let tool = Tool::new();
+    tool.write("--db", "{}\n");
+    let mut import = tool.command(["import", "--", "--db"]);
+    let ran = Ran::of(import.current_dir(tool.path("")).output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(tool.db().exists());
+}
+
+#[test]
+fn an_empty_file_is_made_a_database_by_an_import_alone_and_private_then() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    let db = tool.write("store/history.db", "");
+    fs::set_permissions(&db, fs::Permissions::from_mode(0o644)).unwrap();
+    for command in [&["compact"][..], &["delete", "a", "--yes"]] {
+        assert_eq!(tool.run(command).code, 7, "{command:?}");
+        assert_eq!(fs::read(&db).unwrap(), b"");
+    }
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let mode = fs::metadata(&db).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_name_that_leaves_no_room_for_the_files_beside_the_database_is_refused() {
+    let tool = Tool::new();
+    let source = tool.write("a.jsonl", "{}\n");
+    for (length, code) in [(240, 2), (239, 0)] {
+        let db = tool.path("d".repeat(length));
+        let import = |command: &str| {
+            let args = ["--db".as_ref(), db.as_os_str(), command.as_ref()];
+            let source = (command == "import").then_some(source.as_os_str());
+            tool.run(args.into_iter().chain(source))
+        };
+        let ran = import("import");
+        assert_eq!((ran.code, db.exists()), (code, code == 0), "{}", ran.stderr);
+        if code == 0 {
+            tool.ok(["--db".as_ref(), db.as_os_str(), "compact".as_ref()]);
+        }
+    }
 }
