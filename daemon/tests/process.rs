@@ -8,6 +8,9 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::FollowRequest;
@@ -134,4 +137,60 @@ async fn sighup_applies_a_changed_limit() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the limit was not raised");
+}
+
+/// What others may do with anything in a folder, by path.
+fn open_to_others(folder: &Path) -> Vec<(std::path::PathBuf, u32)> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let mut open = Vec::new();
+    for entry in entries {
+        let (path, found) = (entry.path(), entry.metadata().unwrap());
+        let mode = found.permissions().mode() & 0o077;
+        if mode != 0 {
+            open.push((path.clone(), mode));
+        }
+        if found.is_dir() {
+            open.extend(open_to_others(&path));
+        }
+    }
+    open
+}
+
+#[tokio::test]
+async fn whatever_the_umask_all_that_the_daemon_makes_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("made/by/the daemon");
+    let serve = command(&home, "serve", &[]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", "umask 0; exec \"$@\"", "sh"])
+        .arg(serve.get_program())
+        .args(serve.get_args());
+    for (name, _) in serve.get_envs() {
+        shell.env_remove(name);
+    }
+    let mut process = Process::run(&mut shell, &home).await;
+    let mut client = process.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["x"])).await.unwrap();
+    assert_eq!(open_to_others(folder.path()), []);
+    assert!(process.terminate().await.success());
+    assert_eq!(open_to_others(folder.path()), []);
+}
+
+#[test]
+fn the_unit_keeps_nothing_from_agents_that_they_need() {
+    let unit = include_str!("../systemd/betcode-daemon.service");
+    let says = |name: &str| unit.lines().any(|line| line.starts_with(name));
+    for theirs_too in [
+        "MemoryDenyWriteExecute",
+        "MemoryMax",
+        "MemoryHigh",
+        "RestrictAddressFamilies",
+        "UMask",
+    ] {
+        assert!(!says(theirs_too), "{theirs_too}");
+    }
+    // The daemon interrupts them, and the kernel's choice of one is not the end of all.
+    assert!(says("KillMode=mixed") && says("OOMPolicy=continue"));
 }

@@ -45,10 +45,12 @@ fn program() -> PathBuf {
 
 impl Process {
     pub(crate) async fn start(folder: &Path, flags: &[&str]) -> Self {
-        let child = command(folder, "serve", flags)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::run(&mut command(folder, "serve", flags), folder).await
+    }
+
+    /// Runs a command that serves the store in `folder`.
+    pub(crate) async fn run(command: &mut Command, folder: &Path) -> Self {
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
         let socket = betcode_daemon::settings::socket_beside(&folder.join("history.db"));
         let process = Self { child, socket };
         let deadline = Instant::now() + Duration::from_secs(30);
