@@ -66,6 +66,9 @@ pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 pub const FILES_RESERVED: usize = 256;
 /// Grace after a connection's maximum age; then it is cut off.
 pub const CONNECTION_GRACE_MS: u64 = 60_000;
+/// A look at the store that takes longer than this is given up: longer than a write waits for another
+/// process's.
+pub const LOOK_MS_MAX: u64 = 10_000;
 /// Looks of which one writes, when no client's append did.
 pub const LOOKS_PER_WRITE: u64 = 12;
 

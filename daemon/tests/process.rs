@@ -14,6 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::FollowRequest;
+use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
+use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
 use support::process::{Process, command};
 use support::{Appender, batch, read_all};
 
@@ -193,4 +195,41 @@ fn the_unit_keeps_nothing_from_agents_that_they_need() {
     }
     // The daemon interrupts them, and the kernel's choice of one is not the end of all.
     assert!(says("KillMode=mixed") && says("OOMPolicy=continue"));
+}
+
+/// Hears what the daemon tells systemd until it says this.
+fn hears(systemd: &UnixDatagram, wanted: &str) {
+    let mut told = [0; 1024];
+    loop {
+        let bytes = systemd.recv(&mut told).expect("it goes on telling");
+        let told = String::from_utf8_lossy(&told[..bytes]);
+        if told.lines().any(|line| line == wanted) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_while_the_store_answers_that_it_is_in_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("systemd");
+    let systemd = UnixDatagram::bind(&at).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut serve = command(folder.path(), "serve", &["--health-interval-ms", "100"]);
+    serve.env("NOTIFY_SOCKET", &at).env("WATCHDOG_USEC", "40000");
+    let process = Process::run(&mut serve, folder.path()).await;
+    hears(&systemd, "WATCHDOG=1");
+    let store = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
+    store.execute("UPDATE store SET messages = -1", ()).unwrap();
+    let channel = support::connect(&process.socket).await.unwrap();
+    support::eventually(async || {
+        let mut health = BetCodeHealthClient::new(channel.clone());
+        let told = health.get_health_details(HealthDetailsRequest {}).await;
+        told.unwrap().into_inner().overall_status() == ServingStatus::NotServing
+    })
+    .await;
+    systemd.set_nonblocking(true).unwrap();
+    while systemd.recv(&mut [0; 1024]).is_ok() {}
+    systemd.set_nonblocking(false).unwrap();
+    hears(&systemd, "WATCHDOG=1");
 }
