@@ -11,6 +11,7 @@ mod support;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use betcode_daemon::limits::WARM_REPLAYS_MAX;
 use betcode_schema_grpc::history::{
     AppendRequest, DeleteSessionRequest, FollowRequest, GetSessionRequest, ListSessionsRequest,
     ReadRequest, RenameSessionRequest, SessionMeta,
@@ -570,4 +571,33 @@ async fn a_session_made_anew_just_after_it_was_followed_ends_its_follower() {
     };
     tokio::task::spawn_blocking(anew).await.unwrap();
     assert_eq!(end_of(&mut answers).await, Code::NotFound);
+}
+
+#[tokio::test]
+async fn replays_that_rest_to_keep_their_pace_keep_no_other_from_its_turn() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    // Several pages: a replay has more to read when it has answered.
+    for _ in 0..4 {
+        let payloads = vec![Bytes::from(vec![b'x'; 100_000]); 20];
+        let request = AppendRequest {
+            payloads,
+            ..batch("s", &[])
+        };
+        appender.send(request).await.unwrap();
+    }
+    let mut resting = Vec::new();
+    for _ in 0..WARM_REPLAYS_MAX {
+        let read = ReadRequest {
+            session_id: "s".into(),
+            bytes_per_second_max: 1,
+            ..ReadRequest::default()
+        };
+        let mut answers = client.read(read).await.unwrap().into_inner();
+        within(answers.message()).await.unwrap().unwrap();
+        resting.push(answers);
+    }
+    let all = within(read_all(&mut client, "s", 1)).await.unwrap();
+    assert_eq!(all.len(), 80);
 }
