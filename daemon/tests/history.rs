@@ -16,6 +16,8 @@ use betcode_schema_grpc::history::{
     AppendRequest, DeleteSessionRequest, FollowRequest, GetSessionRequest, ListSessionsRequest,
     ReadRequest, RenameSessionRequest, SessionMeta,
 };
+use betcode_schema_grpc::v1;
+use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
 use betcode_storage::CompactionRequest;
 use bytes::Bytes;
 use support::{Appender, batch, followed, read_all, serve, within};
@@ -600,4 +602,38 @@ async fn replays_that_rest_to_keep_their_pace_keep_no_other_from_its_turn() {
     }
     let all = within(read_all(&mut client, "s", 1)).await.unwrap();
     assert_eq!(all.len(), 80);
+}
+
+#[tokio::test]
+async fn a_session_whose_row_is_damaged_is_named_and_each_page_tells_the_same_total() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for session in ["a", "b", "c"] {
+        appender.send(batch(session, &["x"])).await.unwrap();
+    }
+    let store = rusqlite::Connection::open(&served.settings.db).unwrap();
+    let lie = "UPDATE sessions SET raw_bytes = -1 WHERE session_id = 'b'";
+    store.execute(lie, ()).unwrap();
+    let mut damaged = Vec::new();
+    for offset in 0..3 {
+        let page = ListSessionsRequest {
+            limit: 1,
+            offset,
+            ..ListSessionsRequest::default()
+        };
+        let page = client.list_sessions(page).await.unwrap().into_inner();
+        assert_eq!((page.sessions.len() + page.damaged.len(), page.total), (1, 3));
+        damaged.extend(page.damaged.into_iter().map(|session| session.session_id));
+    }
+    assert_eq!(damaged, ["b"]);
+    let mut older = AgentServiceClient::new(served.channel().await);
+    for limit in [0, 1] {
+        let list = v1::ListSessionsRequest {
+            limit,
+            ..v1::ListSessionsRequest::default()
+        };
+        let list = older.list_sessions(list).await.unwrap().into_inner();
+        assert_eq!(list.total, 3);
+    }
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::converse::{client_name, converse};
-use super::history::{delete, page_limit, rename};
+use super::history::{delete, page_limit, rename, sessions};
 use super::{Answers, resume};
 use crate::agents::Command;
 use crate::core::{Core, session_id};
@@ -79,9 +79,7 @@ impl AgentService for Agent {
             limit: Some(page_limit(request.limit)),
             offset: request.offset.into(),
         };
-        let store = self.0.store.clone();
-        let read = self.0.blocking.read(move || store.sessions(&filter)).await;
-        let list = read.map_err(|error| from_store(&error))?;
+        let list = sessions(&self.0, filter).await?;
         let mut bytes = 0;
         let fits = |session: &proto::SessionSummary| {
             bytes += session.encoded_len();

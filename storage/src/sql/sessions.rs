@@ -120,6 +120,7 @@ pub(crate) fn list(
 ) -> rusqlite::Result<SessionList> {
     const MATCHES: &str =
         "(?1 IS NULL OR working_directory = ?1) AND (?2 IS NULL OR worktree_id = ?2)";
+    // Rows, as `LIMIT` and `OFFSET` count them: the same whichever page it is.
     let total = connection
         .prepare_cached(&format!(
             "SELECT count(*) AS total FROM sessions WHERE {MATCHES}"
@@ -139,7 +140,7 @@ pub(crate) fn list(
         signed(filter.offset)
     ])?)?;
     Ok(SessionList {
-        total: total.saturating_sub(damaged.len() as u64),
+        total,
         sessions,
         damaged,
     })
