@@ -254,6 +254,21 @@ async fn a_compaction_asked_for_during_another_one_comes_after_it() {
 }
 
 #[tokio::test]
+async fn a_session_that_cannot_be_compacted_for_damage_is_told_to_be_damaged() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(1)).await;
+    let store = rusqlite::Connection::open(&served.settings.db).unwrap();
+    let flip = "UPDATE hot_messages SET payload = x'00' WHERE message_key & 4294967295 = 2";
+    assert_eq!(store.execute(flip, ()).unwrap(), 1);
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let session_id = "s".into();
+    let compact = proto::CompactSessionRequest { session_id };
+    let refused = within(client.compact_session(compact)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused}");
+    assert!(refused.message().contains("session s"), "{refused}");
+}
+
+#[tokio::test]
 async fn unknown_sessions_are_not_found_except_to_delete() {
     let served = serve(&[]).await;
     with_lines(&served, "s", &lines(1)).await;
