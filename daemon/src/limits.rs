@@ -86,6 +86,9 @@ pub const RETRY_MS: u32 = 250;
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// The same, in bytes.
 pub const TRANSLATE_CONTEXT_BYTES_MAX: usize = 16 << 20;
+/// Lines of a session's beginning in which its first agent is looked for, to tell whether a later one
+/// resumed the session; one that begins further on did.
+pub const FIRST_INIT_LINES_MAX: u64 = 64;
 /// Objects on one line that are translated.
 pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
 /// Nesting of values that are handed on as `google.protobuf.Struct`: each takes three messages, and

@@ -112,6 +112,35 @@ async fn a_session_resumes_exactly_from_every_line_compacted_or_not() {
 }
 
 #[tokio::test]
+async fn a_sessions_first_agent_did_not_resume_it_and_later_ones_did_wherever_a_replay_begins() {
+    let served = serve(&[]).await;
+    let prompt = r#"{"type":"user","message":{"content":"hi"}}"#.to_owned();
+    let turns: Vec<String> = lines(2).into_iter().chain(lines(1)).collect();
+    let told: Vec<String> = [prompt].into_iter().chain(turns).collect();
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    let meta = SessionMeta {
+        worktree_id: "tree".into(),
+        ..SessionMeta::default()
+    };
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    let request = AppendRequest {
+        meta: Some(meta),
+        ..batch("s", &told)
+    };
+    appender.send(request).await.unwrap();
+    let mut client = AgentServiceClient::new(served.channel().await);
+    for from in 0..told.len() as u64 {
+        for event in resume(&mut client, "s", from).await.unwrap() {
+            if let Some(Event::SessionInfo(info)) = event.event {
+                assert_eq!(info.is_resumed, event.sequence > 2, "from {from}");
+                assert_eq!(info.worktree_id, "tree");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_client_cut_off_between_two_events_of_a_line_loses_none() {
     let served = serve(&[]).await;
     with_lines(&served, "s", &lines(2)).await;

@@ -196,3 +196,20 @@ fn an_event_has_the_lines_time_or_its_arrival() {
     let said = format!("{user},\"timestamp\":\"2025-09-03T00:47:19.293Z\"}}");
     assert_eq!(time(&said), (1_756_860_439, 293_000_000));
 }
+
+#[test]
+fn an_agent_resumes_a_session_when_an_earlier_one_began_there() {
+    let init = r#"{"type":"system","subtype":"init"}"#;
+    let lines = [r#"{"type":"user","message":{"content":"hi"}}"#, init, init];
+    let resumed = |events: &[(u64, Event)]| -> Vec<(u64, bool)> {
+        let told = events.iter().filter_map(|(sequence, event)| match event {
+            Event::SessionInfo(info) => Some((*sequence, info.is_resumed)),
+            _ => None,
+        });
+        told.collect()
+    };
+    assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (3, true)]);
+    let late = vec![r#"{"type":"x"}"#; 2 * FIRST_INIT_LINES_MAX as usize];
+    let late: Vec<_> = late.into_iter().chain([init]).collect();
+    assert!(resumed(&translate_all(&late, 0))[0].1);
+}
