@@ -97,7 +97,8 @@ pub const STRUCT_DEPTH_MAX: usize = 30;
 /// Bytes of an event's text, and of what a tool is given: clients take 4 MiB for a message. A longer
 /// text is told in parts.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
-/// What a tool is given, when it is larger: so much of each text and name in it is told,
+/// What a tool is given, or the user is asked, when it is larger: so much of each text and name in it is
+/// told, as of any id or name in an event,
 pub const LARGE_INPUT_TEXT_BYTES_MAX: usize = 4 << 10;
 /// and so many values.
 pub const LARGE_INPUT_VALUES_MAX: usize = 256;
@@ -169,5 +170,6 @@ const _: () = {
     assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);
     assert!(SESSIONS_PAGE_BYTES_MAX < 4 << 20);
     assert!(2 * LARGE_INPUT_VALUES_MAX * LARGE_INPUT_TEXT_BYTES_MAX + EVENT_BYTES_MAX < 4 << 20);
+    assert!(3 * LARGE_INPUT_VALUES_MAX * (LARGE_INPUT_TEXT_BYTES_MAX + 64) < 4 << 20);
     assert!(3 * STRUCT_DEPTH_MAX < 98);
 };

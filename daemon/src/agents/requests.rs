@@ -19,7 +19,9 @@ use serde_json::{Map, Value, json};
 use super::glance::Ask;
 use super::prompt::{Verdict, answer};
 use super::refusal::Refusal;
-use crate::limits::{GRANTS_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX};
+use crate::limits::{
+    GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
+};
 use crate::translate::{self, is_told_whole, readable, value_of};
 
 /// The tool by which the agent asks the user something.
@@ -109,6 +111,13 @@ impl Requests {
             answers: Map::new(),
         };
         let request_id = &open.ask.request_id;
+        if request_id.len() > LARGE_INPUT_TEXT_BYTES_MAX {
+            let why = format!(
+                "the request's id is longer than {LARGE_INPUT_TEXT_BYTES_MAX} bytes, and nobody could \
+                 answer it; use a shorter one"
+            );
+            return Some(answer(request_id, &Verdict::Deny(&why)));
+        }
         // It has the input in it, and more around it.
         let yes = answer(request_id, &Verdict::Allow(&open.ask.input));
         if self.check_fits(request_id, &yes).is_err() {
@@ -376,7 +385,7 @@ impl Requests {
 }
 
 fn events(ask: &Ask) -> Vec<Event> {
-    translate::control_request(&value_of(&readable(ask.object.as_bytes())))
+    translate::asked(&value_of(&readable(ask.object.as_bytes())))
 }
 
 #[cfg(test)]

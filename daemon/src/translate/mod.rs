@@ -155,7 +155,7 @@ impl Translator {
             events.extend(told.map(|event| AgentEvent {
                 sequence: line.sequence,
                 timestamp: Some(timestamp),
-                parent_tool_use_id: parent(&value).to_owned(),
+                parent_tool_use_id: fit::cut(parent(&value)),
                 event: Some(event),
             }));
         }
@@ -308,8 +308,13 @@ fn tool_call_start(block: &Value) -> ToolCallStart {
     }
 }
 
-/// What an agent asks, as events.
-pub(crate) fn control_request(value: &Value) -> Vec<Event> {
+/// What an agent asks, as events that fit.
+pub(crate) fn asked(value: &Value) -> Vec<Event> {
+    let told = control_request(value).into_iter();
+    told.flat_map(fit::parts).collect()
+}
+
+fn control_request(value: &Value) -> Vec<Event> {
     let request = object(value, "request");
     if text(request, "subtype") != "can_use_tool" {
         return Vec::new();

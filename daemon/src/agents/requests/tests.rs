@@ -187,3 +187,12 @@ fn a_request_whose_answer_does_not_fit_a_line_is_denied_whatever_is_granted() {
     }
     assert!(!requests.waits());
 }
+
+#[test]
+fn a_request_whose_id_nobody_could_be_told_whole_is_denied() {
+    let mut requests = Requests::new(1 << 20);
+    let id = "x".repeat(LARGE_INPUT_TEXT_BYTES_MAX + 1);
+    let answer = requests.asked(0, 1, ask(&id, "Bash", "{}")).unwrap();
+    assert_eq!(response(&answer)["behavior"], "deny");
+    assert!(!requests.waits());
+}
