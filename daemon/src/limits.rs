@@ -23,6 +23,10 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
 
 /// Batches of one append stream that are read ahead of their answers.
 pub const BATCHES_AHEAD_MAX: usize = 256;
+/// Bytes that a message in flight counts for besides its payload.
+pub const MESSAGE_IN_FLIGHT_BYTES: usize = betcode_storage::limits::QUEUED_MESSAGE_BYTES;
+/// Bytes that a message in a follower's buffer counts for besides its payload, which is shared.
+pub const MESSAGE_FOLLOWED_BYTES: usize = 64;
 /// Unit in which bytes in flight are counted out.
 pub const FLIGHT_UNIT_BYTES: usize = 1 << 10;
 
