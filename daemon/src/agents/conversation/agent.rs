@@ -61,6 +61,7 @@ impl Conversation {
             } => self.write_answers(vec![prompt::no_answer(&request_id, &subtype)]),
             Glance::Withdraws(request_id) => {
                 if self.requests.withdrawn(&request_id) {
+                    self.rest_again(now_ms);
                     self.tell_status(&format!("{request_id}: withdrawn"));
                 }
             }
@@ -73,6 +74,8 @@ impl Conversation {
         match self.requests.asked(now_ms, sequence, ask) {
             Some(answer) => self.write_answers(vec![answer]),
             None => {
+                // It waits for the answer, in a turn or not.
+                self.idle_until_ms = None;
                 self.tell_status("");
                 self.retell(sequence);
             }
@@ -124,6 +127,14 @@ impl Conversation {
             self.end_input();
         } else {
             self.idle_until_ms = Some(now_ms + self.patience.idle_ms);
+        }
+    }
+
+    /// What an agent without a turn asked has its answer.
+    pub(super) fn rest_again(&mut self, now_ms: u64) {
+        let rests = self.turn.is_none() && !self.requests.waits();
+        if rests && self.agent == Agent::Running && self.idle_until_ms.is_none() {
+            self.rest(now_ms);
         }
     }
 
@@ -202,6 +213,7 @@ impl Conversation {
     /// It is gone, and all that it printed is on disk.
     pub(crate) fn exited(&mut self, exit: &Exit) {
         let told_to = self.agent == Agent::Ending;
+        let was_told = (self.activity(), self.stalled.is_some());
         self.agent = Agent::Away;
         // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
         self.stalled = None;
@@ -209,13 +221,19 @@ impl Conversation {
         match &self.turn {
             // It had nothing to do with this one.
             Some(turn) if turn.prompt.is_some() && !self.closing => {
+                self.requests.close();
                 self.effects.push(Effect::Start(Arc::clone(&turn.options)));
             }
             Some(turn) => {
                 let cancelled = turn.cancelled;
                 self.turn_failed(gone(exit, cancelled));
             }
-            None if exit.success || told_to => self.requests.close(),
+            None if exit.success || told_to => {
+                self.requests.close();
+                if was_told != (self.activity(), false) {
+                    self.tell_status("");
+                }
+            }
             None => self.turn_failed(gone(exit, false)),
         }
     }
