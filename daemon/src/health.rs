@@ -209,7 +209,10 @@ pub(crate) async fn watch(
             _ = ticks.tick() => {}
             () = core.drained() => break,
         }
-        let found = look(&core, &mut prober, every.max(ms(LOOK_MS_MAX))).await;
+        let found = tokio::select! {
+            found = look(&core, &mut prober, every.max(ms(LOOK_MS_MAX))) => found,
+            () = core.drained() => break,
+        };
         health.send_modify(|health| found.tell(health));
         let serving = health.borrow().serving();
         report(&reporter, serving).await;
@@ -217,8 +220,9 @@ pub(crate) async fn watch(
         levels.send_if_modified(|kept| levels::changed(kept, now));
         core.admission.expire();
     }
-    health.send_modify(|health| health.draining = true);
+    // In this order: streams that watch end with what is told here.
     report(&reporter, false).await;
+    health.send_modify(|health| health.draining = true);
 }
 
 pub(crate) async fn report(reporter: &HealthReporter, serving: bool) {

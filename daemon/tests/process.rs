@@ -17,7 +17,13 @@ use betcode_schema_grpc::history::FollowRequest;
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
 use support::process::{Process, command};
-use support::{Appender, batch, read_all};
+use support::{Appender, batch, read_all, within};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus as Health;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_types::StatusExt;
 
 #[tokio::test]
 async fn config_shows_where_each_value_came_from() {
@@ -232,4 +238,35 @@ async fn the_watchdog_is_fed_while_the_store_answers_that_it_is_in_trouble() {
     while systemd.recv(&mut [0; 1024]).is_ok() {}
     systemd.set_nonblocking(false).unwrap();
     hears(&systemd, "WATCHDOG=1");
+}
+
+#[tokio::test]
+async fn sigterm_ends_streams_that_watch_health_or_reflect_once_health_has_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), &["--max-drain-ms", "3000"]).await;
+    let channel = support::connect(&process.socket).await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    let watch = HealthCheckRequest::default();
+    let mut watched = health.watch(watch).await.unwrap().into_inner();
+    let first = within(watched.message()).await.unwrap().unwrap();
+    assert_eq!(first.status(), Health::Serving);
+    let mut reflection = ServerReflectionClient::new(channel);
+    let asked = tokio_stream::pending::<ServerReflectionRequest>();
+    let reflected = reflection.server_reflection_info(asked).await;
+    let mut reflected = reflected.unwrap().into_inner();
+    let stopped = process.terminate();
+    let told = async {
+        let last = within(watched.message()).await.unwrap().unwrap();
+        assert_eq!(last.status(), Health::NotServing);
+        for end in [
+            within(watched.message()).await.map(drop),
+            within(reflected.message()).await.map(drop),
+        ] {
+            let details = end.unwrap_err().get_error_details();
+            let reason = details.error_info().map(|info| info.reason.clone());
+            assert_eq!(reason.as_deref(), Some("DRAINING"));
+        }
+    };
+    let (status, ()) = tokio::join!(stopped, told);
+    assert!(status.success());
 }
