@@ -355,6 +355,13 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
     if settings.tls_listen.is_some() && files.iter().any(|file| file.as_os_str().is_empty()) {
         return refuse("tls_listen needs tls_cert, tls_key and tls_client_ca".to_owned());
     }
+    let agent = &settings.agent_command;
+    if agent.contains('/') && !agent.starts_with('/') {
+        return refuse(format!(
+            "agent_command is {agent:?}, which is another file in each directory where an agent works: \
+             write the whole path, or a name that is on the PATH"
+        ));
+    }
     let address = &settings.relay_address;
     let port = address
         .rsplit_once(':')

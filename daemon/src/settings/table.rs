@@ -259,7 +259,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "agent_command",
         Kind::Text,
         "claude",
-        "The agent: a path, or a name to be found on the daemon's PATH",
+        "The agent: a whole path, or a name to be found on the daemon's PATH",
     ),
     other(
         "agent_arguments",

@@ -94,6 +94,7 @@ fn wrong_values_are_named_with_where_they_stand() {
     assert!(error(&[("colour", "red")]).contains("no parameter colour"));
     assert!(error(&[("tcp_listen", "0.0.0.0:1")]).contains("beyond this machine"));
     assert!(error(&[("tls_listen", "0.0.0.0:1")]).contains("tls_cert"));
+    assert!(error(&[("agent_command", "bin/claude")]).contains("whole path"));
     assert!(error(&[("agent_arguments", "--x")]).contains("JSON list"));
     assert!(error(&[("max_subprocesses", "1000")]).contains("max_memory_bytes"));
     assert!(error(&[("max_sessions", "1000")]).contains("max_memory_bytes"));
