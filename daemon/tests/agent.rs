@@ -205,6 +205,8 @@ async fn lists_have_true_totals_and_counts_and_both_filters() {
     );
     assert!((page.sessions[0].total_cost_usd - 0.25).abs() < 1e-9);
     assert_eq!(list("/w/0", "", 0, 0).await.total, 3);
+    assert_eq!(list("/w/0/", "", 0, 0).await.total, 3);
+    assert_eq!(list("/", "", 0, 0).await.total, 0);
     assert_eq!(list("", "t1", 0, 0).await.total, 2);
     assert_eq!(list("/w/0", "t1", 0, 0).await.total, 1);
     assert_eq!(list("/nowhere", "", 0, 0).await.total, 0);
