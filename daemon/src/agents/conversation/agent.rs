@@ -190,12 +190,14 @@ impl Conversation {
     pub(crate) fn stalled(&mut self, refusal: Refusal) {
         self.tell(To::All, refusal.clone().event());
         self.stalled = Some(refusal);
+        self.stalls += 1;
         self.tell_status("the agent waits until its lines can be recorded");
     }
 
-    /// Recording goes on.
+    /// Recording goes on, for one of those that waited.
     pub(crate) fn flows(&mut self) {
-        if self.stalled.take().is_some() {
+        self.stalls = self.stalls.saturating_sub(1);
+        if self.stalls == 0 && self.stalled.take().is_some() {
             self.tell_status("recording goes on");
         }
     }
@@ -216,7 +218,7 @@ impl Conversation {
         let was_told = (self.activity(), self.stalled.is_some());
         self.agent = Agent::Away;
         // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
-        self.stalled = None;
+        (self.stalled, self.stalls) = (None, 0);
         (self.kill_at_ms, self.idle_until_ms) = (None, None);
         match &self.turn {
             // It had nothing to do with this one.

@@ -435,3 +435,17 @@ fn an_agent_that_ends_while_it_waits_for_an_answer_leaves_nobody_waiting() {
     assert_eq!(statuses(&mut talk), [AgentStatus::Idle]);
     assert_eq!(talk.activity(), Activity::Idle);
 }
+
+#[test]
+fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
+    let mut talk = in_turn();
+    let full = || Refusal::new("RESOURCE_EXHAUSTED", "the disk is full");
+    talk.stalled(full());
+    talk.stalled(full());
+    talk.flows();
+    talk.take_effects();
+    prompt_of(&mut talk, 1, "more");
+    assert_eq!(errors(&mut talk)[0].1.code, "RESOURCE_EXHAUSTED");
+    talk.flows();
+    assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
+}
