@@ -65,7 +65,6 @@ impl Conversation {
                     self.tell_status(&format!("{request_id}: withdrawn"));
                 }
             }
-            Glance::GoesOn => {}
             Glance::TurnOver => self.turn_over(now_ms),
         }
     }
