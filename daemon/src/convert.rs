@@ -2,8 +2,8 @@
 
 use betcode_schema_grpc::history as proto;
 use betcode_storage::{
-    CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, DamagedSession, ImportMark,
-    Session, SessionMeta, VerifyProgress, VerifyReport,
+    CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, DamagedSession,
+    ImportMark, Session, SessionMeta, VerifyProgress, VerifyReport,
 };
 use tonic::Status;
 

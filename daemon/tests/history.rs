@@ -623,7 +623,10 @@ async fn a_session_whose_row_is_damaged_is_named_and_each_page_tells_the_same_to
             ..ListSessionsRequest::default()
         };
         let page = client.list_sessions(page).await.unwrap().into_inner();
-        assert_eq!((page.sessions.len() + page.damaged.len(), page.total), (1, 3));
+        assert_eq!(
+            (page.sessions.len() + page.damaged.len(), page.total),
+            (1, 3)
+        );
         damaged.extend(page.damaged.into_iter().map(|session| session.session_id));
     }
     assert_eq!(damaged, ["b"]);

@@ -149,7 +149,9 @@ async fn sighup_applies_a_changed_limit() {
 
 /// What others may do with anything in a folder, by path.
 fn open_to_others(folder: &Path) -> Vec<(std::path::PathBuf, u32)> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap());
     let mut open = Vec::new();
     for entry in entries {
         let (path, found) = (entry.path(), entry.metadata().unwrap());
@@ -220,9 +222,13 @@ async fn the_watchdog_is_fed_while_the_store_answers_that_it_is_in_trouble() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().join("systemd");
     let systemd = UnixDatagram::bind(&at).unwrap();
-    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    systemd
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let mut serve = command(folder.path(), "serve", &["--health-interval-ms", "100"]);
-    serve.env("NOTIFY_SOCKET", &at).env("WATCHDOG_USEC", "40000");
+    serve
+        .env("NOTIFY_SOCKET", &at)
+        .env("WATCHDOG_USEC", "40000");
     let process = Process::run(&mut serve, folder.path()).await;
     hears(&systemd, "WATCHDOG=1");
     let store = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();

@@ -134,7 +134,11 @@ pub(super) async fn sessions(core: &Core, filter: SessionFilter) -> Result<Sessi
     let list = read.map_err(|error| from_store(&error))?;
     for damaged in &list.damaged {
         let session = damaged.id.as_ref().map(SessionId::as_str);
-        tracing::warn!(session, what = damaged.what, "left out of a list of sessions: damaged");
+        tracing::warn!(
+            session,
+            what = damaged.what,
+            "left out of a list of sessions: damaged"
+        );
     }
     Ok(list)
 }

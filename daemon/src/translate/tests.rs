@@ -235,19 +235,47 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
         let options = vec![option; options];
         serde_json::json!({"questions": [{"question": question, "options": options}]})
     };
-    let block = |block: Value| serde_json::json!({"type": "assistant", "message": {"content": [block]}});
+    let block =
+        |block: Value| serde_json::json!({"type": "assistant", "message": {"content": [block]}});
     vec![
-        ("model, cwd", serde_json::json!({"type": "system", "subtype": "init", "model": long, "cwd": long})),
-        ("stop_reason", serde_json::json!({"type": "result", "stop_reason": long})),
-        ("parent", serde_json::json!({"type": "user", "parent_tool_use_id": long, "message": {"content": "x"}})),
-        ("tool", block(serde_json::json!({"type": "tool_use", "id": long, "name": long, "input": {}}))),
-        ("input", block(serde_json::json!({"type": "tool_use", "id": "t", "name": "n", "input": deep}))),
-        ("result", serde_json::json!({"type": "user", "message": {"content":
-            [{"type": "tool_result", "tool_use_id": long, "content": long}]}})),
+        (
+            "model, cwd",
+            serde_json::json!({"type": "system", "subtype": "init", "model": long, "cwd": long}),
+        ),
+        (
+            "stop_reason",
+            serde_json::json!({"type": "result", "stop_reason": long}),
+        ),
+        (
+            "parent",
+            serde_json::json!({"type": "user", "parent_tool_use_id": long, "message": {"content": "x"}}),
+        ),
+        (
+            "tool",
+            block(serde_json::json!({"type": "tool_use", "id": long, "name": long, "input": {}})),
+        ),
+        (
+            "input",
+            block(serde_json::json!({"type": "tool_use", "id": "t", "name": "n", "input": deep})),
+        ),
+        (
+            "result",
+            serde_json::json!({"type": "user", "message": {"content":
+            [{"type": "tool_result", "tool_use_id": long, "content": long}]}}),
+        ),
         ("request", ask(&long, &long, serde_json::json!({}))),
-        ("question", ask("AskUserQuestion", "r", question(&long, "x", 2))),
-        ("label", ask("AskUserQuestion", "r", question("x", &long, 2))),
-        ("options", ask("AskUserQuestion", "r", question("x", "x", 1_000_000))),
+        (
+            "question",
+            ask("AskUserQuestion", "r", question(&long, "x", 2)),
+        ),
+        (
+            "label",
+            ask("AskUserQuestion", "r", question("x", &long, 2)),
+        ),
+        (
+            "options",
+            ask("AskUserQuestion", "r", question("x", "x", 1_000_000)),
+        ),
     ]
 }
 
@@ -269,7 +297,10 @@ fn every_event_fits_a_message_whatever_is_long_in_its_line() {
                 event: Some(event),
                 ..AgentEvent::default()
             };
-            assert!(event.encoded_len() <= MESSAGE_BYTES_MAX, "{what}, asked again");
+            assert!(
+                event.encoded_len() <= MESSAGE_BYTES_MAX,
+                "{what}, asked again"
+            );
         }
     }
 }

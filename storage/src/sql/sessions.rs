@@ -119,8 +119,7 @@ pub(crate) fn list(
     filter: &SessionFilter,
 ) -> rusqlite::Result<SessionList> {
     // A slash at the end of a directory names no other. `/` itself is not what is no directory.
-    const MATCHES: &str =
-        "(?1 IS NULL OR working_directory = ?1
+    const MATCHES: &str = "(?1 IS NULL OR working_directory = ?1
             OR (rtrim(?1, '/') <> '' AND rtrim(working_directory, '/') = rtrim(?1, '/')))
          AND (?2 IS NULL OR worktree_id = ?2)";
     // Rows, as `LIMIT` and `OFFSET` count them: the same whichever page it is.

@@ -121,5 +121,8 @@ fn a_store_whose_path_is_no_text_behind_a_link_is_refused_and_no_other_taken() {
     let db = link.to_str().unwrap();
     let error = load(&sources(None, &[], &[("db", db)])).unwrap_err();
     let error = error.to_string();
-    assert!(error.contains("flag --db") && error.contains("UTF-8"), "{error}");
+    assert!(
+        error.contains("flag --db") && error.contains("UTF-8"),
+        "{error}"
+    );
 }
