@@ -2,13 +2,13 @@
 
 use betcode_schema_grpc::history as proto;
 use betcode_storage::{
-    CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, ImportMark, Session,
-    SessionMeta, VerifyProgress, VerifyReport,
+    CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, DamagedSession,
+    ImportMark, Session, SessionMeta, VerifyProgress, VerifyReport,
 };
 use tonic::Status;
 
-use crate::limits::PROBLEMS_MAX;
-use crate::status::invalid;
+use crate::limits::{PROBLEMS_MAX, STATUS_TEXT_BYTES_MAX};
+use crate::status::{invalid, short};
 
 /// What is known of a session, from a client.
 #[must_use]
@@ -40,6 +40,15 @@ pub fn import_mark_from(mark: proto::ImportMark) -> Result<ImportMark, Status> {
         unterminated: mark.unterminated,
         joins: mark.joins,
     })
+}
+
+/// A session of which nothing can be told, for a client.
+#[must_use]
+pub fn damaged(session: DamagedSession) -> proto::DamagedSession {
+    proto::DamagedSession {
+        session_id: session.id.map(|id| id.to_string()).unwrap_or_default(),
+        what: short(session.what, STATUS_TEXT_BYTES_MAX),
+    }
 }
 
 /// A session, for a client.

@@ -94,6 +94,13 @@ impl Core {
         // An error means that the sender is gone: the daemon ends as well.
         let _ = draining.wait_for(|draining| *draining).await;
     }
+
+    /// Waits until whoever watches the daemon's health can have heard that it stops.
+    pub async fn stop_told(&self) {
+        let mut health = self.health.clone();
+        // As above.
+        let _ = health.wait_for(|health| health.draining).await;
+    }
 }
 
 /// Checks an id.

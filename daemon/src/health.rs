@@ -14,7 +14,8 @@ use tonic_health::server::HealthReporter;
 
 use crate::core::Core;
 use crate::levels;
-use crate::limits::LOOKS_PER_WRITE;
+use crate::limits::{LOOK_MS_MAX, LOOKS_PER_WRITE};
+use crate::observe::ms;
 use crate::tunnel::TunnelState;
 
 /// Components, by their names.
@@ -42,6 +43,8 @@ pub struct Health {
     pub draining: bool,
     /// Its components; empty before the first look.
     pub components: Vec<Component>,
+    /// The last look at the store ended in time, whatever it found.
+    pub in_time: bool,
 }
 
 impl Health {
@@ -74,12 +77,23 @@ impl Prober {
     }
 }
 
+/// What a look found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    components: Vec<Component>,
+    in_time: bool,
+}
+
+impl Found {
+    /// Takes it over.
+    pub(crate) fn tell(self, health: &mut Health) {
+        health.components = self.components;
+        health.in_time = self.in_time;
+    }
+}
+
 /// Looks at every component.
-pub(crate) async fn look(
-    core: &Arc<Core>,
-    prober: &mut Prober,
-    wait_max: Duration,
-) -> Vec<Component> {
+pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Duration) -> Found {
     let checked_ms = SystemClock.now_ms();
     let store = core.store.clone();
     let started = Instant::now();
@@ -90,6 +104,7 @@ pub(crate) async fn look(
         false => store.totals().map(|_| ()),
     });
     let probed = timeout(wait_max, probe).await;
+    let in_time = probed.is_ok();
     let did = if writes { "read and wrote" } else { "read" };
     let (serving, message) = match probed {
         Ok(Ok(())) => (
@@ -131,7 +146,10 @@ pub(crate) async fn look(
     ];
     components.extend(agents(core, checked_ms));
     components.extend(relay(&core.tunnel.borrow(), checked_ms));
-    components
+    Found {
+        components,
+        in_time,
+    }
 }
 
 /// Agents, unless none are to run. Without the executable history is served all the same, and a
@@ -197,8 +215,11 @@ pub(crate) async fn watch(
             () = core.drained() => break,
         };
         if looks {
-            let components = look(&core, &mut prober, every.max(Duration::from_secs(5))).await;
-            health.send_modify(|health| health.components = components);
+            let found = tokio::select! {
+                found = look(&core, &mut prober, every.max(ms(LOOK_MS_MAX))) => found,
+                () = core.drained() => break,
+            };
+            health.send_modify(|health| found.tell(health));
             let serving = health.borrow().serving();
             report(&reporter, serving).await;
         } else {
@@ -208,8 +229,9 @@ pub(crate) async fn watch(
         levels.send_if_modified(|kept| levels::changed(kept, now));
         core.admission.expire();
     }
-    health.send_modify(|health| health.draining = true);
+    // In this order: streams that watch end with what is told here.
     report(&reporter, false).await;
+    health.send_modify(|health| health.draining = true);
 }
 
 pub(crate) async fn report(reporter: &HealthReporter, serving: bool) {

@@ -13,6 +13,8 @@ use std::time::Instant;
 use betcode_storage::{Committed, Message, Session, SessionId, SessionKey};
 use tokio::sync::Notify;
 
+use crate::limits::MESSAGE_FOLLOWED_BYTES;
+
 /// Followers by session.
 #[derive(Debug)]
 pub struct Hub {
@@ -99,7 +101,7 @@ impl Buffer {
 }
 
 impl Hub {
-    /// A hub whose followers' buffers hold `buffer_bytes_max` payload bytes each.
+    /// A hub whose followers' buffers hold `buffer_bytes_max` bytes each.
     #[must_use]
     pub fn new(buffer_bytes_max: usize) -> Self {
         Self {
@@ -125,7 +127,8 @@ impl Hub {
             followed.buffers.clone()
         };
         let now = Instant::now();
-        let bytes: usize = news.messages.iter().map(|m| m.payload.len()).sum();
+        let taken = |message: &Message| message.payload.len() + MESSAGE_FOLLOWED_BYTES;
+        let bytes: usize = news.messages.iter().map(taken).sum();
         let bytes_max = self.buffer_bytes_max.load(Ordering::Relaxed);
         for buffer in buffers {
             buffer.change(|state| {
@@ -276,6 +279,9 @@ mod tests {
     use betcode_storage::{Batch, Store, StoreOptions};
     use bytes::Bytes;
 
+    /// What one of the messages below takes.
+    const MESSAGE_BYTES: usize = MESSAGE_FOLLOWED_BYTES + 10;
+
     fn session() -> SessionId {
         SessionId::new("s").unwrap()
     }
@@ -320,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn a_follower_gets_commits_in_order() {
         let [key, _] = keys();
-        let hub = Arc::new(Hub::new(100));
+        let hub = Arc::new(Hub::new(10 * MESSAGE_BYTES));
         let follower = hub.subscribe(session());
         hub.publish(&committed(key, 1..=2));
         hub.publish(&committed(key, 3..=3));
@@ -330,7 +336,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_buffer_is_forgotten_and_said_so_once() {
         let [key, _] = keys();
-        let hub = Arc::new(Hub::new(25));
+        let hub = Arc::new(Hub::new(5 * MESSAGE_BYTES / 2));
         let follower = hub.subscribe(session());
         hub.publish(&committed(key, 1..=2));
         hub.publish(&committed(key, 3..=3));
@@ -341,9 +347,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_buffer_is_filled_by_messages_without_bytes_too() {
+        let [key, _] = keys();
+        let hub = Arc::new(Hub::new(100 * MESSAGE_FOLLOWED_BYTES));
+        let follower = hub.subscribe(session());
+        let mut empty = committed(key, 1..=101);
+        for message in &mut empty.messages {
+            message.payload = Bytes::new();
+        }
+        hub.publish(&empty);
+        assert!(matches!(follower.next().await, News::Behind));
+    }
+
+    #[tokio::test]
     async fn messages_of_two_sessions_of_one_name_are_never_given_together() {
         let [old, new] = keys();
-        let hub = Arc::new(Hub::new(100));
+        let hub = Arc::new(Hub::new(10 * MESSAGE_BYTES));
         let follower = hub.subscribe(session());
         hub.publish(&committed(old, 1..=2));
         hub.publish(&committed(new, 3..=3));
@@ -359,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_follower_that_leaves_is_forgotten() {
-        let hub = Arc::new(Hub::new(25));
+        let hub = Arc::new(Hub::new(5 * MESSAGE_BYTES / 2));
         let (one, two) = (hub.subscribe(session()), hub.subscribe(session()));
         drop(one);
         assert_eq!(hub.followers(), 1);

@@ -23,6 +23,10 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
 
 /// Batches of one append stream that are read ahead of their answers.
 pub const BATCHES_AHEAD_MAX: usize = 256;
+/// Bytes that a message in flight counts for besides its payload.
+pub const MESSAGE_IN_FLIGHT_BYTES: usize = betcode_storage::limits::QUEUED_MESSAGE_BYTES;
+/// Bytes that a message in a follower's buffer counts for besides its payload, which is shared.
+pub const MESSAGE_FOLLOWED_BYTES: usize = 64;
 /// Unit in which bytes in flight are counted out.
 pub const FLIGHT_UNIT_BYTES: usize = 1 << 10;
 
@@ -66,6 +70,9 @@ pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 pub const FILES_RESERVED: usize = 256;
 /// Grace after a connection's maximum age; then it is cut off.
 pub const CONNECTION_GRACE_MS: u64 = 60_000;
+/// A look at the store that takes longer than this is given up: longer than a write waits for another
+/// process's.
+pub const LOOK_MS_MAX: u64 = 10_000;
 /// Looks of which one writes, when no client's append did.
 pub const LOOKS_PER_WRITE: u64 = 12;
 
@@ -83,6 +90,9 @@ pub const RETRY_MS: u32 = 250;
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// The same, in bytes.
 pub const TRANSLATE_CONTEXT_BYTES_MAX: usize = 16 << 20;
+/// Lines of a session's beginning in which its first agent is looked for, to tell whether a later one
+/// resumed the session; one that begins further on did.
+pub const FIRST_INIT_LINES_MAX: u64 = 64;
 /// Objects on one line that are translated.
 pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
 /// Nesting of values that are handed on as `google.protobuf.Struct`: each takes three messages, and
@@ -91,7 +101,8 @@ pub const STRUCT_DEPTH_MAX: usize = 30;
 /// Bytes of an event's text, and of what a tool is given: clients take 4 MiB for a message. A longer
 /// text is told in parts.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
-/// What a tool is given, when it is larger: so much of each text and name in it is told,
+/// What a tool is given, or the user is asked, when it is larger: so much of each text and name in it is
+/// told, as of any id or name in an event,
 pub const LARGE_INPUT_TEXT_BYTES_MAX: usize = 4 << 10;
 /// and so many values.
 pub const LARGE_INPUT_VALUES_MAX: usize = 256;
@@ -163,5 +174,6 @@ const _: () = {
     assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);
     assert!(SESSIONS_PAGE_BYTES_MAX < 4 << 20);
     assert!(2 * LARGE_INPUT_VALUES_MAX * LARGE_INPUT_TEXT_BYTES_MAX + EVENT_BYTES_MAX < 4 << 20);
+    assert!(3 * LARGE_INPUT_VALUES_MAX * (LARGE_INPUT_TEXT_BYTES_MAX + 64) < 4 << 20);
     assert!(3 * STRUCT_DEPTH_MAX < 98);
 };

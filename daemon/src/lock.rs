@@ -3,9 +3,9 @@
 //! The lock goes with the process, so a killed daemon leaves a file and no lock. The file stays
 //! when the daemon ends: removing it could remove the next one's.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,7 +96,9 @@ impl Lock {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
         {
-            std::fs::create_dir_all(folder).map_err(failed)?;
+            // Private whatever the umask: history is nobody else's to read.
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            made.map_err(failed)?;
         }
         let mut file = open(&path).map_err(failed)?;
         if lock(&file).map_err(failed)?.is_none() {

@@ -19,8 +19,9 @@ use crate::limits::{
 /// A part of a session, read page by page in turn with others.
 ///
 /// A replay keeps the segment it is in decoded. Only so many do so at once; the others wait, and
-/// one whose client is slow gives its place away ([`Pages::hand_to`]) and decodes again later. A
-/// page is copied out of its segment, so that what waits for a client keeps no segment alive.
+/// one whose client is slow ([`Pages::hand_to`]), or that rests itself ([`Pages::step_aside`]), gives
+/// its place away and decodes again later. A page is copied out of its segment, so that what waits
+/// for a client keeps no segment alive.
 #[derive(Debug)]
 pub struct Pages {
     core: Arc<Core>,
@@ -30,7 +31,7 @@ pub struct Pages {
     /// Sequence to read next, and the last one wanted.
     next: u64,
     last: u64,
-    /// Away while a page is read and while the client is slow.
+    /// Away while a page is read, and while the client is slow or the replay rests.
     warm: Option<Warm>,
 }
 
@@ -138,12 +139,17 @@ impl Pages {
         let room = match timeout(patience, answers.reserve()).await {
             Ok(room) => room,
             Err(_) => {
-                self.warm = None;
+                self.step_aside();
                 answers.reserve().await
             }
         };
         room.map_err(|_| Gone)?.send(answer);
         Ok(())
+    }
+
+    /// Gives the place to somebody else before a pause; the next page takes one again.
+    pub fn step_aside(&mut self) {
+        self.warm = None;
     }
 
     /// Sequence of the next message that will come.

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use betcode_schema_grpc::history::capacity_service_server::CapacityServiceServer;
 use betcode_schema_grpc::history::compaction_service_server::CompactionServiceServer;
@@ -138,8 +137,8 @@ impl Daemon {
             compaction: Mutex::new(compaction),
         });
         let mut prober = health::Prober::default();
-        let found = health::look(&core, &mut prober, Duration::from_secs(10)).await;
-        tell_health.send_modify(|health| health.components = found);
+        let found = health::look(&core, &mut prober, ms(limits::LOOK_MS_MAX)).await;
+        tell_health.send_modify(|health| found.tell(health));
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let serving = core.health.borrow().serving();
         health::report(&reporter, serving).await;

@@ -30,8 +30,9 @@ pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Says that we are alive, for as long as the store reads and writes: a daemon that hangs in its
-/// store is one to restart.
+/// Says that we are alive, for as long as looks at the store end in time: a daemon that hangs in its
+/// store is one to restart. No restart mends a full disk or damage, which a look finds in time; it would
+/// only end the agents, with what they printed and could not be recorded yet.
 pub(crate) async fn watchdog(health: watch::Receiver<Health>) {
     let Some(period) = sd_notify::watchdog_enabled() else {
         return;
@@ -39,7 +40,7 @@ pub(crate) async fn watchdog(health: watch::Receiver<Health>) {
     let mut ticks = tokio::time::interval((period / 2).max(Duration::from_millis(10)));
     loop {
         ticks.tick().await;
-        if health.borrow().serving() {
+        if health.borrow().in_time {
             tell(&[NotifyState::Watchdog]);
         }
     }

@@ -198,6 +198,14 @@ pub fn failed_precondition(reason: &'static str, message: String) -> Status {
     status(Code::FailedPrecondition, message, details)
 }
 
+/// What is stored is damaged, and something was left undone for it.
+#[must_use]
+pub fn damaged(why: &str) -> Status {
+    let details = ErrorDetails::with_error_info("DAMAGED", DOMAIN, HashMap::new());
+    let message = format!("{why}; run `betcode-db verify` to see how far it goes");
+    status(Code::DataLoss, message, details)
+}
+
 /// Nobody can talk in a session that is being deleted.
 #[must_use]
 pub fn being_deleted() -> Status {

@@ -112,6 +112,35 @@ async fn a_session_resumes_exactly_from_every_line_compacted_or_not() {
 }
 
 #[tokio::test]
+async fn a_sessions_first_agent_did_not_resume_it_and_later_ones_did_wherever_a_replay_begins() {
+    let served = serve(&[]).await;
+    let prompt = r#"{"type":"user","message":{"content":"hi"}}"#.to_owned();
+    let turns: Vec<String> = lines(2).into_iter().chain(lines(1)).collect();
+    let told: Vec<String> = [prompt].into_iter().chain(turns).collect();
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    let meta = SessionMeta {
+        worktree_id: "tree".into(),
+        ..SessionMeta::default()
+    };
+    let told: Vec<&str> = told.iter().map(String::as_str).collect();
+    let request = AppendRequest {
+        meta: Some(meta),
+        ..batch("s", &told)
+    };
+    appender.send(request).await.unwrap();
+    let mut client = AgentServiceClient::new(served.channel().await);
+    for from in 0..told.len() as u64 {
+        for event in resume(&mut client, "s", from).await.unwrap() {
+            if let Some(Event::SessionInfo(info)) = event.event {
+                assert_eq!(info.is_resumed, event.sequence > 2, "from {from}");
+                assert_eq!(info.worktree_id, "tree");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_client_cut_off_between_two_events_of_a_line_loses_none() {
     let served = serve(&[]).await;
     with_lines(&served, "s", &lines(2)).await;
@@ -176,6 +205,8 @@ async fn lists_have_true_totals_and_counts_and_both_filters() {
     );
     assert!((page.sessions[0].total_cost_usd - 0.25).abs() < 1e-9);
     assert_eq!(list("/w/0", "", 0, 0).await.total, 3);
+    assert_eq!(list("/w/0/", "", 0, 0).await.total, 3);
+    assert_eq!(list("/", "", 0, 0).await.total, 0);
     assert_eq!(list("", "t1", 0, 0).await.total, 2);
     assert_eq!(list("/w/0", "t1", 0, 0).await.total, 1);
     assert_eq!(list("/nowhere", "", 0, 0).await.total, 0);
@@ -251,6 +282,21 @@ async fn a_compaction_asked_for_during_another_one_comes_after_it() {
     assert!(!asked.is_finished());
     drop(held);
     assert!(asked.await.unwrap().unwrap().into_inner().messages_after > 0);
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_compacted_for_damage_is_told_to_be_damaged() {
+    let served = serve(&[]).await;
+    with_lines(&served, "s", &lines(1)).await;
+    let store = rusqlite::Connection::open(&served.settings.db).unwrap();
+    let flip = "UPDATE hot_messages SET payload = x'00' WHERE message_key & 4294967295 = 2";
+    assert_eq!(store.execute(flip, ()).unwrap(), 1);
+    let mut client = AgentServiceClient::new(served.channel().await);
+    let session_id = "s".into();
+    let compact = proto::CompactSessionRequest { session_id };
+    let refused = within(client.compact_session(compact)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused}");
+    assert!(refused.message().contains("session s"), "{refused}");
 }
 
 #[tokio::test]

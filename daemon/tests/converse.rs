@@ -298,6 +298,24 @@ async fn a_line_that_is_too_long_is_recorded_in_pieces_and_said_so() {
 }
 
 #[tokio::test]
+async fn a_start_that_is_refused_for_where_it_begins_leaves_no_session() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::silent(&channel).await;
+    talk.ask(Asked::Start(proto::StartConversation {
+        metadata: [("from_sequence".to_owned(), "1".to_owned())].into(),
+        ..start("new", &folder)
+    }))
+    .await;
+    assert_eq!(talk.ended().await.code(), Code::OutOfRange);
+    let mut client = AgentServiceClient::new(channel.clone());
+    let list = client
+        .list_sessions(proto::ListSessionsRequest::default())
+        .await;
+    assert_eq!(list.unwrap().into_inner().total, 0);
+}
+
+#[tokio::test]
 async fn what_is_missing_is_told_and_costs_nothing_else() {
     let (served, folder) = serve(&[("agent_command", "/nowhere/claude")]).await;
     let channel = served.channel().await;

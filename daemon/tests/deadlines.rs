@@ -210,6 +210,24 @@ async fn a_full_queue_is_told_after_the_wait_and_recovered_from() {
 }
 
 #[tokio::test]
+async fn messages_without_bytes_count_among_the_bytes_in_flight() {
+    let served = serve(&[("max_in_flight_bytes", "1048576")]).await;
+    let mut client = served.history().await;
+    let mut one = Appender::open(&mut client).await;
+    one.send(batch("a", &["1"])).await.unwrap();
+    let held = Held::take(&served.settings.db);
+    let empty = |session: &str| batch(session, &[""; 1_500]);
+    one.requests.send(empty("a")).await.unwrap();
+    let limit = &served.daemon.core().admission.in_flight_bytes;
+    support::eventually(async || limit.used() > 0).await;
+    let mut two = Appender::open(&mut client).await;
+    let refused = within(two.send(empty("b"))).await.unwrap_err();
+    assert_eq!(refused.limit, "in_flight_bytes", "{}", refused.message);
+    held.give_back();
+    within(one.answer()).await.unwrap();
+}
+
+#[tokio::test]
 async fn too_many_bytes_in_flight_are_told_and_recovered_from() {
     let served = serve(&[("max_in_flight_bytes", "1048576")]).await;
     let mut client = served.history().await;

@@ -11,10 +11,13 @@ mod support;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use betcode_daemon::limits::WARM_REPLAYS_MAX;
 use betcode_schema_grpc::history::{
     AppendRequest, DeleteSessionRequest, FollowRequest, GetSessionRequest, ListSessionsRequest,
     ReadRequest, RenameSessionRequest, SessionMeta,
 };
+use betcode_schema_grpc::v1;
+use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
 use betcode_storage::CompactionRequest;
 use bytes::Bytes;
 use support::{Appender, batch, followed, read_all, serve, within};
@@ -570,4 +573,70 @@ async fn a_session_made_anew_just_after_it_was_followed_ends_its_follower() {
     };
     tokio::task::spawn_blocking(anew).await.unwrap();
     assert_eq!(end_of(&mut answers).await, Code::NotFound);
+}
+
+#[tokio::test]
+async fn replays_that_rest_to_keep_their_pace_keep_no_other_from_its_turn() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    // Several pages: a replay has more to read when it has answered.
+    for _ in 0..4 {
+        let payloads = vec![Bytes::from(vec![b'x'; 100_000]); 20];
+        let request = AppendRequest {
+            payloads,
+            ..batch("s", &[])
+        };
+        appender.send(request).await.unwrap();
+    }
+    let mut resting = Vec::new();
+    for _ in 0..WARM_REPLAYS_MAX {
+        let read = ReadRequest {
+            session_id: "s".into(),
+            bytes_per_second_max: 1,
+            ..ReadRequest::default()
+        };
+        let mut answers = client.read(read).await.unwrap().into_inner();
+        within(answers.message()).await.unwrap().unwrap();
+        resting.push(answers);
+    }
+    let all = within(read_all(&mut client, "s", 1)).await.unwrap();
+    assert_eq!(all.len(), 80);
+}
+
+#[tokio::test]
+async fn a_session_whose_row_is_damaged_is_named_and_each_page_tells_the_same_total() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    for session in ["a", "b", "c"] {
+        appender.send(batch(session, &["x"])).await.unwrap();
+    }
+    let store = rusqlite::Connection::open(&served.settings.db).unwrap();
+    let lie = "UPDATE sessions SET raw_bytes = -1 WHERE session_id = 'b'";
+    store.execute(lie, ()).unwrap();
+    let mut damaged = Vec::new();
+    for offset in 0..3 {
+        let page = ListSessionsRequest {
+            limit: 1,
+            offset,
+            ..ListSessionsRequest::default()
+        };
+        let page = client.list_sessions(page).await.unwrap().into_inner();
+        assert_eq!(
+            (page.sessions.len() + page.damaged.len(), page.total),
+            (1, 3)
+        );
+        damaged.extend(page.damaged.into_iter().map(|session| session.session_id));
+    }
+    assert_eq!(damaged, ["b"]);
+    let mut older = AgentServiceClient::new(served.channel().await);
+    for limit in [0, 1] {
+        let list = v1::ListSessionsRequest {
+            limit,
+            ..v1::ListSessionsRequest::default()
+        };
+        let list = older.list_sessions(list).await.unwrap().into_inner();
+        assert_eq!(list.total, 3);
+    }
 }

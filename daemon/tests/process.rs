@@ -8,11 +8,23 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::FollowRequest;
+use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
+use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
 use support::process::{Process, command};
-use support::{Appender, batch, eventually, read_all};
+use support::{Appender, batch, eventually, read_all, within};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus as Health;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_types::StatusExt;
 
 #[tokio::test]
 async fn config_shows_where_each_value_came_from() {
@@ -161,4 +173,134 @@ async fn sighup_applies_a_changed_limit() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the limit was not raised");
+}
+
+/// What others may do with anything in a folder, by path.
+fn open_to_others(folder: &Path) -> Vec<(std::path::PathBuf, u32)> {
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap());
+    let mut open = Vec::new();
+    for entry in entries {
+        let (path, found) = (entry.path(), entry.metadata().unwrap());
+        let mode = found.permissions().mode() & 0o077;
+        if mode != 0 {
+            open.push((path.clone(), mode));
+        }
+        if found.is_dir() {
+            open.extend(open_to_others(&path));
+        }
+    }
+    open
+}
+
+#[tokio::test]
+async fn whatever_the_umask_all_that_the_daemon_makes_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("made/by/the daemon");
+    let serve = command(&home, "serve", &[]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", "umask 0; exec \"$@\"", "sh"])
+        .arg(serve.get_program())
+        .args(serve.get_args());
+    for (name, _) in serve.get_envs() {
+        shell.env_remove(name);
+    }
+    let mut process = Process::run(shell.stderr(Stdio::null()), &home).await;
+    let mut client = process.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    appender.send(batch("s", &["x"])).await.unwrap();
+    assert_eq!(open_to_others(folder.path()), []);
+    assert!(process.terminate().await.success());
+    assert_eq!(open_to_others(folder.path()), []);
+}
+
+#[test]
+fn the_unit_keeps_nothing_from_agents_that_they_need() {
+    let unit = include_str!("../systemd/betcode-daemon.service");
+    let says = |name: &str| unit.lines().any(|line| line.starts_with(name));
+    for theirs_too in [
+        "MemoryDenyWriteExecute",
+        "MemoryMax",
+        "MemoryHigh",
+        "RestrictAddressFamilies",
+        "UMask",
+    ] {
+        assert!(!says(theirs_too), "{theirs_too}");
+    }
+    // The daemon interrupts them, and the kernel's choice of one is not the end of all.
+    assert!(says("KillMode=mixed") && says("OOMPolicy=continue"));
+}
+
+/// Hears what the daemon tells systemd until it says this.
+fn hears(systemd: &UnixDatagram, wanted: &str) {
+    let mut told = [0; 1024];
+    loop {
+        let bytes = systemd.recv(&mut told).expect("it goes on telling");
+        let told = String::from_utf8_lossy(&told[..bytes]);
+        if told.lines().any(|line| line == wanted) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_while_the_store_answers_that_it_is_in_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().join("systemd");
+    let systemd = UnixDatagram::bind(&at).unwrap();
+    systemd
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut serve = command(folder.path(), "serve", &["--health-interval-ms", "100"]);
+    serve
+        .env("NOTIFY_SOCKET", &at)
+        .env("WATCHDOG_USEC", "40000");
+    let process = Process::run(serve.stderr(Stdio::null()), folder.path()).await;
+    hears(&systemd, "WATCHDOG=1");
+    let store = rusqlite::Connection::open(folder.path().join("history.db")).unwrap();
+    store.execute("UPDATE store SET messages = -1", ()).unwrap();
+    let channel = support::connect(&process.socket).await.unwrap();
+    support::eventually(async || {
+        let mut health = BetCodeHealthClient::new(channel.clone());
+        let told = health.get_health_details(HealthDetailsRequest {}).await;
+        told.unwrap().into_inner().overall_status() == ServingStatus::NotServing
+    })
+    .await;
+    systemd.set_nonblocking(true).unwrap();
+    while systemd.recv(&mut [0; 1024]).is_ok() {}
+    systemd.set_nonblocking(false).unwrap();
+    hears(&systemd, "WATCHDOG=1");
+}
+
+#[tokio::test]
+async fn sigterm_ends_streams_that_watch_health_or_reflect_once_health_has_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(folder.path(), &["--max-drain-ms", "3000"]).await;
+    let channel = support::connect(&process.socket).await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    let watch = HealthCheckRequest::default();
+    let mut watched = health.watch(watch).await.unwrap().into_inner();
+    let first = within(watched.message()).await.unwrap().unwrap();
+    assert_eq!(first.status(), Health::Serving);
+    let mut reflection = ServerReflectionClient::new(channel);
+    let asked = tokio_stream::pending::<ServerReflectionRequest>();
+    let reflected = reflection.server_reflection_info(asked).await;
+    let mut reflected = reflected.unwrap().into_inner();
+    let stopped = process.terminate();
+    let told = async {
+        let last = within(watched.message()).await.unwrap().unwrap();
+        assert_eq!(last.status(), Health::NotServing);
+        for end in [
+            within(watched.message()).await.map(drop),
+            within(reflected.message()).await.map(drop),
+        ] {
+            let details = end.unwrap_err().get_error_details();
+            let reason = details.error_info().map(|info| info.reason.clone());
+            assert_eq!(reason.as_deref(), Some("DRAINING"));
+        }
+    };
+    let (status, ()) = tokio::join!(stopped, told);
+    assert!(status.success());
 }

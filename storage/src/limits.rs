@@ -38,7 +38,10 @@ pub const BATCH_BYTES_MAX: usize = 32 << 20;
 
 /// Appends waiting for the writer.
 pub const QUEUE_REQUESTS_MAX_DEFAULT: usize = 4096;
-/// Payload bytes waiting for the writer. A single larger request is let in when the queue is empty.
+/// Bytes that a message counts for while it waits, besides its payload: what is known of it takes about
+/// so much memory, and empty ones would be free otherwise.
+pub const QUEUED_MESSAGE_BYTES: usize = 512;
+/// Bytes waiting for the writer. A single larger request is let in when the queue is empty.
 pub const QUEUE_BYTES_MAX_DEFAULT: usize = 64 << 20;
 /// How long an append waits for room in the queue and for its turn.
 pub const APPEND_WAIT_MS_MAX_DEFAULT: u64 = 10_000;

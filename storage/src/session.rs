@@ -89,7 +89,7 @@ pub struct SessionFilter {
 pub struct SessionList {
     /// The page.
     pub sessions: Vec<Session>,
-    /// All sessions that match, not only those of the page; without [`SessionList::damaged`].
+    /// All sessions that match, not only those of the page, and those whose rows are damaged.
     pub total: u64,
     /// Sessions of the page whose rows are damaged. Their messages may well be whole.
     pub damaged: Vec<DamagedSession>,

@@ -397,7 +397,15 @@ fn one_odd_row_hides_no_other_session() {
         let mut ids: Vec<_> = list.sessions.iter().map(|s| s.id.as_str()).collect();
         ids.sort_unstable();
         assert_eq!(ids, ["s", "u"], "{lie}");
-        assert_eq!((list.total, list.damaged.len()), (2, 1), "{lie}");
+        assert_eq!((list.total, list.damaged.len()), (3, 1), "{lie}");
+        for offset in 0..4 {
+            let filter = SessionFilter {
+                limit: Some(1),
+                offset,
+                ..SessionFilter::default()
+            };
+            assert_eq!(store.sessions(&filter).unwrap().total, 3, "{lie}");
+        }
         let report = verify(&store);
         assert_eq!(report.sessions, 2, "{lie}");
         assert!(report.messages >= 100, "{lie}");

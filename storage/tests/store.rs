@@ -253,6 +253,13 @@ fn sessions_are_listed_renamed_and_deleted() {
         ..SessionFilter::default()
     };
     assert_eq!(store.sessions(&of_project).unwrap().sessions[0].id, id("a"));
+    for (named, found) in [("/p/", 1), ("/", 0), ("p", 0)] {
+        let filter = SessionFilter {
+            working_directory: Some(named.into()),
+            ..SessionFilter::default()
+        };
+        assert_eq!(store.sessions(&filter).unwrap().total, found, "{named}");
+    }
     store.rename(&id("a"), "first").unwrap();
     assert_eq!(store.session(&id("a")).unwrap().meta.name, "first");
     assert_eq!(

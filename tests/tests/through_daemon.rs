@@ -218,7 +218,7 @@ fn a_store_is_judged_by_the_limit_of_its_daemon_unless_another_is_given() {
         let doctor = place.json(&[&["doctor"], more].concat(), 0);
         let checks = doctor["checks"].as_array().unwrap();
         let check = checks.iter().find(|c| c["check"] == "limit").unwrap();
-        assert_eq!(limit["value"].as_u64(), report["limit_bytes"].as_u64());
+        assert_eq!(limit["value"].as_f64(), report["limit_bytes"].as_f64());
         (
             report["limit_bytes"].as_u64().unwrap(),
             limit["source"].as_str().unwrap().to_owned(),

@@ -165,6 +165,8 @@ pub(crate) struct Conversation {
     holder: Option<Arc<str>>,
     /// Why nothing can be recorded at present.
     stalled: Option<Refusal>,
+    /// How many wait for that: what the agent prints, and what it is told, are recorded apart.
+    stalls: usize,
     /// The last sequence that is known to be on disk.
     recorded: u64,
     /// The last of the agent's lines that we have heard of.
@@ -199,6 +201,7 @@ impl Conversation {
             streams: BTreeMap::new(),
             holder: None,
             stalled: None,
+            stalls: 0,
             recorded,
             heard: recorded,
             early: VecDeque::new(),

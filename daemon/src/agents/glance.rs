@@ -21,8 +21,6 @@ pub(crate) enum Glance {
     },
     /// It wants no answer any more.
     Withdraws(String),
-    /// It goes on with what a tool gave.
-    GoesOn,
     /// The turn is over.
     TurnOver,
 }
@@ -63,7 +61,6 @@ fn of(object: &str) -> Option<Glance> {
     let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
     match &*text(kind) {
         "system" if text(subtype) == "init" => Some(Glance::Began(text(session_id))),
-        "user" => Some(Glance::GoesOn),
         "result" => Some(Glance::TurnOver),
         "control_cancel_request" => Some(Glance::Withdraws(text(request_id))),
         "control_request" => {

@@ -249,6 +249,10 @@ impl Recorder {
                 Insists::Always => false,
             };
             if gone || in_vain || error.kind() == ErrorKind::Closed {
+                if stalled && in_vain {
+                    // Nothing waits for room any more.
+                    let _ = self.inbox.send(Command::Flows).await;
+                }
                 return Err(refusal);
             }
             if self.forsaken.is_cancelled() {

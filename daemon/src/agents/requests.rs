@@ -19,7 +19,9 @@ use serde_json::{Map, Value, json};
 use super::glance::Ask;
 use super::prompt::{Verdict, answer};
 use super::refusal::Refusal;
-use crate::limits::{GRANTS_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX};
+use crate::limits::{
+    GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
+};
 use crate::translate::{self, is_told_whole, readable, value_of};
 
 /// The tool by which the agent asks the user something.
@@ -90,7 +92,8 @@ impl Requests {
     }
 
     fn check_fits(&self, request_id: &str, line: &Bytes) -> Result<(), Refusal> {
-        let (bytes, max) = (line.len(), self.line_bytes_max);
+        // One byte less: a line of just so many is one that goes on in the next message.
+        let (bytes, max) = (line.len(), self.line_bytes_max.saturating_sub(1));
         if bytes <= max {
             return Ok(());
         }
@@ -109,6 +112,13 @@ impl Requests {
             answers: Map::new(),
         };
         let request_id = &open.ask.request_id;
+        if request_id.len() > LARGE_INPUT_TEXT_BYTES_MAX {
+            let why = format!(
+                "the request's id is longer than {LARGE_INPUT_TEXT_BYTES_MAX} bytes, and nobody could \
+                 answer it; use a shorter one"
+            );
+            return Some(answer(request_id, &Verdict::Deny(&why)));
+        }
         // It has the input in it, and more around it.
         let yes = answer(request_id, &Verdict::Allow(&open.ask.input));
         if self.check_fits(request_id, &yes).is_err() {
@@ -376,7 +386,7 @@ impl Requests {
 }
 
 fn events(ask: &Ask) -> Vec<Event> {
-    translate::control_request(&value_of(&readable(ask.object.as_bytes())))
+    translate::asked(&value_of(&readable(ask.object.as_bytes())))
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ impl Session {
                 let _ = reply.send(conversation.grants().clone());
             }
             Command::SetGrant(tool, granted, reply) => {
-                let _ = reply.send(conversation.set_grant(&tool, granted));
+                let _ = reply.send(conversation.set_grant(now_ms, &tool, granted));
             }
             Command::ClearGrants(tool, reply) => {
                 conversation.clear_grants(&tool);

@@ -4,7 +4,9 @@
 //!
 //! Compaction loses nothing, so `messages_before` and `messages_after` are both the number of
 //! messages of the session, and `tokens_saved` is 0: what a model reads is not the history's to
-//! change. How many bytes it saved is told by `betcode.history.v1.CompactionService`.
+//! change. How many bytes it saved is told by `betcode.history.v1.CompactionService`. A session that
+//! could not be compacted, for damage, is answered DATA_LOSS; a run that the daemon's stop cut short
+//! UNAVAILABLE (`DRAINING`).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,14 +14,14 @@ use std::time::Instant;
 
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_service_server::AgentService;
-use betcode_storage::{CompactionRequest, Session, SessionFilter, StoreError};
+use betcode_storage::{CompactionOutcome, CompactionRequest, Session, SessionFilter, StoreError};
 use prost::Message as _;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::converse::{client_name, converse};
-use super::history::{delete, page_limit, rename};
+use super::history::{delete, page_limit, rename, sessions};
 use super::{Answers, resume};
 use crate::agents::Command;
 use crate::core::{Core, session_id};
@@ -27,7 +29,7 @@ use crate::limits::{
     COMPACTION_TURN_MS_MAX, COMPACTION_TURN_POLL_MS, GRANTS_MAX, SESSIONS_PAGE_BYTES_MAX,
 };
 use crate::observe::ms;
-use crate::status::{exhausted, from_store, invalid, unimplemented};
+use crate::status::{damaged, draining, exhausted, from_store, invalid, unimplemented};
 use crate::translate::timestamp_of;
 
 /// Compacts as soon as a run that is under way, usually the background's, has ended: clients of
@@ -53,8 +55,21 @@ async fn compact_in_turn(core: &Arc<Core>, request: &CompactionRequest) -> Resul
             Err(StoreError::Busy { .. }) if Instant::now() < until && !core.is_draining() => {
                 sleep(ms(COMPACTION_TURN_POLL_MS)).await;
             }
-            done => return done.map(drop).map_err(|error| from_store(&error)),
+            Ok(outcome) => return told(&outcome),
+            Err(error) => return Err(from_store(&error)),
         }
+    }
+}
+
+/// What came of the run, as an answer that has no other words for it.
+fn told(outcome: &CompactionOutcome) -> Result<(), Status> {
+    if let Some((_, why)) = outcome.failures.first() {
+        return Err(damaged(why));
+    }
+    match outcome.cancelled {
+        // Its caller is there to hear it, so it was not that which ended the run.
+        true => Err(draining()),
+        false => Ok(()),
     }
 }
 
@@ -79,9 +94,7 @@ impl AgentService for Agent {
             limit: Some(page_limit(request.limit)),
             offset: request.offset.into(),
         };
-        let store = self.0.store.clone();
-        let read = self.0.blocking.read(move || store.sessions(&filter)).await;
-        let list = read.map_err(|error| from_store(&error))?;
+        let list = sessions(&self.0, filter).await?;
         let mut bytes = 0;
         let fits = |session: &proto::SessionSummary| {
             bytes += session.encoded_len();
@@ -263,5 +276,30 @@ fn summary(core: &Core, session: Session) -> proto::SessionSummary {
         updated_at: Some(timestamp_of(session.updated_ms)),
         last_message_preview: session.last_preview,
         name: session.meta.name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_the_daemons_stop_cut_short_is_no_success() {
+        let mut outcome = CompactionOutcome {
+            bytes_before: 2,
+            bytes_after: 1,
+            messages: 1,
+            raw_bytes: 1,
+            segments: 1,
+            segments_replaced: 0,
+            failures: Vec::new(),
+            cancelled: false,
+            seconds: 0.0,
+        };
+        assert!(told(&outcome).is_ok());
+        outcome.cancelled = true;
+        assert_eq!(told(&outcome).unwrap_err().code(), Code::Unavailable);
     }
 }

@@ -24,7 +24,7 @@ use super::Answers;
 use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
 use crate::deadline;
-use crate::limits::{BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES};
+use crate::limits::{BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES, MESSAGE_IN_FLIGHT_BYTES};
 use crate::observe::add;
 use crate::status::{deadline_exceeded, draining, invalid, refusal, refusal_of};
 
@@ -177,8 +177,10 @@ impl AppendStream {
         {
             return Err((refuse(&status), sender));
         }
-        let own = self.take_bytes(bytes).await;
-        let shared = match self.core.admission.in_flight_bytes.take(bytes as u64) {
+        // Messages without bytes take memory, too.
+        let in_flight = bytes + request.payloads.len() * MESSAGE_IN_FLIGHT_BYTES;
+        let own = self.take_bytes(in_flight).await;
+        let shared = match self.core.admission.in_flight_bytes.take(in_flight as u64) {
             Ok(taken) => taken,
             Err(status) => return Err((refuse(&status), sender)),
         };

@@ -137,7 +137,8 @@ async fn attach(
     let from = opened.from.unwrap_or(session.messages);
     let (store, in_session) = (core.store.clone(), id.clone());
     let context = move || in_context(&store, &in_session, from);
-    let translator = core.blocking.read(context).await?;
+    let mut translator = core.blocking.read(context).await?;
+    translator.say_compacted(session.segments > 0);
     let (key, mailbox) = (core.agents.stream_key(), Arc::new(Mailbox::default()));
     let command = |attached| Command::Attach {
         key,

@@ -8,7 +8,7 @@ use betcode_schema_grpc::history::{
     FollowResponse, GetSessionRequest, GetSessionResponse, ListSessionsRequest,
     ListSessionsResponse, ReadRequest, ReadResponse, RenameSessionRequest, RenameSessionResponse,
 };
-use betcode_storage::{SessionFilter, SessionId, StoreError};
+use betcode_storage::{SessionFilter, SessionId, SessionList, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -69,23 +69,29 @@ impl HistoryService for History {
             limit: Some(page_limit(request.limit)),
             offset: request.offset,
         };
-        let store = self.0.store.clone();
-        let read = self.0.blocking.read(move || store.sessions(&filter)).await;
-        let list = read.map_err(|error| from_store(&error))?;
+        let list = sessions(&self.0, filter).await?;
         let mut bytes = 0;
         let fits = |session: &betcode_schema_grpc::history::Session| {
             bytes += session.encoded_len();
             bytes <= SESSIONS_PAGE_BYTES_MAX
         };
-        let sessions = list
+        let found = list.sessions.len();
+        let sessions: Vec<_> = list
             .sessions
             .into_iter()
             .map(convert::session)
             .take_while(fits)
             .collect();
+        // Of a page that was cut short it is not known which of them stand in what is left of it:
+        // those that are left out come with the next page.
+        let damaged = match sessions.len() == found {
+            true => list.damaged.into_iter().map(convert::damaged).collect(),
+            false => Vec::new(),
+        };
         Ok(Response::new(ListSessionsResponse {
             sessions,
             total: list.total,
+            damaged,
         }))
     }
 
@@ -118,6 +124,23 @@ impl HistoryService for History {
         let deleted = delete(&self.0, &request.into_inner().session_id).await?;
         Ok(Response::new(DeleteSessionResponse { deleted }))
     }
+}
+
+/// A page of the list. Sessions of which nothing can be told are logged, for not all clients hear of
+/// them.
+pub(super) async fn sessions(core: &Core, filter: SessionFilter) -> Result<SessionList, Status> {
+    let store = core.store.clone();
+    let read = core.blocking.read(move || store.sessions(&filter)).await;
+    let list = read.map_err(|error| from_store(&error))?;
+    for damaged in &list.damaged {
+        let session = damaged.id.as_ref().map(SessionId::as_str);
+        tracing::warn!(
+            session,
+            what = damaged.what,
+            "left out of a list of sessions: damaged"
+        );
+    }
+    Ok(list)
 }
 
 /// How many sessions a page has when a client asks for `limit`; 0 is as many as there may be.

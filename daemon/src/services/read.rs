@@ -11,8 +11,8 @@ use tonic::{Code, Status};
 
 use super::Answers;
 use crate::core::{Core, session_id};
-use crate::limits::ANSWERS_AHEAD_MAX;
-use crate::observe::add;
+use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
+use crate::observe::{add, ms};
 use crate::reading::{Pages, frames, is_damage};
 use crate::status::from_store;
 
@@ -100,8 +100,12 @@ async fn pump(
             if pages.hand_to(answers, Ok(answer)).await.is_err() {
                 return;
             }
+            let until = pace.next_after(bytes);
+            if until > Instant::now() + ms(SLOW_CLIENT_MS) {
+                pages.step_aside();
+            }
             tokio::select! {
-                () = pace.rest(bytes) => {}
+                () = sleep_until(until) => {}
                 () = answers.closed() => return,
             }
         }
@@ -122,12 +126,12 @@ impl Pace {
         }
     }
 
-    /// Rests so long that `bytes` more keep the pace. Pauses of the client are not caught up.
-    async fn rest(&mut self, bytes: usize) {
+    /// When to go on behind `bytes` more, to keep the pace. Pauses of the client are not caught up.
+    fn next_after(&mut self, bytes: usize) -> Instant {
         if self.bytes_per_second > 0 {
             let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
             self.next = self.next.max(Instant::now()) + takes.min(Duration::from_secs(60));
-            sleep_until(self.next).await;
         }
+        self.next
     }
 }

@@ -15,7 +15,10 @@ use tonic::Status;
 use super::Answers;
 use super::read::check_start;
 use crate::core::{Core, session_id};
-use crate::limits::{ANSWERS_AHEAD_MAX, TRANSLATE_CONTEXT_BYTES_MAX, TRANSLATE_CONTEXT_LINES_MAX};
+use crate::limits::{
+    ANSWERS_AHEAD_MAX, FIRST_INIT_LINES_MAX, TRANSLATE_CONTEXT_BYTES_MAX,
+    TRANSLATE_CONTEXT_LINES_MAX,
+};
 use crate::reading::Pages;
 use crate::status::from_store;
 use crate::translate::{Line, Matters, Translator};
@@ -108,7 +111,11 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
 
 /// A translator that has seen the lines of the message under way at `after`.
 pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Result<Translator> {
-    let mut translator = Translator::new(session.as_str());
+    let worktree_id = store.session(session)?.meta.worktree_id;
+    let mut translator = Translator::new(session.as_str()).in_worktree(worktree_id);
+    if let Some(sequence) = first_init(store, session, after)? {
+        translator.began_before(sequence);
+    }
     for message in context(store, session, after, TRANSLATE_CONTEXT_BYTES_MAX)? {
         translator.translate(Line {
             sequence: message.sequence,
@@ -117,6 +124,18 @@ pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Resu
         });
     }
     Ok(translator)
+}
+
+/// Where the session's first agent began, if it did up to `after`.
+fn first_init(store: &Store, session: &SessionId, after: u64) -> Result<Option<u64>> {
+    let range = ReadRange {
+        to: Some(after.min(FIRST_INIT_LINES_MAX)),
+        ..ReadRange::all()
+    };
+    // Damage hides who began, not what comes after it.
+    let mut lines = store.read(session, range)?.flatten();
+    let first = lines.find(|line| Translator::begins(&line.payload));
+    Ok(first.map(|line| line.sequence))
 }
 
 /// Lines up to `after` that matter for what comes after it, looked for backwards until the beginning

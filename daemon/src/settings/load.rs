@@ -1,7 +1,7 @@
 //! Finding the values: file, environment, flags.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,16 @@ pub enum SettingsError {
         value: String,
         /// What it takes.
         takes: String,
+    },
+    /// A value or a path that is no text: what it would be read as names something else.
+    #[error("{origin}: {name} is {value:?}, which is not UTF-8; use a value that is")]
+    NotText {
+        /// Where it stands, or follows from.
+        origin: Origin,
+        /// The parameter.
+        name: &'static str,
+        /// The value, as far as it can be told.
+        value: OsString,
     },
     /// Values that do not go together.
     #[error("{0}")]
@@ -103,16 +113,15 @@ pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
         from_file(path, &mut values)?;
     }
     for (name, value) in &sources.environment {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
-            continue;
-        };
-        let Some(short) = name.strip_prefix("BETCODE_") else {
+        let short = name.to_str().and_then(|name| name.strip_prefix("BETCODE_"));
+        let Some(short) = short else {
             continue;
         };
         // Other programs have variables of that prefix as well: only ours are taken.
         if let Some(parameter) = find(&short.to_lowercase()) {
-            let origin = Origin::Environment(name.to_owned());
-            values.insert(parameter.name, (value.to_owned(), origin));
+            let origin = Origin::Environment(format!("BETCODE_{short}"));
+            let value = as_text(value, parameter.name, &origin)?;
+            values.insert(parameter.name, (value, origin));
         }
     }
     for (name, value) in &sources.flags {
@@ -139,6 +148,15 @@ pub fn load(sources: &Sources) -> Result<Loaded, SettingsError> {
         })
         .collect();
     Ok(Loaded { settings, values })
+}
+
+fn as_text(value: &OsStr, name: &'static str, origin: &Origin) -> Result<String, SettingsError> {
+    let not_text = || SettingsError::NotText {
+        origin: origin.clone(),
+        name,
+        value: value.to_owned(),
+    };
+    value.to_str().map(str::to_owned).ok_or_else(not_text)
 }
 
 fn find(name: &str) -> Option<&'static Parameter> {
@@ -212,21 +230,22 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
         let home = directories::ProjectDirs::from("", "", "betcode").ok_or_else(|| {
             SettingsError::Together("there is no home directory for the store; set db".to_owned())
         })?;
-        let path = home.data_dir().join("history.db").display().to_string();
+        let path = home.data_dir().join("history.db");
+        let path = as_text(path.as_os_str(), "db", &Origin::Default)?;
         values.insert("db", (path, Origin::Default));
     }
     // One daemon for a store, by whichever link it is named.
     let mut db = PathBuf::new();
-    if let Some((path, _)) = values.get_mut("db") {
+    if let Some((path, origin)) = values.get_mut("db") {
         db = behind_links(Path::new(path));
-        *path = db.display().to_string();
+        *path = as_text(db.as_os_str(), "db", origin)?;
     }
     for (name, path) in [
         ("socket", socket_beside(&db)),
         ("relay_folder", folder_beside(&db).join("relay")),
     ] {
-        let path = (path.display().to_string(), Origin::Default);
-        values.entry(name).or_insert(path);
+        let path = as_text(path.as_os_str(), name, &Origin::Default)?;
+        values.entry(name).or_insert((path, Origin::Default));
     }
     Ok(())
 }
@@ -335,6 +354,13 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
     ];
     if settings.tls_listen.is_some() && files.iter().any(|file| file.as_os_str().is_empty()) {
         return refuse("tls_listen needs tls_cert, tls_key and tls_client_ca".to_owned());
+    }
+    let agent = &settings.agent_command;
+    if agent.contains('/') && !agent.starts_with('/') {
+        return refuse(format!(
+            "agent_command is {agent:?}, which is another file in each directory where an agent works: \
+             write the whole path, or a name that is on the PATH"
+        ));
     }
     let address = &settings.relay_address;
     let port = address

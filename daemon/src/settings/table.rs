@@ -198,7 +198,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "max_queue_bytes",
         "67108864",
         (MIB, 1 << 32),
-        "Payload bytes waiting for the writer",
+        "Bytes waiting for the writer; each message counts 512 besides its payload",
     ),
     number(
         "max_append_wait_ms",
@@ -229,7 +229,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "max_in_flight_bytes",
         "67108864",
         (MIB, 1 << 32),
-        "Payload bytes of batches not answered yet, of all clients",
+        "Bytes of batches not answered yet, of all clients; each message counts 512 besides its payload",
     ),
     number(
         "max_client_in_flight_bytes",
@@ -241,7 +241,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "max_follower_buffer_bytes",
         "262144",
         (1 << 12, 1 << 26),
-        "Payload bytes buffered for a follower; beyond it, it is served from the store",
+        "Bytes buffered for a follower, each message 64 besides its payload; beyond it, it is served from the store",
     ),
     limit(
         "max_memory_bytes",
@@ -259,7 +259,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "agent_command",
         Kind::Text,
         "claude",
-        "The agent: a path, or a name to be found on the daemon's PATH",
+        "The agent: a whole path, or a name to be found on the daemon's PATH",
     ),
     other(
         "agent_arguments",

@@ -2,20 +2,24 @@
 //! more can never get past that line.
 //!
 //! A long text is told in parts, one event after the other; put together they are the text. What a
-//! tool is to be given is told whole, or, when it is too large, with what is long in it cut short,
-//! which it says.
+//! tool is to be given, and what the user is asked, is told whole, or, when it is too large, with what
+//! is long in it cut short, which it says. So is any other text, which none is that is not hostile.
 
+use std::collections::BTreeMap;
+
+use betcode_schema_grpc::v1::QuestionOption;
 use betcode_schema_grpc::v1::agent_event::Event;
 use prost::Message as _;
-use prost_types::Struct;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct};
 use serde_json::Value;
 
 use super::json;
 use crate::limits::{EVENT_BYTES_MAX, LARGE_INPUT_TEXT_BYTES_MAX, LARGE_INPUT_VALUES_MAX};
 
-/// An event, or the parts of one whose text is long.
-pub(super) fn parts(event: Event) -> Vec<Event> {
-    let mut event = event;
+/// An event that fits, or the parts of one whose text is long.
+pub(super) fn parts(mut event: Event) -> Vec<Event> {
+    cut_names(&mut event);
     let Some(text) = text_of(&mut event).filter(|text| text.len() > EVENT_BYTES_MAX) else {
         return vec![event];
     };
@@ -46,6 +50,38 @@ fn text_of(event: &mut Event) -> Option<&mut String> {
     }
 }
 
+/// Cuts what is no text that is told in parts: ids, names, reasons, and what is asked.
+fn cut_names(event: &mut Event) {
+    match event {
+        Event::SessionInfo(info) => cut_each([&mut info.model, &mut info.working_directory]),
+        Event::ToolCallStart(start) => cut_each([&mut start.tool_id, &mut start.tool_name]),
+        Event::ToolCallResult(result) => cut_each([&mut result.tool_id]),
+        Event::PermissionRequest(ask) => cut_each([&mut ask.request_id, &mut ask.tool_name]),
+        Event::UserQuestion(ask) if ask.encoded_len() > EVENT_BYTES_MAX => {
+            cut_each([&mut ask.question_id, &mut ask.question]);
+            ask.options.truncate(LARGE_INPUT_VALUES_MAX);
+            for option in &mut ask.options {
+                let QuestionOption {
+                    value,
+                    label,
+                    description,
+                } = option;
+                cut_each([value, label, description]);
+            }
+        }
+        Event::TurnComplete(turn) => cut_each([&mut turn.stop_reason]),
+        _ => {}
+    }
+}
+
+fn cut_each<const N: usize>(texts: [&mut String; N]) {
+    for text in texts {
+        if text.len() > LARGE_INPUT_TEXT_BYTES_MAX {
+            *text = cut(text);
+        }
+    }
+}
+
 /// What the agent says that a tool is used for.
 pub(super) fn description(input: &Value) -> String {
     let text = json::text(input, "description");
@@ -60,7 +96,8 @@ pub(super) fn input(value: &Value) -> Option<Struct> {
     let whole = json::to_struct(value)?;
     match whole.encoded_len() <= EVENT_BYTES_MAX {
         true => Some(whole),
-        false => json::to_struct(&shortened(value, &mut { LARGE_INPUT_VALUES_MAX })),
+        // What is nested deep is text by now, escaped, and cut as such.
+        false => Some(shortened(whole, &mut { LARGE_INPUT_VALUES_MAX })),
     }
 }
 
@@ -69,43 +106,49 @@ pub(crate) fn is_told_whole(value: &Value) -> bool {
     json::to_struct(value).is_none_or(|whole| whole.encoded_len() <= EVENT_BYTES_MAX)
 }
 
-/// A value with its long texts cut, and no more values in it than are `left`.
-fn shortened(value: &Value, left: &mut usize) -> Value {
-    *left = left.saturating_sub(1);
-    match value {
-        Value::String(text) => Value::String(cut(text)),
-        Value::Array(values) => {
-            let mut told = Vec::new();
-            for value in values {
-                if *left == 0 {
-                    let more = values.len() - told.len();
-                    told.push(Value::String(format!("[{more} more are not shown]")));
-                    break;
-                }
-                told.push(shortened(value, left));
-            }
-            Value::Array(told)
+/// An object with its long texts cut, and no more values in it than are `left`.
+fn shortened(object: Struct, left: &mut usize) -> Struct {
+    let count = object.fields.len();
+    let mut fields = BTreeMap::new();
+    for (name, value) in object.fields {
+        if *left == 0 {
+            fields.insert("...".to_owned(), not_shown(count - fields.len()));
+            break;
         }
-        Value::Object(fields) => {
-            let mut told = serde_json::Map::new();
-            for (name, value) in fields {
-                if *left == 0 {
-                    let more = fields.len() - told.len();
-                    told.insert(
-                        "...".to_owned(),
-                        format!("[{more} more are not shown]").into(),
-                    );
-                    break;
-                }
-                told.insert(cut(name), shortened(value, left));
-            }
-            Value::Object(told)
-        }
-        other => other.clone(),
+        fields.insert(cut(&name), shortened_value(value, left));
     }
+    Struct { fields }
 }
 
-fn cut(text: &str) -> String {
+fn shortened_value(value: prost_types::Value, left: &mut usize) -> prost_types::Value {
+    *left = left.saturating_sub(1);
+    let kind = value.kind.map(|kind| match kind {
+        Kind::StringValue(text) => Kind::StringValue(cut(&text)),
+        Kind::StructValue(object) => Kind::StructValue(shortened(object, left)),
+        Kind::ListValue(list) => {
+            let count = list.values.len();
+            let mut values = Vec::new();
+            for value in list.values {
+                if *left == 0 {
+                    values.push(not_shown(count - values.len()));
+                    break;
+                }
+                values.push(shortened_value(value, left));
+            }
+            Kind::ListValue(ListValue { values })
+        }
+        other => other,
+    });
+    prost_types::Value { kind }
+}
+
+fn not_shown(more: usize) -> prost_types::Value {
+    let kind = Some(Kind::StringValue(format!("[{more} more are not shown]")));
+    prost_types::Value { kind }
+}
+
+/// The beginning of a long text.
+pub(super) fn cut(text: &str) -> String {
     let (told, more) = text.split_at(text.floor_char_boundary(LARGE_INPUT_TEXT_BYTES_MAX));
     match more.len() {
         0 => text.to_owned(),

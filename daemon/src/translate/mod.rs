@@ -10,10 +10,11 @@
 //!
 //! # Context
 //!
-//! What a line gives depends on lines before it in one way only: text and tool calls that partial
+//! What a line gives depends on lines before it in little: text and tool calls that partial
 //! output has told already are not told again by the whole message. A [`Translator`] remembers
 //! that much, and forgets it when the message or the turn is over; before a replay resumes, it is
-//! shown the lines of the message under way ([`Translator::matters`] finds them). So the
+//! shown the lines of the message under way ([`Translator::matters`] finds them), and told whether
+//! the session's agent had begun before ([`Translator::began_before`]). So the
 //! events of a line are the same wherever a replay begins.
 
 mod blocks;
@@ -32,7 +33,7 @@ use prost_types::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
+use crate::limits::{FIRST_INIT_LINES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
 pub(crate) use fit::is_told_whole;
 use json::{flag, number, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
@@ -56,6 +57,10 @@ pub struct Line<'a> {
 #[derive(Debug)]
 pub struct Translator {
     session_id: String,
+    worktree_id: String,
+    is_compacted: bool,
+    /// The line with which the session's first agent began.
+    began: Option<u64>,
     /// Messages under way, by the tool call of the sub-agent that writes them (`""`: the agent).
     streams: HashMap<String, Streamed>,
 }
@@ -85,8 +90,33 @@ impl Translator {
     pub fn new(session_id: impl Into<String>) -> Self {
         Self {
             session_id: session_id.into(),
+            worktree_id: String::new(),
+            is_compacted: false,
+            began: None,
             streams: HashMap::new(),
         }
+    }
+
+    /// The same, of a session that belongs to a worktree.
+    #[must_use]
+    pub fn in_worktree(mut self, worktree_id: impl Into<String>) -> Self {
+        self.worktree_id = worktree_id.into();
+        self
+    }
+
+    /// Has `SessionInfo` say whether the session was compacted.
+    pub(crate) fn say_compacted(&mut self, is_compacted: bool) {
+        self.is_compacted = is_compacted;
+    }
+
+    /// The session's first agent began with this line, among its first [`FIRST_INIT_LINES_MAX`].
+    pub(crate) fn began_before(&mut self, sequence: u64) {
+        self.began = Some(sequence);
+    }
+
+    /// Whether an agent begins with this line.
+    pub(crate) fn begins(bytes: &[u8]) -> bool {
+        objects(&readable(bytes)).any(|value| is_init(&value))
     }
 
     /// What a line matters to the lines after it.
@@ -97,7 +127,7 @@ impl Translator {
         for (at, value) in objects(&line).enumerate() {
             let begins = match text(&value, "type") {
                 "result" => true,
-                "system" => text(&value, "subtype") == "init",
+                "system" => is_init(&value),
                 "stream_event" => {
                     matters = Matters::Something;
                     parent(&value).is_empty()
@@ -125,7 +155,7 @@ impl Translator {
             events.extend(told.map(|event| AgentEvent {
                 sequence: line.sequence,
                 timestamp: Some(timestamp),
-                parent_tool_use_id: parent(&value).to_owned(),
+                parent_tool_use_id: fit::cut(parent(&value)),
                 event: Some(event),
             }));
         }
@@ -134,7 +164,7 @@ impl Translator {
 
     fn object(&mut self, value: &Value, sequence: u64) -> Vec<Event> {
         match text(value, "type") {
-            "system" if text(value, "subtype") == "init" => {
+            "system" if is_init(value) => {
                 self.streams.clear();
                 vec![self.session_info(value, sequence)]
             }
@@ -150,7 +180,8 @@ impl Translator {
         }
     }
 
-    fn session_info(&self, value: &Value, sequence: u64) -> Event {
+    fn session_info(&mut self, value: &Value, sequence: u64) -> Event {
+        let began = *self.began.get_or_insert(sequence);
         Event::SessionInfo(SessionInfo {
             // The id that the other calls take, not the agent's own.
             session_id: self.session_id.clone(),
@@ -158,8 +189,10 @@ impl Translator {
             working_directory: text(value, "cwd").to_owned(),
             message_count: sequence,
             // A later process of the agent went on with the session.
-            is_resumed: sequence > 1,
-            ..SessionInfo::default()
+            is_resumed: began < sequence || sequence > FIRST_INIT_LINES_MAX,
+            worktree_id: self.worktree_id.clone(),
+            is_compacted: self.is_compacted,
+            context_usage_percent: 0.0,
         })
     }
 
@@ -250,6 +283,10 @@ fn objects(line: &str) -> impl Iterator<Item = Value> {
         .map(|value| value_of(value.get()))
 }
 
+fn is_init(value: &Value) -> bool {
+    text(value, "type") == "system" && text(value, "subtype") == "init"
+}
+
 fn parent(value: &Value) -> &str {
     text(value, "parent_tool_use_id")
 }
@@ -271,8 +308,13 @@ fn tool_call_start(block: &Value) -> ToolCallStart {
     }
 }
 
-/// What an agent asks, as events.
-pub(crate) fn control_request(value: &Value) -> Vec<Event> {
+/// What an agent asks, as events that fit.
+pub(crate) fn asked(value: &Value) -> Vec<Event> {
+    let told = control_request(value).into_iter();
+    told.flat_map(fit::parts).collect()
+}
+
+fn control_request(value: &Value) -> Vec<Event> {
     let request = object(value, "request");
     if text(request, "subtype") != "can_use_tool" {
         return Vec::new();

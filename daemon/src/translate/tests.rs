@@ -1,3 +1,5 @@
+use prost::Message as _;
+
 use super::*;
 
 fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
@@ -195,4 +197,110 @@ fn an_event_has_the_lines_time_or_its_arrival() {
     assert_eq!(time(&format!("{user}}}")), (1, 500_000_000));
     let said = format!("{user},\"timestamp\":\"2025-09-03T00:47:19.293Z\"}}");
     assert_eq!(time(&said), (1_756_860_439, 293_000_000));
+}
+
+#[test]
+fn an_agent_resumes_a_session_when_an_earlier_one_began_there() {
+    let init = r#"{"type":"system","subtype":"init"}"#;
+    let lines = [r#"{"type":"user","message":{"content":"hi"}}"#, init, init];
+    let resumed = |events: &[(u64, Event)]| -> Vec<(u64, bool)> {
+        let told = events.iter().filter_map(|(sequence, event)| match event {
+            Event::SessionInfo(info) => Some((*sequence, info.is_resumed)),
+            _ => None,
+        });
+        told.collect()
+    };
+    assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (3, true)]);
+    let late = vec![r#"{"type":"x"}"#; 2 * FIRST_INIT_LINES_MAX as usize];
+    let late: Vec<_> = late.into_iter().chain([init]).collect();
+    assert!(resumed(&translate_all(&late, 0))[0].1);
+}
+
+/// gRPC's usual bound for a message.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+fn hostile_lines() -> Vec<(&'static str, Value)> {
+    let long = "x".repeat(5 << 20);
+    // A byte that JSON writes as six, below where a Struct ends.
+    let mut deep = serde_json::json!(vec!["\u{1}".repeat(4 << 10); 1000]);
+    for _ in 0..40 {
+        deep = serde_json::json!({ "d": deep });
+    }
+    let ask = |tool: &str, id: &str, input: Value| {
+        serde_json::json!({"type": "control_request", "request_id": id,
+            "request": {"subtype": "can_use_tool", "tool_name": tool, "input": input}})
+    };
+    let question = |question: &str, option: &str, options: usize| {
+        let option = serde_json::json!({"label": option, "description": option});
+        let options = vec![option; options];
+        serde_json::json!({"questions": [{"question": question, "options": options}]})
+    };
+    let block =
+        |block: Value| serde_json::json!({"type": "assistant", "message": {"content": [block]}});
+    vec![
+        (
+            "model, cwd",
+            serde_json::json!({"type": "system", "subtype": "init", "model": long, "cwd": long}),
+        ),
+        (
+            "stop_reason",
+            serde_json::json!({"type": "result", "stop_reason": long}),
+        ),
+        (
+            "parent",
+            serde_json::json!({"type": "user", "parent_tool_use_id": long, "message": {"content": "x"}}),
+        ),
+        (
+            "tool",
+            block(serde_json::json!({"type": "tool_use", "id": long, "name": long, "input": {}})),
+        ),
+        (
+            "input",
+            block(serde_json::json!({"type": "tool_use", "id": "t", "name": "n", "input": deep})),
+        ),
+        (
+            "result",
+            serde_json::json!({"type": "user", "message": {"content":
+            [{"type": "tool_result", "tool_use_id": long, "content": long}]}}),
+        ),
+        ("request", ask(&long, &long, serde_json::json!({}))),
+        (
+            "question",
+            ask("AskUserQuestion", "r", question(&long, "x", 2)),
+        ),
+        (
+            "label",
+            ask("AskUserQuestion", "r", question("x", &long, 2)),
+        ),
+        (
+            "options",
+            ask("AskUserQuestion", "r", question("x", "x", 1_000_000)),
+        ),
+    ]
+}
+
+#[test]
+fn every_event_fits_a_message_whatever_is_long_in_its_line() {
+    for (what, line) in hostile_lines() {
+        let events = Translator::new("s").translate(Line {
+            sequence: 1,
+            received_ms: 0,
+            bytes: line.to_string().as_bytes(),
+        });
+        assert!(!events.is_empty(), "{what}");
+        for event in events {
+            let bytes = event.encoded_len();
+            assert!(bytes <= MESSAGE_BYTES_MAX, "{what}: {bytes}");
+        }
+        for event in asked(&line) {
+            let event = AgentEvent {
+                event: Some(event),
+                ..AgentEvent::default()
+            };
+            assert!(
+                event.encoded_len() <= MESSAGE_BYTES_MAX,
+                "{what}, asked again"
+            );
+        }
+    }
 }

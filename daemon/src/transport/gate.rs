@@ -12,6 +12,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::Client;
+use super::drained::WhileServing;
 use crate::core::Core;
 use crate::deadline::{self, KeptByService, Until};
 use crate::observe::add;
@@ -26,6 +27,9 @@ const ALWAYS: [&str; 4] = [
     "/betcode.v1.BetCodeHealth/",
     "/grpc.reflection.",
 ];
+
+/// Those among them whose streams are not ours, and know nothing of the daemon's end.
+const NOT_OURS: &str = "/grpc.";
 
 /// Why a service is not there.
 const NOT_HERE: &str = "this daemon has no such service; MachineService and TunnelService of betcode.v1 \
@@ -104,7 +108,17 @@ where
         let span = tracing::info_span!("request", method, trace_id = trace.as_str());
         span.in_scope(|| tracing::debug!("begun"));
         let deadline = deadline::of(request.headers());
+        let serving = method.starts_with(NOT_OURS).then(|| Arc::clone(&self.core));
         let answer = self.inner.call(request).instrument(span);
+        let answer = async move {
+            let answer = answer.await;
+            match serving {
+                None => answer,
+                Some(core) => answer.map(|response| {
+                    response.map(|answer| Body::new(WhileServing::new(answer, core)))
+                }),
+            }
+        };
         match deadline {
             None => Box::pin(answer),
             Some(deadline) => Box::pin(async move {

@@ -1,6 +1,7 @@
 //! Where connections come from: the Unix socket, loopback, mutual TLS.
 
 mod connection;
+mod drained;
 mod gate;
 mod tls;
 mod unix;

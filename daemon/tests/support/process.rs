@@ -50,7 +50,12 @@ impl Process {
 
     /// The same with its log in `log`.
     pub(crate) async fn start_logging(folder: &Path, flags: &[&str], log: Stdio) -> Self {
-        let child = command(folder, "serve", flags).stderr(log).spawn().unwrap();
+        Self::run(command(folder, "serve", flags).stderr(log), folder).await
+    }
+
+    /// Runs a command that serves the store in `folder`.
+    pub(crate) async fn run(command: &mut Command, folder: &Path) -> Self {
+        let child = command.spawn().unwrap();
         let socket = betcode_daemon::settings::socket_beside(&folder.join("history.db"));
         let process = Self { child, socket };
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -28,8 +28,8 @@ pub struct ProjectGrowth {
     pub active_ms: i64,
 }
 
-/// Sessions without any active time: no two of their lines tell different times, and none how long a
-/// turn took. They are in no figure by the hour.
+/// Sessions that tell no time: none of their lines does, and none how long a turn took. They are in no
+/// figure by the hour. One with a single time is not among them: it took no time, and its bytes count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Untimed {
     /// Sessions.
@@ -95,7 +95,7 @@ pub(crate) fn shown_of(
         project.raw_bytes += session.raw_bytes;
         project.stored_bytes += session.stored_bytes();
         project.active_ms += session.active_ms;
-        if session.active_ms == 0 && session.messages > 0 {
+        if session.active_ms == 0 && session.first_time_ms.is_none() && session.messages > 0 {
             untimed.sessions += 1;
             untimed.messages += session.messages;
             untimed.raw_bytes += session.raw_bytes;
@@ -183,7 +183,8 @@ fn untimed(connection: &Connection) -> rusqlite::Result<Untimed> {
         .prepare_cached(
             "SELECT count(*) AS sessions, coalesce(sum(last_sequence), 0) AS messages,
                 coalesce(sum(raw_bytes), 0) AS raw_bytes
-             FROM sessions WHERE active_ms = 0 AND last_sequence > 0",
+             FROM sessions
+             WHERE active_ms = 0 AND first_time_ms IS NULL AND last_sequence > 0",
         )?
         .query_row([], |row| {
             Ok(Untimed {

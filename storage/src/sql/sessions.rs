@@ -156,8 +156,11 @@ pub(crate) fn list(
     connection: &Connection,
     filter: &SessionFilter,
 ) -> rusqlite::Result<SessionList> {
-    const MATCHES: &str =
-        "(?1 IS NULL OR working_directory = ?1) AND (?2 IS NULL OR worktree_id = ?2)";
+    // A slash at the end of a directory names no other. `/` itself is not what is no directory.
+    const MATCHES: &str = "(?1 IS NULL OR working_directory = ?1
+            OR (rtrim(?1, '/') <> '' AND rtrim(working_directory, '/') = rtrim(?1, '/')))
+         AND (?2 IS NULL OR worktree_id = ?2)";
+    // Rows, as `LIMIT` and `OFFSET` count them: the same whichever page it is.
     let total = connection
         .prepare_cached(&format!(
             "SELECT count(*) AS total FROM sessions WHERE {MATCHES}"
@@ -177,7 +180,7 @@ pub(crate) fn list(
         signed(filter.offset)
     ])?)?;
     Ok(SessionList {
-        total: total.saturating_sub(damaged.len() as u64),
+        total,
         sessions,
         damaged,
     })

@@ -129,7 +129,7 @@ impl Writer {
         answered.recv().unwrap_or_else(|_| Err(closed()))
     }
 
-    /// Requests and payload bytes that wait for the writer.
+    /// Requests that wait for the writer, and the bytes that they take.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         self.queue.waiting()
     }

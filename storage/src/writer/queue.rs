@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::append::AppendRequest;
 use super::context::WriterContext;
 use crate::error::{Result, StoreError};
-use crate::limits::{GROUP_BYTES_MAX, GROUP_REQUESTS_MAX};
+use crate::limits::{GROUP_BYTES_MAX, GROUP_REQUESTS_MAX, QUEUED_MESSAGE_BYTES};
 
 /// A piece of maintenance that runs on the writer thread, between two groups of appends.
 pub(super) type Job = Box<dyn FnOnce(&mut WriterContext) + Send>;
@@ -31,6 +31,7 @@ pub(super) enum Work {
 #[derive(Default)]
 struct State {
     appends: VecDeque<AppendRequest>,
+    /// What they take, as [`queued_bytes`] counts it.
     append_bytes: usize,
     jobs: VecDeque<Job>,
     closed: bool,
@@ -63,7 +64,7 @@ impl Queue {
     /// Adds an append, waiting for room until its deadline.
     pub(super) fn push(&self, request: AppendRequest) -> Result<()> {
         let started = Instant::now();
-        let bytes = request.bytes();
+        let bytes = queued_bytes(&request);
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -147,7 +148,7 @@ impl Queue {
         state.appends.drain(..).collect()
     }
 
-    /// Requests and payload bytes that wait.
+    /// Requests that wait, and the bytes that they take.
     pub(super) fn waiting(&self) -> (usize, usize) {
         let state = self.lock();
         (state.appends.len(), state.append_bytes)
@@ -156,7 +157,7 @@ impl Queue {
 
 fn take_group(state: &mut State) -> Vec<AppendRequest> {
     let mut group = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut queued) = (0, 0);
     while let Some(next) = state.appends.front() {
         let full = group.len() >= GROUP_REQUESTS_MAX || bytes + next.bytes() > GROUP_BYTES_MAX;
         if full && !group.is_empty() {
@@ -164,13 +165,49 @@ fn take_group(state: &mut State) -> Vec<AppendRequest> {
         }
         if let Some(request) = state.appends.pop_front() {
             bytes += request.bytes();
+            queued += queued_bytes(&request);
             group.push(request);
         }
     }
-    state.append_bytes -= bytes;
+    state.append_bytes -= queued;
     group
+}
+
+/// What a request takes while it waits: its payloads, and what is known of each.
+fn queued_bytes(request: &AppendRequest) -> usize {
+    request.bytes() + request.messages.len() * QUEUED_MESSAGE_BYTES
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ids::SessionId;
+    use crate::message::Batch;
+
+    /// A request of empty messages that waits for nobody.
+    fn empty(messages: usize) -> AppendRequest {
+        let session = SessionId::new("s").unwrap();
+        let batch = Batch::new(session, vec![Bytes::new(); messages]);
+        let prepared = AppendRequest::prepare(batch, 1, Instant::now(), Box::new(|_| {}));
+        prepared.map_err(|(error, _)| error).unwrap()
+    }
+
+    #[test]
+    fn a_queue_is_filled_by_messages_without_bytes_too_and_has_room_when_they_are_taken() {
+        let queue = Queue::new(100, 25 * QUEUED_MESSAGE_BYTES);
+        queue.push(empty(10)).unwrap();
+        queue.push(empty(10)).unwrap();
+        let full = queue.push(empty(10)).unwrap_err();
+        assert!(matches!(full, StoreError::QueueFull { .. }), "{full}");
+        assert_eq!(queue.waiting(), (2, 20 * QUEUED_MESSAGE_BYTES));
+        assert!(matches!(queue.take(Duration::ZERO), Work::Some { group, .. } if group.len() == 2));
+        assert_eq!(queue.waiting(), (0, 0));
+        queue.push(empty(10)).unwrap();
+    }
 }

@@ -5,7 +5,8 @@
 
 FOLDER holds folders of *.jsonl. Each file is counted here from its bytes alone, as docs/FORMAT.md
 defines it, and then imported; messages, bytes, active and wall-clock milliseconds must be equal,
-session by session and in the report. Prints a table; exits 1 when something differs.
+session by session and in the report. Files that tell no time are in no figure by the hour. Prints a
+table; exits 1 when something differs.
 """
 
 import json
@@ -53,7 +54,7 @@ def said_ms(fields):
 
 
 def count(path):
-    """(messages, raw bytes, active ms, wall ms) of one file."""
+    """((messages, raw bytes, active ms, wall ms), whether it tells a time) of one file."""
     with open(path, "rb") as file:
         lines = file.read().split(b"\n")
     if lines[-1] == b"":
@@ -79,7 +80,8 @@ def count(path):
         if ends:
             start = None
     wall = active if first is None else last - first
-    return len(lines), sum(map(len, lines)), active, wall
+    counts = len(lines), sum(map(len, lines)), active, wall
+    return counts, first is not None or active > 0
 
 
 def recorded(tool, folder, database):
@@ -114,13 +116,15 @@ def main(tool, top):
             if not os.path.isdir(folder):
                 continue
             paths = [os.path.join(at, file) for at, _, files in os.walk(folder) for file in files]
-            counted = sorted(map(count, paths))
+            files = [count(path) for path in paths]
+            counted = sorted(counts for counts, _ in files)
+            timed = sum(counts[1] for counts, tells_a_time in files if tells_a_time)
             total = tuple(map(sum, zip(*counted)))
             database = os.path.join(scratch, name + ".db")
             sessions, reported, pace = recorded(tool, folder, database)
             messages, raw, active, _ = total
             if active:
-                here = raw / (active / HOUR_MS)
+                here = timed / (active / HOUR_MS)
                 told = f"{here / 1e6:>6.2f} {here / PLAN_BYTES_PER_HOUR:>6.2f} x"
                 same_pace = pace is not None and abs(pace - here) < 1e-6 * here
             else:

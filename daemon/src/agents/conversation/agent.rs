@@ -61,10 +61,10 @@ impl Conversation {
             } => self.write_answers(vec![prompt::no_answer(&request_id, &subtype)]),
             Glance::Withdraws(request_id) => {
                 if self.requests.withdrawn(&request_id) {
+                    self.rest_again(now_ms);
                     self.tell_status(&format!("{request_id}: withdrawn"));
                 }
             }
-            Glance::GoesOn => {}
             Glance::TurnOver => self.turn_over(now_ms),
         }
     }
@@ -73,6 +73,8 @@ impl Conversation {
         match self.requests.asked(now_ms, sequence, ask) {
             Some(answer) => self.write_answers(vec![answer]),
             None => {
+                // It waits for the answer, in a turn or not.
+                self.idle_until_ms = None;
                 self.tell_status("");
                 self.retell(sequence);
             }
@@ -124,6 +126,14 @@ impl Conversation {
             self.end_input();
         } else {
             self.idle_until_ms = Some(now_ms + self.patience.idle_ms);
+        }
+    }
+
+    /// What an agent without a turn asked has its answer.
+    pub(super) fn rest_again(&mut self, now_ms: u64) {
+        let rests = self.turn.is_none() && !self.requests.waits();
+        if rests && self.agent == Agent::Running && self.idle_until_ms.is_none() {
+            self.rest(now_ms);
         }
     }
 
@@ -179,12 +189,14 @@ impl Conversation {
     pub(crate) fn stalled(&mut self, refusal: Refusal) {
         self.tell(To::All, refusal.clone().event());
         self.stalled = Some(refusal);
+        self.stalls += 1;
         self.tell_status("the agent waits until its lines can be recorded");
     }
 
-    /// Recording goes on.
+    /// Recording goes on, for one of those that waited.
     pub(crate) fn flows(&mut self) {
-        if self.stalled.take().is_some() {
+        self.stalls = self.stalls.saturating_sub(1);
+        if self.stalls == 0 && self.stalled.take().is_some() {
             self.tell_status("recording goes on");
         }
     }
@@ -202,20 +214,27 @@ impl Conversation {
     /// It is gone, and all that it printed is on disk.
     pub(crate) fn exited(&mut self, exit: &Exit) {
         let told_to = self.agent == Agent::Ending;
+        let was_told = (self.activity(), self.stalled.is_some());
         self.agent = Agent::Away;
         // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
-        self.stalled = None;
+        (self.stalled, self.stalls) = (None, 0);
         (self.kill_at_ms, self.idle_until_ms) = (None, None);
         match &self.turn {
             // It had nothing to do with this one.
             Some(turn) if turn.prompt.is_some() && !self.closing => {
+                self.requests.close();
                 self.effects.push(Effect::Start(Arc::clone(&turn.options)));
             }
             Some(turn) => {
                 let cancelled = turn.cancelled;
                 self.turn_failed(gone(exit, cancelled));
             }
-            None if exit.success || told_to => self.requests.close(),
+            None if exit.success || told_to => {
+                self.requests.close();
+                if was_told != (self.activity(), false) {
+                    self.tell_status("");
+                }
+            }
             None => self.turn_failed(gone(exit, false)),
         }
     }

@@ -189,6 +189,7 @@ impl Conversation {
             } => match self.requests.answer(&question_id, answers) {
                 Ok(line) => {
                     self.write_answers(line.into_iter().collect());
+                    self.rest_again(now_ms);
                     self.tell_status(&format!("{question_id}: answered"));
                 }
                 Err(refusal) => self.tell(To::One(key), refusal.event()),
@@ -210,6 +211,7 @@ impl Conversation {
                 interrupts,
             }) => {
                 self.write_answers(answers);
+                self.rest_again(now_ms);
                 self.tell_status(&format!("{request_id}: {}", decision.as_str_name()));
                 if interrupts {
                     self.interrupt(now_ms);
@@ -247,10 +249,16 @@ impl Conversation {
         self.requests.grants()
     }
 
-    pub(crate) fn set_grant(&mut self, tool: &str, granted: bool) -> Result<(), Refusal> {
+    pub(crate) fn set_grant(
+        &mut self,
+        now_ms: u64,
+        tool: &str,
+        granted: bool,
+    ) -> Result<(), Refusal> {
         let answers = self.requests.set_grant(tool, granted)?;
         if !answers.is_empty() {
             self.write_answers(answers);
+            self.rest_again(now_ms);
             self.tell_status(&format!("{tool}: answered by a grant"));
         }
         Ok(())

@@ -345,7 +345,7 @@ fn closing_interrupts_the_turn_then_ends_the_agent() {
 #[test]
 fn a_conversation_is_over_when_nothing_would_be_forgotten() {
     let mut talk = attended();
-    talk.set_grant("Bash", true).unwrap();
+    talk.set_grant(0, "Bash", true).unwrap();
     talk.detached(0, 1);
     talk.detached(0, 2);
     assert!(!talk.is_over());
@@ -389,4 +389,63 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
         });
         assert!(told, "{had}");
     }
+}
+
+/// The statuses that are told.
+fn statuses(talk: &mut Conversation) -> Vec<AgentStatus> {
+    let effects = talk.take_effects().into_iter();
+    effects
+        .filter_map(|effect| match effect {
+            Effect::Tell(To::All, _, Event::StatusChange(change)) => Some(change.status()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_longer() {
+    let mut talk = in_turn();
+    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(10, 3, ask("r"));
+    assert_eq!(talk.next_ms(), None);
+    talk.tick(10 * PATIENCE.idle_ms);
+    assert!(done(&mut talk).is_empty());
+    let now_ms = 20 * PATIENCE.idle_ms;
+    talk.replied(now_ms, 1, 3, allow("r"));
+    assert_eq!(writes(&done(&mut talk)), 1);
+    assert_eq!(talk.next_ms(), Some(now_ms + PATIENCE.idle_ms));
+    talk.tick(now_ms + PATIENCE.idle_ms);
+    assert_eq!(done(&mut talk), [Effect::EndInput]);
+}
+
+#[test]
+fn an_agent_that_ends_while_it_waits_for_an_answer_leaves_nobody_waiting() {
+    let mut talk = in_turn();
+    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 3, ask("r"));
+    assert_eq!(
+        statuses(&mut talk).last(),
+        Some(&AgentStatus::WaitingForUser)
+    );
+    let exit = Exit {
+        success: true,
+        ..Exit::default()
+    };
+    talk.exited(&exit);
+    assert_eq!(statuses(&mut talk), [AgentStatus::Idle]);
+    assert_eq!(talk.activity(), Activity::Idle);
+}
+
+#[test]
+fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
+    let mut talk = in_turn();
+    let full = || Refusal::new("RESOURCE_EXHAUSTED", "the disk is full");
+    talk.stalled(full());
+    talk.stalled(full());
+    talk.flows();
+    talk.take_effects();
+    prompt_of(&mut talk, 1, "more");
+    assert_eq!(errors(&mut talk)[0].1.code, "RESOURCE_EXHAUSTED");
+    talk.flows();
+    assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }

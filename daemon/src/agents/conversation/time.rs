@@ -32,6 +32,7 @@ impl Conversation {
             let why = "nobody was there to answer";
             let answers = self.requests.expire(opened_before, why);
             self.write_answers(answers);
+            self.rest_again(now_ms);
         }
         self.take_up_early(now_ms);
         if self.idle_until_ms.is_some_and(|at| at <= now_ms) {

@@ -187,3 +187,23 @@ fn a_request_whose_answer_does_not_fit_a_line_is_denied_whatever_is_granted() {
     }
     assert!(!requests.waits());
 }
+
+#[test]
+fn a_request_whose_id_nobody_could_be_told_whole_is_denied() {
+    let mut requests = Requests::new(1 << 20);
+    let id = "x".repeat(LARGE_INPUT_TEXT_BYTES_MAX + 1);
+    let answer = requests.asked(0, 1, ask(&id, "Bash", "{}")).unwrap();
+    assert_eq!(response(&answer)["behavior"], "deny");
+    assert!(!requests.waits());
+}
+
+#[test]
+fn an_answer_is_shorter_than_a_piece_of_a_line_that_goes_on() {
+    let bytes = answer("r", &Verdict::Allow("{}")).len();
+    let denied = |line_bytes_max: usize| {
+        let mut requests = Requests::new(line_bytes_max);
+        requests.asked(0, 1, ask("r", "Bash", "{}")).is_some()
+    };
+    assert!(denied(bytes));
+    assert!(!denied(bytes + 1));
+}

@@ -38,6 +38,12 @@ pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<O
         found => Some(found.map_err(|error| from_store(&error))?),
     };
     let known = found.is_some();
+    // Before a session is made: what is refused leaves none behind.
+    let last = found.as_ref().map_or(0, |session| session.messages);
+    if from.is_some_and(|from| from > last) {
+        let message = format!("the session ends at sequence {last}; begin there or earlier");
+        return Err(Status::new(Code::OutOfRange, message));
+    }
     let session = match found {
         Some(session) => session,
         None => {
@@ -47,11 +53,6 @@ pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<O
         }
     };
     options.working_directory = folder_of(&session, &options.working_directory)?;
-    if from.is_some_and(|from| from > session.messages) {
-        let last = session.messages;
-        let message = format!("the session ends at sequence {last}; begin there or earlier");
-        return Err(Status::new(Code::OutOfRange, message));
-    }
     Ok(Opened {
         session,
         known,

@@ -1,3 +1,5 @@
+use std::os::unix::ffi::OsStringExt;
+
 use betcode_storage::capacity::limits_policy::LimitsPolicy;
 
 use super::*;
@@ -92,7 +94,35 @@ fn wrong_values_are_named_with_where_they_stand() {
     assert!(error(&[("colour", "red")]).contains("no parameter colour"));
     assert!(error(&[("tcp_listen", "0.0.0.0:1")]).contains("beyond this machine"));
     assert!(error(&[("tls_listen", "0.0.0.0:1")]).contains("tls_cert"));
+    assert!(error(&[("agent_command", "bin/claude")]).contains("whole path"));
     assert!(error(&[("agent_arguments", "--x")]).contains("JSON list"));
     assert!(error(&[("max_subprocesses", "1000")]).contains("max_memory_bytes"));
     assert!(error(&[("max_sessions", "1000")]).contains("max_memory_bytes"));
+}
+
+#[test]
+fn a_value_that_is_no_text_is_refused_with_where_it_stands_and_not_passed_over() {
+    let odd = OsString::from_vec(b"/x/\xff.db".to_vec());
+    let sources = Sources {
+        environment: vec![("BETCODE_DB".into(), odd)],
+        ..sources(None, &[], &[])
+    };
+    let error = load(&sources).unwrap_err().to_string();
+    assert!(error.contains("environment BETCODE_DB: db is"), "{error}");
+}
+
+#[test]
+fn a_store_whose_path_is_no_text_behind_a_link_is_refused_and_no_other_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join(OsString::from_vec(b"\xff.db".to_vec()));
+    std::fs::write(&odd, "").unwrap();
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&odd, &link).unwrap();
+    let db = link.to_str().unwrap();
+    let error = load(&sources(None, &[], &[("db", db)])).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("flag --db") && error.contains("UTF-8"),
+        "{error}"
+    );
 }
