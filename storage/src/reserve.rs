@@ -93,15 +93,16 @@ impl Reserve {
     }
 
     /// Puts the space aside again when the disk has room: less of it on a small disk, and more
-    /// once there is room for at least twice as much.
+    /// once there is room for a quarter more. What it holds already counts as room: put aside amid
+    /// a compaction, when little was free, it would else stay too small for the next one.
     pub(crate) fn restore_when_possible(&mut self) {
         if self.held_bytes >= self.bytes {
             return;
         }
         let bytes = self
             .bytes
-            .min(free_bytes(&self.path).unwrap_or(0) / FREE_TIMES_MIN);
-        let worthwhile = bytes == self.bytes || bytes >= 2 * self.held_bytes;
+            .min((free_bytes(&self.path).unwrap_or(0) + self.held_bytes) / FREE_TIMES_MIN);
+        let worthwhile = bytes == self.bytes || bytes >= self.held_bytes + self.held_bytes / 4;
         if bytes < self.bytes.min(RESERVE_BYTES_MIN) || !worthwhile {
             return;
         }

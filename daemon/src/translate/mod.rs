@@ -14,7 +14,7 @@
 //! output has told already are not told again by the whole message. A [`Translator`] remembers
 //! that much, and forgets it when the message or the turn is over; before a replay resumes, it is
 //! shown the lines of the message under way ([`Translator::matters`] finds them), and told whether
-//! the session's agent had begun before ([`Translator::began_before`]). So the
+//! the session's agent had begun before (`Translator::began_before`). So the
 //! events of a line are the same wherever a replay begins.
 
 mod blocks;
