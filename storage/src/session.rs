@@ -84,6 +84,20 @@ pub struct SessionFilter {
     pub offset: u64,
 }
 
+impl SessionFilter {
+    /// Whether a session is among those asked for; the same as the list's statement says. A slash at the
+    /// end of a directory names no other, and `/` itself is not what is no directory.
+    pub(crate) fn takes(&self, meta: &SessionMeta) -> bool {
+        let bare = |directory: &str| directory.trim_end_matches('/').to_owned();
+        let directory = &meta.working_directory;
+        let in_directory = self.working_directory.as_ref().is_none_or(|wanted| {
+            wanted == directory || (!bare(wanted).is_empty() && bare(wanted) == bare(directory))
+        });
+        let in_worktree = self.worktree_id.as_ref();
+        in_directory && in_worktree.is_none_or(|wanted| *wanted == meta.worktree_id)
+    }
+}
+
 /// A page of sessions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionList {

@@ -32,16 +32,10 @@ pub(crate) fn list(
     filter: &SessionFilter,
 ) -> rusqlite::Result<SessionList> {
     let (mut sessions, damaged) = all(connection)?;
-    let matches = |wanted: &Option<String>, found: &str| {
-        wanted.as_deref().is_none_or(|wanted| wanted == found)
-    };
-    sessions.retain(|session| {
-        matches(&filter.working_directory, &session.meta.working_directory)
-            && matches(&filter.worktree_id, &session.meta.worktree_id)
-    });
+    sessions.retain(|session| filter.takes(&session.meta));
     sessions.sort_by_key(|session| std::cmp::Reverse((session.updated_ms, session.key)));
     let bounded = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    let total = sessions.len() as u64;
+    let total = (sessions.len() + damaged.len()) as u64;
     let sessions = sessions
         .into_iter()
         .skip(bounded(filter.offset))
