@@ -142,9 +142,6 @@ pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
 /// While the reserve is given up, new messages are taken only if the file has this much room
 /// within itself: what they leave must do for compacting.
 pub const FULL_DISK_FREE_BYTES_MIN: u64 = 4 * RESERVE_BYTES_MIN;
-/// How often maintenance that meets a full disk is tried again while a reader keeps the log from beginning
-/// anew: each waits for it for [`CHECKPOINT_WAIT_MS_MAX`].
-pub const FULL_DISK_TRIES_MAX: u32 = 40;
 /// Free pages given back in one transaction.
 pub const RECLAIM_PAGES_PER_STEP: u32 = 256;
 /// Rows deleted in one transaction when a session is removed.

@@ -12,8 +12,8 @@ use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, write};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
-    APPENDING_MS_MAX, FULL_DISK_FREE_BYTES_MIN, FULL_DISK_TRIES_MAX, PAGE_BYTES,
-    WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
+    APPENDING_MS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX,
+    WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
 use crate::options::StoreOptions;
@@ -305,18 +305,15 @@ impl WriterContext {
                 |transaction| work(&db, transaction),
             )
         };
-        let mut tries_left = FULL_DISK_TRIES_MAX;
-        loop {
-            let result = attempt(self);
-            if !matches!(result, Err(StoreError::DiskFull { .. })) || tries_left == 0 {
-                return result;
+        match attempt(self) {
+            Err(StoreError::DiskFull { .. }) => {
+                self.reserve.release();
+                // Moves the WAL into the main file, so that it can begin anew. That may be all the room
+                // there is, where the reserve was given up before.
+                let _ = self.checkpoint(CheckpointMode::Truncate);
+                attempt(self)
             }
-            self.reserve.release();
-            // Moves the WAL into the main file, so that it can begin anew. That may be all the room there
-            // is, where the reserve was given up before. A reader that is in the way, such as a thread that
-            // encodes at low priority, is gone with its next page.
-            let _ = self.checkpoint(CheckpointMode::Truncate);
-            tries_left = if self.is_held_back { tries_left - 1 } else { 0 };
+            result => result,
         }
     }
 
