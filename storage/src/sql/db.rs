@@ -165,7 +165,7 @@ impl Db {
 
     pub(crate) fn name_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
         let path = self.path.clone();
-        if is_odd_value(&source) {
+        if is_odd_value(&source) || is_odd_schema(&source) {
             return StoreError::Damaged {
                 session: None,
                 what: format!("{}: {action}: {source}", path.display()),
@@ -260,6 +260,12 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
 /// Whether SQLite itself finds a page damaged.
 pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+}
+
+/// Whether a statement does not fit the file's schema. The statements are ours and fit the version that
+/// the file says it has, so the text of its schema is not what was written.
+fn is_odd_schema(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqlInputError { .. })
 }
 
 /// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.

@@ -151,6 +151,19 @@ pub(crate) fn scan_sizes(
     Ok(())
 }
 
+/// Number of rows among `first..=last`, without reading them.
+pub(crate) fn count(
+    connection: &Connection,
+    session: SessionKey,
+    first: u64,
+    last: u64,
+) -> rusqlite::Result<u64> {
+    let count: i64 = connection
+        .prepare_cached("SELECT count(*) FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2")?
+        .query_row(range(session, first, last), |row| row.get(0))?;
+    Ok(count.unsigned_abs())
+}
+
 /// Sequence of the first row after `sequence`.
 pub(crate) fn next_after(
     connection: &Connection,

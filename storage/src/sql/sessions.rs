@@ -210,11 +210,12 @@ pub(crate) fn insert(
     Ok(SessionKey(connection.last_insert_rowid()))
 }
 
-/// Writes what appending changes. Counts are those of `session` after the append.
-pub(crate) fn update(connection: &Connection, session: &Session) -> rusqlite::Result<()> {
+/// Writes what appending changes. Counts are those of `session` after the append. `false` when SQLite
+/// does not find the row by its key.
+pub(crate) fn update(connection: &Connection, session: &Session) -> rusqlite::Result<bool> {
     let usage = serde_json::to_string(&session.usage)
         .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-    connection
+    let updated = connection
         .prepare_cached(
             "UPDATE sessions SET name = ?2, model = ?3, working_directory = ?4, worktree_id = ?5,
                 agent_session_id = ?6, updated_ms = ?7, last_sequence = ?8, raw_bytes = ?9,
@@ -242,7 +243,7 @@ pub(crate) fn update(connection: &Connection, session: &Session) -> rusqlite::Re
             usage,
             session.last_preview,
         ])?;
-    Ok(())
+    Ok(updated == 1)
 }
 
 /// Moves bytes between hot rows and segments, as a compaction step does.

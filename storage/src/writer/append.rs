@@ -373,10 +373,11 @@ pub(super) fn write(
     if !fresh.is_empty() {
         session.updated_ms = now_ms;
     }
-    db.named(
-        "update the session",
-        sql::sessions::update(connection, &session),
-    )?;
+    let updated = sql::sessions::update(connection, &session);
+    if !db.named("update the session", updated)? {
+        let id = Some(request.session.as_str());
+        return Err(StoreError::damaged(id, NOT_FOUND_BY_KEY));
+    }
     if let Some(mark) = &request.import {
         db.named(
             "note the import",
@@ -392,6 +393,30 @@ pub(super) fn write(
     let key = session.key;
     cache.keep(Some(session));
     Ok(Wrote { key, appended })
+}
+
+/// Why an append is refused whose rows SQLite took and does not find.
+const NOT_FOUND_BY_KEY: &str = "what was just written is not found where it is looked for, so the pages \
+     of its table are in disorder; nothing was appended";
+
+/// Sees to it that what was written is found again. In a tree whose pages are in disorder SQLite puts
+/// rows where no look-up leads, and reports success. Asked for at the end of the group, since each
+/// row may move those before it.
+pub(super) fn find_again(
+    db: &Db,
+    connection: &Connection,
+    request: &AppendRequest,
+    wrote: &Wrote,
+) -> Result<()> {
+    let Wrote { key, appended } = wrote;
+    let first = appended.first_sequence + appended.duplicates;
+    let count = sql::messages::count(connection, *key, first, appended.last_sequence);
+    let found = db.named("find the messages again", count)?;
+    if found == (appended.last_sequence + 1).saturating_sub(first) {
+        return Ok(());
+    }
+    let id = Some(request.session.as_str());
+    Err(StoreError::damaged(id, NOT_FOUND_BY_KEY))
 }
 
 /// Number of the request's messages that the session has already, from its expected sequence on.

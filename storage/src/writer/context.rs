@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, write};
+use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, find_again, write};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
@@ -246,6 +246,11 @@ impl WriterContext {
                     Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
                     Err(error) if is_refusal(&error) => answers.push(Err(error)),
                     Err(error) => return Err(error),
+                }
+            }
+            for (request, answer) in group.iter().zip(&answers) {
+                if let Ok(wrote) = answer {
+                    find_again(db, transaction, request, wrote)?;
                 }
             }
             db.named(
