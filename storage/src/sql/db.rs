@@ -188,6 +188,10 @@ impl Db {
                 waited_ms: limits::BUSY_WAIT_MS_MAX,
             },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },
+            ErrorCode::Unknown if is_odd_format(&source) => StoreError::Foreign {
+                path,
+                why: source.to_string(),
+            },
             ErrorCode::NotADatabase => StoreError::Foreign {
                 path,
                 why: source.to_string(),
@@ -266,6 +270,11 @@ pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
 /// the file says it has, so the text of its schema is not what was written.
 fn is_odd_schema(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqlInputError { .. })
+}
+
+/// Whether the file's header asks for a format that this SQLite does not know.
+fn is_odd_format(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "unsupported file format")
 }
 
 /// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.

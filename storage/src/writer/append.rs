@@ -376,7 +376,7 @@ pub(super) fn write(
     let updated = sql::sessions::update(connection, &session);
     if !db.named("update the session", updated)? {
         let id = Some(request.session.as_str());
-        return Err(StoreError::damaged(id, NOT_FOUND_BY_KEY));
+        return Err(StoreError::damaged(id, NOT_FOUND_AGAIN));
     }
     if let Some(mark) = &request.import {
         db.named(
@@ -396,7 +396,7 @@ pub(super) fn write(
 }
 
 /// Why an append is refused whose rows SQLite took and does not find.
-const NOT_FOUND_BY_KEY: &str = "what was just written is not found where it is looked for, so the pages \
+const NOT_FOUND_AGAIN: &str = "what was just written is not found where it is looked for, so the pages \
      of its table are in disorder; nothing was appended";
 
 /// Sees to it that what was written is found again. In a tree whose pages are in disorder SQLite puts
@@ -416,7 +416,7 @@ pub(super) fn find_again(
         return Ok(());
     }
     let id = Some(request.session.as_str());
-    Err(StoreError::damaged(id, NOT_FOUND_BY_KEY))
+    Err(StoreError::damaged(id, NOT_FOUND_AGAIN))
 }
 
 /// Number of the request's messages that the session has already, from its expected sequence on.
@@ -484,8 +484,11 @@ fn create(
             why: format!("it has reached {SESSION_KEY_MAX}"),
         });
     }
-    let created = db.named("read the session", sql::sessions::by_key(connection, key))?;
-    let created = created.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
+    let created = db.named("read the session", sql::sessions::find(connection, id))?;
+    let is_this = |session: &Session| session.key == key;
+    let Some(created) = created.filter(is_this) else {
+        return Err(StoreError::damaged(Some(id.as_str()), NOT_FOUND_AGAIN));
+    };
     check_end(db, connection, &created, request)?;
     Ok(created)
 }
