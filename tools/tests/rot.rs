@@ -326,7 +326,15 @@ fn use_damaged(path: &Path, whole: &Histories, folder: &Path) {
         if let Some(appended) = answered(store.append(new)) {
             let range = ReadRange::from(appended.first_sequence);
             let back = answered(store.read(&id(session), range)).unwrap();
-            let back = back.last().unwrap().unwrap();
+            let back = match back.last().unwrap() {
+                // The writer knows pages from before they changed; a reader that meets a malformed one
+                // anew says so.
+                Err(error) if !is_tree_whole => {
+                    assert_named(&error);
+                    continue;
+                }
+                back => back.unwrap(),
+            };
             assert!(back.payload == line(9, 0), "{session}");
         }
     }
