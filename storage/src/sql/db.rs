@@ -269,7 +269,11 @@ pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
 /// Whether a statement does not fit the file's schema. The statements are ours and fit the version that
 /// the file says it has, so the text of its schema is not what was written.
 fn is_odd_schema(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqlInputError { .. })
+    match error {
+        rusqlite::Error::SqlInputError { .. } => true,
+        rusqlite::Error::SqliteFailure(_, Some(what)) => what.contains("has no column named"),
+        _ => false,
+    }
 }
 
 /// Whether the file's header asks for a format that this SQLite does not know.
