@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result, StoreError};
 use crate::growth::uncompacted_row_bytes;
 use crate::ids::MessageKey;
 use crate::limits::SEQUENCE_MAX;
-use crate::reader::fetch;
+use crate::reader::fetch::{self, Cursor};
 use crate::session::{Session, SessionFilter};
 use crate::sql;
 use crate::sql::segments::SegmentInfo;
@@ -166,9 +166,12 @@ impl Store {
             messages: sessions.iter().map(|s| s.messages).sum(),
             raw_bytes_done: 0,
         };
+        // One for all sessions: those of a project need the same base.
+        let mut cursor = Cursor::default();
         for session in &sessions {
             let problems_before = report.problems.len();
-            let is_there = self.verify_session(session, &mut report, &mut progress, observe)?;
+            let is_there =
+                self.verify_session(session, &mut cursor, &mut report, &mut progress, observe)?;
             let is_intact = is_there && report.problems.len() == problems_before;
             report.sessions += u64::from(is_intact);
         }
@@ -180,6 +183,7 @@ impl Store {
     fn verify_session(
         &self,
         listed: &Session,
+        cursor: &mut Cursor,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
@@ -234,7 +238,7 @@ impl Store {
             check_places(&session, &segments, &hot, report);
             check_counts(&session, &segments, &hot, report);
         }
-        let contents = self.verify_contents(&session, report, progress, observe)?;
+        let contents = self.verify_contents(&session, cursor, report, progress, observe)?;
         let Some(Contents {
             damaged,
             uncompacted_bytes,
@@ -259,12 +263,12 @@ impl Store {
     fn verify_contents(
         &self,
         session: &Session,
+        cursor: &mut Cursor,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<Option<Contents>> {
         let mut found = Contents::default();
-        let mut cursor = fetch::Cursor::default();
         let mut next = 1;
         let listed_before = report.problems.len();
         while next <= session.messages {
@@ -277,7 +281,7 @@ impl Store {
                 &session.id,
                 next,
                 session.messages,
-                &mut cursor,
+                cursor,
             );
             let before = next;
             match page {

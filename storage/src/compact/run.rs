@@ -17,6 +17,7 @@ use super::step::{BatchEncoder, Prepared, StepResult, prepare, swap_in};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
+use crate::reader::fetch::Cursor;
 use crate::segment::EncodeParams;
 use crate::sql;
 use crate::sql::runs::CompactionRun;
@@ -334,16 +335,18 @@ impl Store {
         };
         pause(began.elapsed(), request.cpu_fraction_max);
         progress.phase = CompactionPhase::Encoding;
+        let cursor = Cursor::default();
         let worker = || {
             let mut encoder = None;
+            let mut cursor = cursor.another();
             let base = base.as_ref();
             move |step: &PlannedStep| {
                 let began = Instant::now();
                 let prepared = match &mut encoder {
-                    Some(encoder) => prepare(self, step, encoder),
+                    Some(encoder) => prepare(self, step, encoder, &mut cursor),
                     None => BatchEncoder::new(params, base)
                         .map_err(|error| base::name_step(step, error))
-                        .and_then(|new| prepare(self, step, encoder.insert(new))),
+                        .and_then(|new| prepare(self, step, encoder.insert(new), &mut cursor)),
                 };
                 pause(began.elapsed(), request.cpu_fraction_max);
                 prepared
