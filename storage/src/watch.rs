@@ -62,7 +62,8 @@ impl CapacityWatch {
             .store(session_bytes_max, Ordering::Relaxed);
     }
 
-    /// Takes a sample of the database's size and tells what changed by it.
+    /// Takes a sample of the database's size and tells what changed by it. Called by the writer's
+    /// thread only.
     pub(crate) fn observe(&self, used_bytes: u64, now_ms: i64) {
         let limit = self.db_bytes_max();
         let mut state = self.lock();
@@ -85,8 +86,20 @@ impl CapacityWatch {
                 state.events.pop_front();
             }
             state.events.push_back(event);
-            state.listeners.retain(|listener| listener(&event));
+            drop(state);
+            self.tell(&event);
+            state = self.lock();
         }
+    }
+
+    /// Listeners are called without the lock: they may ask for levels and events, and add others,
+    /// which hear the next event.
+    fn tell(&self, event: &TimedEvent) {
+        let mut listeners = std::mem::take(&mut self.lock().listeners);
+        listeners.retain(|listener| listener(event));
+        let mut state = self.lock();
+        listeners.append(&mut state.listeners);
+        state.listeners = listeners;
     }
 
     /// Takes note that an append was refused for want of room.
