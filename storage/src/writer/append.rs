@@ -1,11 +1,13 @@
 //! Appending a batch inside a transaction: sequences, retries, rows, counters.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use bytes::Bytes;
 use rusqlite::Connection;
 
+use super::ENDED;
 use super::context::Cache;
 use super::queue::millis;
 use crate::capacity::limits_policy;
@@ -133,6 +135,39 @@ impl AppendRequest {
             key: *key,
             messages,
         })
+    }
+}
+
+/// The requests of a group that have no answer yet. When a panic ends the writer they get one: the group
+/// may be on disk.
+pub(super) struct Unanswered(std::vec::IntoIter<AppendRequest>);
+
+impl Unanswered {
+    pub(super) fn of(group: Vec<AppendRequest>) -> Self {
+        Self(group.into_iter())
+    }
+
+    pub(super) fn requests(&self) -> &[AppendRequest] {
+        self.0.as_slice()
+    }
+}
+
+impl Iterator for Unanswered {
+    type Item = AppendRequest;
+
+    fn next(&mut self) -> Option<AppendRequest> {
+        self.0.next()
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        for request in self.0.by_ref() {
+            let why = Some(format!("{ENDED}; whether this was recorded is not known"));
+            let tell = || (request.done)(Err(StoreError::Closed { why }));
+            // A second panic would end the process.
+            let _ = catch_unwind(AssertUnwindSafe(tell));
+        }
     }
 }
 
