@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::capacity::levels::{CapacityEvent, Level, LevelTracker, Metric};
+use crate::limits::EVENTS_KEPT_MAX;
 
-/// Events kept for those who ask later.
-const EVENTS_KEPT_MAX: usize = 256;
 /// An append refused below this share of the limit was refused for its own size, which says
 /// nothing about the database.
 const AT_LIMIT_PERCENT_MIN: u64 = 99;

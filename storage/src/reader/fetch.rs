@@ -11,7 +11,8 @@ use rusqlite::Connection;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{
-    READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT, SEQUENCE_MAX,
+    PARTIAL_MESSAGES_MAX, READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX, READ_PAGE_MESSAGES_MAX,
+    SEQUENCE_MAX,
 };
 use crate::message::Message;
 use crate::segment::{Base, DecodeLimits, DecodedSegment};
@@ -153,9 +154,6 @@ impl Ahead {
         self.thread.join().ok()?.ok()
     }
 }
-
-/// A request for so few messages has only them put together, not the whole segment.
-const PARTIAL_MESSAGES_MAX: u64 = 64;
 
 /// Where a page comes from.
 enum Found {
@@ -485,7 +483,7 @@ fn hot_page(
             received_ms: row.received_ms,
             payload: row.payload,
         });
-        bytes < READ_PAGE_BYTES_MAX_DEFAULT && messages.len() < READ_PAGE_MESSAGES_MAX_DEFAULT
+        bytes < READ_PAGE_BYTES_MAX && messages.len() < READ_PAGE_MESSAGES_MAX
     });
     match db.named("read messages", scanned) {
         Err(error) if messages.is_empty() || error.kind() != ErrorKind::Damaged => {
@@ -512,8 +510,7 @@ fn cut(id: &SessionId, decoded: &Decoded, from: u64, to: u64) -> Result<Vec<Mess
         let message = decoded.message(id, sequence)?;
         bytes += message.payload.len();
         messages.push(message);
-        if bytes >= READ_PAGE_BYTES_MAX_DEFAULT || messages.len() >= READ_PAGE_MESSAGES_MAX_DEFAULT
-        {
+        if bytes >= READ_PAGE_BYTES_MAX || messages.len() >= READ_PAGE_MESSAGES_MAX {
             break;
         }
     }
