@@ -12,8 +12,8 @@ use super::append::{AppendRequest, GroupSums, Room, Unanswered, Wrote, admit, fi
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
-    APPENDING_MS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX,
-    WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
+    APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES,
+    WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
 use crate::options::StoreOptions;
@@ -46,9 +46,6 @@ pub(super) struct Cache {
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) types: HashMap<String, i64>,
 }
-
-/// Sessions remembered; beyond it all are forgotten and read again when needed.
-const CACHED_SESSIONS_MAX: usize = 4096;
 
 impl Cache {
     pub(super) fn keep(&mut self, session: Option<Session>) {
@@ -409,11 +406,8 @@ fn forget_if_outdated(
     Ok(())
 }
 
-/// A number that changes when another connection commits.
 fn data_version(db: &Db, connection: &Connection) -> Result<i64> {
-    let version = connection
-        .prepare_cached("PRAGMA data_version")
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+    let version = sql::space::data_version(connection);
     db.named("look for other writers", version)
 }
 
