@@ -86,7 +86,7 @@ pub enum StoreError {
         waited_ms: u64,
         /// Requests in the queue.
         requests: usize,
-        /// Payload bytes in the queue.
+        /// Bytes in the queue: payloads, and what is counted for each message.
         bytes: usize,
     },
     /// The request's deadline passed while it waited for its turn; it was not carried out.
@@ -125,12 +125,12 @@ pub enum StoreError {
     },
     /// The database has reached its size limit: new messages are refused, reading goes on.
     #[error(
-        "{path}: the database has {used_bytes} bytes, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
+        "{path}: the database has {used_bytes} bytes in use, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
     )]
     LimitReached {
         /// The database file.
         path: PathBuf,
-        /// Main file and WAL.
+        /// Pages in use, and what the log has beyond the usual: see [`crate::StoreOptions::db_bytes_max`].
         used_bytes: u64,
         /// Payload bytes of the batch that was refused.
         incoming_bytes: u64,

@@ -202,8 +202,8 @@ pub(super) fn keep(store: &Store, batch: &PlannedBatch, base_id: u64) -> Result<
     })
 }
 
-/// The steps that a base is made from: the first of a batch, which only a part of a project's can be
-/// bigger than that.
+/// The steps that a base is made from: as many of a batch's first steps as [`BASE_SOURCE_BYTES_MAX`]
+/// allows. Only batches made by [`partial_batch`] exceed it.
 fn sources(steps: &[PlannedStep]) -> Vec<&PlannedStep> {
     let mut raw_bytes = 0;
     let fits = |step: &&PlannedStep| {
