@@ -3,6 +3,7 @@
 //! Callers that only need a decision use [`StoreError::kind`] (the daemon maps it to a gRPC
 //! status, `betcode-db` to an exit code) and [`StoreError::hint`] (what a person may try).
 
+use std::any::Any;
 use std::path::PathBuf;
 
 use crate::ids::SessionId;
@@ -85,7 +86,7 @@ pub enum StoreError {
         waited_ms: u64,
         /// Requests in the queue.
         requests: usize,
-        /// Payload bytes in the queue.
+        /// Bytes in the queue: payloads, and what is counted for each message.
         bytes: usize,
     },
     /// The request's deadline passed while it waited for its turn; it was not carried out.
@@ -124,12 +125,12 @@ pub enum StoreError {
     },
     /// The database has reached its size limit: new messages are refused, reading goes on.
     #[error(
-        "{path}: the database has {used_bytes} bytes, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
+        "{path}: the database has {used_bytes} bytes in use, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
     )]
     LimitReached {
         /// The database file.
         path: PathBuf,
-        /// Main file and WAL.
+        /// Pages in use, and what the log has beyond the usual: see [`crate::StoreOptions::db_bytes_max`].
         used_bytes: u64,
         /// Payload bytes of the batch that was refused.
         incoming_bytes: u64,
@@ -259,6 +260,14 @@ pub enum StoreError {
         /// Its version number.
         found: i32,
     },
+    /// A bug ended the operation by a panic. What was done before stays done.
+    #[error("{what} ended by an internal error: {why}")]
+    Panicked {
+        /// The operation.
+        what: &'static str,
+        /// What the panic said.
+        why: String,
+    },
     /// The operation was cancelled between two steps; what was done stays done.
     #[error("cancelled")]
     Cancelled,
@@ -328,6 +337,14 @@ impl StoreError {
         }
     }
 
+    /// What became of an operation that panicked.
+    pub(crate) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let why = text.unwrap_or("a panic without words").to_owned();
+        Self::Panicked { what, why }
+    }
+
     /// The error's kind, for decisions.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -374,7 +391,7 @@ impl StoreError {
             Self::SpaceNotGivenBack { source, .. }
             | Self::CopyNotSynced { source, .. }
             | Self::LeftAside { source, .. } => source.kind(),
-            Self::Sqlite { .. } => ErrorKind::Internal,
+            Self::Sqlite { .. } | Self::Panicked { .. } => ErrorKind::Internal,
         }
     }
 
@@ -428,6 +445,9 @@ impl StoreError {
             }
             Self::StrayLog { .. } => {
                 "put it beside its database under the database's name and -wal; delete it only if that database is gone for good"
+            }
+            Self::Panicked { .. } => {
+                "nothing that was recorded is lost: go on, and report it with what the log says"
             }
             Self::SqliteTooOld { .. } => "build against the bundled SQLite",
             _ => return None,

@@ -38,15 +38,16 @@
 //! * Sequences of a session run from 1 without gaps, and each stands in exactly one place: a row
 //!   of its own (*hot*) or one *segment*.
 //! * What was answered survives kill -9 and power loss; what failed was not answered as done.
-//! * Compaction deletes a message only in the transaction in which it was read back, byte for
-//!   byte, from the segment that replaces it.
+//! * Compaction deletes messages only after their segment was decoded and compared with them byte
+//!   for byte. The transaction that deletes them checks that neither has changed since, and that
+//!   the stored segment reads back.
 //! * Bytes on disk are input: damage is a typed error that names its place, and never takes the
 //!   rest of the history, or the process, with it.
-//! * Everything is bounded; the bounds stand in [`limits`].
+//! * Memory, time and sizes are bounded; the bounds stand in [`limits`].
 //!
 //! # Rooms
 //!
-//! `sql` owns every statement; [`segment`] is the pure codec; `writer` is the one thread that
+//! `sql` owns every statement on the store's tables; [`segment`] is the pure codec; `writer` is the one thread that
 //! writes; `reader` replays; [`compact`] decides (pure) and carries out; [`Store`] ties them.
 
 mod backup;

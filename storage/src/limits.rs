@@ -1,4 +1,5 @@
-//! Every bound of the engine, in one place, with its unit in its name.
+//! Every bound of the engine's memory, time and sizes, in one place, with its unit in its name. What only
+//! tunes the codec stands where it is used.
 //!
 //! A value that users may set has a default here and, where the value can do harm, a minimum
 //! and a maximum. Relations that the engine relies on are asserted at compile time below.
@@ -70,13 +71,17 @@ pub const WRITER_CACHE_KIB: i64 = 16 << 10;
 /// Page cache of each reader's connection.
 pub const READER_CACHE_KIB: i64 = 2 << 10;
 /// Payload bytes of one page of a replay (a single larger message makes a page of its own).
-pub const READ_PAGE_BYTES_MAX_DEFAULT: usize = 1 << 20;
+pub const READ_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Messages of one page of a replay.
-pub const READ_PAGE_MESSAGES_MAX_DEFAULT: usize = 4096;
+pub const READ_PAGE_MESSAGES_MAX: usize = 4096;
 
 /// A long replay decodes the next segment on a second thread, unless one of the two has more raw
 /// bytes than this: memory, see `docs/design/codec.md`.
 pub const READ_AHEAD_BYTES_MAX: u64 = 4 << 20;
+/// A request for so few messages of a segment has only them put together, not all.
+pub const PARTIAL_MESSAGES_MAX: u64 = 64;
+/// Size of each buffer that a decoder keeps for the next segment.
+pub const DECODER_BUFFER_BYTES_MAX: usize = 4 << 20;
 /// Decoders kept for the next reader, each with buffers of a few MiB.
 pub const DECODERS_KEPT_MAX: usize = 4;
 /// Bases kept for the next reader, the ones used last.
@@ -186,6 +191,15 @@ pub const COMPACTION_THREADS_MAX: usize = 4;
 /// Raw bytes that a run takes apart or encodes ahead of what it has swapped in; a bigger step is alone.
 /// Memory: a step takes several times its raw bytes.
 pub const COMPACTION_AHEAD_BYTES_MAX: u64 = 4 << 20;
+/// Problems that SQLite's own check of the file reports.
+pub const STRUCTURE_PROBLEMS_MAX: u32 = 100;
+/// Problems of a kind that a check lists of one session; how many more there are is told as one.
+pub const SESSION_PROBLEMS_MAX: usize = 1000;
+/// Capacity events kept for those who ask later.
+pub const EVENTS_KEPT_MAX: usize = 256;
+/// Sessions that the writer remembers between commits; beyond it all are forgotten and read again when
+/// needed.
+pub const CACHED_SESSIONS_MAX: usize = 4096;
 /// Compaction runs kept in the history.
 pub const COMPACTION_RUNS_KEPT_MAX: u32 = 1000;
 

@@ -25,13 +25,16 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// Bound of one payload, 1 to [`limits::PAYLOAD_BYTES_MAX_CEILING`].
     pub payload_bytes_max: usize,
-    /// Size that main file and WAL may reach.
+    /// Size that the database may reach: its pages in use, and what its log has beyond the usual. Free
+    /// pages, which the next messages are written to, and the usual log come on top: twice a share of
+    /// this limit, see [`limits::WAL_LIMIT_DIVISOR`], which is 2 to 8 MiB.
     pub db_bytes_max: u64,
     /// Bytes that one session may take: segments, and hot messages as they are.
     pub session_bytes_max: u64,
     /// Appends that may wait for the writer.
     pub queue_requests_max: usize,
-    /// Payload bytes that may wait for the writer.
+    /// Bytes that may wait for the writer: payloads, and [`limits::QUEUED_MESSAGE_BYTES`] for each
+    /// message.
     pub queue_bytes_max: usize,
     /// How long an append may wait for room in the queue and for its turn.
     pub append_wait_ms_max: u64,
@@ -42,8 +45,8 @@ pub struct StoreOptions {
     /// Source of time.
     pub clock: Arc<dyn Clock>,
     /// Told of each batch's new messages after they are on disk and before their appender is
-    /// answered. Runs on the writer's thread, so it must hand on and return. What other processes
-    /// append is not told.
+    /// answered. Runs on the writer's thread, so it must hand on and return, and not panic, which ends
+    /// the writer. What other processes append is not told.
     pub on_commit: Option<CommitHook>,
 }
 

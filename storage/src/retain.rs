@@ -19,7 +19,7 @@ use crate::deletion::{Contents, delete_session};
 use crate::error::{Result, StoreError};
 use crate::files::{self, io_error};
 use crate::ids::SessionId;
-use crate::limits::{PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX_DEFAULT};
+use crate::limits::{PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX};
 use crate::message::{Arrival, Batch, ImportMark, Message, SessionMeta};
 use crate::options::StoreOptions;
 use crate::reader::ReadRange;
@@ -384,8 +384,7 @@ impl<'a> Page<'a> {
 
     fn is_full(&self, next: &Message) -> bool {
         self.payloads.len() >= ARCHIVE_BATCH_MESSAGES_MAX
-            || (!self.payloads.is_empty()
-                && self.bytes + next.payload.len() > READ_PAGE_BYTES_MAX_DEFAULT)
+            || (!self.payloads.is_empty() && self.bytes + next.payload.len() > READ_PAGE_BYTES_MAX)
     }
 
     fn add(&mut self, message: Message) {

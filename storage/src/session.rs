@@ -85,8 +85,8 @@ pub struct SessionFilter {
 }
 
 impl SessionFilter {
-    /// Whether a session is among those asked for; the same as the list's statement says. A slash at the
-    /// end of a directory names no other, and `/` itself is not what is no directory.
+    /// Whether a session is among those asked for; the same as the list's statement says. A trailing
+    /// slash is ignored; `/` is not the same as no directory.
     pub(crate) fn takes(&self, meta: &SessionMeta) -> bool {
         let bare = |directory: &str| directory.trim_end_matches('/').to_owned();
         let directory = &meta.working_directory;

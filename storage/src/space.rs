@@ -13,7 +13,8 @@ pub struct Space {
     pub wal_bytes: u64,
     /// Part of the main file that holds nothing and is used again.
     pub free_bytes: u64,
-    /// What main file and log together may reach.
+    /// What the database may reach. Free pages and the usual log do not count against it, see
+    /// [`crate::StoreOptions::db_bytes_max`].
     pub limit_bytes: u64,
 }
 
@@ -27,7 +28,7 @@ impl Space {
         }
     }
 
-    /// Main file and log.
+    /// Main file and log, all that they take on disk.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.database_bytes + self.wal_bytes
@@ -39,7 +40,8 @@ impl Space {
         self.used_bytes() as f64 / self.limit_bytes as f64
     }
 
-    /// Level of the size by the capacity plan's thresholds, as one sample gives it.
+    /// Level of [`Space::used_bytes`] by the capacity plan's thresholds, as one sample gives it.
+    /// [`crate::Store::level`] leaves the usual log out, which comes and goes.
     #[must_use]
     pub fn level(&self) -> Level {
         // A limit of 0 is refused when it is set.

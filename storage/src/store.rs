@@ -57,14 +57,16 @@ impl Store {
     /// Opens the store at `path` for reading and writing, creating it (and its folder) when there
     /// is none. An older format is brought up to date after a copy of the file was made.
     ///
-    /// The cost does not depend on how much history there is.
+    /// The cost does not depend on how much history there is, unless the deletion of a session was cut
+    /// short: what is left of it is deleted first.
     ///
     /// # Errors
     /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
     /// [`StoreError::StrayLog`] when the log of a database that is gone stands at `path`,
     /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
     /// [`StoreError::InvalidArgument`] for options out of bounds, and for a name that belongs to another
-    /// database, such as that of its log.
+    /// database, such as that of its log, [`StoreError::Damaged`], [`StoreError::Io`],
+    /// [`StoreError::SqliteTooOld`].
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
@@ -222,7 +224,7 @@ impl Store {
     }
 
     /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not.
-    /// `done` runs on the writer's thread and must not block.
+    /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer.
     ///
     /// # Errors
     /// An error here means that nothing was queued and that `done` is not called.
@@ -235,7 +237,8 @@ impl Store {
         self.writer()?.submit(batch, Some(wait_max), Box::new(done))
     }
 
-    /// Requests and payload bytes that wait for the writer now.
+    /// Requests that wait for the writer now, and the bytes that they take: payloads, and
+    /// [`QUEUED_MESSAGE_BYTES`](crate::limits::QUEUED_MESSAGE_BYTES) for each message.
     #[must_use]
     pub fn queue_depth(&self) -> (usize, usize) {
         self.inner.writer.as_ref().map_or((0, 0), Writer::waiting)
@@ -363,7 +366,8 @@ impl Store {
     }
 
     /// Calls `listener` with each further capacity event, until it answers `false`. It runs on the
-    /// writer's thread and must not block.
+    /// writer's thread and must neither block, as writing to the store does, nor panic, which ends the
+    /// writer.
     pub fn on_capacity_event(&self, listener: impl Fn(&TimedEvent) -> bool + Send + 'static) {
         self.inner.watch.listen(Box::new(listener));
     }

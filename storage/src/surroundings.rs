@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use crate::error::Result;
 use crate::files;
 use crate::open_files;
-use crate::sql::db::{Db, set_wal};
+use crate::sql::db::{AUTO_VACUUM_INCREMENTAL, Db, set_wal};
 use crate::store::Store;
 
 /// What is around a database file, whether or not the file itself can be opened.
@@ -88,9 +88,6 @@ pub struct FileSettings {
     /// Whether readers and a writer go on beside each other.
     pub write_ahead_log: bool,
 }
-
-/// `PRAGMA auto_vacuum` of a file whose free pages are given back when asked.
-pub(crate) const AUTO_VACUUM_INCREMENTAL: i64 = 2;
 
 fn has_log(connection: &Connection) -> rusqlite::Result<bool> {
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;

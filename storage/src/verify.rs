@@ -1,22 +1,20 @@
 //! Checking a whole store: structure, checksums, digests, gaps, counters.
 
+mod places;
+
 use std::ops::ControlFlow;
+
+use self::places::Places;
 
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::growth::uncompacted_row_bytes;
 use crate::ids::MessageKey;
-use crate::limits::SEQUENCE_MAX;
-use crate::reader::fetch;
+use crate::limits::{SEQUENCE_MAX, SESSION_PROBLEMS_MAX, STRUCTURE_PROBLEMS_MAX};
+use crate::reader::fetch::{self, Cursor};
 use crate::session::{Session, SessionFilter};
 use crate::sql;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
-
-/// Problems that SQLite's own check reports at most.
-const STRUCTURE_PROBLEMS_MAX: u32 = 100;
-
-/// Unreadable places that are listed of one session at most.
-const SESSION_PROBLEMS_MAX: usize = 1000;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,9 +164,12 @@ impl Store {
             messages: sessions.iter().map(|s| s.messages).sum(),
             raw_bytes_done: 0,
         };
+        // One for all sessions: those of a project need the same base.
+        let mut cursor = Cursor::default();
         for session in &sessions {
             let problems_before = report.problems.len();
-            let is_there = self.verify_session(session, &mut report, &mut progress, observe)?;
+            let is_there =
+                self.verify_session(session, &mut cursor, &mut report, &mut progress, observe)?;
             let is_intact = is_there && report.problems.len() == problems_before;
             report.sessions += u64::from(is_intact);
         }
@@ -180,6 +181,7 @@ impl Store {
     fn verify_session(
         &self,
         listed: &Session,
+        cursor: &mut Cursor,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
@@ -200,21 +202,21 @@ impl Store {
         let listed = sql::segments::readable(&snapshot, session.key);
         let (segments, damage) = db.named("list", listed)?;
         let mut is_listed = damage.is_empty();
+        let unlisted = damage.len().saturating_sub(SESSION_PROBLEMS_MAX);
         for error in damage.into_iter().take(SESSION_PROBLEMS_MAX) {
             let error = db.name_error("list the segments", error);
             report.add("structure", &session, None, error.to_string());
         }
-        let mut hot = Vec::new();
-        let scanned = sql::messages::scan_sizes(
-            &snapshot,
-            session.key,
-            0,
-            SEQUENCE_MAX,
-            |sequence, raw_bytes| {
-                hot.push((sequence, raw_bytes));
-                true
-            },
-        );
+        if unlisted > 0 {
+            let what = format!("{unlisted} more of its segments' rows cannot be read");
+            report.add("structure", &session, None, what);
+        }
+        let mut places = Places::new(&segments);
+        let each = |sequence, raw_bytes| {
+            places.hot(sequence, raw_bytes);
+            true
+        };
+        let scanned = sql::messages::scan_sizes(&snapshot, session.key, 0, SEQUENCE_MAX, each);
         let growth = db.named(
             "sum up the growth",
             sql::growth::sums_of(&snapshot, session.key),
@@ -231,10 +233,9 @@ impl Store {
         }
         // Of rows that could not be listed it is known already that something is wrong with them.
         if is_listed {
-            check_places(&session, &segments, &hot, report);
-            check_counts(&session, &segments, &hot, report);
+            places.finish(&session, report);
         }
-        let contents = self.verify_contents(&session, report, progress, observe)?;
+        let contents = self.verify_contents(&session, cursor, report, progress, observe)?;
         let Some(Contents {
             damaged,
             uncompacted_bytes,
@@ -259,14 +260,13 @@ impl Store {
     fn verify_contents(
         &self,
         session: &Session,
+        cursor: &mut Cursor,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<Option<Contents>> {
         let mut found = Contents::default();
-        let mut cursor = fetch::Cursor::default();
         let mut next = 1;
-        let listed_before = report.problems.len();
         while next <= session.messages {
             let connection = self.inner.readers.get()?;
             let db = &self.inner.db;
@@ -277,7 +277,7 @@ impl Store {
                 &session.id,
                 next,
                 session.messages,
-                &mut cursor,
+                cursor,
             );
             let before = next;
             match page {
@@ -300,7 +300,7 @@ impl Store {
                         StoreError::Segment { .. } => "segment",
                         _ => "message",
                     };
-                    if report.problems.len() - listed_before < SESSION_PROBLEMS_MAX {
+                    if found.damaged.len() <= SESSION_PROBLEMS_MAX {
                         report.add(kind, session, Some(next), error.to_string());
                     }
                     next = fetch::behind(&connection, session.key, next).min(session.messages + 1);
@@ -310,6 +310,14 @@ impl Store {
             if observe(progress).is_break() {
                 return Err(StoreError::Cancelled);
             }
+        }
+        let unlisted = found
+            .damaged
+            .get(SESSION_PROBLEMS_MAX..)
+            .unwrap_or_default();
+        if let Some(first) = unlisted.first() {
+            let what = format!("{} more places, from this one on", unlisted.len());
+            report.add("message", session, Some(*first), what);
         }
         Ok(Some(found))
     }
@@ -407,71 +415,6 @@ fn check_sums(
                 kept.messages, kept.raw_bytes
             ));
         }
-    }
-}
-
-/// Every sequence in exactly one place: no gap, no overlap.
-fn check_places(
-    session: &Session,
-    segments: &[SegmentInfo],
-    hot: &[(u64, u64)],
-    report: &mut VerifyReport,
-) {
-    let mut places: Vec<(u64, u64)> = segments
-        .iter()
-        .map(|s| (s.first_sequence, s.last_sequence))
-        .chain(hot.iter().map(|&(sequence, _)| (sequence, sequence)))
-        .collect();
-    places.sort_unstable();
-    let mut next = 1;
-    for (first, last) in places {
-        if first > next {
-            report.add(
-                "gap",
-                session,
-                Some(next),
-                format!("{next} to {} are missing", first - 1),
-            );
-        } else if first < next {
-            let what = format!("{first} to {} stand in two places", last.min(next - 1));
-            report.add("overlap", session, Some(first), what);
-        }
-        next = next.max(last + 1);
-    }
-    if next <= session.messages {
-        let what = format!("{next} to {} are missing", session.messages);
-        report.add("gap", session, Some(next), what);
-    } else if next > session.messages + 1 {
-        let what = format!("there are messages up to {}, beyond the last", next - 1);
-        report.add("overlap", session, Some(session.messages + 1), what);
-    }
-}
-
-fn check_counts(
-    session: &Session,
-    segments: &[SegmentInfo],
-    hot: &[(u64, u64)],
-    report: &mut VerifyReport,
-) {
-    let hot_bytes: u64 = hot.iter().map(|&(_, bytes)| bytes).sum();
-    let segment_raw_bytes: u64 = segments.iter().map(|s| s.raw_bytes).sum();
-    let counts = [
-        ("hot messages", session.hot_messages, hot.len() as u64),
-        ("hot bytes", session.hot_bytes, hot_bytes),
-        ("segments", session.segments, segments.len() as u64),
-        (
-            "segment bytes",
-            session.segment_bytes,
-            segments.iter().map(|s| s.encoded_bytes).sum(),
-        ),
-        (
-            "raw bytes",
-            session.raw_bytes,
-            segment_raw_bytes + hot_bytes,
-        ),
-    ];
-    for (what, kept, counted) in counts {
-        check_count(session, what, kept, counted, report);
     }
 }
 

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::capacity::levels::{CapacityEvent, Level, LevelTracker, Metric};
+use crate::limits::EVENTS_KEPT_MAX;
 
-/// Events kept for those who ask later.
-const EVENTS_KEPT_MAX: usize = 256;
 /// An append refused below this share of the limit was refused for its own size, which says
 /// nothing about the database.
 const AT_LIMIT_PERCENT_MIN: u64 = 99;
@@ -62,7 +61,8 @@ impl CapacityWatch {
             .store(session_bytes_max, Ordering::Relaxed);
     }
 
-    /// Takes a sample of the database's size and tells what changed by it.
+    /// Takes a sample of the database's size and tells what changed by it. Called by the writer's
+    /// thread only.
     pub(crate) fn observe(&self, used_bytes: u64, now_ms: i64) {
         let limit = self.db_bytes_max();
         let mut state = self.lock();
@@ -85,8 +85,20 @@ impl CapacityWatch {
                 state.events.pop_front();
             }
             state.events.push_back(event);
-            state.listeners.retain(|listener| listener(&event));
+            drop(state);
+            self.tell(&event);
+            state = self.lock();
         }
+    }
+
+    /// Listeners are called without the lock: they may ask for levels and events, and add others,
+    /// which hear the next event.
+    fn tell(&self, event: &TimedEvent) {
+        let mut listeners = std::mem::take(&mut self.lock().listeners);
+        listeners.retain(|listener| listener(event));
+        let mut state = self.lock();
+        listeners.append(&mut state.listeners);
+        state.listeners = listeners;
     }
 
     /// Takes note that an append was refused for want of room.

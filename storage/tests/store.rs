@@ -456,6 +456,22 @@ fn files_are_private_from_birth() {
 }
 
 #[test]
+fn a_replay_that_ends_with_an_error_still_stands_at_the_message_that_did_not_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"a", b"b"])).unwrap();
+    let mut replay = store.read(&id("s"), ReadRange::from(2)).unwrap();
+    store.delete(&id("s")).unwrap();
+    let error = replay.next().unwrap().unwrap_err();
+    assert!(
+        matches!(error, StoreError::SessionNotFound { .. }),
+        "{error}"
+    );
+    assert!(replay.next().is_none());
+    assert_eq!(replay.position(), 2);
+}
+
+#[test]
 fn followers_are_told_of_new_messages_once_and_in_order() {
     use std::sync::{Arc, Mutex};
     let folder = tempfile::tempdir().unwrap();

@@ -22,9 +22,9 @@ use crate::limits::PAGE_BYTES;
 use crate::open_files::{self, OpenFile};
 use crate::options::StoreOptions;
 use crate::sql;
+use crate::sql::db::AUTO_VACUUM_INCREMENTAL;
 use crate::sql::db::{Db, name_for_sqlite};
 use crate::store::Store;
-use crate::surroundings::AUTO_VACUUM_INCREMENTAL;
 use crate::verify::{COUNTER, VerifyProgress, VerifyReport};
 
 /// How often a lock is tried for that its holder took away at the same time.

@@ -1,6 +1,7 @@
 //! Work done ahead on other threads; its results are taken one by one, in order.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 
 use crate::error::Result;
@@ -17,7 +18,7 @@ pub(super) struct Ahead {
 
 /// Gives `take` what the workers make of `items`, in the items' order, while they go on with those
 /// behind. Each thread has a worker of its own, made by `worker`. Ends with the first error of
-/// `take`; what was done ahead is thrown away then.
+/// `take`; what was done ahead is thrown away then. A worker's panic becomes the caller's.
 pub(super) fn in_order<I, R, W>(
     items: &[I],
     ahead: Ahead,
@@ -38,7 +39,7 @@ where
         return in_turn(&mut take);
     }
     let threads = ahead.threads.clamp(1, items.len().max(1));
-    let (jobs, queue) = mpsc::channel::<(&I, mpsc::SyncSender<R>)>();
+    let (jobs, queue) = mpsc::channel::<(&I, mpsc::SyncSender<std::thread::Result<R>>)>();
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
         // Owned here: when it goes, however that comes about, the workers end, and the scope with them.
@@ -48,8 +49,13 @@ where
             loop {
                 let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok((item, answer)) = job else { break };
+                let result = catch_unwind(AssertUnwindSafe(|| work(item)));
+                let is_whole = result.is_ok();
                 // Nobody waits for the answer after an error.
-                let _ = answer.send(work(item));
+                let _ = answer.send(result);
+                if !is_whole {
+                    break;
+                }
             }
         };
         let start = |_: &usize| {
@@ -77,11 +83,11 @@ where
             let Some((item, answered)) = begun.pop_front() else {
                 return Ok(());
             };
-            // A worker that panicked gives no answer; the scope passes its panic on.
+            // Workers answer all that comes before the item that they panic at.
             let Ok(result) = answered.recv() else {
                 return Ok(());
             };
-            take(item, result)?;
+            take(item, result.unwrap_or_else(|panic| resume_unwind(panic)))?;
             bytes -= bytes_of(item);
         }
     })
@@ -181,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a scoped thread panicked")]
+    #[should_panic(expected = "unlucky")]
     fn a_worker_that_panics_takes_the_run_with_it_and_keeps_nobody_waiting() {
         let items: Vec<u64> = (0..50).collect();
         let _ = in_order(

@@ -18,7 +18,7 @@ use super::plan::PlannedStep;
 use super::standing;
 use crate::error::{Result, StoreError};
 use crate::limits::{BASE_SOURCE_BYTES_MAX, BASE_SOURCE_BYTES_MIN, BASE_TEXT_BYTES_MAX};
-use crate::reader::fetch;
+use crate::reader::fetch::{self, Cursor};
 use crate::segment::v2::{self, TakenApart};
 use crate::segment::{Base, Entry, SegmentError};
 use crate::sql;
@@ -202,8 +202,8 @@ pub(super) fn keep(store: &Store, batch: &PlannedBatch, base_id: u64) -> Result<
     })
 }
 
-/// The steps that a base is made from: the first of a batch, which only a part of a project's can be
-/// bigger than that.
+/// The steps that a base is made from: as many of a batch's first steps as [`BASE_SOURCE_BYTES_MAX`]
+/// allows. Only batches made by [`partial_batch`] exceed it.
 fn sources(steps: &[PlannedStep]) -> Vec<&PlannedStep> {
     let mut raw_bytes = 0;
     let fits = |step: &&PlannedStep| {
@@ -223,12 +223,16 @@ pub(super) fn make<'b>(
     ahead: Ahead,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<RunBase>> {
+    let cursor = Cursor::default();
     let mut each = |steps: &[&'b PlannedStep],
                     take: &mut dyn FnMut(TakenApart)|
      -> Result<Vec<&'b PlannedStep>> {
         let mut taken = Vec::new();
         let bytes_of = |step: &&PlannedStep| step.raw_bytes;
-        let worker = || |step: &&PlannedStep| take_apart(store, step);
+        let worker = || {
+            let mut cursor = cursor.another();
+            move |step: &&PlannedStep| take_apart(store, step, &mut cursor)
+        };
         in_order(steps, ahead, bytes_of, worker, |step, parts| {
             match parts {
                 Ok(Some(parts)) => {
@@ -281,8 +285,12 @@ pub(super) fn make<'b>(
     }))
 }
 
-fn take_apart(store: &Store, step: &PlannedStep) -> Result<Option<TakenApart>> {
-    let Some(standing) = standing::read(store, step)? else {
+fn take_apart(
+    store: &Store,
+    step: &PlannedStep,
+    cursor: &mut Cursor,
+) -> Result<Option<TakenApart>> {
+    let Some(standing) = standing::read(store, step, cursor)? else {
         return Ok(None);
     };
     let entries: Vec<Entry<'_>> = standing

@@ -1,7 +1,9 @@
 //! A run of compaction over one session or all of them.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use super::step::{BatchEncoder, Prepared, StepResult, prepare, swap_in};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
+use crate::reader::fetch::Cursor;
 use crate::segment::EncodeParams;
 use crate::sql;
 use crate::sql::runs::CompactionRun;
@@ -169,7 +172,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Busy`] while another run is under way, in any process;
     /// [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even the reserve was not
-    /// enough. What was done before an error stays done.
+    /// enough; [`StoreError::Panicked`] for a bug. What was done before an error stays done.
     pub fn compact(
         &self,
         request: &CompactionRequest,
@@ -198,9 +201,7 @@ impl Store {
             for progress in told {
                 let _ = answer.send(observe(&progress));
             }
-            worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            worker.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
         })
     }
 
@@ -234,7 +235,9 @@ impl Store {
             plan => plan?,
         };
         outcome.failures.clone_from(&plan.failures);
-        let result = self.carry_out(&plan, request, &mut outcome, observe);
+        // A run that panics has failed, and is noted like any other.
+        let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, &mut outcome, observe));
+        let result = catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)));
         outcome.bytes_after = self.space()?.used_bytes();
         outcome.seconds = started.elapsed().as_secs_f64();
         outcome.cancelled = matches!(result, Err(StoreError::Cancelled));
@@ -334,16 +337,18 @@ impl Store {
         };
         pause(began.elapsed(), request.cpu_fraction_max);
         progress.phase = CompactionPhase::Encoding;
+        let cursor = Cursor::default();
         let worker = || {
             let mut encoder = None;
+            let mut cursor = cursor.another();
             let base = base.as_ref();
             move |step: &PlannedStep| {
                 let began = Instant::now();
                 let prepared = match &mut encoder {
-                    Some(encoder) => prepare(self, step, encoder),
+                    Some(encoder) => prepare(self, step, encoder, &mut cursor),
                     None => BatchEncoder::new(params, base)
                         .map_err(|error| base::name_step(step, error))
-                        .and_then(|new| prepare(self, step, encoder.insert(new))),
+                        .and_then(|new| prepare(self, step, encoder.insert(new), &mut cursor)),
                 };
                 pause(began.elapsed(), request.cpu_fraction_max);
                 prepared
@@ -473,6 +478,10 @@ impl<'o> Tally<'o> {
             Err(error) => Err(error),
         }
     }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> StoreError {
+    StoreError::panicked("compaction", panic)
 }
 
 fn ahead(request: &CompactionRequest) -> Ahead {

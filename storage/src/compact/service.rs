@@ -198,7 +198,24 @@ struct Failed {
 /// After so long it is tried again all the same: it may have been for want of memory.
 const FAILED_LEFT_FOR: Duration = Duration::from_secs(60 * 60);
 
+/// However the thread ends, nobody is told that it goes on.
+struct Ended<'s>(&'s Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut status = self.0.status();
+        status.state = ServiceState::Stopped;
+        status.progress = None;
+        if std::thread::panicking() {
+            let error = "background compaction ended by an internal error, and starts again when \
+                         the store is opened anew";
+            status.last_error = Some(error.to_owned());
+        }
+    }
+}
+
 fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
+    let _ended = Ended(shared);
     let mut failed: BTreeMap<SessionId, Failed> = BTreeMap::new();
     loop {
         let urgency = if store.level() == Level::Ok {
@@ -251,7 +268,6 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
         }
         status.state = ServiceState::Idle;
     }
-    shared.status().state = ServiceState::Stopped;
 }
 
 /// Waits for the next look; whether there is one.

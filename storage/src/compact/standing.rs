@@ -5,11 +5,10 @@ use std::ops::RangeInclusive;
 use rusqlite::Connection;
 
 use super::plan::PlannedStep;
-use crate::error::{Result, StoreError};
+use crate::error::Result;
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
-use crate::reader::fetch;
-use crate::segment::{self, DecodeLimits};
+use crate::reader::fetch::{self, Cursor};
 use crate::sql::db::Db;
 use crate::sql::messages::RowMark;
 use crate::sql::segments::SegmentInfo;
@@ -30,7 +29,11 @@ pub(super) struct StandingSegment {
 }
 
 /// Reads a step's messages; `None` when the session is not there as planned.
-pub(super) fn read(store: &Store, step: &PlannedStep) -> Result<Option<Standing>> {
+pub(super) fn read(
+    store: &Store,
+    step: &PlannedStep,
+    cursor: &mut Cursor,
+) -> Result<Option<Standing>> {
     let db = &store.inner.db;
     let connection = store.inner.readers.get()?;
     // One snapshot: a session that is deleted meanwhile is whole, or not there.
@@ -57,91 +60,34 @@ pub(super) fn read(store: &Store, step: &PlannedStep) -> Result<Option<Standing>
         messages: Vec::new(),
         segments: Vec::new(),
     };
+    let id = &step.session;
     let mut next = first;
     for info in infos {
         let before = next..=info.first_sequence - 1;
-        read_hot(db, &snapshot, key, &step.session, before, &mut standing)?;
+        read_hot(db, &snapshot, id, before, cursor, &mut standing)?;
         next = info.last_sequence + 1;
-        read_segment(db, &snapshot, key, &step.session, info, &mut standing)?;
+        let (encoded, messages) = fetch::segment(db, &snapshot, key, id, &info, cursor)?;
+        standing.messages.extend(messages);
+        standing.segments.push(StandingSegment { info, encoded });
     }
-    read_hot(
-        db,
-        &snapshot,
-        key,
-        &step.session,
-        next..=last,
-        &mut standing,
-    )?;
+    read_hot(db, &snapshot, id, next..=last, cursor, &mut standing)?;
     Ok(Some(standing))
 }
 
 fn read_hot(
     db: &Db,
     connection: &Connection,
-    key: SessionKey,
     id: &SessionId,
     range: RangeInclusive<u64>,
+    cursor: &mut Cursor,
     standing: &mut Standing,
 ) -> Result<()> {
-    let mut cursor = fetch::Cursor::default();
-    let mut next = *range.start();
-    while next <= *range.end() {
-        let page = fetch::page(db, connection, key, id, next, *range.end(), &mut cursor)?;
-        next = page.last().map_or(*range.end(), |m| m.sequence) + 1;
+    let (mut next, end) = (*range.start(), *range.end());
+    while next <= end {
+        let page = fetch::page(db, connection, standing.key, id, next, end, cursor)?;
+        next = page.last().map_or(end, |m| m.sequence) + 1;
         standing.messages.extend(page);
     }
-    Ok(())
-}
-
-fn read_segment(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    info: SegmentInfo,
-    standing: &mut Standing,
-) -> Result<()> {
-    let damaged = |what: String| {
-        let first = info.first_sequence;
-        StoreError::damaged(
-            Some(id.as_str()),
-            format!("the segment at sequence {first} {what}"),
-        )
-    };
-    let encoded = encoded(db, connection, key, &info)?;
-    let encoded = encoded.ok_or_else(|| damaged("has no bytes".into()))?;
-    let base = match info.base_id {
-        Some(base_id) => Some(fetch::base_of(db, connection, base_id, None)?),
-        None => None,
-    };
-    let decoded =
-        segment::decode(&encoded, &DecodeLimits::default(), base.as_deref()).map_err(|source| {
-            StoreError::Segment {
-                id: id.to_string(),
-                first_sequence: info.first_sequence,
-                source,
-            }
-        })?;
-    if decoded.len() as u64 != info.messages() || decoded.raw_bytes() as u64 != info.raw_bytes {
-        return Err(damaged(format!(
-            "gives {} messages of {} bytes, and its row says {} of {}",
-            decoded.len(),
-            decoded.raw_bytes(),
-            info.messages(),
-            info.raw_bytes
-        )));
-    }
-    for (index, sequence) in (info.first_sequence..=info.last_sequence).enumerate() {
-        let found = decoded.payload(index).zip(decoded.received_ms(index));
-        let (payload, received_ms) =
-            found.ok_or_else(|| damaged(format!("lacks message {sequence}")))?;
-        standing.messages.push(Message {
-            sequence,
-            received_ms,
-            payload,
-        });
-    }
-    standing.segments.push(StandingSegment { info, encoded });
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::standing::{self, Standing, StandingSegment, first_change};
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
+use crate::reader::fetch::Cursor;
 use crate::segment::{
     self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError, v2,
 };
@@ -111,9 +112,10 @@ pub(super) fn prepare(
     store: &Store,
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,
+    cursor: &mut Cursor,
 ) -> Result<Option<Prepared>> {
     let id = &step.session;
-    let Some(standing) = standing::read(store, step)? else {
+    let Some(standing) = standing::read(store, step, cursor)? else {
         return Ok(None);
     };
     let Standing {

@@ -11,7 +11,8 @@ use rusqlite::Connection;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{
-    READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX_DEFAULT, READ_PAGE_MESSAGES_MAX_DEFAULT, SEQUENCE_MAX,
+    PARTIAL_MESSAGES_MAX, READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX, READ_PAGE_MESSAGES_MAX,
+    SEQUENCE_MAX,
 };
 use crate::message::Message;
 use crate::segment::{Base, DecodeLimits, DecodedSegment};
@@ -21,7 +22,8 @@ use crate::sql::{self};
 
 use super::shared::{Helper, Shared};
 
-/// What was decoded last. Messages never change, so it stays true whatever compaction does.
+/// What was decoded last. Messages never change, so it stays true whatever compaction does. It may
+/// go from session to session, and keeps their bases and its buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     decoded: Option<Decoded>,
@@ -29,7 +31,7 @@ pub(crate) struct Cursor {
     ahead: Option<Ahead>,
     base: Option<Arc<Base>>,
     shared: Arc<Shared>,
-    /// Whether to share bases with other replays, and to decode ahead.
+    /// Whether to decode ahead.
     is_replay: bool,
 }
 
@@ -43,9 +45,18 @@ impl Cursor {
         }
     }
 
-    /// Makes the segment that was decoded ahead the one at hand, if it holds `sequence`.
-    fn advance(&mut self, sequence: u64) {
-        if !self.decoded.as_ref().is_some_and(|d| d.holds(sequence)) {
+    /// One more for the same work, which shares bases and buffers with it.
+    pub(crate) fn another(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            ..Self::default()
+        }
+    }
+
+    /// Makes the segment that was decoded ahead the one at hand, if it holds `sequence` of session `key`.
+    fn advance(&mut self, key: SessionKey, sequence: u64) {
+        let holds = |decoded: &Decoded| decoded.holds(key, sequence);
+        if !self.decoded.as_ref().is_some_and(holds) {
             // Before the next is decoded: one segment less at a time.
             if let Some(passed) = self.decoded.take() {
                 self.shared
@@ -53,64 +64,89 @@ impl Cursor {
             }
             let ahead = self
                 .ahead
-                .take_if(|ahead| ahead.sequences.contains(&sequence));
+                .take_if(|ahead| ahead.key == key && ahead.sequences.contains(&sequence));
             self.decoded = ahead.and_then(Ahead::wait);
         }
     }
 
     fn base(&self, base_id: u64) -> Option<Arc<Base>> {
         let own = self.base.as_ref().filter(|base| base.id() == base_id);
-        let shared = || self.is_replay.then(|| self.shared.base(base_id))?;
-        own.cloned().or_else(shared)
+        own.cloned().or_else(|| self.shared.base(base_id))
     }
 
     fn keep_base(&mut self, base: Option<&Arc<Base>>) {
         let Some(base) = base else { return };
-        if self.is_replay {
-            self.shared.keep_base(base);
-        }
+        self.shared.keep_base(base);
         self.base = Some(Arc::clone(base));
     }
 }
 
 #[derive(Debug)]
 struct Decoded {
+    key: SessionKey,
     first_sequence: u64,
     messages: DecodedSegment,
 }
 
 impl Decoded {
-    fn holds(&self, sequence: u64) -> bool {
-        (self.first_sequence..=self.last_sequence()).contains(&sequence)
+    fn holds(&self, key: SessionKey, sequence: u64) -> bool {
+        self.key == key && (self.first_sequence..=self.last_sequence()).contains(&sequence)
     }
 
     fn last_sequence(&self) -> u64 {
         self.first_sequence + self.messages.len() as u64 - 1
+    }
+
+    fn message(&self, id: &SessionId, sequence: u64) -> Result<Message> {
+        // Lossless: a segment holds at most SEGMENT_MESSAGES_MAX messages.
+        let index = (sequence - self.first_sequence) as usize;
+        let payload = self.messages.payload(index);
+        let Some((payload, received_ms)) = payload.zip(self.messages.received_ms(index)) else {
+            return Err(StoreError::damaged(
+                Some(id.as_str()),
+                format!("message {sequence} is not in its segment"),
+            ));
+        };
+        Ok(Message {
+            sequence,
+            received_ms,
+            payload,
+        })
     }
 }
 
 /// A segment that a thread of its own decodes. Dropped, the thread comes to its end unheard.
 #[derive(Debug)]
 struct Ahead {
+    key: SessionKey,
     sequences: RangeInclusive<u64>,
     thread: JoinHandle<Result<Decoded>>,
 }
 
 impl Ahead {
     /// Begins to decode all of `stored`, if a thread can be had.
-    fn begin(shared: &Arc<Shared>, helper: Helper, id: &SessionId, stored: Stored) -> Option<Self> {
-        let sequences = stored.info.first_sequence..=stored.info.last_sequence;
-        let (first, last) = (*sequences.start(), *sequences.end());
+    fn begin(
+        shared: &Arc<Shared>,
+        helper: Helper,
+        key: SessionKey,
+        id: &SessionId,
+        stored: Stored,
+    ) -> Option<Self> {
         let (shared, id) = (Arc::clone(shared), id.clone());
+        let sequences = stored.info.first_sequence..=stored.info.last_sequence;
         let thread = std::thread::Builder::new()
             .name("read-ahead".to_owned())
             .spawn(move || {
-                let decoded = decode(&shared, &id, &stored, first, last);
+                let decoded = decode(&shared, &whole(key, &id, &stored.info), &stored);
                 drop(helper);
                 decoded
             })
             .ok()?;
-        Some(Self { sequences, thread })
+        Some(Self {
+            key,
+            sequences,
+            thread,
+        })
     }
 
     /// What it decoded; nothing if that failed: why is told when it is decoded again.
@@ -118,9 +154,6 @@ impl Ahead {
         self.thread.join().ok()?.ok()
     }
 }
-
-/// A request for so few messages has only them put together, not the whole segment.
-const PARTIAL_MESSAGES_MAX: u64 = 64;
 
 /// Where a page comes from.
 enum Found {
@@ -148,7 +181,7 @@ pub(crate) fn page(
     to: u64,
     cursor: &mut Cursor,
 ) -> Result<Vec<Message>> {
-    cursor.advance(from);
+    cursor.advance(key, from);
     if let Some(decoded) = &cursor.decoded {
         return cut(id, decoded, from, to);
     }
@@ -161,19 +194,45 @@ pub(crate) fn page(
             cursor.keep_base(stored.base.as_ref());
             cursor.ahead = next
                 .zip(helper)
-                .and_then(|(next, helper)| Ahead::begin(&shared, helper, id, next));
-            let decoded = decode(&shared, id, &stored, from, to)?;
+                .and_then(|(next, helper)| Ahead::begin(&shared, helper, key, id, next));
+            let decoded = decode(&shared, &place, &stored)?;
             cut(id, cursor.decoded.insert(decoded), from, to)
         }
     }
 }
 
-/// What a page is asked for.
+/// All of a segment: its bytes as they stand in the file, and its messages.
+pub(crate) fn segment(
+    db: &Db,
+    connection: &Connection,
+    key: SessionKey,
+    id: &SessionId,
+    info: &SegmentInfo,
+    cursor: &mut Cursor,
+) -> Result<(Vec<u8>, Vec<Message>)> {
+    let place = whole(key, id, info);
+    let stored = stored(db, connection, &place, *info, None, cursor)?;
+    cursor.keep_base(stored.base.as_ref());
+    let decoded = decode(&cursor.shared, &place, &stored)?;
+    let messages = (place.from..=place.to).map(|sequence| decoded.message(id, sequence));
+    Ok((stored.encoded, messages.collect::<Result<_>>()?))
+}
+
+/// What is asked for.
 struct Place<'a> {
     key: SessionKey,
     id: &'a SessionId,
     from: u64,
     to: u64,
+}
+
+fn whole<'a>(key: SessionKey, id: &'a SessionId, info: &SegmentInfo) -> Place<'a> {
+    Place {
+        key,
+        id,
+        from: info.first_sequence,
+        to: info.last_sequence,
+    }
 }
 
 /// Whether so few messages are wanted of a segment, and not all, that only they are put together.
@@ -206,7 +265,8 @@ pub(crate) fn behind(connection: &Connection, key: SessionKey, sequence: u64) ->
 }
 
 /// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
-fn decode(shared: &Shared, id: &SessionId, stored: &Stored, from: u64, to: u64) -> Result<Decoded> {
+fn decode(shared: &Shared, place: &Place<'_>, stored: &Stored) -> Result<Decoded> {
+    let &Place { key, id, from, to } = place;
     let Stored { info, encoded, .. } = stored;
     let base = stored.base.as_deref();
     let to = to.min(info.last_sequence);
@@ -244,6 +304,7 @@ fn decode(shared: &Shared, id: &SessionId, stored: &Stored, from: u64, to: u64) 
         ));
     }
     Ok(Decoded {
+        key,
         first_sequence: first,
         messages,
     })
@@ -381,13 +442,10 @@ fn stored(
     })?;
     let base = match info.base_id {
         Some(base_id) => {
-            let cached = cursor.base(base_id);
-            Some(base_of(
-                db,
-                connection,
-                base_id,
-                at_hand.or(cached.as_ref()),
-            )?)
+            let is_it = |base: &&Arc<Base>| base.id() == base_id;
+            let at_hand = at_hand.filter(is_it).cloned();
+            let at_hand = at_hand.or_else(|| cursor.base(base_id));
+            Some(base_of(db, connection, base_id, at_hand.as_ref())?)
         }
         None => None,
     };
@@ -425,7 +483,7 @@ fn hot_page(
             received_ms: row.received_ms,
             payload: row.payload,
         });
-        bytes < READ_PAGE_BYTES_MAX_DEFAULT && messages.len() < READ_PAGE_MESSAGES_MAX_DEFAULT
+        bytes < READ_PAGE_BYTES_MAX && messages.len() < READ_PAGE_MESSAGES_MAX
     });
     match db.named("read messages", scanned) {
         Err(error) if messages.is_empty() || error.kind() != ErrorKind::Damaged => {
@@ -449,28 +507,15 @@ fn cut(id: &SessionId, decoded: &Decoded, from: u64, to: u64) -> Result<Vec<Mess
     let mut messages = Vec::new();
     let mut bytes = 0;
     for sequence in from..=to {
-        // Lossless: a segment holds at most SEGMENT_MESSAGES_MAX messages.
-        let index = (sequence - decoded.first_sequence) as usize;
-        let found = decoded
-            .messages
-            .payload(index)
-            .zip(decoded.messages.received_ms(index));
-        let Some((payload, received_ms)) = found else {
-            return Err(StoreError::damaged(
-                Some(id.as_str()),
-                format!("message {sequence} is not in its segment"),
-            ));
-        };
-        bytes += payload.len();
-        messages.push(Message {
-            sequence,
-            received_ms,
-            payload,
-        });
-        if bytes >= READ_PAGE_BYTES_MAX_DEFAULT || messages.len() >= READ_PAGE_MESSAGES_MAX_DEFAULT
-        {
+        let message = decoded.message(id, sequence)?;
+        bytes += message.payload.len();
+        messages.push(message);
+        if bytes >= READ_PAGE_BYTES_MAX || messages.len() >= READ_PAGE_MESSAGES_MAX {
             break;
         }
     }
     Ok(messages)
 }
+
+#[cfg(test)]
+mod tests;

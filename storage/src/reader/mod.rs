@@ -131,11 +131,13 @@ impl ReadRange {
 /// A session's messages, in order, a page at a time.
 ///
 /// It holds no transaction and no connection between pages: a slow caller holds nobody up, and
-/// compaction may move messages meanwhile. Memory is bounded by two segments and one page. A
+/// compaction may move messages meanwhile. Memory is bounded by two segments with
+/// their encoded bytes and streams, their base, and one page. A
 /// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
 /// has got its id.
 ///
-/// An error about damaged bytes does not end the replay: what follows the damage comes after it.
+/// An error about damaged bytes does not end the replay: what follows the damage comes after it. Any
+/// other ends the iteration, where [`Replay::position`] tells what to go on from.
 #[derive(Debug)]
 pub struct Replay {
     readers: Readers,
@@ -144,6 +146,8 @@ pub struct Replay {
     key: SessionKey,
     next: u64,
     end: u64,
+    /// An error has ended the iteration.
+    is_over: bool,
     cursor: fetch::Cursor,
     page: std::vec::IntoIter<Message>,
 }
@@ -207,6 +211,7 @@ impl Replay {
             key,
             next,
             end,
+            is_over: false,
             cursor,
             page: Vec::new().into_iter(),
         })
@@ -278,7 +283,7 @@ impl Replay {
         }
     }
 
-    /// Sequence of the next message that will come.
+    /// Sequence of the next message that will come, or would have come but for an error.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.next - self.page.len() as u64
@@ -304,6 +309,9 @@ impl Iterator for Replay {
         if let Some(message) = self.page.next() {
             return Some(Ok(message));
         }
+        if self.is_over {
+            return None;
+        }
         match self.fetch() {
             Ok(Some(page)) => {
                 self.page = page.into_iter();
@@ -311,9 +319,7 @@ impl Iterator for Replay {
             }
             Ok(None) => None,
             Err(error) => {
-                if error.kind() != ErrorKind::Damaged {
-                    self.next = self.end + 1;
-                }
+                self.is_over = error.kind() != ErrorKind::Damaged;
                 Some(Err(error))
             }
         }

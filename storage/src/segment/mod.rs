@@ -17,10 +17,9 @@ use bytes::Bytes;
 pub use anatomy::{Anatomy, KindBytes, Part, PartBytes, anatomy, by_kind};
 pub use header::{CodecVersion, Header};
 use header::{HEADER_BYTES, VERSION_AT};
-pub use v2::Base;
 
-/// Size of a buffer that a decoder keeps for the next segment.
-const KEPT_BYTES_MAX: usize = 4 << 20;
+use crate::limits::DECODER_BUFFER_BYTES_MAX;
+pub use v2::Base;
 
 /// One message to encode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,14 +282,14 @@ impl Decoder {
         base: Option<&Base>,
     ) -> Result<DecodedSegment, SegmentError> {
         let decoded = decode_in(bytes, wanted, limits, base, &mut self.buffers);
-        self.buffers.trim(KEPT_BYTES_MAX);
+        self.buffers.trim(DECODER_BUFFER_BYTES_MAX);
         decoded
     }
 
     /// Takes the memory of messages that nobody holds any more, for those decoded next.
     pub fn recycle(&mut self, messages: DecodedSegment) {
         let bytes = messages.bytes.len();
-        let better = bytes <= KEPT_BYTES_MAX && bytes > self.buffers.out.capacity();
+        let better = bytes <= DECODER_BUFFER_BYTES_MAX && bytes > self.buffers.out.capacity();
         if better && messages.bytes.is_unique() {
             self.buffers.out = messages.bytes.into();
         }

@@ -293,7 +293,7 @@ fn is_out_of_space(error: &rusqlite::Error) -> bool {
 }
 
 /// SQLite's number for `PRAGMA auto_vacuum = INCREMENTAL`.
-const AUTO_VACUUM_INCREMENTAL: i64 = 2;
+pub(crate) const AUTO_VACUUM_INCREMENTAL: i64 = 2;
 
 /// Pragmas of the one connection that writes. `page_size` and `auto_vacuum` only have effect on
 /// an empty file, in this order, before the journal mode and the first table.

@@ -1,4 +1,5 @@
-//! The room that owns SQL: every statement of the engine stands here, and nothing else does.
+//! The room that owns SQL: every statement on the store's tables stands here, and nothing else does. Only
+//! the making of copies and of the log have pragmas, and `VACUUM INTO`, of their own.
 //!
 //! Functions take a [`rusqlite::Connection`] (or a transaction on one) and return
 //! [`rusqlite::Result`]; [`db::Db`] turns failures into [`crate::StoreError`]s that name the file.

@@ -49,18 +49,23 @@ pub(crate) fn checkpoint(
 
 /// Pages of the file that hold nothing.
 pub(crate) fn free_pages(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row(
-        "SELECT freelist_count AS n FROM pragma_freelist_count",
-        [],
-        |row| unsigned(row, "n"),
-    )
+    connection
+        .prepare_cached("PRAGMA freelist_count")?
+        .query_row([], |row| unsigned(row, "freelist_count"))
 }
 
 /// Pages of the file.
 pub(crate) fn pages(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.query_row("SELECT page_count AS n FROM pragma_page_count", [], |row| {
-        unsigned(row, "n")
-    })
+    connection
+        .prepare_cached("PRAGMA page_count")?
+        .query_row([], |row| unsigned(row, "page_count"))
+}
+
+/// A number that changes when another connection commits.
+pub(crate) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
 }
 
 /// Gives up to `pages_max` free pages back. Outside a transaction it is one of its own.

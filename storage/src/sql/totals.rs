@@ -106,8 +106,8 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
         })
 }
 
-/// What no change of history leaves as it was, in any format: the totals, when a session was last
-/// changed, and how much was taken of imported files.
+/// A fingerprint of the history, in any format: any change to it changes at least one of these. The
+/// totals, when a session was last changed, and how much was taken of imported files.
 pub(crate) fn state(connection: &Connection) -> rusqlite::Result<(Totals, Option<i64>, i64)> {
     let totals = read(connection)?;
     connection.query_row(

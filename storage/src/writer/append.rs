@@ -1,11 +1,13 @@
 //! Appending a batch inside a transaction: sequences, retries, rows, counters.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use bytes::Bytes;
 use rusqlite::Connection;
 
+use super::ENDED;
 use super::context::Cache;
 use super::queue::millis;
 use crate::capacity::limits_policy;
@@ -136,6 +138,39 @@ impl AppendRequest {
     }
 }
 
+/// The requests of a group that have no answer yet. When a panic ends the writer they get one: the group
+/// may be on disk.
+pub(super) struct Unanswered(std::vec::IntoIter<AppendRequest>);
+
+impl Unanswered {
+    pub(super) fn of(group: Vec<AppendRequest>) -> Self {
+        Self(group.into_iter())
+    }
+
+    pub(super) fn requests(&self) -> &[AppendRequest] {
+        self.0.as_slice()
+    }
+}
+
+impl Iterator for Unanswered {
+    type Item = AppendRequest;
+
+    fn next(&mut self) -> Option<AppendRequest> {
+        self.0.next()
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        for request in self.0.by_ref() {
+            let why = Some(format!("{ENDED}; whether this was recorded is not known"));
+            let tell = || (request.done)(Err(StoreError::Closed { why }));
+            // A second panic would end the process.
+            let _ = catch_unwind(AssertUnwindSafe(tell));
+        }
+    }
+}
+
 fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
     let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
     if batch.payloads.len() > BATCH_MESSAGES_MAX {
@@ -229,19 +264,33 @@ pub(super) fn admit(
         Some(session) => Some(session),
         None => find_with_free_end(db, connection, request)?,
     };
-    if request.key.is_some() && request.key != known.as_ref().map(|session| session.key) {
-        cache.keep(known);
+    match look(db, connection, known.as_ref(), request, room) {
+        Ok((duplicates, appended)) => Ok(Admitted {
+            known,
+            duplicates,
+            appended,
+        }),
+        Err(error) => {
+            cache.keep(known);
+            Err(error)
+        }
+    }
+}
+
+/// How many of the request's messages are there already, and what its answer will be.
+fn look(
+    db: &Db,
+    connection: &Connection,
+    known: Option<&Session>,
+    request: &AppendRequest,
+    room: &mut Room,
+) -> Result<(usize, Appended)> {
+    if request.key.is_some() && request.key != known.map(|session| session.key) {
         let id = request.session.to_string();
         return Err(StoreError::SessionNotFound { id });
     }
-    let next = known.as_ref().map_or(1, |s| s.messages + 1);
-    let duplicates = match already_there(db, connection, request, known.as_ref(), next) {
-        Ok(duplicates) => duplicates,
-        Err(error) => {
-            cache.keep(known);
-            return Err(error);
-        }
-    };
+    let next = known.map_or(1, |s| s.messages + 1);
+    let duplicates = already_there(db, connection, request, known, next)?;
     let fresh = request.messages.get(duplicates..).unwrap_or_default();
     let first = request.expected_sequence.unwrap_or(next);
     let appended = Appended {
@@ -250,18 +299,16 @@ pub(super) fn admit(
         duplicates: duplicates as u64,
     };
     if next - 1 + fresh.len() as u64 > SEQUENCE_MAX {
-        cache.keep(known);
         let id = request.session.to_string();
         return Err(StoreError::SequenceExhausted {
             id,
             max: SEQUENCE_MAX,
         });
     }
-    let used_bytes = known.as_ref().map_or(0, Session::stored_bytes);
+    let used_bytes = known.map_or(0, Session::stored_bytes);
     let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
     let grows = known.is_none() || !fresh.is_empty();
     if grows && !limits_policy::admits(room.used_bytes, incoming, room.db_bytes_max) {
-        cache.keep(known);
         return Err(StoreError::LimitReached {
             path: db.path().to_owned(),
             used_bytes: room.used_bytes,
@@ -270,7 +317,6 @@ pub(super) fn admit(
         });
     }
     if incoming > 0 && !limits_policy::admits(used_bytes, incoming, room.session_bytes_max) {
-        cache.keep(known);
         return Err(StoreError::SessionLimitReached {
             id: request.session.to_string(),
             used_bytes,
@@ -278,11 +324,7 @@ pub(super) fn admit(
         });
     }
     room.used_bytes += incoming;
-    Ok(Admitted {
-        known,
-        duplicates,
-        appended,
-    })
+    Ok((duplicates, appended))
 }
 
 /// The session as its row has it, if nothing stands where its next messages go.

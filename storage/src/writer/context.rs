@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{AppendRequest, GroupSums, Room, Wrote, admit, find_again, write};
+use super::append::{AppendRequest, GroupSums, Room, Unanswered, Wrote, admit, find_again, write};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
-    APPENDING_MS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX,
-    WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
+    APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES,
+    WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
 use crate::options::StoreOptions;
@@ -46,9 +46,6 @@ pub(super) struct Cache {
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) types: HashMap<String, i64>,
 }
-
-/// Sessions remembered; beyond it all are forgotten and read again when needed.
-const CACHED_SESSIONS_MAX: usize = 4096;
 
 impl Cache {
     pub(super) fn keep(&mut self, session: Option<Session>) {
@@ -125,23 +122,21 @@ impl WriterContext {
     /// Commits a group, answering each request. A refused request does not touch the others; a
     /// failed commit is tried again request by request, so that one cannot fail the rest.
     pub(super) fn append(&mut self, group: Vec<AppendRequest>) {
-        let (group, late): (Vec<_>, Vec<_>) = {
-            let now = Instant::now();
-            group
-                .into_iter()
-                .partition(|request| request.deadline >= now)
-        };
+        let now = Instant::now();
+        let is_in_time = |request: &AppendRequest| request.deadline >= now;
+        let (group, late): (Vec<_>, Vec<_>) = group.into_iter().partition(is_in_time);
+        let (mut group, late) = (Unanswered::of(group), Unanswered::of(late));
         for request in late {
             request.refuse_late();
         }
-        match self.commit(&group) {
+        match self.commit(group.requests()) {
             Ok(answers) => {
-                for (request, answer) in group.into_iter().zip(answers) {
+                for (request, answer) in group.by_ref().zip(answers) {
                     (request.done)(answer);
                 }
             }
-            Err(error) if group.len() <= 1 => {
-                if let Some(request) = group.into_iter().next() {
+            Err(error) if group.requests().len() <= 1 => {
+                if let Some(request) = group.next() {
                     (request.done)(Err(error));
                 }
             }
@@ -162,7 +157,7 @@ impl WriterContext {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, requests = group.len(), "group commit failed, trying one by one");
+                tracing::warn!(%error, requests = group.requests().len(), "group commit failed, trying one by one");
                 for request in group {
                     if request.deadline < Instant::now() {
                         request.refuse_late();
@@ -411,11 +406,8 @@ fn forget_if_outdated(
     Ok(())
 }
 
-/// A number that changes when another connection commits.
 fn data_version(db: &Db, connection: &Connection) -> Result<i64> {
-    let version = connection
-        .prepare_cached("PRAGMA data_version")
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+    let version = sql::space::data_version(connection);
     db.named("look for other writers", version)
 }
 

@@ -87,7 +87,7 @@ impl Writer {
             let _ = answer.send(result);
         });
         self.submit(batch, wait_max, done)?;
-        answered.recv().unwrap_or_else(|_| Err(closed()))
+        answered.recv().unwrap_or_else(|_| Err(ended()))
     }
 
     /// Appends messages that another store received, each at its time (Unix milliseconds).
@@ -100,7 +100,7 @@ impl Writer {
         let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
             .map_err(|(error, _)| error)?;
         self.queue.push(request.received(&received_ms))?;
-        answered.recv().unwrap_or_else(|_| Err(closed()))
+        answered.recv().unwrap_or_else(|_| Err(ended()))
     }
 
     /// Queues a batch; `done` gets the answer, on the writer's thread. An error here means that
@@ -126,7 +126,7 @@ impl Writer {
         self.queue.push_job(Box::new(move |context| {
             let _ = answer.send(work(context));
         }))?;
-        answered.recv().unwrap_or_else(|_| Err(closed()))
+        answered.recv().unwrap_or_else(|_| Err(ended()))
     }
 
     /// Requests that wait for the writer, and the bytes that they take.
@@ -162,8 +162,13 @@ fn deadline_after(wait_max: Duration) -> Instant {
     now.checked_add(wait_max).unwrap_or(now + FAR_OFF)
 }
 
-fn closed() -> StoreError {
-    StoreError::Closed { why: None }
+const ENDED: &str = "the writer ended by an internal error";
+
+/// Who gets no answer was not refused by the queue, which carries out what it has let in.
+fn ended() -> StoreError {
+    StoreError::Closed {
+        why: Some(ENDED.to_owned()),
+    }
 }
 
 fn run(queue: &Queue, mut context: WriterContext) {
@@ -188,9 +193,8 @@ fn run(queue: &Queue, mut context: WriterContext) {
         // A bug, not an input. An open transaction rolls back with its connection; nobody who
         // waits may hang, and whoever comes later is told.
         tracing::error!("the writer ended by a panic; the store takes no more messages");
-        for request in queue.close_and_drain() {
-            let why = Some("the writer ended by an internal error".into());
-            (request.done)(Err(StoreError::Closed { why }));
+        for request in queue.close_and_drain(ENDED) {
+            (request.done)(Err(ended()));
         }
     }
     context.finish();

@@ -35,6 +35,16 @@ struct State {
     append_bytes: usize,
     jobs: VecDeque<Job>,
     closed: bool,
+    /// Why, when it was not asked for.
+    why: Option<&'static str>,
+}
+
+impl State {
+    fn refusal(&self) -> StoreError {
+        StoreError::Closed {
+            why: self.why.map(str::to_owned),
+        }
+    }
 }
 
 pub(super) struct Queue {
@@ -68,7 +78,7 @@ impl Queue {
         let mut state = self.lock();
         loop {
             if state.closed {
-                return Err(StoreError::Closed { why: None });
+                return Err(state.refusal());
             }
             let fits = state.appends.len() < self.requests_max
                 && (state.append_bytes + bytes <= self.bytes_max || state.appends.is_empty());
@@ -96,7 +106,7 @@ impl Queue {
     pub(super) fn push_job(&self, job: Job) -> Result<()> {
         let mut state = self.lock();
         if state.closed {
-            return Err(StoreError::Closed { why: None });
+            return Err(state.refusal());
         }
         state.jobs.push_back(job);
         self.work_came.notify_one();
@@ -138,10 +148,11 @@ impl Queue {
         self.room_came.notify_all();
     }
 
-    /// Closes, and hands out what waits so that it can be refused.
-    pub(super) fn close_and_drain(&self) -> Vec<AppendRequest> {
+    /// Closes because of `why`, and hands out what waits so that it can be refused.
+    pub(super) fn close_and_drain(&self, why: &'static str) -> Vec<AppendRequest> {
         let mut state = self.lock();
         state.closed = true;
+        state.why = Some(why);
         state.append_bytes = 0;
         state.jobs.clear();
         self.room_came.notify_all();

@@ -215,7 +215,6 @@ pub(super) fn take_out(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) ->
         };
         if let Some(best) = best.filter(is_worth_it) {
             packed.copy(&main[taken..best.start], best);
-            // A copy that was cut short may end before the place it was found from.
             taken = best.start + best.bytes;
             at = taken;
             (hash, known_bytes) = (0, 0);

@@ -19,8 +19,8 @@ const LARGE_LEVEL_MAX: i32 = 9;
 /// first positions instead of 2^22 that table stays in a core's cache, a tenth faster, and the trees
 /// behind it find the same.
 const DEEP_HASH_LOG: u32 = 17;
-/// Trees of 2^20 positions instead of 2^21 are a tenth faster again. They do where that is two thirds of
-/// the dictionary; for the bigger ones it would cost up to 2 % of the size.
+/// Trees of 2^20 positions instead of 2^21 are a tenth faster again. They are enough while they cover two
+/// thirds of the dictionary; with a bigger one up to 2 % of the size is lost.
 const DEEP_CHAIN_LOGS: [u32; 2] = [21, 22];
 
 fn deep_chain_log(dictionary_bytes: usize) -> u32 {

@@ -53,7 +53,7 @@ use self::output::Output;
 use self::splitter::Splitter;
 use self::varint::{Cursor, put, unzigzag, zigzag};
 use super::header::{CodecVersion, Header, check_max};
-use super::{DecodeLimits, DecodedSegment, Entry, SegmentError};
+use super::{DecodeLimits, DecodedSegment, Decoder, Entry, SegmentError};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
 
 /// Messages that share a digest, at most …
@@ -79,6 +79,8 @@ pub struct Encoder<'b> {
     index: copies::Index<'b>,
     main: frame::Compressor,
     blobs: frame::Compressor,
+    /// Reads each segment back.
+    decoder: Decoder,
 }
 
 impl std::fmt::Debug for Encoder<'_> {
@@ -118,6 +120,7 @@ impl<'b> Encoder<'b> {
             index: copies::Index::new(text, head.len()),
             main: frame::Compressor::new(level, head)?,
             blobs: frame::Compressor::new(blob_level(level), &[])?,
+            decoder: Decoder::default(),
         })
     }
 
@@ -188,9 +191,13 @@ impl<'b> Encoder<'b> {
     }
 
     /// What the segment decodes to, if that is `entries`.
-    fn comes_back(&self, segment: &[u8], entries: &[Entry<'_>]) -> Option<DecodedSegment> {
+    fn comes_back(&mut self, segment: &[u8], entries: &[Entry<'_>]) -> Option<DecodedSegment> {
         let limits = DecodeLimits::default();
-        let decoded = super::decode(segment, &limits, self.base).ok()?;
+        let whole = 0..entries.len();
+        let decoded = self
+            .decoder
+            .decode_range(segment, whole, &limits, self.base);
+        let decoded = decoded.ok()?;
         let same = decoded.len() == entries.len()
             && entries.iter().enumerate().all(|(index, entry)| {
                 decoded

@@ -30,7 +30,7 @@ pub(super) fn rolled(hash: u64, byte: u8) -> u64 {
     (hash << 2).wrapping_add(GEAR[usize::from(byte)])
 }
 
-/// Whether a hash is in a sample of one in so many. What is in a sample is in all that are larger.
+/// Whether a hash is in a sample of one in so many. A hash in a sparse sample is in every denser one.
 pub(super) fn is_sampled(hash: u64, one_in: u64) -> bool {
     hash < u64::MAX / one_in
 }

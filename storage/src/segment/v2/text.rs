@@ -12,7 +12,7 @@ const NUMBER_DIGITS_MAX: usize = 8;
 const ARROW: &[u8] = "→".as_bytes();
 
 /// Unescapes `body` into `out` (emptied first). False if an escape is not the one that
-/// [`write_escaped`] would write, or a control character stands bare.
+/// [`Output::push_escaped`] would write, or a control character stands bare.
 pub(super) fn unescape(body: &[u8], out: &mut Vec<u8>) -> bool {
     out.clear();
     let mut at = 0;

@@ -1,0 +1,202 @@
+//! What runs inside the engine and is not its own: listeners and clocks that ask back, or panic.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use betcode_storage::capacity::levels::{CapacityEvent, Level};
+use betcode_storage::{
+    Batch, Clock, CompactionRequest, CompactionService, ErrorKind, ManualClock, ServiceOptions,
+    ServiceState, ServiceStatus, SessionId, Store, StoreError, StoreOptions,
+};
+use bytes::Bytes;
+
+/// For ever on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        reserve_bytes: 0,
+        ..StoreOptions::default()
+    }
+}
+
+fn id(text: &str) -> SessionId {
+    text.parse().unwrap()
+}
+
+fn batch(session: &str, messages: usize) -> Batch {
+    let line = Bytes::from(format!("{{\"text\":\"{}\"}}", "as before ".repeat(100)));
+    Batch::new(id(session), vec![line; messages])
+}
+
+/// Panics on the threads that encode, as long as it is told to.
+struct Unlucky {
+    clock: ManualClock,
+    panics: Arc<AtomicBool>,
+}
+
+impl Clock for Unlucky {
+    fn now_ms(&self) -> i64 {
+        let encodes = std::thread::current().name() == Some("betcode-encode");
+        assert!(!encodes || !self.panics.load(Ordering::SeqCst), "unlucky");
+        self.clock.now_ms()
+    }
+}
+
+/// A store whose only session is due to be compacted, and whether that panics.
+fn open_unlucky(path: &Path) -> (Store, Arc<AtomicBool>) {
+    let panics = Arc::new(AtomicBool::new(true));
+    let clock = Arc::new(Unlucky {
+        clock: ManualClock::at(1_800_000_000_000),
+        panics: Arc::clone(&panics),
+    });
+    let told = Arc::clone(&clock);
+    let clock: Arc<dyn Clock> = clock;
+    let store = Store::open(path, StoreOptions { clock, ..options() }).unwrap();
+    store.append(batch("s", 100)).unwrap();
+    told.clock.advance(7 * 24 * 3_600_000);
+    (store, panics)
+}
+
+fn wait_for(service: &CompactionService, what: &str, is: impl Fn(&ServiceStatus) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is(&service.status()) {
+        assert!(Instant::now() < deadline, "{what}: {:?}", service.status());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn background_compaction_tells_of_a_panic_and_goes_on_at_its_next_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, panics) = open_unlucky(&folder.path().join("h.db"));
+    let options = ServiceOptions {
+        interval_ms: 5,
+        ..ServiceOptions::default()
+    };
+    let service = store.start_compaction(options).unwrap();
+    wait_for(&service, "told", |status| status.last_error.is_some());
+    let told = service.status().last_error.unwrap();
+    assert!(told.contains("internal error"), "{told}");
+    let runs = store.compaction_runs(1).unwrap();
+    assert_eq!(runs[0].outcome, "failed");
+    assert!(runs[0].detail.contains("internal error"), "{runs:?}");
+    assert_eq!(store.totals().unwrap().hot_messages, 100);
+
+    panics.store(false, Ordering::SeqCst);
+    wait_for(&service, "compacted", |status| status.runs == 1);
+    wait_for(&service, "in order", |status| {
+        status.last_error.is_none() && status.state == ServiceState::Idle
+    });
+    assert_eq!(store.totals().unwrap().hot_messages, 0);
+    service.stop();
+}
+
+#[test]
+fn a_panic_in_a_run_of_compaction_is_its_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = open_unlucky(&folder.path().join("h.db"));
+    let go_on = &mut |_: &_| ControlFlow::Continue(());
+    let error = store
+        .compact(&CompactionRequest::manual(), go_on)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+    assert!(error.hint().is_some());
+    assert_eq!(store.totals().unwrap().hot_messages, 100);
+    store.append(batch("s", 1)).unwrap();
+}
+
+#[test]
+fn a_capacity_listener_may_ask_the_store_and_add_listeners() {
+    let folder = tempfile::tempdir().unwrap();
+    let limited = StoreOptions {
+        db_bytes_max: 4_000_000,
+        ..options()
+    };
+    let store = Store::open(&folder.path().join("h.db"), limited).unwrap();
+    let (tell, told) = mpsc::channel();
+    let asked = store.clone();
+    store.on_capacity_event(move |event| {
+        let tell_also = tell.clone();
+        asked.on_capacity_event(move |event| {
+            let _ = tell_also.send(("added", event.event, Level::Ok, 0));
+            false
+        });
+        let (level, events) = (asked.level(), asked.capacity_events().len());
+        let _ = tell.send(("first", event.event, level, events));
+        true
+    });
+    let (filled, ended) = mpsc::channel();
+    let writes = store.clone();
+    std::thread::spawn(move || {
+        let refused =
+            std::iter::from_fn(|| Some(writes.append(batch("s", 16)))).find_map(Result::err);
+        let _ = filled.send(refused);
+    });
+    let refused = ended.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert!(
+        matches!(refused, StoreError::LimitReached { .. }),
+        "{refused}"
+    );
+    let heard: Vec<_> = told.try_iter().collect();
+    let by = |who| heard.iter().filter(move |heard| heard.0 == who);
+    let levels: Vec<Level> = by("first").map(|heard| heard.2).collect();
+    assert_eq!(levels, [Level::Warning, Level::Critical, Level::Critical]);
+    let kept: Vec<usize> = by("first").map(|heard| heard.3).collect();
+    assert_eq!(kept, [1, 2, 3]);
+    // One is added by each event and hears the next one.
+    let added: Vec<CapacityEvent> = by("added").map(|heard| heard.1).collect();
+    let first: Vec<CapacityEvent> = by("first").map(|heard| heard.1).collect();
+    assert_eq!(added, first[1..]);
+}
+
+/// The reason that a closed store tells.
+fn why(error: &StoreError) -> &str {
+    match error {
+        StoreError::Closed { why: Some(why) } => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn after_a_panic_of_a_callback_everybody_is_answered_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("h.db"), options()).unwrap();
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let wait = move |_| {
+        begun.send(()).unwrap();
+        may_go_on.recv().unwrap();
+    };
+    // While the first is answered the others come together in one group.
+    store.append_then(batch("s", 1), PATIENCE, wait).unwrap();
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    let unlucky = |_| panic!("unlucky");
+    store.append_then(batch("s", 1), PATIENCE, unlucky).unwrap();
+    let done = move |answer| tell.send(answer).unwrap();
+    store.append_then(batch("s", 1), PATIENCE, done).unwrap();
+    go_on.send(()).unwrap();
+
+    let answer = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(why(&answer).contains("not known"), "{answer}");
+    let later = store.append(batch("s", 1)).unwrap_err();
+    assert!(why(&later).contains("internal error"), "{later}");
+    let later = store.rename(&id("s"), "name").unwrap_err();
+    assert!(why(&later).contains("internal error"), "{later}");
+    let store = {
+        let path = store.path().to_owned();
+        drop(store);
+        Store::open(&path, options()).unwrap()
+    };
+    assert_eq!(store.totals().unwrap().messages, 3);
+}
