@@ -28,6 +28,7 @@ impl Store {
                     "delete the session",
                     delete_session(connection, &id, None, now_ms),
                 )
+                .map_err(|error| error.in_session(&id))
             })
         })?;
         if let Some(key) = deleted {
@@ -137,7 +138,13 @@ pub(crate) fn delete_session(
     now_ms: i64,
 ) -> rusqlite::Result<Option<SessionKey>> {
     let (key, delta) = match sql::sessions::find(connection, id) {
-        Ok(None) => return Ok(None),
+        // To say that there is none, or that it is deleted, it has to be in no row.
+        Ok(None) => {
+            return match sql::sessions::key_by_rows(connection, id)? {
+                None => Ok(None),
+                Some(_) => Err(sql::sessions::misled()),
+            };
+        }
         Ok(Some(session)) => {
             if let Some(expected) = expected
                 && !expected.are_those_of(connection, &session)?

@@ -330,6 +330,7 @@ impl Store {
                     "delete the session",
                     delete_session(connection, &gone, Some(&had), now_ms),
                 )
+                .map_err(|error| error.in_session(&gone))
             })
         })?;
         if let Some(key) = deleted {

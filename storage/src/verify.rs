@@ -197,6 +197,15 @@ impl Store {
                 return Ok(true);
             }
         };
+        // A page of the index that cannot be read at all is named with the structure.
+        let leads_past = match sql::sessions::key_of(&snapshot, &session.id) {
+            Ok(key) => key != Some(session.key),
+            Err(error) => sql::sessions::is_misled(&error),
+        };
+        if leads_past {
+            let what = "the index of session ids does not lead to it";
+            report.add("structure", &session, None, what.into());
+        }
         let listed = sql::segments::readable(&snapshot, session.key);
         let (segments, damage) = db.named("list", listed)?;
         let mut is_listed = damage.is_empty();

@@ -17,6 +17,7 @@ use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
 use crate::open_files::OpenFile;
 use crate::sql;
+use crate::sql::damaged::IdIndex;
 use crate::sql::db::{Db, is_damage, is_damaged_page, set_up_reader};
 
 /// The readers' connections.
@@ -25,6 +26,7 @@ pub(crate) struct Readers {
     db: Db,
     pool: Pool<SqliteConnectionManager>,
     shared: Arc<Shared>,
+    pub(crate) ids: Arc<IdIndex>,
     // Last: it must outlive the connections.
     _open: Arc<OpenFile>,
 }
@@ -63,6 +65,7 @@ impl Readers {
             db: db.clone(),
             pool,
             shared: Arc::default(),
+            ids: Arc::default(),
             _open: open,
         })
     }
@@ -150,9 +153,8 @@ pub struct Replay {
 
 impl Replay {
     pub(crate) fn new(readers: Readers, session: SessionId, range: ReadRange) -> Result<Self> {
-        Self::begin(readers, session, range, |connection, session| {
-            let position = sql::sessions::position(connection, session);
-            sql::damaged::or_else(position, || sql::damaged::position(connection, session))
+        Self::begin(readers, session, range, |ids, connection, session| {
+            ids.position(connection, session)
         })
     }
 
@@ -162,12 +164,12 @@ impl Replay {
         session: SessionId,
         range: ReadRange,
     ) -> Result<Self> {
-        Self::begin(readers, session, range, |connection, session| {
-            match sql::sessions::position(connection, session) {
+        Self::begin(readers, session, range, |ids, connection, session| {
+            match ids.position(connection, session) {
                 Err(error) if is_damage(&error) => {}
                 position => return position,
             }
-            let Some(key) = sql::damaged::key_of(connection, session)? else {
+            let Some(key) = ids.key_of(connection, session)? else {
                 return Ok(None);
             };
             match sql::sessions::by_key(connection, key) {
@@ -184,14 +186,19 @@ impl Replay {
         readers: Readers,
         session: SessionId,
         range: ReadRange,
-        position: impl FnOnce(&Connection, &SessionId) -> rusqlite::Result<Option<(SessionKey, u64)>>,
+        position: impl FnOnce(
+            &IdIndex,
+            &Connection,
+            &SessionId,
+        ) -> rusqlite::Result<Option<(SessionKey, u64)>>,
     ) -> Result<Self> {
         let connection = readers.get()?;
-        let position = position(&connection, &session);
+        let position = position(&readers.ids, &connection, &session);
         drop(connection);
         let (key, newest) = readers
             .db
-            .named("find the session", position)?
+            .named("find the session", position)
+            .map_err(|error| error.in_session(&session))?
             .ok_or_else(|| StoreError::SessionNotFound {
                 id: session.to_string(),
             })?;
