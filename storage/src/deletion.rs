@@ -104,6 +104,7 @@ impl Store {
 pub(crate) struct Contents {
     pub(crate) key: SessionKey,
     pub(crate) messages: u64,
+    pub(crate) raw_bytes: u64,
     pub(crate) updated_ms: i64,
     pub(crate) meta: SessionMeta,
     pub(crate) import: Option<ImportMark>,
@@ -121,7 +122,11 @@ impl Contents {
         session: &Session,
     ) -> rusqlite::Result<bool> {
         let (key, messages, updated_ms) = (session.key, session.messages, session.updated_ms);
-        if !self.are_as_counted(key, messages, updated_ms) || self.meta != session.meta {
+        if !self.are_as_counted(key, messages, updated_ms)
+            || self.raw_bytes != session.raw_bytes
+            || self.meta != session.meta
+            || sql::damaged::stands_behind(connection, key, messages)?
+        {
             return Ok(false);
         }
         let import = sql::imports::of_session(connection, session.key)?;

@@ -24,6 +24,7 @@ use crate::message::{Arrival, Batch, ImportMark, Message, SessionMeta};
 use crate::options::StoreOptions;
 use crate::reader::ReadRange;
 use crate::session::SessionFilter;
+use crate::sql;
 use crate::store::Store;
 
 /// Messages of one append to an archive.
@@ -146,6 +147,7 @@ impl Store {
             let id: SessionId = removal.session_id.parse()?;
             match self.contents(&id) {
                 Ok(contents) if is_as_planned(removal, &contents) => {
+                    self.check_end(&id, &contents)?;
                     leaving.push(Leaving {
                         removal,
                         id,
@@ -233,6 +235,18 @@ impl Store {
         Ok(())
     }
 
+    /// Messages behind the end that a session's row tells would go with it, and into no archive.
+    fn check_end(&self, id: &SessionId, contents: &Contents) -> Result<()> {
+        let (key, end) = (contents.key, contents.messages);
+        let is_behind = self.query("look behind the end", |connection| {
+            sql::damaged::stands_behind(connection, key, end)
+        });
+        match is_behind.map_err(|error| error.in_session(id))? {
+            true => Err(StoreError::more_behind(id, end)),
+            false => Ok(()),
+        }
+    }
+
     fn copy_session(
         &self,
         leaving: &Leaving<'_>,
@@ -273,7 +287,7 @@ impl Store {
             Err(StoreError::damaged(Some(id.as_str()), what))
         };
         let mut archived = archive.read(id, ReadRange::all())?;
-        let mut compared = 0;
+        let (mut compared, mut raw_bytes) = (0, 0);
         for message in self.read(id, ReadRange::all())? {
             let message = message?;
             if message.sequence > contents.messages {
@@ -291,13 +305,18 @@ impl Store {
                 return Err(other_session(id, &what));
             }
             compared += 1;
+            raw_bytes += message.payload.len() as u64;
             if compared % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
                 go_on()?;
             }
         }
-        if compared != contents.messages {
-            let read = format!("{compared} of {} messages were found", contents.messages);
-            return differs(read);
+        if (compared, raw_bytes) != (contents.messages, contents.raw_bytes) {
+            let told = (contents.messages, contents.raw_bytes);
+            let found = format!(
+                "{compared} messages of {raw_bytes} bytes of {} of {} were found",
+                told.0, told.1
+            );
+            return differs(found);
         }
         let there = archive.contents(id)?;
         if there.import != contents.import {
@@ -314,6 +333,7 @@ impl Store {
         Ok(Contents {
             key: session.key,
             messages: session.messages,
+            raw_bytes: session.raw_bytes,
             updated_ms: session.updated_ms,
             meta: session.meta,
             import: self.import_of(id)?.map(|record| record.mark),

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use betcode_storage::capacity::retention::RetentionPolicy;
 use betcode_storage::{
-    Arrival, Batch, ErrorKind, ImportMark, ManualClock, Message, ReadRange, RetentionPhase,
-    RetentionProgress, SessionFilter, SessionId, SessionMeta, Store, StoreError, StoreOptions,
+    Arrival, Batch, CompactionRequest, ErrorKind, ImportMark, ManualClock, Message, ReadRange,
+    RetentionPhase, RetentionProgress, SessionFilter, SessionId, SessionMeta, Store, StoreError,
+    StoreOptions,
 };
 use bytes::Bytes;
 
@@ -400,4 +401,50 @@ fn a_session_made_anew_or_renamed_after_it_was_planned_stays() {
     let outcome = case.store.retain(&plan, None, &mut go_on).unwrap();
     assert!(outcome.removed.is_empty(), "{outcome:?}");
     assert_eq!(case.ids(), ["new", "old", "older"]);
+}
+
+/// Runs a statement on the file of a case, beside its store.
+fn damage(case: &Case, sql: &str) {
+    let connection = rusqlite::Connection::open(case.path("history.db")).unwrap();
+    assert_eq!(connection.execute(sql, []).unwrap(), 1, "{sql}");
+}
+
+#[test]
+fn a_session_whose_row_tells_too_little_of_it_is_not_removed() {
+    for sql in [
+        "UPDATE sessions SET last_sequence = 299 WHERE session_id = 'old'",
+        "UPDATE sessions SET raw_bytes = raw_bytes - 1 WHERE session_id = 'old'",
+    ] {
+        for compacted in [false, true] {
+            let case = Case::new();
+            if compacted {
+                let request = CompactionRequest::manual();
+                let go_on = &mut |_: &_| ControlFlow::Continue(());
+                case.store.compact(&request, go_on).unwrap();
+            }
+            damage(&case, sql);
+            let path = case.path("archive.db");
+            let refused = case.store.retain(&case.by_age(), Some(&path), &mut go_on);
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Damaged, "{sql}: {refused}");
+            assert!(refused.to_string().contains("old"), "{sql}: {refused}");
+            assert_eq!(case.ids(), ["new", "old", "older"], "{sql}");
+        }
+    }
+}
+
+#[test]
+fn a_session_whose_row_tells_too_little_of_it_goes_into_no_archive_and_not_without_one() {
+    let case = Case::new();
+    damage(
+        &case,
+        "UPDATE sessions SET last_sequence = 299 WHERE session_id = 'old'",
+    );
+    let path = case.path("archive.db");
+    for archive in [None, Some(path.as_path())] {
+        let refused = case.store.retain(&case.by_age(), archive, &mut go_on);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(case.ids(), ["new", "old", "older"]);
+    }
+    assert!(!path.exists());
 }

@@ -16,6 +16,7 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
 use crate::open_files::OpenFile;
+use crate::session::Session;
 use crate::sql;
 use crate::sql::damaged::IdIndex;
 use crate::sql::db::{Db, is_damage, is_damaged_page, set_up_reader};
@@ -138,7 +139,8 @@ impl ReadRange {
 /// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
 /// has got its id.
 ///
-/// An error about damaged bytes does not end the replay: what follows the damage comes after it.
+/// An error about damaged bytes does not end the replay: what follows the damage comes after it. One
+/// to the session's last message ends with such an error when there are messages behind that.
 #[derive(Debug)]
 pub struct Replay {
     readers: Readers,
@@ -147,6 +149,8 @@ pub struct Replay {
     key: SessionKey,
     next: u64,
     end: u64,
+    /// Whether to look behind the end, which is the session's, once it is reached.
+    looks_behind: bool,
     cursor: fetch::Cursor,
     page: std::vec::IntoIter<Message>,
 }
@@ -167,6 +171,10 @@ impl Replay {
         Self::begin(readers, session, range, |ids, connection, session| {
             match ids.position(connection, session) {
                 Err(error) if is_damage(&error) => {}
+                Ok(Some((key, end))) if sql::damaged::stands_behind(connection, key, end)? => {
+                    let last = sql::damaged::last_sequence(connection, key)?;
+                    return Ok(Some((key, last)));
+                }
                 position => return position,
             }
             let Some(key) = ids.key_of(connection, session)? else {
@@ -214,6 +222,7 @@ impl Replay {
             key,
             next,
             end,
+            looks_behind: range.to.is_none_or(|to| to >= newest),
             cursor,
             page: Vec::new().into_iter(),
         })
@@ -234,7 +243,7 @@ impl Replay {
 
     fn fetch(&mut self) -> Result<Option<Vec<Message>>> {
         if self.next > self.end {
-            return Ok(None);
+            return self.look_behind().map(|()| None);
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
@@ -266,6 +275,32 @@ impl Replay {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// What was appended since the replay began is no damage: it stands before the end that the row tells
+    /// by now.
+    fn look_behind(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.looks_behind) {
+            return Ok(());
+        }
+        let connection = self.readers.get()?;
+        let db = &self.readers.db;
+        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let found = sql::sessions::by_key(&snapshot, self.key);
+        let found = found.and_then(|session| match session {
+            Some(Session { messages: end, .. }) => {
+                let is_behind = sql::damaged::stands_behind(&snapshot, self.key, end)?;
+                Ok(is_behind.then_some(end))
+            }
+            None => Ok(None),
+        });
+        match found {
+            Ok(None) => Ok(()),
+            Ok(Some(end)) => Err(StoreError::more_behind(&self.session, end)),
+            // What cannot be read tells of no message.
+            Err(error) if is_damage(&error) => Ok(()),
+            Err(error) => Err(db.name_error("look behind the end", error)),
         }
     }
 

@@ -333,6 +333,17 @@ fn key_without_index(
     failure.map_or(Ok(None), Err)
 }
 
+/// Whether a message or a segment stands behind `end`, where a session's row says that it ends.
+pub(crate) fn stands_behind(
+    connection: &Connection,
+    key: SessionKey,
+    end: u64,
+) -> rusqlite::Result<bool> {
+    let segment = segments::last_sequence(connection, key)?;
+    let is_behind = segment.is_some_and(|last| last > end);
+    Ok(is_behind || messages::next_after(connection, key, end)?.is_some())
+}
+
 /// The highest sequence that anything says a session has, whatever its row says.
 ///
 /// What its messages and segments tell is enough, unless some of these cannot be read: then it is
