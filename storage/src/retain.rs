@@ -213,6 +213,11 @@ impl Store {
         };
         let archive = Store::open(path, options.clone())?;
         for (done, one) in leaving.iter().enumerate() {
+            self.check_archived(one, &archive, &mut || {
+                watcher.go_on(RetentionPhase::Archiving, done)
+            })?;
+        }
+        for (done, one) in leaving.iter().enumerate() {
             self.copy_session(one, &archive, &mut || {
                 watcher.go_on(RetentionPhase::Archiving, done)
             })?;
@@ -245,6 +250,57 @@ impl Store {
             true => Err(StoreError::more_behind(id, end)),
             false => Ok(()),
         }
+    }
+
+    /// Refuses an archive that has another session of this id, before anything is written to it.
+    fn check_archived(
+        &self,
+        leaving: &Leaving<'_>,
+        archive: &Store,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let Leaving { id, contents, .. } = leaving;
+        let there = match archive.session(id) {
+            Err(StoreError::SessionNotFound { .. }) => return Ok(()),
+            there => there?,
+        };
+        // The name alone may have changed, and is brought up to date.
+        let nameless = SessionMeta {
+            name: String::new(),
+            ..contents.meta.clone()
+        };
+        if let Some(what) = lost_of(&nameless, &there.meta) {
+            return Err(other_session(id, &format!("has another {what}")));
+        }
+        let both = ReadRange {
+            to: Some(there.messages.min(contents.messages)),
+            ..ReadRange::all()
+        };
+        let mut archived = archive.read(id, both)?;
+        for message in self.read(id, both)? {
+            let message = message?;
+            let sequence = message.sequence;
+            let there_next = there.messages + 1;
+            match archived.next().transpose()? {
+                Some(there) if there.payload != message.payload => {
+                    return Err(StoreError::SequenceConflict {
+                        id: id.to_string(),
+                        expected: 1,
+                        next: there_next,
+                        sequence,
+                    });
+                }
+                Some(there) if there.received_ms != message.received_ms => {
+                    let what = format!("received message {sequence} at another time");
+                    return Err(other_session(id, &what));
+                }
+                _ => {}
+            }
+            if sequence % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
+                go_on()?;
+            }
+        }
+        Ok(())
     }
 
     fn copy_session(

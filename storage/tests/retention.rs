@@ -448,3 +448,36 @@ fn a_session_whose_row_tells_too_little_of_it_goes_into_no_archive_and_not_witho
     }
     assert!(!path.exists());
 }
+
+#[test]
+fn an_archive_that_is_refused_is_as_it_was() {
+    let case = Case::new();
+    let path = case.path("archive.db");
+    case.store.rename(&id("older"), "first name").unwrap();
+    let policy = RetentionPolicy {
+        sessions: vec![id("older")],
+        ..RetentionPolicy::default()
+    };
+    let plan = case.store.plan_retention(&policy).unwrap();
+    case.store.retain(&plan, Some(&path), &mut go_on).unwrap();
+    let archived = messages(&archive(&case), "older");
+    // The same messages, received at another time, and more of them.
+    case.clock.set(START_MS + 200 * DAY_MS);
+    let payloads = archived.iter().map(|m| m.payload.clone());
+    let more = [Bytes::from_static(b"one more")];
+    let mut batch = Batch::new(id("older"), payloads.chain(more).collect());
+    batch.meta.name = "second name".into();
+    case.store.append(batch).unwrap();
+    let policy = RetentionPolicy {
+        sessions: vec![id("old"), id("older")],
+        ..RetentionPolicy::default()
+    };
+    let plan = case.store.plan_retention(&policy).unwrap();
+    let refused = case.store.retain(&plan, Some(&path), &mut go_on);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+    let archive = archive(&case);
+    assert_eq!(ids(&archive), ["older"]);
+    assert_eq!(messages(&archive, "older"), archived);
+    let name = archive.session(&id("older")).unwrap().meta.name;
+    assert_eq!(name, "first name");
+}
