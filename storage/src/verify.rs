@@ -8,6 +8,7 @@ use crate::ids::MessageKey;
 use crate::limits::SEQUENCE_MAX;
 use crate::reader::fetch;
 use crate::session::{Session, SessionFilter};
+use crate::source_check::SourceCheck;
 use crate::sql;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
@@ -22,7 +23,8 @@ const SESSION_PROBLEMS_MAX: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `structure`, `listing` (a session of which not even the id can be read, or more of them),
-    /// `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
+    /// `segment`, `message`, `gap`, `overlap`, `source` (an imported session would not come back as its
+    /// file was), `counter` or `orphan`.
     pub kind: &'static str,
     /// The session, when it concerns one.
     pub session: Option<String>,
@@ -117,8 +119,9 @@ struct Contents {
 
 impl Store {
     /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
-    /// message's digest, that sequences have no gap and stand in one place only, and that the
-    /// counters are those of the rows. Others may write meanwhile.
+    /// message's digest, that sequences have no gap and stand in one place only, that imported
+    /// sessions still make the files they came from, and that the counters are those of the rows.
+    /// Others may write meanwhile.
     ///
     /// Damage is listed, not returned as an error, and does not end the check.
     ///
@@ -228,8 +231,14 @@ impl Store {
             "sum up the growth",
             sql::growth::sums_of(&snapshot, session.key),
         );
+        let source = sql::imports::of_session(&snapshot, session.key);
         drop(snapshot);
         drop(connection);
+        let source = source.unwrap_or_else(|error| {
+            report.add("structure", &session, None, error.to_string());
+            None
+        });
+        let mut source = source.map(|record| SourceCheck::of(record.mark));
         match growth {
             Ok(growth) => check_growth(&session, growth, report),
             Err(error) => report.add("structure", &session, None, error.to_string()),
@@ -243,7 +252,8 @@ impl Store {
             check_places(&session, &segments, &hot, report);
             check_counts(&session, &segments, &hot, report);
         }
-        let contents = self.verify_contents(&session, report, progress, observe)?;
+        let contents =
+            self.verify_contents(&session, source.as_mut(), report, progress, observe)?;
         let Some(Contents {
             damaged,
             uncompacted_bytes,
@@ -254,6 +264,11 @@ impl Store {
         if damaged.is_empty() {
             let (kept, counted) = (session.uncompacted_bytes, uncompacted_bytes);
             check_count(&session, "uncompacted bytes", kept, counted, report);
+            if source.is_some_and(|source| !source.is_same()) {
+                let what = "its messages and line ends are not those of the file that it was \
+                            imported from";
+                report.add("source", &session, None, what.into());
+            }
         }
         let is_intact = |segment: &&SegmentInfo| {
             let next = damaged.partition_point(|&sequence| sequence < segment.first_sequence);
@@ -268,6 +283,7 @@ impl Store {
     fn verify_contents(
         &self,
         session: &Session,
+        mut source: Option<&mut SourceCheck>,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
@@ -298,6 +314,9 @@ impl Store {
                     progress.raw_bytes_done += bytes;
                     let uncompacted = page.iter().map(|m| uncompacted_row_bytes(m.payload.len()));
                     found.uncompacted_bytes += uncompacted.sum::<u64>();
+                    if let Some(source) = &mut source {
+                        page.iter().for_each(|message| source.push(message));
+                    }
                 }
                 Err(error) => {
                     let gone = sql::sessions::by_key(&connection, session.key);

@@ -16,6 +16,7 @@ use betcode_storage::{
     StoreOptions,
 };
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 const START_MS: i64 = 1_771_070_400_000;
 const DAY_MS: i64 = 86_400_000;
@@ -53,22 +54,28 @@ impl Case {
                 &format!("line {n} \u{0} of the old session, {}", n * 7919),
             );
         }
-        let mut batch = Batch::new(
-            id("older"),
-            (0..500)
-                .map(|n| Bytes::from(format!(r#"{{"type":"user","n":{n}}}"#)))
-                .chain([Bytes::from(r#"{"type":"result","duration_ms":60000}"#)])
-                .collect(),
-        );
+        let lines: Vec<_> = (0..500)
+            .map(|n| Bytes::from(format!(r#"{{"type":"user","n":{n}}}"#)))
+            .chain([Bytes::from(r#"{"type":"result","duration_ms":60000}"#)])
+            .collect();
+        let joins = vec![3, 7];
+        let mut file = Vec::new();
+        for (sequence, line) in (1..).zip(&lines) {
+            file.extend_from_slice(line);
+            if !joins.contains(&sequence) && sequence < lines.len() as u64 {
+                file.push(b'\n');
+            }
+        }
+        let mut batch = Batch::new(id("older"), lines);
         batch.arrival = Arrival::Historical;
         batch.meta.name = "imported".into();
         batch.import = Some(ImportMark {
             source_path: b"/src/\xff.jsonl".to_vec(),
             relative_path: b"\xff.jsonl".to_vec(),
-            taken_bytes: 12_345,
-            taken_digest: 99,
+            taken_bytes: file.len() as u64,
+            taken_digest: xxh3_128(&file),
             unterminated: true,
-            joins: vec![3, 7],
+            joins,
         });
         case.store.append(batch).unwrap();
         case.clock.set(START_MS + 100 * DAY_MS);
