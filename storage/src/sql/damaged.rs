@@ -320,7 +320,7 @@ fn key_without_index(
         found => return found,
     }
     let (sessions, _) = all(connection)?;
-    if let Some(found) = sessions.iter().find(|session| session.id == *id) {
+    if let Some(found) = sessions.iter().rfind(|session| session.id == *id) {
         return Ok(Some(found.key));
     }
     // Where no row can be read, none tells that the index is wrong.

@@ -146,14 +146,16 @@ pub(super) fn entry_of(
         .optional()
 }
 
-/// The key of a session, by looking at each row: for those that the index does not lead to.
+/// The key of a session, by looking at each row: for those that the index does not lead to. Of two the
+/// later one, which is appended to.
 pub(crate) fn key_by_rows(
     connection: &Connection,
     id: &SessionId,
 ) -> rusqlite::Result<Option<SessionKey>> {
     connection
         .prepare_cached(
-            "SELECT session_key FROM sessions NOT INDEXED WHERE session_id = ?1 LIMIT 1",
+            "SELECT session_key FROM sessions NOT INDEXED WHERE session_id = ?1
+             ORDER BY session_key DESC LIMIT 1",
         )?
         .query_row([id.as_str()], key)
         .optional()
