@@ -156,11 +156,10 @@ impl Store {
                     why,
                 });
             }
+            // Nothing is in it yet, as at the birth of a store.
             FileState::Empty => {
-                let why = "it is an empty database".into();
-                return Err(StoreError::Foreign {
+                return Err(StoreError::Missing {
                     path: path.to_owned(),
-                    why,
                 });
             }
         }
