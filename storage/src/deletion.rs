@@ -28,6 +28,7 @@ impl Store {
                     "delete the session",
                     delete_session(connection, &id, None, now_ms),
                 )
+                .map_err(|error| error.in_session(&id))
             })
         })?;
         if let Some(key) = deleted {
@@ -103,6 +104,7 @@ impl Store {
 pub(crate) struct Contents {
     pub(crate) key: SessionKey,
     pub(crate) messages: u64,
+    pub(crate) raw_bytes: u64,
     pub(crate) updated_ms: i64,
     pub(crate) meta: SessionMeta,
     pub(crate) import: Option<ImportMark>,
@@ -120,7 +122,11 @@ impl Contents {
         session: &Session,
     ) -> rusqlite::Result<bool> {
         let (key, messages, updated_ms) = (session.key, session.messages, session.updated_ms);
-        if !self.are_as_counted(key, messages, updated_ms) || self.meta != session.meta {
+        if !self.are_as_counted(key, messages, updated_ms)
+            || self.raw_bytes != session.raw_bytes
+            || self.meta != session.meta
+            || sql::damaged::stands_behind(connection, key, messages)?
+        {
             return Ok(false);
         }
         let import = sql::imports::of_session(connection, session.key)?;
@@ -137,7 +143,13 @@ pub(crate) fn delete_session(
     now_ms: i64,
 ) -> rusqlite::Result<Option<SessionKey>> {
     let (key, delta) = match sql::sessions::find(connection, id) {
-        Ok(None) => return Ok(None),
+        // To say that there is none, or that it is deleted, it has to be in no row.
+        Ok(None) => {
+            return match sql::sessions::key_by_rows(connection, id)? {
+                None => Ok(None),
+                Some(_) => Err(sql::sessions::misled()),
+            };
+        }
         Ok(Some(session)) => {
             if let Some(expected) = expected
                 && !expected.are_those_of(connection, &session)?

@@ -345,6 +345,13 @@ impl StoreError {
         Self::Panicked { what, why }
     }
 
+    /// A session's row says that it ends at sequence `end`, and there is more.
+    pub(crate) fn more_behind(id: &SessionId, end: u64) -> Self {
+        let what =
+            format!("its row says that it ends at sequence {end}, and messages stand behind that");
+        Self::damaged(Some(id.as_str()), what)
+    }
+
     /// The error's kind, for decisions.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -86,7 +86,10 @@ impl Store {
         // One snapshot: compaction moves messages between rows and segments meanwhile, and the session
         // may be deleted.
         let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        let session = db.named("find the session", sql::sessions::find(&snapshot, id))?;
+        let session = db.named(
+            "find the session",
+            self.inner.readers.ids.find(&snapshot, id),
+        )?;
         let session = session.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
         let rows = db.named(
             "list the segments",

@@ -72,6 +72,7 @@ mod reserve;
 mod retain;
 pub mod segment;
 mod session;
+mod source_check;
 mod space;
 mod sql;
 mod store;

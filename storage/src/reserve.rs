@@ -2,7 +2,7 @@
 //! makes room (compaction, deletion, checkpoints) has some to begin with.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -106,31 +106,47 @@ impl Reserve {
         if bytes < self.bytes.min(RESERVE_BYTES_MIN) || !worthwhile {
             return;
         }
-        // Without its reserve the store works as well, until the disk is full.
-        self.held_bytes = fill(&self.path, bytes).map_or(0, |()| bytes);
-        if self.held_bytes == 0 {
-            let _ = std::fs::remove_file(&self.path);
+        match grow(&self.path, bytes) {
+            Ok(()) => {
+                self.held_bytes = bytes;
+                self.given_up = false;
+            }
+            // Without its reserve the store works as well, until the disk is full. An empty file would
+            // say that it was given up.
+            Err(_) if self.held_bytes == 0 && !self.given_up => {
+                let _ = std::fs::remove_file(&self.path);
+            }
+            Err(_) => {}
         }
-        self.given_up &= self.held_bytes == 0;
     }
 }
 
-/// Writes real bytes: a file of holes would hold no space.
-fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
+/// Makes the file in `path` hold so many bytes, or as many as before if there is no room.
+fn grow(path: &Path, bytes: u64) -> std::io::Result<()> {
     let mut file: File = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .mode(0o600)
         .open(path)?;
-    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+    let held_bytes = file.metadata()?.len();
+    fill(&mut file, held_bytes, bytes).or_else(|error| {
+        file.set_len(held_bytes)?;
+        Err(error)
+    })
+}
+
+/// Writes real bytes from `held_bytes` on: a file of holes would hold no space.
+fn fill(file: &mut File, held_bytes: u64, bytes: u64) -> std::io::Result<()> {
+    match rustix::fs::fallocate(&*file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
         Ok(()) => return Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
         // No room after all, or no more for this user: written zeros would meet the same.
         Err(error) => return Err(error.into()),
     }
+    file.seek(SeekFrom::Start(held_bytes))?;
     let chunk = vec![0_u8; CHUNK_BYTES];
-    let mut left = bytes;
+    let mut left = bytes.saturating_sub(held_bytes);
     while left > 0 {
         let step = left.min(CHUNK_BYTES as u64);
         // Lossless: at most CHUNK_BYTES.
@@ -138,4 +154,19 @@ fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
         left -= step;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_that_cannot_grow_keeps_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("h.db-reserve");
+        grow(&path, 1 << 20).unwrap();
+        // More than any file system has.
+        assert!(grow(&path, 1 << 62).is_err());
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20);
+    }
 }

@@ -24,6 +24,7 @@ use crate::message::{Arrival, Batch, ImportMark, Message, SessionMeta};
 use crate::options::StoreOptions;
 use crate::reader::ReadRange;
 use crate::session::SessionFilter;
+use crate::sql;
 use crate::store::Store;
 
 /// Messages of one append to an archive.
@@ -146,6 +147,7 @@ impl Store {
             let id: SessionId = removal.session_id.parse()?;
             match self.contents(&id) {
                 Ok(contents) if is_as_planned(removal, &contents) => {
+                    self.check_end(&id, &contents)?;
                     leaving.push(Leaving {
                         removal,
                         id,
@@ -211,6 +213,11 @@ impl Store {
         };
         let archive = Store::open(path, options.clone())?;
         for (done, one) in leaving.iter().enumerate() {
+            self.check_archived(one, &archive, &mut || {
+                watcher.go_on(RetentionPhase::Archiving, done)
+            })?;
+        }
+        for (done, one) in leaving.iter().enumerate() {
             self.copy_session(one, &archive, &mut || {
                 watcher.go_on(RetentionPhase::Archiving, done)
             })?;
@@ -229,6 +236,69 @@ impl Store {
             self.compare_session(one, &archive, &mut || {
                 watcher.go_on(RetentionPhase::Comparing, done)
             })?;
+        }
+        Ok(())
+    }
+
+    /// Messages behind the end that a session's row tells would go with it, and into no archive.
+    fn check_end(&self, id: &SessionId, contents: &Contents) -> Result<()> {
+        let (key, end) = (contents.key, contents.messages);
+        let is_behind = self.query("look behind the end", |connection| {
+            sql::damaged::stands_behind(connection, key, end)
+        });
+        match is_behind.map_err(|error| error.in_session(id))? {
+            true => Err(StoreError::more_behind(id, end)),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses an archive that has another session of this id, before anything is written to it.
+    fn check_archived(
+        &self,
+        leaving: &Leaving<'_>,
+        archive: &Store,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let Leaving { id, contents, .. } = leaving;
+        let there = match archive.session(id) {
+            Err(StoreError::SessionNotFound { .. }) => return Ok(()),
+            there => there?,
+        };
+        // The name alone may have changed, and is brought up to date.
+        let nameless = SessionMeta {
+            name: String::new(),
+            ..contents.meta.clone()
+        };
+        if let Some(what) = lost_of(&nameless, &there.meta) {
+            return Err(other_session(id, &format!("has another {what}")));
+        }
+        let both = ReadRange {
+            to: Some(there.messages.min(contents.messages)),
+            ..ReadRange::all()
+        };
+        let mut archived = archive.read(id, both)?;
+        for message in self.read(id, both)? {
+            let message = message?;
+            let sequence = message.sequence;
+            let there_next = there.messages + 1;
+            match archived.next().transpose()? {
+                Some(there) if there.payload != message.payload => {
+                    return Err(StoreError::SequenceConflict {
+                        id: id.to_string(),
+                        expected: 1,
+                        next: there_next,
+                        sequence,
+                    });
+                }
+                Some(there) if there.received_ms != message.received_ms => {
+                    let what = format!("received message {sequence} at another time");
+                    return Err(other_session(id, &what));
+                }
+                _ => {}
+            }
+            if sequence % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
+                go_on()?;
+            }
         }
         Ok(())
     }
@@ -273,7 +343,7 @@ impl Store {
             Err(StoreError::damaged(Some(id.as_str()), what))
         };
         let mut archived = archive.read(id, ReadRange::all())?;
-        let mut compared = 0;
+        let (mut compared, mut raw_bytes) = (0, 0);
         for message in self.read(id, ReadRange::all())? {
             let message = message?;
             if message.sequence > contents.messages {
@@ -291,13 +361,18 @@ impl Store {
                 return Err(other_session(id, &what));
             }
             compared += 1;
+            raw_bytes += message.payload.len() as u64;
             if compared % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
                 go_on()?;
             }
         }
-        if compared != contents.messages {
-            let read = format!("{compared} of {} messages were found", contents.messages);
-            return differs(read);
+        if (compared, raw_bytes) != (contents.messages, contents.raw_bytes) {
+            let told = (contents.messages, contents.raw_bytes);
+            let found = format!(
+                "{compared} messages of {raw_bytes} bytes of {} of {} were found",
+                told.0, told.1
+            );
+            return differs(found);
         }
         let there = archive.contents(id)?;
         if there.import != contents.import {
@@ -314,6 +389,7 @@ impl Store {
         Ok(Contents {
             key: session.key,
             messages: session.messages,
+            raw_bytes: session.raw_bytes,
             updated_ms: session.updated_ms,
             meta: session.meta,
             import: self.import_of(id)?.map(|record| record.mark),
@@ -330,6 +406,7 @@ impl Store {
                     "delete the session",
                     delete_session(connection, &gone, Some(&had), now_ms),
                 )
+                .map_err(|error| error.in_session(&gone))
             })
         })?;
         if let Some(key) = deleted {

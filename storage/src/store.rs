@@ -17,6 +17,7 @@ use crate::reserve::Reserve;
 use crate::session::{Session, SessionFilter, SessionList};
 use crate::space::Space;
 use crate::sql;
+use crate::sql::damaged::IdIndex;
 use crate::sql::db::Db;
 use crate::sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 use crate::sql::migrate::{self, FileState};
@@ -157,11 +158,10 @@ impl Store {
                     why,
                 });
             }
+            // Nothing is in it yet, as at the birth of a store.
             FileState::Empty => {
-                let why = "it is an empty database".into();
-                return Err(StoreError::Foreign {
+                return Err(StoreError::Missing {
                     path: path.to_owned(),
-                    why,
                 });
             }
         }
@@ -267,9 +267,9 @@ impl Store {
     /// [`StoreError::SessionNotFound`].
     pub fn session(&self, id: &SessionId) -> Result<Session> {
         self.query("find the session", |connection| {
-            let found = sql::sessions::find(connection, id);
-            sql::damaged::or_else(found, || sql::damaged::find(connection, id))
-        })?
+            self.inner.readers.ids.find(connection, id)
+        })
+        .map_err(|error| error.in_session(id))?
         .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
     }
 
@@ -300,15 +300,12 @@ impl Store {
         self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("rename the session", |db, connection| {
-                let renamed = db.named(
-                    "rename the session",
-                    sql::sessions::rename(connection, &id, &name, now_ms),
-                )?;
-                if renamed {
-                    Ok(())
-                } else {
-                    Err(StoreError::SessionNotFound { id: id.to_string() })
-                }
+                let key = IdIndex::default().key_of(connection, &id);
+                let Some(key) = db.named("find the session", key)? else {
+                    return Err(StoreError::SessionNotFound { id: id.to_string() });
+                };
+                let renamed = sql::sessions::rename(connection, key, &name, now_ms);
+                db.named("rename the session", renamed)
             })
         })
     }
@@ -468,8 +465,9 @@ impl Store {
     /// All that looking up what belongs to a session needs, so that nothing else of its row matters.
     fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
         self.query("find the session", |connection| {
-            sql::damaged::key_of(connection, id)
-        })?
+            self.inner.readers.ids.key_of(connection, id)
+        })
+        .map_err(|error| error.in_session(id))?
         .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
     }
 

@@ -12,6 +12,7 @@ use crate::ids::MessageKey;
 use crate::limits::{SEQUENCE_MAX, SESSION_PROBLEMS_MAX, STRUCTURE_PROBLEMS_MAX};
 use crate::reader::fetch::{self, Cursor};
 use crate::session::{Session, SessionFilter};
+use crate::source_check::SourceCheck;
 use crate::sql;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
@@ -20,7 +21,8 @@ use crate::store::Store;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `structure`, `listing` (a session of which not even the id can be read, or more of them),
-    /// `segment`, `message`, `gap`, `overlap`, `counter` or `orphan`.
+    /// `segment`, `message`, `gap`, `overlap`, `source` (an imported session would not come back as its
+    /// file was), `counter` or `orphan`.
     pub kind: &'static str,
     /// The session, when it concerns one.
     pub session: Option<String>,
@@ -115,8 +117,9 @@ struct Contents {
 
 impl Store {
     /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
-    /// message's digest, that sequences have no gap and stand in one place only, and that the
-    /// counters are those of the rows. Others may write meanwhile.
+    /// message's digest, that sequences have no gap and stand in one place only, that imported
+    /// sessions still make the files they came from, and that the counters are those of the rows.
+    /// Others may write meanwhile.
     ///
     /// Damage is listed, not returned as an error, and does not end the check.
     ///
@@ -199,6 +202,15 @@ impl Store {
                 return Ok(true);
             }
         };
+        // A page of the index that cannot be read at all is named with the structure.
+        let leads_past = match sql::sessions::key_of(&snapshot, &session.id) {
+            Ok(key) => key != Some(session.key),
+            Err(error) => sql::sessions::is_misled(&error),
+        };
+        if leads_past {
+            let what = "the index of session ids does not lead to it";
+            report.add("structure", &session, None, what.into());
+        }
         let listed = sql::segments::readable(&snapshot, session.key);
         let (segments, damage) = db.named("list", listed)?;
         let mut is_listed = damage.is_empty();
@@ -221,8 +233,14 @@ impl Store {
             "sum up the growth",
             sql::growth::sums_of(&snapshot, session.key),
         );
+        let source = sql::imports::of_session(&snapshot, session.key);
         drop(snapshot);
         drop(connection);
+        let source = source.unwrap_or_else(|error| {
+            report.add("structure", &session, None, error.to_string());
+            None
+        });
+        let mut source = source.map(|record| SourceCheck::of(record.mark));
         match growth {
             Ok(growth) => check_growth(&session, growth, report),
             Err(error) => report.add("structure", &session, None, error.to_string()),
@@ -235,7 +253,8 @@ impl Store {
         if is_listed {
             places.finish(&session, report);
         }
-        let contents = self.verify_contents(&session, cursor, report, progress, observe)?;
+        let contents =
+            self.verify_contents(&session, cursor, source.as_mut(), report, progress, observe)?;
         let Some(Contents {
             damaged,
             uncompacted_bytes,
@@ -246,6 +265,11 @@ impl Store {
         if damaged.is_empty() {
             let (kept, counted) = (session.uncompacted_bytes, uncompacted_bytes);
             check_count(&session, "uncompacted bytes", kept, counted, report);
+            if source.is_some_and(|source| !source.is_same()) {
+                let what = "its messages and line ends are not those of the file that it was \
+                            imported from";
+                report.add("source", &session, None, what.into());
+            }
         }
         let is_intact = |segment: &&SegmentInfo| {
             let next = damaged.partition_point(|&sequence| sequence < segment.first_sequence);
@@ -261,6 +285,7 @@ impl Store {
         &self,
         session: &Session,
         cursor: &mut Cursor,
+        mut source: Option<&mut SourceCheck>,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
@@ -289,6 +314,9 @@ impl Store {
                     progress.raw_bytes_done += bytes;
                     let uncompacted = page.iter().map(|m| uncompacted_row_bytes(m.payload.len()));
                     found.uncompacted_bytes += uncompacted.sum::<u64>();
+                    if let Some(source) = &mut source {
+                        page.iter().for_each(|message| source.push(message));
+                    }
                 }
                 Err(error) => {
                     let gone = sql::sessions::by_key(&connection, session.key);

@@ -17,6 +17,7 @@ use betcode_storage::{
     SessionMeta, Store, StoreError, StoreOptions, Tier, VerifyReport, restore,
 };
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 fn open(path: &Path) -> Store {
     Store::open(
@@ -548,7 +549,7 @@ fn imported_sessions_belong_with_those_of_their_folder() {
                 source_path: source.into(),
                 relative_path: session.into(),
                 taken_bytes: 0,
-                taken_digest: 0,
+                taken_digest: xxh3_128(b""),
                 unterminated: false,
                 joins: Vec::new(),
             }),

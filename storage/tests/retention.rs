@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use betcode_storage::capacity::retention::RetentionPolicy;
 use betcode_storage::{
-    Arrival, Batch, ErrorKind, ImportMark, ManualClock, Message, ReadRange, RetentionPhase,
-    RetentionProgress, SessionFilter, SessionId, SessionMeta, Store, StoreError, StoreOptions,
+    Arrival, Batch, CompactionRequest, ErrorKind, ImportMark, ManualClock, Message, ReadRange,
+    RetentionPhase, RetentionProgress, SessionFilter, SessionId, SessionMeta, Store, StoreError,
+    StoreOptions,
 };
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 const START_MS: i64 = 1_771_070_400_000;
 const DAY_MS: i64 = 86_400_000;
@@ -52,22 +54,28 @@ impl Case {
                 &format!("line {n} \u{0} of the old session, {}", n * 7919),
             );
         }
-        let mut batch = Batch::new(
-            id("older"),
-            (0..500)
-                .map(|n| Bytes::from(format!(r#"{{"type":"user","n":{n}}}"#)))
-                .chain([Bytes::from(r#"{"type":"result","duration_ms":60000}"#)])
-                .collect(),
-        );
+        let lines: Vec<_> = (0..500)
+            .map(|n| Bytes::from(format!(r#"{{"type":"user","n":{n}}}"#)))
+            .chain([Bytes::from(r#"{"type":"result","duration_ms":60000}"#)])
+            .collect();
+        let joins = vec![3, 7];
+        let mut file = Vec::new();
+        for (sequence, line) in (1..).zip(&lines) {
+            file.extend_from_slice(line);
+            if !joins.contains(&sequence) && sequence < lines.len() as u64 {
+                file.push(b'\n');
+            }
+        }
+        let mut batch = Batch::new(id("older"), lines);
         batch.arrival = Arrival::Historical;
         batch.meta.name = "imported".into();
         batch.import = Some(ImportMark {
             source_path: b"/src/\xff.jsonl".to_vec(),
             relative_path: b"\xff.jsonl".to_vec(),
-            taken_bytes: 12_345,
-            taken_digest: 99,
+            taken_bytes: file.len() as u64,
+            taken_digest: xxh3_128(&file),
             unterminated: true,
-            joins: vec![3, 7],
+            joins,
         });
         case.store.append(batch).unwrap();
         case.clock.set(START_MS + 100 * DAY_MS);
@@ -400,4 +408,83 @@ fn a_session_made_anew_or_renamed_after_it_was_planned_stays() {
     let outcome = case.store.retain(&plan, None, &mut go_on).unwrap();
     assert!(outcome.removed.is_empty(), "{outcome:?}");
     assert_eq!(case.ids(), ["new", "old", "older"]);
+}
+
+/// Runs a statement on the file of a case, beside its store.
+fn damage(case: &Case, sql: &str) {
+    let connection = rusqlite::Connection::open(case.path("history.db")).unwrap();
+    assert_eq!(connection.execute(sql, []).unwrap(), 1, "{sql}");
+}
+
+#[test]
+fn a_session_whose_row_tells_too_little_of_it_is_not_removed() {
+    for sql in [
+        "UPDATE sessions SET last_sequence = 299 WHERE session_id = 'old'",
+        "UPDATE sessions SET raw_bytes = raw_bytes - 1 WHERE session_id = 'old'",
+    ] {
+        for compacted in [false, true] {
+            let case = Case::new();
+            if compacted {
+                let request = CompactionRequest::manual();
+                let go_on = &mut |_: &_| ControlFlow::Continue(());
+                case.store.compact(&request, go_on).unwrap();
+            }
+            damage(&case, sql);
+            let path = case.path("archive.db");
+            let refused = case.store.retain(&case.by_age(), Some(&path), &mut go_on);
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Damaged, "{sql}: {refused}");
+            assert!(refused.to_string().contains("old"), "{sql}: {refused}");
+            assert_eq!(case.ids(), ["new", "old", "older"], "{sql}");
+        }
+    }
+}
+
+#[test]
+fn a_session_whose_row_tells_too_little_of_it_goes_into_no_archive_and_not_without_one() {
+    let case = Case::new();
+    damage(
+        &case,
+        "UPDATE sessions SET last_sequence = 299 WHERE session_id = 'old'",
+    );
+    let path = case.path("archive.db");
+    for archive in [None, Some(path.as_path())] {
+        let refused = case.store.retain(&case.by_age(), archive, &mut go_on);
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Damaged);
+        assert_eq!(case.ids(), ["new", "old", "older"]);
+    }
+    assert!(!path.exists());
+}
+
+#[test]
+fn an_archive_that_is_refused_is_as_it_was() {
+    let case = Case::new();
+    let path = case.path("archive.db");
+    case.store.rename(&id("older"), "first name").unwrap();
+    let policy = RetentionPolicy {
+        sessions: vec![id("older")],
+        ..RetentionPolicy::default()
+    };
+    let plan = case.store.plan_retention(&policy).unwrap();
+    case.store.retain(&plan, Some(&path), &mut go_on).unwrap();
+    let archived = messages(&archive(&case), "older");
+    // The same messages, received at another time, and more of them.
+    case.clock.set(START_MS + 200 * DAY_MS);
+    let payloads = archived.iter().map(|m| m.payload.clone());
+    let more = [Bytes::from_static(b"one more")];
+    let mut batch = Batch::new(id("older"), payloads.chain(more).collect());
+    batch.meta.name = "second name".into();
+    case.store.append(batch).unwrap();
+    let policy = RetentionPolicy {
+        sessions: vec![id("old"), id("older")],
+        ..RetentionPolicy::default()
+    };
+    let plan = case.store.plan_retention(&policy).unwrap();
+    let refused = case.store.retain(&plan, Some(&path), &mut go_on);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+    let archive = archive(&case);
+    assert_eq!(ids(&archive), ["older"]);
+    assert_eq!(messages(&archive, "older"), archived);
+    let name = archive.session(&id("older")).unwrap().meta.name;
+    assert_eq!(name, "first name");
 }

@@ -495,3 +495,36 @@ fn wrong_sums_do_not_keep_a_backup_from_being_made() {
     let copied = store.backup(&copy.path().join("copy.db"), go_on).unwrap();
     assert_eq!(copied.messages, 50);
 }
+
+#[test]
+fn messages_behind_the_end_that_a_row_tells_are_told_of_and_salvaged() {
+    for compacted in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        record(&store, "a", &lines(20, 1));
+        if compacted {
+            compact(&store, Tier::Quick);
+        }
+        store.close().unwrap();
+        place.damage("UPDATE sessions SET last_sequence = 18");
+        let store = place.open();
+        let read = |range| -> Vec<Result<Message>> {
+            let read = store.read(&id("a"), range).unwrap();
+            read.take(100).collect()
+        };
+        let mut all = read(ReadRange::all());
+        let last = all.pop().unwrap().unwrap_err();
+        assert_eq!(last.kind(), ErrorKind::Damaged, "{last}");
+        let all: Vec<_> = all.into_iter().map(|m| m.unwrap().payload).collect();
+        assert_eq!(all, lines(20, 1)[..18]);
+        // Who asks for a part gets that.
+        let part = ReadRange {
+            to: Some(17),
+            ..ReadRange::all()
+        };
+        assert!(read(part).iter().all(Result::is_ok));
+        let salvaged = store.salvage(&id("a"), ReadRange::all()).unwrap();
+        let salvaged: Vec<_> = salvaged.flatten().map(|m| m.payload).collect();
+        assert_eq!(salvaged, lines(20, 1), "compacted: {compacted}");
+    }
+}

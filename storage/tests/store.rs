@@ -629,3 +629,20 @@ fn a_store_that_is_let_go_by_its_last_callback_carries_out_what_waits() {
     go_on.send(()).unwrap();
     told.recv().unwrap().unwrap();
 }
+
+#[test]
+fn a_file_in_which_no_store_has_been_made_yet_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    // As an opening leaves it that has come no further.
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("PRAGMA page_size = 4096; PRAGMA auto_vacuum = 2; PRAGMA journal_mode = WAL")
+        .unwrap();
+    drop(connection);
+    let opened = Store::open_read_only(&path, StoreOptions::default());
+    assert!(
+        matches!(opened, Err(StoreError::Missing { .. })),
+        "{opened:?}"
+    );
+}

@@ -442,6 +442,42 @@ fn a_store_damaged_anywhere_names_it_and_loses_nothing_more() {
     rot(4, 1_796_005_670);
 }
 
+/// What a session's messages are is told by their rows, whatever the index of ids says.
+#[test]
+fn a_bit_of_the_index_of_ids_gives_no_session_the_messages_of_another() {
+    // What the ids take at the end of their page.
+    const CELLS_BYTES: usize = 48;
+    let seed = seed(1);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let whole = make(&path);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_sessions_1'";
+    let page: u32 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    drop(connection);
+    let bytes = fs::read(&path).unwrap();
+    for round in 0..16 {
+        let mut random = Random(seed.wrapping_add(round));
+        let at = page as usize * 4096 - 1 - random.below(CELLS_BYTES);
+        let bit = random.below(8);
+        println!(
+            "BETCODE_TEST_SEED={} : bit {bit} of byte {at}",
+            seed.wrapping_add(round)
+        );
+        let place = tempfile::tempdir().unwrap();
+        let damaged = place.path().join("history.db");
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1 << bit;
+        fs::write(&damaged, bytes).unwrap();
+        let store = Store::open_read_only(&damaged, options()).unwrap();
+        for (session, messages) in histories(&store).unwrap() {
+            assert!(messages == whole[&session], "{session} is not what it was");
+        }
+        drop(store);
+        use_damaged(&damaged, &whole, place.path());
+    }
+}
+
 #[test]
 #[ignore = "minutes: BETCODE_ROT_ROUNDS damages, 2000 by default"]
 fn a_store_damaged_in_a_thousand_ways_names_each_and_loses_nothing_more() {

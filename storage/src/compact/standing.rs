@@ -38,10 +38,8 @@ pub(super) fn read(
     let connection = store.inner.readers.get()?;
     // One snapshot: a session that is deleted meanwhile is whole, or not there.
     let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-    let position = sql::sessions::position(&snapshot, &step.session);
-    let position = sql::damaged::or_else(position, || {
-        sql::damaged::position(&snapshot, &step.session)
-    });
+    let ids = &store.inner.readers.ids;
+    let position = ids.position(&snapshot, &step.session);
     let position = db.named("find the session", position)?;
     let (first, last) = (step.first_sequence, step.last_sequence);
     let Some((key, _)) = position.filter(|(_, newest)| last <= *newest) else {

@@ -16,7 +16,9 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
 use crate::open_files::OpenFile;
+use crate::session::Session;
 use crate::sql;
+use crate::sql::damaged::IdIndex;
 use crate::sql::db::{Db, is_damage, is_damaged_page, set_up_reader};
 
 /// The readers' connections.
@@ -25,6 +27,7 @@ pub(crate) struct Readers {
     db: Db,
     pool: Pool<SqliteConnectionManager>,
     shared: Arc<Shared>,
+    pub(crate) ids: Arc<IdIndex>,
     // Last: it must outlive the connections.
     _open: Arc<OpenFile>,
 }
@@ -63,6 +66,7 @@ impl Readers {
             db: db.clone(),
             pool,
             shared: Arc::default(),
+            ids: Arc::default(),
             _open: open,
         })
     }
@@ -137,7 +141,8 @@ impl ReadRange {
 /// has got its id.
 ///
 /// An error about damaged bytes does not end the replay: what follows the damage comes after it. Any
-/// other ends the iteration, where [`Replay::position`] tells what to go on from.
+/// other ends the iteration, where [`Replay::position`] tells what to go on from. A replay to the
+/// session's last message ends with an error about damage when there are messages behind that.
 #[derive(Debug)]
 pub struct Replay {
     readers: Readers,
@@ -148,15 +153,16 @@ pub struct Replay {
     end: u64,
     /// An error has ended the iteration.
     is_over: bool,
+    /// Whether to look behind the end, which is the session's, once it is reached.
+    looks_behind: bool,
     cursor: fetch::Cursor,
     page: std::vec::IntoIter<Message>,
 }
 
 impl Replay {
     pub(crate) fn new(readers: Readers, session: SessionId, range: ReadRange) -> Result<Self> {
-        Self::begin(readers, session, range, |connection, session| {
-            let position = sql::sessions::position(connection, session);
-            sql::damaged::or_else(position, || sql::damaged::position(connection, session))
+        Self::begin(readers, session, range, |ids, connection, session| {
+            ids.position(connection, session)
         })
     }
 
@@ -166,12 +172,16 @@ impl Replay {
         session: SessionId,
         range: ReadRange,
     ) -> Result<Self> {
-        Self::begin(readers, session, range, |connection, session| {
-            match sql::sessions::position(connection, session) {
+        Self::begin(readers, session, range, |ids, connection, session| {
+            match ids.position(connection, session) {
                 Err(error) if is_damage(&error) => {}
+                Ok(Some((key, end))) if sql::damaged::stands_behind(connection, key, end)? => {
+                    let last = sql::damaged::last_sequence(connection, key)?;
+                    return Ok(Some((key, last)));
+                }
                 position => return position,
             }
-            let Some(key) = sql::damaged::key_of(connection, session)? else {
+            let Some(key) = ids.key_of(connection, session)? else {
                 return Ok(None);
             };
             match sql::sessions::by_key(connection, key) {
@@ -188,14 +198,19 @@ impl Replay {
         readers: Readers,
         session: SessionId,
         range: ReadRange,
-        position: impl FnOnce(&Connection, &SessionId) -> rusqlite::Result<Option<(SessionKey, u64)>>,
+        position: impl FnOnce(
+            &IdIndex,
+            &Connection,
+            &SessionId,
+        ) -> rusqlite::Result<Option<(SessionKey, u64)>>,
     ) -> Result<Self> {
         let connection = readers.get()?;
-        let position = position(&connection, &session);
+        let position = position(&readers.ids, &connection, &session);
         drop(connection);
         let (key, newest) = readers
             .db
-            .named("find the session", position)?
+            .named("find the session", position)
+            .map_err(|error| error.in_session(&session))?
             .ok_or_else(|| StoreError::SessionNotFound {
                 id: session.to_string(),
             })?;
@@ -212,6 +227,7 @@ impl Replay {
             next,
             end,
             is_over: false,
+            looks_behind: range.to.is_none_or(|to| to >= newest),
             cursor,
             page: Vec::new().into_iter(),
         })
@@ -232,7 +248,7 @@ impl Replay {
 
     fn fetch(&mut self) -> Result<Option<Vec<Message>>> {
         if self.next > self.end {
-            return Ok(None);
+            return self.look_behind().map(|()| None);
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
@@ -264,6 +280,32 @@ impl Replay {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// What was appended since the replay began is no damage: it stands before the end that the row tells
+    /// by now.
+    fn look_behind(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.looks_behind) {
+            return Ok(());
+        }
+        let connection = self.readers.get()?;
+        let db = &self.readers.db;
+        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let found = sql::sessions::by_key(&snapshot, self.key);
+        let found = found.and_then(|session| match session {
+            Some(Session { messages: end, .. }) => {
+                let is_behind = sql::damaged::stands_behind(&snapshot, self.key, end)?;
+                Ok(is_behind.then_some(end))
+            }
+            None => Ok(None),
+        });
+        match found {
+            Ok(None) => Ok(()),
+            Ok(Some(end)) => Err(StoreError::more_behind(&self.session, end)),
+            // What cannot be read tells of no message.
+            Err(error) if is_damage(&error) => Ok(()),
+            Err(error) => Err(db.name_error("look behind the end", error)),
         }
     }
 

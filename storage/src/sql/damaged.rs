@@ -3,7 +3,8 @@
 //! A session stands in two trees: with its row in that of the keys, with its id and key in that of
 //! the index. What one of them has lost, the other has as a rule; and the messages stand in neither.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::OnceLock;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -91,20 +92,10 @@ pub(crate) fn all(
         .then(|| connection.unchecked_transaction())
         .transpose()?;
     let (mut ids, is_complete) = indexed(connection)?;
-    let (mut found, mut damaged) = (Vec::new(), Vec::new());
-    if is_complete {
-        for (key, id) in ids {
-            match sessions::by_key(connection, SessionKey(key)) {
-                Ok(Some(session)) => found.push(session),
-                Ok(None) => damaged.push(lost(Some(&id), "it has none")),
-                Err(error) if is_damage(&error) => {
-                    damaged.push(lost(Some(&id), &error.to_string()));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        return Ok((found, damaged));
+    if is_complete && let Some(all) = all_of(connection, &ids)? {
+        return Ok(all);
     }
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
     let highest = ids.keys().next_back().copied().unwrap_or_default();
     let end = highest.max(last_key(connection)?);
     let mut next = 1;
@@ -129,14 +120,37 @@ pub(crate) fn all(
         failed_in_a_row = if next == from { failed_in_a_row + 1 } else { 0 };
         next = next.saturating_add(1);
     }
+    // An entry that leads elsewhere stands for a session that may be found all the same.
+    let names: HashSet<&str> = found.iter().map(|session| session.id.as_str()).collect();
+    let why = first_failure.as_deref().unwrap_or("it has none");
+    let left = ids.values().filter(|id| !names.contains(id.as_str()));
+    damaged.extend(left.map(|id| lost(Some(id), why)));
     if let Some(why) = first_failure {
-        damaged.extend(ids.values().map(|id| lost(Some(id), &why)));
         damaged.push(lost(
             None,
             &format!("{why}; nor can the index that names it"),
         ));
     }
     Ok((found, damaged))
+}
+
+/// The sessions of a whole index; `None` when it says something else than the rows that it leads to.
+fn all_of(
+    connection: &Connection,
+    ids: &BTreeMap<i64, String>,
+) -> rusqlite::Result<Option<(Vec<Session>, Vec<DamagedSession>)>> {
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+    for (key, id) in ids {
+        match sessions::by_key(connection, SessionKey(*key)) {
+            Ok(Some(session)) if session.id.as_str() == id => found.push(session),
+            Ok(_) => return Ok(None),
+            Err(error) if is_damage(&error) => {
+                damaged.push(lost(Some(id), &error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some((found, damaged)))
 }
 
 fn lost(id: Option<&str>, why: &str) -> DamagedSession {
@@ -168,8 +182,10 @@ fn rows_from(
 }
 
 /// Ids by their keys, as far as the index can be read from its two ends, and whether that is all of it.
+/// An index with two ids for one key is not whole.
 fn indexed(connection: &Connection) -> rusqlite::Result<(BTreeMap<i64, String>, bool)> {
     let mut ids = BTreeMap::new();
+    let mut is_unambiguous = true;
     for order in ["ASC", "DESC"] {
         // Both columns stand in the index: no row is looked at.
         let mut statement = connection.prepare_cached(&format!(
@@ -180,9 +196,11 @@ fn indexed(connection: &Connection) -> rusqlite::Result<(BTreeMap<i64, String>, 
             match rows.next() {
                 Ok(Some(row)) => {
                     let id: String = row.get("session_id").unwrap_or_default();
-                    ids.insert(row.get("session_key")?, id);
+                    let is_same = |other: String| other == id;
+                    let before = ids.insert(row.get("session_key")?, id.clone());
+                    is_unambiguous &= before.is_none_or(is_same);
                 }
-                Ok(None) => return Ok((ids, true)),
+                Ok(None) => return Ok((ids, is_unambiguous)),
                 Err(error) if is_damaged_page(&error) => break,
                 Err(error) => return Err(error),
             }
@@ -207,37 +225,123 @@ fn last_key(connection: &Connection) -> rusqlite::Result<i64> {
     }
 }
 
-/// The key of a session, by the index, or else by the rows.
-pub(crate) fn key_of(
-    connection: &Connection,
-    id: &SessionId,
-) -> rusqlite::Result<Option<SessionKey>> {
-    let by_index = connection
-        .prepare_cached("SELECT session_key FROM sessions WHERE session_id = ?1")?
-        .query_row([id.as_str()], sessions::key)
-        .optional();
-    or_else(by_index, || {
-        let (sessions, _) = all(connection)?;
-        let found = sessions.into_iter().find(|session| session.id == *id);
-        Ok(found.map(|session| session.key))
-    })
+/// What is known of the index of session ids.
+///
+/// An entry that leads to the wrong row is noticed there. One that is lost, or has another id now, is not:
+/// hence when an id is not in it, it is held against all rows, once for as long as a store is open. What
+/// goes wrong with it later is seen at the next opening. The writer, for which that would take too
+/// long, makes a session whose id was lost anew; both are listed then, and `verify` names the old one.
+#[derive(Debug, Default)]
+pub(crate) struct IdIndex {
+    is_whole: OnceLock<bool>,
 }
 
-/// As [`sessions::find`].
-pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<Option<Session>> {
-    match key_of(connection, id)? {
-        Some(key) => sessions::by_key(connection, key),
-        None => Ok(None),
+impl IdIndex {
+    fn is_whole(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        if let Some(is_whole) = self.is_whole.get() {
+            return Ok(*is_whole);
+        }
+        let is_whole = match sessions::is_index_whole(connection) {
+            Err(error) if is_damage(&error) => false,
+            is_whole => is_whole?,
+        };
+        Ok(*self.is_whole.get_or_init(|| is_whole))
+    }
+
+    /// The key of a session, by the index or else by the rows.
+    pub(crate) fn key_of(
+        &self,
+        connection: &Connection,
+        id: &SessionId,
+    ) -> rusqlite::Result<Option<SessionKey>> {
+        let by_index = sessions::key_of(connection, id);
+        self.or_by_rows(connection, id, by_index, |key| Ok(Some(key)))
+    }
+
+    /// As [`sessions::find`], or else by the rows.
+    pub(crate) fn find(
+        &self,
+        connection: &Connection,
+        id: &SessionId,
+    ) -> rusqlite::Result<Option<Session>> {
+        let by_index = sessions::find(connection, id);
+        self.or_by_rows(connection, id, by_index, |key| {
+            sessions::by_key(connection, key)
+        })
+    }
+
+    /// As [`sessions::position`], or else by the rows.
+    pub(crate) fn position(
+        &self,
+        connection: &Connection,
+        id: &SessionId,
+    ) -> rusqlite::Result<Option<(SessionKey, u64)>> {
+        let by_index = sessions::position(connection, id);
+        self.or_by_rows(connection, id, by_index, |key| {
+            let found = sessions::by_key(connection, key)?;
+            Ok(found.map(|session| (session.key, session.messages)))
+        })
+    }
+
+    fn or_by_rows<T>(
+        &self,
+        connection: &Connection,
+        id: &SessionId,
+        by_index: rusqlite::Result<Option<T>>,
+        by_key: impl FnOnce(SessionKey) -> rusqlite::Result<Option<T>>,
+    ) -> rusqlite::Result<Option<T>> {
+        let failure = match by_index {
+            Err(error) if is_damaged_page(&error) => Some(error),
+            Ok(None) if !self.is_whole(connection)? => None,
+            by_index => return by_index,
+        };
+        match key_without_index(connection, id, failure)? {
+            Some(key) => by_key(key),
+            None => Ok(None),
+        }
     }
 }
 
-/// As [`sessions::position`].
-pub(crate) fn position(
+/// The key of a session to which the index does not lead, which may have ended in a `failure`.
+fn key_without_index(
     connection: &Connection,
     id: &SessionId,
-) -> rusqlite::Result<Option<(SessionKey, u64)>> {
-    let found = find(connection, id)?;
-    Ok(found.map(|session| (session.key, session.messages)))
+    failure: Option<rusqlite::Error>,
+) -> rusqlite::Result<Option<SessionKey>> {
+    match sessions::key_by_rows(connection, id) {
+        Ok(None) => {
+            return match failure {
+                // The index knows it, so its row has been lost, or what that says of its id.
+                Some(error) if sessions::is_misled(&error) => Err(error),
+                _ => Ok(None),
+            };
+        }
+        Err(error) if is_damaged_page(&error) => {}
+        found => return found,
+    }
+    let (sessions, _) = all(connection)?;
+    if let Some(found) = sessions.iter().rfind(|session| session.id == *id) {
+        return Ok(Some(found.key));
+    }
+    // Where no row can be read, none tells that the index is wrong.
+    let entry = sessions::entry_of(connection, id);
+    if let Ok(Some(key)) = entry
+        && sessions::by_key(connection, key).is_err_and(|error| is_damage(&error))
+    {
+        return Ok(Some(key));
+    }
+    failure.map_or(Ok(None), Err)
+}
+
+/// Whether a message or a segment stands behind `end`, where a session's row says that it ends.
+pub(crate) fn stands_behind(
+    connection: &Connection,
+    key: SessionKey,
+    end: u64,
+) -> rusqlite::Result<bool> {
+    let segment = segments::last_sequence(connection, key)?;
+    let is_behind = segment.is_some_and(|last| last > end);
+    Ok(is_behind || messages::next_after(connection, key, end)?.is_some())
 }
 
 /// The highest sequence that anything says a session has, whatever its row says.

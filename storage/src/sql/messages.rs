@@ -242,7 +242,7 @@ pub(crate) fn orphans(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
         .prepare(
             "SELECT min(key) FROM (SELECT message_key AS key FROM hot_messages
                 UNION ALL SELECT segment_key FROM segments)
-             WHERE key >> 32 NOT IN (SELECT session_key FROM sessions
+             WHERE key >> 32 NOT IN (SELECT session_key FROM sessions NOT INDEXED
                 UNION ALL SELECT session_key FROM deletions)
              GROUP BY key >> 32",
         )?

@@ -20,6 +20,8 @@ pub(crate) enum FileState {
 /// # Errors
 /// [`StoreError::Foreign`] or [`StoreError::Newer`] for files that are not ours to touch.
 pub(crate) fn inspect(db: &Db, connection: &Connection) -> Result<FileState> {
+    // One snapshot: another process may be making or migrating the store.
+    let _snapshot = db.named("begin to read", connection.unchecked_transaction())?;
     let number = |pragma: &str| -> rusqlite::Result<i64> {
         connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
     };

@@ -1,6 +1,7 @@
 //! Rows of `sessions`.
 
-use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, Rows, ffi, params};
 
 use super::db::is_odd_value;
 use super::totals::Delta;
@@ -87,10 +88,87 @@ pub(super) fn readable(
 }
 
 pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<Option<Session>> {
+    by_id(connection, id, from_row)
+}
+
+/// The row that the index leads to. SQLite believes the index's entry and would tell the id from there:
+/// the row is read as one of its own, and has to tell the same. An error of [`is_misled`] if it does
+/// not, or if there is none.
+fn by_id<T>(
+    connection: &Connection,
+    id: &SessionId,
+    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Option<T>> {
     connection
-        .prepare_cached("SELECT * FROM sessions WHERE session_id = ?1")?
-        .query_row([id.as_str()], from_row)
+        .prepare_cached(
+            "SELECT sessions.* FROM
+                (SELECT session_key AS entry_key FROM sessions WHERE session_id = ?1)
+                LEFT JOIN sessions NOT INDEXED ON sessions.session_key = entry_key",
+        )?
+        .query_row([id.as_str()], |row| match row.get_ref("session_id")? {
+            ValueRef::Text(found) if found == id.as_str().as_bytes() => read(row),
+            _ => Err(misled()),
+        })
         .optional()
+}
+
+/// The index of ids and the rows tell different things.
+pub(crate) fn misled() -> rusqlite::Error {
+    let what = "the index of session ids does not lead to the session's row";
+    rusqlite::Error::SqliteFailure(
+        ffi::Error::new(ffi::SQLITE_CORRUPT_INDEX),
+        Some(what.to_owned()),
+    )
+}
+
+/// Whether an index led past a row.
+pub(crate) fn is_misled(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    extended == Some(ffi::SQLITE_CORRUPT_INDEX)
+}
+
+/// The key of a session, of whose row nothing else need be readable.
+pub(crate) fn key_of(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<SessionKey>> {
+    by_id(connection, id, key)
+}
+
+/// The key that the index has for an id, whatever row it leads to.
+pub(super) fn entry_of(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<SessionKey>> {
+    connection
+        .prepare_cached("SELECT session_key FROM sessions WHERE session_id = ?1")?
+        .query_row([id.as_str()], key)
+        .optional()
+}
+
+/// The key of a session, by looking at each row: for those that the index does not lead to. Of two the
+/// later one, which is appended to.
+pub(crate) fn key_by_rows(
+    connection: &Connection,
+    id: &SessionId,
+) -> rusqlite::Result<Option<SessionKey>> {
+    connection
+        .prepare_cached(
+            "SELECT session_key FROM sessions NOT INDEXED WHERE session_id = ?1
+             ORDER BY session_key DESC LIMIT 1",
+        )?
+        .query_row([id.as_str()], key)
+        .optional()
+}
+
+/// Whether the index leads from the id of each row to that row. Looks at all of them.
+pub(super) fn is_index_whole(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM sessions NOT INDEXED WHERE session_key IS NOT
+            (SELECT session_key FROM sessions AS entry WHERE entry.session_id = sessions.session_id))",
+        [],
+        |row| row.get(0),
+    )
 }
 
 /// The key of a session whose row cannot be read, and what the totals lose with it as far as the row
@@ -99,29 +177,26 @@ pub(crate) fn find_as_far_as_readable(
     connection: &Connection,
     id: &SessionId,
 ) -> rusqlite::Result<Option<(SessionKey, Delta)>> {
-    connection
-        .prepare("SELECT * FROM sessions WHERE session_id = ?1")?
-        .query_row([id.as_str()], |row| {
-            let minus = |column| unsigned(row, column).map_or(0, |value| -signed(value));
-            let time = |column| row.get::<_, i64>(column).unwrap_or_default();
-            let lost = Delta {
-                sessions: -1,
-                messages: minus("last_sequence"),
-                raw_bytes: minus("raw_bytes"),
-                uncompacted_bytes: minus("uncompacted_bytes"),
-                hot_messages: minus("hot_messages"),
-                hot_bytes: minus("hot_bytes"),
-                segments: minus("segments"),
-                segment_bytes: minus("segment_bytes"),
-                active_ms: minus("active_ms"),
-                wall_ms: time("first_time_ms")
-                    .saturating_sub(time("last_time_ms"))
-                    .min(0),
-                ..Delta::default()
-            };
-            Ok((key(row)?, lost))
-        })
-        .optional()
+    by_id(connection, id, |row| {
+        let minus = |column| unsigned(row, column).map_or(0, |value| -signed(value));
+        let time = |column| row.get::<_, i64>(column).unwrap_or_default();
+        let lost = Delta {
+            sessions: -1,
+            messages: minus("last_sequence"),
+            raw_bytes: minus("raw_bytes"),
+            uncompacted_bytes: minus("uncompacted_bytes"),
+            hot_messages: minus("hot_messages"),
+            hot_bytes: minus("hot_bytes"),
+            segments: minus("segments"),
+            segment_bytes: minus("segment_bytes"),
+            active_ms: minus("active_ms"),
+            wall_ms: time("first_time_ms")
+                .saturating_sub(time("last_time_ms"))
+                .min(0),
+            ..Delta::default()
+        };
+        Ok((key(row)?, lost))
+    })
 }
 
 pub(crate) fn by_key(
@@ -139,10 +214,7 @@ pub(crate) fn position(
     connection: &Connection,
     id: &SessionId,
 ) -> rusqlite::Result<Option<(SessionKey, u64)>> {
-    connection
-        .prepare_cached("SELECT session_key, last_sequence FROM sessions WHERE session_id = ?1")?
-        .query_row([id.as_str()], |row| Ok((key(row)?, last_sequence(row)?)))
-        .optional()
+    by_id(connection, id, |row| Ok((key(row)?, last_sequence(row)?)))
 }
 
 /// Whether a session is there, whatever its row says.
@@ -270,14 +342,14 @@ pub(crate) fn shift(
 
 pub(crate) fn rename(
     connection: &Connection,
-    id: &SessionId,
+    key: SessionKey,
     name: &str,
     now_ms: i64,
-) -> rusqlite::Result<bool> {
-    let changed = connection
-        .prepare_cached("UPDATE sessions SET name = ?2, updated_ms = ?3 WHERE session_id = ?1")?
-        .execute(params![id.as_str(), name, now_ms])?;
-    Ok(changed > 0)
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE sessions SET name = ?2, updated_ms = ?3 WHERE session_key = ?1")?
+        .execute(params![key.as_i64(), name, now_ms])?;
+    Ok(())
 }
 
 /// Takes the session out of sight; its messages are deleted afterwards, in steps.
@@ -321,7 +393,7 @@ pub(crate) fn next_deletion(
         .query_row(
             "SELECT session_key FROM deletions
              WHERE session_key > ?1 AND session_key <= ?2
-                AND session_key NOT IN (SELECT session_key FROM sessions)
+                AND session_key NOT IN (SELECT session_key FROM sessions NOT INDEXED)
              ORDER BY session_key LIMIT 1",
             [after.map_or(0, |key| key.0), SESSION_KEY_MAX],
             |row| row.get(0).map(SessionKey),
@@ -334,7 +406,7 @@ pub(crate) fn is_deletion(connection: &Connection, key: SessionKey) -> rusqlite:
     connection
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM deletions WHERE session_key = ?1)
-                AND NOT EXISTS (SELECT 1 FROM sessions WHERE session_key = ?1)",
+                AND NOT EXISTS (SELECT 1 FROM sessions NOT INDEXED WHERE session_key = ?1)",
         )?
         .query_row([key.0], |row| row.get(0))
 }
@@ -344,7 +416,7 @@ pub(crate) fn odd_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64
     connection
         .prepare(
             "SELECT session_key FROM deletions WHERE session_key NOT BETWEEN 1 AND ?1
-                OR session_key IN (SELECT session_key FROM sessions)",
+                OR session_key IN (SELECT session_key FROM sessions NOT INDEXED)",
         )?
         .query_map([SESSION_KEY_MAX], |row| row.get(0))?
         .collect()

@@ -366,14 +366,7 @@ fn check_end(
     if segment.is_none_or(|last| last <= end) && hot.is_none() {
         return Ok(());
     }
-    Err(StoreError::damaged(
-        Some(session.id.as_str()),
-        format!(
-            "its row says that it ends at sequence {}, and messages stand behind that; nothing \
-             was appended",
-            session.messages
-        ),
-    ))
+    Err(StoreError::more_behind(&session.id, end))
 }
 
 /// Writes an admitted request's messages and its session's row.

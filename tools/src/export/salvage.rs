@@ -32,7 +32,8 @@ pub fn pieces(
     let mut written = Written::default();
     let mut missing = Vec::new();
     let mut next = 1;
-    let mut replay = store.salvage(session, ends.known_of(ReadRange::all()))?;
+    // To the last one that stands there, also beyond what the session's row or file tells.
+    let mut replay = store.salvage(session, ReadRange::all())?;
     for message in replay.by_ref() {
         let message = match message {
             Ok(message) => message,

@@ -14,7 +14,7 @@ use super::place::{Place, find_place};
 use super::recorder::NotRecorded;
 use super::walk::{Found, has_line_ending, path_bytes};
 use super::{Run, Skipped, sniff};
-use crate::error::{Failure, plain_io};
+use crate::error::{Exit, Failure, plain_io};
 use crate::output::format;
 
 /// Bytes of a batch; one longer line makes a batch of its own.
@@ -75,10 +75,15 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
     if !run.options.binary {
         refuse_binary(&mut file, found).map_err(|e| unreadable(&e))??;
     }
-    let place = find_place(run, &mut file, found).map_err(|stop| match stop {
+    let stopped = |stop| match stop {
         FindStop::Io(error) => unreadable(&error),
+        // Damage in one session keeps no other file from being taken.
+        FindStop::Stop(Stop::Fail(failure)) if failure.exit == Exit::Damaged => {
+            Stop::Skip(Skipped::of_failure(&found.path, failure))
+        }
         FindStop::Stop(stop) => stop,
-    })?;
+    };
+    let place = find_place(run, &mut file, found).map_err(stopped)?;
     let Some(place) = place else {
         let _ = run.advance(found.bytes);
         return Ok(());
@@ -96,10 +101,7 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         joins: Vec::new(),
     }
     .take_rest(&mut file.take(rest))
-    .map_err(|stop| match stop {
-        FindStop::Io(error) => unreadable(&error),
-        FindStop::Stop(stop) => stop,
-    })
+    .map_err(stopped)
 }
 
 /// The same, before it is known which file an I/O error is about.

@@ -64,6 +64,9 @@ pub struct Skipped {
     /// What to try.
     #[serde(rename = "try")]
     pub hint: String,
+    /// The exit code that this alone would lead to.
+    #[serde(skip)]
+    pub exit: Exit,
 }
 
 impl Skipped {
@@ -73,6 +76,7 @@ impl Skipped {
             line: None,
             why: why.into(),
             hint: hint.into(),
+            exit: Exit::Problems,
         }
     }
 
@@ -85,7 +89,14 @@ impl Skipped {
 
     fn of_failure(path: &Path, failure: Failure) -> Self {
         let hint = failure.hint.unwrap_or_else(|| "import it again".to_owned());
-        Self::new(path, failure.why.unwrap_or(failure.what), hint)
+        let exit = match failure.exit {
+            Exit::Damaged => Exit::Damaged,
+            _ => Exit::Problems,
+        };
+        Self {
+            exit,
+            ..Self::new(path, failure.why.unwrap_or(failure.what), hint)
+        }
     }
 }
 
@@ -116,9 +127,11 @@ impl ImportSummary {
     /// The exit code that tells how it went.
     #[must_use]
     pub fn exit(&self) -> Exit {
+        let is_damaged = self.skipped.iter().any(|s| s.exit == Exit::Damaged);
         match (self.interrupted, self.skipped.is_empty()) {
             (true, _) => Exit::Interrupted,
             (false, true) => Exit::Ok,
+            (false, false) if is_damaged => Exit::Damaged,
             (false, false) => Exit::Problems,
         }
     }

@@ -139,3 +139,61 @@ fn a_check_that_cannot_name_every_session_does_not_call_the_others_whole() {
     let unlisted = |p: &Value| p["kind"] == "listing";
     assert!(checked["problems"].as_array().unwrap().iter().any(unlisted));
 }
+
+#[test]
+fn an_import_takes_the_files_behind_one_whose_session_is_damaged() {
+    for sql in [
+        "UPDATE imports SET taken_bytes = -1 WHERE session_key =
+            (SELECT session_key FROM sessions WHERE session_id = 'odd')",
+        "UPDATE sessions SET last_sequence = 1 WHERE session_id = 'odd'",
+    ] {
+        let tool = damaged(sql);
+        for name in ["first", "odd", "last"] {
+            tool.write(
+                format!("src/{name}.jsonl"),
+                format!("{name} one\n{name} two\n{name} three\n"),
+            );
+        }
+        tool.write("src/zz.jsonl", "zz one\n");
+        let (imported, code) = tool.json(["import", tool.path("src").to_str().unwrap()]);
+        assert_eq!(code, 9, "{imported}");
+        let skipped = imported["skipped"].as_array().unwrap();
+        assert_eq!(skipped.len(), 1, "{imported}");
+        let path = skipped[0]["path"].as_str().unwrap();
+        assert!(path.ends_with("odd.jsonl"), "{imported}");
+        assert_eq!(tool.ok(["cat", "zz"]).text(), "zz one\n", "{sql}");
+        assert!(tool.ok(["cat", "last"]).text().ends_with("last three\n"));
+    }
+}
+
+#[test]
+fn a_check_names_an_imported_session_that_would_not_come_back_as_its_file_was() {
+    for (file, sql) in [
+        ("one\ntwo\n", "UPDATE imports SET unterminated = 1"),
+        ("one\ntwo", "UPDATE imports SET unterminated = 0"),
+        ("one\ntwo\nthree\n", "UPDATE joins SET sequence = 2"),
+        ("one\ntwo\nthree\n", "INSERT INTO joins VALUES (1, 3)"),
+        (
+            "one\ntwo\nthree\n",
+            "UPDATE imports SET taken_bytes = taken_bytes - 1",
+        ),
+    ] {
+        let tool = Tool::new();
+        // Its first line is taken in two parts.
+        for part in [&file[..1], file] {
+            tool.write("src/s.jsonl", part);
+            tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+        }
+        let (checked, code) = tool.json(["verify"]);
+        assert_eq!(code, 0, "{checked}");
+        tool.ok(["compact"]);
+        let connection = rusqlite::Connection::open(tool.db()).unwrap();
+        assert_eq!(connection.execute(sql, []).unwrap(), 1, "{sql}");
+        drop(connection);
+        let (checked, code) = tool.json(["verify"]);
+        assert_eq!(code, 1, "{sql}: {checked}");
+        let problem = &checked["problems"][0];
+        assert_eq!(problem["kind"], "source", "{sql}: {checked}");
+        assert_eq!(problem["session"], "s", "{sql}: {checked}");
+    }
+}
