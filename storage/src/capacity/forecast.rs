@@ -191,6 +191,17 @@ pub enum Forecast {
     },
 }
 
+impl Forecast {
+    /// Hours left out because they are later than now or before 2020.
+    #[must_use]
+    pub fn ignored_hours(&self) -> usize {
+        match self {
+            Self::NotEnoughHistory { ignored_hours, .. }
+            | Self::Projected { ignored_hours, .. } => *ignored_hours,
+        }
+    }
+}
+
 /// Makes the forecast described in the [module's documentation](self).
 ///
 /// # Errors

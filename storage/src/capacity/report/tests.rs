@@ -395,6 +395,43 @@ fn text_says_how_many_sessions_have_no_active_time() {
 }
 
 #[test]
+fn the_page_tells_active_time_of_what_has_some_and_the_sessions_that_have_none() {
+    assert!(html(&report()).contains("50.8 MB recorded in 20.0 h of active time"));
+    let page = html(&with_untimed());
+    assert!(
+        page.contains("1.07 GB recorded, 50.8 MB of it in 20.0 h of active time"),
+        "{page}"
+    );
+    assert!(page.contains("no time between lines in 20 sessions (1.02 GB)"));
+    let mut fixture = Fixture::new();
+    fixture.totals.active_ms = 0;
+    fixture.untimed.sessions = fixture.totals.sessions;
+    let page = html(&build(&fixture.input()).unwrap());
+    assert!(page.contains("no time between lines in any session"));
+    assert!(!page.contains("of active time"));
+}
+
+#[test]
+fn hours_that_the_forecast_leaves_out_are_told() {
+    let mut fixture = Fixture::new();
+    let told = "left out: later than now or before 2020";
+    for report in [report(), empty()] {
+        assert!(!text(&report).contains(told) && !html(&report).contains(told));
+    }
+    fixture.hours[0].hour = NOW_HOUR + 48;
+    for days in [24, 1] {
+        fixture.hours.truncate(days + 1);
+        let report = build(&fixture.input()).unwrap();
+        for shown in [text(&report), html(&report)] {
+            assert!(
+                shown.contains(&format!("1 hour of growth {told}")),
+                "{shown}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_limit_of_zero_is_refused() {
     let fixture = Fixture::new();
     let error = build(&ReportInput {
