@@ -287,7 +287,9 @@ impl Store {
                     report.messages += page.len() as u64;
                     report.raw_bytes += bytes;
                     progress.raw_bytes_done += bytes;
-                    let uncompacted = page.iter().map(|m| uncompacted_row_bytes(m.payload.len()));
+                    let uncompacted = page
+                        .iter()
+                        .map(|m| uncompacted_row_bytes(m.payload.len() as u64));
                     found.uncompacted_bytes += uncompacted.sum::<u64>();
                 }
                 Err(error) => {
