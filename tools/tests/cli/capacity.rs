@@ -166,16 +166,14 @@ fn a_measured_plan_takes_growth_and_limit_from_the_store() {
 
 #[test]
 fn a_measured_plan_leaves_no_room_where_the_database_is() {
-    let tool = tool();
-    let (report, _) = tool.json(["report"]);
-    let in_use =
-        report["database_bytes"].as_u64().unwrap() - report["free_bytes"].as_u64().unwrap();
-    let limit = (in_use / 2).to_string();
-    let (plan, _) = tool.json(["plan", "--measured", "--limit-bytes", &limit]);
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", generator::transcript(1, 2_000_000));
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let args = ["plan", "--measured", "--limit-bytes", "1MB"];
+    let (plan, code) = tool.json(args);
+    assert_eq!(code, 0, "{plan}");
     assert_eq!(plan["storage_growth"]["months_to_limit"], 0.0);
-    let text = tool
-        .ok(["plan", "--measured", "--limit-bytes", &limit])
-        .text();
+    let text = tool.ok(args).text();
     assert!(text.contains("full already"), "{text}");
 }
 
