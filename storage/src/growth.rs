@@ -247,12 +247,11 @@ impl SessionTimes {
 /// Follows <https://www.sqlite.org/fileformat2.html> (b-tree cells and overflow pages): a record
 /// that does not fit a page keeps a part in the cell and the rest in pages of its own.
 #[must_use]
-pub fn uncompacted_row_bytes(payload_bytes: usize) -> u64 {
+pub fn uncompacted_row_bytes(payload_bytes: u64) -> u64 {
     let usable = u64::from(PAGE_BYTES);
-    let payload = payload_bytes as u64;
     // Record header: its own size, three serial types of a byte each (NULL key, two integers),
     // and the payload's; then the two integers (6 and 8 bytes).
-    let record = 4 + varint_bytes(payload * 2 + 12) + 6 + 8 + payload;
+    let record = 4 + varint_bytes(payload_bytes * 2 + 12) + 6 + 8 + payload_bytes;
     // Cell: size and key as varints, and a two-byte pointer in the page's directory.
     let cell = varint_bytes(record) + 6 + 2;
     let local_max = usable - 35;
@@ -268,6 +267,26 @@ pub fn uncompacted_row_bytes(payload_bytes: usize) -> u64 {
     };
     let overflow_pages = (record - local).div_ceil(usable - 4);
     cell + local + 4 + overflow_pages * usable
+}
+
+/// A history, or a session: what all its messages take as rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) messages: u64,
+    pub(crate) raw_bytes: u64,
+    pub(crate) uncompacted_bytes: u64,
+}
+
+impl Rows {
+    /// Bytes that its hot messages take as rows: their payloads, and beside each what a row of it has
+    /// on average. Exact while all of it is hot.
+    pub(crate) fn hot_bytes(&self, messages: u64, payload_bytes: u64) -> u64 {
+        let beside = self.uncompacted_bytes.saturating_sub(self.raw_bytes);
+        let hot_messages = messages.min(self.messages);
+        let share =
+            u128::from(beside) * u128::from(hot_messages) / u128::from(self.messages.max(1));
+        payload_bytes.saturating_add(u64::try_from(share).unwrap_or(u64::MAX))
+    }
 }
 
 fn varint_bytes(value: u64) -> u64 {

@@ -1,7 +1,7 @@
 //! Sessions as listed.
 
 use crate::error::StoreError;
-use crate::growth::SessionTimes;
+use crate::growth::{Rows, SessionTimes};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::SessionMeta;
 use crate::usage::SessionUsage;
@@ -48,10 +48,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// Bytes the session takes in the database: segments and hot payloads.
+    /// Bytes the session takes in the database: segments, and hot messages as rows.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        self.segment_bytes + self.hot_bytes
+        let rows = Rows {
+            messages: self.messages,
+            raw_bytes: self.raw_bytes,
+            uncompacted_bytes: self.uncompacted_bytes,
+        };
+        self.segment_bytes
+            .saturating_add(rows.hot_bytes(self.hot_messages, self.hot_bytes))
     }
 
     pub(crate) fn times(&self) -> SessionTimes {

@@ -312,7 +312,9 @@ impl Store {
                     report.messages += page.len() as u64;
                     report.raw_bytes += bytes;
                     progress.raw_bytes_done += bytes;
-                    let uncompacted = page.iter().map(|m| uncompacted_row_bytes(m.payload.len()));
+                    let uncompacted = page
+                        .iter()
+                        .map(|m| uncompacted_row_bytes(m.payload.len() as u64));
                     found.uncompacted_bytes += uncompacted.sum::<u64>();
                     if let Some(source) = &mut source {
                         page.iter().for_each(|message| source.push(message));

@@ -60,7 +60,7 @@ fn the_report_picks_the_biggest_the_fastest_and_the_projects() {
     }
     append(&store, "big", "/p/one", 300, 5_000, 60);
     append(&store, "fast", "/p/one", 60, 5_000, 10);
-    append(&store, "untimed", "/p/none", 20, 1_000, 0);
+    append(&store, "untimed", "/p/none", 20, 2_000, 0);
     let report = store.capacity_report().unwrap();
 
     let ids = |rows: &[betcode_storage::capacity::report::SessionRow]| {
@@ -122,6 +122,47 @@ fn imports_without_times_change_nothing_of_growth_and_room_by_the_hour() {
         (room / room_before - 1.0).abs() < 0.1,
         "{room} {room_before}"
     );
+}
+
+#[test]
+fn short_messages_take_their_rows_until_they_are_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    append(&store, "rows", "/p/one", 500, 0, 0);
+    let report = store.capacity_report().unwrap();
+    let (session, project) = (&report.biggest_sessions[0], &report.projects[0]);
+    assert!(
+        report.uncompacted_bytes > 3 * report.raw_bytes / 2,
+        "rows take more than payloads"
+    );
+    assert_eq!(session.stored_bytes, report.uncompacted_bytes);
+    assert_eq!(session.footprint, Some(1.0));
+    assert_eq!(project.stored_bytes, report.uncompacted_bytes);
+    let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
+    assert_eq!(plan.stored_bytes(), report.uncompacted_bytes);
+}
+
+#[test]
+fn sessions_add_up_to_their_project_whatever_part_of_them_is_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    append(&store, "part", "/p/one", 500, 100, 30);
+    store
+        .compact(&CompactionRequest::manual(), &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    append(&store, "part", "/p/one", 300, 0, 30);
+    append(&store, "rows", "/p/one", 200, 0, 30);
+    let report = store.capacity_report().unwrap();
+    let sessions = report.biggest_sessions.iter().map(|s| s.stored_bytes);
+    let bases = store.totals().unwrap().base_bytes;
+    assert_eq!(
+        report.projects[0].stored_bytes,
+        sessions.sum::<u64>() + bases
+    );
+    let payloads = report.segment_bytes + report.hot_bytes + bases;
+    assert!(report.projects[0].stored_bytes > payloads + 500 * 20);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::status::invalid;
 /// The report and the totals it was made from, for a client.
 pub(super) fn report(report: &CapacityReport, totals: &Totals) -> proto::CapacityReportResponse {
     let growth = &report.growth;
-    let (likely, earliest) = limit_reached(&report.forecast);
+    let (likely, earliest) = limit_reached(&report.forecast, report.generated_ms);
     proto::CapacityReportResponse {
         store_id: report.store_id.clone(),
         created_ms: totals.created_ms,
@@ -66,8 +66,8 @@ pub(super) fn report(report: &CapacityReport, totals: &Totals) -> proto::Capacit
     }
 }
 
-/// When the limit is reached with compaction: the likely and the earliest date.
-fn limit_reached(forecast: &Forecast) -> (Option<i64>, Option<i64>) {
+/// When the limit is reached with compaction: the likely and the earliest date, now when it has been.
+fn limit_reached(forecast: &Forecast, now_ms: i64) -> (Option<i64>, Option<i64>) {
     let Forecast::Projected {
         with_compaction, ..
     } = forecast
@@ -75,8 +75,9 @@ fn limit_reached(forecast: &Forecast) -> (Option<i64>, Option<i64>) {
         return (None, None);
     };
     let date = |when: When| match when {
+        When::Reached => Some(now_ms),
         When::At { unix_ms, .. } => Some(unix_ms),
-        _ => None,
+        When::Beyond | When::Never => None,
     };
     let limit = &with_compaction.limit;
     (date(limit.likely), date(limit.earliest))
@@ -231,4 +232,46 @@ fn json(value: &impl serde::Serialize) -> String {
 
 fn refused(error: &CapacityError) -> Status {
     invalid("inputs", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use betcode_storage::HourGrowth;
+    use betcode_storage::capacity::forecast::{ForecastInput, forecast};
+    use betcode_storage::capacity::quantity::Input;
+    use betcode_storage::growth::HOUR_MS;
+
+    use super::*;
+
+    #[test]
+    fn a_full_store_is_told_from_one_that_is_never_full() {
+        const NOW_MS: i64 = 1_771_070_400_000;
+        let told = |used_bytes, daily_bytes| {
+            let day = |day: i64| HourGrowth {
+                hour: NOW_MS / HOUR_MS - 24 * day - 23,
+                messages: 1,
+                raw_bytes: daily_bytes,
+                active_ms: 0,
+            };
+            let hours: Vec<HourGrowth> = (0..28).map(day).collect();
+            let one = Input::measured(Amount::new("ratio", 1.0).unwrap());
+            let found = forecast(&ForecastInput {
+                hours: &hours,
+                first_hour: None,
+                now_ms: NOW_MS,
+                used_bytes,
+                free_bytes: 0,
+                compactable_bytes: 0,
+                limit_bytes: 1_000_000,
+                uncompacted_ratio: one,
+                compacted_ratio: one,
+                raw_bytes_per_session_hour: None,
+            });
+            limit_reached(&found.unwrap(), NOW_MS)
+        };
+        let days_ahead = |days: i64| Some(NOW_MS + days * 24 * HOUR_MS);
+        assert_eq!(told(900_000, 10_000), (days_ahead(10), days_ahead(10)));
+        assert_eq!(told(1_000_000, 10_000), (Some(NOW_MS), Some(NOW_MS)));
+        assert_eq!(told(900_000, 0), (None, None));
+    }
 }

@@ -2,11 +2,12 @@
 //!
 //! # How
 //! The last [`WINDOW_DAYS`] days before now (or as many whole days as there is history) are
-//! taken as they were, idle days included. Their daily growth is averaged over every run of up
-//! to seven days in a row; the 10 %, 50 % and 90 % quantiles of these averages are the low,
+//! taken as they were, idle days included. Their daily growth is averaged over every run of a
+//! quarter of these days in a row, seven at most; the 10 %, 50 % and 90 % quantiles of these averages are the low,
 //! median and high pace, widened to include the plain average of the window. Averages over
 //! runs, not single days, because what counts for a date weeks ahead is the pace of weeks:
-//! weekends and single busy days cancel out. A date's range is that of the paces; it does not
+//! weekends and single busy days cancel out. No longer runs than a quarter, because a busy day is
+//! in as many runs as a run has days: it has to stay out of half of them. A date's range is that of the paces; it does not
 //! know what will be used tomorrow.
 //!
 //! Hours later than now (a clock that was ahead) and before 2020 (a clock that was reset) are
@@ -28,6 +29,9 @@ pub const WINDOW_DAYS: usize = 28;
 pub const HISTORY_DAYS_MIN: usize = 3;
 /// Days of a run that is averaged, at most.
 const RUN_DAYS_MAX: usize = 7;
+/// A run is this part of the window, so that fewer than half of the runs hold any one day, or the two
+/// that a busy night falls on.
+const RUNS_IN_WINDOW: usize = 4;
 /// Dates further ahead than this are not told: no pace of four weeks says anything about them.
 pub const HORIZON_DAYS: f64 = 3652.5;
 /// Unix hour of 2020-01-01: no agent history is older.
@@ -187,6 +191,17 @@ pub enum Forecast {
     },
 }
 
+impl Forecast {
+    /// Hours left out because they are later than now or before 2020.
+    #[must_use]
+    pub fn ignored_hours(&self) -> usize {
+        match self {
+            Self::NotEnoughHistory { ignored_hours, .. }
+            | Self::Projected { ignored_hours, .. } => *ignored_hours,
+        }
+    }
+}
+
 /// Makes the forecast described in the [module's documentation](self).
 ///
 /// # Errors
@@ -228,7 +243,7 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
         });
     }
     let daily = daily_raw_bytes(&hours, now_hour, days.min(WINDOW_DAYS));
-    let run_days = (daily.len() / 2).clamp(1, RUN_DAYS_MAX);
+    let run_days = (daily.len() / RUNS_IN_WINDOW).clamp(1, RUN_DAYS_MAX);
     let pace = pace(&daily, run_days);
     let project =
         |start_bytes, ratio: Input<Amount>| Box::new(projection(input, start_bytes, ratio, pace));

@@ -3,6 +3,7 @@
 use std::iter::Peekable;
 use std::vec;
 
+use crate::growth::uncompacted_row_bytes;
 use crate::ids::SessionId;
 use crate::sql::segments::{SegmentInfo, Tier};
 
@@ -43,7 +44,7 @@ impl Unit {
 
     fn stored_bytes(&self) -> u64 {
         match self {
-            Self::Hot { raw_bytes, .. } => *raw_bytes,
+            Self::Hot { raw_bytes, .. } => uncompacted_row_bytes(*raw_bytes),
             Self::Segment(info) => info.encoded_bytes,
         }
     }

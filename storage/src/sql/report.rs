@@ -22,7 +22,7 @@ pub struct ProjectGrowth {
     pub messages: u64,
     /// Payload bytes.
     pub raw_bytes: u64,
-    /// Bytes in the database: segments, hot payloads, and the project's bases.
+    /// Bytes in the database: segments, hot messages as rows, and the project's bases.
     pub stored_bytes: u64,
     /// Active time.
     pub active_ms: i64,
@@ -127,10 +127,15 @@ pub(crate) fn shown_of(
     })
 }
 
+/// [`Session::stored_bytes`] of a row.
+const STORED_BYTES: &str = "(segment_bytes + hot_bytes + CAST(
+    max(uncompacted_bytes - raw_bytes, 0) * min(hot_messages, last_sequence)
+        / max(last_sequence, 1) AS INTEGER))";
+
 fn biggest(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<Session>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT * FROM sessions ORDER BY segment_bytes + hot_bytes DESC, session_id LIMIT ?1",
-    )?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT * FROM sessions ORDER BY {STORED_BYTES} DESC, session_id LIMIT ?1"
+    ))?;
     let (sessions, _damaged) = readable(statement.query([limit])?)?;
     Ok(sessions)
 }
@@ -151,17 +156,17 @@ fn fastest(
 /// The projects that take the most room, and how many projects there are.
 fn projects(connection: &Connection, limit: u32) -> rusqlite::Result<(Vec<ProjectGrowth>, u64)> {
     // The length of a blob stands in its row's header: the bases themselves are not read.
-    let mut statement = connection.prepare_cached(
+    let mut statement = connection.prepare_cached(&format!(
         "WITH shared AS
             (SELECT project, sum(length(encoded)) AS bytes FROM bases GROUP BY project)
          SELECT working_directory, count(*) AS sessions, sum(last_sequence) AS messages,
             sum(raw_bytes) AS raw_bytes, sum(active_ms) AS active_ms,
-            sum(segment_bytes + hot_bytes) + coalesce(
+            sum({STORED_BYTES}) + coalesce(
                 (SELECT bytes FROM shared WHERE project = working_directory), 0) AS stored_bytes,
             count(*) OVER () AS projects
          FROM sessions GROUP BY working_directory
-         ORDER BY stored_bytes DESC, working_directory LIMIT ?1",
-    )?;
+         ORDER BY stored_bytes DESC, working_directory LIMIT ?1"
+    ))?;
     let mut rows = statement.query([limit])?;
     let (mut projects, mut total) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {

@@ -305,7 +305,9 @@ fn look(
             max: SEQUENCE_MAX,
         });
     }
-    let used_bytes = known.map_or(0, Session::stored_bytes);
+    // Payloads, as what comes in is counted: not what rows take beside them.
+    let payloads = |session: &Session| session.segment_bytes.saturating_add(session.hot_bytes);
+    let used_bytes = known.map_or(0, payloads);
     let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
     let grows = known.is_none() || !fresh.is_empty();
     if grows && !limits_policy::admits(room.used_bytes, incoming, room.db_bytes_max) {
@@ -585,7 +587,7 @@ fn add_message(
     session.set_times(times);
 
     let bytes = payload.len() as u64;
-    let uncompacted = uncompacted_row_bytes(payload.len());
+    let uncompacted = uncompacted_row_bytes(bytes);
     session.messages = sequence;
     session.raw_bytes += bytes;
     session.uncompacted_bytes += uncompacted;

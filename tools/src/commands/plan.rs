@@ -4,7 +4,7 @@ use betcode_storage::capacity::CapacityError;
 use betcode_storage::capacity::planner::latency::{LatencyBudget, Stage};
 use betcode_storage::capacity::planner::memory::{DAEMON_BASE_BYTES, DAEMON_SESSION_BYTES};
 use betcode_storage::capacity::planner::{self, Plan, PlanInputs};
-use betcode_storage::capacity::quantity::Source;
+use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
 use serde::Serialize;
 
 use super::Context;
@@ -17,7 +17,7 @@ use crate::output::{Out, format};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \
-each comes from stand at the end. --measured takes growth and what compaction leaves from the database, \
+each comes from stand at the end. --measured takes growth, size and what compaction leaves from the database, \
 its limit, memory and latency from the daemon that serves it; --set goes over both.")]
 pub struct Args {
     /// Replace an input, such as daemon_memory.sessions=40 or
@@ -37,6 +37,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let mut inputs = PlanInputs::default();
     let mut footprint = None;
     let mut daemon = None;
+    if let Some(limit_bytes) = context.global.limit_bytes {
+        inputs.storage_growth.limit_bytes = Input::given(ByteCount(limit_bytes));
+    }
     if args.measured {
         let status = DaemonStatus::of(&context.database()?);
         let limit = context.limit(status.as_ref());

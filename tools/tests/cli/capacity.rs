@@ -165,6 +165,46 @@ fn a_measured_plan_takes_growth_and_limit_from_the_store() {
 }
 
 #[test]
+fn a_measured_plan_leaves_no_room_where_the_database_is() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", generator::transcript(1, 2_000_000));
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let args = ["plan", "--measured", "--limit-bytes", "1MB"];
+    let (plan, code) = tool.json(args);
+    assert_eq!(code, 0, "{plan}");
+    assert_eq!(plan["storage_growth"]["months_to_limit"], 0.0);
+    let text = tool.ok(args).text();
+    assert!(text.contains("full already"), "{text}");
+}
+
+#[test]
+fn a_plan_takes_the_limit_that_is_given_unless_an_input_is_set() {
+    let tool = Tool::new();
+    let limit = |args: &[&str]| {
+        let (plan, code) = tool.json(args);
+        assert_eq!(code, 0);
+        let rows = plan["inputs"].as_array().unwrap().clone();
+        let mut rows = rows.into_iter();
+        let row = rows.find(|row| row["name"] == "storage_growth.limit_bytes");
+        let row = row.unwrap();
+        (row["value"].as_f64().unwrap(), row["source"].clone())
+    };
+    assert_eq!(limit(&["plan"]), (1e9, "plan_default".into()));
+    assert_eq!(
+        limit(&["plan", "--limit-bytes", "5GB"]),
+        (5e9, "given".into())
+    );
+    let both = [
+        "plan",
+        "--limit-bytes",
+        "5GB",
+        "--set",
+        "storage_growth.limit_bytes=3GB",
+    ];
+    assert_eq!(limit(&both), (3e9, "given".into()));
+}
+
+#[test]
 fn a_measured_plan_takes_the_effect_of_compaction_from_what_is_compacted() {
     let tool = Tool::new();
     tool.write("src/a.jsonl", generator::transcript(1, 2_000_000));

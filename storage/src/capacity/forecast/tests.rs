@@ -105,16 +105,30 @@ fn quiet_and_busy_weeks_give_a_range_that_holds_the_average() {
 }
 
 #[test]
-fn a_single_burst_moves_the_range_and_not_the_likely_date() {
-    let mut daily = [MB; 28];
-    daily[3] = 2000 * MB;
-    let hours = days(&daily);
-    let (pace, _, _) = projections(&input(&hours));
-    assert!((pace.median - 1e6).abs() < 1.0, "{pace:?}");
-    assert!(
-        pace.high > 70e6,
-        "the average is within the range: {pace:?}"
-    );
+fn a_burst_on_any_day_moves_the_range_and_not_the_likely_date_however_short_the_history() {
+    for length in HISTORY_DAYS_MIN..=WINDOW_DAYS {
+        for burst in 0..length {
+            let mut daily = vec![MB; length];
+            daily[burst] = 2000 * MB;
+            let (pace, _, _) = projections(&input(&days(&daily)));
+            let told = format!("day {burst} of {length}: {pace:?}");
+            assert!((pace.median - 1e6).abs() < 1.0, "{told}");
+            assert!(pace.high > 70e6, "the average is within the range: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_burst_over_the_end_of_a_day_does_not_move_the_likely_date() {
+    for length in 5..=WINDOW_DAYS {
+        for burst in 1..length {
+            let mut daily = vec![MB; length];
+            daily[burst - 1..=burst].fill(1000 * MB);
+            let (pace, _, _) = projections(&input(&days(&daily)));
+            let told = format!("day {burst} of {length}: {pace:?}");
+            assert!((pace.median - 1e6).abs() < 1.0, "{told}");
+        }
+    }
 }
 
 #[test]

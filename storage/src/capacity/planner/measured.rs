@@ -5,8 +5,9 @@ use crate::capacity::quantity::{Amount, ByteCount, Input, Source};
 use crate::capacity::report::CapacityReport;
 
 impl PlanInputs {
-    /// Replaces what `report` measured: messages per session-hour, size of a message; and the limit,
-    /// which is no measure and comes from `limit_source`. What it did not measure keeps its value. Gives the measured footprint of what is
+    /// Replaces what `report` measured: messages per session-hour, size of a message, what the database
+    /// takes already without its free pages; and the limit, which is no measure and comes from
+    /// `limit_source`. What it did not measure keeps its value. Gives the measured footprint of what is
     /// compacted, for [`Plan::compute`](super::Plan::compute); the footprint of the whole file says
     /// nothing of compaction while most of it is not compacted.
     pub fn take_measured(
@@ -27,6 +28,8 @@ impl PlanInputs {
         if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
             growth.message_bytes = Input::measured(ByteCount(bytes.round() as u64));
         }
+        let in_use_bytes = report.used_bytes().saturating_sub(report.free_bytes);
+        growth.used_bytes = Input::measured(ByteCount(in_use_bytes));
         growth.limit_bytes = Input {
             value: ByteCount(report.limit_bytes),
             source: limit_source,
@@ -62,6 +65,8 @@ mod tests {
         assert_eq!(sources[1..3], [Source::Measured, Source::Measured]);
         assert_eq!(sources.last(), Some(&Source::Given), "the limit");
         assert_eq!(plan.storage_growth.compacted.len(), 2);
+        // 6.24 MB, of which 40 KB are free.
+        assert_eq!(inputs.storage_growth.used_bytes.value, ByteCount(6_200_000));
     }
 
     #[test]

@@ -33,6 +33,8 @@ inputs! {
         workdays_per_month: DaysPerMonth = WORKDAYS_PER_MONTH, PlanDefault;
         /// Share of its size that history takes after compaction
         compaction_footprint: Amount = Amount(FOOTPRINT_TARGET), PlanDefault;
+        /// Size that the database has already
+        used_bytes: ByteCount = ByteCount(0), PlanDefault;
         /// Size that the database may reach
         limit_bytes: ByteCount = ByteCount(DB_BYTES_MAX_DEFAULT), PlanDefault;
     }
@@ -47,7 +49,7 @@ pub struct CompactedGrowth {
     pub daily_bytes: ByteCount,
     /// Bytes added in a month.
     pub monthly_bytes: ByteCount,
-    /// Months until an empty database reaches its limit; `None` when it never does.
+    /// Months until the database reaches its limit, 0 when it has; `None` when it never does.
     pub months_to_limit: Option<f64>,
 }
 
@@ -60,8 +62,8 @@ pub struct StorageGrowth {
     pub daily_bytes: ByteCount,
     /// Bytes that all sessions add in a month, before compaction.
     pub monthly_bytes: ByteCount,
-    /// Months until an empty database reaches its limit without compaction; `None` when it
-    /// never does.
+    /// Months until the database reaches its limit without compaction, 0 when it has; `None` when
+    /// it never does.
     pub months_to_limit: Option<f64>,
     /// After compaction: with the plan's footprint or the one given in its place, then with the
     /// measured one, when there is one.
@@ -90,6 +92,7 @@ impl StorageGrowth {
             .times(WHAT, inputs.sessions.value)?
             .scaled(WHAT, inputs.session_hours_per_day.value.0)?;
         let monthly = daily.scaled(WHAT, inputs.workdays_per_month.value.0)?;
+        let room = ByteCount(limit_bytes.0.saturating_sub(inputs.used_bytes.value.0));
         let measured = measured_footprint.map(Input::measured);
         let compacted = [Some(inputs.compaction_footprint), measured]
             .into_iter()
@@ -100,7 +103,7 @@ impl StorageGrowth {
                     footprint,
                     daily_bytes: daily.scaled(WHAT, footprint.value.get())?,
                     monthly_bytes,
-                    months_to_limit: months(limit_bytes, monthly_bytes),
+                    months_to_limit: months(room, monthly_bytes),
                 })
             })
             .collect::<Result<_>>()?;
@@ -108,14 +111,18 @@ impl StorageGrowth {
             bytes_per_session_hour: per_hour,
             daily_bytes: daily,
             monthly_bytes: monthly,
-            months_to_limit: months(limit_bytes, monthly),
+            months_to_limit: months(room, monthly),
             compacted,
         })
     }
 }
 
-fn months(limit: ByteCount, monthly: ByteCount) -> Option<f64> {
-    (monthly.0 > 0).then(|| limit.mb() / monthly.mb())
+fn months(room: ByteCount, monthly: ByteCount) -> Option<f64> {
+    match (room.0, monthly.0) {
+        (0, _) => Some(0.0),
+        (_, 0) => None,
+        _ => Some(room.mb() / monthly.mb()),
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +171,24 @@ mod tests {
         assert_eq!(growth.compacted[1].footprint.source, Source::Measured);
         assert_eq!(growth.compacted[1].monthly_bytes, ByteCount(176 * MB));
         assert!((growth.compacted[1].months_to_limit.unwrap() - 1000.0 / 176.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_the_database_takes_already_is_no_room() {
+        let with_used = |used_bytes: u64| {
+            let inputs = StorageGrowthInputs {
+                used_bytes: Input::given(ByteCount(used_bytes)),
+                ..StorageGrowthInputs::default()
+            };
+            StorageGrowth::plan(&inputs, None).unwrap()
+        };
+        let growth = with_used(560 * MB);
+        assert!((growth.months_to_limit.unwrap() - 440.0 / 1760.0).abs() < 1e-9);
+        let compacted = growth.compacted[0].months_to_limit.unwrap();
+        assert!((compacted - 440.0 / 528.0).abs() < 1e-9);
+        for used_bytes in [1_000 * MB, 1_200 * MB] {
+            assert_eq!(with_used(used_bytes).months_to_limit, Some(0.0));
+        }
     }
 
     #[test]

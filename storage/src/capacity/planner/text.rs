@@ -85,6 +85,7 @@ fn growth(out: &mut Lines, plan: &Plan) {
 
 fn months(to_limit: Option<f64>) -> String {
     match to_limit {
+        Some(0.0) => "full already".into(),
         Some(months) => format!("full in {} months", three_digits(months)),
         None => "never full".into(),
     }
@@ -223,6 +224,19 @@ mod tests {
         assert!(inputs.rows().iter().all(|row| text.contains(&row.name)));
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn text_says_when_the_database_is_full_already() {
+        let mut inputs = PlanInputs::default();
+        inputs
+            .set("storage_growth.used_bytes", 2e9, Source::Given)
+            .unwrap();
+        let text = text(&Plan::compute(&inputs, None, None).unwrap());
+        assert!(
+            text.contains("full already") && !text.contains("months"),
             "{text}"
         );
     }

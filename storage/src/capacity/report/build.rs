@@ -10,7 +10,7 @@ use crate::capacity::forecast::{self, ForecastInput};
 use crate::capacity::levels::{Level, Metric, level_of, used_fraction};
 use crate::capacity::planner::storage_growth::{MESSAGE_BYTES, MESSAGES_PER_SESSION_HOUR};
 use crate::capacity::quantity::{Amount, Input, MB, Source};
-use crate::growth::HOUR_MS;
+use crate::growth::{HOUR_MS, Rows};
 use crate::limits::FOOTPRINT_TARGET;
 use crate::session::Session;
 use crate::{CompactionRun, HourGrowth, ProjectGrowth, Totals, TypeGrowth, Untimed};
@@ -107,7 +107,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         uncompacted_bytes: totals.uncompacted_bytes,
         footprint,
         footprint_target: FOOTPRINT_TARGET,
-        saved_bytes: totals.uncompacted_bytes.saturating_sub(used_bytes),
+        saved_bytes: saved_bytes(totals),
         compactable_bytes: ratios.compactable_bytes,
         hot_messages: totals.hot_messages,
         hot_bytes: totals.hot_bytes,
@@ -169,6 +169,20 @@ impl Ratios {
             compactable_bytes,
         }
     }
+}
+
+/// What is compacted would take so much more as rows. Neither history that is not compacted nor free
+/// pages take anything of it.
+fn saved_bytes(totals: &Totals) -> u64 {
+    let rows = Rows {
+        messages: totals.messages,
+        raw_bytes: totals.raw_bytes,
+        uncompacted_bytes: totals.uncompacted_bytes,
+    };
+    totals
+        .uncompacted_bytes
+        .saturating_sub(rows.hot_bytes(totals.hot_messages, totals.hot_bytes))
+        .saturating_sub(totals.segment_bytes.saturating_add(totals.base_bytes))
 }
 
 /// What a byte of compacted history takes; `None` while too little is compacted to tell.

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use super::{CapacityReport, SessionRow};
 use crate::capacity::forecast::{Forecast, Projection, When};
-use crate::capacity::text::date;
+use crate::capacity::text::{date, harmless};
 
 /// `section,name,field,value`, sizes in bytes, times in Unix milliseconds, unknown values empty.
 #[must_use]
@@ -71,17 +71,18 @@ impl Table {
     }
 }
 
-/// Quoted when it must be. A text that a spreadsheet would run as a formula gets an apostrophe
-/// before it: names and directories are input.
+/// Quoted when it must be. Names and directories are input: what could act on a terminal becomes `·`,
+/// and a text that a spreadsheet would run as a formula gets an apostrophe before it.
 fn quoted(cell: &str) -> String {
+    let cell = &harmless(cell);
     let number = cell.parse::<f64>().is_ok();
-    let runs = !number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let runs = !number && cell.starts_with(['=', '+', '-', '@']);
     let cell = if runs {
         format!("'{cell}")
     } else {
         cell.to_owned()
     };
-    if cell.contains([',', '"', '\n', '\r']) {
+    if cell.contains([',', '"']) {
         format!("\"{}\"", cell.replace('"', "\"\""))
     } else {
         cell

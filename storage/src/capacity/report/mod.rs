@@ -53,7 +53,7 @@ pub struct CapacityReport {
     pub footprint: Option<f64>,
     /// What the plan expects of it.
     pub footprint_target: f64,
-    /// Bytes that compaction saved so far.
+    /// Bytes that compaction saved so far: what is compacted takes so much less than as rows.
     pub saved_bytes: u64,
     /// Bytes that it would still save.
     pub compactable_bytes: u64,

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::CapacityReport;
 use crate::capacity::forecast::{Forecast, Projection, When};
 use crate::capacity::levels::Level;
+use crate::capacity::text::harmless;
 
 /// Writes one sample after its labels.
 struct Exposition(String);
@@ -176,8 +177,16 @@ fn growth(out: &mut Exposition, report: &CapacityReport) {
         out.family(name, help, &planned(row.planned, row.measured));
     }
     let by_type = |value: fn(&super::TypeRow) -> u64| {
-        let sample = |row: &super::TypeRow| (label("type", &row.message_type), as_f64(value(row)));
-        report.by_type.iter().map(sample).collect::<Vec<_>>()
+        let mut samples: Vec<(String, f64)> = Vec::new();
+        for row in &report.by_type {
+            let (label, value) = (label("type", &row.message_type), as_f64(value(row)));
+            // Names that differ only in what became `·` are one series: it must not stand twice.
+            match samples.iter_mut().find(|(known, _)| *known == label) {
+                Some((_, sum)) => *sum += value,
+                None => samples.push((label, value)),
+            }
+        }
+        samples
     };
     out.family(
         "betcode_store_type_messages",
@@ -243,12 +252,10 @@ fn labels(pairs: &[(&str, &str)]) -> String {
     format!("{{{}}}", pairs.join(","))
 }
 
-/// Label values may hold anything but an unescaped backslash, quote or newline.
+/// Label values may hold anything but an unescaped backslash, quote or newline. They are input: what
+/// could act on a terminal, newlines too, becomes `·`.
 fn escaped(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    harmless(value).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 fn as_f64(value: u64) -> f64 {

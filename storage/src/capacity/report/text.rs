@@ -146,19 +146,32 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
             hours(report.growth.wall_hours)
         ));
     }
-    let untimed = &report.untimed;
-    if untimed.sessions == 0 {
-        return;
+    if let Some(untimed) = untimed(report) {
+        out.line(&format!("  {untimed}"));
     }
-    let which = if untimed.sessions == report.sessions {
-        "any session".to_owned()
-    } else {
-        counted(untimed.sessions, "session")
+}
+
+/// Which sessions are in no figure by the hour; `None` when all are.
+pub(super) fn untimed(report: &CapacityReport) -> Option<String> {
+    let untimed = &report.untimed;
+    let which = match untimed.sessions {
+        0 => return None,
+        all if all == report.sessions => "any session".to_owned(),
+        some => counted(some, "session"),
     };
-    out.line(&format!(
-        "  no time between lines in {which} ({}): left out by the hour",
-        bytes(untimed.raw_bytes)
-    ));
+    let bytes = bytes(untimed.raw_bytes);
+    Some(format!(
+        "no time between lines in {which} ({bytes}): left out by the hour"
+    ))
+}
+
+/// Which hours are not in the forecast; `None` when all are.
+pub(super) fn ignored(report: &CapacityReport) -> Option<String> {
+    let ignored = report.forecast.ignored_hours();
+    (ignored > 0).then(|| {
+        let hours = counted(ignored as u64, "hour");
+        format!("{hours} of growth left out: later than now or before 2020")
+    })
 }
 
 fn row(label: &str, cells: [&str; 3]) -> String {
@@ -184,7 +197,7 @@ fn unknown() -> String {
     "-".into()
 }
 
-fn counted(number: u64, singular: &str) -> String {
+pub(super) fn counted(number: u64, singular: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {singular}{plural}", count(number))
 }

@@ -3,8 +3,8 @@
 use crate::capacity::forecast::{Forecast, When};
 use crate::capacity::levels::{Level, Metric};
 use crate::capacity::report::CapacityReport;
-use crate::capacity::report::text::{rounded_bytes, times, when};
-use crate::capacity::text::{bytes, count, date, days_ahead, hours, percent, three_digits};
+use crate::capacity::report::text::{counted, rounded_bytes, times, untimed, when};
+use crate::capacity::text::{bytes, date, days_ahead, hours, percent, three_digits};
 
 use super::markup::meter;
 
@@ -77,24 +77,13 @@ fn footprint(report: &CapacityReport) -> String {
 
 fn growth(report: &CapacityReport) -> String {
     let growth = &report.growth;
-    let history = format!(
-        "{} sessions, {} messages, {} recorded in {} of active time.",
-        count(report.sessions),
-        count(report.messages),
-        bytes(report.raw_bytes),
-        hours(growth.active_hours)
-    );
+    let history = history(report);
     let (Some(per_hour), Some(messages), Some(size)) = (
         growth.bytes_per_session_hour,
         growth.messages_per_session_hour,
         growth.bytes_per_message,
     ) else {
-        return card(
-            "Growth",
-            "–",
-            "per session-hour",
-            &format!("<p>{history}</p>"),
-        );
+        return card("Growth", "–", "per session-hour", &history);
     };
     let planned = report
         .planned
@@ -106,7 +95,7 @@ fn growth(report: &CapacityReport) -> String {
             format!(", {} the plan", times(ratio).replace(" x", "×"))
         });
     let rest = format!(
-        "<p>{} messages of {} an hour{ratio}.</p><p>{history}</p>",
+        "<p>{} messages of {} an hour{ratio}.</p>{history}",
         three_digits(messages),
         rounded_bytes(size),
     );
@@ -115,6 +104,29 @@ fn growth(report: &CapacityReport) -> String {
         &rounded_bytes(per_hour),
         "per session-hour",
         &rest,
+    )
+}
+
+/// What is recorded, and in how much active time as far as it has any.
+fn history(report: &CapacityReport) -> String {
+    let active_hours = report.growth.active_hours;
+    let untimed = untimed(report);
+    let timed_bytes = report.raw_bytes.saturating_sub(report.untimed.raw_bytes);
+    let of_it = match untimed {
+        Some(_) => format!(", {} of it", bytes(timed_bytes)),
+        None => String::new(),
+    };
+    let active = if active_hours > 0.0 {
+        format!("{of_it} in {} of active time", hours(active_hours))
+    } else {
+        String::new()
+    };
+    let untimed = untimed.map_or_else(String::new, |told| format!("; {told}"));
+    format!(
+        "<p>{}, {}, {} recorded{active}{untimed}.</p>",
+        counted(report.sessions, "session"),
+        counted(report.messages, "message"),
+        bytes(report.raw_bytes),
     )
 }
 

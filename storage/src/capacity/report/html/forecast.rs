@@ -7,7 +7,7 @@ use super::plot::{Plot, Side};
 use super::scale::day_marks;
 use crate::capacity::forecast::{Forecast, Projection, Reach, When};
 use crate::capacity::report::CapacityReport;
-use crate::capacity::report::text::{self, rounded_bytes, when};
+use crate::capacity::report::text::{self, ignored, rounded_bytes, when};
 use crate::capacity::text::{DAY_MS, bytes, date, days_ahead, hours};
 
 const DAYS_SHOWN_MIN: f64 = 30.0;
@@ -58,7 +58,9 @@ pub(super) fn section(report: &CapacityReport) -> String {
             )
         }
     };
-    format!("<section><h2>Forecast</h2>{body}</section>\n")
+    let ignored =
+        ignored(report).map_or_else(String::new, |told| format!("<p class=\"note\">{told}</p>"));
+    format!("<section><h2>Forecast</h2>{body}{ignored}</section>\n")
 }
 
 fn days_until(when: When) -> Option<f64> {

@@ -3,6 +3,7 @@
 use super::{Fixture, close, empty, hostile, over_limit, report};
 use crate::Totals;
 use crate::capacity::report::{ReportInput, build, csv, prometheus, text};
+use crate::capacity::text::harmless;
 
 /// A strict reader of the exposition format: every sample follows the HELP and TYPE of its
 /// family, families stand together, names and labels are well formed, values are numbers.
@@ -84,10 +85,35 @@ fn prometheus_text_is_well_formed_and_carries_the_figures() {
         2.54e6
     ));
     assert!(close(value("betcode_store_active_seconds"), 72_000.0));
-    let hostile = "betcode_store_type_messages{type=\"a\\\"b\\\\\\n\"}";
+    let hostile = "betcode_store_type_messages{type=\"a\\\"b\\\\·\"}";
     assert!(close(value(hostile), 7220.0));
     let likely = "betcode_store_forecast_seconds{compaction=\"off\",at=\"limit\",pace=\"median\"}";
     assert!(value(likely) > 86_400.0);
+}
+
+#[test]
+fn tables_and_metrics_cannot_act_on_a_terminal() {
+    for report in [report(), hostile()] {
+        for line in csv(&report).split_terminator("\r\n") {
+            assert_eq!(harmless(line), line);
+        }
+        for line in prometheus(&report).lines() {
+            assert_eq!(harmless(line), line);
+        }
+    }
+}
+
+#[test]
+fn types_that_differ_in_control_characters_only_are_one_series() {
+    let mut fixture = Fixture::new();
+    fixture.types[0].message_type = "a\t".into();
+    fixture.types[1].message_type = "a\r".into();
+    let samples = parse_exposition(&prometheus(&build(&fixture.input()).unwrap()));
+    let of_type = samples
+        .iter()
+        .filter(|(name, _)| name.starts_with("betcode_store_type_messages"));
+    let values: Vec<f64> = of_type.map(|(_, value)| *value).collect();
+    assert_eq!(values, [9_220.0]);
 }
 
 #[test]

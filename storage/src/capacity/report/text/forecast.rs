@@ -1,6 +1,6 @@
 //! When the limit will be reached, as text.
 
-use super::{Lines, room, rounded_bytes, when};
+use super::{Lines, ignored, room, rounded_bytes, when};
 use crate::capacity::forecast::{Forecast, Projection, Range, Reach, When};
 use crate::capacity::report::CapacityReport;
 use crate::capacity::text::{bytes, date, days_ahead, fit, hours};
@@ -68,6 +68,9 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
                 &sessions(with_compaction),
             ));
         }
+    }
+    if let Some(ignored) = ignored(report) {
+        out.line(&format!("  {ignored}"));
     }
 }
 
