@@ -122,7 +122,7 @@ pub const BASE_BLOBS_BYTES_MAX: usize = 8 << 20;
 /// by as many (or has doubled).
 pub const BASE_SOURCE_BYTES_MAX: u64 = 64 << 20;
 /// Less than this is not worth a base.
-pub const BASE_SOURCE_BYTES_MIN: u64 = 64 << 10;
+pub const BASE_SOURCE_BYTES_MIN: u64 = 8 << 10;
 
 /// The WAL is checkpointed when it has grown to this many bytes …
 pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;

@@ -42,7 +42,7 @@ const GAP_BYTES_MAX: usize = 250;
 /// Shorter runs are left to the segments.
 const RUN_BYTES_MIN: usize = 48;
 /// Smaller bases are not worth a row.
-const TEXT_BYTES_MIN: usize = 4 << 10;
+const TEXT_BYTES_MIN: usize = 1 << 10;
 /// Smaller blobs are left to the segments.
 const BLOB_BYTES_MIN: usize = 128;
 /// Bytes of segments taken apart that are kept from the first pass for the second.

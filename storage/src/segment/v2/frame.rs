@@ -23,6 +23,16 @@ const DEEP_HASH_LOG: u32 = 17;
 /// thirds of the dictionary; with a bigger one up to 2 % of the size is lost.
 const DEEP_CHAIN_LOGS: [u32; 2] = [21, 22];
 
+/// The level looks for matches of five bytes and more, and takes one of 48 without looking for a better
+/// way to it. Looking for three, and on to 128, spares 1 % of most histories and a seventh of some.
+const DEEP_MATCH_BYTES_MIN: u32 = 3;
+const DEEP_TARGET_LENGTH: u32 = 128;
+
+/// An attached dictionary is searched in place, and zstd then makes the tables of the frame as small as
+/// those of the dictionary: an input this many times as long would see no more than its own last bytes
+/// in them. A dictionary as short as that is soon loaded anew for each frame.
+const ATTACHED_INPUT_FACTOR_MAX: usize = 12;
+
 fn deep_chain_log(dictionary_bytes: usize) -> u32 {
     let [small, large] = DEEP_CHAIN_LOGS;
     // A tree takes two entries for a position.
@@ -44,8 +54,7 @@ fn zstd_error(code: usize) -> SegmentError {
 pub(in super::super) struct Compressor {
     context: CCtx<'static>,
     level: i32,
-    /// At [`super::DEEP_LEVEL`].
-    chain_log: u32,
+    dictionary_bytes: usize,
 }
 
 impl Compressor {
@@ -60,14 +69,12 @@ impl Compressor {
         set(CParameter::ChecksumFlag(false))?;
         set(CParameter::DictIdFlag(false))?;
         if !dictionary.is_empty() {
-            // Searched in place. The other ways index the dictionary anew for each frame.
-            set(CParameter::ForceAttachDict(DictAttachPref::ForceAttach))?;
             context.load_dictionary(dictionary).map_err(zstd_error)?;
         }
         Ok(Self {
             context,
             level,
-            chain_log: deep_chain_log(dictionary.len()),
+            dictionary_bytes: dictionary.len(),
         })
     }
 
@@ -79,16 +86,23 @@ impl Compressor {
         } else {
             (self.level, WINDOW_LOG)
         };
-        let (hash_log, chain_log) = if level == super::DEEP_LEVEL {
-            (DEEP_HASH_LOG, self.chain_log)
+        let attach = if bytes.len() / ATTACHED_INPUT_FACTOR_MAX <= self.dictionary_bytes {
+            DictAttachPref::ForceAttach
         } else {
-            (OF_THE_LEVEL, OF_THE_LEVEL)
+            DictAttachPref::ForceLoad
         };
+        let is_deep = level == super::DEEP_LEVEL;
+        let deep = |value| if is_deep { value } else { OF_THE_LEVEL };
         let mut set = |parameter| self.context.set_parameter(parameter).map_err(zstd_error);
         set(CParameter::CompressionLevel(level))?;
         set(CParameter::WindowLog(window_log))?;
-        set(CParameter::HashLog(hash_log))?;
-        set(CParameter::ChainLog(chain_log))?;
+        set(CParameter::HashLog(deep(DEEP_HASH_LOG)))?;
+        set(CParameter::ChainLog(deep(deep_chain_log(
+            self.dictionary_bytes,
+        ))))?;
+        set(CParameter::MinMatch(deep(DEEP_MATCH_BYTES_MIN)))?;
+        set(CParameter::TargetLength(deep(DEEP_TARGET_LENGTH)))?;
+        set(CParameter::ForceAttachDict(attach))?;
         let mut frame = Vec::with_capacity(compress_bound(bytes.len()));
         self.context
             .compress2(&mut frame, bytes)
@@ -171,4 +185,43 @@ pub(in super::super) fn decompress(
     let mut raw = Vec::new();
     Decompressor::default().decompress(frame, dictionary, raw_bytes, part, &mut raw)?;
     Ok(raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of 64 bytes, each of them one of a thousand: what a line repeats is far behind it.
+    fn text_that_repeats_from_afar() -> Vec<u8> {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            state >> 33
+        };
+        let pool: Vec<String> = (0..1000)
+            .map(|_| format!("{:064x}", next() * next()))
+            .collect();
+        let picked = (0..16_000).map(|_| pool[next() as usize % pool.len()].as_bytes());
+        picked.collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn a_short_dictionary_hides_no_repeats_of_a_long_frame() {
+        let text = text_that_repeats_from_afar();
+        let dictionary: Vec<u8> = (0..2048_u32).map(|n| (n * n >> 5) as u8).collect();
+        for level in [4, super::super::DEEP_LEVEL] {
+            let frame_with = |dictionary: &[u8]| {
+                let mut compressor = Compressor::new(level, dictionary).unwrap();
+                compressor.compress(&text).unwrap()
+            };
+            let (alone, with) = (frame_with(&[]), frame_with(&dictionary));
+            assert!(
+                with.len() <= alone.len() + alone.len() / 50,
+                "level {level}: {} bytes, without a dictionary {}",
+                with.len(),
+                alone.len()
+            );
+            assert!(decompress(&with, &dictionary, text.len(), "test").unwrap() == text);
+        }
+    }
 }
