@@ -44,9 +44,15 @@ pub const LONG_JOBS_MAX: usize = 4;
 /// How often a long job tells how far it is, milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 100;
 
-/// Requests of the tunnel that may come more than once and are carried out at once, each with up to
-/// 16 MiB of its answer; further ones wait.
+/// Requests of the tunnel that may come more than once and are carried out at once; further ones wait.
 pub const CARRIED_MAX: usize = 64;
+/// Bytes of the answer of such a request, which is whole before any of it goes out.
+pub const CARRIED_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// A longer answer is large,
+pub const CARRIED_SMALL_BYTES_MAX: usize = 64 << 10;
+/// and so many are there at once, until they are sent; further ones wait. Together they take an eighth
+/// of the memory that a daemon has by default.
+pub const CARRIED_LARGE_MAX: usize = 4;
 /// Such a request is given up when its answer has not begun after this: longer than a relay tries.
 pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
 /// One whose answer has begun, when it is not whole after this, for streams may go on for ever:
