@@ -18,6 +18,17 @@ pub const WARM_REPLAYS_MAX: usize = 8;
 pub const WARM_PAGES_MAX: usize = 8;
 /// A client that takes longer than this for an answer is slow: its replay gives its place away.
 pub const SLOW_CLIENT_MS: u64 = 50;
+/// A line from this length on is long: it takes room, with what is made of it, until its client has it.
+pub const LONG_LINE_BYTES_MIN: usize = 128 << 10;
+/// Bytes of all long lines and of what is made of them; then their replays wait.
+pub const LONG_LINES_BYTES_MAX: usize = 64 << 20;
+/// A replay that waits longer than this for room ends: those who have it do not read.
+pub const LONG_LINES_WAIT_MS_MAX: u64 = 60_000;
+/// Unit in which this room is counted out.
+pub const ROOM_UNIT_BYTES: usize = 1 << 10;
+/// Lines whose events are handed to a client together have so many bytes at most; a longer line is
+/// handed on alone.
+pub const LINES_TOGETHER_BYTES_MAX: usize = 64 << 10;
 /// Room that a request needs besides its payloads.
 pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
 

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::resume::{Events, Page, in_context};
+use super::resume::{Events, Telling, in_context};
 use super::{Answers, End};
 use crate::admission::Taken;
 use crate::agents::{Command, Mailbox, StreamKey};
@@ -63,7 +63,7 @@ async fn run(
     core: Arc<Core>,
     client: Arc<str>,
     mut requests: Streaming<AgentRequest>,
-    answers: &mpsc::Sender<Page>,
+    answers: &mpsc::Sender<Telling>,
 ) -> Result<(), End> {
     let first = tokio::select! {
         () = answers.closed() => return Err(End::Gone),
@@ -127,7 +127,7 @@ async fn attach(
     core: Arc<Core>,
     client: Arc<str>,
     opened: Opened,
-    answers: mpsc::Sender<Page>,
+    answers: mpsc::Sender<Telling>,
     slot: Taken,
 ) -> Result<(Teller, Attached), End> {
     let id = opened.session.id.clone();

@@ -13,7 +13,7 @@ use super::Answers;
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
 use crate::observe::{add, ms};
-use crate::reading::{Pages, frames, is_damage};
+use crate::reading::{Page, Pages, ReadError, frames, is_damage};
 use crate::status::from_store;
 
 /// Refuses to begin beyond the end: the caller knows more than the store, and should learn so.
@@ -67,10 +67,10 @@ async fn pump(
 ) {
     loop {
         let first_sequence = pages.position();
-        let page = match pages.next().await {
+        let Page { messages, room } = match pages.next().await {
             Ok(Some(page)) => page,
             Ok(None) => return,
-            Err(error) if skip_damaged && is_damage(&error) => {
+            Err(ReadError::Store(error)) if skip_damaged && is_damage(&error) => {
                 let damage = Some(Damage {
                     first_sequence,
                     next_sequence: pages.position(),
@@ -86,12 +86,14 @@ async fn pump(
                 continue;
             }
             Err(error) => {
-                let _ = answers.send(Err(from_store(&error))).await;
+                let _ = answers.send(Err(error.into())).await;
                 return;
             }
         };
-        add(&core.metrics.messages_read, page.len());
-        for messages in frames(page) {
+        add(&core.metrics.messages_read, messages.len());
+        // Until the last of them is handed on.
+        let _room = room;
+        for messages in frames(messages) {
             let bytes = messages.iter().map(|m| m.payload.len()).sum();
             let answer = ReadResponse {
                 messages,
