@@ -346,7 +346,7 @@ fn user_question(request_id: &str, question: &Value) -> Event {
         .unwrap_or_default();
     Event::UserQuestion(UserQuestion {
         question_id: request_id.to_owned(),
-        question: text(question, "question").to_owned(),
+        question: question_text(question).to_owned(),
         options: options
             .iter()
             .map(|option| QuestionOption {
@@ -377,6 +377,7 @@ fn usage(value: &Value) -> Event {
         model: String::new(),
         cost_usd: value
             .get("total_cost_usd")
+            .filter(|question| !question_text(question).is_empty())
             .and_then(Value::as_f64)
             .unwrap_or_default(),
         duration_ms: u32::try_from(number(value, "duration_ms")).unwrap_or(u32::MAX),
@@ -388,6 +389,12 @@ fn turn_complete(value: &Value) -> Event {
     let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));
     let failed = subtype.starts_with("error") || flag(value, "is_error");
     let told = if failed || reason.is_empty() {
+/// What a question asks; some agents write it without an object around it.
+pub(crate) fn question_text(question: &Value) -> &str {
+    let text = |question| text(question, "question");
+    question.as_str().unwrap_or_else(|| text(question))
+}
+
         subtype
     } else {
         reason
