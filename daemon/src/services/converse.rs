@@ -148,7 +148,7 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         attached,
     };
-    let (times, inbox) = core.agents.ask(&core, &session, command).await?;
+    let (place, inbox) = core.agents.ask(&core, &session, command).await?;
     let attached = Attached {
         core: Arc::clone(&core),
         session: session.clone(),
@@ -157,7 +157,7 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         told: Arc::new(AtomicU64::new(from)),
     };
-    let info = info(&session, opened.known, &opened.options);
+    let info = info(&session, opened.known, &opened.options, &place.model);
     let teller = Teller {
         core,
         session: id,
@@ -166,7 +166,7 @@ async fn attach(
         tell_told: Arc::clone(&attached.told),
         translator,
         mailbox,
-        times,
+        times: place.times,
         subscription,
         answers,
         page: vec![info],

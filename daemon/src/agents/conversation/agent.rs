@@ -112,7 +112,7 @@ impl Conversation {
             self.end_soon(now_ms);
         }
         match self.waiting.pop_front() {
-            Some(said) if !self.closing => self.begin(said),
+            Some(said) if !self.closing => self.begin(now_ms, said),
             _ => {
                 self.rest(now_ms);
                 self.tell_status("");
@@ -222,8 +222,9 @@ impl Conversation {
         match &self.turn {
             // It had nothing to do with this one.
             Some(turn) if turn.prompt.is_some() && !self.closing => {
+                let options = Arc::clone(&turn.options);
                 self.requests.close();
-                self.effects.push(Effect::Start(Arc::clone(&turn.options)));
+                self.start(options);
             }
             Some(turn) => {
                 let cancelled = turn.cancelled;
