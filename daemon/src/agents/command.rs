@@ -140,11 +140,13 @@ fn is_executable(path: &Path) -> bool {
 /// It is not absolute, not there, or no directory.
 pub(crate) fn working_directory(path: &Path) -> Result<(), String> {
     if !path.is_absolute() {
-        return Err(format!("{path:?} is not absolute: give the whole path"));
+        return Err(format!(
+            "{path:?}, which is not absolute: give the whole path"
+        ));
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(format!("{path:?} is no directory")),
+        Ok(_) => Err(format!("{path:?}, which is no directory")),
         Err(error) => Err(format!("{path:?}: {error}")),
     }
 }

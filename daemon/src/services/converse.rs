@@ -33,7 +33,7 @@ use crate::core::Core;
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::status::{draining, invalid};
 use crate::transport::Client;
-use hear::hear;
+use hear::{hear, unheard};
 use open::{Opened, info, open};
 use tell::Teller;
 
@@ -68,7 +68,7 @@ async fn run(
     let first = tokio::select! {
         () = answers.closed() => return Err(End::Gone),
         () = core.drained() => return Err(draining().into()),
-        first = requests.message() => first?,
+        first = requests.message() => first.map_err(|status| unheard(&core, status))?,
     };
     let Some(Asked::Start(start)) = first.and_then(|first| first.request) else {
         return Err(invalid("request", "the first one of a conversation is start").into());

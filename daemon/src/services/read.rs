@@ -16,14 +16,23 @@ use crate::observe::{add, ms};
 use crate::reading::{Page, Pages, ReadError, frames, is_damage};
 use crate::status::from_store;
 
+/// The last sequence of a session.
+///
+/// # Errors
+/// NOT_FOUND.
+pub(super) async fn last_of(core: &Core, session: &SessionId) -> Result<u64, Status> {
+    let (store, id) = (core.store.clone(), session.clone());
+    let read = core.blocking.read(move || store.session(&id)).await;
+    read.map(|session| session.messages)
+        .map_err(|error| from_store(&error))
+}
+
 /// Refuses to begin beyond the end: the caller knows more than the store, and should learn so.
 ///
 /// # Errors
 /// NOT_FOUND, OUT_OF_RANGE.
 pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> Result<(), Status> {
-    let (store, id) = (core.store.clone(), session.clone());
-    let read = core.blocking.read(move || store.session(&id)).await;
-    let last = read.map_err(|error| from_store(&error))?.messages;
+    let last = last_of(core, session).await?;
     if from > last + 1 {
         let message = format!(
             "session {session} ends at sequence {last}, and {from} was asked for; read from {} or \

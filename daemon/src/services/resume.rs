@@ -10,10 +10,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Answers;
-use super::read::check_start;
+use super::read::last_of;
 use crate::core::{Core, session_id};
 use crate::limits::{
     ANSWERS_AHEAD_MAX, FIRST_INIT_LINES_MAX, TRANSLATE_CONTEXT_BYTES_MAX,
@@ -31,7 +31,14 @@ pub(super) async fn resume(
     let session = session_id(&request.session_id)?;
     let after = request.from_sequence;
     core.admission.memory.check()?;
-    check_start(&core, &session, after.saturating_add(1)).await?;
+    let last = last_of(&core, &session).await?;
+    if after > last {
+        let message = format!(
+            "session {session} ends at sequence {last}, and it was to be resumed behind {after}; \
+             resume from {last} or earlier"
+        );
+        return Err(Status::new(Code::OutOfRange, message));
+    }
     let (store, id) = (core.store.clone(), session.clone());
     let ready = core
         .blocking
