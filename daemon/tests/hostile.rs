@@ -341,8 +341,9 @@ async fn malformed_messages_end_their_call_and_nothing_else() {
     let unknown = "/betcode.history.v1.HistoryService/Erase";
     let mut unknown = Raw::begin(&served.settings.socket, unknown, None).await;
     unknown.body.send_data(framed(b""), true).unwrap();
-    let unknown = within(unknown.answer).await.unwrap();
-    let unknown = Status::from_header_map(unknown.headers()).unwrap();
+    let answer = within(unknown.answer).await.unwrap();
+    unknown.driving.abort();
+    let unknown = Status::from_header_map(answer.headers()).unwrap();
     assert_eq!(unknown.code(), Code::Unimplemented);
     let details = unknown.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "UNIMPLEMENTED");
