@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use crate::limits::{LONG_JOBS_MAX, WARM_REPLAYS_MAX};
+use crate::room::Room;
 use crate::status;
 
 /// Where blocking calls run.
@@ -19,6 +20,7 @@ pub struct Blocking {
     reads: Arc<Semaphore>,
     long_jobs: Arc<Semaphore>,
     warm: Arc<Semaphore>,
+    room: Room,
 }
 
 impl Blocking {
@@ -29,6 +31,7 @@ impl Blocking {
             reads: Arc::new(Semaphore::new(reads_max)),
             long_jobs: Arc::new(Semaphore::new(LONG_JOBS_MAX)),
             warm: Arc::new(Semaphore::new(WARM_REPLAYS_MAX)),
+            room: Room::default(),
         }
     }
 
@@ -57,6 +60,11 @@ impl Blocking {
     /// How many such places are free.
     pub(crate) fn warm_places_left(&self) -> usize {
         self.warm.available_permits()
+    }
+
+    /// Room for long lines.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Runs a write, which the store puts in order itself.

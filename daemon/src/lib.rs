@@ -28,6 +28,7 @@ pub mod limits;
 pub mod lock;
 pub mod observe;
 pub mod reading;
+mod room;
 pub mod server;
 pub mod services;
 pub mod settings;

@@ -18,6 +18,17 @@ pub const WARM_REPLAYS_MAX: usize = 8;
 pub const WARM_PAGES_MAX: usize = 8;
 /// A client that takes longer than this for an answer is slow: its replay gives its place away.
 pub const SLOW_CLIENT_MS: u64 = 50;
+/// A line from this length on is long: it takes room, with what is made of it, until its client has it.
+pub const LONG_LINE_BYTES_MIN: usize = 128 << 10;
+/// Bytes of all long lines and of what is made of them; then their replays wait.
+pub const LONG_LINES_BYTES_MAX: usize = 64 << 20;
+/// A replay that waits longer than this for room ends: those who have it do not read.
+pub const LONG_LINES_WAIT_MS_MAX: u64 = 60_000;
+/// Unit in which this room is counted out.
+pub const ROOM_UNIT_BYTES: usize = 1 << 10;
+/// Lines whose events are handed to a client together have so many bytes at most; a longer line is
+/// handed on alone.
+pub const LINES_TOGETHER_BYTES_MAX: usize = 64 << 10;
 /// Room that a request needs besides its payloads.
 pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
 
@@ -44,9 +55,15 @@ pub const LONG_JOBS_MAX: usize = 4;
 /// How often a long job tells how far it is, milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 100;
 
-/// Requests of the tunnel that may come more than once and are carried out at once, each with up to
-/// 16 MiB of its answer; further ones wait.
+/// Requests of the tunnel that may come more than once and are carried out at once; further ones wait.
 pub const CARRIED_MAX: usize = 64;
+/// Bytes of the answer of such a request, which is whole before any of it goes out.
+pub const CARRIED_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// A longer answer is large,
+pub const CARRIED_SMALL_BYTES_MAX: usize = 64 << 10;
+/// and so many are there at once, until they are sent; further ones wait. Together they take an eighth
+/// of the memory that a daemon has by default.
+pub const CARRIED_LARGE_MAX: usize = 4;
 /// Such a request is given up when its answer has not begun after this: longer than a relay tries.
 pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
 /// One whose answer has begun, when it is not whole after this, for streams may go on for ever:

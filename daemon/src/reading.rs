@@ -10,11 +10,15 @@ use betcode_storage::{
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
+use tonic::Status;
 
 use crate::core::Core;
 use crate::limits::{
-    FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, PART_BYTES_MAX, SLOW_CLIENT_MS, WARM_PAGES_MAX,
+    FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, LINES_TOGETHER_BYTES_MAX, PART_BYTES_MAX, SLOW_CLIENT_MS,
+    WARM_PAGES_MAX,
 };
+use crate::room::{self, Taken};
+use crate::status::from_store;
 
 /// A part of a session, read page by page in turn with others.
 ///
@@ -73,9 +77,34 @@ impl Pages {
     /// The next page; `None` at the end.
     ///
     /// # Errors
-    /// Damage is reported once; the next call goes on behind it. [`StoreError::SessionNotFound`] when
+    /// [`ReadError::NoRoom`] for long lines. Damage is reported once; the next call goes on behind it. [`StoreError::SessionNotFound`] when
     /// the session went, though there be another of its name.
-    pub async fn next(&mut self) -> Result<Option<Vec<Message>>> {
+    pub async fn next(&mut self) -> std::result::Result<Option<Page>, ReadError> {
+        let mut taken: Option<Taken> = None;
+        loop {
+            let first = self.next;
+            let Some(messages) = self.read().await? else {
+                return Ok(None);
+            };
+            let needed = room::needed(&messages);
+            if needed == 0 {
+                let room = None;
+                return Ok(Some(Page { messages, room }));
+            }
+            let enough = taken.take().filter(|taken| taken.covers(needed));
+            let room = enough.or_else(|| self.core.blocking.room().try_take(needed));
+            if room.is_some() {
+                return Ok(Some(Page { messages, room }));
+            }
+            // What waits keeps nothing: it is read again when there is room.
+            drop(messages);
+            self.step_aside();
+            self.next = first;
+            taken = Some(self.core.blocking.room().take(needed).await?);
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Vec<Message>>> {
         if self.next > self.last {
             return Ok(None);
         }
@@ -159,6 +188,45 @@ impl Pages {
     }
 }
 
+/// Lines, and the room that the long ones among them have.
+#[derive(Debug)]
+pub struct Page {
+    /// The lines.
+    pub messages: Vec<Message>,
+    /// To be kept as long as anything of them.
+    pub(crate) room: Option<Taken>,
+}
+
+/// Why there is no next page.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The store's answer.
+    Store(StoreError),
+    /// Long lines wait for room, and whoever has it does not read.
+    NoRoom(Status),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Status> for ReadError {
+    fn from(status: Status) -> Self {
+        Self::NoRoom(status)
+    }
+}
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => from_store(&error),
+            ReadError::NoRoom(status) => status,
+        }
+    }
+}
+
 /// The client has left: nobody to tell.
 #[derive(Debug, Clone, Copy)]
 pub struct Gone;
@@ -175,6 +243,20 @@ fn detached(page: Vec<Message>) -> Vec<Message> {
         ..message
     };
     page.into_iter().map(own).collect()
+}
+
+/// Cuts lines into those that are handed on together.
+pub(crate) fn together(lines: &[Message]) -> impl Iterator<Item = &[Message]> {
+    let mut bytes = lines.first().map_or(0, |line| line.payload.len());
+    let mut fits = move |next: &Message| {
+        bytes += next.payload.len();
+        let fits = bytes <= LINES_TOGETHER_BYTES_MAX;
+        if !fits {
+            bytes = next.payload.len();
+        }
+        fits
+    };
+    lines.chunk_by(move |_, next| fits(next))
 }
 
 /// Cuts messages into answers of bounded size; a long message into parts of its own.
@@ -250,6 +332,18 @@ mod tests {
         }
         let sequences: Vec<_> = frames.iter().flatten().map(|m| m.sequence).collect();
         assert_eq!(sequences, (1..=3000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn lines_are_handed_on_together_within_a_bound_and_a_long_one_alone() {
+        const MAX: usize = LINES_TOGETHER_BYTES_MAX;
+        let cut = |bytes: &[usize]| -> Vec<usize> {
+            let lines: Vec<_> = bytes.iter().map(|bytes| message(1, *bytes)).collect();
+            together(&lines).map(<[Message]>::len).collect()
+        };
+        assert_eq!(cut(&[MAX, 1, MAX - 1, 1]), [1, 2, 1]);
+        assert_eq!(cut(&[1, 10 * MAX, 1, 1]), [1, 1, 2]);
+        assert_eq!(cut(&[]), [0; 0]);
     }
 
     #[test]

@@ -191,6 +191,15 @@ pub fn invalid(field: &'static str, why: impl Into<String>) -> Status {
     status(Code::InvalidArgument, message, details)
 }
 
+/// An argument that is longer than it may be.
+#[must_use]
+pub fn too_long(field: &'static str, why: String) -> Status {
+    let mut details = ErrorDetails::with_error_info("INVALID", DOMAIN, HashMap::new());
+    details.add_bad_request_violation(field, why.clone());
+    let message = format!("{field} is too long: {why}");
+    status(Code::OutOfRange, message, details)
+}
+
 /// What was asked for cannot be done as things stand, and waiting does not change them.
 #[must_use]
 pub fn failed_precondition(reason: &'static str, message: String) -> Status {

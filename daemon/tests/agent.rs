@@ -103,6 +103,8 @@ async fn a_session_resumes_exactly_from_every_line_compacted_or_not() {
         .await
         .unwrap_err();
     assert_eq!(beyond.code(), Code::OutOfRange);
+    let last = format!("resume from {} or earlier", lines.len());
+    assert!(beyond.message().contains(&last), "{beyond}");
     assert_eq!(
         resume(&mut client, "nope", 0).await.unwrap_err().code(),
         Code::NotFound

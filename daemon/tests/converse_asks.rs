@@ -421,7 +421,9 @@ async fn clients_that_break_the_rules_are_told_which() {
         ..proto::UserMessage::default()
     };
     talk.ask(Asked::Message(huge)).await;
-    assert_eq!(talk.ended().await.code(), Code::OutOfRange);
+    let ended = talk.ended().await;
+    assert_eq!(ended.code(), Code::OutOfRange);
+    assert!(ended.message().contains("max_payload_bytes"), "{ended}");
     let mut client = AgentServiceClient::new(channel.clone());
     let keys = client
         .exchange_keys(proto::KeyExchangeRequest::default())

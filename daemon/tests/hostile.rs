@@ -26,7 +26,8 @@ use support::process::Process;
 use support::{Appender, Served, batch, connect, followed, read_all, serve, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tonic::Code;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 /// HTTP/2's preface and an empty SETTINGS frame.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
@@ -337,8 +338,16 @@ async fn malformed_messages_end_their_call_and_nothing_else() {
             assert_eq!(code, Code::Internal, "{method} {bytes:?}");
         }
     }
-    let unknown = call(&served, "/betcode.history.v1.HistoryService/Erase", b"").await;
-    assert_eq!(unknown, Code::Unimplemented);
+    let unknown = "/betcode.history.v1.HistoryService/Erase";
+    let mut unknown = Raw::begin(&served.settings.socket, unknown, None).await;
+    unknown.body.send_data(framed(b""), true).unwrap();
+    let answer = within(unknown.answer).await.unwrap();
+    unknown.driving.abort();
+    let unknown = Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(unknown.code(), Code::Unimplemented);
+    let details = unknown.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "UNIMPLEMENTED");
+    assert!(unknown.message().contains("reflection"), "{unknown}");
     appender.send(batch("s", &["fine"])).await.unwrap();
     drop((appender, client));
     nothing_is_held(&served).await;

@@ -22,12 +22,13 @@ impl Own {
             .await;
         let mut routes = Routes::new(health);
         if reflection {
-            let described = tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                .build_v1();
-            match described {
-                Ok(service) => routes = routes.add_service(service),
-                Err(error) => tracing::error!(%error, "no reflection"),
+            let described = || {
+                tonic_reflection::server::Builder::configure()
+                    .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            };
+            match (described().build_v1(), described().build_v1alpha()) {
+                (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
+                (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "no reflection"),
             }
         }
         Self {

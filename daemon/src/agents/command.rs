@@ -23,6 +23,17 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Whether a client that says this asks for another agent than one that runs so. Who says nothing
+    /// takes the one that there is.
+    pub(crate) fn ask_for_other_than(&self, running: &Self) -> bool {
+        let named = !self.model.is_empty();
+        let says_something = named || self.plan_mode || !self.allowed_tools.is_empty();
+        let other_mode = self.plan_mode != running.plan_mode;
+        let other_tools = self.allowed_tools != running.allowed_tools;
+        let other_model = named && self.model != running.model;
+        says_something && (other_mode || other_tools || other_model)
+    }
+
     /// Refuses what would be taken for something else on a command line.
     ///
     /// # Errors
@@ -129,11 +140,13 @@ fn is_executable(path: &Path) -> bool {
 /// It is not absolute, not there, or no directory.
 pub(crate) fn working_directory(path: &Path) -> Result<(), String> {
     if !path.is_absolute() {
-        return Err(format!("{path:?} is not absolute: give the whole path"));
+        return Err(format!(
+            "{path:?}, which is not absolute: give the whole path"
+        ));
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(format!("{path:?} is no directory")),
+        Ok(_) => Err(format!("{path:?}, which is no directory")),
         Err(error) => Err(format!("{path:?}: {error}")),
     }
 }

@@ -157,6 +157,8 @@ struct Early {
 pub(crate) struct Conversation {
     patience: Patience,
     agent: Agent,
+    /// How the last agent was started.
+    agent_options: Arc<Options>,
     agent_session_id: String,
     turn: Option<Turn>,
     waiting: VecDeque<Said>,
@@ -194,6 +196,7 @@ impl Conversation {
         Self {
             patience,
             agent: Agent::Away,
+            agent_options: Arc::default(),
             agent_session_id,
             turn: None,
             waiting: VecDeque::new(),
@@ -221,6 +224,14 @@ impl Conversation {
     /// The agent's own name for the conversation; empty before it told one.
     pub(crate) fn agent_session_id(&self) -> &str {
         &self.agent_session_id
+    }
+
+    /// The model that the agent was started with; empty while there is none, or for its own choice.
+    pub(crate) fn model(&self) -> &str {
+        match self.agent {
+            Agent::Running => &self.agent_options.model,
+            Agent::Away | Agent::Ending => "",
+        }
     }
 
     /// Whether nothing would be forgotten with it.

@@ -12,6 +12,14 @@ use super::glance::Glance;
 use super::mailbox::{Mailbox, ReadTimes};
 use super::refusal::Refusal;
 
+/// What a stream is given in its conversation.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) times: Arc<ReadTimes>,
+    /// The model that the agent was started with; empty when none runs, or for its own choice.
+    pub(crate) model: String,
+}
+
 /// What a conversation is told.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -22,7 +30,7 @@ pub(crate) enum Command {
         from: u64,
         options: Options,
         mailbox: Arc<Mailbox>,
-        attached: oneshot::Sender<Arc<ReadTimes>>,
+        attached: oneshot::Sender<Place>,
     },
     /// It is gone.
     Detach(StreamKey),

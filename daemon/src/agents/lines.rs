@@ -19,6 +19,8 @@ pub(crate) struct Line {
     pub(crate) bytes: Bytes,
     /// Whether the next one goes on with it.
     pub(crate) goes_on: bool,
+    /// Whether it is a piece.
+    pub(crate) is_piece: bool,
 }
 
 /// Cuts bytes into lines, as they come.
@@ -70,6 +72,7 @@ impl Splitter {
             lines.push(Line {
                 bytes: self.partial.split().freeze(),
                 goes_on: true,
+                is_piece: true,
             });
             self.in_pieces = true;
             bytes = rest;
@@ -81,6 +84,7 @@ impl Splitter {
         lines.push(Line {
             bytes: self.partial.split().freeze(),
             goes_on: false,
+            is_piece: self.in_pieces,
         });
         self.in_pieces = false;
     }
@@ -103,8 +107,10 @@ mod tests {
     fn together(lines: &[Line], bound: usize) -> Vec<Vec<u8>> {
         let mut whole = vec![Vec::new()];
         for line in lines {
+            let begins = whole.last().unwrap().is_empty();
             whole.last_mut().unwrap().extend_from_slice(&line.bytes);
             assert_eq!(line.goes_on, line.bytes.len() == bound);
+            assert_eq!(line.is_piece, line.goes_on || !begins);
             if !line.goes_on {
                 whole.push(Vec::new());
             }

@@ -165,7 +165,10 @@ impl Recorder {
         let mut pieces = None;
         for ((line, read), sequence) in batch.iter().zip(done.first_sequence..) {
             self.core.metrics.record.record(read.elapsed());
-            glances.extend(glance(&line.bytes).into_iter().map(|seen| (sequence, seen)));
+            // What stands in a piece of a line may be anything.
+            if !line.is_piece {
+                glances.extend(glance(&line.bytes).into_iter().map(|seen| (sequence, seen)));
+            }
             if line.goes_on {
                 pieces = pieces.or(Some(sequence));
             }

@@ -5,7 +5,7 @@
 //! * A grant answers every request for its tool, those that are open already as well: with yes when
 //!   it is given, with no when it is refused. Questions to the user are never answered by grants.
 //! * Each answer is a line of history, and must fit one. What an agent asks in a line so long that no
-//!   answer would fit is denied without asking anybody.
+//!   answer would fit is denied without asking anybody, and so are questions without a question.
 //! * The questions of one request may be answered together or one by one, by anybody; the agent
 //!   hears of it when all have an answer.
 
@@ -22,7 +22,7 @@ use super::refusal::Refusal;
 use crate::limits::{
     GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
 };
-use crate::translate::{self, is_told_whole, readable, value_of};
+use crate::translate::{self, is_told_whole, question_text, readable, value_of};
 
 /// The tool by which the agent asks the user something.
 const ASK_USER: &str = "AskUserQuestion";
@@ -57,10 +57,11 @@ impl Open {
     fn questions(&self) -> Vec<String> {
         let input = self.input();
         let questions = input.get("questions").and_then(Value::as_array);
-        let text = |question: &Value| question.get("question")?.as_str().map(str::to_owned);
-        questions
-            .map(|questions| questions.iter().filter_map(text).collect())
-            .unwrap_or_default()
+        let texts = questions.into_iter().flatten().map(question_text);
+        texts
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -118,6 +119,11 @@ impl Requests {
                  answer it; use a shorter one"
             );
             return Some(answer(request_id, &Verdict::Deny(&why)));
+        }
+        if open.is_question() && open.questions().is_empty() {
+            let why = "there is no question in it that anybody could answer; write `questions`, each \
+                       with its text as `question`";
+            return Some(answer(request_id, &Verdict::Deny(why)));
         }
         // It has the input in it, and more around it.
         let yes = answer(request_id, &Verdict::Allow(&open.ask.input));

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::Options;
 use super::conversation::{Activity, Conversation, Effect, Patience, StreamKey, To, Written};
-use super::inbox::Command;
+use super::inbox::{Command, Place};
 use super::mailbox::{Mailbox, ReadTimes};
 use super::recorder::Recorder;
 use super::refusal::Refusal;
@@ -155,13 +155,16 @@ impl Session {
             } => {
                 self.mailboxes.insert(key, mailbox);
                 conversation.attached(key, client, from, Arc::new(options));
-                let _ = attached.send(Arc::clone(&self.times));
+                let _ = attached.send(Place {
+                    times: Arc::clone(&self.times),
+                    model: conversation.model().to_owned(),
+                });
             }
             Command::Detach(key) => {
                 self.mailboxes.remove(&key);
                 conversation.detached(now_ms, key);
             }
-            Command::Message(key, content) => conversation.message(key, content),
+            Command::Message(key, content) => conversation.message(now_ms, key, content),
             Command::Reply(key, told, reply) => conversation.replied(now_ms, key, told, reply),
             Command::Cancel(reply) => {
                 let was_active = conversation.cancel(now_ms);

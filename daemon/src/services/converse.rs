@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::resume::{Events, Page, in_context};
+use super::resume::{Events, Telling, in_context};
 use super::{Answers, End};
 use crate::admission::Taken;
 use crate::agents::{Command, Mailbox, StreamKey};
@@ -33,7 +33,7 @@ use crate::core::Core;
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::status::{draining, invalid};
 use crate::transport::Client;
-use hear::hear;
+use hear::{hear, unheard};
 use open::{Opened, info, open};
 use tell::Teller;
 
@@ -63,12 +63,12 @@ async fn run(
     core: Arc<Core>,
     client: Arc<str>,
     mut requests: Streaming<AgentRequest>,
-    answers: &mpsc::Sender<Page>,
+    answers: &mpsc::Sender<Telling>,
 ) -> Result<(), End> {
     let first = tokio::select! {
         () = answers.closed() => return Err(End::Gone),
         () = core.drained() => return Err(draining().into()),
-        first = requests.message() => first?,
+        first = requests.message() => first.map_err(|status| unheard(&core, status))?,
     };
     let Some(Asked::Start(start)) = first.and_then(|first| first.request) else {
         return Err(invalid("request", "the first one of a conversation is start").into());
@@ -127,7 +127,7 @@ async fn attach(
     core: Arc<Core>,
     client: Arc<str>,
     opened: Opened,
-    answers: mpsc::Sender<Page>,
+    answers: mpsc::Sender<Telling>,
     slot: Taken,
 ) -> Result<(Teller, Attached), End> {
     let id = opened.session.id.clone();
@@ -148,7 +148,7 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         attached,
     };
-    let (times, inbox) = core.agents.ask(&core, &session, command).await?;
+    let (place, inbox) = core.agents.ask(&core, &session, command).await?;
     let attached = Attached {
         core: Arc::clone(&core),
         session: session.clone(),
@@ -157,7 +157,7 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         told: Arc::new(AtomicU64::new(from)),
     };
-    let info = info(&session, opened.known, &opened.options);
+    let info = info(&session, opened.known, &opened.options, &place.model);
     let teller = Teller {
         core,
         session: id,
@@ -166,7 +166,7 @@ async fn attach(
         tell_told: Arc::clone(&attached.told),
         translator,
         mailbox,
-        times,
+        times: place.times,
         subscription,
         answers,
         page: vec![info],

@@ -20,7 +20,7 @@ use crate::core::{Core, session_id};
 use crate::hub::{Live, News, Subscription, fresh};
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
-use crate::reading::{Gone, Pages, frames};
+use crate::reading::{Gone, Page, Pages, frames};
 use crate::status::{draining, from_store};
 
 pub(super) async fn follow(
@@ -118,12 +118,14 @@ impl Follower {
                 ..ReadRange::from(self.next)
             };
             let mut pages = Pages::of(Arc::clone(&self.core), &session, range);
-            while let Some(page) = pages.next().await? {
+            while let Some(Page { messages, room }) = pages.next().await? {
                 if self.core.is_draining() {
                     return Err(End::Failed(draining()));
                 }
-                self.count(&page);
-                for messages in frames(page) {
+                self.count(&messages);
+                // Until the last of them is handed on.
+                let _room = room;
+                for messages in frames(messages) {
                     let answer = FollowResponse {
                         messages,
                         caught_up_at: None,

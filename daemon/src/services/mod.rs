@@ -20,7 +20,7 @@ use betcode_storage::StoreError;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use crate::reading::Gone;
+use crate::reading::{Gone, ReadError};
 use crate::status::from_store;
 
 /// Answers of a server stream.
@@ -43,6 +43,12 @@ impl From<Gone> for End {
 impl From<StoreError> for End {
     fn from(error: StoreError) -> Self {
         Self::Failed(from_store(&error))
+    }
+}
+
+impl From<ReadError> for End {
+    fn from(error: ReadError) -> Self {
+        Self::Failed(error.into())
     }
 }
 

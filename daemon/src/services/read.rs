@@ -13,17 +13,26 @@ use super::Answers;
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
 use crate::observe::{add, ms};
-use crate::reading::{Pages, frames, is_damage};
+use crate::reading::{Page, Pages, ReadError, frames, is_damage};
 use crate::status::from_store;
+
+/// The last sequence of a session.
+///
+/// # Errors
+/// NOT_FOUND.
+pub(super) async fn last_of(core: &Core, session: &SessionId) -> Result<u64, Status> {
+    let (store, id) = (core.store.clone(), session.clone());
+    let read = core.blocking.read(move || store.session(&id)).await;
+    read.map(|session| session.messages)
+        .map_err(|error| from_store(&error))
+}
 
 /// Refuses to begin beyond the end: the caller knows more than the store, and should learn so.
 ///
 /// # Errors
 /// NOT_FOUND, OUT_OF_RANGE.
 pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> Result<(), Status> {
-    let (store, id) = (core.store.clone(), session.clone());
-    let read = core.blocking.read(move || store.session(&id)).await;
-    let last = read.map_err(|error| from_store(&error))?.messages;
+    let last = last_of(core, session).await?;
     if from > last + 1 {
         let message = format!(
             "session {session} ends at sequence {last}, and {from} was asked for; read from {} or \
@@ -67,10 +76,10 @@ async fn pump(
 ) {
     loop {
         let first_sequence = pages.position();
-        let page = match pages.next().await {
+        let Page { messages, room } = match pages.next().await {
             Ok(Some(page)) => page,
             Ok(None) => return,
-            Err(error) if skip_damaged && is_damage(&error) => {
+            Err(ReadError::Store(error)) if skip_damaged && is_damage(&error) => {
                 let damage = Some(Damage {
                     first_sequence,
                     next_sequence: pages.position(),
@@ -86,12 +95,14 @@ async fn pump(
                 continue;
             }
             Err(error) => {
-                let _ = answers.send(Err(from_store(&error))).await;
+                let _ = answers.send(Err(error.into())).await;
                 return;
             }
         };
-        add(&core.metrics.messages_read, page.len());
-        for messages in frames(page) {
+        add(&core.metrics.messages_read, messages.len());
+        // Until the last of them is handed on.
+        let _room = room;
+        for messages in frames(messages) {
             let bytes = messages.iter().map(|m| m.payload.len()).sum();
             let answer = ReadResponse {
                 messages,

@@ -10,16 +10,17 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Answers;
-use super::read::check_start;
+use super::read::last_of;
 use crate::core::{Core, session_id};
 use crate::limits::{
     ANSWERS_AHEAD_MAX, FIRST_INIT_LINES_MAX, TRANSLATE_CONTEXT_BYTES_MAX,
     TRANSLATE_CONTEXT_LINES_MAX,
 };
-use crate::reading::Pages;
+use crate::reading::{Page, Pages, together};
+use crate::room::Taken;
 use crate::status::from_store;
 use crate::translate::{Line, Matters, Translator};
 
@@ -30,7 +31,14 @@ pub(super) async fn resume(
     let session = session_id(&request.session_id)?;
     let after = request.from_sequence;
     core.admission.memory.check()?;
-    check_start(&core, &session, after.saturating_add(1)).await?;
+    let last = last_of(&core, &session).await?;
+    if after > last {
+        let message = format!(
+            "session {session} ends at sequence {last}, and it was to be resumed behind {after}; \
+             resume from {last} or earlier"
+        );
+        return Err(Status::new(Code::OutOfRange, message));
+    }
     let (store, id) = (core.store.clone(), session.clone());
     let ready = core
         .blocking
@@ -42,24 +50,42 @@ pub(super) async fn resume(
     let pages = opened.map_err(|error| from_store(&error))?;
     let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     tokio::spawn(async move { pump(pages, translator, &sender).await });
-    // A page's events come out together: those of one line share a transport frame.
+    // Events of some lines come out together: those of one line share a transport frame.
     Ok(Box::pin(Events::of(ReceiverStream::new(receiver))))
 }
 
-/// Events that go out together, or why there are no more.
-pub(super) type Page = std::result::Result<Vec<AgentEvent>, Status>;
+/// Events that go out together.
+#[derive(Default)]
+pub(super) struct Told {
+    events: std::vec::IntoIter<AgentEvent>,
+    /// Of the long lines that they are made of. Kept until more is asked for: the last of them has
+    /// been taken then.
+    _room: Option<Taken>,
+}
 
-/// The events of the pages, one by one.
+impl Told {
+    pub(super) fn new(events: Vec<AgentEvent>, room: Option<Taken>) -> Self {
+        Self {
+            events: events.into_iter(),
+            _room: room,
+        }
+    }
+}
+
+/// What goes out next, or why there is no more.
+pub(super) type Telling = std::result::Result<Told, Status>;
+
+/// Events, one by one.
 pub(super) struct Events {
-    pages: ReceiverStream<Page>,
-    page: std::vec::IntoIter<AgentEvent>,
+    tellings: ReceiverStream<Telling>,
+    told: Told,
 }
 
 impl Events {
-    pub(super) fn of(pages: ReceiverStream<Page>) -> Self {
+    pub(super) fn of(tellings: ReceiverStream<Telling>) -> Self {
         Self {
-            pages,
-            page: Vec::new().into_iter(),
+            tellings,
+            told: Told::default(),
         }
     }
 }
@@ -69,11 +95,12 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(event) = self.page.next() {
+            if let Some(event) = self.told.events.next() {
                 return Poll::Ready(Some(Ok(event)));
             }
-            match ready!(Pin::new(&mut self.pages).poll_next(context)) {
-                Some(Ok(page)) => self.page = page.into_iter(),
+            self.told = Told::default();
+            match ready!(Pin::new(&mut self.tellings).poll_next(context)) {
+                Some(Ok(told)) => self.told = told,
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 None => return Poll::Ready(None),
             }
@@ -81,27 +108,33 @@ impl Stream for Events {
     }
 }
 
-async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sender<Page>) {
+async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sender<Telling>) {
     loop {
-        let page = match pages.next().await {
+        let Page { messages, room } = match pages.next().await {
             Ok(Some(page)) => page,
             Ok(None) => return,
             Err(error) => {
                 // These clients cannot be told of damage between events: the replay ends with it.
-                let _ = sender.send(Err(from_store(&error))).await;
+                let _ = sender.send(Err(error.into())).await;
                 return;
             }
         };
-        let mut events = Vec::new();
-        for message in &page {
-            events.extend(translator.translate(Line {
-                sequence: message.sequence,
-                received_ms: message.received_ms,
-                bytes: &message.payload,
-            }));
-        }
-        if !events.is_empty() && pages.hand_to(sender, Ok(events)).await.is_err() {
-            return;
+        for lines in together(&messages) {
+            let mut events = Vec::new();
+            for message in lines {
+                events.extend(translator.translate(Line {
+                    sequence: message.sequence,
+                    received_ms: message.received_ms,
+                    bytes: &message.payload,
+                }));
+            }
+            if events.is_empty() {
+                continue;
+            }
+            let told = Told::new(events, room.clone());
+            if pages.hand_to(sender, Ok(told)).await.is_err() {
+                return;
+            }
         }
         if sender.is_closed() {
             return;

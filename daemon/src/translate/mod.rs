@@ -11,11 +11,19 @@
 //! # Context
 //!
 //! What a line gives depends on lines before it in little: text and tool calls that partial
-//! output has told already are not told again by the whole message. A [`Translator`] remembers
-//! that much, and forgets it when the message or the turn is over; before a replay resumes, it is
-//! shown the lines of the message under way ([`Translator::matters`] finds them), and told whether
-//! the session's agent had begun before (`Translator::began_before`). So the
+//! output has told already are not told again by the whole message. A tool call that partial output
+//! begins without what the tool is given, as it mostly does, is told by the whole message. A
+//! [`Translator`] remembers that much, and forgets it when the message or the turn is over; before a
+//! replay resumes, it is shown the lines of the message under way ([`Translator::matters`] finds
+//! them), and told whether the session's agent had begun before (`Translator::began_before`). So the
 //! events of a line are the same wherever a replay begins.
+//!
+//! # Lines in pieces
+//!
+//! A line that was too long for a message stands in several. The first of them ends within a value,
+//! as does a line that was torn by its agent's end. What follows such a line gives events only if all
+//! of it can be read, which the rest of a value never can: the brackets that it closes are open in the
+//! piece before it. So no bound has to be known, which may have been another when it was recorded.
 
 mod blocks;
 mod fit;
@@ -61,6 +69,8 @@ pub struct Translator {
     is_compacted: bool,
     /// The line with which the session's first agent began.
     began: Option<u64>,
+    /// The line before ended within a value, and may go on.
+    torn: bool,
     /// Messages under way, by the tool call of the sub-agent that writes them (`""`: the agent).
     streams: HashMap<String, Streamed>,
 }
@@ -93,6 +103,7 @@ impl Translator {
             worktree_id: String::new(),
             is_compacted: false,
             began: None,
+            torn: false,
             streams: HashMap::new(),
         }
     }
@@ -116,22 +127,25 @@ impl Translator {
 
     /// Whether an agent begins with this line.
     pub(crate) fn begins(bytes: &[u8]) -> bool {
-        objects(&readable(bytes)).any(|value| is_init(&value))
+        read(&readable(bytes)).objects.iter().any(is_init)
     }
 
     /// What a line matters to the lines after it.
     #[must_use]
     pub fn matters(bytes: &[u8]) -> Matters {
-        let mut matters = Matters::Nothing;
-        let line = readable(bytes);
-        for (at, value) in objects(&line).enumerate() {
-            let begins = match text(&value, "type") {
+        let line = read(&readable(bytes));
+        let mut matters = match line.ending {
+            Ending::Torn => Matters::Something,
+            Ending::Whole | Ending::Broken => Matters::Nothing,
+        };
+        for (at, value) in line.objects.iter().enumerate() {
+            let begins = match text(value, "type") {
                 "result" => true,
-                "system" => is_init(&value),
+                "system" => is_init(value),
                 "stream_event" => {
                     matters = Matters::Something;
-                    parent(&value).is_empty()
-                        && text(object(&value, "event"), "type") == "message_start"
+                    parent(value).is_empty()
+                        && text(object(value, "event"), "type") == "message_start"
                 }
                 _ => false,
             };
@@ -147,8 +161,12 @@ impl Translator {
     /// The events of the next line. What cannot be read gives none.
     pub fn translate(&mut self, line: Line<'_>) -> Vec<AgentEvent> {
         let mut events = Vec::new();
-        let text = readable(line.bytes);
-        for value in objects(&text) {
+        let Objects { objects, ending } = read(&readable(line.bytes));
+        if self.torn && ending != Ending::Whole {
+            return events;
+        }
+        self.torn = ending == Ending::Torn;
+        for value in objects {
             let told = self.object(&value, line.sequence);
             let timestamp = timestamp(&value, line.received_ms);
             let told = told.into_iter().flat_map(fit::parts);
@@ -214,7 +232,8 @@ impl Translator {
             }
             "content_block_start" => {
                 let block = object(event, "content_block");
-                if text(block, "type") != "tool_use" {
+                // What the tool is given comes piece by piece behind it, mostly: the whole message tells.
+                if text(block, "type") != "tool_use" || !has_input(block) {
                     return None;
                 }
                 let start = tool_call_start(block);
@@ -273,14 +292,39 @@ impl Translator {
     }
 }
 
+/// How what stands on a line ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// All of it can be read.
+    Whole,
+    /// Within a value.
+    Torn,
+    /// With what is no JSON.
+    Broken,
+}
+
 /// The JSON objects on a line: one, mostly; two when the agent's writes ran together.
-fn objects(line: &str) -> impl Iterator<Item = Value> {
-    serde_json::Deserializer::from_str(line)
-        .into_iter::<&RawValue>()
-        .map_while(Result::ok)
-        .filter(|value| value.get().starts_with('{'))
-        .take(TRANSLATE_OBJECTS_PER_LINE_MAX)
-        .map(|value| value_of(value.get()))
+struct Objects {
+    objects: Vec<Value>,
+    ending: Ending,
+}
+
+fn read(line: &str) -> Objects {
+    let mut objects = Vec::new();
+    let mut ending = Ending::Whole;
+    for value in serde_json::Deserializer::from_str(line).into_iter::<&RawValue>() {
+        match value {
+            Ok(value) if value.get().starts_with('{') => {
+                if objects.len() < TRANSLATE_OBJECTS_PER_LINE_MAX {
+                    objects.push(value_of(value.get()));
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.is_eof() => ending = Ending::Torn,
+            Err(_) => ending = Ending::Broken,
+        }
+    }
+    Objects { objects, ending }
 }
 
 fn is_init(value: &Value) -> bool {
@@ -296,6 +340,11 @@ fn timestamp(value: &Value, received_ms: i64) -> Timestamp {
     text(value, "timestamp")
         .parse()
         .unwrap_or_else(|_| timestamp_of(received_ms))
+}
+
+fn has_input(block: &Value) -> bool {
+    let input = object(block, "input").as_object();
+    input.is_some_and(|input| !input.is_empty())
 }
 
 fn tool_call_start(block: &Value) -> ToolCallStart {
@@ -328,6 +377,7 @@ fn control_request(value: &Value) -> Vec<Event> {
             .unwrap_or_default();
         return questions
             .iter()
+            .filter(|question| !question_text(question).is_empty())
             .map(|question| user_question(&request_id, question))
             .collect();
     }
@@ -339,6 +389,12 @@ fn control_request(value: &Value) -> Vec<Event> {
     })]
 }
 
+/// What a question asks; some agents write it without an object around it.
+pub(crate) fn question_text(question: &Value) -> &str {
+    let text = |question| text(question, "question");
+    question.as_str().unwrap_or_else(|| text(question))
+}
+
 fn user_question(request_id: &str, question: &Value) -> Event {
     let options = object(question, "options")
         .as_array()
@@ -346,7 +402,7 @@ fn user_question(request_id: &str, question: &Value) -> Event {
         .unwrap_or_default();
     Event::UserQuestion(UserQuestion {
         question_id: request_id.to_owned(),
-        question: text(question, "question").to_owned(),
+        question: question_text(question).to_owned(),
         options: options
             .iter()
             .map(|option| QuestionOption {

@@ -48,7 +48,7 @@ const TURN: [&str; 13] = [
 fn a_turn_with_partial_output_is_told_once() {
     let events = translate_all(&TURN, 0);
     let sequences: Vec<u64> = events.iter().map(|(sequence, _)| *sequence).collect();
-    assert_eq!(sequences, [1, 4, 5, 6, 7, 10, 11, 13, 13]);
+    assert_eq!(sequences, [1, 4, 5, 6, 9, 10, 11, 13, 13]);
     let spoken: String = events
         .iter()
         .filter_map(|(_, event)| match event {
@@ -64,6 +64,11 @@ fn a_turn_with_partial_output_is_told_once() {
         (info.session_id.as_str(), info.model.as_str()),
         ("s-1", "claude-x")
     );
+    let Event::ToolCallStart(tool) = &events[4].1 else {
+        panic!()
+    };
+    assert_eq!(tool.tool_id, "t1");
+    assert_eq!(tool.input.as_ref().unwrap().fields.len(), 1);
     let Event::ToolCallResult(result) = &events[5].1 else {
         panic!()
     };
@@ -179,6 +184,60 @@ fn what_cannot_be_read_gives_nothing_and_two_objects_give_both() {
             })
             .is_empty()
     );
+}
+
+#[test]
+fn pieces_of_a_line_give_no_events_whatever_they_look_like_and_wherever_a_replay_begins() {
+    let result = r#"{"type":"result","subtype":"success"}"#;
+    let prompt = r#"{"type":"user","message":{"content":"hi"}}"#;
+    let long = format!(r#"{{"type":"assistant","a":"x","b":{result}}}"#);
+    let (first, second) = long.split_at(long.len() - result.len() - 1);
+    let middle = format!("{result},");
+    let lines = [
+        first, second, prompt, first, &middle, "", prompt, first, prompt,
+    ];
+    let told = [(3, true), (7, true), (9, true)];
+    for from in 0..lines.len() {
+        let events = translate_all(&lines, from).into_iter();
+        let seen: Vec<_> = events
+            .map(|(sequence, event)| (sequence, matches!(event, Event::UserInput(_))))
+            .collect();
+        let expected: Vec<_> = told
+            .into_iter()
+            .filter(|told| told.0 > from as u64)
+            .collect();
+        assert_eq!(seen, expected, "from {from}");
+    }
+}
+
+#[test]
+fn a_tool_call_is_told_once_whatever_partial_output_says_of_it() {
+    let start = r#"{"type":"stream_event","event":{"type":"message_start","message":{"id":"m"}}}"#;
+    for input in ["{}", r#"{"command":"ls"}"#] {
+        let block = format!(r#"{{"type":"tool_use","id":"t","name":"Bash","input":{input}}}"#);
+        let begun = format!(
+            r#"{{"type":"stream_event","event":{{"type":"content_block_start","content_block":{block}}}}}"#
+        );
+        let whole = format!(r#"{{"type":"assistant","message":{{"id":"m","content":[{block}]}}}}"#);
+        assert_eq!(
+            translate_all(&[start, &begun, &whole], 0).len(),
+            1,
+            "{input}"
+        );
+    }
+}
+
+#[test]
+fn a_question_may_be_a_plain_text_and_one_without_a_text_is_none() {
+    let line = r#"{"type":"control_request","request_id":"r","request":{"subtype":"can_use_tool","tool_name":"AskUserQuestion","input":{"questions":["Plain?",{"header":"x"},{"question":"Whole?"}]}}}"#;
+    let events = translate_all(&[line], 0).into_iter();
+    let asked: Vec<_> = events
+        .map(|(_, event)| match event {
+            Event::UserQuestion(question) => question.question,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked, ["Plain?", "Whole?"]);
 }
 
 #[test]

@@ -35,6 +35,9 @@ const NOT_OURS: &str = "/grpc.";
 const NOT_HERE: &str = "this daemon has no such service; MachineService and TunnelService of betcode.v1 \
                         are not offered, by the relay neither; reflection lists what is here";
 
+/// Why a method is not there.
+const NO_METHOD: &str = "this service has no such method; reflection lists what is here";
+
 /// Puts a [`Gate`] before all services.
 #[derive(Debug, Clone)]
 pub struct GateLayer(pub Arc<Core>);
@@ -76,6 +79,13 @@ impl<S> Gate<S> {
     }
 }
 
+/// Whether a service knows no such method: it says so without a word.
+fn is_no_method(response: &Response<Body>) -> bool {
+    let headers = response.headers();
+    let code = headers.get("grpc-status").map(|code| code.as_bytes());
+    code == Some(b"12") && !headers.contains_key("grpc-message")
+}
+
 fn is_kept(response: &Response<Body>) -> bool {
     response.extensions().get::<KeptByService>().is_some()
 }
@@ -111,7 +121,10 @@ where
         let serving = method.starts_with(NOT_OURS).then(|| Arc::clone(&self.core));
         let answer = self.inner.call(request).instrument(span);
         let answer = async move {
-            let answer = answer.await;
+            let answer = answer.await.map(|response| match is_no_method(&response) {
+                true => status::unimplemented(NO_METHOD).into_http(),
+                false => response,
+            });
             match serving {
                 None => answer,
                 Some(core) => answer.map(|response| {

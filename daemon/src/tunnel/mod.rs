@@ -30,6 +30,7 @@ mod options;
 mod serve;
 mod tls;
 mod users;
+mod whole;
 
 pub(crate) use attach::{attach, renew};
 pub use backoff::Backoff;

@@ -4,6 +4,8 @@
 //! Such a request carries an idempotency key. The first of a key is carried out to its end, even
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
 //! So many are carried out at once, and none for ever: a stream that has no end is given up.
+//! An answer is whole before any of it goes out; one that is large waits for one of a few places,
+//! which it keeps until the last of it is sent.
 //! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
 //! request itself (an append names the sequence that it expects).
@@ -26,7 +28,11 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
-use crate::limits::{CARRIED_BEGIN_MS_MAX, CARRIED_END_MS_MAX, CARRIED_MAX};
+use super::whole::{NotWhole, whole};
+use crate::limits::{
+    CARRIED_ANSWER_BYTES_MAX, CARRIED_BEGIN_MS_MAX, CARRIED_END_MS_MAX, CARRIED_LARGE_MAX,
+    CARRIED_MAX,
+};
 use crate::observe::ms;
 
 /// Keys of requests that have ended which are remembered; the oldest give way. Ten times what one machine's buffer holds.
@@ -34,8 +40,6 @@ const KEYS_MAX: usize = 10_000;
 
 /// Bytes of a request that may come more than once: what a relay keeps at most.
 const REQUEST_BYTES_MAX: usize = 1_000_000;
-/// Bytes of its answer, which is whole before any of it goes out.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// How a request ended: its code and text.
 pub(super) type Ended = (Code, String);
@@ -46,6 +50,8 @@ pub(super) struct Once {
     memory: Arc<Mutex<Memory>>,
     /// Of requests that are carried out: they outlive the calls that brought them.
     places: Arc<Semaphore>,
+    /// Of large answers, until they are sent.
+    large: Arc<Semaphore>,
     patience: Patience,
 }
 
@@ -63,6 +69,7 @@ impl Default for Once {
         Self {
             memory: Arc::default(),
             places: Arc::new(Semaphore::new(CARRIED_MAX)),
+            large: Arc::new(Semaphore::new(CARRIED_LARGE_MAX)),
             patience: Patience {
                 begin: ms(CARRIED_BEGIN_MS_MAX),
                 end: ms(CARRIED_END_MS_MAX),
@@ -157,7 +164,8 @@ impl Once {
         let request = Request::from_parts(head, Body::new(Full::new(body)));
         // A caller that leaves while it waits gives its turn up. Never closed.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let carrying = carry_out(request, service, self.patience, done);
+        let large = Arc::clone(&self.large);
+        let carrying = carry_out(request, service, self.patience, large, done);
         // A task of its own: dropping this future must not stop it halfway.
         let carried = tokio::spawn(async move {
             let _place = place;
@@ -230,6 +238,7 @@ async fn carry_out<S, B>(
     request: Request<Body>,
     service: S,
     patience: Patience,
+    large: Arc<Semaphore>,
     done: Done,
 ) -> Response<Body>
 where
@@ -241,10 +250,10 @@ where
         return given_up(patience.begin);
     };
     let (head, body) = response.into_parts();
-    let whole = Limited::new(body, ANSWER_BYTES_MAX).collect();
-    let body = match timeout(patience.end, whole).await {
+    let body = match timeout(patience.end, whole(body, large)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => return Status::internal("the answer broke off").into_http(),
+        Ok(Err(NotWhole::TooLarge)) => return too_large(),
+        Ok(Err(NotWhole::Broken)) => return Status::internal("the answer broke off").into_http(),
         Err(_) => return given_up(patience.end),
     };
     let status = match Status::from_header_map(&head.headers) {
@@ -255,6 +264,15 @@ where
         done.end(status.code(), status.message());
     }
     Response::from_parts(head, Body::new(body))
+}
+
+fn too_large() -> Response<Body> {
+    let text = format!(
+        "its answer has more than the {CARRIED_ANSWER_BYTES_MAX} bytes that one which may wait has \
+         at most; call without `{}`",
+        metadata::MAY_WAIT
+    );
+    Status::out_of_range(text).into_http()
 }
 
 fn given_up(after: Duration) -> Response<Body> {
@@ -438,6 +456,53 @@ mod tests {
         drop(first);
         assert_eq!(in_time(slow).await.unwrap(), Code::Ok);
         assert_eq!(in_time(next).await, Code::Ok);
+    }
+
+    /// An answer of so many bytes, as the caller gets it.
+    async fn answer_of(once: &Once, key: &str, bytes: usize) -> Response<Body> {
+        let service = tower::service_fn(move |_: Request<Body>| async move {
+            let body = Full::new(Bytes::from(vec![0; bytes]));
+            Ok::<_, Infallible>(Response::new(Body::new(body)))
+        });
+        let request = Request::new(Full::new(Bytes::new()));
+        once.answer(key.to_owned(), request, service).await
+    }
+
+    #[tokio::test]
+    async fn an_error_ends_with_its_head() {
+        let once = Once::default();
+        let service = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Status::not_found("no").into_http::<Body>())
+        });
+        let request = Request::new(Full::new(Bytes::new()));
+        let answered = once.answer("k".to_owned(), request, service).await;
+        assert!(answered.body().is_end_stream());
+        let some = answer_of(&once, "some", 1).await;
+        assert!(!some.body().is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_large_answers_are_there_until_they_are_taken_and_small_ones_pass() {
+        let once = Once::default();
+        let mut unread = Vec::new();
+        for n in 0..CARRIED_LARGE_MAX {
+            unread.push(answer_of(&once, &format!("{n}"), 1 << 20).await);
+        }
+        let mut next = std::pin::pin!(answer_of(&once, "next", 1 << 20));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
+        assert!(early.is_err());
+        in_time(answer_of(&once, "small", 1000)).await;
+        unread.pop();
+        let next = in_time(next).await.into_body().collect().await.unwrap();
+        assert_eq!(next.to_bytes().len(), 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_says_what_to_do() {
+        let told = answer_of(&Once::default(), "k", CARRIED_ANSWER_BYTES_MAX + 1).await;
+        let told = Status::from_header_map(told.headers()).unwrap();
+        assert_eq!(told.code(), Code::OutOfRange);
+        assert!(told.message().contains("call without"), "{told}");
     }
 
     #[test]

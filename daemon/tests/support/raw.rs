@@ -15,7 +15,7 @@ pub(crate) struct Raw {
     pub(crate) answer: ResponseFuture,
     pub(crate) body: SendStream<Bytes>,
     h2: SendRequest<Bytes>,
-    driving: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    pub(crate) driving: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
 impl Raw {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tonic::{Code, Request, Status};
 
 use super::harness::{Client, Relay, RelayOptions, until};
+use super::wire::{Wire, message};
 
 pub(crate) fn request(key: &str, priority: Option<&str>, body: &[u8]) -> Request<Bytes> {
     let mut request = Request::new(Bytes::copy_from_slice(body));
@@ -145,6 +146,24 @@ async fn limits_reject_and_nothing_that_waits_gives_way() {
     let (_tunnel, echo) = relay.daemon("m-a").await;
     until("all is delivered", || relay.buffer.counts().requests == 2).await;
     assert_eq!(echo.recorded().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_ends_with_its_head_whether_or_not_the_call_may_wait() {
+    let relay = started(BufferOptions::default()).await;
+    let (_tunnel, _echo) = relay.daemon("m-1").await;
+    let wire = Wire::connect(relay.clients).await;
+    let may_wait = [
+        ("x-betcode-may-wait", "true"),
+        ("x-betcode-idempotency-key", "k"),
+    ];
+    for metadata in [&[][..], &may_wait[..]] {
+        let mut call = wire.call("m-1", "Nonsense", metadata).await;
+        call.say_last(message(b""));
+        let (head, body, _request) = call.head().await;
+        assert!(head.contains_key("grpc-status"), "{head:?}");
+        assert!(body.is_end_stream(), "{metadata:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -112,7 +112,7 @@ impl Conversation {
             self.end_soon(now_ms);
         }
         match self.waiting.pop_front() {
-            Some(said) if !self.closing => self.begin(said),
+            Some(said) if !self.closing => self.begin(now_ms, said),
             _ => {
                 self.rest(now_ms);
                 self.tell_status("");
@@ -222,12 +222,13 @@ impl Conversation {
         match &self.turn {
             // It had nothing to do with this one.
             Some(turn) if turn.prompt.is_some() && !self.closing => {
+                let options = Arc::clone(&turn.options);
                 self.requests.close();
-                self.effects.push(Effect::Start(Arc::clone(&turn.options)));
+                self.start(options);
             }
             Some(turn) => {
                 let cancelled = turn.cancelled;
-                self.turn_failed(gone(exit, cancelled));
+                self.turn_failed(gone(exit, cancelled, self.closing));
             }
             None if exit.success || told_to => {
                 self.requests.close();
@@ -235,7 +236,7 @@ impl Conversation {
                     self.tell_status("");
                 }
             }
-            None => self.turn_failed(gone(exit, false)),
+            None => self.turn_failed(gone(exit, false, self.closing)),
         }
     }
 
@@ -266,13 +267,15 @@ impl Conversation {
     }
 }
 
-fn gone(exit: &Exit, cancelled: bool) -> Refusal {
-    let message = match cancelled {
+fn gone(exit: &Exit, cancelled: bool, closing: bool) -> Refusal {
+    let mut message = match cancelled {
         true => format!("the agent ended with the cancelled turn ({})", exit.how),
         false => format!("the agent ended in the middle ({})", exit.how),
     };
-    let hint = "; the next message starts it again, where it was";
-    Refusal::new("AGENT_EXITED", message + hint)
+    if !closing {
+        message += "; the next message starts it again, where it was";
+    }
+    Refusal::new("AGENT_EXITED", message)
         .with("exit", exit.how.clone())
         .with("stderr", exit.stderr.join("\n"))
 }

@@ -85,7 +85,7 @@ impl Conversation {
     }
 
     /// The user says something.
-    pub(crate) fn message(&mut self, key: StreamKey, content: Value) {
+    pub(crate) fn message(&mut self, now_ms: u64, key: StreamKey, content: Value) {
         let options = self.streams.get(&key).map(|s| Arc::clone(&s.options));
         let said = Said {
             content,
@@ -94,7 +94,7 @@ impl Conversation {
         if let Err(refusal) = self.may_write(key) {
             self.tell(To::One(key), refusal.event());
         } else if self.turn.is_none() {
-            self.begin(said);
+            self.begin(now_ms, said);
         } else if self.waiting.len() < WAITING_MESSAGES_MAX {
             self.waiting.push_back(said);
             let text = format!(
@@ -132,7 +132,7 @@ impl Conversation {
         self.stalled.clone().map_or(Ok(()), Err)
     }
 
-    pub(super) fn begin(&mut self, said: Said) {
+    pub(super) fn begin(&mut self, now_ms: u64, said: Said) {
         self.idle_until_ms = None;
         self.turn = Some(Turn {
             prompt: Some(said.content),
@@ -141,11 +141,21 @@ impl Conversation {
             cancelled: false,
         });
         match self.agent {
-            Agent::Away => self.effects.push(Effect::Start(said.options)),
+            Agent::Away => self.start(said.options),
+            // What it is started with, it keeps: another one goes on where it was.
+            Agent::Running if said.options.ask_for_other_than(&self.agent_options) => {
+                self.end_input();
+                self.end_soon(now_ms);
+            }
             Agent::Running => self.hand_over(),
             // Starts again once this one is gone.
             Agent::Ending => {}
         }
+    }
+
+    pub(super) fn start(&mut self, options: Arc<Options>) {
+        self.agent_options = Arc::clone(&options);
+        self.effects.push(Effect::Start(options));
     }
 
     pub(super) fn hand_over(&mut self) {

@@ -28,7 +28,7 @@ fn attended() -> Conversation {
 }
 
 fn prompt_of(talk: &mut Conversation, key: StreamKey, text: &str) {
-    talk.message(key, text.into());
+    talk.message(0, key, text.into());
 }
 
 /// One whose agent has a prompt.
@@ -169,6 +169,49 @@ fn an_agent_starts_as_the_stream_asked_whose_message_starts_it_though_it_has_lef
     talk.take_effects();
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(Arc::default())]);
+}
+
+#[test]
+fn a_message_that_asks_for_another_agent_has_one_that_goes_on_where_the_last_one_was() {
+    let cheap = Arc::new(Options {
+        model: "cheap".to_owned(),
+        ..Options::default()
+    });
+    let mut talk = in_turn();
+    talk.attached(3, "eve".into(), 1, Arc::clone(&cheap));
+    // While a turn is on, it waits for its own.
+    prompt_of(&mut talk, 3, "cheaply");
+    assert!(done(&mut talk).is_empty());
+    talk.seen(0, 2, Glance::TurnOver);
+    assert_eq!(done(&mut talk), [Effect::EndInput]);
+    // One that does not end is not waited for.
+    assert!(talk.next_ms().is_some());
+    talk.exited(&Exit::default());
+    assert_eq!(done(&mut talk), [Effect::Start(cheap)]);
+    talk.started();
+    talk.written(0, Written::Prompt, Ok(3));
+    talk.seen(0, 4, Glance::TurnOver);
+    talk.take_effects();
+    assert_eq!(talk.model(), "cheap");
+    // Who asks for nothing, or for the same, takes the one that there is.
+    for key in [2, 3] {
+        prompt_of(&mut talk, key, "go on");
+        assert_eq!(writes(&done(&mut talk)), 1, "{key}");
+        talk.written(0, Written::Prompt, Ok(5));
+        talk.seen(0, 6, Glance::TurnOver);
+        talk.take_effects();
+    }
+}
+
+#[test]
+fn an_agent_that_ends_with_its_conversation_is_not_said_to_be_started_again() {
+    let mut talk = in_turn();
+    talk.close(0);
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    let told = errors(&mut talk);
+    assert_eq!(told[0].1.code, "AGENT_EXITED");
+    assert!(!told[0].1.message.contains("next message"), "{told:?}");
 }
 
 #[test]

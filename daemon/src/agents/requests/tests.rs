@@ -126,7 +126,8 @@ fn the_only_answer_is_that_to_the_only_question() {
     let answers = HashMap::from([("0".to_owned(), "A".to_owned())]);
     let line = requests.answer("q", answers).unwrap().unwrap();
     assert_eq!(response(&line)["updatedInput"]["answers"]["Which?"], "A");
-    requests.asked(0, 2, ask("q", ASK_USER, "7"));
+    let again = ask("q", ASK_USER, r#"{"questions":["Which?"]}"#);
+    requests.asked(0, 2, again);
     let declined = requests.decide("q", Decision::Deny, None, "").unwrap();
     assert_eq!(response(&declined.answers[0])["behavior"], "deny");
 }
@@ -206,4 +207,29 @@ fn an_answer_is_shorter_than_a_piece_of_a_line_that_goes_on() {
     };
     assert!(denied(bytes));
     assert!(!denied(bytes + 1));
+}
+
+#[test]
+fn questions_that_nobody_could_answer_are_denied_at_once() {
+    let mut requests = Requests::new(LINE_BYTES_MAX);
+    for input in [
+        "{}",
+        r#"{"questions":[]}"#,
+        r#"{"questions":[{"header":"x"}, ""]}"#,
+    ] {
+        let denied = requests.asked(0, 1, ask("q", ASK_USER, input)).unwrap();
+        assert_eq!(response(&denied)["behavior"], "deny", "{input}");
+        assert!(!requests.waits(), "{input}");
+    }
+}
+
+#[test]
+fn a_question_that_is_a_plain_text_is_answered_by_it() {
+    let mut requests = Requests::new(LINE_BYTES_MAX);
+    let plain = ask("q", ASK_USER, r#"{"questions":["A?","B?"]}"#);
+    assert!(requests.asked(0, 1, plain).is_none());
+    assert_eq!(requests.events_of(1).len(), 2);
+    let both = [("A?", "x"), ("B?", "y")].map(|(q, a)| (q.to_owned(), a.to_owned()));
+    let line = requests.answer("q", both.into()).unwrap().unwrap();
+    assert_eq!(response(&line)["updatedInput"]["answers"]["B?"], "y");
 }

@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::{AgentRequest, PermissionResponse};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::Attached;
 use crate::agents::{Command, Refusal, Reply, prompt_content};
-use crate::status::{being_deleted, draining, invalid};
+use crate::core::Core;
+use crate::status::{being_deleted, draining, invalid, too_long};
 use crate::translate::from_struct;
 
 /// Hands on what the client says, until it breaks the rules. A client that has said all that it
@@ -18,7 +19,7 @@ pub(super) async fn hear(attached: &Attached, mut requests: Streaming<AgentReque
         let request = match requests.message().await {
             Ok(Some(request)) => request,
             Ok(None) => std::future::pending().await,
-            Err(status) => return status,
+            Err(status) => return unheard(&attached.core, status),
         };
         let command = match command(attached, request) {
             Ok(command) => command,
@@ -36,6 +37,19 @@ pub(super) async fn hear(attached: &Attached, mut requests: Streaming<AgentReque
             };
         }
     }
+}
+
+/// Why nothing more is heard of a client. Of a request that is too long, its transport knows only that.
+pub(super) fn unheard(core: &Core, status: Status) -> Status {
+    if status.code() != Code::OutOfRange {
+        return status;
+    }
+    let why = format!(
+        "it is longer than the {} bytes that one may have; send less at once, or raise \
+         max_payload_bytes",
+        core.settings.request_bytes_max()
+    );
+    too_long("request", why)
 }
 
 enum Heard {

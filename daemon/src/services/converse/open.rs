@@ -127,12 +127,12 @@ fn folder_of(session: &Session, named: &Path) -> Result<PathBuf, Status> {
     Ok(kept.to_owned())
 }
 
-/// What a stream is told first.
-pub(super) fn info(session: &Session, known: bool, options: &Options) -> Event {
-    let model = match options.model.as_str() {
-        "" => session.meta.model.clone(),
-        model => model.to_owned(),
-    };
+/// What a stream is told first: of models the one that answers its messages. That is the one it asks
+/// for, else that of the agent that runs, else the session's.
+pub(super) fn info(session: &Session, known: bool, options: &Options, running: &str) -> Event {
+    let models = [options.model.as_str(), running, &session.meta.model];
+    let model = models.into_iter().find(|model| !model.is_empty());
+    let model = model.unwrap_or_default().to_owned();
     Event::SessionInfo(SessionInfo {
         session_id: session.id.to_string(),
         model,

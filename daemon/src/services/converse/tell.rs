@@ -15,8 +15,8 @@ use crate::agents::{Mailbox, ReadTimes};
 use crate::core::Core;
 use crate::hub::{News, Subscription, fresh};
 use crate::observe::add;
-use crate::reading::{Gone, Pages};
-use crate::services::resume::Page;
+use crate::reading::{Gone, Page, Pages, together};
+use crate::services::resume::{Telling, Told};
 use crate::status::draining;
 use crate::translate::{Line, Translator, timestamp_of};
 
@@ -34,7 +34,7 @@ pub(super) struct Teller {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) times: Arc<ReadTimes>,
     pub(super) subscription: Subscription,
-    pub(super) answers: mpsc::Sender<Page>,
+    pub(super) answers: mpsc::Sender<Telling>,
     /// The daemon's own events that come first.
     pub(super) page: Vec<Event>,
     pub(super) _slot: Taken,
@@ -44,7 +44,7 @@ impl Teller {
     pub(super) async fn run(&mut self) -> Result<(), End> {
         let first = std::mem::take(&mut self.page);
         let page = first.into_iter().map(|event| self.own(event)).collect();
-        self.answers.send(Ok(page)).await.map_err(|_| Gone)?;
+        self.send(page).await?;
         self.catch_up().await?;
         loop {
             let news = tokio::select! {
@@ -98,14 +98,17 @@ impl Teller {
         };
         let mut pages = Pages::of(Arc::clone(&self.core), &session, range);
         while self.told < session.messages
-            && let Some(page) = pages.next().await?
+            && let Some(Page { messages, room }) = pages.next().await?
         {
             if self.core.is_draining() {
                 return Err(draining().into());
             }
-            let events = self.translate(&page);
-            if !events.is_empty() {
-                pages.hand_to(&self.answers, Ok(events)).await?;
+            for lines in together(&messages) {
+                let events = self.translate(lines);
+                if !events.is_empty() {
+                    let told = Told::new(events, room.clone());
+                    pages.hand_to(&self.answers, Ok(told)).await?;
+                }
             }
         }
         Ok(())
@@ -120,7 +123,8 @@ impl Teller {
         if events.is_empty() {
             return Ok(());
         }
-        self.answers.send(Ok(events)).await.map_err(|_| Gone)
+        let told = Told::new(events, None);
+        self.answers.send(Ok(told)).await.map_err(|_| Gone)
     }
 
     /// Events of lines that were not told yet, the daemon's own between them.
