@@ -96,6 +96,17 @@ async fn a_second_daemon_is_refused_with_the_firsts_pid() {
 }
 
 #[tokio::test]
+async fn a_lock_that_cannot_be_made_is_not_told_as_another_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    // The lock's name is taken by a folder.
+    std::fs::create_dir(folder.path().join("history.db-daemon.lock")).unwrap();
+    let refused = command(folder.path(), "serve", &[]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("history.db-daemon.lock"), "{why}");
+}
+
+#[tokio::test]
 async fn sigterm_drains_in_time_with_clients_that_stay() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::start(folder.path(), &["--max-drain-ms", "500"]).await;
