@@ -5,6 +5,32 @@ use std::process::Command;
 use super::program::{Folder, Running};
 
 #[test]
+fn variables_that_are_no_settings_of_the_relay_stop_none_of_its_commands() {
+    let folder = Folder::init();
+    let file = folder.file("relay.json");
+    std::fs::write(&file, r#"{"tunnels_max": 5}"#).unwrap();
+    let config = |name: &str, value: &str| {
+        let mut command = folder.command();
+        command.arg("config").env(name, value).output().unwrap()
+    };
+    let told = config("BETCODE_RELAY_SETTINGS", file.to_str().unwrap());
+    let settings: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(settings["tunnels_max"], 5, "{told:?}");
+    // Of the daemon on the same machine.
+    for (name, value) in [
+        ("BETCODE_RELAY_ADDRESS", "relay.example.org:7443"),
+        ("BETCODE_RELAY_FOLDER", "/var/lib/relay"),
+    ] {
+        let told = config(name, value);
+        assert!(told.status.success(), "{name}: {told:?}");
+    }
+    let misspelt = config("BETCODE_RELAY_TUNNEL_MAX", "5");
+    assert_eq!(misspelt.status.code(), Some(2));
+    let why = String::from_utf8_lossy(&misspelt.stderr).into_owned();
+    assert!(why.contains("tunnel_max"), "{why}");
+}
+
+#[test]
 fn a_second_relay_on_the_same_state_folder_is_refused() {
     let folder = Folder::init();
     let first = Running::start(&folder, (0, 0), &[]);
