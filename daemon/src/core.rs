@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use betcode_schema_grpc::history::ResourceLevel;
+use betcode_storage::capacity::levels::Metric;
 use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
 use tokio::sync::watch;
 use tonic::Status;
@@ -86,6 +87,19 @@ impl Core {
         log.push("-wal");
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
         bytes(path) + bytes(Path::new(&log))
+    }
+
+    /// The levels when they were last sampled, with the database as it is now: it may have grown by far
+    /// since, and a report of it stands beside.
+    pub(crate) fn levels_now(&self) -> Vec<ResourceLevel> {
+        let mut levels = self.levels.borrow().clone();
+        let size = Metric::SqliteSize.name();
+        if let Some(level) = levels.iter_mut().find(|level| level.resource == size) {
+            level.used = self.database_bytes();
+            level.limit = self.store.limits().0;
+            level.level = self.store.level().name().to_owned();
+        }
+        levels
     }
 
     /// Waits until the daemon begins to stop.

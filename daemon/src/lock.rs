@@ -33,13 +33,23 @@ pub enum LockError {
         holder: Option<Holder>,
     },
     /// The file cannot be locked.
-    #[error("lock {path}: {source}")]
+    #[error("lock {path}: {source}; {}", hint(source))]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
     },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on that disk",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "the daemon's user has to be able to write there; or name another database with `db`"
+        }
+        _ => "check that disk and the path of `db`",
+    }
 }
 
 /// Held while the daemon runs.

@@ -8,6 +8,7 @@ mod service_manager;
 
 use std::process::ExitCode;
 
+use betcode_daemon::lock::LockError;
 use betcode_daemon::server::{Daemon, ServeError};
 use betcode_daemon::settings::{self, Loaded};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,7 +71,7 @@ fn serve(loaded: Loaded, sources: settings::Sources) -> ExitCode {
     match served {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => fail("some clients were cut off at the deadline", 0),
-        Err(error @ ServeError::Lock(_)) => fail(&error.to_string(), 3),
+        Err(error @ ServeError::Lock(LockError::Held { .. })) => fail(&error.to_string(), 3),
         Err(error) => fail(&error.to_string(), 1),
     }
 }

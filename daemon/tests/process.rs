@@ -96,6 +96,30 @@ async fn a_second_daemon_is_refused_with_the_firsts_pid() {
 }
 
 #[tokio::test]
+async fn a_lock_that_cannot_be_made_is_not_told_as_another_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    // The lock's name is taken by a folder.
+    std::fs::create_dir(folder.path().join("history.db-daemon.lock")).unwrap();
+    let refused = command(folder.path(), "serve", &[]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(why.contains("history.db-daemon.lock"), "{why}");
+}
+
+#[tokio::test]
+async fn budget_says_that_a_daemon_which_hangs_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &[]).await;
+    let pid = rustix::process::Pid::from_raw(process.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let budget = command(folder.path(), "budget", &[]).output().unwrap();
+    assert_eq!(budget.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&budget.stderr).into_owned();
+    assert!(why.contains("does not answer"), "{why}");
+    assert!(why.contains(&process.pid().to_string()), "{why}");
+}
+
+#[tokio::test]
 async fn sigterm_drains_in_time_with_clients_that_stay() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::start(folder.path(), &["--max-drain-ms", "500"]).await;

@@ -142,6 +142,21 @@ async fn the_store_is_verified_and_copied_while_served() {
 }
 
 #[tokio::test]
+async fn levels_are_told_with_the_size_that_the_report_tells() {
+    let served = filled().await;
+    let mut client = CapacityServiceClient::new(served.channel().await);
+    let mut levels = client
+        .watch_levels(proto::WatchLevelsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let first = within(levels.message()).await.unwrap().unwrap();
+    let size = first.levels.iter().find(|l| l.resource == "sqlite_size");
+    let used = size.unwrap().used;
+    assert_eq!(used, served.daemon.core().database_bytes());
+}
+
+#[tokio::test]
 async fn capacity_is_told_now_and_as_it_changes() {
     let served = filled().await;
     let mut client = CapacityServiceClient::new(served.channel().await);

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use betcode_schema_tunnel::MachineId;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tracing_subscriber::EnvFilter;
 
@@ -163,10 +164,20 @@ impl ServeFlags {
 }
 
 fn enrol(state: &StateFolder, machine: &MachineId) -> Result<String, Error> {
-    let authority = CertificateDer::from_pem_file(state.authority_certificate())?;
+    let authority: CertificateDer<'_> = read_pem(state.authority_certificate())?;
     let path = state.enrolments();
     let issued = Enrolments::at(&path).issue(machine, &authority, now_s());
     Ok(issued.map_err(|source| StateError::Io { path, source })?)
+}
+
+fn read_pem<T: PemObject>(path: PathBuf) -> Result<T, StateError> {
+    T::from_pem_file(&path).map_err(|error| match error {
+        pem::Error::Io(source) => StateError::Io { path, source },
+        error => StateError::Malformed {
+            path,
+            why: error.to_string(),
+        },
+    })
 }
 
 fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
@@ -200,7 +211,7 @@ fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
                     state.revoked().display()
                 )
             })?;
-            let key = PrivatePkcs8KeyDer::from_pem_file(state.token_key())?;
+            let key: PrivatePkcs8KeyDer<'_> = read_pem(state.token_key())?;
             let issuer = TokenIssuer::new(key.secret_pkcs8_der());
             let (token, claims) = issuer.issue(&user, &machines, issued_s, life_s)?;
             match json {
@@ -250,7 +261,8 @@ fn serve(settings: Settings, log_json: bool) -> Result<ExitCode, Error> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     match log_json {
         true => logs.json().init(),
         false => logs.init(),

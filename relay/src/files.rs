@@ -5,7 +5,7 @@
 //! not be root's friend: nothing here follows a link that it left, or gives away a file that has
 //! another name elsewhere.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
@@ -58,6 +58,25 @@ pub fn create_private_folder(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When the lock cannot be had.
 pub fn lock(path: &Path) -> io::Result<File> {
+    let lock = open_lock(path)?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+/// As [`lock`], without waiting: `None` while another process holds it.
+///
+/// # Errors
+/// When the lock cannot be had.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let lock = open_lock(path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
     let path = path.with_extension("lock");
     let lock = OpenOptions::new()
         .write(true)
@@ -67,7 +86,6 @@ pub fn lock(path: &Path) -> io::Result<File> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&path)?;
     give_to_owner(&lock, path.parent().unwrap_or(Path::new(".")))?;
-    lock.lock()?;
     Ok(lock)
 }
 

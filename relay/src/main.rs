@@ -5,11 +5,18 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use betcode_relay::StartError;
+use betcode_relay::settings::SettingsError;
 use clap::{Parser, Subcommand};
 
 /// Routes calls of clients to the daemons of machines behind NAT.
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "\
+Exit codes: 0 done; 1 something failed; 2 wrong settings or command line; 3 another relay serves from \
+the state folder."
+)]
 struct Arguments {
     /// Settings file, JSON.
     #[arg(long, global = true, env = "BETCODE_RELAY_SETTINGS")]
@@ -72,13 +79,24 @@ enum Command {
     Config(commands::ServeFlags),
 }
 
+/// Why the relay ended, for who would start it again.
+fn exit_code(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    if error.is::<SettingsError>() {
+        return ExitCode::from(2);
+    }
+    match error.downcast_ref() {
+        Some(StartError::Held { .. }) => ExitCode::from(3),
+        _ => ExitCode::FAILURE,
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match commands::run(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error}");
-            ExitCode::FAILURE
+            exit_code(&*error)
         }
     }
 }

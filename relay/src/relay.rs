@@ -1,7 +1,9 @@
 //! A running relay: its parts put together, its background work, and its end.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{LiveTokens, Rate, RateLimiter, StateError, StateFolder, TokenVerifier};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
+use crate::files;
 use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
@@ -42,6 +45,8 @@ pub struct Relay {
     in_force: Arc<InForce>,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
+    /// Held while it serves.
+    _lock: File,
 }
 
 /// Why a relay could not start.
@@ -50,8 +55,14 @@ pub enum StartError {
     /// Keys or lists in the state folder.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Another relay serves from the folder: what waits there would be delivered by both.
+    #[error("another relay serves from {folder}; stop it, or give this one a folder of its own")]
+    Held {
+        /// The state folder.
+        folder: PathBuf,
+    },
     /// Certificates.
-    #[error(transparent)]
+    #[error("{0}; has `betcode-relay init` been run with this state folder?")]
     Tls(#[from] TlsError),
     /// The buffer's database.
     #[error("the buffer: {0}")]
@@ -73,6 +84,7 @@ impl Relay {
     /// When something that serving needs is not there; nothing is served then.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let state = StateFolder::at(&settings.state_folder);
+        let lock = lock(&state, &settings.state_folder)?;
         let tls = match settings.client_plaintext && settings.tunnel_plaintext {
             true => None,
             false => Some(Arc::new(Tls::load(state.clone())?)),
@@ -153,6 +165,7 @@ impl Relay {
             levels: Arc::default(),
             in_force: Arc::new(in_force),
             settings,
+            _lock: lock,
         };
         relay.spawn_metrics().await?;
         tokio::spawn(doors.clone().serve_clients(clients));
@@ -192,7 +205,7 @@ impl Relay {
     pub fn reload(&self) {
         for tls in [&self.doors.client_tls, &self.doors.tunnel_tls] {
             if let Some(Err(error)) = tls.as_ref().map(|tls| tls.reload()) {
-                tracing::error!(%error, "certificates not reloaded");
+                tracing::error!(%error, "certificates not reloaded: those in use stay in use");
             }
         }
         if let Err(error) = self.in_force.refresh() {
@@ -331,6 +344,18 @@ impl Relay {
                 }
             }
         });
+    }
+}
+
+/// Locks the state folder against other relays.
+fn lock(state: &StateFolder, folder: &Path) -> Result<File, StartError> {
+    let path = state.serving();
+    match files::try_lock(&path) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(StartError::Held {
+            folder: folder.to_owned(),
+        }),
+        Err(source) => Err(StateError::Io { path, source }.into()),
     }
 }
 

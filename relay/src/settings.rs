@@ -12,6 +12,10 @@ use crate::limits;
 /// Prefix of environment variables that set something: `BETCODE_RELAY_TUNNELS_MAX=500`.
 pub const ENVIRONMENT_PREFIX: &str = "BETCODE_RELAY_";
 
+/// Names behind that prefix which are no settings of the relay: where its settings file is, and settings
+/// of a daemon on the same machine (`BETCODE_RELAY_ADDRESS`).
+const NAMES_OF_OTHERS: &[&str] = &["settings", "address", "folder"];
+
 /// Everything that can be set. Names are the file's and, in capitals behind
 /// [`ENVIRONMENT_PREFIX`], the environment's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,7 +136,7 @@ impl Settings {
             figment = figment.merge(Json::file_exact(file));
         }
         let settings: Self = figment
-            .merge(Env::prefixed(ENVIRONMENT_PREFIX))
+            .merge(Env::prefixed(ENVIRONMENT_PREFIX).ignore(NAMES_OF_OTHERS))
             .merge(Serialized::defaults(flags))
             .extract()
             .map_err(|error| SettingsError::Unreadable(Box::new(error)))?;

@@ -27,7 +27,7 @@ struct Current {
 
 /// Files of which no TLS can be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {why}; the certificates in use stay in use")]
+#[error("{path}: {why}")]
 pub struct TlsError {
     path: PathBuf,
     why: String,

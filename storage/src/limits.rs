@@ -66,6 +66,8 @@ pub const BUSY_POLL_OFTEN_MS_MAX: u64 = 5;
 pub const READERS_MAX_DEFAULT: u32 = 8;
 /// How long a reader waits for a free connection.
 pub const READER_WAIT_MS_MAX: u64 = 10_000;
+/// How long the last handle of a store waits for readers' connections to close.
+pub const READER_CLOSE_MS_MAX: u64 = 2_000;
 /// Page cache of the writer's connection.
 pub const WRITER_CACHE_KIB: i64 = 16 << 10;
 /// Page cache of each reader's connection.

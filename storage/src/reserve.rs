@@ -50,6 +50,11 @@ impl Reserve {
         }
     }
 
+    /// What is held; `None` where none is wanted.
+    pub(crate) fn held_bytes(&self) -> Option<u64> {
+        (self.bytes > 0).then_some(self.held_bytes)
+    }
+
     /// Gives the space up; whether there was any.
     pub(crate) fn release(&mut self) -> bool {
         self.look();

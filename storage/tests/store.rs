@@ -596,6 +596,25 @@ fn a_reader_changes_nothing_of_what_a_killed_writer_left() {
 }
 
 #[test]
+fn a_reader_that_ended_leaves_no_file_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"one", b"two"])).unwrap();
+    store.close().unwrap();
+    let path = folder.path().join("history.db");
+    // What a thread in the background still had to close would stay now and then.
+    for round in 0..200 {
+        let reader = Store::open_read_only(&path, small_reserve()).unwrap();
+        assert_eq!(contents(&reader, "s"), ["one", "two"]);
+        drop(reader);
+        for suffix in ["-wal", "-shm"] {
+            let left = folder.path().join(format!("history.db{suffix}"));
+            assert!(!left.exists(), "{suffix} is there after reader {round}");
+        }
+    }
+}
+
+#[test]
 fn an_append_may_wait_for_as_long_as_it_takes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);

@@ -12,7 +12,7 @@ use betcode_storage::{
     Batch, CompactionRequest, ErrorKind, ReadRange, Store, StoreError, StoreOptions, Tier,
 };
 use betcode_tests::history::{Acknowledged, Event, assert_sound, contents, id, options};
-use betcode_tests::lines;
+use betcode_tests::lines::{self, Random};
 use betcode_tests::mounts::{Mount, skipped};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
@@ -166,6 +166,62 @@ fn a_full_disk_can_be_helped_by_deleting_a_session() {
     }
     other.assert_all_is_there(&store);
     assert_sound(&store);
+}
+
+/// A file of 100 lines that hardly compress, as images and encrypted text do not.
+fn write_dense_lines(file: &Path, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut text = String::new();
+    for _ in 0..100 {
+        text.push_str("{\"type\":\"user\",\"data\":\"");
+        // Printable, and neither a quote nor a backslash.
+        text.extend((0..7_450).map(|_| (b'#' + random.below(57) as u8) as char));
+        text.push_str("\"}\n");
+    }
+    std::fs::write(file, text).unwrap();
+}
+
+#[test]
+fn a_small_disk_full_of_what_hardly_compresses_can_still_be_compacted_and_deleted_from() {
+    let files = tempfile::tempdir().unwrap();
+    for n in 0..60 {
+        write_dense_lines(&files.path().join(format!("s{n:02}.jsonl")), n);
+    }
+    for disk_mib in [12, 16, 24] {
+        let disk = match Mount::in_memory(disk_mib << 20) {
+            Ok(disk) => disk,
+            Err(why) => return skipped("disk full, dense", &why),
+        };
+        let path = disk.path().join("history.db");
+        let tool = |arguments: &[&str]| {
+            let mut command = Command::new(WORKER);
+            command
+                .args(["tool", "--limit-bytes", "1GB", "--db"])
+                .arg(&path);
+            command.args(arguments).output().unwrap()
+        };
+        let size = || std::fs::metadata(&path).unwrap().len();
+        for round in 0..3 {
+            let at = format!("{disk_mib} MiB, round {round}");
+            let import = tool(&["import", files.path().to_str().unwrap()]);
+            assert_eq!(import.status.code(), Some(6), "{at}: {import:?}");
+            for arguments in [
+                &["compact"][..],
+                &["delete", "--yes", &format!("s{round:02}")],
+                &["compact"],
+            ] {
+                let done = tool(arguments);
+                assert!(done.status.success(), "{at}: {arguments:?} {done:?}");
+            }
+        }
+        let full = size();
+        let last = tool(&["delete", "--yes", "s03"]);
+        assert!(last.status.success(), "{last:?}");
+        let compact = tool(&["compact"]);
+        assert!(compact.status.success() && size() < full, "{compact:?}");
+        let verify = tool(&["verify"]);
+        assert!(verify.status.success(), "{verify:?}");
+    }
 }
 
 /// Lets the file `filler` take all that is free, except `room` bytes.

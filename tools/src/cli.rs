@@ -47,7 +47,7 @@ pub struct Global {
     #[arg(help_heading = OF_EVERY_COMMAND)]
     pub db: Option<PathBuf>,
     /// Write one JSON document to stdout (see docs/CLI_JSON.md)
-    #[arg(long, global = true, conflicts_with = "quiet", help_heading = OF_EVERY_COMMAND)]
+    #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub json: bool,
     /// Write errors only
     #[arg(long, short, global = true, help_heading = OF_EVERY_COMMAND)]

@@ -99,11 +99,12 @@ fn variable_of(error: &clap::Error) -> Option<String> {
 /// Warnings of the engine, unless `BETCODE_LOG` says otherwise.
 fn log_to_stderr(mode: Mode) {
     let default = if mode == Mode::Human { "warn" } else { "error" };
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let filter = EnvFilter::try_from_env("BETCODE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && !no_color)
         .with_target(false)
         .without_time()
         .compact()

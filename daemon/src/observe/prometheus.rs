@@ -84,7 +84,7 @@ pub fn render(core: &Core) -> String {
         "Requests it refused",
         &by_limit(&|l| l.refused()),
     );
-    let levels = core.levels.borrow().clone();
+    let levels = core.levels_now();
     let by_metric = |value: &dyn Fn(&ResourceLevel) -> u64| -> Vec<(String, f64)> {
         let label = |metric: &str| format!("{{metric=\"{metric}\"}}");
         levels

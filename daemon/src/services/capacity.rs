@@ -93,7 +93,8 @@ impl CapacityService for Capacity {
         tokio::spawn(async move {
             let mut levels = core.levels.clone();
             loop {
-                let now = levels.borrow_and_update().clone();
+                levels.mark_unchanged();
+                let now = core.levels_now();
                 if answers
                     .send(Ok(proto::WatchLevelsResponse { levels: now }))
                     .await

@@ -341,9 +341,13 @@ fn together(settings: &Settings) -> Result<(), SettingsError> {
         ("prometheus_listen", settings.prometheus_listen),
     ] {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+            let instead = match name {
+                "tcp_listen" => ", or tls_listen",
+                _ => "",
+            };
             return refuse(format!(
                 "{name} is {address}, beyond this machine, and has no authentication: use a \
-                 loopback address, or tls_listen"
+                 loopback address{instead}"
             ));
         }
     }

@@ -247,7 +247,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "max_memory_bytes",
         "512000000",
         (MEMORY_BYTES_MAX_FLOOR, MEMORY_BYTES_MAX_CEILING),
-        "Memory beyond which no new session, reader or follower is taken; the plan's formula for max_clients and max_sessions must fit",
+        "Memory beyond which no new session, reader or follower is taken; the plan's formula for max_clients, max_sessions and max_subprocesses must fit",
     ),
     limit(
         "max_subprocesses",

@@ -47,7 +47,10 @@ impl SocketFile {
         }
         remove_stale(path)?;
         // The directory keeps others out until the socket has its own mode.
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => refuse(&format!("{error}; name one with --socket")),
+            _ => error,
+        })?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         Ok(Self {
             path: path.to_owned(),

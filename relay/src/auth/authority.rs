@@ -155,6 +155,12 @@ impl StateFolder {
         self.file("buffer.db")
     }
 
+    /// What the lock of the relay that serves from the folder is named after.
+    #[must_use]
+    pub fn serving(&self) -> PathBuf {
+        self.file("serving")
+    }
+
     fn authority_key(&self) -> PathBuf {
         self.file("authority.key")
     }

@@ -25,5 +25,6 @@ mod killed;
 mod load;
 mod operation;
 mod shut_out;
+mod starts;
 mod tunnels;
 mod waiting;

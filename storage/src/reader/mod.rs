@@ -1,93 +1,51 @@
 //! Reading: a pool of connections that cannot write, and the replay of a session.
 
 pub(crate) mod fetch;
+mod pool;
 mod shared;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use r2d2::{Pool, PooledConnection};
-use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
 
+use self::pool::{Pool, Reader};
 use self::shared::Shared;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
-use crate::limits::READER_WAIT_MS_MAX;
 use crate::message::Message;
 use crate::open_files::OpenFile;
 use crate::session::Session;
 use crate::sql;
 use crate::sql::damaged::IdIndex;
-use crate::sql::db::{Db, is_damage, is_damaged_page, set_up_reader};
+use crate::sql::db::{Db, is_damage, is_damaged_page};
 
 /// The readers' connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Readers {
     db: Db,
-    pool: Pool<SqliteConnectionManager>,
+    pool: Arc<Pool>,
     shared: Arc<Shared>,
     pub(crate) ids: Arc<IdIndex>,
-    // Last: it must outlive the connections.
-    _open: Arc<OpenFile>,
 }
 
 impl Readers {
-    /// Opens the pool, whose connections come when they are needed. Beside no writer of this process
-    /// they leave the log alone, see [`Db::leave_log`].
+    /// See [`Pool::new`].
     pub(crate) fn open(
         db: &Db,
         readers_max: u32,
         beside_writer: bool,
         open: Arc<OpenFile>,
     ) -> Result<Self> {
-        let (target, flags) = db.reader_target()?;
-        let of_log = db.clone();
-        let manager = SqliteConnectionManager::file(target)
-            .with_flags(flags)
-            .with_init(move |connection| {
-                set_up_reader(connection)?;
-                match beside_writer {
-                    true => Ok(()),
-                    false => of_log.leave_log(connection),
-                }
-            });
-        let pool = Pool::builder()
-            .max_size(readers_max)
-            .min_idle(Some(0))
-            // A connection to a file does not go stale: no need to test it or to renew it.
-            .test_on_check_out(false)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connection_timeout(Duration::from_millis(READER_WAIT_MS_MAX))
-            .error_handler(Box::new(LogErrors))
-            .build_unchecked(manager);
         Ok(Self {
             db: db.clone(),
-            pool,
+            pool: Arc::new(Pool::new(db, readers_max, beside_writer, open)?),
             shared: Arc::default(),
             ids: Arc::default(),
-            _open: open,
         })
     }
 
-    pub(crate) fn get(&self) -> Result<PooledConnection<SqliteConnectionManager>> {
-        let started = Instant::now();
-        self.pool.get().map_err(|error| StoreError::Busy {
-            path: self.db.path().to_owned(),
-            what: "every reader's connection",
-            holder: format!("other readers ({error})"),
-            waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        })
-    }
-}
-
-#[derive(Debug)]
-struct LogErrors;
-
-impl r2d2::HandleError<rusqlite::Error> for LogErrors {
-    fn handle_error(&self, error: rusqlite::Error) {
-        tracing::warn!(%error, "a reader's connection could not be opened");
+    pub(crate) fn get(&self) -> Result<Reader> {
+        self.pool.get()
     }
 }
 

@@ -10,10 +10,12 @@ use rusqlite::hooks::Wal;
 
 use super::append::{AppendRequest, GroupSums, Room, Unanswered, Wrote, admit, find_again, write};
 use crate::error::{ErrorKind, Result, StoreError};
+use crate::files::free_bytes;
 use crate::ids::SessionId;
 use crate::limits::{
     APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES,
-    WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN, WAL_LIMIT_DIVISOR,
+    RESERVE_BYTES_DEFAULT, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN,
+    WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
 use crate::options::StoreOptions;
@@ -209,7 +211,10 @@ impl WriterContext {
         if group.is_empty() {
             return Ok(Vec::new());
         }
-        if !self.reserve.lets_append() && !self.has_free_pages() {
+        if self.reserve.lets_append() {
+            let coming_bytes = group.iter().map(|request| request.bytes() as u64).sum();
+            self.keep_log_within_reserve(coming_bytes)?;
+        } else if !self.has_free_pages() {
             return Err(StoreError::DiskFull {
                 path: self.db.path().to_owned(),
                 why: "what little room there is is kept for compacting and deleting".to_owned(),
@@ -283,6 +288,27 @@ impl WriterContext {
         free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN
     }
 
+    /// Moves the log into the main file before it holds more than the reserve. On a full disk the main
+    /// file grows by what the reserve gives up and no more: a longer log would stay for ever, with all
+    /// the room that compacting and deleting need.
+    fn keep_log_within_reserve(&mut self, coming_bytes: u64) -> Result<()> {
+        let log_bytes = self.fresh_wal_bytes() + coming_bytes;
+        let held_bytes = self.reserve.held_bytes();
+        if held_bytes.is_none_or(|held| log_bytes <= held.max(WAL_BYTES_LULL_MAX)) {
+            return Ok(());
+        }
+        self.checkpoint(CheckpointMode::Passive).map(drop)
+    }
+
+    /// Bytes of the log that the last checkpoint has not seen.
+    fn fresh_wal_bytes(&mut self) -> u64 {
+        // It has begun anew since.
+        if wal_bytes() < self.checkpointed_bytes {
+            self.checkpointed_bytes = 0;
+        }
+        wal_bytes() - self.checkpointed_bytes
+    }
+
     /// Runs maintenance in a transaction of its own. When the disk is full the reserve is given
     /// up and the work tried once more: compacting and deleting are what makes room again.
     pub(crate) fn maintain<T>(
@@ -298,13 +324,26 @@ impl WriterContext {
         }
         let db = self.db.clone();
         let mut attempt = |context: &mut Self| {
+            let held_bytes = context.reserve.held_bytes().unwrap_or(0);
             write_transaction(
                 &context.db,
                 &mut context.connection,
                 action,
-                |transaction| work(&db, transaction),
+                |transaction| {
+                    let value = work(&db, transaction)?;
+                    check_room_to_grow(&db, transaction, held_bytes)?;
+                    Ok(value)
+                },
             )
         };
+        // What the log holds goes into the main file first where room is short: an attempt that fails
+        // takes what is left of it.
+        let held_bytes = self.reserve.held_bytes().unwrap_or(0);
+        let room_bytes = free_bytes(self.db.path()).map(|free| free + held_bytes);
+        if room_bytes.is_some_and(|room| room < RESERVE_BYTES_DEFAULT) && self.fresh_wal_bytes() > 0
+        {
+            let _ = self.checkpoint(CheckpointMode::Truncate);
+        }
         match attempt(self) {
             Err(StoreError::DiskFull { .. }) => {
                 self.reserve.release();
@@ -347,10 +386,7 @@ impl WriterContext {
     /// Moves the WAL into the main file when it has grown, between commits, so that no answer
     /// waits for it.
     pub(super) fn checkpoint_when_due(&mut self, lull: Lull) {
-        if wal_bytes() < self.checkpointed_bytes {
-            self.checkpointed_bytes = 0;
-        }
-        let fresh_bytes = wal_bytes() - self.checkpointed_bytes;
+        let fresh_bytes = self.fresh_wal_bytes();
         let is_due = match lull {
             Lull::None => fresh_bytes >= wal_soft_max(&self.watch),
             Lull::Short => fresh_bytes >= WAL_BYTES_LULL_MAX,
@@ -378,6 +414,25 @@ impl WriterContext {
             tracing::warn!(%error, "checkpoint at close failed; the log stays and is read next time");
         }
     }
+}
+
+/// Refuses a transaction by which the main file is to grow beyond what the disk has room for. In the log
+/// alone it could be committed, and would keep there the room that is missing.
+fn check_room_to_grow(db: &Db, connection: &Connection, held_bytes: u64) -> Result<()> {
+    let Some(free_bytes) = free_bytes(db.path()) else {
+        return Ok(());
+    };
+    let pages = db.named("count pages", sql::space::pages(connection))?;
+    let grows_by = (pages * u64::from(PAGE_BYTES)).saturating_sub(db.main_bytes());
+    // New pages are written to the log and to the main file, others to the log only.
+    let needed_bytes = 2 * grows_by + WAL_BYTES_LULL_MAX;
+    if grows_by == 0 || needed_bytes <= free_bytes + held_bytes {
+        return Ok(());
+    }
+    Err(StoreError::DiskFull {
+        path: db.path().to_owned(),
+        why: format!("the file would grow by {grows_by} bytes, {free_bytes} are free"),
+    })
 }
 
 /// Errors that concern one request only, when they come before it has written anything.

@@ -33,8 +33,15 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     last: Option<u64>,
     /// Go on with what is appended, until Ctrl-C
-    #[arg(long, short, conflicts_with_all = ["to", "json"])]
+    #[arg(long, short, conflicts_with = "to")]
     follow: bool,
+}
+
+impl Args {
+    /// The option that asks for something else than JSON.
+    pub(super) fn not_json(&self) -> Option<&'static str> {
+        self.follow.then_some("--follow")
+    }
 }
 
 /// How often it is looked for what was appended.

@@ -114,9 +114,6 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
         return Err(interrupted());
     }
     let compacted = compact(&store, context)?;
-    if compacted.cancelled {
-        return Err(interrupted());
-    }
     let healthy = verify(&store, context)?;
     let replayed = replay(&store, context)?;
     if context.interrupt.raised() {
@@ -264,6 +261,9 @@ fn compact(store: &Store, context: &mut Context<'_>) -> Result<CompactionOutcome
         context.interrupt.flow()
     })?;
     drop(progress);
+    if outcome.cancelled {
+        return Err(interrupted());
+    }
     let plain = store.totals()?.uncompacted_bytes;
     context.out.line(format!(
         "Compacted   {} of plain rows to {}: {} (the plan hopes for 30 %)",

@@ -164,11 +164,30 @@ impl Context<'_> {
     }
 }
 
+/// Refuses `--json` beside an option that asks for other output. clap would see such a pair only where
+/// both stand behind the command.
+fn check_output(command: &Command, global: &Global) -> Result<()> {
+    let other = match command {
+        _ if global.quiet => Some("--quiet"),
+        Command::Cat(args) => args.not_json(),
+        Command::Report(args) => args.not_json(),
+        _ => None,
+    };
+    match other.filter(|_| global.json) {
+        Some(other) => {
+            let what = format!("--json cannot be used with {other}");
+            Err(Failure::new(Exit::Usage, what).hint("leave one of the two out"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Runs a command.
 ///
 /// # Errors
 /// What kept it from running to its end.
 pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
+    check_output(command, context.global)?;
     match command {
         Command::Import(args) => import::run(args, context),
         Command::Export(args) => export::run(args, context),

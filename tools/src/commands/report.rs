@@ -24,14 +24,25 @@ say. The numbers are kept with each commit: the report \
 takes the same time whatever the size.")]
 pub struct Args {
     /// Write a table for spreadsheets instead: section,name,field,value
-    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    #[arg(long, conflicts_with = "prometheus")]
     csv: bool,
     /// Write metrics for Prometheus instead
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     prometheus: bool,
     /// Also write a page to look at in a browser; it needs no network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+impl Args {
+    /// The option that asks for something else than JSON.
+    pub(super) fn not_json(&self) -> Option<&'static str> {
+        match (self.csv, self.prometheus) {
+            (true, _) => Some("--csv"),
+            (_, true) => Some("--prometheus"),
+            _ => None,
+        }
+    }
 }
 
 /// Runs the command.

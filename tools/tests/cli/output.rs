@@ -50,6 +50,23 @@ fn everything_fits_80_columns_and_has_no_colour_in_a_pipe() {
 }
 
 #[test]
+fn json_beside_other_output_is_refused_wherever_the_options_stand() {
+    let tool = tool();
+    for other in [
+        &["report", "--csv"][..],
+        &["report", "--prometheus"],
+        &["cat", "-f", "a-name"],
+        &["sessions", "--quiet"],
+    ] {
+        let (before, behind) = ([&["--json"], other].concat(), [other, &["--json"]].concat());
+        for arguments in [before, behind] {
+            let ran = tool.run(&arguments);
+            assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.text());
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let tool = tool();
     let mut child = tool
