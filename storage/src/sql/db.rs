@@ -270,7 +270,7 @@ pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
 /// the file says it has, so the text of its schema is not what was written.
 fn is_odd_schema(error: &rusqlite::Error) -> bool {
     match error {
-        rusqlite::Error::SqlInputError { .. } => true,
+        rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnName(_) => true,
         rusqlite::Error::SqliteFailure(_, Some(what)) => what.contains("has no column named"),
         _ => false,
     }
