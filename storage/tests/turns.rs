@@ -165,6 +165,7 @@ fn a_time_at_which_nobody_can_have_said_a_line_is_none() {
     for absurd in [
         "0001-01-01T00:00:00Z",
         "1999-12-31T23:59:59Z",
+        "2019-12-31T23:59:59Z",
         "9999-12-31T23:59:59Z",
     ] {
         for arrival in [Arrival::Live, Arrival::Historical] {
