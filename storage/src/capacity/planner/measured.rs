@@ -1,7 +1,7 @@
 //! Taking the plan's inputs from a real store.
 
 use super::inputs::PlanInputs;
-use crate::capacity::quantity::{Amount, ByteCount, Input, Source};
+use crate::capacity::quantity::{Amount, ByteCount, Input, MeanBytes, Source};
 use crate::capacity::report::CapacityReport;
 
 impl PlanInputs {
@@ -26,7 +26,7 @@ impl PlanInputs {
             (messages > 0.0).then(|| bytes / messages)
         };
         if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
-            growth.message_bytes = Input::measured(ByteCount(bytes.round() as u64));
+            growth.message_bytes = Input::measured(MeanBytes(bytes));
         }
         let in_use_bytes = report.used_bytes().saturating_sub(report.free_bytes);
         growth.used_bytes = Input::measured(ByteCount(in_use_bytes));
@@ -51,10 +51,10 @@ mod tests {
         // 5 MB of segments for 50 MB.
         assert_eq!(footprint, Some(Amount(0.1)));
         let plan = Plan::compute(&inputs, footprint, None).unwrap();
-        // 461 messages of 5,510 bytes an hour, where the plan has 200 of 5,000.
+        // To the byte what the report has: 461 messages of 5,509.8 bytes, where the plan has 200 of 5,000.
         assert_eq!(
             plan.storage_growth.bytes_per_session_hour,
-            ByteCount(2_540_110)
+            ByteCount(2_540_000)
         );
         let sources: Vec<_> = inputs
             .storage_growth

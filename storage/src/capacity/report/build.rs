@@ -230,7 +230,7 @@ fn planned(growth: &Growth, footprint: Option<f64>) -> Vec<PlannedRow> {
         ratio: measured.map(|measured| measured / planned),
     };
     let messages = MESSAGES_PER_SESSION_HOUR.get();
-    let bytes = as_f64(MESSAGE_BYTES.0);
+    let bytes = MESSAGE_BYTES.get();
     vec![
         row(
             "messages_per_session_hour",
