@@ -96,7 +96,7 @@ fn as_json(holder: &Holder, answer: &BudgetResponse) -> serde_json::Value {
                 "p95_ms": stage.p95_ms,
                 "p99_ms": stage.p99_ms,
                 "budget_ms": stage.budget_ms,
-                "within": within(stage),
+                "within": (stage.count > 0).then(|| within(stage)),
             })
         })
         .collect();
@@ -192,6 +192,24 @@ mod tests {
             budget_ms: 50.0,
             ..StageLatency::default()
         }
+    }
+
+    #[test]
+    fn a_stage_that_nothing_has_passed_is_neither_within_its_budget_nor_over() {
+        let holder = Holder {
+            pid: 1,
+            socket: "/run/s".into(),
+        };
+        let within = |stage| {
+            let answer = BudgetResponse {
+                stages: vec![stage],
+                memory: None,
+            };
+            as_json(&holder, &answer)["stages"][0]["within"].clone()
+        };
+        assert_eq!(within(stage(0, 0.0)), serde_json::Value::Null);
+        assert_eq!(within(stage(1, 50.0)), true);
+        assert_eq!(within(stage(1, 50.1)), false);
     }
 
     #[test]

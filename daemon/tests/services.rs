@@ -322,6 +322,16 @@ async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
         ("Daemon processing", 50)
     );
     assert!(daemon.measured_p95_ms.unwrap() > 0.0);
+    assert!(measured.text.contains("Scaling thresholds"));
+    let json: serde_json::Value = serde_json::from_str(&measured.json).unwrap();
+    let used = |metric: &str| {
+        let mut rows = json["thresholds"].as_array().unwrap().iter();
+        let row = rows.find(|row| row["metric"] == metric).unwrap();
+        (row["used"].is_number(), row["limit"].clone())
+    };
+    assert_eq!(used("sessions"), (true, 1_000.into()));
+    assert_eq!(used("sqlite_size"), (true, 1_000_000_000_u64.into()));
+    assert_eq!(used("tunnels"), (false, serde_json::Value::Null));
     for (name, value) in [("nothing.at_all", 1.0), ("daemon_memory.sessions", -1.0)] {
         let request = proto::PlanRequest {
             inputs: vec![input(name, value)],

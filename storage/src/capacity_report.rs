@@ -1,5 +1,6 @@
 //! The capacity report of an open store: what `capacity::report` asks for, read at one moment.
 
+use crate::capacity::levels::Level;
 use crate::capacity::report::{
     self, CapacityReport, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX,
 };
@@ -21,10 +22,18 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn capacity_report(&self) -> Result<CapacityReport> {
+        self.capacity_report_after(self.level())
+    }
+
+    /// The same for who knows the level before better than this opening of the store does, as its daemon
+    /// does: a level is left only a margin below its threshold.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn capacity_report_after(&self, previous_level: Level) -> Result<CapacityReport> {
         let database = self.path().display().to_string();
         let now_ms = self.options().clock.now_ms();
         let limit_bytes = self.limits().0;
-        let previous_level = self.level();
         let shown = SESSIONS_SHOWN_MAX as u32;
         let answer = self.query("read the capacity report", |connection| {
             // One snapshot: figures of different moments would contradict each other.

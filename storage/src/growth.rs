@@ -49,6 +49,21 @@ pub struct LineTimes {
     pub turn_end: Option<TurnEnd>,
     /// When it was received.
     pub received_ms: i64,
+    /// The time that the head of its session ends with, see [`head_ends_ms`]; `None` when no line
+    /// received with it tells.
+    pub head_ends_ms: Option<i64>,
+}
+
+/// When the head of a session ends: its lines before the first that tells a time, such as the summaries
+/// that a transcript begins with. `lines` are the first that were received. `None` when none tells a
+/// time, or a turn's end tells before how long it took: then these are lines of a stream.
+#[must_use]
+pub fn head_ends_ms(lines: impl IntoIterator<Item = LineTimes>) -> Option<i64> {
+    let tells_duration =
+        |line: &LineTimes| line.turn_end.is_some_and(|end| end.duration_ms.is_some());
+    let mut head = lines.into_iter();
+    let told = head.find(|line| line.said_ms.is_some() || tells_duration(line))?;
+    told.said_ms
 }
 
 /// The time that a line tells, if it can have been said then: any other would be its session's first or
@@ -159,10 +174,15 @@ impl SessionTimes {
                     duration_ms: Some(duration_ms),
                 }),
             ) => self.turn_took(duration_ms, line.received_ms),
-            // An old line that tells no time: said when the one before it was. Before the first
-            // that tells, only its arrival is known, and that must not stretch the session.
+            // An old line that tells no time: said when the one before it was, and in the head of a
+            // session when the first that tells was. Else only its arrival is known, and that must not
+            // stretch the session.
             (None, _) => TimeStep {
-                hour: self.last_ms.unwrap_or(line.received_ms).div_euclid(HOUR_MS),
+                hour: self
+                    .last_ms
+                    .or(line.head_ends_ms)
+                    .unwrap_or(line.received_ms)
+                    .div_euclid(HOUR_MS),
                 active_ms: 0,
                 wall_ms: 0,
                 spread_to_ms: None,

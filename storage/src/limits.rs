@@ -174,9 +174,9 @@ pub const FOOTPRINT_TARGET: f64 = 0.30;
 pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
 /// A turn of an imported stream counts as active time up to this long.
 pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
-/// A line that says it is older tells no time: 2000 began then, in Unix milliseconds, and no agent
+/// A line that says it is older tells no time: 2020 began then, in Unix milliseconds, and no agent
 /// wrote before.
-pub const SAID_MS_MIN: i64 = 946_684_800_000;
+pub const SAID_MS_MIN: i64 = 1_577_836_800_000;
 /// Nor does a line that says it was written longer after its arrival than this, which allows for clocks
 /// that differ by a time zone.
 pub const SAID_AFTER_ARRIVAL_MS_MAX: i64 = 24 * 60 * 60 * 1000;

@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use betcode_storage::capacity::forecast::Forecast;
+use betcode_storage::capacity::levels::Level;
 use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::{Arrival, Batch, CompactionRequest, ManualClock, Store, StoreOptions};
 use bytes::Bytes;
@@ -201,4 +202,24 @@ fn a_store_opened_for_reading_only_reports_as_well_and_so_does_an_empty_one() {
     append(&store, "s", "", 3, 10, 60);
     let reader = Store::open_read_only(store.path(), StoreOptions::default()).unwrap();
     assert_eq!(reader.capacity_report().unwrap().messages, 3);
+}
+
+#[test]
+fn a_size_below_its_warning_keeps_the_level_that_its_daemon_has_it_at() {
+    let folder = tempfile::tempdir().unwrap();
+    append(&open(&folder), "a", "/p", 700, 1_000, 60);
+    let path = folder.path().join("history.db");
+    let judged = |db_bytes_max, before| {
+        let options = StoreOptions {
+            db_bytes_max,
+            ..StoreOptions::default()
+        };
+        let store = Store::open_read_only(&path, options).unwrap();
+        store.capacity_report_after(before).unwrap()
+    };
+    let used_bytes = judged(1_000_000_000, Level::Ok).used_bytes();
+    // The whole is such that 67 % of it are used: above where a warning ends, below where it begins.
+    let limit = used_bytes * 100 / 67;
+    assert_eq!(judged(limit, Level::Ok).level, Level::Ok);
+    assert_eq!(judged(limit, Level::Warning).level, Level::Warning);
 }

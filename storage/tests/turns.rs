@@ -111,6 +111,47 @@ fn a_stream_imported_in_two_parts_counts_as_one_imported_at_once_wherever_it_is_
     }
 }
 
+/// What many transcripts begin with, and the first lines that tell a time.
+const TRANSCRIPT: [&str; 5] = [
+    r#"{"type":"summary","summary":"one"}"#,
+    r#"{"type":"summary","summary":"two"}"#,
+    r#"{"type":"user","timestamp":"2025-07-24T09:59:00Z"}"#,
+    r#"{"type":"assistant","timestamp":"2025-07-24T10:00:00Z"}"#,
+    r#"{"type":"summary","summary":"three"}"#,
+];
+
+#[test]
+fn the_head_of_an_old_transcript_is_no_growth_of_the_day_of_its_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = open(folder.path());
+    import(&store, 1, &TRANSCRIPT);
+    let expected = figures(&store);
+    let first = chrono::DateTime::parse_from_rfc3339("2025-07-24T09:00:00Z").unwrap();
+    let hour = first.timestamp_millis() / HOUR_MS;
+    let by_hour =
+        |hours: &[HourGrowth]| -> Vec<_> { hours.iter().map(|h| (h.hour, h.messages)).collect() };
+    assert_eq!(by_hour(&expected.2), [(hour, 3), (hour + 1, 2)]);
+    assert_sound(&store);
+    for cut in 1..TRANSCRIPT.len() {
+        let folder = tempfile::tempdir().unwrap();
+        import(&open(folder.path()).0, 1, &TRANSCRIPT[..cut]);
+        let (store, _) = open(folder.path());
+        import(&store, cut as u64 + 1, &TRANSCRIPT[cut..]);
+        let (session, totals, hours) = figures(&store);
+        assert_eq!((&session, &totals), (&expected.0, &expected.1));
+        if cut < 3 {
+            // Nothing that came with it told a time, and its hour is not written again.
+            let arrived = NOON_MS / HOUR_MS;
+            let (head, said) = (cut as u64, 3 - cut as u64);
+            let parts = [(hour, said), (hour + 1, 2), (arrived, head)];
+            assert_eq!(by_hour(&hours), parts);
+        } else {
+            assert_eq!(hours, expected.2, "cut before line {cut}");
+        }
+        assert_sound(&store);
+    }
+}
+
 #[test]
 fn lines_that_are_there_already_count_no_turn_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -165,6 +206,7 @@ fn a_time_at_which_nobody_can_have_said_a_line_is_none() {
     for absurd in [
         "0001-01-01T00:00:00Z",
         "1999-12-31T23:59:59Z",
+        "2019-12-31T23:59:59Z",
         "9999-12-31T23:59:59Z",
     ] {
         for arrival in [Arrival::Live, Arrival::Historical] {

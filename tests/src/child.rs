@@ -1,7 +1,7 @@
 //! Child processes: the tests' own `worker`, killed at a moment of the test's choosing.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -77,6 +77,15 @@ impl Worker {
         let mut line = String::new();
         let read = self.stdout.as_mut()?.read_line(&mut line).unwrap();
         (read > 0).then(|| line.trim_end().to_owned())
+    }
+
+    /// Gives it a line of input.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().unwrap();
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Lets it end what it is at (it ends when its input does), and waits for that.

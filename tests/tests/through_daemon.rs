@@ -236,6 +236,97 @@ fn a_store_is_judged_by_the_limit_of_its_daemon_unless_another_is_given() {
 }
 
 #[test]
+fn a_report_keeps_the_level_that_the_daemon_keeps_below_its_threshold() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 2_000));
+    place.serve_with(&[("max_db_bytes", "100000000")]);
+    place.json(&["import", "logs"], 0);
+    let mut daemon = place.daemon.take().unwrap();
+    let report = || place.json(&["report"], 0);
+    let used = |report: &Value| {
+        let bytes = |field: &str| report[field].as_u64().unwrap();
+        bytes("database_bytes") + bytes("wal_bytes")
+    };
+    let of_daemon = |report: &Value| {
+        let levels = report["daemon"]["levels"].as_array().unwrap();
+        let size = levels.iter().find(|l| l["resource"] == "sqlite_size");
+        size.unwrap().clone()
+    };
+    let mut limited_to = |percent: u64| {
+        let limit = used(&report()) * 100 / percent;
+        daemon.tell(&format!("max_db_bytes={limit}"));
+        assert_eq!(daemon.line().as_deref(), Some("reloaded"));
+        (0..600)
+            .find_map(|_| {
+                let report = report();
+                let sampled = of_daemon(&report)["limit"] == limit;
+                if !sampled {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                sampled.then_some(report)
+            })
+            .unwrap()
+    };
+    let above = limited_to(72);
+    assert_eq!(
+        (&above["level"], &of_daemon(&above)["level"]),
+        (&"warning".into(), &"warning".into())
+    );
+    let below = limited_to(67);
+    let fraction = below["used_fraction"].as_f64().unwrap();
+    assert!((0.65..0.70).contains(&fraction), "{fraction}");
+    assert_eq!(of_daemon(&below)["level"], "warning");
+    assert_eq!(below["level"], "warning");
+    let limit = below["limit_bytes"].to_string();
+    let judged = place.json(&["report", "--limit-bytes", &limit], 0);
+    assert_eq!(judged["level"], "ok", "against a limit of one's own");
+}
+
+#[test]
+fn a_measured_plan_has_the_limits_and_levels_of_the_daemon_unless_it_is_direct() {
+    let mut place = Place::new();
+    place.log("a.jsonl", &log_of(1, 10));
+    place.serve_with(&[
+        ("max_sessions", "10"),
+        ("max_clients", "7"),
+        ("max_subprocesses", "3"),
+        ("max_memory_bytes", "300000000"),
+    ]);
+    place.json(&["import", "logs"], 0);
+    let planned = |more: &[&str]| {
+        let plan = place.json(&[&["plan", "--measured"], more].concat(), 0);
+        let rows = plan["inputs"].as_array().unwrap();
+        let inputs: Vec<_> = [
+            "daemon_memory.sessions",
+            "daemon_memory.clients",
+            "daemon_memory.subprocesses",
+            "memory_budget.limit_bytes",
+        ]
+        .iter()
+        .map(|name| rows.iter().find(|row| row["name"] == *name).unwrap())
+        .map(|row| (row["value"].as_f64().unwrap(), row["source"].clone()))
+        .collect();
+        (inputs, plan)
+    };
+    let (inputs, plan) = planned(&[]);
+    let given = |value| (value, Value::from("given"));
+    assert_eq!(inputs, [given(10.0), given(7.0), given(3.0), given(3e8)]);
+    let sessions = &plan["thresholds"][0];
+    assert!(sessions["used"].is_number());
+    assert_eq!(sessions["limit"], 10);
+    assert_eq!(sessions["level"], "ok");
+    assert!(plan["daemon_measured"].is_object());
+    let (inputs, _) = planned(&["--set", "daemon_memory.sessions=4"]);
+    assert_eq!(inputs[0], given(4.0));
+
+    let (inputs, plan) = planned(&["--direct"]);
+    assert_eq!(inputs[0], (20.0, "plan_example".into()));
+    assert_eq!(plan["daemon_measured"], Value::Null);
+    assert_eq!(plan["thresholds"][0]["used"], Value::Null);
+    assert!(plan["thresholds"][5]["used"].is_number());
+}
+
+#[test]
 fn direct_works_on_the_file_beside_the_daemon() {
     let mut place = Place::new();
     place.log("a.jsonl", &log_of(1, 100));

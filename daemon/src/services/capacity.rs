@@ -52,10 +52,8 @@ impl CapacityService for Capacity {
             }
             false => None,
         };
-        let (inputs, footprint) = plan::inputs(&self.0, &request, report.as_ref())?;
-        let answer = &self.0.metrics.answer;
-        let p95_ms = (request.measured && answer.count() > 0).then(|| answer.quantile_ms(0.95));
-        plan::plan(&inputs, footprint, request.users, p95_ms).map(Response::new)
+        let (inputs, measured) = plan::inputs(&self.0, &request, report.as_ref())?;
+        plan::plan(&inputs, &measured, request.users).map(Response::new)
     }
 
     async fn growth(

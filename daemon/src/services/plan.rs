@@ -4,9 +4,8 @@ use betcode_schema_grpc::history as proto;
 use betcode_storage::Totals;
 use betcode_storage::capacity::CapacityError;
 use betcode_storage::capacity::forecast::{Forecast, When};
-use betcode_storage::capacity::planner::latency::{LatencyBudget, Stage};
 use betcode_storage::capacity::planner::storage_growth::CompactedGrowth;
-use betcode_storage::capacity::planner::{self, Plan, PlanInputs};
+use betcode_storage::capacity::planner::{self, DAEMON_INPUTS, Measured, Plan, PlanInputs};
 use betcode_storage::capacity::quantity::{Amount, Source};
 use betcode_storage::capacity::report::{self, CapacityReport};
 use tonic::Status;
@@ -83,41 +82,46 @@ fn limit_reached(forecast: &Forecast, now_ms: i64) -> (Option<i64>, Option<i64>)
     (date(limit.likely), date(limit.earliest))
 }
 
-/// Inputs as the request has them, and the footprint that was measured.
+/// Inputs as the request has them, and what was measured.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for an input that there is not, or that cannot have the value.
 pub(super) fn inputs(
     core: &Core,
     request: &proto::PlanRequest,
-    measured: Option<&CapacityReport>,
-) -> Result<(PlanInputs, Option<Amount>), Status> {
+    report: Option<&CapacityReport>,
+) -> Result<(PlanInputs, Measured), Status> {
     let mut inputs = PlanInputs::default();
-    let mut set = |name: &str, value: f64| {
+    let set = |inputs: &mut PlanInputs, name: &str, value: f64| {
         inputs
             .set(name, value, Source::Given)
             .map_err(|error| refused(&error))
     };
-    if measured.is_some() {
-        let settings = &core.settings;
-        set("daemon_memory.sessions", settings.max_sessions as f64)?;
-        set("daemon_memory.clients", settings.max_clients as f64)?;
-        set(
-            "daemon_memory.subprocesses",
-            settings.max_subprocesses as f64,
-        )?;
-        set(
-            "memory_budget.limit_bytes",
-            settings.max_memory_bytes as f64,
-        )?;
+    let mut measured = Measured::default();
+    if let Some(report) = report {
+        measured = inputs.take_measured(report, Source::Measured);
+        for level in core.levels.borrow().iter() {
+            measured.take_level(&level.resource, level.used, level.limit, &level.level);
+        }
+        for stage in core.metrics.budget() {
+            measured.take_stage(&stage.stage, stage.count, stage.p95_ms);
+        }
+        // Not the settings that it was started with: some change while it runs.
+        let admission = &core.admission;
+        let in_force = [
+            admission.sessions.max(),
+            admission.clients.max(),
+            admission.subprocesses.max(),
+            admission.memory.max(),
+        ];
+        for (name, value) in DAEMON_INPUTS.into_iter().zip(in_force) {
+            set(&mut inputs, name, value as f64)?;
+        }
     }
-    let footprint = measured.and_then(|report| inputs.take_measured(report, Source::Measured));
     for input in &request.inputs {
-        inputs
-            .set(&input.name, input.value, Source::Given)
-            .map_err(|error| refused(&error))?;
+        set(&mut inputs, &input.name, input.value)?;
     }
-    Ok((inputs, footprint))
+    Ok((inputs, measured))
 }
 
 /// The plan for these inputs, for a client.
@@ -126,16 +130,11 @@ pub(super) fn inputs(
 /// INVALID_ARGUMENT when they make no sense together.
 pub(super) fn plan(
     inputs: &PlanInputs,
-    footprint: Option<Amount>,
+    measured: &Measured,
     users: u64,
-    daemon_p95_ms: Option<f64>,
 ) -> Result<proto::PlanResponse, Status> {
     let users = (users > 0).then_some(users);
-    let mut plan = Plan::compute(inputs, footprint, users).map_err(|error| refused(&error))?;
-    if let Some(ms) = daemon_p95_ms {
-        plan.latency_budget =
-            LatencyBudget::plan(&[(Stage::Daemon, ms)]).map_err(|error| refused(&error))?;
-    }
+    let plan = Plan::compute(inputs, measured, users).map_err(|error| refused(&error))?;
     let (daemon, relay) = (plan.daemon_memory, plan.relay_memory);
     let (growth, budget) = (&plan.storage_growth, &plan.memory_budget);
     Ok(proto::PlanResponse {

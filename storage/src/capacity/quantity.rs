@@ -42,7 +42,7 @@ impl ByteCount {
     }
 
     pub(crate) fn scaled(self, what: &'static str, factor: f64) -> Result<Self> {
-        whole(what, (self.0 as f64 * factor).round()).map(Self)
+        MeanBytes(self.0 as f64).scaled(what, factor)
     }
 
     pub(crate) fn sum(what: &'static str, parts: &[Self]) -> Result<Self> {
@@ -73,6 +73,23 @@ impl Amount {
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
+    }
+}
+
+/// Bytes of something on average: they need not be whole.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct MeanBytes(pub(crate) f64);
+
+impl MeanBytes {
+    /// The number of bytes.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    pub(crate) fn scaled(self, what: &'static str, factor: f64) -> Result<ByteCount> {
+        whole(what, (self.0 * factor).round()).map(ByteCount)
     }
 }
 
@@ -130,6 +147,18 @@ impl Quantity for Amount {
 
     fn from_f64(what: &'static str, value: f64) -> Result<Self> {
         Self::new(what, value)
+    }
+
+    fn as_f64(self) -> f64 {
+        self.0
+    }
+}
+
+impl Quantity for MeanBytes {
+    const UNIT: &'static str = ByteCount::UNIT;
+
+    fn from_f64(what: &'static str, value: f64) -> Result<Self> {
+        not_negative(what, value).map(Self)
     }
 
     fn as_f64(self) -> f64 {

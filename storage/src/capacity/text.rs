@@ -81,6 +81,21 @@ pub fn percent(fraction: f64) -> String {
     }
 }
 
+/// The share of a limit that is used as a percentage, rounded down, so that a figure below a threshold
+/// never reads as if it had reached it: `69 %` of 69.96.
+#[must_use]
+pub fn used_percent(used: u64, limit: u64) -> String {
+    let per_mille = u128::from(used) * 1000 / u128::from(limit.max(1));
+    match per_mille {
+        0 if used > 0 => "< 0.1 %".into(),
+        0..100 => format!("{}.{} %", per_mille / 10, per_mille % 10),
+        _ => format!(
+            "{} %",
+            count(u64::try_from(per_mille / 10).unwrap_or(u64::MAX))
+        ),
+    }
+}
+
 /// The UTC day of a time: `2026-02-14`. A time beyond the calendar is `-`.
 #[must_use]
 pub fn date(unix_ms: i64) -> String {
@@ -263,6 +278,22 @@ mod tests {
         assert_eq!(days_ahead(0.2), "within a day");
         assert_eq!(days_ahead(12.4), "in 12 days");
         assert_eq!(days_ahead(150.0), "in 5 months");
+    }
+
+    #[test]
+    fn a_share_of_a_limit_does_not_read_as_a_threshold_that_it_has_not_reached() {
+        for (used, limit, text) in [
+            (6_996, 10_000, "69 %"),
+            (7_000, 10_000, "70 %"),
+            (8_999, 10_000, "89 %"),
+            (29, 100, "29 %"),
+            (9_999, 100_000, "9.9 %"),
+            (0, 7, "0.0 %"),
+            (1, 10_000, "< 0.1 %"),
+            (25, 2, "1,250 %"),
+        ] {
+            assert_eq!(used_percent(used, limit), text, "{used} of {limit}");
+        }
     }
 
     #[test]

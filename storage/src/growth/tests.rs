@@ -298,6 +298,7 @@ fn any_line() -> impl Strategy<Value = (LineTimes, Arrival)> {
                 said_ms,
                 turn_end,
                 received_ms,
+                head_ends_ms: None,
             };
             (line, arrival)
         })

@@ -395,15 +395,26 @@ pub(super) fn write(
         }
     };
     fill_empty(&mut session.meta, &request.meta);
+    let told_nothing = session.last_time_ms.is_none() && session.active_ms == 0;
+    let head_ends_ms = match request.arrival {
+        Arrival::Historical if told_nothing => {
+            growth::head_ends_ms(fresh.iter().map(|message| times_of(message, now_ms)))
+        }
+        _ => None,
+    };
     for message in fresh {
+        let line = LineTimes {
+            head_ends_ms,
+            ..times_of(message, now_ms)
+        };
         add_message(
             db,
             connection,
             cache,
             &mut session,
             message,
+            line,
             request.arrival,
-            now_ms,
             sums,
         )?;
     }
@@ -545,6 +556,16 @@ fn fill_empty(kept: &mut SessionMeta, told: &SessionMeta) {
     }
 }
 
+fn times_of(message: &Prepared, now_ms: i64) -> LineTimes {
+    let received_ms = message.received_ms.unwrap_or(now_ms);
+    LineTimes {
+        said_ms: growth::believed(message.facts.said_ms, received_ms),
+        turn_end: message.facts.turn_end,
+        received_ms,
+        head_ends_ms: None,
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
 fn add_message(
     db: &Db,
@@ -552,15 +573,15 @@ fn add_message(
     cache: &mut Cache,
     session: &mut Session,
     message: &Prepared,
+    line: LineTimes,
     arrival: Arrival,
-    now_ms: i64,
     sums: &mut GroupSums,
 ) -> Result<()> {
     let sequence = session.messages + 1;
     let key = MessageKey::new(session.key, sequence);
     let payload = &message.payload;
     let facts = &message.facts;
-    let received_ms = message.received_ms.unwrap_or(now_ms);
+    let received_ms = line.received_ms;
     db.named(
         "write a message",
         sql::messages::insert(connection, key, received_ms, message.digest, payload),
@@ -577,11 +598,6 @@ fn add_message(
         }
     };
 
-    let line = LineTimes {
-        said_ms: growth::believed(facts.said_ms, received_ms),
-        turn_end: facts.turn_end,
-        received_ms,
-    };
     let mut times = session.times();
     let step = times.step(line, arrival);
     session.set_times(times);

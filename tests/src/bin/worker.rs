@@ -102,16 +102,14 @@ fn tool(arguments: impl Iterator<Item = String>) -> ExitCode {
     exit_after(&mut out, result).into()
 }
 
-/// Serves until the end of its input.
+/// Serves until the end of its input, each line of which changes a setting as SIGHUP does.
 fn daemon(arguments: impl Iterator<Item = String>) {
-    let flags = arguments
-        .map(|argument| {
-            let (name, value) = argument.split_once('=').expect("name=value");
-            (name.to_owned(), value.to_owned())
-        })
-        .collect();
-    let sources = Sources {
-        flags,
+    let setting = |argument: String| {
+        let (name, value) = argument.split_once('=').expect("name=value");
+        (name.to_owned(), value.to_owned())
+    };
+    let mut sources = Sources {
+        flags: arguments.map(setting).collect(),
         ..Sources::default()
     };
     let settings = settings::load(&sources).unwrap().settings;
@@ -119,11 +117,13 @@ fn daemon(arguments: impl Iterator<Item = String>) {
     runtime.block_on(async {
         let daemon = Daemon::start(settings).await.unwrap();
         say("serving");
-        let end_of_input = || std::io::stdin().read_to_end(&mut Vec::new());
-        tokio::task::spawn_blocking(end_of_input)
-            .await
-            .unwrap()
-            .unwrap();
+        let next_line = || std::io::stdin().lines().next();
+        while let Some(line) = tokio::task::spawn_blocking(next_line).await.unwrap() {
+            sources.flags.extend([setting(line.unwrap())]);
+            let changed = settings::load(&sources).unwrap().settings;
+            daemon.reload(&changed).unwrap();
+            say("reloaded");
+        }
         daemon.stop().await;
     });
 }

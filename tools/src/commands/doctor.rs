@@ -74,12 +74,9 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     let path = context.database()?;
     let around = Surroundings::of(&path);
     let status = DaemonStatus::of(&path);
-    let limit_bytes = context.limit(status.as_ref());
-    let opened = context.open_to_judge(limit_bytes).and_then(|store| {
-        let settings = store.file_settings()?;
-        let report = store.capacity_report()?;
-        Ok((settings, report))
-    });
+    let opened = context
+        .judge(status.as_ref())
+        .and_then(|(store, report)| Ok((store.file_settings()?, report)));
     if let Err(failure) = &opened
         && failure.exit == Exit::NotFound
         && around.stray_log.is_none()

@@ -21,6 +21,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
+use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::limits::DB_BYTES_MAX_DEFAULT;
 use betcode_storage::{
     DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError, StoreOptions,
@@ -146,13 +147,27 @@ impl Context<'_> {
         }
     }
 
-    /// Opens the database for reading, to judge its size by `limit`.
-    fn open_to_judge(&self, limit: Input<ByteCount>) -> Result<Store> {
+    /// What the daemon that serves the database knows, unless the user wants to do without.
+    fn daemon_status(&self) -> Result<Option<DaemonStatus>> {
+        match self.global.direct {
+            true => Ok(None),
+            false => Ok(DaemonStatus::of(&self.database()?)),
+        }
+    }
+
+    /// Opens the database for reading, and judges its size by [`limit`](Self::limit). Where that is the
+    /// daemon's, the level goes on from the daemon's: both say the same.
+    fn judge(&self, daemon: Option<&DaemonStatus>) -> Result<(Store, CapacityReport)> {
+        let limit = self.limit(daemon);
         let options = StoreOptions {
             db_bytes_max: limit.value.0,
             ..self.global.options()
         };
-        Ok(Store::open_read_only(&self.database()?, options)?)
+        let store = Store::open_read_only(&self.database()?, options)?;
+        let before = daemon.filter(|_| limit.source == Source::Measured);
+        let before = before.and_then(DaemonStatus::size_level);
+        let report = store.capacity_report_after(before.unwrap_or_default())?;
+        Ok((store, report))
     }
 
     /// Opens the database for reading.

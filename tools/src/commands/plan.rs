@@ -1,15 +1,14 @@
 //! `plan`: the capacity plan's tables, with inputs of one's own or measured ones.
 
 use betcode_storage::capacity::CapacityError;
-use betcode_storage::capacity::planner::latency::{LatencyBudget, Stage};
 use betcode_storage::capacity::planner::memory::{DAEMON_BASE_BYTES, DAEMON_SESSION_BYTES};
-use betcode_storage::capacity::planner::{self, Plan, PlanInputs};
+use betcode_storage::capacity::planner::{self, Measured, Plan, PlanInputs};
 use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
 use serde::Serialize;
 
 use super::Context;
 use crate::cli::size;
-use crate::daemon::DaemonStatus;
+use crate::daemon::{DaemonStatus, plan_inputs};
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Out, format};
 
@@ -18,7 +17,8 @@ use crate::output::{Out, format};
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \
 each comes from stand at the end. --measured takes growth, size and what compaction leaves from the database, \
-its limit, memory and latency from the daemon that serves it; --set goes over both.")]
+its limit, the sessions, clients and subprocesses that there may be, memory, levels and latencies from \
+the daemon that serves it; --set goes over both.")]
 pub struct Args {
     /// Replace an input, such as daemon_memory.sessions=40 or
     /// storage_growth.limit_bytes=10GB
@@ -35,25 +35,28 @@ pub struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let mut inputs = PlanInputs::default();
-    let mut footprint = None;
+    let mut measured = Measured::default();
     let mut daemon = None;
     if let Some(limit_bytes) = context.global.limit_bytes {
         inputs.storage_growth.limit_bytes = Input::given(ByteCount(limit_bytes));
     }
     if args.measured {
-        let status = DaemonStatus::of(&context.database()?);
+        let status = context.daemon_status()?;
+        let (_, report) = context.judge(status.as_ref())?;
         let limit = context.limit(status.as_ref());
-        let report = context.open_to_judge(limit)?.capacity_report()?;
-        footprint = inputs.take_measured(&report, limit.source);
-        daemon = status.and_then(DaemonMeasured::of);
+        measured = inputs.take_measured(&report, limit.source);
+        if let Some(status) = status.filter(|status| status.unreachable.is_none()) {
+            status.add_to(&mut measured);
+            for (name, value) in plan_inputs(&context.database()?) {
+                inputs.set(&name, value, Source::Given).map_err(refused)?;
+            }
+            daemon = DaemonMeasured::of(status);
+        }
     }
     for (name, value) in &args.set {
         inputs.set(name, *value, Source::Given).map_err(refused)?;
     }
-    let mut plan = Plan::compute(&inputs, footprint, args.users).map_err(refused)?;
-    if let Some(p95_ms) = daemon.as_ref().and_then(|daemon| daemon.processing_p95_ms) {
-        plan.latency_budget = LatencyBudget::plan(&[(Stage::Daemon, p95_ms)]).map_err(refused)?;
-    }
+    let plan = Plan::compute(&inputs, &measured, args.users).map_err(refused)?;
     context.out.json(&Planned {
         plan: &plan,
         daemon_measured: daemon.as_ref(),
@@ -113,9 +116,7 @@ fn show_daemon(out: &mut Out, daemon: Option<&DaemonMeasured>) {
     out.line("");
     out.line("Measured by the daemon");
     let Some(daemon) = daemon else {
-        out.line(
-            "  not measured here: run through the daemon (no daemon answers for this database)",
-        );
+        out.line("  not measured here: no daemon was asked, or none answers for this database");
         return;
     };
     out.line(format!(

@@ -47,12 +47,8 @@ impl Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
-    let daemon = match context.global.direct {
-        true => None,
-        false => DaemonStatus::of(&context.database()?),
-    };
-    let limit = context.limit(daemon.as_ref());
-    let capacity = context.open_to_judge(limit)?.capacity_report()?;
+    let daemon = context.daemon_status()?;
+    let (_, capacity) = context.judge(daemon.as_ref())?;
     if let Some(file) = &args.html {
         write_page(file, report::html(&capacity).as_bytes(), context.out)?;
     }
@@ -120,7 +116,7 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
     }
     for stage in daemon.stages.iter().filter(|stage| stage.count > 0) {
         let budget = match stage.budget_ms > 0.0 {
-            true => format!("  plan {:.0} ms at p95", stage.budget_ms),
+            true => format!("  budget {:.0} ms at p95", stage.budget_ms),
             false => String::new(),
         };
         out.line(format!(

@@ -26,7 +26,7 @@ use tonic::{Response, Status};
 
 pub use append::{Appender, Refusal};
 pub use jobs::{BackedUp, Checked, Compacted, Watch};
-pub use status::{DaemonStatus, Level, Stage};
+pub use status::{DaemonStatus, Level, Stage, plan_inputs};
 
 use crate::error::{Exit, Failure, Result};
 use connection::Connection;

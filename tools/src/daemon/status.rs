@@ -4,9 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
-use betcode_schema_grpc::history::{BudgetRequest, CompactionStatusRequest, WatchLevelsRequest};
+use betcode_schema_grpc::history::{
+    BudgetRequest, CompactionStatusRequest, PlanRequest, WatchLevelsRequest,
+};
 use betcode_schema_grpc::locate::{self, Server};
-use betcode_storage::capacity::levels::Metric;
+use betcode_storage::capacity::levels::{self, Metric};
+use betcode_storage::capacity::planner::{DAEMON_INPUTS, Measured};
 use serde::Serialize;
 
 use super::{Daemon, origin};
@@ -64,7 +67,7 @@ pub struct Stage {
     pub p95_ms: f64,
     /// 99 of 100 are faster.
     pub p99_ms: f64,
-    /// What the capacity plan allows at p95; 0 where it says nothing.
+    /// What it may take at p95: the capacity plan's budget, or our share of it; 0 where there is none.
     pub budget_ms: f64,
 }
 
@@ -95,12 +98,50 @@ impl DaemonStatus {
     /// What it lets the database reach; `None` of one that could not be asked.
     #[must_use]
     pub fn limit_bytes(&self) -> Option<u64> {
+        self.size().map(|level| level.limit)
+    }
+
+    /// The level that it has the database at; `None` of one that could not be asked.
+    #[must_use]
+    pub fn size_level(&self) -> Option<levels::Level> {
+        self.size()?.level.parse().ok()
+    }
+
+    /// Puts its levels and latencies beside the plan's.
+    pub fn add_to(&self, measured: &mut Measured) {
+        for level in &self.levels {
+            measured.take_level(&level.resource, level.used, level.limit, &level.level);
+        }
+        for stage in &self.stages {
+            measured.take_stage(&stage.stage, stage.count, stage.p95_ms);
+        }
+    }
+
+    fn size(&self) -> Option<&Level> {
         let size = Metric::SqliteSize.name();
         let mut levels = self.levels.iter();
-        levels
-            .find(|level| level.resource == size)
-            .map(|level| level.limit)
+        levels.find(|level| level.resource == size)
     }
+}
+
+/// What the daemon of the store at `db` has in its settings for the plan's [`DAEMON_INPUTS`]; nothing
+/// of one that cannot be asked.
+#[must_use]
+pub fn plan_inputs(db: &Path) -> Vec<(String, f64)> {
+    let Ok(Some(daemon)) = Daemon::find_within(db, PATIENCE) else {
+        return Vec::new();
+    };
+    let request = PlanRequest {
+        measured: true,
+        ..PlanRequest::default()
+    };
+    let connection = daemon.connection.clone();
+    let mut capacity = CapacityServiceClient::with_origin(connection, origin());
+    let plan = daemon.answer_within(PATIENCE, capacity.plan(request));
+    let rows = plan.unwrap_or_default().inputs.into_iter();
+    rows.filter(|row| DAEMON_INPUTS.contains(&row.name.as_str()))
+        .map(|row| (row.name, row.value))
+        .collect()
 }
 
 impl Daemon {

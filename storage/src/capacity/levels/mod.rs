@@ -8,6 +8,8 @@
 mod thresholds;
 mod tracker;
 
+use std::str::FromStr;
+
 use serde::Serialize;
 
 pub use thresholds::{
@@ -41,6 +43,53 @@ impl Level {
             Self::Critical => "critical",
         }
     }
+
+    /// The level for people: what needs them is not overlooked.
+    #[must_use]
+    pub fn shown(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+        }
+    }
+}
+
+/// Reads [`Level::name`].
+impl FromStr for Level {
+    type Err = CapacityError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        const ALL: [Level; 3] = [Level::Ok, Level::Warning, Level::Critical];
+        by_name("level", name, &ALL, Level::name)
+    }
+}
+
+/// Reads [`Metric::name`].
+impl FromStr for Metric {
+    type Err = CapacityError;
+
+    fn from_str(name: &str) -> Result<Self> {
+        by_name("metric", name, &Self::ALL, Metric::name)
+    }
+}
+
+fn by_name<T: Copy>(
+    kind: &'static str,
+    name: &str,
+    all: &[T],
+    name_of: fn(T) -> &'static str,
+) -> Result<T> {
+    let found = all.iter().copied().find(|one| name_of(*one) == name);
+    found.ok_or_else(|| CapacityError::UnknownName {
+        kind,
+        name: name.chars().take(80).collect(),
+        known: all
+            .iter()
+            .map(|one| name_of(*one))
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
 }
 
 /// What is held against a limit.
@@ -82,6 +131,19 @@ impl Metric {
             Self::Tunnels => "tunnels",
             Self::BufferSize => "buffer_size",
             Self::SqliteSize => "sqlite_size",
+        }
+    }
+
+    /// The metric as the plan's table has it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Sessions => "Sessions",
+            Self::Memory => "Memory",
+            Self::Cpu => "CPU",
+            Self::Tunnels => "Tunnels",
+            Self::BufferSize => "Buffer size",
+            Self::SqliteSize => "SQLite size",
         }
     }
 
@@ -138,6 +200,15 @@ impl Metric {
             critical_percent,
             margin_percent: LEVEL_MARGIN_PERCENT,
             samples_min,
+        }
+    }
+
+    /// `used` of `limit`, in what people count it in.
+    pub(crate) fn used_of(self, used: u64, limit: u64) -> String {
+        let limit = self.amount(limit);
+        match self {
+            Self::Cpu => format!("{}.{:03} of {limit}", used / 1000, used % 1000),
+            _ => format!("{} of {limit}", self.amount(used)),
         }
     }
 

@@ -82,9 +82,9 @@ impl fmt::Display for CapacityEvent {
                 limit,
             } => (metric, used, limit),
         };
-        let share = text::percent(used as f64 / limit.max(1) as f64);
-        let (used, limit) = (metric.amount(used), metric.amount(limit));
-        write!(f, "{}: {used} of {limit} ({share})", metric.noun())?;
+        let share = text::used_percent(used, limit);
+        let used_of = metric.used_of(used, limit);
+        write!(f, "{}: {used_of} ({share})", metric.noun())?;
         match self {
             Self::LevelChanged { to: Level::Ok, .. } => write!(f, ", ok again"),
             Self::LevelChanged { from, to, .. } => {

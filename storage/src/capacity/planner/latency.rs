@@ -58,6 +58,16 @@ impl Stage {
         }
     }
 
+    /// The stage of a daemon's latencies that measures it; `None` of what a daemon does not see.
+    #[must_use]
+    pub fn measured_as(self) -> Option<&'static str> {
+        match self {
+            Self::Daemon => Some("answer"),
+            Self::Subprocess => Some("record"),
+            Self::Client | Self::Network | Self::Relay => None,
+        }
+    }
+
     /// The plan's note on it.
     #[must_use]
     pub fn notes(self) -> &'static str {

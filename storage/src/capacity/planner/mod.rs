@@ -13,7 +13,10 @@ mod plan;
 pub mod relays;
 pub mod storage_growth;
 mod text;
+mod thresholds;
 
 pub use inputs::{InputRow, PlanInputs};
+pub use measured::{DAEMON_INPUTS, Measured};
 pub use plan::Plan;
 pub use text::text;
+pub use thresholds::{MetricSample, ThresholdRow};

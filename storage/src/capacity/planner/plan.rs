@@ -6,11 +6,12 @@ use super::bandwidth::Bandwidth;
 use super::inputs::{InputRow, PlanInputs};
 use super::latency::LatencyBudget;
 use super::machines::{MACHINES, MachineRow, machines_for};
+use super::measured::Measured;
 use super::memory::{DaemonMemory, MemoryBudget, RelayMemory};
 use super::relays::RelaysNeeded;
 use super::storage_growth::StorageGrowth;
+use super::thresholds::{ThresholdRow, thresholds};
 use crate::capacity::error::Result;
-use crate::capacity::quantity::Amount;
 
 /// Every table of the plan, computed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,31 +34,30 @@ pub struct Plan {
     pub latency_budget: LatencyBudget,
     /// *Memory Budget*.
     pub memory_budget: MemoryBudget,
+    /// *Scaling Thresholds*.
+    pub thresholds: Vec<ThresholdRow>,
     /// *Network Bandwidth*.
     pub bandwidth: Bandwidth,
 }
 
 impl Plan {
-    /// Computes all tables. `measured_footprint` is that of compacted history in a real
-    /// store; `users` picks a row of the vertical scaling guide.
+    /// Computes all tables, with what was measured beside them; `users` picks a row of the
+    /// vertical scaling guide.
     ///
     /// # Errors
     /// When an input makes no sense: see the tables' own functions.
-    pub fn compute(
-        inputs: &PlanInputs,
-        measured_footprint: Option<Amount>,
-        users: Option<u64>,
-    ) -> Result<Self> {
+    pub fn compute(inputs: &PlanInputs, measured: &Measured, users: Option<u64>) -> Result<Self> {
         Ok(Self {
             inputs: inputs.rows(),
             daemon_memory: DaemonMemory::plan(&inputs.daemon_memory)?,
             relay_memory: RelayMemory::plan(&inputs.relay_memory)?,
-            storage_growth: StorageGrowth::plan(&inputs.storage_growth, measured_footprint)?,
+            storage_growth: StorageGrowth::plan(&inputs.storage_growth, measured.footprint)?,
             relays: RelaysNeeded::plan(&inputs.relays)?,
             machines: MACHINES.to_vec(),
             machine: users.map(machines_for).transpose()?,
-            latency_budget: LatencyBudget::plan(&[])?,
+            latency_budget: LatencyBudget::plan(&measured.latency_p95_ms)?,
             memory_budget: MemoryBudget::plan(&inputs.daemon_memory, &inputs.memory_budget)?,
+            thresholds: thresholds(inputs, &measured.samples)?,
             bandwidth: Bandwidth::plan(&inputs.bandwidth)?,
         })
     }
@@ -66,10 +66,15 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capacity::quantity::Amount;
 
     #[test]
     fn the_whole_plan_serializes_with_stable_names() {
-        let plan = Plan::compute(&PlanInputs::default(), Some(Amount(0.1)), Some(50)).unwrap();
+        let measured = Measured {
+            footprint: Some(Amount(0.1)),
+            ..Measured::default()
+        };
+        let plan = Plan::compute(&PlanInputs::default(), &measured, Some(50)).unwrap();
         let json = serde_json::to_value(&plan).unwrap();
         assert_eq!(json["daemon_memory"]["total_bytes"], 300_000_000);
         assert_eq!(json["relay_memory"]["total_bytes"], 850_000_000);
@@ -82,6 +87,8 @@ mod tests {
         assert_eq!(json["machine"]["daemon"]["cpus"], 4);
         assert_eq!(json["latency_budget"]["rows"][3]["stage"], "daemon");
         assert_eq!(json["memory_budget"]["headroom_bytes"], 112_000_000);
+        assert_eq!(json["thresholds"][5]["metric"], "sqlite_size");
+        assert_eq!(json["thresholds"][5]["limit"], 1_000_000_000);
         assert_eq!(json["inputs"][0]["name"], "daemon_memory.sessions");
         assert_eq!(json["inputs"][0]["source"], "plan_example");
     }

@@ -4,13 +4,15 @@ use serde::Serialize;
 
 use super::inputs::inputs;
 use crate::capacity::error::{CapacityError, Result};
-use crate::capacity::quantity::{Amount, ByteCount, DaysPerMonth, HoursPerDay, Input, KB};
+use crate::capacity::quantity::{
+    Amount, ByteCount, DaysPerMonth, HoursPerDay, Input, KB, MeanBytes,
+};
 use crate::limits::{DB_BYTES_MAX_DEFAULT, FOOTPRINT_TARGET};
 
 /// Messages of a session in an hour.
 pub const MESSAGES_PER_SESSION_HOUR: Amount = Amount(200.0);
 /// Size of a message on average.
-pub const MESSAGE_BYTES: ByteCount = ByteCount(5 * KB);
+pub const MESSAGE_BYTES: MeanBytes = MeanBytes(5.0 * KB as f64);
 /// Hours of a day in which a session is in use.
 pub const SESSION_HOURS_PER_DAY: HoursPerDay = HoursPerDay(8.0);
 /// Workdays of a month.
@@ -26,7 +28,7 @@ inputs! {
         /// Messages of a session in an hour
         messages_per_session_hour: Amount = MESSAGES_PER_SESSION_HOUR, PlanDefault;
         /// A message, on average
-        message_bytes: ByteCount = MESSAGE_BYTES, PlanDefault;
+        message_bytes: MeanBytes = MESSAGE_BYTES, PlanDefault;
         /// Hours of a day in which each session is in use
         session_hours_per_day: HoursPerDay = SESSION_HOURS_PER_DAY, PlanDefault;
         /// Workdays of a month

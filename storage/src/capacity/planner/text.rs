@@ -3,8 +3,9 @@
 use super::machines::MachineRow;
 use super::plan::Plan;
 use super::storage_growth::CompactedGrowth;
+use super::thresholds::ThresholdRow;
 use crate::capacity::quantity::{ByteCount, Source};
-use crate::capacity::text::{count, fit, percent, round_bytes, three_digits};
+use crate::capacity::text::{count, fit, percent, round_bytes, three_digits, used_percent};
 
 /// The plan as text, lines ending with a newline.
 #[must_use]
@@ -15,6 +16,7 @@ pub fn text(plan: &Plan) -> String {
     relays(&mut out, plan);
     machines(&mut out, plan);
     budgets(&mut out, plan);
+    thresholds(&mut out, plan);
     bandwidth(&mut out, plan);
     inputs(&mut out, plan);
     out.0
@@ -115,22 +117,28 @@ fn machines(out: &mut Lines, plan: &Plan) {
 fn budgets(out: &mut Lines, plan: &Plan) {
     out.title("Latency budget (P95)");
     for row in &plan.latency_budget.rows {
-        let measured = row.measured_p95_ms.map_or_else(String::new, |ms| {
-            let verdict = if row.within == Some(true) {
-                "within"
-            } else {
-                "OVER"
-            };
-            format!(", measured {} ms: {verdict}", three_digits(ms.get()))
-        });
-        let note = format!("{}{measured}", row.notes);
+        // Beside the plan's own note it would not fit the line.
+        let note = row.measured_p95_ms.map_or_else(
+            || row.notes.to_owned(),
+            |ms| {
+                let verdict = verdict(row.within == Some(true));
+                format!("measured {} ms: {verdict}", three_digits(ms.get()))
+            },
+        );
         out.row(row.component, &format!("{} ms", row.budget_ms), &note);
     }
-    out.row(
-        "total",
-        &format!("{} ms", plan.latency_budget.total_budget_ms),
-        "",
-    );
+    let latency = &plan.latency_budget;
+    let measured = latency.rows.iter().any(|row| row.measured_p95_ms.is_some());
+    let estimate = match measured {
+        true => format!(
+            "estimate {} ms: {}",
+            three_digits(latency.total_estimate_ms),
+            verdict(latency.within)
+        ),
+        false => String::new(),
+    };
+    let total = format!("{} ms", latency.total_budget_ms);
+    out.row("total", &total, &estimate);
     out.title("Memory budget");
     for row in &plan.memory_budget.rows {
         out.size(&row.component, row.budget_bytes);
@@ -145,6 +153,38 @@ fn budgets(out: &mut Lines, plan: &Plan) {
         );
     }
     out.size("limit", plan.memory_budget.limit_bytes);
+}
+
+fn verdict(within: bool) -> &'static str {
+    if within { "within" } else { "OVER" }
+}
+
+fn thresholds(out: &mut Lines, plan: &Plan) {
+    out.title("Scaling thresholds  warning  critical");
+    for row in &plan.thresholds {
+        let line = format!(
+            "  {} {:>9} % {:>7} %  {}",
+            fit(row.label, 13),
+            row.warning_percent,
+            row.critical_percent,
+            of_limit(row)
+        );
+        out.0.push_str(&line);
+        out.0.push('\n');
+    }
+}
+
+/// What is used of the limit, as far as both are known.
+fn of_limit(row: &ThresholdRow) -> String {
+    match (row.used, row.limit, row.level) {
+        (Some(used), Some(limit), Some(level)) => {
+            let share = used_percent(used, limit);
+            let used_of = row.metric.used_of(used, limit);
+            format!("{used_of} ({share}): {}", level.shown())
+        }
+        (_, Some(limit), _) => format!("of {}, not measured", row.metric.amount(limit)),
+        _ => "not measured".into(),
+    }
 }
 
 fn bandwidth(out: &mut Lines, plan: &Plan) {
@@ -195,7 +235,7 @@ fn plain(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::planner::PlanInputs;
+    use crate::capacity::planner::{Measured, MetricSample, PlanInputs};
     use crate::capacity::quantity::Amount;
 
     #[test]
@@ -204,7 +244,21 @@ mod tests {
         inputs
             .set("relays.tunnels", 26_000.0, Source::Given)
             .unwrap();
-        let plan = Plan::compute(&inputs, Some(Amount(0.1)), Some(50)).unwrap();
+        let mut measured = Measured {
+            footprint: Some(Amount(0.1)),
+            latency_p95_ms: Vec::new(),
+            samples: [
+                MetricSample::named("cpu", 250, 2_000, "ok"),
+                MetricSample::named("sqlite_size", 699_960_000, 1_000_000_000, "ok"),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        };
+        measured.take_stage("answer", 3, 2.5);
+        measured.take_stage("record", 1, 41.0);
+        measured.take_stage("page", 1, 7.0);
+        let plan = Plan::compute(&inputs, &measured, Some(50)).unwrap();
         let text = text(&plan);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for expected in [
@@ -214,7 +268,14 @@ mod tests {
             "a month, compacted 528 MB to 30 % (plan), full in 1.89 months",
             "a month, compacted 176 MB to 10 % (measured), full in 5.68 months",
             "> 10-100 daemon 4 CPU, 4 GB RAM",
-            "Daemon processing 50 ms Permission + broadcast",
+            "Network RTT (2x) 80 ms 40ms one-way",
+            "Daemon processing 50 ms measured 2.50 ms: within",
+            "Subprocess overhead 40 ms measured 41.0 ms: OVER",
+            "total 200 ms estimate 154 ms: within",
+            "Sessions 80 % 95 % not measured",
+            "Memory 70 % 85 % of 512 MB, not measured",
+            "CPU 70 % 90 % 0.250 of 2.000 processors (12 %): ok",
+            "SQLite size 70 % 90 % 700 MB of 1.00 GB (69 %): ok",
             "Headroom 112 MB",
             "relays.tunnels 26,000 given *",
             "storage_growth.session_hours_per_day 8 h/day plan",
@@ -234,7 +295,7 @@ mod tests {
         inputs
             .set("storage_growth.used_bytes", 2e9, Source::Given)
             .unwrap();
-        let text = text(&Plan::compute(&inputs, None, None).unwrap());
+        let text = text(&Plan::compute(&inputs, &Measured::default(), None).unwrap());
         assert!(
             text.contains("full already") && !text.contains("months"),
             "{text}"
@@ -247,7 +308,7 @@ mod tests {
         inputs
             .set("daemon_memory.sessions", 60.0, Source::Given)
             .unwrap();
-        let plan = Plan::compute(&inputs, None, None).unwrap();
+        let plan = Plan::compute(&inputs, &Measured::default(), None).unwrap();
         assert!(text(&plan).contains("MISSING"));
     }
 }

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    CapacityReport, DayRow, Growth, PlannedRow, ProjectRow, RunRow, SessionRow, TypeRow, Unit,
-};
+use super::planned::{DailyUse, planned};
+use super::{CapacityReport, DayRow, Growth, ProjectRow, RunRow, SessionRow, TypeRow};
 use crate::capacity::error::Result;
 use crate::capacity::forecast::{self, ForecastInput};
 use crate::capacity::levels::{Level, Metric, level_of, used_fraction};
-use crate::capacity::planner::storage_growth::{MESSAGE_BYTES, MESSAGES_PER_SESSION_HOUR};
 use crate::capacity::quantity::{Amount, Input, MB, Source};
 use crate::growth::{HOUR_MS, Rows};
 use crate::limits::FOOTPRINT_TARGET;
@@ -81,6 +79,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
     let growth = growth(totals, input.untimed);
     let today = input.now_ms.div_euclid(HOUR_MS * HOURS_PER_DAY);
     let days = Days::of(input.hours, today);
+    let use_by_day = DailyUse::of(&days.rows, input.now_ms);
     let forecast = forecast::forecast(&ForecastInput {
         hours: input.hours,
         first_hour: None,
@@ -119,7 +118,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         messages: totals.messages,
         growth,
         untimed: input.untimed,
-        planned: planned(&growth, footprint),
+        planned: planned(&growth, &use_by_day, compacted_ratio_of(totals), footprint),
         by_type: by_type(input.types),
         by_day: days.rows,
         earlier_raw_bytes: days.earlier_raw_bytes,
@@ -149,12 +148,7 @@ impl Ratios {
                 source: Source::PlanDefault,
             },
         };
-        let measured = compacted_ratio(
-            totals.raw_bytes.saturating_sub(totals.hot_bytes),
-            totals.segment_bytes,
-            totals.base_bytes,
-        );
-        let compacted = match measured {
+        let compacted = match compacted_ratio_of(totals) {
             Some(measured) => Input::measured(Amount(measured)),
             None => Input {
                 value: Amount(FOOTPRINT_TARGET * uncompacted.value.get()),
@@ -183,6 +177,11 @@ fn saved_bytes(totals: &Totals) -> u64 {
         .uncompacted_bytes
         .saturating_sub(rows.hot_bytes(totals.hot_messages, totals.hot_bytes))
         .saturating_sub(totals.segment_bytes.saturating_add(totals.base_bytes))
+}
+
+fn compacted_ratio_of(totals: &Totals) -> Option<f64> {
+    let compacted_raw_bytes = totals.raw_bytes.saturating_sub(totals.hot_bytes);
+    compacted_ratio(compacted_raw_bytes, totals.segment_bytes, totals.base_bytes)
 }
 
 /// What a byte of compacted history takes; `None` while too little is compacted to tell.
@@ -218,49 +217,6 @@ fn growth(totals: &Totals, untimed: Untimed) -> Growth {
         bytes_per_session_hour: per(raw_bytes, active_hours),
         bytes_per_wall_hour: per(raw_bytes, wall_hours),
     }
-}
-
-fn planned(growth: &Growth, footprint: Option<f64>) -> Vec<PlannedRow> {
-    let row = |name, label, unit, planned: f64, measured: Option<f64>| PlannedRow {
-        name,
-        label,
-        unit,
-        planned,
-        measured,
-        ratio: measured.map(|measured| measured / planned),
-    };
-    let messages = MESSAGES_PER_SESSION_HOUR.get();
-    let bytes = as_f64(MESSAGE_BYTES.0);
-    vec![
-        row(
-            "messages_per_session_hour",
-            "Messages per session-hour",
-            Unit::Count,
-            messages,
-            growth.messages_per_session_hour,
-        ),
-        row(
-            "bytes_per_message",
-            "Size of a message",
-            Unit::Bytes,
-            bytes,
-            growth.bytes_per_message,
-        ),
-        row(
-            "bytes_per_session_hour",
-            "Growth per session-hour",
-            Unit::Bytes,
-            messages * bytes,
-            growth.bytes_per_session_hour,
-        ),
-        row(
-            "footprint",
-            "Footprint",
-            Unit::Fraction,
-            FOOTPRINT_TARGET,
-            footprint,
-        ),
-    ]
 }
 
 fn by_type(types: &[TypeGrowth]) -> Vec<TypeRow> {

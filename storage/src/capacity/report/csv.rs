@@ -101,6 +101,8 @@ fn store(out: &mut Table, report: &CapacityReport) {
     store("raw_bytes", &report.raw_bytes);
     store("uncompacted_bytes", &report.uncompacted_bytes);
     store("footprint_target", &report.footprint_target);
+    store("saved_bytes", &report.saved_bytes);
+    store("compactable_bytes", &report.compactable_bytes);
     store("sessions", &report.sessions);
     store("messages", &report.messages);
     store("hot_messages", &report.hot_messages);
@@ -109,6 +111,11 @@ fn store(out: &mut Table, report: &CapacityReport) {
     store("segment_bytes", &report.segment_bytes);
     store("bases", &report.bases);
     store("base_bytes", &report.base_bytes);
+    store("untimed_sessions", &report.untimed.sessions);
+    store("untimed_messages", &report.untimed.messages);
+    store("untimed_raw_bytes", &report.untimed.raw_bytes);
+    store("earlier_raw_bytes", &report.earlier_raw_bytes);
+    store("later_raw_bytes", &report.later_raw_bytes);
     store("active_hours", &report.growth.active_hours);
     store("wall_hours", &report.growth.wall_hours);
     let growth = &report.growth;
@@ -126,10 +133,17 @@ fn store(out: &mut Table, report: &CapacityReport) {
         "bytes_per_session_hour",
         growth.bytes_per_session_hour,
     );
+    out.known(
+        "store",
+        "",
+        "bytes_per_wall_hour",
+        growth.bytes_per_wall_hour,
+    );
 }
 
 fn forecast(out: &mut Table, forecast: &Forecast) {
     let Forecast::Projected {
+        daily_raw_bytes,
         without_compaction,
         with_compaction,
         ..
@@ -137,6 +151,13 @@ fn forecast(out: &mut Table, forecast: &Forecast) {
     else {
         return;
     };
+    for (pace, bytes) in [
+        ("low", daily_raw_bytes.low),
+        ("median", daily_raw_bytes.median),
+        ("high", daily_raw_bytes.high),
+    ] {
+        out.add("forecast", "daily_raw_bytes", pace, bytes);
+    }
     let mut add = |name: &str, projection: &Projection| {
         for (at, reach) in projection.reaches() {
             for (pace, when) in [

@@ -6,6 +6,7 @@
 mod build;
 mod csv;
 mod html;
+mod planned;
 mod prometheus;
 mod text;
 
@@ -132,7 +133,7 @@ pub struct Growth {
 /// A constant of the plan beside what was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PlannedRow {
-    /// The field of the report that measures it.
+    /// Name for programs: a field of [`Growth`], `footprint`, or of its own.
     pub name: &'static str,
     /// What it is, for tables.
     pub label: &'static str,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::CapacityReport;
-use crate::capacity::forecast::{Forecast, Projection, When};
+use crate::capacity::forecast::{Forecast, Projection, Range, When};
 use crate::capacity::levels::Level;
 use crate::capacity::text::harmless;
 
@@ -98,6 +98,11 @@ fn size(out: &mut Exposition, report: &CapacityReport) {
         report.footprint_target,
     );
     out.gauge(
+        "betcode_store_saved_bytes",
+        "Bytes that compaction has saved so far.",
+        as_f64(report.saved_bytes),
+    );
+    out.gauge(
         "betcode_store_compactable_bytes",
         "Bytes that compaction would still save.",
         as_f64(report.compactable_bytes),
@@ -152,6 +157,16 @@ fn growth(out: &mut Exposition, report: &CapacityReport) {
         "Time between first and last message, summed over all sessions.",
         growth.wall_hours * 3600.0,
     );
+    out.gauge(
+        "betcode_store_untimed_sessions",
+        "Sessions that tell no time: they are in no figure by the hour.",
+        as_f64(report.untimed.sessions),
+    );
+    out.gauge(
+        "betcode_store_untimed_raw_bytes",
+        "Payload bytes of sessions that tell no time.",
+        as_f64(report.untimed.raw_bytes),
+    );
     let planned = |planned: f64, measured: Option<f64>| {
         let mut samples = vec![(label("basis", "planned"), planned)];
         samples.extend(measured.map(|measured| (label("basis", "measured"), measured)));
@@ -170,6 +185,26 @@ fn growth(out: &mut Exposition, report: &CapacityReport) {
             "bytes_per_session_hour" => (
                 "betcode_store_bytes_per_session_hour",
                 "Payload bytes of an active hour, planned and measured.",
+            ),
+            "session_hours_per_day" => (
+                "betcode_store_session_hours_per_day",
+                "Active hours of a day in use: planned for one session, measured of all.",
+            ),
+            "workdays_per_month" => (
+                "betcode_store_workdays_per_month",
+                "Days of a month on which something is recorded, planned and measured.",
+            ),
+            "bytes_per_day" => (
+                "betcode_store_bytes_per_day",
+                "Payload bytes of a day in use: planned for one session, measured of all.",
+            ),
+            "bytes_per_month" => (
+                "betcode_store_bytes_per_month",
+                "Payload bytes of a month: planned for one session, measured of all.",
+            ),
+            "compaction_saving" => (
+                "betcode_store_compaction_saving_ratio",
+                "Share that compaction saves of what it compacts, planned and measured.",
             ),
             // The footprint has metrics of its own.
             _ => continue,
@@ -202,6 +237,7 @@ fn growth(out: &mut Exposition, report: &CapacityReport) {
 
 fn forecast(out: &mut Exposition, report: &CapacityReport) {
     let Forecast::Projected {
+        daily_raw_bytes: Range { low, median, high },
         without_compaction,
         with_compaction,
         ..
@@ -209,6 +245,12 @@ fn forecast(out: &mut Exposition, report: &CapacityReport) {
     else {
         return;
     };
+    let paces = [("low", *low), ("median", *median), ("high", *high)];
+    out.family(
+        "betcode_store_pace_bytes_per_day",
+        "Payload bytes recorded in a day, idle days included: the pace of the forecast.",
+        &paces.map(|(pace, bytes)| (label("pace", pace), bytes)),
+    );
     let of = |compaction: &str, projection: &Projection| {
         let mut samples = Vec::new();
         for (at, reach) in projection.reaches() {

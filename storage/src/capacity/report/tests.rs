@@ -257,6 +257,7 @@ fn growth_per_session_hour_stands_beside_the_plans_200_messages_5_kb_1_mb() {
         ("messages_per_session_hour", 200.0, 461.0),
         ("bytes_per_message", 5_000.0, 50_800_000.0 / 9_220.0),
         ("bytes_per_session_hour", 1_000_000.0, 2_540_000.0),
+        ("compaction_saving", 0.70, 0.90),
         ("footprint", 0.30, 0.12),
     ] {
         assert!(close(row(name).planned, planned), "{name}");

@@ -4,9 +4,9 @@ mod forecast;
 
 use super::{CapacityReport, PlannedRow, SessionRow, Unit};
 use crate::capacity::forecast::When;
-use crate::capacity::levels::Level;
 use crate::capacity::text::{
     bytes, count, date, date_time, elide_middle, fit, fit_end, hours, percent, three_digits,
+    used_percent,
 };
 
 /// Message types, sessions and projects that a table shows before it sums up the rest.
@@ -52,17 +52,13 @@ impl Lines {
 }
 
 fn size(out: &mut Lines, report: &CapacityReport) {
-    let level = match report.level {
-        Level::Ok => "ok",
-        Level::Warning => "WARNING",
-        Level::Critical => "CRITICAL",
-    };
+    let level = report.level.shown();
     out.line(&format!("Database    {}", fit_end(&report.database, 68)));
     out.line(&format!(
         "Size        {} of {} ({}) {} {level}",
         bytes(report.used_bytes()),
         bytes(report.limit_bytes),
-        percent(report.used_fraction),
+        used_percent(report.used_bytes(), report.limit_bytes),
         meter(report.used_fraction),
     ));
     out.line(&format!(

@@ -4,7 +4,7 @@ use crate::capacity::forecast::{Forecast, When};
 use crate::capacity::levels::{Level, Metric};
 use crate::capacity::report::CapacityReport;
 use crate::capacity::report::text::{counted, rounded_bytes, times, untimed, when};
-use crate::capacity::text::{bytes, date, days_ahead, hours, percent, three_digits};
+use crate::capacity::text::{bytes, date, days_ahead, hours, percent, three_digits, used_percent};
 
 use super::markup::meter;
 
@@ -43,7 +43,7 @@ fn size(report: &CapacityReport) -> String {
     );
     let rest = format!(
         "{meter}<p>{} of its limit. File {}, {} of it free; write-ahead log {}.</p>",
-        percent(report.used_fraction),
+        used_percent(report.used_bytes(), report.limit_bytes),
         bytes(report.database_bytes),
         bytes(report.free_bytes),
         bytes(report.wal_bytes)

@@ -1,6 +1,6 @@
 //! Text, CSV and Prometheus.
 
-use super::{Fixture, close, empty, hostile, over_limit, report};
+use super::{Fixture, close, empty, hostile, over_limit, report, with_untimed};
 use crate::Totals;
 use crate::capacity::report::{ReportInput, build, csv, prometheus, text};
 use crate::capacity::text::harmless;
@@ -85,6 +85,14 @@ fn prometheus_text_is_well_formed_and_carries_the_figures() {
         2.54e6
     ));
     assert!(close(value("betcode_store_active_seconds"), 72_000.0));
+    assert!(close(
+        value("betcode_store_saved_bytes"),
+        report().saved_bytes as f64
+    ));
+    assert!(close(value("betcode_store_untimed_sessions"), 0.0));
+    assert!(value("betcode_store_pace_bytes_per_day{pace=\"median\"}") > 0.0);
+    let planned = "betcode_store_session_hours_per_day{basis=\"planned\"}";
+    assert!(close(value(planned), 8.0));
     let hostile = "betcode_store_type_messages{type=\"a\\\"b\\\\·\"}";
     assert!(close(value(hostile), 7220.0));
     let likely = "betcode_store_forecast_seconds{compaction=\"off\",at=\"limit\",pace=\"median\"}";
@@ -210,5 +218,20 @@ fn csv_has_four_columns_everywhere_and_no_formulas() {
     };
     assert_eq!(value("store", "database_bytes"), "6000000");
     assert_eq!(value("store", "footprint"), "0.12");
+    let shown = report();
+    for (field, figure) in [
+        ("saved_bytes", shown.saved_bytes),
+        ("compactable_bytes", shown.compactable_bytes),
+        ("untimed_sessions", 0),
+        ("earlier_raw_bytes", shown.earlier_raw_bytes),
+        ("later_raw_bytes", shown.later_raw_bytes),
+    ] {
+        assert_eq!(value("store", field), figure.to_string(), "{field}");
+    }
+    let median = value("forecast", "median").parse::<f64>().unwrap();
+    assert!(median > 0.0);
+    let untimed = parse_csv(&csv(&with_untimed()));
+    let row = |field: &str| untimed.iter().find(|row| row[2] == field).unwrap();
+    assert_eq!(row("untimed_sessions")[3], "20");
     assert_eq!(value("biggest_session", "stored_bytes"), "4000000");
 }
