@@ -329,7 +329,8 @@ async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
         let row = rows.find(|row| row["metric"] == metric).unwrap();
         (row["used"].is_number(), row["limit"].clone())
     };
-    assert_eq!(used("sessions"), (true, 1_000.into()));
+    let sessions_max = served.settings.max_sessions;
+    assert_eq!(used("sessions"), (true, sessions_max.into()));
     assert_eq!(used("sqlite_size"), (true, 1_000_000_000_u64.into()));
     assert_eq!(used("tunnels"), (false, serde_json::Value::Null));
     for (name, value) in [("nothing.at_all", 1.0), ("daemon_memory.sessions", -1.0)] {
