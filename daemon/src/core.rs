@@ -89,15 +89,13 @@ impl Core {
         bytes(path) + bytes(Path::new(&log))
     }
 
-    /// The levels when they were last sampled, with the database as it is now: it may have grown by far
-    /// since, and a report of it stands beside.
+    /// The levels when they were last sampled, with the database's size as it is now: it may have grown by
+    /// far since, and a report of it stands beside.
     pub(crate) fn levels_now(&self) -> Vec<ResourceLevel> {
         let mut levels = self.levels.borrow().clone();
         let size = Metric::SqliteSize.name();
         if let Some(level) = levels.iter_mut().find(|level| level.resource == size) {
             level.used = self.database_bytes();
-            level.limit = self.store.limits().0;
-            level.level = self.store.level().name().to_owned();
         }
         levels
     }
