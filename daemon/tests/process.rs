@@ -112,6 +112,15 @@ async fn budget_says_that_a_daemon_which_hangs_does_not_answer() {
     let process = Process::start(folder.path(), &[]).await;
     let pid = rustix::process::Pid::from_raw(process.pid().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    // Its threads stop one after the other.
+    eventually(async || {
+        let mut threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
+        threads.all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
+    })
+    .await;
     let budget = command(folder.path(), "budget", &[]).output().unwrap();
     assert_eq!(budget.status.code(), Some(1));
     let why = String::from_utf8_lossy(&budget.stderr).into_owned();
