@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_short_dictionary_hides_no_repeats_of_a_long_frame() {
         let text = text_that_repeats_from_afar();
-        let dictionary: Vec<u8> = (0..2048_u32).map(|n| (n * n >> 5) as u8).collect();
+        let dictionary: Vec<u8> = (0..2048_u32).map(|n| ((n * n) >> 5) as u8).collect();
         for level in [4, super::super::DEEP_LEVEL] {
             let frame_with = |dictionary: &[u8]| {
                 let mut compressor = Compressor::new(level, dictionary).unwrap();
