@@ -137,7 +137,7 @@ fn an_empty_file_becomes_a_store_when_opened_for_writing_and_is_none_for_reading
     let path = folder.path().join("history.db");
     fs::write(&path, b"").unwrap();
     let refused = Store::open_read_only(&path, options()).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused:?}");
+    assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused:?}");
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     recorded(&path);
 }

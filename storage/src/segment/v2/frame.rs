@@ -23,6 +23,11 @@ const DEEP_HASH_LOG: u32 = 17;
 /// thirds of the dictionary; with a bigger one up to 2 % of the size is lost.
 const DEEP_CHAIN_LOGS: [u32; 2] = [21, 22];
 
+/// The blobs' level has tables of 80 MB, which a step of big pictures could not afford, and pictures have
+/// little to find in them.
+const BLOB_HASH_LOG: u32 = 20;
+const BLOB_CHAIN_LOG: u32 = 22;
+
 /// The level looks for matches of five bytes and more, and takes one of 48 without looking for a better
 /// way to it. Looking for three, and on to 128, spares 1 % of most histories and a seventh of some.
 const DEEP_MATCH_BYTES_MIN: u32 = 3;
@@ -96,10 +101,13 @@ impl Compressor {
         let mut set = |parameter| self.context.set_parameter(parameter).map_err(zstd_error);
         set(CParameter::CompressionLevel(level))?;
         set(CParameter::WindowLog(window_log))?;
-        set(CParameter::HashLog(deep(DEEP_HASH_LOG)))?;
-        set(CParameter::ChainLog(deep(deep_chain_log(
-            self.dictionary_bytes,
-        ))))?;
+        let (hash_log, chain_log) = match level {
+            super::DEEP_LEVEL => (DEEP_HASH_LOG, deep_chain_log(self.dictionary_bytes)),
+            super::BLOB_LEVEL_DEEP => (BLOB_HASH_LOG, BLOB_CHAIN_LOG),
+            _ => (OF_THE_LEVEL, OF_THE_LEVEL),
+        };
+        set(CParameter::HashLog(hash_log))?;
+        set(CParameter::ChainLog(chain_log))?;
         set(CParameter::MinMatch(deep(DEEP_MATCH_BYTES_MIN)))?;
         set(CParameter::TargetLength(deep(DEEP_TARGET_LENGTH)))?;
         set(CParameter::ForceAttachDict(attach))?;
