@@ -295,14 +295,31 @@ pub(crate) fn is_writable(path: &Path) -> bool {
     !matches!(answer, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
-/// Bytes that the file system of `path` has left for us; `None` when it does not tell.
-pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+/// How large the file system of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// Bytes that it has left for us.
+    pub(crate) free_bytes: u64,
+    /// Bytes that it holds at most, free and taken.
+    pub(crate) total_bytes: u64,
+}
+
+/// The file system of `path`; `None` when it does not tell.
+pub(crate) fn disk(path: &Path) -> Option<Disk> {
     let folder = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let stat = rustix::fs::statvfs(folder).ok()?;
-    (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize))
+    (stat.f_blocks > 0).then(|| Disk {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
+/// Bytes that the file system of `path` has left for us; `None` when it does not tell.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    disk(path).map(|disk| disk.free_bytes)
 }
 
 /// Name of the network file system that holds `path`, when it is one: SQLite's locks and shared

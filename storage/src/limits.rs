@@ -143,8 +143,12 @@ pub const WAL_BYTES_KEPT_MAX: u64 = 2 * WAL_BYTES_SOFT_MAX;
 /// File held in reserve and given up when the disk is full, so that compacting, deleting and
 /// checkpointing still work: room for the WAL and for the largest usual segment.
 pub const RESERVE_BYTES_DEFAULT: u64 = 16 << 20;
-/// On a small disk the reserve is a quarter of what is free, but not less than this: room for the
-/// shared memory beside the file, for a few short transactions, and so for the next room made.
+/// On a small disk the reserve is this part of what is free …
+pub const RESERVE_FREE_DIVISOR: u64 = 4;
+/// … and once it was given up it comes back with no less than this part of the whole disk …
+pub const RESERVE_DISK_DIVISOR: u64 = 8;
+/// … and never with less than this: room for the shared memory beside the file, for a few short
+/// transactions, and so for the next room made.
 pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
 /// While the reserve is given up, new messages are taken only if the file has this much room
 /// within itself: what they leave must do for compacting.

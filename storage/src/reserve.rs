@@ -8,11 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::files::free_bytes;
-use crate::limits::RESERVE_BYTES_MIN;
+use crate::files::{Disk, disk};
+use crate::limits::{RESERVE_BYTES_MIN, RESERVE_DISK_DIVISOR, RESERVE_FREE_DIVISOR};
 
-/// The reserve takes at most this part of what is free.
-const FREE_TIMES_MIN: u64 = 4;
 const CHUNK_BYTES: usize = 64 << 10;
 
 pub(crate) struct Reserve {
@@ -98,19 +96,14 @@ impl Reserve {
     }
 
     /// Puts the space aside again when the disk has room: less of it on a small disk, and more
-    /// once there is room for a quarter more. What it holds already counts as room: put aside amid
-    /// a compaction, when little was free, it would else stay too small for the next one.
+    /// once there is room for a quarter more.
     pub(crate) fn restore_when_possible(&mut self) {
         if self.held_bytes >= self.bytes {
             return;
         }
-        let bytes = self
-            .bytes
-            .min((free_bytes(&self.path).unwrap_or(0) + self.held_bytes) / FREE_TIMES_MIN);
-        let worthwhile = bytes == self.bytes || bytes >= self.held_bytes + self.held_bytes / 4;
-        if bytes < self.bytes.min(RESERVE_BYTES_MIN) || !worthwhile {
+        let Some(bytes) = disk(&self.path).and_then(|disk| self.bytes_to_hold(disk)) else {
             return;
-        }
+        };
         match grow(&self.path, bytes) {
             Ok(()) => {
                 self.held_bytes = bytes;
@@ -123,6 +116,24 @@ impl Reserve {
             }
             Err(_) => {}
         }
+    }
+
+    /// How much to hold from now on, where that is more than now. What it holds already counts as room:
+    /// put aside amid a compaction, when little was free, it would else stay too small for the next one.
+    fn bytes_to_hold(&self, disk: Disk) -> Option<u64> {
+        let room_bytes = disk.free_bytes.saturating_add(self.held_bytes);
+        let share = room_bytes / RESERVE_FREE_DIVISOR;
+        // Given up once it was needed. A quarter of what that left, and then a quarter of this, would
+        // soon be too little to compact with, while new messages take the rest each time.
+        let at_least = if self.given_up {
+            disk.total_bytes / RESERVE_DISK_DIVISOR
+        } else {
+            0
+        };
+        let bytes = share.max(at_least).min(self.bytes);
+        let worthwhile = bytes == self.bytes || bytes >= self.held_bytes + self.held_bytes / 4;
+        let enough = bytes >= self.bytes.min(RESERVE_BYTES_MIN);
+        (enough && worthwhile && bytes <= room_bytes).then_some(bytes)
     }
 }
 
@@ -164,6 +175,38 @@ fn fill(file: &mut File, held_bytes: u64, bytes: u64) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn held_on(free_mib: u64, total_mib: u64, given_up: bool) -> Option<u64> {
+        let reserve = Reserve {
+            path: PathBuf::new(),
+            bytes: 16 * MIB,
+            held_bytes: 0,
+            given_up,
+        };
+        let disk = Disk {
+            free_bytes: free_mib * MIB,
+            total_bytes: total_mib * MIB,
+        };
+        reserve.bytes_to_hold(disk).map(|bytes| bytes / MIB)
+    }
+
+    #[test]
+    fn a_small_disk_gets_a_quarter_of_what_is_free() {
+        assert_eq!(held_on(1000, 2000, false), Some(16));
+        assert_eq!(held_on(24, 24, false), Some(6));
+        assert_eq!(held_on(24, 2000, false), Some(6));
+        assert_eq!(held_on(3, 24, false), None);
+    }
+
+    #[test]
+    fn what_was_given_up_comes_back_only_as_large_as_the_disk_needs_it() {
+        assert_eq!(held_on(24, 2000, true), Some(16));
+        assert_eq!(held_on(15, 2000, true), None);
+        assert_eq!(held_on(3, 24, true), Some(3));
+        assert_eq!(held_on(2, 24, true), None);
+    }
 
     #[test]
     fn a_reserve_that_cannot_grow_keeps_what_it_holds() {

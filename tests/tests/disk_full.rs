@@ -187,7 +187,7 @@ fn a_small_disk_full_of_what_hardly_compresses_can_still_be_compacted_and_delete
     for n in 0..60 {
         write_dense_lines(&files.path().join(format!("s{n:02}.jsonl")), n);
     }
-    for disk_mib in [12, 16, 24] {
+    for disk_mib in [8, 12, 24] {
         let disk = match Mount::in_memory(disk_mib << 20) {
             Ok(disk) => disk,
             Err(why) => return skipped("disk full, dense", &why),

@@ -30,7 +30,7 @@ pub(super) struct Whole {
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
     /// Of a large answer, until it is sent or its reader gone.
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Whole {
@@ -60,8 +60,8 @@ where
         if bytes > CARRIED_ANSWER_BYTES_MAX {
             return Err(NotWhole::TooLarge);
         }
-        if bytes > CARRIED_SMALL_BYTES_MAX && whole._place.is_none() {
-            whole._place = Arc::clone(&large).acquire_owned().await.ok();
+        if bytes > CARRIED_SMALL_BYTES_MAX && whole.place.is_none() {
+            whole.place = Arc::clone(&large).acquire_owned().await.ok();
         }
         whole.data.push_back(data);
     }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{AppendRequest, GroupSums, Room, Unanswered, Wrote, admit, find_again, write};
+use super::append::{GroupSums, Room, Wrote, admit, find_again, write};
+use super::request::{AppendRequest, Unanswered};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::files::free_bytes;
 use crate::ids::SessionId;
@@ -179,6 +180,10 @@ impl WriterContext {
     /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
         let result = match self.try_commit(group) {
+            // What the log holds already may be what needs the room.
+            Err(StoreError::DiskFull { .. }) if self.fresh_wal_bytes() > 0 => self
+                .checkpoint(CheckpointMode::Passive)
+                .and_then(|_| self.try_commit(group)),
             Err(_) if group.iter().any(AppendRequest::passes_damage) => self.try_commit(group),
             result => result,
         };
@@ -221,6 +226,7 @@ impl WriterContext {
             });
         }
         let now_ms = self.options.clock.now_ms();
+        let keeps_reserve = self.reserve.held_bytes().is_some();
         let Self {
             db,
             connection,
@@ -261,6 +267,10 @@ impl WriterContext {
                 "count the totals",
                 sql::totals::add(transaction, &sums.totals),
             )?;
+            if keeps_reserve {
+                // The reserve is for making room; new messages leave it whole, log and all.
+                check_room_to_grow(db, transaction, 0)?;
+            }
             Ok(answers)
         });
         match (&result, &self.options.on_commit) {

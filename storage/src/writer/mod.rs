@@ -5,9 +5,10 @@
 //! Between processes SQLite's write lock arbitrates: every transaction begins by taking it, and
 //! what is remembered between transactions is dropped when somebody else has committed.
 
-pub(crate) mod append;
+mod append;
 pub(crate) mod context;
 mod queue;
+mod request;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -17,11 +18,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use append::AppendRequest;
-pub(crate) use append::Done;
 use context::Lull;
 pub(crate) use context::WriterContext;
 use queue::{Queue, Work};
+use request::AppendRequest;
+pub(crate) use request::Done;
 
 use crate::error::{Result, StoreError};
 use crate::message::{Appended, Batch};

@@ -1,0 +1,211 @@
+//! Batches on their way to the writer: checked against the bounds, their lines read, and each answered
+//! whatever becomes of the writer.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::ENDED;
+use super::append::Wrote;
+use super::queue::millis;
+use crate::classify::{self, LineFacts};
+use crate::error::{Result, StoreError};
+use crate::ids::{SessionId, SessionKey};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SESSION_TEXT_BYTES_MAX};
+use crate::message::{Appended, Arrival, Batch, Committed, ImportMark, Message, SessionMeta};
+use crate::sql;
+
+/// Answers an append.
+pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
+
+/// A payload with all that can be known of it before its turn, so that the writer thread only writes.
+pub(crate) struct Prepared {
+    pub(super) payload: Bytes,
+    pub(super) digest: i64,
+    pub(super) facts: LineFacts,
+    /// When it was received, for a message that comes from another store; else on commit.
+    pub(super) received_ms: Option<i64>,
+}
+
+/// A checked batch on its way to the writer.
+pub(crate) struct AppendRequest {
+    pub(super) session: SessionId,
+    pub(super) key: Option<SessionKey>,
+    pub(super) meta: SessionMeta,
+    pub(super) messages: Vec<Prepared>,
+    pub(super) expected_sequence: Option<u64>,
+    pub(super) arrival: Arrival,
+    pub(super) import: Option<ImportMark>,
+    pub(super) deadline: Instant,
+    pub(super) queued: Instant,
+    pub(super) done: Done,
+    bytes: usize,
+    /// A damaged page was met where segments of this session would stand, if it had any.
+    pub(super) met_damage: Cell<bool>,
+}
+
+impl AppendRequest {
+    /// Checks a batch against the bounds and reads its lines.
+    pub(crate) fn prepare(
+        batch: Batch,
+        payload_bytes_max: usize,
+        deadline: Instant,
+        done: Done,
+    ) -> Result<Self, (StoreError, Done)> {
+        if let Err(error) = check(&batch, payload_bytes_max) {
+            return Err((error, done));
+        }
+        let bytes = batch.bytes();
+        let messages = batch
+            .payloads
+            .into_iter()
+            .map(|payload| Prepared {
+                digest: sql::messages::digest(&payload),
+                facts: classify::classify(&payload),
+                payload,
+                received_ms: None,
+            })
+            .collect();
+        Ok(Self {
+            session: batch.session,
+            key: batch.key,
+            meta: batch.meta,
+            messages,
+            expected_sequence: batch.expected_sequence,
+            arrival: batch.arrival,
+            import: batch.import,
+            deadline,
+            queued: Instant::now(),
+            done,
+            bytes,
+            met_damage: Cell::new(false),
+        })
+    }
+
+    /// Whether it may be written at a second try, which does not look where the first met damage:
+    /// SQLite writes nothing more in a transaction that has read a damaged page.
+    pub(super) fn passes_damage(&self) -> bool {
+        self.met_damage.get()
+    }
+
+    /// Gives the messages the times at which another store received them.
+    pub(super) fn received(mut self, received_ms: &[i64]) -> Self {
+        for (message, received_ms) in self.messages.iter_mut().zip(received_ms) {
+            message.received_ms = Some(*received_ms);
+        }
+        self
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Answers that its time is over.
+    pub(super) fn refuse_late(self) {
+        let waited_ms = millis(self.queued.elapsed());
+        (self.done)(Err(StoreError::DeadlineExceeded { waited_ms }));
+    }
+
+    /// The messages that were new, for those who follow; `None` when there are none.
+    pub(super) fn committed(&self, wrote: &Wrote, now_ms: i64) -> Option<Committed> {
+        let Wrote { key, appended } = wrote;
+        let fresh = self.messages.iter().zip(appended.first_sequence..);
+        // Lossless: not more than the batch has.
+        let messages: Vec<_> = fresh
+            .skip(appended.duplicates as usize)
+            .map(|(message, sequence)| Message {
+                sequence,
+                received_ms: message.received_ms.unwrap_or(now_ms),
+                payload: message.payload.clone(),
+            })
+            .collect();
+        (!messages.is_empty()).then(|| Committed {
+            session: self.session.clone(),
+            key: *key,
+            messages,
+        })
+    }
+}
+
+/// The requests of a group that have no answer yet. When a panic ends the writer they get one: the group
+/// may be on disk.
+pub(super) struct Unanswered(std::vec::IntoIter<AppendRequest>);
+
+impl Unanswered {
+    pub(super) fn of(group: Vec<AppendRequest>) -> Self {
+        Self(group.into_iter())
+    }
+
+    pub(super) fn requests(&self) -> &[AppendRequest] {
+        self.0.as_slice()
+    }
+}
+
+impl Iterator for Unanswered {
+    type Item = AppendRequest;
+
+    fn next(&mut self) -> Option<AppendRequest> {
+        self.0.next()
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        for request in self.0.by_ref() {
+            let why = Some(format!("{ENDED}; whether this was recorded is not known"));
+            let tell = || (request.done)(Err(StoreError::Closed { why }));
+            // A second panic would end the process.
+            let _ = catch_unwind(AssertUnwindSafe(tell));
+        }
+    }
+}
+
+fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
+    let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
+    if batch.payloads.len() > BATCH_MESSAGES_MAX {
+        let found = batch.payloads.len();
+        return refuse(
+            "the batch",
+            format!("{found} messages, at most {BATCH_MESSAGES_MAX}"),
+        );
+    }
+    for (index, payload) in batch.payloads.iter().enumerate() {
+        if payload.len() > payload_bytes_max {
+            return Err(StoreError::PayloadTooLarge {
+                id: batch.session.to_string(),
+                index,
+                bytes: payload.len(),
+                bytes_max: payload_bytes_max,
+            });
+        }
+    }
+    if batch.payloads.len() > 1 && batch.bytes() > BATCH_BYTES_MAX {
+        let found = batch.bytes();
+        return refuse(
+            "the batch",
+            format!("{found} bytes, at most {BATCH_BYTES_MAX}"),
+        );
+    }
+    if batch.expected_sequence == Some(0) {
+        return refuse("expected_sequence", "sequences begin at 1".into());
+    }
+    let meta = &batch.meta;
+    let texts = [
+        ("name", &meta.name),
+        ("model", &meta.model),
+        ("working_directory", &meta.working_directory),
+        ("worktree_id", &meta.worktree_id),
+        ("agent_session_id", &meta.agent_session_id),
+    ];
+    for (what, text) in texts {
+        if text.len() > SESSION_TEXT_BYTES_MAX {
+            return refuse(
+                what,
+                format!("{} bytes, at most {SESSION_TEXT_BYTES_MAX}", text.len()),
+            );
+        }
+    }
+    Ok(())
+}
