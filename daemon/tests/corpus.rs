@@ -214,6 +214,7 @@ async fn every_line_of_real_sessions_is_told_once_wherever_a_replay_begins() {
     let served = serve(&[
         ("max_db_bytes", "1000000000"),
         ("max_sessions", "90"),
+        ("max_memory_bytes", "1000000000"),
         ("max_clients", "10"),
         ("compaction", "false"),
     ])
