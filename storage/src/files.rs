@@ -12,6 +12,7 @@ use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
 use rustix::io::Errno;
 
 use crate::error::{Result, StoreError};
+use crate::limits::FULL_PROBE_BYTES;
 use crate::open_files;
 use crate::sql::db::Db;
 
@@ -306,11 +307,7 @@ pub(crate) struct Disk {
 
 /// The file system of `path`; `None` when it does not tell.
 pub(crate) fn disk(path: &Path) -> Option<Disk> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let stat = rustix::fs::statvfs(folder).ok()?;
+    let stat = rustix::fs::statvfs(folder_of(path)).ok()?;
     (stat.f_blocks > 0).then(|| Disk {
         free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
         total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
@@ -320,6 +317,37 @@ pub(crate) fn disk(path: &Path) -> Option<Disk> {
 /// Bytes that the file system of `path` has left for us; `None` when it does not tell.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     disk(path).map(|disk| disk.free_bytes)
+}
+
+/// Whether the file system of `path` takes so many more bytes, tried with a file that has no name and
+/// is gone at once; false as well where that cannot be tried. What a file system tells of its room is
+/// not always so: it may keep some for root, tell none while it has some, or know of quotas.
+pub(crate) fn takes_bytes(path: &Path, bytes: u64) -> bool {
+    try_to_hold(path, bytes).is_ok()
+}
+
+/// Whether a small file beside `path` meets a full disk, or the end of a user's quota.
+pub(crate) fn is_full(path: &Path) -> bool {
+    matches!(
+        try_to_hold(path, FULL_PROBE_BYTES),
+        Err(Errno::NOSPC | Errno::DQUOT)
+    )
+}
+
+fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {
+    use rustix::fs::{FallocateFlags, Mode, OFlags};
+    let file = rustix::fs::open(
+        folder_of(path),
+        OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )?;
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Name of the network file system that holds `path`, when it is one: SQLite's locks and shared

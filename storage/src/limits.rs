@@ -55,6 +55,8 @@ pub const GROUP_BYTES_MAX: usize = 8 << 20;
 pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
 /// How long a checkpoint that cuts the WAL waits for readers to leave it.
 pub const CHECKPOINT_WAIT_MS_MAX: u64 = 50;
+/// How far apart the attempts are to cut a log that a reader kept from being cut.
+pub const LOG_CUT_MS_MIN: u64 = 1_000;
 /// How often a lock is looked for, meanwhile.
 pub const BUSY_POLL_MS: u64 = 1;
 /// In the first milliseconds it is looked for this often, because most commits are over by then.
@@ -150,6 +152,11 @@ pub const RESERVE_DISK_DIVISOR: u64 = 8;
 /// … and never with less than this: room for the shared memory beside the file, for a few short
 /// transactions, and so for the next room made.
 pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
+/// How long after it could not be put aside the reserve is tried again, where the file system says that
+/// there is room.
+pub const RESERVE_RETRY_MS_MIN: u64 = 5_000;
+/// A file of so many bytes that finds no room tells that the disk is full, or the user's quota.
+pub const FULL_PROBE_BYTES: u64 = RESERVE_BYTES_MIN;
 /// While the reserve is given up, new messages are taken only if the file has this much room
 /// within itself: what they leave must do for compacting.
 pub const FULL_DISK_FREE_BYTES_MIN: u64 = 4 * RESERVE_BYTES_MIN;

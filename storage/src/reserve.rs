@@ -5,11 +5,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::files::{Disk, disk};
-use crate::limits::{RESERVE_BYTES_MIN, RESERVE_DISK_DIVISOR, RESERVE_FREE_DIVISOR};
+use crate::limits::{
+    RESERVE_BYTES_MIN, RESERVE_DISK_DIVISOR, RESERVE_FREE_DIVISOR, RESERVE_RETRY_MS_MIN,
+};
 
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -20,6 +23,8 @@ pub(crate) struct Reserve {
     held_bytes: u64,
     /// It was given up, by us or by an earlier opening, and is not back yet.
     given_up: bool,
+    /// When it could last not be put aside, though the file system said that there was room.
+    failed: Option<Instant>,
 }
 
 impl Reserve {
@@ -32,6 +37,7 @@ impl Reserve {
             // Giving up leaves an empty file.
             given_up: bytes > 0 && held.as_ref().is_ok_and(|&held| held == 0),
             held_bytes: held.unwrap_or(0),
+            failed: None,
         };
         reserve.restore_when_possible();
         reserve
@@ -48,9 +54,15 @@ impl Reserve {
         }
     }
 
-    /// What is held; `None` where none is wanted.
-    pub(crate) fn held_bytes(&self) -> Option<u64> {
-        (self.bytes > 0).then_some(self.held_bytes)
+    /// Whether there is to be one.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.bytes > 0
+    }
+
+    /// What is held now; `None` where none is wanted.
+    pub(crate) fn held_bytes(&mut self) -> Option<u64> {
+        self.look();
+        self.is_wanted().then_some(self.held_bytes)
     }
 
     /// Gives the space up; whether there was any.
@@ -98,23 +110,28 @@ impl Reserve {
     /// Puts the space aside again when the disk has room: less of it on a small disk, and more
     /// once there is room for a quarter more.
     pub(crate) fn restore_when_possible(&mut self) {
-        if self.held_bytes >= self.bytes {
+        self.look();
+        let wait = Duration::from_millis(RESERVE_RETRY_MS_MIN);
+        if self.held_bytes >= self.bytes || self.failed.is_some_and(|at| at.elapsed() < wait) {
             return;
         }
-        let Some(bytes) = disk(&self.path).and_then(|disk| self.bytes_to_hold(disk)) else {
-            return;
+        let bytes = match disk(&self.path) {
+            Some(disk) => self.bytes_to_hold(disk),
+            // A file system that does not tell its size may have room for all of it.
+            None => Some(self.bytes),
         };
-        match grow(&self.path, bytes) {
-            Ok(()) => {
-                self.held_bytes = bytes;
-                self.given_up = false;
-            }
-            // Without its reserve the store works as well, until the disk is full. An empty file would
-            // say that it was given up.
-            Err(_) if self.held_bytes == 0 && !self.given_up => {
-                let _ = std::fs::remove_file(&self.path);
-            }
-            Err(_) => {}
+        let Some(bytes) = bytes else { return };
+        if grow(&self.path, bytes).is_ok() {
+            self.held_bytes = bytes;
+            self.given_up = false;
+            self.failed = None;
+            return;
+        }
+        self.failed = Some(Instant::now());
+        // Without its reserve the store works as well, until the disk is full. An empty file would say
+        // that it was given up.
+        if self.held_bytes == 0 && !self.given_up {
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 
@@ -184,6 +201,7 @@ mod tests {
             bytes: 16 * MIB,
             held_bytes: 0,
             given_up,
+            failed: None,
         };
         let disk = Disk {
             free_bytes: free_mib * MIB,

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use rusqlite::Connection;
 
 use super::plan::PlannedStep;
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
 use crate::reader::fetch::{self, Cursor};
@@ -61,6 +61,10 @@ pub(super) fn read(
     let id = &step.session;
     let mut next = first;
     for info in infos {
+        if info.first_sequence < next {
+            let what = format!("two segments hold message {}", info.first_sequence);
+            return Err(StoreError::damaged(Some(id.as_str()), what));
+        }
         let before = next..=info.first_sequence - 1;
         read_hot(db, &snapshot, id, before, cursor, &mut standing)?;
         next = info.last_sequence + 1;

@@ -8,6 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use crate::error::{Result, StoreError};
+use crate::files;
 use crate::limits;
 use crate::options::Durability;
 
@@ -210,7 +211,10 @@ impl Db {
                 }
             }
             ErrorCode::CannotOpen => StoreError::ReadOnly { path, why },
-            ErrorCode::SystemIoFailure if is_out_of_space(&source) => {
+            ErrorCode::SystemIoFailure
+                if is_out_of_space(&source)
+                    || is_failed_write(&source) && files::is_full(&path) =>
+            {
                 StoreError::DiskFull { path, why }
             }
             _ => StoreError::Sqlite {
@@ -290,6 +294,15 @@ fn is_odd_sum(error: &rusqlite::Error) -> bool {
 fn is_out_of_space(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|e| e.extended_code);
     extended == Some(ffi::SQLITE_IOERR_SHMSIZE) || extended == Some(ffi::SQLITE_IOERR_SHMOPEN)
+}
+
+/// Whether a write failed. Where a user's quota ends, SQLite says no more than that.
+fn is_failed_write(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|e| e.extended_code);
+    matches!(
+        extended,
+        Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_TRUNCATE)
+    )
 }
 
 /// SQLite's number for `PRAGMA auto_vacuum = INCREMENTAL`.

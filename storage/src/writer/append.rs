@@ -8,7 +8,7 @@ use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::growth::{self, LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionKey};
-use crate::limits::{SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX};
+use crate::limits::{MESSAGE_TYPES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX};
 use crate::message::{Appended, Arrival, SessionMeta};
 use crate::reader::fetch;
 use crate::session::Session;
@@ -391,7 +391,10 @@ fn add_message(
                 "name a message type",
                 sql::growth::type_id(connection, &facts.message_type),
             )?;
-            cache.types.insert(facts.message_type.clone(), id);
+            // A name that is new each time counts among the others, and must not fill the memory.
+            if cache.types.len() < MESSAGE_TYPES_MAX {
+                cache.types.insert(facts.message_type.clone(), id);
+            }
             id
         }
     };

@@ -9,12 +9,13 @@ use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
 use super::append::{GroupSums, Room, Wrote, admit, find_again, write};
+use super::disk_room::{self, PagesBefore};
 use super::request::{AppendRequest, Unanswered};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::files::free_bytes;
 use crate::ids::SessionId;
 use crate::limits::{
-    APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES,
+    APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, LOG_CUT_MS_MIN, PAGE_BYTES,
     RESERVE_BYTES_DEFAULT, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN,
     WAL_LIMIT_DIVISOR,
 };
@@ -95,8 +96,10 @@ pub(crate) struct WriterContext {
     /// Bytes of the WAL at its last checkpoint, as long as it has not begun anew since: a reader may
     /// hold it there, and what was copied once is not looked at again for each commit.
     checkpointed_bytes: u64,
-    /// A reader kept some of it from being copied.
+    /// Some of it may not be copied: a reader kept it from being, or an earlier opening left it.
     is_held_back: bool,
+    /// When a log longer than usual was last to be cut.
+    cut_tried: Option<Instant>,
 }
 
 impl WriterContext {
@@ -109,6 +112,8 @@ impl WriterContext {
     ) -> Self {
         connection.wal_hook(Some(note_wal_pages));
         Self {
+            is_held_back: db.wal_bytes() > 0,
+            cut_tried: None,
             db,
             options,
             connection,
@@ -118,7 +123,6 @@ impl WriterContext {
             reserve,
             watch,
             checkpointed_bytes: 0,
-            is_held_back: false,
         }
     }
 
@@ -180,19 +184,20 @@ impl WriterContext {
     /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
         let result = match self.try_commit(group) {
-            // What the log holds already may be what needs the room.
-            Err(StoreError::DiskFull { .. }) if self.fresh_wal_bytes() > 0 => self
-                .checkpoint(CheckpointMode::Passive)
-                .and_then(|_| self.try_commit(group)),
+            Err(StoreError::DiskFull { .. }) if self.gives_the_logs_room_back() => {
+                self.try_commit(group)
+            }
             Err(_) if group.iter().any(AppendRequest::passes_damage) => self.try_commit(group),
+            Ok(answers)
+                if answers.iter().all(|answer| limit_reached(answer).is_some())
+                    && self.cut_long_log() =>
+            {
+                self.try_commit(group)
+            }
             result => result,
         };
-        let refused = |answer: &Result<Appended>| match answer {
-            Err(StoreError::LimitReached { used_bytes, .. }) => Some(*used_bytes),
-            _ => None,
-        };
         let answers = result.as_ref().map_or(&[][..], Vec::as_slice);
-        match answers.iter().find_map(refused) {
+        match answers.iter().find_map(limit_reached) {
             Some(used_bytes) => {
                 let now_ms = self.options.clock.now_ms();
                 self.watch.refused(used_bytes, now_ms);
@@ -226,7 +231,7 @@ impl WriterContext {
             });
         }
         let now_ms = self.options.clock.now_ms();
-        let keeps_reserve = self.reserve.held_bytes().is_some();
+        let keeps_reserve = self.reserve.is_wanted();
         let Self {
             db,
             connection,
@@ -237,6 +242,7 @@ impl WriterContext {
         } = self;
         let result = write_transaction(db, connection, "append", |transaction| {
             forget_if_outdated(db, transaction, cache, data_version)?;
+            let before = PagesBefore::look(db, transaction)?;
             let mut room = room(db, transaction, watch)?;
             let mut sums = GroupSums::default();
             let mut answers = Vec::with_capacity(group.len());
@@ -269,7 +275,7 @@ impl WriterContext {
             )?;
             if keeps_reserve {
                 // The reserve is for making room; new messages leave it whole, log and all.
-                check_room_to_grow(db, transaction, 0)?;
+                disk_room::check(db, transaction, before, 0)?;
             }
             Ok(answers)
         });
@@ -310,6 +316,25 @@ impl WriterContext {
         self.checkpoint(CheckpointMode::Passive).map(drop)
     }
 
+    /// Moves the log into the main file and cuts it; whether there was a log and that was done. It may be
+    /// another process's, or that of one that crashed.
+    fn gives_the_logs_room_back(&mut self) -> bool {
+        self.db.wal_bytes() > 0 && self.checkpoint(CheckpointMode::Truncate).is_ok()
+    }
+
+    /// Cuts a log that is longer than usual, as a reader leaves it that was long in the way; whether there
+    /// was one. As it waits for readers a moment, it does so now and then only.
+    fn cut_long_log(&mut self) -> bool {
+        let wait = Duration::from_millis(LOG_CUT_MS_MIN);
+        if wal_excess_bytes(&self.db, &self.watch) == 0
+            || self.cut_tried.is_some_and(|at| at.elapsed() < wait)
+        {
+            return false;
+        }
+        self.cut_tried = Some(Instant::now());
+        self.gives_the_logs_room_back()
+    }
+
     /// Bytes of the log that the last checkpoint has not seen.
     fn fresh_wal_bytes(&mut self) -> u64 {
         // It has begun anew since.
@@ -340,8 +365,9 @@ impl WriterContext {
                 &mut context.connection,
                 action,
                 |transaction| {
+                    let before = PagesBefore::look(&db, transaction)?;
                     let value = work(&db, transaction)?;
-                    check_room_to_grow(&db, transaction, held_bytes)?;
+                    disk_room::check(&db, transaction, before, held_bytes)?;
                     Ok(value)
                 },
             )
@@ -350,16 +376,14 @@ impl WriterContext {
         // takes what is left of it.
         let held_bytes = self.reserve.held_bytes().unwrap_or(0);
         let room_bytes = free_bytes(self.db.path()).map(|free| free + held_bytes);
-        if room_bytes.is_some_and(|room| room < RESERVE_BYTES_DEFAULT) && self.fresh_wal_bytes() > 0
-        {
-            let _ = self.checkpoint(CheckpointMode::Truncate);
+        if room_bytes.is_some_and(|room| room < RESERVE_BYTES_DEFAULT) {
+            self.gives_the_logs_room_back();
         }
         match attempt(self) {
             Err(StoreError::DiskFull { .. }) => {
                 self.reserve.release();
-                // Moves the WAL into the main file, so that it can begin anew. That may be all the room
-                // there is, where the reserve was given up before.
-                let _ = self.checkpoint(CheckpointMode::Truncate);
+                // That may be all the room there is, where the reserve was given up before.
+                self.gives_the_logs_room_back();
                 attempt(self)
             }
             result => result,
@@ -414,6 +438,7 @@ impl WriterContext {
     /// What can be done when nothing else is asked for.
     pub(super) fn tidy_when_idle(&mut self) {
         self.checkpoint_when_due(Lull::Long);
+        self.cut_long_log();
         self.observe_size();
         self.reserve.restore_when_possible();
     }
@@ -426,23 +451,12 @@ impl WriterContext {
     }
 }
 
-/// Refuses a transaction by which the main file is to grow beyond what the disk has room for. In the log
-/// alone it could be committed, and would keep there the room that is missing.
-fn check_room_to_grow(db: &Db, connection: &Connection, held_bytes: u64) -> Result<()> {
-    let Some(free_bytes) = free_bytes(db.path()) else {
-        return Ok(());
-    };
-    let pages = db.named("count pages", sql::space::pages(connection))?;
-    let grows_by = (pages * u64::from(PAGE_BYTES)).saturating_sub(db.main_bytes());
-    // New pages are written to the log and to the main file, others to the log only.
-    let needed_bytes = 2 * grows_by + WAL_BYTES_LULL_MAX;
-    if grows_by == 0 || needed_bytes <= free_bytes + held_bytes {
-        return Ok(());
+/// The bytes in use that made an append meet the limit.
+fn limit_reached(answer: &Result<Appended>) -> Option<u64> {
+    match answer {
+        Err(StoreError::LimitReached { used_bytes, .. }) => Some(*used_bytes),
+        _ => None,
     }
-    Err(StoreError::DiskFull {
-        path: db.path().to_owned(),
-        why: format!("the file would grow by {grows_by} bytes, {free_bytes} are free"),
-    })
 }
 
 /// Errors that concern one request only, when they come before it has written anything.

@@ -7,6 +7,7 @@
 
 mod append;
 pub(crate) mod context;
+mod disk_room;
 mod queue;
 mod request;
 
