@@ -20,7 +20,7 @@ pub use build::{GROWTH_DAYS_MAX, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN
 pub use csv::csv;
 pub use html::html;
 pub use prometheus::prometheus;
-pub use text::text;
+pub use text::{main_points, text};
 
 /// Size, growth and future of a store.
 #[derive(Debug, Clone, PartialEq, Serialize)]
