@@ -27,7 +27,7 @@ const TURN_POLL: Duration = Duration::from_millis(200);
 What is compressed is decompressed again and compared byte for byte before the original rows \
 go. Stopping at any moment, even by kill -9, loses nothing.")]
 pub struct Args {
-    /// Only this session (an id, or its beginning)
+    /// Only this session (an id, a part of it, or a name)
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
     /// How much effort: `quick` is several times faster, `deep` smaller

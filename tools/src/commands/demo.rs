@@ -14,7 +14,7 @@ use directories::BaseDirs;
 use serde_json::json;
 
 use super::import::show_skipped;
-use super::{Context, short_name};
+use super::{Context, for_a_shell, short_name};
 use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content;
@@ -247,6 +247,11 @@ fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<
         plan,
         &ImportOptions::default(),
         &mut |at| {
+            progress.now(if at.compacting {
+                "compacting"
+            } else {
+                "recording"
+            });
             progress.at_of(at.bytes_done, at.bytes);
             context.interrupt.flow()
         },
@@ -410,17 +415,6 @@ fn next_steps(context: &mut Context<'_>, database: &Path, session: Option<&str>,
         false => "and to keep your history in your own store:",
     });
     out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects && betcode-db compact");
-}
-
-/// The path as a shell takes it, from whatever folder.
-fn for_a_shell(path: &Path) -> String {
-    let absolute = std::path::absolute(path);
-    let path = absolute.as_deref().unwrap_or(path).display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    match path.chars().all(is_plain) {
-        true => path,
-        false => format!("'{}'", path.replace('\'', r"'\''")),
-    }
 }
 
 /// A story without its end is no document: the error is one.

@@ -8,7 +8,7 @@ use crate::error::{Exit, Result};
 /// Name a session
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The session's id, or its beginning
+    /// The session's id, a part of it, or its name
     session: String,
     /// The new name; the id stays
     name: String,

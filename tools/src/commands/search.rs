@@ -26,7 +26,7 @@ pub struct Args {
     /// Upper and lower case are the same
     #[arg(long, short)]
     ignore_case: bool,
-    /// Only this session (an id, or its beginning)
+    /// Only this session (an id, a part of it, or a name)
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
     /// Only messages of this type, such as user or assistant, as `report` names them

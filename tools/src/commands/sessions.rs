@@ -18,7 +18,7 @@ const ABOUT_CELLS_MAX: usize = 54;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 STORED is what the session takes in the database, also as a share of RAW. Wherever a session \
-is asked for, the beginning of its id will do.")]
+is asked for, a part of its id that no other has will do, and so will its name.")]
 pub struct Args {
     /// Only sessions whose id, name, model, directory or last text contains this
     filter: Option<String>,
