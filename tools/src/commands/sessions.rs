@@ -36,9 +36,9 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// Last appended to first
+    /// By the time of the last message, newest first; sessions that tell no time come last
     Updated,
-    /// Biggest first
+    /// By RAW, what their messages take as they came, biggest first
     Size,
     /// Most messages first
     Messages,
