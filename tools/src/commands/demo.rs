@@ -25,10 +25,6 @@ use crate::output::{Out, Unit, format};
 /// Sessions generated when there are none to read.
 const GENERATED_SESSIONS: usize = 12;
 
-/// The last generated session ends so long before now: its last turns, which tell only how long they took,
-/// count from its last time on.
-const END_BEFORE_NOW_MS: i64 = 3_600_000;
-
 /// See it at work: record, compact, verify, replay and report
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -216,7 +212,7 @@ fn find_source(
         sessions: GENERATED_SESSIONS,
         target_bytes: args.size,
         // So that the report has weeks of use up to now to go by.
-        end_ms: Some(Utc::now().timestamp_millis() - END_BEFORE_NOW_MS),
+        end_ms: Some(Utc::now().timestamp_millis()),
     };
     let files = generator::write_sessions_while(&folder, wanted, go_on)
         .map_err(|e| Failure::io("write generated sessions to", &folder, &e))?

@@ -92,7 +92,9 @@ pub fn write_sessions_while(
         let seed = wanted.seed.wrapping_mul(1_000).wrapping_add(number as u64);
         // Sizes differ as they do in life: half of the share to one and a half.
         let bytes = each / 2 + each * (number as u64 % 5) / 4;
-        let after = wanted.sessions - 1 - number;
+        // The first one ends last: it is a transcript, whose lines all tell their times. The turns of a stream
+        // may be said to have taken longer than the times between its lines.
+        let after = (wanted.sessions - number) % wanted.sessions;
         let end_ms = wanted
             .end_ms
             .map(|end_ms| end_ms - after as i64 * BETWEEN_SESSIONS_MS);
@@ -268,7 +270,7 @@ mod tests {
         let minutes_before =
             |file: &String, end_ms: i64| (end_ms - last_ms(file).unwrap()) / 60_000;
         for (number, file) in ended.iter().enumerate() {
-            let end_ms = END_MS - (3 - number as i64) * BETWEEN_SESSIONS_MS;
+            let end_ms = END_MS - (4 - number as i64) % 4 * BETWEEN_SESSIONS_MS;
             assert!((0..60).contains(&minutes_before(file, end_ms)), "{number}");
         }
         let undated = written(None);
