@@ -110,6 +110,8 @@ pub struct Failure {
     pub why: Option<String>,
     /// What a person may try.
     pub hint: Option<String>,
+    /// What was meant may be one of these, a line each.
+    pub among: Vec<String>,
 }
 
 impl Failure {
@@ -120,6 +122,7 @@ impl Failure {
             what: what.into(),
             why: None,
             hint: None,
+            among: Vec::new(),
         }
     }
 
@@ -149,6 +152,7 @@ impl Failure {
             what: what.into(),
             why: Some(why),
             hint: self.hint,
+            among: self.among,
         }
     }
 
@@ -173,6 +177,7 @@ impl Failure {
             what: format!("cannot {action} {}", path.display()),
             why: Some(plain_io(error)),
             hint: usual_hint(exit).map(str::to_owned),
+            among: Vec::new(),
         }
     }
 
@@ -190,13 +195,17 @@ impl Failure {
     /// The JSON document of an error.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        json!({"error": {
+        let mut document = json!({"error": {
             "kind": self.exit.name(),
             "exit_code": self.exit as u8,
             "what": self.what,
             "why": self.why,
             "try": self.hint,
-        }})
+        }});
+        if !self.among.is_empty() {
+            document["error"]["among"] = json!(self.among);
+        }
+        document
     }
 }
 
@@ -273,8 +282,16 @@ impl From<StoreError> for Failure {
             StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
             other => other.hint().or(usual_hint(exit)),
         };
-        let mut what = error.to_string();
+        let stop = stop_holder(&error)
+            .map(|stop| format!("wait for it, or {stop}, and run the command again"));
+        // A lease that is held is seen at once.
+        let mut what = error.to_string().replace(" (waited 0 ms)", "");
         let mut why = None;
+        if let StoreError::Missing { path } = &error
+            && path.metadata().is_ok_and(|there| there.is_file())
+        {
+            what = format!("{} is empty: it is no database yet", path.display());
+        }
         if let StoreError::InvalidArgument {
             what: "db_bytes_max" | "session_bytes_max",
             why: bound,
@@ -302,9 +319,25 @@ impl From<StoreError> for Failure {
             exit,
             what,
             why,
-            hint: hint.map(str::to_owned),
+            hint: stop.or(hint.map(str::to_owned)),
+            among: Vec::new(),
         }
     }
+}
+
+/// How to stop what holds a store, where its process is known.
+#[must_use]
+pub fn stop_holder(error: &StoreError) -> Option<String> {
+    let StoreError::Busy { holder, .. } = error else {
+        return None;
+    };
+    let pid = holder.strip_prefix("process ")?;
+    let pid: u32 = pid
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()?;
+    Some(format!("stop it with `kill {pid}`"))
 }
 
 #[cfg(test)]

@@ -127,20 +127,21 @@ pub fn restore(
 ) -> Result<BackupReport> {
     let to = &files::behind_links(to);
     files::refuse_name_of_log(to)?;
-    if !replace {
-        refuse_taken(to)?;
-    }
     if files::is_same_file(backup, to) {
         return Err(StoreError::InvalidArgument {
             what: "the backup",
             why: format!("{} is the database itself", backup.display()),
         });
     }
+    // First of all: nobody is to make room for a backup that is none.
+    let source = Store::open_read_only(backup, StoreOptions::default())?;
+    if !replace {
+        refuse_taken(to)?;
+    }
     if open_files::is_open(to) {
         return Err(busy(to, THE_DATABASE, "this process".into()));
     }
     drop(Unused::claim(to, THE_DATABASE)?);
-    let source = Store::open_read_only(backup, StoreOptions::default())?;
     let db = &source.inner.db;
     let partial = Partial::begin(to)?;
     partial.fill(db, source.totals()?.messages, observe)?;

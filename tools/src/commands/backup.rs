@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use betcode_storage::BackupReport;
 use serde_json::json;
 
-use super::Context;
+use super::{Context, for_a_shell};
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Unit, format};
 
@@ -31,6 +31,15 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
             "name the file to create, such as {}",
             inside.display()
         )));
+    }
+    // A path that is mistyped, or whose disk is not there, would put the copy beside its original.
+    if let Some(folder) = file.parent().filter(|folder| !folder.exists()) {
+        return Err(Failure::new(Exit::NotFound, "no backup was made")
+            .why(format!("there is no folder {}", folder.display()))
+            .hint(format!(
+                "check the path, and whether its disk is mounted; or make the folder: mkdir -p {}",
+                for_a_shell(folder)
+            )));
     }
     let daemon = context.daemon()?;
     let progress = context.out.progress("backing up", 0, Unit::Count);

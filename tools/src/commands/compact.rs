@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::CompactionFailure;
-use betcode_storage::limits::COMPACTION_THREADS_MAX;
+use betcode_storage::capacity::report::CapacityReport;
+use betcode_storage::limits::{COMPACTION_THREADS_MAX, FOOTPRINT_TARGET};
 use betcode_storage::{
     CompactionOutcome, CompactionPlan, CompactionRequest, SessionId, Tier, compaction_threads,
 };
@@ -21,13 +22,16 @@ const TURN_WAIT: Duration = Duration::from_secs(10);
 /// How often it is asked for meanwhile.
 const TURN_POLL: Duration = Duration::from_millis(200);
 
+/// Segments that a dry run lists for people; `--json` has them all.
+const STEPS_SHOWN_MAX: usize = 20;
+
 /// Compress messages losslessly and give the space back
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 What is compressed is decompressed again and compared byte for byte before the original rows \
 go. Stopping at any moment, even by kill -9, loses nothing.")]
 pub struct Args {
-    /// Only this session (an id, or its beginning)
+    /// Only this session (an id, a part of it, or a name)
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
     /// How much effort: `quick` is several times faster, `deep` smaller
@@ -81,8 +85,10 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         ..CompactionRequest::manual()
     };
     if args.dry_run {
+        let plan = store.plan_compaction(&request)?;
+        let saves_bytes = saves_bytes(&plan, request.session.as_ref(), &store.capacity_report()?);
         let free_bytes = store.space()?.free_bytes;
-        show_plan(context.out, &store.plan_compaction(&request)?, free_bytes);
+        show_plan(context.out, &plan, free_bytes, saves_bytes);
         return Ok(Exit::Ok);
     }
     let progress = context.out.progress("compacting", 0, Unit::Bytes);
@@ -235,7 +241,22 @@ fn show(out: &mut Out, outcome: &Outcome) {
     }
 }
 
-fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64) {
+/// What the steps would save, about: of the whole store what `report` and `doctor` say, of a session what
+/// its history would take at the same ratio. What is saved by compressing segments anew is not known before.
+fn saves_bytes(plan: &CompactionPlan, session: Option<&SessionId>, report: &CapacityReport) -> u64 {
+    if plan.batches.is_empty() {
+        return 0;
+    }
+    if session.is_none() {
+        return report.compactable_bytes;
+    }
+    let raw_bytes: u64 = plan.steps().map(|step| step.raw_bytes).sum();
+    let stored_bytes: u64 = plan.steps().map(|step| step.stored_bytes).sum();
+    let left = report.compacted_ratio().unwrap_or(FOOTPRINT_TARGET);
+    stored_bytes.saturating_sub((raw_bytes as f64 * left) as u64)
+}
+
+fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saves_bytes: u64) {
     let steps: Vec<_> = plan
         .steps()
         .map(|step| {
@@ -255,7 +276,7 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64) {
     let stored_bytes: u64 = plan.steps().map(|s| s.stored_bytes).sum();
     let document = json!({
         "dry_run": true, "raw_bytes": raw_bytes, "stored_bytes": stored_bytes, "steps": steps,
-        "free_bytes": free_bytes,
+        "free_bytes": free_bytes, "saves_bytes_estimate": saves_bytes,
     });
     out.json(&document);
     if plan.batches.is_empty() {
@@ -276,7 +297,19 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64) {
         format::bytes(raw_bytes),
         format::bytes(stored_bytes)
     ));
-    for step in plan.steps() {
+    if saves_bytes > 0 {
+        let anew = plan.steps().any(|step| step.replaces_segments > 0);
+        out.line(format!(
+            "Would save about {}{}",
+            format::bytes(saves_bytes),
+            if anew {
+                ", and more by compressing segments anew"
+            } else {
+                ""
+            }
+        ));
+    }
+    for step in plan.steps().take(STEPS_SHOWN_MAX) {
         out.line(format!(
             "  {:<6} {:>9}  {} {}–{}",
             step.tier.name(),
@@ -285,5 +318,9 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64) {
             step.first_sequence,
             step.last_sequence
         ));
+    }
+    let more = plan.steps().count().saturating_sub(STEPS_SHOWN_MAX) as u64;
+    if more > 0 {
+        out.line(format!("  … and {} more", format::count(more)));
     }
 }

@@ -9,11 +9,12 @@ use betcode_storage::capacity::report;
 use betcode_storage::{
     CompactionOutcome, CompactionRequest, SessionFilter, Store, compaction_threads,
 };
+use chrono::Utc;
 use directories::BaseDirs;
 use serde_json::json;
 
 use super::import::show_skipped;
-use super::{Context, short_name};
+use super::{Context, for_a_shell, short_name};
 use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content;
@@ -109,11 +110,13 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
     context.out.flush();
     let store = Store::open(&database, context.global.options())?;
 
+    // What a store takes that holds nothing, with the log of its making: of a tiny history it is most.
+    let empty_bytes = store.space()?.used_bytes();
     let imported = record(&store, std::mem::take(&mut source.plan), context)?;
     if imported.interrupted || context.interrupt.raised() {
         return Err(interrupted());
     }
-    let compacted = compact(&store, context)?;
+    let compacted = compact(&store, empty_bytes, context)?;
     let healthy = verify(&store, context)?;
     let replayed = replay(&store, context)?;
     if context.interrupt.raised() {
@@ -148,7 +151,7 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
         "report": report,
     }));
     context.out.line("");
-    context.out.text(&report::text(&report));
+    context.out.text(&report::main_points(&report));
     show_skipped(context.out, &imported);
     if !args.remove || context.global.db.is_some() {
         next_steps(context, &database, example.as_deref(), source.generated);
@@ -204,19 +207,25 @@ fn find_source(
     }
     let folder = scratch.join("sessions");
     let progress = out.progress("generating", 0, Unit::Count);
-    let (seed, size) = (args.seed, args.size);
-    let files = generator::write_sessions_while(&folder, seed, GENERATED_SESSIONS, size, go_on)
+    let wanted = generator::Sessions {
+        seed: args.seed,
+        sessions: GENERATED_SESSIONS,
+        target_bytes: args.size,
+        // So that the report has weeks of use up to now to go by.
+        end_ms: Some(Utc::now().timestamp_millis()),
+    };
+    let files = generator::write_sessions_while(&folder, wanted, go_on)
         .map_err(|e| Failure::io("write generated sessions to", &folder, &e))?
         .ok_or_else(interrupted)?;
     drop(progress);
     let about = format!(
-        "{} generated from seed {}{}",
+        "{} generated from seed {}, up to today{}",
         format::counted(files.len() as u64, "session"),
         args.seed,
         if args.generated {
             ""
         } else {
-            ", as ~/.claude/projects holds none"
+            " (~/.claude/projects holds none)"
         }
     );
     Ok(Source {
@@ -234,6 +243,11 @@ fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<
         plan,
         &ImportOptions::default(),
         &mut |at| {
+            progress.now(if at.compacting {
+                "compacting"
+            } else {
+                "recording"
+            });
             progress.at_of(at.bytes_done, at.bytes);
             context.interrupt.flow()
         },
@@ -250,7 +264,11 @@ fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<
     Ok(summary)
 }
 
-fn compact(store: &Store, context: &mut Context<'_>) -> Result<CompactionOutcome> {
+fn compact(
+    store: &Store,
+    empty_bytes: u64,
+    context: &mut Context<'_>,
+) -> Result<CompactionOutcome> {
     let progress = context.out.progress("compacting", 0, Unit::Bytes);
     let request = CompactionRequest {
         threads_max: compaction_threads(),
@@ -265,17 +283,30 @@ fn compact(store: &Store, context: &mut Context<'_>) -> Result<CompactionOutcome
         return Err(interrupted());
     }
     let plain = store.totals()?.uncompacted_bytes;
-    context.out.line(format!(
-        "Compacted   {} of plain rows to {}: {} (the plan hopes for 30 %)",
-        format::bytes(plain),
-        format::bytes(outcome.bytes_after),
-        format::percent(outcome.bytes_after, plain)
-    ));
-    context.out.line(format!(
-        "            in {} ({}), without losing a byte",
+    let took = format!(
+        "in {} ({}), without losing a byte",
         format::seconds(outcome.seconds),
         format::rate(outcome.raw_bytes, outcome.seconds)
-    ));
+    );
+    if outcome.bytes_after >= plain {
+        context.out.line(format!(
+            "Compacted   {} of plain rows {took};",
+            format::bytes(plain)
+        ));
+        context.out.line(format!(
+            "            the database takes {}, an empty one {}",
+            format::bytes(outcome.bytes_after),
+            format::bytes(empty_bytes.min(outcome.bytes_after))
+        ));
+    } else {
+        context.out.line(format!(
+            "Compacted   {} of plain rows to {}: {}",
+            format::bytes(plain),
+            format::bytes(outcome.bytes_after),
+            format::percent(outcome.bytes_after, plain)
+        ));
+        context.out.line(format!("            {took}"));
+    }
     context.out.flush();
     Ok(outcome)
 }
@@ -370,30 +401,16 @@ fn next_steps(context: &mut Context<'_>, database: &Path, session: Option<&str>,
     out.line("");
     out.line("Try next");
     out.line(format!("  export BETCODE_DB={}", for_a_shell(database)));
-    out.line("  betcode-db sessions");
+    out.line("  betcode-db report        the whole of it: growth, forecast, projects");
     if let Some(session) = session {
         out.line(format!("  betcode-db cat {session} --last 3"));
     }
     out.line("  betcode-db search --ignore-case error --limit 5");
-    out.line("  betcode-db export --out exported");
-    if generated {
-        out.line("and with sessions of your own, in a store that stays:");
-        out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects");
-    } else {
-        out.line("and to keep your history in your own store:");
-        out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects && betcode-db compact");
-    }
-}
-
-/// The path as a shell takes it, from whatever folder.
-fn for_a_shell(path: &Path) -> String {
-    let absolute = std::path::absolute(path);
-    let path = absolute.as_deref().unwrap_or(path).display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    match path.chars().all(is_plain) {
-        true => path,
-        false => format!("'{}'", path.replace('\'', r"'\''")),
-    }
+    out.line(match generated {
+        true => "and with sessions of your own, in a store that stays:",
+        false => "and to keep your history in your own store:",
+    });
+    out.line("  unset BETCODE_DB; betcode-db import ~/.claude/projects && betcode-db compact");
 }
 
 /// A story without its end is no document: the error is one.

@@ -1,6 +1,7 @@
 //! `doctor`: what the database stands on, looked at in a moment; and what to do about it.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -331,17 +332,27 @@ fn reserve(around: &Surroundings) -> Check {
             ),
             hint,
         ),
-        Some(bytes) => Check::ok("reserve", format::bytes(bytes)),
+        Some(bytes) => Check::ok(
+            "reserve",
+            format!(
+                "{} kept beside it for a full disk, given up when needed",
+                format::bytes(bytes)
+            ),
+        ),
     }
 }
 
 /// Files that work which was ended, or a restore, has left beside the database.
 fn leftovers(path: &Path) -> Vec<Check> {
-    let found: Vec<(PathBuf, u64, &'static str)> = beside(path)
-        .filter_map(|(file, suffix)| {
-            let hint = hint_for_leftover(&suffix)?;
+    let of_database = beside(path).filter_map(|(file, suffix)| {
+        let hint = hint_for_leftover(&suffix)?;
+        Some((file, hint))
+    });
+    let found: Vec<(PathBuf, u64, &'static str)> = of_database
+        .chain(partial_copies(path).map(|file| (file, HINT_FOR_PARTIAL)))
+        .map(|(file, hint)| {
             let bytes = fs::metadata(&file).map_or(0, |metadata| metadata.len());
-            Some((file, bytes, hint))
+            (file, bytes, hint)
         })
         .collect();
     if found.is_empty() {
@@ -356,30 +367,59 @@ fn leftovers(path: &Path) -> Vec<Check> {
         .collect()
 }
 
-/// The files whose names continue that of the database, and how.
-fn beside(path: &Path) -> impl Iterator<Item = (PathBuf, String)> {
+/// What is in the database's folder, by name.
+fn folder_of(path: &Path) -> Vec<PathBuf> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let name = path.file_name().unwrap_or_default().to_owned();
-    let mut files: Vec<_> = fs::read_dir(folder.unwrap_or(Path::new(".")))
+    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
+    let mut files: Vec<_> = entries
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| {
-            let other = entry.file_name();
-            let suffix = other
-                .as_encoded_bytes()
-                .strip_prefix(name.as_encoded_bytes())?;
-            let suffix = String::from_utf8_lossy(suffix).into_owned();
-            Some((entry.path(), suffix)).filter(|(_, suffix)| !suffix.is_empty())
-        })
+        .map(|entry| entry.path())
         .collect();
     files.sort();
-    files.into_iter()
+    files
 }
+
+/// How the name of a file continues that of the database.
+fn suffix_of(file: &Path, database: &Path) -> Option<String> {
+    let name = file.file_name()?.as_encoded_bytes();
+    let suffix = name.strip_prefix(database.file_name()?.as_encoded_bytes())?;
+    Some(String::from_utf8_lossy(suffix).into_owned())
+}
+
+/// The files whose names continue that of the database, and how.
+fn beside(path: &Path) -> impl Iterator<Item = (PathBuf, String)> {
+    folder_of(path).into_iter().filter_map(|file| {
+        let suffix = suffix_of(&file, path)?;
+        Some((file, suffix)).filter(|(_, suffix)| !suffix.is_empty())
+    })
+}
+
+/// Unfinished copies under other names, as a backup that was killed leaves them.
+fn partial_copies(path: &Path) -> impl Iterator<Item = PathBuf> {
+    const SQLITE: &[u8; 16] = b"SQLite format 3\0";
+    let is_copy = |file: &PathBuf| {
+        let mut head = [0; SQLITE.len()];
+        let named = file.extension().is_some_and(|ending| ending == "partial");
+        // Other programs name what they have not finished so as well. Pipes are not waited for.
+        let is_file = named && fs::metadata(file).is_ok_and(|there| there.is_file());
+        let read = is_file.then(|| fs::File::open(file).and_then(|mut f| f.read_exact(&mut head)));
+        read.is_some_and(|read| read.is_ok()) && head == *SQLITE
+    };
+    let files = folder_of(path).into_iter();
+    files
+        .filter(|file| suffix_of(file, path).is_none())
+        .filter(is_copy)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+const HINT_FOR_PARTIAL: &str = "delete it, unless a backup or a restore is running";
 
 fn hint_for_leftover(suffix: &str) -> Option<&'static str> {
     if suffix.starts_with(".partial") {
-        return Some("delete it, unless a backup or a restore is running");
+        return Some(HINT_FOR_PARTIAL);
     }
     if suffix.starts_with(".replaced") {
         return Some("a restore moved it aside; delete it once you do not want it back");

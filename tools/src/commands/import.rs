@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use betcode_storage::limits::{PAYLOAD_BYTES_MAX_CEILING, PAYLOAD_BYTES_MAX_DEFAULT};
-use betcode_storage::{Store, StoreOptions};
+use betcode_storage::{Store, StoreOptions, Surroundings};
 
 use super::Context;
 use crate::cli::size;
@@ -64,16 +64,46 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let recorder = Recorder::of(&store, daemon.as_ref());
     let progress = context.out.progress("importing", 0, Unit::Bytes);
     let summary = import(&store, recorder, plan, &options, &mut |at| {
+        progress.now(if at.compacting {
+            "compacting"
+        } else {
+            "importing"
+        });
         progress.at_of(at.bytes_done, at.bytes);
         context.interrupt.flow()
     });
     drop(progress);
+    // A daemon compacts by itself.
+    let saves_bytes = match (&summary, &daemon) {
+        (Ok(taken), None) if taken.messages > 0 => store
+            .capacity_report()
+            .map_or(0, |report| report.compactable_bytes),
+        _ => 0,
+    };
+    let database = store.path().to_owned();
     let closed = store.close();
     let summary = summary?;
     closed?;
     context.out.json(&summary);
     show(context.out, &summary);
+    if summary.messages > 0 {
+        show_size(context.out, &Surroundings::of(&database), saves_bytes);
+    }
     Ok(summary.exit())
+}
+
+/// What the database takes now, and how it takes less. There are always a few fresh messages: a tenth of
+/// it is worth a word.
+fn show_size(out: &mut Out, around: &Surroundings, saves_bytes: u64) {
+    let bytes = around.database_bytes + around.wal_bytes;
+    let takes = format!("The database takes {}", format::bytes(bytes));
+    out.line(match saves_bytes > bytes / 10 {
+        true => format!(
+            "{takes}; `betcode-db compact` makes that about {} less",
+            format::bytes(saves_bytes)
+        ),
+        false => takes,
+    });
 }
 
 /// Shows what an import did.
@@ -102,11 +132,15 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     };
     out.line(took);
     if summary.sessions > 0 && (summary.resumed > 0 || summary.unchanged > 0) {
-        out.line(format!(
-            "  {} had grown, {} had nothing new",
-            format::counted(summary.resumed, "file"),
-            format::count(summary.unchanged)
-        ));
+        let counts = [
+            (summary.resumed, "had grown"),
+            (summary.unchanged, "had nothing new"),
+        ];
+        let said = counts.into_iter().filter(|(files, _)| *files > 0);
+        let said: Vec<_> = said
+            .map(|(files, what)| format!("{} {what}", format::counted(files, "file")))
+            .collect();
+        out.line(format!("  {}", said.join(", ")));
     }
     show_skipped(out, summary);
     if summary.interrupted {

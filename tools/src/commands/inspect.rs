@@ -19,7 +19,7 @@ Parts of a segment that are compressed together have no size of their own: what 
 apportioned (marked ~) by what each takes when compressed alone. The same goes for types of \
 messages, and for what the session shares with others of its working directory.")]
 pub struct Args {
-    /// The session's id, or the beginning of it; without one, all of them together
+    /// The session's id, a part of it, or its name; without one, all of them together
     session: Option<String>,
 }
 

@@ -22,9 +22,10 @@ use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
 use betcode_storage::capacity::report::CapacityReport;
+use betcode_storage::capacity::text::elide_middle;
 use betcode_storage::limits::DB_BYTES_MAX_DEFAULT;
 use betcode_storage::{
-    DamagedSession, ErrorKind, SessionFilter, SessionId, Store, StoreError, StoreOptions,
+    DamagedSession, ErrorKind, Session, SessionFilter, SessionId, Store, StoreError, StoreOptions,
     behind_links,
 };
 use clap::Subcommand;
@@ -32,9 +33,9 @@ use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::daemon::{Daemon, DaemonStatus};
-use crate::error::{Exit, Failure, Result};
+use crate::error::{Exit, Failure, Result, stop_holder};
 use crate::interrupt::Interrupt;
-use crate::output::{Out, Via};
+use crate::output::{Out, Via, format};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -224,6 +225,17 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
     }
 }
 
+/// The path as a shell takes it, from whatever folder.
+fn for_a_shell(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    let path = absolute.as_deref().unwrap_or(path).display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    match path.chars().all(is_plain) {
+        true => path,
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
+}
+
 /// What to try against an error that is about a file named by an argument, and not about the
 /// database.
 fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
@@ -244,6 +256,7 @@ fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
 fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     let full = matches!(error, StoreError::DiskFull { .. });
     let held = matches!(error, StoreError::Busy { .. });
+    let stop = stop_holder(&error);
     if matches!(error, StoreError::Cancelled) {
         return Failure::new(Exit::Interrupted, format!("interrupted: {outcome}"));
     }
@@ -256,7 +269,8 @@ fn copy_failure(error: StoreError, outcome: &str) -> Failure {
         return failure.hint("choose a place on another disk, or free space on that one");
     }
     if held {
-        return failure.hint("stop that process, then run the command again");
+        let stop = stop.unwrap_or_else(|| "stop that process".to_owned());
+        return failure.hint(format!("{stop}, then run the command again"));
     }
     failure
 }
@@ -301,7 +315,14 @@ fn short_name(store: &Store, id: &str) -> Result<String> {
     Ok(id.chars().take(chars).collect())
 }
 
-/// The session that `text` names: its id, or a beginning of it that fits no other.
+/// Candidates shown for a text that names several sessions.
+const CANDIDATES_MAX: usize = 10;
+
+/// Whether a text may mean a session.
+type Fits = fn(&Session, &str) -> bool;
+
+/// The session that `text` names: its id; else the beginning of one, a name, or a part of an id, in this
+/// order, that fits no other.
 fn resolve(store: &Store, text: &str) -> Result<SessionId> {
     if let Ok(id) = SessionId::new(text) {
         match store.session(&id) {
@@ -311,31 +332,55 @@ fn resolve(store: &Store, text: &str) -> Result<SessionId> {
             Err(_) => {}
         }
     }
-    let sessions = store.sessions(&SessionFilter::default())?.sessions;
-    let mut matching = sessions
-        .into_iter()
-        .filter(|s| !text.is_empty() && s.id.as_str().starts_with(text));
-    match (matching.next(), matching.next()) {
-        (Some(only), None) => Ok(only.id),
-        (Some(first), Some(second)) => {
-            let more = matching.count();
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            Err(
-                Failure::new(Exit::NotFound, format!("{text:?} names no session alone"))
-                    .why(format!(
-                        "{} and {}{more} begin with it",
-                        first.id, second.id
-                    ))
-                    .hint("give more of the id"),
-            )
+    let sessions = match text.is_empty() {
+        true => Vec::new(),
+        false => store.sessions(&SessionFilter::default())?.sessions,
+    };
+    let ways: [(&str, Fits); 3] = [
+        ("ids begin with it", |s, text| {
+            s.id.as_str().starts_with(text)
+        }),
+        ("are called so", |s, text| s.meta.name == text),
+        ("ids contain it", |s, text| s.id.as_str().contains(text)),
+    ];
+    for (how, fits) in ways {
+        let matching: Vec<&Session> = sessions.iter().filter(|s| fits(s, text)).collect();
+        match matching[..] {
+            [] => {}
+            [only] => return Ok(only.id.clone()),
+            _ => return Err(ambiguous(text, how, &matching)),
         }
-        (None, _) => Err(
-            Failure::new(Exit::NotFound, format!("there is no session {text:?}"))
-                .hint("run `betcode-db sessions` and use an id from there, or its beginning"),
-        ),
     }
+    Err(
+        Failure::new(Exit::NotFound, format!("there is no session {text:?}")).hint(
+            "run `betcode-db sessions` and use an id from there, a part of it, or the session's name",
+        ),
+    )
+}
+
+fn ambiguous(text: &str, how: &str, matching: &[&Session]) -> Failure {
+    let candidate = |session: &&Session| {
+        let said = session.last_time_ms.map(format::minute);
+        let told = [
+            Some(session.id.to_string()),
+            Some(session.meta.name.clone()),
+            Some(elide_middle(&session.meta.working_directory, 40)),
+            said,
+        ];
+        let told = told.into_iter().flatten().filter(|told| !told.is_empty());
+        told.collect::<Vec<_>>().join("  ")
+    };
+    let mut among: Vec<String> = matching
+        .iter()
+        .take(CANDIDATES_MAX)
+        .map(candidate)
+        .collect();
+    if matching.len() > CANDIDATES_MAX {
+        among.push(format!("and {} more", matching.len() - CANDIDATES_MAX));
+    }
+    let what = format!("{text:?} names no session alone");
+    let failure = Failure::new(Exit::NotFound, what)
+        .why(format!("{} {how}", matching.len()))
+        .hint("give more of the id");
+    Failure { among, ..failure }
 }

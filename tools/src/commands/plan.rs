@@ -16,8 +16,8 @@ use crate::output::{Out, format};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \
-each comes from stand at the end. --measured takes growth, size and what compaction leaves from the database, \
-its limit, the sessions, clients and subprocesses that there may be, memory, levels and latencies from \
+each comes from stand at the end. --measured takes growth, days in use, size and what compaction leaves from \
+the database: a day and a month are those of `betcode-db report`, of all sessions together. It takes its limit, the sessions, clients and subprocesses that there may be, memory, levels and latencies from \
 the daemon that serves it; --set goes over both.")]
 pub struct Args {
     /// Replace an input, such as daemon_memory.sessions=40 or

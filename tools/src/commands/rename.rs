@@ -8,9 +8,9 @@ use crate::error::{Exit, Result};
 /// Name a session
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The session's id, or its beginning
+    /// The session's id, a part of it, or its name
     session: String,
-    /// The new name; the id stays
+    /// The new name, or '' for none; the id stays
     name: String,
 }
 
@@ -27,8 +27,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     context
         .out
         .json(&json!({"session": session.as_str(), "name": args.name}));
-    context
-        .out
-        .line(format!("{session} is called {:?} now", args.name));
+    context.out.line(match args.name.as_str() {
+        "" => format!("{session} has no name now"),
+        name => format!("{session} is called {name:?} now"),
+    });
     Ok(Exit::Ok)
 }

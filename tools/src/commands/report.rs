@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::report;
 use betcode_storage::capacity::report::CapacityReport;
-use betcode_storage::{behind_links, belongs_to_database};
+use betcode_storage::{Surroundings, behind_links, belongs_to_database};
 use serde::Serialize;
 
 use super::Context;
@@ -65,10 +65,12 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         if let Some(daemon) = &daemon {
             show_daemon(context.out, daemon);
         }
+        show_reserve(context.out, &context.global.database()?);
         if capacity.messages == 0 {
+            context.out.line("");
             context
                 .out
-                .line("            record some with `betcode-db import PATH`");
+                .line("Record some history with `betcode-db import PATH`");
         }
     }
     if let Some(file) = &args.html {
@@ -83,6 +85,19 @@ struct Reported<'a> {
     #[serde(flatten)]
     capacity: &'a CapacityReport,
     daemon: Option<&'a DaemonStatus>,
+}
+
+/// What stands beside the database and is in none of the sizes.
+fn show_reserve(out: &mut Out, database: &Path) {
+    let kept = Surroundings::of(database).reserve_bytes.unwrap_or(0);
+    if kept > 0 {
+        out.line("");
+        out.line(format!(
+            "Beside it   {} for a full disk in {}-reserve, given up when needed",
+            format::bytes(kept),
+            database.file_name().unwrap_or_default().to_string_lossy()
+        ));
+    }
 }
 
 fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {

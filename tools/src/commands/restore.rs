@@ -23,8 +23,16 @@ pub struct Args {
     replace: bool,
 }
 
-/// It is the backup that is read: the usual advice is about the database.
+/// It is the backup that is read, or the database that is in its way: the usual advice is about a file
+/// that may be moved.
 fn hint_about_backup(backup: &Path, error: &StoreError) -> Option<String> {
+    if let StoreError::FileExists { .. } = error {
+        return Some(
+            "give --replace: what is there is moved aside, together with its log; or make another \
+             database with --db FILE"
+                .to_owned(),
+        );
+    }
     if error.kind() != ErrorKind::Damaged {
         return super::hint_about(backup, "the backup", error);
     }

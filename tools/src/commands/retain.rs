@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use betcode_storage::capacity::retention::{RetentionPlan, RetentionPolicy};
+use betcode_storage::capacity::retention::{IDLE_MS_MIN_DEFAULT, RetentionPlan, RetentionPolicy};
 use betcode_storage::capacity::text::DAY_MS;
 use betcode_storage::{
-    RetentionOutcome, RetentionPhase, SessionId, Store, StoreError, behind_links,
+    RetentionOutcome, RetentionPhase, SessionFilter, SessionId, Store, StoreError, behind_links,
 };
+use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
@@ -32,7 +33,7 @@ pub struct Args {
     /// The longest unused ones, until the rest stores no more than this
     #[arg(long, value_name = "SIZE", value_parser = size)]
     keep_bytes: Option<u64>,
-    /// This session: its id, or the beginning of it (repeatable)
+    /// This session: its id, a part of it, or its name (repeatable)
     #[arg(long = "session", short, value_name = "ID")]
     sessions: Vec<String>,
     /// Copy them into this archive first, compressed and compared
@@ -63,9 +64,13 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         ..RetentionPolicy::default()
     };
     let plan = store.plan_retention(&policy)?;
+    let staying = match plan.over_bytes {
+        0 => None,
+        _ => Some(Staying::of(&store, &plan)?),
+    };
     if !args.yes {
         context.out.json(&document(&plan, None, args));
-        show_plan(context.out, &plan);
+        show_plan(context.out, &plan, staying.as_ref());
         if !plan.removals.is_empty() {
             context
                 .out
@@ -76,7 +81,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let outcome = carry_out(&store, &plan, args, &context)?;
     store.close()?;
     context.out.json(&document(&plan, Some(&outcome), args));
-    show_plan(context.out, &plan);
+    show_plan(context.out, &plan, staying.as_ref());
     show_outcome(context.out, &outcome, args);
     if outcome.cancelled {
         context
@@ -157,7 +162,7 @@ fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Arg
     })
 }
 
-fn show_plan(out: &mut Out, plan: &RetentionPlan) {
+fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
     if plan.clock_ahead {
         out.line("The clock is far ahead of the newest session and was not believed.");
     }
@@ -185,11 +190,48 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan) {
             format::bytes(plan.stored_bytes_after)
         ));
     }
-    if plan.over_bytes > 0 {
-        out.line(format!(
-            "{} over the size stay: they are in use",
-            format::bytes(plan.over_bytes)
-        ));
+    if let Some(staying) = staying {
+        let over = format::bytes(plan.over_bytes);
+        out.line(format!("{over} over the size stay: {}", staying.why()));
+        out.line("Sessions that are named with --session go all the same.");
+    }
+}
+
+/// Why sessions stay although the rest stores more than it may.
+#[derive(Default)]
+struct Staying {
+    imported: u64,
+    used: u64,
+}
+
+impl Staying {
+    fn of(store: &Store, plan: &RetentionPlan) -> Result<Self> {
+        let recent_ms = Utc::now().timestamp_millis() - IDLE_MS_MIN_DEFAULT;
+        let goes = |id: &str| plan.removals.iter().any(|removal| removal.session_id == id);
+        let mut staying = Self::default();
+        for session in store.sessions(&SessionFilter::default())?.sessions {
+            if goes(session.id.as_str()) {
+                continue;
+            }
+            let said_lately = session.last_time_ms.is_some_and(|said| said > recent_ms);
+            match session.updated_ms > recent_ms && !said_lately {
+                true => staying.imported += 1,
+                false => staying.used += 1,
+            }
+        }
+        Ok(staying)
+    }
+
+    fn why(&self) -> String {
+        let counts = [
+            (self.imported, "imported within the last day"),
+            (self.used, "in use"),
+        ];
+        let counts = counts.into_iter().filter(|(sessions, _)| *sessions > 0);
+        let said: Vec<_> = counts
+            .map(|(sessions, why)| format!("{} {why}", format::counted(sessions, "session")))
+            .collect();
+        said.join(", ")
     }
 }
 

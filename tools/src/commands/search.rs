@@ -1,7 +1,7 @@
 //! `search`: text in messages, compacted or not.
 
 use betcode_storage::classify::classify;
-use betcode_storage::{ErrorKind, Message, ReadRange, SessionFilter, SessionId, StoreError};
+use betcode_storage::{ErrorKind, Message, ReadRange, SessionFilter, SessionId, Store, StoreError};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ const EXCERPT_CHARS: usize = 120;
 Prints SESSION:SEQUENCE: and an excerpt for each message that matches. Every message is \
 read, so it takes as long as a replay. Exit code 3 when nothing matches.")]
 pub struct Args {
-    /// The text, as it stands in the JSON line
+    /// The text, as it stands in the JSON line; not empty
     pattern: String,
     /// The text is a regular expression
     #[arg(long, short = 'e')]
@@ -26,7 +26,7 @@ pub struct Args {
     /// Upper and lower case are the same
     #[arg(long, short)]
     ignore_case: bool,
-    /// Only this session (an id, or its beginning)
+    /// Only this session (an id, a part of it, or a name)
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
     /// Only messages of this type, such as user or assistant, as `report` names them
@@ -40,6 +40,11 @@ pub struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    if args.pattern.is_empty() {
+        return Err(Failure::new(Exit::Usage, "there is no text to search for")
+            .why("every message has the empty text in it")
+            .hint("give some text; `betcode-db cat SESSION` writes all lines of a session"));
+    }
     let pattern = compile(args)?;
     let store = context.open_read_only()?;
     let sessions = match &args.session {
@@ -134,12 +139,28 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
             "nothing in {} matches",
             format::counted(searched, "message")
         ));
+        if let Some(wanted) = &args.message_type {
+            tell_types(&store, wanted, context.out)?;
+        }
     }
     Ok(match (found, failed.is_empty()) {
         (_, false) => Exit::Problems,
         (0, true) => Exit::NotFound,
         (_, true) => Exit::Ok,
     })
+}
+
+/// Says which types there are when no message has the one that was asked for.
+fn tell_types(store: &Store, wanted: &str, out: &mut Out) -> Result<()> {
+    let types = store.capacity_report()?.by_type;
+    if types.iter().all(|known| known.message_type != wanted) {
+        let known: Vec<_> = types.iter().map(|t| t.message_type.as_str()).collect();
+        out.remark(format!(
+            "no message has the type {wanted:?}; there are {}",
+            format::on_one_line(&known.join(", "))
+        ));
+    }
+    Ok(())
 }
 
 /// Tells of a session that could not be read, or not all of it; what a document says of it.

@@ -18,7 +18,7 @@ const ABOUT_CELLS_MAX: usize = 54;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 STORED is what the session takes in the database, also as a share of RAW. Wherever a session \
-is asked for, the beginning of its id will do.")]
+is asked for, a part of its id that no other has will do, and so will its name.")]
 pub struct Args {
     /// Only sessions whose id, name, model, directory or last text contains this
     filter: Option<String>,
@@ -36,9 +36,9 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// Last appended to first
+    /// By the time of the last message, newest first; sessions that tell no time come last
     Updated,
-    /// Biggest first
+    /// By RAW, what their messages take as they came, biggest first
     Size,
     /// Most messages first
     Messages,

@@ -5,7 +5,7 @@
 //! with partial messages 10.3 %, without them 12.8 %. So generated sessions flatter a footprint a
 //! little; figures that are to be believed are measured on real ones.
 //!
-//! A seed gives the same bytes for ever. Sessions of any size come line by line from
+//! A seed gives the same bytes for ever; with an end, only the dates follow from that. Sessions of any size come line by line from
 //! [`TranscriptLines`] and [`StreamLines`], which take bounded memory:
 //!
 //! ```
@@ -57,8 +57,133 @@ fn file_of(lines: impl Iterator<Item = Vec<u8>>, target_bytes: usize) -> Vec<u8>
     file
 }
 
+/// What [`write_sessions`] writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sessions {
+    /// What the bytes follow from.
+    pub seed: u64,
+    /// How many.
+    pub sessions: usize,
+    /// Of all together.
+    pub target_bytes: u64,
+    /// When the last session ends, Unix milliseconds: the others end before it, one each
+    /// [`BETWEEN_SESSIONS_MS`]. Without it each has the dates of its own seed.
+    pub end_ms: Option<i64>,
+}
+
+/// From the end of a session to the end of the next: twelve sessions take more than the four weeks that
+/// a forecast looks at.
+pub const BETWEEN_SESSIONS_MS: i64 = 3 * 86_400_000;
+
 /// Writes sessions of both kinds below `folder`, as an agent's folder looks: transcripts under
-/// `projects/`, streams under `streams/`, `target_bytes` in all. Returns the files.
+/// `projects/`, streams under `streams/`. Asks before each line whether to go on. Returns the files, or
+/// `None` when told not to go on.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn write_sessions_while(
+    folder: &Path,
+    wanted: Sessions,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> io::Result<Option<Vec<PathBuf>>> {
+    let mut files = Vec::new();
+    let each = wanted.target_bytes / wanted.sessions.max(1) as u64;
+    for number in 0..wanted.sessions {
+        let seed = wanted.seed.wrapping_mul(1_000).wrapping_add(number as u64);
+        // Sizes differ as they do in life: half of the share to one and a half.
+        let bytes = each / 2 + each * (number as u64 % 5) / 4;
+        // The first one ends last: it is a transcript, whose lines all tell their times. The turns of a stream
+        // may be said to have taken longer than the times between its lines.
+        let after = (wanted.sessions - number) % wanted.sessions;
+        let end_ms = wanted
+            .end_ms
+            .map(|end_ms| end_ms - after as i64 * BETWEEN_SESSIONS_MS);
+        // Most history is transcripts; captured streams are what the daemon records.
+        let written = if number % 3 == 2 {
+            let lines = StreamLines::new(seed);
+            let path = format!("streams/{}.jsonl", lines.session_id());
+            let Some(lines) = ending(lines, bytes, end_ms, go_on) else {
+                return Ok(None);
+            };
+            write_session(folder.join(path), lines, bytes, go_on)?
+        } else {
+            let lines = TranscriptLines::new(seed);
+            let project = number % 2;
+            let path = format!("projects/project-{project}/{}.jsonl", lines.session_id());
+            let Some(lines) = ending(lines, bytes, end_ms, go_on) else {
+                return Ok(None);
+            };
+            write_session(folder.join(path), lines, bytes, go_on)?
+        };
+        match written {
+            Some(path) => files.push(path),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(files))
+}
+
+/// Lines that are said at some time.
+trait Told: Iterator<Item = Vec<u8>> + Clone {
+    /// When the last one was, Unix milliseconds.
+    fn now_ms(&self) -> i64;
+    /// The same lines, said so many milliseconds later, or earlier.
+    fn later(self, ms: i64) -> Self;
+}
+
+/// The lines, moved in time so that the last of so many bytes is said at `end_ms`, if there is an end;
+/// `None` when told not to go on. A line is as long whenever it is said, so they are made once to see how
+/// long they take.
+fn ending<L: Told>(
+    lines: L,
+    bytes: u64,
+    end_ms: Option<i64>,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Option<L> {
+    let Some(end_ms) = end_ms else {
+        return Some(lines);
+    };
+    let mut ahead = lines.clone();
+    let mut written = 0;
+    while written < bytes {
+        if go_on().is_break() {
+            return None;
+        }
+        let Some(line) = ahead.next() else { break };
+        written += line.len() as u64 + 1;
+    }
+    // A turn is made at once: the lines of it that are left over count as said.
+    Some(lines.later(end_ms - ahead.now_ms()))
+}
+
+/// Writes lines of at least `bytes` bytes.
+fn write_session(
+    path: PathBuf,
+    lines: impl Iterator<Item = Vec<u8>>,
+    bytes: u64,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
+) -> io::Result<Option<PathBuf>> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let mut file = BufWriter::new(File::create(&path)?);
+    let mut written = 0;
+    for line in lines {
+        if written >= bytes {
+            break;
+        }
+        if go_on().is_break() {
+            return Ok(None);
+        }
+        file.write_all(&line)?;
+        file.write_all(b"\n")?;
+        written += line.len() as u64 + 1;
+    }
+    file.flush()?;
+    Ok(Some(path))
+}
+
+/// As [`write_sessions_while`], with dates of the seed, and to the end.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -68,64 +193,14 @@ pub fn write_sessions(
     sessions: usize,
     target_bytes: u64,
 ) -> io::Result<Vec<PathBuf>> {
-    let mut go_on = || ControlFlow::Continue(());
-    let files = write_sessions_while(folder, seed, sessions, target_bytes, &mut go_on);
+    let wanted = Sessions {
+        seed,
+        sessions,
+        target_bytes,
+        end_ms: None,
+    };
+    let files = write_sessions_while(folder, wanted, &mut || ControlFlow::Continue(()));
     files.map(Option::unwrap_or_default)
-}
-
-/// As [`write_sessions`], asking before each line whether to go on; `None` when told not to.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn write_sessions_while(
-    folder: &Path,
-    seed: u64,
-    sessions: usize,
-    target_bytes: u64,
-    go_on: &mut dyn FnMut() -> ControlFlow<()>,
-) -> io::Result<Option<Vec<PathBuf>>> {
-    let mut files = Vec::new();
-    let each = target_bytes / sessions.max(1) as u64;
-    for number in 0..sessions {
-        let seed = seed.wrapping_mul(1_000).wrapping_add(number as u64);
-        // Sizes differ as they do in life: half of the share to one and a half.
-        let bytes = each / 2 + each * (number as u64 % 5) / 4;
-        // Most history is transcripts; captured streams are what the daemon records.
-        let (path, lines): (_, Box<dyn Iterator<Item = Vec<u8>>>) = if number % 3 == 2 {
-            let lines = StreamLines::new(seed);
-            (
-                format!("streams/{}.jsonl", lines.session_id()),
-                Box::new(lines),
-            )
-        } else {
-            let lines = TranscriptLines::new(seed);
-            let project = number % 2;
-            (
-                format!("projects/project-{project}/{}.jsonl", lines.session_id()),
-                Box::new(lines),
-            )
-        };
-        let path = folder.join(path);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut file = BufWriter::new(File::create(&path)?);
-        let mut written = 0;
-        for line in lines {
-            if written >= bytes {
-                break;
-            }
-            if go_on().is_break() {
-                return Ok(None);
-            }
-            file.write_all(&line)?;
-            file.write_all(b"\n")?;
-            written += line.len() as u64 + 1;
-        }
-        file.flush()?;
-        files.push(path);
-    }
-    Ok(Some(files))
 }
 
 #[cfg(test)]
@@ -160,6 +235,49 @@ mod tests {
         assert_eq!(stream(3, 100_000), stream(3, 100_000));
         assert_ne!(transcript(3, 10_000), transcript(4, 10_000));
         assert!(transcript(3, 1_000_000).len() >= 1_000_000);
+    }
+
+    #[test]
+    fn sessions_with_an_end_are_the_same_but_for_their_dates_and_end_then() {
+        // 2026-02-14, noon.
+        const END_MS: i64 = 1_771_070_400_000;
+        let written = |end_ms| {
+            let folder = tempfile::tempdir().unwrap();
+            let wanted = Sessions {
+                seed: 5,
+                sessions: 4,
+                target_bytes: 400_000,
+                end_ms,
+            };
+            let mut go_on = || ControlFlow::Continue(());
+            let files = write_sessions_while(folder.path(), wanted, &mut go_on);
+            let files = files.unwrap().unwrap();
+            let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+            files.iter().map(read).collect::<Vec<_>>()
+        };
+        let ended = written(Some(END_MS));
+        assert_eq!(ended, written(Some(END_MS)), "the same bytes again");
+        let last_ms = |file: &String| {
+            let times = file.lines().filter_map(|line| {
+                let line: Value = serde_json::from_str(line).unwrap();
+                let time = line["timestamp"]
+                    .as_str()?
+                    .parse::<chrono::DateTime<chrono::Utc>>();
+                Some(time.unwrap().timestamp_millis())
+            });
+            times.max()
+        };
+        let minutes_before =
+            |file: &String, end_ms: i64| (end_ms - last_ms(file).unwrap()) / 60_000;
+        for (number, file) in ended.iter().enumerate() {
+            let end_ms = END_MS - (4 - number as i64) % 4 * BETWEEN_SESSIONS_MS;
+            assert!((0..60).contains(&minutes_before(file, end_ms)), "{number}");
+        }
+        let undated = written(None);
+        for (ended, undated) in ended.iter().zip(&undated) {
+            assert_eq!(ended.len(), undated.len());
+            assert_ne!(ended, undated);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::Told;
 use super::parts::{Scene, quoted};
 
 /// The lines of a stream, without end; each without its newline.
@@ -168,6 +169,17 @@ impl StreamLines {
             self.scene.session_id,
             self.scene.rng.uuid()
         ));
+    }
+}
+
+impl Told for StreamLines {
+    fn now_ms(&self) -> i64 {
+        self.scene.now_ms
+    }
+
+    fn later(mut self, ms: i64) -> Self {
+        self.scene.now_ms += ms;
+        self
     }
 }
 

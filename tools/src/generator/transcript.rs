@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::Told;
 use super::parts::{Scene, ToolCall, quoted};
 
 /// The lines of a transcript, without end; each without its newline.
@@ -134,6 +135,17 @@ impl TranscriptLines {
             self.scene.timestamp()
         ));
         self.parent = Some(uuid);
+    }
+}
+
+impl Told for TranscriptLines {
+    fn now_ms(&self) -> i64 {
+        self.scene.now_ms
+    }
+
+    fn later(mut self, ms: i64) -> Self {
+        self.scene.now_ms += ms;
+        self
     }
 }
 

@@ -144,6 +144,8 @@ pub struct ImportProgress {
     pub bytes_done: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// Whether it makes room at the moment, and takes nothing.
+    pub compacting: bool,
 }
 
 /// Watches an import; `Break` stops it between two batches.
@@ -205,6 +207,7 @@ pub fn import(
         progress: ImportProgress {
             bytes_done: 0,
             bytes,
+            compacting: false,
         },
         uncompacted_bytes: 0,
     };
@@ -273,8 +276,14 @@ impl Run<'_> {
     /// Makes room, as far as that is possible.
     fn compact(&mut self) {
         self.uncompacted_bytes = 0;
-        let progress = self.progress;
+        let progress = ImportProgress {
+            compacting: true,
+            ..self.progress
+        };
         let observe = &mut self.observe;
+        // A bar says so from the beginning: it stands still until this ends. Whether to go on, the
+        // compaction asks itself.
+        let _ = observe(progress);
         self.recorder.compact(&mut || observe(progress));
     }
 }

@@ -47,7 +47,11 @@ pub fn find(
 ) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for path in paths {
-        let metadata = fs::metadata(path).map_err(|e| Failure::io("import", path, &e))?;
+        let metadata = match fs::metadata(path) {
+            // Standard input, for most programs.
+            Err(_) if path == Path::new("-") => return Err(no_file(path)),
+            other => other.map_err(|e| Failure::io("import", path, &e))?,
+        };
         if metadata.is_dir() {
             let before = (found.len(), skipped.len());
             find_below(path, &mut found, skipped, go_on)?;
@@ -58,11 +62,7 @@ pub fn find(
             let relative = path.file_name().map_or_else(|| path.clone(), PathBuf::from);
             found.push(entry(path, relative, metadata.len())?);
         } else {
-            return Err(
-                Failure::new(Exit::Usage, format!("cannot import {}", path.display()))
-                    .why("it is neither a file nor a folder")
-                    .hint("save its lines to a file first, and import that"),
-            );
+            return Err(no_file(path));
         }
     }
     // A file reached on several ways is one file; the way without links tells where it belongs.
@@ -132,6 +132,12 @@ fn entry(path: &Path, relative: PathBuf, bytes: u64) -> Result<Found> {
         relative,
         bytes,
     })
+}
+
+fn no_file(path: &Path) -> Failure {
+    Failure::new(Exit::Usage, format!("cannot import {}", path.display()))
+        .why("it is neither a file nor a folder")
+        .hint("save its lines to a file first, and import that")
 }
 
 fn nothing_in(folder: &Path) -> Failure {

@@ -9,8 +9,8 @@ pub fn bytes(bytes: u64) -> String {
     const UNITS: [(&str, f64); 4] = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)];
     let value = bytes as f64;
     for (unit, size) in UNITS {
-        // 999.95 KB would be printed as 1000.0 KB: it is 1.0 MB already.
-        if value >= size * 0.99995 && bytes >= 1000 {
+        // 999.5 KB would be printed as 1000 KB: it is 1.00 MB already.
+        if value >= size * 0.9995 && bytes >= 1000 {
             return format!("{} {unit}", three_figures(value / size));
         }
     }
@@ -147,6 +147,8 @@ mod tests {
             (1000, "1.00 KB"),
             (5_340, "5.34 KB"),
             (73_100_000, "73.1 MB"),
+            (999_499, "999 KB"),
+            (999_500, "1.00 MB"),
             (999_960, "1.00 MB"),
             (999_960_000, "1.00 GB"),
             (1_240_000_000, "1.24 GB"),

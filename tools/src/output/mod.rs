@@ -178,6 +178,9 @@ impl Out {
         if let Some(why) = &failure.why {
             text.push_str(&format!("\n  why: {}", format::on_one_line(why)));
         }
+        for one in &failure.among {
+            text.push_str(&format!("\n       {}", format::on_one_line(one)));
+        }
         if let Some(hint) = &failure.hint {
             text.push_str(&format!("\n  try: {}", format::on_one_line(hint)));
         }

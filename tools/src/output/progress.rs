@@ -38,6 +38,13 @@ impl Progress {
         Self(bar)
     }
 
+    /// Says what is done at the moment.
+    pub fn now(&self, what: &'static str) {
+        if self.0.prefix() != what {
+            self.0.set_prefix(what);
+        }
+    }
+
     /// Sets how far it is.
     pub fn at(&self, position: u64) {
         self.0.set_position(position);

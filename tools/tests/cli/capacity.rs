@@ -37,10 +37,10 @@ fn an_empty_store_says_how_to_begin() {
     tool.write("src/a.jsonl", "");
     tool.run(["import".as_ref(), tool.path("src").as_os_str()]);
     let ran = tool.ok(["report"]);
+    let text = ran.text();
     assert!(
-        ran.text().contains("betcode-db import PATH"),
-        "{}",
-        ran.text()
+        text.ends_with("\n\nRecord some history with `betcode-db import PATH`\n"),
+        "{text}"
     );
 }
 
@@ -246,4 +246,47 @@ fn a_plan_of_impossible_input_is_refused_with_the_reason() {
             "{set}"
         );
     }
+}
+
+#[test]
+fn a_measured_plan_has_the_day_and_the_month_of_the_report_and_its_dates() {
+    let tool = Tool::new();
+    tool.ok(["demo", "--generated", "--size", "2MB"]);
+    let limit = ["--limit-bytes", "3MB"];
+    let (report, _) = tool.json(["report"].iter().chain(&limit));
+    let (plan, _) = tool.json(["plan", "--measured"].iter().chain(&limit));
+    let planned = report["planned"].as_array().unwrap();
+    let measured = |name: &str| {
+        let row = planned.iter().find(|row| row["name"] == name);
+        row.unwrap()["measured"].as_f64().unwrap()
+    };
+    let growth = &plan["storage_growth"];
+    for (of_plan, of_report) in [
+        ("daily_bytes", "bytes_per_day"),
+        ("monthly_bytes", "bytes_per_month"),
+    ] {
+        let ratio = growth[of_plan].as_f64().unwrap() / measured(of_report);
+        assert!((ratio - 1.0).abs() < 1e-4, "{of_plan}: {ratio}");
+    }
+    let days = |when: &str| {
+        let reach = &report["forecast"]["without_compaction"]["limit"];
+        reach[when]["days"].as_f64().unwrap()
+    };
+    let planned_days = growth["months_to_limit"].as_f64().unwrap() * 365.25 / 12.0;
+    // The days looked at differ by a day or so.
+    let forecast = days("earliest") * 0.8..days("latest") * 1.25;
+    assert!(
+        forecast.contains(&planned_days),
+        "{planned_days} in {forecast:?}"
+    );
+}
+
+#[test]
+fn a_store_that_lies_idle_is_never_full_by_the_plan_and_by_the_report() {
+    let tool = tool();
+    let (report, _) = tool.json(["report"]);
+    let limit = &report["forecast"]["without_compaction"]["limit"];
+    assert_eq!(limit["likely"]["when"], "never", "{limit}");
+    let (plan, _) = tool.json(["plan", "--measured"]);
+    assert!(plan["storage_growth"]["months_to_limit"].is_null());
 }

@@ -88,3 +88,66 @@ fn of_copies_to_one_place_at_once_one_is_made_and_the_others_are_told_so() {
         fs::remove_file(&copy).unwrap();
     }
 }
+
+#[test]
+fn a_restore_onto_a_database_says_replace_and_one_of_no_backup_says_that() {
+    let tool = tool();
+    let backup = tool.path("copy.db");
+    tool.ok(["backup".as_ref(), backup.as_os_str()]);
+    let (error, code) = tool.json(["restore".as_ref(), backup.as_os_str()]);
+    assert_eq!(code, 4, "{error}");
+    let hint = error["error"]["try"].as_str().unwrap();
+    assert!(
+        hint.contains("--replace") && hint.contains("its log"),
+        "{hint}"
+    );
+    assert!(!hint.contains("move the file"), "{hint}");
+    let foreign = tool.write("foreign.db", "x".repeat(200));
+    let (error, code) = tool.json(["restore".as_ref(), foreign.as_os_str()]);
+    assert_eq!(code, 7, "{error}");
+    let hint = error["error"]["try"].as_str().unwrap();
+    assert!(
+        !hint.contains("--replace"),
+        "there is nothing to make room for: {hint}"
+    );
+}
+
+#[test]
+fn a_backup_into_a_folder_that_is_not_there_is_refused_and_makes_none() {
+    let tool = tool();
+    let copy = tool.path("not mounted/x/copy.db");
+    let (error, code) = tool.json(["backup".as_ref(), copy.as_os_str()]);
+    assert_eq!(code, 3, "{error}");
+    let error = &error["error"];
+    assert!(
+        error["why"].as_str().unwrap().ends_with("not mounted/x"),
+        "{error}"
+    );
+    assert!(
+        error["try"].as_str().unwrap().contains("mkdir -p '"),
+        "{error}"
+    );
+    assert!(!tool.path("not mounted").exists());
+}
+
+#[test]
+fn who_holds_the_database_is_named_with_how_to_stop_it() {
+    let tool = tool();
+    let backup = tool.path("copy.db");
+    tool.ok(["backup".as_ref(), backup.as_os_str()]);
+    let mut reader = tool.command(["cat", "a", "--follow"]);
+    let mut reader = reader.stdout(Stdio::piped()).spawn().unwrap();
+    // From its first byte on it has the database open.
+    let mut first = [0];
+    std::io::Read::read_exact(reader.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let (error, code) = tool.json(["restore", backup.to_str().unwrap(), "--replace"]);
+    let pid = reader.id();
+    crate::tool::interrupt(&reader);
+    drop(reader.stdout.take());
+    reader.wait().unwrap();
+    assert_eq!(code, 5, "{error}");
+    let hint = error["error"]["try"].as_str().unwrap();
+    assert!(hint.contains(&format!("`kill {pid}`")), "{error}");
+    let why = error["error"]["why"].as_str().unwrap();
+    assert!(!why.contains("waited 0 ms"), "{why}");
+}

@@ -27,9 +27,13 @@ fn without_sessions_the_demo_generates_some_and_everything_comes_back() {
         "Verified",
         "byte for byte",
         "Footprint",
+        "within the plan's 30 %",
+        "Biggest",
+        "KB a day recorded; 1.00 GB is reached: ",
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }
+    assert!(text.lines().count() <= 20, "{text}");
     let left: Vec<_> = fs::read_dir(tool.path("")).unwrap().collect();
     assert!(left.is_empty(), "--remove leaves nothing: {left:?}");
 }
@@ -61,6 +65,8 @@ fn the_session_that_the_demo_names_is_found_by_that_name() {
         );
     }
     let story = tool.run(["demo"]).text();
+    assert!(story.contains("betcode-db report "), "{story}");
+    assert!(story.lines().count() <= 26, "{story}");
     let command = story.lines().find(|line| line.contains("betcode-db cat "));
     let words: Vec<&str> = command.unwrap().split_whitespace().skip(1).collect();
     let ran = tool.run(&words);
@@ -164,4 +170,44 @@ fn a_demo_that_is_interrupted_early_ends_and_later_names_the_store_it_leaves() {
     let ran = Ran::of(child.wait_with_output().unwrap());
     assert_eq!(ran.code, 130, "{}", ran.stderr);
     assert!(ran.stderr.contains("left.db holds"), "{}", ran.stderr);
+}
+
+#[test]
+fn generated_sessions_end_today_so_that_the_report_has_weeks_of_use_and_dates_to_tell() {
+    let tool = Tool::new();
+    // So little that a year of it fills the store.
+    let limit = "3MB";
+    tool.ok([
+        "demo",
+        "--generated",
+        "--size",
+        "2MB",
+        "--limit-bytes",
+        limit,
+    ]);
+    let (report, _) = tool.json(["report", "--limit-bytes", limit]);
+    let forecast = &report["forecast"];
+    assert_eq!(forecast["window_days"], 28, "{forecast}");
+    assert!(forecast["days_used"].as_u64().unwrap() >= 8, "{forecast}");
+    assert_eq!(forecast["ignored_hours"], 0, "{forecast}");
+    assert_eq!(
+        forecast["without_compaction"]["limit"]["likely"]["when"],
+        "at"
+    );
+    let workdays = report["planned"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["name"] == "workdays_per_month");
+    assert!(workdays.unwrap()["measured"].as_f64().unwrap() > 8.0);
+}
+
+#[test]
+fn a_tiny_history_is_not_told_to_have_grown_by_compaction() {
+    let tool = Tool::new();
+    let source = tool.write("src/a.jsonl", "{}\n");
+    let story = tool.ok(["demo".as_ref(), source.as_os_str()]).text();
+    assert!(story.contains("an empty one "), "{story}");
+    assert!(story.contains("tells nothing yet"), "{story}");
+    assert_eq!(story.matches('%').count(), 1, "of the limit: {story}");
 }

@@ -154,3 +154,36 @@ fn a_store_that_cannot_be_opened_is_told_with_what_is_around_it() {
     fs::remove_file(tool.db()).unwrap();
     assert_eq!(tool.run(["doctor"]).code, 3);
 }
+
+#[test]
+fn what_a_killed_backup_leaves_beside_the_database_is_named() {
+    let tool = tool();
+    let copy = tool.path("store/copy.db");
+    tool.ok(["backup".as_ref(), copy.as_os_str()]);
+    fs::rename(&copy, tool.path("store/copy.db.partial")).unwrap();
+    tool.write("store/download.partial", "of another program");
+    let (document, code) = tool.json(["doctor"]);
+    let found = remarks(&document, "leftovers");
+    assert_eq!((code, found.len()), (0, 1), "{found:?}");
+    assert!(
+        found[0]["what"]
+            .as_str()
+            .unwrap()
+            .contains("store/copy.db.partial (")
+    );
+}
+
+#[test]
+fn report_and_doctor_say_what_the_reserve_is_for() {
+    let tool = tool();
+    let told = tool.ok(["report"]).text();
+    assert!(
+        told.contains("16.8 MB for a full disk in history.db-reserve"),
+        "{told}"
+    );
+    let told = tool.ok(["doctor"]).text();
+    assert!(
+        told.contains("16.8 MB kept beside it for a full disk"),
+        "{told}"
+    );
+}

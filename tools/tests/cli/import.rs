@@ -503,3 +503,67 @@ fn of_two_imports_at_once_each_counts_only_what_it_recorded_itself() {
         assert_same(&tool.path("src"), &tool.export("out"));
     }
 }
+
+#[test]
+fn an_import_ends_with_the_size_of_the_database_and_how_it_gets_smaller() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", generator::transcript(3, 400_000));
+    let src = tool.path("src");
+    let import = ["import", src.to_str().unwrap()];
+    let told = tool.ok(import).text();
+    assert!(told.contains("The database takes "), "{told}");
+    assert!(
+        told.contains("`betcode-db compact` makes that about "),
+        "{told}"
+    );
+    let again = tool.ok(import).text();
+    assert!(!again.contains("takes"), "nothing was taken: {again}");
+    tool.write("src/b.jsonl", generator::transcript(4, 400_000));
+    let quiet = tool.ok(import.iter().chain(&["--quiet"]));
+    assert_eq!(quiet.text(), "");
+}
+
+#[test]
+fn files_that_had_nothing_new_are_told_without_those_that_are_none() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", "{}\n");
+    let src = tool.path("src");
+    let import = ["import", src.to_str().unwrap()];
+    tool.ok(import);
+    tool.write("src/b.jsonl", "{}\n");
+    let told = tool.ok(import).text();
+    assert!(told.contains("  1 file had nothing new\n"), "{told}");
+    assert!(!told.contains("had grown"), "{told}");
+}
+
+#[test]
+fn who_watches_an_import_sees_when_it_compacts() {
+    let tool = Tool::new();
+    for seed in 0..4 {
+        tool.write(
+            format!("src/{seed}.jsonl"),
+            generator::transcript(seed, 500_000),
+        );
+    }
+    let options = StoreOptions {
+        db_bytes_max: 1_500_000,
+        session_bytes_max: 1_500_000,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(&tool.path("history.db"), options).unwrap();
+    let plan = ImportPlan::of(&[tool.path("src")]).unwrap();
+    let mut phases = Vec::new();
+    import::import(
+        &store,
+        Recorder::File(&store),
+        plan,
+        &ImportOptions::default(),
+        &mut |at| {
+            phases.push(at.compacting);
+            ControlFlow::Continue(())
+        },
+    )
+    .unwrap();
+    phases.dedup();
+    assert_eq!(phases[..3], [false, true, false], "and goes on importing");
+}

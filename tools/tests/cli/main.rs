@@ -17,6 +17,7 @@ mod growing;
 mod growth;
 mod import;
 mod maintain;
+mod named;
 mod older_copies;
 mod output;
 mod refusals;

@@ -396,3 +396,37 @@ fn a_beginning_that_fits_two_sessions_is_refused() {
         ran.stderr
     );
 }
+
+#[test]
+fn a_dry_run_says_what_it_would_save_and_lists_twenty_segments_of_many() {
+    let tool = Tool::new();
+    for n in 0..24 {
+        tool.write(format!("src/{n}.jsonl"), generator::transcript(n, 60_000));
+    }
+    tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let (plan, _) = tool.json(["compact", "--dry-run"]);
+    let steps = plan["steps"].as_array().unwrap().len();
+    assert!(steps >= 24, "{plan}");
+    let saves = plan["saves_bytes_estimate"].as_u64().unwrap();
+    let stored = plan["stored_bytes"].as_u64().unwrap();
+    assert!(saves > stored / 2 && saves < stored, "{saves} of {stored}");
+    let told = tool.ok(["compact", "--dry-run"]).text();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0].starts_with("Would write ") && lines[1].starts_with("Would save about "));
+    assert_eq!(told.matches("  deep ").count(), 20, "{told}");
+    assert_eq!(
+        *lines.last().unwrap(),
+        format!("  … and {} more", steps - 20)
+    );
+}
+
+#[test]
+fn a_name_that_is_taken_away_is_told_as_that() {
+    let tool = tool();
+    tool.ok(["rename", "a", "first"]);
+    assert!(
+        tool.ok(["rename", "a", ""])
+            .text()
+            .contains("a has no name now")
+    );
+}

@@ -378,3 +378,34 @@ fn a_name_that_leaves_no_room_for_the_files_beside_the_database_is_refused() {
         }
     }
 }
+
+#[test]
+fn standard_input_is_no_file_to_import() {
+    let tool = Tool::new();
+    for name in ["-", "/dev/stdin"] {
+        let mut command = tool.command(["import", name, "--json"]);
+        let ran = Ran::of(
+            command
+                .stdin(std::process::Stdio::piped())
+                .output()
+                .unwrap(),
+        );
+        let text = ran.text();
+        assert_eq!(ran.code, 2, "{text}");
+        assert!(text.contains("save its lines to a file first"), "{text}");
+    }
+}
+
+#[test]
+fn a_database_of_no_bytes_is_told_to_be_empty() {
+    let tool = Tool::new();
+    tool.write("store/history.db", "");
+    for command in [["report"].as_slice(), &["compact"], &["cat", "a"]] {
+        let (error, code) = tool.json(command);
+        let what = error["error"]["what"].as_str().unwrap();
+        assert!(
+            code == 3 && what.ends_with("is empty: it is no database yet"),
+            "{error}"
+        );
+    }
+}

@@ -108,3 +108,14 @@ fn an_archive_that_cannot_be_written_removes_nothing() {
         assert_eq!(sessions(&tool), 2);
     }
 }
+
+#[test]
+fn sessions_that_stay_because_they_were_just_imported_are_told_as_that() {
+    let tool = tool();
+    let told = tool.ok(["retain", "--keep-bytes", "1KB"]).text();
+    assert!(
+        told.contains("over the size stay: 1 session imported within the last day"),
+        "{told}"
+    );
+    assert!(told.contains("--session"), "{told}");
+}

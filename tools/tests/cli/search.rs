@@ -60,3 +60,21 @@ fn what_stands_behind_damage_is_found_and_the_damage_is_told_once() {
     );
     assert_eq!(found["failed"].as_array().unwrap().len(), 1, "{found}");
 }
+
+#[test]
+fn a_type_that_no_message_has_is_told_with_those_there_are_and_an_empty_text_is_refused() {
+    let tool = Tool::new();
+    let lines = "{\"type\":\"user\",\"n\":1}\n{\"type\":\"assistant\"}\n";
+    let file = tool.write("s.jsonl", lines);
+    tool.ok(["import".as_ref(), file.as_os_str()]);
+    let ran = tool.run(["search", "n", "--type", "usr"]);
+    assert_eq!(ran.code, 3);
+    for part in ["no message has the type \"usr\"", "assistant", "user"] {
+        assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+    }
+    let ran = tool.run(["search", "no such", "--type", "user"]);
+    assert!(!ran.stderr.contains("has the type"), "{}", ran.stderr);
+    for args in [["search", ""].as_slice(), &["search", "--regex", ""]] {
+        assert_eq!(tool.run(args).code, 2);
+    }
+}

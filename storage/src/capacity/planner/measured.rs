@@ -2,9 +2,13 @@
 
 use super::inputs::PlanInputs;
 use super::latency::Stage;
+use super::storage_growth::StorageGrowthInputs;
 use super::thresholds::MetricSample;
-use crate::capacity::quantity::{Amount, ByteCount, Input, MeanBytes, Source};
-use crate::capacity::report::CapacityReport;
+use crate::capacity::forecast::Forecast;
+use crate::capacity::quantity::{
+    Amount, ByteCount, DaysPerMonth, HoursPerDay, Input, MeanBytes, Quantity, Source,
+};
+use crate::capacity::report::{CapacityReport, DAYS_PER_MONTH};
 
 /// Inputs that a measured plan has from the settings of the daemon that serves the store.
 pub const DAEMON_INPUTS: [&str; 4] = [
@@ -44,8 +48,8 @@ impl Measured {
 }
 
 impl PlanInputs {
-    /// Replaces what `report` measured: messages per session-hour, size of a message, what the database
-    /// takes already without its free pages; and the limit, which is no measure and comes from
+    /// Replaces what `report` measured: messages per session-hour, size of a message, hours of a day in use and
+    /// such days of a month, what the database takes already without its free pages; and the limit, which is no measure and comes from
     /// `limit_source`. What it did not measure keeps its value. Gives what else was measured, for
     /// [`Plan::compute`](super::Plan::compute): the size, and the footprint of what is compacted; that of
     /// the whole file says nothing of compaction while most of it is not compacted.
@@ -63,6 +67,7 @@ impl PlanInputs {
         if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
             growth.message_bytes = Input::measured(MeanBytes(bytes));
         }
+        growth.take_days(report);
         let in_use_bytes = report.used_bytes().saturating_sub(report.free_bytes);
         growth.used_bytes = Input::measured(ByteCount(in_use_bytes));
         growth.limit_bytes = Input {
@@ -73,6 +78,46 @@ impl PlanInputs {
             footprint: report.compacted_ratio().map(Amount),
             latency_p95_ms: Vec::new(),
             samples: vec![MetricSample::of_store(report)],
+        }
+    }
+}
+
+impl StorageGrowthInputs {
+    /// Takes a day in use and how many there are in a month, so that a day and a month of the plan are those
+    /// that the report measured of all sessions together.
+    ///
+    /// The hours are as many as make the growth of such a day at the pace by the hour: sessions without
+    /// hours grow as well, and older ones had another pace. More than a day has are those of several
+    /// sessions. When nothing was recorded in the days that the forecast looks at, there are no days in use:
+    /// the plan says never where the forecast does.
+    fn take_days(&mut self, report: &CapacityReport) {
+        const HOURS_OF_A_DAY: f64 = 24.0;
+        let per_hour =
+            self.messages_per_session_hour.value.get() * self.message_bytes.value.as_f64();
+        let per_day = report.measured("bytes_per_day");
+        if let Some(per_day) = per_day.filter(|_| per_hour > 0.0) {
+            let hours = per_day / per_hour;
+            let sessions = (hours / HOURS_OF_A_DAY).ceil().max(1.0);
+            self.sessions = Input::measured(sessions as u64);
+            self.session_hours_per_day = Input::measured(HoursPerDay(hours / sessions));
+        }
+        let used_of_window = match &report.forecast {
+            Forecast::Projected {
+                window_days,
+                days_used,
+                ..
+            } => Some((*days_used, *window_days)),
+            Forecast::NotEnoughHistory { .. } => None,
+        };
+        let workdays = used_of_window.map(|(used, window)| match used {
+            0 => 0.0,
+            // Before there are four weeks, by the days there are.
+            used => report
+                .measured("workdays_per_month")
+                .unwrap_or(used as f64 / window.max(1) as f64 * DAYS_PER_MONTH),
+        });
+        if let Some(workdays) = workdays {
+            self.workdays_per_month = Input::measured(DaysPerMonth(workdays));
         }
     }
 }
@@ -135,6 +180,57 @@ mod tests {
         let footprints = plan.storage_growth.compacted.iter();
         let sources: Vec<_> = footprints.map(|row| row.footprint.source).collect();
         assert_eq!(sources, [Source::PlanDefault]);
+    }
+
+    #[test]
+    fn a_day_and_a_month_of_a_measured_plan_are_those_of_the_report() {
+        for report in [report(), with_untimed()] {
+            let mut inputs = PlanInputs::default();
+            let measured = inputs.take_measured(&report, Source::Given);
+            let growth = Plan::compute(&inputs, &measured, None)
+                .unwrap()
+                .storage_growth;
+            let day = report.measured("bytes_per_day").unwrap();
+            assert!((growth.daily_bytes.0 as f64 / day - 1.0).abs() < 1e-5);
+            let month = growth.monthly_bytes.0 as f64;
+            let Forecast::Projected {
+                daily_raw_bytes, ..
+            } = &report.forecast
+            else {
+                panic!("there is history enough")
+            };
+            let by_forecast = daily_raw_bytes.low..=daily_raw_bytes.high * 1.001;
+            assert!(by_forecast.contains(&(month / DAYS_PER_MONTH)), "{month}");
+        }
+    }
+
+    #[test]
+    fn a_day_with_more_hours_than_it_has_is_one_of_several_sessions() {
+        let mut busy = report();
+        for row in &mut busy.planned {
+            if row.name == "bytes_per_day" {
+                row.measured = Some(60.0 * 2_540_000.0);
+            }
+        }
+        let mut inputs = PlanInputs::default();
+        inputs.take_measured(&busy, Source::Given);
+        let growth = inputs.storage_growth;
+        assert_eq!(growth.sessions.value, 3);
+        assert!((growth.session_hours_per_day.value.as_f64() - 20.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn where_nothing_was_recorded_for_four_weeks_both_plan_and_forecast_say_never() {
+        let mut idle = report();
+        if let Forecast::Projected { days_used, .. } = &mut idle.forecast {
+            *days_used = 0;
+        }
+        let mut inputs = PlanInputs::default();
+        let measured = inputs.take_measured(&idle, Source::Given);
+        let growth = Plan::compute(&inputs, &measured, None)
+            .unwrap()
+            .storage_growth;
+        assert_eq!(growth.months_to_limit, None);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use super::machines::MachineRow;
 use super::plan::Plan;
 use super::storage_growth::CompactedGrowth;
 use super::thresholds::ThresholdRow;
+use crate::capacity::forecast::HORIZON_DAYS;
 use crate::capacity::quantity::{ByteCount, Source};
+use crate::capacity::report::DAYS_PER_MONTH;
 use crate::capacity::text::{count, fit, percent, round_bytes, three_digits, used_percent};
 
 /// The plan as text, lines ending with a newline.
@@ -88,6 +90,8 @@ fn growth(out: &mut Lines, plan: &Plan) {
 fn months(to_limit: Option<f64>) -> String {
     match to_limit {
         Some(0.0) => "full already".into(),
+        // Further ahead than the report's forecast says a date.
+        Some(months) if months * DAYS_PER_MONTH > HORIZON_DAYS => "full in over 10 years".into(),
         Some(months) => format!("full in {} months", three_digits(months)),
         None => "never full".into(),
     }

@@ -19,8 +19,9 @@ use crate::Untimed;
 pub use build::{GROWTH_DAYS_MAX, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX, build};
 pub use csv::csv;
 pub use html::html;
+pub(in crate::capacity) use planned::DAYS_PER_MONTH;
 pub use prometheus::prometheus;
-pub use text::text;
+pub use text::{main_points, text};
 
 /// Size, growth and future of a store.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,6 +1,6 @@
 //! The plan's constants beside what a store measures.
 
-use super::{DayRow, Growth, PlannedRow, Unit};
+use super::{CapacityReport, DayRow, Growth, PlannedRow, Unit};
 use crate::capacity::forecast::WINDOW_DAYS;
 use crate::capacity::planner::storage_growth::{
     MESSAGE_BYTES, MESSAGES_PER_SESSION_HOUR, SESSION_HOURS_PER_DAY, WORKDAYS_PER_MONTH,
@@ -11,7 +11,7 @@ use crate::growth::HOUR_MS;
 use crate::limits::FOOTPRINT_TARGET;
 
 /// Days of a month, on average.
-const DAYS_PER_MONTH: f64 = 365.25 / 12.0;
+pub(in crate::capacity) const DAYS_PER_MONTH: f64 = 365.25 / 12.0;
 
 /// The rows, in the plan's order. `compacted_ratio` is what a byte of compacted history takes.
 pub(super) fn planned(
@@ -114,9 +114,7 @@ pub(super) struct DailyUse {
 impl DailyUse {
     /// Of `days`, the earliest first. Today is not over, and left out.
     pub(super) fn of(days: &[DayRow], now_ms: i64) -> Self {
-        let today_ms = now_ms.div_euclid(DAY_MS) * DAY_MS;
-        let is_over = |day: &&DayRow| day.day_ms < today_ms;
-        let over: Vec<&DayRow> = days.iter().filter(is_over).collect();
+        let over: Vec<&DayRow> = days_over(days, now_ms).collect();
         let (Some(first), Some(last)) = (over.first(), over.last()) else {
             return Self::default();
         };
@@ -139,6 +137,30 @@ impl DailyUse {
 
     fn bytes_per_month(&self) -> Option<f64> {
         Some(self.bytes? * self.workdays_per_month?)
+    }
+}
+
+/// The days of use that are over: today is not.
+fn days_over(days: &[DayRow], now_ms: i64) -> impl Iterator<Item = &DayRow> {
+    let today_ms = now_ms.div_euclid(DAY_MS) * DAY_MS;
+    days.iter().filter(move |day| day.day_ms < today_ms)
+}
+
+impl CapacityReport {
+    /// When the four weeks end that `planned` has days and months of, where those are not the ones up
+    /// to yesterday, which the forecast looks at: the last day of use.
+    #[must_use]
+    pub fn planned_until_ms(&self) -> Option<i64> {
+        let yesterday_ms = (self.generated_ms.div_euclid(DAY_MS) - 1) * DAY_MS;
+        let last = days_over(&self.by_day, self.generated_ms).last()?;
+        Some(last.day_ms).filter(|last| *last < yesterday_ms)
+    }
+
+    /// What was measured of a constant of the plan.
+    #[must_use]
+    pub fn measured(&self, name: &str) -> Option<f64> {
+        let row = self.planned.iter().find(|row| row.name == name)?;
+        row.measured
     }
 }
 

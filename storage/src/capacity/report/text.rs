@@ -13,6 +13,8 @@ use crate::capacity::text::{
 const ROWS_MAX: usize = 8;
 const SESSIONS_MAX: usize = 5;
 const RUNS_MAX: usize = 5;
+/// History below which the size of the database is mostly what an empty one takes.
+const TELLING_BYTES_MIN: u64 = 1_000_000;
 const METER_CELLS: usize = 20;
 /// The first column of a table.
 const LABEL_CELLS: usize = 40;
@@ -36,6 +38,39 @@ pub fn text(report: &CapacityReport) -> String {
     out.0
 }
 
+/// The main lines of the report: size, footprint, pace, what lies ahead, biggest sessions.
+#[must_use]
+pub fn main_points(report: &CapacityReport) -> String {
+    let mut out = Lines::default();
+    limit(&mut out, report);
+    footprint(&mut out, report);
+    let paces = report
+        .planned
+        .iter()
+        .filter(|row| row.name == "bytes_per_session_hour");
+    for pace in paces {
+        if let (Some(measured), Some(ratio)) = (pace.measured, pace.ratio) {
+            out.line(&format!(
+                "Growth      {} a session-hour, {} the plan's {}",
+                figure(pace, measured),
+                times(ratio),
+                figure(pace, pace.planned)
+            ));
+        }
+    }
+    forecast::main_points(&mut out, report);
+    for (place, session) in report.biggest_sessions.iter().take(3).enumerate() {
+        out.line(&format!(
+            "{:<11} {}, {} in {}",
+            if place == 0 { "Biggest" } else { "" },
+            elide_middle(session_label(session), LABEL_CELLS),
+            bytes(session.raw_bytes),
+            bytes(session.stored_bytes)
+        ));
+    }
+    out.0
+}
+
 #[derive(Default)]
 struct Lines(String);
 
@@ -52,15 +87,8 @@ impl Lines {
 }
 
 fn size(out: &mut Lines, report: &CapacityReport) {
-    let level = report.level.shown();
     out.line(&format!("Database    {}", fit_end(&report.database, 68)));
-    out.line(&format!(
-        "Size        {} of {} ({}) {} {level}",
-        bytes(report.used_bytes()),
-        bytes(report.limit_bytes),
-        used_percent(report.used_bytes(), report.limit_bytes),
-        meter(report.used_fraction),
-    ));
+    limit(out, report);
     out.line(&format!(
         "            file {} ({} of it free), write-ahead log {}",
         bytes(report.database_bytes),
@@ -73,10 +101,29 @@ fn size(out: &mut Lines, report: &CapacityReport) {
         counted(report.messages, "message"),
         bytes(report.raw_bytes)
     ));
+    footprint(out, report);
+}
+
+fn limit(out: &mut Lines, report: &CapacityReport) {
+    out.line(&format!(
+        "Size        {} of {} ({}) {} {}",
+        bytes(report.used_bytes()),
+        bytes(report.limit_bytes),
+        used_percent(report.used_bytes(), report.limit_bytes),
+        meter(report.used_fraction),
+        report.level.shown()
+    ));
+}
+
+fn footprint(out: &mut Lines, report: &CapacityReport) {
     let Some(footprint) = report.footprint else {
         out.line("Footprint   nothing is recorded yet");
         return;
     };
+    if footprint > 1.0 && report.uncompacted_bytes < TELLING_BYTES_MIN {
+        out.line("Footprint   tells nothing yet: an empty database takes about 100 KB as well");
+        return;
+    }
     let verdict = if footprint <= report.footprint_target {
         "within"
     } else {
@@ -142,9 +189,20 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
             hours(report.growth.wall_hours)
         ));
     }
+    if let Some(until) = planned_until(report) {
+        out.line(&format!("  {until}"));
+    }
     if let Some(untimed) = untimed(report) {
         out.line(&format!("  {untimed}"));
     }
+}
+
+/// Which days the figures by the day and month are of; `None` when they are those of the forecast.
+pub(super) fn planned_until(report: &CapacityReport) -> Option<String> {
+    let until = date(report.planned_until_ms()?);
+    Some(format!(
+        "days and months: the four weeks to {until}, the last full day of use"
+    ))
 }
 
 /// Which sessions are in no figure by the hour; `None` when all are.

@@ -45,7 +45,7 @@ pub(super) fn section(report: &CapacityReport) -> String {
             ..
         } => {
             let note = format!(
-                "<p class=\"note\">At the pace of the last {window_days} days, {days_used} of them \
+                "<p class=\"note\">At the pace of the {window_days} days to today, {days_used} of them \
                  in use: usually {} a day before compaction, {} in quiet weeks, {} in busy ones.</p>\n",
                 rounded_bytes(daily_raw_bytes.median),
                 rounded_bytes(daily_raw_bytes.low),

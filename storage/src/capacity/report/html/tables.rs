@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use super::markup::{TABLE_END, bar, bars, cell, css_percent, esc, path, table_start};
-use crate::capacity::report::text::{figure, project_label, rounded_bytes, session_label, times};
+use crate::capacity::report::text::{
+    figure, planned_until, project_label, rounded_bytes, session_label, times,
+};
 use crate::capacity::report::{CapacityReport, SessionRow};
 use crate::capacity::text::{
     bytes, count, date, date_time, elide_middle, hours, percent, three_digits,
@@ -77,8 +79,12 @@ pub(super) fn planned(report: &CapacityReport) -> String {
         );
     }
     out.push_str(TABLE_END);
-    let note = "The line in the middle is the plan; each side is a factor of up to 16.";
-    section("Plan against measured", note, &out)
+    let mut note =
+        "The line in the middle is the plan; each side is a factor of up to 16.".to_owned();
+    if let Some(until) = planned_until(report) {
+        let _ = write!(note, " {until}.");
+    }
+    section("Plan against measured", &note, &out)
 }
 
 /// A dot left or right of the plan, by the logarithm of the ratio.

@@ -2,7 +2,9 @@
 
 use super::{Fixture, close, empty, hostile, over_limit, report, with_untimed};
 use crate::Totals;
-use crate::capacity::report::{ReportInput, build, csv, prometheus, text};
+use crate::capacity::report::{
+    CapacityReport, ReportInput, build, csv, html, main_points, prometheus, text,
+};
 use crate::capacity::text::harmless;
 
 /// A strict reader of the exposition format: every sample follows the HELP and TYPE of its
@@ -234,4 +236,43 @@ fn csv_has_four_columns_everywhere_and_no_formulas() {
     let row = |field: &str| untimed.iter().find(|row| row[2] == field).unwrap();
     assert_eq!(row("untimed_sessions")[3], "20");
     assert_eq!(value("biggest_session", "stored_bytes"), "4000000");
+}
+
+#[test]
+fn a_store_that_lies_idle_says_which_days_each_figure_is_of() {
+    let mut fixture = Fixture::new();
+    let windows = |report: &CapacityReport| {
+        let told = text(report);
+        assert!(
+            told.contains("in the 24 days to today") || told.contains("in the 28 days to today")
+        );
+        told.contains("the four weeks to 2026-01-05, the last full day of use")
+            && html(report).contains("the four weeks to 2026-01-05")
+    };
+    assert!(
+        !windows(&build(&fixture.input()).unwrap()),
+        "used until today"
+    );
+    for hour in &mut fixture.hours {
+        hour.hour -= 40 * 24;
+    }
+    let idle = build(&fixture.input()).unwrap();
+    assert!(windows(&idle), "{}", text(&idle));
+    assert!(text(&idle).lines().all(|line| line.chars().count() <= 80));
+}
+
+#[test]
+fn the_main_points_are_a_few_lines_of_the_report() {
+    let points = main_points(&report());
+    for point in ["Size ", "Footprint ", "Growth ", "Forecast ", "Biggest "] {
+        assert!(points.contains(point), "{point}: {points}");
+    }
+    assert!(points.lines().count() <= 10, "{points}");
+    for report in [report(), hostile(), over_limit(), empty()] {
+        let points = main_points(&report);
+        assert!(
+            points.lines().all(|line| line.chars().count() <= 80),
+            "{points}"
+        );
+    }
 }

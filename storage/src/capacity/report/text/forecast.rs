@@ -37,9 +37,12 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
             ..
         } => {
             out.section(&format!(
-                "Forecast    {} a day recorded ({}), {days_used} of {window_days} days in use",
+                "Forecast    {} a day recorded ({})",
                 rounded_bytes(daily_raw_bytes.median),
                 range(*daily_raw_bytes),
+            ));
+            out.line(&format!(
+                "            in the {window_days} days to today, {days_used} of them in use"
             ));
             out.line(&columns("", "without compaction", "with compaction"));
             let month =
@@ -71,6 +74,34 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
     }
     if let Some(ignored) = ignored(report) {
         out.line(&format!("  {ignored}"));
+    }
+}
+
+/// When the limit is reached with compaction, and the room until then.
+pub(super) fn main_points(out: &mut Lines, report: &CapacityReport) {
+    let (daily_raw_bytes, with_compaction) = match &report.forecast {
+        Forecast::Projected {
+            daily_raw_bytes,
+            with_compaction,
+            ..
+        } => (daily_raw_bytes, with_compaction),
+        Forecast::NotEnoughHistory { days, days_min, .. } => {
+            return out.line(&format!(
+                "Forecast    needs {days_min} whole days of history; there are {days}"
+            ));
+        }
+    };
+    out.line(&format!(
+        "Forecast    {} a day recorded; {} is reached: {}",
+        rounded_bytes(daily_raw_bytes.median),
+        bytes(with_compaction.limit.bytes),
+        likely(&with_compaction.limit)
+    ));
+    if with_compaction.limit.session_hours.is_some() {
+        out.line(&format!(
+            "            room for {} of sessions, compacted as these are",
+            room(with_compaction.limit.session_hours)
+        ));
     }
 }
 
