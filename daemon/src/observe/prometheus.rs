@@ -120,7 +120,7 @@ pub fn render(core: &Core) -> String {
     family(
         "queue_bytes",
         "gauge",
-        "Payload bytes waiting for the writer",
+        "Bytes waiting for the writer: payloads, and a little more for each message",
         &one(bytes as u64),
     );
     family(

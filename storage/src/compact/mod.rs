@@ -5,7 +5,7 @@
 //!    `base` chooses what the steps of a project are encoded with.
 //! 3. `step` carries a step out: read (`standing`), encode, decode and compare outside any write
 //!    transaction; then one short transaction compares once more with what the file holds,
-//!    inserts the segment and deletes what it replaces.
+//!    deletes what the segment replaces and inserts it, into the pages that this frees.
 //! 4. `reclaim` gives the free pages back in small transactions, and checkpoints.
 //! 5. `run` does this for all sessions that are due, on request; `service` does it in the
 //!    background. One thread, or several where a run may use them, read and encode `ahead` of the

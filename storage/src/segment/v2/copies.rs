@@ -377,10 +377,19 @@ mod tests {
     }
 
     #[test]
-    fn one_byte_over_and_over_comes_back() {
-        for length in [1_usize, 95, 96, 500, 70_000] {
-            comes_back(&[], &vec![7; length]);
-            comes_back(&[7; 300], &vec![7; length]);
+    fn one_byte_over_and_over_comes_back_and_only_a_base_is_copied_from() {
+        // Bytes whose runs are sampled: of others nothing is ever copied.
+        for byte in [0, 3] {
+            for length in [1_usize, 95, 96, 500, 70_000] {
+                let run = vec![byte; length];
+                assert_eq!(comes_back(&[], &run), None, "{length} times {byte}");
+                let behind_base = comes_back(&[byte; 300], &run);
+                assert_eq!(
+                    behind_base.is_some(),
+                    length >= 500,
+                    "{length} times {byte}"
+                );
+            }
         }
     }
 
