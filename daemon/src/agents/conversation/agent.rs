@@ -70,6 +70,10 @@ impl Conversation {
     }
 
     pub(super) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) {
+        // Nobody can answer one whose input is closed.
+        if self.agent == Agent::Ending {
+            return;
+        }
         match self.requests.asked(now_ms, sequence, ask) {
             Some(answer) => self.write_answers(vec![answer]),
             None => {
@@ -142,6 +146,11 @@ impl Conversation {
             self.agent = Agent::Ending;
             self.idle_until_ms = None;
             self.effects.push(Effect::EndInput);
+            // No answer reaches it any more.
+            if self.requests.waits() {
+                self.requests.close();
+                self.tell_status("");
+            }
         }
     }
 

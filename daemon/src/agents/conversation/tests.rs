@@ -480,6 +480,44 @@ fn an_agent_that_ends_while_it_waits_for_an_answer_leaves_nobody_waiting() {
 }
 
 #[test]
+fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
+    let mut talk = in_turn();
+    talk.attached(
+        3,
+        "eve".into(),
+        1,
+        Arc::new(Options {
+            model: "other".to_owned(),
+            ..Options::default()
+        }),
+    );
+    talk.seen(0, 2, Glance::TurnOver);
+    talk.heard(0, 3, vec![(3, ask("r"))]);
+    talk.take_effects();
+    prompt_of(&mut talk, 3, "go on");
+    let told = talk.take_effects();
+    assert!(told.contains(&Effect::EndInput), "{told:?}");
+    assert!(
+        told.iter().any(|effect| matches!(
+            effect,
+            Effect::Tell(To::All, _, Event::StatusChange(change))
+                if change.status == i32::from(AgentStatus::Thinking)
+        )),
+        "{told:?}"
+    );
+    talk.heard(0, 4, vec![(4, ask("late"))]);
+    for id in ["r", "late"] {
+        talk.replied(0, 1, 4, allow(id));
+        let told = talk.take_effects();
+        assert_eq!(writes(&told), 0, "{id}");
+        let [Effect::Tell(To::One(1), _, Event::Error(refused))] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(refused.code, "UNKNOWN_REQUEST");
+    }
+}
+
+#[test]
 fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
     let mut talk = in_turn();
     let full = || Refusal::new("RESOURCE_EXHAUSTED", "the disk is full");
