@@ -159,6 +159,10 @@ pub(crate) struct Conversation {
     agent: Agent,
     /// How the last agent was started.
     agent_options: Arc<Options>,
+    /// The model that it said it has: what it was started with may be another name for it.
+    told_model: String,
+    /// The session's, for agents that are asked for without one.
+    session_model: String,
     agent_session_id: String,
     turn: Option<Turn>,
     waiting: VecDeque<Said>,
@@ -197,6 +201,8 @@ impl Conversation {
             patience,
             agent: Agent::Away,
             agent_options: Arc::default(),
+            told_model: String::new(),
+            session_model: String::new(),
             agent_session_id,
             turn: None,
             waiting: VecDeque::new(),
@@ -216,6 +222,12 @@ impl Conversation {
         }
     }
 
+    /// The same, of a session that has a model.
+    pub(crate) fn with_model(mut self, session_model: String) -> Self {
+        self.session_model = session_model;
+        self
+    }
+
     /// What is to be done now, in order.
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
@@ -226,7 +238,8 @@ impl Conversation {
         &self.agent_session_id
     }
 
-    /// The model that the agent was started with; empty while there is none, or for its own choice.
+    /// The model that the agent was started with, the session's where none was asked for; empty while there
+    /// is no agent, or for its own choice.
     pub(crate) fn model(&self) -> &str {
         match self.agent {
             Agent::Running => &self.agent_options.model,

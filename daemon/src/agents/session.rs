@@ -37,7 +37,6 @@ pub(crate) struct Session {
     core: Arc<Core>,
     id: SessionId,
     key: SessionKey,
-    model: String,
     began: Instant,
     conversation: Conversation,
     mailboxes: HashMap<StreamKey, Arc<Mailbox>>,
@@ -79,12 +78,12 @@ impl Session {
             known.agent_session_id,
             known.messages,
             0,
-        );
+        )
+        .with_model(known.model);
         Self {
             core,
             id: known.id,
             key: known.key,
-            model: known.model,
             began: Instant::now(),
             conversation,
             mailboxes: HashMap::new(),
@@ -277,11 +276,7 @@ impl Session {
             times: Arc::clone(&self.times),
             forsaken: self.forsaken.clone(),
         };
-        let mut options = options.clone();
-        if options.model.is_empty() {
-            options.model.clone_from(&self.model);
-        }
-        Running::start(recorder, &options, self.conversation.agent_session_id())
+        Running::start(recorder, options, self.conversation.agent_session_id())
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Agent, Conversation, Effect, Exit, To, Written};
 use crate::agents::glance::{Ask, Glance};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
-use crate::limits::AGENT_END_MS_MAX;
+use crate::limits::{AGENT_END_MS_MAX, TOOL_NAME_BYTES_MAX};
 
 impl Conversation {
     /// It runs.
@@ -49,9 +49,13 @@ impl Conversation {
     pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, glance: Glance) {
         self.recorded(sequence);
         match glance {
-            Glance::Began(id) => {
-                if !id.is_empty() {
-                    self.agent_session_id = id;
+            Glance::Began { session_id, model } => {
+                if !session_id.is_empty() {
+                    self.agent_session_id = session_id;
+                }
+                // A longer one is none that a client can ask for.
+                if model.len() <= TOOL_NAME_BYTES_MAX {
+                    self.told_model = model;
                 }
             }
             Glance::Asks(ask) => self.asked(now_ms, sequence, ask),

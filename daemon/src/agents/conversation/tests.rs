@@ -52,6 +52,13 @@ fn ask(id: &str) -> Glance {
     })
 }
 
+fn began(session_id: &str, model: &str) -> Glance {
+    Glance::Began {
+        session_id: session_id.to_owned(),
+        model: model.to_owned(),
+    }
+}
+
 fn allow(id: &str) -> Reply {
     Reply::Decision {
         request_id: id.to_owned(),
@@ -95,7 +102,7 @@ fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
     };
     assert!(line.starts_with(b"{\"message\"") || line.starts_with(b"{\"type\""));
     talk.written(0, Written::Prompt, Ok(1));
-    talk.seen(0, 2, Glance::Began("a-1".to_owned()));
+    talk.seen(0, 2, began("a-1", ""));
     assert_eq!(talk.activity(), Activity::Active);
     talk.seen(0, 3, Glance::TurnOver);
     assert_eq!(talk.activity(), Activity::Idle);
@@ -200,6 +207,34 @@ fn a_message_that_asks_for_another_agent_has_one_that_goes_on_where_the_last_one
         talk.written(0, Written::Prompt, Ok(5));
         talk.seen(0, 6, Glance::TurnOver);
         talk.take_effects();
+    }
+}
+
+#[test]
+fn a_message_that_asks_for_the_model_that_runs_has_it() {
+    let asks_for = |model: &str| {
+        Arc::new(Options {
+            model: model.to_owned(),
+            ..Options::default()
+        })
+    };
+    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0)
+        .with_model("the-sessions".to_owned());
+    talk.attached(1, "ann".into(), 0, Arc::default());
+    talk.attached(2, "bob".into(), 0, asks_for("the-sessions"));
+    talk.attached(3, "eve".into(), 0, asks_for("as-told"));
+    prompt_of(&mut talk, 1, "go");
+    assert_eq!(done(&mut talk), [Effect::Start(asks_for("the-sessions"))]);
+    talk.started();
+    assert_eq!(talk.model(), "the-sessions");
+    talk.take_effects();
+    for key in [2, 3] {
+        talk.written(0, Written::Prompt, Ok(1));
+        talk.seen(0, 2, began("a-1", "as-told"));
+        talk.seen(0, 3, Glance::TurnOver);
+        talk.take_effects();
+        prompt_of(&mut talk, key, "go on");
+        assert_eq!(writes(&done(&mut talk)), 1, "{key}");
     }
 }
 
