@@ -161,6 +161,11 @@ pub const STDERR_LINE_BYTES_MAX: usize = 1_000;
 pub const INTERRUPT_MS_MAX: u64 = 10_000;
 /// An agent whose input was closed, and does not end, is killed after this.
 pub const AGENT_END_MS_MAX: u64 = 5_000;
+/// A message whose agent finds no place waits so long for one that is to make room: longer than that has
+/// to end, and its last lines to be read.
+pub const AGENT_PLACE_MS_MAX: u64 = AGENT_END_MS_MAX + OUTPUT_REST_MS_MAX + 1_000;
+/// How often it looks for the place.
+pub const AGENT_PLACE_POLL_MS: u64 = 20;
 /// Messages of a session that wait for its turn to end.
 pub const WAITING_MESSAGES_MAX: usize = 8;
 /// Requests of an agent that are open at once; further ones are denied.

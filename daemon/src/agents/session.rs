@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use betcode_storage::{SessionId, SessionKey};
@@ -42,6 +42,7 @@ pub(crate) struct Session {
     mailboxes: HashMap<StreamKey, Arc<Mailbox>>,
     times: Arc<ReadTimes>,
     activity: Arc<AtomicU8>,
+    rest: Arc<AtomicU64>,
     running: Option<Running>,
     /// Cancelled when the session is to go.
     forsaken: CancellationToken,
@@ -66,6 +67,7 @@ impl Session {
         core: Arc<Core>,
         known: Known,
         activity: Arc<AtomicU8>,
+        rest: Arc<AtomicU64>,
         inbox: mpsc::Sender<Command>,
     ) -> Self {
         let patience = Patience {
@@ -89,6 +91,7 @@ impl Session {
             mailboxes: HashMap::new(),
             times: Arc::default(),
             activity,
+            rest,
             running: None,
             forsaken: CancellationToken::new(),
             inbox,
@@ -193,6 +196,7 @@ impl Session {
                 self.running = None;
                 conversation.exited(&exit);
             }
+            Command::GiveWay => conversation.give_way(now_ms),
             Command::Kill => {
                 conversation.close(now_ms);
                 conversation.kill();
@@ -213,6 +217,9 @@ impl Session {
             // Before anybody is told: who hears of a change finds it in the list of sessions.
             let activity = self.conversation.activity();
             self.activity.store(activity as u8, Ordering::Relaxed);
+            self.core
+                .agents
+                .note_rest(&self.rest, self.conversation.rests());
             if effects.is_empty() {
                 return;
             }
@@ -224,6 +231,10 @@ impl Session {
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
+            Effect::Start(_) if self.must_wait_for_place() => {
+                let now_ms = self.now_ms();
+                self.conversation.wait_for_place(now_ms);
+            }
             Effect::Start(options) => match self.start(&options) {
                 Ok(running) => {
                     self.running = Some(running);
@@ -264,6 +275,18 @@ impl Session {
     fn signal(&self, signal: Signal) {
         if let Some(running) = &self.running {
             running.signal(signal);
+        }
+    }
+
+    /// Whether an agent of another session is making room for this one's.
+    fn must_wait_for_place(&self) -> bool {
+        let limit = &self.core.admission.subprocesses;
+        if limit.used() < limit.max() {
+            return false;
+        }
+        match self.conversation.awaits_place_until_ms() {
+            Some(until_ms) => self.now_ms() < until_ms,
+            None => limit.max() > 0 && self.core.agents.make_room(),
         }
     }
 

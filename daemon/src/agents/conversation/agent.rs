@@ -2,17 +2,41 @@
 
 use std::sync::Arc;
 
-use super::{Agent, Conversation, Effect, Exit, To, Written};
+use super::{Agent, AwaitedPlace, Conversation, Effect, Exit, To, Written};
 use crate::agents::glance::{Ask, Glance};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
-use crate::limits::{AGENT_END_MS_MAX, TOOL_NAME_BYTES_MAX};
+use crate::limits::{
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
+};
 
 impl Conversation {
     /// It runs.
     pub(crate) fn started(&mut self) {
+        self.place = None;
         self.agent = Agent::Running;
         self.hand_over();
+    }
+
+    /// It cannot start before another session's agent has ended, which was asked to.
+    pub(crate) fn wait_for_place(&mut self, now_ms: u64) {
+        let is_first = self.place.is_none();
+        let place = self.place.get_or_insert(AwaitedPlace {
+            look_ms: None,
+            until_ms: now_ms + AGENT_PLACE_MS_MAX,
+        });
+        place.look_ms = Some(now_ms + AGENT_PLACE_POLL_MS);
+        if is_first {
+            self.tell_status("waiting until an agent at rest has made room");
+        }
+    }
+
+    /// Another session needs the agent's place.
+    pub(crate) fn give_way(&mut self, now_ms: u64) {
+        if self.rests() {
+            self.end_input();
+            self.end_soon(now_ms);
+        }
     }
 
     /// It does not start.
@@ -22,6 +46,7 @@ impl Conversation {
 
     pub(super) fn turn_failed(&mut self, mut refusal: Refusal) {
         self.turn = None;
+        self.place = None;
         self.requests.close();
         let waited = std::mem::take(&mut self.waiting).len();
         if waited > 0 {
@@ -262,6 +287,7 @@ impl Conversation {
         self.waiting.clear();
         if self.turn.as_ref().is_some_and(|turn| turn.prompt.is_some()) {
             self.turn = None;
+            self.place = None;
         }
         match self.turn {
             Some(_) => self.interrupt(now_ms),

@@ -300,6 +300,7 @@ impl Conversation {
         if turn.prompt.is_some() {
             // The agent does not know of it.
             self.turn = None;
+            self.place = None;
             self.tell_status(&format!("cancelled before the agent had it{forgotten}"));
         } else {
             self.interrupt(now_ms);

@@ -3,7 +3,10 @@ use betcode_schema_grpc::v1::{ErrorEvent, PermissionDecision};
 use super::*;
 use crate::agents::command::Options;
 use crate::agents::glance::{Ask, Glance};
-use crate::limits::{EARLY_ANSWER_MS_MAX, INTERRUPT_MS_MAX, WAITING_MESSAGES_MAX};
+use crate::limits::{
+    AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, EARLY_ANSWER_MS_MAX, INTERRUPT_MS_MAX,
+    WAITING_MESSAGES_MAX,
+};
 
 const PATIENCE: Patience = Patience {
     idle_ms: 1_000,
@@ -550,6 +553,42 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
         };
         assert_eq!(refused.code, "UNKNOWN_REQUEST");
     }
+}
+
+#[test]
+fn an_agent_makes_room_when_it_rests_and_not_while_it_has_something_to_do() {
+    let mut talk = in_turn();
+    talk.give_way(0);
+    assert!(!talk.rests() && done(&mut talk).is_empty());
+    talk.seen(0, 2, Glance::TurnOver);
+    assert!(talk.rests());
+    talk.seen(0, 3, ask("r"));
+    talk.give_way(0);
+    assert!(!talk.rests() && done(&mut talk).is_empty());
+    talk.replied(0, 1, 3, allow("r"));
+    talk.take_effects();
+    talk.give_way(0);
+    assert_eq!(done(&mut talk), [Effect::EndInput]);
+    assert!(talk.next_ms().is_some(), "one that does not end is killed");
+}
+
+#[test]
+fn a_message_that_waits_for_a_place_looks_again_until_it_is_cancelled() {
+    let mut talk = attended();
+    prompt_of(&mut talk, 1, "go");
+    assert_eq!(done(&mut talk), [Effect::Start(plans())]);
+    for round in 1..4 {
+        talk.wait_for_place(round * AGENT_PLACE_POLL_MS);
+        assert!(done(&mut talk).is_empty());
+        talk.tick((round + 1) * AGENT_PLACE_POLL_MS);
+        assert_eq!(done(&mut talk), [Effect::Start(plans())]);
+    }
+    let until_ms = AGENT_PLACE_POLL_MS + AGENT_PLACE_MS_MAX;
+    assert_eq!(talk.awaits_place_until_ms(), Some(until_ms));
+    talk.wait_for_place(AGENT_PLACE_POLL_MS);
+    assert!(talk.cancel(0));
+    talk.tick(until_ms);
+    assert!(done(&mut talk).is_empty());
 }
 
 #[test]
