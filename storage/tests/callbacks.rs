@@ -102,6 +102,27 @@ fn background_compaction_tells_of_a_panic_and_goes_on_at_its_next_look() {
 }
 
 #[test]
+fn background_compaction_tells_of_a_lock_that_is_no_compactions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let (store, panics) = open_unlucky(&path);
+    panics.store(false, Ordering::SeqCst);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let options = ServiceOptions {
+        interval_ms: 5,
+        ..ServiceOptions::default()
+    };
+    let service = store.start_compaction(options).unwrap();
+    wait_for(&service, "told", |status| status.last_error.is_some());
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_for(&service, "in order", |status| {
+        status.runs == 1 && status.last_error.is_none()
+    });
+    service.stop();
+}
+
+#[test]
 fn a_panic_in_a_run_of_compaction_is_its_error() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open_unlucky(&folder.path().join("h.db"));

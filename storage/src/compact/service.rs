@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::lease::Lease;
 use super::policy::CompactionPolicy;
 use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest};
 use crate::capacity::levels::Level;
@@ -259,7 +260,7 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
                 }
             }
             // Somebody compacts by hand: as good.
-            Err(StoreError::Busy { .. }) => {}
+            Err(StoreError::Busy { what, .. }) if what == Lease::HELD => {}
             Err(StoreError::Closed { .. }) => break,
             Err(error) => {
                 tracing::error!(%error, "background compaction failed");
