@@ -64,6 +64,14 @@ pub const CARRIED_SMALL_BYTES_MAX: usize = 64 << 10;
 /// and so many are there at once, until they are sent; further ones wait. Together they take an eighth
 /// of the memory that a daemon has by default.
 pub const CARRIED_LARGE_MAX: usize = 4;
+/// So many wait for such a place, each with what it had when it proved to be large; further ones are refused,
+pub const CARRIED_LARGE_WAITING_MAX: usize = 64;
+/// as is one that waits longer than this: longer than an answer keeps its place unread.
+pub const CARRIED_LARGE_WAIT_MS_MAX: u64 = 45_000;
+/// A large answer of which nothing is taken for so long is given up.
+pub const CARRIED_UNREAD_MS_MAX: u64 = 30_000;
+/// In pieces of this size an answer that was whole goes out.
+pub const CARRIED_PIECE_BYTES: usize = 16 << 10;
 /// Such a request is given up when its answer has not begun after this: longer than a relay tries.
 pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
 /// One whose answer has begun, when it is not whole after this, for streams may go on for ever:
@@ -153,6 +161,11 @@ pub const STDERR_LINE_BYTES_MAX: usize = 1_000;
 pub const INTERRUPT_MS_MAX: u64 = 10_000;
 /// An agent whose input was closed, and does not end, is killed after this.
 pub const AGENT_END_MS_MAX: u64 = 5_000;
+/// A message whose agent finds no place waits so long for one that is to make room: longer than that has
+/// to end, and its last lines to be read.
+pub const AGENT_PLACE_MS_MAX: u64 = AGENT_END_MS_MAX + OUTPUT_REST_MS_MAX + 1_000;
+/// How often it looks for the place.
+pub const AGENT_PLACE_POLL_MS: u64 = 20;
 /// Messages of a session that wait for its turn to end.
 pub const WAITING_MESSAGES_MAX: usize = 8;
 /// Requests of an agent that are open at once; further ones are denied.
@@ -187,6 +200,8 @@ pub const AGENT_ID_LINES_MAX: u64 = 4_096;
 pub const LAST_LINES_MS: u64 = 2_000;
 
 const _: () = {
+    assert!(CARRIED_UNREAD_MS_MAX < CARRIED_LARGE_WAIT_MS_MAX);
+    assert!(CARRIED_LARGE_WAIT_MS_MAX < CARRIED_END_MS_MAX);
     assert!(FRAME_BYTES_MAX <= PART_BYTES_MAX);
     assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);
     assert!(SESSIONS_PAGE_BYTES_MAX < 4 << 20);

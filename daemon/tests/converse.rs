@@ -399,6 +399,41 @@ async fn agents_are_bounded_and_the_limit_is_named() {
 }
 
 #[tokio::test]
+async fn agents_at_rest_make_room_for_those_that_are_needed() {
+    let (served, folder) = serve(&[("max_subprocesses", "2")]).await;
+    let channel = served.channel().await;
+    let mut talks = Vec::new();
+    // A new session each: there is no place for the last two unless one is made.
+    for name in ["a", "b", "c", "d"] {
+        let mut talk = Talk::open(&channel, start(name, &folder)).await;
+        talk.say(&format!("say:{name}")).await;
+        talk.turn_over().await;
+        talk.idle().await;
+        talks.push(talk);
+    }
+    let limit = &served.daemon.core().admission.subprocesses;
+    assert_eq!((limit.used(), limit.refused()), (2, 0));
+    // Those that were ended go on when they are wanted, and the one at work stays.
+    talks[3].say("hang").await;
+    talks[3].hears("hanging").await;
+    for at in [0, 1, 2] {
+        talks[at].say("say:again").await;
+        talks[at].turn_over().await;
+        talks[at].idle().await;
+    }
+    assert!(
+        !talks[3]
+            .told
+            .iter()
+            .any(|e| matches!(e.event, Some(Event::Error(_))))
+    );
+    talks[3]
+        .ask(Asked::Cancel(proto::CancelRequest::default()))
+        .await;
+    talks[3].turn_over().await;
+}
+
+#[tokio::test]
 async fn a_deleted_session_takes_its_agent_along_and_does_not_come_back() {
     let (served, folder) = serve(&[]).await;
     let channel = served.channel().await;

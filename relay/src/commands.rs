@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::RevokeMachine { machine } => {
             let machine: MachineId = machine.parse()?;
             revoke(&state()?, |revoked| {
-                revoked.machines.insert(machine.clone(), now_s());
+                revoked.revoke_machine(&machine, now_s());
             })?;
             say(&format!(
                 "revoked certificates of {machine} issued until now"
@@ -165,9 +165,28 @@ impl ServeFlags {
 
 fn enrol(state: &StateFolder, machine: &MachineId) -> Result<String, Error> {
     let authority: CertificateDer<'_> = read_pem(state.authority_certificate())?;
+    // Refused here already, where somebody is who can set the clock right.
+    let revoked = load_revoked(state)?;
+    revoked
+        .issue_machine_s(machine, now_s())
+        .map_err(|until_s| far_ahead(&format!("certificates of {machine}"), until_s, state))?;
     let path = state.enrolments();
     let issued = Enrolments::at(&path).issue(machine, &authority, now_s());
     Ok(issued.map_err(|source| StateError::Io { path, source })?)
+}
+
+fn load_revoked(state: &StateFolder) -> Result<Revocations, StateError> {
+    let path = state.revoked();
+    Revocations::load(&path).map_err(|source| StateError::Io { path, source })
+}
+
+/// Why nothing can be issued now.
+fn far_ahead(what: &str, until_s: u64, state: &StateFolder) -> String {
+    format!(
+        "all {what} are revoked until {until_s} (Unix seconds), which is ahead of this clock: set \
+         the clock right, or take the entry out of {}",
+        state.revoked().display()
+    )
 }
 
 fn read_pem<T: PemObject>(path: PathBuf) -> Result<T, StateError> {
@@ -201,16 +220,9 @@ fn token(state: &StateFolder, command: TokenCommand) -> Result<(), Error> {
             if !(1..=limits::TOKEN_LIFE_S_MAX).contains(&life_s) {
                 return Err(format!("a token lasts 1 to {} s", limits::TOKEN_LIFE_S_MAX).into());
             }
-            let path = state.revoked();
-            let revoked =
-                Revocations::load(&path).map_err(|source| StateError::Io { path, source })?;
-            let issued_s = revoked.issue_s(&user, now_s()).map_err(|until| {
-                format!(
-                    "all tokens of {user} are revoked until {until} (Unix seconds), which is ahead of \
-                     this clock: set the clock right, or take the user out of {}",
-                    state.revoked().display()
-                )
-            })?;
+            let issued_s = load_revoked(state)?
+                .issue_s(&user, now_s())
+                .map_err(|until_s| far_ahead(&format!("tokens of {user}"), until_s, state))?;
             let key: PrivatePkcs8KeyDer<'_> = read_pem(state.token_key())?;
             let issuer = TokenIssuer::new(key.secret_pkcs8_der());
             let (token, claims) = issuer.issue(&user, &machines, issued_s, life_s)?;

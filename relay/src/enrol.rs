@@ -1,7 +1,7 @@
 //! Enrolment at the door for daemons: a code for a certificate.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use betcode_schema_tunnel::{
     EnrolmentAnswer, EnrolmentRequest, GreetingError, read_greeting, write_greeting,
@@ -9,7 +9,7 @@ use betcode_schema_tunnel::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use crate::auth::{Enrolments, StateFolder};
+use crate::auth::{Enrolments, Revocations, StateFolder};
 
 /// Certifies machines that show a code.
 pub struct Enrol {
@@ -73,8 +73,8 @@ fn answer(
     enrolments: &Enrolments,
     request: &EnrolmentRequest,
 ) -> Result<EnrolmentAnswer, String> {
-    let now = SystemTime::now();
-    let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_s = now.unwrap_or_default().as_secs();
     let taken = enrolments.take(&request.machine_id, &request.code, now_s);
     match taken {
         Ok(Some(())) => {}
@@ -86,7 +86,20 @@ fn answer(
             return Err("the relay cannot enrol now; try again later".to_owned());
         }
     }
-    let certified = state.certify_machine(&request.machine_id, &request.signing_request, now);
+    let revoked = Revocations::load(&state.revoked()).map_err(|error| {
+        tracing::error!(%error, "what was revoked cannot be read");
+        "the relay cannot enrol now; ask for a new code later".to_owned()
+    })?;
+    let issued_s = revoked.issue_machine_s(&request.machine_id, now_s);
+    let issued_s = issued_s.map_err(|until_s| {
+        format!(
+            "all certificates of {} are revoked until {until_s} (Unix seconds), which is ahead of \
+             the relay's clock: have that clock set right, and ask for a new code",
+            request.machine_id
+        )
+    })?;
+    let issued = UNIX_EPOCH + Duration::from_secs(issued_s);
+    let certified = state.certify_machine(&request.machine_id, &request.signing_request, issued);
     let certificate = certified.map_err(|error| error.to_string())?;
     let authority = state
         .read(&state.authority_certificate())
@@ -99,8 +112,6 @@ fn answer(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use betcode_schema_tunnel::MachineId;
 
     use super::*;

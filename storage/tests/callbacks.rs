@@ -52,8 +52,8 @@ impl Clock for Unlucky {
     }
 }
 
-/// A store whose only session is due to be compacted, and whether that panics.
-fn open_unlucky(path: &Path) -> (Store, Arc<AtomicBool>) {
+/// A store whose only session is due to be compacted, whether that panics, and its clock.
+fn open_unlucky(path: &Path) -> (Store, Arc<AtomicBool>, Arc<Unlucky>) {
     let panics = Arc::new(AtomicBool::new(true));
     let clock = Arc::new(Unlucky {
         clock: ManualClock::at(1_800_000_000_000),
@@ -64,7 +64,7 @@ fn open_unlucky(path: &Path) -> (Store, Arc<AtomicBool>) {
     let store = Store::open(path, StoreOptions { clock, ..options() }).unwrap();
     store.append(batch("s", 100)).unwrap();
     told.clock.advance(7 * 24 * 3_600_000);
-    (store, panics)
+    (store, panics, told)
 }
 
 fn wait_for(service: &CompactionService, what: &str, is: impl Fn(&ServiceStatus) -> bool) {
@@ -76,23 +76,32 @@ fn wait_for(service: &CompactionService, what: &str, is: impl Fn(&ServiceStatus)
 }
 
 #[test]
-fn background_compaction_tells_of_a_panic_and_goes_on_at_its_next_look() {
+fn background_compaction_tells_of_a_panic_and_leaves_that_session_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, panics) = open_unlucky(&folder.path().join("h.db"));
+    let (store, panics, told) = open_unlucky(&folder.path().join("h.db"));
     let options = ServiceOptions {
         interval_ms: 5,
         ..ServiceOptions::default()
     };
     let service = store.start_compaction(options).unwrap();
     wait_for(&service, "told", |status| status.last_error.is_some());
-    let told = service.status().last_error.unwrap();
-    assert!(told.contains("internal error"), "{told}");
+    let error = service.status().last_error.unwrap();
+    assert!(error.contains("internal error"), "{error}");
+    // At later looks it is told, and not met again.
+    wait_for(&service, "told whose", |status| {
+        let error = status.last_error.as_deref().unwrap_or_default();
+        error.starts_with("session s: ")
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(store.compaction_runs(10).unwrap().len(), 1);
     let runs = store.compaction_runs(1).unwrap();
     assert_eq!(runs[0].outcome, "failed");
     assert!(runs[0].detail.contains("internal error"), "{runs:?}");
     assert_eq!(store.totals().unwrap().hot_messages, 100);
 
     panics.store(false, Ordering::SeqCst);
+    store.append(batch("s", 1)).unwrap();
+    told.clock.advance(7 * 24 * 3_600_000);
     wait_for(&service, "compacted", |status| status.runs == 1);
     wait_for(&service, "in order", |status| {
         status.last_error.is_none() && status.state == ServiceState::Idle
@@ -102,9 +111,30 @@ fn background_compaction_tells_of_a_panic_and_goes_on_at_its_next_look() {
 }
 
 #[test]
+fn background_compaction_tells_of_a_lock_that_is_no_compactions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let (store, panics, _) = open_unlucky(&path);
+    panics.store(false, Ordering::SeqCst);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let options = ServiceOptions {
+        interval_ms: 5,
+        ..ServiceOptions::default()
+    };
+    let service = store.start_compaction(options).unwrap();
+    wait_for(&service, "told", |status| status.last_error.is_some());
+    other.execute_batch("ROLLBACK").unwrap();
+    wait_for(&service, "in order", |status| {
+        status.runs == 1 && status.last_error.is_none()
+    });
+    service.stop();
+}
+
+#[test]
 fn a_panic_in_a_run_of_compaction_is_its_error() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = open_unlucky(&folder.path().join("h.db"));
+    let (store, _, _) = open_unlucky(&folder.path().join("h.db"));
     let go_on = &mut |_: &_| ControlFlow::Continue(());
     let error = store
         .compact(&CompactionRequest::manual(), go_on)

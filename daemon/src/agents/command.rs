@@ -1,5 +1,6 @@
 //! How an agent is started: its executable, its arguments, where it works. No process yet.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -23,15 +24,19 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether a client that says this asks for another agent than one that runs so. Who says nothing
-    /// takes the one that there is.
-    pub(crate) fn ask_for_other_than(&self, running: &Self) -> bool {
+    /// Whether a client that says this asks for another agent than one that was started so and says
+    /// that it has the model `told`. Who says nothing takes the one that there is.
+    pub(crate) fn ask_for_other_than(&self, running: &Self, told: &str) -> bool {
         let named = !self.model.is_empty();
         let says_something = named || self.plan_mode || !self.allowed_tools.is_empty();
         let other_mode = self.plan_mode != running.plan_mode;
-        let other_tools = self.allowed_tools != running.allowed_tools;
-        let other_model = named && self.model != running.model;
+        let other_tools = self.tools() != running.tools();
+        let other_model = named && self.model != running.model && self.model != told;
         says_something && (other_mode || other_tools || other_model)
+    }
+
+    fn tools(&self) -> BTreeSet<&str> {
+        self.allowed_tools.iter().map(String::as_str).collect()
     }
 
     /// Refuses what would be taken for something else on a command line.
@@ -174,6 +179,27 @@ mod tests {
         };
         let more = "--resume a-1 --model m --permission-mode plan --allowedTools Read Bash(ls:*)";
         assert_eq!(words(&options, "a-1"), format!("{base} {more}"));
+    }
+
+    #[test]
+    fn who_asks_for_what_runs_by_another_name_or_in_another_order_asks_for_no_other() {
+        let options = |model: &str, tools: &[&str]| Options {
+            model: model.to_owned(),
+            allowed_tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
+            ..Options::default()
+        };
+        let running = options("short", &["Read", "Edit"]);
+        for (model, tools, other) in [
+            ("", &["Edit", "Read", "Edit"][..], false),
+            ("short", &["Edit", "Read"], false),
+            ("short-2", &["Edit", "Read"], false),
+            ("long", &["Edit", "Read"], true),
+            ("short", &["Edit"], true),
+        ] {
+            let asked = options(model, tools);
+            let is_other = asked.ask_for_other_than(&running, "short-2");
+            assert_eq!(is_other, other, "{asked:?}");
+        }
     }
 
     #[test]

@@ -97,6 +97,14 @@ enum Agent {
     Ending,
 }
 
+/// A place for an agent, that another session's is making.
+#[derive(Debug)]
+struct AwaitedPlace {
+    /// When to look whether it is there; none while somebody looks.
+    look_ms: Option<u64>,
+    until_ms: u64,
+}
+
 #[derive(Debug)]
 struct Turn {
     /// The prompt, until it is handed to the writer.
@@ -159,6 +167,10 @@ pub(crate) struct Conversation {
     agent: Agent,
     /// How the last agent was started.
     agent_options: Arc<Options>,
+    /// The model that it said it has: what it was started with may be another name for it.
+    told_model: String,
+    /// The session's, for agents that are asked for without one.
+    session_model: String,
     agent_session_id: String,
     turn: Option<Turn>,
     waiting: VecDeque<Said>,
@@ -177,6 +189,8 @@ pub(crate) struct Conversation {
     early: VecDeque<Early>,
     unattended_since_ms: u64,
     idle_until_ms: Option<u64>,
+    /// Where the turn's agent is to go.
+    place: Option<AwaitedPlace>,
     kill_at_ms: Option<u64>,
     /// Nothing new is begun: the daemon stops, or the session is to go.
     closing: bool,
@@ -197,6 +211,8 @@ impl Conversation {
             patience,
             agent: Agent::Away,
             agent_options: Arc::default(),
+            told_model: String::new(),
+            session_model: String::new(),
             agent_session_id,
             turn: None,
             waiting: VecDeque::new(),
@@ -210,10 +226,17 @@ impl Conversation {
             early: VecDeque::new(),
             unattended_since_ms: now_ms,
             idle_until_ms: None,
+            place: None,
             kill_at_ms: None,
             closing: false,
             effects: Vec::new(),
         }
+    }
+
+    /// The same, of a session that has a model.
+    pub(crate) fn with_model(mut self, session_model: String) -> Self {
+        self.session_model = session_model;
+        self
     }
 
     /// What is to be done now, in order.
@@ -226,7 +249,8 @@ impl Conversation {
         &self.agent_session_id
     }
 
-    /// The model that the agent was started with; empty while there is none, or for its own choice.
+    /// The model that the agent was started with, the session's where none was asked for; empty while there
+    /// is no agent, or for its own choice.
     pub(crate) fn model(&self) -> &str {
         match self.agent {
             Agent::Running => &self.agent_options.model,
@@ -238,6 +262,17 @@ impl Conversation {
     pub(crate) fn is_over(&self) -> bool {
         let nobody = self.streams.is_empty() && self.requests.grants().is_empty();
         self.agent == Agent::Away && self.turn.is_none() && (self.closing || nobody)
+    }
+
+    /// Whether its agent has nothing to do, and may make room for another session's.
+    pub(crate) fn rests(&self) -> bool {
+        let is_idle = self.turn.is_none() && !self.requests.waits();
+        is_idle && self.agent == Agent::Running && !self.closing
+    }
+
+    /// Until when it waits for a place for its agent, if it does.
+    pub(crate) fn awaits_place_until_ms(&self) -> Option<u64> {
+        self.place.as_ref().map(|place| place.until_ms)
     }
 
     pub(crate) fn activity(&self) -> Activity {

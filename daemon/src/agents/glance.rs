@@ -8,8 +8,13 @@ use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
 /// Something that the conversation must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Glance {
-    /// The agent is there, and calls its conversation so.
-    Began(String),
+    /// The agent is there.
+    Began {
+        /// What it calls its conversation.
+        session_id: String,
+        /// The model that it has.
+        model: String,
+    },
     /// It asks whether it may use a tool, or asks the user.
     Asks(Ask),
     /// It asks something that nobody here can answer.
@@ -56,11 +61,21 @@ pub(crate) fn glance(line: &[u8]) -> Vec<Glance> {
 }
 
 fn of(object: &str) -> Option<Glance> {
-    let names = ["type", "subtype", "session_id", "request_id", "request"];
-    let [kind, subtype, session_id, request_id, request] = fields(object, &names)?;
+    let names = [
+        "type",
+        "subtype",
+        "session_id",
+        "model",
+        "request_id",
+        "request",
+    ];
+    let [kind, subtype, session_id, model, request_id, request] = fields(object, &names)?;
     let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
     match &*text(kind) {
-        "system" if text(subtype) == "init" => Some(Glance::Began(text(session_id))),
+        "system" if text(subtype) == "init" => Some(Glance::Began {
+            session_id: text(session_id),
+            model: text(model),
+        }),
         "result" => Some(Glance::TurnOver),
         "control_cancel_request" => Some(Glance::Withdraws(text(request_id))),
         "control_request" => {
@@ -104,10 +119,16 @@ mod tests {
 
     #[test]
     fn each_object_of_a_line_is_seen_and_nonsense_is_not() {
-        let two = br#"{"type":"system","subtype":"init","session_id":"a"}{"type":"result"} torn"#;
+        let two = br#"{"type":"system","subtype":"init","session_id":"a","model":"m"}{"type":"result"} torn"#;
         assert_eq!(
             glance(two),
-            [Glance::Began("a".to_owned()), Glance::TurnOver]
+            [
+                Glance::Began {
+                    session_id: "a".to_owned(),
+                    model: "m".to_owned()
+                },
+                Glance::TurnOver
+            ]
         );
         for line in [
             "",

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Deaf(Written),
     /// The agent is gone.
     Exited(Exit),
+    /// The agent is to end if it rests: another session needs its place.
+    GiveWay,
     /// It is to go now: there is no time left.
     Kill,
     /// The same, for its session is to go, and what cannot be recorded with it.

@@ -55,6 +55,8 @@ pub struct Agents {
     live: Mutex<HashMap<SessionId, Live>>,
     going: Mutex<Deletions>,
     streams: AtomicU64,
+    /// Of the rests of agents, in the order in which they began.
+    rests: AtomicU64,
     tasks: TaskTracker,
 }
 
@@ -65,6 +67,8 @@ struct Live {
     key: SessionKey,
     inbox: mpsc::Sender<Command>,
     activity: Arc<AtomicU8>,
+    /// The number of its agent's rest; 0 while there is none at rest.
+    rest: Arc<AtomicU64>,
 }
 
 /// Sessions that are being deleted: no conversation begins in them.
@@ -135,6 +139,37 @@ impl Agents {
         }
     }
 
+    /// Notes whether a conversation's agent is at rest.
+    fn note_rest(&self, rest: &AtomicU64, rests: bool) {
+        if !rests {
+            rest.store(0, Ordering::Relaxed);
+        } else if rest.load(Ordering::Relaxed) == 0 {
+            let number = self.rests.fetch_add(1, Ordering::Relaxed) + 1;
+            rest.store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an agent is at rest, and so could make room.
+    pub(crate) fn could_make_room(&self) -> bool {
+        let live = self.live();
+        live.values()
+            .any(|live| live.rest.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Asks the agent that is longest at rest to end. Whether there is one; each is asked once.
+    fn make_room(&self) -> bool {
+        let live = self.live();
+        let numbered = live
+            .values()
+            .map(|live| (live.rest.load(Ordering::Relaxed), live));
+        let mut at_rest: Vec<_> = numbered.filter(|(number, _)| *number > 0).collect();
+        at_rest.sort_unstable_by_key(|(number, _)| *number);
+        at_rest.into_iter().any(|(_, live)| {
+            live.rest.swap(0, Ordering::Relaxed) > 0
+                && live.inbox.try_send(Command::GiveWay).is_ok()
+        })
+    }
+
     /// Conversations in memory.
     #[must_use]
     pub fn conversations(&self) -> usize {
@@ -203,13 +238,15 @@ impl Agents {
         }
         let (inbox, commands) = mpsc::channel(CONVERSATION_INBOX_MAX);
         let activity = Arc::new(AtomicU8::new(0));
+        let rest = Arc::new(AtomicU64::new(0));
         let begun = Live {
             key: known.key,
             inbox: inbox.clone(),
             activity: Arc::clone(&activity),
+            rest: Arc::clone(&rest),
         };
         live.insert(known.id.clone(), begun);
-        let session = Session::new(Arc::clone(core), known, activity, inbox.clone());
+        let session = Session::new(Arc::clone(core), known, activity, rest, inbox.clone());
         self.tasks.spawn(session.run(commands));
         Ok(inbox)
     }

@@ -1,7 +1,7 @@
 //! What the agent asks: open requests, standing grants, and answers. Pure.
 //!
-//! * A request stays open until it has an answer, the agent withdraws it, or its turn is over. The
-//!   first valid answer wins; a later one finds no open request.
+//! * A request stays open until it has an answer, the agent withdraws it, its turn is over, or the
+//!   agent is to end. The first valid answer wins; a later one finds no open request.
 //! * A grant answers every request for its tool, those that are open already as well: with yes when
 //!   it is given, with no when it is refused. Questions to the user are never answered by grants.
 //! * Each answer is a line of history, and must fit one. What an agent asks in a line so long that no
@@ -163,7 +163,7 @@ impl Requests {
         self.take(request_id).is_some()
     }
 
-    /// Closes all: their turn is over.
+    /// Closes all: their turn is over, or their agent.
     pub(crate) fn close(&mut self) {
         self.open.clear();
     }
@@ -208,8 +208,8 @@ impl Requests {
         {
             Some(open) => Ok(open),
             None => {
-                let message =
-                    "there is no such open request: it has an answer already, or its turn is over";
+                let message = "there is no such open request: it has an answer already, or its turn is over, \
+                     or its agent ends";
                 Err(Refusal::new("UNKNOWN_REQUEST", message).with("request_id", request_id))
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use betcode_storage::{SessionId, SessionKey};
@@ -37,12 +37,12 @@ pub(crate) struct Session {
     core: Arc<Core>,
     id: SessionId,
     key: SessionKey,
-    model: String,
     began: Instant,
     conversation: Conversation,
     mailboxes: HashMap<StreamKey, Arc<Mailbox>>,
     times: Arc<ReadTimes>,
     activity: Arc<AtomicU8>,
+    rest: Arc<AtomicU64>,
     running: Option<Running>,
     /// Cancelled when the session is to go.
     forsaken: CancellationToken,
@@ -67,6 +67,7 @@ impl Session {
         core: Arc<Core>,
         known: Known,
         activity: Arc<AtomicU8>,
+        rest: Arc<AtomicU64>,
         inbox: mpsc::Sender<Command>,
     ) -> Self {
         let patience = Patience {
@@ -79,17 +80,18 @@ impl Session {
             known.agent_session_id,
             known.messages,
             0,
-        );
+        )
+        .with_model(known.model);
         Self {
             core,
             id: known.id,
             key: known.key,
-            model: known.model,
             began: Instant::now(),
             conversation,
             mailboxes: HashMap::new(),
             times: Arc::default(),
             activity,
+            rest,
             running: None,
             forsaken: CancellationToken::new(),
             inbox,
@@ -194,6 +196,7 @@ impl Session {
                 self.running = None;
                 conversation.exited(&exit);
             }
+            Command::GiveWay => conversation.give_way(now_ms),
             Command::Kill => {
                 conversation.close(now_ms);
                 conversation.kill();
@@ -214,6 +217,9 @@ impl Session {
             // Before anybody is told: who hears of a change finds it in the list of sessions.
             let activity = self.conversation.activity();
             self.activity.store(activity as u8, Ordering::Relaxed);
+            self.core
+                .agents
+                .note_rest(&self.rest, self.conversation.rests());
             if effects.is_empty() {
                 return;
             }
@@ -225,6 +231,10 @@ impl Session {
 
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
+            Effect::Start(_) if self.must_wait_for_place() => {
+                let now_ms = self.now_ms();
+                self.conversation.wait_for_place(now_ms);
+            }
             Effect::Start(options) => match self.start(&options) {
                 Ok(running) => {
                     self.running = Some(running);
@@ -268,6 +278,18 @@ impl Session {
         }
     }
 
+    /// Whether an agent of another session is making room for this one's.
+    fn must_wait_for_place(&self) -> bool {
+        let limit = &self.core.admission.subprocesses;
+        if limit.used() < limit.max() {
+            return false;
+        }
+        match self.conversation.awaits_place_until_ms() {
+            Some(until_ms) => self.now_ms() < until_ms,
+            None => limit.max() > 0 && self.core.agents.make_room(),
+        }
+    }
+
     fn start(&self, options: &Options) -> Result<Running, Refusal> {
         let recorder = Recorder {
             core: Arc::clone(&self.core),
@@ -277,11 +299,7 @@ impl Session {
             times: Arc::clone(&self.times),
             forsaken: self.forsaken.clone(),
         };
-        let mut options = options.clone();
-        if options.model.is_empty() {
-            options.model.clone_from(&self.model);
-        }
-        Running::start(recorder, &options, self.conversation.agent_session_id())
+        Running::start(recorder, options, self.conversation.agent_session_id())
     }
 }
 

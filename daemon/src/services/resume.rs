@@ -122,11 +122,7 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
         for lines in together(&messages) {
             let mut events = Vec::new();
             for message in lines {
-                events.extend(translator.translate(Line {
-                    sequence: message.sequence,
-                    received_ms: message.received_ms,
-                    bytes: &message.payload,
-                }));
+                events.extend(translator.translate(line(message)));
             }
             if events.is_empty() {
                 continue;
@@ -150,11 +146,7 @@ pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Resu
         translator.began_before(sequence);
     }
     for message in context(store, session, after, TRANSLATE_CONTEXT_BYTES_MAX)? {
-        translator.translate(Line {
-            sequence: message.sequence,
-            received_ms: message.received_ms,
-            bytes: &message.payload,
-        });
+        translator.translate(line(&message));
     }
     Ok(translator)
 }
@@ -165,10 +157,48 @@ fn first_init(store: &Store, session: &SessionId, after: u64) -> Result<Option<u
         to: Some(after.min(FIRST_INIT_LINES_MAX)),
         ..ReadRange::all()
     };
+    // As a replay from the beginning takes it: what may be the rest of a torn line begins nothing.
+    let mut replayed = Translator::new(session.as_str());
     // Damage hides who began, not what comes after it.
-    let mut lines = store.read(session, range)?.flatten();
-    let first = lines.find(|line| Translator::begins(&line.payload));
-    Ok(first.map(|line| line.sequence))
+    for message in store.read(session, range)?.flatten() {
+        replayed.translate(line(&message));
+        if replayed.began().is_some() {
+            break;
+        }
+    }
+    Ok(replayed.began())
+}
+
+fn line(message: &Message) -> Line<'_> {
+    Line {
+        sequence: message.sequence,
+        received_ms: message.received_ms,
+        bytes: &message.payload,
+    }
+}
+
+/// Chooses, line by line, what the translator must have seen.
+struct Choice {
+    /// A line that was chosen is torn, and no whole one has been seen since.
+    torn: bool,
+}
+
+impl Choice {
+    fn takes(&mut self, matters: Matters) -> bool {
+        match matters {
+            Matters::Nothing => false,
+            Matters::IsWhole => std::mem::take(&mut self.torn),
+            Matters::Something => true,
+            Matters::IsTorn => {
+                self.torn = true;
+                true
+            }
+            Matters::Begins => {
+                self.torn = false;
+                true
+            }
+        }
+    }
 }
 
 /// Lines up to `after` that matter for what comes after it, looked for backwards until the beginning
@@ -204,12 +234,15 @@ fn context(
             None => break,
         }
     }
-    Ok(parts.into_iter().rev().flatten().collect())
+    let mut choice = Choice { torn: false };
+    let lines = parts.into_iter().rev().flatten();
+    let chosen = lines.filter(|(matters, _)| choice.takes(*matters));
+    Ok(chosen.map(|(_, message)| message).collect())
 }
 
 /// Context from one part of a session.
 struct Part {
-    lines: Vec<Message>,
+    lines: Vec<(Matters, Message)>,
     /// Its first line begins a message: what is before matters no more.
     begins: bool,
     read_bytes: usize,
@@ -227,6 +260,8 @@ fn part(
         begins: false,
         read_bytes: 0,
     };
+    // It is not known yet whether the part before it ends with a torn line.
+    let mut choice = Choice { torn: true };
     // Damage hides context, not events: it is told when the replay comes to it.
     for message in store.read(session, range)?.filter_map(Result::ok) {
         part.read_bytes += message.payload.len();
@@ -238,10 +273,10 @@ fn part(
             part.begins = true;
             part.lines.clear();
         }
-        if matters != Matters::Nothing {
+        if choice.takes(matters) {
             // In memory of its own: a line must not keep its whole segment.
             let payload = Bytes::copy_from_slice(&message.payload);
-            part.lines.push(Message { payload, ..message });
+            part.lines.push((matters, Message { payload, ..message }));
         }
     }
     Ok(Some(part))
@@ -250,6 +285,7 @@ fn part(
 #[cfg(test)]
 mod tests {
     use betcode_storage::{Batch, StoreOptions};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -298,5 +334,59 @@ mod tests {
         assert_eq!(kept(&lines, 1_000_000), [3, 51, 52]);
         assert_eq!(kept(&lines, 200_000), [51, 52]);
         assert!(kept(&lines, 20_000).is_empty());
+    }
+
+    /// Values that lines are made of: those that change what is known, and those that tell it.
+    const VALUES: [&str; 7] = [
+        BEGINS,
+        GOES_ON,
+        r#"{"type":"system","subtype":"init","session_id":"a"}"#,
+        r#"{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"xy"}]}}"#,
+        r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":"r"}]}}"#,
+        r#"{"type":"result","subtype":"success"}"#,
+        r#"{"type":"rate_limit_event"}"#,
+    ];
+    const ENDS: [&str; 5] = ["", "", "", r#"{"type":"ass"#, r#""}]}}"#];
+
+    /// Lines with one value, two, or none, of which some are torn and some end with what is no JSON.
+    fn any_lines() -> impl Strategy<Value = Vec<String>> {
+        let value = prop::sample::select(&VALUES[..]);
+        let values = prop::collection::vec(value, 0..3);
+        let line = (values, prop::sample::select(&ENDS[..]));
+        // A plain line among them changes nothing but that it is whole.
+        let line = line.prop_map(|(values, end)| values.concat() + end);
+        let plain = Just(VALUES[6].to_owned());
+        prop::collection::vec(prop_oneof![line, plain], 1..100)
+    }
+
+    fn events(translator: &mut Translator, lines: &[String], after: usize) -> Vec<AgentEvent> {
+        let told = lines.iter().enumerate().skip(after).map(|(at, bytes)| {
+            translator.translate(Line {
+                sequence: at as u64 + 1,
+                received_ms: 0,
+                bytes: bytes.as_bytes(),
+            })
+        });
+        told.flatten().collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn events_are_the_same_wherever_a_replay_begins(lines in any_lines()) {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&folder.path().join("db"), StoreOptions::default()).unwrap();
+            let session = SessionId::new("s").unwrap();
+            let payloads = lines.iter().cloned().map(Bytes::from).collect();
+            store.append(Batch::new(session.clone(), payloads)).unwrap();
+            let all = events(&mut Translator::new("s"), &lines, 0);
+            for after in 0..=lines.len() {
+                let mut resumed = in_context(&store, &session, after as u64).unwrap();
+                let told = events(&mut resumed, &lines, after);
+                let rest = all.iter().filter(|event| event.sequence > after as u64);
+                prop_assert_eq!(told, rest.cloned().collect::<Vec<_>>(), "after {}", after);
+            }
+        }
     }
 }

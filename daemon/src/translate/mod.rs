@@ -24,6 +24,7 @@
 //! as does a line that was torn by its agent's end. What follows such a line gives events only if all
 //! of it can be read, which the rest of a value never can: the brackets that it closes are open in the
 //! piece before it. So no bound has to be known, which may have been another when it was recorded.
+//! Before a replay resumes, a translator is shown such a line too, and the whole one that ends it.
 
 mod blocks;
 mod fit;
@@ -80,9 +81,13 @@ pub struct Translator {
 pub enum Matters {
     /// Nothing: the translator need not have seen it.
     Nothing,
+    /// Only that it goes on with nothing, should a line before it be torn.
+    IsWhole,
     /// The translator must have seen it.
     Something,
-    /// The same, and nothing before it matters any more.
+    /// The same, for what follows may be the rest of it.
+    IsTorn,
+    /// The translator must have seen it, and nothing before it matters any more.
     Begins,
 }
 
@@ -125,37 +130,32 @@ impl Translator {
         self.began = Some(sequence);
     }
 
-    /// Whether an agent begins with this line.
-    pub(crate) fn begins(bytes: &[u8]) -> bool {
-        read(&readable(bytes)).objects.iter().any(is_init)
+    /// The line with which the session's first agent began, of those that were seen.
+    pub(crate) fn began(&self) -> Option<u64> {
+        self.began
     }
 
     /// What a line matters to the lines after it.
     #[must_use]
     pub fn matters(bytes: &[u8]) -> Matters {
-        let line = read(&readable(bytes));
-        let mut matters = match line.ending {
-            Ending::Torn => Matters::Something,
-            Ending::Whole | Ending::Broken => Matters::Nothing,
-        };
-        for (at, value) in line.objects.iter().enumerate() {
-            let begins = match text(value, "type") {
-                "result" => true,
-                "system" => is_init(value),
-                "stream_event" => {
-                    matters = Matters::Something;
-                    parent(value).is_empty()
-                        && text(object(value, "event"), "type") == "message_start"
-                }
-                _ => false,
-            };
-            match begins {
-                true if at == 0 => return Matters::Begins,
-                true => matters = Matters::Something,
-                false => {}
+        let Objects { objects, ending } = read(&readable(bytes));
+        let begins = |value: &Value| match text(value, "type") {
+            "result" => true,
+            "system" => is_init(value),
+            "stream_event" => {
+                parent(value).is_empty() && text(object(value, "event"), "type") == "message_start"
             }
+            _ => false,
+        };
+        let matter = |value: &Value| begins(value) || text(value, "type") == "stream_event";
+        match ending {
+            Ending::Torn => Matters::IsTorn,
+            // One that cannot be read to its end begins nothing behind a torn one.
+            Ending::Whole if objects.first().is_some_and(begins) => Matters::Begins,
+            _ if objects.iter().any(matter) => Matters::Something,
+            Ending::Whole => Matters::IsWhole,
+            Ending::Broken => Matters::Nothing,
         }
-        matters
     }
 
     /// The events of the next line. What cannot be read gives none.

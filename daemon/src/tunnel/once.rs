@@ -5,7 +5,7 @@
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
 //! So many are carried out at once, and none for ever: a stream that has no end is given up.
 //! An answer is whole before any of it goes out; one that is large waits for one of a few places,
-//! which it keeps until the last of it is sent.
+//! which it keeps until the last of it is sent, or its reader takes nothing for long.
 //! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
 //! request itself (an append names the sequence that it expects).
@@ -21,19 +21,20 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Full, Limited};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
-use super::whole::{NotWhole, whole};
+use super::whole::{Large, NotWhole, whole};
 use crate::limits::{
     CARRIED_ANSWER_BYTES_MAX, CARRIED_BEGIN_MS_MAX, CARRIED_END_MS_MAX, CARRIED_LARGE_MAX,
-    CARRIED_MAX,
+    CARRIED_MAX, CARRIED_SMALL_BYTES_MAX,
 };
 use crate::observe::ms;
+use crate::status::exhausted;
 
 /// Keys of requests that have ended which are remembered; the oldest give way. Ten times what one machine's buffer holds.
 const KEYS_MAX: usize = 10_000;
@@ -50,8 +51,8 @@ pub(super) struct Once {
     memory: Arc<Mutex<Memory>>,
     /// Of requests that are carried out: they outlive the calls that brought them.
     places: Arc<Semaphore>,
-    /// Of large answers, until they are sent.
-    large: Arc<Semaphore>,
+    /// For large answers, until they are sent.
+    large: Large,
     patience: Patience,
 }
 
@@ -69,7 +70,7 @@ impl Default for Once {
         Self {
             memory: Arc::default(),
             places: Arc::new(Semaphore::new(CARRIED_MAX)),
-            large: Arc::new(Semaphore::new(CARRIED_LARGE_MAX)),
+            large: Large::default(),
             patience: Patience {
                 begin: ms(CARRIED_BEGIN_MS_MAX),
                 end: ms(CARRIED_END_MS_MAX),
@@ -164,14 +165,10 @@ impl Once {
         let request = Request::from_parts(head, Body::new(Full::new(body)));
         // A caller that leaves while it waits gives its turn up. Never closed.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let large = Arc::clone(&self.large);
-        let carrying = carry_out(request, service, self.patience, large, done);
+        let large = self.large.clone();
         // A task of its own: dropping this future must not stop it halfway.
-        let carried = tokio::spawn(async move {
-            let _place = place;
-            carrying.await
-        })
-        .await;
+        let carrying = carry_out(request, service, self.patience, place, large, done);
+        let carried = tokio::spawn(carrying).await;
         carried.unwrap_or_else(|_| Status::internal("carrying it out failed").into_http())
     }
 
@@ -238,7 +235,8 @@ async fn carry_out<S, B>(
     request: Request<Body>,
     service: S,
     patience: Patience,
-    large: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+    large: Large,
     done: Done,
 ) -> Response<Body>
 where
@@ -250,15 +248,16 @@ where
         return given_up(patience.begin);
     };
     let (head, body) = response.into_parts();
-    let body = match timeout(patience.end, whole(body, large)).await {
+    let body = match timeout(patience.end, whole(body, &large, place)).await {
         Ok(Ok(body)) => body,
         Ok(Err(NotWhole::TooLarge)) => return too_large(),
+        Ok(Err(NotWhole::NoPlace { used })) => return no_place(used),
         Ok(Err(NotWhole::Broken)) => return Status::internal("the answer broke off").into_http(),
         Err(_) => return given_up(patience.end),
     };
     let status = match Status::from_header_map(&head.headers) {
         Some(status) => Some(status),
-        None => body.trailers().and_then(Status::from_header_map),
+        None => body.status(),
     };
     if let Some(status) = status {
         done.end(status.code(), status.message());
@@ -273,6 +272,16 @@ fn too_large() -> Response<Body> {
         metadata::MAY_WAIT
     );
     Status::out_of_range(text).into_http()
+}
+
+fn no_place(used: usize) -> Response<Body> {
+    let hint = format!(
+        "so many answers of more than {CARRIED_SMALL_BYTES_MAX} bytes are not read to their end, and it may \
+         be done in part; read them, or call without `{}`",
+        metadata::MAY_WAIT
+    );
+    let (used, max) = (used as u64, CARRIED_LARGE_MAX as u64);
+    exhausted("large_answers", used, max, &hint).into_http()
 }
 
 fn given_up(after: Duration) -> Response<Body> {
@@ -320,6 +329,7 @@ pub(super) async fn repeat(mut first: watch::Receiver<Option<Ended>>) -> Status 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CARRIED_PIECE_BYTES;
     use http_body::Frame;
     use http_body_util::StreamBody;
     use tokio::sync::mpsc;
@@ -495,6 +505,69 @@ mod tests {
         unread.pop();
         let next = in_time(next).await.into_body().collect().await.unwrap();
         assert_eq!(next.to_bytes().len(), 1 << 20);
+    }
+
+    /// With all places of large answers taken by some that nobody reads.
+    async fn unread(once: &Once) -> Vec<Response<Body>> {
+        let mut unread = Vec::new();
+        for n in 0..CARRIED_LARGE_MAX {
+            unread.push(in_time(answer_of(once, &format!("unread {n}"), 1 << 20)).await);
+        }
+        unread
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_that_nobody_reads_gives_its_place_away_and_says_so() {
+        let mut once = Once::default();
+        once.large.patience.unread = Duration::from_millis(50);
+        let mut unread = unread(&once).await;
+        let next = in_time(answer_of(&once, "next", 1 << 20)).await;
+        assert_eq!(
+            Status::from_header_map(next.headers()).map(|s| s.code()),
+            None
+        );
+        let given_up = unread.remove(0).into_body();
+        let given_up = in_time(given_up.collect()).await.unwrap();
+        let told = given_up.trailers().and_then(Status::from_header_map);
+        assert_eq!(told.unwrap().code(), Code::DeadlineExceeded);
+        assert!(given_up.to_bytes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_place_lets_small_answers_pass() {
+        let mut once = Once {
+            places: Arc::new(Semaphore::new(1)),
+            ..Once::default()
+        };
+        once.large.patience.unread = Duration::from_secs(600);
+        let _unread = unread(&once).await;
+        let mut waits = std::pin::pin!(answer_of(&once, "waits", 1 << 20));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut waits).await;
+        assert!(early.is_err());
+        in_time(answer_of(&once, "small", 1000)).await;
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_place_in_vain_is_told_what_it_waited_for() {
+        let mut once = Once::default();
+        once.large.patience.place = Duration::from_millis(1);
+        let _unread = unread(&once).await;
+        let told = in_time(answer_of(&once, "waits", 1 << 20)).await;
+        let told = Status::from_header_map(told.headers()).unwrap();
+        assert_eq!(told.code(), Code::ResourceExhausted);
+        assert!(told.message().contains("large_answers: 4 of 4"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_goes_out_in_small_pieces() {
+        let mut body = answer_of(&Once::default(), "k", 1 << 20).await.into_body();
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            assert!(data.len() <= CARRIED_PIECE_BYTES);
+            bytes += data.len();
+        }
+        assert_eq!(bytes, 1 << 20);
     }
 
     #[tokio::test]

@@ -55,10 +55,12 @@ impl Revocations {
 
     /// Revokes all of a user's tokens issued until `now_s`.
     pub fn revoke_user(&mut self, user: &str, now_s: u64) {
-        let until = self.users.entry(user.to_owned()).or_default();
-        // Beyond what was issued after the last time, which is a second ahead at most: see
-        // `issue_s`.
-        *until = now_s.max(until.saturating_add(1));
+        revoke(self.users.entry(user.to_owned()).or_default(), now_s);
+    }
+
+    /// Revokes a machine's certificates issued until `now_s`.
+    pub fn revoke_machine(&mut self, machine: &MachineId, now_s: u64) {
+        revoke(self.machines.entry(machine.clone()).or_default(), now_s);
     }
 
     /// When a token that is issued to a user now has to say it was, so that what was revoked until
@@ -67,11 +69,16 @@ impl Revocations {
     /// # Errors
     /// The time until which the user's tokens are revoked, when that is far ahead of `now_s`.
     pub fn issue_s(&self, user: &str, now_s: u64) -> Result<u64, u64> {
-        match self.users.get(user) {
-            Some(&until) if until > now_s.saturating_add(limits::TOKEN_LEEWAY_S) => Err(until),
-            Some(&until) => Ok(now_s.max(until + 1)),
-            None => Ok(now_s),
-        }
+        issue_s(self.users.get(user), now_s)
+    }
+
+    /// The same for a machine's certificate.
+    ///
+    /// # Errors
+    /// The time until which the machine's certificates are revoked, when that is far ahead of
+    /// `now_s`.
+    pub fn issue_machine_s(&self, machine: &MachineId, now_s: u64) -> Result<u64, u64> {
+        issue_s(self.machines.get(machine), now_s)
     }
 
     /// Whether a token was revoked.
@@ -101,6 +108,20 @@ impl Revocations {
     }
 }
 
+fn revoke(until_s: &mut u64, now_s: u64) {
+    // Beyond what was issued after the last time, which is a second ahead at most: see `issue_s`.
+    // Never back: the clock may have been set back, and what was revoked stays revoked.
+    *until_s = now_s.max(until_s.saturating_add(1));
+}
+
+fn issue_s(until_s: Option<&u64>, now_s: u64) -> Result<u64, u64> {
+    match until_s {
+        Some(&until_s) if until_s > now_s.saturating_add(limits::TOKEN_LEEWAY_S) => Err(until_s),
+        Some(&until_s) => Ok(now_s.max(until_s + 1)),
+        None => Ok(now_s),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +145,30 @@ mod tests {
         let mut revoked = Revocations::default();
         revoked.revoke_user("ann", 1_000_000);
         assert_eq!(revoked.issue_s("ann", 100), Err(1_000_000));
+    }
+
+    #[test]
+    fn a_machine_that_is_enrolled_and_revoked_within_a_second_goes_by_what_came_later() {
+        let mut revoked = Revocations::default();
+        let machine: MachineId = "m-1".parse().unwrap();
+        assert_eq!(revoked.issue_machine_s(&machine, 100), Ok(100));
+        for _ in 0..3 {
+            revoked.revoke_machine(&machine, 100);
+            let issued_s = revoked.issue_machine_s(&machine, 100).unwrap();
+            assert!(!revoked.covers_link(&machine, Some(issued_s)));
+            revoked.revoke_machine(&machine, 100);
+            assert!(revoked.covers_link(&machine, Some(issued_s)));
+        }
+        assert_eq!(revoked.issue_machine_s(&machine, 200), Ok(200));
+    }
+
+    #[test]
+    fn a_machine_that_is_revoked_again_under_an_earlier_clock_stays_revoked() {
+        let mut revoked = Revocations::default();
+        let machine: MachineId = "m-1".parse().unwrap();
+        revoked.revoke_machine(&machine, 1_000_000);
+        revoked.revoke_machine(&machine, 100);
+        assert!(revoked.covers_link(&machine, Some(1_000_000)));
+        assert!(revoked.issue_machine_s(&machine, 100).is_err());
     }
 }

@@ -153,6 +153,42 @@ async fn a_token_that_is_issued_right_after_its_user_was_revoked_is_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_is_enrolled_right_after_it_was_revoked_is_good() {
+    let folder = Folder::init();
+    let relay = Running::start(&folder, (0, 0), &[]);
+    // Once more than fits into a second.
+    for _ in 0..3 {
+        folder.run(&["revoke-machine", "m-1"]);
+    }
+    let options = folder.enrolled(&relay, "m-1").await;
+    // The relay takes revocations up within a second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let (_tunnel, _) = daemon(options).await;
+    let token = folder.token("ann", &["m-1"]);
+    let caller = client(&relay, &folder.file("authority.pem"), "m-1", Some(&token)).await;
+    caller.unary("Unary", Bytes::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_revoked_stays_so_when_the_clock_was_set_back() {
+    let folder = Folder::init();
+    let relay = Running::start(&folder, (0, 0), &[]);
+    let code = folder.run(&["enrol", "m-1"]);
+    // As a clock far ahead wrote it.
+    let far = r#"{"machines": {"m-1": 99999999999}}"#;
+    std::fs::write(folder.file("revoked.json"), far).unwrap();
+    folder.run(&["revoke-machine", "m-1"]);
+    // Nobody is told that a machine is enrolled which could not connect.
+    let (address, id) = (relay.tunnels.to_string(), "m-1".parse().unwrap());
+    let told = enrol(&address, NAME, &id, &code).await.err().unwrap();
+    assert!(told.to_string().contains("ahead of the relay's"), "{told}");
+    let refused = folder.try_run(&["enrol", "m-1"]);
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("ahead of this clock"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_is_only_itself_and_only_while_it_may() {
     let folder = Folder::init();
     let relay = Running::start(&folder, (0, 0), &[]);
@@ -191,13 +227,11 @@ async fn a_machine_is_only_itself_and_only_while_it_may() {
 
     // Revoked: the tunnel ends, and a new one is refused; after a new enrolment all is well.
     let (tunnel, _) = daemon(good.clone()).await;
-    std::thread::sleep(Duration::from_millis(1_100));
     folder.run(&["revoke-machine", "m-1"]);
     let why = why_waiting(&tunnel).await;
     assert!(why.contains("no longer accepts"), "{why}");
     let why = why_waiting(&Tunnel::hold(good, echo_routes(&Default::default()))).await;
     assert!(why.contains("revoked"), "{why}");
-    std::thread::sleep(Duration::from_millis(1_100));
     let renewed = folder.enrolled(&relay, "m-1").await;
     daemon(renewed).await;
 }

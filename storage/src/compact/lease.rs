@@ -22,6 +22,9 @@ impl Drop for Lease {
 }
 
 impl Lease {
+    /// What is held, as [`StoreError::Busy`] says it.
+    pub(super) const HELD: &str = "compaction";
+
     /// Takes the lease.
     ///
     /// # Errors
@@ -43,7 +46,7 @@ impl Lease {
                 let _ = (&mut file).take(32).read_to_string(&mut holder);
                 return Err(StoreError::Busy {
                     path: db.path().to_owned(),
-                    what: "compaction",
+                    what: Self::HELD,
                     holder: format!("process {}", holder.trim()),
                     waited_ms: 0,
                 });

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use super::ahead::{Ahead, in_order};
@@ -178,6 +178,16 @@ impl Store {
         request: &CompactionRequest,
         observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
     ) -> Result<CompactionOutcome> {
+        self.compact_noting(request, &Culprit::default(), observe)
+    }
+
+    /// The same; a session at which the run panics is noted.
+    pub(super) fn compact_noting(
+        &self,
+        request: &CompactionRequest,
+        culprit: &Culprit,
+        observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
+    ) -> Result<CompactionOutcome> {
         let (tell, told) = mpsc::channel();
         let (answer, answered) = mpsc::channel();
         // It owns both ends: when `observe` panics they go, and the worker does not wait for ever.
@@ -187,7 +197,7 @@ impl Store {
                 .name("betcode-compact".into())
                 .spawn_scoped(scope, move || {
                     give_way();
-                    self.run_compaction(request, &mut |progress| {
+                    self.run_compaction(request, culprit, &mut |progress| {
                         let told = tell.send(*progress).ok();
                         told.and_then(|()| answered.recv().ok())
                             .unwrap_or(ControlFlow::Break(()))
@@ -208,6 +218,7 @@ impl Store {
     fn run_compaction(
         &self,
         request: &CompactionRequest,
+        culprit: &Culprit,
         observe: Observer<'_>,
     ) -> Result<CompactionOutcome> {
         self.writer()?;
@@ -236,7 +247,8 @@ impl Store {
         };
         outcome.failures.clone_from(&plan.failures);
         // A run that panics has failed, and is noted like any other.
-        let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, &mut outcome, observe));
+        let tally = Tally::new(&mut outcome, culprit);
+        let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
         let result = catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)));
         outcome.bytes_after = self.space()?.used_bytes();
         outcome.seconds = started.elapsed().as_secs_f64();
@@ -282,7 +294,7 @@ impl Store {
         &self,
         plan: &CompactionPlan,
         request: &CompactionRequest,
-        outcome: &mut CompactionOutcome,
+        mut tally: Tally<'_>,
         observe: Observer<'_>,
     ) -> Result<()> {
         let mut progress = CompactionProgress {
@@ -293,7 +305,6 @@ impl Store {
             raw_bytes: plan.raw_bytes(),
         };
         let mut pace = Pace::new(self);
-        let mut tally = Tally::new(outcome);
         for batch in &plan.batches {
             self.do_batch(
                 batch,
@@ -307,7 +318,7 @@ impl Store {
         progress.phase = CompactionPhase::Reclaiming;
         self.delete_unused_bases()?;
         self.finish_deletions_if_possible()?;
-        let anyway = request.force || outcome.segments > 0;
+        let anyway = request.force || tally.outcome.segments > 0;
         reclaim(self, &mut pace, 0, anyway, &mut |_| observe(&progress))
     }
 
@@ -338,12 +349,14 @@ impl Store {
         pause(began.elapsed(), request.cpu_fraction_max);
         progress.phase = CompactionPhase::Encoding;
         let cursor = Cursor::default();
+        let culprit = tally.culprit;
         let worker = || {
             let mut encoder = None;
             let mut cursor = cursor.another();
             let base = base.as_ref();
             move |step: &PlannedStep| {
                 let began = Instant::now();
+                let _noted = culprit.unless_done(&step.session);
                 let prepared = match &mut encoder {
                     Some(encoder) => prepare(self, step, encoder, &mut cursor),
                     None => BatchEncoder::new(params, base)
@@ -433,12 +446,52 @@ struct Tally<'o> {
     outcome: &'o mut CompactionOutcome,
     /// The sessions of `outcome.failures`.
     failed: BTreeSet<SessionId>,
+    culprit: &'o Culprit,
+}
+
+/// The session at which a run panicked.
+#[derive(Debug, Default)]
+pub(super) struct Culprit(Mutex<Option<SessionId>>);
+
+/// Notes its session when it goes with a panic.
+struct AtWork<'c> {
+    culprit: &'c Culprit,
+    session: &'c SessionId,
+}
+
+impl Culprit {
+    /// The session, if the run panicked at one.
+    pub(super) fn session(self) -> Option<SessionId> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unless_done<'c>(&'c self, session: &'c SessionId) -> AtWork<'c> {
+        let culprit = self;
+        AtWork { culprit, session }
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut noted = self
+                .culprit
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            noted.get_or_insert_with(|| self.session.clone());
+        }
+    }
 }
 
 impl<'o> Tally<'o> {
-    fn new(outcome: &'o mut CompactionOutcome) -> Self {
+    fn new(outcome: &'o mut CompactionOutcome, culprit: &'o Culprit) -> Self {
         let failed = outcome.failures.iter().map(|(id, _)| id.clone()).collect();
-        Self { outcome, failed }
+        Self {
+            outcome,
+            failed,
+            culprit,
+        }
     }
 
     fn finish_step(

@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::lease::Lease;
 use super::policy::CompactionPolicy;
-use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest};
+use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest, Culprit};
 use crate::capacity::levels::Level;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
@@ -232,19 +233,26 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
             Ok(session) => session.messages == failed.messages,
             Err(error) => error.kind() == ErrorKind::Damaged,
         });
-        let result = run_once(store, options, shared, failed.keys().cloned().collect());
-        if let Ok(outcome) = &result {
-            for (id, why) in &outcome.failures {
-                let messages = store.session(id).map_or(0, |session| session.messages);
-                let why = why.clone();
-                let since = Instant::now();
-                let left = Failed {
-                    messages,
-                    why,
-                    since,
-                };
-                failed.insert(id.clone(), left);
+        let culprit = Culprit::default();
+        let except = failed.keys().cloned().collect();
+        let result = run_once(store, options, shared, &culprit, except);
+        let failures = match &result {
+            Ok(outcome) => outcome.failures.clone(),
+            // The others have their turn at the next look.
+            Err(error) => {
+                let culprit = culprit.session().into_iter();
+                culprit.map(|id| (id, error.to_string())).collect()
             }
+        };
+        for (id, why) in failures {
+            let messages = store.session(&id).map_or(0, |session| session.messages);
+            let since = Instant::now();
+            let left = Failed {
+                messages,
+                why,
+                since,
+            };
+            failed.insert(id, left);
         }
         let mut status = shared.status();
         status.progress = None;
@@ -259,7 +267,7 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
                 }
             }
             // Somebody compacts by hand: as good.
-            Err(StoreError::Busy { .. }) => {}
+            Err(StoreError::Busy { what, .. }) if what == Lease::HELD => {}
             Err(StoreError::Closed { .. }) => break,
             Err(error) => {
                 tracing::error!(%error, "background compaction failed");
@@ -304,6 +312,7 @@ fn run_once(
     store: &Store,
     options: &ServiceOptions,
     shared: &Shared,
+    culprit: &Culprit,
     except: BTreeSet<SessionId>,
 ) -> Result<CompactionOutcome> {
     let level = store.level().max(store.space()?.level());
@@ -322,7 +331,7 @@ fn run_once(
         // Agents need the cores.
         threads_max: 1,
     };
-    store.compact(&request, &mut |progress| {
+    store.compact_noting(&request, culprit, &mut |progress| {
         shared.status().progress = Some(*progress);
         let wishes = shared.wishes();
         if wishes.stop || wishes.paused {

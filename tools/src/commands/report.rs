@@ -43,10 +43,27 @@ impl Args {
             _ => None,
         }
     }
+
+    /// Refuses a page on stdout beside what a program is to read there: it could read neither.
+    fn check_stdout(&self, json: bool) -> Result<()> {
+        let there = self.html.as_deref().map(std::fs::metadata);
+        if !there.is_some_and(|there| there.as_ref().is_ok_and(is_stdout)) {
+            return Ok(());
+        }
+        match self.not_json().or(json.then_some("--json")) {
+            Some(other) => {
+                let what = format!("--html cannot write to stdout beside {other}");
+                let hint = "name a file for the page, or leave one of the two out";
+                Err(Failure::new(Exit::Usage, what).hint(hint))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
+    args.check_stdout(context.global.json)?;
     let daemon = context.daemon_status()?;
     let (_, capacity) = context.judge(daemon.as_ref())?;
     if let Some(file) = &args.html {

@@ -359,3 +359,15 @@ fn a_page_is_written_to_a_pipe_and_to_stdout_wherever_it_leads() {
         "{written}"
     );
 }
+#[test]
+fn a_page_on_stdout_is_refused_beside_what_a_program_reads_there() {
+    let tool = tool();
+    for other in ["--json", "--csv", "--prometheus"] {
+        let refused = tool.run(["report", other, "--html", "/dev/stdout"]);
+        assert_eq!(refused.code, 2, "{other}");
+        assert!(!refused.text().contains("<!doctype html>"), "{other}");
+        let page = tool.path("page.html");
+        let beside = ["report".as_ref(), other.as_ref(), "--html".as_ref()];
+        tool.ok(beside.into_iter().chain([page.as_os_str()]));
+    }
+}

@@ -2,17 +2,41 @@
 
 use std::sync::Arc;
 
-use super::{Agent, Conversation, Effect, Exit, To, Written};
+use super::{Agent, AwaitedPlace, Conversation, Effect, Exit, To, Written};
 use crate::agents::glance::{Ask, Glance};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
-use crate::limits::AGENT_END_MS_MAX;
+use crate::limits::{
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
+};
 
 impl Conversation {
     /// It runs.
     pub(crate) fn started(&mut self) {
+        self.place = None;
         self.agent = Agent::Running;
         self.hand_over();
+    }
+
+    /// It cannot start before another session's agent has ended, which was asked to.
+    pub(crate) fn wait_for_place(&mut self, now_ms: u64) {
+        let is_first = self.place.is_none();
+        let place = self.place.get_or_insert(AwaitedPlace {
+            look_ms: None,
+            until_ms: now_ms + AGENT_PLACE_MS_MAX,
+        });
+        place.look_ms = Some(now_ms + AGENT_PLACE_POLL_MS);
+        if is_first {
+            self.tell_status("waiting until an agent at rest has made room");
+        }
+    }
+
+    /// Another session needs the agent's place.
+    pub(crate) fn give_way(&mut self, now_ms: u64) {
+        if self.rests() {
+            self.end_input();
+            self.end_soon(now_ms);
+        }
     }
 
     /// It does not start.
@@ -22,6 +46,7 @@ impl Conversation {
 
     pub(super) fn turn_failed(&mut self, mut refusal: Refusal) {
         self.turn = None;
+        self.place = None;
         self.requests.close();
         let waited = std::mem::take(&mut self.waiting).len();
         if waited > 0 {
@@ -49,9 +74,13 @@ impl Conversation {
     pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, glance: Glance) {
         self.recorded(sequence);
         match glance {
-            Glance::Began(id) => {
-                if !id.is_empty() {
-                    self.agent_session_id = id;
+            Glance::Began { session_id, model } => {
+                if !session_id.is_empty() {
+                    self.agent_session_id = session_id;
+                }
+                // A longer one is none that a client can ask for.
+                if model.len() <= TOOL_NAME_BYTES_MAX {
+                    self.told_model = model;
                 }
             }
             Glance::Asks(ask) => self.asked(now_ms, sequence, ask),
@@ -70,6 +99,10 @@ impl Conversation {
     }
 
     pub(super) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) {
+        // Nobody can answer one whose input is closed.
+        if self.agent == Agent::Ending {
+            return;
+        }
         match self.requests.asked(now_ms, sequence, ask) {
             Some(answer) => self.write_answers(vec![answer]),
             None => {
@@ -142,6 +175,11 @@ impl Conversation {
             self.agent = Agent::Ending;
             self.idle_until_ms = None;
             self.effects.push(Effect::EndInput);
+            // No answer reaches it any more.
+            if self.requests.waits() {
+                self.requests.close();
+                self.tell_status("");
+            }
         }
     }
 
@@ -249,6 +287,7 @@ impl Conversation {
         self.waiting.clear();
         if self.turn.as_ref().is_some_and(|turn| turn.prompt.is_some()) {
             self.turn = None;
+            self.place = None;
         }
         match self.turn {
             Some(_) => self.interrupt(now_ms),

@@ -143,7 +143,11 @@ impl Conversation {
         match self.agent {
             Agent::Away => self.start(said.options),
             // What it is started with, it keeps: another one goes on where it was.
-            Agent::Running if said.options.ask_for_other_than(&self.agent_options) => {
+            Agent::Running
+                if said
+                    .options
+                    .ask_for_other_than(&self.agent_options, &self.told_model) =>
+            {
                 self.end_input();
                 self.end_soon(now_ms);
             }
@@ -153,7 +157,13 @@ impl Conversation {
         }
     }
 
-    pub(super) fn start(&mut self, options: Arc<Options>) {
+    pub(super) fn start(&mut self, mut options: Arc<Options>) {
+        if options.model.is_empty() {
+            Arc::make_mut(&mut options)
+                .model
+                .clone_from(&self.session_model);
+        }
+        self.told_model.clear();
         self.agent_options = Arc::clone(&options);
         self.effects.push(Effect::Start(options));
     }
@@ -290,6 +300,7 @@ impl Conversation {
         if turn.prompt.is_some() {
             // The agent does not know of it.
             self.turn = None;
+            self.place = None;
             self.tell_status(&format!("cancelled before the agent had it{forgotten}"));
         } else {
             self.interrupt(now_ms);

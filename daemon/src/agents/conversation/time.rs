@@ -1,6 +1,9 @@
-//! What time does: requests expire, idle agents end, those that do not end are killed.
+//! What time does: requests expire, idle agents end, those that do not end are killed, those that
+//! found no place look for one again.
 
-use super::Conversation;
+use std::sync::Arc;
+
+use super::{Conversation, Effect};
 use crate::limits::AGENT_END_MS_MAX;
 
 impl Conversation {
@@ -12,6 +15,7 @@ impl Conversation {
             self.kill_at_ms,
             self.expires_ms(),
             early,
+            self.place.as_ref().and_then(|place| place.look_ms),
         ];
         times.into_iter().flatten().min()
     }
@@ -35,6 +39,12 @@ impl Conversation {
             self.rest_again(now_ms);
         }
         self.take_up_early(now_ms);
+        if let Some(place) = &mut self.place
+            && place.look_ms.take_if(|at| *at <= now_ms).is_some()
+        {
+            let options = Arc::clone(&self.agent_options);
+            self.effects.push(Effect::Start(options));
+        }
         if self.idle_until_ms.is_some_and(|at| at <= now_ms) {
             self.idle_until_ms = None;
             self.end_input();

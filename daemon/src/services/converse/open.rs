@@ -48,7 +48,9 @@ pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<O
         Some(session) => session,
         None => {
             check_folder(&options.working_directory)?;
-            core.admission.subprocesses.check()?;
+            if !core.agents.could_make_room() {
+                core.admission.subprocesses.check()?;
+            }
             create(core, id, &start).await?
         }
     };
