@@ -189,6 +189,18 @@ pub enum StoreError {
         /// What is wrong, where.
         what: String,
     },
+    /// The file ends before its last page. What is there can be read; nothing is written to it.
+    #[error(
+        "{path}: damaged data: the file is cut off: {pages_there} of its {pages} pages are there"
+    )]
+    CutOff {
+        /// The database file.
+        path: PathBuf,
+        /// Whole pages that it has.
+        pages_there: u64,
+        /// Pages that it says it has.
+        pages: u64,
+    },
     /// A segment could not be encoded or decoded.
     #[error("session {id}, segment at sequence {first_sequence}: {source}")]
     Segment {
@@ -374,7 +386,7 @@ impl StoreError {
                 ErrorKind::Unsupported
             }
             Self::ReadOnly { .. } => ErrorKind::Denied,
-            Self::Damaged { .. } | Self::Segment { .. } => ErrorKind::Damaged,
+            Self::Damaged { .. } | Self::CutOff { .. } | Self::Segment { .. } => ErrorKind::Damaged,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Closed { .. } => ErrorKind::Closed,
             Self::Io { source, .. } => match source.kind() {
@@ -440,8 +452,18 @@ impl StoreError {
             Self::ReadOnly { .. } => {
                 "check the permissions of the file and its folder, and that the file system is writable"
             }
-            Self::Damaged { .. } | Self::Segment { .. } => {
+            Self::Damaged {
+                session: Some(_), ..
+            }
+            | Self::Segment { .. } => {
                 "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable"
+            }
+            // It may be in the way of any session, or of all.
+            Self::Damaged { session: None, .. } => {
+                "run `betcode-db verify` to see how far it goes, and restore a backup; `betcode-db export --salvage --out DIR` writes what can be read"
+            }
+            Self::CutOff { .. } => {
+                "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing"
             }
             Self::FileExists { .. } => "choose another name, or move the file away",
             Self::CopyNotSynced { .. } => {

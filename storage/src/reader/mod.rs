@@ -17,7 +17,7 @@ use crate::open_files::OpenFile;
 use crate::session::Session;
 use crate::sql;
 use crate::sql::damaged::IdIndex;
-use crate::sql::db::{Db, is_damage, is_damaged_page};
+use crate::sql::db::{Db, ReaderTarget, is_damage, is_damaged_page};
 
 /// The readers' connections.
 #[derive(Debug, Clone)]
@@ -32,16 +32,17 @@ impl Readers {
     /// See [`Pool::new`].
     pub(crate) fn open(
         db: &Db,
+        target: ReaderTarget,
         readers_max: u32,
         beside_writer: bool,
         open: Arc<OpenFile>,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             db: db.clone(),
-            pool: Arc::new(Pool::new(db, readers_max, beside_writer, open)?),
+            pool: Arc::new(Pool::new(db, target, readers_max, beside_writer, open)),
             shared: Arc::default(),
             ids: Arc::default(),
-        })
+        }
     }
 
     pub(crate) fn get(&self) -> Result<Reader> {
