@@ -382,6 +382,34 @@ fn what_is_left_of_a_file_that_is_cut_off_is_read_and_nothing_is_written_to_it()
     }
 }
 
+#[test]
+fn a_file_cut_off_before_its_tables_begin_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    store(&path);
+    let whole = std::fs::read(&path).unwrap();
+    let mut opened = 0;
+    for pages in 1..30 {
+        std::fs::write(&path, &whole).unwrap();
+        let what = cut_off(&path, whole.len() as u64 - pages * PAGE_BYTES);
+        let store = match Store::open_read_only(&path, StoreOptions::default()) {
+            Ok(store) => store,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+                assert!(error.to_string().contains(&what), "{error}");
+                continue;
+            }
+        };
+        opened += 1;
+        if let Err(error) = store.sessions(&SessionFilter::default()) {
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        }
+        let report = verify(&store);
+        assert_eq!(report.problems[0].what, what, "{report:?}");
+    }
+    assert!(opened > 0, "never opened");
+}
+
 /// A process killed amid a checkpoint leaves a file shorter than it says, and the rest in its log.
 #[test]
 fn a_file_whose_log_has_the_rest_is_not_cut_off() {

@@ -119,6 +119,19 @@ impl Db {
             }
             match probed {
                 Ok(()) => return Ok(target),
+                Err(error)
+                    if is_damaged_page(&error)
+                        && let Some(cut_off) = target.cut_off =>
+                {
+                    return Err(StoreError::Damaged {
+                        session: None,
+                        what: format!(
+                            "{}: {cut_off}, and what tells of its tables is not among them: nothing of it \
+                             can be read",
+                            self.path.display()
+                        ),
+                    });
+                }
                 Err(error) if may_be_read_only(&error) => failure = failure.or(Some(error)),
                 Err(error) if is_out_of_space(&error) && !is_in_use => {
                     failure = failure.or(Some(error));
@@ -340,7 +353,10 @@ fn is_behind_end(error: &rusqlite::Error) -> bool {
 fn is_odd_schema(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnName(_) => true,
-        rusqlite::Error::SqliteFailure(_, Some(what)) => what.contains("has no column named"),
+        // A table that begins behind the end of a file that is cut off is none.
+        rusqlite::Error::SqliteFailure(_, Some(what)) => {
+            what.contains("has no column named") || what.starts_with("no such table: ")
+        }
         _ => false,
     }
 }
