@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::capacity::text;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Result, StoreError};
 use crate::limits;
@@ -88,7 +89,11 @@ impl StoreOptions {
             let max = limits::PAYLOAD_BYTES_MAX_CEILING;
             return refuse(
                 "payload_bytes_max",
-                format!("{} is not between 1 and {max}", self.payload_bytes_max),
+                format!(
+                    "{} is not between 1 and {}",
+                    text::count(self.payload_bytes_max as u64),
+                    text::count(max as u64)
+                ),
             );
         }
         check_size_limits(self.db_bytes_max, self.session_bytes_max)?;
@@ -115,9 +120,10 @@ pub(crate) fn check_size_limits(db_bytes_max: u64, session_bytes_max: u64) -> Re
     ];
     for (what, value, min) in bounds {
         if value < min {
+            let (value, min) = text::bytes_apart(value, min);
             return Err(StoreError::InvalidArgument {
                 what,
-                why: format!("{value} is below {min}"),
+                why: format!("{value} is below the least that works, {min}"),
             });
         }
     }

@@ -315,7 +315,10 @@ impl Store {
         if name.len() > SESSION_TEXT_BYTES_MAX {
             return Err(StoreError::InvalidArgument {
                 what: "the name",
-                why: format!("{} bytes, at most {SESSION_TEXT_BYTES_MAX}", name.len()),
+                why: format!(
+                    "it has {} bytes, and may have {SESSION_TEXT_BYTES_MAX}",
+                    name.len()
+                ),
             });
         }
         let (id, name) = (id.clone(), name.to_owned());

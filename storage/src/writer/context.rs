@@ -10,6 +10,7 @@ use rusqlite::hooks::Wal;
 
 use super::append::{GroupSums, Room, Wrote, admit, find_again, write};
 use super::request::{AppendRequest, Unanswered};
+use crate::capacity::text;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::files::free_bytes;
 use crate::ids::SessionId;
@@ -441,8 +442,17 @@ fn check_room_to_grow(db: &Db, connection: &Connection, held_bytes: u64) -> Resu
     }
     Err(StoreError::DiskFull {
         path: db.path().to_owned(),
-        why: format!("the file would grow by {grows_by} bytes, {free_bytes} are free"),
+        why: no_room(needed_bytes, free_bytes, held_bytes),
     })
+}
+
+fn no_room(needed_bytes: u64, free_bytes: u64, held_bytes: u64) -> String {
+    let (needed, there) = text::bytes_apart(needed_bytes, free_bytes + held_bytes);
+    let held = match held_bytes {
+        0 => "",
+        _ => " with the reserve",
+    };
+    format!("the file and its log need {needed} more, and {there} are free{held}")
 }
 
 /// Errors that concern one request only, when they come before it has written anything.
@@ -498,4 +508,23 @@ fn room(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<Room>
         db_bytes_max: watch.db_bytes_max(),
         session_bytes_max: watch.session_bytes_max(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_is_told_as_more_than_what_is_free() {
+        // The file would grow by 1,863,680 bytes: new pages stand in the log as well.
+        let needed_bytes = 2 * 1_863_680 + WAL_BYTES_LULL_MAX;
+        assert_eq!(
+            no_room(needed_bytes, 3_702_784, 0),
+            "the file and its log need 4.25 MB more, and 3.70 MB are free"
+        );
+        assert_eq!(
+            no_room(3_700_001, 2_700_000, 1_000_000),
+            "the file and its log need 3,700,001 B more, and 3,700,000 B are free with the reserve"
+        );
+    }
 }
