@@ -43,6 +43,9 @@ pub struct StoreOptions {
     pub readers_max: u32,
     /// Size of the file held in reserve for a full disk; 0 for none.
     pub reserve_bytes: u64,
+    /// Whether the log is told of each change of level as it comes. Without, who opened the store tells
+    /// of it when the time has come ([`crate::Store::log_level`]); listeners hear of it in any case.
+    pub logs_levels: bool,
     /// Source of time.
     pub clock: Arc<dyn Clock>,
     /// Told of each batch's new messages after they are on disk and before their appender is
@@ -66,6 +69,7 @@ impl Default for StoreOptions {
             append_wait_ms_max: limits::APPEND_WAIT_MS_MAX_DEFAULT,
             readers_max: limits::READERS_MAX_DEFAULT,
             reserve_bytes: limits::RESERVE_BYTES_DEFAULT,
+            logs_levels: true,
             clock: Arc::new(SystemClock),
             on_commit: None,
         }

@@ -119,6 +119,7 @@ impl Store {
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
+            options.logs_levels,
         ));
         let writer = Writer::start(
             db.clone(),
@@ -190,6 +191,7 @@ impl Store {
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
+            options.logs_levels,
         ));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -378,6 +380,12 @@ impl Store {
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()
+    }
+
+    /// Tells the log at which level the database is, if that is not ok: for who opened it without
+    /// [`StoreOptions::logs_levels`].
+    pub fn log_level(&self) {
+        self.inner.watch.log_level();
     }
 
     /// The last capacity events of this process, oldest first: each change of level and each

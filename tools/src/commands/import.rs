@@ -54,6 +54,8 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     };
     let store_options = StoreOptions {
         payload_bytes_max,
+        // It compacts whenever there is no room: levels come and go, and the last one counts.
+        logs_levels: false,
         ..context.global.options()
     };
     let daemon = context.daemon()?;
@@ -68,6 +70,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         context.interrupt.flow()
     });
     drop(progress);
+    if summary.is_ok() {
+        store.log_level();
+    }
     let closed = store.close();
     let summary = summary?;
     closed?;

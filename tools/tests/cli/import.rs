@@ -503,3 +503,19 @@ fn of_two_imports_at_once_each_counts_only_what_it_recorded_itself() {
         assert_same(&tool.path("src"), &tool.export("out"));
     }
 }
+
+#[test]
+fn an_import_that_compacts_as_it_goes_tells_its_level_once() {
+    let tool = Tool::new();
+    for n in 0..4 {
+        tool.write(
+            format!("src/{n}.jsonl"),
+            generator::transcript(n, 5_000_000),
+        );
+    }
+    let src = tool.path("src");
+    let args = ["import", src.to_str().unwrap(), "--limit-bytes", "6MB"];
+    let ran = tool.ok(args);
+    let warnings = ran.stderr.lines().filter(|line| line.contains("capacity"));
+    assert!(warnings.count() <= 1, "{}", ran.stderr);
+}
