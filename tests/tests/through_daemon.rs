@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use betcode_db::generator;
 use betcode_tests::child::{Role, Worker};
 use betcode_tests::lines;
 use serde_json::Value;
@@ -280,6 +281,22 @@ fn a_report_keeps_the_level_that_the_daemon_keeps_below_its_threshold() {
     let limit = below["limit_bytes"].to_string();
     let judged = place.json(&["report", "--limit-bytes", &limit], 0);
     assert_eq!(judged["level"], "ok", "against a limit of one's own");
+}
+
+#[test]
+fn an_import_at_the_limit_waits_for_the_compaction_of_the_daemon_and_goes_on() {
+    let mut place = Place::new();
+    for n in 0..8 {
+        place.log(
+            &format!("{n}.jsonl"),
+            generator::transcript(n, 3_000_000).as_ref(),
+        );
+    }
+    place.serve_with(&[("compaction", "true"), ("max_db_bytes", "6000000")]);
+    let imported = place.json(&["import", "logs"], 0);
+    assert_eq!(imported["via"], "daemon");
+    assert_eq!(imported["sessions"], 8, "{imported}");
+    place.assert_exported("out");
 }
 
 #[test]
