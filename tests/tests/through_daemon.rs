@@ -300,6 +300,28 @@ fn an_import_at_the_limit_waits_for_the_compaction_of_the_daemon_and_goes_on() {
 }
 
 #[test]
+fn a_report_and_its_daemon_show_one_size_and_one_level() {
+    let mut place = Place::new();
+    for n in 0..200 {
+        let lines = generator::transcript(n, 60_000);
+        place.log(&format!("{n}.jsonl"), lines.as_ref());
+    }
+    // It looks at its levels when it begins, and then not for long.
+    place.serve_with(&[("max_db_bytes", "1000000"), ("health_interval_ms", "60000")]);
+    place.json(&["import", "logs"], 6);
+    let report = place.json(&["report"], 0);
+    let levels = report["daemon"]["levels"].as_array().unwrap();
+    let size = levels
+        .iter()
+        .find(|l| l["resource"] == "sqlite_size")
+        .unwrap();
+    let bytes = |field: &str| report[field].as_u64().unwrap();
+    assert_eq!(size["used"], bytes("database_bytes") + bytes("wal_bytes"));
+    assert_eq!(size["level"], report["level"]);
+    assert_ne!(report["level"], "ok", "{report}");
+}
+
+#[test]
 fn a_measured_plan_has_the_limits_and_levels_of_the_daemon_unless_it_is_direct() {
     let mut place = Place::new();
     place.log("a.jsonl", &log_of(1, 10));

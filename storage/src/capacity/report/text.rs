@@ -62,7 +62,7 @@ fn size(out: &mut Lines, report: &CapacityReport) {
         meter(report.used_fraction),
     ));
     out.line(&format!(
-        "            file {} ({} of it free), write-ahead log {}",
+        "            file {}, of which {} are free for new messages; log {}",
         bytes(report.database_bytes),
         bytes(report.free_bytes),
         bytes(report.wal_bytes)
