@@ -322,6 +322,28 @@ fn a_report_and_its_daemon_show_one_size_and_one_level() {
 }
 
 #[test]
+fn old_files_are_left_alone_through_a_daemon_as_well() {
+    let mut place = Place::new();
+    for name in ["old.jsonl", "new.jsonl"] {
+        place.log(name, &log_of(1, 10));
+    }
+    let file = File::options()
+        .write(true)
+        .open(place.path("logs/old.jsonl"))
+        .unwrap();
+    let days_100 = Duration::from_secs(100 * 86_400);
+    file.set_modified(std::time::SystemTime::now() - days_100)
+        .unwrap();
+    place.serve();
+    let imported = place.json(&["import", "logs", "--modified-within", "90d"], 0);
+    assert_eq!(imported["via"], "daemon");
+    assert_eq!(
+        (&imported["sessions"], &imported["left_old"]),
+        (&1.into(), &1.into())
+    );
+}
+
+#[test]
 fn a_measured_plan_has_the_limits_and_levels_of_the_daemon_unless_it_is_direct() {
     let mut place = Place::new();
     place.log("a.jsonl", &log_of(1, 10));

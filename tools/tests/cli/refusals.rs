@@ -218,7 +218,11 @@ fn a_full_store_takes_what_it_can_and_goes_on_with_a_higher_limit() {
     let (error, code) = import("0");
     assert_eq!(code, 2, "{error}");
     let (what, hint) = (&error["error"]["what"], &error["error"]["try"]);
-    assert!(what.as_str().unwrap().ends_with("0 B is below the least that works, 1.00 MB"));
+    assert!(
+        what.as_str()
+            .unwrap()
+            .ends_with("0 B is below the least that works, 1.00 MB")
+    );
     assert!(hint.as_str().unwrap().contains("--limit-bytes"), "{hint}");
     let (rest, code) = import("1GB");
     assert_eq!(code, 0, "{rest}");
