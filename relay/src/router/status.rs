@@ -41,7 +41,7 @@ fn of_reset(reason: Option<h2::Reason>) -> Status {
 
 pub(crate) fn too_big(refused: TooBig) -> Status {
     let TooBig { bytes, bytes_max } = refused;
-    let (has, most) = text::bytes_apart(bytes as u64, bytes_max as u64);
+    let (has, most) = text::bytes_apart(bytes, bytes_max);
     Status::resource_exhausted(format!(
         "a message of {has}, and the relay passes at most {most} (message_bytes_max); send it in parts"
     ))
