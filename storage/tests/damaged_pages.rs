@@ -311,6 +311,22 @@ fn where_neither_rows_nor_ids_can_be_read_the_check_says_that_not_all_is_listed(
     assert_eq!(report.sessions, list.sessions.len() as u64);
 }
 
+#[test]
+fn a_session_whose_last_page_is_damaged_is_salvaged_up_to_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    store(&path);
+    let last_leaf = "SELECT pageno FROM dbstat WHERE name = 'hot_messages' AND pagetype = 'leaf'
+        ORDER BY path DESC LIMIT 1";
+    damage(&path, last_leaf);
+    let store = read_only(&path);
+    let (readable, bad) = good_and_bad(&store, "whole");
+    assert!(bad > 0 && readable.len() > 25, "{readable:?}");
+    let salvaged = store.salvage(&id("whole"), ReadRange::all()).unwrap();
+    let salvaged: Vec<_> = salvaged.flatten().map(|m| m.sequence).collect();
+    assert_eq!(salvaged, readable);
+}
+
 fn read_only(path: &Path) -> Store {
     Store::open_read_only(path, StoreOptions::default()).unwrap()
 }

@@ -134,9 +134,16 @@ impl Replay {
         Self::begin(readers, session, range, |ids, connection, session| {
             match ids.position(connection, session) {
                 Err(error) if is_damage(&error) => {}
-                Ok(Some((key, end))) if sql::damaged::stands_behind(connection, key, end)? => {
-                    let last = sql::damaged::last_sequence(connection, key)?;
-                    return Ok(Some((key, last)));
+                Ok(Some((key, end))) => {
+                    return match sql::damaged::stands_behind(connection, key, end) {
+                        Ok(false) => Ok(Some((key, end))),
+                        // Where that cannot be read, there may be more.
+                        Err(error) if !is_damage(&error) => Err(error),
+                        Ok(true) | Err(_) => {
+                            let last = sql::damaged::last_sequence(connection, key)?;
+                            Ok(Some((key, last.max(end))))
+                        }
+                    };
                 }
                 position => return position,
             }
