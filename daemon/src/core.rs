@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use betcode_schema_grpc::history::ResourceLevel;
-use betcode_storage::capacity::levels::Metric;
+use betcode_storage::capacity::levels::{Metric, level_of};
 use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
 use tokio::sync::watch;
 use tonic::Status;
@@ -89,13 +89,18 @@ impl Core {
         bytes(path) + bytes(Path::new(&log))
     }
 
-    /// The levels when they were last sampled, with the database's size as it is now: it may have grown by
-    /// far since, and a report of it stands beside.
+    /// The levels when they were last sampled, with the database's size and level as they are now: it may
+    /// have grown by far since, and a report of it stands beside.
     pub(crate) fn levels_now(&self) -> Vec<ResourceLevel> {
         let mut levels = self.levels.borrow().clone();
         let size = Metric::SqliteSize.name();
         if let Some(level) = levels.iter_mut().find(|level| level.resource == size) {
             level.used = self.database_bytes();
+            // Never fails: a limit of 0 is refused when it is set.
+            let before = level.level.parse().unwrap_or_default();
+            if let Ok(now) = level_of(Metric::SqliteSize, level.used, level.limit, before) {
+                level.level = now.name().to_owned();
+            }
         }
         levels
     }

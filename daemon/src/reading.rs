@@ -303,7 +303,7 @@ fn parts(message: Message) -> impl Iterator<Item = proto::Message> + Send {
 pub fn is_damage(error: &StoreError) -> bool {
     matches!(
         error,
-        StoreError::Damaged { .. } | StoreError::Segment { .. }
+        StoreError::Damaged { .. } | StoreError::CutOff { .. } | StoreError::Segment { .. }
     )
 }
 

@@ -111,6 +111,12 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// Whether it came from a file. Its messages were received when that was imported, which says nothing
+    /// of them, and says something else when it is imported anew.
+    pub(crate) fn is_imported(&self) -> bool {
+        self.import.is_some()
+    }
+
     /// Whether it is that session, and has as many messages and was last written when it had.
     pub(crate) fn are_as_counted(&self, key: SessionKey, messages: u64, updated_ms: i64) -> bool {
         (self.key, self.messages, self.updated_ms) == (key, messages, updated_ms)

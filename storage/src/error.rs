@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::path::PathBuf;
 
+use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
 use crate::ids::SessionId;
 
 use rustix::io::Errno;
@@ -43,7 +44,8 @@ pub enum StoreError {
     },
     /// A payload over the limit: refused whole, never cut.
     #[error(
-        "message {index} of the batch for session {id} has {bytes} bytes, over the limit of {bytes_max}"
+        "message {index} of the batch for session {id} has {}, over the limit of {}",
+        bytes_apart(*bytes as u64, *bytes_max as u64).0, bytes_apart(*bytes as u64, *bytes_max as u64).1
     )]
     PayloadTooLarge {
         /// The session.
@@ -79,7 +81,8 @@ pub enum StoreError {
     },
     /// The writer's queue had no room before the deadline.
     #[error(
-        "the writer's queue stayed full for {waited_ms} ms ({requests} requests, {bytes} bytes waiting)"
+        "the writer's queue stayed full for {waited_ms} ms ({requests} requests, {} waiting)",
+        shown_bytes(*bytes as u64)
     )]
     QueueFull {
         /// How long the caller waited.
@@ -125,7 +128,8 @@ pub enum StoreError {
     },
     /// The database has reached its size limit: new messages are refused, reading goes on.
     #[error(
-        "{path}: the database has {used_bytes} bytes in use, and {incoming_bytes} more do not fit under its limit of {limit_bytes}"
+        "{path}: the database has {} in use, and {} more do not fit under its limit of {}",
+        shown_bytes(*used_bytes), shown_bytes(*incoming_bytes), shown_bytes(*limit_bytes)
     )]
     LimitReached {
         /// The database file.
@@ -138,7 +142,10 @@ pub enum StoreError {
         limit_bytes: u64,
     },
     /// A session has reached its own size limit.
-    #[error("session {id} takes {used_bytes} bytes and its limit is {limit_bytes}")]
+    #[error(
+        "session {id} takes {} and its limit is {}",
+        shown_bytes(*used_bytes), shown_bytes(*limit_bytes)
+    )]
     SessionLimitReached {
         /// The session.
         id: String,
@@ -188,6 +195,18 @@ pub enum StoreError {
         session: Option<String>,
         /// What is wrong, where.
         what: String,
+    },
+    /// The file ends before its last page. What is there can be read; nothing is written to it.
+    #[error(
+        "{path}: damaged data: the file is cut off: {pages_there} of its {pages} pages are there"
+    )]
+    CutOff {
+        /// The database file.
+        path: PathBuf,
+        /// Whole pages that it has.
+        pages_there: u64,
+        /// Pages that it says it has.
+        pages: u64,
     },
     /// A segment could not be encoded or decoded.
     #[error("session {id}, segment at sequence {first_sequence}: {source}")]
@@ -374,7 +393,7 @@ impl StoreError {
                 ErrorKind::Unsupported
             }
             Self::ReadOnly { .. } => ErrorKind::Denied,
-            Self::Damaged { .. } | Self::Segment { .. } => ErrorKind::Damaged,
+            Self::Damaged { .. } | Self::CutOff { .. } | Self::Segment { .. } => ErrorKind::Damaged,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Closed { .. } => ErrorKind::Closed,
             Self::Io { source, .. } => match source.kind() {
@@ -440,8 +459,18 @@ impl StoreError {
             Self::ReadOnly { .. } => {
                 "check the permissions of the file and its folder, and that the file system is writable"
             }
-            Self::Damaged { .. } | Self::Segment { .. } => {
+            Self::Damaged {
+                session: Some(_), ..
+            }
+            | Self::Segment { .. } => {
                 "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable"
+            }
+            // It may be in the way of any session, or of all.
+            Self::Damaged { session: None, .. } => {
+                "run `betcode-db verify` to see how far it goes, and restore a backup; `betcode-db export --salvage --out DIR` writes what can be read"
+            }
+            Self::CutOff { .. } => {
+                "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing"
             }
             Self::FileExists { .. } => "choose another name, or move the file away",
             Self::CopyNotSynced { .. } => {
@@ -459,5 +488,39 @@ impl StoreError {
             Self::SqliteTooOld { .. } => "build against the bundled SQLite",
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_as_people_read_them_and_never_contradict_what_is_said_of_them() {
+        let full = StoreError::LimitReached {
+            path: "h.db".into(),
+            used_bytes: 2_999_990,
+            incoming_bytes: 21,
+            limit_bytes: 3_000_000,
+        };
+        assert_eq!(
+            full.to_string(),
+            "h.db: the database has 3.00 MB in use, and 21 B more do not fit under its limit of 3.00 MB"
+        );
+        let too_large = StoreError::PayloadTooLarge {
+            id: "s".into(),
+            index: 0,
+            bytes: 10_485_761,
+            bytes_max: 10_485_760,
+        };
+        assert_eq!(
+            too_large.to_string(),
+            "message 0 of the batch for session s has 10,485,761 B, over the limit of 10,485,760 B"
+        );
+        let refused = crate::options::check_size_limits(0, 0).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "db_bytes_max is not valid: 0 B is below the least that works, 1.00 MB"
+        );
     }
 }

@@ -17,7 +17,7 @@ use crate::open_files;
 use crate::sql::db::Db;
 
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
-const SQLITE_HEADER_BYTES: usize = 100;
+pub(crate) const SQLITE_HEADER_BYTES: usize = 100;
 const USER_VERSION_AT: usize = 60;
 const APPLICATION_ID_AT: usize = 68;
 

@@ -6,17 +6,80 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use crate::error::StoreError;
+use crate::files::SQLITE_HEADER_BYTES;
+use crate::limits::PAGE_BYTES;
+
+const CHANGE_COUNTER_AT: usize = 24;
+const PAGE_COUNT_AT: usize = 28;
+const VERSION_VALID_FOR_AT: usize = 92;
+
+/// How much of a database file is there whose header tells of more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CutOff {
+    /// Whole pages that it has.
+    pub(crate) pages_there: u64,
+    /// Pages that it says it has.
+    pub(crate) pages: u64,
+}
+
+impl std::fmt::Display for CutOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { pages_there, pages } = self;
+        write!(
+            f,
+            "the file is cut off: {pages_there} of its {pages} pages are there"
+        )
+    }
+}
+
+impl CutOff {
+    pub(crate) fn error(self, path: &Path) -> StoreError {
+        StoreError::CutOff {
+            path: path.to_owned(),
+            pages_there: self.pages_there,
+            pages: self.pages,
+        }
+    }
+}
+
+/// What a file's header says of its length, held against the length. Nothing else may be concluded from
+/// it: where there is a log, that holds the pages that are missing here, and where somebody writes, the
+/// two were not read at the same moment.
+fn look_for_end(path: &Path) -> Option<CutOff> {
+    let mut file = File::open(path).ok()?;
+    let mut header = [0; SQLITE_HEADER_BYTES];
+    file.read_exact(&mut header).ok()?;
+    let bytes = file.metadata().ok()?.len();
+    let number = |at: usize| {
+        let bytes: [u8; 4] = std::array::from_fn(|i| header.get(at + i).copied().unwrap_or(0));
+        u64::from(u32::from_be_bytes(bytes))
+    };
+    // SQLite believes the header only where the program that wrote it last knew of this number.
+    let is_valid = number(CHANGE_COUNTER_AT) == number(VERSION_VALID_FOR_AT);
+    let pages = number(PAGE_COUNT_AT);
+    let pages_there = bytes / u64::from(PAGE_BYTES);
+    (is_valid && pages_there < pages).then_some(CutOff { pages_there, pages })
+}
+
 /// Device and inode: locks belong to the file, whatever its name.
 type FileId = (u64, u64);
 
-/// How often each file is open.
-static OPEN: LazyLock<Mutex<HashMap<FileId, usize>>> = LazyLock::new(Mutex::default);
+/// How often a file is open, and what its header told before it was.
+#[derive(Debug, Default)]
+struct Opened {
+    times: usize,
+    cut_off: Option<CutOff>,
+}
 
-fn open_files() -> MutexGuard<'static, HashMap<FileId, usize>> {
+static OPEN: LazyLock<Mutex<HashMap<FileId, Opened>>> = LazyLock::new(Mutex::default);
+
+fn open_files() -> MutexGuard<'static, HashMap<FileId, Opened>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -30,39 +93,56 @@ fn id(metadata: &Metadata) -> FileId {
 
 /// A database file that this process has open. It must outlive the connections to it.
 #[derive(Debug)]
-pub(crate) struct OpenFile(Option<FileId>);
+pub(crate) struct OpenFile {
+    id: Option<FileId>,
+    cut_off: Option<CutOff>,
+}
 
 impl OpenFile {
     /// Notes, before the first connection, that the file at `path` is about to be opened.
     pub(crate) fn note(path: &Path) -> Self {
-        Self::note_id(id_of(path))
+        Self::note_id(id_of(path), || look_for_end(path))
     }
 
     /// As [`OpenFile::note`], of a file that was just made, whatever stands at its path by now.
     pub(crate) fn note_new(file: &File) -> Self {
-        Self::note_id(file.metadata().ok().map(|metadata| id(&metadata)))
+        Self::note_id(file.metadata().ok().map(|metadata| id(&metadata)), || None)
     }
 
-    fn note_id(id: Option<FileId>) -> Self {
-        if let Some(id) = id {
-            *open_files().entry(id).or_default() += 1;
-        }
-        Self(id)
+    /// `look` opens and closes the file, unless it is open.
+    fn note_id(id: Option<FileId>, look: impl FnOnce() -> Option<CutOff>) -> Self {
+        let Some(file) = id else {
+            return Self { id, cut_off: None };
+        };
+        let mut open = open_files();
+        let opened = open.entry(file).or_insert_with(|| Opened {
+            times: 0,
+            cut_off: look(),
+        });
+        opened.times += 1;
+        let cut_off = opened.cut_off;
+        Self { id, cut_off }
+    }
+
+    /// Whether the file seemed to be cut off before this process opened it. It is, where SQLite finds it
+    /// damaged.
+    pub(crate) fn cut_off(&self) -> Option<CutOff> {
+        self.cut_off
     }
 
     /// Whether it is this file that stands at `path`.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
-        self.0.is_some() && id_of(path) == self.0
+        self.id.is_some() && id_of(path) == self.id
     }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        let Some(id) = self.0 else { return };
+        let Some(id) = self.id else { return };
         let mut open = open_files();
-        if let Some(times) = open.get_mut(&id) {
-            *times -= 1;
-            if *times == 0 {
+        if let Some(opened) = open.get_mut(&id) {
+            opened.times -= 1;
+            if opened.times == 0 {
                 open.remove(&id);
             }
         }
@@ -74,7 +154,7 @@ pub(crate) fn is_open(path: &Path) -> bool {
     is_among(&open_files(), path)
 }
 
-fn is_among(open: &HashMap<FileId, usize>, path: &Path) -> bool {
+fn is_among(open: &HashMap<FileId, Opened>, path: &Path) -> bool {
     id_of(path).is_some_and(|id| open.contains_key(&id))
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::capacity::text;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Result, StoreError};
 use crate::limits;
@@ -42,6 +43,9 @@ pub struct StoreOptions {
     pub readers_max: u32,
     /// Size of the file held in reserve for a full disk; 0 for none.
     pub reserve_bytes: u64,
+    /// Whether the log is told of each change of level as it comes. Without, who opened the store tells
+    /// of it when the time has come ([`crate::Store::log_level`]); listeners hear of it in any case.
+    pub logs_levels: bool,
     /// Source of time.
     pub clock: Arc<dyn Clock>,
     /// Told of each batch's new messages after they are on disk and before their appender is
@@ -65,6 +69,7 @@ impl Default for StoreOptions {
             append_wait_ms_max: limits::APPEND_WAIT_MS_MAX_DEFAULT,
             readers_max: limits::READERS_MAX_DEFAULT,
             reserve_bytes: limits::RESERVE_BYTES_DEFAULT,
+            logs_levels: true,
             clock: Arc::new(SystemClock),
             on_commit: None,
         }
@@ -88,7 +93,11 @@ impl StoreOptions {
             let max = limits::PAYLOAD_BYTES_MAX_CEILING;
             return refuse(
                 "payload_bytes_max",
-                format!("{} is not between 1 and {max}", self.payload_bytes_max),
+                format!(
+                    "{} is not between 1 and {}",
+                    text::count(self.payload_bytes_max as u64),
+                    text::count(max as u64)
+                ),
             );
         }
         check_size_limits(self.db_bytes_max, self.session_bytes_max)?;
@@ -115,9 +124,10 @@ pub(crate) fn check_size_limits(db_bytes_max: u64, session_bytes_max: u64) -> Re
     ];
     for (what, value, min) in bounds {
         if value < min {
+            let (value, min) = text::bytes_apart(value, min);
             return Err(StoreError::InvalidArgument {
                 what,
-                why: format!("{value} is below {min}"),
+                why: format!("{value} is below the least that works, {min}"),
             });
         }
     }

@@ -65,6 +65,9 @@ pub struct RetentionOutcome {
     pub kept: Vec<Kept>,
     /// Size of the archive afterwards, in bytes; `None` without one.
     pub archive_bytes: Option<u64>,
+    /// Sessions that stood in the archive before, byte for byte, with messages received at other times:
+    /// they were imported anew, and the archive keeps the first times.
+    pub archived_before: Vec<SessionId>,
     /// Whether it was stopped while removing.
     pub cancelled: bool,
 }
@@ -127,8 +130,8 @@ impl Store {
     /// # Errors
     /// An error before the removal means that nothing was removed: what opening and appending to
     /// the archive answers ([`StoreError::SequenceConflict`] when it holds other messages under
-    /// the same id, [`StoreError::InvalidArgument`] when it holds the same messages, received at
-    /// other times or told of otherwise), [`StoreError::Damaged`] when the comparison fails,
+    /// the same id, [`StoreError::InvalidArgument`] when it holds the same messages, told of otherwise,
+    /// or received at other times though they were not imported), [`StoreError::Damaged`] when the comparison fails,
     /// [`StoreError::Cancelled`].
     /// Afterwards, when the file cannot be written; what was removed until then is logged.
     pub fn retain(
@@ -164,7 +167,7 @@ impl Store {
         if let Some(path) = archive
             && !leaving.is_empty()
         {
-            self.archive(&leaving, path, &mut watcher)?;
+            outcome.archived_before = self.archive(&leaving, path, &mut watcher)?;
             outcome.archive_bytes = Some(file_bytes(path)?);
         }
         for (done, one) in leaving.into_iter().enumerate() {
@@ -195,13 +198,14 @@ impl Store {
         Ok(outcome)
     }
 
-    /// Copies sessions into the archive and compares what a new reader finds there.
+    /// Copies sessions into the archive and compares what a new reader finds there. Those that it keeps
+    /// with other times.
     fn archive(
         &self,
         leaving: &[Leaving<'_>],
         path: &Path,
         watcher: &mut Watcher<'_>,
-    ) -> Result<()> {
+    ) -> Result<Vec<SessionId>> {
         refuse_itself(self.path(), path)?;
         let options = StoreOptions {
             payload_bytes_max: PAYLOAD_BYTES_MAX_CEILING,
@@ -232,12 +236,16 @@ impl Store {
         sync(path)?;
         // Opened anew: what counts is what somebody finds who comes later.
         let archive = Store::open_read_only(path, options)?;
+        let mut with_other_times = Vec::new();
         for (done, one) in leaving.iter().enumerate() {
-            self.compare_session(one, &archive, &mut || {
+            let has_other_times = self.compare_session(one, &archive, &mut || {
                 watcher.go_on(RetentionPhase::Comparing, done)
             })?;
+            if has_other_times {
+                with_other_times.push(one.id.clone());
+            }
         }
-        Ok(())
+        Ok(with_other_times)
     }
 
     /// Messages behind the end that a session's row tells would go with it, and into no archive.
@@ -277,6 +285,7 @@ impl Store {
             ..ReadRange::all()
         };
         let mut archived = archive.read(id, both)?;
+        let mut has_other_times = false;
         for message in self.read(id, both)? {
             let message = message?;
             let sequence = message.sequence;
@@ -291,14 +300,21 @@ impl Store {
                     });
                 }
                 Some(there) if there.received_ms != message.received_ms => {
-                    let what = format!("received message {sequence} at another time");
-                    return Err(other_session(id, &what));
+                    if !contents.is_imported() {
+                        let what = format!("received message {sequence} at another time");
+                        return Err(other_session(id, &what));
+                    }
+                    has_other_times = true;
                 }
                 _ => {}
             }
             if sequence % ARCHIVE_BATCH_MESSAGES_MAX as u64 == 0 {
                 go_on()?;
             }
+        }
+        // Imported from an older copy of its file. The archive would be told that it was taken from that.
+        if has_other_times && there.messages > contents.messages {
+            return Err(other_session(id, "has more of them"));
         }
         Ok(())
     }
@@ -331,12 +347,13 @@ impl Store {
         go_on()
     }
 
+    /// Whether the archive has other times of messages than the session, which was imported.
     fn compare_session(
         &self,
         leaving: &Leaving<'_>,
         archive: &Store,
         go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Leaving { id, contents, .. } = leaving;
         let differs = |what: String| {
             let what = format!("{what} in the archive; nothing was removed");
@@ -344,6 +361,7 @@ impl Store {
         };
         let mut archived = archive.read(id, ReadRange::all())?;
         let (mut compared, mut raw_bytes) = (0, 0);
+        let mut has_other_times = false;
         for message in self.read(id, ReadRange::all())? {
             let message = message?;
             if message.sequence > contents.messages {
@@ -357,8 +375,11 @@ impl Store {
                 return differs(format!("message {} is not the same", message.sequence));
             };
             if there.received_ms != message.received_ms {
-                let what = format!("received message {} at another time", message.sequence);
-                return Err(other_session(id, &what));
+                if !contents.is_imported() {
+                    let what = format!("received message {} at another time", message.sequence);
+                    return Err(other_session(id, &what));
+                }
+                has_other_times = true;
             }
             compared += 1;
             raw_bytes += message.payload.len() as u64;
@@ -381,7 +402,7 @@ impl Store {
         if let Some(what) = lost_of(&contents.meta, &there.meta) {
             return Err(other_session(id, &format!("has another {what}")));
         }
-        go_on()
+        go_on().map(|()| has_other_times)
     }
 
     fn contents(&self, id: &SessionId) -> Result<Contents> {

@@ -10,7 +10,7 @@ use crate::files;
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
-use crate::open_files::OpenFile;
+use crate::open_files::{CutOff, OpenFile};
 use crate::options::{StoreOptions, check_size_limits};
 use crate::reader::{ReadRange, Readers, Replay};
 use crate::reserve::Reserve;
@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) options: StoreOptions,
     pub(crate) readers: Readers,
     pub(crate) watch: Arc<CapacityWatch>,
+    /// Opened for reading only, and the file ends before its last page.
+    pub(crate) cut_off: Option<CutOff>,
     /// `None` when opened for reading only.
     writer: Option<Writer>,
     // Last: it must outlive the connections.
@@ -66,8 +68,8 @@ impl Store {
     /// [`StoreError::StrayLog`] when the log of a database that is gone stands at `path`,
     /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
     /// [`StoreError::InvalidArgument`] for options out of bounds, and for a name that belongs to another
-    /// database, such as that of its log, [`StoreError::Damaged`], [`StoreError::Io`],
-    /// [`StoreError::SqliteTooOld`].
+    /// database, such as that of its log, [`StoreError::Damaged`], [`StoreError::CutOff`],
+    /// [`StoreError::Io`], [`StoreError::SqliteTooOld`].
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
@@ -92,6 +94,9 @@ impl Store {
         }
         let connect = || {
             let mut connection = db.connect_writer(options.durability)?;
+            if let Some(cut_off) = db.cut_off_in_last_page(&connection)? {
+                return Err(cut_off.error(path));
+            }
             migrate::bring_up(&db, &mut connection, |_, version| {
                 crate::backup::before_migration(&db, version)
             })?;
@@ -102,12 +107,19 @@ impl Store {
             // Even reading needs room for the shared memory beside the file.
             Err(StoreError::DiskFull { .. }) if Reserve::give_up(&reserve_path) => connect(),
             connected => connected,
-        }?;
+        }
+        .map_err(|error| match (&error, open.cut_off()) {
+            // SQLite opens no file that is shorter than its header says, and does not say why.
+            (StoreError::Damaged { .. }, Some(cut_off)) => cut_off.error(path),
+            _ => error,
+        })?;
         let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
-        let readers = Readers::open(&db, options.readers_max, true, Arc::clone(&open))?;
+        let target = db.reader_target(None)?;
+        let readers = Readers::open(&db, target, options.readers_max, true, Arc::clone(&open));
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
+            options.logs_levels,
         ));
         let writer = Writer::start(
             db.clone(),
@@ -122,6 +134,7 @@ impl Store {
                 options,
                 readers,
                 watch,
+                cut_off: None,
                 writer: Some(writer),
                 _open: open,
             }),
@@ -134,7 +147,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Missing`] when there is none; otherwise as [`Store::open`]. A store of an
-    /// older format is read as it is.
+    /// older format is read as it is; so is what there is of a file that is cut off, with a warning.
     pub fn open_read_only(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
@@ -142,12 +155,21 @@ impl Store {
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
         let open = Arc::new(OpenFile::note(path));
-        let connection = match db.connect_reader() {
+        let target = match db.reader_target(open.cut_off()) {
             Err(StoreError::DiskFull { .. }) if Reserve::give_up(&db.beside("-reserve")) => {
-                db.connect_reader()
+                db.reader_target(open.cut_off())
             }
-            connected => connected,
+            found => found,
         }?;
+        let connection = db.connect_to(&target)?;
+        let cut_off = match target.cut_off {
+            None => db.cut_off_in_last_page(&connection)?,
+            cut_off => cut_off,
+        };
+        if let Some(cut_off) = cut_off {
+            tracing::warn!(path = %path.display(), pages_there = cut_off.pages_there,
+                pages = cut_off.pages, "the file is cut off: only what is there is read");
+        }
         match migrate::inspect(&db, &connection)? {
             FileState::Store { version }
                 if version >= betcode_schema_sql::OLDEST_READABLE_VERSION => {}
@@ -165,10 +187,11 @@ impl Store {
                 });
             }
         }
-        let readers = Readers::open(&db, options.readers_max, false, Arc::clone(&open))?;
+        let readers = Readers::open(&db, target, options.readers_max, false, Arc::clone(&open));
         let watch = Arc::new(CapacityWatch::new(
             options.db_bytes_max,
             options.session_bytes_max,
+            options.logs_levels,
         ));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -176,6 +199,7 @@ impl Store {
                 options,
                 readers,
                 watch,
+                cut_off,
                 writer: None,
                 _open: open,
             }),
@@ -293,7 +317,10 @@ impl Store {
         if name.len() > SESSION_TEXT_BYTES_MAX {
             return Err(StoreError::InvalidArgument {
                 what: "the name",
-                why: format!("{} bytes, at most {SESSION_TEXT_BYTES_MAX}", name.len()),
+                why: format!(
+                    "it has {} bytes, and may have {SESSION_TEXT_BYTES_MAX}",
+                    name.len()
+                ),
             });
         }
         let (id, name) = (id.clone(), name.to_owned());
@@ -353,6 +380,12 @@ impl Store {
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()
+    }
+
+    /// Tells the log at which level the database is, if that is not ok: for who opened it without
+    /// [`StoreOptions::logs_levels`].
+    pub fn log_level(&self) {
+        self.inner.watch.log_level();
     }
 
     /// The last capacity events of this process, oldest first: each change of level and each

@@ -131,6 +131,14 @@ impl Store {
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
+        if let Some(cut_off) = self.inner.cut_off {
+            report.problems.push(Problem {
+                kind: "structure",
+                session: None,
+                sequence: None,
+                what: cut_off.to_string(),
+            });
+        }
         let structure = self.query("check the structure", |connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });

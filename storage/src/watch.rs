@@ -35,14 +35,17 @@ struct State {
 pub(crate) struct CapacityWatch {
     db_bytes_max: AtomicU64,
     session_bytes_max: AtomicU64,
+    /// Whether the log is told of each change.
+    is_logged: bool,
     state: Mutex<State>,
 }
 
 impl CapacityWatch {
-    pub(crate) fn new(db_bytes_max: u64, session_bytes_max: u64) -> Self {
+    pub(crate) fn new(db_bytes_max: u64, session_bytes_max: u64, is_logged: bool) -> Self {
         Self {
             db_bytes_max: AtomicU64::new(db_bytes_max),
             session_bytes_max: AtomicU64::new(session_bytes_max),
+            is_logged,
             state: Mutex::default(),
         }
     }
@@ -72,7 +75,9 @@ impl CapacityWatch {
             .observe(Metric::SqliteSize, used_bytes, limit)
             .unwrap_or_default();
         for event in events {
-            if event.is_worse() {
+            if !self.is_logged {
+                tracing::debug!(%event, "capacity");
+            } else if event.is_worse() {
                 tracing::warn!(%event, "capacity");
             } else {
                 tracing::info!(%event, "capacity");
@@ -111,6 +116,25 @@ impl CapacityWatch {
 
     pub(crate) fn level(&self) -> Level {
         self.lock().tracker.level(Metric::SqliteSize)
+    }
+
+    /// Tells the log at which level the database is, if that is not ok.
+    pub(crate) fn log_level(&self) {
+        let state = self.lock();
+        let mut states = state.tracker.states();
+        let Some((metric, now)) = states.find(|(metric, _)| *metric == Metric::SqliteSize) else {
+            return;
+        };
+        if now.level > Level::Ok {
+            let event = CapacityEvent::LevelChanged {
+                metric,
+                from: Level::Ok,
+                to: now.level,
+                used: now.used,
+                limit: now.limit,
+            };
+            tracing::warn!(%event, "capacity");
+        }
     }
 
     pub(crate) fn events(&self) -> Vec<TimedEvent> {

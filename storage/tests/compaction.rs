@@ -225,6 +225,10 @@ fn a_cancelled_run_keeps_what_is_done_and_another_finishes() {
         .unwrap();
     assert!(stopped.cancelled);
     assert_eq!(stopped.segments, 1);
+    // Measured without the log, which is gone in a moment.
+    let main_bytes = std::fs::metadata(store.path()).unwrap().len();
+    assert_eq!(stopped.bytes_after, main_bytes);
+    assert_eq!(store.compaction_runs(1).unwrap()[0].bytes_after, main_bytes);
     assert_sound(&store);
     assert_eq!(compact(&store, Tier::Deep).segments, 4);
     assert_sound(&store);

@@ -310,3 +310,155 @@ fn where_neither_rows_nor_ids_can_be_read_the_check_says_that_not_all_is_listed(
     assert!(report.problems.iter().any(|p| p.kind == "listing"));
     assert_eq!(report.sessions, list.sessions.len() as u64);
 }
+
+#[test]
+fn a_session_whose_last_page_is_damaged_is_salvaged_up_to_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    store(&path);
+    let last_leaf = "SELECT pageno FROM dbstat WHERE name = 'hot_messages' AND pagetype = 'leaf'
+        ORDER BY path DESC LIMIT 1";
+    damage(&path, last_leaf);
+    let store = read_only(&path);
+    let (readable, bad) = good_and_bad(&store, "whole");
+    assert!(bad > 0 && readable.len() > 25, "{readable:?}");
+    let salvaged = store.salvage(&id("whole"), ReadRange::all()).unwrap();
+    let salvaged: Vec<_> = salvaged.flatten().map(|m| m.sequence).collect();
+    assert_eq!(salvaged, readable);
+}
+
+fn read_only(path: &Path) -> Store {
+    Store::open_read_only(path, StoreOptions::default()).unwrap()
+}
+
+/// Shortens the file by so many bytes, and says what it is then.
+fn cut_off(path: &Path, bytes: u64) -> String {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    let whole = file.metadata().unwrap().len();
+    file.set_len(whole - bytes).unwrap();
+    let (there, pages) = ((whole - bytes) / PAGE_BYTES, whole / PAGE_BYTES);
+    format!("the file is cut off: {there} of its {pages} pages are there")
+}
+
+#[test]
+fn what_is_left_of_a_file_that_is_cut_off_is_read_and_nothing_is_written_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    // A part of a page, one, a few, and a third of all.
+    for bytes in [1000, PAGE_BYTES, 7 * PAGE_BYTES, 100 * PAGE_BYTES + 1] {
+        let _ = std::fs::remove_file(&path);
+        store(&path);
+        let what = cut_off(&path, bytes);
+        let left = std::fs::read(&path).unwrap();
+        let store = read_only(&path);
+        let beside = read_only(&path);
+        let list = beside.sessions(&SessionFilter::default()).unwrap();
+        assert_eq!(list.sessions.len(), 2, "{what}");
+        let mut readable = 0;
+        for session in ["bad", "whole"] {
+            for message in store.read(&id(session), ReadRange::all()).unwrap() {
+                match message {
+                    Ok(message) => {
+                        let at = usize::try_from(message.sequence).unwrap() - 1;
+                        assert_eq!(message.payload, long_lines(50)[at], "{what}");
+                        readable += 1;
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Damaged, "{error}"),
+                }
+            }
+        }
+        // Each takes three pages.
+        let lost_max = usize::try_from(bytes / PAGE_BYTES).unwrap() / 2 + 2;
+        assert!(readable + lost_max >= 100, "{readable} after {what}");
+        let report = verify(&store);
+        let named = |problem: &betcode_storage::Problem| problem.what == what;
+        assert!(report.problems.iter().any(named), "{report:?}");
+        let copy = folder.path().join("copy.db");
+        let copied = store.backup(&copy, &mut |_| ControlFlow::Continue(()));
+        assert!(
+            matches!(copied, Err(StoreError::CutOff { .. })),
+            "{copied:?}"
+        );
+        let restored =
+            betcode_storage::restore(&path, &copy, false, &mut |_| ControlFlow::Continue(()));
+        assert!(
+            matches!(restored, Err(StoreError::CutOff { .. })),
+            "{restored:?}"
+        );
+        assert!(!copy.exists());
+        drop((store, beside));
+        let refused = Store::open(&path, StoreOptions::default()).unwrap_err();
+        assert!(matches!(refused, StoreError::CutOff { .. }), "{refused}");
+        assert_eq!(refused.kind(), ErrorKind::Damaged);
+        assert!(refused.to_string().contains(&what), "{refused}");
+        assert!(refused.hint().unwrap().contains("export --salvage"));
+        assert!(std::fs::read(&path).unwrap() == left, "{what}, and altered");
+        let beside = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(beside, 1, "something was left beside it");
+    }
+}
+
+#[test]
+fn a_file_cut_off_before_its_tables_begin_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    store(&path);
+    let whole = std::fs::read(&path).unwrap();
+    let mut opened = 0;
+    for pages in 1..30 {
+        std::fs::write(&path, &whole).unwrap();
+        let what = cut_off(&path, whole.len() as u64 - pages * PAGE_BYTES);
+        let store = match Store::open_read_only(&path, StoreOptions::default()) {
+            Ok(store) => store,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+                assert!(error.to_string().contains(&what), "{error}");
+                continue;
+            }
+        };
+        opened += 1;
+        if let Err(error) = store.sessions(&SessionFilter::default()) {
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
+        }
+        let report = verify(&store);
+        assert_eq!(report.problems[0].what, what, "{report:?}");
+    }
+    assert!(opened > 0, "never opened");
+}
+
+/// A process killed amid a checkpoint leaves a file shorter than it says, and the rest in its log.
+#[test]
+fn a_file_whose_log_has_the_rest_is_not_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("h.db"), folder.path().join("copy.db"));
+    let live = open(&path);
+    let append = |n| {
+        let batch = Batch::new(id(&format!("s{n}")), long_lines(20));
+        live.append(batch).unwrap();
+    };
+    append(0);
+    let beside = rusqlite::Connection::open(&path).unwrap();
+    let checkpoint = || {
+        beside
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .unwrap();
+    };
+    checkpoint();
+    let before = std::fs::metadata(&path).unwrap().len();
+    append(1);
+    std::fs::copy(
+        folder.path().join("h.db-wal"),
+        folder.path().join("copy.db-wal"),
+    )
+    .unwrap();
+    checkpoint();
+    std::fs::copy(&path, &copy).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&copy).unwrap();
+    file.set_len(before).unwrap();
+    let store = read_only(&copy);
+    let report = verify(&store);
+    assert!(report.ok() && report.messages == 40, "{report:?}");
+    drop(store);
+    let store = open(&copy);
+    assert_eq!(good_and_bad(&store, "s1").0.len(), 20);
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use betcode_db::generator;
 use betcode_tests::child::{Role, Worker};
 use betcode_tests::lines;
 use serde_json::Value;
@@ -280,6 +281,66 @@ fn a_report_keeps_the_level_that_the_daemon_keeps_below_its_threshold() {
     let limit = below["limit_bytes"].to_string();
     let judged = place.json(&["report", "--limit-bytes", &limit], 0);
     assert_eq!(judged["level"], "ok", "against a limit of one's own");
+}
+
+#[test]
+fn an_import_at_the_limit_waits_for_the_compaction_of_the_daemon_and_goes_on() {
+    let mut place = Place::new();
+    for n in 0..8 {
+        place.log(
+            &format!("{n}.jsonl"),
+            generator::transcript(n, 3_000_000).as_ref(),
+        );
+    }
+    place.serve_with(&[("compaction", "true"), ("max_db_bytes", "6000000")]);
+    let imported = place.json(&["import", "logs"], 0);
+    assert_eq!(imported["via"], "daemon");
+    assert_eq!(imported["sessions"], 8, "{imported}");
+    place.assert_exported("out");
+}
+
+#[test]
+fn a_report_and_its_daemon_show_one_size_and_one_level() {
+    let mut place = Place::new();
+    for n in 0..200 {
+        let lines = generator::transcript(n, 60_000);
+        place.log(&format!("{n}.jsonl"), lines.as_ref());
+    }
+    // It looks at its levels when it begins, and then not for long.
+    place.serve_with(&[("max_db_bytes", "1000000"), ("health_interval_ms", "60000")]);
+    place.json(&["import", "logs"], 6);
+    let report = place.json(&["report"], 0);
+    let levels = report["daemon"]["levels"].as_array().unwrap();
+    let size = levels
+        .iter()
+        .find(|l| l["resource"] == "sqlite_size")
+        .unwrap();
+    let bytes = |field: &str| report[field].as_u64().unwrap();
+    assert_eq!(size["used"], bytes("database_bytes") + bytes("wal_bytes"));
+    assert_eq!(size["level"], report["level"]);
+    assert_ne!(report["level"], "ok", "{report}");
+}
+
+#[test]
+fn old_files_are_left_alone_through_a_daemon_as_well() {
+    let mut place = Place::new();
+    for name in ["old.jsonl", "new.jsonl"] {
+        place.log(name, &log_of(1, 10));
+    }
+    let file = File::options()
+        .write(true)
+        .open(place.path("logs/old.jsonl"))
+        .unwrap();
+    let days_100 = Duration::from_secs(100 * 86_400);
+    file.set_modified(std::time::SystemTime::now() - days_100)
+        .unwrap();
+    place.serve();
+    let imported = place.json(&["import", "logs", "--modified-within", "90d"], 0);
+    assert_eq!(imported["via"], "daemon");
+    assert_eq!(
+        (&imported["sessions"], &imported["left_old"]),
+        (&1.into(), &1.into())
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use betcode_storage::capacity::text::DAY_MS;
 use betcode_storage::limits::{DB_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX_DEFAULT};
 use betcode_storage::{Durability, StoreOptions, behind_links};
 use clap::{Args, Parser};
@@ -154,6 +155,33 @@ pub fn size(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "that is more than any disk holds".to_owned())
 }
 
+/// An age in days, weeks or years (of 365 days), as milliseconds.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn age(text: &str) -> Result<i64, String> {
+    const HELP: &str = "an age is a whole number of d(ays), w(eeks) or y(ears), such as 90d";
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(|| HELP.to_owned())?;
+    let (number, unit) = text.split_at(digits);
+    let days = match unit.trim() {
+        "d" => 1,
+        "w" => 7,
+        "y" => 365,
+        _ => return Err(HELP.to_owned()),
+    };
+    if number.is_empty() {
+        return Err(HELP.to_owned());
+    }
+    number
+        .parse::<i64>()
+        .ok()
+        .and_then(|number| number.checked_mul(days * DAY_MS))
+        .ok_or_else(|| "that is longer than can be computed with: no session is so old".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -186,6 +214,20 @@ mod tests {
         ] {
             let why = size(bad).unwrap_err();
             assert_eq!(why.contains("more than"), too_large, "{bad}: {why}");
+        }
+    }
+
+    #[test]
+    fn ages_are_days_weeks_or_years() {
+        for (text, days) in [("90d", 90), ("2 w", 14), ("1y", 365)] {
+            assert_eq!(age(text), Ok(days * DAY_MS), "{text}");
+        }
+        for bad in ["", "d", "90", "-1d", "1.5d", "1m", "99999999999999999d"] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
+        for (bad, too_long) in [("d", false), ("99999999999999999d", true)] {
+            let why = age(bad).unwrap_err();
+            assert_eq!(why.contains("longer"), too_long, "{bad}: {why}");
         }
     }
 }

@@ -279,6 +279,10 @@ impl From<StoreError> for Failure {
                 what: "the database's name" | "the name of the copy" | "the backup",
                 ..
             } => Some("name another file"),
+            StoreError::InvalidArgument {
+                what: "db_bytes_max" | "session_bytes_max",
+                ..
+            } => Some("give a larger --limit-bytes, such as 500MB, or leave it out for 1 GB"),
             StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
             other => other.hint().or(usual_hint(exit)),
         };

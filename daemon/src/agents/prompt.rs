@@ -1,6 +1,7 @@
 //! What is written to the agent, as lines of JSON. Pure.
 
 use betcode_schema_grpc::v1::{Attachment, UserMessage};
+use betcode_storage::capacity::text;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -51,9 +52,10 @@ fn fits(content: Value, line_bytes_max: usize) -> Result<Value, Refusal> {
 }
 
 fn too_long(bytes: usize, line_bytes_max: usize) -> Refusal {
+    let (takes, most) = text::bytes_apart(bytes as u64, line_bytes_max as u64);
     let message = format!(
-        "the message with its attachments takes about {bytes} bytes, and a line of history at most \
-         {line_bytes_max}; send less at once, or raise max_payload_bytes"
+        "the message with its attachments takes about {takes}, and a line of history at most {most}; \
+         send less at once, or raise max_payload_bytes"
     );
     Refusal::new("TOO_LONG", message)
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use betcode_schema_grpc::v1::PermissionDecision as Decision;
 use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_storage::capacity::text;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -98,8 +99,9 @@ impl Requests {
         if bytes <= max {
             return Ok(());
         }
+        let (takes, most) = text::bytes_apart(bytes as u64, max as u64);
         let message = format!(
-            "the answer takes {bytes} bytes, and a line of history at most {max}; say less, or deny"
+            "the answer takes {takes}, and a line of history at most {most}; say less, or deny"
         );
         Err(Refusal::new("TOO_LONG", message).with("request_id", request_id))
     }

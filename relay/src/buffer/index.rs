@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_storage::capacity::text;
 
 use super::record::Outcome;
 use super::{BufferCounts, BufferError, Known, Ticket};
@@ -103,7 +104,7 @@ impl Index {
             return Err(BufferError::Full { what });
         }
         if self.bytes + entry.bytes as u64 > bounds.bytes_max {
-            let what = format!("{} bytes", bounds.bytes_max);
+            let what = text::bytes(bounds.bytes_max);
             return Err(BufferError::Full { what });
         }
         self.insert(ticket, entry);

@@ -19,6 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use betcode_schema_tunnel::MachineId;
+use betcode_storage::capacity::text::bytes_apart;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -124,7 +125,10 @@ pub enum BufferError {
         what: String,
     },
     /// The request is too big to wait.
-    #[error("a request of {bytes} bytes cannot wait, at most {bytes_max} can; send it in parts")]
+    #[error(
+        "a request of {} cannot wait, one of {} at most can; send it in parts",
+        bytes_apart(*bytes as u64, *bytes_max as u64).0, bytes_apart(*bytes as u64, *bytes_max as u64).1
+    )]
     TooBig {
         /// Its size, body and metadata.
         bytes: usize,

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use betcode_storage::capacity::text;
 use http::HeaderMap;
 use tonic::{Code, Status};
 
@@ -40,9 +41,9 @@ fn of_reset(reason: Option<h2::Reason>) -> Status {
 
 pub(crate) fn too_big(refused: TooBig) -> Status {
     let TooBig { bytes, bytes_max } = refused;
+    let (has, most) = text::bytes_apart(bytes, bytes_max);
     Status::resource_exhausted(format!(
-        "a message of {bytes} bytes, and the relay passes at most {bytes_max} (message_bytes_max); \
-         send it in parts"
+        "a message of {has}, and the relay passes at most {most} (message_bytes_max); send it in parts"
     ))
 }
 

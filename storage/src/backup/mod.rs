@@ -95,17 +95,26 @@ impl Store {
     /// [`StoreError::FileExists`]; [`StoreError::StrayLog`] when the log of another database
     /// stands beside `to`; [`StoreError::DiskFull`], which names the copy; [`StoreError::Damaged`]
     /// when what was copied is damaged: no copy is kept then, and `verify` says more;
-    /// [`StoreError::Busy`] when another process copies to the same place;
-    /// [`StoreError::CopyNotSynced`], when the copy is there; [`StoreError::Cancelled`]. Wrong sums alone
+    /// [`StoreError::CutOff`] when the store is, whatever is missing; [`StoreError::Busy`] when another
+    /// process copies to the same place; [`StoreError::CopyNotSynced`], when the copy is there; [`StoreError::Cancelled`]. Wrong sums alone
     /// are no such damage.
     pub fn backup(&self, to: &Path, observe: Observer<'_>) -> Result<BackupReport> {
         refuse_taken(to)?;
+        self.refuse_cut_off()?;
         let db = &self.inner.db;
         let partial = Partial::begin(to)?;
         partial.fill(db, self.totals()?.messages, observe)?;
         let checked = partial.check(observe)?;
         partial.publish(to)?;
         Ok(report(to, &checked, None))
+    }
+
+    /// What is missing may be no message at all. It is damage all the same, and no copy hides it.
+    fn refuse_cut_off(&self) -> Result<()> {
+        match self.inner.cut_off {
+            Some(cut_off) => Err(cut_off.error(self.path())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -114,7 +123,7 @@ impl Store {
 ///
 /// # Errors
 /// [`StoreError::Missing`], [`StoreError::Foreign`] and [`StoreError::Newer`] for the backup;
-/// [`StoreError::Damaged`] when it is: nothing is changed then; [`StoreError::FileExists`] and
+/// [`StoreError::Damaged`] and [`StoreError::CutOff`] when it is: nothing is changed then; [`StoreError::FileExists`] and
 /// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while any process has the
 /// store at `to` open: it would go on writing to the file that was moved aside;
 /// [`StoreError::CopyNotSynced`], when the store is restored; [`StoreError::LeftAside`]. With any
@@ -135,6 +144,7 @@ pub fn restore(
     }
     // First of all: nobody is to make room for a backup that is none.
     let source = Store::open_read_only(backup, StoreOptions::default())?;
+    source.refuse_cut_off()?;
     if !replace {
         refuse_taken(to)?;
     }

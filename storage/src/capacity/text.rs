@@ -36,6 +36,23 @@ pub fn round_bytes(count: u64) -> String {
     bytes(count).replace(".00 ", " ").replace(".0 ", " ")
 }
 
+/// Two sizes of which one is more than the other: as [`bytes()`], or to the byte where they would read
+/// the same.
+///
+/// ```
+/// use betcode_storage::capacity::text::bytes_apart;
+/// assert_eq!(bytes_apart(4_250_000, 3_700_000), ("4.25 MB".into(), "3.70 MB".into()));
+/// assert_eq!(bytes_apart(999_999, 1_000_000), ("999,999 B".into(), "1,000,000 B".into()));
+/// ```
+#[must_use]
+pub fn bytes_apart(one: u64, other: u64) -> (String, String) {
+    let shown = (bytes(one), bytes(other));
+    match shown.0 == shown.1 && one != other {
+        true => (format!("{} B", count(one)), format!("{} B", count(other))),
+        false => shown,
+    }
+}
+
 /// A number with three significant digits and no exponent, for measured values.
 #[must_use]
 pub fn three_digits(value: f64) -> String {

@@ -72,11 +72,12 @@ pub(super) fn reclaim(
         let commit = piece.took.saturating_sub(work);
         pages_per_step = pages_of_next_step(step, work, commit, piece.beside_appends);
     }
-    if !cuts {
-        return Ok(());
-    }
-    // The file shrinks when the log's last state of it is checkpointed. A reader may be in the
-    // way; then the next checkpoint does it.
+    if cuts { cut_log(store) } else { Ok(()) }
+}
+
+/// Moves the log into the main file, and cuts it: the file shrinks when the log's last state of it is
+/// checkpointed. A reader may be in the way; then the next checkpoint does it.
+pub(super) fn cut_log(store: &Store) -> Result<()> {
     let done = store.writer()?.run(|context| {
         let done = context.checkpoint(CheckpointMode::Truncate);
         context.observe_size();

@@ -14,7 +14,7 @@ use super::lease::Lease;
 use super::pace::Pace;
 use super::plan::PlannedStep;
 use super::policy::CompactionPolicy;
-use super::reclaim::reclaim;
+use super::reclaim::{cut_log, reclaim};
 use super::step::{BatchEncoder, Prepared, StepResult, prepare, swap_in};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
@@ -250,6 +250,12 @@ impl Store {
         let tally = Tally::new(&mut outcome, culprit);
         let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
         let result = catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)));
+        if result.is_err()
+            && let Err(error) = cut_log(self)
+        {
+            // What ended the run may keep the log from being cut as well; it is the one to tell.
+            tracing::debug!(%error, "the log of a run that ended early was not cut");
+        }
         outcome.bytes_after = self.space()?.used_bytes();
         outcome.seconds = started.elapsed().as_secs_f64();
         outcome.cancelled = matches!(result, Err(StoreError::Cancelled));

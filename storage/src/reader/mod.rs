@@ -17,7 +17,7 @@ use crate::open_files::OpenFile;
 use crate::session::Session;
 use crate::sql;
 use crate::sql::damaged::IdIndex;
-use crate::sql::db::{Db, is_damage, is_damaged_page};
+use crate::sql::db::{Db, ReaderTarget, is_damage, is_damaged_page};
 
 /// The readers' connections.
 #[derive(Debug, Clone)]
@@ -32,16 +32,17 @@ impl Readers {
     /// See [`Pool::new`].
     pub(crate) fn open(
         db: &Db,
+        target: ReaderTarget,
         readers_max: u32,
         beside_writer: bool,
         open: Arc<OpenFile>,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             db: db.clone(),
-            pool: Arc::new(Pool::new(db, readers_max, beside_writer, open)?),
+            pool: Arc::new(Pool::new(db, target, readers_max, beside_writer, open)),
             shared: Arc::default(),
             ids: Arc::default(),
-        })
+        }
     }
 
     pub(crate) fn get(&self) -> Result<Reader> {
@@ -133,9 +134,16 @@ impl Replay {
         Self::begin(readers, session, range, |ids, connection, session| {
             match ids.position(connection, session) {
                 Err(error) if is_damage(&error) => {}
-                Ok(Some((key, end))) if sql::damaged::stands_behind(connection, key, end)? => {
-                    let last = sql::damaged::last_sequence(connection, key)?;
-                    return Ok(Some((key, last)));
+                Ok(Some((key, end))) => {
+                    return match sql::damaged::stands_behind(connection, key, end) {
+                        Ok(false) => Ok(Some((key, end))),
+                        // Where that cannot be read, there may be more.
+                        Err(error) if !is_damage(&error) => Err(error),
+                        Ok(true) | Err(_) => {
+                            let last = sql::damaged::last_sequence(connection, key)?;
+                            Ok(Some((key, last.max(end))))
+                        }
+                    };
                 }
                 position => return position,
             }

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use crate::error::{Result, StoreError};
 use crate::limits::{READER_CLOSE_MS_MAX, READER_WAIT_MS_MAX};
 use crate::open_files::OpenFile;
-use crate::sql::db::{Db, set_up_reader};
+use crate::sql::db::{Db, ReaderTarget};
 
 /// A connection out of the pool, to which it goes back when it is dropped.
 pub(crate) type Reader = PooledConnection<Manager>;
@@ -35,17 +35,17 @@ impl Pool {
     /// [`Db::leave_log`].
     pub(super) fn new(
         db: &Db,
+        target: ReaderTarget,
         connections_max: u32,
         beside_writer: bool,
         open_file: Arc<OpenFile>,
-    ) -> Result<Self> {
-        let (target, flags) = db.reader_target()?;
+    ) -> Self {
         let of_log = db.clone();
         let open = Arc::<OpenConnections>::default();
-        let manager = SqliteConnectionManager::file(target)
-            .with_flags(flags)
+        let manager = SqliteConnectionManager::file(&target.name)
+            .with_flags(target.flags)
             .with_init(move |connection| {
-                set_up_reader(connection)?;
+                target.set_up(connection)?;
                 match beside_writer {
                     true => Ok(()),
                     false => of_log.leave_log(connection),
@@ -64,12 +64,12 @@ impl Pool {
                 manager,
                 open: Arc::clone(&open),
             });
-        Ok(Self {
+        Self {
             db: db.clone(),
             connections: Some(connections),
             open,
             _open_file: open_file,
-        })
+        }
     }
 
     pub(super) fn get(&self) -> Result<Reader> {

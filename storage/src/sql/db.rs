@@ -10,6 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 use crate::error::{Result, StoreError};
 use crate::files;
 use crate::limits;
+use crate::open_files::CutOff;
 use crate::options::Durability;
 
 /// SQLite before 3.51.3 can lose committed writes when two connections write and checkpoint at
@@ -69,14 +70,17 @@ impl Db {
         Ok(connection)
     }
 
-    /// How readers open the file: the name to give SQLite, and the flags.
+    /// How readers open the file.
     ///
     /// Readers of a WAL file write to its shared-memory file, so they open it for writing and are
     /// held back by `query_only`. On a read-only file system SQLite reads a file only when told
     /// that nobody changes it, which is true there when it has no WAL. So it is on a full disk when
     /// nobody has the file open: to write, one would have to make the shared memory for which there
     /// is no room.
-    pub(crate) fn reader_target(&self) -> Result<(PathBuf, OpenFlags)> {
+    ///
+    /// What there is of a file that may be `cut_off` is read only when SQLite is told to take it as it
+    /// is. That it finds no such file whole is what shows that it is cut off.
+    pub(crate) fn reader_target(&self, cut_off: Option<CutOff>) -> Result<ReaderTarget> {
         if !self.path.exists() {
             return Err(StoreError::Missing {
                 path: self.path.clone(),
@@ -94,17 +98,41 @@ impl Db {
         ];
         let is_in_use = self.is_in_use();
         let mut failure = None;
-        for (target, flags) in candidates {
+        for (name, flags) in candidates {
             if flags.contains(OpenFlags::SQLITE_OPEN_URI) && self.wal_bytes() > 0 {
                 continue;
             }
-            let probe = Connection::open_with_flags(&target, flags).and_then(|connection| {
-                set_up_reader(&connection)?;
+            let mut target = ReaderTarget {
+                name,
+                flags,
+                cut_off: None,
+            };
+            let probe = |target: &ReaderTarget| {
+                let connection = Connection::open_with_flags(&target.name, target.flags)?;
+                target.set_up(&connection)?;
                 self.leave_log(&connection)?;
                 connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-            });
-            match probe {
-                Ok(()) => return Ok((target, flags)),
+            };
+            let mut probed = probe(&target);
+            if probed.as_ref().is_err_and(is_damaged_page) && cut_off.is_some() {
+                target.cut_off = cut_off;
+                probed = probe(&target);
+            }
+            match probed {
+                Ok(()) => return Ok(target),
+                Err(error)
+                    if is_damaged_page(&error)
+                        && let Some(cut_off) = target.cut_off =>
+                {
+                    return Err(StoreError::Damaged {
+                        session: None,
+                        what: format!(
+                            "{}: {cut_off}, and what tells of its tables is not among them: nothing of it \
+                             can be read",
+                            self.path.display()
+                        ),
+                    });
+                }
                 Err(error) if may_be_read_only(&error) => failure = failure.or(Some(error)),
                 Err(error) if is_out_of_space(&error) && !is_in_use => {
                     failure = failure.or(Some(error));
@@ -119,11 +147,29 @@ impl Db {
 
     /// Opens one connection for reading.
     pub(crate) fn connect_reader(&self) -> Result<Connection> {
-        let (target, flags) = self.reader_target()?;
-        let connection = self.named("open", Connection::open_with_flags(target, flags))?;
-        self.named("set up a reader", set_up_reader(&connection))?;
+        self.connect_to(&self.reader_target(None)?)
+    }
+
+    pub(crate) fn connect_to(&self, target: &ReaderTarget) -> Result<Connection> {
+        let opened = Connection::open_with_flags(&target.name, target.flags);
+        let connection = self.named("open", opened)?;
+        self.named("set up a reader", target.set_up(&connection))?;
         self.named("set up a reader", self.leave_log(&connection))?;
         Ok(connection)
+    }
+
+    /// How the file is cut off, where something of its last page is there: SQLite takes such a page for
+    /// a whole one.
+    pub(crate) fn cut_off_in_last_page(&self, connection: &Connection) -> Result<Option<CutOff>> {
+        // The file has no other length while something is read from it and its log is empty.
+        let snapshot = self.named("begin to read", connection.unchecked_transaction())?;
+        let pages = self.named("count pages", super::space::pages(&snapshot))?;
+        let page_bytes = u64::from(limits::PAGE_BYTES);
+        let is_short = self.wal_bytes() == 0 && self.main_bytes() < pages * page_bytes;
+        Ok(is_short.then(|| CutOff {
+            pages_there: self.main_bytes() / page_bytes,
+            pages,
+        }))
     }
 
     /// Keeps a reader that is the last to close from moving the log into the main file: who only
@@ -217,12 +263,41 @@ impl Db {
             {
                 StoreError::DiskFull { path, why }
             }
+            ErrorCode::SystemIoFailure if is_behind_end(&source) => StoreError::Damaged {
+                session: None,
+                what: format!(
+                    "{}: {action}: a page is missing at the end of the file",
+                    path.display()
+                ),
+            },
             _ => StoreError::Sqlite {
                 path,
                 action,
                 source,
             },
         }
+    }
+}
+
+/// How readers open a file: the name to give SQLite, and the flags.
+#[derive(Debug, Clone)]
+pub(crate) struct ReaderTarget {
+    pub(crate) name: PathBuf,
+    pub(crate) flags: OpenFlags,
+    /// Set where the file ends before its last page.
+    pub(crate) cut_off: Option<CutOff>,
+}
+
+impl ReaderTarget {
+    /// Sets a connection up that was opened so.
+    pub(crate) fn set_up(&self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.cut_off.is_some() {
+            // First, for the other pragmas read the file: without it SQLite reads nothing of a file that
+            // is shorter than its header says, and with it each page that is there. It writes no more
+            // for it, see `query_only`.
+            connection.pragma_update(None, "writable_schema", true)?;
+        }
+        set_up_reader(connection)
     }
 }
 
@@ -267,7 +342,14 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
 
 /// Whether SQLite itself finds a page damaged.
 pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) || is_behind_end(error)
+}
+
+/// Whether a page was to be read that begins behind the end of the file: where it is one of a long
+/// message, SQLite calls that an I/O error.
+fn is_behind_end(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|e| e.extended_code);
+    extended == Some(ffi::SQLITE_IOERR_SHORT_READ)
 }
 
 /// Whether a statement does not fit the file's schema. The statements are ours and fit the version that
@@ -275,7 +357,10 @@ pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
 fn is_odd_schema(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnName(_) => true,
-        rusqlite::Error::SqliteFailure(_, Some(what)) => what.contains("has no column named"),
+        // A table that begins behind the end of a file that is cut off is none.
+        rusqlite::Error::SqliteFailure(_, Some(what)) => {
+            what.contains("has no column named") || what.starts_with("no such table: ")
+        }
         _ => false,
     }
 }
@@ -335,7 +420,7 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::R
     Ok(())
 }
 
-pub(crate) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
     set_busy_wait(connection)?;
     set_common(connection, limits::READER_CACHE_KIB)?;
     connection.pragma_update(None, "query_only", true)?;

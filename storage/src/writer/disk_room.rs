@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 
+use crate::capacity::text;
 use crate::error::{Result, StoreError};
 use crate::files::{free_bytes, takes_bytes};
 use crate::limits::{PAGE_BYTES, WAL_BYTES_LULL_MAX};
@@ -42,14 +43,42 @@ pub(super) fn check(
     let Some(free_bytes) = free_bytes(db.path()) else {
         return Ok(());
     };
-    let missing_bytes = needed_bytes.saturating_sub(held_bytes);
-    if missing_bytes <= free_bytes || takes_bytes(db.path(), missing_bytes) {
+    let there_bytes = free_bytes.saturating_add(held_bytes);
+    if needed_bytes <= there_bytes
+        || takes_bytes(db.path(), needed_bytes.saturating_sub(held_bytes))
+    {
         return Ok(());
     }
     Err(StoreError::DiskFull {
         path: db.path().to_owned(),
-        why: format!(
-            "{missing_bytes} bytes are needed for the file and its log, {free_bytes} are free"
-        ),
+        why: no_room(needed_bytes, free_bytes, held_bytes),
     })
+}
+
+fn no_room(needed_bytes: u64, free_bytes: u64, held_bytes: u64) -> String {
+    let (needed, there) = text::bytes_apart(needed_bytes, free_bytes.saturating_add(held_bytes));
+    let held = match held_bytes {
+        0 => "",
+        _ => " with the reserve",
+    };
+    format!("the file and its log need {needed} more, and {there} are free{held}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_is_told_as_more_than_what_is_free() {
+        // The file would grow by 1,863,680 bytes: new pages stand in the log as well.
+        let needed_bytes = 2 * 1_863_680 + WAL_BYTES_LULL_MAX;
+        assert_eq!(
+            no_room(needed_bytes, 3_702_784, 0),
+            "the file and its log need 4.25 MB more, and 3.70 MB are free"
+        );
+        assert_eq!(
+            no_room(3_700_001, 2_700_000, 1_000_000),
+            "the file and its log need 3,700,001 B more, and 3,700,000 B are free with the reserve"
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! `compact`: messages into compressed segments, and the space back to the disk.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use betcode_schema_grpc::history::CompactionFailure;
 use betcode_storage::capacity::report::CapacityReport;
@@ -13,14 +13,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, resolve};
-use crate::daemon::{Compacted, Daemon, Watch};
+use crate::daemon::Compacted;
 use crate::error::{Exit, Result};
 use crate::output::{Out, Unit, Via, format};
 
 /// How long another compaction is waited for.
 const TURN_WAIT: Duration = Duration::from_secs(10);
-/// How often it is asked for meanwhile.
-const TURN_POLL: Duration = Duration::from_millis(200);
 
 /// Segments that a dry run lists for people; `--json` has them all.
 const STEPS_SHOWN_MAX: usize = 20;
@@ -96,12 +94,13 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let outcome = match daemon {
         Some(daemon) => {
             let session = request.session.as_ref();
-            Outcome::of_daemon(compact_in_turn(&daemon, session, tier, &mut |at| {
+            let compacted = daemon.compact_in_turn(session, tier, TURN_WAIT, &mut |at| {
                 if let Some((done, all)) = at {
                     progress.at_of(done, all);
                 }
                 interrupt.flow()
-            })?)
+            });
+            Outcome::of_daemon(compacted?)
         }
         None => Outcome::of_store(store.compact(&request, &mut |at| {
             progress.at_of(at.raw_bytes_done, at.raw_bytes);
@@ -117,28 +116,6 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         (false, true) => Exit::Ok,
         (false, false) => Exit::Problems,
     })
-}
-
-/// Compacts through the daemon. A run of its own, or one that was just cancelled, ends at its next
-/// step: that is waited for, and a longer one is named.
-fn compact_in_turn(
-    daemon: &Daemon,
-    session: Option<&SessionId>,
-    tier: Tier,
-    watch: Watch<'_>,
-) -> Result<Compacted> {
-    let begun = Instant::now();
-    loop {
-        match daemon.compact(session, tier, &mut *watch) {
-            Err(failure) if failure.exit == Exit::Busy && begun.elapsed() < TURN_WAIT => {
-                if watch(None).is_break() {
-                    return Err(failure);
-                }
-                std::thread::sleep(TURN_POLL);
-            }
-            other => return other,
-        }
-    }
 }
 
 /// What a compaction did, by whoever did it. The fields of `compact --json`.

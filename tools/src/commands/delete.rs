@@ -10,7 +10,9 @@ use crate::output::format;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 No command brings them back. Their bytes stay in the file, in pages that are free, until new messages \
-take these or `betcode-db compact` gives them back; copies and backups made before keep them.")]
+take these or `betcode-db compact` gives them back; copies and backups made before keep them. \
+The next import of a file that is still there takes its session again: delete the file or its \
+lines too, or import with --modified-within.")]
 pub struct Args {
     /// The sessions' ids, or their beginnings
     #[arg(required = true)]

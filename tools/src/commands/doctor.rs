@@ -190,8 +190,15 @@ fn file(settings: &FileSettings, around: &Surroundings, report: &CapacityReport)
 }
 
 fn limit(report: &CapacityReport) -> Check {
+    let free = match is_worth_a_word(report.free_bytes, report) {
+        true => format!(
+            ", of which {} are free for new messages",
+            format::bytes(report.free_bytes)
+        ),
+        false => String::new(),
+    };
     let what = format!(
-        "{} of {} ({})",
+        "{} of {} ({}){free}",
         format::bytes(report.used_bytes()),
         format::bytes(report.limit_bytes),
         format::percent_of(report.used_fraction)

@@ -1,12 +1,13 @@
 //! `import`: files of agent lines into sessions.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use betcode_storage::limits::{PAYLOAD_BYTES_MAX_CEILING, PAYLOAD_BYTES_MAX_DEFAULT};
 use betcode_storage::{Store, StoreOptions, Surroundings};
 
 use super::Context;
-use crate::cli::size;
+use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
 use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
 use crate::output::{Out, Unit, format};
@@ -16,7 +17,10 @@ use crate::output::{Out, Unit, format};
 #[command(after_help = "\
 A last line without its end is taken as it stands: the file may never get more. When a later \
 import finds it completed, the rest is a message of its own, because what was recorded does not \
-change: export joins the two again, and search and report see them apart.")]
+change: export joins the two again, and search and report see them apart.
+
+What was deleted, or removed by retain, is taken again while its file is there. Delete the file \
+too, or leave old files alone with --modified-within.")]
 pub struct Args {
     /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects
     #[arg(required = true)]
@@ -27,6 +31,10 @@ pub struct Args {
     /// Take files that look like databases, programs or archives as well
     #[arg(long)]
     binary: bool,
+    /// Only files modified within this time, such as 90d, 12w or 1y, and those of which an earlier
+    /// import took something
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    modified_within: Option<i64>,
     /// Longest line to take: by default 10MiB, at most 100MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     #[arg(default_value_t = PAYLOAD_BYTES_MAX_DEFAULT as u64, hide_default_value = true)]
@@ -51,9 +59,14 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         as_new: args.as_new,
         binary: args.binary,
         payload_bytes_max,
+        modified_within: args
+            .modified_within
+            .map(|ms| Duration::from_millis(ms.unsigned_abs())),
     };
     let store_options = StoreOptions {
         payload_bytes_max,
+        // It compacts whenever there is no room: levels come and go, and the last one counts.
+        logs_levels: false,
         ..context.global.options()
     };
     let daemon = context.daemon()?;
@@ -73,6 +86,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         context.interrupt.flow()
     });
     drop(progress);
+    if summary.is_ok() {
+        store.log_level();
+    }
     // A daemon compacts by itself.
     let saves_bytes = match (&summary, &daemon) {
         (Ok(taken), None) if taken.messages > 0 => store
@@ -141,6 +157,12 @@ fn show(out: &mut Out, summary: &ImportSummary) {
             .map(|(files, what)| format!("{} {what}", format::counted(files, "file")))
             .collect();
         out.line(format!("  {}", said.join(", ")));
+    }
+    if summary.left_old > 0 {
+        out.line(format!(
+            "  {} left alone: not modified within the time given",
+            format::counted(summary.left_old, "file")
+        ));
     }
     show_skipped(out, summary);
     if summary.interrupted {

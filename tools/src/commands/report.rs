@@ -64,8 +64,11 @@ impl Args {
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     args.check_stdout(context.global.json)?;
-    let daemon = context.daemon_status()?;
+    let mut daemon = context.daemon_status()?;
     let (_, capacity) = context.judge(daemon.as_ref())?;
+    if let Some(daemon) = &mut daemon {
+        daemon.agree_with(&capacity);
+    }
     if let Some(file) = &args.html {
         write_page(file, report::html(&capacity).as_bytes(), context.out)?;
     }

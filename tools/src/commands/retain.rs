@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::retention::{IDLE_MS_MIN_DEFAULT, RetentionPlan, RetentionPolicy};
-use betcode_storage::capacity::text::DAY_MS;
 use betcode_storage::{
     RetentionOutcome, RetentionPhase, SessionFilter, SessionId, Store, StoreError, behind_links,
 };
@@ -11,7 +10,7 @@ use chrono::Utc;
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
-use crate::cli::size;
+use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Out, format};
 
@@ -25,7 +24,9 @@ Shows what would go and why; removes only with --yes. Sessions used during the l
 unless they are named. Being imported counts as use, however old the lines are. An archive is a \
 history store of its own, on which every command works (--db ARCHIVE); each session is compared with \
 it byte for byte, with the times its messages were received and what is known of it, before it is \
-removed.")]
+removed; of one that was imported anew since it was archived, the archive keeps the first times. \
+The next import of a file that is still there takes its session again: delete the file, or import \
+with --modified-within.")]
 pub struct Args {
     /// Sessions last used longer ago than this, such as 90d, 12w or 1y
     #[arg(long, value_name = "AGE", value_parser = age)]
@@ -158,6 +159,10 @@ fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Arg
         "archive": args.archive.as_ref().filter(|_| archive_bytes.is_some() || outcome.is_none())
             .map(|path| path.display().to_string()),
         "archive_bytes": archive_bytes,
+        "archived_before": outcome.map(|outcome| {
+            let ids = outcome.archived_before.iter();
+            ids.map(SessionId::as_str).collect::<Vec<_>>()
+        }),
         "interrupted": outcome.is_some_and(|outcome| outcome.cancelled),
     })
 }
@@ -243,54 +248,17 @@ fn show_outcome(out: &mut Out, outcome: &RetentionOutcome, args: &Args) {
             format::bytes(bytes)
         ));
     }
+    if !outcome.archived_before.is_empty() {
+        out.line(format!(
+            "            {} stood there before, and keep the times of their first import",
+            format::counted(outcome.archived_before.len() as u64, "session")
+        ));
+    }
     out.line(format!(
         "Removed     {}",
         format::counted(outcome.removed.len() as u64, "session")
     ));
     for kept in &outcome.kept {
         out.finding(format!("Kept        {}: {}", kept.session_id, kept.why));
-    }
-}
-
-/// An age in days, weeks or years (of 365 days), as milliseconds.
-fn age(text: &str) -> Result<i64, String> {
-    const HELP: &str = "an age is a whole number of d(ays), w(eeks) or y(ears), such as 90d";
-    let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .ok_or_else(|| HELP.to_owned())?;
-    let (number, unit) = text.split_at(digits);
-    let days = match unit.trim() {
-        "d" => 1,
-        "w" => 7,
-        "y" => 365,
-        _ => return Err(HELP.to_owned()),
-    };
-    if number.is_empty() {
-        return Err(HELP.to_owned());
-    }
-    number
-        .parse::<i64>()
-        .ok()
-        .and_then(|number| number.checked_mul(days * DAY_MS))
-        .ok_or_else(|| "that is longer than can be computed with: no session is so old".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_days_weeks_or_years() {
-        for (text, days) in [("90d", 90), ("2 w", 14), ("1y", 365)] {
-            assert_eq!(age(text), Ok(days * DAY_MS), "{text}");
-        }
-        for bad in ["", "d", "90", "-1d", "1.5d", "1m", "99999999999999999d"] {
-            assert!(age(bad).is_err(), "{bad}");
-        }
-        for (bad, too_long) in [("d", false), ("99999999999999999d", true)] {
-            let why = age(bad).unwrap_err();
-            assert_eq!(why.contains("longer"), too_long, "{bad}: {why}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::{
     BackupReport, BackupRequest, CompactionOutcome, RunCompactionRequest, VerifyReport,
@@ -16,6 +16,8 @@ use crate::error::{Exit, Failure, Result};
 
 /// How often it is looked whether the user wants to stop.
 const INTERRUPT_POLL: Duration = Duration::from_millis(50);
+/// How often a run is asked for while another one is under way.
+const TURN_POLL: Duration = Duration::from_millis(200);
 
 /// What a compaction did.
 pub type Compacted = CompactionOutcome;
@@ -58,6 +60,33 @@ impl Daemon {
             Some(Event::Outcome(outcome)) => Step::Done(outcome),
             _ => Step::Unknown,
         })
+    }
+
+    /// Compacts as [`Daemon::compact`] does, once no other run is under way: one of the daemon's own, or
+    /// one that was just cancelled and ends at its next step. That is waited for no longer than
+    /// `wait_max`.
+    ///
+    /// # Errors
+    /// As [`Daemon::compact`]; [`Exit::Busy`] after that wait.
+    pub fn compact_in_turn(
+        &self,
+        session: Option<&SessionId>,
+        tier: Tier,
+        wait_max: Duration,
+        watch: Watch<'_>,
+    ) -> Result<Compacted> {
+        let begun = Instant::now();
+        loop {
+            match self.compact(session, tier, &mut *watch) {
+                Err(failure) if failure.exit == Exit::Busy && begun.elapsed() < wait_max => {
+                    if watch(None).is_break() {
+                        return Err(failure);
+                    }
+                    std::thread::sleep(TURN_POLL);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Reads everything and checks it.

@@ -10,6 +10,7 @@ use betcode_schema_grpc::history::{
 use betcode_schema_grpc::locate::{self, Server};
 use betcode_storage::capacity::levels::{self, Metric};
 use betcode_storage::capacity::planner::{DAEMON_INPUTS, Measured};
+use betcode_storage::capacity::report::CapacityReport;
 use serde::Serialize;
 
 use super::{Daemon, origin};
@@ -105,6 +106,19 @@ impl DaemonStatus {
     #[must_use]
     pub fn size_level(&self) -> Option<levels::Level> {
         self.size()?.level.parse().ok()
+    }
+
+    /// Takes the database's size and level from a report of it against the same limit: the two stand
+    /// beside each other, and were looked at one after the other.
+    pub fn agree_with(&mut self, report: &CapacityReport) {
+        let size = Metric::SqliteSize.name();
+        let mut levels = self.levels.iter_mut();
+        let level =
+            levels.find(|level| level.resource == size && level.limit == report.limit_bytes);
+        if let Some(level) = level {
+            level.used = report.used_bytes();
+            level.level = report.level.name().to_owned();
+        }
     }
 
     /// Puts its levels and latencies beside the plan's.

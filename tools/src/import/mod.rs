@@ -15,9 +15,9 @@ pub mod walk;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use betcode_storage::{Store, limits};
+use betcode_storage::{ErrorKind, Store, limits};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
@@ -38,6 +38,8 @@ pub struct ImportOptions {
     pub binary: bool,
     /// Bytes of one line.
     pub payload_bytes_max: usize,
+    /// Leave alone what was last modified longer ago than this, unless some of it was taken before.
+    pub modified_within: Option<Duration>,
 }
 
 impl Default for ImportOptions {
@@ -47,6 +49,7 @@ impl Default for ImportOptions {
             as_new: false,
             binary: false,
             payload_bytes_max,
+            modified_within: None,
         }
     }
 }
@@ -115,6 +118,8 @@ pub struct ImportSummary {
     pub unchanged: u64,
     /// Files of which an earlier import had taken the beginning.
     pub resumed: u64,
+    /// Files left alone, see [`ImportOptions::modified_within`].
+    pub left_old: u64,
     /// Files not taken, or not to their end.
     pub skipped: Vec<Skipped>,
     /// How long it took.
@@ -214,6 +219,14 @@ pub fn import(
     for found in &plan.files {
         let done_before = run.progress.bytes_done;
         summary.files += 1;
+        if is_left_old(store, found, options.modified_within)? {
+            summary.left_old += 1;
+            if run.advance(found.bytes).is_break() {
+                summary.interrupted = true;
+                break;
+            }
+            continue;
+        }
         let mut taken = Taken::default();
         let ended = file::take(&mut run, found, &mut taken);
         // A file of which nothing could be taken has made no session.
@@ -245,6 +258,22 @@ pub fn import(
     }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Whether a file was last modified too long ago, and nothing of it was taken. What is known of it says
+/// whether it has grown, whatever its time says.
+fn is_left_old(store: &Store, found: &walk::Found, within: Option<Duration>) -> Result<bool> {
+    let age = found.modified.and_then(|at| at.elapsed().ok());
+    let is_old = within.is_some_and(|within| age.is_some_and(|age| age > within));
+    if !is_old {
+        return Ok(false);
+    }
+    match store.imports_by_source(&walk::path_bytes(&found.canonical)) {
+        Ok(known) => Ok(known.is_empty()),
+        // Taking it says what is damaged, and goes on with the others.
+        Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What the files of one import share.

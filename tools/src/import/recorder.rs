@@ -1,6 +1,7 @@
 //! Where an import's lines go: into the file itself, or to the daemon that serves it.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use betcode_storage::{
     Appended, Batch, CompactionRequest, ErrorKind, Store, StoreError, Tier, compaction_threads,
@@ -8,6 +9,9 @@ use betcode_storage::{
 
 use crate::daemon::{Appender, Daemon, Refusal};
 use crate::error::{Exit, Failure};
+
+/// How long a run of the daemon's own is waited for: near its limit it compacts without being asked.
+const TURN_WAIT: Duration = Duration::from_secs(60);
 
 /// Why a batch was not recorded.
 pub(super) enum NotRecorded {
@@ -79,7 +83,7 @@ impl<'a> Recorder<'a> {
                 compacted.map(drop).map_err(Failure::from)
             }
             Self::Daemon(daemon, _) => daemon
-                .compact(None, Tier::Quick, &mut |_| go_on())
+                .compact_in_turn(None, Tier::Quick, TURN_WAIT, &mut |_| go_on())
                 .map(drop),
         };
         if let Err(error) = done {

@@ -1,10 +1,11 @@
 //! Which files to import: those named, and those that hold agent lines in folders that are named.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use walkdir::WalkDir;
 
@@ -25,6 +26,8 @@ pub struct Found {
     pub relative: PathBuf,
     /// Its size now.
     pub bytes: u64,
+    /// When it was last modified, as far as the system tells.
+    pub modified: Option<SystemTime>,
 }
 
 /// Whether a file's name says that it holds agent lines.
@@ -60,7 +63,7 @@ pub fn find(
             }
         } else if metadata.is_file() {
             let relative = path.file_name().map_or_else(|| path.clone(), PathBuf::from);
-            found.push(entry(path, relative, metadata.len())?);
+            found.push(entry(path, relative, Some(&metadata))?);
         } else {
             return Err(no_file(path));
         }
@@ -115,8 +118,7 @@ fn find_below(
             .strip_prefix(root)
             .unwrap_or(item.path())
             .to_path_buf();
-        let bytes = item.metadata().map_or(0, |m| m.len());
-        match entry(item.path(), relative, bytes) {
+        match entry(item.path(), relative, item.metadata().ok().as_ref()) {
             Ok(entry) => found.push(entry),
             Err(failure) => skipped.push(Skipped::of_failure(item.path(), failure)),
         }
@@ -124,13 +126,14 @@ fn find_below(
     Ok(())
 }
 
-fn entry(path: &Path, relative: PathBuf, bytes: u64) -> Result<Found> {
+fn entry(path: &Path, relative: PathBuf, metadata: Option<&Metadata>) -> Result<Found> {
     let canonical = fs::canonicalize(path).map_err(|e| Failure::io("import", path, &e))?;
     Ok(Found {
         path: path.to_path_buf(),
         canonical,
         relative,
-        bytes,
+        bytes: metadata.map_or(0, Metadata::len),
+        modified: metadata.and_then(|metadata| metadata.modified().ok()),
     })
 }
 

@@ -567,3 +567,77 @@ fn who_watches_an_import_sees_when_it_compacts() {
     phases.dedup();
     assert_eq!(phases[..3], [false, true, false], "and goes on importing");
 }
+
+#[test]
+fn files_not_modified_for_long_are_left_alone_unless_they_are_known() {
+    let tool = Tool::new();
+    let set_age = |name: &str, days: u64| {
+        let file = File::options().write(true).open(tool.path(name)).unwrap();
+        let age = Duration::from_secs(days * 86_400);
+        file.set_modified(std::time::SystemTime::now() - age)
+            .unwrap();
+    };
+    let import = |within: &str| {
+        let src = tool.path("src");
+        tool.json(["import", src.to_str().unwrap(), "--modified-within", within])
+    };
+    for (name, days) in [("old", 100), ("grows", 100), ("stays", 100), ("new", 10)] {
+        tool.write(format!("src/{name}.jsonl"), format!("{name} one\n"));
+        set_age(&format!("src/{name}.jsonl"), days);
+    }
+    let (all_old, code) = import("1d");
+    assert_eq!((code, &all_old["left_old"]), (0, &4.into()), "{all_old}");
+    let known = ["grows", "stays"].map(|name| tool.path(format!("src/{name}.jsonl")));
+    tool.ok([
+        "import".as_ref(),
+        known[0].as_os_str(),
+        known[1].as_os_str(),
+    ]);
+    append(&known[0], b"grows two\n");
+    set_age("src/grows.jsonl", 100);
+    let (imported, code) = import("90d");
+    assert_eq!(code, 0, "{imported}");
+    for (field, count) in [
+        ("files", 4),
+        ("left_old", 1),
+        ("sessions", 2),
+        ("resumed", 1),
+        ("unchanged", 1),
+    ] {
+        assert_eq!(imported[field], count, "{field}: {imported}");
+    }
+    assert_eq!(tool.run(["cat", "old"]).code, 3);
+    // What was deleted stays away.
+    tool.ok(["delete", "stays", "--yes"]);
+    assert_eq!(import("90d").0["left_old"], 2);
+    let told = tool.ok([
+        "import",
+        tool.path("src").to_str().unwrap(),
+        "--modified-within",
+        "90d",
+    ]);
+    assert!(
+        told.text().contains("2 files left alone"),
+        "{}",
+        told.text()
+    );
+    assert_eq!(tool.run(["cat", "stays"]).code, 3);
+    // Without it, all that is there is taken.
+    assert_eq!(import("1y").0["sessions"], 2);
+}
+
+#[test]
+fn an_import_that_compacts_as_it_goes_tells_its_level_once() {
+    let tool = Tool::new();
+    for n in 0..4 {
+        tool.write(
+            format!("src/{n}.jsonl"),
+            generator::transcript(n, 5_000_000),
+        );
+    }
+    let src = tool.path("src");
+    let args = ["import", src.to_str().unwrap(), "--limit-bytes", "6MB"];
+    let ran = tool.ok(args);
+    let warnings = ran.stderr.lines().filter(|line| line.contains("capacity"));
+    assert!(warnings.count() <= 1, "{}", ran.stderr);
+}

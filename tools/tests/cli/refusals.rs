@@ -211,10 +211,19 @@ fn a_full_store_takes_what_it_can_and_goes_on_with_a_higher_limit() {
     );
     let why = error["error"]["why"].as_str().unwrap();
     assert!(
-        why.contains("more do not fit under its limit of 1500000"),
+        why.contains("more do not fit under its limit of 1.50 MB"),
         "{why}"
     );
     assert_eq!(tool.run(["verify"]).code, 0);
+    let (error, code) = import("0");
+    assert_eq!(code, 2, "{error}");
+    let (what, hint) = (&error["error"]["what"], &error["error"]["try"]);
+    assert!(
+        what.as_str()
+            .unwrap()
+            .ends_with("0 B is below the least that works, 1.00 MB")
+    );
+    assert!(hint.as_str().unwrap().contains("--limit-bytes"), "{hint}");
     let (rest, code) = import("1GB");
     assert_eq!(code, 0, "{rest}");
     assert_same(&src, &tool.export("out"));

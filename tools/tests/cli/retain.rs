@@ -1,5 +1,8 @@
 //! `retain`: what goes is shown first, and stands in the archive before it is gone.
 
+use std::fs;
+use std::io::Write;
+
 use betcode_db::generator;
 use rusqlite::Connection;
 
@@ -118,4 +121,79 @@ fn sessions_that_stay_because_they_were_just_imported_are_told_as_that() {
         "{told}"
     );
     assert!(told.contains("--session"), "{told}");
+}
+
+/// Makes the session `a` look last used long ago.
+fn age(tool: &Tool) {
+    let db = Connection::open(tool.db()).unwrap();
+    let set = "UPDATE sessions SET updated_ms = updated_ms - 17280000000, last_time_ms = NULL
+         WHERE session_id = 'a'";
+    assert_eq!(db.execute(set, []).unwrap(), 1);
+}
+
+#[test]
+fn what_was_imported_anew_since_it_was_archived_is_archived_and_keeps_its_first_times() {
+    let tool = tool();
+    let (src, archive) = (tool.path("src"), tool.path("archive.db"));
+    let (src, archive) = (src.to_str().unwrap(), archive.to_str().unwrap());
+    let night = || {
+        let args = [
+            "retain",
+            "--older-than",
+            "90d",
+            "--archive",
+            archive,
+            "--yes",
+        ];
+        tool.json(args)
+    };
+    let times = || {
+        let (cat, _) = tool.json(["cat", "a", "--db", archive]);
+        let messages = cat["messages"].as_array().unwrap().iter();
+        let times: Vec<_> = messages.map(|m| m["received_ms"].clone()).collect();
+        times
+    };
+    let (first, code) = night();
+    assert_eq!(
+        (code, &first["archived_before"]),
+        (0, &serde_json::json!([]))
+    );
+    assert_eq!(first["removed"][0]["session_id"], "a", "{first}");
+    let first_times = times();
+    // Its file is still there. The second time it has grown.
+    for grown in ["", "{\"type\":\"user\",\"n\":1}\n"] {
+        let mut file = fs::File::options()
+            .append(true)
+            .open(tool.path("src/a.jsonl"))
+            .unwrap();
+        file.write_all(grown.as_bytes()).unwrap();
+        drop(file);
+        assert_eq!(tool.json(["import", src]).0["sessions"], 1);
+        age(&tool);
+        let (again, code) = night();
+        assert_eq!(
+            (code, &again["archived_before"][0]),
+            (0, &"a".into()),
+            "{again}"
+        );
+        assert_eq!(again["removed"][0]["session_id"], "a", "{again}");
+        assert_eq!(sessions(&tool), 1);
+        assert_eq!(tool.run(["verify", "--db", archive]).code, 0);
+        let kept = times();
+        assert!(kept.starts_with(&first_times), "the first times are gone");
+    }
+    assert_eq!(times().len(), first_times.len() + 1);
+    let cat = tool.ok(["cat", "a", "--db", archive]);
+    assert!(cat.stdout == fs::read(tool.path("src/a.jsonl")).unwrap());
+    // An older copy of the file does not make the archive forget the rest.
+    let whole = fs::read(tool.path("src/a.jsonl")).unwrap();
+    let end = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    fs::write(tool.path("src/a.jsonl"), &whole[..end]).unwrap();
+    tool.json(["import", src]);
+    age(&tool);
+    let (refused, code) = night();
+    assert_eq!(code, 2, "{refused}");
+    let what = refused["error"].to_string();
+    assert!(what.contains("has more of them"), "{what}");
+    assert!(tool.ok(["cat", "a", "--db", archive]).stdout == whole);
 }

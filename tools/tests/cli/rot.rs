@@ -197,3 +197,49 @@ fn a_check_names_an_imported_session_that_would_not_come_back_as_its_file_was() 
         assert_eq!(problem["session"], "s", "{sql}: {checked}");
     }
 }
+
+#[test]
+fn what_is_left_of_a_file_that_is_cut_off_is_listed_checked_and_salvaged() {
+    let tool = Tool::new();
+    // The last one ends on the last page of the file.
+    for name in ["first", "last"] {
+        let lines: String = (0..40).map(|n| format!("{n:05000}\n")).collect();
+        tool.write(format!("src/{name}.jsonl"), lines);
+        tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    }
+    let file = fs::File::options().write(true).open(tool.db()).unwrap();
+    let pages = file.metadata().unwrap().len() / 4096;
+    file.set_len((pages - 1) * 4096).unwrap();
+    let left = fs::read(tool.db()).unwrap();
+    let what = format!(
+        "the file is cut off: {} of its {pages} pages are there",
+        pages - 1
+    );
+    let (listed, code) = tool.json(["sessions"]);
+    assert_eq!((code, &listed["total"]), (0, &2.into()), "{listed}");
+    let (checked, code) = tool.json(["verify"]);
+    assert_eq!(code, 1, "{checked}");
+    assert_eq!(checked["problems"][0]["kind"], "structure", "{checked}");
+    assert_eq!(checked["problems"][0]["what"], what.as_str(), "{checked}");
+    assert_eq!(checked["sessions"], 1, "{checked}");
+    let out = tool.path("out");
+    let args = ["export", "--out", out.to_str().unwrap()];
+    let (exported, code) = tool.json(args);
+    assert_eq!((code, &exported["sessions"]), (9, &1.into()), "{exported}");
+    let (exported, code) = tool.json([&args[..], &["--salvage"]].concat());
+    assert_eq!(code, 9, "{exported}");
+    assert_eq!(exported["salvaged"][0]["messages"], 39, "{exported}");
+    // For writing it is refused, and stays as it is.
+    for args in [
+        &["compact"][..],
+        &["delete", "first", "--yes"],
+        &["import", tool.path("src").to_str().unwrap()],
+        &["backup", tool.path("copy.db").to_str().unwrap()],
+    ] {
+        let (refused, code) = tool.json(args);
+        assert_eq!(code, 9, "{refused}");
+        let why = refused["error"].to_string();
+        assert!(why.contains(&what) && why.contains("salvage"), "{refused}");
+        assert!(fs::read(tool.db()).unwrap() == left, "altered by {args:?}");
+    }
+}

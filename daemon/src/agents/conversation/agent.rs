@@ -9,6 +9,7 @@ use crate::agents::refusal::Refusal;
 use crate::limits::{
     AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
 };
+use betcode_storage::capacity::text;
 
 impl Conversation {
     /// It runs.
@@ -242,8 +243,9 @@ impl Conversation {
     /// A line was longer than a message may be.
     pub(crate) fn came_in_pieces(&mut self, first: u64, bytes_max: usize) {
         let message = format!(
-            "a line of the agent is longer than {bytes_max} bytes, and was recorded in pieces; they \
-             give no events; raise max_payload_bytes"
+            "a line of the agent is longer than {}, and was recorded in pieces; they give no \
+             events; raise max_payload_bytes",
+            text::bytes(bytes_max as u64)
         );
         let refusal = Refusal::new("LINE_IN_PIECES", message).with("sequence", first.to_string());
         self.tell(To::All, refusal.event());

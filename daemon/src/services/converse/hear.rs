@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::{AgentRequest, PermissionResponse};
+use betcode_storage::capacity::text;
 use tonic::{Code, Status, Streaming};
 
 use super::Attached;
@@ -45,9 +46,8 @@ pub(super) fn unheard(core: &Core, status: Status) -> Status {
         return status;
     }
     let why = format!(
-        "it is longer than the {} bytes that one may have; send less at once, or raise \
-         max_payload_bytes",
-        core.settings.request_bytes_max()
+        "it is longer than the {} that one may have; send less at once, or raise max_payload_bytes",
+        text::bytes(core.settings.request_bytes_max() as u64)
     );
     too_long("request", why)
 }
@@ -125,7 +125,8 @@ fn check_fits(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
     match bytes.saturating_mul(6) <= bytes_max {
         true => Ok(()),
         false => {
-            let why = format!("the answer has {bytes} bytes, and its line must fit {bytes_max}");
+            let (has, most) = text::bytes_apart(bytes as u64, bytes_max as u64);
+            let why = format!("the answer has {has}, and its line must fit {most}");
             Err(Refusal::new("TOO_LONG", why))
         }
     }

@@ -90,7 +90,7 @@ fn size(out: &mut Lines, report: &CapacityReport) {
     out.line(&format!("Database    {}", fit_end(&report.database, 68)));
     limit(out, report);
     out.line(&format!(
-        "            file {} ({} of it free), write-ahead log {}",
+        "            file {}, of which {} are free for new messages; log {}",
         bytes(report.database_bytes),
         bytes(report.free_bytes),
         bytes(report.wal_bytes)

@@ -42,7 +42,7 @@ fn size(report: &CapacityReport) -> String {
         &ticks,
     );
     let rest = format!(
-        "{meter}<p>{} of its limit. File {}, {} of it free; write-ahead log {}.</p>",
+        "{meter}<p>{} of its limit. File {}, {} of it free for new messages; write-ahead log {}.</p>",
         used_percent(report.used_bytes(), report.limit_bytes),
         bytes(report.database_bytes),
         bytes(report.free_bytes),
