@@ -157,6 +157,9 @@ pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
 pub const RESERVE_RETRY_MS_MIN: u64 = 5_000;
 /// A file of so many bytes that finds no room tells that the disk is full, or the user's quota.
 pub const FULL_PROBE_BYTES: u64 = RESERVE_BYTES_MIN;
+/// So much below the limit the last messages are refused, so that the pages which they add beside their
+/// payloads do not pass it.
+pub const ADMISSION_SLACK_BYTES: u64 = 4 * PAGE_BYTES as u64;
 /// While the reserve is given up, new messages are taken only if the file has this much room
 /// within itself: what they leave must do for compacting.
 pub const FULL_DISK_FREE_BYTES_MIN: u64 = 4 * RESERVE_BYTES_MIN;

@@ -50,10 +50,15 @@ async fn a_request_that_is_taken_in_has_a_place_among_the_calls() {
     })
     .await;
     let wire = Wire::connect(relay.clients).await;
-    let mut first = may_wait(&wire, "away", "1", &[]).await;
-    first.say(message(b"whole"));
     let client = relay.client("away").await;
+    let mut first = None;
+    // Begun anew each time: where the other one comes first, this one is refused.
     until_async("there is no place for another", async || {
+        drop(first.take());
+        let mut call = may_wait(&wire, "away", "1", &[]).await;
+        call.say(message(b"whole"));
+        first = Some(call);
+        tokio::time::sleep(Duration::from_millis(20)).await;
         let told = client.unary("Record", request("2", None, b"b")).await;
         told.is_err_and(|status| status.code() == Code::ResourceExhausted)
     })

@@ -8,7 +8,9 @@ use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::growth::{self, LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionKey};
-use crate::limits::{MESSAGE_TYPES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX};
+use crate::limits::{
+    ADMISSION_SLACK_BYTES, MESSAGE_TYPES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
+};
 use crate::message::{Appended, Arrival, SessionMeta};
 use crate::reader::fetch;
 use crate::session::Session;
@@ -108,7 +110,9 @@ fn look(
     let used_bytes = known.map_or(0, payloads);
     let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
     let grows = known.is_none() || !fresh.is_empty();
-    if grows && !limits_policy::admits(room.used_bytes, incoming, room.db_bytes_max) {
+    // Rows take a little more than their payloads, and the pages of indexes and counters grow with them.
+    let used_with_rows = room.used_bytes.saturating_add(ADMISSION_SLACK_BYTES);
+    if grows && !limits_policy::admits(used_with_rows, incoming, room.db_bytes_max) {
         return Err(StoreError::LimitReached {
             path: db.path().to_owned(),
             used_bytes: room.used_bytes,
