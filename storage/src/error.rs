@@ -59,7 +59,7 @@ pub enum StoreError {
     },
     /// The appender expected another next sequence, and the bytes there are not the ones it sent.
     #[error(
-        "session {id}: expected to append at sequence {expected}, but its next one is {next}, and message {sequence} there has other bytes"
+        "session {id}: expected to append at sequence {expected}, but its next one is {next}, and message {sequence} there is missing or has other bytes"
     )]
     SequenceConflict {
         /// The session.

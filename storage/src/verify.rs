@@ -201,7 +201,10 @@ impl Store {
         let db = &self.inner.db;
         // Row, segments and hot messages in one snapshot: appends and compaction go on.
         let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        let found = db.named("find", sql::sessions::by_key(&snapshot, listed.key));
+        let found = db.named(
+            "find the session",
+            sql::sessions::by_key(&snapshot, listed.key),
+        );
         let session = match found {
             Ok(Some(session)) => session,
             Ok(None) => return Ok(false),
@@ -220,7 +223,7 @@ impl Store {
             report.add("structure", &session, None, what.into());
         }
         let listed = sql::segments::readable(&snapshot, session.key);
-        let (segments, damage) = db.named("list", listed)?;
+        let (segments, damage) = db.named("list the segments", listed)?;
         let mut is_listed = damage.is_empty();
         let unlisted = damage.len().saturating_sub(SESSION_PROBLEMS_MAX);
         for error in damage.into_iter().take(SESSION_PROBLEMS_MAX) {
@@ -245,6 +248,7 @@ impl Store {
         drop(snapshot);
         drop(connection);
         let source = source.unwrap_or_else(|error| {
+            let error = db.name_error("read the import record", error);
             report.add("structure", &session, None, error.to_string());
             None
         });
@@ -255,6 +259,7 @@ impl Store {
         }
         if let Err(error) = scanned {
             is_listed = false;
+            let error = db.name_error("measure the messages", error);
             report.add("structure", &session, None, error.to_string());
         }
         // Of rows that could not be listed it is known already that something is wrong with them.

@@ -65,7 +65,8 @@ impl Db {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let name = name_for_sqlite(&self.path);
-        let connection = self.named("open", Connection::open_with_flags(name, flags))?;
+        let connection =
+            self.named("open for writing", Connection::open_with_flags(name, flags))?;
         self.named("set up the writer", set_up_writer(&connection, durability))?;
         Ok(connection)
     }
@@ -152,7 +153,7 @@ impl Db {
 
     pub(crate) fn connect_to(&self, target: &ReaderTarget) -> Result<Connection> {
         let opened = Connection::open_with_flags(&target.name, target.flags);
-        let connection = self.named("open", opened)?;
+        let connection = self.named("open for reading", opened)?;
         self.named("set up a reader", target.set_up(&connection))?;
         self.named("set up a reader", self.leave_log(&connection))?;
         Ok(connection)

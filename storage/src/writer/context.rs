@@ -224,7 +224,7 @@ impl WriterContext {
         if self.reserve.lets_append() {
             let coming_bytes = group.iter().map(|request| request.bytes() as u64).sum();
             self.keep_log_within_reserve(coming_bytes)?;
-        } else if !self.has_free_pages() {
+        } else if !self.has_free_pages()? {
             return Err(StoreError::DiskFull {
                 path: self.db.path().to_owned(),
                 why: "what little room there is is kept for compacting and deleting".to_owned(),
@@ -299,9 +299,10 @@ impl WriterContext {
 
     /// Whether the file has room within itself, as after a deletion, for messages and for what
     /// compaction needs.
-    fn has_free_pages(&self) -> bool {
-        let free = sql::space::free_pages(&self.connection).unwrap_or(0);
-        free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN
+    fn has_free_pages(&self) -> Result<bool> {
+        let free = sql::space::free_pages(&self.connection);
+        let free = self.db.named("count free pages", free)?;
+        Ok(free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN)
     }
 
     /// Moves the log into the main file before it holds more than the reserve. On a full disk the main
