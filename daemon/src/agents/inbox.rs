@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 
 /// What a stream is given in its conversation.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Attachment {
     pub(crate) times: Arc<ReadTimes>,
     /// The model that the agent was started with; empty when none runs, or for its own choice.
     pub(crate) model: String,
@@ -30,7 +30,7 @@ pub(crate) enum Command {
         from: u64,
         options: Options,
         mailbox: Arc<Mailbox>,
-        attached: oneshot::Sender<Place>,
+        attached: oneshot::Sender<Attachment>,
     },
     /// It is gone.
     Detach(StreamKey),

@@ -56,12 +56,12 @@ enum Insists {
 
 /// Lines read and not yet on disk.
 #[derive(Debug, Default)]
-struct Ahead {
+struct UncommittedLines {
     lines: VecDeque<(Line, Instant)>,
     bytes: usize,
 }
 
-impl Ahead {
+impl UncommittedLines {
     fn is_full(&self, partial_bytes: usize) -> bool {
         // A line under way counts only with others: alone it must be read to its end.
         let bytes = self.bytes
@@ -84,7 +84,7 @@ impl Recorder {
     /// the pipe still is read: something that left the agent's group may hold it open for ever.
     pub(crate) async fn output(self, mut stdout: ChildStdout, mut ended: oneshot::Receiver<()>) {
         let mut splitter = Splitter::new(self.core.settings.max_payload_bytes);
-        let (mut ahead, mut fresh) = (Ahead::default(), Vec::new());
+        let (mut ahead, mut fresh) = (UncommittedLines::default(), Vec::new());
         let mut buffer = BytesMut::with_capacity(OUTPUT_READ_BYTES);
         let (mut open, mut rest_until, mut rest_bytes) = (true, None, 0);
         let mut commit = None;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::Options;
 use super::conversation::{Activity, Conversation, Effect, Patience, StreamKey, To, Written};
-use super::inbox::{Command, Place};
+use super::inbox::{Attachment, Command};
 use super::mailbox::{Mailbox, ReadTimes};
 use super::recorder::Recorder;
 use super::refusal::Refusal;
@@ -157,7 +157,7 @@ impl Session {
             } => {
                 self.mailboxes.insert(key, mailbox);
                 conversation.attached(key, client, from, Arc::new(options));
-                let _ = attached.send(Place {
+                let _ = attached.send(Attachment {
                     times: Arc::clone(&self.times),
                     model: conversation.model().to_owned(),
                 });

@@ -11,7 +11,7 @@ use betcode_schema_tunnel::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use super::link::{About, Keepalive, Place};
+use super::link::{About, Keepalive, MachineSlot};
 use super::{Link, Registered, Table};
 use crate::auth::{MachineCertificate, Revocations};
 use crate::buffer::Deliverer;
@@ -168,7 +168,7 @@ impl Accept {
         &self,
         stream: &mut S,
         identity: &Identity,
-    ) -> Result<(Hello, u64, Arc<Place>), AcceptError>
+    ) -> Result<(Hello, u64, Arc<MachineSlot>), AcceptError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -207,7 +207,11 @@ impl Accept {
 
     /// Whether a machine may have a tunnel, and its place: held from here on, so that no more are
     /// greeted at once than there is room for.
-    fn permit(&self, hello: &Hello, identity: &Identity) -> Result<Arc<Place>, (Refusal, String)> {
+    fn permit(
+        &self,
+        hello: &Hello,
+        identity: &Identity,
+    ) -> Result<Arc<MachineSlot>, (Refusal, String)> {
         if hello.protocol != PROTOCOL {
             let message = format!(
                 "protocol {} is not spoken here, {PROTOCOL} is: update the older side",
@@ -236,7 +240,7 @@ impl Accept {
             return Ok(old.place());
         }
         match self.places.clone().try_acquire_owned() {
-            Ok(held) => Ok(Arc::new(Place { _held: held })),
+            Ok(held) => Ok(Arc::new(MachineSlot { _held: held })),
             Err(_) => {
                 let message = "the relay holds as many tunnels as it may (tunnels_max)".to_owned();
                 Err((Refusal::Full, message))

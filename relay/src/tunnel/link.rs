@@ -41,13 +41,13 @@ pub struct About {
     /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
     pub certificate_issued_s: Option<u64>,
     /// The machine's place among those that have tunnels.
-    pub place: Arc<Place>,
+    pub place: Arc<MachineSlot>,
 }
 
 /// A machine's place, which its tunnels share while one replaces another. Free again when the last
 /// of them is gone.
 #[derive(Debug)]
-pub struct Place {
+pub struct MachineSlot {
     pub(super) _held: OwnedSemaphorePermit,
 }
 
@@ -165,7 +165,7 @@ impl Link {
     }
 
     /// The machine's place.
-    pub(super) fn place(&self) -> Arc<Place> {
+    pub(super) fn place(&self) -> Arc<MachineSlot> {
         self.about.place.clone()
     }
 

@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// How much is done ahead.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ahead {
+pub(super) struct ParallelLimits {
     /// Threads that work, at least one; the caller's only takes.
     pub(super) threads: usize,
     /// Bytes of the items that are under way, or done and not taken. Where there is a bigger one nothing
@@ -21,7 +21,7 @@ pub(super) struct Ahead {
 /// `take`; what was done ahead is thrown away then. A worker's panic becomes the caller's.
 pub(super) fn in_order<I, R, W>(
     items: &[I],
-    ahead: Ahead,
+    ahead: ParallelLimits,
     bytes_of: impl Fn(&I) -> u64,
     worker: impl Fn() -> W + Sync,
     mut take: impl FnMut(&I, R) -> Result<()>,
@@ -100,8 +100,8 @@ mod tests {
     use super::*;
     use crate::error::StoreError;
 
-    fn ahead(threads: usize, bytes_max: u64) -> Ahead {
-        Ahead { threads, bytes_max }
+    fn ahead(threads: usize, bytes_max: u64) -> ParallelLimits {
+        ParallelLimits { threads, bytes_max }
     }
 
     #[test]

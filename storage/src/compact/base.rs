@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
-use super::ahead::{Ahead, in_order};
+use super::ahead::{ParallelLimits, in_order};
 use super::plan::PlannedStep;
 use super::standing;
 use crate::error::{Result, StoreError};
@@ -220,7 +220,7 @@ pub(super) fn make<'b>(
     batch: &'b PlannedBatch,
     project_raw_bytes: u64,
     level: i32,
-    ahead: Ahead,
+    ahead: ParallelLimits,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<RunBase>> {
     let cursor = Cursor::default();

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use super::ahead::{Ahead, in_order};
+use super::ahead::{ParallelLimits, in_order};
 use super::base::{self, BaseChoice, PlannedBatch, RunBase};
 use super::give_way::give_way;
 use super::lease::Lease;
@@ -15,7 +15,7 @@ use super::pace::Pace;
 use super::plan::PlannedStep;
 use super::policy::CompactionPolicy;
 use super::reclaim::{cut_log, reclaim};
-use super::step::{BatchEncoder, Prepared, StepResult, prepare, swap_in};
+use super::step::{BatchEncoder, PreparedSegment, StepResult, prepare, swap_in};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
@@ -397,7 +397,7 @@ impl Store {
         &self,
         batch: &PlannedBatch,
         params: &EncodeParams,
-        ahead: Ahead,
+        ahead: ParallelLimits,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Option<RunBase>> {
         match batch.base {
@@ -504,7 +504,7 @@ impl<'o> Tally<'o> {
         &mut self,
         pace: &mut Pace<'_>,
         step: &PlannedStep,
-        prepared: Result<Option<Prepared>>,
+        prepared: Result<Option<PreparedSegment>>,
     ) -> Result<()> {
         let result = prepared.and_then(|prepared| match prepared {
             Some(prepared) => swap_in(pace, step, prepared),
@@ -543,8 +543,8 @@ fn panicked(panic: &(dyn Any + Send)) -> StoreError {
     StoreError::panicked("compaction", panic)
 }
 
-fn ahead(request: &CompactionRequest) -> Ahead {
-    Ahead {
+fn ahead(request: &CompactionRequest) -> ParallelLimits {
+    ParallelLimits {
         threads: request.threads_max.min(COMPACTION_THREADS_MAX),
         bytes_max: COMPACTION_AHEAD_BYTES_MAX,
     }

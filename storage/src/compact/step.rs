@@ -69,7 +69,7 @@ impl<'b> BatchEncoder<'b> {
 }
 
 /// A segment ready to be swapped in.
-pub(super) struct Prepared {
+pub(super) struct PreparedSegment {
     key: SessionKey,
     session: SessionId,
     info: SegmentInfo,
@@ -86,7 +86,7 @@ pub(super) struct Prepared {
 pub(super) fn swap_in(
     pace: &mut Pace<'_>,
     step: &PlannedStep,
-    prepared: Prepared,
+    prepared: PreparedSegment,
 ) -> Result<StepResult> {
     let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.info.encoded_bytes).sum();
     let again =
@@ -113,7 +113,7 @@ pub(super) fn prepare(
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,
     cursor: &mut Cursor,
-) -> Result<Option<Prepared>> {
+) -> Result<Option<PreparedSegment>> {
     let id = &step.session;
     let Some(standing) = standing::read(store, step, cursor)? else {
         return Ok(None);
@@ -151,7 +151,7 @@ pub(super) fn prepare(
             ),
         ));
     }
-    Ok(Some(Prepared {
+    Ok(Some(PreparedSegment {
         key,
         session: id.clone(),
         info: SegmentInfo {
@@ -192,7 +192,7 @@ fn first_difference(
 
 /// The swap, in the transaction that the caller commits: compare with what the file holds now,
 /// delete it, insert the segment. Whether it was done.
-fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
+fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool> {
     let (key, id, info) = (new.key, &new.session, &new.info);
     if db
         .named("find the session", sql::sessions::by_key(connection, key))?
@@ -267,7 +267,7 @@ fn swap(db: &Db, connection: &Connection, new: &Prepared) -> Result<bool> {
 
 /// Sees to it that the base of a new segment is in the file, in the transaction that commits the
 /// segment; the change to the totals.
-fn put_base(db: &Db, connection: &Connection, new: &Prepared) -> Result<Delta> {
+fn put_base(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<Delta> {
     let Some(base) = &new.base else {
         return Ok(Delta::default());
     };

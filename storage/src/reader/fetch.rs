@@ -28,7 +28,7 @@ use super::shared::{Helper, Shared};
 pub(crate) struct Cursor {
     decoded: Option<Decoded>,
     /// The segment behind it, if it is being decoded ahead.
-    ahead: Option<Ahead>,
+    ahead: Option<ReadAhead>,
     base: Option<Arc<Base>>,
     shared: Arc<Shared>,
     /// Whether to decode ahead.
@@ -65,7 +65,7 @@ impl Cursor {
             let ahead = self
                 .ahead
                 .take_if(|ahead| ahead.key == key && ahead.sequences.contains(&sequence));
-            self.decoded = ahead.and_then(Ahead::wait);
+            self.decoded = ahead.and_then(ReadAhead::wait);
         }
     }
 
@@ -117,13 +117,13 @@ impl Decoded {
 
 /// A segment that a thread of its own decodes. Dropped, the thread comes to its end unheard.
 #[derive(Debug)]
-struct Ahead {
+struct ReadAhead {
     key: SessionKey,
     sequences: RangeInclusive<u64>,
     thread: JoinHandle<Result<Decoded>>,
 }
 
-impl Ahead {
+impl ReadAhead {
     /// Begins to decode all of `stored`, if a thread can be had.
     fn begin(
         shared: &Arc<Shared>,
@@ -187,14 +187,14 @@ pub(crate) fn page(
     }
     let shared = Arc::clone(&cursor.shared);
     let helper = cursor.is_replay.then(|| shared.helper()).flatten();
-    let place = Place { key, id, from, to };
+    let place = MessageRange { key, id, from, to };
     match locate(db, connection, &place, cursor, helper.is_some())? {
         Found::Hot(messages) => Ok(messages),
         Found::Segment(stored, next) => {
             cursor.keep_base(stored.base.as_ref());
             cursor.ahead = next
                 .zip(helper)
-                .and_then(|(next, helper)| Ahead::begin(&shared, helper, key, id, next));
+                .and_then(|(next, helper)| ReadAhead::begin(&shared, helper, key, id, next));
             let decoded = decode(&shared, &place, &stored)?;
             cut(id, cursor.decoded.insert(decoded), from, to)
         }
@@ -219,15 +219,15 @@ pub(crate) fn segment(
 }
 
 /// What is asked for.
-struct Place<'a> {
+struct MessageRange<'a> {
     key: SessionKey,
     id: &'a SessionId,
     from: u64,
     to: u64,
 }
 
-fn whole<'a>(key: SessionKey, id: &'a SessionId, info: &SegmentInfo) -> Place<'a> {
-    Place {
+fn whole<'a>(key: SessionKey, id: &'a SessionId, info: &SegmentInfo) -> MessageRange<'a> {
+    MessageRange {
         key,
         id,
         from: info.first_sequence,
@@ -265,8 +265,8 @@ pub(crate) fn behind(connection: &Connection, key: SessionKey, sequence: u64) ->
 }
 
 /// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
-fn decode(shared: &Shared, place: &Place<'_>, stored: &Stored) -> Result<Decoded> {
-    let &Place { key, id, from, to } = place;
+fn decode(shared: &Shared, place: &MessageRange<'_>, stored: &Stored) -> Result<Decoded> {
+    let &MessageRange { key, id, from, to } = place;
     let Stored { info, encoded, .. } = stored;
     let base = stored.base.as_deref();
     let to = to.min(info.last_sequence);
@@ -352,11 +352,11 @@ pub(crate) fn damaged_base(base_id: u64, what: &str) -> StoreError {
 fn locate(
     db: &Db,
     connection: &Connection,
-    place: &Place<'_>,
+    place: &MessageRange<'_>,
     cursor: &Cursor,
     read_ahead: bool,
 ) -> Result<Found> {
-    let &Place { key, id, from, to } = place;
+    let &MessageRange { key, id, from, to } = place;
     // One snapshot for both tables: a compaction between the two look-ups would hide messages.
     let snapshot = if connection.is_autocommit() {
         Some(db.named("begin to read", connection.unchecked_transaction())?)
@@ -401,7 +401,7 @@ fn is_hot(db: &Db, connection: &Connection, key: SessionKey, sequence: u64) -> R
 fn next_whole(
     db: &Db,
     connection: &Connection,
-    place: &Place<'_>,
+    place: &MessageRange<'_>,
     before: &Stored,
     cursor: &Cursor,
 ) -> Option<Stored> {
@@ -422,7 +422,7 @@ fn next_whole(
 fn stored(
     db: &Db,
     connection: &Connection,
-    place: &Place<'_>,
+    place: &MessageRange<'_>,
     info: SegmentInfo,
     at_hand: Option<&Arc<Base>>,
     cursor: &Cursor,

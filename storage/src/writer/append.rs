@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::context::Cache;
-use super::request::{AppendRequest, Prepared};
+use super::request::{AppendRequest, PreparedMessage};
 use crate::capacity::limits_policy;
 use crate::error::{Result, StoreError};
 use crate::growth::{self, LineTimes, uncompacted_row_bytes};
@@ -358,7 +358,7 @@ fn fill_empty(kept: &mut SessionMeta, told: &SessionMeta) {
     }
 }
 
-fn times_of(message: &Prepared, now_ms: i64) -> LineTimes {
+fn times_of(message: &PreparedMessage, now_ms: i64) -> LineTimes {
     let received_ms = message.received_ms.unwrap_or(now_ms);
     LineTimes {
         said_ms: growth::believed(message.facts.said_ms, received_ms),
@@ -374,7 +374,7 @@ fn add_message(
     connection: &Connection,
     cache: &mut Cache,
     session: &mut Session,
-    message: &Prepared,
+    message: &PreparedMessage,
     line: LineTimes,
     arrival: Arrival,
     sums: &mut GroupSums,

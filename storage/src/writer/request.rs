@@ -21,7 +21,7 @@ use crate::sql;
 pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
 
 /// A payload with all that can be known of it before its turn, so that the writer thread only writes.
-pub(crate) struct Prepared {
+pub(crate) struct PreparedMessage {
     pub(super) payload: Bytes,
     pub(super) digest: i64,
     pub(super) facts: LineFacts,
@@ -34,7 +34,7 @@ pub(crate) struct AppendRequest {
     pub(super) session: SessionId,
     pub(super) key: Option<SessionKey>,
     pub(super) meta: SessionMeta,
-    pub(super) messages: Vec<Prepared>,
+    pub(super) messages: Vec<PreparedMessage>,
     pub(super) expected_sequence: Option<u64>,
     pub(super) arrival: Arrival,
     pub(super) import: Option<ImportMark>,
@@ -61,7 +61,7 @@ impl AppendRequest {
         let messages = batch
             .payloads
             .into_iter()
-            .map(|payload| Prepared {
+            .map(|payload| PreparedMessage {
                 digest: sql::messages::digest(&payload),
                 facts: classify::classify(&payload),
                 payload,

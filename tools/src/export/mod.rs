@@ -254,7 +254,7 @@ pub fn export(
                 }
             }
         }
-        let place_of = |path| Place {
+        let place_of = |path| ExportTarget {
             out,
             path,
             force: options.force,
@@ -336,7 +336,7 @@ fn is_gone(store: &Store, session: &SessionId) -> bool {
 fn write_session(
     store: &Store,
     id: &SessionId,
-    place: &Place<'_>,
+    place: &ExportTarget<'_>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<(content::Written, bool)>> {
     let written = write_file(
@@ -352,7 +352,7 @@ fn write_session(
 fn salvage_session(
     store: &Store,
     session: &SessionId,
-    place: &Place<'_>,
+    place: &ExportTarget<'_>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Salvaged>> {
     let mut missing = Vec::new();
@@ -376,14 +376,14 @@ fn salvage_session(
 
 /// Where a file is to stand.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct ExportTarget<'a> {
     out: &'a Path,
     /// Below `out`.
     path: &'a Path,
     force: bool,
 }
 
-impl Place<'_> {
+impl ExportTarget<'_> {
     fn target(&self) -> PathBuf {
         self.out.join(self.path)
     }
@@ -395,7 +395,7 @@ type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>>;
 /// Writes a file whole or not at all; `None` when it was interrupted. Says whether it was there
 /// already.
 fn write_file(
-    place: &Place<'_>,
+    place: &ExportTarget<'_>,
     fill: &mut dyn FnMut(Sink<'_>) -> Result<content::Written>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<(content::Written, bool)>> {

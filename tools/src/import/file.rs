@@ -10,7 +10,7 @@ use betcode_storage::{
 use bytes::Bytes;
 
 use super::lines::{LineBatch, Lines, Refusal};
-use super::place::{Place, find_place};
+use super::place::{ResumePoint, find_place};
 use super::recorder::NotRecorded;
 use super::walk::{Found, has_line_ending, path_bytes};
 use super::{Run, Skipped, sniff};
@@ -147,7 +147,7 @@ fn refuse_binary(file: &mut File, found: &Found) -> io::Result<Result<(), Stop>>
 struct FileImport<'a, 'r> {
     run: &'a mut Run<'r>,
     found: &'a Found,
-    place: Place,
+    place: ResumePoint,
     taken: &'a mut Taken,
     /// Sequences that the next message continues on the same line.
     joins: Vec<u64>,

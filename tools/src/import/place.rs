@@ -18,7 +18,7 @@ use crate::export::content;
 const OLDER_COPY_REPLAYS_MAX: usize = 32;
 
 /// Where in a file, and in its session, the import goes on.
-pub(super) struct Place {
+pub(super) struct ResumePoint {
     pub(super) session: SessionId,
     pub(super) is_new: bool,
     /// Bytes of the file, of which the import takes no more: it may be written to.
@@ -39,7 +39,7 @@ pub(super) fn find_place(
     run: &Run<'_>,
     file: &mut File,
     found: &Found,
-) -> Result<Option<Place>, FindStop> {
+) -> Result<Option<ResumePoint>, FindStop> {
     let source_path = path_bytes(&found.canonical);
     let relative_path = path_bytes(&found.relative);
     let by_source = run.store.imports_by_source(&source_path)?;
@@ -60,7 +60,7 @@ pub(super) fn find_place(
             let taken = record.mark.taken_bytes;
             let prefix = prefixes.remove(&taken).unwrap_or_default();
             let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
-            Ok(Some(Place {
+            Ok(Some(ResumePoint {
                 session: record.session,
                 is_new: false,
                 length,
@@ -85,7 +85,7 @@ pub(super) fn find_place(
             if decision == Decision::New && !run.store.imports_by_source(&source_path)?.is_empty() {
                 return find_place(run, file, found);
             }
-            Ok(Some(Place {
+            Ok(Some(ResumePoint {
                 session,
                 is_new: true,
                 length,

@@ -11,14 +11,14 @@ use super::columns::{CODE_BASE, CODE_NEW, CODE_REPEAT, RECENT_MAX, REPEAT_BYTES_
 use super::forms::{self, Id, Time};
 use super::ids::IdReader;
 use super::json::DEPTH_MAX;
-use super::output::{Output, Stretch};
+use super::output::{Output, PaddedSlice};
 use super::shape::{Kind, Shapes, Step};
 use super::text::push_numbered;
 use super::varint::{Cursor, unzigzag};
 
 /// Where a string's bytes are.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct StringRef {
     space: u32,
     start: u32,
     length: u32,
@@ -35,7 +35,7 @@ pub(super) struct ColumnReader<'a> {
     pub(super) aux: Cursor<'a>,
     pub(super) text: &'a [u8],
     text_at: usize,
-    recent: [Place; RECENT_MAX],
+    recent: [StringRef; RECENT_MAX],
     recent_count: usize,
     last_id: Id,
     /// Whether integers are differences, once known.
@@ -53,7 +53,7 @@ impl<'a> ColumnReader<'a> {
         }
     }
 
-    fn remember(&mut self, place: Place) {
+    fn remember(&mut self, place: StringRef) {
         self.recent_count = (self.recent_count + 1).min(RECENT_MAX);
         self.recent.copy_within(..RECENT_MAX - 1, 1);
         self.recent[0] = place;
@@ -88,7 +88,7 @@ pub(super) struct Joiner<'a> {
 /// What the values so far leave behind.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    strings: Vec<Place>,
+    strings: Vec<StringRef>,
     blobs_at: usize,
     base_blobs: HashMap<u32, Vec<u8>>,
     last_ms: i64,
@@ -124,7 +124,7 @@ impl<'a> Joiner<'a> {
             match step {
                 Step::Literal { start, bytes } => {
                     let (start, bytes) = (*start as usize, *bytes as usize);
-                    let literal = Stretch::new(self.shape_text, start, bytes);
+                    let literal = PaddedSlice::new(self.shape_text, start, bytes);
                     out.push_stretch(literal.ok_or(NO_STRING)?)?;
                 }
                 Step::Value { kind, column } => {
@@ -274,7 +274,7 @@ impl<'a> Joiner<'a> {
     }
 
     /// The next string of a column.
-    fn string(&mut self, kind: Kind, index: usize) -> Result<Place, SegmentError> {
+    fn string(&mut self, kind: Kind, index: usize) -> Result<StringRef, SegmentError> {
         let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
         let code = column.codes.varint()?;
         if code < CODE_REPEAT {
@@ -303,7 +303,7 @@ impl<'a> Joiner<'a> {
                 {
                     vacant.insert(base.blob(number as usize)?);
                 }
-                Place {
+                StringRef {
                     space: BASE_BLOBS,
                     start: number,
                     length: 0,
@@ -321,7 +321,7 @@ impl<'a> Joiner<'a> {
                     return Err(NO_STRING);
                 }
                 *at += length;
-                let place = Place {
+                let place = StringRef {
                     space,
                     start: start as u32,
                     length: length as u32,
@@ -336,20 +336,20 @@ impl<'a> Joiner<'a> {
         Ok(place)
     }
 
-    fn bytes(&self, place: Place) -> Result<Stretch<'_>, SegmentError> {
+    fn bytes(&self, place: StringRef) -> Result<PaddedSlice<'_>, SegmentError> {
         let space = match place.space {
             BASE_BLOBS => {
                 let blob = self.state.base_blobs.get(&place.start);
-                return blob.map(|blob| Stretch::of(blob)).ok_or(NO_STRING);
+                return blob.map(|blob| PaddedSlice::of(blob)).ok_or(NO_STRING);
             }
             BLOBS => self.blobs,
             column => self.columns.get(column as usize).ok_or(NO_COLUMN)?.text,
         };
-        Stretch::new(space, place.start as usize, place.length as usize).ok_or(NO_STRING)
+        PaddedSlice::new(space, place.start as usize, place.length as usize).ok_or(NO_STRING)
     }
 }
 
-fn push_patch(firsts: &[u8], body: Stretch<'_>, out: &mut Output) -> Result<(), SegmentError> {
+fn push_patch(firsts: &[u8], body: PaddedSlice<'_>, out: &mut Output) -> Result<(), SegmentError> {
     let mut rest = body;
     out.push(b"[")?;
     for (index, first) in firsts.iter().enumerate() {

@@ -23,13 +23,13 @@ const FIRST_BYTES_MAX: usize = 4 << 20;
 
 /// A stretch of bytes inside others: what follows it may be read along, and not used.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stretch<'a> {
+pub(super) struct PaddedSlice<'a> {
     space: &'a [u8],
     start: usize,
     end: usize,
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> PaddedSlice<'a> {
     /// `length` bytes of `space` from `start` on, if it has them.
     #[inline]
     pub(super) fn new(space: &'a [u8], start: usize, length: usize) -> Option<Self> {
@@ -171,7 +171,7 @@ impl Output {
 
     /// Appends a stretch.
     #[inline]
-    pub(super) fn push_stretch(&mut self, stretch: Stretch<'_>) -> Result<(), SegmentError> {
+    pub(super) fn push_stretch(&mut self, stretch: PaddedSlice<'_>) -> Result<(), SegmentError> {
         let count = stretch.len();
         if count > BLOCK_BYTES {
             return self.push(stretch.bytes());
@@ -225,7 +225,7 @@ impl Output {
     }
 
     /// Appends text escaped as `JSON.stringify`, serde and Python's `json` agree on.
-    pub(super) fn push_escaped(&mut self, text: Stretch<'_>) -> Result<(), SegmentError> {
+    pub(super) fn push_escaped(&mut self, text: PaddedSlice<'_>) -> Result<(), SegmentError> {
         // Escaped or not, it takes as much at least, and one block's escapes fit into the slack.
         self.admit(text.len())?;
         let mut at = text.start;
@@ -251,7 +251,7 @@ impl Output {
     pub(super) fn push_escaped_byte(&mut self, byte: u8) -> Result<(), SegmentError> {
         match ESCAPES[usize::from(byte)] {
             0 => self.push(&[byte]),
-            escape => self.push_stretch(Stretch {
+            escape => self.push_stretch(PaddedSlice {
                 space: &escape.to_le_bytes(),
                 start: 0,
                 end: escape_length(escape),
@@ -364,14 +364,14 @@ mod tests {
     #[test]
     fn nothing_goes_beyond_what_was_promised() {
         let mut out = Output::new(10, Vec::new(), 10);
-        assert!(out.push_escaped(Stretch::of(b"\"\"\"\"\"\"")).is_err());
+        assert!(out.push_escaped(PaddedSlice::of(b"\"\"\"\"\"\"")).is_err());
         assert!(out.len() <= 10);
         let mut out = Output::new(40, Vec::new(), 0);
-        assert!(out.push_stretch(Stretch::of(&[b'a'; 41])).is_err());
-        assert!(out.push_stretch(Stretch::of(&[b'a'; 40])).is_ok());
+        assert!(out.push_stretch(PaddedSlice::of(&[b'a'; 41])).is_err());
+        assert!(out.push_stretch(PaddedSlice::of(&[b'a'; 40])).is_ok());
         assert!(out.push(b"b").is_err());
-        assert!(out.push_escaped(Stretch::of(b"b")).is_err());
-        assert!(out.push_escaped(Stretch::of(b"")).is_ok());
+        assert!(out.push_escaped(PaddedSlice::of(b"b")).is_err());
+        assert!(out.push_escaped(PaddedSlice::of(b"")).is_ok());
         assert!(out.with(1, |_| ()).is_err());
         assert_eq!(out.into_bytes(), [b'a'; 40]);
     }
@@ -406,7 +406,7 @@ mod tests {
                 let mut space = text.clone();
                 space.splice(0..0, *b"before");
                 space.extend(std::iter::repeat_n(b'"', *behind));
-                let stretch = Stretch::new(&space, 6, text.len()).unwrap();
+                let stretch = PaddedSlice::new(&space, 6, text.len()).unwrap();
                 if *escaped {
                     out.push_escaped(stretch).unwrap();
                 } else {

@@ -203,7 +203,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// Records the value at `token`, unless it had better stay in the shape.
-    fn token(&mut self, walk: &mut Walk<'_>, token: Token, key: &[u8]) -> Option<Place> {
+    fn token(&mut self, walk: &mut Walk<'_>, token: Token, key: &[u8]) -> Option<ValueSpan> {
         match token {
             Token::Text {
                 start,
@@ -229,7 +229,7 @@ impl<'a> Splitter<'a> {
                     && let Some(value) = forms::parse_integer(body)
                 {
                     self.columns.at(Kind::Integer, key).integers.push(value);
-                    return Some(Place {
+                    return Some(ValueSpan {
                         kind: Kind::Integer,
                         start,
                         end,
@@ -243,7 +243,7 @@ impl<'a> Splitter<'a> {
     }
 
     /// A string without escapes: an identifier, a time, base64, a word of the shape, or text.
-    fn plain(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<Place> {
+    fn plain(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<ValueSpan> {
         if self.ideas.identifiers
             && let Some((kind, id, prefix)) = identifier(body)
         {
@@ -251,7 +251,7 @@ impl<'a> Splitter<'a> {
             let column = self.columns.at(kind, key);
             self.ids
                 .put(kind, id, &mut column.last_id, &mut column.codes, now_ms);
-            return Some(Place {
+            return Some(ValueSpan {
                 kind,
                 start: start + prefix,
                 end: start + body.len(),
@@ -276,7 +276,7 @@ impl<'a> Splitter<'a> {
         self.text(key, body, start)
     }
 
-    fn time(&mut self, key: &[u8], time: forms::Time, start: usize, end: usize) -> Place {
+    fn time(&mut self, key: &[u8], time: forms::Time, start: usize, end: usize) -> ValueSpan {
         let kind = match time.digits {
             0 => Kind::TimeS,
             3 => Kind::TimeMs,
@@ -289,7 +289,7 @@ impl<'a> Splitter<'a> {
         if kind == Kind::TimeUs {
             put(&mut column.aux, u64::from(time.us));
         }
-        Place { kind, start, end }
+        ValueSpan { kind, start, end }
     }
 
     /// Whether a string is one of the few values of a key that tells lines apart.
@@ -313,7 +313,7 @@ impl<'a> Splitter<'a> {
         room
     }
 
-    fn text(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<Place> {
+    fn text(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<ValueSpan> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let place = if !unescape(body, &mut scratch.text) {
             self.string(Kind::Verbatim, key, body, start)
@@ -333,7 +333,7 @@ impl<'a> Splitter<'a> {
         Some(place)
     }
 
-    fn string(&mut self, kind: Kind, key: &[u8], body: &[u8], start: usize) -> Place {
+    fn string(&mut self, kind: Kind, key: &[u8], body: &[u8], start: usize) -> ValueSpan {
         self.string_from(kind, key, body, start, body.len())
     }
 
@@ -344,7 +344,7 @@ impl<'a> Splitter<'a> {
         value: &[u8],
         start: usize,
         taken: usize,
-    ) -> Place {
+    ) -> ValueSpan {
         let column = self.columns.index(kind, key);
         let blobs = if kind.base64().is_some() {
             self.base_blobs
@@ -353,19 +353,19 @@ impl<'a> Splitter<'a> {
         };
         self.columns
             .put_string(column, value, |hash| blobs?.get(&hash).copied());
-        Place {
+        ValueSpan {
             kind,
             start,
             end: start + taken,
         }
     }
 
-    fn array(&mut self, walk: &mut Walk<'_>, open: usize, key: &[u8]) -> Place {
+    fn array(&mut self, walk: &mut Walk<'_>, open: usize, key: &[u8]) -> ValueSpan {
         if self.ideas.patches
             && key == b"lines"
             && let Some(end) = self.patch_lines(walk, open)
         {
-            return Place {
+            return ValueSpan {
                 kind: Kind::PatchLines,
                 start: open,
                 end,
@@ -402,7 +402,7 @@ impl<'a> Splitter<'a> {
         }
         walk.at += 1;
         self.columns.all[column].arrays[position] = elements;
-        Place {
+        ValueSpan {
             kind: Kind::Array,
             start: open,
             end: at + 1,
@@ -431,7 +431,7 @@ impl<'a> Splitter<'a> {
 }
 
 /// Where a value stands in its line, and what it is.
-struct Place {
+struct ValueSpan {
     kind: Kind,
     start: usize,
     end: usize,

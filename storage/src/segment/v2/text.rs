@@ -2,7 +2,7 @@
 
 use super::super::SegmentError;
 use super::json::find_special;
-use super::output::{Output, Stretch};
+use super::output::{Output, PaddedSlice};
 use super::varint::{self, Cursor};
 
 /// Numbered lines that make a run worth its description.
@@ -172,7 +172,7 @@ fn line_end(text: &[u8], from: usize) -> usize {
 
 /// Appends `body`, escaped, with the line numbers that `side` describes.
 pub(super) fn push_numbered(
-    body: Stretch<'_>,
+    body: PaddedSlice<'_>,
     side: &mut Cursor<'_>,
     out: &mut Output,
 ) -> Result<(), SegmentError> {
@@ -231,7 +231,7 @@ fn push_prefix(number: u64, style: Style, out: &mut Output) -> Result<(), Segmen
     let separator = if style.tab { b"\\t".as_slice() } else { ARROW };
     prefix[end..end + separator.len()].copy_from_slice(separator);
     let length = end + separator.len() - start;
-    Stretch::new(&prefix, start, length).map_or(Ok(()), |prefix| out.push_stretch(prefix))
+    PaddedSlice::new(&prefix, start, length).map_or(Ok(()), |prefix| out.push_stretch(prefix))
 }
 
 #[cfg(test)]
@@ -242,7 +242,7 @@ mod tests {
 
     fn escaped(text: &[u8]) -> Vec<u8> {
         let mut out = Output::new(text.len() * 6, Vec::new(), 0);
-        out.push_escaped(Stretch::of(text)).unwrap();
+        out.push_escaped(PaddedSlice::of(text)).unwrap();
         out.into_bytes()
     }
 
@@ -252,7 +252,7 @@ mod tests {
         if found {
             let mut out = Output::new(text.len() * 6, Vec::new(), 0);
             let mut cursor = Cursor::new(&side);
-            push_numbered(Stretch::of(&body), &mut cursor, &mut out).unwrap();
+            push_numbered(PaddedSlice::of(&body), &mut cursor, &mut out).unwrap();
             assert!(cursor.rest().is_empty());
             assert_eq!(out.into_bytes(), escaped(text));
         }
@@ -288,7 +288,14 @@ mod tests {
             varint::put(&mut side, value);
         }
         let mut out = Output::new(1 << 20, Vec::new(), 0);
-        assert!(push_numbered(Stretch::of(b"a\nb\n"), &mut Cursor::new(&side), &mut out).is_err());
+        assert!(
+            push_numbered(
+                PaddedSlice::of(b"a\nb\n"),
+                &mut Cursor::new(&side),
+                &mut out
+            )
+            .is_err()
+        );
     }
 
     proptest! {
