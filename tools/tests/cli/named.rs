@@ -6,7 +6,7 @@ use crate::tool::Tool;
 fn tool() -> Tool {
     let tool = Tool::new();
     for name in ["one__alpha", "one__beta", "two__alpha-old"] {
-        let line = format!("{{\"type\":\"user\",\"cwd\":\"/work/{name}\"}}\n");
+        let line = format!("{{\"type\":\"user\",\"cwd\":\"/home/dev/{name}\"}}\n");
         tool.write(format!("src/{name}.jsonl"), line);
     }
     tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
@@ -52,7 +52,7 @@ fn a_text_that_names_several_sessions_lists_them_with_what_is_known_of_them() {
     for part in [
         "one__alpha",
         "first of all",
-        "/work/two__alpha-old",
+        "/home/dev/two__alpha-old",
         "2 ids contain it",
     ] {
         assert!(told.contains(part), "{part}: {told}");
