@@ -16,6 +16,7 @@ mod export;
 mod growing;
 mod growth;
 mod import;
+mod import_told;
 mod maintain;
 mod named;
 mod older_copies;

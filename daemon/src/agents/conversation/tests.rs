@@ -14,6 +14,8 @@ const PATIENCE: Patience = Patience {
 };
 
 /// Options other than the default ones.
+mod giving_way;
+
 fn plans() -> Arc<Options> {
     Arc::new(Options {
         plan_mode: true,
@@ -179,66 +181,6 @@ fn an_agent_starts_as_the_stream_asked_whose_message_starts_it_though_it_has_lef
     talk.take_effects();
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(Arc::default())]);
-}
-
-#[test]
-fn a_message_that_asks_for_another_agent_has_one_that_goes_on_where_the_last_one_was() {
-    let cheap = Arc::new(Options {
-        model: "cheap".to_owned(),
-        ..Options::default()
-    });
-    let mut talk = in_turn();
-    talk.attached(3, "eve".into(), 1, Arc::clone(&cheap));
-    // While a turn is on, it waits for its own.
-    prompt_of(&mut talk, 3, "cheaply");
-    assert!(done(&mut talk).is_empty());
-    talk.seen(0, 2, Glance::TurnOver);
-    assert_eq!(done(&mut talk), [Effect::EndInput]);
-    // One that does not end is not waited for.
-    assert!(talk.next_ms().is_some());
-    talk.exited(&Exit::default());
-    assert_eq!(done(&mut talk), [Effect::Start(cheap)]);
-    talk.started();
-    talk.written(0, Written::Prompt, Ok(3));
-    talk.seen(0, 4, Glance::TurnOver);
-    talk.take_effects();
-    assert_eq!(talk.model(), "cheap");
-    // Who asks for nothing, or for the same, takes the one that there is.
-    for key in [2, 3] {
-        prompt_of(&mut talk, key, "go on");
-        assert_eq!(writes(&done(&mut talk)), 1, "{key}");
-        talk.written(0, Written::Prompt, Ok(5));
-        talk.seen(0, 6, Glance::TurnOver);
-        talk.take_effects();
-    }
-}
-
-#[test]
-fn a_message_that_asks_for_the_model_that_runs_has_it() {
-    let asks_for = |model: &str| {
-        Arc::new(Options {
-            model: model.to_owned(),
-            ..Options::default()
-        })
-    };
-    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0)
-        .with_model("the-sessions".to_owned());
-    talk.attached(1, "ann".into(), 0, Arc::default());
-    talk.attached(2, "bob".into(), 0, asks_for("the-sessions"));
-    talk.attached(3, "eve".into(), 0, asks_for("as-told"));
-    prompt_of(&mut talk, 1, "go");
-    assert_eq!(done(&mut talk), [Effect::Start(asks_for("the-sessions"))]);
-    talk.started();
-    assert_eq!(talk.model(), "the-sessions");
-    talk.take_effects();
-    for key in [2, 3] {
-        talk.written(0, Written::Prompt, Ok(1));
-        talk.seen(0, 2, began("a-1", "as-told"));
-        talk.seen(0, 3, Glance::TurnOver);
-        talk.take_effects();
-        prompt_of(&mut talk, key, "go on");
-        assert_eq!(writes(&done(&mut talk)), 1, "{key}");
-    }
 }
 
 #[test]
@@ -497,98 +439,6 @@ fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_lo
     assert_eq!(talk.next_ms(), Some(now_ms + PATIENCE.idle_ms));
     talk.tick(now_ms + PATIENCE.idle_ms);
     assert_eq!(done(&mut talk), [Effect::EndInput]);
-}
-
-#[test]
-fn an_agent_that_ends_while_it_waits_for_an_answer_leaves_nobody_waiting() {
-    let mut talk = in_turn();
-    talk.seen(0, 2, Glance::TurnOver);
-    talk.seen(0, 3, ask("r"));
-    assert_eq!(
-        statuses(&mut talk).last(),
-        Some(&AgentStatus::WaitingForUser)
-    );
-    let exit = Exit {
-        success: true,
-        ..Exit::default()
-    };
-    talk.exited(&exit);
-    assert_eq!(statuses(&mut talk), [AgentStatus::Idle]);
-    assert_eq!(talk.activity(), Activity::Idle);
-}
-
-#[test]
-fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
-    let mut talk = in_turn();
-    talk.attached(
-        3,
-        "eve".into(),
-        1,
-        Arc::new(Options {
-            model: "other".to_owned(),
-            ..Options::default()
-        }),
-    );
-    talk.seen(0, 2, Glance::TurnOver);
-    talk.heard(0, 3, vec![(3, ask("r"))]);
-    talk.take_effects();
-    prompt_of(&mut talk, 3, "go on");
-    let told = talk.take_effects();
-    assert!(told.contains(&Effect::EndInput), "{told:?}");
-    assert!(
-        told.iter().any(|effect| matches!(
-            effect,
-            Effect::Tell(To::All, _, Event::StatusChange(change))
-                if change.status == i32::from(AgentStatus::Thinking)
-        )),
-        "{told:?}"
-    );
-    talk.heard(0, 4, vec![(4, ask("late"))]);
-    for id in ["r", "late"] {
-        talk.replied(0, 1, 4, allow(id));
-        let told = talk.take_effects();
-        assert_eq!(writes(&told), 0, "{id}");
-        let [Effect::Tell(To::One(1), _, Event::Error(refused))] = &told[..] else {
-            panic!("{told:?}")
-        };
-        assert_eq!(refused.code, "UNKNOWN_REQUEST");
-    }
-}
-
-#[test]
-fn an_agent_makes_room_when_it_rests_and_not_while_it_has_something_to_do() {
-    let mut talk = in_turn();
-    talk.give_way(0);
-    assert!(!talk.rests() && done(&mut talk).is_empty());
-    talk.seen(0, 2, Glance::TurnOver);
-    assert!(talk.rests());
-    talk.seen(0, 3, ask("r"));
-    talk.give_way(0);
-    assert!(!talk.rests() && done(&mut talk).is_empty());
-    talk.replied(0, 1, 3, allow("r"));
-    talk.take_effects();
-    talk.give_way(0);
-    assert_eq!(done(&mut talk), [Effect::EndInput]);
-    assert!(talk.next_ms().is_some(), "one that does not end is killed");
-}
-
-#[test]
-fn a_message_that_waits_for_a_place_looks_again_until_it_is_cancelled() {
-    let mut talk = attended();
-    prompt_of(&mut talk, 1, "go");
-    assert_eq!(done(&mut talk), [Effect::Start(plans())]);
-    for round in 1..4 {
-        talk.wait_for_place(round * AGENT_PLACE_POLL_MS);
-        assert!(done(&mut talk).is_empty());
-        talk.tick((round + 1) * AGENT_PLACE_POLL_MS);
-        assert_eq!(done(&mut talk), [Effect::Start(plans())]);
-    }
-    let until_ms = AGENT_PLACE_POLL_MS + AGENT_PLACE_MS_MAX;
-    assert_eq!(talk.awaits_place_until_ms(), Some(until_ms));
-    talk.wait_for_place(AGENT_PLACE_POLL_MS);
-    assert!(talk.cancel(0));
-    talk.tick(until_ms);
-    assert!(done(&mut talk).is_empty());
 }
 
 #[test]

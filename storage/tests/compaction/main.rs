@@ -6,6 +6,9 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+mod damage;
+mod deleted;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -235,52 +238,6 @@ fn a_cancelled_run_keeps_what_is_done_and_another_finishes() {
 }
 
 #[test]
-fn sessions_deleted_during_a_run_take_no_base_with_them_that_it_goes_on_to_use() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder.path().join("h.db"));
-    let of_one_project = |session: String, lines: &[Bytes]| {
-        let mut batch = Batch::new(id(&session), lines.to_vec());
-        batch.meta.working_directory = "/project".into();
-        store.append(batch).unwrap();
-    };
-    for n in 0..4 {
-        of_one_project(format!("first-{n}"), &lines(1000, n));
-    }
-    compact(&store, Tier::Deep);
-    assert_eq!(store.totals().unwrap().bases, 1);
-    let later = lines(100, 5);
-    for n in 0..3 {
-        of_one_project(format!("later-{n}"), &later);
-    }
-
-    // Between two steps of a run that keeps the base, all segments that use it are deleted.
-    let mut steps = 0;
-    let request = CompactionRequest::manual();
-    store
-        .compact(&request, &mut |progress| {
-            if progress.steps_done > steps {
-                steps = progress.steps_done;
-                if steps == 1 {
-                    for session in ["first-0", "first-1", "first-2", "first-3", "later-0"] {
-                        assert!(store.delete(&id(session)).unwrap());
-                    }
-                    assert_eq!(store.totals().unwrap().bases, 0);
-                }
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-
-    assert_eq!(steps, 3);
-    assert_sound(&store);
-    for session in ["later-1", "later-2"] {
-        assert_eq!(contents(&store, session), later);
-    }
-    let totals = store.totals().unwrap();
-    assert_eq!((totals.hot_messages, totals.bases), (0, 1));
-}
-
-#[test]
 fn a_panic_of_who_watches_a_run_ends_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("h.db"));
@@ -331,127 +288,6 @@ fn only_one_compaction_runs_at_a_time() {
 }
 
 #[test]
-fn a_session_deleted_while_it_is_replayed_ends_the_replay() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder.path().join("h.db"));
-    record(&store, "s", &lines(20_000, 1));
-    let mut replay = store.read(&id("s"), ReadRange::all()).unwrap();
-    replay.next_page().unwrap().unwrap();
-    store.delete(&id("s")).unwrap();
-    let error = loop {
-        match replay.next_page() {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the replay ended as if it were whole"),
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_sound(&store);
-}
-
-#[test]
-fn a_session_made_anew_while_it_is_replayed_does_not_continue_the_one_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder.path().join("h.db"));
-    for compacted in [false, true] {
-        let (old, new) = (lines(20_000, 1), lines(20_000, 2));
-        record(&store, "s", &old);
-        if compacted {
-            compact(&store, Tier::Quick);
-        }
-        let mut replay = store.read(&id("s"), ReadRange::all()).unwrap();
-        let mut replayed = replay.next_page().unwrap().unwrap();
-        store.delete(&id("s")).unwrap();
-        record(&store, "s", &new);
-        let error = loop {
-            match replay.next_page() {
-                Ok(Some(page)) => replayed.extend(page),
-                Ok(None) => panic!("the replay ended as if it were whole"),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-        let replayed: Vec<_> = replayed.into_iter().map(|m| m.payload).collect();
-        assert_eq!(replayed, old[..replayed.len()]);
-        store.delete(&id("s")).unwrap();
-    }
-}
-
-#[test]
-fn a_flipped_bit_is_found_and_named_and_takes_nothing_else_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("h.db");
-    let store = open(&path);
-    record(&store, "good", &lines(500, 1));
-    record(&store, "bad", &lines(4000, 2));
-    compact(&store, Tier::Quick);
-    record(&store, "bad", &lines(100, 3));
-    store.close().unwrap();
-    // In the middle of the blob, where SQLite itself does not look.
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let blob: Vec<u8> = connection
-        .query_row(
-            "SELECT encoded FROM segments ORDER BY length(encoded) DESC LIMIT 1",
-            [],
-            |r| r.get(0),
-        )
-        .unwrap();
-    let mut broken = blob.clone();
-    broken[blob.len() / 2] ^= 1;
-    connection
-        .execute(
-            "UPDATE segments SET encoded = ?1 WHERE encoded = ?2",
-            [&broken, &blob],
-        )
-        .unwrap();
-    drop(connection);
-
-    let store = open(&path);
-    let report = verify(&store);
-    assert_eq!(report.problems.len(), 1, "{:#?}", report.problems);
-    assert_eq!(report.problems[0].kind, "segment");
-    assert_eq!(report.problems[0].session.as_deref(), Some("bad"));
-    let read: Vec<_> = store.read(&id("bad"), ReadRange::all()).unwrap().collect();
-    assert_eq!(read.iter().filter(|m| m.is_err()).count(), 1);
-    let last = read.last().unwrap().as_ref().unwrap();
-    assert_eq!(last.sequence, 4100, "the replay went on behind the damage");
-    assert_eq!(contents(&store, "good"), lines(500, 1));
-    let outcome = compact(&store, Tier::Deep);
-    assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
-    assert_eq!(contents(&store, "good"), lines(500, 1));
-}
-
-#[test]
-fn a_damaged_message_takes_the_base_from_nobody() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("h.db");
-    let store = open(&path);
-    for (session, seed) in [("a", 1), ("bad", 2), ("c", 1), ("d", 1)] {
-        record(&store, session, &lines(1000, seed));
-    }
-    store.close().unwrap();
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let changed = connection.execute(
-        "UPDATE hot_messages SET payload = CAST('X' || substr(payload, 2) AS BLOB)
-         WHERE CAST(payload AS TEXT) LIKE '%line 7 of session 2,%'",
-        [],
-    );
-    assert_eq!(changed, Ok(1));
-    drop(connection);
-
-    let store = open(&path);
-    let outcome = compact(&store, Tier::Deep);
-    assert_eq!(outcome.failures.len(), 1, "{:?}", outcome.failures);
-    assert_eq!(store.totals().unwrap().bases, 1);
-    let alone = folder.path().join("alone.db");
-    let without = open(&alone);
-    record(&without, "a", &lines(1000, 1));
-    compact(&without, Tier::Deep);
-    let [shared, alone] = [&store, &without].map(|s| s.totals().unwrap());
-    assert!(shared.segment_bytes + shared.base_bytes < 2 * alone.segment_bytes);
-}
-
-#[test]
 fn a_backup_made_while_writing_goes_on_holds_one_moment_and_restores() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("h.db");
@@ -487,56 +323,6 @@ fn a_backup_made_while_writing_goes_on_holds_one_moment_and_restores() {
     let store = open(&path);
     assert_eq!(contents(&store, "s"), all);
     assert_sound(&store);
-}
-
-#[test]
-fn damage_is_told_in_its_place_wherever_it_is_in_a_long_replay() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("h.db");
-    let store = open(&path);
-    let all = lines(20_000, 1);
-    record(&store, "s", &all);
-    compact(&store, Tier::Quick);
-    store.close().unwrap();
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let segments: Vec<(i64, i64, Vec<u8>)> = connection
-        .prepare("SELECT segment_key, last_sequence, encoded FROM segments ORDER BY segment_key")
-        .unwrap()
-        .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
-    assert!(segments.len() >= 5, "{}", segments.len());
-    let put = |key: i64, encoded: &[u8]| {
-        let changed = connection.execute(
-            "UPDATE segments SET encoded = ?2 WHERE segment_key = ?1",
-            rusqlite::params![key, encoded],
-        );
-        assert_eq!(changed.unwrap(), 1);
-    };
-    for (key, last, encoded) in &segments {
-        let mut broken = encoded.clone();
-        broken[encoded.len() / 2] ^= 1;
-        put(*key, &broken);
-        // Lossless: the low half of the key is the sequence.
-        let (first, last) = ((key & 0xffff_ffff) as usize, *last as usize);
-        let store = open(&path);
-        let mut replay = store.read(&id("s"), ReadRange::all()).unwrap();
-        for line in &all[..first - 1] {
-            assert_eq!(replay.next().unwrap().unwrap().payload, line);
-        }
-        let error = replay.next().unwrap().unwrap_err();
-        assert!(
-            matches!(error, StoreError::Segment { first_sequence, .. } if first_sequence == first as u64),
-            "{error}"
-        );
-        for line in &all[last..] {
-            assert_eq!(replay.next().unwrap().unwrap().payload, line);
-        }
-        assert!(replay.next().is_none());
-        store.close().unwrap();
-        put(*key, encoded);
-    }
 }
 
 #[test]
@@ -719,52 +505,4 @@ fn sessions_that_are_left_as_they_are_are_not_written_again_for_others() {
     };
     let plan = store.plan_compaction(&request).unwrap();
     assert_eq!(sessions_of(&plan), ["b", "c"]);
-}
-
-#[test]
-fn a_damaged_segment_that_is_not_due_fails_no_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = outgrown(&folder.path().join("h.db"));
-    let plan = store.plan_compaction(&CompactionRequest::manual()).unwrap();
-    assert_eq!(sessions_of(&plan), ["a", "b", "c"]);
-    let outcome = compact(&store, Tier::Deep);
-    assert_eq!(outcome.failures, []);
-    assert_eq!(store.totals().unwrap().hot_messages, 0);
-    assert_eq!(store.compaction_runs(1).unwrap()[0].outcome, "done");
-    assert_eq!(contents(&store, "c"), lines(4000, 1));
-}
-
-#[test]
-fn a_session_deleted_while_it_is_inspected_is_whole_or_not_found() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder.path().join("h.db"));
-    let sessions: Vec<SessionId> = (0..50).map(|n| id(&format!("s{n}"))).collect();
-    for session in &sessions {
-        store
-            .append(Batch::new(session.clone(), lines(5, 1)))
-            .unwrap();
-    }
-    compact(&store, Tier::Quick);
-    for session in &sessions {
-        let (begun, begin) = std::sync::mpsc::channel();
-        let inspector = {
-            let (store, session) = (store.clone(), session.clone());
-            std::thread::spawn(move || {
-                loop {
-                    let inspected = store.inspect(&session);
-                    let _ = begun.send(());
-                    match inspected {
-                        Ok(found) => {
-                            let in_segments = found.segments.iter().map(|s| s.info.messages());
-                            assert_eq!(in_segments.sum::<u64>() + found.hot_messages, 5);
-                        }
-                        Err(error) => break error.kind(),
-                    }
-                }
-            })
-        };
-        begin.recv().unwrap();
-        store.delete(session).unwrap();
-        assert_eq!(inspector.join().unwrap(), ErrorKind::NotFound);
-    }
 }
