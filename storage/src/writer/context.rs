@@ -184,7 +184,7 @@ impl WriterContext {
     /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
         let result = match self.try_commit(group) {
-            Err(StoreError::DiskFull { .. }) if self.gives_the_logs_room_back() => {
+            Err(StoreError::DiskFull { .. }) if self.give_back_logs_room() => {
                 self.try_commit(group)
             }
             Err(_) if group.iter().any(AppendRequest::passes_damage) => self.try_commit(group),
@@ -319,7 +319,7 @@ impl WriterContext {
 
     /// Moves the log into the main file and cuts it; whether there was a log and that was done. It may be
     /// another process's, or that of one that crashed.
-    fn gives_the_logs_room_back(&mut self) -> bool {
+    fn give_back_logs_room(&mut self) -> bool {
         self.db.wal_bytes() > 0 && self.checkpoint(CheckpointMode::Truncate).is_ok()
     }
 
@@ -333,7 +333,7 @@ impl WriterContext {
             return false;
         }
         self.cut_tried = Some(Instant::now());
-        self.gives_the_logs_room_back()
+        self.give_back_logs_room()
     }
 
     /// Bytes of the log that the last checkpoint has not seen.
@@ -378,13 +378,13 @@ impl WriterContext {
         let held_bytes = self.reserve.held_bytes().unwrap_or(0);
         let room_bytes = free_bytes(self.db.path()).map(|free| free + held_bytes);
         if room_bytes.is_some_and(|room| room < RESERVE_BYTES_DEFAULT) {
-            self.gives_the_logs_room_back();
+            self.give_back_logs_room();
         }
         match attempt(self) {
             Err(StoreError::DiskFull { .. }) => {
                 self.reserve.release();
                 // That may be all the room there is, where the reserve was given up before.
-                self.gives_the_logs_room_back();
+                self.give_back_logs_room();
                 attempt(self)
             }
             result => result,

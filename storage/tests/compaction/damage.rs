@@ -138,3 +138,34 @@ fn a_damaged_segment_that_is_not_due_fails_no_run() {
     assert_eq!(store.compaction_runs(1).unwrap()[0].outcome, "done");
     assert_eq!(contents(&store, "c"), lines(4000, 1));
 }
+
+#[test]
+fn two_segments_that_hold_the_same_messages_are_damage_of_their_session_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let store = open(&path);
+    for (session, count) in [("s", 20), ("t", 6), ("u", 20)] {
+        record(&store, session, &lines(count, count));
+    }
+    compact(&store, Tier::Quick);
+    store.close().unwrap();
+    let moved = "UPDATE segments
+         SET segment_key = ((SELECT session_key FROM sessions WHERE session_id = 's') << 32) | 15,
+             last_sequence = 20
+         WHERE segment_key >> 32 = (SELECT session_key FROM sessions WHERE session_id = 't')";
+    let db = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(db.execute(moved, []).unwrap(), 1);
+    drop(db);
+
+    let store = open(&path);
+    let outcome = compact(&store, Tier::Deep);
+    let failed: Vec<_> = outcome.failures.iter().map(|(id, _)| id.as_str()).collect();
+    assert!(failed.contains(&"s"), "{outcome:?}");
+    let why = outcome.failures.iter().find(|(id, _)| id.as_str() == "s");
+    assert!(
+        why.unwrap().1.contains("two segments hold message 15"),
+        "{outcome:?}"
+    );
+    assert!(!failed.contains(&"u"), "{outcome:?}");
+    assert_eq!(contents(&store, "u"), lines(20, 20));
+}

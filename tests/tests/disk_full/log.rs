@@ -69,7 +69,7 @@ fn a_batch_that_is_refused_for_want_of_room_leaves_the_room_to_smaller_ones() {
             Err(why) => return skipped("disk full, large batch", &why),
         };
         let path = disk.path().join("history.db");
-        let store = Store::open(&path, options()).unwrap();
+        let store = Store::open(&path, with_reserve()).unwrap();
         let mut recorder = Recorder::new();
         recorder.append(&store).unwrap();
         leave_room(&disk.path().join("other"), room_kib << 10);
