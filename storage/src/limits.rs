@@ -127,6 +127,9 @@ pub const BASE_BLOBS_BYTES_MAX: usize = 8 << 20;
 pub const BASE_SOURCE_BYTES_MAX: u64 = 64 << 20;
 /// Less than this is not worth a base.
 pub const BASE_SOURCE_BYTES_MIN: u64 = 8 << 10;
+/// A base of more stored bytes is not written once more to put its pages in order: appends wait
+/// while it is.
+pub const BASE_REWRITE_BYTES_MAX: usize = 4 << 20;
 
 /// The WAL is checkpointed when it has grown to this many bytes …
 pub const WAL_BYTES_SOFT_MAX: u64 = 4 << 20;

@@ -12,6 +12,7 @@ use super::base::{self, BaseChoice, PlannedBatch, RunBase};
 use super::give_way::give_way;
 use super::lease::Lease;
 use super::pace::Pace;
+use super::page_order;
 use super::plan::PlannedStep;
 use super::policy::CompactionPolicy;
 use super::reclaim::{cut_log, reclaim};
@@ -325,7 +326,11 @@ impl Store {
         self.delete_unused_bases()?;
         self.finish_deletions_if_possible()?;
         let anyway = request.force || tally.outcome.segments > 0;
-        reclaim(self, &mut pace, 0, anyway, &mut |_| observe(&progress))
+        reclaim(self, &mut pace, 0, anyway, &mut |_| observe(&progress))?;
+        if page_order::put_in_order(self, &mut pace, &tally.bases_made)? {
+            cut_log(self)?;
+        }
+        Ok(())
     }
 
     fn do_batch(
@@ -390,7 +395,11 @@ impl Store {
                 }
                 Ok(())
             },
-        )
+        )?;
+        if let (BaseChoice::Make { .. }, Some(base)) = (batch.base, &base) {
+            tally.bases_made.push(base.base.id());
+        }
+        Ok(())
     }
 
     fn batch_base(
@@ -452,6 +461,8 @@ struct Tally<'o> {
     outcome: &'o mut CompactionOutcome,
     /// The sessions of `outcome.failures`.
     failed: BTreeSet<SessionId>,
+    /// Bases made by the run, in use or not.
+    bases_made: Vec<u64>,
     culprit: &'o Culprit,
 }
 
@@ -496,6 +507,7 @@ impl<'o> Tally<'o> {
         Self {
             outcome,
             failed,
+            bases_made: Vec::new(),
             culprit,
         }
     }

@@ -100,6 +100,40 @@ pub(crate) fn insert(
     })
 }
 
+/// Deletes a base's row and inserts it again as it was, which puts its pages in order: SQLite takes,
+/// for each, the free page nearest to the one before.
+pub(crate) fn write_again(connection: &Connection, base_id: u64) -> rusqlite::Result<()> {
+    let base_id = base_id.cast_signed();
+    let (project, source_raw_bytes, created_ms, encoded) = connection
+        .prepare_cached(
+            "SELECT project, source_raw_bytes, created_ms, encoded FROM bases WHERE base_id = ?1",
+        )?
+        .query_row([base_id], |row| {
+            Ok((
+                row.get::<_, String>("project")?,
+                row.get::<_, i64>("source_raw_bytes")?,
+                row.get::<_, i64>("created_ms")?,
+                row.get::<_, Vec<u8>>("encoded")?,
+            ))
+        })?;
+    connection
+        .prepare_cached("DELETE FROM bases WHERE base_id = ?1")?
+        .execute([base_id])?;
+    connection
+        .prepare_cached(
+            "INSERT INTO bases (base_id, project, source_raw_bytes, created_ms, encoded)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            base_id,
+            project,
+            source_raw_bytes,
+            created_ms,
+            encoded
+        ])?;
+    Ok(())
+}
+
 /// The bases that no segment needs, as the index has it.
 pub(crate) fn look_unused(connection: &Connection) -> rusqlite::Result<BTreeSet<u64>> {
     connection

@@ -506,3 +506,61 @@ fn sessions_that_are_left_as_they_are_are_not_written_again_for_others() {
     let plan = store.plan_compaction(&request).unwrap();
     assert_eq!(sessions_of(&plan), ["b", "c"]);
 }
+
+/// The numbers of the pages behind the first one of each base, as they are read.
+fn base_pages(path: &Path) -> Vec<Vec<i64>> {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let mut statement = connection
+        .prepare(
+            "SELECT path, pageno FROM dbstat WHERE name = 'bases' AND pagetype = 'overflow'
+             ORDER BY path",
+        )
+        .unwrap();
+    let pages = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)));
+    let pages: Vec<(String, i64)> = pages.unwrap().map(Result::unwrap).collect();
+    let base_of = |page: &(String, i64)| page.0.split('+').next().map(str::to_owned);
+    pages
+        .chunk_by(|a, b| base_of(a) == base_of(b))
+        .map(|base| base.iter().map(|(_, page)| *page).collect())
+        .collect()
+}
+
+#[test]
+fn the_pages_of_new_bases_stand_in_the_order_in_which_they_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    let store = open(&path);
+    // What all sessions of a project say, and what cannot be made much smaller.
+    let said_in = |project: u32| -> Vec<Bytes> {
+        let word = |line: u32, n: u32| {
+            format!(
+                "{:032x}",
+                xxh3_128(&[project, line, n].map(u32::to_le_bytes).concat())
+            )
+        };
+        let words = |line| (0..25).map(|n| word(line, n)).collect::<Vec<_>>().join(" ");
+        let line = |line| Bytes::from(format!(r#"{{"text":"{}"}}"#, words(line)));
+        (0..600).map(line).collect()
+    };
+    let said: Vec<_> = (0..3).map(said_in).collect();
+    let sessions: Vec<_> = (0..9).map(|n| (format!("session-{n}"), n % 3)).collect();
+    for part in 0..20 {
+        for (session, project) in &sessions {
+            let mut batch = Batch::new(id(session), said[*project][part * 30..][..30].to_vec());
+            batch.meta.working_directory = format!("/project/{project}");
+            store.append(batch).unwrap();
+        }
+    }
+    compact(&store, Tier::Deep);
+    for (session, project) in &sessions {
+        assert_eq!(contents(&store, session), said[*project]);
+    }
+    store.close().unwrap();
+    let bases = base_pages(&path);
+    assert_eq!(bases.len(), 3, "each project has one");
+    for pages in bases {
+        let next = pages.windows(2).filter(|pair| pair[1] == pair[0] + 1);
+        let share = next.count() as f64 / (pages.len() - 1) as f64;
+        assert!(pages.len() > 40 && share > 0.8, "{share:.2} of {pages:?}");
+    }
+}
