@@ -1,10 +1,10 @@
 //! What codec 2 makes of real sessions: size, speed, and the cost of one message.
 //!
-//! `segment_codec LEVEL SEGMENT_BYTES BASE_BYTES [--ideas] FOLDER…`: each folder is a project, each `.jsonl`
+//! `segment_codec LEVEL SEGMENT_BYTES BASE_BYTES [--techniques] FOLDER…`: each folder is a project, each `.jsonl`
 //! file in it a session. A base of 0 bytes means none. Prints one line a folder. Speeds are of this
 //! thread's CPU time, which a busy machine disturbs least; the time of a single message is not.
 //!
-//! With `--ideas`, a line more for each of the codec's ideas: how much bigger the segments are
+//! With `--techniques`, a line more for each of the codec's techniques: how much bigger the segments are
 //! without it, and what it costs, as a share of the time that encoding and decoding take.
 
 use std::error::Error;
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use betcode_benches::cpu::CpuTime;
 use betcode_storage::limits::SEGMENT_MESSAGES_MAX;
-use betcode_storage::segment::v2::{BaseBuilder, Encoder, Ideas, TakenApart};
+use betcode_storage::segment::v2::{BaseBuilder, Encoder, TakenApart, Techniques};
 use betcode_storage::segment::{Base, DecodeLimits, Entry, SegmentError, decode, decode_range};
 
 const RANDOM_READS: usize = 400;
@@ -23,18 +23,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [level, segment_bytes, base_bytes, folders @ ..] = &arguments[..] else {
         return Err(
-            "usage: segment_codec LEVEL SEGMENT_BYTES BASE_BYTES [--ideas] FOLDER...".into(),
+            "usage: segment_codec LEVEL SEGMENT_BYTES BASE_BYTES [--techniques] FOLDER...".into(),
         );
     };
-    let ideas = folders.first().is_some_and(|first| first == "--ideas");
-    for folder in &folders[usize::from(ideas)..] {
+    let techniques = folders.first().is_some_and(|first| first == "--techniques");
+    for folder in &folders[usize::from(techniques)..] {
         let folder = Path::new(folder);
         measure(
             folder,
             level.parse()?,
             segment_bytes.parse()?,
             base_bytes.parse()?,
-            ideas,
+            techniques,
         )?;
     }
     Ok(())
@@ -45,7 +45,7 @@ fn measure(
     level: i32,
     segment_bytes: usize,
     base_bytes: usize,
-    ideas: bool,
+    techniques: bool,
 ) -> Result<(), Box<dyn Error>> {
     let mut files: Vec<_> = std::fs::read_dir(folder)?
         .map(|entry| Ok(entry?.path()))
@@ -122,7 +122,7 @@ fn measure(
         reads_ms[RANDOM_READS / 2],
         reads_ms[RANDOM_READS * 99 / 100],
     );
-    if ideas {
+    if techniques {
         each_idea(&segments, level, base.as_ref())?;
     }
     Ok(())
@@ -133,9 +133,9 @@ fn weigh(
     segments: &[Vec<Entry<'_>>],
     level: i32,
     base: Option<&Base>,
-    ideas: Ideas,
+    techniques: Techniques,
 ) -> Result<(usize, f64, f64), SegmentError> {
-    let mut encoder = Encoder::with_ideas(level, base, ideas)?;
+    let mut encoder = Encoder::with_techniques(level, base, techniques)?;
     let limits = DecodeLimits::default();
     let (mut bytes, mut encode_s, mut decode_s) = (0, f64::MAX, f64::MAX);
     for _ in 0..IDEA_RUNS {
@@ -160,10 +160,10 @@ fn each_idea(
     level: i32,
     base: Option<&Base>,
 ) -> Result<(), Box<dyn Error>> {
-    let all = weigh(segments, level, base, Ideas::ALL)?;
-    for name in Ideas::names() {
-        let ideas = Ideas::without(name).ok_or("an idea without a name")?;
-        let without = weigh(segments, level, base, ideas)?;
+    let all = weigh(segments, level, base, Techniques::ALL)?;
+    for name in Techniques::names() {
+        let techniques = Techniques::without(name).ok_or("an idea without a name")?;
+        let without = weigh(segments, level, base, techniques)?;
         let percent = |with: f64, without: f64| (with - without) / with * 100.0;
         println!(
             "  {name:>12}: without it {:+6.1} % bytes; costs {:+6.1} % of encoding, {:+6.1} % of decoding",

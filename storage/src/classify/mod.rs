@@ -249,14 +249,19 @@ mod tests {
     fn texts_about_a_session_that_are_too_long_to_keep_are_not_told() {
         let told = |top: usize, inside: usize| {
             let (top, inside) = ("a".repeat(top), "b".repeat(inside));
-            let line =
-                format!(r#"{{"type":"turn_context","cwd":"{top}","payload":{{"cwd":"{inside}"}}}}"#);
+            let line = format!(
+                r#"{{"type":"turn_context","cwd":"{top}","payload":{{"cwd":"{inside}"}}}}"#
+            );
             let session = classify(line.as_bytes()).session.unwrap_or_default();
             session.working_directory
         };
         const MAX: usize = SESSION_TEXT_BYTES_MAX;
         assert_eq!(told(MAX, 1), "a".repeat(MAX));
-        assert_eq!(told(MAX + 1, 2), "bb", "a shorter one that comes later counts");
+        assert_eq!(
+            told(MAX + 1, 2),
+            "bb",
+            "a shorter one that comes later counts"
+        );
         assert_eq!(told(MAX + 1, MAX + 1), "");
     }
 

@@ -10,7 +10,7 @@ use super::shape::{Shapes, compile};
 use super::splitter::Splitter;
 use super::varint::{Cursor, put};
 use super::{Base, copies, frame};
-use crate::limits::COPIES_STREAM_BYTES_MAX;
+use crate::limits::{COPIES_STREAM_BYTES_MAX, MAIN_STREAM_SLACK_BYTES};
 
 /// The main stream refers to a base.
 pub(in crate::segment) const FLAG_BASE: u8 = 1;
@@ -18,19 +18,17 @@ pub(in crate::segment) const FLAG_BASE: u8 = 1;
 const FLAG_COPIES: u8 = 2;
 /// Identifiers may refer to the base's.
 const FLAG_BASE_IDS: u8 = 4;
-/// Room that the main stream may take beyond twice the messages' bytes.
-const MAIN_SLACK_BYTES: usize = 64 << 10;
 
 /// Uncompressed size that the main stream of such a segment may have.
 pub(super) fn main_bytes_max(raw_bytes: usize, messages: usize) -> usize {
     raw_bytes
         .saturating_mul(2)
-        .saturating_add(messages * 16 + MAIN_SLACK_BYTES)
+        .saturating_add(messages * 16 + MAIN_STREAM_SLACK_BYTES)
 }
 
 /// What a segment consists of before compression.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct Streams {
     /// Shapes, columns and text: what is worth compressing.
     pub(super) main: Vec<u8>,
     /// Decoded base64.
@@ -45,7 +43,7 @@ pub(super) struct Parts {
 }
 
 /// Lays out what the splitter has collected. `times` are the received times.
-pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, SegmentError> {
+pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Streams, SegmentError> {
     let Splitter {
         mut columns,
         ids,
@@ -91,7 +89,7 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
     let Columns {
         blobs, blob_list, ..
     } = columns;
-    Ok(Parts {
+    Ok(Streams {
         main,
         blobs,
         blob_list,
@@ -117,8 +115,8 @@ fn put_directory(main: &mut Vec<u8>, columns: &Columns, order: &[Option<usize>])
 
 /// Writes the body. `packed_bytes` is the size of the main stream without its long repeats, if
 /// that is what `main_frame` holds.
-pub(super) fn seal(
-    parts: &Parts,
+pub(super) fn write(
+    streams: &Streams,
     digests: &[u32],
     base: Option<&Base>,
     packed_bytes: Option<usize>,
@@ -126,24 +124,24 @@ pub(super) fn seal(
     blob_frame: &[u8],
 ) -> Vec<u8> {
     let mut body = Vec::with_capacity(
-        main_frame.len() + blob_frame.len() + parts.id_bytes.len() + digests.len() * 4 + 64,
+        main_frame.len() + blob_frame.len() + streams.id_bytes.len() + digests.len() * 4 + 64,
     );
     let has = |flag, present| if present { flag } else { 0 };
     body.push(
         has(FLAG_BASE, base.is_some())
             | has(FLAG_COPIES, packed_bytes.is_some())
-            | has(FLAG_BASE_IDS, parts.has_base_ids),
+            | has(FLAG_BASE_IDS, streams.has_base_ids),
     );
     if let Some(base) = base {
         body.extend_from_slice(&base.id().to_le_bytes());
     }
     for length in [
         digests.len(),
-        parts.id_bytes.len(),
-        parts.id_pairs.len(),
-        parts.blobs.len(),
+        streams.id_bytes.len(),
+        streams.id_pairs.len(),
+        streams.blobs.len(),
         blob_frame.len(),
-        parts.main.len(),
+        streams.main.len(),
     ] {
         put(&mut body, length as u64);
     }
@@ -153,7 +151,7 @@ pub(super) fn seal(
     for digest in digests {
         body.extend_from_slice(&digest.to_le_bytes());
     }
-    for part in [&parts.id_bytes, &parts.id_pairs, blob_frame, main_frame] {
+    for part in [&streams.id_bytes, &streams.id_pairs, blob_frame, main_frame] {
         body.extend_from_slice(part);
     }
     body
@@ -251,7 +249,7 @@ impl<'a> Body<'a> {
         };
         zstd.decompress(self.main_frame, dictionary, stream_bytes, "columns", stream)?;
         if self.packed_bytes.is_some() {
-            copies::put_back(packed, &base, self.main_bytes, main)?;
+            copies::unpack(packed, &base, self.main_bytes, main)?;
         }
         zstd.decompress(
             self.blob_frame,
@@ -273,7 +271,7 @@ pub(in super::super) struct Inflated {
     pub(super) blobs: Vec<u8>,
 }
 
-/// The main stream's parts.
+/// The main stream's streams.
 pub(super) struct Main<'a> {
     pub(super) shapes: Shapes,
     pub(super) shape_text: &'a [u8],

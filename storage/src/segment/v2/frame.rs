@@ -5,9 +5,8 @@ use zstd::zstd_safe::{
 };
 
 use super::super::SegmentError;
+use crate::limits::ZSTD_WINDOW_LOG_MAX;
 
-/// Window of the largest frame, as a power of two: a message of the largest size allowed.
-const WINDOW_LOG_MAX: u32 = 27;
 /// Window for usual segments with their base.
 const WINDOW_LOG: u32 = 24;
 /// Inputs beyond this are compressed at [`LARGE_LEVEL_MAX`] at most, to stay within a step's
@@ -87,7 +86,7 @@ impl Compressor {
         /// What zstd takes for the level's own.
         const OF_THE_LEVEL: u32 = 0;
         let (level, window_log) = if bytes.len() > LARGE_BYTES {
-            (self.level.min(LARGE_LEVEL_MAX), WINDOW_LOG_MAX)
+            (self.level.min(LARGE_LEVEL_MAX), ZSTD_WINDOW_LOG_MAX)
         } else {
             (self.level, WINDOW_LOG)
         };
@@ -178,7 +177,7 @@ fn new_context() -> Result<DCtx<'static>, SegmentError> {
         .set_parameter(DParameter::Format(FrameFormat::Magicless))
         .map_err(zstd_error)?;
     context
-        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
         .map_err(zstd_error)?;
     Ok(context)
 }

@@ -10,11 +10,11 @@ use super::Base;
 use super::columns::{CODE_BASE, CODE_NEW, CODE_REPEAT, RECENT_MAX, REPEAT_BYTES_MIN};
 use super::forms::{self, Id, Time};
 use super::ids::IdReader;
-use super::json::DEPTH_MAX;
 use super::output::{Output, PaddedSlice};
 use super::shape::{Kind, Shapes, Step};
 use super::text::push_numbered;
 use super::varint::{Cursor, unzigzag};
+use crate::limits::JSON_DEPTH_MAX;
 
 /// Where a string's bytes are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -111,7 +111,7 @@ impl<'a> Joiner<'a> {
             Some(shape) => self.shape(shape, 0, out),
             None => {
                 let place = self.string(Kind::Raw, 0)?;
-                out.push_stretch(self.bytes(place)?)
+                out.push_slice(self.bytes(place)?)
             }
         }
     }
@@ -125,7 +125,7 @@ impl<'a> Joiner<'a> {
                 Step::Literal { start, bytes } => {
                     let (start, bytes) = (*start as usize, *bytes as usize);
                     let literal = PaddedSlice::new(self.shape_text, start, bytes);
-                    out.push_stretch(literal.ok_or(NO_STRING)?)?;
+                    out.push_slice(literal.ok_or(NO_STRING)?)?;
                 }
                 Step::Value { kind, column } => {
                     self.value(*kind, usize::from(*column), depth, out)?;
@@ -186,7 +186,7 @@ impl<'a> Joiner<'a> {
                 let firsts = column.aux.take(count)?;
                 push_patch(firsts, self.bytes(place)?, out)
             }
-            _ => out.push_stretch(self.bytes(place)?),
+            _ => out.push_slice(self.bytes(place)?),
         }
     }
 
@@ -249,7 +249,7 @@ impl<'a> Joiner<'a> {
     }
 
     fn array(&mut self, index: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
-        if depth == DEPTH_MAX {
+        if depth == JSON_DEPTH_MAX {
             return Err(SegmentError::Inconsistent {
                 what: "arrays nest too deep",
             });

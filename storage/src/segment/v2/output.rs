@@ -171,7 +171,7 @@ impl Output {
 
     /// Appends a stretch.
     #[inline]
-    pub(super) fn push_stretch(&mut self, stretch: PaddedSlice<'_>) -> Result<(), SegmentError> {
+    pub(super) fn push_slice(&mut self, stretch: PaddedSlice<'_>) -> Result<(), SegmentError> {
         let count = stretch.len();
         if count > BLOCK_BYTES {
             return self.push(stretch.bytes());
@@ -251,7 +251,7 @@ impl Output {
     pub(super) fn push_escaped_byte(&mut self, byte: u8) -> Result<(), SegmentError> {
         match ESCAPES[usize::from(byte)] {
             0 => self.push(&[byte]),
-            escape => self.push_stretch(PaddedSlice {
+            escape => self.push_slice(PaddedSlice {
                 space: &escape.to_le_bytes(),
                 start: 0,
                 end: escape_length(escape),
@@ -367,8 +367,8 @@ mod tests {
         assert!(out.push_escaped(PaddedSlice::of(b"\"\"\"\"\"\"")).is_err());
         assert!(out.len() <= 10);
         let mut out = Output::new(40, Vec::new(), 0);
-        assert!(out.push_stretch(PaddedSlice::of(&[b'a'; 41])).is_err());
-        assert!(out.push_stretch(PaddedSlice::of(&[b'a'; 40])).is_ok());
+        assert!(out.push_slice(PaddedSlice::of(&[b'a'; 41])).is_err());
+        assert!(out.push_slice(PaddedSlice::of(&[b'a'; 40])).is_ok());
         assert!(out.push(b"b").is_err());
         assert!(out.push_escaped(PaddedSlice::of(b"b")).is_err());
         assert!(out.push_escaped(PaddedSlice::of(b"")).is_ok());
@@ -410,7 +410,7 @@ mod tests {
                 if *escaped {
                     out.push_escaped(stretch).unwrap();
                 } else {
-                    out.push_stretch(stretch).unwrap();
+                    out.push_slice(stretch).unwrap();
                 }
             }
             prop_assert_eq!(out.into_bytes(), expected);

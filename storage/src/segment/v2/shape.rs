@@ -17,17 +17,12 @@ use super::super::SegmentError;
 use super::super::header::check_max;
 use super::columns::HashMapOf;
 use super::forms::Base64;
+use crate::limits::{SEGMENT_COLUMNS_MAX, SHAPE_STEPS_MAX};
 
 /// Ends a shape.
 pub(super) const END: u8 = 0x00;
 /// Ends the key that a shape of an array's element begins with.
 pub(super) const CONTEXT: u8 = 0x17;
-/// Columns of a segment.
-pub(super) const COLUMNS_MAX: usize = 8192;
-/// Steps of all shapes of a segment, and shapes. Many times what a line has, see
-/// [`super::json::TOKENS_MAX`], or what lines of a few MiB have together; an encoder that meets more
-/// keeps its lines whole.
-const STEPS_MAX: usize = 1 << 23;
 
 /// What a column's values are. The number is the marker in shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,7 +145,7 @@ impl Shapes {
     }
 
     fn push(&mut self, step: Step) -> Result<(), SegmentError> {
-        check_max("the steps of shapes", self.steps.len(), STEPS_MAX - 1)?;
+        check_max("the steps of shapes", self.steps.len(), SHAPE_STEPS_MAX - 1)?;
         self.steps.push(step);
         Ok(())
     }
@@ -165,7 +160,7 @@ impl Shapes {
     }
 
     fn end_shape(&mut self) -> Result<(), SegmentError> {
-        check_max("the number of shapes", self.ends.len(), STEPS_MAX - 1)?;
+        check_max("the number of shapes", self.ends.len(), SHAPE_STEPS_MAX - 1)?;
         self.ends.push(self.steps.len() as u32);
         Ok(())
     }
@@ -193,11 +188,11 @@ impl<'a> Namer<'a> {
             .columns
             .entry(u64::from(key) << 8 | kind as u64)
             .or_insert(next as u16);
-        if self.columns.len() > COLUMNS_MAX {
+        if self.columns.len() > SEGMENT_COLUMNS_MAX {
             return Err(SegmentError::TooLarge {
                 what: "the number of columns",
                 found: self.columns.len() as u64,
-                max: COLUMNS_MAX as u64,
+                max: SEGMENT_COLUMNS_MAX as u64,
             });
         }
         Ok((column, self.columns.len() > next))

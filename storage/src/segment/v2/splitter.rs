@@ -4,12 +4,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::columns::{Columns, HashMapOf};
 use super::forms::{self, Id};
-use super::ideas::Ideas;
 use super::ids::{BaseIds, IdWriter};
 use super::json::{Token, tokenize};
-use super::shape::{self, COLUMNS_MAX, CONTEXT, END, Kind};
+use super::shape::{self, CONTEXT, END, Kind};
+use super::techniques::Techniques;
 use super::text::{strip_numbers, unescape};
 use super::varint::{put, zigzag};
+use crate::limits::SEGMENT_COLUMNS_MAX;
 
 /// Shorter base64 is left as text.
 const BASE64_BYTES_MIN: usize = 128;
@@ -57,7 +58,7 @@ pub(super) struct Splitter<'a> {
     shaping: HashMapOf<u64, Vec<u64>>,
     last_ms: i64,
     scratch: Scratch,
-    ideas: Ideas,
+    techniques: Techniques,
 }
 
 #[derive(Debug, Default)]
@@ -82,15 +83,15 @@ impl<'a> Splitter<'a> {
     pub(super) fn new(
         base_blobs: Option<&'a BaseBlobs>,
         base_ids: Option<&'a BaseIds>,
-        ideas: Ideas,
+        techniques: Techniques,
         shapes_bytes_max: usize,
     ) -> Self {
         let mut splitter = Self {
             shapes_bytes_max,
             base_blobs,
             ids: IdWriter::new(base_ids),
-            ideas,
-            columns: Columns::new(ideas.repeats),
+            techniques,
+            columns: Columns::new(techniques.repeats),
             ..Self::default()
         };
         splitter.columns.index(Kind::Raw, b"");
@@ -99,7 +100,7 @@ impl<'a> Splitter<'a> {
 
     pub(super) fn line(&mut self, line: &[u8]) {
         let mut tokens = std::mem::take(&mut self.scratch.tokens);
-        let splits = self.ideas.split
+        let splits = self.techniques.split
             && !self.shapes_overflow
             && tokenize(line, &mut tokens)
             && self.has_room_for_columns(line, &tokens);
@@ -123,7 +124,7 @@ impl<'a> Splitter<'a> {
     /// Whether the line's keys leave the number of columns within bounds. An estimate: most keys
     /// have one kind of value. If it is wrong, the segment's verification finds out.
     fn has_room_for_columns(&self, line: &[u8], tokens: &[Token]) -> bool {
-        let room = COLUMNS_MAX.saturating_sub(self.columns.len());
+        let room = SEGMENT_COLUMNS_MAX.saturating_sub(self.columns.len());
         if tokens.len() <= room {
             return true;
         }
@@ -208,15 +209,15 @@ impl<'a> Splitter<'a> {
             Token::Text {
                 start,
                 end,
-                escaped,
-                odd,
+                has_escapes,
+                has_controls,
             } => {
                 let (start, end) = (start as usize, end as usize);
                 let body = &walk.line[start..end];
-                if odd {
+                if has_controls {
                     return Some(self.string(Kind::Verbatim, key, body, start));
                 }
-                if escaped {
+                if has_escapes {
                     self.text(key, body, start)
                 } else {
                     self.plain(key, body, start)
@@ -225,7 +226,7 @@ impl<'a> Splitter<'a> {
             Token::Number { start, end } => {
                 let (start, end) = (start as usize, end as usize);
                 let body = &walk.line[start..end];
-                if self.ideas.integers
+                if self.techniques.integers
                     && let Some(value) = forms::parse_integer(body)
                 {
                     self.columns.at(Kind::Integer, key).integers.push(value);
@@ -244,7 +245,7 @@ impl<'a> Splitter<'a> {
 
     /// A string without escapes: an identifier, a time, base64, a word of the shape, or text.
     fn plain(&mut self, key: &[u8], body: &[u8], start: usize) -> Option<ValueSpan> {
-        if self.ideas.identifiers
+        if self.techniques.identifiers
             && let Some((kind, id, prefix)) = identifier(body)
         {
             let now_ms = self.last_ms;
@@ -257,13 +258,13 @@ impl<'a> Splitter<'a> {
                 end: start + body.len(),
             });
         }
-        if self.ideas.times
+        if self.techniques.times
             && let Some((time, taken)) = forms::parse_time(body)
             && body.len() - taken <= ZONE_BYTES_MAX
         {
             return Some(self.time(key, time, start, start + taken));
         }
-        if self.ideas.base64 && body.len() >= BASE64_BYTES_MIN {
+        if self.techniques.base64 && body.len() >= BASE64_BYTES_MIN {
             let prefix = data_url_prefix(body);
             let (start, body) = (start + prefix, &body[prefix..]);
             if let Some((kind, bytes)) = base64(body) {
@@ -294,7 +295,7 @@ impl<'a> Splitter<'a> {
 
     /// Whether a string is one of the few values of a key that tells lines apart.
     fn shapes_line(&mut self, key: &[u8], body: &[u8]) -> bool {
-        let word = self.ideas.words
+        let word = self.techniques.words
             && body.len() <= SHAPING_BYTES_MAX
             && SHAPING_KEYS.contains(&key)
             && body.iter().all(|c| c.is_ascii_graphic());
@@ -317,7 +318,7 @@ impl<'a> Splitter<'a> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let place = if !unescape(body, &mut scratch.text) {
             self.string(Kind::Verbatim, key, body, start)
-        } else if self.ideas.line_numbers
+        } else if self.techniques.line_numbers
             && strip_numbers(&scratch.text, &mut scratch.body, &mut scratch.side)
         {
             let place = self.string_from(Kind::Numbered, key, &scratch.body, start, body.len());
@@ -361,7 +362,7 @@ impl<'a> Splitter<'a> {
     }
 
     fn array(&mut self, walk: &mut Walk<'_>, open: usize, key: &[u8]) -> ValueSpan {
-        if self.ideas.patches
+        if self.techniques.patches
             && key == b"lines"
             && let Some(end) = self.patch_lines(walk, open)
         {
@@ -447,7 +448,7 @@ fn gather_patch(walk: &Walk<'_>, open: usize, scratch: &mut Scratch) -> Option<(
         let Some(&Token::Text {
             start,
             end,
-            odd: false,
+            has_controls: false,
             ..
         }) = tokens.next()
         else {

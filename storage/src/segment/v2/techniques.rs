@@ -1,9 +1,9 @@
 //! What the encoder does with a line, one by one.
 
-/// The codec's ideas: all are in use, except where somebody measures what one of them brings
+/// The codec's techniques: all are in use, except where somebody measures what one of them brings
 /// (`segment_codec --without`, see `docs/design/codec.md`). A decoder reads every mixture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ideas {
+pub struct Techniques {
     /// Lines are split into shapes and columns at all.
     pub split: bool,
     /// Identifiers as bits, with references back.
@@ -26,7 +26,7 @@ pub struct Ideas {
     pub copies: bool,
 }
 
-impl Ideas {
+impl Techniques {
     /// What every segment is encoded with.
     pub const ALL: Self = Self {
         split: true,
@@ -50,20 +50,24 @@ impl Ideas {
     /// All but one, by its field's name; `None` if there is none of that name.
     #[must_use]
     pub fn without(name: &str) -> Option<Self> {
-        let mut ideas = Self::ALL;
-        *ideas
+        let mut techniques = Self::ALL;
+        *techniques
             .by_name()
             .into_iter()
             .find(|(known, _)| *known == name)?
             .1 = false;
-        Some(ideas)
+        Some(techniques)
     }
 
-    /// The names that [`Ideas::without`] takes.
+    /// The names that [`Techniques::without`] takes.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        let mut ideas = Self::ALL;
-        ideas.by_name().into_iter().map(|(name, _)| name).collect()
+        let mut techniques = Self::ALL;
+        techniques
+            .by_name()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     fn by_name(&mut self) -> [(&'static str, &mut bool); 10] {
@@ -82,7 +86,7 @@ impl Ideas {
     }
 }
 
-impl Default for Ideas {
+impl Default for Techniques {
     fn default() -> Self {
         Self::ALL
     }
