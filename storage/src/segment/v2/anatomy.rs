@@ -1,4 +1,4 @@
-//! Where the bytes of a version 2 body are.
+//! Where the bytes of a version 2 body are, by part.
 
 use std::collections::BTreeMap;
 

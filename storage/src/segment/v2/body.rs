@@ -1,4 +1,8 @@
-//! The bytes of a version 2 body: `docs/FORMAT.md` has the table.
+//! The body of a version 2 segment, before compression and after.
+//!
+//! [`lay_out`] arranges what the splitter has collected as [`Streams`], and [`write`] puts the body together
+//! when these are compressed. The other way, [`Body::parse`] finds a body's parts, [`Body::inflate`]
+//! decompresses them, and [`Main::parse`] finds the parts of the main stream. `docs/FORMAT.md` has the bytes.
 
 use super::super::SegmentError;
 use super::super::header::check_max;
@@ -19,7 +23,7 @@ const FLAG_COPIES: u8 = 2;
 /// Identifiers may refer to the base's.
 const FLAG_BASE_IDS: u8 = 4;
 
-/// Uncompressed size that the main stream of such a segment may have.
+/// The size, before packing and compression, that the main stream of such a segment may have.
 pub(super) fn main_bytes_max(raw_bytes: usize, messages: usize) -> usize {
     raw_bytes
         .saturating_mul(2)
@@ -35,14 +39,14 @@ pub(super) struct Streams {
     pub(super) blobs: Vec<u8>,
     /// Hash and length of each value in `blobs`, in order.
     pub(super) blob_list: Vec<(u128, usize)>,
-    /// Identifiers that are not the base's, each once, in order.
+    /// New identifiers that are not the base's, in order.
     pub(super) id_list: Vec<Id>,
     has_base_ids: bool,
-    id_bytes: Vec<u8>,
-    id_pairs: Vec<u8>,
+    pub(super) id_bytes: Vec<u8>,
+    pub(super) id_pairs: Vec<u8>,
 }
 
-/// Lays out what the splitter has collected. `times` are the received times.
+/// Arranges what the splitter has collected. `times` are the received times.
 pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Streams, SegmentError> {
     let Splitter {
         mut columns,
@@ -52,7 +56,7 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Streams, S
         ..
     } = splitter;
     for column in &mut columns.all {
-        column.settle();
+        column.finish();
     }
     let mut order = Vec::with_capacity(columns.len());
     compile(&shapes, |kind, key| order.push(columns.find(kind, key)))?;
@@ -113,8 +117,7 @@ fn put_directory(main: &mut Vec<u8>, columns: &Columns, order: &[Option<usize>])
     }
 }
 
-/// Writes the body. `packed_bytes` is the size of the main stream without its long repeats, if
-/// that is what `main_frame` holds.
+/// Writes the body. `packed_bytes` is the size of the packed stream, if that is what `main_frame` holds.
 pub(super) fn write(
     streams: &Streams,
     digests: &[u32],
@@ -168,7 +171,7 @@ pub(super) struct Body<'a> {
     pub(super) blob_bytes: usize,
     pub(super) blob_frame: &'a [u8],
     pub(super) main_bytes: usize,
-    /// Size of the main stream without its long repeats, if they were taken out.
+    /// Size of the packed stream, if the main stream is packed.
     pub(super) packed_bytes: Option<usize>,
     pub(super) main_frame: &'a [u8],
 }
@@ -261,11 +264,11 @@ impl<'a> Body<'a> {
     }
 }
 
-/// A segment's streams, decompressed, in buffers that serve one segment after the other.
+/// A segment's streams, decompressed, in buffers that are used for one segment after the other.
 #[derive(Default)]
 pub(in super::super) struct Inflated {
     zstd: frame::Decompressor,
-    /// The main stream less its long repeats, if they were taken out.
+    /// The packed stream, if the main stream is packed.
     pub(super) packed: Vec<u8>,
     pub(super) main: Vec<u8>,
     pub(super) blobs: Vec<u8>,
@@ -275,7 +278,7 @@ pub(in super::super) struct Inflated {
 pub(super) struct Main<'a> {
     pub(super) shapes: Shapes,
     pub(super) shape_text: &'a [u8],
-    /// Lengths of all columns' streams.
+    /// The lengths of the columns' streams, as they are stored.
     pub(super) lengths: &'a [u8],
     pub(super) times: &'a [u8],
     pub(super) lines: &'a [u8],

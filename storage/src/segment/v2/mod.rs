@@ -1,4 +1,60 @@
-//! DOC
+//! Codec version 2: JSON lines taken apart, like values beside each other, zstd over the result.
+//!
+//! # What comes in, what goes out
+//!
+//! [`Encoder::encode`] takes the messages of a session that follow one another, and the project's [`Base`]
+//! if there is one, and returns a segment. `decode` takes a segment with its base and returns the
+//! messages. `docs/FORMAT.md` has the bytes, `docs/design/codec.md` the reasons and the figures.
+//!
+//! # One line taken apart
+//!
+//! ```json
+//! {"type":"user","uuid":"0c2f1b1e-9d3a-4b7c-8f00-000012345678","timestamp":"2026-01-02T03:04:05.678Z","n":7,"text":"two\nlines"}
+//! ```
+//!
+//! Its **shape** is the line with a marker byte in place of each value, here written as `⟨kind⟩`. Words such as
+//! `user`, which tell one sort of line from another, stay in it:
+//!
+//! ```text
+//! {"type":"user","uuid":"⟨Uuid⟩","timestamp":"⟨TimeMs⟩Z","n":⟨Integer⟩,"text":"⟨Text⟩"}
+//! ```
+//!
+//! Each **value** goes to the **column** of its kind and key:
+//!
+//! | column | what is written for this value |
+//! |---|---|
+//! | `Uuid`, `uuid` | the code of a new UUID of version 4; its 122 random bits are set apart |
+//! | `TimeMs`, `timestamp` | milliseconds since the time before it in the segment |
+//! | `Integer`, `n` | 7, or the difference from the value before it in the column |
+//! | `Text`, `text` | the code of a new string of nine bytes, and `two`, newline, `lines`, unescaped |
+//!
+//! A later line of the same shape adds a byte that names the shape, and its values. A value that was there
+//! before is a **back reference**: a code that says how far back. `docs/FORMAT.md`, *An example*, has this line's
+//! bytes, and a test compares them with the encoder's.
+//!
+//! # Encoding
+//!
+//! 1. `json` finds the tokens of a line, and `splitter` takes the line apart. It knows values of fixed form
+//!    (`forms`: times, identifiers, base64), unescapes text and takes line numbers out of it (`text`), writes
+//!    values to `columns` and identifiers to `ids`, and leaves the `shape`. A line that is not JSON
+//!    is kept whole, as is a value that would not come back as it was.
+//! 2. `body` lays shapes and columns out as one byte stream, the **main stream**. Decoded base64 (**blobs**)
+//!    and the random bits of identifiers stay out of it, because they hardly compress.
+//! 3. `copies` replaces long repeats in the main stream by back references into the base's text or the
+//!    stream itself. What is left are **literals**.
+//! 4. `frame` compresses the result with zstd. The head of the base's text is the **dictionary**.
+//! 5. `encoder` decodes the segment again. If a byte differs, it encodes all lines whole.
+//!
+//! # Decoding
+//!
+//! `decoder` goes backwards: it decompresses the frames, puts the copies back, and lets `joiner` put line
+//! after line together in an `output` buffer. Each group of messages has a digest (`groups`), so a
+//! mistake is found in the group where it is.
+//!
+//! # Bases
+//!
+//! `builder` chooses what the segments of a project share, and `base` stores it.
+
 mod anatomy;
 mod base;
 mod body;

@@ -1,28 +1,28 @@
-//! What the encoder does with a line, one by one.
+//! The techniques that make segments small, so that each can be measured.
 
-/// The codec's techniques: all are in use, except where somebody measures what one of them brings
-/// (`segment_codec --without`, see `docs/design/codec.md`). A decoder reads every mixture.
+/// What the encoder does with lines. Everything is in use, except where somebody measures what one technique
+/// brings (`segment_codec --techniques`, see `docs/design/codec.md`). A decoder reads every combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Techniques {
     /// Lines are split into shapes and columns at all.
     pub split: bool,
-    /// Identifiers as bits, with references back.
+    /// Identifiers are stored as bits, with back references.
     pub identifiers: bool,
-    /// Times as differences.
+    /// Times are stored as differences.
     pub times: bool,
-    /// Integers as differences, in columns.
+    /// Integers are stored in columns, as differences if that is smaller.
     pub integers: bool,
-    /// Numbers of lines are taken out of listings.
+    /// Line numbers are taken out of listings.
     pub line_numbers: bool,
-    /// Base64 as bytes.
+    /// Base64 is stored as bytes.
     pub base64: bool,
-    /// The lines of a patch as one text.
+    /// The lines of a patch are stored as one text.
     pub patches: bool,
-    /// A string said before is named, not said again.
+    /// A string that occurred before is stored as a back reference.
     pub repeats: bool,
-    /// Words that tell lines apart stay in their shapes.
+    /// Words that tell what a line is stay in its shape.
     pub words: bool,
-    /// Long repeats are taken out before zstd.
+    /// Long repeats are replaced by back references before zstd.
     pub copies: bool,
 }
 
@@ -41,13 +41,13 @@ impl Techniques {
         copies: true,
     };
 
-    /// Lines kept whole: what is left when a split does not come back.
+    /// Lines kept whole, for when split ones do not come back.
     pub(super) const WHOLE_LINES: Self = Self {
         split: false,
         ..Self::ALL
     };
 
-    /// All but one, by its field's name; `None` if there is none of that name.
+    /// All but the one with this name; `None` if there is none.
     #[must_use]
     pub fn without(name: &str) -> Option<Self> {
         let mut techniques = Self::ALL;

@@ -1,6 +1,7 @@
 //! Whatever goes in comes out; whatever is damaged says so and nothing else happens.
 
 mod bases;
+mod example;
 mod fixtures;
 mod fuzz;
 
