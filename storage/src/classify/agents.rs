@@ -12,7 +12,9 @@ use super::json::{count, fields, fields_of, find_item, number, string};
 use super::preview;
 use super::{Line, SessionFacts};
 use crate::growth::TurnEnd;
-use crate::limits::{CONTENT_BLOCKS_MAX, MESSAGE_ID_BYTES_MAX, TURN_MS_MAX};
+use crate::limits::{
+    CONTENT_BLOCKS_MAX, MESSAGE_ID_BYTES_MAX, SESSION_TEXT_BYTES_MAX, TURN_MS_MAX,
+};
 use crate::title::Title;
 use crate::usage::{Tokens, UsageFact};
 
@@ -55,14 +57,14 @@ pub(super) fn read(kind: &str, line: &Line<'_>, told: &mut Told) {
     }
 }
 
-/// Costs above this are no costs: a line that claims more would spoil its session's sum for good.
+/// Costs above this are not believed: a line that claims more would spoil its session's sum for good.
 const COST_USD_MAX: f64 = 1e9;
 
-/// Durations above this are no durations: the protocol that tells them to clients has 32 bits.
+/// Durations above this are not believed: the protocol that tells them to clients has 32 bits.
 const DURATION_MS_MAX: f64 = u32::MAX as f64;
 
-/// A message's id: it stands in the session's row until the next one comes, so no more than one is
-/// taken for one.
+/// A message's id. It is kept in the session's row until the next one comes, so longer texts are not
+/// taken for ids.
 fn message_id(value: &RawValue) -> Option<Cow<'_, str>> {
     string(value).filter(|id| id.len() <= MESSAGE_ID_BYTES_MAX)
 }
@@ -266,8 +268,10 @@ fn pi_session(line: &Line<'_>, told: &mut Told) {
     fill(&mut told.session.agent_session_id, line.id.and_then(string));
 }
 
-/// Notes what is told, unless something was already.
+/// Keeps a text about the session, unless there is one already. A text that is too long for the
+/// session's row is dropped here, so that it takes no memory while its message waits for the writer.
 pub(super) fn fill(kept: &mut String, told: Option<Cow<'_, str>>) {
+    let told = told.filter(|text| text.len() <= SESSION_TEXT_BYTES_MAX);
     if kept.is_empty() {
         *kept = told.unwrap_or_default().into_owned();
     }
@@ -281,7 +285,7 @@ fn cost_usd(value: &RawValue) -> Option<f64> {
     number(value).filter(|cost| (0.0..=COST_USD_MAX).contains(cost))
 }
 
-/// How long a turn took, when it is a duration; what is longer than a turn can be counts as such.
+/// How long a turn took, if the value can be a duration. A duration beyond [`TURN_MS_MAX`] counts as that.
 fn turn_ms(value: &RawValue) -> Option<i64> {
     let ms = number(value).filter(|ms| (0.0..=DURATION_MS_MAX).contains(ms))?;
     // Cut off to whole milliseconds.

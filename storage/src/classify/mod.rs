@@ -153,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::CONTENT_BLOCKS_MAX;
+    use crate::limits::{CONTENT_BLOCKS_MAX, SESSION_TEXT_BYTES_MAX};
     use crate::usage::Tokens;
 
     #[test]
@@ -253,6 +253,26 @@ mod tests {
         assert_eq!((tokens.output, tokens.cache_creation), (482, 60_280));
         let odd = classify(br#"{"type":"user","sessionId":null,"session_id":"s"}"#);
         assert_eq!(odd.session.unwrap().agent_session_id, "s");
+    }
+
+    #[test]
+    fn texts_about_a_session_that_are_too_long_to_keep_are_not_told() {
+        let told = |top: usize, inside: usize| {
+            let (top, inside) = ("a".repeat(top), "b".repeat(inside));
+            let line = format!(
+                r#"{{"type":"turn_context","cwd":"{top}","payload":{{"cwd":"{inside}"}}}}"#
+            );
+            let session = classify(line.as_bytes()).session.unwrap_or_default();
+            session.working_directory
+        };
+        const MAX: usize = SESSION_TEXT_BYTES_MAX;
+        assert_eq!(told(MAX, 1), "a".repeat(MAX));
+        assert_eq!(
+            told(MAX + 1, 2),
+            "bb",
+            "a shorter one that comes later counts"
+        );
+        assert_eq!(told(MAX + 1, MAX + 1), "");
     }
 
     #[test]
