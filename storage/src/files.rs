@@ -173,12 +173,31 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Creates a folder, and those that it is in, where there is none. Their names are on disk then: what is in
+/// a folder that a loss of power takes away is gone as well.
+fn create_private_folder(folder: &Path) -> Result<()> {
+    let is_new = |folder: &&Path| !folder.exists();
+    let named = folder.ancestors().filter(|f| !f.as_os_str().is_empty());
+    let new: Vec<_> = named.take_while(is_new).collect();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(io_error("create the folder", folder))?;
+    for made in new {
+        sync_folder(folder_of(made));
+    }
+    Ok(())
+}
+
+/// Puts the names in a folder on disk, as far as this user may: a folder that cannot be read is not
+/// opened for it, and some file systems do not sync folders.
+fn sync_folder(folder: &Path) {
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        tracing::debug!(folder = %folder.display(), %error, "a folder was not synced");
+    }
+}
+
 /// As [`create_private`]; the file if there was none.
 pub(crate) fn create_private_new(path: &Path) -> Result<Option<File>> {
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(io_error("create the folder", folder))?;
-    }
+    create_private_folder(folder_of(path))?;
     match OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -344,7 +363,8 @@ fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a file stands in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
