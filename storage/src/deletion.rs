@@ -1,13 +1,14 @@
 //! Deleting a session: out of sight in one transaction, its rows in small ones after it.
 
+use crate::compact::{Pace, rest_for_other_processes};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
-use crate::limits::DELETE_ROWS_PER_STEP;
+use crate::limits::{DELETE_BYTES_PER_STEP, DELETE_ROWS_PER_STEP};
 use crate::message::{ImportMark, SessionMeta};
 use crate::session::Session;
 use crate::sql::db::is_odd_value;
 use crate::sql::totals::Delta;
-use crate::sql::{self};
+use crate::sql::{self, DeletionStep};
 use crate::store::Store;
 
 impl Store {
@@ -71,10 +72,11 @@ impl Store {
     /// damage the others are deleted all the same, and the first damage is the answer.
     fn finish_deletions(&self) -> Result<()> {
         let (mut after, mut damaged, mut deleted) = (None, Ok(()), false);
+        let mut pace = Pace::new(self);
         let next = |after| self.query("find deletions", |c| sql::sessions::next_deletion(c, after));
         while let Some(key) = next(after)? {
             after = Some(key);
-            match self.delete_rows_of(key) {
+            match self.delete_rows_of(&mut pace, key) {
                 Ok(()) => deleted = true,
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     damaged = damaged.and(Err(error))
@@ -88,13 +90,20 @@ impl Store {
         damaged
     }
 
-    fn delete_rows_of(&self, key: SessionKey) -> Result<()> {
-        while self.writer()?.run(move |context| {
-            context.maintain("delete messages", |db, connection| {
-                db.named("delete messages", delete_step(connection, key))
-            })
-        })? {}
-        Ok(())
+    /// Crash point: each step is a transaction, and the key stays among the deletions until the last, so
+    /// that whoever comes next goes on from there.
+    fn delete_rows_of(&self, pace: &mut Pace<'_>, key: SessionKey) -> Result<()> {
+        loop {
+            let step = pace.maintain(move |context| {
+                context.maintain("delete messages", |db, connection| {
+                    db.named("delete messages", delete_step(connection, key))
+                })
+            })?;
+            if !step.value {
+                return Ok(());
+            }
+            rest_for_other_processes();
+        }
     }
 }
 
@@ -203,12 +212,80 @@ fn delete_step(connection: &rusqlite::Connection, key: SessionKey) -> rusqlite::
     if !sql::sessions::is_deletion(connection, key)? {
         return Ok(false);
     }
-    if sql::messages::delete_some(connection, key, DELETE_ROWS_PER_STEP)? > 0 {
+    let step = DeletionStep {
+        rows_max: DELETE_ROWS_PER_STEP,
+        bytes_max: DELETE_BYTES_PER_STEP,
+    };
+    if sql::messages::delete_some(connection, key, step)? > 0 {
         return Ok(true);
     }
-    if sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)? > 0 {
+    if sql::segments::delete_some(connection, key, step)? > 0 {
         return Ok(true);
     }
     sql::sessions::finish_deletion(connection, key)?;
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::message::Batch;
+    use crate::options::StoreOptions;
+
+    const MESSAGES: usize = 20;
+
+    /// A store with a session of `MESSAGES` messages of 1 MiB each.
+    fn store_with_big_messages(folder: &tempfile::TempDir) -> (Store, SessionId) {
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&folder.path().join("h.db"), options).unwrap();
+        let id: SessionId = "s".parse().unwrap();
+        let line = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        store
+            .append(Batch::new(id.clone(), vec![line; MESSAGES]))
+            .unwrap();
+        (store, id)
+    }
+
+    /// Counts the writer's commits from now on.
+    fn count_commits(store: &Store) -> Arc<AtomicUsize> {
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&commits);
+        let count = move |context: &mut crate::writer::WriterContext| {
+            context.maintain("count the commits", |_, connection| {
+                let counted = Arc::clone(&counted);
+                let hook = connection.commit_hook(Some(move || {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    false
+                }));
+                hook.unwrap();
+                Ok(())
+            })
+        };
+        store.writer().unwrap().run(count).unwrap();
+        commits.store(0, Ordering::SeqCst);
+        commits
+    }
+
+    #[test]
+    fn a_transaction_deletes_no_more_bytes_than_a_commit_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, id) = store_with_big_messages(&folder);
+        let commits = count_commits(&store);
+        assert!(store.delete(&id).unwrap());
+        // One that takes it out of sight, one for each 8 MiB, and one that ends the deletion.
+        assert_eq!(commits.load(Ordering::SeqCst), 1 + 3 + 1);
+        assert_eq!(store.query("count", count_rows).unwrap(), 0);
+    }
+
+    fn count_rows(connection: &rusqlite::Connection) -> rusqlite::Result<i64> {
+        let rows = "SELECT (SELECT count(*) FROM hot_messages) + (SELECT count(*) FROM segments)
+                 + (SELECT count(*) FROM deletions)";
+        connection.query_row(rows, [], |row| row.get(0))
+    }
 }
