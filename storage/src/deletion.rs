@@ -21,13 +21,22 @@ impl Store {
     /// When the file cannot be written, and the session is still there;
     /// [`StoreError::SpaceNotGivenBack`] when it is gone, and what is left of it is not.
     pub fn delete(&self, id: &SessionId) -> Result<bool> {
+        self.delete_if(id, None)
+    }
+
+    /// As [`Store::delete`]; only if the session is as `expected`, where that is given.
+    pub(crate) fn delete_if(
+        &self,
+        id: &SessionId,
+        expected: Option<SessionFingerprint>,
+    ) -> Result<bool> {
         let (id, gone) = (id.clone(), id.clone());
         let deleted = self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("delete the session", |db, connection| {
                 db.named(
                     "delete the session",
-                    delete_session(connection, &id, None, now_ms),
+                    delete_session(connection, &id, expected.as_ref(), now_ms),
                 )
                 .map_err(|error| error.in_session(&id))
             })
@@ -39,7 +48,7 @@ impl Store {
     }
 
     /// Deletes the rows of the session `gone`, and of those whose deletion was not finished before.
-    pub(crate) fn give_back_space_of(&self, gone: &SessionId, key: SessionKey) -> Result<()> {
+    fn give_back_space_of(&self, gone: &SessionId, key: SessionKey) -> Result<()> {
         let mut finished = self.finish_deletions();
         if let Err(error) = &finished
             && error.kind() == ErrorKind::Damaged
@@ -107,10 +116,10 @@ impl Store {
     }
 }
 
-/// All of a session that cannot be had again once it is deleted: its messages, which only get more,
-/// and what can change without a message.
+/// What must not have changed since a session was archived for it to be deleted: its messages, which only
+/// get more, and what can change without a message.
 #[derive(Debug, Clone)]
-pub(crate) struct Contents {
+pub(crate) struct SessionFingerprint {
     pub(crate) key: SessionKey,
     pub(crate) messages: u64,
     pub(crate) raw_bytes: u64,
@@ -119,25 +128,25 @@ pub(crate) struct Contents {
     pub(crate) import: Option<ImportMark>,
 }
 
-impl Contents {
-    /// Whether it came from a file. Its messages were received when that was imported, which says nothing
-    /// of them, and says something else when it is imported anew.
+impl SessionFingerprint {
+    /// Whether it was imported. Its messages' received times are then those of the import, which another
+    /// import of the same file does not repeat.
     pub(crate) fn is_imported(&self) -> bool {
         self.import.is_some()
     }
 
     /// Whether it is that session, and has as many messages and was last written when it had.
-    pub(crate) fn are_as_counted(&self, key: SessionKey, messages: u64, updated_ms: i64) -> bool {
+    pub(crate) fn has_counts(&self, key: SessionKey, messages: u64, updated_ms: i64) -> bool {
         (self.key, self.messages, self.updated_ms) == (key, messages, updated_ms)
     }
 
-    fn are_those_of(
+    fn matches(
         &self,
         connection: &rusqlite::Connection,
         session: &Session,
     ) -> rusqlite::Result<bool> {
         let (key, messages, updated_ms) = (session.key, session.messages, session.updated_ms);
-        if !self.are_as_counted(key, messages, updated_ms)
+        if !self.has_counts(key, messages, updated_ms)
             || self.raw_bytes != session.raw_bytes
             || self.meta != session.meta
             || sql::damaged::stands_behind(connection, key, messages)?
@@ -151,10 +160,10 @@ impl Contents {
 
 /// Takes a session out of sight and out of all sums; only if it has the contents `expected` of it.
 /// Its key, if there was such a session.
-pub(crate) fn delete_session(
+fn delete_session(
     connection: &rusqlite::Connection,
     id: &SessionId,
-    expected: Option<&Contents>,
+    expected: Option<&SessionFingerprint>,
     now_ms: i64,
 ) -> rusqlite::Result<Option<SessionKey>> {
     let (key, delta) = match sql::sessions::find(connection, id) {
@@ -167,7 +176,7 @@ pub(crate) fn delete_session(
         }
         Ok(Some(session)) => {
             if let Some(expected) = expected
-                && !expected.are_those_of(connection, &session)?
+                && !expected.matches(connection, &session)?
             {
                 return Ok(None);
             }

@@ -182,17 +182,19 @@ fn create_private_folder(folder: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(io_error("create the folder", folder))?;
     for made in new {
-        sync_folder(folder_of(made));
+        // As far as this user may: a folder that cannot be read is not opened for it.
+        if let Err(error) = sync_folder(folder_of(made)) {
+            tracing::debug!(%error, "the name of a new folder may not outlast a loss of power");
+        }
     }
     Ok(())
 }
 
-/// Puts the names in a folder on disk, as far as this user may: a folder that cannot be read is not
-/// opened for it, and some file systems do not sync folders.
-fn sync_folder(folder: &Path) {
-    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
-        tracing::debug!(folder = %folder.display(), %error, "a folder was not synced");
-    }
+/// Puts the names in a folder on disk.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_error("sync the folder", folder))
 }
 
 /// As [`create_private`]; the file if there was none.
@@ -447,6 +449,32 @@ mod tests {
         assert!(open_files::is_open(&path));
         drop(replay);
         assert!(!open_files::is_open(&path));
+    }
+
+    #[test]
+    fn archiving_into_a_store_that_this_process_has_open_takes_none_of_its_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let open = |name| Store::open(&folder.path().join(name), options.clone()).unwrap();
+        let (store, archive) = (open("s.db"), open("archive.db"));
+        for session in ["going", "staying"] {
+            let line = bytes::Bytes::from_static(b"x");
+            let batch = crate::message::Batch::new(session.parse().unwrap(), vec![line]);
+            store.append(batch).unwrap();
+        }
+        let policy = crate::capacity::retention::RetentionPolicy {
+            sessions: vec!["going".parse().unwrap()],
+            ..Default::default()
+        };
+        let plan = store.plan_retention(&policy).unwrap();
+        let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
+        let locks = locks_on(archive.path());
+        assert!(locks > 0);
+        store.retain(&plan, Some(archive.path()), go_on).unwrap();
+        assert_eq!(locks_on(archive.path()), locks);
     }
 
     #[test]

@@ -81,6 +81,9 @@ pub const READ_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Messages of one page of a replay.
 pub const READ_PAGE_MESSAGES_MAX: usize = 4096;
 
+/// How often a session is listed anew that compaction changed while it was inspected.
+pub const INSPECTION_TRIES_MAX: u32 = 10;
+
 /// A long replay decodes the next segment on a second thread, unless one of the two has more raw
 /// bytes than this: memory, see `docs/design/codec.md`.
 pub const READ_AHEAD_BYTES_MAX: u64 = 4 << 20;

@@ -375,6 +375,11 @@ impl Store {
 
     /// Level of the database's size, with hysteresis, as its writer has seen it: `Ok` when opened
     /// for reading only (see [`Store::space`]).
+    ///
+    /// That size is what the file takes: all its pages, also those that hold nothing, and the part of the log
+    /// beyond the usual size. Appends are refused by another one, in which free pages do not count
+    /// ([`StoreOptions::db_bytes_max`]): after a big deletion the level goes down only when compaction has
+    /// given the free pages back, and appends are taken at once.
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()
