@@ -70,6 +70,8 @@ pub const BUSY_POLL_OFTEN_MS_MAX: u64 = 5;
 pub const READERS_MAX_DEFAULT: u32 = 8;
 /// How long a reader waits for a free connection.
 pub const READER_WAIT_MS_MAX: u64 = 10_000;
+/// While a reader waits for a connection, how often it looks whether one could not be opened.
+pub const READER_POLL_MS: u64 = 50;
 /// How long the last handle of a store waits for readers' connections to close.
 pub const READER_CLOSE_MS_MAX: u64 = 2_000;
 /// Page cache of the writer's connection.
@@ -80,6 +82,9 @@ pub const READER_CACHE_KIB: i64 = 2 << 10;
 pub const READ_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Messages of one page of a replay.
 pub const READ_PAGE_MESSAGES_MAX: usize = 4096;
+
+/// How often a session is listed anew that compaction changed while it was inspected.
+pub const INSPECTION_TRIES_MAX: u32 = 10;
 
 /// A long replay decodes the next segment on a second thread, unless that or the current one has more raw
 /// bytes than this. It bounds memory, see `docs/design/codec.md`.
@@ -199,6 +204,9 @@ pub const FULL_DISK_FREE_BYTES_MIN: u64 = 4 * RESERVE_BYTES_MIN;
 pub const RECLAIM_PAGES_PER_STEP: u32 = 256;
 /// Rows deleted in one transaction when a session is removed.
 pub const DELETE_ROWS_PER_STEP: u32 = 2048;
+/// Payload or encoded bytes deleted in one transaction (a single larger row is deleted alone): SQLite
+/// goes through all pages of what it deletes, and appends wait meanwhile.
+pub const DELETE_BYTES_PER_STEP: u64 = GROUP_BYTES_MAX as u64;
 
 /// While others append, a run of compaction pauses after each of its maintenance jobs, this many times as long
 /// as the job took.
@@ -209,6 +217,9 @@ pub const MAINTENANCE_REST_TIMES_NEAR_LIMIT: u32 = MAINTENANCE_REST_TIMES / 5;
 pub const MAINTENANCE_REST_MS_MAX: u64 = 250;
 /// Others count as appending until this long after their last append.
 pub const APPENDING_MS_MAX: u64 = 1_000;
+
+/// How many looks at the lock other processes get between two steps of giving pages back or of deleting.
+pub const STEP_REST_POLLS: u64 = 3;
 
 /// Default size that the database may reach.
 pub const DB_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
@@ -234,6 +245,13 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 256;
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
 /// Blocks of a message among which its first text is looked for.
 pub const CONTENT_BLOCKS_MAX: usize = 256;
+/// zstd's levels, of which any may be asked for.
+pub const ENCODE_LEVEL_MIN: i32 = 1;
+/// See [`ENCODE_LEVEL_MIN`].
+pub const ENCODE_LEVEL_MAX: i32 = 22;
+/// How often background compaction looks at the store at most, however near the limit it is: each look takes
+/// the lease and reads the sessions' rows.
+pub const COMPACTION_INTERVAL_MS_MIN: u64 = 10;
 /// Threads that encode in one run of compaction.
 pub const COMPACTION_THREADS_MAX: usize = 4;
 /// Raw bytes of the steps that a run may encode ahead of the one being swapped in. A larger step is encoded
