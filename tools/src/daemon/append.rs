@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use super::{Daemon, failure, unreachable};
+use super::{Daemon, failure, slow_answer};
 use crate::error::{Exit, Failure};
 
 /// How long a batch may take: the daemon's own wait for its queue, and a large commit.
@@ -74,8 +74,8 @@ impl Appender<'_> {
             Ok(Err(status)) if status.code() == Code::OutOfRange => return Err(Refusal::TooLarge),
             Ok(Err(status)) => return Err(Refusal::Failed(failure::of_status(&status))),
             Err(_) => {
-                let holder = Some(&self.daemon.holder);
-                return Err(Refusal::Failed(unreachable(holder, "it does not answer")));
+                let failure = slow_answer(&self.daemon.holder, COMMIT_WAIT);
+                return Err(Refusal::Failed(failure));
             }
         };
         // Kept only while every batch got its own answer.

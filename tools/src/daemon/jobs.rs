@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::{
@@ -131,19 +132,12 @@ impl Daemon {
         step: impl Fn(R) -> Step<T>,
     ) -> Result<T> {
         self.runtime.block_on(async {
-            let mut polls = tokio::time::interval(INTERRUPT_POLL);
             loop {
-                let message = tokio::select! {
-                    message = answers.message() => message,
-                    _ = polls.tick() => match watch(None) {
-                        ControlFlow::Continue(()) => continue,
-                        ControlFlow::Break(()) => return Err(StoreError::Cancelled.into()),
-                    },
+                let Some(message) = unless_stopped(answers.message(), watch).await else {
+                    return Err(StoreError::Cancelled.into());
                 };
-                match message
-                    .map_err(|status| failure::of_status(&status))?
-                    .map(&step)
-                {
+                let response = message.map_err(|status| failure::of_status(&status))?;
+                match response.map(&step) {
                     Some(Step::Done(done)) => return Ok(done),
                     Some(Step::Progress(done, all)) => {
                         if watch(Some((done, all))).is_break() {
@@ -161,5 +155,24 @@ impl Daemon {
                 }
             }
         })
+    }
+}
+
+/// Waits for `work`, and asks `watch` often meanwhile whether to go on; `None` when it wants to stop.
+pub(super) async fn unless_stopped<T>(
+    work: impl Future<Output = T>,
+    watch: Watch<'_>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let mut polls = tokio::time::interval(INTERRUPT_POLL);
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            _ = polls.tick() => {
+                if watch(None).is_break() {
+                    return None;
+                }
+            }
+        }
     }
 }
