@@ -17,6 +17,7 @@ mod growing;
 mod growth;
 mod import;
 mod import_told;
+mod interrupted;
 mod maintain;
 mod named;
 mod older_copies;
