@@ -19,6 +19,10 @@ A last line without its end is taken as it stands: the file may never get more. 
 import finds it completed, the rest is a message of its own, because what was recorded does not \
 change: export joins the two again, and search and report see them apart.
 
+A file is known by its path and by the bytes that were taken of it: copies, also older ones, exports \
+and folders that were moved or renamed hold nothing new. One that gets another name itself is taken as \
+another session.
+
 What was deleted, or removed by retain, is taken again while its file is there. Delete the file \
 too, or leave old files alone with --modified-within.")]
 pub struct Args {
@@ -129,7 +133,10 @@ fn show(out: &mut Out, summary: &ImportSummary) {
             0 if summary.unchanged == 0 && !summary.skipped.is_empty() => {
                 "Nothing was taken".to_owned()
             }
-            0 => format!("Nothing new in {}", format::counted(summary.files, "file")),
+            0 => {
+                let looked_at = summary.files - summary.left_old;
+                format!("Nothing new in {}", format::counted(looked_at, "file"))
+            }
             // A file without messages of its own has grown by that alone.
             ended => format!(
                 "Took the end of the last line of {}, and no new message",

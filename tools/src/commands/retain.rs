@@ -248,10 +248,15 @@ fn show_outcome(out: &mut Out, outcome: &RetentionOutcome, args: &Args) {
             format::bytes(bytes)
         ));
     }
-    if !outcome.archived_before.is_empty() {
+    let before = outcome.archived_before.len() as u64;
+    if before > 0 {
+        let keep = match before {
+            1 => "keeps the times of its first import",
+            _ => "keep the times of their first import",
+        };
+        let sessions = format::counted(before, "session");
         out.line(format!(
-            "            {} stood there before, and keep the times of their first import",
-            format::counted(outcome.archived_before.len() as u64, "session")
+            "            {sessions} stood there before, and {keep}"
         ));
     }
     out.line(format!(

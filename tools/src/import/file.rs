@@ -21,6 +21,8 @@ use crate::output::format;
 const BATCH_BYTES: usize = 1 << 20;
 /// Lines of a batch.
 const BATCH_LINES: usize = 4096;
+/// How often it is looked where a file goes on, when another import of it records the same lines.
+const OVERTAKEN_TRIES_MAX: usize = 4;
 /// Bytes read at once.
 pub(super) const READ_BYTES: usize = 256 << 10;
 
@@ -48,6 +50,9 @@ impl Taken {
 pub(super) enum Stop {
     /// Something about this file; the others go on.
     Skip(Skipped),
+    /// Another import of the file recorded what stands from here on, and split it otherwise, because it saw
+    /// less of its last line; or somebody else appended to the session.
+    Overtaken(Skipped),
     /// The user asked to stop.
     Interrupted,
     /// Something that would stop the other files as well.
@@ -62,6 +67,17 @@ impl From<StoreError> for Stop {
 
 /// Takes what `found` holds beyond what was taken of it before.
 pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Result<(), Stop> {
+    let done_before = run.progress.bytes_done;
+    for _ in 1..OVERTAKEN_TRIES_MAX {
+        match take_once(run, found, taken) {
+            Err(Stop::Overtaken(_)) => run.progress.bytes_done = done_before,
+            ended => return ended,
+        }
+    }
+    take_once(run, found, taken)
+}
+
+fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Result<(), Stop> {
     let unreadable = |error: &io::Error| {
         let hint = "check its permissions, then import again: only what is new is taken";
         Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
@@ -88,7 +104,7 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         let _ = run.advance(found.bytes);
         return Ok(());
     };
-    taken.is_new = place.is_new;
+    taken.is_new |= place.is_new;
     file.seek(SeekFrom::Start(place.prefix.bytes))
         .map_err(|e| unreadable(&e))?;
     let _ = run.advance(place.prefix.bytes);
@@ -267,7 +283,7 @@ impl FileImport<'_, '_> {
                     self.place.session
                 );
                 let hint = "record the file beside it with --as-new";
-                Stop::Skip(Skipped::new(&self.found.path, why, hint))
+                Stop::Overtaken(Skipped::new(&self.found.path, why, hint))
             }
             NotRecorded::TooLarge => {
                 let why = "lines from here on are longer than the daemon takes; what stands before was taken";

@@ -5,12 +5,15 @@
 //! where it stopped. A file is recognised by its path and by the digest of the part that was
 //! taken, see [`identity`].
 
+mod elsewhere;
 mod file;
 pub mod identity;
 pub mod lines;
 mod place;
 mod recorder;
 pub mod sniff;
+#[cfg(test)]
+mod tests;
 pub mod walk;
 
 use std::ops::ControlFlow;
@@ -240,7 +243,7 @@ pub fn import(
                 let nothing_new = !taken.is_new && taken.bytes == 0;
                 summary.unchanged += u64::from(nothing_new || taken.came_too_late());
             }
-            Err(Stop::Skip(skipped)) => summary.skipped.push(skipped),
+            Err(Stop::Skip(skipped) | Stop::Overtaken(skipped)) => summary.skipped.push(skipped),
             Err(Stop::Interrupted) => {
                 summary.interrupted = true;
                 break;

@@ -12,6 +12,7 @@ mod copies;
 mod demo;
 mod doctor;
 mod documented;
+mod elsewhere;
 mod export;
 mod growing;
 mod growth;
