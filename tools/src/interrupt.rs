@@ -10,10 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::Exit;
-
-/// A signal that comes sooner after the first one is the same wish to stop: `timeout` of coreutils sends its
-/// signal twice, and a wrapper may pass on what the terminal has sent to the tool already.
-const SAME_WISH: Duration = Duration::from_secs(1);
+use crate::limits;
 
 /// Whether the user asked to stop.
 #[derive(Debug, Clone, Default)]
@@ -44,7 +41,7 @@ impl Interrupt {
             .name("signals".to_owned())
             .spawn(move || {
                 if signals.forever().next().is_some() {
-                    thread::sleep(SAME_WISH);
+                    thread::sleep(Duration::from_millis(limits::SAME_WISH_MS));
                     insisted.store(true, Ordering::SeqCst);
                 }
             })?;

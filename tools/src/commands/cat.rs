@@ -11,6 +11,7 @@ use crate::base64;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content::{self, LineEnds};
 use crate::interrupt::Interrupt;
+use crate::limits;
 use crate::output::Out;
 
 /// Write a session's lines to stdout
@@ -43,9 +44,6 @@ impl Args {
         self.follow.then_some("--follow")
     }
 }
-
-/// How often it is looked for what was appended.
-const FOLLOW_POLL: Duration = Duration::from_millis(250);
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
@@ -179,7 +177,7 @@ fn follow(
                 next = last + 1;
                 is_open = !ends.newline_after(last);
             }
-            None => std::thread::sleep(FOLLOW_POLL),
+            None => std::thread::sleep(Duration::from_millis(limits::FOLLOW_POLL_MS)),
         }
     }
 }

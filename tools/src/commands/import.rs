@@ -10,6 +10,7 @@ use super::Context;
 use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
 use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
+use crate::limits::LISTED_MAX;
 use crate::output::{Out, Unit, format};
 
 /// Record files of agent lines; run again, only what is new
@@ -179,8 +180,7 @@ fn show(out: &mut Out, summary: &ImportSummary) {
 
 /// Shows on stderr what an import did not take.
 pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
-    const SHOWN_MAX: usize = 20;
-    for skipped in summary.skipped.iter().take(SHOWN_MAX) {
+    for skipped in summary.skipped.iter().take(LISTED_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
         out.trouble(format!(
             "skipped: {}{line}\n  why: {}\n  try: {}",
@@ -189,8 +189,8 @@ pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
             skipped.hint
         ));
     }
-    if summary.skipped.len() > SHOWN_MAX {
-        let more = (summary.skipped.len() - SHOWN_MAX) as u64;
+    if summary.skipped.len() > LISTED_MAX {
+        let more = (summary.skipped.len() - LISTED_MAX) as u64;
         out.trouble(format!(
             "and {} more; --json lists them all",
             format::count(more)

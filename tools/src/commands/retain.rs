@@ -12,10 +12,8 @@ use serde_json::{Value, json};
 use super::{Context, resolve};
 use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
+use crate::limits::LISTED_MAX;
 use crate::output::{Out, format};
-
-/// Sessions shown before the rest is summed up.
-const SHOWN_MAX: usize = 20;
 
 /// Remove old sessions, archived first when asked
 #[derive(Debug, clap::Args)]
@@ -174,7 +172,7 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
     if plan.removals.is_empty() {
         out.line("No session is to go.");
     }
-    for removal in plan.removals.iter().take(SHOWN_MAX) {
+    for removal in plan.removals.iter().take(LISTED_MAX) {
         out.line(&removal.session_id);
         out.line(format!(
             "  {:>9} {:>8}  {}",
@@ -183,8 +181,8 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
             removal.reason
         ));
     }
-    if plan.removals.len() > SHOWN_MAX {
-        out.line(format!("and {} more", plan.removals.len() - SHOWN_MAX));
+    if plan.removals.len() > LISTED_MAX {
+        out.line(format!("and {} more", plan.removals.len() - LISTED_MAX));
     }
     if !plan.removals.is_empty() {
         out.line(format!(

@@ -7,10 +7,8 @@ use serde_json::{Value, json};
 
 use super::{Context, resolve};
 use crate::error::{Exit, Failure, Result};
+use crate::limits::EXCERPT_CHARS_MAX;
 use crate::output::{Out, format};
-
-/// Characters shown around a match.
-const EXCERPT_CHARS: usize = 120;
 
 /// Find text in messages, compacted or not
 #[derive(Debug, clap::Args)]
@@ -207,13 +205,13 @@ fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {
 
 /// The match with what stands around it, on one line.
 fn excerpt(payload: &[u8], start: usize, end: usize) -> String {
-    let around = EXCERPT_CHARS.saturating_sub(end - start) / 2;
+    let around = EXCERPT_CHARS_MAX.saturating_sub(end - start) / 2;
     let (from, to) = (
         start.saturating_sub(around),
         (end + around).min(payload.len()),
     );
     let text = String::from_utf8_lossy(payload.get(from..to).unwrap_or_default());
-    format::cut(text.trim_matches('\u{fffd}'), EXCERPT_CHARS)
+    format::cut(text.trim_matches('\u{fffd}'), EXCERPT_CHARS_MAX)
 }
 
 #[cfg(test)]
@@ -225,7 +223,7 @@ mod tests {
         let payload = [vec![b'a'; 500], b"needle".to_vec(), vec![b'b'; 500]].concat();
         let shown = excerpt(&payload, 500, 506);
         assert!(
-            shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS,
+            shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS_MAX,
             "{shown}"
         );
         assert_eq!(excerpt(b"needle", 0, 6), "needle");

@@ -11,9 +11,7 @@ use tonic::{Code, Streaming};
 
 use super::{Daemon, failure, slow_answer};
 use crate::error::{Exit, Failure};
-
-/// How long a batch may take: the daemon's own wait for its queue, and a large commit.
-const COMMIT_WAIT: Duration = Duration::from_secs(120);
+use crate::limits;
 
 /// Why a batch was not appended.
 #[derive(Debug)]
@@ -60,10 +58,11 @@ impl Appender<'_> {
             let _ = requests.send(request).await;
             answers.message().await
         };
+        let wait_max = Duration::from_millis(limits::COMMIT_MS_MAX);
         let answered = self
             .daemon
             .runtime
-            .block_on(async { tokio::time::timeout(COMMIT_WAIT, exchange).await });
+            .block_on(async { tokio::time::timeout(wait_max, exchange).await });
         let response = match answered {
             Ok(Ok(Some(response))) => response,
             Ok(Ok(None)) => {
@@ -74,7 +73,7 @@ impl Appender<'_> {
             Ok(Err(status)) if status.code() == Code::OutOfRange => return Err(Refusal::TooLarge),
             Ok(Err(status)) => return Err(Refusal::Failed(failure::of_status(&status))),
             Err(_) => {
-                let failure = slow_answer(&self.daemon.holder, COMMIT_WAIT);
+                let failure = slow_answer(&self.daemon.holder, wait_max);
                 return Err(Refusal::Failed(failure));
             }
         };

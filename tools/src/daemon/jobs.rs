@@ -14,11 +14,7 @@ use tonic::Streaming;
 
 use super::{Daemon, failure};
 use crate::error::{Exit, Failure, Result};
-
-/// How often it is looked whether the user wants to stop.
-const INTERRUPT_POLL: Duration = Duration::from_millis(50);
-/// How often a run is asked for while another one is under way.
-const TURN_POLL: Duration = Duration::from_millis(200);
+use crate::limits;
 
 /// What a compaction did.
 pub type Compacted = CompactionOutcome;
@@ -83,7 +79,7 @@ impl Daemon {
                     if watch(None).is_break() {
                         return Err(failure);
                     }
-                    std::thread::sleep(TURN_POLL);
+                    std::thread::sleep(Duration::from_millis(limits::COMPACT_POLL_MS));
                 }
                 other => return other,
             }
@@ -164,7 +160,7 @@ pub(super) async fn unless_stopped<T>(
     watch: Watch<'_>,
 ) -> Option<T> {
     let mut work = pin!(work);
-    let mut polls = tokio::time::interval(INTERRUPT_POLL);
+    let mut polls = tokio::time::interval(Duration::from_millis(limits::INTERRUPT_POLL_MS));
     loop {
         tokio::select! {
             done = &mut work => return Some(done),

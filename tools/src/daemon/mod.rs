@@ -31,16 +31,9 @@ pub use jobs::{BackedUp, Checked, Compacted, Watch};
 pub use status::{DaemonStatus, Level, Stage, plan_inputs};
 
 use crate::error::{Exit, Failure, Result};
+use crate::limits;
 use connection::Connection;
 
-/// How long a daemon that is just starting is waited for.
-const START_WAIT: Duration = Duration::from_secs(5);
-/// How often it is looked at meanwhile.
-const START_POLL: Duration = Duration::from_millis(50);
-/// How long an answer is waited for. Long work answers at once and then tells how far it is.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
-/// How long a deletion is waited for: it removes a session's rows in small steps before it answers.
-const DELETE_WAIT: Duration = Duration::from_secs(600);
 /// Where requests say they go; the socket is what counts.
 const ORIGIN: &str = "http://daemon";
 
@@ -58,21 +51,23 @@ impl Daemon {
     /// # Errors
     /// When one holds the store and does not answer.
     pub fn find(db: &Path) -> Result<Option<Self>> {
-        Self::find_within(db, ANSWER_WAIT)
+        Self::find_within(db, Duration::from_millis(limits::ANSWER_MS_MAX))
     }
 
     /// The same, waiting no longer than `wait_max` for an answer.
     fn find_within(db: &Path, wait_max: Duration) -> Result<Option<Self>> {
+        let start_wait_max = Duration::from_millis(limits::DAEMON_START_MS_MAX).min(wait_max);
+        let poll = Duration::from_millis(limits::DAEMON_START_POLL_MS);
         let mut waited = Duration::ZERO;
         let holder = loop {
             match locate::server_of(db) {
                 Server::None => return Ok(None),
                 Server::Running(holder) => break holder,
-                Server::Starting if waited < START_WAIT.min(wait_max) => {}
+                Server::Starting if waited < start_wait_max => {}
                 Server::Starting => return Err(unreachable(None, "it does not say where it is")),
             }
-            std::thread::sleep(START_POLL);
-            waited += START_POLL;
+            std::thread::sleep(poll);
+            waited += poll;
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -86,7 +81,7 @@ impl Daemon {
             match opened {
                 Ok(Ok(connection)) => break connection,
                 // It has the lock before it listens.
-                Ok(Err(_)) if waited < START_WAIT.min(wait_max) => {}
+                Ok(Err(_)) if waited < start_wait_max => {}
                 Ok(Err(error)) => {
                     return Err(unreachable(Some(&holder), &crate::error::plain_io(&error)));
                 }
@@ -96,8 +91,8 @@ impl Daemon {
                 // It ended, or another one took over: look again from the beginning.
                 return Self::find_within(db, wait_max);
             }
-            std::thread::sleep(START_POLL);
-            waited += START_POLL;
+            std::thread::sleep(poll);
+            waited += poll;
         };
         Ok(Some(Self {
             holder,
@@ -132,7 +127,7 @@ impl Daemon {
     /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended the wait, [`Exit::Busy`] when it
     /// took too long. The daemon goes on with the deletion in both cases.
     pub fn delete(&self, session: &SessionId, watch: Watch<'_>) -> Result<bool> {
-        self.delete_within(DELETE_WAIT, session, watch)
+        self.delete_within(Duration::from_millis(limits::DELETE_MS_MAX), session, watch)
     }
 
     fn delete_within(
@@ -177,7 +172,7 @@ impl Daemon {
 
     /// Waits for the answer to a call.
     fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
-        self.answer_within(ANSWER_WAIT, call)
+        self.answer_within(Duration::from_millis(limits::ANSWER_MS_MAX), call)
     }
 
     fn answer_within<T>(

@@ -20,15 +20,11 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
+use crate::limits::{FILE_BUFFER_BYTES, UNFINISHED_MS_MIN, UNFINISHED_RANDOM_BYTES};
 use crate::output::format;
 
 /// How the names of unfinished files begin.
 const UNFINISHED_PREFIX: &str = ".betcode-export-";
-/// Letters and digits, made up anew for each, with which they end.
-const UNFINISHED_RANDOM_BYTES: usize = 6;
-/// How long one is left alone: another export that has just made it does not hold it yet.
-const UNFINISHED_LEFT_ALONE: Duration = Duration::from_hours(1);
-
 /// How to export.
 #[derive(Debug, Clone, Default)]
 pub struct ExportOptions {
@@ -425,7 +421,7 @@ fn write_file(
         .map_err(|e| Failure::io("write to the folder", &folder, &e))?;
     // Tells a sweep that somebody is at it. Where there are no locks, there is no sweep either.
     let _ = file.as_file().lock();
-    let mut writer = BufWriter::with_capacity(256 << 10, file.as_file_mut());
+    let mut writer = BufWriter::with_capacity(FILE_BUFFER_BYTES, file.as_file_mut());
     // Whoever calls names the file.
     let unwritten = |error: io::Error| Failure::io("write", &target, &error).shortened();
     let mut interrupted = false;
@@ -501,7 +497,8 @@ fn is_abandoned(path: &Path) -> bool {
         let is_old_file = file.metadata().is_ok_and(|metadata| {
             let written = metadata.modified().ok();
             let age = written.and_then(|written| written.elapsed().ok());
-            metadata.is_file() && age.is_some_and(|age| age >= UNFINISHED_LEFT_ALONE)
+            metadata.is_file()
+                && age.is_some_and(|age| age >= Duration::from_millis(UNFINISHED_MS_MIN))
         });
         is_old_file && file.try_lock().is_ok()
     })

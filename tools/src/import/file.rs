@@ -15,16 +15,11 @@ use super::recorder::NotRecorded;
 use super::walk::{Found, has_line_ending, path_bytes};
 use super::{Run, Skipped, sniff};
 use crate::error::{Exit, Failure, plain_io};
+use crate::limits::{
+    FILE_BUFFER_BYTES, IMPORT_BATCH_BYTES_MAX, IMPORT_BATCH_LINES_MAX, OVERTAKEN_TRIES_MAX,
+    SNIFFED_BYTES,
+};
 use crate::output::format;
-
-/// Bytes of a batch; one longer line makes a batch of its own.
-const BATCH_BYTES: usize = 1 << 20;
-/// Lines of a batch.
-const BATCH_LINES: usize = 4096;
-/// How often it is looked where a file goes on, when another import of it records the same lines.
-const OVERTAKEN_TRIES_MAX: usize = 4;
-/// Bytes read at once.
-pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// What was taken of a file so far.
 #[derive(Debug, Default)]
@@ -145,9 +140,9 @@ impl From<Stop> for FindStop {
 }
 
 fn refuse_binary(file: &mut File, found: &Found) -> io::Result<Result<(), Stop>> {
-    let mut head = Vec::with_capacity(sniff::HEAD_BYTES);
+    let mut head = Vec::with_capacity(SNIFFED_BYTES);
     file.by_ref()
-        .take(sniff::HEAD_BYTES as u64)
+        .take(SNIFFED_BYTES as u64)
         .read_to_end(&mut head)?;
     let kind = sniff::not_lines(&head, has_line_ending(&found.path));
     Ok(match kind {
@@ -171,8 +166,12 @@ struct FileImport<'a, 'r> {
 
 impl FileImport<'_, '_> {
     fn take_rest(mut self, input: &mut impl Read) -> Result<(), FindStop> {
-        let mut lines = Lines::new(self.run.options.payload_bytes_max, BATCH_BYTES, BATCH_LINES);
-        let mut buffer = vec![0; READ_BYTES];
+        let mut lines = Lines::new(
+            self.run.options.payload_bytes_max,
+            IMPORT_BATCH_BYTES_MAX,
+            IMPORT_BATCH_LINES_MAX,
+        );
+        let mut buffer = vec![0; FILE_BUFFER_BYTES];
         let mut at_start = true;
         loop {
             let read = input.read(&mut buffer)?;
@@ -337,7 +336,7 @@ fn source_bytes_of(lines: &[Bytes], count: u64) -> u64 {
 
 /// Counts what is left of a line, up to a little over `bytes_max`.
 fn rest_of_line(input: &mut impl Read, bytes_max: usize) -> io::Result<usize> {
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; FILE_BUFFER_BYTES];
     let mut bytes = 0;
     while bytes <= bytes_max {
         let read = input.read(&mut buffer)?;

@@ -24,13 +24,10 @@ use betcode_storage::{ErrorKind, Store, limits};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
+use crate::limits::IMPORT_COMPACT_EVERY_BYTES;
 use crate::output::format;
 use file::{Stop, Taken};
 pub use recorder::Recorder;
-
-/// Bytes imported between two quick compactions, so that a large import never needs room for all
-/// its lines uncompacted.
-pub const COMPACT_EVERY_BYTES: u64 = 64_000_000;
 
 /// How to import.
 #[derive(Debug, Clone)]
@@ -300,7 +297,7 @@ impl Run<'_> {
     /// Compacts what was imported when it has become much.
     fn compact_when_due(&mut self, bytes: u64) {
         self.uncompacted_bytes += bytes;
-        if self.uncompacted_bytes >= COMPACT_EVERY_BYTES {
+        if self.uncompacted_bytes >= IMPORT_COMPACT_EVERY_BYTES {
             self.compact();
         }
     }

@@ -10,15 +10,13 @@ use std::path::Path;
 use betcode_storage::{ImportRecord, SessionId, StoreError};
 
 use super::elsewhere;
-use super::file::{FindStop, READ_BYTES, Stop};
+use super::file::{FindStop, Stop};
 use super::identity::{self, Candidate, Decision, Prefix};
 use super::walk::{Found, path_bytes};
 use super::{Run, Skipped};
 use crate::error::Exit;
 use crate::export::content;
-
-/// Sessions that a file is compared with to see whether it is an older copy of one.
-const OLDER_COPY_REPLAYS_MAX: usize = 32;
+use crate::limits::{FILE_BUFFER_BYTES, OLDER_COPY_REPLAYS_MAX};
 
 /// Where in a file, and in its session, the import goes on.
 pub(super) struct ResumePoint {
@@ -181,13 +179,13 @@ fn prefixes(
 ) -> io::Result<HashMap<u64, Prefix>> {
     let ends: BTreeSet<_> = records.iter().map(|r| r.mark.taken_bytes).collect();
     file.seek(SeekFrom::Start(0))?;
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; FILE_BUFFER_BYTES];
     let mut prefix = Prefix::default();
     let mut reached = HashMap::new();
     for end in ends.into_iter().filter(|&end| end <= length) {
         while prefix.bytes < end {
-            let room =
-                usize::try_from(end - prefix.bytes).map_or(READ_BYTES, |r| r.min(READ_BYTES));
+            let room = usize::try_from(end - prefix.bytes)
+                .map_or(FILE_BUFFER_BYTES, |r| r.min(FILE_BUFFER_BYTES));
             let read = file.read(buffer.get_mut(..room).unwrap_or_default())?;
             if read == 0 {
                 return Ok(reached);

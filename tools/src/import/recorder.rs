@@ -9,9 +9,7 @@ use betcode_storage::{
 
 use crate::daemon::{Appender, Daemon, Refusal};
 use crate::error::{Exit, Failure};
-
-/// How long a run of the daemon's own is waited for: near its limit it compacts without being asked.
-const TURN_WAIT: Duration = Duration::from_secs(60);
+use crate::limits;
 
 /// Why a batch was not recorded.
 pub(super) enum NotRecorded {
@@ -82,9 +80,12 @@ impl<'a> Recorder<'a> {
                 let compacted = store.compact(&request, &mut |_| go_on());
                 compacted.map(drop).map_err(Failure::from)
             }
-            Self::Daemon(daemon, _) => daemon
-                .compact_in_turn(None, Tier::Quick, TURN_WAIT, &mut |_| go_on())
-                .map(drop),
+            Self::Daemon(daemon, _) => {
+                let wait_max = Duration::from_millis(limits::IMPORT_COMPACT_WAIT_MS_MAX);
+                daemon
+                    .compact_in_turn(None, Tier::Quick, wait_max, &mut |_| go_on())
+                    .map(drop)
+            }
         };
         if let Err(error) = done {
             tracing::info!(%error, "compaction during the import failed");
