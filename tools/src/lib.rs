@@ -9,7 +9,6 @@
 //!
 //! Nothing outside [`commands`] and [`output`] prints.
 
-pub mod base64;
 pub mod cli;
 pub mod commands;
 pub mod daemon;

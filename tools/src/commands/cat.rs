@@ -3,11 +3,12 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use betcode_storage::{Message, ReadRange, Replay, SessionId, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
-use crate::base64;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content::{self, LineEnds};
 use crate::interrupt::Interrupt;
@@ -186,7 +187,7 @@ fn document(message: &Message) -> Value {
     let mut document = json!({"sequence": message.sequence, "received_ms": message.received_ms});
     match std::str::from_utf8(&message.payload) {
         Ok(text) => document["payload"] = json!(text),
-        Err(_) => document["payload_base64"] = json!(base64::encode(&message.payload)),
+        Err(_) => document["payload_base64"] = json!(STANDARD.encode(&message.payload)),
     }
     document
 }

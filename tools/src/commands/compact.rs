@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use betcode_schema_grpc::history;
 use betcode_schema_grpc::history::CompactionFailure;
 use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::limits::{COMPACTION_THREADS_MAX, FOOTPRINT_TARGET};
@@ -13,7 +14,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, resolve};
-use crate::daemon::Compacted;
 use crate::error::{Exit, Result};
 use crate::limits::{self, LISTED_MAX};
 use crate::output::{Out, Unit, Via, format};
@@ -158,7 +158,7 @@ impl Outcome {
         }
     }
 
-    fn of_daemon(outcome: Compacted) -> Self {
+    fn of_daemon(outcome: history::CompactionOutcome) -> Self {
         let left = |failure: CompactionFailure| Left {
             session: failure.session_id,
             why: failure.why,

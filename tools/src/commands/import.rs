@@ -9,7 +9,7 @@ use betcode_storage::{Store, StoreOptions, Surroundings};
 use super::Context;
 use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
-use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, ImportTarget, import};
 use crate::limits::LISTED_MAX;
 use crate::output::{Out, Unit, format};
 
@@ -79,9 +79,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         Some(_) => context.open_read_only()?,
         None => Store::open(&context.database()?, store_options)?,
     };
-    let recorder = Recorder::of(&store, daemon.as_ref());
+    let target = ImportTarget::of(&store, daemon.as_ref());
     let progress = context.out.progress("importing", 0, Unit::Bytes);
-    let summary = import(&store, recorder, plan, &options, &mut |at| {
+    let summary = import(&store, target, plan, &options, &mut |at| {
         progress.now(if at.compacting {
             "compacting"
         } else {

@@ -16,13 +16,6 @@ use super::{Daemon, failure};
 use crate::error::{Exit, Failure, Result};
 use crate::limits;
 
-/// What a compaction did.
-pub type Compacted = CompactionOutcome;
-/// What a check found.
-pub type Checked = VerifyReport;
-/// What a backup holds.
-pub type BackedUp = BackupReport;
-
 /// Watches work: done, of how much; asked often, also when nothing is new. `Break` ends it.
 pub type Watch<'a> = &'a mut dyn FnMut(Option<(u64, u64)>) -> ControlFlow<()>;
 
@@ -43,7 +36,7 @@ impl Daemon {
         session: Option<&SessionId>,
         tier: Tier,
         watch: Watch<'_>,
-    ) -> Result<Compacted> {
+    ) -> Result<CompactionOutcome> {
         use run_compaction_response::Event;
         let request = RunCompactionRequest {
             session_id: session.map(ToString::to_string).unwrap_or_default(),
@@ -71,7 +64,7 @@ impl Daemon {
         tier: Tier,
         wait_max: Duration,
         watch: Watch<'_>,
-    ) -> Result<Compacted> {
+    ) -> Result<CompactionOutcome> {
         let begun = Instant::now();
         loop {
             match self.compact(session, tier, &mut *watch) {
@@ -90,7 +83,7 @@ impl Daemon {
     ///
     /// # Errors
     /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
-    pub fn verify(&self, watch: Watch<'_>) -> Result<Checked> {
+    pub fn verify(&self, watch: Watch<'_>) -> Result<VerifyReport> {
         use verify_response::Event;
         let mut client = self.maintenance();
         let answers = self.answer(client.verify(VerifyRequest {}))?;
@@ -105,7 +98,7 @@ impl Daemon {
     ///
     /// # Errors
     /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
-    pub fn backup(&self, file: &str, watch: Watch<'_>) -> Result<BackedUp> {
+    pub fn backup(&self, file: &str, watch: Watch<'_>) -> Result<BackupReport> {
         use backup_response::Event;
         debug_assert!(Path::new(file).is_absolute());
         let request = BackupRequest {

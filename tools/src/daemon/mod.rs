@@ -26,8 +26,8 @@ use betcode_storage::SessionId;
 use tokio::runtime::Runtime;
 use tonic::{Response, Status};
 
-pub use append::{Appender, Refusal};
-pub use jobs::{BackedUp, Checked, Compacted, Watch};
+pub use append::{AppendError, Appender};
+pub use jobs::Watch;
 pub use status::{DaemonStatus, Level, Stage, plan_inputs};
 
 use crate::error::{Exit, Failure, Result};

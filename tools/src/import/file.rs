@@ -9,9 +9,9 @@ use betcode_storage::{
 };
 use bytes::Bytes;
 
-use super::lines::{LineBatch, Lines, Refusal};
+use super::lines::{LineBatch, LineSplitter, LineTooLong};
 use super::place::{ResumePoint, find_place};
-use super::recorder::NotRecorded;
+use super::target::NotRecorded;
 use super::walk::{Found, has_line_ending, path_bytes};
 use super::{Run, Skipped, sniff};
 use crate::error::{Exit, Failure, plain_io};
@@ -23,7 +23,7 @@ use crate::output::format;
 
 /// What was taken of a file so far.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct FileProgress {
     /// Whether its session was created now.
     pub(super) is_new: bool,
     /// Messages.
@@ -34,7 +34,7 @@ pub(super) struct Taken {
     pub(super) already_there: u64,
 }
 
-impl Taken {
+impl FileProgress {
     /// Whether another import has recorded all that was to be taken.
     pub(super) fn came_too_late(&self) -> bool {
         self.messages == 0 && self.already_there > 0
@@ -61,7 +61,7 @@ impl From<StoreError> for Stop {
 }
 
 /// Takes what `found` holds beyond what was taken of it before.
-pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Result<(), Stop> {
+pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Result<(), Stop> {
     let done_before = run.progress.bytes_done;
     for _ in 1..OVERTAKEN_TRIES_MAX {
         match take_once(run, found, taken) {
@@ -72,7 +72,7 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
     take_once(run, found, taken)
 }
 
-fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Result<(), Stop> {
+fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Result<(), Stop> {
     let unreadable = |error: &io::Error| {
         let hint = "check its permissions, then import again: only what is new is taken";
         Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
@@ -159,14 +159,14 @@ struct FileImport<'a, 'r> {
     run: &'a mut Run<'r>,
     found: &'a Found,
     place: ResumePoint,
-    taken: &'a mut Taken,
+    taken: &'a mut FileProgress,
     /// Sequences that the next message continues on the same line.
     joins: Vec<u64>,
 }
 
 impl FileImport<'_, '_> {
     fn take_rest(mut self, input: &mut impl Read) -> Result<(), FindStop> {
-        let mut lines = Lines::new(
+        let mut lines = LineSplitter::new(
             self.run.options.payload_bytes_max,
             IMPORT_BATCH_BYTES_MAX,
             IMPORT_BATCH_LINES_MAX,
@@ -184,7 +184,7 @@ impl FileImport<'_, '_> {
             while read == 0 || lines.is_full() {
                 let batch = match lines.next_batch() {
                     Ok(batch) => batch,
-                    Err(refusal) => return Err(self.too_long(refusal, input)?.into()),
+                    Err(line) => return Err(self.too_long(line, input)?.into()),
                 };
                 let Some(batch) = batch else { break };
                 self.append(batch)?;
@@ -196,7 +196,7 @@ impl FileImport<'_, '_> {
         match lines.finish() {
             Ok(Some(last)) => self.append(last)?,
             Ok(None) => {}
-            Err(refusal) => return Err(self.too_long(refusal, input)?.into()),
+            Err(line) => return Err(self.too_long(line, input)?.into()),
         }
         if self.place.record_is_stale {
             self.append_payloads(Vec::new(), 0)?;
@@ -268,10 +268,10 @@ impl FileImport<'_, '_> {
     fn append_with_room(&mut self, batch: Batch) -> Result<Appended, Stop> {
         let again = batch.clone();
         let sequence = self.place.next_sequence;
-        let appended = match self.run.recorder.append(batch) {
+        let appended = match self.run.target.append(batch) {
             Err(NotRecorded::NoSpace(_)) => {
                 self.run.compact();
-                self.run.recorder.append(again)
+                self.run.target.append(again)
             }
             other => other,
         };
@@ -294,8 +294,8 @@ impl FileImport<'_, '_> {
     }
 
     /// Says how long the line is, so that the right bound can be given the next time.
-    fn too_long(&self, refusal: Refusal, input: &mut impl Read) -> io::Result<Stop> {
-        let Refusal::LineTooLong { bytes_min, ended } = refusal;
+    fn too_long(&self, line: LineTooLong, input: &mut impl Read) -> io::Result<Stop> {
+        let LineTooLong { bytes_min, ended } = line;
         let rest = match ended {
             true => 0,
             false => rest_of_line(input, PAYLOAD_BYTES_MAX_CEILING.saturating_sub(bytes_min))?,

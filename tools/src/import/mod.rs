@@ -10,8 +10,8 @@ mod file;
 pub mod identity;
 pub mod lines;
 mod place;
-mod recorder;
 pub mod sniff;
+mod target;
 #[cfg(test)]
 mod tests;
 pub mod walk;
@@ -26,8 +26,8 @@ use serde::Serialize;
 use crate::error::{Exit, Failure, Result};
 use crate::limits::IMPORT_COMPACT_EVERY_BYTES;
 use crate::output::format;
-use file::{Stop, Taken};
-pub use recorder::Recorder;
+use file::{FileProgress, Stop};
+pub use target::ImportTarget;
 
 /// How to import.
 #[derive(Debug, Clone)]
@@ -187,13 +187,13 @@ impl ImportPlan {
     }
 }
 
-/// Imports the files of `plan`: `store` says what was taken before, `recorder` takes the rest.
+/// Imports the files of `plan`: `store` says what was taken before, `target` takes the rest.
 ///
 /// # Errors
 /// When the store refuses to go on. What was taken before stays, and is not taken again.
 pub fn import(
     store: &Store,
-    recorder: Recorder<'_>,
+    target: ImportTarget<'_>,
     plan: ImportPlan,
     options: &ImportOptions,
     observe: Observer<'_>,
@@ -206,7 +206,7 @@ pub fn import(
     let bytes = plan.files.iter().map(|f| f.bytes).sum();
     let mut run = Run {
         store,
-        recorder,
+        target,
         options,
         observe,
         progress: ImportProgress {
@@ -227,7 +227,7 @@ pub fn import(
             }
             continue;
         }
-        let mut taken = Taken::default();
+        let mut taken = FileProgress::default();
         let ended = file::take(&mut run, found, &mut taken);
         // A file of which nothing could be taken has made no session.
         let made = taken.is_new && ended.is_ok() && !taken.came_too_late();
@@ -279,7 +279,7 @@ fn is_left_old(store: &Store, found: &walk::Found, within: Option<Duration>) -> 
 /// What the files of one import share.
 struct Run<'a> {
     store: &'a Store,
-    recorder: Recorder<'a>,
+    target: ImportTarget<'a>,
     options: &'a ImportOptions,
     observe: Observer<'a>,
     progress: ImportProgress,
@@ -313,6 +313,6 @@ impl Run<'_> {
         // A bar says so from the beginning: it stands still until this ends. Whether to go on, the
         // compaction asks itself.
         let _ = observe(progress);
-        self.recorder.compact(&mut || observe(progress));
+        self.target.compact(&mut || observe(progress));
     }
 }

@@ -7,15 +7,15 @@ use betcode_storage::{
 
 use super::identity::Prefix;
 use super::walk::path_bytes;
-use super::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
+use super::{ImportOptions, ImportPlan, ImportSummary, ImportTarget, import};
 
 /// Imports `path`, and does something once at the first moment at which it is known where to go on.
 fn import_while(store: &Store, path: &std::path::Path, then: impl FnOnce()) -> ImportSummary {
     let mut then = Some(then);
     let plan = ImportPlan::of(&[path.to_owned()]).unwrap();
-    let recorder = Recorder::of(store, None);
+    let target = ImportTarget::of(store, None);
     let options = ImportOptions::default();
-    let imported = import(store, recorder, plan, &options, &mut |_| {
+    let imported = import(store, target, plan, &options, &mut |_| {
         if let Some(then) = then.take() {
             then();
         }

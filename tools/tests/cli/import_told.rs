@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use betcode_db::generator;
-use betcode_db::import::{self, ImportOptions, ImportPlan, Recorder};
+use betcode_db::import::{self, ImportOptions, ImportPlan, ImportTarget};
 use betcode_storage::{Store, StoreOptions};
 
 use crate::import::append;
@@ -62,7 +62,7 @@ fn who_watches_an_import_sees_when_it_compacts() {
     let mut phases = Vec::new();
     import::import(
         &store,
-        Recorder::File(&store),
+        ImportTarget::File(&store),
         plan,
         &ImportOptions::default(),
         &mut |at| {

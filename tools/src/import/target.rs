@@ -7,7 +7,7 @@ use betcode_storage::{
     Appended, Batch, CompactionRequest, ErrorKind, Store, StoreError, Tier, compaction_threads,
 };
 
-use crate::daemon::{Appender, Daemon, Refusal};
+use crate::daemon::{AppendError, Appender, Daemon};
 use crate::error::{Exit, Failure};
 use crate::limits;
 
@@ -34,14 +34,14 @@ impl From<Failure> for NotRecorded {
 }
 
 /// What records the lines of an import.
-pub enum Recorder<'a> {
+pub enum ImportTarget<'a> {
     /// The file itself.
     File(&'a Store),
     /// The daemon that serves it.
     Daemon(&'a Daemon, Box<Appender<'a>>),
 }
 
-impl<'a> Recorder<'a> {
+impl<'a> ImportTarget<'a> {
     /// Records through `daemon` when there is one.
     #[must_use]
     pub fn of(store: &'a Store, daemon: Option<&'a Daemon>) -> Self {
@@ -58,10 +58,10 @@ impl<'a> Recorder<'a> {
                 error if error.kind() == ErrorKind::NoSpace => NotRecorded::NoSpace(error.into()),
                 error => NotRecorded::Failed(error.into()),
             }),
-            Self::Daemon(_, appender) => appender.append(batch).map_err(|refusal| match refusal {
-                Refusal::Conflict => NotRecorded::Conflict,
-                Refusal::TooLarge => NotRecorded::TooLarge,
-                Refusal::Failed(failure) => failure.into(),
+            Self::Daemon(_, appender) => appender.append(batch).map_err(|error| match error {
+                AppendError::Conflict => NotRecorded::Conflict,
+                AppendError::TooLarge => NotRecorded::TooLarge,
+                AppendError::Failed(failure) => failure.into(),
             }),
         }
     }
