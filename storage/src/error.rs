@@ -128,8 +128,9 @@ pub enum StoreError {
     },
     /// The database has reached its size limit: new messages are refused, reading goes on.
     #[error(
-        "{path}: the database has {} in use, and {} more do not fit under its limit of {}",
-        shown_bytes(*used_bytes), shown_bytes(*incoming_bytes), shown_bytes(*limit_bytes)
+        "{path}: the database has {} in use, and {} more do not fit under its limit of {}, of which {} are kept for indexes",
+        shown_bytes(*used_bytes), shown_bytes(*incoming_bytes), shown_bytes(*limit_bytes),
+        shown_bytes(crate::limits::ADMISSION_SLACK_BYTES)
     )]
     LimitReached {
         /// The database file.
@@ -505,7 +506,7 @@ mod tests {
         };
         assert_eq!(
             full.to_string(),
-            "h.db: the database has 3.00 MB in use, and 21 B more do not fit under its limit of 3.00 MB"
+            "h.db: the database has 3.00 MB in use, and 21 B more do not fit under its limit of 3.00 MB, of which 16.4 KB are kept for indexes"
         );
         let too_large = StoreError::PayloadTooLarge {
             id: "s".into(),

@@ -86,13 +86,23 @@ impl Global {
         if let Some(path) = &self.db {
             return Ok(behind_links(path));
         }
-        ProjectDirs::from("", "", "betcode")
-            .map(|dirs| behind_links(&dirs.data_dir().join("history.db")))
-            .ok_or_else(|| {
-                Failure::new(Exit::Usage, "there is no default place for the database")
-                    .why("the system names no home directory for this user")
-                    .hint("name the database with --db FILE or BETCODE_DB")
-            })
+        let folder = ProjectDirs::from("", "", "betcode").map(|dirs| dirs.data_dir().to_owned());
+        let why = match folder {
+            Some(folder) if folder.is_absolute() => {
+                return Ok(behind_links(&folder.join("history.db")));
+            }
+            // Another database for each folder that the command runs in.
+            Some(folder) => format!(
+                "the home directory is relative, which leads to {}",
+                folder.display()
+            ),
+            None => "the system names no home directory for this user".to_owned(),
+        };
+        Err(
+            Failure::new(Exit::Usage, "there is no default place for the database")
+                .why(why)
+                .hint("name the database with --db FILE or BETCODE_DB"),
+        )
     }
 
     /// The engine's settings.

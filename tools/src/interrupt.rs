@@ -3,35 +3,49 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::Exit;
+use crate::limits;
 
 /// Whether the user asked to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens to the signals. The first asks to stop between two steps; a second one ends the
-    /// process at once, which the store survives like any crash. What is ignored when the process
-    /// begins, as under `nohup` and behind `&` in a script, stays ignored.
+    /// Listens to the signals. The first asks to stop between two steps. One that comes more
+    /// than a second later ends the process at once, which the store survives like any crash. What is ignored
+    /// when the process begins, as under `nohup` and behind `&` in a script, stays ignored.
     ///
     /// # Errors
     /// When the system refuses the handlers.
     pub fn listen() -> std::io::Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicBool::new(false));
+        let insisted = Arc::new(AtomicBool::new(false));
         let ignored = ignored_signals();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            if ignored & (1 << (signal - 1)) != 0 {
-                continue;
-            }
+        let heard = [SIGINT, SIGTERM, SIGHUP].into_iter();
+        let heard: Vec<_> = heard
+            .filter(|signal| ignored & (1 << (signal - 1)) == 0)
+            .collect();
+        for &signal in &heard {
             let code = Exit::Interrupted as i32;
-            // Order matters: the shutdown is armed by the flag that the second handler sets.
-            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&flag))?;
-            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&insisted))?;
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
-        Ok(Self(flag))
+        let mut signals = Signals::new(&heard)?;
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                if signals.forever().next().is_some() {
+                    thread::sleep(Duration::from_millis(limits::SAME_WISH_MS));
+                    insisted.store(true, Ordering::SeqCst);
+                }
+            })?;
+        Ok(Self(stop))
     }
 
     /// Asks to stop, as a signal would.

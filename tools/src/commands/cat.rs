@@ -3,14 +3,16 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use betcode_storage::{Message, ReadRange, Replay, SessionId, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::{Context, resolve};
-use crate::base64;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content::{self, LineEnds};
 use crate::interrupt::Interrupt;
+use crate::limits;
 use crate::output::Out;
 
 /// Write a session's lines to stdout
@@ -43,9 +45,6 @@ impl Args {
         self.follow.then_some("--follow")
     }
 }
-
-/// How often it is looked for what was appended.
-const FOLLOW_POLL: Duration = Duration::from_millis(250);
 
 /// Runs the command.
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
@@ -179,7 +178,7 @@ fn follow(
                 next = last + 1;
                 is_open = !ends.newline_after(last);
             }
-            None => std::thread::sleep(FOLLOW_POLL),
+            None => std::thread::sleep(Duration::from_millis(limits::FOLLOW_POLL_MS)),
         }
     }
 }
@@ -188,7 +187,7 @@ fn document(message: &Message) -> Value {
     let mut document = json!({"sequence": message.sequence, "received_ms": message.received_ms});
     match std::str::from_utf8(&message.payload) {
         Ok(text) => document["payload"] = json!(text),
-        Err(_) => document["payload_base64"] = json!(base64::encode(&message.payload)),
+        Err(_) => document["payload_base64"] = json!(STANDARD.encode(&message.payload)),
     }
     document
 }

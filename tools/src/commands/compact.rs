@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use betcode_schema_grpc::history;
 use betcode_schema_grpc::history::CompactionFailure;
 use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::limits::{COMPACTION_THREADS_MAX, FOOTPRINT_TARGET};
@@ -13,15 +14,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Context, resolve};
-use crate::daemon::Compacted;
 use crate::error::{Exit, Result};
+use crate::limits::{self, LISTED_MAX};
 use crate::output::{Out, Unit, Via, format};
-
-/// How long another compaction is waited for.
-const TURN_WAIT: Duration = Duration::from_secs(10);
-
-/// Segments that a dry run lists for people; `--json` has them all.
-const STEPS_SHOWN_MAX: usize = 20;
 
 /// Compress messages losslessly and give the space back
 #[derive(Debug, clap::Args)]
@@ -94,12 +89,17 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let outcome = match daemon {
         Some(daemon) => {
             let session = request.session.as_ref();
-            let compacted = daemon.compact_in_turn(session, tier, TURN_WAIT, &mut |at| {
-                if let Some((done, all)) = at {
-                    progress.at_of(done, all);
-                }
-                interrupt.flow()
-            });
+            let compacted = daemon.compact_in_turn(
+                session,
+                tier,
+                Duration::from_millis(limits::COMPACT_WAIT_MS_MAX),
+                &mut |at| {
+                    if let Some((done, all)) = at {
+                        progress.at_of(done, all);
+                    }
+                    interrupt.flow()
+                },
+            );
             Outcome::of_daemon(compacted?)
         }
         None => Outcome::of_store(store.compact(&request, &mut |at| {
@@ -158,7 +158,7 @@ impl Outcome {
         }
     }
 
-    fn of_daemon(outcome: Compacted) -> Self {
+    fn of_daemon(outcome: history::CompactionOutcome) -> Self {
         let left = |failure: CompactionFailure| Left {
             session: failure.session_id,
             why: failure.why,
@@ -286,7 +286,7 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saves_bytes:
             }
         ));
     }
-    for step in plan.steps().take(STEPS_SHOWN_MAX) {
+    for step in plan.steps().take(LISTED_MAX) {
         out.line(format!(
             "  {:<6} {:>9}  {} {}–{}",
             step.tier.name(),
@@ -296,7 +296,7 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saves_bytes:
             step.last_sequence
         ));
     }
-    let more = plan.steps().count().saturating_sub(STEPS_SHOWN_MAX) as u64;
+    let more = plan.steps().count().saturating_sub(LISTED_MAX) as u64;
     if more > 0 {
         out.line(format!("  … and {} more", format::count(more)));
     }

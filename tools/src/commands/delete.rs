@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let (mut messages, mut raw_bytes) = (0, 0);
     for session in &sessions {
         let was_there = match &daemon {
-            Some(daemon) => daemon.delete(&session.id),
+            Some(daemon) => daemon.delete(&session.id, &mut |_| context.interrupt.flow()),
             None => store.delete(&session.id).map_err(Failure::from),
         };
         let was_there = was_there.map_err(|failure| after(deleted.len(), failure))?;

@@ -19,7 +19,7 @@ use crate::cli::size;
 use crate::error::{Exit, Failure, Result};
 use crate::export::content;
 use crate::generator;
-use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, ImportTarget, import};
 use crate::output::{Out, Unit, format};
 
 /// Sessions generated when there are none to read.
@@ -239,7 +239,7 @@ fn record(store: &Store, plan: ImportPlan, context: &mut Context<'_>) -> Result<
     let progress = context.out.progress("recording", 0, Unit::Bytes);
     let summary = import(
         store,
-        Recorder::File(store),
+        ImportTarget::File(store),
         plan,
         &ImportOptions::default(),
         &mut |at| {

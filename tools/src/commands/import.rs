@@ -9,7 +9,8 @@ use betcode_storage::{Store, StoreOptions, Surroundings};
 use super::Context;
 use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
-use crate::import::{ImportOptions, ImportPlan, ImportSummary, Recorder, import};
+use crate::import::{ImportOptions, ImportPlan, ImportSummary, ImportTarget, import};
+use crate::limits::LISTED_MAX;
 use crate::output::{Out, Unit, format};
 
 /// Record files of agent lines; run again, only what is new
@@ -18,6 +19,10 @@ use crate::output::{Out, Unit, format};
 A last line without its end is taken as it stands: the file may never get more. When a later \
 import finds it completed, the rest is a message of its own, because what was recorded does not \
 change: export joins the two again, and search and report see them apart.
+
+A file is known by its path and by the bytes that were taken of it: copies, also older ones, exports \
+and folders that were moved or renamed hold nothing new. One that gets another name itself is taken as \
+another session.
 
 What was deleted, or removed by retain, is taken again while its file is there. Delete the file \
 too, or leave old files alone with --modified-within.")]
@@ -74,9 +79,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         Some(_) => context.open_read_only()?,
         None => Store::open(&context.database()?, store_options)?,
     };
-    let recorder = Recorder::of(&store, daemon.as_ref());
+    let target = ImportTarget::of(&store, daemon.as_ref());
     let progress = context.out.progress("importing", 0, Unit::Bytes);
-    let summary = import(&store, recorder, plan, &options, &mut |at| {
+    let summary = import(&store, target, plan, &options, &mut |at| {
         progress.now(if at.compacting {
             "compacting"
         } else {
@@ -129,7 +134,10 @@ fn show(out: &mut Out, summary: &ImportSummary) {
             0 if summary.unchanged == 0 && !summary.skipped.is_empty() => {
                 "Nothing was taken".to_owned()
             }
-            0 => format!("Nothing new in {}", format::counted(summary.files, "file")),
+            0 => {
+                let looked_at = summary.files - summary.left_old;
+                format!("Nothing new in {}", format::counted(looked_at, "file"))
+            }
             // A file without messages of its own has grown by that alone.
             ended => format!(
                 "Took the end of the last line of {}, and no new message",
@@ -172,8 +180,7 @@ fn show(out: &mut Out, summary: &ImportSummary) {
 
 /// Shows on stderr what an import did not take.
 pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
-    const SHOWN_MAX: usize = 20;
-    for skipped in summary.skipped.iter().take(SHOWN_MAX) {
+    for skipped in summary.skipped.iter().take(LISTED_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
         out.trouble(format!(
             "skipped: {}{line}\n  why: {}\n  try: {}",
@@ -182,8 +189,8 @@ pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
             skipped.hint
         ));
     }
-    if summary.skipped.len() > SHOWN_MAX {
-        let more = (summary.skipped.len() - SHOWN_MAX) as u64;
+    if summary.skipped.len() > LISTED_MAX {
+        let more = (summary.skipped.len() - LISTED_MAX) as u64;
         out.trouble(format!(
             "and {} more; --json lists them all",
             format::count(more)

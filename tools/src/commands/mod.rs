@@ -35,6 +35,7 @@ use crate::cli::Global;
 use crate::daemon::{Daemon, DaemonStatus};
 use crate::error::{Exit, Failure, Result, stop_holder};
 use crate::interrupt::Interrupt;
+use crate::limits::{CANDIDATES_MAX, SHORT_ID_CHARS_MIN};
 use crate::output::{Out, Via, format};
 
 /// What to do.
@@ -300,7 +301,6 @@ fn damaged_documents(damaged: &[DamagedSession]) -> Vec<Value> {
 
 /// A beginning of a session's id that [`resolve`] takes for it: short, and no other's.
 fn short_name(store: &Store, id: &str) -> Result<String> {
-    const CHARS_MIN: usize = 13;
     let sessions = store.sessions(&SessionFilter::default())?.sessions;
     let in_common = |other: &str| {
         other
@@ -311,12 +311,11 @@ fn short_name(store: &Store, id: &str) -> Result<String> {
     };
     let others = sessions.iter().filter(|s| s.id.as_str() != id);
     let shared = others.map(|s| in_common(s.id.as_str())).max();
-    let chars = shared.map_or(CHARS_MIN, |shared| (shared + 1).max(CHARS_MIN));
+    let chars = shared.map_or(SHORT_ID_CHARS_MIN, |shared| {
+        (shared + 1).max(SHORT_ID_CHARS_MIN)
+    });
     Ok(id.chars().take(chars).collect())
 }
-
-/// Candidates shown for a text that names several sessions.
-const CANDIDATES_MAX: usize = 10;
 
 /// Whether a text may mean a session.
 type Fits = fn(&Session, &str) -> bool;

@@ -12,10 +12,8 @@ use serde_json::{Value, json};
 use super::{Context, resolve};
 use crate::cli::{age, size};
 use crate::error::{Exit, Failure, Result};
+use crate::limits::LISTED_MAX;
 use crate::output::{Out, format};
-
-/// Sessions shown before the rest is summed up.
-const SHOWN_MAX: usize = 20;
 
 /// Remove old sessions, archived first when asked
 #[derive(Debug, clap::Args)]
@@ -174,7 +172,7 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
     if plan.removals.is_empty() {
         out.line("No session is to go.");
     }
-    for removal in plan.removals.iter().take(SHOWN_MAX) {
+    for removal in plan.removals.iter().take(LISTED_MAX) {
         out.line(&removal.session_id);
         out.line(format!(
             "  {:>9} {:>8}  {}",
@@ -183,8 +181,8 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
             removal.reason
         ));
     }
-    if plan.removals.len() > SHOWN_MAX {
-        out.line(format!("and {} more", plan.removals.len() - SHOWN_MAX));
+    if plan.removals.len() > LISTED_MAX {
+        out.line(format!("and {} more", plan.removals.len() - LISTED_MAX));
     }
     if !plan.removals.is_empty() {
         out.line(format!(
@@ -248,10 +246,15 @@ fn show_outcome(out: &mut Out, outcome: &RetentionOutcome, args: &Args) {
             format::bytes(bytes)
         ));
     }
-    if !outcome.archived_before.is_empty() {
+    let before = outcome.archived_before.len() as u64;
+    if before > 0 {
+        let keep = match before {
+            1 => "keeps the times of its first import",
+            _ => "keep the times of their first import",
+        };
+        let sessions = format::counted(before, "session");
         out.line(format!(
-            "            {} stood there before, and keep the times of their first import",
-            format::counted(outcome.archived_before.len() as u64, "session")
+            "            {sessions} stood there before, and {keep}"
         ));
     }
     out.line(format!(

@@ -1,5 +1,7 @@
 //! `search`: text in messages, compacted or not.
 
+use std::ops::ControlFlow;
+
 use betcode_storage::classify::classify;
 use betcode_storage::{ErrorKind, Message, ReadRange, SessionFilter, SessionId, Store, StoreError};
 use regex::bytes::{Regex, RegexBuilder};
@@ -7,10 +9,8 @@ use serde_json::{Value, json};
 
 use super::{Context, resolve};
 use crate::error::{Exit, Failure, Result};
+use crate::limits::EXCERPT_CHARS_MAX;
 use crate::output::{Out, format};
-
-/// Characters shown around a match.
-const EXCERPT_CHARS: usize = 120;
 
 /// Find text in messages, compacted or not
 #[derive(Debug, clap::Args)]
@@ -47,107 +47,156 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     }
     let pattern = compile(args)?;
     let store = context.open_read_only()?;
-    let sessions = match &args.session {
-        Some(text) => vec![resolve(&store, text)?],
-        None => {
-            let list = store.sessions(&SessionFilter::default())?;
-            // What stands in those whose row is damaged may be whole.
-            let damaged = list.damaged.into_iter().filter_map(|session| session.id);
-            list.sessions
-                .into_iter()
-                .map(|s| s.id)
-                .chain(damaged)
-                .collect()
-        }
+    let mut search = Search {
+        store: &store,
+        args,
+        pattern,
+        context,
+        matches: Vec::new(),
+        found: 0,
+        searched: 0,
+        failed: Vec::new(),
     };
-    let mut matches: Vec<Value> = Vec::new();
-    let (mut found, mut searched, mut failed) = (0_u64, 0_u64, Vec::new());
-    'sessions: for session in &sessions {
-        let replay = match store.read(session, ReadRange::all()) {
+    for session in sessions_to_search(&store, args)? {
+        if search.session(&session)?.is_break() {
+            break;
+        }
+    }
+    search.finish()
+}
+
+fn sessions_to_search(store: &Store, args: &Args) -> Result<Vec<SessionId>> {
+    if let Some(text) = &args.session {
+        return Ok(vec![resolve(store, text)?]);
+    }
+    let list = store.sessions(&SessionFilter::default())?;
+    // What stands in those whose row is damaged may be whole.
+    let damaged = list.damaged.into_iter().filter_map(|session| session.id);
+    let ids = list.sessions.into_iter().map(|session| session.id);
+    Ok(ids.chain(damaged).collect())
+}
+
+/// A search under way.
+struct Search<'a, 'c> {
+    store: &'a Store,
+    args: &'a Args,
+    pattern: Regex,
+    context: Context<'c>,
+    /// Documents of the matches, for JSON.
+    matches: Vec<Value>,
+    found: u64,
+    /// Messages looked at.
+    searched: u64,
+    /// Documents of the sessions that could not be read, or not all of them.
+    failed: Vec<Value>,
+}
+
+impl Search<'_, '_> {
+    /// Searches a session. What goes wrong with it does not hide what the others hold.
+    fn session(&mut self, session: &SessionId) -> Result<ControlFlow<()>> {
+        // Among all sessions, one that was deleted since they were listed is none.
+        let is_listed = self.args.session.is_none();
+        let replay = match self.store.read(session, ReadRange::all()) {
             Err(error) if error.kind() == ErrorKind::Damaged => {
-                failed.push(not_searched(context.out, session, error.into()));
-                continue 'sessions;
+                self.not_searched(session, error.into());
+                return Ok(ControlFlow::Continue(()));
             }
-            // Deleted since the sessions were listed.
-            Err(StoreError::SessionNotFound { .. }) if args.session.is_none() => continue,
+            Err(StoreError::SessionNotFound { .. }) if is_listed => {
+                return Ok(ControlFlow::Continue(()));
+            }
             replay => replay?,
         };
         let mut is_damaged = false;
         for message in replay {
-            if context.interrupt.raised() || context.out.reader_gone() || found >= args.limit {
-                break 'sessions;
+            if self.is_over() {
+                return Ok(ControlFlow::Break(()));
             }
-            let message = match message {
-                Ok(message) => message,
+            match message {
+                Ok(message) => self.message(session, &message),
                 // Behind the damage it goes on.
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     if !is_damaged {
-                        failed.push(not_searched(context.out, session, error.into()));
+                        self.not_searched(session, error.into());
                     }
                     is_damaged = true;
-                    continue;
                 }
-                Err(StoreError::SessionNotFound { .. }) if args.session.is_none() => {
-                    continue 'sessions;
-                }
-                // What goes wrong with one session does not hide what the others hold.
+                Err(StoreError::SessionNotFound { .. }) if is_listed => break,
                 Err(error) => {
-                    failed.push(not_searched(context.out, session, error.into()));
-                    continue 'sessions;
+                    self.not_searched(session, error.into());
+                    break;
                 }
-            };
-            searched += 1;
-            let Some(at) = pattern.find(&message.payload) else {
-                continue;
-            };
-            let message_type = classify(&message.payload).message_type;
-            let wanted = args.message_type.as_deref();
-            if wanted.is_some_and(|wanted| wanted != message_type) {
-                continue;
             }
-            found += 1;
-            let excerpt = excerpt(&message.payload, at.start(), at.end());
-            if context.global.json {
-                let mut document = document(session, &message, &excerpt);
-                document["type"] = json!(message_type);
-                matches.push(document);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn is_over(&self) -> bool {
+        self.context.interrupt.raised() || self.context.out.reader_gone() || self.is_limited()
+    }
+
+    fn is_limited(&self) -> bool {
+        self.found >= self.args.limit
+    }
+
+    fn message(&mut self, session: &SessionId, message: &Message) {
+        self.searched += 1;
+        let Some(at) = self.pattern.find(&message.payload) else {
+            return;
+        };
+        let message_type = classify(&message.payload).message_type;
+        let wanted = self.args.message_type.as_deref();
+        if wanted.is_some_and(|wanted| wanted != message_type) {
+            return;
+        }
+        self.found += 1;
+        let excerpt = excerpt(&message.payload, at.start(), at.end());
+        if self.context.global.json {
+            let mut document = document(session, message, &excerpt);
+            document["type"] = json!(message_type);
+            self.matches.push(document);
+        }
+        let line = format!("{session}:{}: {excerpt}", message.sequence);
+        self.context.out.line(line);
+    }
+
+    /// Tells of a session that could not be read, or not all of it.
+    fn not_searched(&mut self, session: &SessionId, failure: Failure) {
+        self.context.out.trouble(format!(
+            "not all of it searched: {session}\n  why: {failure}"
+        ));
+        let document = json!({"session": session.as_str(), "why": failure.to_string()});
+        self.failed.push(document);
+    }
+
+    fn finish(self) -> Result<Exit> {
+        let is_limited = self.is_limited();
+        let out = self.context.out;
+        let is_interrupted = self.context.interrupt.raised();
+        out.json(&json!({
+            "matches": self.matches, "searched_messages": self.searched, "limited": is_limited,
+            "failed": self.failed, "interrupted": is_interrupted,
+        }));
+        let searched = format::counted(self.searched, "message");
+        if is_interrupted {
+            out.trouble(format!("interrupted: {searched} searched, not all"));
+            return Ok(Exit::Interrupted);
+        }
+        if is_limited {
+            let matches = format::counted_es(self.args.limit, "match");
+            out.remark(format!("stopped after {matches}; --limit takes more"));
+        }
+        if self.found == 0 {
+            out.remark(format!("nothing in {searched} matches"));
+            if let Some(wanted) = &self.args.message_type {
+                tell_types(self.store, wanted, out)?;
             }
-            context
-                .out
-                .line(format!("{session}:{}: {excerpt}", message.sequence));
         }
+        Ok(match (self.found, self.failed.is_empty()) {
+            (_, false) => Exit::Problems,
+            (0, true) => Exit::NotFound,
+            (_, true) => Exit::Ok,
+        })
     }
-    context.out.json(&json!({
-        "matches": matches, "searched_messages": searched, "limited": found >= args.limit,
-        "failed": failed, "interrupted": context.interrupt.raised(),
-    }));
-    if context.interrupt.raised() {
-        context.out.trouble(format!(
-            "interrupted: {} searched, not all",
-            format::counted(searched, "message")
-        ));
-        return Ok(Exit::Interrupted);
-    }
-    if found >= args.limit {
-        context.out.remark(format!(
-            "stopped after {}; --limit takes more",
-            format::counted_es(args.limit, "match")
-        ));
-    }
-    if found == 0 {
-        context.out.remark(format!(
-            "nothing in {} matches",
-            format::counted(searched, "message")
-        ));
-        if let Some(wanted) = &args.message_type {
-            tell_types(&store, wanted, context.out)?;
-        }
-    }
-    Ok(match (found, failed.is_empty()) {
-        (_, false) => Exit::Problems,
-        (0, true) => Exit::NotFound,
-        (_, true) => Exit::Ok,
-    })
 }
 
 /// Says which types there are when no message has the one that was asked for.
@@ -161,14 +210,6 @@ fn tell_types(store: &Store, wanted: &str, out: &mut Out) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Tells of a session that could not be read, or not all of it; what a document says of it.
-fn not_searched(out: &mut Out, session: &SessionId, failure: Failure) -> Value {
-    out.trouble(format!(
-        "not all of it searched: {session}\n  why: {failure}"
-    ));
-    json!({"session": session.as_str(), "why": failure.to_string()})
 }
 
 fn compile(args: &Args) -> Result<Regex> {
@@ -207,13 +248,13 @@ fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {
 
 /// The match with what stands around it, on one line.
 fn excerpt(payload: &[u8], start: usize, end: usize) -> String {
-    let around = EXCERPT_CHARS.saturating_sub(end - start) / 2;
+    let around = EXCERPT_CHARS_MAX.saturating_sub(end - start) / 2;
     let (from, to) = (
         start.saturating_sub(around),
         (end + around).min(payload.len()),
     );
     let text = String::from_utf8_lossy(payload.get(from..to).unwrap_or_default());
-    format::cut(text.trim_matches('\u{fffd}'), EXCERPT_CHARS)
+    format::cut(text.trim_matches('\u{fffd}'), EXCERPT_CHARS_MAX)
 }
 
 #[cfg(test)]
@@ -225,7 +266,7 @@ mod tests {
         let payload = [vec![b'a'; 500], b"needle".to_vec(), vec![b'b'; 500]].concat();
         let shown = excerpt(&payload, 500, 506);
         assert!(
-            shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS,
+            shown.contains("needle") && shown.chars().count() <= EXCERPT_CHARS_MAX,
             "{shown}"
         );
         assert_eq!(excerpt(b"needle", 0, 6), "needle");

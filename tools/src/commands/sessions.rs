@@ -9,10 +9,8 @@ use serde_json::{Value, json};
 
 use super::{Context, damaged_documents, tell_damaged};
 use crate::error::{Exit, Result};
+use crate::limits::ABOUT_CELLS_MAX;
 use crate::output::{Out, format};
-
-/// Columns for what a session is about, beside its time.
-const ABOUT_CELLS_MAX: usize = 54;
 
 /// List sessions
 #[derive(Debug, clap::Args)]

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
+use betcode_schema_grpc::history;
 use betcode_storage::VerifyReport;
 use serde::Serialize;
 use serde_json::json;
 
 use super::Context;
-use crate::daemon::Checked;
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Unit, format};
 
@@ -173,7 +173,7 @@ impl Findings {
         }
     }
 
-    fn of_daemon(report: Checked) -> Self {
+    fn of_daemon(report: history::VerifyReport) -> Self {
         Self {
             sessions: report.sessions,
             messages: report.messages,

@@ -9,15 +9,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use super::{Daemon, failure, unreachable};
+use super::{Daemon, failure, slow_answer};
 use crate::error::{Exit, Failure};
-
-/// How long a batch may take: the daemon's own wait for its queue, and a large commit.
-const COMMIT_WAIT: Duration = Duration::from_secs(120);
+use crate::limits;
 
 /// Why a batch was not appended.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum AppendError {
     /// The session has other messages from the expected sequence on.
     Conflict,
     /// The batch is more than the daemon takes at once.
@@ -48,7 +46,7 @@ impl Appender<'_> {
     ///
     /// # Errors
     /// When it was refused; nothing of it was kept then.
-    pub fn append(&mut self, batch: Batch) -> Result<Appended, Refusal> {
+    pub fn append(&mut self, batch: Batch) -> Result<Appended, AppendError> {
         let request = request(batch);
         let stream = match self.stream.take() {
             Some(stream) => stream,
@@ -60,22 +58,25 @@ impl Appender<'_> {
             let _ = requests.send(request).await;
             answers.message().await
         };
+        let wait_max = Duration::from_millis(limits::COMMIT_MS_MAX);
         let answered = self
             .daemon
             .runtime
-            .block_on(async { tokio::time::timeout(COMMIT_WAIT, exchange).await });
+            .block_on(async { tokio::time::timeout(wait_max, exchange).await });
         let response = match answered {
             Ok(Ok(Some(response))) => response,
             Ok(Ok(None)) => {
                 let failure = Failure::new(Exit::Busy, "the daemon ended the stream")
                     .hint("run the same command again");
-                return Err(Refusal::Failed(failure));
+                return Err(AppendError::Failed(failure));
             }
-            Ok(Err(status)) if status.code() == Code::OutOfRange => return Err(Refusal::TooLarge),
-            Ok(Err(status)) => return Err(Refusal::Failed(failure::of_status(&status))),
+            Ok(Err(status)) if status.code() == Code::OutOfRange => {
+                return Err(AppendError::TooLarge);
+            }
+            Ok(Err(status)) => return Err(AppendError::Failed(failure::of_status(&status))),
             Err(_) => {
-                let holder = Some(&self.daemon.holder);
-                return Err(Refusal::Failed(unreachable(holder, "it does not answer")));
+                let failure = slow_answer(&self.daemon.holder, wait_max);
+                return Err(AppendError::Failed(failure));
             }
         };
         // Kept only while every batch got its own answer.
@@ -87,27 +88,29 @@ impl Appender<'_> {
                 duplicates: done.duplicates,
             }),
             Some(Answer::Refused(refused)) if refused.reason == "CONFLICT" => {
-                Err(Refusal::Conflict)
+                Err(AppendError::Conflict)
             }
             Some(Answer::Refused(refused)) => {
                 let code = Code::from_i32(refused.code);
                 let failure = failure::of_message(&refused.reason, code, &refused.message);
-                Err(Refusal::Failed(failure))
+                Err(AppendError::Failed(failure))
             }
-            None => Err(Refusal::Failed(Failure::new(
+            None => Err(AppendError::Failed(Failure::new(
                 Exit::Unsupported,
                 "the daemon's answer says nothing that this version knows",
             ))),
         }
     }
 
-    fn open(&self) -> Result<(mpsc::Sender<AppendRequest>, Streaming<AppendResponse>), Refusal> {
+    fn open(
+        &self,
+    ) -> Result<(mpsc::Sender<AppendRequest>, Streaming<AppendResponse>), AppendError> {
         let (requests, receiver) = mpsc::channel(1);
         let mut client = self.daemon.history();
         let answers = self
             .daemon
             .answer(client.append(ReceiverStream::new(receiver)))
-            .map_err(Refusal::Failed)?;
+            .map_err(AppendError::Failed)?;
         Ok((requests, answers))
     }
 }

@@ -15,8 +15,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response};
 
-/// Bytes on the way in one stream, and in all of them.
-const WINDOW_BYTES: u32 = 1 << 20;
+use crate::limits::WINDOW_BYTES;
 
 /// What generated clients send their requests through.
 #[derive(Debug, Clone)]

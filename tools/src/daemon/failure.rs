@@ -21,6 +21,12 @@ fn exit_of(reason: &str, code: Code) -> Exit {
         _ => match code {
             Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Exit::Busy,
             Code::Unimplemented => Exit::Unsupported,
+            Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+            Code::NotFound => Exit::NotFound,
+            Code::AlreadyExists | Code::Aborted => Exit::Conflict,
+            Code::PermissionDenied => Exit::Denied,
+            Code::DataLoss => Exit::Damaged,
+            Code::Cancelled => Exit::Interrupted,
             _ => Exit::Internal,
         },
     }

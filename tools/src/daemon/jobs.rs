@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::{
@@ -13,18 +14,7 @@ use tonic::Streaming;
 
 use super::{Daemon, failure};
 use crate::error::{Exit, Failure, Result};
-
-/// How often it is looked whether the user wants to stop.
-const INTERRUPT_POLL: Duration = Duration::from_millis(50);
-/// How often a run is asked for while another one is under way.
-const TURN_POLL: Duration = Duration::from_millis(200);
-
-/// What a compaction did.
-pub type Compacted = CompactionOutcome;
-/// What a check found.
-pub type Checked = VerifyReport;
-/// What a backup holds.
-pub type BackedUp = BackupReport;
+use crate::limits;
 
 /// Watches work: done, of how much; asked often, also when nothing is new. `Break` ends it.
 pub type Watch<'a> = &'a mut dyn FnMut(Option<(u64, u64)>) -> ControlFlow<()>;
@@ -46,7 +36,7 @@ impl Daemon {
         session: Option<&SessionId>,
         tier: Tier,
         watch: Watch<'_>,
-    ) -> Result<Compacted> {
+    ) -> Result<CompactionOutcome> {
         use run_compaction_response::Event;
         let request = RunCompactionRequest {
             session_id: session.map(ToString::to_string).unwrap_or_default(),
@@ -74,7 +64,7 @@ impl Daemon {
         tier: Tier,
         wait_max: Duration,
         watch: Watch<'_>,
-    ) -> Result<Compacted> {
+    ) -> Result<CompactionOutcome> {
         let begun = Instant::now();
         loop {
             match self.compact(session, tier, &mut *watch) {
@@ -82,7 +72,7 @@ impl Daemon {
                     if watch(None).is_break() {
                         return Err(failure);
                     }
-                    std::thread::sleep(TURN_POLL);
+                    std::thread::sleep(Duration::from_millis(limits::COMPACT_POLL_MS));
                 }
                 other => return other,
             }
@@ -93,7 +83,7 @@ impl Daemon {
     ///
     /// # Errors
     /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
-    pub fn verify(&self, watch: Watch<'_>) -> Result<Checked> {
+    pub fn verify(&self, watch: Watch<'_>) -> Result<VerifyReport> {
         use verify_response::Event;
         let mut client = self.maintenance();
         let answers = self.answer(client.verify(VerifyRequest {}))?;
@@ -108,7 +98,7 @@ impl Daemon {
     ///
     /// # Errors
     /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended it.
-    pub fn backup(&self, file: &str, watch: Watch<'_>) -> Result<BackedUp> {
+    pub fn backup(&self, file: &str, watch: Watch<'_>) -> Result<BackupReport> {
         use backup_response::Event;
         debug_assert!(Path::new(file).is_absolute());
         let request = BackupRequest {
@@ -131,19 +121,12 @@ impl Daemon {
         step: impl Fn(R) -> Step<T>,
     ) -> Result<T> {
         self.runtime.block_on(async {
-            let mut polls = tokio::time::interval(INTERRUPT_POLL);
             loop {
-                let message = tokio::select! {
-                    message = answers.message() => message,
-                    _ = polls.tick() => match watch(None) {
-                        ControlFlow::Continue(()) => continue,
-                        ControlFlow::Break(()) => return Err(StoreError::Cancelled.into()),
-                    },
+                let Some(message) = unless_stopped(answers.message(), watch).await else {
+                    return Err(StoreError::Cancelled.into());
                 };
-                match message
-                    .map_err(|status| failure::of_status(&status))?
-                    .map(&step)
-                {
+                let response = message.map_err(|status| failure::of_status(&status))?;
+                match response.map(&step) {
                     Some(Step::Done(done)) => return Ok(done),
                     Some(Step::Progress(done, all)) => {
                         if watch(Some((done, all))).is_break() {
@@ -161,5 +144,24 @@ impl Daemon {
                 }
             }
         })
+    }
+}
+
+/// Waits for `work`, and asks `watch` often meanwhile whether to go on; `None` when it wants to stop.
+pub(super) async fn unless_stopped<T>(
+    work: impl Future<Output = T>,
+    watch: Watch<'_>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    let mut polls = tokio::time::interval(Duration::from_millis(limits::INTERRUPT_POLL_MS));
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            _ = polls.tick() => {
+                if watch(None).is_break() {
+                    return None;
+                }
+            }
+        }
     }
 }

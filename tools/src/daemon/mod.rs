@@ -10,6 +10,8 @@ mod connection;
 mod failure;
 mod jobs;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::path::Path;
@@ -24,19 +26,14 @@ use betcode_storage::SessionId;
 use tokio::runtime::Runtime;
 use tonic::{Response, Status};
 
-pub use append::{Appender, Refusal};
-pub use jobs::{BackedUp, Checked, Compacted, Watch};
+pub use append::{AppendError, Appender};
+pub use jobs::Watch;
 pub use status::{DaemonStatus, Level, Stage, plan_inputs};
 
 use crate::error::{Exit, Failure, Result};
+use crate::limits;
 use connection::Connection;
 
-/// How long a daemon that is just starting is waited for.
-const START_WAIT: Duration = Duration::from_secs(5);
-/// How often it is looked at meanwhile.
-const START_POLL: Duration = Duration::from_millis(50);
-/// How long an answer is waited for. Long work answers at once and then tells how far it is.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Where requests say they go; the socket is what counts.
 const ORIGIN: &str = "http://daemon";
 
@@ -54,21 +51,23 @@ impl Daemon {
     /// # Errors
     /// When one holds the store and does not answer.
     pub fn find(db: &Path) -> Result<Option<Self>> {
-        Self::find_within(db, ANSWER_WAIT)
+        Self::find_within(db, Duration::from_millis(limits::ANSWER_MS_MAX))
     }
 
-    /// The same, waiting no longer than `patience` for an answer.
-    fn find_within(db: &Path, patience: Duration) -> Result<Option<Self>> {
+    /// The same, waiting no longer than `wait_max` for an answer.
+    fn find_within(db: &Path, wait_max: Duration) -> Result<Option<Self>> {
+        let start_wait_max = Duration::from_millis(limits::DAEMON_START_MS_MAX).min(wait_max);
+        let poll = Duration::from_millis(limits::DAEMON_START_POLL_MS);
         let mut waited = Duration::ZERO;
         let holder = loop {
             match locate::server_of(db) {
                 Server::None => return Ok(None),
                 Server::Running(holder) => break holder,
-                Server::Starting if waited < START_WAIT.min(patience) => {}
+                Server::Starting if waited < start_wait_max => {}
                 Server::Starting => return Err(unreachable(None, "it does not say where it is")),
             }
-            std::thread::sleep(START_POLL);
-            waited += START_POLL;
+            std::thread::sleep(poll);
+            waited += poll;
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -78,11 +77,11 @@ impl Daemon {
         let mut waited = Duration::ZERO;
         let connection = loop {
             let connect = Connection::open(&holder.socket);
-            let opened = runtime.block_on(async { tokio::time::timeout(patience, connect).await });
+            let opened = runtime.block_on(async { tokio::time::timeout(wait_max, connect).await });
             match opened {
                 Ok(Ok(connection)) => break connection,
                 // It has the lock before it listens.
-                Ok(Err(_)) if waited < START_WAIT.min(patience) => {}
+                Ok(Err(_)) if waited < start_wait_max => {}
                 Ok(Err(error)) => {
                     return Err(unreachable(Some(&holder), &crate::error::plain_io(&error)));
                 }
@@ -90,10 +89,10 @@ impl Daemon {
             }
             if locate::server_of(db) != Server::Running(holder.clone()) {
                 // It ended, or another one took over: look again from the beginning.
-                return Self::find_within(db, patience);
+                return Self::find_within(db, wait_max);
             }
-            std::thread::sleep(START_POLL);
-            waited += START_POLL;
+            std::thread::sleep(poll);
+            waited += poll;
         };
         Ok(Some(Self {
             holder,
@@ -121,17 +120,42 @@ impl Daemon {
         self.answer(client.rename_session(request)).map(drop)
     }
 
-    /// Deletes a session; whether there was one.
+    /// Deletes a session; whether there was one. That takes as long as its rows are many: `watch` is asked
+    /// often whether to wait for it.
     ///
     /// # Errors
-    /// What the daemon answers.
-    pub fn delete(&self, session: &SessionId) -> Result<bool> {
+    /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended the wait, [`Exit::Busy`] when it
+    /// took too long. The daemon goes on with the deletion in both cases.
+    pub fn delete(&self, session: &SessionId, watch: Watch<'_>) -> Result<bool> {
+        self.delete_within(Duration::from_millis(limits::DELETE_MS_MAX), session, watch)
+    }
+
+    fn delete_within(
+        &self,
+        wait_max: Duration,
+        session: &SessionId,
+        watch: Watch<'_>,
+    ) -> Result<bool> {
         let request = history::DeleteSessionRequest {
             session_id: session.to_string(),
         };
         let mut client = self.history();
-        let response = self.answer(client.delete_session(request))?;
-        Ok(response.deleted)
+        let call = jobs::unless_stopped(client.delete_session(request), watch);
+        let answered = self
+            .runtime
+            .block_on(async { tokio::time::timeout(wait_max, call).await });
+        let stopped = match answered {
+            Ok(Some(Ok(response))) => return Ok(response.into_inner().deleted),
+            Ok(Some(Err(status))) => return Err(failure::of_status(&status)),
+            Ok(None) => Failure::new(Exit::Interrupted, "interrupted")
+                .why(format!("the daemon is still deleting session {session}")),
+            Err(_) => Failure::new(
+                Exit::Busy,
+                format!("the daemon is still deleting session {session}"),
+            )
+            .why(format!("it has not ended within {wait_max:?}")),
+        };
+        Err(stopped.hint("there is nothing to do: the deletion goes on by itself"))
     }
 
     fn history(&self) -> HistoryServiceClient<Connection> {
@@ -148,21 +172,21 @@ impl Daemon {
 
     /// Waits for the answer to a call.
     fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T> {
-        self.answer_within(ANSWER_WAIT, call)
+        self.answer_within(Duration::from_millis(limits::ANSWER_MS_MAX), call)
     }
 
     fn answer_within<T>(
         &self,
-        patience: Duration,
+        wait_max: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T> {
         let answered = self
             .runtime
-            .block_on(async { tokio::time::timeout(patience, call).await });
+            .block_on(async { tokio::time::timeout(wait_max, call).await });
         match answered {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(failure::of_status(&status)),
-            Err(_) => Err(unreachable(Some(&self.holder), "it does not answer")),
+            Err(_) => Err(slow_answer(&self.holder, wait_max)),
         }
     }
 }
@@ -191,4 +215,20 @@ fn unreachable(holder: Option<&Holder>, why: &str) -> Failure {
     Failure::new(Exit::Busy, what).why(why).hint(format!(
         "{stop}, or give --direct: writing the file beside it is safe"
     ))
+}
+
+/// A daemon that took a call and did not answer it in time. What was asked may be done all the same.
+fn slow_answer(holder: &Holder, wait_max: Duration) -> Failure {
+    let pid = holder.pid;
+    Failure::new(
+        Exit::Busy,
+        format!("the daemon, process {pid}, has not answered"),
+    )
+    .why(format!(
+        "it took the request {wait_max:?} ago, and is busy or hangs"
+    ))
+    .hint(
+        "run the same command again: what the daemon has done by then is not done twice; if it never \
+         answers, `betcode-db doctor` says more, and --direct works without it",
+    )
 }

@@ -15,9 +15,9 @@ use serde::Serialize;
 
 use super::{Daemon, origin};
 use crate::error::Result;
+use crate::limits::REPORT_ANSWER_MS_MAX;
 
-/// How long a report waits for the daemon: what it does not say in time is left out.
-const PATIENCE: Duration = Duration::from_secs(2);
+const WAIT_MAX: Duration = Duration::from_millis(REPORT_ANSWER_MS_MAX);
 
 /// A running daemon as a report shows it.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -85,7 +85,7 @@ impl DaemonStatus {
             socket: holder.socket.display().to_string(),
             ..Self::default()
         };
-        let asked = match Daemon::find_within(db, PATIENCE) {
+        let asked = match Daemon::find_within(db, WAIT_MAX) {
             Ok(None) => return None,
             Ok(Some(daemon)) => daemon.tell(&mut status),
             Err(failure) => Err(failure),
@@ -142,7 +142,7 @@ impl DaemonStatus {
 /// of one that cannot be asked.
 #[must_use]
 pub fn plan_inputs(db: &Path) -> Vec<(String, f64)> {
-    let Ok(Some(daemon)) = Daemon::find_within(db, PATIENCE) else {
+    let Ok(Some(daemon)) = Daemon::find_within(db, WAIT_MAX) else {
         return Vec::new();
     };
     let request = PlanRequest {
@@ -151,7 +151,7 @@ pub fn plan_inputs(db: &Path) -> Vec<(String, f64)> {
     };
     let connection = daemon.connection.clone();
     let mut capacity = CapacityServiceClient::with_origin(connection, origin());
-    let plan = daemon.answer_within(PATIENCE, capacity.plan(request));
+    let plan = daemon.answer_within(WAIT_MAX, capacity.plan(request));
     let rows = plan.unwrap_or_default().inputs.into_iter();
     rows.filter(|row| DAEMON_INPUTS.contains(&row.name.as_str()))
         .map(|row| (row.name, row.value))
@@ -171,7 +171,7 @@ impl Daemon {
             Ok(tonic::Response::new(message))
         };
         status.levels = self
-            .answer_within(PATIENCE, first)?
+            .answer_within(WAIT_MAX, first)?
             .levels
             .into_iter()
             .map(|level| Level {
@@ -182,7 +182,7 @@ impl Daemon {
                 level: level.level,
             })
             .collect();
-        let budget = self.answer_within(PATIENCE, capacity.budget(BudgetRequest {}))?;
+        let budget = self.answer_within(WAIT_MAX, capacity.budget(BudgetRequest {}))?;
         status.stages = budget
             .stages
             .into_iter()
@@ -196,7 +196,7 @@ impl Daemon {
             })
             .collect();
         let mut client = self.compaction();
-        let compaction = self.answer_within(PATIENCE, client.status(CompactionStatusRequest {}))?;
+        let compaction = self.answer_within(WAIT_MAX, client.status(CompactionStatusRequest {}))?;
         status.compaction = compaction.state;
         status.compaction_runs = compaction.runs;
         status.compaction_error = Some(compaction.last_error).filter(|why| !why.is_empty());

@@ -8,6 +8,7 @@ use std::path::Path;
 use betcode_storage::{ReadRange, SessionId, Store, StoreError};
 
 use crate::error::{Exit, Failure, Result};
+use crate::limits::FILE_BUFFER_BYTES;
 
 /// Where newlines stand in a session's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -182,7 +183,7 @@ struct Compared<R> {
 impl<R: Read> Compared<R> {
     fn new(file: R) -> Self {
         Self {
-            file: BufReader::with_capacity(256 << 10, file),
+            file: BufReader::with_capacity(FILE_BUFFER_BYTES, file),
             line: 1,
         }
     }
@@ -238,7 +239,7 @@ pub fn same_files(a: &Path, b: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     let mut compared = Compared::new(a);
-    let mut b = BufReader::with_capacity(256 << 10, b);
+    let mut b = BufReader::with_capacity(FILE_BUFFER_BYTES, b);
     loop {
         let piece = b.fill_buf()?;
         if piece.is_empty() {

@@ -2,32 +2,22 @@
 
 pub mod content;
 pub mod paths;
+mod plan;
 pub mod salvage;
+mod whole_file;
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use betcode_storage::{
-    ErrorKind, ReadRange, SessionFilter, SessionId, Store, StoreError, belongs_to_database,
-};
-use rustix::fs::OFlags;
+use betcode_storage::{ErrorKind, ReadRange, SessionId, Store, StoreError};
 use serde::Serialize;
 
+use self::plan::{Planned, plan};
+use self::whole_file::{ExportTarget, leads_through_folders, make_folder, sweep, write_whole_file};
 use crate::error::{Exit, Failure, Result};
 use crate::output::format;
-
-/// How the names of unfinished files begin.
-const UNFINISHED_PREFIX: &str = ".betcode-export-";
-/// Letters and digits, made up anew for each, with which they end.
-const UNFINISHED_RANDOM_BYTES: usize = 6;
-/// How long one is left alone: another export that has just made it does not hold it yet.
-const UNFINISHED_LEFT_ALONE: Duration = Duration::from_hours(1);
 
 /// How to export.
 #[derive(Debug, Clone, Default)]
@@ -131,77 +121,6 @@ pub struct ExportProgress {
     pub bytes: u64,
 }
 
-/// A session, and where it is written below the folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Planned {
-    session: SessionId,
-    /// About as many bytes as its file has.
-    bytes: u64,
-    /// All of it, unless it is damaged where that is kept.
-    path: Result<PathBuf>,
-    /// What can be read of it, if it is damaged.
-    salvaged: PathBuf,
-}
-
-/// Where each session is written, oldest session first, so that an older one keeps its path when a
-/// newer one wants the same; and what of the sessions cannot even be named.
-fn plan(store: &Store) -> Result<(Vec<Planned>, Vec<NotExported>)> {
-    let list = store.sessions(&SessionFilter::default())?;
-    let mut sessions = list.sessions;
-    sessions.sort_by_key(|s| s.key);
-    let mut paths = paths::Paths::default();
-    let mut plan = Vec::with_capacity(sessions.len());
-    for session in sessions {
-        let of_its_own = PathBuf::from(format!("{}.jsonl", session.id));
-        let path = match store.import_of(&session.id) {
-            // A session that cannot be looked up keeps no other from being written.
-            Err(error) => Err(damaged_at(error.into(), &of_its_own)),
-            Ok(None) => Ok(of_its_own),
-            Ok(Some(record)) => paths::checked(&record.mark.relative_path).map_err(|unsafe_path| {
-                let recorded = String::from_utf8_lossy(&record.mark.relative_path).into_owned();
-                Failure::new(
-                    Exit::Damaged,
-                    format!("the recorded path {recorded:?} is not used"),
-                )
-                .why(unsafe_path.to_string())
-                .hint("write it under a name of its own with --salvage")
-            }),
-        };
-        let bytes = session.raw_bytes + session.messages;
-        plan.push((session.id, bytes, path.map(|p| paths.claim(&p))));
-    }
-    let mut nameless = Vec::new();
-    for damaged in list.damaged {
-        let failure = Failure::from(damaged.error());
-        match damaged.id {
-            Some(id) => {
-                let path = PathBuf::from(format!("{id}.jsonl"));
-                plan.push((id, 0, Err(damaged_at(failure, &path))));
-            }
-            None => nameless.push(NotExported::of("(its id is damaged)".into(), failure)),
-        }
-    }
-    // Behind all that is whole: no part of a session takes the place of another session.
-    let with_salvaged = |(session, bytes, path): (SessionId, u64, Result<PathBuf>)| {
-        let wanted = match &path {
-            Ok(path) => paths::of_salvaged(path, &session),
-            Err(_) => PathBuf::from(format!("{session}.salvaged.jsonl")),
-        };
-        Planned {
-            salvaged: paths.claim(&wanted),
-            session,
-            bytes,
-            path,
-        }
-    };
-    Ok((plan.into_iter().map(with_salvaged).collect(), nameless))
-}
-
-/// A session that would stand at `path`, and whose rows are damaged.
-fn damaged_at(failure: Failure, path: &Path) -> Failure {
-    explain_damage(failure.during(path.display().to_string()))
-}
-
 /// Writes sessions below `out`, each file whole or not at all.
 ///
 /// # Errors
@@ -214,80 +133,121 @@ pub fn export(
     observe: &mut dyn FnMut(ExportProgress) -> ControlFlow<()>,
 ) -> Result<ExportSummary> {
     let started = Instant::now();
-    for id in &options.sessions {
-        match store.session(id) {
-            Err(error) if error.kind() == ErrorKind::Damaged => {}
-            found => drop(found?),
-        }
-    }
+    check_sessions(store, &options.sessions)?;
     let (mut plan, nameless) = plan(store)?;
     if !options.sessions.is_empty() {
         plan.retain(|planned| options.sessions.contains(&planned.session));
     }
     make_folder(out).map_err(|e| Failure::io("create the folder", out, &e))?;
-    let bytes = plan.iter().map(|planned| planned.bytes).sum();
-    let mut summary = ExportSummary {
-        out: out.display().to_string(),
-        ..Default::default()
+    let mut run = Run {
+        store,
+        out,
+        options,
+        observe,
+        progress: ExportProgress {
+            bytes_done: 0,
+            bytes: plan.iter().map(|planned| planned.bytes).sum(),
+        },
+        swept: HashSet::new(),
+        summary: ExportSummary {
+            out: out.display().to_string(),
+            ..Default::default()
+        },
     };
     if options.sessions.is_empty() {
-        summary.failed = nameless;
+        run.summary.failed = nameless;
     }
-    let mut progress = ExportProgress {
-        bytes_done: 0,
-        bytes,
-    };
-    let mut swept = HashSet::new();
-    for Planned {
-        session,
-        path,
-        salvaged,
-        ..
-    } in plan
-    {
-        for path in path.iter().chain([&salvaged]) {
-            let below = path.parent().unwrap_or(Path::new(""));
-            if !swept.contains(below) {
-                swept.insert(below.to_owned());
-                if leads_through_folders(out, below) {
-                    sweep(&out.join(below));
-                }
-            }
+    for planned in &plan {
+        let written = run.write(planned);
+        if run.note(planned, written)?.is_break() {
+            break;
         }
-        let place_of = |path| ExportTarget {
-            out,
-            path,
-            force: options.force,
-        };
+    }
+    run.summary.seconds = started.elapsed().as_secs_f64();
+    Ok(run.summary)
+}
+
+/// Whether all sessions that were asked for are there. What is damaged of them, writing them says.
+fn check_sessions(store: &Store, sessions: &[SessionId]) -> Result<()> {
+    for id in sessions {
+        match store.session(id) {
+            Err(error) if error.kind() == ErrorKind::Damaged => {}
+            found => drop(found?),
+        }
+    }
+    Ok(())
+}
+
+/// A session's file, and whether it stood there already with these bytes; `None` when it was interrupted.
+type Outcome = Option<(content::Written, bool)>;
+
+/// An export under way.
+struct Run<'a> {
+    store: &'a Store,
+    out: &'a Path,
+    options: &'a ExportOptions,
+    observe: &'a mut dyn FnMut(ExportProgress) -> ControlFlow<()>,
+    progress: ExportProgress,
+    /// Folders that were looked at for what a killed export left.
+    swept: HashSet<PathBuf>,
+    summary: ExportSummary,
+}
+
+impl Run<'_> {
+    /// Writes a session, or what can be read of it when that is wanted and it is damaged.
+    fn write(&mut self, planned: &Planned) -> Result<Outcome> {
+        for path in planned.path.iter().chain([&planned.salvaged]) {
+            self.sweep_once(path.parent().unwrap_or(Path::new("")));
+        }
+        let (store, out, force) = (self.store, self.out, self.options.force);
+        let place_of = |path| ExportTarget { out, path, force };
         let mut watch = |piece: u64| {
-            progress.bytes_done += piece;
-            observe(progress)
+            self.progress.bytes_done += piece;
+            (self.observe)(self.progress)
         };
-        let mut written = match &path {
+        let in_place = |place: &ExportTarget<'_>, failure: Failure| {
+            failure.during(place.target().display().to_string())
+        };
+        let written = match &planned.path {
             Ok(path) => {
                 let place = place_of(path);
-                write_session(store, &session, &place, &mut watch)
-                    .map_err(|failure| failure.during(place.target().display().to_string()))
+                write_session(store, &planned.session, &place, &mut watch)
+                    .map_err(|failure| in_place(&place, failure))
             }
             Err(failure) => Err(failure.clone()),
         };
-        if let Err(failure) = &written
-            && options.salvage
-            && failure.exit == Exit::Damaged
-        {
-            let place = place_of(&salvaged);
-            match salvage_session(store, &session, &place, &mut watch) {
-                Ok(Some(salvaged)) => summary.salvaged.push(salvaged),
-                Ok(None) => written = Ok(None),
-                Err(failure) => {
-                    written = Err(failure.during(place.target().display().to_string()));
-                }
-            }
+        let is_damaged = |failure: &Failure| failure.exit == Exit::Damaged;
+        if !self.options.salvage || !written.as_ref().is_err_and(is_damaged) {
+            return written;
         }
+        let place = place_of(&planned.salvaged);
+        let salvaged = salvage_session(store, &planned.session, &place, &mut watch)
+            .map_err(|failure| in_place(&place, failure))?;
+        let Some(salvaged) = salvaged else {
+            return Ok(None);
+        };
+        self.summary.salvaged.push(salvaged);
+        written
+    }
+
+    /// Removes what a killed export left in a folder below the one that is exported to.
+    fn sweep_once(&mut self, below: &Path) {
+        if self.swept.contains(below) {
+            return;
+        }
+        self.swept.insert(below.to_owned());
+        if leads_through_folders(self.out, below) {
+            sweep(&self.out.join(below));
+        }
+    }
+
+    /// Notes what became of a session; whether to go on with the next.
+    fn note(&mut self, planned: &Planned, written: Result<Outcome>) -> Result<ControlFlow<()>> {
+        let summary = &mut self.summary;
         match written {
             Ok(None) => {
                 summary.interrupted = true;
-                break;
+                return Ok(ControlFlow::Break(()));
             }
             Ok(Some((written, unchanged))) => {
                 summary.sessions += 1;
@@ -308,21 +268,21 @@ pub fn export(
                 });
             }
             // Deleted since the sessions were listed.
-            Err(_) if options.sessions.is_empty() && is_gone(store, &session) => {}
+            Err(_) if self.options.sessions.is_empty() && is_gone(self.store, &planned.session) => {
+            }
             Err(failure) => {
-                let failure = match options.salvage && failure.exit == Exit::Damaged {
+                let failure = match self.options.salvage && failure.exit == Exit::Damaged {
                     true => failure.hint(
                         "restore a backup to have all of it; `betcode-db verify` names the damage",
                     ),
                     false => failure,
                 };
-                let failed = NotExported::of(session.to_string(), failure);
+                let failed = NotExported::of(planned.session.to_string(), failure);
                 summary.failed.push(failed);
             }
         }
+        Ok(ControlFlow::Continue(()))
     }
-    summary.seconds = started.elapsed().as_secs_f64();
-    Ok(summary)
 }
 
 fn is_gone(store: &Store, session: &SessionId) -> bool {
@@ -332,14 +292,14 @@ fn is_gone(store: &Store, session: &SessionId) -> bool {
     )
 }
 
-/// Writes one session; `None` when it was interrupted. Says whether the file was there already.
+/// Writes one session.
 fn write_session(
     store: &Store,
     id: &SessionId,
     place: &ExportTarget<'_>,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<(content::Written, bool)>> {
-    let written = write_file(
+) -> Result<Outcome> {
+    let written = write_whole_file(
         place,
         &mut |sink| content::pieces(store, id, ReadRange::all(), sink),
         observe,
@@ -356,7 +316,7 @@ fn salvage_session(
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Salvaged>> {
     let mut missing = Vec::new();
-    let written = write_file(
+    let written = write_whole_file(
         place,
         &mut |sink| {
             let (written, lost) = salvage::pieces(store, session, sink)?;
@@ -374,90 +334,6 @@ fn salvage_session(
     }))
 }
 
-/// Where a file is to stand.
-#[derive(Clone, Copy)]
-struct ExportTarget<'a> {
-    out: &'a Path,
-    /// Below `out`.
-    path: &'a Path,
-    force: bool,
-}
-
-impl ExportTarget<'_> {
-    fn target(&self) -> PathBuf {
-        self.out.join(self.path)
-    }
-}
-
-/// Takes a piece of a file; `Break` ends it.
-type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<ControlFlow<()>>;
-
-/// Writes a file whole or not at all; `None` when it was interrupted. Says whether it was there
-/// already.
-fn write_file(
-    place: &ExportTarget<'_>,
-    fill: &mut dyn FnMut(Sink<'_>) -> Result<content::Written>,
-    observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<(content::Written, bool)>> {
-    let (out, path, force) = (place.out, place.path, place.force);
-    let target = out.join(path);
-    let folder = make_folders_below(out, path)?;
-    let there = match fs::symlink_metadata(&target) {
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(
-                Failure::new(Exit::Conflict, "something that is no file is in the way")
-                    .hint("move it away, or export to an empty folder"),
-            );
-        }
-        Ok(_) => true,
-        Err(_) => false,
-    };
-    // Also where nothing stands: SQLite would take a new file of that name for the database's log.
-    if belongs_to_database(&target) {
-        return Err(Failure::database_in_the_way(&target));
-    }
-    // The temporary name ends in nothing that an import would take for history.
-    let mut file = tempfile::Builder::new()
-        .prefix(UNFINISHED_PREFIX)
-        .rand_bytes(UNFINISHED_RANDOM_BYTES)
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(&folder)
-        .map_err(|e| Failure::io("write to the folder", &folder, &e))?;
-    // Tells a sweep that somebody is at it. Where there are no locks, there is no sweep either.
-    let _ = file.as_file().lock();
-    let mut writer = BufWriter::with_capacity(256 << 10, file.as_file_mut());
-    // Whoever calls names the file.
-    let unwritten = |error: io::Error| Failure::io("write", &target, &error).shortened();
-    let mut interrupted = false;
-    let written = fill(&mut |piece| {
-        writer.write_all(piece).map_err(unwritten)?;
-        let flow = observe(piece.len() as u64);
-        interrupted |= flow.is_break();
-        Ok(flow)
-    })?;
-    if interrupted {
-        return Ok(None);
-    }
-    writer.flush().map_err(unwritten)?;
-    drop(writer);
-    if there {
-        let same = content::same_files(file.path(), &target);
-        if same.map_err(|e| Failure::io("read", &target, &e))? {
-            return Ok(Some((written, true)));
-        }
-        if !force {
-            return Err(
-                Failure::new(Exit::Conflict, "a file with other content is there")
-                    .hint("export to an empty folder, or replace it with --force"),
-            );
-        }
-    }
-    // On disk before it gets its name: a crash leaves the old file or the new one.
-    file.as_file().sync_all().map_err(unwritten)?;
-    file.persist(&target).map_err(|e| unwritten(e.error))?;
-    Ok(Some((written, false)))
-}
-
 fn explain_damage(failure: Failure) -> Failure {
     if failure.exit == Exit::of(ErrorKind::Damaged) {
         return failure.hint(
@@ -465,84 +341,4 @@ fn explain_damage(failure: Failure) -> Failure {
         );
     }
     failure
-}
-
-/// Removes what an export that was killed left in `folder`. One that is under way holds a lock.
-fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        if is_unfinished(&entry.file_name()) && is_abandoned(&entry.path()) {
-            // Left for the next time when it cannot be removed.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Whether it is a name that an export gives.
-fn is_unfinished(name: &OsStr) -> bool {
-    let random = name
-        .as_encoded_bytes()
-        .strip_prefix(UNFINISHED_PREFIX.as_bytes());
-    random.is_some_and(|random| {
-        random.len() == UNFINISHED_RANDOM_BYTES && random.iter().all(u8::is_ascii_alphanumeric)
-    })
-}
-
-/// Whether it is a file that nobody holds or has written to for long. Links are not followed, and pipes not waited for.
-fn is_abandoned(path: &Path) -> bool {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let opened = File::options()
-        .read(true)
-        .custom_flags(flags.bits() as i32)
-        .open(path);
-    opened.is_ok_and(|file| {
-        let is_old_file = file.metadata().is_ok_and(|metadata| {
-            let written = metadata.modified().ok();
-            let age = written.and_then(|written| written.elapsed().ok());
-            metadata.is_file() && age.is_some_and(|age| age >= UNFINISHED_LEFT_ALONE)
-        });
-        is_old_file && file.try_lock().is_ok()
-    })
-}
-
-/// Whether `path` below `out` names folders alone, and no link to one.
-fn leads_through_folders(out: &Path, path: &Path) -> bool {
-    let mut folder = out.to_path_buf();
-    path.components().all(|name| {
-        folder.push(name);
-        fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir())
-    })
-}
-
-/// Makes a folder and those above it, for its owner alone; one that is there is left as it is.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Makes the folders of `path` below `out`, and refuses to follow links that stand there.
-fn make_folders_below(out: &Path, path: &Path) -> Result<PathBuf> {
-    let mut folder = out.to_path_buf();
-    for component in path.parent().into_iter().flat_map(Path::components) {
-        if let Component::Normal(name) = component {
-            folder.push(name);
-        }
-        match fs::symlink_metadata(&folder) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => {
-                return Err(Failure::new(
-                    Exit::Conflict,
-                    format!("{} is in the way", folder.display()),
-                )
-                .why("it is a link or a file, and a folder is needed there")
-                .hint("move it away, or export to an empty folder"));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_folder(&folder).map_err(|e| Failure::io("create the folder", &folder, &e))?;
-            }
-            Err(error) => return Err(Failure::io("look at", &folder, &error)),
-        }
-    }
-    Ok(folder)
 }

@@ -126,6 +126,21 @@ fn numbered(path: &Path, number: u64) -> PathBuf {
     path.with_file_name(OsStr::from_bytes(&name))
 }
 
+/// The path that [`Paths::claim`] may have made this one of, by a number behind the name.
+#[must_use]
+pub fn without_number(path: &Path) -> Option<PathBuf> {
+    let stem = path.file_stem()?.as_bytes();
+    let at = stem.iter().rposition(|&byte| byte == b'~')?;
+    let (name, number) = (stem.get(..at)?, stem.get(at + 1..)?);
+    let number: u64 = std::str::from_utf8(number).ok()?.parse().ok()?;
+    let mut wanted = path.with_file_name(OsStr::from_bytes(name));
+    if let Some(extension) = path.extension() {
+        wanted.as_mut_os_string().push(".");
+        wanted.as_mut_os_string().push(extension);
+    }
+    (numbered(&wanted, number) == path).then_some(wanted)
+}
+
 /// Where what can be read of a damaged session is written: `name.salvaged.jsonl` beside where all of
 /// it would stand, or under the session's id where that name would be too long.
 pub fn of_salvaged(path: &Path, session: &SessionId) -> PathBuf {
@@ -141,6 +156,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_number_given_by_an_export_is_taken_off_again() {
+        for (numbered, wanted) in [
+            ("a/s~2.jsonl", Some("a/s.jsonl")),
+            ("s~2~17.jsonl", Some("s~2.jsonl")),
+            ("s~2", Some("s")),
+            ("s~02.jsonl", None),
+            ("s~+2.jsonl", None),
+            ("s~x.jsonl", None),
+            ("~.jsonl", None),
+            ("a~2/s.jsonl", None),
+        ] {
+            let found = without_number(Path::new(numbered));
+            assert_eq!(found.as_deref(), wanted.map(Path::new), "{numbered}");
+        }
+    }
 
     #[test]
     fn paths_that_lead_out_of_the_folder_are_refused() {

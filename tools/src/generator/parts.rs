@@ -5,7 +5,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::project::Project;
 use super::rng::Rng;
 use super::text::Writer;
-use crate::base64;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 /// When generated sessions begin: a fixed time, so that a seed means the same bytes for ever.
 const BEGIN_MS: i64 = 1_757_320_000_000;
@@ -196,7 +197,7 @@ impl Scene {
     pub(super) fn image(&mut self, bytes: usize) -> String {
         let mut picture = b"\x89PNG\r\n\x1a\n".to_vec();
         picture.extend(self.rng.bytes(bytes));
-        base64::encode(&picture)
+        STANDARD.encode(&picture)
     }
 
     fn shell(&mut self) -> (String, String) {

@@ -9,24 +9,21 @@ use betcode_storage::{
 };
 use bytes::Bytes;
 
-use super::lines::{LineBatch, Lines, Refusal};
+use super::lines::{LineBatch, LineSplitter, LineTooLong};
 use super::place::{ResumePoint, find_place};
-use super::recorder::NotRecorded;
+use super::target::NotRecorded;
 use super::walk::{Found, has_line_ending, path_bytes};
 use super::{Run, Skipped, sniff};
 use crate::error::{Exit, Failure, plain_io};
+use crate::limits::{
+    FILE_BUFFER_BYTES, IMPORT_BATCH_BYTES_MAX, IMPORT_BATCH_LINES_MAX, OVERTAKEN_TRIES_MAX,
+    SNIFFED_BYTES,
+};
 use crate::output::format;
-
-/// Bytes of a batch; one longer line makes a batch of its own.
-const BATCH_BYTES: usize = 1 << 20;
-/// Lines of a batch.
-const BATCH_LINES: usize = 4096;
-/// Bytes read at once.
-pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// What was taken of a file so far.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct FileProgress {
     /// Whether its session was created now.
     pub(super) is_new: bool,
     /// Messages.
@@ -37,7 +34,7 @@ pub(super) struct Taken {
     pub(super) already_there: u64,
 }
 
-impl Taken {
+impl FileProgress {
     /// Whether another import has recorded all that was to be taken.
     pub(super) fn came_too_late(&self) -> bool {
         self.messages == 0 && self.already_there > 0
@@ -48,6 +45,9 @@ impl Taken {
 pub(super) enum Stop {
     /// Something about this file; the others go on.
     Skip(Skipped),
+    /// Another import of the file recorded what stands from here on, and split it otherwise, because it saw
+    /// less of its last line; or somebody else appended to the session.
+    Overtaken(Skipped),
     /// The user asked to stop.
     Interrupted,
     /// Something that would stop the other files as well.
@@ -61,7 +61,18 @@ impl From<StoreError> for Stop {
 }
 
 /// Takes what `found` holds beyond what was taken of it before.
-pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Result<(), Stop> {
+pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Result<(), Stop> {
+    let done_before = run.progress.bytes_done;
+    for _ in 1..OVERTAKEN_TRIES_MAX {
+        match take_once(run, found, taken) {
+            Err(Stop::Overtaken(_)) => run.progress.bytes_done = done_before,
+            ended => return ended,
+        }
+    }
+    take_once(run, found, taken)
+}
+
+fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Result<(), Stop> {
     let unreadable = |error: &io::Error| {
         let hint = "check its permissions, then import again: only what is new is taken";
         Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
@@ -88,7 +99,7 @@ pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut Taken) -> Resul
         let _ = run.advance(found.bytes);
         return Ok(());
     };
-    taken.is_new = place.is_new;
+    taken.is_new |= place.is_new;
     file.seek(SeekFrom::Start(place.prefix.bytes))
         .map_err(|e| unreadable(&e))?;
     let _ = run.advance(place.prefix.bytes);
@@ -129,9 +140,9 @@ impl From<Stop> for FindStop {
 }
 
 fn refuse_binary(file: &mut File, found: &Found) -> io::Result<Result<(), Stop>> {
-    let mut head = Vec::with_capacity(sniff::HEAD_BYTES);
+    let mut head = Vec::with_capacity(SNIFFED_BYTES);
     file.by_ref()
-        .take(sniff::HEAD_BYTES as u64)
+        .take(SNIFFED_BYTES as u64)
         .read_to_end(&mut head)?;
     let kind = sniff::not_lines(&head, has_line_ending(&found.path));
     Ok(match kind {
@@ -148,15 +159,19 @@ struct FileImport<'a, 'r> {
     run: &'a mut Run<'r>,
     found: &'a Found,
     place: ResumePoint,
-    taken: &'a mut Taken,
+    taken: &'a mut FileProgress,
     /// Sequences that the next message continues on the same line.
     joins: Vec<u64>,
 }
 
 impl FileImport<'_, '_> {
     fn take_rest(mut self, input: &mut impl Read) -> Result<(), FindStop> {
-        let mut lines = Lines::new(self.run.options.payload_bytes_max, BATCH_BYTES, BATCH_LINES);
-        let mut buffer = vec![0; READ_BYTES];
+        let mut lines = LineSplitter::new(
+            self.run.options.payload_bytes_max,
+            IMPORT_BATCH_BYTES_MAX,
+            IMPORT_BATCH_LINES_MAX,
+        );
+        let mut buffer = vec![0; FILE_BUFFER_BYTES];
         let mut at_start = true;
         loop {
             let read = input.read(&mut buffer)?;
@@ -169,7 +184,7 @@ impl FileImport<'_, '_> {
             while read == 0 || lines.is_full() {
                 let batch = match lines.next_batch() {
                     Ok(batch) => batch,
-                    Err(refusal) => return Err(self.too_long(refusal, input)?.into()),
+                    Err(line) => return Err(self.too_long(line, input)?.into()),
                 };
                 let Some(batch) = batch else { break };
                 self.append(batch)?;
@@ -181,7 +196,7 @@ impl FileImport<'_, '_> {
         match lines.finish() {
             Ok(Some(last)) => self.append(last)?,
             Ok(None) => {}
-            Err(refusal) => return Err(self.too_long(refusal, input)?.into()),
+            Err(line) => return Err(self.too_long(line, input)?.into()),
         }
         if self.place.record_is_stale {
             self.append_payloads(Vec::new(), 0)?;
@@ -253,10 +268,10 @@ impl FileImport<'_, '_> {
     fn append_with_room(&mut self, batch: Batch) -> Result<Appended, Stop> {
         let again = batch.clone();
         let sequence = self.place.next_sequence;
-        let appended = match self.run.recorder.append(batch) {
+        let appended = match self.run.target.append(batch) {
             Err(NotRecorded::NoSpace(_)) => {
                 self.run.compact();
-                self.run.recorder.append(again)
+                self.run.target.append(again)
             }
             other => other,
         };
@@ -267,7 +282,7 @@ impl FileImport<'_, '_> {
                     self.place.session
                 );
                 let hint = "record the file beside it with --as-new";
-                Stop::Skip(Skipped::new(&self.found.path, why, hint))
+                Stop::Overtaken(Skipped::new(&self.found.path, why, hint))
             }
             NotRecorded::TooLarge => {
                 let why = "lines from here on are longer than the daemon takes; what stands before was taken";
@@ -279,8 +294,8 @@ impl FileImport<'_, '_> {
     }
 
     /// Says how long the line is, so that the right bound can be given the next time.
-    fn too_long(&self, refusal: Refusal, input: &mut impl Read) -> io::Result<Stop> {
-        let Refusal::LineTooLong { bytes_min, ended } = refusal;
+    fn too_long(&self, line: LineTooLong, input: &mut impl Read) -> io::Result<Stop> {
+        let LineTooLong { bytes_min, ended } = line;
         let rest = match ended {
             true => 0,
             false => rest_of_line(input, PAYLOAD_BYTES_MAX_CEILING.saturating_sub(bytes_min))?,
@@ -321,7 +336,7 @@ fn source_bytes_of(lines: &[Bytes], count: u64) -> u64 {
 
 /// Counts what is left of a line, up to a little over `bytes_max`.
 fn rest_of_line(input: &mut impl Read, bytes_max: usize) -> io::Result<usize> {
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; FILE_BUFFER_BYTES];
     let mut bytes = 0;
     while bytes <= bytes_max {
         let read = input.read(&mut buffer)?;

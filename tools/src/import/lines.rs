@@ -1,4 +1,4 @@
-//! Bytes to lines, and nothing lost on the way: the lines that [`Lines`] gives out, in order and
+//! Bytes to lines, and nothing lost on the way: the lines that [`LineSplitter`] gives out, in order and
 //! with their ends, are the bytes that were put in.
 
 use bytes::{Bytes, BytesMut};
@@ -14,21 +14,18 @@ pub struct LineBatch {
     pub unterminated: bool,
 }
 
-/// Why there is no batch.
+/// Why there is no batch: the line at the front is longer than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The line at the front has at least this many bytes, more than allowed.
-    LineTooLong {
-        /// Bytes seen of it so far.
-        bytes_min: usize,
-        /// Whether its end has been seen, so that these are all.
-        ended: bool,
-    },
+pub struct LineTooLong {
+    /// Bytes seen of it so far.
+    pub bytes_min: usize,
+    /// Whether its end has been seen, so that these are all.
+    pub ended: bool,
 }
 
 /// Collects bytes and gives out whole lines.
 #[derive(Debug)]
-pub struct Lines {
+pub struct LineSplitter {
     held: BytesMut,
     /// Bytes at the front of `held` known to contain no newline.
     searched: usize,
@@ -37,7 +34,7 @@ pub struct Lines {
     batch_lines_max: usize,
 }
 
-impl Lines {
+impl LineSplitter {
     /// Lines of at most `line_bytes_max`, in batches of at most `batch_lines_max` lines and about
     /// `batch_bytes_max` bytes (one longer line makes a batch of its own).
     #[must_use]
@@ -65,9 +62,9 @@ impl Lines {
     /// The next batch of whole lines; `None` when more input is needed.
     ///
     /// # Errors
-    /// [`Refusal::LineTooLong`] when the line at the front is over the bound. The lines before it
+    /// [`LineTooLong`] when the line at the front is over the bound. The lines before it
     /// have all been given out.
-    pub fn next_batch(&mut self) -> Result<Option<LineBatch>, Refusal> {
+    pub fn next_batch(&mut self) -> Result<Option<LineBatch>, LineTooLong> {
         let mut ends = Vec::new();
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', self.held.get(self.searched..).unwrap_or_default()) {
@@ -99,16 +96,16 @@ impl Lines {
     }
 
     /// What is left when the input has ended: a last line without newline, if there is one. Call
-    /// it when [`Lines::next_batch`] has nothing more.
+    /// it when [`LineSplitter::next_batch`] has nothing more.
     ///
     /// # Errors
-    /// As [`Lines::next_batch`].
-    pub fn finish(&mut self) -> Result<Option<LineBatch>, Refusal> {
+    /// As [`LineSplitter::next_batch`].
+    pub fn finish(&mut self) -> Result<Option<LineBatch>, LineTooLong> {
         if self.held.is_empty() {
             return Ok(None);
         }
         if self.held.len() > self.line_bytes_max {
-            return Err(Refusal::LineTooLong {
+            return Err(LineTooLong {
                 bytes_min: self.held.len(),
                 ended: true,
             });
@@ -122,12 +119,12 @@ impl Lines {
         }))
     }
 
-    fn none_yet(&mut self) -> Result<Option<LineBatch>, Refusal> {
+    fn none_yet(&mut self) -> Result<Option<LineBatch>, LineTooLong> {
         // The front line is over the bound whether or not its newline has been seen.
         let end = memchr::memchr(b'\n', self.held.get(self.searched..).unwrap_or_default());
         let front = end.map_or(self.held.len(), |end| end + self.searched);
         if front > self.line_bytes_max {
-            return Err(Refusal::LineTooLong {
+            return Err(LineTooLong {
                 bytes_min: front,
                 ended: end.is_some(),
             });
@@ -145,7 +142,7 @@ mod tests {
 
     /// Everything that comes out when `input` is pushed in pieces of `piece` bytes.
     fn run(input: &[u8], piece: usize, batch_bytes: usize, batch_lines: usize) -> Vec<LineBatch> {
-        let mut lines = Lines::new(usize::MAX, batch_bytes, batch_lines);
+        let mut lines = LineSplitter::new(usize::MAX, batch_bytes, batch_lines);
         let mut batches = Vec::new();
         for part in input.chunks(piece.max(1)) {
             lines.push(part);
@@ -182,14 +179,14 @@ mod tests {
     #[test]
     fn a_line_over_the_bound_is_refused_after_the_lines_before_it() {
         for (tail, at_end) in [(&b"123456\nrest\n"[..], false), (b"123456", true)] {
-            let mut lines = Lines::new(5, 1 << 20, 100);
+            let mut lines = LineSplitter::new(5, 1 << 20, 100);
             lines.push(b"12345\n");
             lines.push(tail);
             assert_eq!(lines.next_batch().unwrap().unwrap().lines, [&b"12345"[..]]);
             let refused = lines.next_batch();
             assert_eq!(
                 refused,
-                Err(Refusal::LineTooLong {
+                Err(LineTooLong {
                     bytes_min: 6,
                     ended: !at_end
                 }),
@@ -200,11 +197,11 @@ mod tests {
 
     #[test]
     fn a_long_line_still_growing_is_refused_before_it_is_read_whole() {
-        let mut lines = Lines::new(5, 1 << 20, 100);
+        let mut lines = LineSplitter::new(5, 1 << 20, 100);
         lines.push(b"123456");
         assert_eq!(
             lines.next_batch(),
-            Err(Refusal::LineTooLong {
+            Err(LineTooLong {
                 bytes_min: 6,
                 ended: false
             })

@@ -5,12 +5,15 @@
 //! where it stopped. A file is recognised by its path and by the digest of the part that was
 //! taken, see [`identity`].
 
+mod elsewhere;
 mod file;
 pub mod identity;
 pub mod lines;
 mod place;
-mod recorder;
 pub mod sniff;
+mod target;
+#[cfg(test)]
+mod tests;
 pub mod walk;
 
 use std::ops::ControlFlow;
@@ -21,13 +24,10 @@ use betcode_storage::{ErrorKind, Store, limits};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure, Result};
+use crate::limits::IMPORT_COMPACT_EVERY_BYTES;
 use crate::output::format;
-use file::{Stop, Taken};
-pub use recorder::Recorder;
-
-/// Bytes imported between two quick compactions, so that a large import never needs room for all
-/// its lines uncompacted.
-pub const COMPACT_EVERY_BYTES: u64 = 64_000_000;
+use file::{FileProgress, Stop};
+pub use target::ImportTarget;
 
 /// How to import.
 #[derive(Debug, Clone)]
@@ -187,13 +187,13 @@ impl ImportPlan {
     }
 }
 
-/// Imports the files of `plan`: `store` says what was taken before, `recorder` takes the rest.
+/// Imports the files of `plan`: `store` says what was taken before, `target` takes the rest.
 ///
 /// # Errors
 /// When the store refuses to go on. What was taken before stays, and is not taken again.
 pub fn import(
     store: &Store,
-    recorder: Recorder<'_>,
+    target: ImportTarget<'_>,
     plan: ImportPlan,
     options: &ImportOptions,
     observe: Observer<'_>,
@@ -206,7 +206,7 @@ pub fn import(
     let bytes = plan.files.iter().map(|f| f.bytes).sum();
     let mut run = Run {
         store,
-        recorder,
+        target,
         options,
         observe,
         progress: ImportProgress {
@@ -227,7 +227,7 @@ pub fn import(
             }
             continue;
         }
-        let mut taken = Taken::default();
+        let mut taken = FileProgress::default();
         let ended = file::take(&mut run, found, &mut taken);
         // A file of which nothing could be taken has made no session.
         let made = taken.is_new && ended.is_ok() && !taken.came_too_late();
@@ -240,7 +240,7 @@ pub fn import(
                 let nothing_new = !taken.is_new && taken.bytes == 0;
                 summary.unchanged += u64::from(nothing_new || taken.came_too_late());
             }
-            Err(Stop::Skip(skipped)) => summary.skipped.push(skipped),
+            Err(Stop::Skip(skipped) | Stop::Overtaken(skipped)) => summary.skipped.push(skipped),
             Err(Stop::Interrupted) => {
                 summary.interrupted = true;
                 break;
@@ -279,7 +279,7 @@ fn is_left_old(store: &Store, found: &walk::Found, within: Option<Duration>) -> 
 /// What the files of one import share.
 struct Run<'a> {
     store: &'a Store,
-    recorder: Recorder<'a>,
+    target: ImportTarget<'a>,
     options: &'a ImportOptions,
     observe: Observer<'a>,
     progress: ImportProgress,
@@ -297,7 +297,7 @@ impl Run<'_> {
     /// Compacts what was imported when it has become much.
     fn compact_when_due(&mut self, bytes: u64) {
         self.uncompacted_bytes += bytes;
-        if self.uncompacted_bytes >= COMPACT_EVERY_BYTES {
+        if self.uncompacted_bytes >= IMPORT_COMPACT_EVERY_BYTES {
             self.compact();
         }
     }
@@ -313,6 +313,6 @@ impl Run<'_> {
         // A bar says so from the beginning: it stands still until this ends. Whether to go on, the
         // compaction asks itself.
         let _ = observe(progress);
-        self.recorder.compact(&mut || observe(progress));
+        self.target.compact(&mut || observe(progress));
     }
 }

@@ -1,21 +1,22 @@
 //! Where the import of a file goes on: in which session, and after which byte.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use betcode_storage::{ImportRecord, SessionId, StoreError};
 
-use super::file::{FindStop, READ_BYTES, Stop};
+use super::elsewhere;
+use super::file::{FindStop, Stop};
 use super::identity::{self, Candidate, Decision, Prefix};
 use super::walk::{Found, path_bytes};
 use super::{Run, Skipped};
 use crate::error::Exit;
 use crate::export::content;
-
-/// Sessions that a file is compared with to see whether it is an older copy of one.
-const OLDER_COPY_REPLAYS_MAX: usize = 32;
+use crate::limits::{FILE_BUFFER_BYTES, OLDER_COPY_REPLAYS_MAX};
 
 /// Where in a file, and in its session, the import goes on.
 pub(super) struct ResumePoint {
@@ -55,11 +56,30 @@ pub(super) fn find_place(
         prefixes = self::prefixes(file, length, &records)?;
         by_relative = compare(records, &prefixes);
     }
-    match identity::decide(&by_source, &by_relative) {
+    let mut decision = identity::decide(&by_source, &by_relative);
+    // Those of the file's name, of which most have the first numbers of its id.
+    let others = by_relative.len();
+    if decision == Decision::New {
+        let records = elsewhere::records(run, found)?;
+        length = file.metadata()?.len();
+        let known = self::prefixes(file, length, &records)?;
+        let candidates = compare(records, &known);
+        decision = identity::decide(&[], &candidates);
+        prefixes.extend(known);
+        by_relative.extend(candidates);
+    }
+    match decision {
         Decision::Continue(record) if !(run.options.as_new && goes_beyond(&record, &prefixes)) => {
             let taken = record.mark.taken_bytes;
             let prefix = prefixes.remove(&taken).unwrap_or_default();
             let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
+            let is_moved =
+                record.mark.source_path != source_path && !elsewhere::is_still_there(&record);
+            let recorded_place = Path::new(OsStr::from_bytes(&record.mark.relative_path));
+            let relative_path = match is_moved && !found.canonical.ends_with(recorded_place) {
+                true => relative_path,
+                false => record.mark.relative_path,
+            };
             Ok(Some(ResumePoint {
                 session: record.session,
                 is_new: false,
@@ -69,8 +89,9 @@ pub(super) fn find_place(
                 // Counted, not asked from the session: messages beyond the mark (of an import
                 // that ran beside this one) are then recognised as the same, not doubled.
                 next_sequence: messages + 1,
-                record_is_stale: record.mark.source_path != source_path,
-                relative_path: record.mark.relative_path,
+                // Of a copy that holds nothing new no note is made: the original keeps its place.
+                record_is_stale: is_moved,
+                relative_path,
             }))
         }
         Decision::Changed(record) if !run.options.as_new => {
@@ -80,7 +101,7 @@ pub(super) fn find_place(
             Ok(None)
         }
         decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
-            let session = free_id(run, found, &relative_path, by_relative.len())?;
+            let session = free_id(run, found, &relative_path, others)?;
             // An import beside this one may have begun the file, and taken the id that it would have.
             if decision == Decision::New && !run.store.imports_by_source(&source_path)?.is_empty() {
                 return find_place(run, file, found);
@@ -101,7 +122,7 @@ pub(super) fn find_place(
 
 /// Whether all of the file is the beginning of what was taken from the same place below another
 /// folder: a backup, say, from before that file grew. Compared byte for byte, because nothing is kept
-/// of it, and with the newest few alone, for each is a replay. An empty file is no copy of anything.
+/// of it, and with the newest few alone, for each is a replay. Nothing has to be kept of an empty file.
 fn is_older_copy(
     run: &Run<'_>,
     file: &mut File,
@@ -109,7 +130,7 @@ fn is_older_copy(
     by_relative: &[Candidate],
 ) -> Result<bool, FindStop> {
     if length == 0 {
-        return Ok(false);
+        return Ok(!by_relative.is_empty());
     }
     let longer = by_relative
         .iter()
@@ -158,13 +179,13 @@ fn prefixes(
 ) -> io::Result<HashMap<u64, Prefix>> {
     let ends: BTreeSet<_> = records.iter().map(|r| r.mark.taken_bytes).collect();
     file.seek(SeekFrom::Start(0))?;
-    let mut buffer = vec![0; READ_BYTES];
+    let mut buffer = vec![0; FILE_BUFFER_BYTES];
     let mut prefix = Prefix::default();
     let mut reached = HashMap::new();
     for end in ends.into_iter().filter(|&end| end <= length) {
         while prefix.bytes < end {
-            let room =
-                usize::try_from(end - prefix.bytes).map_or(READ_BYTES, |r| r.min(READ_BYTES));
+            let room = usize::try_from(end - prefix.bytes)
+                .map_or(FILE_BUFFER_BYTES, |r| r.min(FILE_BUFFER_BYTES));
             let read = file.read(buffer.get_mut(..room).unwrap_or_default())?;
             if read == 0 {
                 return Ok(reached);

@@ -1,8 +1,5 @@
 //! Files that hold no lines at all, told by how they begin.
 
-/// Bytes of a file's beginning that are looked at.
-pub const HEAD_BYTES: usize = 8192;
-
 const MAGICS: [(&[u8], &str); 14] = [
     (b"SQLite format 3\0", "an SQLite database"),
     (b"\x7fELF", "a program"),

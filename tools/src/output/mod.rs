@@ -12,10 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::error::{Exit, Failure};
+use crate::limits::STDOUT_BUFFER_BYTES;
 pub use progress::Progress;
-
-/// Room for what is written to stdout between two system calls.
-const STDOUT_BUFFER_BYTES: usize = 256 << 10;
 
 /// What the user asked to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

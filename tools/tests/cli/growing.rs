@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use betcode_db::export::{ExportOptions, export};
-use betcode_db::import::{ImportOptions, ImportPlan, Recorder, import};
+use betcode_db::import::{ImportOptions, ImportPlan, ImportTarget, import};
 use betcode_storage::{CompactionRequest, Durability, Store, StoreOptions, Tier};
 use proptest::prelude::*;
 
@@ -85,7 +85,7 @@ fn run(store: &Store, src: &std::path::Path, batches: usize) -> u64 {
     let mut left = batches;
     let summary = import(
         store,
-        Recorder::File(store),
+        ImportTarget::File(store),
         plan,
         &ImportOptions::default(),
         &mut |_| {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use betcode_db::generator;
-use betcode_db::import::{self, ImportOptions, ImportPlan, Recorder};
+use betcode_db::import::{self, ImportOptions, ImportPlan, ImportTarget};
 use betcode_storage::{Durability, Store, StoreOptions};
 use serde_json::Value;
 
@@ -439,8 +439,8 @@ fn two_imports_that_begin_a_file_at_once_make_one_session_of_it() {
     let store = Store::open(&tool.path("h.db"), options).unwrap();
     let import = |file: &Path| {
         let plan = ImportPlan::of(&[file.to_owned()]).unwrap();
-        let (recorder, options) = (Recorder::of(&store, None), ImportOptions::default());
-        import::import(&store, recorder, plan, &options, &mut |_| {
+        let (target, options) = (ImportTarget::of(&store, None), ImportOptions::default());
+        import::import(&store, target, plan, &options, &mut |_| {
             ControlFlow::Continue(())
         })
         .unwrap()
@@ -476,20 +476,14 @@ fn of_two_imports_at_once_each_counts_only_what_it_recorded_itself() {
         };
         let store = Store::open(&tool.db(), options).unwrap();
         let plan = ImportPlan::of(&[tool.path("src")]).unwrap();
-        let recorder = Recorder::of(&store, None);
+        let target = ImportTarget::of(&store, None);
         let mut other = None;
-        let own = import::import(
-            &store,
-            recorder,
-            plan,
-            &ImportOptions::default(),
-            &mut |at| {
-                if other.is_none() && at.bytes_done >= other_begins_at {
-                    other = Some(import(&tool).0);
-                }
-                ControlFlow::Continue(())
-            },
-        );
+        let own = import::import(&store, target, plan, &ImportOptions::default(), &mut |at| {
+            if other.is_none() && at.bytes_done >= other_begins_at {
+                other = Some(import(&tool).0);
+            }
+            ControlFlow::Continue(())
+        });
         let (own, other) = (own.unwrap(), other.unwrap());
         let sum = |own: u64, field: &str| own + other[field].as_u64().unwrap();
         let bytes: usize = files.iter().map(Vec::len).sum();

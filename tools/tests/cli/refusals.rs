@@ -418,3 +418,18 @@ fn a_database_of_no_bytes_is_told_to_be_empty() {
         );
     }
 }
+
+#[test]
+fn a_home_that_is_relative_is_no_place_for_a_database() {
+    let tool = Tool::new();
+    let ran = Ran::of(
+        tool.command(["sessions"])
+            .env_remove("BETCODE_DB")
+            .env_remove("XDG_DATA_HOME")
+            .env("HOME", "relative")
+            .output()
+            .unwrap(),
+    );
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--db FILE"), "{}", ran.stderr);
+}

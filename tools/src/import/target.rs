@@ -7,11 +7,9 @@ use betcode_storage::{
     Appended, Batch, CompactionRequest, ErrorKind, Store, StoreError, Tier, compaction_threads,
 };
 
-use crate::daemon::{Appender, Daemon, Refusal};
+use crate::daemon::{AppendError, Appender, Daemon};
 use crate::error::{Exit, Failure};
-
-/// How long a run of the daemon's own is waited for: near its limit it compacts without being asked.
-const TURN_WAIT: Duration = Duration::from_secs(60);
+use crate::limits;
 
 /// Why a batch was not recorded.
 pub(super) enum NotRecorded {
@@ -36,14 +34,14 @@ impl From<Failure> for NotRecorded {
 }
 
 /// What records the lines of an import.
-pub enum Recorder<'a> {
+pub enum ImportTarget<'a> {
     /// The file itself.
     File(&'a Store),
     /// The daemon that serves it.
     Daemon(&'a Daemon, Box<Appender<'a>>),
 }
 
-impl<'a> Recorder<'a> {
+impl<'a> ImportTarget<'a> {
     /// Records through `daemon` when there is one.
     #[must_use]
     pub fn of(store: &'a Store, daemon: Option<&'a Daemon>) -> Self {
@@ -60,10 +58,10 @@ impl<'a> Recorder<'a> {
                 error if error.kind() == ErrorKind::NoSpace => NotRecorded::NoSpace(error.into()),
                 error => NotRecorded::Failed(error.into()),
             }),
-            Self::Daemon(_, appender) => appender.append(batch).map_err(|refusal| match refusal {
-                Refusal::Conflict => NotRecorded::Conflict,
-                Refusal::TooLarge => NotRecorded::TooLarge,
-                Refusal::Failed(failure) => failure.into(),
+            Self::Daemon(_, appender) => appender.append(batch).map_err(|error| match error {
+                AppendError::Conflict => NotRecorded::Conflict,
+                AppendError::TooLarge => NotRecorded::TooLarge,
+                AppendError::Failed(failure) => failure.into(),
             }),
         }
     }
@@ -82,9 +80,12 @@ impl<'a> Recorder<'a> {
                 let compacted = store.compact(&request, &mut |_| go_on());
                 compacted.map(drop).map_err(Failure::from)
             }
-            Self::Daemon(daemon, _) => daemon
-                .compact_in_turn(None, Tier::Quick, TURN_WAIT, &mut |_| go_on())
-                .map(drop),
+            Self::Daemon(daemon, _) => {
+                let wait_max = Duration::from_millis(limits::IMPORT_COMPACT_WAIT_MS_MAX);
+                daemon
+                    .compact_in_turn(None, Tier::Quick, wait_max, &mut |_| go_on())
+                    .map(drop)
+            }
         };
         if let Err(error) = done {
             tracing::info!(%error, "compaction during the import failed");
