@@ -78,6 +78,9 @@ pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
 /// longer than a relay waits for one delivery.
 pub const CARRIED_END_MS_MAX: u64 = 90_000;
 
+/// How long `betcode-daemon enrol` waits for the relay, from dialling it to its answer.
+pub const ENROL_MS_MAX: u64 = 30_000;
+
 /// HTTP/2 streams of one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Time within which a new connection must have sent its HTTP/2 preface.
