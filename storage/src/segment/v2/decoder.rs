@@ -1,4 +1,5 @@
-//! A segment to messages.
+//! A segment to messages: decompresses its frames, and has the [joiner](super::joiner) put line after line
+//! together.
 
 use std::ops::Range;
 
@@ -45,7 +46,8 @@ impl Buffers {
 }
 
 /// Decodes the messages `wanted`, counted from 0. Those before them are put together too, because later
-/// values refer back to theirs, and are dropped. Those after them are not.
+/// values refer back to theirs, and so is the rest of the last one's group, for its digest. All that is
+/// not wanted is dropped.
 pub(in crate::segment) fn decode(
     header: &Header,
     body: &[u8],
@@ -77,11 +79,12 @@ pub(super) fn join(
     let mut received_ms = received_times::read(main.times, messages)?;
     let mut joiner = main.joiner(body, blobs, base);
 
-    let whole = wanted == (0..messages);
-    let mut out = Output::new(raw_bytes, out, if whole { raw_bytes } else { 0 });
+    let is_whole = wanted == (0..messages);
+    let mut out = Output::new(raw_bytes, out, if is_whole { raw_bytes } else { 0 });
     let mut ends = Vec::with_capacity(wanted.len());
     let mut digests = body.digests.iter();
     let mut grouping = Grouping::default();
+    // Positions in `out`: of the current group, of the current message, and of the first one that is wanted.
     let (mut group_start, mut message_start, mut first_byte) = (0, 0, 0);
     for index in 0..messages {
         if index == wanted.start {
@@ -91,9 +94,9 @@ pub(super) fn join(
         if wanted.contains(&index) {
             ends.push((out.len() - first_byte) as u32);
         }
-        let closes = grouping.closes_after(out.len() - message_start);
+        let ends_group = grouping.closes_after(out.len() - message_start) || index + 1 == messages;
         message_start = out.len();
-        if !closes && index + 1 < messages {
+        if !ends_group {
             continue;
         }
         let group = out.as_slice().get(group_start..).unwrap_or_default();
@@ -105,12 +108,13 @@ pub(super) fn join(
             break;
         }
         if index < wanted.start {
+            // Nothing of it is wanted. Values refer back to the columns, not to the output.
             out.discard();
             message_start = 0;
         }
         group_start = message_start;
     }
-    if whole && (out.len() != raw_bytes || digests.next().is_some()) {
+    if is_whole && (out.len() != raw_bytes || digests.next().is_some()) {
         return Err(SegmentError::Inconsistent {
             what: "messages fall short of the header",
         });

@@ -1,4 +1,5 @@
-//! Messages to a segment.
+//! Messages to a segment: has the [splitter](super::splitter) take the lines apart, packs and compresses the
+//! streams, and decodes the result again to make sure.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,9 @@ pub struct Encoder<'b> {
     base: Option<&'b Base>,
     techniques: Techniques,
     shortest_copy: ShortestCopy,
+    /// Of the base's text, which is empty without a base.
     index: copies::Index<'b>,
+    /// For the main stream, with the head of the base's text as dictionary.
     main: frame::Compressor,
     blobs: frame::Compressor,
     /// Decodes each segment again.

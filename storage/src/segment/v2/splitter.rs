@@ -162,7 +162,7 @@ impl<'a> Splitter<'a> {
         let mut shape = std::mem::take(&mut self.scratch.shapes[walk.depth]);
         shape.clear();
         let line = walk.line;
-        // What of the line is in no value and not in the shape so far begins here.
+        // Where the bytes of the line begin that are not in the shape yet.
         let mut literal_from = from;
         let mut key = context;
         let mut uses_context = false;
