@@ -77,7 +77,8 @@ pub fn of(headers: &HeaderMap) -> Option<Instant> {
 /// At most eight digits and a unit.
 fn parse(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    if digits.len() > 8 || digits.len() + 1 != text.len() {
+    let are_digits = digits.bytes().all(|c| c.is_ascii_digit());
+    if digits.len() > 8 || digits.len() + 1 != text.len() || !are_digits {
         return None;
     }
     let number: u64 = digits.parse().ok()?;
@@ -104,7 +105,7 @@ mod tests {
             parse("99999999H"),
             Some(Duration::from_secs(99_999_999 * 3600))
         );
-        for bad in ["", "m", "5", "5x", "123456789m", "-1S", "5mm"] {
+        for bad in ["", "m", "5", "5x", "123456789m", "-1S", "+5S", "5mm"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

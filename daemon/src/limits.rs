@@ -217,6 +217,8 @@ pub const CONVERSATION_ENTRIES_MAX: usize = 3;
 pub const AGENT_TOUCH_MS: u64 = SESSION_ACTIVE_MS / 3;
 /// Lines looked through, backwards, for the agent's own name of a conversation.
 pub const AGENT_ID_LINES_MAX: u64 = 4_096;
+/// When the daemon stops, a stream waits so long for what its conversation has to say of that.
+pub const LAST_EVENTS_MS: u64 = 100;
 /// When the daemon stops, agents that outlast the drain are killed; so long is left to record
 /// what they had printed.
 pub const LAST_LINES_MS: u64 = 2_000;

@@ -116,6 +116,18 @@ struct Turn {
     cancelled: bool,
 }
 
+impl Turn {
+    /// A turn that the agent does not know of yet.
+    fn of(said: &Said) -> Self {
+        Self {
+            prompt: Some(said.content.clone()),
+            options: Arc::clone(&said.options),
+            written: false,
+            cancelled: false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Stream {
     client: Arc<str>,

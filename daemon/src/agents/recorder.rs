@@ -153,7 +153,10 @@ impl Recorder {
             if let Some((_, read)) = batch.first() {
                 self.times.begin(*read);
             }
-            let done = self.record(payloads, Insists::Always).await.ok()?;
+            let done = self
+                .record(payloads, Insists::Always, &CancellationToken::new())
+                .await
+                .ok()?;
             self.times.done(done.last_sequence);
             self.tell_recorded(&batch, done, bytes_max).await;
         }
@@ -185,19 +188,31 @@ impl Recorder {
         let _ = self.inbox.send(told).await;
     }
 
-    /// Records each line for the agent, then writes it.
+    /// Records each line for the agent, then writes it. Once the agent has `exited`, prompts that came
+    /// before are recorded still, so that they stand before its end, and nothing is written.
     pub(crate) async fn input(
         self,
         mut stdin: ChildStdin,
         mut lines: mpsc::UnboundedReceiver<(Bytes, Written)>,
+        exited: CancellationToken,
     ) {
-        while let Some((line, what)) = lines.recv().await {
+        loop {
+            // In this order: what came before the end comes first.
+            let line = tokio::select! {
+                biased;
+                line = lines.recv() => line,
+                () = exited.cancelled() => None,
+            };
+            let Some((line, what)) = line else { return };
+            if what == Written::Answer && exited.is_cancelled() {
+                continue;
+            }
             // An answer is owed to the agent; a prompt is the user's to say again.
             let insists = match what {
                 Written::Answer => Insists::WhereTimeHelps,
                 Written::Prompt => Insists::Not,
             };
-            let recorded = self.record(vec![line.clone()], insists).await;
+            let recorded = self.record(vec![line.clone()], insists, &exited).await;
             let result = recorded.map(|done| done.last_sequence);
             let is_recorded = result.is_ok();
             // Before it is written, so that nothing that the agent says to it comes first.
@@ -207,7 +222,12 @@ impl Recorder {
             }
             let mut line = line.to_vec();
             line.push(b'\n');
-            if stdin.write_all(&line).await.is_err() {
+            let written = tokio::select! {
+                biased;
+                () = exited.cancelled() => continue,
+                written = stdin.write_all(&line) => written,
+            };
+            if written.is_err() {
                 drop(stdin);
                 let _ = self.inbox.send(Command::Deaf(what)).await;
                 return self.refuse(lines).await;
@@ -227,7 +247,13 @@ impl Recorder {
 
     /// Appends to the session. When it insists, again and again until it is done, the store is shut or
     /// the session is to go; the clients are told that the agent waits.
-    async fn record(&self, payloads: Vec<Bytes>, insists: Insists) -> Result<Appended, Refusal> {
+    /// Once `given_up`, it is not tried again.
+    async fn record(
+        &self,
+        payloads: Vec<Bytes>,
+        insists: Insists,
+        given_up: &CancellationToken,
+    ) -> Result<Appended, Refusal> {
         let mut pause_ms = RECORD_RETRY_MS_MIN;
         let mut stalled = false;
         loop {
@@ -251,6 +277,7 @@ impl Recorder {
                 Insists::WhereTimeHelps => error.kind() == ErrorKind::Invalid,
                 Insists::Always => false,
             };
+            let in_vain = in_vain || given_up.is_cancelled();
             if gone || in_vain || error.kind() == ErrorKind::Closed {
                 if stalled && in_vain {
                     // Nothing waits for room any more.
@@ -271,6 +298,7 @@ impl Recorder {
             tokio::select! {
                 () = sleep(ms(pause_ms)) => {}
                 () = self.forsaken.cancelled() => {}
+                () = given_up.cancelled() => {}
             }
             pause_ms = (pause_ms * 2).min(RECORD_RETRY_MS_MAX);
         }

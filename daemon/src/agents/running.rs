@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::command::{self, Options};
 use super::conversation::{Exit, Written};
@@ -117,7 +118,8 @@ async fn accompany(
     let (inbox, session) = (recorder.inbox.clone(), recorder.session.clone());
     let (tell_ended, is_ended) = oneshot::channel();
     let mut output = tokio::spawn(recorder.clone().output(stdout, is_ended));
-    let input = tokio::spawn(recorder.input(stdin, lines));
+    let exited = CancellationToken::new();
+    let input = tokio::spawn(recorder.input(stdin, lines, exited.clone()));
     let tail = Arc::new(Mutex::default());
     let mut stderr = tokio::spawn(process::tail(stderr, Arc::clone(&tail)));
     let mut recorded = None;
@@ -129,9 +131,9 @@ async fn accompany(
             process::ended(&mut child, &group).await
         }
     };
-    // Whoever holds the other end of its input now reads nothing that is meant for the agent.
-    input.abort();
-    // Whatever it had to say of a line comes before the end is told.
+    // A child that inherited its input must not receive what is meant for the agent.
+    exited.cancel();
+    // A line that is being recorded is recorded, and told before the end is.
     let _ = input.await;
     let _ = tell_ended.send(());
     let recorded = match recorded {

@@ -439,14 +439,16 @@ fn usage(value: &Value) -> Event {
     })
 }
 
-/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype.
+/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype. The agent
+/// says "success" of a turn that an error of its API ended, too: that is none.
 fn turn_complete(value: &Value) -> Event {
     let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));
     let failed = subtype.starts_with("error") || flag(value, "is_error");
-    let told = if failed || reason.is_empty() {
-        subtype
-    } else {
-        reason
+    let told = match failed {
+        true if subtype.starts_with("error") => subtype,
+        true => "error",
+        false if reason.is_empty() => subtype,
+        false => reason,
     };
     Event::TurnComplete(TurnComplete {
         stop_reason: told.to_owned(),

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Agent, AwaitedPlace, Conversation, Effect, Exit, To, Written};
+use super::clients::messages;
+use super::{Agent, AwaitedPlace, Conversation, Effect, Exit, Said, To, Turn, Written};
 use crate::agents::glance::{Ask, Glance};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::limits::{
-    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, LARGE_INPUT_TEXT_BYTES_MAX,
+    TOOL_NAME_BYTES_MAX,
 };
+use crate::status::short;
 use betcode_storage::capacity::text;
 
 impl Conversation {
@@ -49,12 +52,22 @@ impl Conversation {
         self.turn = None;
         self.place = None;
         self.requests.close();
-        let waited = std::mem::take(&mut self.waiting).len();
-        if waited > 0 {
-            refusal = refusal.with("messages_forgotten", waited.to_string());
-        }
+        refusal = self.forget_waiting(refusal);
         self.tell(To::All, refusal.event());
         self.tell_status("");
+    }
+
+    /// Forgets the messages that wait, and says so.
+    fn forget_waiting(&mut self, mut refusal: Refusal) -> Refusal {
+        let count = std::mem::take(&mut self.waiting).len();
+        if count > 0 {
+            refusal.message += &format!(
+                "; {} that waited for the turn to end will not be handed over: say them again",
+                messages(count)
+            );
+            refusal = refusal.with("messages_forgotten", count.to_string());
+        }
+        refusal
     }
 
     /// The session is recorded up to here.
@@ -104,8 +117,17 @@ impl Conversation {
         if self.agent == Agent::Ending {
             return;
         }
+        let request_id = short(ask.request_id.clone(), LARGE_INPUT_TEXT_BYTES_MAX);
+        let has_grant = self.requests.grants().contains_key(&ask.tool_name);
         match self.requests.asked(now_ms, sequence, ask) {
-            Some(answer) => self.write_answers(vec![answer]),
+            Some(answer) => {
+                self.write_answers(vec![answer]);
+                // Clients are shown its line as a request that is open.
+                match has_grant {
+                    true => self.tell_answered_by_grant(&[request_id]),
+                    false => self.tell_status(&format!("{request_id}: denied without asking")),
+                }
+            }
             None => {
                 // It waits for the answer, in a turn or not.
                 self.idle_until_ms = None;
@@ -266,6 +288,16 @@ impl Conversation {
                 self.requests.close();
                 self.start(options);
             }
+            // What was said after the cancellation was not cancelled.
+            Some(turn) if turn.cancelled && !self.closing && !self.waiting.is_empty() => {
+                self.requests.close();
+                self.turn = None;
+                if let Some(said) = self.waiting.pop_front() {
+                    self.turn = Some(Turn::of(&said));
+                    self.start(said.options);
+                }
+                self.tell_status("the agent ended with the cancelled turn, and is started again");
+            }
             Some(turn) => {
                 let cancelled = turn.cancelled;
                 self.turn_failed(gone(exit, cancelled, self.closing));
@@ -286,10 +318,18 @@ impl Conversation {
             return;
         }
         self.closing = true;
-        self.waiting.clear();
-        if self.turn.as_ref().is_some_and(|turn| turn.prompt.is_some()) {
-            self.turn = None;
+        // A prompt that the agent does not have is one more message that it will not get.
+        if let Some(turn) = self.turn.take_if(|turn| turn.prompt.is_some()) {
             self.place = None;
+            self.waiting.push_front(Said {
+                content: turn.prompt.unwrap_or_default(),
+                options: turn.options,
+            });
+        }
+        if !self.waiting.is_empty() {
+            let refusal = Refusal::new("UNAVAILABLE", "the conversation is being closed");
+            let refusal = self.forget_waiting(refusal);
+            self.tell(To::All, refusal.event());
         }
         match self.turn {
             Some(_) => self.interrupt(now_ms),

@@ -134,12 +134,7 @@ impl Conversation {
 
     pub(super) fn begin(&mut self, now_ms: u64, said: Said) {
         self.idle_until_ms = None;
-        self.turn = Some(Turn {
-            prompt: Some(said.content),
-            options: Arc::clone(&said.options),
-            written: false,
-            cancelled: false,
-        });
+        self.turn = Some(Turn::of(&said));
         match self.agent {
             Agent::Away => self.start(said.options),
             // What it is started with, it keeps: another one goes on where it was.
@@ -228,11 +223,13 @@ impl Conversation {
         match decided {
             Ok(Decided {
                 answers,
+                by_grant,
                 interrupts,
             }) => {
                 self.write_answers(answers);
                 self.rest_again(now_ms);
                 self.tell_status(&format!("{request_id}: {}", decision.as_str_name()));
+                self.tell_answered_by_grant(&by_grant);
                 if interrupts {
                     self.interrupt(now_ms);
                 }
@@ -275,13 +272,21 @@ impl Conversation {
         tool: &str,
         granted: bool,
     ) -> Result<(), Refusal> {
-        let answers = self.requests.set_grant(tool, granted)?;
-        if !answers.is_empty() {
+        let answered = self.requests.set_grant(tool, granted)?;
+        if !answered.is_empty() {
+            let (request_ids, answers): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
             self.write_answers(answers);
             self.rest_again(now_ms);
-            self.tell_status(&format!("{tool}: answered by a grant"));
+            self.tell_answered_by_grant(&request_ids);
         }
         Ok(())
+    }
+
+    /// Says which requests nobody is asked any more: every client was shown them as open ones.
+    pub(super) fn tell_answered_by_grant(&mut self, request_ids: &[String]) {
+        for request_id in request_ids {
+            self.tell_status(&format!("{request_id}: answered by a grant"));
+        }
     }
 
     pub(crate) fn clear_grants(&mut self, tool: &str) {
@@ -320,7 +325,7 @@ impl Conversation {
     }
 }
 
-fn messages(count: usize) -> String {
+pub(super) fn messages(count: usize) -> String {
     match count {
         1 => "1 message".to_owned(),
         count => format!("{count} messages"),

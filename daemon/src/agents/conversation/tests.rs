@@ -454,3 +454,82 @@ fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
     talk.flows();
     assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }
+
+fn status_messages(talk: &mut Conversation) -> Vec<String> {
+    let effects = talk.take_effects().into_iter();
+    let told = effects.filter_map(|effect| match effect {
+        Effect::Tell(To::All, _, Event::StatusChange(status)) => Some(status.message),
+        _ => None,
+    });
+    told.filter(|message| !message.is_empty()).collect()
+}
+
+#[test]
+fn a_request_that_a_grant_answers_is_said_to_be_answered() {
+    let mut talk = in_turn();
+    talk.heard(0, 3, vec![(2, ask("p1")), (3, ask("p2"))]);
+    talk.take_effects();
+    let Reply::Decision {
+        request_id,
+        updated_input,
+        message,
+        ..
+    } = allow("p1")
+    else {
+        unreachable!()
+    };
+    let always = Reply::Decision {
+        request_id,
+        decision: PermissionDecision::AllowSession,
+        updated_input,
+        message,
+    };
+    talk.replied(0, 1, 3, always);
+    assert_eq!(
+        status_messages(&mut talk),
+        [
+            "p1: PERMISSION_DECISION_ALLOW_SESSION",
+            "p2: answered by a grant"
+        ]
+    );
+    talk.heard(0, 4, vec![(4, ask("p3"))]);
+    assert_eq!(status_messages(&mut talk), ["p3: answered by a grant"]);
+    talk.clear_grants("Bash");
+    talk.heard(0, 5, vec![(5, ask("p4"))]);
+    talk.take_effects();
+    talk.set_grant(0, "Bash", false).unwrap();
+    assert_eq!(status_messages(&mut talk), ["p4: answered by a grant"]);
+}
+
+#[test]
+fn what_is_said_after_a_cancellation_begins_the_next_turn() {
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "before");
+    assert!(talk.cancel(0));
+    prompt_of(&mut talk, 1, "after");
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    let effects = done(&mut talk);
+    assert_eq!(effects, [Effect::Start(plans())]);
+    talk.started();
+    assert_eq!(writes(&done(&mut talk)), 1);
+}
+
+#[test]
+fn messages_that_are_forgotten_are_said_to_be() {
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "waits");
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    let told = errors(&mut talk);
+    assert_eq!(told[0].1.details["messages_forgotten"], "1");
+    assert!(told[0].1.message.contains("1 message"), "{told:?}");
+
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "waits");
+    talk.take_effects();
+    talk.close(0);
+    let told = errors(&mut talk);
+    assert_eq!(told[0].1.code, "UNAVAILABLE");
+    assert_eq!(told[0].1.details["messages_forgotten"], "1");
+}

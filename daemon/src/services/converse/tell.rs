@@ -7,6 +7,7 @@ use betcode_schema_grpc::v1::AgentEvent;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_storage::{Clock, Message, ReadRange, SessionId, SessionKey, StoreError, SystemClock};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::super::End;
 use super::find;
@@ -14,7 +15,8 @@ use crate::admission::Taken;
 use crate::agents::{Mailbox, ReadTimes};
 use crate::core::Core;
 use crate::hub::{News, Subscription, fresh};
-use crate::observe::add;
+use crate::limits::LAST_EVENTS_MS;
+use crate::observe::{add, ms};
 use crate::reading::{Gone, Page, Pages, together};
 use crate::services::resume::{Telling, Told};
 use crate::status::draining;
@@ -50,7 +52,7 @@ impl Teller {
             let news = tokio::select! {
                 biased;
                 () = self.answers.closed() => return Err(End::Gone),
-                () = self.core.drained() => return Err(draining().into()),
+                () = self.core.drained() => return self.say_last().await,
                 news = self.subscription.next() => news,
                 () = self.mailbox.changed() => {
                     let mut page = Vec::new();
@@ -79,6 +81,16 @@ impl Teller {
                 }
             }
         }
+    }
+
+    /// The daemon stops: what it says of that itself, such as which messages are forgotten, and the end.
+    async fn say_last(&mut self) -> Result<(), End> {
+        // The conversation learns of the stop when we do, and has nothing to say mostly.
+        let _ = timeout(ms(LAST_EVENTS_MS), self.mailbox.changed()).await;
+        let mut page = Vec::new();
+        self.own_before(u64::MAX, &mut page);
+        self.send(page).await?;
+        Err(draining().into())
     }
 
     fn deleted(&self) -> End {
