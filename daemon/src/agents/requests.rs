@@ -17,9 +17,9 @@ use betcode_storage::capacity::text;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::glance::Ask;
 use super::prompt::{Verdict, answer};
 use super::refusal::Refusal;
+use super::signals::Ask;
 use crate::limits::{
     GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
 };

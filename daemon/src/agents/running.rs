@@ -10,12 +10,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{self, Options};
-use super::conversation::{Exit, Written};
+use super::conversation::{Exit, InputKind};
 use super::inbox::Command;
 use super::process::{self, Group, Started};
 use super::recorder::Recorder;
 use super::refusal::Refusal;
-use crate::admission::Taken;
+use crate::admission::LimitGuard;
 use crate::limits::{AGENT_END_MS_MAX, OUTPUT_REST_MS};
 use crate::observe::ms;
 
@@ -24,8 +24,8 @@ use crate::observe::ms;
 pub(crate) struct Running {
     group: Group,
     /// Gone when its input is closed.
-    input: Option<mpsc::UnboundedSender<(Bytes, Written)>>,
-    _place: Taken,
+    input: Option<mpsc::UnboundedSender<(Bytes, InputKind)>>,
+    _place: LimitGuard,
 }
 
 impl Running {
@@ -41,9 +41,9 @@ impl Running {
         let core = Arc::clone(&recorder.core);
         let refused = |status: &tonic::Status| Refusal::from_status(status);
         core.admission.memory.check().map_err(|s| refused(&s))?;
-        let place = core.admission.subprocesses.take(1);
+        let place = core.admission.subprocesses.acquire(1);
         let _place = place.map_err(|s| refused(&s))?;
-        let touched = core.admission.touch(&recorder.session);
+        let touched = core.admission.admit_session(&recorder.session);
         touched.map_err(|s| refused(&s))?;
         let folder = options.working_directory.as_path();
         let settings = &core.settings;
@@ -78,7 +78,7 @@ impl Running {
     }
 
     /// Records a line, then writes it to the agent; whether it is there to get it.
-    pub(crate) fn write(&self, line: Bytes, what: Written) -> bool {
+    pub(crate) fn write(&self, line: Bytes, what: InputKind) -> bool {
         // Unbounded, and holds little: one prompt, and answers to open requests.
         let input = self.input.as_ref();
         input.is_some_and(|input| input.send((line, what)).is_ok())
@@ -106,7 +106,7 @@ impl Drop for Running {
 async fn accompany(
     recorder: Recorder,
     started: Started,
-    lines: mpsc::UnboundedReceiver<(Bytes, Written)>,
+    lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>,
 ) {
     let Started {
         mut child,

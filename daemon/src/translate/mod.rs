@@ -81,7 +81,7 @@ pub struct Translator {
 pub enum Matters {
     /// Nothing: the translator need not have seen it.
     Nothing,
-    /// Only that it goes on with nothing, should a line before it be torn.
+    /// Relevant only behind a torn line: it shows that the torn line was not continued.
     IsWhole,
     /// The translator must have seen it.
     Something,

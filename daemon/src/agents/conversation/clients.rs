@@ -8,7 +8,8 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    Agent, Conversation, Early, Effect, Reply, Said, Stream, StreamKey, To, Turn, Written,
+    Agent, Conversation, EarlyReply, Effect, InputKind, QueuedPrompt, Recipients, Reply, Stream,
+    StreamKey, Turn,
 };
 use crate::agents::command::Options;
 use crate::agents::prompt;
@@ -36,13 +37,13 @@ impl Conversation {
         self.recorded = self.recorded.max(from);
         if let Some(refusal) = &self.stalled {
             let event = refusal.clone().event();
-            self.tell(To::One(key), event);
+            self.tell(Recipients::One(key), event);
         }
         let status = self.status("");
-        self.tell(To::One(key), status);
+        self.tell(Recipients::One(key), status);
         // What is open and stands in lines that it is not told.
         for event in self.requests.events_up_to(from) {
-            self.tell(To::One(key), event);
+            self.tell(Recipients::One(key), event);
         }
     }
 
@@ -79,7 +80,7 @@ impl Conversation {
             |(key, stream): (&StreamKey, &Stream)| (stream.client == other).then_some(*key);
         let streams: Vec<_> = self.streams.iter().filter_map(of_other).collect();
         for key in streams {
-            self.tell(To::One(key), lost.clone().event());
+            self.tell(Recipients::One(key), lost.clone().event());
         }
         (true, Some(other))
     }
@@ -87,12 +88,12 @@ impl Conversation {
     /// The user says something.
     pub(crate) fn message(&mut self, now_ms: u64, key: StreamKey, content: Value) {
         let options = self.streams.get(&key).map(|s| Arc::clone(&s.options));
-        let said = Said {
+        let said = QueuedPrompt {
             content,
             options: options.unwrap_or_default(),
         };
         if let Err(refusal) = self.may_write(key) {
-            self.tell(To::One(key), refusal.event());
+            self.tell(Recipients::One(key), refusal.event());
         } else if self.turn.is_none() {
             self.begin(now_ms, said);
         } else if self.waiting.len() < WAITING_MESSAGES_MAX {
@@ -109,7 +110,7 @@ impl Conversation {
             );
             let refusal =
                 Refusal::new("RESOURCE_EXHAUSTED", message).with("limit", "waiting_messages");
-            self.tell(To::One(key), refusal.event());
+            self.tell(Recipients::One(key), refusal.event());
         }
     }
 
@@ -132,7 +133,7 @@ impl Conversation {
         self.stalled.clone().map_or(Ok(()), Err)
     }
 
-    pub(super) fn begin(&mut self, now_ms: u64, said: Said) {
+    pub(super) fn begin(&mut self, now_ms: u64, said: QueuedPrompt) {
         self.idle_until_ms = None;
         self.turn = Some(Turn::of(&said));
         match self.agent {
@@ -167,7 +168,7 @@ impl Conversation {
         let turn = self.turn.as_mut();
         if let Some(content) = turn.and_then(|turn| turn.prompt.take()) {
             let line = prompt::line(&content, &self.agent_session_id);
-            self.effects.push(Effect::Write(line, Written::Prompt));
+            self.effects.push(Effect::Write(line, InputKind::Prompt));
         }
     }
 
@@ -179,7 +180,7 @@ impl Conversation {
         }) = &reply;
         let may_come = told > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
         if may_come && !self.requests.is_open(id) {
-            self.early.push_back(Early {
+            self.early.push_back(EarlyReply {
                 key,
                 reply,
                 told,
@@ -207,7 +208,7 @@ impl Conversation {
                     self.rest_again(now_ms);
                     self.tell_status(&format!("{question_id}: answered"));
                 }
-                Err(refusal) => self.tell(To::One(key), refusal.event()),
+                Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
             },
         }
     }
@@ -234,7 +235,7 @@ impl Conversation {
                     self.interrupt(now_ms);
                 }
             }
-            Err(refusal) => self.tell(To::One(key), refusal.event()),
+            Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
         }
     }
 
@@ -257,7 +258,7 @@ impl Conversation {
     }
 
     pub(super) fn write_answers(&mut self, answers: Vec<Bytes>) {
-        let write = |line| Effect::Write(line, Written::Answer);
+        let write = |line| Effect::Write(line, InputKind::Answer);
         self.effects.extend(answers.into_iter().map(write));
     }
 
