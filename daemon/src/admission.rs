@@ -88,7 +88,7 @@ impl Limit {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED with the limit's name.
-    pub fn take(self: &Arc<Self>, amount: u64) -> Result<Taken, Status> {
+    pub fn acquire(self: &Arc<Self>, amount: u64) -> Result<LimitGuard, Status> {
         let max = self.max();
         let taken = self
             .used
@@ -96,7 +96,7 @@ impl Limit {
                 (used + amount <= max || (used == 0 && max > 0)).then_some(used + amount)
             });
         match taken {
-            Ok(_) => Ok(Taken {
+            Ok(_) => Ok(LimitGuard {
                 limit: Arc::clone(self),
                 amount,
             }),
@@ -110,12 +110,12 @@ impl Limit {
 
 /// A part of a limit; given back when it goes.
 #[derive(Debug)]
-pub struct Taken {
+pub struct LimitGuard {
     limit: Arc<Limit>,
     amount: u64,
 }
 
-impl Drop for Taken {
+impl Drop for LimitGuard {
     fn drop(&mut self) {
         self.limit.used.fetch_sub(self.amount, Ordering::Relaxed);
     }
@@ -137,12 +137,12 @@ pub struct Admission {
     pub memory: Arc<Limit>,
     /// Agents that run.
     pub subprocesses: Arc<Limit>,
-    active: Mutex<HashMap<SessionId, (Instant, Taken)>>,
+    active: Mutex<HashMap<SessionId, (Instant, LimitGuard)>>,
 }
 
 /// Values of the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Maxima {
+pub struct LimitValues {
     /// See [`Admission::clients`].
     pub clients: u64,
     /// See [`Admission::followers`].
@@ -160,7 +160,7 @@ pub struct Maxima {
 impl Admission {
     /// Limits with these values.
     #[must_use]
-    pub fn new(max: &Maxima) -> Self {
+    pub fn new(max: &LimitValues) -> Self {
         Self {
             clients: Limit::new(
                 "clients",
@@ -197,7 +197,7 @@ impl Admission {
     }
 
     /// Changes the values.
-    pub fn set(&self, max: &Maxima) {
+    pub fn set(&self, max: &LimitValues) {
         self.clients.set_max(max.clients);
         self.followers.set_max(max.followers);
         self.in_flight_bytes.set_max(max.in_flight_bytes);
@@ -223,7 +223,7 @@ impl Admission {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when it is not active, and too many are or memory is used up.
-    pub fn touch(&self, session: &SessionId) -> Result<(), Status> {
+    pub fn admit_session(&self, session: &SessionId) -> Result<(), Status> {
         let now = Instant::now();
         // Plain data, valid after every statement.
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,12 +232,12 @@ impl Admission {
             return Ok(());
         }
         self.memory.check()?;
-        let taken = match self.sessions.take(1) {
+        let taken = match self.sessions.acquire(1) {
             Ok(taken) => taken,
             Err(_) => {
                 let still = Duration::from_millis(SESSION_ACTIVE_MS);
                 active.retain(|_, (touched, _)| now.duration_since(*touched) < still);
-                self.sessions.take(1)?
+                self.sessions.acquire(1)?
             }
         };
         active.insert(session.clone(), (now, taken));
@@ -258,7 +258,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     fn admission() -> Admission {
-        Admission::new(&Maxima {
+        Admission::new(&LimitValues {
             clients: 2,
             followers: 1,
             in_flight_bytes: 100,
@@ -271,8 +271,8 @@ mod tests {
     #[test]
     fn a_limit_refuses_by_name_and_recovers() {
         let admission = admission();
-        let taken = admission.followers.take(1).unwrap();
-        let refused = admission.followers.take(1).unwrap_err();
+        let taken = admission.followers.acquire(1).unwrap();
+        let refused = admission.followers.acquire(1).unwrap_err();
         let details = refused.get_error_details();
         assert_eq!(
             details.quota_failure().unwrap().violations[0].subject,
@@ -280,7 +280,7 @@ mod tests {
         );
         assert!(details.retry_info().is_some());
         drop(taken);
-        assert!(admission.followers.take(1).is_ok());
+        assert!(admission.followers.acquire(1).is_ok());
         assert_eq!(
             (admission.followers.used(), admission.followers.refused()),
             (0, 1)
@@ -290,10 +290,10 @@ mod tests {
     #[test]
     fn one_amount_over_the_whole_limit_passes_alone() {
         let limit = &admission().in_flight_bytes;
-        let big = limit.take(1000).unwrap();
-        assert!(limit.take(1).is_err());
+        let big = limit.acquire(1000).unwrap();
+        assert!(limit.acquire(1).is_err());
         drop(big);
-        assert!(limit.take(60).is_ok());
+        assert!(limit.acquire(60).is_ok());
     }
 
     #[test]
@@ -303,18 +303,18 @@ mod tests {
             SessionId::new("old").unwrap(),
             SessionId::new("new").unwrap(),
         );
-        admission.touch(&old).unwrap();
+        admission.admit_session(&old).unwrap();
         admission.sessions.set_max(2);
         admission.memory.observe(1000);
-        let refused = admission.touch(&new).unwrap_err();
+        let refused = admission.admit_session(&new).unwrap_err();
         let details = refused.get_error_details();
         assert_eq!(
             details.quota_failure().unwrap().violations[0].subject,
             "memory"
         );
-        admission.touch(&old).unwrap();
+        admission.admit_session(&old).unwrap();
         admission.memory.observe(999);
-        admission.touch(&new).unwrap();
+        admission.admit_session(&new).unwrap();
     }
 
     #[test]
@@ -324,8 +324,8 @@ mod tests {
             SessionId::new("one").unwrap(),
             SessionId::new("two").unwrap(),
         );
-        admission.touch(&one).unwrap();
-        assert!(admission.touch(&two).is_err());
-        admission.touch(&one).unwrap();
+        admission.admit_session(&one).unwrap();
+        assert!(admission.admit_session(&two).is_err());
+        admission.admit_session(&one).unwrap();
     }
 }

@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::limits::{
     APPENDS_QUEUING_MAX, FILE_LOOKS_MAX, LONG_JOBS_MAX, WARM_REPLAYS_MAX, WRITES_MAX,
 };
-use crate::room::Room;
+use crate::long_lines::LongLineBudget;
 use crate::status;
 
 /// Where blocking calls run.
@@ -30,7 +30,7 @@ pub struct Blocking {
     files: Arc<Semaphore>,
     long_jobs: Arc<Semaphore>,
     warm: Arc<Semaphore>,
-    room: Room,
+    long_lines: LongLineBudget,
 }
 
 impl Blocking {
@@ -44,7 +44,7 @@ impl Blocking {
             files: Arc::new(Semaphore::new(FILE_LOOKS_MAX)),
             long_jobs: Arc::new(Semaphore::new(LONG_JOBS_MAX)),
             warm: Arc::new(Semaphore::new(WARM_REPLAYS_MAX)),
-            room: Room::default(),
+            long_lines: LongLineBudget::default(),
         }
     }
 
@@ -75,9 +75,9 @@ impl Blocking {
         self.warm.available_permits()
     }
 
-    /// Room for long lines.
-    pub(crate) fn room(&self) -> &Room {
-        &self.room
+    /// The budget of long lines.
+    pub(crate) fn long_lines(&self) -> &LongLineBudget {
+        &self.long_lines
     }
 
     /// Runs a write, which the store puts in order itself. It waits while too many run.

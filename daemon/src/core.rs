@@ -47,13 +47,13 @@ pub struct Core {
     /// Settings at the start.
     pub settings: Settings,
     /// Background compaction; `None` when it is disabled or has ended.
-    pub compaction: Mutex<Option<Running>>,
+    pub compaction: Mutex<Option<BackgroundCompaction>>,
 }
 
 /// Background compaction, with a name for [`std::fmt::Debug`].
-pub struct Running(pub CompactionService);
+pub struct BackgroundCompaction(pub CompactionService);
 
-impl std::fmt::Debug for Running {
+impl std::fmt::Debug for BackgroundCompaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("CompactionService")
     }
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Running {
 
 impl Core {
     /// The background compaction.
-    pub fn compaction(&self) -> MutexGuard<'_, Option<Running>> {
+    pub fn compaction(&self) -> MutexGuard<'_, Option<BackgroundCompaction>> {
         self.compaction
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

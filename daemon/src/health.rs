@@ -15,7 +15,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::core::Core;
 use crate::levels;
-use crate::limits::{LOOK_MS_MAX, LOOKS_PER_WRITE};
+use crate::limits::{PROBE_MS_MAX, PROBES_PER_WRITE};
 use crate::observe::ms;
 use crate::tunnel::TunnelState;
 
@@ -67,7 +67,7 @@ impl Health {
 pub(crate) struct Prober {
     looks: u64,
     appended: u64,
-    trouble: bool,
+    last_failed: bool,
     /// A look that did not end in time. While it goes on there is no other: a store that hangs costs one
     /// thread, not one for each look.
     unended: Option<(Instant, JoinHandle<Result<(), StoreError>>)>,
@@ -77,29 +77,33 @@ impl Prober {
     fn writes(&mut self, appended: u64) -> bool {
         let committed = appended > std::mem::replace(&mut self.appended, appended);
         self.looks = if committed { 1 } else { self.looks + 1 };
-        self.trouble || self.looks.is_multiple_of(LOOKS_PER_WRITE)
+        self.last_failed || self.looks.is_multiple_of(PROBES_PER_WRITE)
     }
 }
 
 /// What a look found.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct ProbeResult {
     components: Vec<Component>,
     in_time: bool,
 }
 
-impl Found {
+impl ProbeResult {
     /// Takes it over.
-    pub(crate) fn tell(self, health: &mut Health) {
+    pub(crate) fn apply_to(self, health: &mut Health) {
         health.components = self.components;
         health.in_time = self.in_time;
     }
 }
 
 /// Looks at every component.
-pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Duration) -> Found {
+pub(crate) async fn probe(
+    core: &Arc<Core>,
+    prober: &mut Prober,
+    wait_max: Duration,
+) -> ProbeResult {
     let checked_ms = SystemClock.now_ms();
-    let (probed, did) = probe(core, prober, wait_max).await;
+    let (probed, did) = probe_store(core, prober, wait_max).await;
     let in_time = probed.is_some();
     let (serving, message) = match probed {
         Some(Ok(took)) => (true, format!("{did} in {} ms", took.as_millis())),
@@ -110,7 +114,7 @@ pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Durati
             (false, format!("no answer within {waited} ms"))
         }
     };
-    prober.trouble = !serving;
+    prober.last_failed = !serving;
     let status = core.compaction().as_ref().map(|running| running.0.status());
     let trouble = status.and_then(|status| status.last_error);
     let level = core.store.level();
@@ -139,7 +143,7 @@ pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Durati
     ];
     components.extend(agents(core, checked_ms).await);
     components.extend(relay(&core.tunnel.borrow(), checked_ms));
-    Found {
+    ProbeResult {
         components,
         in_time,
     }
@@ -147,7 +151,7 @@ pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Durati
 
 /// Reads the store, or writes to it as well: how long that took, or `None` when it has not ended in
 /// time; and what was done.
-async fn probe(
+async fn probe_store(
     core: &Core,
     prober: &mut Prober,
     wait_max: Duration,
@@ -255,10 +259,10 @@ pub(crate) async fn watch(
         };
         if looks {
             let found = tokio::select! {
-                found = look(&core, &mut prober, every.max(ms(LOOK_MS_MAX))) => found,
+                found = probe(&core, &mut prober, every.max(ms(PROBE_MS_MAX))) => found,
                 () = core.drained() => break,
             };
-            health.send_modify(|health| found.tell(health));
+            health.send_modify(|health| found.apply_to(health));
             let serving = health.borrow().serving();
             report(&reporter, serving).await;
         } else {
@@ -291,11 +295,11 @@ mod tests {
     #[test]
     fn a_look_writes_when_nobody_did_for_long_and_while_there_is_trouble() {
         let mut prober = Prober::default();
-        let idle = (1..=2 * LOOKS_PER_WRITE).filter(|_| prober.writes(0));
+        let idle = (1..=2 * PROBES_PER_WRITE).filter(|_| prober.writes(0));
         assert_eq!(idle.count(), 2);
-        let busy = (1..=2 * LOOKS_PER_WRITE).filter(|&appended| prober.writes(appended));
+        let busy = (1..=2 * PROBES_PER_WRITE).filter(|&appended| prober.writes(appended));
         assert_eq!(busy.count(), 0);
-        prober.trouble = true;
+        prober.last_failed = true;
         assert!(prober.writes(u64::MAX) && prober.writes(u64::MAX));
     }
 }

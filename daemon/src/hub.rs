@@ -32,21 +32,21 @@ struct Followed {
 
 /// What a follower is told next.
 #[derive(Debug)]
-pub enum News {
+pub enum FollowEvent {
     /// New messages.
-    Messages(Live),
+    Messages(LiveMessages),
     /// There is more in the store than the buffer could hold.
     Behind,
     /// Somebody else may have appended: the store knows.
     Look,
-    /// The session was deleted. Whoever subscribed since, to one of the same name, is told as well:
-    /// the store knows which there is.
+    /// The session was deleted. Subscribers to a newer session of that name get this too, and must check
+    /// the key in the store.
     Deleted,
 }
 
 /// Messages of one session as they were committed.
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveMessages {
     /// The session: one deleted and made anew under its name has another key.
     pub key: SessionKey,
     /// In order.
@@ -77,7 +77,7 @@ struct Buffer {
 /// What of live messages is new to a follower of session `key` that was told those up to sequence
 /// `told`. `None` when the store has to say: they are of another session, or some are missing, before
 /// them or between, for another process appended them.
-pub(crate) fn fresh(live: Live, key: SessionKey, told: u64) -> Option<Vec<Message>> {
+pub(crate) fn new_messages(live: LiveMessages, key: SessionKey, told: u64) -> Option<Vec<Message>> {
     if live.key != key {
         return None;
     }
@@ -158,7 +158,7 @@ impl Hub {
 
     /// The session is so now. When its end is beyond what was published, another process has
     /// appended, and the followers are let look at the store; so are those of one that had its name.
-    pub fn look(&self, session: &Session) {
+    pub fn note_session(&self, session: &Session) {
         let published = lock(&self.sessions)
             .get(&session.id)
             .and_then(|followed| followed.published)
@@ -226,7 +226,7 @@ impl Subscription {
     }
 
     /// Waits for news. May be dropped and called again without losing any.
-    pub async fn next(&self) -> News {
+    pub async fn next(&self) -> FollowEvent {
         loop {
             if let Some(news) = self.take() {
                 return news;
@@ -236,10 +236,10 @@ impl Subscription {
     }
 
     /// What there is now.
-    fn take(&self) -> Option<News> {
+    fn take(&self) -> Option<FollowEvent> {
         let mut state = lock(&self.buffer.state);
         if std::mem::take(&mut state.deleted) {
-            return Some(News::Deleted);
+            return Some(FollowEvent::Deleted);
         }
         if state.behind {
             state.behind = false;
@@ -247,17 +247,17 @@ impl Subscription {
             state.messages.clear();
             state.committed = None;
             state.bytes = 0;
-            return Some(News::Behind);
+            return Some(FollowEvent::Behind);
         }
         if let Some((key, committed)) = state.committed.take() {
             state.bytes = 0;
-            return Some(News::Messages(Live {
+            return Some(FollowEvent::Messages(LiveMessages {
                 key,
                 messages: std::mem::take(&mut state.messages).into(),
                 committed,
             }));
         }
-        std::mem::take(&mut state.look).then_some(News::Look)
+        std::mem::take(&mut state.look).then_some(FollowEvent::Look)
     }
 }
 
@@ -312,9 +312,9 @@ mod tests {
         }
     }
 
-    async fn live(follower: &Subscription) -> Live {
+    async fn live(follower: &Subscription) -> LiveMessages {
         match follower.next().await {
-            News::Messages(live) => live,
+            FollowEvent::Messages(live) => live,
             news => panic!("{news:?}"),
         }
     }
@@ -341,7 +341,7 @@ mod tests {
         hub.publish(&committed(key, 1..=2));
         hub.publish(&committed(key, 3..=3));
         hub.publish(&committed(key, 4..=4));
-        assert!(matches!(follower.next().await, News::Behind));
+        assert!(matches!(follower.next().await, FollowEvent::Behind));
         hub.publish(&committed(key, 5..=5));
         assert_eq!(sequences(&live(&follower).await.messages), [5]);
     }
@@ -356,7 +356,7 @@ mod tests {
             message.payload = Bytes::new();
         }
         hub.publish(&empty);
-        assert!(matches!(follower.next().await, News::Behind));
+        assert!(matches!(follower.next().await, FollowEvent::Behind));
     }
 
     #[tokio::test]
@@ -366,14 +366,14 @@ mod tests {
         let follower = hub.subscribe(session());
         hub.publish(&committed(old, 1..=2));
         hub.publish(&committed(new, 3..=3));
-        assert!(matches!(follower.next().await, News::Behind));
+        assert!(matches!(follower.next().await, FollowEvent::Behind));
         hub.publish(&committed(new, 4..=4));
         let news = live(&follower).await;
         assert_eq!(news.key, new);
-        assert_eq!(fresh(news, old, 3), None);
+        assert_eq!(new_messages(news, old, 3), None);
         hub.publish(&committed(new, 5..=5));
         let news = live(&follower).await;
-        assert_eq!(sequences(&fresh(news, new, 4).unwrap()), [5]);
+        assert_eq!(sequences(&new_messages(news, new, 4).unwrap()), [5]);
     }
 
     #[tokio::test]
@@ -383,7 +383,7 @@ mod tests {
         drop(one);
         assert_eq!(hub.followers(), 1);
         hub.deleted(&session());
-        assert!(matches!(two.next().await, News::Deleted));
+        assert!(matches!(two.next().await, FollowEvent::Deleted));
         drop(two);
         assert!(hub.followed().is_empty());
     }

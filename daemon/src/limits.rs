@@ -25,7 +25,7 @@ pub const LONG_LINES_BYTES_MAX: usize = 64 << 20;
 /// A replay that waits longer than this for room ends: those who have it do not read.
 pub const LONG_LINES_WAIT_MS_MAX: u64 = 60_000;
 /// Unit in which this room is counted out.
-pub const ROOM_UNIT_BYTES: usize = 1 << 10;
+pub const LONG_LINES_UNIT_BYTES: usize = 1 << 10;
 /// Lines whose events are handed to a client together have so many bytes at most; a longer line is
 /// handed on alone.
 pub const LINES_TOGETHER_BYTES_MAX: usize = 64 << 10;
@@ -71,27 +71,27 @@ pub const LONG_JOBS_MAX: usize = 4;
 pub const PROGRESS_INTERVAL_MS: u64 = 100;
 
 /// Requests of the tunnel that may come more than once and are carried out at once; further ones wait.
-pub const CARRIED_MAX: usize = 64;
+pub const IDEMPOTENT_MAX: usize = 64;
 /// Bytes of the answer of such a request, which is whole before any of it goes out.
-pub const CARRIED_ANSWER_BYTES_MAX: usize = 16 << 20;
-/// A longer answer is large,
-pub const CARRIED_SMALL_BYTES_MAX: usize = 64 << 10;
-/// and so many are there at once, until they are sent; further ones wait. Together they take an eighth
-/// of the memory that a daemon has by default.
-pub const CARRIED_LARGE_MAX: usize = 4;
-/// So many wait for such a place, each with what it had when it proved to be large; further ones are refused,
-pub const CARRIED_LARGE_WAITING_MAX: usize = 64;
-/// as is one that waits longer than this: longer than an answer keeps its place unread.
-pub const CARRIED_LARGE_WAIT_MS_MAX: u64 = 45_000;
+pub const IDEMPOTENT_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// An answer longer than this is *large* and needs one of `IDEMPOTENT_LARGE_MAX` slots.
+pub const IDEMPOTENT_SMALL_BYTES_MAX: usize = 64 << 10;
+/// Large answers held at once until they are sent; an eighth of the default memory limit.
+pub const IDEMPOTENT_LARGE_MAX: usize = 4;
+/// Calls that wait for such a slot; further ones are refused.
+pub const IDEMPOTENT_LARGE_WAITING_MAX: usize = 64;
+/// How long such a call waits for a slot; then it is refused. Longer than `IDEMPOTENT_UNREAD_MS_MAX`, so
+/// that an unread answer gives its slot up first.
+pub const IDEMPOTENT_LARGE_WAIT_MS_MAX: u64 = 45_000;
 /// A large answer of which nothing is taken for so long is given up.
-pub const CARRIED_UNREAD_MS_MAX: u64 = 30_000;
-/// In pieces of this size an answer that was whole goes out.
-pub const CARRIED_PIECE_BYTES: usize = 16 << 10;
+pub const IDEMPOTENT_UNREAD_MS_MAX: u64 = 30_000;
+/// Size of the pieces in which a buffered answer is sent.
+pub const IDEMPOTENT_PIECE_BYTES: usize = 16 << 10;
 /// Such a request is given up when its answer has not begun after this: longer than a relay tries.
-pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
+pub const IDEMPOTENT_BEGIN_MS_MAX: u64 = 600_000;
 /// One whose answer has begun, when it is not whole after this, for streams may go on for ever:
 /// longer than a relay waits for one delivery.
-pub const CARRIED_END_MS_MAX: u64 = 90_000;
+pub const IDEMPOTENT_END_MS_MAX: u64 = 90_000;
 
 /// How long `betcode-daemon enrol` waits for the relay, from dialling it to its answer.
 pub const ENROL_MS_MAX: u64 = 30_000;
@@ -115,9 +115,9 @@ pub const FILES_RESERVED: usize = 256;
 pub const CONNECTION_GRACE_MS: u64 = 60_000;
 /// A look at the store that takes longer than this is given up: longer than a write waits for another
 /// process's.
-pub const LOOK_MS_MAX: u64 = 10_000;
+pub const PROBE_MS_MAX: u64 = 10_000;
 /// Looks of which one writes, when no client's append did.
-pub const LOOKS_PER_WRITE: u64 = 12;
+pub const PROBES_PER_WRITE: u64 = 12;
 
 /// How often sessions that are followed are looked at for what other processes did.
 pub const FOLLOW_POLL_MS: u64 = 1_000;
@@ -149,7 +149,7 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 /// What a tool is given, or the user is asked, when it is larger: so much of each text and name in it is
 /// told, as of any id or name in an event,
 pub const LARGE_INPUT_TEXT_BYTES_MAX: usize = 4 << 10;
-/// and so many values.
+/// Values of a large input that are told; the rest is cut.
 pub const LARGE_INPUT_VALUES_MAX: usize = 256;
 /// Bytes of a status's message: it stands in headers twice, percent-encoded and in the details, and
 /// clients take 8 KiB of them.
@@ -163,15 +163,16 @@ pub const OUTPUT_READ_BYTES: usize = 64 << 10;
 pub const OUTPUT_AHEAD_BYTES_MAX: usize = 1 << 20;
 /// The same, in lines.
 pub const OUTPUT_AHEAD_LINES_MAX: usize = 4096;
-/// When an agent is gone, its pipe is read until it is silent for so long,
+/// Once an agent has exited, its pipe is read until nothing comes for this long.
 pub const OUTPUT_REST_MS: u64 = 200;
-/// or for so long in all and then to its bottom,
+/// Once an agent has exited, its pipe is read at the latest until this long after the exit.
 pub const OUTPUT_REST_MS_MAX: u64 = 2_000;
-/// or this much was read: what escaped from its group may go on for ever.
+/// Once an agent has exited, its pipe is read at most this far: a process that left the agent's group may
+/// write for ever.
 pub const OUTPUT_REST_BYTES_MAX: usize = 16 << 20;
-/// Pauses between attempts to record what an agent printed: from so long,
+/// First pause between attempts to record what an agent printed.
 pub const RECORD_RETRY_MS_MIN: u64 = 50;
-/// doubling, to so long.
+/// Longest pause between attempts to record what an agent printed; pauses double up to it.
 pub const RECORD_RETRY_MS_MAX: u64 = 2_000;
 /// Last lines of an agent's standard error that are kept for diagnostics.
 pub const STDERR_LINES_MAX: usize = 20;
@@ -217,6 +218,8 @@ pub const CONVERSATION_ENTRIES_MAX: usize = 3;
 pub const AGENT_TOUCH_MS: u64 = SESSION_ACTIVE_MS / 3;
 /// Lines looked through, backwards, for the agent's own name of a conversation.
 pub const AGENT_ID_LINES_MAX: u64 = 4_096;
+/// When the daemon stops, a stream waits so long for what its conversation has to say of that.
+pub const LAST_EVENTS_MS: u64 = 100;
 /// When the daemon stops, agents that outlast the drain are killed; so long is left to record
 /// what they had printed.
 pub const LAST_LINES_MS: u64 = 2_000;
@@ -232,8 +235,8 @@ const _: () = {
             + BLOCKING_THREADS_RESERVED
             <= BLOCKING_THREADS_MAX
     );
-    assert!(CARRIED_UNREAD_MS_MAX < CARRIED_LARGE_WAIT_MS_MAX);
-    assert!(CARRIED_LARGE_WAIT_MS_MAX < CARRIED_END_MS_MAX);
+    assert!(IDEMPOTENT_UNREAD_MS_MAX < IDEMPOTENT_LARGE_WAIT_MS_MAX);
+    assert!(IDEMPOTENT_LARGE_WAIT_MS_MAX < IDEMPOTENT_END_MS_MAX);
     assert!(FRAME_BYTES_MAX <= PART_BYTES_MAX);
     assert!(PART_BYTES_MAX + REQUEST_OVERHEAD_BYTES < 4 << 20);
     assert!(SESSIONS_PAGE_BYTES_MAX < 4 << 20);

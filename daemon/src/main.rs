@@ -4,7 +4,6 @@ mod budget;
 mod cli;
 mod enrol;
 mod logs;
-mod service_manager;
 
 use std::process::ExitCode;
 
@@ -12,6 +11,7 @@ use betcode_daemon::limits::BLOCKING_THREADS_MAX;
 use betcode_daemon::lock::LockError;
 use betcode_daemon::server::{Daemon, ServeError};
 use betcode_daemon::settings::{self, Loaded};
+use betcode_service::service_manager;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::Command;
@@ -117,7 +117,11 @@ async fn run(
         "serving"
     );
     service_manager::ready();
-    let watchdog = tokio::spawn(service_manager::watchdog(daemon.core().health.clone()));
+    // For as long as looks at the store end in time: a daemon that hangs in its store is one to restart.
+    // No restart mends a full disk or damage, which a look finds in time; it would only end the agents,
+    // with what they printed and could not be recorded yet.
+    let health = daemon.core().health.clone();
+    let watchdog = tokio::spawn(service_manager::watchdog(move || health.borrow().in_time));
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -17,7 +17,7 @@ use crate::limits::{
     FRAME_BYTES_MAX, FRAME_MESSAGES_MAX, LINES_TOGETHER_BYTES_MAX, PART_BYTES_MAX, SLOW_CLIENT_MS,
     WARM_PAGES_MAX,
 };
-use crate::room::{self, Taken};
+use crate::long_lines::{self, LongLinePermit};
 use crate::status::from_store;
 
 /// A part of a session, read page by page in turn with others.
@@ -80,19 +80,19 @@ impl Pages {
     /// [`ReadError::NoRoom`] for long lines. Damage is reported once; the next call goes on behind it. [`StoreError::SessionNotFound`] when
     /// the session went, though there be another of its name.
     pub async fn next(&mut self) -> std::result::Result<Option<Page>, ReadError> {
-        let mut taken: Option<Taken> = None;
+        let mut taken: Option<LongLinePermit> = None;
         loop {
             let first = self.next;
             let Some(messages) = self.read().await? else {
                 return Ok(None);
             };
-            let needed = room::needed(&messages);
+            let needed = long_lines::bytes_needed(&messages);
             if needed == 0 {
                 let room = None;
                 return Ok(Some(Page { messages, room }));
             }
             let enough = taken.take().filter(|taken| taken.covers(needed));
-            let room = enough.or_else(|| self.core.blocking.room().try_take(needed));
+            let room = enough.or_else(|| self.core.blocking.long_lines().try_take(needed));
             if room.is_some() {
                 return Ok(Some(Page { messages, room }));
             }
@@ -100,7 +100,7 @@ impl Pages {
             drop(messages);
             self.step_aside();
             self.next = first;
-            taken = Some(self.core.blocking.room().take(needed).await?);
+            taken = Some(self.core.blocking.long_lines().take(needed).await?);
         }
     }
 
@@ -194,7 +194,7 @@ pub struct Page {
     /// The lines.
     pub messages: Vec<Message>,
     /// To be kept as long as anything of them.
-    pub(crate) room: Option<Taken>,
+    pub(crate) room: Option<LongLinePermit>,
 }
 
 /// Why there is no next page.

@@ -23,7 +23,7 @@ use tonic::transport::Server;
 use crate::admission::Admission;
 use crate::agents::Agents;
 use crate::blocking::Blocking;
-use crate::core::{Core, Running};
+use crate::core::{BackgroundCompaction, Core};
 use crate::health::{self, Health};
 use crate::hub::Hub;
 use crate::levels;
@@ -113,7 +113,7 @@ impl Daemon {
         let hub = Arc::new(Hub::new(settings.max_follower_buffer_bytes));
         let store = open(&settings, &hub).await?;
         let compaction = match settings.compaction {
-            true => Some(Running(
+            true => Some(BackgroundCompaction(
                 store.start_compaction(settings.compaction_options())?,
             )),
             false => None,
@@ -138,8 +138,8 @@ impl Daemon {
             compaction: Mutex::new(compaction),
         });
         let mut prober = health::Prober::default();
-        let found = health::look(&core, &mut prober, ms(limits::LOOK_MS_MAX)).await;
-        tell_health.send_modify(|health| found.tell(health));
+        let found = health::probe(&core, &mut prober, ms(limits::PROBE_MS_MAX)).await;
+        tell_health.send_modify(|health| found.apply_to(health));
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let serving = core.health.borrow().serving();
         health::report(&reporter, serving).await;
@@ -415,7 +415,7 @@ async fn watch_followed(core: Arc<Core>) {
         for id in core.hub.followed() {
             let (store, session) = (core.store.clone(), id.clone());
             match core.blocking.read(move || store.session(&session)).await {
-                Ok(session) => core.hub.look(&session),
+                Ok(session) => core.hub.note_session(&session),
                 Err(StoreError::SessionNotFound { .. }) => core.hub.deleted(&id),
                 Err(error) => tracing::warn!(%error, session = %id, "cannot look at a session"),
             }

@@ -18,14 +18,14 @@ use crate::limits::{DRAINING_RETRY_MS, RETRY_MS, STATUS_TEXT_BYTES_MAX};
 pub const DOMAIN: &str = "betcode.history";
 
 /// How a kind of error is answered.
-struct Answer {
+struct StatusMapping {
     code: Code,
     reason: &'static str,
     /// Milliseconds after which the same request may succeed by itself; 0 when waiting is no help.
     retry_ms: u32,
 }
 
-fn answer(kind: ErrorKind) -> Answer {
+fn mapping_of(kind: ErrorKind) -> StatusMapping {
     let (code, reason, retry_ms) = match kind {
         ErrorKind::Invalid => (Code::InvalidArgument, "INVALID", 0),
         ErrorKind::NotFound => (Code::NotFound, "NOT_FOUND", 0),
@@ -41,7 +41,7 @@ fn answer(kind: ErrorKind) -> Answer {
         ErrorKind::Closed => (Code::Unavailable, "CLOSED", RETRY_MS),
         _ => (Code::Internal, "INTERNAL", 0),
     };
-    Answer {
+    StatusMapping {
         code,
         reason,
         retry_ms,
@@ -89,11 +89,11 @@ fn status(code: Code, message: String, details: ErrorDetails) -> Status {
 /// The status of a store's error.
 #[must_use]
 pub fn from_store(error: &StoreError) -> Status {
-    let Answer {
+    let StatusMapping {
         code,
         reason,
         retry_ms,
-    } = answer(error.kind());
+    } = mapping_of(error.kind());
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Some(limit) = limit_of(error) {
         let what = short(error.to_string(), STATUS_TEXT_BYTES_MAX);
@@ -111,11 +111,11 @@ pub fn from_store(error: &StoreError) -> Status {
 /// The same for one batch of an append stream, which goes on.
 #[must_use]
 pub fn refusal(error: &StoreError) -> Refused {
-    let Answer {
+    let StatusMapping {
         code,
         reason,
         retry_ms,
-    } = answer(error.kind());
+    } = mapping_of(error.kind());
     let next_sequence = match error {
         StoreError::SequenceConflict { next, .. } => *next,
         _ => 0,

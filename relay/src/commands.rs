@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use betcode_relay::Relay;
 use betcode_relay::auth::{
@@ -14,6 +14,7 @@ use betcode_relay::plan::{self, Load};
 use betcode_relay::settings::Settings;
 use betcode_relay::{limits, open_files};
 use betcode_schema_tunnel::MachineId;
+use betcode_service::service_manager;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -298,8 +299,9 @@ async fn serve_until_told(settings: Settings) -> Result<ExitCode, Error> {
     say(&format!("clients {}", relay.client_address()))?;
     say(&format!("tunnels {}", relay.tunnel_address()))?;
     tracing::info!(clients = %relay.client_address(), tunnels = %relay.tunnel_address(), "serving");
-    notify(sd_notify::NotifyState::Ready);
-    let watchdog = tokio::spawn(watchdog());
+    service_manager::ready();
+    // The threads that serve turn: a relay that hangs is one to restart.
+    let watchdog = tokio::spawn(service_manager::watchdog(|| true));
     loop {
         tokio::select! {
             _ = hangup.recv() => reload(&relay),
@@ -309,7 +311,7 @@ async fn serve_until_told(settings: Settings) -> Result<ExitCode, Error> {
     }
     watchdog.abort();
     tracing::info!("stopping");
-    notify(sd_notify::NotifyState::Stopping);
+    service_manager::stopping();
     Ok(match relay.drain().await {
         true => ExitCode::SUCCESS,
         false => {
@@ -320,35 +322,9 @@ async fn serve_until_told(settings: Settings) -> Result<ExitCode, Error> {
 }
 
 fn reload(relay: &Relay) {
-    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
-        notify_all(&[sd_notify::NotifyState::Reloading, now]);
-    }
+    service_manager::reloading();
     relay.reload();
-    notify(sd_notify::NotifyState::Ready);
-}
-
-/// Says that the threads which serve still turn, for as long as they do: a relay that hangs is
-/// one to restart.
-async fn watchdog() {
-    let Some(period) = sd_notify::watchdog_enabled() else {
-        return;
-    };
-    let mut ticks = tokio::time::interval((period / 2).max(Duration::from_millis(10)));
-    loop {
-        ticks.tick().await;
-        notify(sd_notify::NotifyState::Watchdog);
-    }
-}
-
-fn notify(state: sd_notify::NotifyState<'_>) {
-    notify_all(&[state]);
-}
-
-fn notify_all(states: &[sd_notify::NotifyState<'_>]) {
-    // Without a service manager there is nobody to tell.
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "service manager not told");
-    }
+    service_manager::ready();
 }
 
 fn say(text: &str) -> Result<(), Error> {

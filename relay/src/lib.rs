@@ -27,9 +27,9 @@ mod revocation;
 mod router;
 pub mod server;
 pub mod settings;
-pub mod strangers;
 pub mod tls;
 pub mod tunnel;
+pub mod unauthenticated;
 
 pub use relay::{Relay, StartError};
 pub use router::{Access, Gate, Intake, Router};

@@ -36,16 +36,16 @@ pub const MESSAGE_BYTES_MAX_CEILING: u64 = 128 << 20;
 /// Cancelled calls that a peer may leave behind unnoticed before its connection is cut.
 pub const RESETS_PENDING_MAX: usize = 64;
 
-/// How often an idle connection is asked whether it still lives …
+/// How often an idle connection is asked whether it still lives.
 pub const KEEPALIVE_INTERVAL_MS_DEFAULT: u64 = 20_000;
-/// … and how long it may take to answer.
+/// How long a peer may take to answer a keep-alive ping.
 pub const KEEPALIVE_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// How long a connection may take for TLS and greeting.
 pub const GREETING_MS_MAX: u64 = 10_000;
 /// Client connections of one address of which no caller is known yet: without such a bound, whoever
-/// has no token could take all places …
+/// has no token could take all places.
 pub const CLIENTS_UNKNOWN_PER_ADDRESS_MAX: usize = 1_024;
-/// … and of a small relay's places at most one in so many.
+/// On a small relay, one address may hold at most 1/N of `clients_max` without a token.
 pub const CLIENTS_UNKNOWN_SHARE: usize = 4;
 /// Connections that may be in TLS and greeting at once at the door for daemons.
 pub const GREETINGS_MAX: usize = 1024;
@@ -54,9 +54,9 @@ pub const GREETINGS_MAX: usize = 1024;
 pub const DEADLINE_GRACE_MS: u64 = 100;
 /// How long a tunnel that has to go may finish its calls.
 pub const GO_AWAY_GRACE_MS_DEFAULT: u64 = 30_000;
-/// How long a daemon may take to answer that it has to go …
+/// How long a daemon may take to answer that it has to go.
 pub const GO_AWAY_ANSWER_MS_MAX: u64 = 2_000;
-/// … and how long when it has no time to finish anything, as with a machine that was revoked.
+/// How long a daemon may take to answer that it has to go at once, as with a machine that was revoked.
 pub const GO_AWAY_AT_ONCE_ANSWER_MS_MAX: u64 = 500;
 
 /// Requests that wait for one machine.
@@ -93,9 +93,9 @@ pub const PRIORITY_DEFAULT: u8 = 5;
 pub const PRIORITY_MAX: u8 = 9;
 /// How long a daemon may take for one request that waited.
 pub const DELIVERY_MS_MAX: u64 = 60_000;
-/// First wait after a delivery that the daemon could not take …
+/// First wait after a delivery that the daemon could not take.
 pub const DELIVERY_RETRY_MS_MIN: u64 = 100;
-/// … doubled each time up to this.
+/// Longest wait after such a delivery; waits double up to it.
 pub const DELIVERY_RETRY_MS_MAX: u64 = 30_000;
 /// Deliveries of one request that may end in an error of the daemon's own (INTERNAL, UNKNOWN,
 /// deadline) before it counts as failed and lets the next one pass.
@@ -103,17 +103,17 @@ pub const DELIVERY_ATTEMPTS_MAX: u32 = 5;
 /// How often requests that are too old are looked for.
 pub const BUFFER_SWEEP_MS: u64 = 60_000;
 
-/// Calls a second that one user may make …
+/// Calls a second that one user may make.
 pub const USER_CALLS_PER_S_DEFAULT: f64 = 200.0;
-/// … and at once, after a pause.
+/// Calls that one user may make at once, after a pause.
 pub const USER_CALLS_BURST_DEFAULT: f64 = 400.0;
-/// Calls a second from one address, before anything is known of the caller …
+/// Calls a second from one address, before anything is known of the caller.
 pub const ADDRESS_CALLS_PER_S_DEFAULT: f64 = 1_000.0;
-/// … and at once, after a pause.
+/// Calls from one address at once, after a pause.
 pub const ADDRESS_CALLS_BURST_DEFAULT: f64 = 2_000.0;
-/// Users and addresses that are counted at once …
+/// Users and addresses that are counted at once.
 pub const RATE_KEYS_MAX: usize = 100_000;
-/// … of which so many, the longest idle, give way when there are more.
+/// Users and addresses, the longest idle, that are forgotten together when there are too many.
 pub const RATE_KEYS_DROPPED: usize = RATE_KEYS_MAX / 8;
 /// Length of a token.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;

@@ -5,7 +5,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 /// The services that answer calls which name no machine.
-pub struct Own {
+pub struct RelayServices {
     reporter: HealthReporter,
     routes: Routes,
 }
@@ -13,7 +13,7 @@ pub struct Own {
 /// Name under which health reports the routing of calls; the empty name stands for the whole.
 pub const ROUTER_HEALTH: &str = "betcode.relay.v1.Router";
 
-impl Own {
+impl RelayServices {
     /// The services, reporting that the relay serves.
     pub async fn new(reflection: bool) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();

@@ -12,7 +12,8 @@ use betcode_schema_tunnel::MachineId;
 use betcode_storage::Clock;
 
 /// What a registry's operations return: they may have to ask other machines.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RegistryError>> + Send + 'a>>;
+pub type RegistryFuture<'a, T> =
+    Pin<Box<dyn Future<Output = Result<T, RegistryError>> + Send + 'a>>;
 
 /// A registry that could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +35,13 @@ pub struct Owner {
 /// Where relays agree on who holds a machine's tunnel.
 pub trait Registry: Send + Sync {
     /// Makes `relay_id` the owner of `machine` and returns an epoch above all earlier ones.
-    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64>;
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> RegistryFuture<'a, u64>;
 
     /// Gives a claim up. One that was overtaken already stays with its new owner.
-    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()>;
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> RegistryFuture<'a, ()>;
 
     /// The owner of a machine's tunnel, if any.
-    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>>;
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> RegistryFuture<'a, Option<Owner>>;
 }
 
 /// The registry of one relay alone: tunnels do not outlive the process, so memory is enough.
@@ -72,7 +73,7 @@ impl EmbeddedRegistry {
 }
 
 impl Registry for EmbeddedRegistry {
-    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> RegistryFuture<'a, u64> {
         let mut state = self.state();
         state.epoch_last += 1;
         let epoch = state.epoch_last;
@@ -83,7 +84,7 @@ impl Registry for EmbeddedRegistry {
         Box::pin(std::future::ready(Ok(epoch)))
     }
 
-    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> RegistryFuture<'a, ()> {
         let mut state = self.state();
         if state.owners.get(machine).is_some_and(|o| o.epoch == epoch) {
             state.owners.remove(machine);
@@ -91,7 +92,7 @@ impl Registry for EmbeddedRegistry {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> RegistryFuture<'a, Option<Owner>> {
         let owner = self.state().owners.get(machine).cloned();
         Box::pin(std::future::ready(Ok(owner)))
     }

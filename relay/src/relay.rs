@@ -23,27 +23,27 @@ use crate::files;
 use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
-use crate::own::Own;
+use crate::own::RelayServices;
 use crate::plan;
 use crate::registry::EmbeddedRegistry;
-use crate::revocation::InForce;
+use crate::revocation::RevocationList;
 use crate::router::{Access, Gate, Intake, Router};
-use crate::server::Doors;
+use crate::server::Listeners;
 use crate::settings::Settings;
-use crate::strangers::Strangers;
 use crate::tls::{Tls, TlsError};
 use crate::tunnel::{Accept, Keepalive, Table};
+use crate::unauthenticated::UnauthenticatedConnections;
 
 /// A relay that serves.
 pub struct Relay {
     settings: Settings,
-    doors: Doors,
+    listeners: Listeners,
     buffer: Arc<dyn Buffer>,
     table: Arc<Table>,
-    own: Own,
+    own: RelayServices,
     metrics: Arc<Metrics>,
     levels: Arc<Levels>,
-    in_force: Arc<InForce>,
+    in_force: Arc<RevocationList>,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
     /// Held while it serves.
@@ -94,13 +94,13 @@ impl Relay {
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
         let live = Arc::new(LiveTokens::default());
-        let in_force = InForce::load(state.clone(), table.clone(), live.clone())?;
+        let in_force = RevocationList::load(state.clone(), table.clone(), live.clone())?;
         let keepalive = Keepalive {
             interval: Duration::from_millis(settings.keepalive_interval_ms),
             timeout: Duration::from_millis(settings.keepalive_timeout_ms),
         };
         let metrics = Arc::new(Metrics::default());
-        let own = Own::new(settings.reflection).await;
+        let own = RelayServices::new(settings.reflection).await;
         let rate = |per_s, burst| Rate { per_s, burst };
         let router = Router {
             relay_id: settings.relay_id.clone(),
@@ -142,7 +142,7 @@ impl Relay {
         };
         let clients = listen(settings.client_listen).await?;
         let tunnels = listen(settings.tunnel_listen).await?;
-        let doors = Doors {
+        let listeners = Listeners {
             router: Arc::new(router),
             accept: Arc::new(accept),
             client_tls: tls.clone().filter(|_| !settings.client_plaintext),
@@ -150,7 +150,7 @@ impl Relay {
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
             keepalive,
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
-            strangers: Strangers::among(settings.clients_max),
+            unauthenticated: UnauthenticatedConnections::among(settings.clients_max),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
@@ -158,7 +158,7 @@ impl Relay {
         let relay = Self {
             client_address: address(&clients, settings.client_listen),
             tunnel_address: address(&tunnels, settings.tunnel_listen),
-            doors: doors.clone(),
+            listeners: listeners.clone(),
             buffer,
             table,
             own,
@@ -169,8 +169,8 @@ impl Relay {
             _lock: lock,
         };
         relay.spawn_metrics().await?;
-        tokio::spawn(doors.clone().serve_clients(clients));
-        tokio::spawn(doors.serve_tunnels(tunnels));
+        tokio::spawn(listeners.clone().serve_clients(clients));
+        tokio::spawn(listeners.serve_tunnels(tunnels));
         relay.spawn_levels();
         relay.spawn_sweeper();
         relay.spawn_watch();
@@ -204,7 +204,7 @@ impl Relay {
     /// Reads certificates and revocations again. What cannot be read stays as it was, and is
     /// logged.
     pub fn reload(&self) {
-        for tls in [&self.doors.client_tls, &self.doors.tunnel_tls] {
+        for tls in [&self.listeners.client_tls, &self.listeners.tunnel_tls] {
             if let Some(Err(error)) = tls.as_ref().map(|tls| tls.reload()) {
                 tracing::error!(%error, "certificates not reloaded: those in use stay in use");
             }
@@ -225,7 +225,10 @@ impl Relay {
         let grace = within - last_words;
         let cut_at = until - last_words;
         self.own.stop().await;
-        self.doors.accept.draining.store(true, Ordering::Release);
+        self.listeners
+            .accept
+            .draining
+            .store(true, Ordering::Release);
         // Daemons leave first, so that new calls find them at another relay.
         let leaving: Vec<_> = self
             .table
@@ -233,13 +236,13 @@ impl Relay {
             .into_iter()
             .map(|link| tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await }))
             .collect();
-        self.doors.stop.cancel();
-        self.doors.connections.close();
+        self.listeners.stop.cancel();
+        self.listeners.connections.close();
         let finished = async {
             for link in leaving {
                 let _ = link.await;
             }
-            self.doors.connections.wait().await;
+            self.listeners.connections.wait().await;
         };
         let mut finished = std::pin::pin!(finished);
         if tokio::time::timeout_at(cut_at.into(), &mut finished)
@@ -265,22 +268,26 @@ impl Relay {
         let (metrics, levels) = (self.metrics.clone(), self.levels.clone());
         let gauges = self.gauges();
         let render = move || metrics.render(&gauges(), &levels.now());
-        let stop = self.doors.stop.clone();
+        let stop = self.listeners.stop.clone();
         tokio::spawn(metrics::serve(listener, Arc::new(render), stop));
         Ok(())
     }
 
     /// What is measured, at any moment.
     fn gauges(&self) -> impl Fn() -> Gauges + Send + Sync + use<> {
-        let (table, buffer, doors) = (self.table.clone(), self.buffer.clone(), self.doors.clone());
+        let (table, buffer, listeners) = (
+            self.table.clone(),
+            self.buffer.clone(),
+            self.listeners.clone(),
+        );
         let settings = self.settings.clone();
         move || {
             let waiting = buffer.counts();
             Gauges {
                 tunnels: table.len(),
                 tunnels_max: settings.tunnels_max,
-                clients: settings.clients_max - doors.client_places.available_permits(),
-                calls: settings.calls_max - doors.router.calls.available_permits(),
+                clients: settings.clients_max - listeners.client_places.available_permits(),
+                calls: settings.calls_max - listeners.router.calls.available_permits(),
                 waiting: waiting.requests,
                 waiting_max: settings.buffer_requests_max,
                 waiting_bytes: waiting.bytes,
@@ -293,7 +300,7 @@ impl Relay {
 
     fn spawn_levels(&self) {
         let (gauges, levels) = (self.gauges(), self.levels.clone());
-        let stop = self.doors.stop.clone();
+        let stop = self.listeners.stop.clone();
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(limits::LEVELS_SAMPLE_MS));
             // Samples that are closer than that would make a moment's load a sustained one.
@@ -308,7 +315,7 @@ impl Relay {
     }
 
     fn spawn_sweeper(&self) {
-        let (buffer, stop) = (self.buffer.clone(), self.doors.stop.clone());
+        let (buffer, stop) = (self.buffer.clone(), self.listeners.stop.clone());
         let metrics = self.metrics.clone();
         tokio::spawn(async move {
             while !stop.is_cancelled() {
@@ -330,7 +337,7 @@ impl Relay {
 
     /// Takes revocations up as soon as a command has written them.
     fn spawn_watch(&self) {
-        let (in_force, stop) = (self.in_force.clone(), self.doors.stop.clone());
+        let (in_force, stop) = (self.in_force.clone(), self.listeners.stop.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
                 let in_force = in_force.clone();

@@ -10,7 +10,7 @@ use crate::auth::{LiveTokens, Revocations, StateError, StateFolder};
 use crate::tunnel::Table;
 
 /// The list in force, and what was admitted under earlier ones.
-pub(crate) struct InForce {
+pub(crate) struct RevocationList {
     state: StateFolder,
     current: Arc<RwLock<Revocations>>,
     table: Arc<Table>,
@@ -24,7 +24,7 @@ pub(crate) struct InForce {
 /// within one tick of the file system's clock are two files. `None` when there is no file.
 type Written = Option<(SystemTime, u64, u64)>;
 
-/// What [`InForce::refresh_if_written`] has found before.
+/// What [`RevocationList::refresh_if_written`] has found before.
 #[derive(Default)]
 struct Watched {
     /// The writing that is in force.
@@ -34,7 +34,7 @@ struct Watched {
     failed: Option<(Written, String)>,
 }
 
-impl InForce {
+impl RevocationList {
     /// Puts the list of a state folder in force.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ mod tests {
     fn a_list_that_cannot_be_read_is_said_once_and_read_when_it_can_be() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let in_force = InForce::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        let in_force = RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
         in_force.refresh_if_written().unwrap();
         std::fs::write(state.revoked(), "no JSON").unwrap();
         in_force.refresh_if_written().unwrap_err();
@@ -150,7 +150,7 @@ mod tests {
     fn two_writings_within_one_tick_of_the_clock_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let in_force = InForce::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        let in_force = RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
         let write = |user: &str| {
             let path = state.revoked();
             let revoke = |revoked: &mut Revocations| {

@@ -1,4 +1,4 @@
-//! The relay's doors: one for clients, one for daemons.
+//! The relay's listeners: one for clients, one for daemons.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -20,13 +20,13 @@ use crate::enrol::Enrol;
 use crate::limits;
 use crate::preface;
 use crate::router::Router;
-use crate::strangers::{Acquaintance, Strangers};
 use crate::tls::Tls;
 use crate::tunnel::{Accept, AcceptError, Identity, Keepalive};
+use crate::unauthenticated::{ConnectionAuth, UnauthenticatedConnections};
 
-/// What both doors share.
+/// What both listeners share.
 #[derive(Clone)]
-pub struct Doors {
+pub struct Listeners {
     /// Calls' way.
     pub router: Arc<Router>,
     /// Tunnels' way.
@@ -42,14 +42,14 @@ pub struct Doors {
     /// Places for client connections.
     pub client_places: Arc<Semaphore>,
     /// Client connections of which no caller is known yet.
-    pub strangers: Arc<Strangers>,
+    pub unauthenticated: Arc<UnauthenticatedConnections>,
     /// Cancelled when the relay stops: connections finish their calls.
     pub stop: CancellationToken,
     /// Connections that are still there.
     pub connections: TaskTracker,
 }
 
-impl Doors {
+impl Listeners {
     /// Serves clients until the relay stops.
     pub async fn serve_clients(self, listener: TcpListener) {
         while let Some((stream, address)) = self.next(&listener).await {
@@ -59,21 +59,21 @@ impl Doors {
                 continue;
             };
             let met = match self.router.trusts(address.ip()) {
-                true => Some(Acquaintance::of_proxy()),
-                false => self.strangers.meet(address.ip()),
+                true => Some(ConnectionAuth::of_proxy()),
+                false => self.unauthenticated.admit(address.ip()),
             };
             let Some(met) = met else {
                 tracing::warn!(%address, "client refused: too many of this address without a token");
                 continue;
             };
-            let doors = self.clone();
+            let listeners = self.clone();
             self.connections.spawn(async move {
                 let _place = place;
-                match &doors.client_tls {
-                    None => doors.serve_client(stream, address.ip(), met).await,
+                match &listeners.client_tls {
+                    None => listeners.serve_client(stream, address.ip(), met).await,
                     Some(tls) => {
                         match in_time(tls.for_clients().accept(ReadAhead::new(stream))).await {
-                            Ok(stream) => doors.serve_client(stream, address.ip(), met).await,
+                            Ok(stream) => listeners.serve_client(stream, address.ip(), met).await,
                             Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
                         }
                     }
@@ -94,10 +94,10 @@ impl Doors {
                 tracing::warn!(%address, "tunnel refused: too many greetings at once");
                 continue;
             };
-            let doors = self.clone();
+            let listeners = self.clone();
             self.connections.spawn(async move {
                 let _place = place;
-                if let Err(error) = doors.serve_tunnel(stream).await {
+                if let Err(error) = listeners.serve_tunnel(stream).await {
                     tracing::info!(%address, %error, "no tunnel");
                 }
             });
@@ -150,7 +150,7 @@ impl Doors {
         }
     }
 
-    async fn serve_client<S>(&self, stream: S, address: IpAddr, met: Acquaintance)
+    async fn serve_client<S>(&self, stream: S, address: IpAddr, met: ConnectionAuth)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {

@@ -1,4 +1,4 @@
-//! TLS at both doors, with certificates that can change while the relay runs.
+//! TLS at both listeners, with certificates that can change while the relay runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};

@@ -12,11 +12,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("betcode-schema-grpc", &[]),
     ("betcode-schema-tunnel", &[]),
     ("betcode-storage", &["betcode-schema-sql"]),
+    ("betcode-service", &[]),
     ("betcode-db", &["betcode-storage", "betcode-schema-grpc"]),
     (
         "betcode-daemon",
         &[
             "betcode-storage",
+            "betcode-service",
             "betcode-schema-grpc",
             "betcode-schema-tunnel",
         ],
@@ -25,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "betcode-relay",
         &[
             "betcode-storage",
+            "betcode-service",
             "betcode-schema-grpc",
             "betcode-schema-tunnel",
         ],

@@ -35,7 +35,7 @@ pub(crate) enum Effect {
     /// Start the agent so.
     Start(Arc<Options>),
     /// Record a line, then write it to the agent.
-    Write(Bytes, Written),
+    Write(Bytes, InputKind),
     /// Interrupt its turn.
     Interrupt,
     /// Close its input: it is to end.
@@ -43,19 +43,19 @@ pub(crate) enum Effect {
     /// End it now.
     Kill,
     /// Tell clients, once they were told the lines up to a sequence.
-    Tell(To, u64, Event),
+    Tell(Recipients, u64, Event),
 }
 
 /// Who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum To {
+pub(crate) enum Recipients {
     All,
     One(StreamKey),
 }
 
 /// What a line for the agent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Written {
+pub(crate) enum InputKind {
     Prompt,
     Answer,
 }
@@ -82,7 +82,7 @@ pub(crate) enum Activity {
 
 /// Times, in milliseconds, that settings have.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// An agent without a turn is kept so long.
     pub(crate) idle_ms: u64,
     /// A request waits so long while nobody is attached.
@@ -116,6 +116,18 @@ struct Turn {
     cancelled: bool,
 }
 
+impl Turn {
+    /// A turn that the agent does not know of yet.
+    fn of(said: &QueuedPrompt) -> Self {
+        Self {
+            prompt: Some(said.content.clone()),
+            options: Arc::clone(&said.options),
+            written: false,
+            cancelled: false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Stream {
     client: Arc<str>,
@@ -127,7 +139,7 @@ struct Stream {
 
 /// What a user says, and how the agent runs if that starts it. Its stream may have left by then.
 #[derive(Debug)]
-struct Said {
+struct QueuedPrompt {
     content: Value,
     options: Arc<Options>,
 }
@@ -149,10 +161,10 @@ pub(crate) enum Reply {
     },
 }
 
-/// A reply to what we have not heard of. Clients are told of a line by its commit, which may be before
-/// we are: a fast one may be faster than we.
+/// A reply to a request that this conversation has not seen yet: clients get a line at its commit, which
+/// may be before the recorder has reported it here.
 #[derive(Debug)]
-struct Early {
+struct EarlyReply {
     key: StreamKey,
     reply: Reply,
     /// The last line that the client had been told.
@@ -163,7 +175,7 @@ struct Early {
 /// The state of a conversation.
 #[derive(Debug)]
 pub(crate) struct Conversation {
-    patience: Patience,
+    timeouts: Timeouts,
     agent: Agent,
     /// How the last agent was started.
     agent_options: Arc<Options>,
@@ -173,20 +185,20 @@ pub(crate) struct Conversation {
     session_model: String,
     agent_session_id: String,
     turn: Option<Turn>,
-    waiting: VecDeque<Said>,
+    waiting: VecDeque<QueuedPrompt>,
     requests: Requests,
     streams: BTreeMap<StreamKey, Stream>,
     holder: Option<Arc<str>>,
     /// Why nothing can be recorded at present.
     stalled: Option<Refusal>,
-    /// How many wait for that: what the agent prints, and what it is told, are recorded apart.
+    /// How many recording tasks are stalled: output and input are recorded separately.
     stalls: usize,
     /// The last sequence that is known to be on disk.
     recorded: u64,
     /// The last of the agent's lines that we have heard of.
     heard: u64,
     /// Answers that came before the lines that they are about.
-    early: VecDeque<Early>,
+    early: VecDeque<EarlyReply>,
     unattended_since_ms: u64,
     idle_until_ms: Option<u64>,
     /// Where the turn's agent is to go.
@@ -201,14 +213,14 @@ impl Conversation {
     /// One without an agent, whose session ends at `recorded` and has lines of at most
     /// `line_bytes_max`.
     pub(crate) fn new(
-        patience: Patience,
+        timeouts: Timeouts,
         line_bytes_max: usize,
         agent_session_id: String,
         recorded: u64,
         now_ms: u64,
     ) -> Self {
         Self {
-            patience,
+            timeouts,
             agent: Agent::Away,
             agent_options: Arc::default(),
             told_model: String::new(),
@@ -265,7 +277,7 @@ impl Conversation {
     }
 
     /// Whether its agent has nothing to do, and may make room for another session's.
-    pub(crate) fn rests(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         let is_idle = self.turn.is_none() && !self.requests.waits();
         is_idle && self.agent == Agent::Running && !self.closing
     }
@@ -283,13 +295,13 @@ impl Conversation {
         }
     }
 
-    fn tell(&mut self, to: To, event: Event) {
+    fn tell(&mut self, to: Recipients, event: Event) {
         self.effects.push(Effect::Tell(to, self.recorded, event));
     }
 
     fn tell_status(&mut self, message: &str) {
         let status = self.status(message);
-        self.tell(To::All, status);
+        self.tell(Recipients::All, status);
     }
 
     fn status(&self, message: &str) -> Event {

@@ -7,10 +7,10 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::command::Options;
-use super::conversation::{Exit, Reply, StreamKey, Written};
-use super::glance::Glance;
+use super::conversation::{Exit, InputKind, Reply, StreamKey};
 use super::mailbox::{Mailbox, ReadTimes};
 use super::refusal::Refusal;
+use super::signals::AgentSignal;
 
 /// What a stream is given in its conversation.
 #[derive(Debug)]
@@ -32,43 +32,56 @@ pub(crate) enum Command {
         mailbox: Arc<Mailbox>,
         attached: oneshot::Sender<Attachment>,
     },
-    /// It is gone.
+    /// The stream was closed.
     Detach(StreamKey),
     /// The user says something.
     Message(StreamKey, Value),
-    /// The user replies to what the agent asked, having been told the lines up to the number.
-    Reply(StreamKey, u64, Reply),
-    /// The turn is to end.
+    /// The user replies to what the agent asked, having been sent the lines up to `last_sent`.
+    Reply {
+        stream: StreamKey,
+        last_sent: u64,
+        reply: Reply,
+    },
+    /// Cancel the turn.
     Cancel(Option<oneshot::Sender<bool>>),
     /// A client wants the input lock.
     Lock(Arc<str>, oneshot::Sender<(bool, Option<Arc<str>>)>),
-    /// All grants.
+    /// List all grants.
     Grants(oneshot::Sender<BTreeMap<String, bool>>),
-    /// A grant.
+    /// Set a grant for a tool.
     SetGrant(String, bool, oneshot::Sender<Result<(), Refusal>>),
-    /// One grant less, or none any more.
+    /// Clear the grant of a tool; all of them for an empty name.
     ClearGrants(String, oneshot::Sender<()>),
-    /// Lines of the agent are on disk, up to this one.
-    Recorded(u64, Vec<(u64, Glance)>),
+    /// Lines of the agent are on disk, up to `last`.
+    Recorded {
+        last: u64,
+        /// What of them the conversation must know, each with its sequence.
+        signals: Vec<(u64, AgentSignal)>,
+    },
     /// Lines cannot be recorded at present.
-    Stalled(Refusal),
-    /// They can again.
-    Flows,
+    RecordingStalled(Refusal),
+    /// Recording works again.
+    RecordingResumed,
     /// A line that is too long came in pieces.
-    InPieces(u64, usize),
+    LineSplit {
+        /// Sequence of its first piece.
+        first: u64,
+        /// Bytes that a line may have.
+        bytes_max: usize,
+    },
     /// A line for the agent is on disk, or not.
-    Written(Written, Result<u64, Refusal>),
+    InputWritten(InputKind, Result<u64, Refusal>),
     /// A line for the agent did not reach it: it has closed its input, or is gone.
-    Deaf(Written),
-    /// The agent is gone.
+    InputClosed(InputKind),
+    /// The agent has ended, and all that it printed is on disk.
     Exited(Exit),
-    /// The agent is to end if it rests: another session needs its place.
-    GiveWay,
-    /// It is to go now: there is no time left.
+    /// End the agent if it is idle: another session needs its slot.
+    YieldSlot,
+    /// End the agent now: there is no time left.
     Kill,
-    /// The same, for its session is to go, and what cannot be recorded with it.
-    Forsake,
-    /// A bug is met.
+    /// The session was deleted: end the agent; output that is not recorded yet is dropped.
+    SessionDeleted,
+    /// Makes the task panic, for tests.
     #[cfg(test)]
     Panic,
 }

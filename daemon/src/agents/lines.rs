@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 /// A line, or a piece of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line {
+pub(crate) struct OutputLine {
     /// Its bytes, without a newline.
     pub(crate) bytes: Bytes,
     /// Whether the next one goes on with it.
@@ -43,7 +43,7 @@ impl Splitter {
     }
 
     /// Takes in what was read, and gives the lines that are complete now.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], lines: &mut Vec<Line>) {
+    pub(crate) fn push(&mut self, mut bytes: &[u8], lines: &mut Vec<OutputLine>) {
         while let Some(at) = bytes.iter().position(|&byte| byte == b'\n') {
             let (line, rest) = bytes.split_at(at);
             self.take(line, lines);
@@ -54,7 +54,7 @@ impl Splitter {
     }
 
     /// The output has ended: what stands after the last newline.
-    pub(crate) fn end(&mut self, lines: &mut Vec<Line>) {
+    pub(crate) fn end(&mut self, lines: &mut Vec<OutputLine>) {
         if self.in_pieces || !self.partial.is_empty() {
             self.complete(lines);
         }
@@ -65,11 +65,11 @@ impl Splitter {
         self.partial.len()
     }
 
-    fn take(&mut self, mut bytes: &[u8], lines: &mut Vec<Line>) {
+    fn take(&mut self, mut bytes: &[u8], lines: &mut Vec<OutputLine>) {
         while self.partial.len() + bytes.len() >= self.piece_bytes_max {
             let (piece, rest) = bytes.split_at(self.piece_bytes_max - self.partial.len());
             self.partial.extend_from_slice(piece);
-            lines.push(Line {
+            lines.push(OutputLine {
                 bytes: self.partial.split().freeze(),
                 goes_on: true,
                 is_piece: true,
@@ -80,8 +80,8 @@ impl Splitter {
         self.partial.extend_from_slice(bytes);
     }
 
-    fn complete(&mut self, lines: &mut Vec<Line>) {
-        lines.push(Line {
+    fn complete(&mut self, lines: &mut Vec<OutputLine>) {
+        lines.push(OutputLine {
             bytes: self.partial.split().freeze(),
             goes_on: false,
             is_piece: self.in_pieces,
@@ -94,7 +94,7 @@ impl Splitter {
 mod tests {
     use super::*;
 
-    fn split(bytes: &[u8], step: usize, bound: usize) -> Vec<Line> {
+    fn split(bytes: &[u8], step: usize, bound: usize) -> Vec<OutputLine> {
         let (mut splitter, mut lines) = (Splitter::new(bound), Vec::new());
         for chunk in bytes.chunks(step) {
             splitter.push(chunk, &mut lines);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     /// As the documentation says that lines are put together.
-    fn together(lines: &[Line], bound: usize) -> Vec<Vec<u8>> {
+    fn together(lines: &[OutputLine], bound: usize) -> Vec<Vec<u8>> {
         let mut whole = vec![Vec::new()];
         for line in lines {
             let begins = whole.last().unwrap().is_empty();

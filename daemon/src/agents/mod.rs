@@ -1,6 +1,6 @@
 //! Running agents: each session's conversation, its process, and what goes between them.
 //!
-//! * `conversation`, `requests`, `glance`, `lines`, `prompt`, `command` decide and are
+//! * `conversation`, `requests`, `signals`, `lines`, `prompt`, `command` decide and are
 //!   pure: requests, lines and exits in, effects out;
 //! * `session` is the task that carries the effects out, one for each session in
 //!   use, and hears through its `inbox`;
@@ -12,7 +12,6 @@
 
 mod command;
 mod conversation;
-mod glance;
 mod inbox;
 mod lines;
 mod mailbox;
@@ -23,6 +22,7 @@ mod refusal;
 mod requests;
 mod running;
 mod session;
+mod signals;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +30,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use betcode_storage::{ReadRange, Session as Stored, SessionId, SessionKey, Store, StoreError};
+use betcode_storage::{
+    ReadRange, Session as StoredSession, SessionId, SessionKey, Store, StoreError,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -50,48 +52,48 @@ use crate::limits::{
 use crate::observe::ms;
 use crate::status::{being_deleted, draining, exhausted, from_store, internal};
 use conversation::Activity;
-use session::{Known, Session};
+use session::{ConversationTask, StoredConversation};
 
 /// The conversations of this daemon.
 #[derive(Debug, Default)]
 pub struct Agents {
-    live: Mutex<HashMap<SessionId, Live>>,
+    live: Mutex<HashMap<SessionId, ConversationHandle>>,
     going: Mutex<Deletions>,
     streams: AtomicU64,
-    /// Of the rests of agents, in the order in which they began.
-    rests: AtomicU64,
+    /// The last number given to an agent that became idle.
+    idle_numbers: AtomicU64,
     tasks: TaskTracker,
 }
 
-/// A conversation's door.
+/// How a conversation is reached.
 #[derive(Debug, Clone)]
-struct Live {
+struct ConversationHandle {
     /// The session's key: one deleted and made anew has another.
     key: SessionKey,
     inbox: mpsc::Sender<Command>,
     activity: Arc<AtomicU8>,
-    /// The number of its agent's rest; 0 while there is none at rest.
-    rest: Arc<AtomicU64>,
+    /// Which agent became idle first: the lowest number has been idle longest; 0 while it is not idle.
+    idle_number: Arc<AtomicU64>,
 }
 
 /// Sessions that are being deleted: no conversation begins in them.
 #[derive(Debug, Default)]
 struct Deletions {
     under_way: HashMap<SessionId, usize>,
-    /// How many are over. What the store said of a session before one of them may not be so any more.
-    over: u64,
+    /// Deletions completed so far. Whoever read a session before this changed must read it again.
+    completed: u64,
 }
 
 /// A session that is being deleted, while this is kept.
-pub(crate) struct Going {
+pub(crate) struct DeletionGuard {
     core: Arc<Core>,
     id: SessionId,
 }
 
-impl Drop for Going {
+impl Drop for DeletionGuard {
     fn drop(&mut self) {
         let mut going = self.core.agents.going();
-        going.over += 1;
+        going.completed += 1;
         if let Some(count) = going.under_way.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
@@ -111,16 +113,16 @@ impl Agents {
         let going = self.going();
         match going.under_way.contains_key(id) {
             true => Err(being_deleted()),
-            false => Ok(going.over),
+            false => Ok(going.completed),
         }
     }
 
     /// Whether a session is being deleted.
-    pub(crate) fn is_going(&self, id: &SessionId) -> bool {
+    pub(crate) fn is_being_deleted(&self, id: &SessionId) -> bool {
         self.going().under_way.contains_key(id)
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<SessionId, Live>> {
+    fn live(&self) -> MutexGuard<'_, HashMap<SessionId, ConversationHandle>> {
         // Plain data, valid after every statement.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,7 +134,7 @@ impl Agents {
 
     /// What a session is doing: `idle`, `active`, or `waiting` for somebody's answer.
     #[must_use]
-    pub fn status(&self, session: &Stored) -> &'static str {
+    pub fn status(&self, session: &StoredSession) -> &'static str {
         let live = self.live();
         let live = live.get(&session.id).filter(|live| live.key == session.key);
         match live.map(|live| session::activity(&live.activity)) {
@@ -143,12 +145,12 @@ impl Agents {
     }
 
     /// Notes whether a conversation's agent is at rest.
-    fn note_rest(&self, rest: &AtomicU64, rests: bool) {
-        if !rests {
-            rest.store(0, Ordering::Relaxed);
-        } else if rest.load(Ordering::Relaxed) == 0 {
-            let number = self.rests.fetch_add(1, Ordering::Relaxed) + 1;
-            rest.store(number, Ordering::Relaxed);
+    fn note_idle(&self, idle_number: &AtomicU64, is_idle: bool) {
+        if !is_idle {
+            idle_number.store(0, Ordering::Relaxed);
+        } else if idle_number.load(Ordering::Relaxed) == 0 {
+            let number = self.idle_numbers.fetch_add(1, Ordering::Relaxed) + 1;
+            idle_number.store(number, Ordering::Relaxed);
         }
     }
 
@@ -156,7 +158,7 @@ impl Agents {
     pub(crate) fn could_make_room(&self) -> bool {
         let live = self.live();
         live.values()
-            .any(|live| live.rest.load(Ordering::Relaxed) > 0)
+            .any(|live| live.idle_number.load(Ordering::Relaxed) > 0)
     }
 
     /// Asks the agent that is longest at rest to end. Whether there is one; each is asked once.
@@ -164,12 +166,12 @@ impl Agents {
         let live = self.live();
         let numbered = live
             .values()
-            .map(|live| (live.rest.load(Ordering::Relaxed), live));
+            .map(|live| (live.idle_number.load(Ordering::Relaxed), live));
         let mut at_rest: Vec<_> = numbered.filter(|(number, _)| *number > 0).collect();
         at_rest.sort_unstable_by_key(|(number, _)| *number);
         at_rest.into_iter().any(|(_, live)| {
-            live.rest.swap(0, Ordering::Relaxed) > 0
-                && live.inbox.try_send(Command::GiveWay).is_ok()
+            live.idle_number.swap(0, Ordering::Relaxed) > 0
+                && live.inbox.try_send(Command::YieldSlot).is_ok()
         })
     }
 
@@ -179,7 +181,7 @@ impl Agents {
         self.live().len()
     }
 
-    fn door(&self, id: &SessionId) -> Option<Live> {
+    fn handle(&self, id: &SessionId) -> Option<ConversationHandle> {
         self.live().get(id).cloned()
     }
 
@@ -192,13 +194,15 @@ impl Agents {
     pub(crate) async fn enter(
         &self,
         core: &Arc<Core>,
-        session: &Stored,
+        session: &StoredSession,
     ) -> Result<mpsc::Sender<Command>, Status> {
         let id = &session.id;
         loop {
             let deletions = self.deletions(id)?;
-            let door = self.door(id);
-            if let Some(Live { inbox, .. }) = door.as_ref().filter(|live| live.key == session.key) {
+            let handle = self.handle(id);
+            if let Some(ConversationHandle { inbox, .. }) =
+                handle.as_ref().filter(|live| live.key == session.key)
+            {
                 return Ok(inbox.clone());
             }
             let (store, wanted) = (core.store.clone(), id.clone());
@@ -208,7 +212,7 @@ impl Agents {
                 let id = id.to_string();
                 return Err(from_store(&StoreError::SessionNotFound { id }));
             }
-            if let Some(of_another) = door {
+            if let Some(of_another) = handle {
                 forsake(&of_another.inbox).await;
                 continue;
             }
@@ -231,8 +235,8 @@ impl Agents {
     fn begin(
         &self,
         core: &Arc<Core>,
-        live: &mut HashMap<SessionId, Live>,
-        known: Known,
+        live: &mut HashMap<SessionId, ConversationHandle>,
+        known: StoredConversation,
     ) -> Result<mpsc::Sender<Command>, Status> {
         let used = live.len() as u64;
         if used >= CONVERSATIONS_MAX {
@@ -241,15 +245,21 @@ impl Agents {
         }
         let (inbox, commands) = mpsc::channel(CONVERSATION_INBOX_MAX);
         let activity = Arc::new(AtomicU8::new(0));
-        let rest = Arc::new(AtomicU64::new(0));
-        let begun = Live {
+        let idle_number = Arc::new(AtomicU64::new(0));
+        let begun = ConversationHandle {
             key: known.key,
             inbox: inbox.clone(),
             activity: Arc::clone(&activity),
-            rest: Arc::clone(&rest),
+            idle_number: Arc::clone(&idle_number),
         };
         live.insert(known.id.clone(), begun);
-        let session = Session::new(Arc::clone(core), known, activity, rest, inbox.clone());
+        let session = ConversationTask::new(
+            Arc::clone(core),
+            known,
+            activity,
+            idle_number,
+            inbox.clone(),
+        );
         self.tasks.spawn(session.run(commands));
         Ok(inbox)
     }
@@ -261,7 +271,7 @@ impl Agents {
     pub(crate) async fn ask<T>(
         &self,
         core: &Arc<Core>,
-        session: &Stored,
+        session: &StoredSession,
         command: impl Fn(oneshot::Sender<T>) -> Command,
     ) -> Result<(T, mpsc::Sender<Command>), Status> {
         for _ in 0..CONVERSATION_ENTRIES_MAX {
@@ -280,7 +290,7 @@ impl Agents {
 
     /// Interrupts a session's turn; whether there was one.
     pub(crate) async fn cancel(&self, id: &SessionId) -> bool {
-        let Some(Live { inbox, .. }) = self.door(id) else {
+        let Some(ConversationHandle { inbox, .. }) = self.handle(id) else {
             return false;
         };
         let (reply, answer) = oneshot::channel();
@@ -290,7 +300,7 @@ impl Agents {
 
     /// A conversation that is over leaves, unless somebody has just asked it something.
     fn leave(&self, id: &SessionId, commands: &mpsc::Receiver<Command>) -> bool {
-        // Doors are given out under this lock. Whoever has one and uses it from now on gets no answer,
+        // Handles are given out under this lock. Whoever has one and uses it from now on gets no answer,
         // and enters anew.
         let mut live = self.live();
         let leaves = commands.is_empty();
@@ -300,7 +310,7 @@ impl Agents {
         leaves
     }
 
-    /// A conversation's task has ended, by a panic also: nobody is sent to its door any more.
+    /// A conversation's task has ended, by a panic also: nobody is sent to it any more.
     fn left(&self, id: &SessionId, inbox: &mpsc::Sender<Command>) {
         let mut live = self.live();
         if live
@@ -314,13 +324,13 @@ impl Agents {
     /// Ends a session's agent, for the session is to go; what of its lines cannot be recorded goes
     /// with it. No conversation begins in the session while the answer is kept: what its agent
     /// printed would begin the session anew.
-    pub(crate) async fn end(&self, core: &Arc<Core>, id: &SessionId) -> Going {
+    pub(crate) async fn end(&self, core: &Arc<Core>, id: &SessionId) -> DeletionGuard {
         *self.going().under_way.entry(id.clone()).or_default() += 1;
-        let going = Going {
+        let going = DeletionGuard {
             core: Arc::clone(core),
             id: id.clone(),
         };
-        if let Some(Live { inbox, .. }) = self.door(id) {
+        if let Some(ConversationHandle { inbox, .. }) = self.handle(id) {
             forsake(&inbox).await;
         }
         going
@@ -359,13 +369,13 @@ impl Agents {
 
 /// Ends a conversation whose session is to go, or has gone.
 async fn forsake(inbox: &mpsc::Sender<Command>) {
-    let _ = inbox.send(Command::Forsake).await;
+    let _ = inbox.send(Command::SessionDeleted).await;
     inbox.closed().await;
 }
 
 /// What the store knows of a session. The agent's name for the conversation is the one that its
 /// last lines tell, for it may give a new one when it resumes; else the first that it ever told.
-fn known(store: &Store, id: SessionId) -> betcode_storage::Result<Known> {
+fn known(store: &Store, id: SessionId) -> betcode_storage::Result<StoredConversation> {
     let session = store.session(&id)?;
     let mut agent_session_id = session.meta.agent_session_id;
     let range = ReadRange {
@@ -379,7 +389,7 @@ fn known(store: &Store, id: SessionId) -> betcode_storage::Result<Known> {
             agent_session_id = told.agent_session_id;
         }
     }
-    Ok(Known {
+    Ok(StoredConversation {
         id,
         key: session.key,
         model: session.meta.model,

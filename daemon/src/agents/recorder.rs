@@ -16,12 +16,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant as Moment, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::conversation::Written;
-use super::glance::{Glance, glance};
+use super::conversation::InputKind;
 use super::inbox::Command;
-use super::lines::{Line, Splitter};
+use super::lines::{OutputLine, Splitter};
 use super::mailbox::ReadTimes;
 use super::refusal::Refusal;
+use super::signals::{AgentSignal, signals_in};
 
 use crate::core::Core;
 use crate::limits::{
@@ -46,18 +46,18 @@ pub(crate) struct Recorder {
 
 /// Whether recording is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Insists {
-    Not,
+enum RetryPolicy {
+    Never,
     /// Unless the line can never be recorded as it is.
-    WhereTimeHelps,
+    UnlessInvalid,
     /// What the agent has printed exists once only.
-    Always,
+    UntilRecorded,
 }
 
 /// Lines read and not yet on disk.
 #[derive(Debug, Default)]
 struct UncommittedLines {
-    lines: VecDeque<(Line, Instant)>,
+    lines: VecDeque<(OutputLine, Instant)>,
     bytes: usize,
 }
 
@@ -73,7 +73,7 @@ impl UncommittedLines {
         bytes >= OUTPUT_AHEAD_BYTES_MAX || self.lines.len() >= OUTPUT_AHEAD_LINES_MAX
     }
 
-    fn take(&mut self) -> Vec<(Line, Instant)> {
+    fn take(&mut self) -> Vec<(OutputLine, Instant)> {
         self.bytes = 0;
         self.lines.drain(..).collect()
     }
@@ -136,7 +136,7 @@ impl Recorder {
     }
 
     /// Commits lines, in as many batches as they need, and tells the conversation.
-    async fn record_lines(&self, lines: Vec<(Line, Instant)>) -> Option<()> {
+    async fn record_lines(&self, lines: Vec<(OutputLine, Instant)>) -> Option<()> {
         let bytes_max = self.core.store.options().payload_bytes_max;
         let mut lines = lines.into_iter().peekable();
         while lines.peek().is_some() {
@@ -153,21 +153,37 @@ impl Recorder {
             if let Some((_, read)) = batch.first() {
                 self.times.begin(*read);
             }
-            let done = self.record(payloads, Insists::Always).await.ok()?;
+            let done = self
+                .record(
+                    payloads,
+                    RetryPolicy::UntilRecorded,
+                    &CancellationToken::new(),
+                )
+                .await
+                .ok()?;
             self.times.done(done.last_sequence);
             self.tell_recorded(&batch, done, bytes_max).await;
         }
         Some(())
     }
 
-    async fn tell_recorded(&self, batch: &[(Line, Instant)], done: Appended, bytes_max: usize) {
-        let mut glances: Vec<(u64, Glance)> = Vec::new();
+    async fn tell_recorded(
+        &self,
+        batch: &[(OutputLine, Instant)],
+        done: Appended,
+        bytes_max: usize,
+    ) {
+        let mut signals: Vec<(u64, AgentSignal)> = Vec::new();
         let mut pieces = None;
         for ((line, read), sequence) in batch.iter().zip(done.first_sequence..) {
             self.core.metrics.record.record(read.elapsed());
             // What stands in a piece of a line may be anything.
             if !line.is_piece {
-                glances.extend(glance(&line.bytes).into_iter().map(|seen| (sequence, seen)));
+                signals.extend(
+                    signals_in(&line.bytes)
+                        .into_iter()
+                        .map(|seen| (sequence, seen)),
+                );
             }
             if line.goes_on {
                 pieces = pieces.or(Some(sequence));
@@ -178,63 +194,92 @@ impl Recorder {
         let bytes = batch.iter().map(|(line, _)| line.bytes.len()).sum();
         add(&metrics.agent_bytes, bytes);
         if let Some(first) = pieces {
-            let told = Command::InPieces(first, bytes_max);
+            let told = Command::LineSplit { first, bytes_max };
             let _ = self.inbox.send(told).await;
         }
-        let told = Command::Recorded(done.last_sequence, glances);
+        let told = Command::Recorded {
+            last: done.last_sequence,
+            signals,
+        };
         let _ = self.inbox.send(told).await;
     }
 
-    /// Records each line for the agent, then writes it.
+    /// Records each line for the agent, then writes it. Once the agent has `exited`, prompts that came
+    /// before are recorded still, so that they stand before its end, and nothing is written.
     pub(crate) async fn input(
         self,
         mut stdin: ChildStdin,
-        mut lines: mpsc::UnboundedReceiver<(Bytes, Written)>,
+        mut lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>,
+        exited: CancellationToken,
     ) {
-        while let Some((line, what)) = lines.recv().await {
-            // An answer is owed to the agent; a prompt is the user's to say again.
-            let insists = match what {
-                Written::Answer => Insists::WhereTimeHelps,
-                Written::Prompt => Insists::Not,
+        loop {
+            // In this order: what came before the end comes first.
+            let line = tokio::select! {
+                biased;
+                line = lines.recv() => line,
+                () = exited.cancelled() => None,
             };
-            let recorded = self.record(vec![line.clone()], insists).await;
+            let Some((line, what)) = line else { return };
+            if what == InputKind::Answer && exited.is_cancelled() {
+                continue;
+            }
+            // An answer is owed to the agent; a prompt is the user's to say again.
+            let retry = match what {
+                InputKind::Answer => RetryPolicy::UnlessInvalid,
+                InputKind::Prompt => RetryPolicy::Never,
+            };
+            let recorded = self.record(vec![line.clone()], retry, &exited).await;
             let result = recorded.map(|done| done.last_sequence);
             let is_recorded = result.is_ok();
             // Before it is written, so that nothing that the agent says to it comes first.
-            let _ = self.inbox.send(Command::Written(what, result)).await;
+            let _ = self.inbox.send(Command::InputWritten(what, result)).await;
             if !is_recorded {
                 continue;
             }
             let mut line = line.to_vec();
             line.push(b'\n');
-            if stdin.write_all(&line).await.is_err() {
+            let written = tokio::select! {
+                biased;
+                () = exited.cancelled() => continue,
+                written = stdin.write_all(&line) => written,
+            };
+            if written.is_err() {
                 drop(stdin);
-                let _ = self.inbox.send(Command::Deaf(what)).await;
+                let _ = self.inbox.send(Command::InputClosed(what)).await;
                 return self.refuse(lines).await;
             }
         }
     }
 
     /// Says of each line that it does not reach the agent, which is gone or has closed its input.
-    async fn refuse(self, mut lines: mpsc::UnboundedReceiver<(Bytes, Written)>) {
+    async fn refuse(self, mut lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>) {
         while let Some((_, what)) = lines.recv().await {
             let message =
                 "the agent has closed its input, and another one takes its place; say it again";
             let refusal = Refusal::new("AGENT_EXITED", message);
-            let _ = self.inbox.send(Command::Written(what, Err(refusal))).await;
+            let _ = self
+                .inbox
+                .send(Command::InputWritten(what, Err(refusal)))
+                .await;
         }
     }
 
-    /// Appends to the session. When it insists, again and again until it is done, the store is shut or
+    /// Appends to the session. As `retry` says, again and again until it is done, the store is shut or
     /// the session is to go; the clients are told that the agent waits.
-    async fn record(&self, payloads: Vec<Bytes>, insists: Insists) -> Result<Appended, Refusal> {
+    /// Once `given_up`, it is not tried again.
+    async fn record(
+        &self,
+        payloads: Vec<Bytes>,
+        retry: RetryPolicy,
+        given_up: &CancellationToken,
+    ) -> Result<Appended, Refusal> {
         let mut pause_ms = RECORD_RETRY_MS_MIN;
         let mut stalled = false;
         loop {
             let error = match self.append(payloads.clone()).await {
                 Ok(done) => {
                     if stalled {
-                        let _ = self.inbox.send(Command::Flows).await;
+                        let _ = self.inbox.send(Command::RecordingResumed).await;
                     }
                     return Ok(done);
                 }
@@ -244,17 +289,18 @@ impl Recorder {
             let gone = matches!(error, StoreError::SessionNotFound { .. });
             if gone && !self.forsaken.is_cancelled() {
                 tracing::warn!(session = %self.session, "deleted by another process: its agent ends");
-                let _ = self.inbox.send(Command::Forsake).await;
+                let _ = self.inbox.send(Command::SessionDeleted).await;
             }
-            let in_vain = match insists {
-                Insists::Not => true,
-                Insists::WhereTimeHelps => error.kind() == ErrorKind::Invalid,
-                Insists::Always => false,
+            let in_vain = match retry {
+                RetryPolicy::Never => true,
+                RetryPolicy::UnlessInvalid => error.kind() == ErrorKind::Invalid,
+                RetryPolicy::UntilRecorded => false,
             };
+            let in_vain = in_vain || given_up.is_cancelled();
             if gone || in_vain || error.kind() == ErrorKind::Closed {
                 if stalled && in_vain {
                     // Nothing waits for room any more.
-                    let _ = self.inbox.send(Command::Flows).await;
+                    let _ = self.inbox.send(Command::RecordingResumed).await;
                 }
                 return Err(refusal);
             }
@@ -266,11 +312,12 @@ impl Recorder {
             if !stalled {
                 stalled = true;
                 tracing::warn!(%error, session = %self.session, "an agent's lines cannot be recorded: it waits");
-                let _ = self.inbox.send(Command::Stalled(refusal)).await;
+                let _ = self.inbox.send(Command::RecordingStalled(refusal)).await;
             }
             tokio::select! {
                 () = sleep(ms(pause_ms)) => {}
                 () = self.forsaken.cancelled() => {}
+                () = given_up.cancelled() => {}
             }
             pause_ms = (pause_ms * 2).min(RECORD_RETRY_MS_MAX);
         }

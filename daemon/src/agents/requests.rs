@@ -17,9 +17,9 @@ use betcode_storage::capacity::text;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::glance::Ask;
 use super::prompt::{Verdict, answer};
 use super::refusal::Refusal;
+use super::signals::Ask;
 use crate::limits::{
     GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
 };
@@ -79,6 +79,8 @@ pub(crate) struct Requests {
 pub(crate) struct Decided {
     /// Answers for the agent.
     pub(crate) answers: Vec<Bytes>,
+    /// Other requests that a grant answers now.
+    pub(crate) by_grant: Vec<String>,
     /// Whether the turn is to be interrupted.
     pub(crate) interrupts: bool,
 }
@@ -272,12 +274,16 @@ impl Requests {
             self.check_grant(&tool)?;
         }
         self.take(request_id);
-        let mut answers = vec![line];
+        let (mut answers, mut by_grant) = (vec![line], Vec::new());
         if decision == Decision::AllowSession {
-            answers.extend(self.set_grant(&tool, true)?);
+            for (request_id, answer) in self.set_grant(&tool, true)? {
+                by_grant.push(request_id);
+                answers.push(answer);
+            }
         }
         Ok(Decided {
             answers,
+            by_grant,
             interrupts: decision == Decision::DenyWithInterrupt,
         })
     }
@@ -364,18 +370,22 @@ impl Requests {
         Ok(())
     }
 
-    /// Answers a tool's requests from now on; the answers to those that are open.
+    /// Answers a tool's requests from now on; the ids of those that are open, and the answers to them.
     ///
     /// # Errors
     /// A name that is none; too many grants.
-    pub(crate) fn set_grant(&mut self, tool: &str, granted: bool) -> Result<Vec<Bytes>, Refusal> {
+    pub(crate) fn set_grant(
+        &mut self,
+        tool: &str,
+        granted: bool,
+    ) -> Result<Vec<(String, Bytes)>, Refusal> {
         self.check_grant(tool)?;
         self.grants.insert(tool.to_owned(), granted);
         let open = std::mem::take(&mut self.open);
         let mut answers = Vec::new();
         for open in open {
             match self.by_grant(&open) {
-                Some(answer) => answers.push(answer),
+                Some(answer) => answers.push((open.ask.request_id, answer)),
                 None => self.open.push(open),
             }
         }

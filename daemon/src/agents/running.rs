@@ -7,14 +7,15 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::command::{self, Options};
-use super::conversation::{Exit, Written};
+use super::conversation::{Exit, InputKind};
 use super::inbox::Command;
 use super::process::{self, Group, Started};
 use super::recorder::Recorder;
 use super::refusal::Refusal;
-use crate::admission::Taken;
+use crate::admission::LimitGuard;
 use crate::limits::{AGENT_END_MS_MAX, OUTPUT_REST_MS};
 use crate::observe::ms;
 
@@ -23,8 +24,8 @@ use crate::observe::ms;
 pub(crate) struct Running {
     group: Group,
     /// Gone when its input is closed.
-    input: Option<mpsc::UnboundedSender<(Bytes, Written)>>,
-    _place: Taken,
+    input: Option<mpsc::UnboundedSender<(Bytes, InputKind)>>,
+    _place: LimitGuard,
 }
 
 impl Running {
@@ -40,9 +41,9 @@ impl Running {
         let core = Arc::clone(&recorder.core);
         let refused = |status: &tonic::Status| Refusal::from_status(status);
         core.admission.memory.check().map_err(|s| refused(&s))?;
-        let place = core.admission.subprocesses.take(1);
+        let place = core.admission.subprocesses.acquire(1);
         let _place = place.map_err(|s| refused(&s))?;
-        let touched = core.admission.touch(&recorder.session);
+        let touched = core.admission.admit_session(&recorder.session);
         touched.map_err(|s| refused(&s))?;
         let folder = options.working_directory.as_path();
         let settings = &core.settings;
@@ -77,7 +78,7 @@ impl Running {
     }
 
     /// Records a line, then writes it to the agent; whether it is there to get it.
-    pub(crate) fn write(&self, line: Bytes, what: Written) -> bool {
+    pub(crate) fn write(&self, line: Bytes, what: InputKind) -> bool {
         // Unbounded, and holds little: one prompt, and answers to open requests.
         let input = self.input.as_ref();
         input.is_some_and(|input| input.send((line, what)).is_ok())
@@ -105,7 +106,7 @@ impl Drop for Running {
 async fn accompany(
     recorder: Recorder,
     started: Started,
-    lines: mpsc::UnboundedReceiver<(Bytes, Written)>,
+    lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>,
 ) {
     let Started {
         mut child,
@@ -117,7 +118,8 @@ async fn accompany(
     let (inbox, session) = (recorder.inbox.clone(), recorder.session.clone());
     let (tell_ended, is_ended) = oneshot::channel();
     let mut output = tokio::spawn(recorder.clone().output(stdout, is_ended));
-    let input = tokio::spawn(recorder.input(stdin, lines));
+    let exited = CancellationToken::new();
+    let input = tokio::spawn(recorder.input(stdin, lines, exited.clone()));
     let tail = Arc::new(Mutex::default());
     let mut stderr = tokio::spawn(process::tail(stderr, Arc::clone(&tail)));
     let mut recorded = None;
@@ -129,9 +131,9 @@ async fn accompany(
             process::ended(&mut child, &group).await
         }
     };
-    // Whoever holds the other end of its input now reads nothing that is meant for the agent.
-    input.abort();
-    // Whatever it had to say of a line comes before the end is told.
+    // A child that inherited its input must not receive what is meant for the agent.
+    exited.cancel();
+    // A line that is being recorded is recorded, and told before the end is.
     let _ = input.await;
     let _ = tell_ended.send(());
     let recorded = match recorded {

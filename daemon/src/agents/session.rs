@@ -12,7 +12,9 @@ use tokio::time::{Instant as Moment, MissedTickBehavior, interval_at, sleep_unti
 use tokio_util::sync::CancellationToken;
 
 use super::command::Options;
-use super::conversation::{Activity, Conversation, Effect, Patience, StreamKey, To, Written};
+use super::conversation::{
+    Activity, Conversation, Effect, InputKind, Recipients, StreamKey, Timeouts,
+};
 use super::inbox::{Attachment, Command};
 use super::mailbox::{Mailbox, ReadTimes};
 use super::recorder::Recorder;
@@ -24,7 +26,7 @@ use crate::observe::{add, ms};
 
 /// What is known of the session when its conversation begins.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct StoredConversation {
     pub(crate) id: SessionId,
     pub(crate) key: SessionKey,
     pub(crate) model: String,
@@ -33,7 +35,7 @@ pub(crate) struct Known {
 }
 
 /// The task's belongings.
-pub(crate) struct Session {
+pub(crate) struct ConversationTask {
     core: Arc<Core>,
     id: SessionId,
     key: SessionKey,
@@ -42,40 +44,40 @@ pub(crate) struct Session {
     mailboxes: HashMap<StreamKey, Arc<Mailbox>>,
     times: Arc<ReadTimes>,
     activity: Arc<AtomicU8>,
-    rest: Arc<AtomicU64>,
+    idle_number: Arc<AtomicU64>,
     running: Option<Running>,
     /// Cancelled when the session is to go.
     forsaken: CancellationToken,
     inbox: mpsc::Sender<Command>,
 }
 
-/// However the task ends, its door goes with it.
-struct Leaving {
+/// Takes the conversation out of the list however its task ends.
+struct DeregisterOnDrop {
     core: Arc<Core>,
     id: SessionId,
     inbox: mpsc::Sender<Command>,
 }
 
-impl Drop for Leaving {
+impl Drop for DeregisterOnDrop {
     fn drop(&mut self) {
         self.core.agents.left(&self.id, &self.inbox);
     }
 }
 
-impl Session {
+impl ConversationTask {
     pub(crate) fn new(
         core: Arc<Core>,
-        known: Known,
+        known: StoredConversation,
         activity: Arc<AtomicU8>,
-        rest: Arc<AtomicU64>,
+        idle_number: Arc<AtomicU64>,
         inbox: mpsc::Sender<Command>,
     ) -> Self {
-        let patience = Patience {
+        let timeouts = Timeouts {
             idle_ms: core.settings.agent_idle_ms,
             unattended_ms: core.settings.agent_request_wait_ms,
         };
         let conversation = Conversation::new(
-            patience,
+            timeouts,
             core.settings.max_payload_bytes,
             known.agent_session_id,
             known.messages,
@@ -91,7 +93,7 @@ impl Session {
             mailboxes: HashMap::new(),
             times: Arc::default(),
             activity,
-            rest,
+            idle_number,
             running: None,
             forsaken: CancellationToken::new(),
             inbox,
@@ -105,7 +107,7 @@ impl Session {
     /// Works until nothing would be forgotten with it.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let core = Arc::clone(&self.core);
-        let _leaving = Leaving {
+        let _leaving = DeregisterOnDrop {
             core: Arc::clone(&core),
             id: self.id.clone(),
             inbox: self.inbox.clone(),
@@ -130,7 +132,7 @@ impl Session {
                 _ = touch.tick() => {
                     if self.running.is_some() {
                         // It was let in when the agent started; it goes on in any case.
-                        let _ = core.admission.touch(&self.id);
+                        let _ = core.admission.admit_session(&self.id);
                     }
                 }
                 () = core.drained(), if !closing => {
@@ -170,7 +172,11 @@ impl Session {
                 conversation.detached(now_ms, key);
             }
             Command::Message(key, content) => conversation.message(now_ms, key, content),
-            Command::Reply(key, told, reply) => conversation.replied(now_ms, key, told, reply),
+            Command::Reply {
+                stream,
+                last_sent,
+                reply,
+            } => conversation.replied(now_ms, stream, last_sent, reply),
             Command::Cancel(reply) => {
                 let was_active = conversation.cancel(now_ms);
                 // Whoever asked may have left; so it is with the other replies.
@@ -189,22 +195,24 @@ impl Session {
                 conversation.clear_grants(&tool);
                 let _ = reply.send(());
             }
-            Command::Recorded(last, glances) => conversation.heard(now_ms, last, glances),
-            Command::Stalled(refusal) => conversation.stalled(refusal),
-            Command::Flows => conversation.flows(),
-            Command::InPieces(first, bytes_max) => conversation.came_in_pieces(first, bytes_max),
-            Command::Written(what, result) => conversation.written(now_ms, what, result),
-            Command::Deaf(what) => conversation.deaf(now_ms, what),
+            Command::Recorded { last, signals } => conversation.heard(now_ms, last, signals),
+            Command::RecordingStalled(refusal) => conversation.stalled(refusal),
+            Command::RecordingResumed => conversation.flows(),
+            Command::LineSplit { first, bytes_max } => {
+                conversation.came_in_pieces(first, bytes_max)
+            }
+            Command::InputWritten(what, result) => conversation.written(now_ms, what, result),
+            Command::InputClosed(what) => conversation.deaf(now_ms, what),
             Command::Exited(exit) => {
                 self.running = None;
                 conversation.exited(&exit);
             }
-            Command::GiveWay => conversation.give_way(now_ms),
+            Command::YieldSlot => conversation.give_way(now_ms),
             Command::Kill => {
                 conversation.close(now_ms);
                 conversation.kill();
             }
-            Command::Forsake => {
+            Command::SessionDeleted => {
                 self.forsaken.cancel();
                 conversation.close(now_ms);
                 conversation.kill();
@@ -222,7 +230,7 @@ impl Session {
             self.activity.store(activity as u8, Ordering::Relaxed);
             self.core
                 .agents
-                .note_rest(&self.rest, self.conversation.rests());
+                .note_idle(&self.idle_number, self.conversation.is_idle());
             if effects.is_empty() {
                 return;
             }
@@ -246,7 +254,7 @@ impl Session {
                 Err(refusal) => self.conversation.not_started(refusal),
             },
             Effect::Write(line, what) => {
-                if what == Written::Prompt {
+                if what == InputKind::Prompt {
                     add(&self.core.metrics.agent_turns, 1);
                 }
                 let running = self.running.as_ref();
@@ -262,12 +270,12 @@ impl Session {
                     running.end_input();
                 }
             }
-            Effect::Tell(To::All, after, event) => {
+            Effect::Tell(Recipients::All, after, event) => {
                 for mailbox in self.mailboxes.values() {
                     mailbox.put(after, event.clone());
                 }
             }
-            Effect::Tell(To::One(key), after, event) => {
+            Effect::Tell(Recipients::One(key), after, event) => {
                 if let Some(mailbox) = self.mailboxes.get(&key) {
                     mailbox.put(after, event);
                 }

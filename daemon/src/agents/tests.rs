@@ -14,7 +14,7 @@ use crate::server::Daemon;
 use crate::settings::{self, Sources};
 
 /// A daemon whose agents note their process and live on, with a session `s`.
-async fn daemon(folder: &Path) -> (Daemon, Stored) {
+async fn daemon(folder: &Path) -> (Daemon, StoredSession) {
     let text = |name: &str, value: String| (name.to_owned(), value);
     let agent = format!(
         "echo $$ >> {}; exec sleep 1000",
@@ -123,7 +123,7 @@ async fn a_stream_whose_conversation_ended_by_a_panic_is_told() {
     let mut client = AgentServiceClient::new(channel);
     let mut events = client.converse(requests).await.unwrap().into_inner();
     within(events.message()).await.unwrap().unwrap();
-    let inbox = core.agents.door(&session.id).unwrap().inbox;
+    let inbox = core.agents.handle(&session.id).unwrap().inbox;
     inbox.send(Command::Panic).await.unwrap();
     let ended = within(async {
         loop {

@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::converse::{client_name, converse};
 use super::history::{delete, page_limit, rename, sessions};
-use super::{Answers, resume};
+use super::{ResponseStream, resume};
 use crate::agents::Command;
 use crate::core::{Core, session_id};
 use crate::limits::{
@@ -55,14 +55,14 @@ async fn compact_in_turn(core: &Arc<Core>, request: &CompactionRequest) -> Resul
             Err(StoreError::Busy { .. }) if Instant::now() < until && !core.is_draining() => {
                 sleep(ms(COMPACTION_TURN_POLL_MS)).await;
             }
-            Ok(outcome) => return told(&outcome),
+            Ok(outcome) => return check_outcome(&outcome),
             Err(error) => return Err(from_store(&error)),
         }
     }
 }
 
 /// What came of the run, as an answer that has no other words for it.
-fn told(outcome: &CompactionOutcome) -> Result<(), Status> {
+fn check_outcome(outcome: &CompactionOutcome) -> Result<(), Status> {
     if let Some((_, why)) = outcome.failures.first() {
         return Err(damaged(why));
     }
@@ -79,8 +79,8 @@ pub struct Agent(pub Arc<Core>);
 
 #[tonic::async_trait]
 impl AgentService for Agent {
-    type ConverseStream = Answers<proto::AgentEvent>;
-    type ResumeSessionStream = Answers<proto::AgentEvent>;
+    type ConverseStream = ResponseStream<proto::AgentEvent>;
+    type ResumeSessionStream = ResponseStream<proto::AgentEvent>;
 
     async fn list_sessions(
         &self,
@@ -298,8 +298,11 @@ mod tests {
             cancelled: false,
             seconds: 0.0,
         };
-        assert!(told(&outcome).is_ok());
+        assert!(check_outcome(&outcome).is_ok());
         outcome.cancelled = true;
-        assert_eq!(told(&outcome).unwrap_err().code(), Code::Unavailable);
+        assert_eq!(
+            check_outcome(&outcome).unwrap_err().code(),
+            Code::Unavailable
+        );
     }
 }

@@ -20,8 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{Instrument, Span};
 
-use super::Answers;
-use crate::admission::Taken;
+use super::ResponseStream;
+use crate::admission::LimitGuard;
 use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
 use crate::deadline;
@@ -37,8 +37,8 @@ type PendingReply = Result<(u64, oneshot::Receiver<BatchResult>), Status>;
 pub(super) fn append(
     core: Arc<Core>,
     request: Request<Streaming<AppendRequest>>,
-) -> Answers<AppendResponse> {
-    let deadline = deadline::of(request.metadata().as_ref());
+) -> ResponseStream<AppendResponse> {
+    let deadline = deadline::from_headers(request.metadata().as_ref());
     let (pending, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let bytes_max = core
         .settings
@@ -89,7 +89,7 @@ struct Admitted {
     ordered: Instant,
     _order: SessionPermit,
     _stream_bytes: Option<OwnedSemaphorePermit>,
-    _daemon_bytes: Taken,
+    _daemon_bytes: LimitGuard,
 }
 
 /// Answers one batch, and counts what came of it.
@@ -267,14 +267,17 @@ impl AppendStream {
             status
         };
         if !is_historical {
-            self.core.admission.touch(&session).map_err(refused)?;
+            self.core
+                .admission
+                .admit_session(&session)
+                .map_err(refused)?;
         }
         // Messages without bytes take memory, too.
         let in_flight =
             bytes_of(&request.payloads) + request.payloads.len() * MESSAGE_IN_FLIGHT_BYTES;
         let stream_bytes = self.acquire_stream_bytes(in_flight).await;
         let daemon_bytes = &self.core.admission.in_flight_bytes;
-        let daemon_bytes = daemon_bytes.take(in_flight as u64).map_err(refused)?;
+        let daemon_bytes = daemon_bytes.acquire(in_flight as u64).map_err(refused)?;
         let batch = batch_of(session, request).map_err(refused)?;
         let admitted = Admitted {
             had_refusal,

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, plan};
+use super::{ResponseStream, plan};
 use crate::core::{Core, session_id};
 use crate::levels;
 use crate::limits::ANSWERS_AHEAD_MAX;
@@ -23,7 +23,7 @@ pub struct Capacity(pub Arc<Core>);
 
 #[tonic::async_trait]
 impl CapacityService for Capacity {
-    type WatchLevelsStream = Answers<proto::WatchLevelsResponse>;
+    type WatchLevelsStream = ResponseStream<proto::WatchLevelsResponse>;
 
     async fn report(
         &self,

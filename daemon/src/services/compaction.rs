@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Answers;
+use super::ResponseStream;
 use crate::convert::{compaction_outcome, compaction_progress, compaction_run};
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS, RUNS_PAGE_MAX};
@@ -27,7 +27,7 @@ pub struct Compaction(pub Arc<Core>);
 
 #[tonic::async_trait]
 impl CompactionService for Compaction {
-    type RunStream = Answers<proto::RunCompactionResponse>;
+    type RunStream = ResponseStream<proto::RunCompactionResponse>;
 
     async fn run(
         &self,
@@ -57,7 +57,7 @@ impl CompactionService for Compaction {
             let last = if asked.dry_run {
                 core.store
                     .plan_compaction(&request)
-                    .map(|plan| Event::Plan(told(&plan)))
+                    .map(|plan| Event::Plan(plan_message(&plan)))
             } else {
                 run(&core, &request, &answers)
             };
@@ -163,7 +163,7 @@ fn response(event: Event) -> proto::RunCompactionResponse {
     proto::RunCompactionResponse { event: Some(event) }
 }
 
-fn told(plan: &CompactionPlan) -> proto::CompactionPlan {
+fn plan_message(plan: &CompactionPlan) -> proto::CompactionPlan {
     proto::CompactionPlan {
         steps: plan.steps().count() as u64,
         messages: plan.messages(),

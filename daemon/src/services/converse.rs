@@ -11,9 +11,9 @@
 //! Every event carries the sequence of its line. The daemon's own carry that of the last line the
 //! stream was told, so that a client may resume from whatever it saw last.
 
-mod hear;
+mod inbound;
 mod open;
-mod tell;
+mod outbound;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -25,17 +25,17 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::resume::{Events, Telling, in_context};
-use super::{Answers, End};
-use crate::admission::Taken;
+use super::resume::{EventStream, NextBatch, in_context};
+use super::{End, ResponseStream};
+use crate::admission::LimitGuard;
 use crate::agents::{Command, Mailbox, StreamKey};
 use crate::core::Core;
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::status::{draining, internal, invalid};
 use crate::transport::Client;
-use hear::{hear, unheard};
+use inbound::{forward_requests, inbound_status};
 use open::{Opened, info, open};
-use tell::Teller;
+use outbound::EventSender;
 
 /// What a client is called.
 pub(super) fn client_name<T>(request: &Request<T>) -> Arc<str> {
@@ -46,7 +46,7 @@ pub(super) fn client_name<T>(request: &Request<T>) -> Arc<str> {
 pub(super) fn converse(
     core: Arc<Core>,
     request: Request<Streaming<AgentRequest>>,
-) -> Answers<AgentEvent> {
+) -> ResponseStream<AgentEvent> {
     let client = client_name(&request);
     let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     let requests = request.into_inner();
@@ -56,31 +56,31 @@ pub(super) fn converse(
             let _ = answers.send(Err(status)).await;
         }
     });
-    Box::pin(Events::of(ReceiverStream::new(receiver)))
+    Box::pin(EventStream::of(ReceiverStream::new(receiver)))
 }
 
 async fn run(
     core: Arc<Core>,
     client: Arc<str>,
     mut requests: Streaming<AgentRequest>,
-    answers: &mpsc::Sender<Telling>,
+    answers: &mpsc::Sender<NextBatch>,
 ) -> Result<(), End> {
     let first = tokio::select! {
         () = answers.closed() => return Err(End::Gone),
         () = core.drained() => return Err(draining().into()),
-        first = requests.message() => first.map_err(|status| unheard(&core, status))?,
+        first = requests.message() => first.map_err(|status| inbound_status(&core, status))?,
     };
     let Some(Asked::Start(start)) = first.and_then(|first| first.request) else {
         return Err(invalid("request", "the first one of a conversation is start").into());
     };
     core.admission.memory.check()?;
-    let slot = core.admission.followers.take(1)?;
+    let slot = core.admission.followers.acquire(1)?;
     let opened = open(&core, start).await?;
     let (mut teller, attached) = attach(core, client, opened, answers.clone(), slot).await?;
     tokio::select! {
         end = teller.run() => end,
-        refused = hear(&attached, requests) => Err(refused.into()),
-        lost = lost(&attached) => Err(lost.into()),
+        refused = forward_requests(&attached, requests) => Err(refused.into()),
+        lost = conversation_crashed(&attached) => Err(lost.into()),
     }
 }
 
@@ -97,14 +97,14 @@ struct Attached {
     inbox: mpsc::Sender<Command>,
     mailbox: Arc<Mailbox>,
     /// The last line that the stream was told.
-    told: Arc<AtomicU64>,
+    last_sent: Arc<AtomicU64>,
 }
 
 /// Returns when the conversation has ended by a bug: nothing that the client says is heard any more.
-async fn lost(attached: &Attached) -> Status {
+async fn conversation_crashed(attached: &Attached) -> Status {
     let Attached { core, session, .. } = attached;
     attached.inbox.closed().await;
-    let is_told = core.is_draining() || core.agents.is_going(&session.id);
+    let is_told = core.is_draining() || core.agents.is_being_deleted(&session.id);
     match find(core, &session.id).await {
         Ok(found) if !is_told && found.key == session.key => {
             internal("the conversation ended by an internal error; begin it again")
@@ -127,9 +127,9 @@ async fn attach(
     core: Arc<Core>,
     client: Arc<str>,
     opened: Opened,
-    answers: mpsc::Sender<Telling>,
-    slot: Taken,
-) -> Result<(Teller, Attached), End> {
+    answers: mpsc::Sender<NextBatch>,
+    slot: LimitGuard,
+) -> Result<(EventSender, Attached), End> {
     let id = opened.session.id.clone();
     let subscription = core.hub.subscribe(id.clone());
     let session = find(&core, &id).await?;
@@ -155,15 +155,15 @@ async fn attach(
         key,
         inbox,
         mailbox: Arc::clone(&mailbox),
-        told: Arc::new(AtomicU64::new(from)),
+        last_sent: Arc::new(AtomicU64::new(from)),
     };
     let info = info(&session, opened.known, &opened.options, &place.model);
-    let teller = Teller {
+    let teller = EventSender {
         core,
         session: id,
         key: session.key,
-        told: from,
-        tell_told: Arc::clone(&attached.told),
+        last_sent: from,
+        last_sent_shared: Arc::clone(&attached.last_sent),
         translator,
         mailbox,
         times: place.times,

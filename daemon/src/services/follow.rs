@@ -14,10 +14,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::read::check_start;
-use super::{Answers, End};
-use crate::admission::Taken;
+use super::{End, ResponseStream};
+use crate::admission::LimitGuard;
 use crate::core::{Core, session_id};
-use crate::hub::{Live, News, Subscription, fresh};
+use crate::hub::{FollowEvent, LiveMessages, Subscription, new_messages};
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
 use crate::reading::{Gone, Page, Pages, frames};
@@ -26,10 +26,10 @@ use crate::status::{draining, from_store};
 pub(super) async fn follow(
     core: Arc<Core>,
     request: FollowRequest,
-) -> Result<Answers<FollowResponse>, Status> {
+) -> Result<ResponseStream<FollowResponse>, Status> {
     let session = session_id(&request.session_id)?;
     core.admission.memory.check()?;
-    let slot = core.admission.followers.take(1)?;
+    let slot = core.admission.followers.acquire(1)?;
     let next = request.from_sequence.max(1);
     check_start(&core, &session, next).await?;
     let subscription = core.hub.subscribe(session.clone());
@@ -62,7 +62,7 @@ struct Follower {
     /// Sequence to send next.
     next: u64,
     answers: mpsc::Sender<Result<FollowResponse, Status>>,
-    _slot: Taken,
+    _slot: LimitGuard,
 }
 
 impl Follower {
@@ -77,21 +77,21 @@ impl Follower {
                 news = subscription.next() => news,
             };
             match news {
-                News::Behind => {
+                FollowEvent::Behind => {
                     add(&self.core.metrics.followers_behind, 1);
                     self.catch_up().await?;
                     self.mark().await?;
                 }
-                News::Look | News::Deleted => self.catch_up().await?,
-                News::Messages(live) => self.pass_on(live).await?,
+                FollowEvent::Look | FollowEvent::Deleted => self.catch_up().await?,
+                FollowEvent::Messages(live) => self.pass_on(live).await?,
             }
         }
     }
 
     /// Sends live messages, those that were not sent yet.
-    async fn pass_on(&mut self, live: Live) -> Result<(), End> {
+    async fn pass_on(&mut self, live: LiveMessages) -> Result<(), End> {
         let committed = live.committed;
-        match fresh(live, self.key, self.next - 1) {
+        match new_messages(live, self.key, self.next - 1) {
             None => self.catch_up().await,
             Some(fresh) if fresh.is_empty() => Ok(()),
             Some(fresh) => {

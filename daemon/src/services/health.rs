@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::Answers;
+use super::ResponseStream;
 use crate::core::Core;
 use crate::health::{COMPONENTS, Component, Health};
 use crate::limits::ANSWERS_AHEAD_MAX;
@@ -31,7 +31,7 @@ fn status(serving: bool) -> ServingStatus {
 }
 
 /// Status of a service or component by its name; the daemon's for an empty one.
-fn of(health: &Health, service: &str) -> ServingStatus {
+fn status_of(health: &Health, service: &str) -> ServingStatus {
     if service.is_empty() || crate::server::SERVICES.contains(&service) {
         return status(health.serving());
     }
@@ -46,14 +46,14 @@ fn of(health: &Health, service: &str) -> ServingStatus {
 
 #[tonic::async_trait]
 impl HealthService for HealthServices {
-    type WatchStream = Answers<proto::HealthCheckResponse>;
+    type WatchStream = ResponseStream<proto::HealthCheckResponse>;
 
     async fn check(
         &self,
         request: Request<proto::HealthCheckRequest>,
     ) -> Result<Response<proto::HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        match of(&self.0.health.borrow(), &service) {
+        match status_of(&self.0.health.borrow(), &service) {
             ServingStatus::ServiceUnknown => {
                 let known = COMPONENTS.join(", ");
                 let message = format!("there is no service {service:?}; components are {known}");
@@ -75,7 +75,7 @@ impl HealthService for HealthServices {
         tokio::spawn(async move {
             let mut told = None;
             loop {
-                let now = of(&health.borrow_and_update(), &service);
+                let now = status_of(&health.borrow_and_update(), &service);
                 if told != Some(now) {
                     told = Some(now);
                     let answer = proto::HealthCheckResponse { status: now.into() };

@@ -12,7 +12,7 @@ use betcode_storage::{SessionFilter, SessionId, SessionList, StoreError};
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, append, follow, read};
+use super::{ResponseStream, append, follow, read};
 use crate::convert;
 use crate::core::{Core, session_id};
 use crate::deadline::KeptByService;
@@ -25,9 +25,9 @@ pub struct History(pub Arc<Core>);
 
 #[tonic::async_trait]
 impl HistoryService for History {
-    type AppendStream = Answers<AppendResponse>;
-    type ReadStream = Answers<ReadResponse>;
-    type FollowStream = Answers<FollowResponse>;
+    type AppendStream = ResponseStream<AppendResponse>;
+    type ReadStream = ResponseStream<ReadResponse>;
+    type FollowStream = ResponseStream<FollowResponse>;
 
     async fn append(
         &self,

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Answers;
+use super::ResponseStream;
 use crate::convert::{verify_progress, verify_report};
 use crate::core::Core;
 use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS};
@@ -25,8 +25,8 @@ pub struct Maintenance(pub Arc<Core>);
 
 #[tonic::async_trait]
 impl MaintenanceService for Maintenance {
-    type VerifyStream = Answers<proto::VerifyResponse>;
-    type BackupStream = Answers<proto::BackupResponse>;
+    type VerifyStream = ResponseStream<proto::VerifyResponse>;
+    type BackupStream = ResponseStream<proto::BackupResponse>;
 
     async fn verify(
         &self,

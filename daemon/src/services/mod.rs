@@ -24,7 +24,7 @@ use crate::reading::{Gone, ReadError};
 use crate::status::from_store;
 
 /// Answers of a server stream.
-pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Why a stream to a client ends.
 enum End {

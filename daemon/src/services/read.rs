@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::Answers;
+use super::ResponseStream;
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
 use crate::observe::{add, ms};
@@ -47,7 +47,7 @@ pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> 
 pub(super) async fn read(
     core: Arc<Core>,
     request: ReadRequest,
-) -> Result<Answers<ReadResponse>, Status> {
+) -> Result<ResponseStream<ReadResponse>, Status> {
     let session = session_id(&request.session_id)?;
     core.admission.memory.check()?;
     check_start(&core, &session, request.from_sequence).await?;

@@ -12,22 +12,22 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::Answers;
+use super::ResponseStream;
 use super::read::last_of;
 use crate::core::{Core, session_id};
 use crate::limits::{
     ANSWERS_AHEAD_MAX, FIRST_INIT_LINES_MAX, TRANSLATE_CONTEXT_BYTES_MAX,
     TRANSLATE_CONTEXT_LINES_MAX,
 };
+use crate::long_lines::LongLinePermit;
 use crate::reading::{Page, Pages, together};
-use crate::room::Taken;
 use crate::status::{from_store, out_of_range};
 use crate::translate::{Line, Matters, Translator};
 
 pub(super) async fn resume(
     core: Arc<Core>,
     request: ResumeSessionRequest,
-) -> std::result::Result<Answers<AgentEvent>, Status> {
+) -> std::result::Result<ResponseStream<AgentEvent>, Status> {
     let session = session_id(&request.session_id)?;
     let after = request.from_sequence;
     core.admission.memory.check()?;
@@ -51,20 +51,20 @@ pub(super) async fn resume(
     let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     tokio::spawn(async move { pump(pages, translator, &sender).await });
     // Events of some lines come out together: those of one line share a transport frame.
-    Ok(Box::pin(Events::of(ReceiverStream::new(receiver))))
+    Ok(Box::pin(EventStream::of(ReceiverStream::new(receiver))))
 }
 
 /// Events that go out together.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct EventBatch {
     events: std::vec::IntoIter<AgentEvent>,
     /// Of the long lines that they are made of. Kept until more is asked for: the last of them has
     /// been taken then.
-    _room: Option<Taken>,
+    _room: Option<LongLinePermit>,
 }
 
-impl Told {
-    pub(super) fn new(events: Vec<AgentEvent>, room: Option<Taken>) -> Self {
+impl EventBatch {
+    pub(super) fn new(events: Vec<AgentEvent>, room: Option<LongLinePermit>) -> Self {
         Self {
             events: events.into_iter(),
             _room: room,
@@ -73,24 +73,24 @@ impl Told {
 }
 
 /// What goes out next, or why there is no more.
-pub(super) type Telling = std::result::Result<Told, Status>;
+pub(super) type NextBatch = std::result::Result<EventBatch, Status>;
 
 /// Events, one by one.
-pub(super) struct Events {
-    tellings: ReceiverStream<Telling>,
-    told: Told,
+pub(super) struct EventStream {
+    tellings: ReceiverStream<NextBatch>,
+    told: EventBatch,
 }
 
-impl Events {
-    pub(super) fn of(tellings: ReceiverStream<Telling>) -> Self {
+impl EventStream {
+    pub(super) fn of(tellings: ReceiverStream<NextBatch>) -> Self {
         Self {
             tellings,
-            told: Told::default(),
+            told: EventBatch::default(),
         }
     }
 }
 
-impl Stream for Events {
+impl Stream for EventStream {
     type Item = std::result::Result<AgentEvent, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -98,7 +98,7 @@ impl Stream for Events {
             if let Some(event) = self.told.events.next() {
                 return Poll::Ready(Some(Ok(event)));
             }
-            self.told = Told::default();
+            self.told = EventBatch::default();
             match ready!(Pin::new(&mut self.tellings).poll_next(context)) {
                 Some(Ok(told)) => self.told = told,
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
@@ -108,7 +108,7 @@ impl Stream for Events {
     }
 }
 
-async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sender<Telling>) {
+async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sender<NextBatch>) {
     loop {
         let Page { messages, room } = match pages.next().await {
             Ok(Some(page)) => page,
@@ -127,7 +127,7 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
             if events.is_empty() {
                 continue;
             }
-            let told = Told::new(events, room.clone());
+            let told = EventBatch::new(events, room.clone());
             if pages.hand_to(sender, Ok(told)).await.is_err() {
                 return;
             }

@@ -17,7 +17,7 @@ use betcode_storage::{
 pub use load::{Loaded, Origin, SettingsError, Sources, load, socket_beside};
 pub use table::{Kind, PARAMETERS, Parameter};
 
-use crate::admission::Maxima;
+use crate::admission::LimitValues;
 use crate::limits::REQUEST_OVERHEAD_BYTES;
 
 /// The settings in force. Fields are the parameters of [`PARAMETERS`], described there.
@@ -90,8 +90,8 @@ impl Settings {
 
     /// Values of the daemon's limits.
     #[must_use]
-    pub fn maxima(&self) -> Maxima {
-        Maxima {
+    pub fn maxima(&self) -> LimitValues {
+        LimitValues {
             clients: self.max_clients,
             followers: self.max_followers,
             in_flight_bytes: self.max_in_flight_bytes,

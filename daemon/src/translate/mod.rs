@@ -81,7 +81,7 @@ pub struct Translator {
 pub enum Matters {
     /// Nothing: the translator need not have seen it.
     Nothing,
-    /// Only that it goes on with nothing, should a line before it be torn.
+    /// Relevant only behind a torn line: it shows that the torn line was not continued.
     IsWhole,
     /// The translator must have seen it.
     Something,
@@ -439,14 +439,16 @@ fn usage(value: &Value) -> Event {
     })
 }
 
-/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype.
+/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype. The agent
+/// says "success" of a turn that an error of its API ended, too: that is none.
 fn turn_complete(value: &Value) -> Event {
     let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));
     let failed = subtype.starts_with("error") || flag(value, "is_error");
-    let told = if failed || reason.is_empty() {
-        subtype
-    } else {
-        reason
+    let told = match failed {
+        true if subtype.starts_with("error") => subtype,
+        true => "error",
+        false if reason.is_empty() => subtype,
+        false => reason,
     };
     Event::TurnComplete(TurnComplete {
         stop_reason: told.to_owned(),

@@ -363,3 +363,19 @@ fn every_event_fits_a_message_whatever_is_long_in_its_line() {
         }
     }
 }
+
+#[test]
+fn a_turn_that_failed_is_not_told_as_a_success() {
+    let line = br#"{"type":"result","subtype":"success","is_error":true,"result":"API Error"}"#;
+    let mut translator = Translator::new("s");
+    let events = translator.translate(Line {
+        sequence: 1,
+        received_ms: 0,
+        bytes: line,
+    });
+    let reason = events.into_iter().find_map(|event| match event.event {
+        Some(Event::TurnComplete(turn)) => Some(turn.stop_reason),
+        _ => None,
+    });
+    assert_eq!(reason.as_deref(), Some("error"));
+}

@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::transport::server::Connected;
 
-use crate::admission::{Limit, Taken};
+use crate::admission::{Limit, LimitGuard};
 use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
 
 /// What a request knows of its connection. A connection becomes a client with its first request:
@@ -21,7 +21,7 @@ use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
 #[derive(Debug, Clone)]
 pub struct Client {
     name: Arc<str>,
-    place: Arc<Mutex<Option<Taken>>>,
+    place: Arc<Mutex<Option<LimitGuard>>>,
 }
 
 impl Default for Client {
@@ -58,7 +58,7 @@ impl Client {
         // Set whole or not at all: a panic elsewhere does not spoil it.
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         if place.is_none() {
-            *place = Some(clients.take(1)?);
+            *place = Some(clients.acquire(1)?);
         }
         Ok(())
     }

@@ -109,15 +109,11 @@ where
         if let Some(status) = self.refusal(&request) {
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
-        let parent = request
-            .headers()
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok());
-        let trace = TraceId::of(parent);
+        let trace = TraceId::from_headers(request.headers());
         let method = request.uri().path();
         let span = tracing::info_span!("request", method, trace_id = trace.as_str());
         span.in_scope(|| tracing::debug!("begun"));
-        let deadline = deadline::of(request.headers());
+        let deadline = deadline::from_headers(request.headers());
         let serving = method.starts_with(NOT_OURS).then(|| Arc::clone(&self.core));
         let answer = self.inner.call(request).instrument(span);
         let answer = async move {

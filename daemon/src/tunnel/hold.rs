@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use super::once::Once;
+use super::idempotency::IdempotentCalls;
 use super::serve::serve;
 use super::{TunnelOptions, TunnelTls};
 
@@ -98,7 +98,7 @@ impl Tunnel {
         let cut = CancellationToken::new();
         let connections = TaskTracker::new();
         let tls = Arc::new(RwLock::new(options.tls.clone()));
-        let holder = Holder {
+        let holder = TunnelTask {
             instance: uuid::Uuid::new_v4().simple().to_string(),
             options,
             state: told,
@@ -106,7 +106,7 @@ impl Tunnel {
             cut: cut.clone(),
             connections: connections.clone(),
             tls: Arc::clone(&tls),
-            once: Once::default(),
+            calls: IdempotentCalls::default(),
         };
         connections.spawn(holder.run(service));
         Self {
@@ -147,7 +147,7 @@ impl Drop for Tunnel {
     }
 }
 
-struct Holder {
+struct TunnelTask {
     instance: String,
     options: TunnelOptions,
     state: watch::Sender<TunnelState>,
@@ -157,18 +157,18 @@ struct Holder {
     connections: TaskTracker,
     tls: Arc<RwLock<Option<TunnelTls>>>,
     /// Outlives single tunnels: repeats come over the next one.
-    once: Once,
+    calls: IdempotentCalls,
 }
 
 /// Why a tunnel that was open is no longer the one to use.
-enum Ended {
+enum FinalStatus {
     GoAway(GoAway),
     /// Another relay is the machine's now.
     Moved,
     Connection(String),
 }
 
-impl Holder {
+impl TunnelTask {
     async fn run<S, B>(self, service: S)
     where
         S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
@@ -203,24 +203,24 @@ impl Holder {
                         failures = 0;
                     }
                     match ended {
-                        Ended::GoAway(GoAway::Drain) => {
+                        FinalStatus::GoAway(GoAway::Drain) => {
                             failures += 1;
                             ("the relay restarts".to_owned(), self.pause(failures))
                         }
-                        Ended::Moved => {
+                        FinalStatus::Moved => {
                             tracing::info!("another relay is this machine's now");
                             old = Some(leave);
                             continue;
                         }
-                        Ended::GoAway(GoAway::Replaced) => {
+                        FinalStatus::GoAway(GoAway::Replaced) => {
                             let why = "a newer tunnel of this machine took over".to_owned();
                             (why, self.options.replaced_pause)
                         }
-                        Ended::GoAway(GoAway::Revoked) => {
+                        FinalStatus::GoAway(GoAway::Revoked) => {
                             let why = "the relay no longer accepts this machine".to_owned();
                             (why, self.options.replaced_pause)
                         }
-                        Ended::Connection(why) => {
+                        FinalStatus::Connection(why) => {
                             failures += 1;
                             (why, self.pause(failures))
                         }
@@ -255,7 +255,7 @@ impl Holder {
         stream: Box<dyn Connection>,
         service: S,
         leave: CancellationToken,
-    ) -> Ended
+    ) -> FinalStatus
     where
         S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -265,26 +265,26 @@ impl Holder {
     {
         let (told, mut reason) = watch::channel(None);
         let options = self.options.clone();
-        let (once, cut) = (self.once.clone(), self.cut.clone());
+        let (calls, cut) = (self.calls.clone(), self.cut.clone());
         // A task of its own: after a go-away it finishes its calls beside the next tunnel.
         let mut serving = self.connections.spawn(async move {
             tokio::select! {
-                ended = serve(stream, service, &options, once, told, leave) => {
+                ended = serve(stream, service, &options, calls, told, leave) => {
                     ended.map_err(|error| error.to_string())
                 }
                 () = cut.cancelled() => Ok(()),
             }
         });
         tokio::select! {
-            ended = &mut serving => Ended::Connection(match ended {
+            ended = &mut serving => FinalStatus::Connection(match ended {
                 Ok(Ok(())) => "the relay closed the tunnel".to_owned(),
                 Ok(Err(error)) => format!("the tunnel broke: {error}"),
                 Err(error) => format!("serving failed: {error}"),
             }),
             Ok(reason) = reason.wait_for(Option::is_some) => {
-                Ended::GoAway((*reason).unwrap_or(GoAway::Drain))
+                FinalStatus::GoAway((*reason).unwrap_or(GoAway::Drain))
             }
-            () = self.until_moved() => Ended::Moved,
+            () = self.until_moved() => FinalStatus::Moved,
         }
     }
 

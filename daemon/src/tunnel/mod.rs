@@ -22,15 +22,15 @@
 
 mod attach;
 mod backoff;
+mod buffered_body;
 mod enrol;
 mod folder;
 mod hold;
-mod once;
+mod idempotency;
 mod options;
 mod serve;
 mod tls;
 mod users;
-mod whole;
 
 pub(crate) use attach::{attach, renew};
 pub use backoff::Backoff;

@@ -20,11 +20,11 @@ use tonic::Status;
 use tower::{Service, ServiceExt};
 
 use super::TunnelOptions;
-use super::once::Once;
+use super::idempotency::IdempotentCalls;
 use crate::status::unimplemented;
 
-/// Calls that the relay cancelled before the service saw them, which are remembered before the
-/// connection is cut. One impatient client must not cost the others their tunnel.
+/// Cancelled streams that hyper may hold unprocessed before it closes the connection, its protection
+/// against rapid resets. High, because one tunnel carries many clients.
 const RESETS_PENDING_MAX: usize = 4096;
 
 /// Serves until the connection ends. The reason that the relay gives for leaving is told through
@@ -33,7 +33,7 @@ pub(super) async fn serve<I, S, B>(
     stream: I,
     service: S,
     options: &TunnelOptions,
-    once: Once,
+    calls: IdempotentCalls,
     told: watch::Sender<Option<GoAway>>,
     leave: CancellationToken,
 ) -> Result<(), hyper::Error>
@@ -48,13 +48,13 @@ where
     let told = Arc::new(told);
     let serving = service_fn(move |request: Request<Incoming>| {
         let service = service.clone();
-        let (told, once) = (told.clone(), once.clone());
+        let (told, calls) = (told.clone(), calls.clone());
         async move {
             if request.uri().path().starts_with(CONTROL_PREFIX) {
                 return Ok(control(&request, &told).map(Either::Left));
             }
-            match Once::key_of(request.headers()) {
-                Some(key) => Ok(once.answer(key, request, service).await.map(Either::Left)),
+            match IdempotentCalls::key_of(request.headers()) {
+                Some(key) => Ok(calls.answer(key, request, service).await.map(Either::Left)),
                 None => {
                     let request = request.map(tonic::body::Body::new);
                     let answered = service.oneshot(request).await;

@@ -40,12 +40,12 @@ enum Delivered {
 
 /// How often the daemon has failed at the request that is first.
 #[derive(Default)]
-struct Tries {
+struct DeliveryAttempts {
     order: u64,
     failed: u32,
 }
 
-impl Tries {
+impl DeliveryAttempts {
     /// Counts a failure; whether there were enough of them.
     fn fail(&mut self, order: u64) -> bool {
         if self.order != order {
@@ -97,7 +97,7 @@ impl Deliverer {
             turn = turn.lock() => turn,
             () = link.left() => return,
         };
-        let (mut in_vain, mut tries) = (0_u32, Tries::default());
+        let (mut in_vain, mut tries) = (0_u32, DeliveryAttempts::default());
         while link.is_open() {
             match self.deliver_one(&link, &mut tries).await {
                 Ok(Some(true)) => in_vain = 0,
@@ -110,7 +110,7 @@ impl Deliverer {
                     }
                 }
                 Ok(None) => tokio::select! {
-                    () = link.kicked() => {}
+                    () = link.waiting_notified() => {}
                     () = link.left() => return,
                 },
                 Err(error) => {
@@ -128,7 +128,7 @@ impl Deliverer {
     async fn deliver_one(
         &self,
         link: &Link,
-        tries: &mut Tries,
+        tries: &mut DeliveryAttempts,
     ) -> Result<Option<bool>, BufferError> {
         let Some(kept) = self.buffer.first(link.machine()).await? else {
             return Ok(None);

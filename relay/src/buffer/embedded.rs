@@ -22,7 +22,9 @@ use tonic::Code;
 
 use super::index::{Bounds, Entry, Index, Reserved};
 use super::record::{self, Outcome};
-use super::{Answer, Buffer, BufferCounts, BufferError, Kept, Known, Placed, Ticket, Waiting};
+use super::{
+    Buffer, BufferCounts, BufferError, BufferFuture, Kept, Known, Placed, Ticket, Waiting,
+};
 use crate::limits;
 
 const REQUEST_PREFIX: &str = "w~";
@@ -56,7 +58,7 @@ impl Default for BufferOptions {
     }
 }
 
-/// See the module.
+/// Requests on disk in a history store, indexed in memory.
 pub struct EmbeddedBuffer {
     inner: Arc<Inner>,
 }
@@ -447,7 +449,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn blocking<'a, T: Send + 'static>(
     inner: &Arc<Inner>,
     work: impl FnOnce(&Inner) -> Result<T, BufferError> + Send + 'static,
-) -> Answer<'a, T> {
+) -> BufferFuture<'a, T> {
     let inner = inner.clone();
     Box::pin(async move {
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
@@ -456,7 +458,7 @@ fn blocking<'a, T: Send + 'static>(
 }
 
 impl Buffer for EmbeddedBuffer {
-    fn put(&self, request: Waiting) -> Answer<'_, Placed> {
+    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed> {
         blocking(&self.inner, move |inner| inner.put(&request))
     }
 
@@ -464,7 +466,7 @@ impl Buffer for EmbeddedBuffer {
         lock(&self.inner.index).known(machine, key)
     }
 
-    fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>> {
+    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>> {
         if self.waiting(machine) == 0 {
             return Box::pin(std::future::ready(Ok(None)));
         }
@@ -476,12 +478,12 @@ impl Buffer for EmbeddedBuffer {
         lock(&self.inner.index).put_back(ticket);
     }
 
-    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()> {
+    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> BufferFuture<'a, ()> {
         let ticket = ticket.clone();
         blocking(&self.inner, move |inner| inner.settle(&ticket, code))
     }
 
-    fn expire(&self) -> Answer<'_, usize> {
+    fn expire(&self) -> BufferFuture<'_, usize> {
         blocking(&self.inner, Inner::expire)
     }
 

@@ -27,7 +27,7 @@ pub(super) struct Entry {
     pub(super) buffered_ms: i64,
     /// Whether it is on disk. Until then it only holds its place.
     pub(super) written: bool,
-    /// Whether it is being delivered: what becomes of it is the daemon's to say.
+    /// A delivery is under way; only its result may settle or release the request.
     pub(super) taken: bool,
     /// Whether it is being settled as too old, and so not to be delivered any more.
     pub(super) expiring: bool,
@@ -40,7 +40,7 @@ struct Queue {
     by_key: HashMap<String, (u8, u64)>,
 }
 
-/// See the module.
+/// Requests that wait, and outcomes that are remembered, with everything but the bodies.
 pub(super) struct Index {
     bounds: Bounds,
     queues: HashMap<MachineId, Queue>,

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 /// What a buffer's operations return: they may have to ask a disk, or other machines.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BufferError>> + Send + 'a>>;
+pub type BufferFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BufferError>> + Send + 'a>>;
 
 /// A unary request as it came, with what is needed to make it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,24 +164,24 @@ pub enum BufferError {
 /// Where requests wait.
 pub trait Buffer: Send + Sync {
     /// Keeps a request. When this returns it is on disk, or refused.
-    fn put(&self, request: Waiting) -> Answer<'_, Placed>;
+    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed>;
 
     /// What is known of a machine's request by its key.
     fn known(&self, machine: &MachineId, key: &str) -> Option<Known>;
 
     /// Takes the machine's next request, by priority, then order, for a delivery. It stays until it
     /// is settled, and does not grow too old until then, or until it is [put back](Self::put_back).
-    fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>>;
+    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>>;
 
     /// Ends a delivery that has settled nothing.
     fn put_back(&self, ticket: &Ticket);
 
     /// Ends a request's wait and remembers its outcome. When this returns, that is on disk.
-    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()>;
+    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> BufferFuture<'a, ()>;
 
     /// Settles requests that have waited too long, and forgets outcomes that are too old.
     /// Returns the number of requests.
-    fn expire(&self) -> Answer<'_, usize>;
+    fn expire(&self) -> BufferFuture<'_, usize>;
 
     /// Requests that wait for a machine.
     fn waiting(&self, machine: &MachineId) -> usize;

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use betcode_service::grpc_timeout;
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{deadline, status};
+use super::status;
 use crate::auth::{InUse, InvalidToken};
 use crate::limits;
 
@@ -22,7 +23,7 @@ impl End {
     pub(super) fn of(headers: &HeaderMap, token: Option<InUse>) -> Self {
         let now = Instant::now();
         let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS);
-        let deadline = deadline::timeout(headers)
+        let deadline = grpc_timeout::from_headers(headers)
             .and_then(|timeout| now.checked_add(timeout.saturating_add(grace)));
         let token = token.map(|token| {
             let end_s = token.end_s().saturating_add(limits::TOKEN_LEEWAY_S);

@@ -39,7 +39,7 @@ impl Gate {
     /// # Errors
     /// RESOURCE_EXHAUSTED over the rate.
     pub(crate) fn admit_address(&self, address: IpAddr, now: Instant) -> Result<(), Status> {
-        let taken = self.addresses.take(&counted(address), now);
+        let taken = self.addresses.take(&rate_limit_key(address), now);
         taken.map_err(|wait| too_fast("this address", wait))
     }
 
@@ -84,7 +84,7 @@ impl Gate {
 
 /// What counts as one address. Of IPv6 it is the first 64 bits: whoever has one such address has
 /// all of that network.
-pub(crate) fn counted(address: IpAddr) -> IpAddr {
+pub(crate) fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);

@@ -4,7 +4,6 @@
 //! service, so a new one needs no new relay.
 
 mod body;
-mod deadline;
 mod end;
 mod forward;
 mod gate;
@@ -12,12 +11,11 @@ mod intake;
 mod join;
 mod meter;
 mod status;
-mod trace;
 mod wait;
 
 pub(crate) use body::{RelayBody, TunnelBody};
 pub(crate) use forward::set_metadata;
-pub(crate) use gate::counted;
+pub(crate) use gate::rate_limit_key;
 pub use gate::{Access, Gate};
 pub use intake::Intake;
 
@@ -26,6 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use betcode_schema_tunnel::{CONTROL_PREFIX, MachineId, metadata};
+use betcode_service::trace_context;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
@@ -40,8 +39,8 @@ use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
-use crate::strangers::Acquaintance;
 use crate::tunnel::{Link, Table};
+use crate::unauthenticated::ConnectionAuth;
 
 /// Takes calls from clients and passes them on.
 pub struct Router {
@@ -73,7 +72,7 @@ impl Router {
         self: Arc<Self>,
         mut request: Request<Incoming>,
         address: IpAddr,
-        connection: &Acquaintance,
+        connection: &ConnectionAuth,
     ) -> Response<RelayBody> {
         let address = self.address_of(request.headers(), address);
         if !is_grpc(request.headers()) {
@@ -81,7 +80,7 @@ impl Router {
         }
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
-            let trace_id = trace::of(request.headers_mut());
+            let trace_id = trace_context::ensure(request.headers_mut());
             let answered = self.route(request, address, arrived, connection).await;
             match &answered {
                 Ok(_) => {
@@ -155,11 +154,11 @@ impl Router {
         request: Request<Incoming>,
         address: IpAddr,
         arrived: Instant,
-        connection: &Acquaintance,
+        connection: &ConnectionAuth,
     ) -> Result<Response<RelayBody>, Status> {
         self.gate.admit_address(address, arrived)?;
         let (caller, token) = self.gate.caller(request.headers(), arrived)?;
-        connection.make();
+        connection.mark_authenticated();
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
@@ -219,7 +218,7 @@ impl Router {
         }
         // The tunnel may have come while the request was written.
         if let Some(link) = self.table.find(&id) {
-            link.kick();
+            link.notify_waiting();
         }
         Err(told)
     }

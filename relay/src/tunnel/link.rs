@@ -58,7 +58,7 @@ pub struct Link {
     sender: SendRequest<TunnelBody>,
     slots: Arc<Semaphore>,
     /// Wakes the delivery of requests that waited.
-    kick: Notify,
+    waiting: Notify,
     leaving: AtomicBool,
     /// Cancelled when the daemon is told to leave.
     left: CancellationToken,
@@ -131,7 +131,7 @@ impl Link {
             opened_at: Instant::now(),
             sender,
             slots: Arc::new(Semaphore::new(limits::CALLS_PER_TUNNEL_MAX)),
-            kick: Notify::new(),
+            waiting: Notify::new(),
             leaving: AtomicBool::new(false),
             left: CancellationToken::new(),
             closed,
@@ -238,13 +238,13 @@ impl Link {
     }
 
     /// Says that a request waits for this machine.
-    pub fn kick(&self) {
-        self.kick.notify_one();
+    pub fn notify_waiting(&self) {
+        self.waiting.notify_one();
     }
 
     /// Returns when a request waits, or may.
-    pub async fn kicked(&self) {
-        self.kick.notified().await;
+    pub async fn waiting_notified(&self) {
+        self.waiting.notified().await;
     }
 
     /// Tells the daemon to leave, lets calls under way finish for at most `grace` from now, then cuts.

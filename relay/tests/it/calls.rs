@@ -49,8 +49,11 @@ async fn all_kinds_of_streams_pass() {
     assert!(many.message().await.unwrap().is_none());
 
     let messages = tokio_stream::iter((0..100).map(|_| Bytes::from(vec![1; 10_000])));
-    let mut counted = client.stream("Count", messages).await.unwrap().into_inner();
-    assert_eq!(counted.message().await.unwrap().unwrap(), "100 1000000");
+    let mut rate_limit_key = client.stream("Count", messages).await.unwrap().into_inner();
+    assert_eq!(
+        rate_limit_key.message().await.unwrap().unwrap(),
+        "100 1000000"
+    );
 
     let (send, receive) = tokio::sync::mpsc::channel(1);
     let chat = client.stream("Chat", ReceiverStream::new(receive)).await;

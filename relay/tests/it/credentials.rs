@@ -1,4 +1,4 @@
-//! Who may what, with the program's own commands and TLS at both doors.
+//! Who may what, with the program's own commands and TLS at both listeners.
 
 use std::time::Duration;
 

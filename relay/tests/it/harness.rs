@@ -8,9 +8,9 @@ use betcode_daemon::tunnel::{Tunnel, TunnelOptions, TunnelState};
 use betcode_relay::auth::{Rate, RateLimiter, Revocations};
 use betcode_relay::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use betcode_relay::registry::EmbeddedRegistry;
-use betcode_relay::server::Doors;
-use betcode_relay::strangers::Strangers;
+use betcode_relay::server::Listeners;
 use betcode_relay::tunnel::{Accept, Keepalive, Table};
+use betcode_relay::unauthenticated::UnauthenticatedConnections;
 use betcode_relay::{Access, Gate, Intake, Router, limits};
 use betcode_schema_tunnel::{MachineId, metadata};
 use betcode_storage::SystemClock;
@@ -110,7 +110,7 @@ impl Relay {
             go_away_grace: options.go_away_grace,
             draining: false.into(),
         };
-        let doors = Doors {
+        let listeners = Listeners {
             router: Arc::new(router),
             accept: Arc::new(accept),
             client_tls: None,
@@ -118,7 +118,7 @@ impl Relay {
             enrol: None,
             keepalive: options.keepalive,
             client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
-            strangers: Strangers::among(limits::CLIENTS_MAX_DEFAULT),
+            unauthenticated: UnauthenticatedConnections::among(limits::CLIENTS_MAX_DEFAULT),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
@@ -132,8 +132,8 @@ impl Relay {
             revoked,
             _folder: folder,
         };
-        tokio::spawn(doors.clone().serve_clients(clients));
-        tokio::spawn(doors.serve_tunnels(tunnels));
+        tokio::spawn(listeners.clone().serve_clients(clients));
+        tokio::spawn(listeners.serve_tunnels(tunnels));
         relay
     }
 

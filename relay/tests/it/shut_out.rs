@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use betcode_relay::auth::{MachineCertificate, Revocations};
 use betcode_relay::buffer::Deliverer;
-use betcode_relay::registry::{Answer, EmbeddedRegistry, Owner, Registry};
+use betcode_relay::registry::{EmbeddedRegistry, Owner, Registry, RegistryFuture};
 use betcode_relay::tunnel::{Accept, AcceptError, Identity};
 use betcode_schema_tunnel::{
     Hello, MachineId, PROTOCOL, Refusal, TUNNEL_ALPN, Welcome, read_greeting, write_greeting,
@@ -96,17 +96,17 @@ struct Revoking {
 }
 
 impl Registry for Revoking {
-    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> RegistryFuture<'a, u64> {
         let mut revoked = self.revoked.write().unwrap();
         revoked.machines.insert(machine.clone(), u64::MAX);
         self.registry.claim(machine, relay_id)
     }
 
-    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> RegistryFuture<'a, ()> {
         self.registry.release(machine, epoch)
     }
 
-    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> RegistryFuture<'a, Option<Owner>> {
         self.registry.owner(machine)
     }
 }
@@ -230,18 +230,18 @@ struct Slow {
 }
 
 impl Registry for Slow {
-    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> RegistryFuture<'a, u64> {
         Box::pin(async move {
             let _went_on = self.go_on.acquire().await;
             self.registry.claim(machine, relay_id).await
         })
     }
 
-    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> RegistryFuture<'a, ()> {
         self.registry.release(machine, epoch)
     }
 
-    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> RegistryFuture<'a, Option<Owner>> {
         self.registry.owner(machine)
     }
 }
@@ -400,17 +400,17 @@ struct Counting {
 }
 
 impl Registry for Counting {
-    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> RegistryFuture<'a, u64> {
         self.claims.fetch_add(1, Ordering::SeqCst);
         self.registry.claim(machine, relay_id)
     }
 
-    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> RegistryFuture<'a, ()> {
         self.releases.fetch_add(1, Ordering::SeqCst);
         self.registry.release(machine, epoch)
     }
 
-    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> RegistryFuture<'a, Option<Owner>> {
         self.registry.owner(machine)
     }
 }

@@ -68,9 +68,9 @@ async fn a_sender_that_nobody_hears_is_held_back() {
     let (_tunnel, _) = relay.daemon("m-1").await;
     let client = relay.client("m-1").await;
     let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counted = taken.clone();
+    let rate_limit_key = taken.clone();
     let messages = tokio_stream::iter((0..10_000).map(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
+        rate_limit_key.fetch_add(1, Ordering::SeqCst);
         Bytes::from(vec![0; 10_000])
     }));
     let deaf = tokio::spawn({
@@ -192,9 +192,9 @@ async fn a_tunnel_that_stops_reading_holds_little_and_harms_only_its_own_machine
     proxy.freeze();
     // One client sends without end to the machine that no longer reads.
     let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counted = taken.clone();
+    let rate_limit_key = taken.clone();
     let messages = tokio_stream::iter((0..100_000).map(move |_| {
-        counted.fetch_add(1, Ordering::SeqCst);
+        rate_limit_key.fetch_add(1, Ordering::SeqCst);
         Bytes::from(vec![0; 10_000])
     }));
     let sending = tokio::spawn(async move { client.stream("Count", messages).await.map(drop) });

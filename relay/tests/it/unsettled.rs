@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use betcode_relay::buffer::{
-    Answer, Buffer, BufferCounts, BufferError, BufferOptions, EmbeddedBuffer, Kept, Known, Placed,
-    Ticket, Waiting,
+    Buffer, BufferCounts, BufferError, BufferFuture, BufferOptions, EmbeddedBuffer, Kept, Known,
+    Placed, Ticket, Waiting,
 };
 use betcode_relay::limits;
 use betcode_schema_tunnel::MachineId;
@@ -21,7 +21,7 @@ struct FailsToSettleOnce(EmbeddedBuffer);
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 impl Buffer for FailsToSettleOnce {
-    fn put(&self, request: Waiting) -> Answer<'_, Placed> {
+    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed> {
         self.0.put(request)
     }
 
@@ -29,7 +29,7 @@ impl Buffer for FailsToSettleOnce {
         self.0.known(machine, key)
     }
 
-    fn first<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Kept>> {
+    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>> {
         self.0.first(machine)
     }
 
@@ -37,7 +37,7 @@ impl Buffer for FailsToSettleOnce {
         self.0.put_back(ticket);
     }
 
-    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> Answer<'a, ()> {
+    fn settle<'a>(&'a self, ticket: &'a Ticket, code: Code) -> BufferFuture<'a, ()> {
         if HAS_FAILED.swap(true, Ordering::Relaxed) {
             return self.0.settle(ticket, code);
         }
@@ -45,7 +45,7 @@ impl Buffer for FailsToSettleOnce {
         Box::pin(std::future::ready(Err(BufferError::NoSpace { why })))
     }
 
-    fn expire(&self) -> Answer<'_, usize> {
+    fn expire(&self) -> BufferFuture<'_, usize> {
         self.0.expire()
     }
 

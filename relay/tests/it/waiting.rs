@@ -327,7 +327,7 @@ async fn what_waits_goes_through_the_newest_tunnel_while_the_old_one_still_has_c
         .put(waiting("k", b"\0\0\0\0\x01b"))
         .await
         .unwrap();
-    newest().unwrap().kick();
+    newest().unwrap().notify_waiting();
     until("it is delivered", || relay.buffer.counts().requests == 0).await;
     assert_eq!(echo.recorded().len(), 1);
 }

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{Agent, AwaitedPlace, Conversation, Effect, Exit, To, Written};
-use crate::agents::glance::{Ask, Glance};
+use super::clients::messages;
+use super::{
+    Agent, AwaitedPlace, Conversation, Effect, Exit, InputKind, QueuedPrompt, Recipients, Turn,
+};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
+use crate::agents::signals::{AgentSignal, Ask};
 use crate::limits::{
-    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, LARGE_INPUT_TEXT_BYTES_MAX,
+    TOOL_NAME_BYTES_MAX,
 };
+use crate::status::short;
 use betcode_storage::capacity::text;
 
 impl Conversation {
@@ -34,7 +39,7 @@ impl Conversation {
 
     /// Another session needs the agent's place.
     pub(crate) fn give_way(&mut self, now_ms: u64) {
-        if self.rests() {
+        if self.is_idle() {
             self.end_input();
             self.end_soon(now_ms);
         }
@@ -49,12 +54,22 @@ impl Conversation {
         self.turn = None;
         self.place = None;
         self.requests.close();
-        let waited = std::mem::take(&mut self.waiting).len();
-        if waited > 0 {
-            refusal = refusal.with("messages_forgotten", waited.to_string());
-        }
-        self.tell(To::All, refusal.event());
+        refusal = self.forget_waiting(refusal);
+        self.tell(Recipients::All, refusal.event());
         self.tell_status("");
+    }
+
+    /// Forgets the messages that wait, and says so.
+    fn forget_waiting(&mut self, mut refusal: Refusal) -> Refusal {
+        let count = std::mem::take(&mut self.waiting).len();
+        if count > 0 {
+            refusal.message += &format!(
+                "; {} that waited for the turn to end will not be handed over: say them again",
+                messages(count)
+            );
+            refusal = refusal.with("messages_forgotten", count.to_string());
+        }
+        refusal
     }
 
     /// The session is recorded up to here.
@@ -63,19 +78,19 @@ impl Conversation {
     }
 
     /// Lines of the agent are on disk, the last of them this one; some mean something.
-    pub(crate) fn heard(&mut self, now_ms: u64, last: u64, glances: Vec<(u64, Glance)>) {
-        for (sequence, glance) in glances {
-            self.seen(now_ms, sequence, glance);
+    pub(crate) fn heard(&mut self, now_ms: u64, last: u64, signals: Vec<(u64, AgentSignal)>) {
+        for (sequence, signal) in signals {
+            self.seen(now_ms, sequence, signal);
         }
         self.recorded(last);
         self.heard = self.heard.max(last);
         self.take_up_early(now_ms);
     }
 
-    pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, glance: Glance) {
+    pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, signal: AgentSignal) {
         self.recorded(sequence);
-        match glance {
-            Glance::Began { session_id, model } => {
+        match signal {
+            AgentSignal::Began { session_id, model } => {
                 if !session_id.is_empty() {
                     self.agent_session_id = session_id;
                 }
@@ -84,18 +99,18 @@ impl Conversation {
                     self.told_model = model;
                 }
             }
-            Glance::Asks(ask) => self.asked(now_ms, sequence, ask),
-            Glance::AsksOther {
+            AgentSignal::Asks(ask) => self.asked(now_ms, sequence, ask),
+            AgentSignal::AsksOther {
                 request_id,
                 subtype,
             } => self.write_answers(vec![prompt::no_answer(&request_id, &subtype)]),
-            Glance::Withdraws(request_id) => {
+            AgentSignal::Withdraws(request_id) => {
                 if self.requests.withdrawn(&request_id) {
                     self.rest_again(now_ms);
                     self.tell_status(&format!("{request_id}: withdrawn"));
                 }
             }
-            Glance::TurnOver => self.turn_over(now_ms),
+            AgentSignal::TurnOver => self.turn_over(now_ms),
         }
     }
 
@@ -104,8 +119,17 @@ impl Conversation {
         if self.agent == Agent::Ending {
             return;
         }
+        let request_id = short(ask.request_id.clone(), LARGE_INPUT_TEXT_BYTES_MAX);
+        let has_grant = self.requests.grants().contains_key(&ask.tool_name);
         match self.requests.asked(now_ms, sequence, ask) {
-            Some(answer) => self.write_answers(vec![answer]),
+            Some(answer) => {
+                self.write_answers(vec![answer]);
+                // Clients are shown its line as a request that is open.
+                match has_grant {
+                    true => self.tell_answered_by_grant(&[request_id]),
+                    false => self.tell_status(&format!("{request_id}: denied without asking")),
+                }
+            }
             None => {
                 // It waits for the answer, in a turn or not.
                 self.idle_until_ms = None;
@@ -127,7 +151,7 @@ impl Conversation {
         }
         for event in self.requests.events_of(sequence) {
             for key in &behind {
-                self.tell(To::One(*key), event.clone());
+                self.tell(Recipients::One(*key), event.clone());
             }
         }
     }
@@ -159,7 +183,7 @@ impl Conversation {
         if self.closing {
             self.end_input();
         } else {
-            self.idle_until_ms = Some(now_ms + self.patience.idle_ms);
+            self.idle_until_ms = Some(now_ms + self.timeouts.idle_ms);
         }
     }
 
@@ -186,10 +210,10 @@ impl Conversation {
 
     /// A line did not reach the agent, which has closed its input. It may finish a turn that it has;
     /// the next one is another agent's.
-    pub(crate) fn deaf(&mut self, now_ms: u64, what: Written) {
+    pub(crate) fn deaf(&mut self, now_ms: u64, what: InputKind) {
         self.end_input();
         let goes_on = self.turn.as_ref().is_some_and(|turn| turn.written);
-        if what == Written::Prompt || !goes_on {
+        if what == InputKind::Prompt || !goes_on {
             self.end_soon(now_ms);
         }
     }
@@ -203,9 +227,9 @@ impl Conversation {
     }
 
     /// A line for the agent is on disk, and it has it; or not.
-    pub(crate) fn written(&mut self, now_ms: u64, what: Written, result: Result<u64, Refusal>) {
+    pub(crate) fn written(&mut self, now_ms: u64, what: InputKind, result: Result<u64, Refusal>) {
         match (what, result) {
-            (_, Ok(sequence)) if what == Written::Answer => self.recorded(sequence),
+            (_, Ok(sequence)) if what == InputKind::Answer => self.recorded(sequence),
             (_, Ok(sequence)) => {
                 self.recorded(sequence);
                 if let Some(turn) = &mut self.turn {
@@ -216,17 +240,17 @@ impl Conversation {
                 }
                 self.tell_status("");
             }
-            (Written::Prompt, Err(refusal)) => {
+            (InputKind::Prompt, Err(refusal)) => {
                 self.turn_failed(refusal);
                 self.rest(now_ms);
             }
-            (Written::Answer, Err(refusal)) => self.tell(To::All, refusal.event()),
+            (InputKind::Answer, Err(refusal)) => self.tell(Recipients::All, refusal.event()),
         }
     }
 
     /// Nothing can be recorded: the agent waits, as do we.
     pub(crate) fn stalled(&mut self, refusal: Refusal) {
-        self.tell(To::All, refusal.clone().event());
+        self.tell(Recipients::All, refusal.clone().event());
         self.stalled = Some(refusal);
         self.stalls += 1;
         self.tell_status("the agent waits until its lines can be recorded");
@@ -248,7 +272,7 @@ impl Conversation {
             text::bytes(bytes_max as u64)
         );
         let refusal = Refusal::new("LINE_IN_PIECES", message).with("sequence", first.to_string());
-        self.tell(To::All, refusal.event());
+        self.tell(Recipients::All, refusal.event());
     }
 
     /// It is gone, and all that it printed is on disk.
@@ -265,6 +289,16 @@ impl Conversation {
                 let options = Arc::clone(&turn.options);
                 self.requests.close();
                 self.start(options);
+            }
+            // What was said after the cancellation was not cancelled.
+            Some(turn) if turn.cancelled && !self.closing && !self.waiting.is_empty() => {
+                self.requests.close();
+                self.turn = None;
+                if let Some(said) = self.waiting.pop_front() {
+                    self.turn = Some(Turn::of(&said));
+                    self.start(said.options);
+                }
+                self.tell_status("the agent ended with the cancelled turn, and is started again");
             }
             Some(turn) => {
                 let cancelled = turn.cancelled;
@@ -286,10 +320,18 @@ impl Conversation {
             return;
         }
         self.closing = true;
-        self.waiting.clear();
-        if self.turn.as_ref().is_some_and(|turn| turn.prompt.is_some()) {
-            self.turn = None;
+        // A prompt that the agent does not have is one more message that it will not get.
+        if let Some(turn) = self.turn.take_if(|turn| turn.prompt.is_some()) {
             self.place = None;
+            self.waiting.push_front(QueuedPrompt {
+                content: turn.prompt.unwrap_or_default(),
+                options: turn.options,
+            });
+        }
+        if !self.waiting.is_empty() {
+            let refusal = Refusal::new("UNAVAILABLE", "the conversation is being closed");
+            let refusal = self.forget_waiting(refusal);
+            self.tell(Recipients::All, refusal.event());
         }
         match self.turn {
             Some(_) => self.interrupt(now_ms),

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    Agent, Conversation, Early, Effect, Reply, Said, Stream, StreamKey, To, Turn, Written,
+    Agent, Conversation, EarlyReply, Effect, InputKind, QueuedPrompt, Recipients, Reply, Stream,
+    StreamKey, Turn,
 };
 use crate::agents::command::Options;
 use crate::agents::prompt;
@@ -36,13 +37,13 @@ impl Conversation {
         self.recorded = self.recorded.max(from);
         if let Some(refusal) = &self.stalled {
             let event = refusal.clone().event();
-            self.tell(To::One(key), event);
+            self.tell(Recipients::One(key), event);
         }
         let status = self.status("");
-        self.tell(To::One(key), status);
+        self.tell(Recipients::One(key), status);
         // What is open and stands in lines that it is not told.
         for event in self.requests.events_up_to(from) {
-            self.tell(To::One(key), event);
+            self.tell(Recipients::One(key), event);
         }
     }
 
@@ -79,7 +80,7 @@ impl Conversation {
             |(key, stream): (&StreamKey, &Stream)| (stream.client == other).then_some(*key);
         let streams: Vec<_> = self.streams.iter().filter_map(of_other).collect();
         for key in streams {
-            self.tell(To::One(key), lost.clone().event());
+            self.tell(Recipients::One(key), lost.clone().event());
         }
         (true, Some(other))
     }
@@ -87,12 +88,12 @@ impl Conversation {
     /// The user says something.
     pub(crate) fn message(&mut self, now_ms: u64, key: StreamKey, content: Value) {
         let options = self.streams.get(&key).map(|s| Arc::clone(&s.options));
-        let said = Said {
+        let said = QueuedPrompt {
             content,
             options: options.unwrap_or_default(),
         };
         if let Err(refusal) = self.may_write(key) {
-            self.tell(To::One(key), refusal.event());
+            self.tell(Recipients::One(key), refusal.event());
         } else if self.turn.is_none() {
             self.begin(now_ms, said);
         } else if self.waiting.len() < WAITING_MESSAGES_MAX {
@@ -109,7 +110,7 @@ impl Conversation {
             );
             let refusal =
                 Refusal::new("RESOURCE_EXHAUSTED", message).with("limit", "waiting_messages");
-            self.tell(To::One(key), refusal.event());
+            self.tell(Recipients::One(key), refusal.event());
         }
     }
 
@@ -132,14 +133,9 @@ impl Conversation {
         self.stalled.clone().map_or(Ok(()), Err)
     }
 
-    pub(super) fn begin(&mut self, now_ms: u64, said: Said) {
+    pub(super) fn begin(&mut self, now_ms: u64, said: QueuedPrompt) {
         self.idle_until_ms = None;
-        self.turn = Some(Turn {
-            prompt: Some(said.content),
-            options: Arc::clone(&said.options),
-            written: false,
-            cancelled: false,
-        });
+        self.turn = Some(Turn::of(&said));
         match self.agent {
             Agent::Away => self.start(said.options),
             // What it is started with, it keeps: another one goes on where it was.
@@ -172,7 +168,7 @@ impl Conversation {
         let turn = self.turn.as_mut();
         if let Some(content) = turn.and_then(|turn| turn.prompt.take()) {
             let line = prompt::line(&content, &self.agent_session_id);
-            self.effects.push(Effect::Write(line, Written::Prompt));
+            self.effects.push(Effect::Write(line, InputKind::Prompt));
         }
     }
 
@@ -184,7 +180,7 @@ impl Conversation {
         }) = &reply;
         let may_come = told > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
         if may_come && !self.requests.is_open(id) {
-            self.early.push_back(Early {
+            self.early.push_back(EarlyReply {
                 key,
                 reply,
                 told,
@@ -212,7 +208,7 @@ impl Conversation {
                     self.rest_again(now_ms);
                     self.tell_status(&format!("{question_id}: answered"));
                 }
-                Err(refusal) => self.tell(To::One(key), refusal.event()),
+                Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
             },
         }
     }
@@ -228,16 +224,18 @@ impl Conversation {
         match decided {
             Ok(Decided {
                 answers,
+                by_grant,
                 interrupts,
             }) => {
                 self.write_answers(answers);
                 self.rest_again(now_ms);
                 self.tell_status(&format!("{request_id}: {}", decision.as_str_name()));
+                self.tell_answered_by_grant(&by_grant);
                 if interrupts {
                     self.interrupt(now_ms);
                 }
             }
-            Err(refusal) => self.tell(To::One(key), refusal.event()),
+            Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
         }
     }
 
@@ -260,7 +258,7 @@ impl Conversation {
     }
 
     pub(super) fn write_answers(&mut self, answers: Vec<Bytes>) {
-        let write = |line| Effect::Write(line, Written::Answer);
+        let write = |line| Effect::Write(line, InputKind::Answer);
         self.effects.extend(answers.into_iter().map(write));
     }
 
@@ -275,13 +273,21 @@ impl Conversation {
         tool: &str,
         granted: bool,
     ) -> Result<(), Refusal> {
-        let answers = self.requests.set_grant(tool, granted)?;
-        if !answers.is_empty() {
+        let answered = self.requests.set_grant(tool, granted)?;
+        if !answered.is_empty() {
+            let (request_ids, answers): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
             self.write_answers(answers);
             self.rest_again(now_ms);
-            self.tell_status(&format!("{tool}: answered by a grant"));
+            self.tell_answered_by_grant(&request_ids);
         }
         Ok(())
+    }
+
+    /// Says which requests nobody is asked any more: every client was shown them as open ones.
+    pub(super) fn tell_answered_by_grant(&mut self, request_ids: &[String]) {
+        for request_id in request_ids {
+            self.tell_status(&format!("{request_id}: answered by a grant"));
+        }
     }
 
     pub(crate) fn clear_grants(&mut self, tool: &str) {
@@ -320,7 +326,7 @@ impl Conversation {
     }
 }
 
-fn messages(count: usize) -> String {
+pub(super) fn messages(count: usize) -> String {
     match count {
         1 => "1 message".to_owned(),
         count => format!("{count} messages"),

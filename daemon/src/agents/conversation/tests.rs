@@ -2,13 +2,13 @@ use betcode_schema_grpc::v1::{ErrorEvent, PermissionDecision};
 
 use super::*;
 use crate::agents::command::Options;
-use crate::agents::glance::{Ask, Glance};
+use crate::agents::signals::{AgentSignal, Ask};
 use crate::limits::{
     AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, EARLY_ANSWER_MS_MAX, INTERRUPT_MS_MAX,
     WAITING_MESSAGES_MAX,
 };
 
-const PATIENCE: Patience = Patience {
+const PATIENCE: Timeouts = Timeouts {
     idle_ms: 1_000,
     unattended_ms: 500,
 };
@@ -41,13 +41,13 @@ fn in_turn() -> Conversation {
     let mut talk = attended();
     prompt_of(&mut talk, 1, "go");
     talk.started();
-    talk.written(0, Written::Prompt, Ok(1));
+    talk.written(0, InputKind::Prompt, Ok(1));
     talk.take_effects();
     talk
 }
 
-fn ask(id: &str) -> Glance {
-    Glance::Asks(Ask {
+fn ask(id: &str) -> AgentSignal {
+    AgentSignal::Asks(Ask {
         request_id: id.to_owned(),
         tool_name: "Bash".to_owned(),
         input: "{}".to_owned(),
@@ -57,8 +57,8 @@ fn ask(id: &str) -> Glance {
     })
 }
 
-fn began(session_id: &str, model: &str) -> Glance {
-    Glance::Began {
+fn began(session_id: &str, model: &str) -> AgentSignal {
+    AgentSignal::Began {
         session_id: session_id.to_owned(),
         model: model.to_owned(),
     }
@@ -79,7 +79,7 @@ fn done(talk: &mut Conversation) -> Vec<Effect> {
     effects.filter(|e| !matches!(e, Effect::Tell(..))).collect()
 }
 
-fn errors(talk: &mut Conversation) -> Vec<(To, ErrorEvent)> {
+fn errors(talk: &mut Conversation) -> Vec<(Recipients, ErrorEvent)> {
     let effects = talk.take_effects().into_iter();
     effects
         .filter_map(|effect| match effect {
@@ -102,14 +102,14 @@ fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
     prompt_of(&mut talk, 1, "go");
     assert_eq!(done(&mut talk), [Effect::Start(plans())]);
     talk.started();
-    let [Effect::Write(line, Written::Prompt)] = &done(&mut talk)[..] else {
+    let [Effect::Write(line, InputKind::Prompt)] = &done(&mut talk)[..] else {
         panic!()
     };
     assert!(line.starts_with(b"{\"message\"") || line.starts_with(b"{\"type\""));
-    talk.written(0, Written::Prompt, Ok(1));
+    talk.written(0, InputKind::Prompt, Ok(1));
     talk.seen(0, 2, began("a-1", ""));
     assert_eq!(talk.activity(), Activity::Active);
-    talk.seen(0, 3, Glance::TurnOver);
+    talk.seen(0, 3, AgentSignal::TurnOver);
     assert_eq!(talk.activity(), Activity::Idle);
     talk.take_effects();
     prompt_of(&mut talk, 2, "again");
@@ -128,11 +128,11 @@ fn messages_wait_for_the_turn_and_are_bounded() {
     let refused = errors(&mut talk);
     assert_eq!(refused.len(), 1);
     assert_eq!(refused[0].1.details["limit"], "waiting_messages");
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     assert_eq!(writes(&done(&mut talk)), 1);
     assert_eq!(talk.activity(), Activity::Active);
     // A result that came too late for the turn before is not this turn's.
-    talk.seen(0, 3, Glance::TurnOver);
+    talk.seen(0, 3, AgentSignal::TurnOver);
     assert_eq!(talk.activity(), Activity::Active);
 }
 
@@ -145,7 +145,7 @@ fn a_cancelled_turn_is_interrupted_once_the_agent_has_it_and_killed_when_it_goes
     prompt_of(&mut talk, 1, "more");
     assert!(talk.cancel(5));
     assert_eq!(writes(&done(&mut talk)), 1);
-    talk.written(10, Written::Prompt, Ok(1));
+    talk.written(10, InputKind::Prompt, Ok(1));
     assert_eq!(done(&mut talk), [Effect::Interrupt]);
     assert_eq!(talk.next_ms(), Some(10 + INTERRUPT_MS_MAX));
     talk.tick(10 + INTERRUPT_MS_MAX);
@@ -169,15 +169,15 @@ fn an_agent_starts_as_the_stream_asked_whose_message_starts_it_though_it_has_lef
     talk.detached(0, 2);
     talk.attached(3, "eve".into(), 1, Arc::default());
     // It closes its input: another one gets what waits.
-    talk.deaf(0, Written::Answer);
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.deaf(0, InputKind::Answer);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     talk.take_effects();
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(plans())]);
     talk.started();
-    talk.written(0, Written::Prompt, Ok(3));
-    talk.deaf(0, Written::Answer);
-    talk.seen(0, 4, Glance::TurnOver);
+    talk.written(0, InputKind::Prompt, Ok(3));
+    talk.deaf(0, InputKind::Answer);
+    talk.seen(0, 4, AgentSignal::TurnOver);
     talk.take_effects();
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(Arc::default())]);
@@ -198,7 +198,7 @@ fn an_agent_that_ends_with_its_conversation_is_not_said_to_be_started_again() {
 fn a_cancelled_turn_that_ends_leaves_the_agent_alive() {
     let mut talk = in_turn();
     talk.cancel(0);
-    talk.seen(1, 2, Glance::TurnOver);
+    talk.seen(1, 2, AgentSignal::TurnOver);
     talk.take_effects();
     talk.tick(INTERRUPT_MS_MAX);
     // It rests now, and ends like any other.
@@ -208,7 +208,7 @@ fn a_cancelled_turn_that_ends_leaves_the_agent_alive() {
 #[test]
 fn an_idle_agent_ends_after_a_while_and_a_message_meanwhile_starts_another() {
     let mut talk = in_turn();
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     talk.take_effects();
     assert_eq!(talk.next_ms(), Some(1_000));
     talk.tick(1_000);
@@ -233,7 +233,7 @@ fn a_crash_is_told_with_what_the_agent_said_last() {
         stderr: vec!["a".to_owned(), "b".to_owned()],
     });
     let told = errors(&mut talk);
-    assert_eq!(told[0].0, To::All);
+    assert_eq!(told[0].0, Recipients::All);
     assert_eq!(told[0].1.details["exit"], "exit status: 3");
     assert_eq!(told[0].1.details["stderr"], "a\nb");
     assert_eq!(talk.activity(), Activity::Idle);
@@ -248,7 +248,7 @@ fn a_prompt_that_cannot_be_recorded_never_reaches_the_agent() {
     talk.started();
     talk.take_effects();
     let full = Refusal::new("RESOURCE_EXHAUSTED", "full");
-    talk.written(0, Written::Prompt, Err(full));
+    talk.written(0, InputKind::Prompt, Err(full));
     assert_eq!(errors(&mut talk)[0].1.message, "full");
     assert_eq!(talk.activity(), Activity::Idle);
 }
@@ -259,7 +259,7 @@ fn while_nothing_can_be_recorded_messages_are_refused() {
     talk.stalled(Refusal::new("RESOURCE_EXHAUSTED", "full"));
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
-    assert_eq!(errors(&mut talk)[0].0, To::One(1));
+    assert_eq!(errors(&mut talk)[0].0, Recipients::One(1));
     // Who comes now is told as well.
     talk.attached(3, "eve".into(), 1, Arc::default());
     assert_eq!(errors(&mut talk).len(), 1);
@@ -319,7 +319,7 @@ fn an_answer_may_be_faster_than_the_line_that_it_is_about() {
     talk.heard(2, 5, vec![(5, ask("r"))]);
     let effects = talk.take_effects();
     assert_eq!(writes(&effects), 1);
-    let refused = |e: &&Effect| matches!(e, Effect::Tell(To::One(2), _, Event::Error(_)));
+    let refused = |e: &&Effect| matches!(e, Effect::Tell(Recipients::One(2), _, Event::Error(_)));
     assert_eq!(effects.iter().filter(refused).count(), 1);
     // About lines that are nobody's: somebody else has appended them.
     talk.replied(10, 1, 9, allow("late"));
@@ -338,13 +338,13 @@ fn the_input_lock_has_one_holder_who_is_there() {
     let refused = errors(&mut talk);
     assert_eq!(
         (refused[0].0, refused[0].1.code.as_str()),
-        (To::One(2), "INPUT_LOCKED")
+        (Recipients::One(2), "INPUT_LOCKED")
     );
     assert_eq!(talk.lock(&"bob".into()), (true, Some("ann".into())));
     let lost = errors(&mut talk);
     assert_eq!(
         (lost[0].0, lost[0].1.code.as_str()),
-        (To::One(1), "INPUT_LOCK_TAKEN")
+        (Recipients::One(1), "INPUT_LOCK_TAKEN")
     );
     talk.detached(0, 2);
     prompt_of(&mut talk, 1, "go");
@@ -356,7 +356,7 @@ fn closing_interrupts_the_turn_then_ends_the_agent() {
     let mut talk = in_turn();
     talk.close(0);
     assert_eq!(done(&mut talk), [Effect::Interrupt]);
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     assert_eq!(done(&mut talk), [Effect::EndInput]);
     assert!(!talk.is_over());
     talk.exited(&Exit::default());
@@ -379,12 +379,12 @@ fn a_conversation_is_over_when_nothing_would_be_forgotten() {
 #[test]
 fn a_request_that_nobody_knows_is_answered_with_an_error() {
     let mut talk = in_turn();
-    let glance = Glance::AsksOther {
+    let signal = AgentSignal::AsksOther {
         request_id: "x".to_owned(),
         subtype: "mood".to_owned(),
     };
-    talk.seen(0, 2, glance);
-    let [Effect::Write(line, Written::Answer)] = &done(&mut talk)[..] else {
+    talk.seen(0, 2, signal);
+    let [Effect::Write(line, InputKind::Answer)] = &done(&mut talk)[..] else {
         panic!()
     };
     assert!(String::from_utf8_lossy(line).contains("error"));
@@ -395,7 +395,7 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
     for had in [false, true] {
         let mut talk = in_turn();
         if !had {
-            talk.seen(0, 2, Glance::TurnOver);
+            talk.seen(0, 2, AgentSignal::TurnOver);
             talk.tick(PATIENCE.idle_ms);
             // The agent is ending: the next one gets this.
             prompt_of(&mut talk, 1, "two");
@@ -405,7 +405,7 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
         talk.take_effects();
         assert!(talk.cancel(2_000));
         let told = talk.take_effects().into_iter().any(|effect| match effect {
-            Effect::Tell(To::All, _, Event::StatusChange(status)) => {
+            Effect::Tell(Recipients::All, _, Event::StatusChange(status)) => {
                 status.message.contains("2 messages forgotten")
             }
             _ => false,
@@ -419,7 +419,7 @@ fn statuses(talk: &mut Conversation) -> Vec<AgentStatus> {
     let effects = talk.take_effects().into_iter();
     effects
         .filter_map(|effect| match effect {
-            Effect::Tell(To::All, _, Event::StatusChange(change)) => Some(change.status()),
+            Effect::Tell(Recipients::All, _, Event::StatusChange(change)) => Some(change.status()),
             _ => None,
         })
         .collect()
@@ -428,7 +428,7 @@ fn statuses(talk: &mut Conversation) -> Vec<AgentStatus> {
 #[test]
 fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_longer() {
     let mut talk = in_turn();
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     talk.seen(10, 3, ask("r"));
     assert_eq!(talk.next_ms(), None);
     talk.tick(10 * PATIENCE.idle_ms);
@@ -453,4 +453,83 @@ fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
     assert_eq!(errors(&mut talk)[0].1.code, "RESOURCE_EXHAUSTED");
     talk.flows();
     assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
+}
+
+fn status_messages(talk: &mut Conversation) -> Vec<String> {
+    let effects = talk.take_effects().into_iter();
+    let told = effects.filter_map(|effect| match effect {
+        Effect::Tell(Recipients::All, _, Event::StatusChange(status)) => Some(status.message),
+        _ => None,
+    });
+    told.filter(|message| !message.is_empty()).collect()
+}
+
+#[test]
+fn a_request_that_a_grant_answers_is_said_to_be_answered() {
+    let mut talk = in_turn();
+    talk.heard(0, 3, vec![(2, ask("p1")), (3, ask("p2"))]);
+    talk.take_effects();
+    let Reply::Decision {
+        request_id,
+        updated_input,
+        message,
+        ..
+    } = allow("p1")
+    else {
+        unreachable!()
+    };
+    let always = Reply::Decision {
+        request_id,
+        decision: PermissionDecision::AllowSession,
+        updated_input,
+        message,
+    };
+    talk.replied(0, 1, 3, always);
+    assert_eq!(
+        status_messages(&mut talk),
+        [
+            "p1: PERMISSION_DECISION_ALLOW_SESSION",
+            "p2: answered by a grant"
+        ]
+    );
+    talk.heard(0, 4, vec![(4, ask("p3"))]);
+    assert_eq!(status_messages(&mut talk), ["p3: answered by a grant"]);
+    talk.clear_grants("Bash");
+    talk.heard(0, 5, vec![(5, ask("p4"))]);
+    talk.take_effects();
+    talk.set_grant(0, "Bash", false).unwrap();
+    assert_eq!(status_messages(&mut talk), ["p4: answered by a grant"]);
+}
+
+#[test]
+fn what_is_said_after_a_cancellation_begins_the_next_turn() {
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "before");
+    assert!(talk.cancel(0));
+    prompt_of(&mut talk, 1, "after");
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    let effects = done(&mut talk);
+    assert_eq!(effects, [Effect::Start(plans())]);
+    talk.started();
+    assert_eq!(writes(&done(&mut talk)), 1);
+}
+
+#[test]
+fn messages_that_are_forgotten_are_said_to_be() {
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "waits");
+    talk.take_effects();
+    talk.exited(&Exit::default());
+    let told = errors(&mut talk);
+    assert_eq!(told[0].1.details["messages_forgotten"], "1");
+    assert!(told[0].1.message.contains("1 message"), "{told:?}");
+
+    let mut talk = in_turn();
+    prompt_of(&mut talk, 1, "waits");
+    talk.take_effects();
+    talk.close(0);
+    let told = errors(&mut talk);
+    assert_eq!(told[0].1.code, "UNAVAILABLE");
+    assert_eq!(told[0].1.details["messages_forgotten"], "1");
 }

@@ -26,13 +26,13 @@ impl Conversation {
             .is_empty()
             .then_some(self.unattended_since_ms)?;
         let oldest = self.requests.oldest_ms()?.max(unattended);
-        Some(oldest + self.patience.unattended_ms)
+        Some(oldest + self.timeouts.unattended_ms)
     }
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now_ms: u64) {
         if self.expires_ms().is_some_and(|at| at <= now_ms) {
-            let opened_before = (now_ms + 1).saturating_sub(self.patience.unattended_ms);
+            let opened_before = (now_ms + 1).saturating_sub(self.timeouts.unattended_ms);
             let why = "nobody was there to answer";
             let answers = self.requests.expire(opened_before, why);
             self.write_answers(answers);

@@ -13,23 +13,23 @@ fn a_message_that_asks_for_another_agent_has_one_that_goes_on_where_the_last_one
     // While a turn is on, it waits for its own.
     prompt_of(&mut talk, 3, "cheaply");
     assert!(done(&mut talk).is_empty());
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     assert_eq!(done(&mut talk), [Effect::EndInput]);
     // One that does not end is not waited for.
     assert!(talk.next_ms().is_some());
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(cheap)]);
     talk.started();
-    talk.written(0, Written::Prompt, Ok(3));
-    talk.seen(0, 4, Glance::TurnOver);
+    talk.written(0, InputKind::Prompt, Ok(3));
+    talk.seen(0, 4, AgentSignal::TurnOver);
     talk.take_effects();
     assert_eq!(talk.model(), "cheap");
     // Who asks for nothing, or for the same, takes the one that there is.
     for key in [2, 3] {
         prompt_of(&mut talk, key, "go on");
         assert_eq!(writes(&done(&mut talk)), 1, "{key}");
-        talk.written(0, Written::Prompt, Ok(5));
-        talk.seen(0, 6, Glance::TurnOver);
+        talk.written(0, InputKind::Prompt, Ok(5));
+        talk.seen(0, 6, AgentSignal::TurnOver);
         talk.take_effects();
     }
 }
@@ -53,9 +53,9 @@ fn a_message_that_asks_for_the_model_that_runs_has_it() {
     assert_eq!(talk.model(), "the-sessions");
     talk.take_effects();
     for key in [2, 3] {
-        talk.written(0, Written::Prompt, Ok(1));
+        talk.written(0, InputKind::Prompt, Ok(1));
         talk.seen(0, 2, began("a-1", "as-told"));
-        talk.seen(0, 3, Glance::TurnOver);
+        talk.seen(0, 3, AgentSignal::TurnOver);
         talk.take_effects();
         prompt_of(&mut talk, key, "go on");
         assert_eq!(writes(&done(&mut talk)), 1, "{key}");
@@ -65,7 +65,7 @@ fn a_message_that_asks_for_the_model_that_runs_has_it() {
 #[test]
 fn an_agent_that_ends_while_it_waits_for_an_answer_leaves_nobody_waiting() {
     let mut talk = in_turn();
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     talk.seen(0, 3, ask("r"));
     assert_eq!(
         statuses(&mut talk).last(),
@@ -92,7 +92,7 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
             ..Options::default()
         }),
     );
-    talk.seen(0, 2, Glance::TurnOver);
+    talk.seen(0, 2, AgentSignal::TurnOver);
     talk.heard(0, 3, vec![(3, ask("r"))]);
     talk.take_effects();
     prompt_of(&mut talk, 3, "go on");
@@ -101,7 +101,7 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
     assert!(
         told.iter().any(|effect| matches!(
             effect,
-            Effect::Tell(To::All, _, Event::StatusChange(change))
+            Effect::Tell(Recipients::All, _, Event::StatusChange(change))
                 if change.status == i32::from(AgentStatus::Thinking)
         )),
         "{told:?}"
@@ -111,7 +111,7 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
         talk.replied(0, 1, 4, allow(id));
         let told = talk.take_effects();
         assert_eq!(writes(&told), 0, "{id}");
-        let [Effect::Tell(To::One(1), _, Event::Error(refused))] = &told[..] else {
+        let [Effect::Tell(Recipients::One(1), _, Event::Error(refused))] = &told[..] else {
             panic!("{told:?}")
         };
         assert_eq!(refused.code, "UNKNOWN_REQUEST");
@@ -122,12 +122,12 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
 fn an_agent_makes_room_when_it_rests_and_not_while_it_has_something_to_do() {
     let mut talk = in_turn();
     talk.give_way(0);
-    assert!(!talk.rests() && done(&mut talk).is_empty());
-    talk.seen(0, 2, Glance::TurnOver);
-    assert!(talk.rests());
+    assert!(!talk.is_idle() && done(&mut talk).is_empty());
+    talk.seen(0, 2, AgentSignal::TurnOver);
+    assert!(talk.is_idle());
     talk.seen(0, 3, ask("r"));
     talk.give_way(0);
-    assert!(!talk.rests() && done(&mut talk).is_empty());
+    assert!(!talk.is_idle() && done(&mut talk).is_empty());
     talk.replied(0, 1, 3, allow("r"));
     talk.take_effects();
     talk.give_way(0);

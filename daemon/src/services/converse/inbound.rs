@@ -15,21 +15,24 @@ use crate::translate::from_struct;
 
 /// Hands on what the client says, until it breaks the rules. A client that has said all that it
 /// wanted goes on listening.
-pub(super) async fn hear(attached: &Attached, mut requests: Streaming<AgentRequest>) -> Status {
+pub(super) async fn forward_requests(
+    attached: &Attached,
+    mut requests: Streaming<AgentRequest>,
+) -> Status {
     loop {
         let request = match requests.message().await {
             Ok(Some(request)) => request,
             Ok(None) => std::future::pending().await,
-            Err(status) => return unheard(&attached.core, status),
+            Err(status) => return inbound_status(&attached.core, status),
         };
         let command = match command(attached, request) {
             Ok(command) => command,
-            Err(Heard::Refused(refusal)) => {
+            Err(InboundError::Rejected(refusal)) => {
                 // After whatever it has been told.
                 attached.mailbox.put(0, refusal.event());
                 continue;
             }
-            Err(Heard::Broken(status)) => return status,
+            Err(InboundError::ProtocolViolation(status)) => return status,
         };
         if attached.inbox.send(command).await.is_err() {
             return match attached.core.is_draining() {
@@ -41,7 +44,7 @@ pub(super) async fn hear(attached: &Attached, mut requests: Streaming<AgentReque
 }
 
 /// Why nothing more is heard of a client. Of a request that is too long, its transport knows only that.
-pub(super) fn unheard(core: &Core, status: Status) -> Status {
+pub(super) fn inbound_status(core: &Core, status: Status) -> Status {
     if status.code() != Code::OutOfRange {
         return status;
     }
@@ -52,26 +55,26 @@ pub(super) fn unheard(core: &Core, status: Status) -> Status {
     too_long("request", why)
 }
 
-enum Heard {
+enum InboundError {
     /// Not done, and told; the conversation goes on.
-    Refused(Refusal),
+    Rejected(Refusal),
     /// The stream ends.
-    Broken(Status),
+    ProtocolViolation(Status),
 }
 
-fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Heard> {
-    let (key, told) = (attached.key, attached.told.load(Ordering::Acquire));
+fn command(attached: &Attached, request: AgentRequest) -> Result<Command, InboundError> {
+    let (stream, last_sent) = (attached.key, attached.last_sent.load(Ordering::Acquire));
     let bytes_max = attached.core.settings.max_payload_bytes;
     Ok(match request.request {
         Some(Asked::Message(message)) => {
-            let content = prompt_content(&message, bytes_max).map_err(Heard::Refused)?;
-            Command::Message(key, content)
+            let content = prompt_content(&message, bytes_max).map_err(InboundError::Rejected)?;
+            Command::Message(stream, content)
         }
-        Some(Asked::Permission(answer)) => Command::Reply(
-            key,
-            told,
-            decide(answer, bytes_max).map_err(Heard::Refused)?,
-        ),
+        Some(Asked::Permission(answer)) => Command::Reply {
+            stream,
+            last_sent,
+            reply: decide(answer, bytes_max).map_err(InboundError::Rejected)?,
+        },
         Some(Asked::QuestionResponse(answer)) => {
             let texts = answer.answers.iter();
             let bytes = texts
@@ -79,23 +82,32 @@ fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Heard>
                 .sum();
             check_fits(bytes, bytes_max)
                 .map_err(|refusal| refusal.with("request_id", answer.question_id.clone()))
-                .map_err(Heard::Refused)?;
+                .map_err(InboundError::Rejected)?;
             let reply = Reply::Answers {
                 question_id: answer.question_id,
                 answers: answer.answers,
             };
-            Command::Reply(key, told, reply)
+            Command::Reply {
+                stream,
+                last_sent,
+                reply,
+            }
         }
         Some(Asked::Cancel(_)) => Command::Cancel(None),
         Some(Asked::Start(_)) => {
             let why = "this stream has begun already; open another one for another session";
-            return Err(Heard::Broken(invalid("request", why)));
+            return Err(InboundError::ProtocolViolation(invalid("request", why)));
         }
         Some(Asked::Encrypted(_)) => {
             let why = "this daemon does not encrypt end to end yet: use its socket or mutual TLS";
-            return Err(Heard::Broken(invalid("encrypted", why)));
+            return Err(InboundError::ProtocolViolation(invalid("encrypted", why)));
         }
-        None => return Err(Heard::Broken(invalid("request", "it is empty"))),
+        None => {
+            return Err(InboundError::ProtocolViolation(invalid(
+                "request",
+                "it is empty",
+            )));
+        }
     })
 }
 

@@ -16,16 +16,17 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
 use crate::limits::{
-    CARRIED_ANSWER_BYTES_MAX, CARRIED_LARGE_MAX, CARRIED_LARGE_WAIT_MS_MAX,
-    CARRIED_LARGE_WAITING_MAX, CARRIED_PIECE_BYTES, CARRIED_SMALL_BYTES_MAX, CARRIED_UNREAD_MS_MAX,
+    IDEMPOTENT_ANSWER_BYTES_MAX, IDEMPOTENT_LARGE_MAX, IDEMPOTENT_LARGE_WAIT_MS_MAX,
+    IDEMPOTENT_LARGE_WAITING_MAX, IDEMPOTENT_PIECE_BYTES, IDEMPOTENT_SMALL_BYTES_MAX,
+    IDEMPOTENT_UNREAD_MS_MAX,
 };
 use crate::observe::ms;
 use crate::status::with_reason;
 
 /// Why an answer is not whole.
 #[derive(Debug)]
-pub(super) enum NotWhole {
-    /// It has more than [`CARRIED_ANSWER_BYTES_MAX`].
+pub(super) enum BufferBodyError {
+    /// It has more than [`IDEMPOTENT_ANSWER_BYTES_MAX`].
     TooLarge,
     /// It is large, and found no place among those that are.
     NoPlace {
@@ -38,52 +39,52 @@ pub(super) enum NotWhole {
 
 /// The places of large answers.
 #[derive(Debug, Clone)]
-pub(super) struct Large {
+pub(super) struct LargeBodySlots {
     places: Arc<Semaphore>,
     /// Of answers that wait for one of those.
     waiting: Arc<Semaphore>,
-    pub(super) patience: Patience,
+    pub(super) timeouts: LargeBodyTimeouts,
 }
 
 /// How long what is large waits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct LargeBodyTimeouts {
     /// For a place.
     pub(super) place: Duration,
     /// For a reader who takes nothing of it.
     pub(super) unread: Duration,
 }
 
-impl Default for Large {
+impl Default for LargeBodySlots {
     fn default() -> Self {
         Self {
-            places: Arc::new(Semaphore::new(CARRIED_LARGE_MAX)),
-            waiting: Arc::new(Semaphore::new(CARRIED_LARGE_WAITING_MAX)),
-            patience: Patience {
-                place: ms(CARRIED_LARGE_WAIT_MS_MAX),
-                unread: ms(CARRIED_UNREAD_MS_MAX),
+            places: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_MAX)),
+            waiting: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_WAITING_MAX)),
+            timeouts: LargeBodyTimeouts {
+                place: ms(IDEMPOTENT_LARGE_WAIT_MS_MAX),
+                unread: ms(IDEMPOTENT_UNREAD_MS_MAX),
             },
         }
     }
 }
 
-impl Large {
+impl LargeBodySlots {
     /// A place, at once or after a while. `carried` is given back meanwhile, so that others, whose
     /// answers are small, need not wait for those who do not read theirs.
     async fn place(
         &self,
         carried: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<OwnedSemaphorePermit, NotWhole> {
+    ) -> Result<OwnedSemaphorePermit, BufferBodyError> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(place);
         }
-        let no_place = || NotWhole::NoPlace {
-            used: CARRIED_LARGE_MAX.saturating_sub(self.places.available_permits()),
+        let no_place = || BufferBodyError::NoPlace {
+            used: IDEMPOTENT_LARGE_MAX.saturating_sub(self.places.available_permits()),
         };
         let _waits = self.waiting.try_acquire().map_err(|_| no_place())?;
         *carried = None;
         let placed = Arc::clone(&self.places).acquire_owned();
-        match timeout(self.patience.place, placed).await {
+        match timeout(self.timeouts.place, placed).await {
             Ok(Ok(place)) => Ok(place),
             _ => Err(no_place()),
         }
@@ -93,8 +94,8 @@ impl Large {
 /// A whole answer. One without messages says so at once: its head is then its end, as clients
 /// expect of an error. A large one whose reader takes nothing for long is given up.
 #[derive(Debug)]
-pub(super) struct Whole {
-    rest: Arc<Mutex<Rest>>,
+pub(super) struct BufferedBody {
+    rest: Arc<Mutex<Unsent>>,
     /// Looks whether it is read. HTTP/2 does not ask for the next frame before the client has taken
     /// the last one, so nobody else would.
     _watch: Option<AbortOnDropHandle<()>>,
@@ -102,7 +103,7 @@ pub(super) struct Whole {
 
 /// What has not been sent of an answer.
 #[derive(Debug)]
-struct Rest {
+struct Unsent {
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
     /// Of a large answer, until it is sent or its reader gone.
@@ -111,7 +112,7 @@ struct Rest {
     taken: Instant,
 }
 
-impl Whole {
+impl BufferedBody {
     fn of(
         data: VecDeque<Bytes>,
         trailers: Option<HeaderMap>,
@@ -119,16 +120,16 @@ impl Whole {
         unread: Duration,
     ) -> Self {
         let is_large = place.is_some();
-        let rest = Arc::new(Mutex::new(Rest {
+        let rest = Arc::new(Mutex::new(Unsent {
             data,
             trailers,
             place,
             taken: Instant::now(),
         }));
-        let watch = watch(Arc::downgrade(&rest), unread);
+        let abort_when_unread = abort_when_unread(Arc::downgrade(&rest), unread);
         Self {
             rest,
-            _watch: is_large.then(|| AbortOnDropHandle::new(tokio::spawn(watch))),
+            _watch: is_large.then(|| AbortOnDropHandle::new(tokio::spawn(abort_when_unread))),
         }
     }
 
@@ -142,12 +143,12 @@ impl Whole {
 }
 
 // No code panics while it holds the lock, so a poisoned one is still whole.
-fn lock(rest: &Mutex<Rest>) -> MutexGuard<'_, Rest> {
+fn lock(rest: &Mutex<Unsent>) -> MutexGuard<'_, Unsent> {
     rest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives an answer up of which nothing was taken for so long.
-async fn watch(rest: Weak<Mutex<Rest>>, unread: Duration) {
+async fn abort_when_unread(rest: Weak<Mutex<Unsent>>, unread: Duration) {
     loop {
         let Some(taken) = rest.upgrade().map(|rest| lock(&rest).taken) else {
             return;
@@ -162,7 +163,7 @@ async fn watch(rest: Weak<Mutex<Rest>>, unread: Duration) {
     }
 }
 
-impl Rest {
+impl Unsent {
     fn give_up(&mut self, unread: Duration) {
         if self.data.is_empty() {
             return;
@@ -183,7 +184,7 @@ impl Rest {
     /// be seen.
     fn piece(&mut self) -> Option<Bytes> {
         let first = self.data.front_mut()?;
-        let piece = first.split_to(first.len().min(CARRIED_PIECE_BYTES));
+        let piece = first.split_to(first.len().min(IDEMPOTENT_PIECE_BYTES));
         if first.is_empty() {
             self.data.pop_front();
         }
@@ -197,15 +198,15 @@ impl Rest {
 
 /// Takes an answer to its end. It waits for a place among the large ones when it proves to be one, and
 /// holds little until then.
-pub(super) async fn whole<B>(
+pub(super) async fn buffer_body<B>(
     body: B,
-    large: &Large,
+    large: &LargeBodySlots,
     mut carried: Option<OwnedSemaphorePermit>,
-) -> Result<Whole, NotWhole>
+) -> Result<BufferedBody, BufferBodyError>
 where
     B: Body<Data = Bytes>,
 {
-    let mut body = pin!(body.map_err(|_| NotWhole::Broken));
+    let mut body = pin!(body.map_err(|_| BufferBodyError::Broken));
     let (mut data, mut trailers, mut place) = (VecDeque::new(), None, None);
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
@@ -217,18 +218,23 @@ where
             }
         };
         bytes += next.len();
-        if bytes > CARRIED_ANSWER_BYTES_MAX {
-            return Err(NotWhole::TooLarge);
+        if bytes > IDEMPOTENT_ANSWER_BYTES_MAX {
+            return Err(BufferBodyError::TooLarge);
         }
-        if bytes > CARRIED_SMALL_BYTES_MAX && place.is_none() {
+        if bytes > IDEMPOTENT_SMALL_BYTES_MAX && place.is_none() {
             place = Some(large.place(&mut carried).await?);
         }
         data.push_back(next);
     }
-    Ok(Whole::of(data, trailers, place, large.patience.unread))
+    Ok(BufferedBody::of(
+        data,
+        trailers,
+        place,
+        large.timeouts.unread,
+    ))
 }
 
-impl Body for Whole {
+impl Body for BufferedBody {
     type Data = Bytes;
     type Error = Status;
 

@@ -13,51 +13,51 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::limits::{
-    LONG_LINE_BYTES_MIN, LONG_LINES_BYTES_MAX, LONG_LINES_WAIT_MS_MAX, ROOM_UNIT_BYTES,
+    LONG_LINE_BYTES_MIN, LONG_LINES_BYTES_MAX, LONG_LINES_UNIT_BYTES, LONG_LINES_WAIT_MS_MAX,
 };
 use crate::observe::ms;
 use crate::status::exhausted;
 
-const UNITS_MAX: u32 = (LONG_LINES_BYTES_MAX / ROOM_UNIT_BYTES) as u32;
+const UNITS_MAX: u32 = (LONG_LINES_BYTES_MAX / LONG_LINES_UNIT_BYTES) as u32;
 
 /// The room that there is.
 #[derive(Debug, Clone)]
-pub(crate) struct Room {
+pub(crate) struct LongLineBudget {
     units: Arc<Semaphore>,
     /// How long somebody waits for some.
-    patience: Duration,
+    wait_max: Duration,
 }
 
 /// A part of it; given back when the last who keeps it goes.
 #[derive(Debug, Clone)]
-pub(crate) struct Taken(Arc<OwnedSemaphorePermit>);
+pub(crate) struct LongLinePermit(Arc<OwnedSemaphorePermit>);
 
-impl Default for Room {
+impl Default for LongLineBudget {
     fn default() -> Self {
         Self {
             units: Arc::new(Semaphore::new(UNITS_MAX as usize)),
-            patience: ms(LONG_LINES_WAIT_MS_MAX),
+            wait_max: ms(LONG_LINES_WAIT_MS_MAX),
         }
     }
 }
 
-impl Room {
+impl LongLineBudget {
     /// Takes so many bytes if there is room for them now.
-    pub(crate) fn try_take(&self, bytes: usize) -> Option<Taken> {
+    pub(crate) fn try_take(&self, bytes: usize) -> Option<LongLinePermit> {
         let permit = Arc::clone(&self.units).try_acquire_many_owned(units(bytes));
-        permit.ok().map(|permit| Taken(Arc::new(permit)))
+        permit.ok().map(|permit| LongLinePermit(Arc::new(permit)))
     }
 
     /// Waits for its turn to take so many bytes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when those who have the room do not read for long.
-    pub(crate) async fn take(&self, bytes: usize) -> Result<Taken, Status> {
+    pub(crate) async fn take(&self, bytes: usize) -> Result<LongLinePermit, Status> {
         let taking = Arc::clone(&self.units).acquire_many_owned(units(bytes));
-        match timeout(self.patience, taking).await {
-            Ok(Ok(permit)) => Ok(Taken(Arc::new(permit))),
+        match timeout(self.wait_max, taking).await {
+            Ok(Ok(permit)) => Ok(LongLinePermit(Arc::new(permit))),
             _ => {
-                let left = self.units.available_permits() * ROOM_UNIT_BYTES;
+                let left = self.units.available_permits() * LONG_LINES_UNIT_BYTES;
                 let used = LONG_LINES_BYTES_MAX.saturating_sub(left) as u64;
                 let hint = "read the replays that are open, or end them, and go on after the last \
                             sequence";
@@ -68,7 +68,7 @@ impl Room {
     }
 }
 
-impl Taken {
+impl LongLinePermit {
     /// Whether it is enough for so many bytes.
     pub(crate) fn covers(&self, bytes: usize) -> bool {
         self.0.num_permits() >= units(bytes) as usize
@@ -77,12 +77,12 @@ impl Taken {
 
 /// One line over the whole room passes when nothing else is there: otherwise it never could.
 fn units(bytes: usize) -> u32 {
-    let units = bytes.div_ceil(ROOM_UNIT_BYTES);
+    let units = bytes.div_ceil(LONG_LINES_UNIT_BYTES);
     u32::try_from(units).map_or(UNITS_MAX, |units| units.min(UNITS_MAX))
 }
 
 /// Bytes that lines need room for, each with what is made of it; 0 when none of them is long.
-pub(crate) fn needed(lines: &[Message]) -> usize {
+pub(crate) fn bytes_needed(lines: &[Message]) -> usize {
     let long = |bytes: &usize| *bytes >= LONG_LINE_BYTES_MIN;
     let lines = lines.iter().map(|line| line.payload.len()).filter(long);
     2 * lines.sum::<usize>()
@@ -105,14 +105,14 @@ mod tests {
     #[test]
     fn only_long_lines_need_room() {
         let short = vec![line(LONG_LINE_BYTES_MIN - 1); 100];
-        assert_eq!(needed(&short), 0);
+        assert_eq!(bytes_needed(&short), 0);
         let mixed = [line(10), line(LONG_LINE_BYTES_MIN)];
-        assert_eq!(needed(&mixed), 2 * LONG_LINE_BYTES_MIN);
+        assert_eq!(bytes_needed(&mixed), 2 * LONG_LINE_BYTES_MIN);
     }
 
     #[tokio::test]
     async fn who_finds_no_room_has_it_when_all_who_keep_it_are_gone() {
-        let room = Room::default();
+        let room = LongLineBudget::default();
         // More than there is: it passes alone.
         let all = room.try_take(10 * LONG_LINES_BYTES_MAX).unwrap();
         let with_the_events = all.clone();
@@ -130,9 +130,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_in_vain_is_told_the_limit() {
-        let room = Room {
-            patience: Duration::from_millis(1),
-            ..Room::default()
+        let room = LongLineBudget {
+            wait_max: Duration::from_millis(1),
+            ..LongLineBudget::default()
         };
         let _all = room.try_take(LONG_LINES_BYTES_MAX).unwrap();
         let told = room.take(1).await.unwrap_err();

@@ -1,10 +1,10 @@
-//! Counting once what may come more than once.
+//! Idempotency: a request with a key is executed once; repeats get the result of the first.
 //!
 //! The relay delivers a request that waited again when it could not learn of the daemon's answer.
 //! Such a request carries an idempotency key. The first of a key is carried out to its end, even
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
 //! So many are carried out at once, and none for ever: a stream that has no end is given up.
-//! An answer is whole before any of it goes out; one that is large waits for one of a few places,
+//! An answer is whole before any of it goes out; one that is large waits for one of a few execution_slots,
 //! which it keeps until the last of it is sent, or its reader takes nothing for long.
 //! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
@@ -28,10 +28,10 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
-use super::whole::{Large, NotWhole, whole};
+use super::buffered_body::{BufferBodyError, LargeBodySlots, buffer_body};
 use crate::limits::{
-    CARRIED_ANSWER_BYTES_MAX, CARRIED_BEGIN_MS_MAX, CARRIED_END_MS_MAX, CARRIED_LARGE_MAX,
-    CARRIED_MAX, CARRIED_SMALL_BYTES_MAX,
+    IDEMPOTENT_ANSWER_BYTES_MAX, IDEMPOTENT_BEGIN_MS_MAX, IDEMPOTENT_END_MS_MAX,
+    IDEMPOTENT_LARGE_MAX, IDEMPOTENT_MAX, IDEMPOTENT_SMALL_BYTES_MAX,
 };
 use crate::observe::ms;
 use crate::status::{exhausted, internal, out_of_range, with_reason};
@@ -43,75 +43,75 @@ const KEYS_MAX: usize = 10_000;
 const REQUEST_BYTES_MAX: usize = 1_000_000;
 
 /// How a request ended: its code and text.
-pub(super) type Ended = (Code, String);
+pub(super) type FinalStatus = (Code, String);
 
 /// Remembers requests by key.
 #[derive(Clone)]
-pub(super) struct Once {
-    memory: Arc<Mutex<Memory>>,
+pub(super) struct IdempotentCalls {
+    memory: Arc<Mutex<KnownCalls>>,
     /// Of requests that are carried out: they outlive the calls that brought them.
-    places: Arc<Semaphore>,
+    execution_slots: Arc<Semaphore>,
     /// For large answers, until they are sent.
-    large: Large,
-    patience: Patience,
+    large: LargeBodySlots,
+    timeouts: CallTimeouts,
 }
 
 /// Times after which a request that is carried out is given up.
 #[derive(Clone, Copy)]
-struct Patience {
+struct CallTimeouts {
     /// Until it begins to answer.
-    begin: Duration,
+    first_byte: Duration,
     /// From there until the answer is whole.
-    end: Duration,
+    whole_response: Duration,
 }
 
-impl Default for Once {
+impl Default for IdempotentCalls {
     fn default() -> Self {
         Self {
             memory: Arc::default(),
-            places: Arc::new(Semaphore::new(CARRIED_MAX)),
-            large: Large::default(),
-            patience: Patience {
-                begin: ms(CARRIED_BEGIN_MS_MAX),
-                end: ms(CARRIED_END_MS_MAX),
+            execution_slots: Arc::new(Semaphore::new(IDEMPOTENT_MAX)),
+            large: LargeBodySlots::default(),
+            timeouts: CallTimeouts {
+                first_byte: ms(IDEMPOTENT_BEGIN_MS_MAX),
+                whole_response: ms(IDEMPOTENT_END_MS_MAX),
             },
         }
     }
 }
 
 #[derive(Default)]
-struct Memory {
-    by_key: HashMap<String, First>,
+struct KnownCalls {
+    by_key: HashMap<String, KnownCall>,
     /// Of requests that have ended, the one first that ended first. What is under way is never
     /// forgotten, and bounded: by the calls that wait for a place, and by the places.
     ended: VecDeque<String>,
 }
 
 /// The first request of a key.
-struct First {
+struct KnownCall {
     digest: u64,
-    ended: watch::Receiver<Option<Ended>>,
+    ended: watch::Receiver<Option<FinalStatus>>,
 }
 
 /// What to do with a request.
-pub(super) enum Turn {
+pub(super) enum Claim {
     /// It is the first of its key: carry it out and say how it ended.
-    First(Done),
+    New(Completion),
     /// It is a repeat: this is how the first one ends.
-    Repeat(watch::Receiver<Option<Ended>>),
+    Duplicate(watch::Receiver<Option<FinalStatus>>),
     /// It is another request of the same key.
-    Other,
+    KeyReused,
 }
 
 /// Says how the first request of a key ended. When it is dropped without a word, or with an
 /// ending that invites another attempt, the key is forgotten.
-pub(super) struct Done {
-    once: Once,
+pub(super) struct Completion {
+    calls: IdempotentCalls,
     key: String,
-    told: watch::Sender<Option<Ended>>,
+    told: watch::Sender<Option<FinalStatus>>,
 }
 
-impl Once {
+impl IdempotentCalls {
     /// The key of a request that may come more than once: one that waited, or that might have.
     pub(super) fn key_of(headers: &HeaderMap) -> Option<String> {
         let waited = headers.contains_key(metadata::BUFFERED_AT_MS);
@@ -149,9 +149,9 @@ impl Once {
                 return with_reason(Code::Cancelled, "CANCELLED", text).into_http();
             }
         };
-        let done = match self.turn(&key, digest(&head, &body)) {
-            Turn::First(done) => done,
-            Turn::Repeat(first) => {
+        let done = match self.claim(&key, digest(&head, &body)) {
+            Claim::New(done) => done,
+            Claim::Duplicate(first) => {
                 let status = repeat(first).await;
                 // A relay asks how it ended; a client has to be told that it is a repeat.
                 return match waited || status.code() == Code::Unavailable {
@@ -159,7 +159,7 @@ impl Once {
                     false => settled(&status).into_http(),
                 };
             }
-            Turn::Other => {
+            Claim::KeyReused => {
                 let text = "another request has this idempotency key; a repeat must be the same, \
                             byte for byte";
                 return with_reason(Code::AlreadyExists, "CONFLICT", text).into_http();
@@ -167,40 +167,40 @@ impl Once {
         };
         let request = Request::from_parts(head, Body::new(Full::new(body)));
         // A caller that leaves while it waits gives its turn up. Never closed.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let slot = Arc::clone(&self.execution_slots).acquire_owned().await.ok();
         let large = self.large.clone();
         // A task of its own: dropping this future must not stop it halfway.
-        let carrying = carry_out(request, service, self.patience, place, large, done);
+        let carrying = execute(request, service, self.timeouts, slot, large, done);
         let carried = tokio::spawn(carrying).await;
         carried.unwrap_or_else(|_| internal("carrying it out failed").into_http())
     }
 
-    pub(super) fn turn(&self, key: &str, digest: u64) -> Turn {
+    pub(super) fn claim(&self, key: &str, digest: u64) -> Claim {
         let mut memory = self.lock();
         if let Some(first) = memory.by_key.get(key) {
             return match first.digest == digest {
-                true => Turn::Repeat(first.ended.clone()),
-                false => Turn::Other,
+                true => Claim::Duplicate(first.ended.clone()),
+                false => Claim::KeyReused,
             };
         }
         let (told, ended) = watch::channel(None);
-        let first = First { digest, ended };
+        let first = KnownCall { digest, ended };
         memory.by_key.insert(key.to_owned(), first);
-        Turn::First(Done {
-            once: self.clone(),
+        Claim::New(Completion {
+            calls: self.clone(),
             key: key.to_owned(),
             told,
         })
     }
 
     // No code panics while it holds the lock, so a poisoned one is still whole.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, KnownCalls> {
         self.memory.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
-impl Done {
-    pub(super) fn end(self, code: Code, text: &str) {
+impl Completion {
+    pub(super) fn complete(self, code: Code, text: &str) {
         // These leave open whether it was carried out: the next attempt is a first one again.
         let again = matches!(
             code,
@@ -216,7 +216,7 @@ impl Done {
             return;
         }
         self.told.send_replace(Some((code, text.to_owned())));
-        let mut memory = self.once.lock();
+        let mut memory = self.calls.lock();
         memory.ended.push_back(self.key.clone());
         while memory.ended.len() > KEYS_MAX {
             if let Some(oldest) = memory.ended.pop_front() {
@@ -226,51 +226,51 @@ impl Done {
     }
 }
 
-impl Drop for Done {
+impl Drop for Completion {
     fn drop(&mut self) {
         if self.told.borrow().is_none() {
-            self.once.lock().by_key.remove(&self.key);
+            self.calls.lock().by_key.remove(&self.key);
         }
     }
 }
 
-async fn carry_out<S, B>(
+async fn execute<S, B>(
     request: Request<Body>,
     service: S,
-    patience: Patience,
+    timeouts: CallTimeouts,
     place: Option<OwnedSemaphorePermit>,
-    large: Large,
-    done: Done,
+    large: LargeBodySlots,
+    done: Completion,
 ) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let Ok(Ok(response)) = timeout(patience.begin, service.oneshot(request)).await else {
-        return given_up(patience.begin);
+    let Ok(Ok(response)) = timeout(timeouts.first_byte, service.oneshot(request)).await else {
+        return given_up(timeouts.first_byte);
     };
     let (head, body) = response.into_parts();
-    let body = match timeout(patience.end, whole(body, &large, place)).await {
+    let body = match timeout(timeouts.whole_response, buffer_body(body, &large, place)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(NotWhole::TooLarge)) => return too_large(),
-        Ok(Err(NotWhole::NoPlace { used })) => return no_place(used),
-        Ok(Err(NotWhole::Broken)) => return internal("the answer broke off").into_http(),
-        Err(_) => return given_up(patience.end),
+        Ok(Err(BufferBodyError::TooLarge)) => return too_large(),
+        Ok(Err(BufferBodyError::NoPlace { used })) => return no_place(used),
+        Ok(Err(BufferBodyError::Broken)) => return internal("the answer broke off").into_http(),
+        Err(_) => return given_up(timeouts.whole_response),
     };
     let status = match Status::from_header_map(&head.headers) {
         Some(status) => Some(status),
         None => body.status(),
     };
     if let Some(status) = status {
-        done.end(status.code(), status.message());
+        done.complete(status.code(), status.message());
     }
     Response::from_parts(head, Body::new(body))
 }
 
 fn too_large() -> Response<Body> {
     let text = format!(
-        "its answer has more than the {CARRIED_ANSWER_BYTES_MAX} bytes that one which may wait has \
+        "its answer has more than the {IDEMPOTENT_ANSWER_BYTES_MAX} bytes that one which may wait has \
          at most; call without `{}`",
         metadata::MAY_WAIT
     );
@@ -279,17 +279,17 @@ fn too_large() -> Response<Body> {
 
 fn no_place(used: usize) -> Response<Body> {
     let hint = format!(
-        "so many answers of more than {CARRIED_SMALL_BYTES_MAX} bytes are not read to their end, and it may \
+        "so many answers of more than {IDEMPOTENT_SMALL_BYTES_MAX} bytes are not read to their end, and it may \
          be done in part; read them, or call without `{}`",
         metadata::MAY_WAIT
     );
-    let (used, max) = (used as u64, CARRIED_LARGE_MAX as u64);
+    let (used, max) = (used as u64, IDEMPOTENT_LARGE_MAX as u64);
     exhausted("large_answers", used, max, &hint).into_http()
 }
 
 fn given_up(after: Duration) -> Response<Body> {
     let text = format!(
-        "its answer was not whole after {} s, and it may be done in part; what has no end soon, as a \
+        "its answer was not buffer_body after {} s, and it may be done in part; what has no end soon, as a \
          follower has none, is to be called without `{}`",
         after.as_secs(),
         metadata::MAY_WAIT
@@ -324,7 +324,7 @@ fn settled(ended: &Status) -> Status {
     clippy::disallowed_methods,
     reason = "the code and text are the first's"
 )]
-pub(super) async fn repeat(mut first: watch::Receiver<Option<Ended>>) -> Status {
+pub(super) async fn repeat(mut first: watch::Receiver<Option<FinalStatus>>) -> Status {
     match first.wait_for(Option::is_some).await {
         Ok(ended) => match &*ended {
             Some((code, text)) => Status::new(*code, text.clone()),

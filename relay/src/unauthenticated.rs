@@ -6,28 +6,28 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::limits;
-use crate::router::counted;
+use crate::router::rate_limit_key;
 
-/// The count.
+/// Connections that have shown no token yet, by address.
 #[derive(Debug)]
-pub struct Strangers {
+pub struct UnauthenticatedConnections {
     per_address_max: usize,
-    /// Only addresses that have some.
+    /// Connections by address; entries are removed at zero.
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// One connection's part of the count.
 #[derive(Debug)]
 struct Counted {
-    strangers: Arc<Strangers>,
+    unauthenticated: Arc<UnauthenticatedConnections>,
     address: IpAddr,
 }
 
 /// What is known of a connection.
 #[derive(Debug)]
-pub(crate) struct Acquaintance(Mutex<Option<Counted>>);
+pub(crate) struct ConnectionAuth(Mutex<Option<Counted>>);
 
-impl Strangers {
+impl UnauthenticatedConnections {
     /// The count for a relay with so many places for clients.
     #[must_use]
     pub fn among(clients_max: usize) -> Arc<Self> {
@@ -39,17 +39,20 @@ impl Strangers {
     }
 
     /// Counts a new connection of an address. `None` when it has too many.
-    pub(crate) fn meet(self: &Arc<Self>, address: IpAddr) -> Option<Acquaintance> {
-        let address = counted(address);
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionAuth> {
+        let address = rate_limit_key(address);
         let mut by_address = self.lock();
         let count = by_address.entry(address).or_default();
         if *count >= self.per_address_max {
             return None;
         }
         *count += 1;
-        let strangers = self.clone();
-        let counted = Counted { strangers, address };
-        Some(Acquaintance(Mutex::new(Some(counted))))
+        let unauthenticated = self.clone();
+        let counted = Counted {
+            unauthenticated,
+            address,
+        };
+        Some(ConnectionAuth(Mutex::new(Some(counted))))
     }
 
     // No code panics while it holds the lock, so a poisoned one is still whole.
@@ -60,7 +63,7 @@ impl Strangers {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut by_address = self.strangers.lock();
+        let mut by_address = self.unauthenticated.lock();
         if let Some(count) = by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -70,14 +73,14 @@ impl Drop for Counted {
     }
 }
 
-impl Acquaintance {
+impl ConnectionAuth {
     /// Of a connection that is not counted: a load balancer's stands for many callers.
     pub(crate) fn of_proxy() -> Self {
         Self(Mutex::new(None))
     }
 
     /// Says that a caller was let in on the connection.
-    pub(crate) fn make(&self) {
+    pub(crate) fn mark_authenticated(&self) {
         // No code panics while it holds the lock, so a poisoned one is still whole.
         let counted = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
         drop(counted);
@@ -90,16 +93,16 @@ mod tests {
 
     #[test]
     fn only_strangers_count_and_only_by_address() {
-        let strangers = Strangers::among(8);
-        let meet = |address: &str| strangers.meet(address.parse().unwrap());
+        let unauthenticated = UnauthenticatedConnections::among(8);
+        let meet = |address: &str| unauthenticated.admit(address.parse().unwrap());
         let (first, second) = (meet("192.0.2.1"), meet("::ffff:192.0.2.1"));
         assert!(first.is_some() && second.is_some());
         assert!(meet("192.0.2.1").is_none());
         assert!(meet("192.0.2.2").is_some(), "another address");
-        first.as_ref().unwrap().make();
+        first.as_ref().unwrap().mark_authenticated();
         let third = meet("192.0.2.1");
         assert!(third.is_some() && meet("192.0.2.1").is_none());
         drop((first, second, third));
-        assert!(strangers.lock().is_empty());
+        assert!(unauthenticated.lock().is_empty());
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::limits::CARRIED_PIECE_BYTES;
+use crate::limits::IDEMPOTENT_PIECE_BYTES;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
@@ -7,40 +7,40 @@ use tokio_stream::wrappers::ReceiverStream;
 
 #[tokio::test]
 async fn a_repeat_gets_the_end_of_the_first() {
-    let once = Once::default();
-    let Turn::First(done) = once.turn("k", 1) else {
+    let calls = IdempotentCalls::default();
+    let Claim::New(done) = calls.claim("k", 1) else {
         panic!()
     };
-    let Turn::Repeat(first) = once.turn("k", 1) else {
+    let Claim::Duplicate(first) = calls.claim("k", 1) else {
         panic!()
     };
-    done.end(Code::AlreadyExists, "there");
+    done.complete(Code::AlreadyExists, "there");
     let status = repeat(first).await;
     assert_eq!(
         (status.code(), status.message()),
         (Code::AlreadyExists, "there")
     );
-    assert!(matches!(once.turn("k", 1), Turn::Repeat(_)));
-    assert!(matches!(once.turn("k", 2), Turn::Other));
+    assert!(matches!(calls.claim("k", 1), Claim::Duplicate(_)));
+    assert!(matches!(calls.claim("k", 2), Claim::KeyReused));
 }
 
 #[tokio::test]
 async fn what_came_to_nothing_may_be_tried_again() {
-    let once = Once::default();
+    let calls = IdempotentCalls::default();
     for code in [None, Some(Code::Unavailable)] {
-        let Turn::First(done) = once.turn("k", 1) else {
+        let Claim::New(done) = calls.claim("k", 1) else {
             panic!()
         };
-        let Turn::Repeat(first) = once.turn("k", 1) else {
+        let Claim::Duplicate(first) = calls.claim("k", 1) else {
             panic!()
         };
         match code {
-            Some(code) => done.end(code, ""),
+            Some(code) => done.complete(code, ""),
             None => drop(done),
         }
         assert_eq!(repeat(first).await.code(), Code::Unavailable);
     }
-    assert!(matches!(once.turn("k", 1), Turn::First(_)));
+    assert!(matches!(calls.claim("k", 1), Claim::New(_)));
 }
 
 /// Answers each request with what is sent to it next.
@@ -48,7 +48,7 @@ type Sent = mpsc::Sender<Result<Frame<Bytes>, Status>>;
 
 /// Sends a request of a key; its answer comes from `body`.
 async fn ask(
-    once: &Once,
+    calls: &IdempotentCalls,
     key: &str,
     body: Option<mpsc::Receiver<Result<Frame<Bytes>, Status>>>,
 ) -> Code {
@@ -66,19 +66,19 @@ async fn ask(
         }
     });
     let request = Request::new(Full::new(Bytes::new()));
-    let answered = once.answer(key.to_owned(), request, service).await;
+    let answered = calls.answer(key.to_owned(), request, service).await;
     Status::from_header_map(answered.headers()).map_or(Code::Ok, |status| status.code())
 }
 
-fn in_a_hurry() -> Once {
+fn in_a_hurry() -> IdempotentCalls {
     let soon = Duration::from_millis(20);
-    Once {
-        places: Arc::new(Semaphore::new(1)),
-        patience: Patience {
-            begin: soon,
-            end: soon,
+    IdempotentCalls {
+        execution_slots: Arc::new(Semaphore::new(1)),
+        timeouts: CallTimeouts {
+            first_byte: soon,
+            whole_response: soon,
         },
-        ..Once::default()
+        ..IdempotentCalls::default()
     }
 }
 
@@ -89,25 +89,25 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn what_does_not_end_is_given_up_and_may_be_tried_again() {
-    let once = in_a_hurry();
+    let calls = in_a_hurry();
     for round in 0..2 {
         let (sent, body): (Sent, _) = mpsc::channel(1);
-        let stream = in_time(ask(&once, "stream", Some(body))).await;
+        let stream = in_time(ask(&calls, "stream", Some(body))).await;
         assert_eq!(stream, Code::DeadlineExceeded, "{round}");
         in_time(sent.closed()).await;
-        let mute = in_time(ask(&once, "mute", None)).await;
+        let mute = in_time(ask(&calls, "mute", None)).await;
         assert_eq!(mute, Code::DeadlineExceeded, "{round}");
     }
     let (sent, body): (Sent, _) = mpsc::channel(1);
     drop(sent);
-    assert_eq!(in_time(ask(&once, "ends", Some(body))).await, Code::Ok);
+    assert_eq!(in_time(ask(&calls, "ends", Some(body))).await, Code::Ok);
 }
 
 #[tokio::test]
 async fn a_stream_whose_caller_has_left_keeps_nothing_for_ever() {
-    let once = in_a_hurry();
+    let calls = in_a_hurry();
     let (sent, body): (Sent, _) = mpsc::channel(1);
-    let asking = ask(&once, "left", Some(body));
+    let asking = ask(&calls, "left", Some(body));
     let left = tokio::time::timeout(Duration::from_millis(1), asking).await;
     assert!(left.is_err());
     in_time(sent.closed()).await;
@@ -115,22 +115,22 @@ async fn a_stream_whose_caller_has_left_keeps_nothing_for_ever() {
 
 #[tokio::test]
 async fn only_so_many_are_carried_out_at_once_and_others_wait_their_turn() {
-    let once = Once {
-        places: Arc::new(Semaphore::new(1)),
-        ..Once::default()
+    let calls = IdempotentCalls {
+        execution_slots: Arc::new(Semaphore::new(1)),
+        ..IdempotentCalls::default()
     };
     let (first, body): (Sent, _) = mpsc::channel(1);
-    let other = once.clone();
+    let other = calls.clone();
     let slow = tokio::spawn(async move { ask(&other, "slow", Some(body)).await });
     in_time(async {
-        while once.places.available_permits() > 0 {
+        while calls.execution_slots.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     let (sent, body): (Sent, _) = mpsc::channel(1);
     drop(sent);
-    let mut next = std::pin::pin!(ask(&once, "next", Some(body)));
+    let mut next = std::pin::pin!(ask(&calls, "next", Some(body)));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
     assert!(early.is_err());
     drop(first);
@@ -139,61 +139,61 @@ async fn only_so_many_are_carried_out_at_once_and_others_wait_their_turn() {
 }
 
 /// An answer of so many bytes, as the caller gets it.
-async fn answer_of(once: &Once, key: &str, bytes: usize) -> Response<Body> {
+async fn answer_of(calls: &IdempotentCalls, key: &str, bytes: usize) -> Response<Body> {
     let service = tower::service_fn(move |_: Request<Body>| async move {
         let body = Full::new(Bytes::from(vec![0; bytes]));
         Ok::<_, Infallible>(Response::new(Body::new(body)))
     });
     let request = Request::new(Full::new(Bytes::new()));
-    once.answer(key.to_owned(), request, service).await
+    calls.answer(key.to_owned(), request, service).await
 }
 
 #[tokio::test]
 async fn an_error_ends_with_its_head() {
-    let once = Once::default();
+    let calls = IdempotentCalls::default();
     let service = tower::service_fn(|_: Request<Body>| async {
         Ok::<_, Infallible>(
             crate::status::with_reason(Code::NotFound, "NOT_FOUND", "no").into_http::<Body>(),
         )
     });
     let request = Request::new(Full::new(Bytes::new()));
-    let answered = once.answer("k".to_owned(), request, service).await;
+    let answered = calls.answer("k".to_owned(), request, service).await;
     assert!(answered.body().is_end_stream());
-    let some = answer_of(&once, "some", 1).await;
+    let some = answer_of(&calls, "some", 1).await;
     assert!(!some.body().is_end_stream());
 }
 
 #[tokio::test]
 async fn only_so_many_large_answers_are_there_until_they_are_taken_and_small_ones_pass() {
-    let once = Once::default();
+    let calls = IdempotentCalls::default();
     let mut unread = Vec::new();
-    for n in 0..CARRIED_LARGE_MAX {
-        unread.push(answer_of(&once, &format!("{n}"), 1 << 20).await);
+    for n in 0..IDEMPOTENT_LARGE_MAX {
+        unread.push(answer_of(&calls, &format!("{n}"), 1 << 20).await);
     }
-    let mut next = std::pin::pin!(answer_of(&once, "next", 1 << 20));
+    let mut next = std::pin::pin!(answer_of(&calls, "next", 1 << 20));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut next).await;
     assert!(early.is_err());
-    in_time(answer_of(&once, "small", 1000)).await;
+    in_time(answer_of(&calls, "small", 1000)).await;
     unread.pop();
     let next = in_time(next).await.into_body().collect().await.unwrap();
     assert_eq!(next.to_bytes().len(), 1 << 20);
 }
 
 /// With all places of large answers taken by some that nobody reads.
-async fn unread(once: &Once) -> Vec<Response<Body>> {
+async fn unread(calls: &IdempotentCalls) -> Vec<Response<Body>> {
     let mut unread = Vec::new();
-    for n in 0..CARRIED_LARGE_MAX {
-        unread.push(in_time(answer_of(once, &format!("unread {n}"), 1 << 20)).await);
+    for n in 0..IDEMPOTENT_LARGE_MAX {
+        unread.push(in_time(answer_of(calls, &format!("unread {n}"), 1 << 20)).await);
     }
     unread
 }
 
 #[tokio::test]
 async fn a_large_answer_that_nobody_reads_gives_its_place_away_and_says_so() {
-    let mut once = Once::default();
-    once.large.patience.unread = Duration::from_millis(50);
-    let mut unread = unread(&once).await;
-    let next = in_time(answer_of(&once, "next", 1 << 20)).await;
+    let mut calls = IdempotentCalls::default();
+    calls.large.timeouts.unread = Duration::from_millis(50);
+    let mut unread = unread(&calls).await;
+    let next = in_time(answer_of(&calls, "next", 1 << 20)).await;
     assert_eq!(
         Status::from_header_map(next.headers()).map(|s| s.code()),
         None
@@ -207,24 +207,24 @@ async fn a_large_answer_that_nobody_reads_gives_its_place_away_and_says_so() {
 
 #[tokio::test]
 async fn what_waits_for_a_place_lets_small_answers_pass() {
-    let mut once = Once {
-        places: Arc::new(Semaphore::new(1)),
-        ..Once::default()
+    let mut calls = IdempotentCalls {
+        execution_slots: Arc::new(Semaphore::new(1)),
+        ..IdempotentCalls::default()
     };
-    once.large.patience.unread = Duration::from_secs(600);
-    let _unread = unread(&once).await;
-    let mut waits = std::pin::pin!(answer_of(&once, "waits", 1 << 20));
+    calls.large.timeouts.unread = Duration::from_secs(600);
+    let _unread = unread(&calls).await;
+    let mut waits = std::pin::pin!(answer_of(&calls, "waits", 1 << 20));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut waits).await;
     assert!(early.is_err());
-    in_time(answer_of(&once, "small", 1000)).await;
+    in_time(answer_of(&calls, "small", 1000)).await;
 }
 
 #[tokio::test]
 async fn what_waits_for_a_place_in_vain_is_told_what_it_waited_for() {
-    let mut once = Once::default();
-    once.large.patience.place = Duration::from_millis(1);
-    let _unread = unread(&once).await;
-    let told = in_time(answer_of(&once, "waits", 1 << 20)).await;
+    let mut calls = IdempotentCalls::default();
+    calls.large.timeouts.place = Duration::from_millis(1);
+    let _unread = unread(&calls).await;
+    let told = in_time(answer_of(&calls, "waits", 1 << 20)).await;
     let told = Status::from_header_map(told.headers()).unwrap();
     assert_eq!(told.code(), Code::ResourceExhausted);
     assert!(told.message().contains("large_answers: 4 of 4"), "{told}");
@@ -232,11 +232,13 @@ async fn what_waits_for_a_place_in_vain_is_told_what_it_waited_for() {
 
 #[tokio::test]
 async fn a_large_answer_goes_out_in_small_pieces() {
-    let mut body = answer_of(&Once::default(), "k", 1 << 20).await.into_body();
+    let mut body = answer_of(&IdempotentCalls::default(), "k", 1 << 20)
+        .await
+        .into_body();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
         let data = frame.unwrap().into_data().unwrap();
-        assert!(data.len() <= CARRIED_PIECE_BYTES);
+        assert!(data.len() <= IDEMPOTENT_PIECE_BYTES);
         bytes += data.len();
     }
     assert_eq!(bytes, 1 << 20);
@@ -244,7 +246,12 @@ async fn a_large_answer_goes_out_in_small_pieces() {
 
 #[tokio::test]
 async fn an_answer_that_is_too_large_says_what_to_do() {
-    let told = answer_of(&Once::default(), "k", CARRIED_ANSWER_BYTES_MAX + 1).await;
+    let told = answer_of(
+        &IdempotentCalls::default(),
+        "k",
+        IDEMPOTENT_ANSWER_BYTES_MAX + 1,
+    )
+    .await;
     let told = Status::from_header_map(told.headers()).unwrap();
     assert_eq!(told.code(), Code::OutOfRange);
     assert!(told.message().contains("call without"), "{told}");
@@ -252,27 +259,27 @@ async fn an_answer_that_is_too_large_says_what_to_do() {
 
 #[test]
 fn a_request_under_way_is_not_forgotten_however_many_end_meanwhile() {
-    let once = Once::default();
-    let Turn::First(slow) = once.turn("slow", 1) else {
+    let calls = IdempotentCalls::default();
+    let Claim::New(slow) = calls.claim("slow", 1) else {
         panic!()
     };
     for key in 0..KEYS_MAX + 10 {
-        if let Turn::First(done) = once.turn(&key.to_string(), 1) {
-            done.end(Code::Ok, "");
+        if let Claim::New(done) = calls.claim(&key.to_string(), 1) {
+            done.complete(Code::Ok, "");
         }
     }
-    assert!(matches!(once.turn("slow", 1), Turn::Repeat(_)));
-    slow.end(Code::Ok, "");
-    assert!(matches!(once.turn("slow", 1), Turn::Repeat(_)));
+    assert!(matches!(calls.claim("slow", 1), Claim::Duplicate(_)));
+    slow.complete(Code::Ok, "");
+    assert!(matches!(calls.claim("slow", 1), Claim::Duplicate(_)));
 }
 
 #[test]
 fn keys_are_bounded() {
-    let once = Once::default();
+    let calls = IdempotentCalls::default();
     for key in 0..KEYS_MAX + 10 {
-        if let Turn::First(done) = once.turn(&key.to_string(), 1) {
-            done.end(Code::Ok, "");
+        if let Claim::New(done) = calls.claim(&key.to_string(), 1) {
+            done.complete(Code::Ok, "");
         }
     }
-    assert_eq!(once.lock().by_key.len(), KEYS_MAX);
+    assert_eq!(calls.lock().by_key.len(), KEYS_MAX);
 }

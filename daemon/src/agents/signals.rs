@@ -7,7 +7,7 @@ use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
 
 /// Something that the conversation must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Glance {
+pub(crate) enum AgentSignal {
     /// The agent is there.
     Began {
         /// What it calls its conversation.
@@ -44,7 +44,7 @@ pub(crate) struct Ask {
 }
 
 /// What a line means, in the order in which it stands there.
-pub(crate) fn glance(line: &[u8]) -> Vec<Glance> {
+pub(crate) fn signals_in(line: &[u8]) -> Vec<AgentSignal> {
     // Most lines are partial output, which means nothing here.
     if line.starts_with(br#"{"type":"stream_event""#) {
         return Vec::new();
@@ -56,11 +56,11 @@ pub(crate) fn glance(line: &[u8]) -> Vec<Glance> {
         .map_while(Result::ok)
         .filter(|value| value.get().starts_with('{'))
         .take(TRANSLATE_OBJECTS_PER_LINE_MAX)
-        .filter_map(|object| of(object.get()))
+        .filter_map(|object| signal_in(object.get()))
         .collect()
 }
 
-fn of(object: &str) -> Option<Glance> {
+fn signal_in(object: &str) -> Option<AgentSignal> {
     let names = [
         "type",
         "subtype",
@@ -72,23 +72,23 @@ fn of(object: &str) -> Option<Glance> {
     let [kind, subtype, session_id, model, request_id, request] = fields(object, &names)?;
     let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
     match &*text(kind) {
-        "system" if text(subtype) == "init" => Some(Glance::Began {
+        "system" if text(subtype) == "init" => Some(AgentSignal::Began {
             session_id: text(session_id),
             model: text(model),
         }),
-        "result" => Some(Glance::TurnOver),
-        "control_cancel_request" => Some(Glance::Withdraws(text(request_id))),
+        "result" => Some(AgentSignal::TurnOver),
+        "control_cancel_request" => Some(AgentSignal::Withdraws(text(request_id))),
         "control_request" => {
             let names = ["subtype", "tool_name", "input"];
             let [subtype, tool_name, input] = fields(request?.get(), &names)?;
             let (request_id, subtype) = (text(request_id), text(subtype));
             if subtype != "can_use_tool" {
-                return Some(Glance::AsksOther {
+                return Some(AgentSignal::AsksOther {
                     request_id,
                     subtype,
                 });
             }
-            Some(Glance::Asks(Ask {
+            Some(AgentSignal::Asks(Ask {
                 request_id,
                 tool_name: text(tool_name),
                 input: input.map_or("{}", RawValue::get).to_owned(),
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_request_is_taken_as_the_agent_wrote_it() {
         let line = br#"{"type":"control_request","request_id":"r","request":{"subtype":"can_use_tool","tool_name":"Bash","input":{"b":1.50, "a":"\u00e9"}}}"#;
-        let [Glance::Asks(ask)] = &glance(line)[..] else {
+        let [AgentSignal::Asks(ask)] = &signals_in(line)[..] else {
             panic!()
         };
         assert_eq!(
@@ -121,13 +121,13 @@ mod tests {
     fn each_object_of_a_line_is_seen_and_nonsense_is_not() {
         let two = br#"{"type":"system","subtype":"init","session_id":"a","model":"m"}{"type":"result"} torn"#;
         assert_eq!(
-            glance(two),
+            signals_in(two),
             [
-                Glance::Began {
+                AgentSignal::Began {
                     session_id: "a".to_owned(),
                     model: "m".to_owned()
                 },
-                Glance::TurnOver
+                AgentSignal::TurnOver
             ]
         );
         for line in [
@@ -140,8 +140,8 @@ mod tests {
             r#"{"type":"control_request","request":7}"#,
             r#"{"type":"system","subtype":"other"}"#,
         ] {
-            assert!(glance(line.as_bytes()).is_empty(), "{line}");
+            assert!(signals_in(line.as_bytes()).is_empty(), "{line}");
         }
-        assert!(glance(b"\xff\xfe").is_empty());
+        assert!(signals_in(b"\xff\xfe").is_empty());
     }
 }

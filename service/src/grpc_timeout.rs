@@ -1,0 +1,62 @@
+//! The time that a caller gives, as gRPC writes it in `grpc-timeout`.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+/// The time in a call's headers; `None` without one, or with one that cannot be read.
+#[must_use]
+pub fn from_headers(headers: &HeaderMap) -> Option<Duration> {
+    parse(headers.get("grpc-timeout")?.to_str().ok()?)
+}
+
+/// At most eight digits and a unit.
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_writes_them() {
+        assert_eq!(parse("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
+        let longest = Duration::from_secs(99_999_999 * 3600);
+        assert_eq!(parse("99999999H"), Some(longest));
+        for bad in [
+            "",
+            "m",
+            "5",
+            "5x",
+            "123456789m",
+            "-1S",
+            "+5S",
+            "5mm",
+            " 5S",
+            "5 S",
+            "5ä",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn calls_without_a_timeout_have_none() {
+        assert_eq!(from_headers(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,5 @@
+//! What the daemon and the relay do alike as long-running programs: once, so that it stays alike.
+
+pub mod grpc_timeout;
+pub mod service_manager;
+pub mod trace_context;
