@@ -340,9 +340,8 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     disk(path).map(|disk| disk.free_bytes)
 }
 
-/// Whether the file system of `path` takes so many more bytes, tried with a file that has no name and
-/// is gone at once; false as well where that cannot be tried. What a file system tells of its room is
-/// not always so: it may keep some for root, tell none while it has some, or know of quotas.
+/// Whether the file system really accepts so many more bytes, tried with an unnamed temporary file; false
+/// as well where that cannot be tried. statvfs may count space that is reserved for root, or ignore quotas.
 pub(crate) fn takes_bytes(path: &Path, bytes: u64) -> bool {
     try_to_hold(path, bytes).is_ok()
 }

@@ -254,8 +254,7 @@ mod tests {
     fn empty(messages: usize) -> AppendRequest {
         let session = SessionId::new("s").unwrap();
         let batch = Batch::new(session, vec![Bytes::new(); messages]);
-        let prepared = AppendRequest::prepare(batch, 1, Instant::now(), Box::new(|_| {}));
-        prepared.map_err(|(error, _)| error).unwrap()
+        AppendRequest::prepare(batch, None, 1, Instant::now(), Box::new(|_| {})).unwrap()
     }
 
     #[test]
