@@ -34,7 +34,7 @@ impl Store {
         let database = self.path().display().to_string();
         let now_ms = self.options().clock.now_ms();
         let (database_bytes, wal_bytes) = (self.inner.db.main_bytes()?, self.inner.db.wal_bytes()?);
-        let limit_bytes = self.limits().0;
+        let limit_bytes = self.limits().db_bytes_max;
         let shown = SESSIONS_SHOWN_MAX as u32;
         let answer = self.query("read the capacity report", |connection| {
             // One snapshot: figures of different moments would contradict each other.

@@ -517,7 +517,11 @@ mod tests {
             too_large.to_string(),
             "message 0 of the batch for session s has 10,485,761 B, over the limit of 10,485,760 B"
         );
-        let refused = crate::options::check_size_limits(0, 0).unwrap_err();
+        let refused = crate::options::check_size_limits(crate::options::SizeLimits {
+            db_bytes_max: 0,
+            session_bytes_max: 0,
+        })
+        .unwrap_err();
         assert_eq!(
             refused.to_string(),
             "db_bytes_max is not valid: 0 B is below the least that works, 1.00 MB"

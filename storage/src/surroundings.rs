@@ -38,7 +38,7 @@ impl Surroundings {
     /// Looks around `path`.
     #[must_use]
     pub fn of(path: &Path) -> Self {
-        let path = &files::behind_links(path);
+        let path = &files::resolve_links(path);
         let db = Db::at(path);
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use betcode_storage::capacity::text::DAY_MS;
 use betcode_storage::limits::{DB_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX_DEFAULT};
-use betcode_storage::{Durability, StoreOptions, behind_links};
+use betcode_storage::{Durability, StoreOptions, resolve_links};
 use clap::{Args, Parser};
 use directories::ProjectDirs;
 
@@ -84,10 +84,10 @@ impl Global {
     /// When none is named and the system knows no home for the user.
     pub fn database(&self) -> Result<PathBuf> {
         if let Some(path) = &self.db {
-            return Ok(behind_links(path));
+            return Ok(resolve_links(path));
         }
         ProjectDirs::from("", "", "betcode")
-            .map(|dirs| behind_links(&dirs.data_dir().join("history.db")))
+            .map(|dirs| resolve_links(&dirs.data_dir().join("history.db")))
             .ok_or_else(|| {
                 Failure::new(Exit::Usage, "there is no default place for the database")
                     .why("the system names no home directory for this user")

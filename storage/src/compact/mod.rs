@@ -40,6 +40,6 @@ pub use plan::PlannedStep;
 pub use policy::{CompactionPolicy, SessionState};
 pub use run::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,
-    compaction_threads,
+    SessionFailure, compaction_threads,
 };
 pub use service::{CompactionService, ServiceOptions, ServiceState, ServiceStatus};

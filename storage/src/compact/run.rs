@@ -90,13 +90,31 @@ pub fn compaction_threads() -> usize {
         .clamp(1, COMPACTION_THREADS_MAX)
 }
 
+/// A session that could not be compacted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionFailure {
+    /// The session.
+    pub session: SessionId,
+    /// Why.
+    pub why: String,
+}
+
+impl SessionFailure {
+    pub(super) fn new(session: &SessionId, error: &StoreError) -> Self {
+        Self {
+            session: session.clone(),
+            why: error.to_string(),
+        }
+    }
+}
+
 /// What a run would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CompactionPlan {
     /// Steps by project and base, in the order in which they would be done.
     pub batches: Vec<PlannedBatch>,
     /// Sessions whose rows are damaged, so that nothing can be planned for them, with the reason.
-    pub failures: Vec<(SessionId, String)>,
+    pub failures: Vec<SessionFailure>,
 }
 
 impl CompactionPlan {
@@ -166,7 +184,7 @@ pub struct CompactionOutcome {
     /// Segments that these replaced.
     pub segments_replaced: u64,
     /// Sessions that failed, with the reason; the others were done all the same.
-    pub failures: Vec<(SessionId, String)>,
+    pub failures: Vec<SessionFailure>,
     /// It was stopped on request; what was done stays.
     pub cancelled: bool,
     /// Duration.
@@ -455,7 +473,7 @@ impl Store {
         outcome: &CompactionOutcome,
         error: Option<&StoreError>,
     ) -> Result<()> {
-        let failures = outcome.failures.first().map(|(_, why)| why.clone());
+        let failures = outcome.failures.first().map(|failure| failure.why.clone());
         let run = CompactionRun {
             run_id: 0,
             started_ms,
@@ -533,7 +551,11 @@ impl Drop for AtWork<'_> {
 
 impl<'o> Tally<'o> {
     fn new(outcome: &'o mut CompactionOutcome, culprit: &'o Culprit) -> Self {
-        let failed = outcome.failures.iter().map(|(id, _)| id.clone()).collect();
+        let failed = outcome
+            .failures
+            .iter()
+            .map(|failure| failure.session.clone())
+            .collect();
         Self {
             outcome,
             failed,
@@ -571,9 +593,9 @@ impl<'o> Tally<'o> {
             // Damage in one session must not keep the others from being compacted.
             Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
                 tracing::error!(session = %step.session, %error, "a session cannot be compacted");
-                let id = step.session.clone();
-                self.outcome.failures.push((id.clone(), error.to_string()));
-                self.failed.insert(id);
+                let failure = SessionFailure::new(&step.session, &error);
+                self.outcome.failures.push(failure);
+                self.failed.insert(step.session.clone());
                 Ok(())
             }
             Err(error) => Err(error),

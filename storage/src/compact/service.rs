@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::lease::Lease;
 use super::policy::CompactionPolicy;
 use super::run::{
-    CompactionOutcome, CompactionProgress, CompactionRequest, Culprit, check_cpu_fraction,
+    CompactionOutcome, CompactionProgress, CompactionRequest, Culprit, SessionFailure,
+    check_cpu_fraction,
 };
 use crate::capacity::levels::Level;
 use crate::error::{ErrorKind, Result, StoreError};
@@ -266,10 +267,10 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
             // The others have their turn at the next look.
             Err(error) => {
                 let culprit = culprit.session().into_iter();
-                culprit.map(|id| (id, error.to_string())).collect()
+                culprit.map(|id| SessionFailure::new(&id, error)).collect()
             }
         };
-        for (id, why) in failures {
+        for SessionFailure { session: id, why } in failures {
             let messages = store.session(&id).map_or(0, |session| session.messages);
             let since = Instant::now();
             let left = Failed {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, batches};
 use super::plan::{Packer, Packing, PlannedStep};
 use super::policy::{CompactionPolicy, SessionState};
-use super::run::{CompactionPlan, CompactionRequest};
+use super::run::{CompactionPlan, CompactionRequest, SessionFailure};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::segment::CodecVersion;
@@ -246,7 +246,7 @@ fn or_cancelled(go_on: ControlFlow<()>) -> Result<()> {
 fn fail(plan: &mut CompactionPlan, session: Option<&SessionId>, error: &StoreError) {
     tracing::error!(session = session.map(SessionId::as_str), %error, "a session cannot be compacted");
     if let Some(id) = session {
-        plan.failures.push((id.clone(), error.to_string()));
+        plan.failures.push(SessionFailure::new(id, error));
     }
 }
 

@@ -12,6 +12,7 @@ use crate::limits::{
     ADMISSION_SLACK_BYTES, MESSAGE_TYPES_MAX, SEQUENCE_MAX, SESSION_KEY_MAX, SESSION_TEXT_BYTES_MAX,
 };
 use crate::message::{Appended, Arrival, SessionMeta};
+use crate::options::SizeLimits;
 use crate::reader::fetch;
 use crate::session::Session;
 use crate::sql::db::{Db, is_damaged_page};
@@ -46,8 +47,7 @@ pub(super) struct Admitted {
 pub(super) struct SpaceBudget {
     /// What the database takes, with what was admitted of the group before.
     pub(super) used_bytes: u64,
-    pub(super) db_bytes_max: u64,
-    pub(super) session_bytes_max: u64,
+    pub(super) limits: SizeLimits,
 }
 
 /// Why an append is refused whose rows SQLite took and does not find.
@@ -136,21 +136,23 @@ impl<'g> GroupWriter<'g> {
         let grows = known.is_none() || !fresh.is_empty();
         // Rows take a little more than their payloads, and the pages of indexes and counters grow with them.
         let used_with_rows = self.budget.used_bytes.saturating_add(ADMISSION_SLACK_BYTES);
-        if grows && !limits_policy::admits(used_with_rows, incoming, self.budget.db_bytes_max) {
+        if grows
+            && !limits_policy::admits(used_with_rows, incoming, self.budget.limits.db_bytes_max)
+        {
             return Err(StoreError::LimitReached {
                 path: self.db.path().to_owned(),
                 used_bytes: self.budget.used_bytes,
                 incoming_bytes: incoming,
-                limit_bytes: self.budget.db_bytes_max,
+                limit_bytes: self.budget.limits.db_bytes_max,
             });
         }
         if incoming > 0
-            && !limits_policy::admits(used_bytes, incoming, self.budget.session_bytes_max)
+            && !limits_policy::admits(used_bytes, incoming, self.budget.limits.session_bytes_max)
         {
             return Err(StoreError::SessionLimitReached {
                 id: request.session.to_string(),
                 used_bytes,
-                limit_bytes: self.budget.session_bytes_max,
+                limit_bytes: self.budget.limits.session_bytes_max,
             });
         }
         self.budget.used_bytes += incoming;

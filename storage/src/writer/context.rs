@@ -566,8 +566,7 @@ fn space_budget(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Resu
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
     Ok(SpaceBudget {
         used_bytes: live_bytes + wal_excess_bytes(db, watch)?,
-        db_bytes_max: watch.db_bytes_max(),
-        session_bytes_max: watch.session_bytes_max(),
+        limits: watch.limits(),
     })
 }
 

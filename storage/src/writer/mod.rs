@@ -21,6 +21,7 @@ use rusqlite::Connection;
 
 pub(crate) use context::WriterContext;
 use context::WriterIdleness;
+pub use queue::QueueDepth;
 use queue::{Queue, Work};
 pub(crate) use request::Done;
 use request::{AppendRequest, Unanswered};
@@ -155,8 +156,8 @@ impl Writer {
         answered()
     }
 
-    /// Requests that wait for the writer, and the bytes that they take.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
+    /// What waits for the writer.
+    pub(crate) fn waiting(&self) -> QueueDepth {
         self.queue.waiting()
     }
 
@@ -222,8 +223,7 @@ fn run(queue: &Queue, mut context: WriterContext) -> Result<()> {
                         job(&mut context);
                         context.observe_size();
                     }
-                    let (waiting, _) = queue.waiting();
-                    let idleness = match waiting {
+                    let idleness = match queue.waiting().requests {
                         0 => WriterIdleness::Drained,
                         _ => WriterIdleness::Busy,
                     };
