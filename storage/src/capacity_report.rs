@@ -43,10 +43,10 @@ impl Store {
             let free_pages = sql::space::free_pages(&snapshot)?;
             let types = sql::growth::by_type(&snapshot)?;
             let hours = sql::growth::by_hour(&snapshot, i64::MIN)?;
-            let chosen = sql::report::shown(&snapshot, PACE_ACTIVE_MS_MIN, shown);
+            let chosen = sql::report::select(&snapshot, PACE_ACTIVE_MS_MIN, shown);
             let chosen = sql::damaged::or_else(chosen, || {
                 let (sessions, _damaged) = sql::damaged::all(&snapshot)?;
-                sql::report::shown_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
+                sql::report::select_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
             })?;
             let runs = sql::runs::list(&snapshot, RUNS_MAX)?;
             Ok(report::build(&ReportInput {

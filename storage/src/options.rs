@@ -37,9 +37,10 @@ pub struct StoreOptions {
     /// Bytes that may wait for the writer: payloads, and [`limits::QUEUED_MESSAGE_BYTES`] for each
     /// message.
     pub queue_bytes_max: usize,
-    /// How long an append may wait for room in the queue and for its turn.
+    /// How long an append may wait for room in the queue and for its turn, by default
+    /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once.
     pub append_wait_ms_max: u64,
-    /// Readers' connections.
+    /// Readers' connections, by default [`limits::READERS_MAX_DEFAULT`]; at least 1.
     pub readers_max: u32,
     /// Size of the file held in reserve for a full disk; 0 for none.
     pub reserve_bytes: u64,

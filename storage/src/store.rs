@@ -245,7 +245,9 @@ impl Store {
     }
 
     /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not.
-    /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer.
+    /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer. Calls of
+    /// the store in it that would wait for the writer are refused ([`StoreError::InvalidArgument`]); it may
+    /// queue more with this, and is refused where there is no room at once.
     ///
     /// # Errors
     /// An error here means that nothing was queued and that `done` is not called.

@@ -189,7 +189,7 @@ impl<'g> GroupWriter<'g> {
         if segment.is_none_or(|last| last <= end) && hot.is_none() {
             return Ok(());
         }
-        Err(StoreError::more_behind(&session.id, end))
+        Err(StoreError::rows_past_end(&session.id, end))
     }
 
     /// Writes an admitted request's messages and its session's row.
@@ -286,7 +286,7 @@ impl<'g> GroupWriter<'g> {
         let overlap = (next - expected).min(request.messages.len() as u64);
         let mut sequence = expected;
         let end = expected + overlap;
-        let mut cursor = fetch::Cursor::default();
+        let mut cursor = fetch::PageReader::default();
         let mut offered = request.messages.iter();
         while sequence < end {
             let page = fetch::page(
