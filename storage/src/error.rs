@@ -356,6 +356,10 @@ impl StoreError {
         }
     }
 
+    pub(crate) fn not_found(id: &SessionId) -> Self {
+        Self::SessionNotFound { id: id.to_string() }
+    }
+
     /// What became of an operation that panicked.
     pub(crate) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();

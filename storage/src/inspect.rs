@@ -122,7 +122,7 @@ impl Store {
         );
         let session = session
             .map_err(|error| error.in_session(id))?
-            .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
+            .ok_or_else(|| StoreError::not_found(id))?;
         let rows = db.named(
             "list the segments",
             sql::segments::list(&snapshot, session.key),

@@ -293,7 +293,7 @@ impl Store {
             self.inner.readers.ids.find(connection, id)
         })
         .map_err(|error| error.in_session(id))?
-        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+        .ok_or_else(|| StoreError::not_found(id))
     }
 
     /// Lists sessions, the last changed first, with the number of all that match. If pages of the list are
@@ -328,7 +328,7 @@ impl Store {
             context.write_without_reserve("rename the session", |db, connection| {
                 let key = IdIndex::default().key_of(connection, &id);
                 let Some(key) = db.named("find the session", key)? else {
-                    return Err(StoreError::SessionNotFound { id: id.to_string() });
+                    return Err(StoreError::not_found(&id));
                 };
                 let renamed = sql::sessions::rename(connection, key, &name, now_ms);
                 db.named("rename the session", renamed)
@@ -502,7 +502,7 @@ impl Store {
             self.inner.readers.ids.key_of(connection, id)
         })
         .map_err(|error| error.in_session(id))?
-        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+        .ok_or_else(|| StoreError::not_found(id))
     }
 
     pub(crate) fn query<T>(

@@ -40,8 +40,7 @@ impl Surroundings {
     pub fn of(path: &Path) -> Self {
         let path = &files::resolve_links(path);
         let db = Db::at(path);
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = files::folder_of(path);
         let reserve = std::fs::metadata(db.beside("-reserve"));
         let unwritable = [path, folder]
             .into_iter()

@@ -112,7 +112,7 @@ pub struct Replay {
     end: u64,
     /// An error has ended the iteration.
     is_over: bool,
-    /// Whether to look behind the end, which is the session's, once it is reached.
+    /// Whether to look past the end, which is the session's, once it is reached.
     checks_past_end: bool,
     cursor: fetch::PageReader,
     page: std::vec::IntoIter<Message>,
@@ -177,9 +177,7 @@ impl Replay {
             .db
             .named("find the session", position)
             .map_err(|error| error.in_session(&session))?
-            .ok_or_else(|| StoreError::SessionNotFound {
-                id: session.to_string(),
-            })?;
+            .ok_or_else(|| StoreError::not_found(&session))?;
         let end = range.to.unwrap_or(newest).min(newest);
         let mut next = range.from.max(1);
         if let Some(last) = range.last {
@@ -271,7 +269,7 @@ impl Replay {
             Ok(Some(end)) => Err(StoreError::rows_past_end(&self.session, end)),
             // What cannot be read tells of no message.
             Err(error) if is_damage(&error) => Ok(()),
-            Err(error) => Err(db.name_error("look behind the end", error)),
+            Err(error) => Err(db.name_error("look past the end", error)),
         }
     }
 
@@ -285,9 +283,7 @@ impl Replay {
         if is_there {
             Ok(())
         } else {
-            Err(StoreError::SessionNotFound {
-                id: self.session.to_string(),
-            })
+            Err(StoreError::not_found(&self.session))
         }
     }
 

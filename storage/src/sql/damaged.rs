@@ -332,7 +332,7 @@ fn key_without_index(
     failure.map_or(Ok(None), Err)
 }
 
-/// Whether a message or a segment stands behind `end`, where a session's row says that it ends.
+/// Whether a message or a segment stands after `end`, where a session's row says that it ends.
 pub(crate) fn has_rows_past(
     connection: &Connection,
     key: SessionKey,

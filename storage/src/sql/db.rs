@@ -257,8 +257,7 @@ impl Db {
                 what: format!("{}: {why}", path.display()),
             },
             ErrorCode::CannotOpen if !path.exists() => {
-                let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-                if folder.is_some_and(|p| !p.exists()) {
+                if !files::folder_of(&path).exists() {
                     StoreError::Missing { path }
                 } else {
                     StoreError::ReadOnly { path, why }
@@ -363,7 +362,7 @@ pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) || is_past_end(error)
 }
 
-/// Whether a page was to be read that begins behind the end of the file: where it is one of a long
+/// Whether a page was to be read that begins past the end of the file: where it is one of a long
 /// message, SQLite calls that an I/O error.
 fn is_past_end(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|e| e.extended_code);
@@ -375,7 +374,7 @@ fn is_past_end(error: &rusqlite::Error) -> bool {
 fn is_schema_mismatch(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnName(_) => true,
-        // A table that begins behind the end of a file that is cut off is none.
+        // A table that begins past the end of a file that is cut off is none.
         rusqlite::Error::SqliteFailure(_, Some(what)) => {
             what.contains("has no column named") || what.starts_with("no such table: ")
         }

@@ -110,8 +110,7 @@ impl<'g> GroupWriter<'g> {
         request: &AppendRequest,
     ) -> Result<(usize, Appended)> {
         if request.key.is_some() && request.key != known.map(|session| session.key) {
-            let id = request.session.to_string();
-            return Err(StoreError::SessionNotFound { id });
+            return Err(StoreError::not_found(&request.session));
         }
         let next = known.map_or(1, |s| s.messages + 1);
         let duplicates = self.already_there(request, known, next)?;
