@@ -117,9 +117,9 @@ pub fn compaction_outcome(outcome: &CompactionOutcome) -> proto::CompactionOutco
         failures: outcome
             .failures
             .iter()
-            .map(|(session, why)| proto::CompactionFailure {
-                session_id: session.to_string(),
-                why: why.clone(),
+            .map(|failure| proto::CompactionFailure {
+                session_id: failure.session.to_string(),
+                why: failure.why.clone(),
             })
             .collect(),
         cancelled: outcome.cancelled,

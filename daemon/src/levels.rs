@@ -17,7 +17,7 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// Takes a sample of everything but the processor; all levels.
     pub(crate) fn sample(&mut self, core: &Core) -> Vec<ResourceLevel> {
-        let (db_bytes_max, _) = core.store.limits();
+        let db_bytes_max = core.store.limits().db_bytes_max;
         let sessions = &core.admission.sessions;
         self.observe(Metric::SqliteSize, core.database_bytes(), db_bytes_max);
         self.observe(Metric::Sessions, sessions.used(), sessions.max());

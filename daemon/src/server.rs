@@ -12,7 +12,7 @@ use betcode_schema_grpc::v1::agent_service_server::AgentServiceServer;
 use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
 use betcode_schema_grpc::v1::health_server::HealthServer;
 use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
-use betcode_storage::{Store, StoreError};
+use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -284,9 +284,10 @@ impl Daemon {
         self.core
             .hub
             .set_buffer_bytes_max(settings.max_follower_buffer_bytes);
-        self.core
-            .store
-            .set_limits(settings.max_db_bytes, settings.max_session_bytes)?;
+        self.core.store.set_limits(SizeLimits {
+            db_bytes_max: settings.max_db_bytes,
+            session_bytes_max: settings.max_session_bytes,
+        })?;
         self.attach();
         if let Some(certificates) = &self.certificates {
             certificates.reload(settings)?;

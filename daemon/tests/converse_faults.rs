@@ -18,6 +18,7 @@ use std::time::Duration;
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::AgentStatus;
 use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
+use betcode_storage::{SizeLimits, Store};
 use held::Held;
 use support::process::Process;
 use support::talk::{Talk, is_of_line, resume, said, serve, settings, start};
@@ -30,6 +31,15 @@ fn flags(folder: &Path) -> Vec<String> {
 }
 
 /// Whether a process is there and has not ended.
+/// Changes what a session may take.
+fn limit_sessions(store: &Store, session_bytes_max: u64) {
+    let limits = SizeLimits {
+        session_bytes_max,
+        ..store.limits()
+    };
+    store.set_limits(limits).unwrap();
+}
+
 fn is_alive(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -180,9 +190,8 @@ async fn without_room_the_agent_waits_clients_are_told_and_nothing_is_lost() {
     // A message now would be lost: it is refused.
     talk.say("say:more").await;
     assert_eq!(talk.error().await.details["limit"], "max_session_bytes");
-    let settings = &served.settings;
     let store = &served.daemon.core().store;
-    store.set_limits(settings.max_db_bytes, 50_000_000).unwrap();
+    limit_sessions(store, 50_000_000);
     talk.turn_over().await;
     let expected: String = (0..20_000).map(|at| format!("{at} ")).collect();
     assert_eq!(said(&talk.told), expected);
@@ -358,7 +367,7 @@ async fn an_answer_without_room_does_not_lock_its_session_when_the_agent_is_gone
     talk.say("lines:20000 ask:Bash:r").await;
     talk.permission().await;
     let (settings, store) = (&served.settings, &served.daemon.core().store);
-    store.set_limits(settings.max_db_bytes, 1_000_000).unwrap();
+    limit_sessions(store, 1_000_000);
     let allow = proto::PermissionDecision::AllowOnce;
     talk.decide("r", allow).await;
     talk.status(AgentStatus::Error).await;
@@ -371,7 +380,7 @@ async fn an_answer_without_room_does_not_lock_its_session_when_the_agent_is_gone
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     while talk.error().await.code != "AGENT_EXITED" {}
     let max = settings.max_session_bytes;
-    store.set_limits(settings.max_db_bytes, max).unwrap();
+    limit_sessions(store, max);
     talk.say("say:again").await;
     talk.hears("again").await;
 }

@@ -34,7 +34,7 @@ impl Store {
         let database = self.path().display().to_string();
         let now_ms = self.options().clock.now_ms();
         let (database_bytes, wal_bytes) = (self.inner.db.main_bytes()?, self.inner.db.wal_bytes()?);
-        let limit_bytes = self.limits().0;
+        let limit_bytes = self.limits().db_bytes_max;
         let shown = SESSIONS_SHOWN_MAX as u32;
         let answer = self.query("read the capacity report", |connection| {
             // One snapshot: figures of different moments would contradict each other.
@@ -43,10 +43,10 @@ impl Store {
             let free_pages = sql::space::free_pages(&snapshot)?;
             let types = sql::growth::by_type(&snapshot)?;
             let hours = sql::growth::by_hour(&snapshot, i64::MIN)?;
-            let chosen = sql::report::shown(&snapshot, PACE_ACTIVE_MS_MIN, shown);
+            let chosen = sql::report::select(&snapshot, PACE_ACTIVE_MS_MIN, shown);
             let chosen = sql::damaged::or_else(chosen, || {
                 let (sessions, _damaged) = sql::damaged::all(&snapshot)?;
-                sql::report::shown_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
+                sql::report::select_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
             })?;
             let runs = sql::runs::list(&snapshot, RUNS_MAX)?;
             Ok(report::build(&ReportInput {

@@ -6,7 +6,7 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::{DELETE_BYTES_PER_STEP, DELETE_ROWS_PER_STEP};
 use crate::message::{ImportMark, SessionMeta};
 use crate::session::Session;
-use crate::sql::db::is_odd_value;
+use crate::sql::db::is_invalid_value;
 use crate::sql::totals::Delta;
 use crate::sql::{self, DeletionStep};
 use crate::store::Store;
@@ -149,7 +149,7 @@ impl SessionFingerprint {
         if !self.has_counts(key, messages, updated_ms)
             || self.raw_bytes != session.raw_bytes
             || self.meta != session.meta
-            || sql::damaged::stands_behind(connection, key, messages)?
+            || sql::damaged::has_rows_past(connection, key, messages)?
         {
             return Ok(false);
         }
@@ -171,7 +171,7 @@ fn delete_session(
         Ok(None) => {
             return match sql::sessions::key_by_rows(connection, id)? {
                 None => Ok(None),
-                Some(_) => Err(sql::sessions::misled()),
+                Some(_) => Err(sql::sessions::index_mismatch()),
             };
         }
         Ok(Some(session)) => {
@@ -183,7 +183,7 @@ fn delete_session(
             (session.key, all_of(&session))
         }
         // An odd number in its row must not keep a session for ever.
-        Err(error) if is_odd_value(&error) && expected.is_none() => {
+        Err(error) if is_invalid_value(&error) && expected.is_none() => {
             match sql::sessions::find_as_far_as_readable(connection, id)? {
                 Some(found) => found,
                 None => return Err(error),

@@ -357,18 +357,22 @@ impl StoreError {
         }
     }
 
+    pub(crate) fn not_found(id: &SessionId) -> Self {
+        Self::SessionNotFound { id: id.to_string() }
+    }
+
     /// What became of an operation that panicked.
     pub(crate) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let why = text.unwrap_or("a panic without words").to_owned();
+        let why = text.unwrap_or("a panic without a message").to_owned();
         Self::Panicked { what, why }
     }
 
     /// A session's row says that it ends at sequence `end`, and there is more.
-    pub(crate) fn more_behind(id: &SessionId, end: u64) -> Self {
+    pub(crate) fn rows_past_end(id: &SessionId, end: u64) -> Self {
         let what =
-            format!("its row says that it ends at sequence {end}, and messages stand behind that");
+            format!("its row says that it ends at sequence {end}, and messages stand after that");
         Self::damaged(Some(id.as_str()), what)
     }
 
@@ -431,7 +435,7 @@ impl StoreError {
                 "list the sessions: the id may be misspelt, or the session deleted"
             }
             Self::PayloadTooLarge { .. } => {
-                "raise max_payload_bytes (at most 100 MiB), or send the message in parts"
+                "raise the payload limit (max_payload_bytes of the daemon; at most 100 MiB), or send the message in parts"
             }
             Self::SequenceConflict { .. } => {
                 "read the session from the expected sequence: another writer appended first"
@@ -450,7 +454,7 @@ impl StoreError {
                 "compact, delete sessions, or raise the limit: the store goes on at once"
             }
             Self::SessionLimitReached { .. } => {
-                "compact the session, go on in a new one, or raise max_session_bytes"
+                "compact the session, go on in a new one, or raise its limit (max_session_bytes of the daemon)"
             }
             Self::Foreign { .. } => {
                 "check the path: --db must name a history store, or a file that does not exist yet"
@@ -487,7 +491,16 @@ impl StoreError {
                 "nothing that was recorded is lost: go on, and report it with what the log says"
             }
             Self::SqliteTooOld { .. } => "build against the bundled SQLite",
-            _ => return None,
+            Self::SequenceExhausted { .. } => "go on in a new session",
+            Self::Closed { why: Some(_) } => {
+                "open the store again; the log says what ended the writer"
+            }
+            Self::Closed { why: None } => "open the store again",
+            // They say themselves what is wrong, or nobody can tell what would help.
+            Self::InvalidArgument { .. }
+            | Self::Cancelled
+            | Self::Io { .. }
+            | Self::Sqlite { .. } => return None,
         })
     }
 }
@@ -518,7 +531,11 @@ mod tests {
             too_large.to_string(),
             "message 0 of the batch for session s has 10,485,761 B, over the limit of 10,485,760 B"
         );
-        let refused = crate::options::check_size_limits(0, 0).unwrap_err();
+        let refused = crate::options::check_size_limits(crate::options::SizeLimits {
+            db_bytes_max: 0,
+            session_bytes_max: 0,
+        })
+        .unwrap_err();
         assert_eq!(
             refused.to_string(),
             "db_bytes_max is not valid: 0 B is below the least that works, 1.00 MB"

@@ -45,10 +45,10 @@ pub(crate) fn io_error(
 /// ```
 /// use std::path::Path;
 ///
-/// assert_eq!(betcode_storage::behind_links(Path::new("no/link.db")), Path::new("no/link.db"));
+/// assert_eq!(betcode_storage::resolve_links(Path::new("no/link.db")), Path::new("no/link.db"));
 /// ```
 #[must_use]
-pub fn behind_links(path: &Path) -> PathBuf {
+pub fn resolve_links(path: &Path) -> PathBuf {
     // As many as Linux follows; who opens a longer chain, or a circle, is told by the system.
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
@@ -71,7 +71,7 @@ pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
 /// nothing that is written for people may take its place.
 #[must_use]
 pub fn belongs_to_database(path: &Path) -> bool {
-    let path = &behind_links(path);
+    let path = &resolve_links(path);
     is_database(path) || database_beside(path).is_some()
 }
 
@@ -80,7 +80,7 @@ pub fn belongs_to_database(path: &Path) -> bool {
 /// from taking the log away.
 #[must_use]
 pub fn belongs_to_open_store(path: &Path) -> bool {
-    let path = &behind_links(path);
+    let path = &resolve_links(path);
     open_files::is_open(path) || databases_beside(path).any(open_files::is_open)
 }
 
@@ -340,9 +340,8 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     disk(path).map(|disk| disk.free_bytes)
 }
 
-/// Whether the file system of `path` takes so many more bytes, tried with a file that has no name and
-/// is gone at once; false as well where that cannot be tried. What a file system tells of its room is
-/// not always so: it may keep some for root, tell none while it has some, or know of quotas.
+/// Whether the file system really accepts so many more bytes, tried with an unnamed temporary file; false
+/// as well where that cannot be tried. statvfs may count space that is reserved for root, or ignore quotas.
 pub(crate) fn takes_bytes(path: &Path, bytes: u64) -> bool {
     try_to_hold(path, bytes).is_ok()
 }

@@ -122,7 +122,7 @@ impl Store {
         );
         let session = session
             .map_err(|error| error.in_session(id))?
-            .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
+            .ok_or_else(|| StoreError::not_found(id))?;
         let rows = db.named(
             "list the segments",
             sql::segments::list(&snapshot, session.key),
@@ -158,7 +158,7 @@ impl Store {
     fn inspect_segments(&self, listed: &Listed) -> Result<Option<Vec<InspectedSegment>>> {
         let (id, key) = (&listed.session.id, listed.session.key);
         let db = &self.inner.db;
-        let mut cursor = fetch::Cursor::default();
+        let mut cursor = fetch::PageReader::default();
         let mut segments = Vec::with_capacity(listed.rows.len());
         for info in &listed.rows {
             let connection = self.inner.readers.get()?;

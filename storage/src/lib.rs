@@ -45,7 +45,7 @@
 //!   rest of the history, or the process, with it.
 //! * Memory, time and sizes are bounded; the bounds stand in [`limits`].
 //!
-//! # Rooms
+//! # Modules
 //!
 //! `sql` owns every statement on the store's tables; [`segment`] is the pure codec; `writer` is the one thread that
 //! writes; `reader` replays; [`compact`] decides (pure) and carries out; [`Store`] ties them.
@@ -89,16 +89,16 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use compact::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
     CompactionRequest, CompactionService, PlannedBatch, PlannedStep, ServiceOptions, ServiceState,
-    ServiceStatus, compaction_threads,
+    ServiceStatus, SessionFailure, compaction_threads,
 };
 pub use error::{ErrorKind, Result, StoreError};
-pub use files::{behind_links, belongs_to_database, belongs_to_open_store};
+pub use files::{belongs_to_database, belongs_to_open_store, resolve_links};
 pub use ids::{MessageKey, SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{
     Appended, Arrival, Batch, Committed, ImportMark, ImportRecord, Message, SessionMeta,
 };
-pub use options::{CommitHook, Durability, StoreOptions};
+pub use options::{CommitHook, Durability, SizeLimits, StoreOptions};
 pub use reader::{ReadRange, Replay};
 pub use retain::{RetentionOutcome, RetentionPhase, RetentionProgress};
 pub use session::{DamagedSession, Session, SessionFilter, SessionList};
@@ -112,3 +112,4 @@ pub use store::Store;
 pub use surroundings::{FileSettings, Surroundings};
 pub use verify::{Problem, VerifyProgress, VerifyReport};
 pub use watch::TimedEvent;
+pub use writer::QueueDepth;

@@ -42,12 +42,30 @@ pub enum Arrival {
 }
 
 /// Messages to append to one session, all or none.
+///
+/// Whoever did not hear the answer to an append may append the same again, if the batch says where it goes:
+///
+/// ```
+/// use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("history.db");
+/// let store = Store::open(&path, StoreOptions::default())?;
+/// let mut batch = Batch::new(SessionId::new("s")?, vec!["a line".into()]);
+/// batch.expected_sequence = Some(1);
+/// assert_eq!(store.append(batch.clone())?.duplicates, 0);
+/// assert_eq!(store.append(batch)?.duplicates, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The session; created when it does not exist.
     pub session: SessionId,
-    /// The very session that is meant. When it has gone, though there be another of its name, the
-    /// append ends with [`StoreError::SessionNotFound`](crate::StoreError::SessionNotFound).
+    /// If set, only the session with this key is appended to. Once that session is deleted the append fails
+    /// with [`StoreError::SessionNotFound`](crate::StoreError::SessionNotFound), even if a new session has
+    /// the same id.
     pub key: Option<SessionKey>,
     /// The exact payloads, in order.
     pub payloads: Vec<Bytes>,

@@ -37,14 +37,15 @@ pub struct StoreOptions {
     /// Bytes that may wait for the writer: payloads, and [`limits::QUEUED_MESSAGE_BYTES`] for each
     /// message.
     pub queue_bytes_max: usize,
-    /// How long an append may wait for room in the queue and for its turn.
+    /// How long an append may wait for room in the queue and for its turn, by default
+    /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once.
     pub append_wait_ms_max: u64,
-    /// Readers' connections.
+    /// Readers' connections, by default [`limits::READERS_MAX_DEFAULT`]; at least 1.
     pub readers_max: u32,
     /// Size of the file held in reserve for a full disk; 0 for none.
     pub reserve_bytes: u64,
-    /// Whether the log is told of each change of level as it comes. Without, who opened the store tells
-    /// of it when the time has come ([`crate::Store::log_level`]); listeners hear of it in any case.
+    /// Whether each change of the capacity level is logged. If false, call
+    /// [`crate::Store::warn_of_capacity`] to log the current one; listeners are called in any case.
     pub logs_levels: bool,
     /// Source of time.
     pub clock: Arc<dyn Clock>,
@@ -52,6 +53,15 @@ pub struct StoreOptions {
     /// answered. Runs on the writer's thread, so it must hand on and return, and not panic, which ends
     /// the writer. What other processes append is not told.
     pub on_commit: Option<CommitHook>,
+}
+
+/// The limits of an open store's sizes, which may be changed ([`crate::Store::set_limits`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SizeLimits {
+    /// See [`StoreOptions::db_bytes_max`].
+    pub db_bytes_max: u64,
+    /// See [`StoreOptions::session_bytes_max`].
+    pub session_bytes_max: u64,
 }
 
 /// See [`StoreOptions::on_commit`].
@@ -87,6 +97,13 @@ impl std::fmt::Debug for StoreOptions {
 }
 
 impl StoreOptions {
+    pub(crate) fn size_limits(&self) -> SizeLimits {
+        SizeLimits {
+            db_bytes_max: self.db_bytes_max,
+            session_bytes_max: self.session_bytes_max,
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
         if !(1..=limits::PAYLOAD_BYTES_MAX_CEILING).contains(&self.payload_bytes_max) {
@@ -100,9 +117,15 @@ impl StoreOptions {
                 ),
             );
         }
-        check_size_limits(self.db_bytes_max, self.session_bytes_max)?;
-        if self.queue_requests_max == 0 || self.queue_bytes_max == 0 {
-            return refuse("queue bounds", "0 would let nothing through".into());
+        check_size_limits(self.size_limits())?;
+        let queue = [
+            ("queue_requests_max", self.queue_requests_max),
+            ("queue_bytes_max", self.queue_bytes_max),
+        ];
+        for (what, max) in queue {
+            if max == 0 {
+                return refuse(what, "0 would let nothing through".into());
+            }
         }
         if self.readers_max == 0 {
             return refuse("readers_max", "0 would let nobody read".into());
@@ -113,12 +136,16 @@ impl StoreOptions {
 
 /// Refuses limits below which a store cannot work. The policy for the highest values is the
 /// caller's (`capacity::limits_policy`).
-pub(crate) fn check_size_limits(db_bytes_max: u64, session_bytes_max: u64) -> Result<()> {
+pub(crate) fn check_size_limits(size_limits: SizeLimits) -> Result<()> {
     let bounds = [
-        ("db_bytes_max", db_bytes_max, limits::DB_BYTES_MAX_FLOOR),
+        (
+            "db_bytes_max",
+            size_limits.db_bytes_max,
+            limits::DB_BYTES_MAX_FLOOR,
+        ),
         (
             "session_bytes_max",
-            session_bytes_max,
+            size_limits.session_bytes_max,
             crate::capacity::limits_policy::SESSION_BYTES_MAX_FLOOR,
         ),
     ];

@@ -44,7 +44,7 @@ impl Reserve {
     }
 
     /// What is held is what the file holds: other processes give it up and restore it as well.
-    fn look(&mut self) {
+    fn refresh(&mut self) {
         match std::fs::metadata(&self.path) {
             Ok(held) if self.bytes > 0 => {
                 self.held_bytes = held.len();
@@ -61,13 +61,13 @@ impl Reserve {
 
     /// What is held now; `None` where none is wanted.
     pub(crate) fn held_bytes(&mut self) -> Option<u64> {
-        self.look();
+        self.refresh();
         self.is_wanted().then_some(self.held_bytes)
     }
 
     /// Gives the space up; whether there was any.
     pub(crate) fn release(&mut self) -> bool {
-        self.look();
+        self.refresh();
         if self.bytes == 0 || std::mem::take(&mut self.held_bytes) == 0 {
             return false;
         }
@@ -77,8 +77,8 @@ impl Reserve {
 
     /// Whether new messages may be taken. Not while the reserve is given up: they would use up
     /// what compacting and deleting need to make room, and nothing could help the store any more.
-    pub(crate) fn lets_append(&mut self) -> bool {
-        self.look();
+    pub(crate) fn allows_appends(&mut self) -> bool {
+        self.refresh();
         if self.given_up {
             self.restore_when_possible();
         }
@@ -107,10 +107,10 @@ impl Reserve {
         }
     }
 
-    /// Puts the space aside again when the disk has room: less of it on a small disk, and more
-    /// once there is room for a quarter more.
+    /// Restores the reserve if the disk has room: less on a small disk; an existing one grows only by a
+    /// quarter or more.
     pub(crate) fn restore_when_possible(&mut self) {
-        self.look();
+        self.refresh();
         let wait = Duration::from_millis(RESERVE_RETRY_MS_MIN);
         if self.held_bytes >= self.bytes || self.failed.is_some_and(|at| at.elapsed() < wait) {
             return;
@@ -135,8 +135,8 @@ impl Reserve {
         }
     }
 
-    /// How much to hold from now on, where that is more than now. What it holds already counts as room:
-    /// put aside amid a compaction, when little was free, it would else stay too small for the next one.
+    /// How much to hold from now on, if that is more than now. What is already held counts as free: a
+    /// reserve put aside amid a compaction, when little was free, would else stay too small for the next one.
     fn bytes_to_hold(&self, disk: Disk) -> Option<u64> {
         let room_bytes = disk.free_bytes.saturating_add(self.held_bytes);
         let share = room_bytes / RESERVE_FREE_DIVISOR;

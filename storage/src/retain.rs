@@ -196,10 +196,10 @@ impl Store {
         // Messages past the end that its row tells would go with it, and into no archive.
         let (key, end) = (session.key, session.messages);
         let has_more = self.query("look past the end", |connection| {
-            sql::damaged::stands_behind(connection, key, end)
+            sql::damaged::has_rows_past(connection, key, end)
         });
         if has_more.map_err(|error| error.in_session(id))? {
-            return Err(StoreError::more_behind(id, end));
+            return Err(StoreError::rows_past_end(id, end));
         }
         let import = self.import_of(id).map_err(|error| error.in_session(id))?;
         Ok(SessionFingerprint {

@@ -11,7 +11,7 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::message::{Appended, Batch, ImportRecord};
 use crate::open_files::{CutOff, OpenFile};
-use crate::options::{StoreOptions, check_size_limits};
+use crate::options::{SizeLimits, StoreOptions, check_size_limits};
 use crate::reader::{ReadRange, Readers, Replay};
 use crate::reserve::Reserve;
 use crate::session::{Session, SessionFilter, SessionList};
@@ -25,7 +25,7 @@ use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::totals::Totals;
 use crate::watch::{CapacityWatch, TimedEvent};
-use crate::writer::Writer;
+use crate::writer::{QueueDepth, Writer};
 
 /// An open history store. Clones share it; it closes when the last one goes.
 ///
@@ -73,7 +73,7 @@ impl Store {
     pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
-        let path = &files::behind_links(path);
+        let path = &files::resolve_links(path);
         let db = Db::at(path);
         files::refuse_name_of_log(path)?;
         let header = files::refuse_unknown(&db)?;
@@ -116,11 +116,8 @@ impl Store {
         let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
         let target = db.reader_target(None)?;
         let readers = Readers::open(&db, target, options.readers_max, true, Arc::clone(&open));
-        let watch = Arc::new(CapacityWatch::new(
-            options.db_bytes_max,
-            options.session_bytes_max,
-            options.logs_levels,
-        ));
+        let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
+        let watch = Arc::new(watch);
         let writer = Writer::start(
             db.clone(),
             connection,
@@ -144,7 +141,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the store at `path` for reading only. Other processes may write meanwhile.
+    /// Opens the store at `path` for reading only. Other processes may write meanwhile. Of the options only
+    /// `db_bytes_max` and `session_bytes_max` (what sizes are compared with), `logs_levels`, `readers_max` and
+    /// `clock` are used.
     ///
     /// # Errors
     /// [`StoreError::Missing`] when there is none; otherwise as [`Store::open`]. A store of an
@@ -152,7 +151,7 @@ impl Store {
     pub fn open_read_only(path: &Path, options: StoreOptions) -> Result<Self> {
         options.validate()?;
         Db::check_sqlite_version()?;
-        let path = &files::behind_links(path);
+        let path = &files::resolve_links(path);
         let db = Db::at(path);
         files::refuse_unknown(&db)?;
         let open = Arc::new(OpenFile::note(path));
@@ -189,11 +188,8 @@ impl Store {
             }
         }
         let readers = Readers::open(&db, target, options.readers_max, false, Arc::clone(&open));
-        let watch = Arc::new(CapacityWatch::new(
-            options.db_bytes_max,
-            options.session_bytes_max,
-            options.logs_levels,
-        ));
+        let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
+        let watch = Arc::new(watch);
         Ok(Self {
             inner: Arc::new(Inner {
                 db,
@@ -249,7 +245,9 @@ impl Store {
     }
 
     /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not.
-    /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer.
+    /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer. Calls of
+    /// the store in it that would wait for the writer are refused ([`StoreError::InvalidArgument`]); it may
+    /// queue more with this, and is refused where there is no room at once.
     ///
     /// # Errors
     /// An error here means that nothing was queued and that `done` is not called.
@@ -262,11 +260,11 @@ impl Store {
         self.writer()?.submit(batch, Some(wait_max), Box::new(done))
     }
 
-    /// Requests that wait for the writer now, and the bytes that they take: payloads, and
-    /// [`QUEUED_MESSAGE_BYTES`](crate::limits::QUEUED_MESSAGE_BYTES) for each message.
+    /// What waits for the writer now.
     #[must_use]
-    pub fn queue_depth(&self) -> (usize, usize) {
-        self.inner.writer.as_ref().map_or((0, 0), Writer::waiting)
+    pub fn queue_depth(&self) -> QueueDepth {
+        let writer = self.inner.writer.as_ref();
+        writer.map(Writer::waiting).unwrap_or_default()
     }
 
     /// Reads a session's messages, in order, in bounded memory.
@@ -277,8 +275,8 @@ impl Store {
         Replay::new(self.inner.readers.clone(), session.clone(), range)
     }
 
-    /// Reads what is there of a session's messages, as [`Store::read`] does, also when its row does not
-    /// tell how many it has: to the last one that stands in the file.
+    /// Like [`Store::read`], but also reads a session whose row is damaged: up to the last message found in
+    /// the file.
     ///
     /// # Errors
     /// [`StoreError::SessionNotFound`]; what goes wrong on the way comes from the replay.
@@ -295,14 +293,14 @@ impl Store {
             self.inner.readers.ids.find(connection, id)
         })
         .map_err(|error| error.in_session(id))?
-        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+        .ok_or_else(|| StoreError::not_found(id))
     }
 
-    /// Sessions, those changed last first, with the number of all that match. In a file with damaged
-    /// pages they are looked for one by one.
+    /// Lists sessions, the last changed first, with the number of all that match. If pages of the list are
+    /// damaged, sessions are looked up one by one.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
     pub fn sessions(&self, filter: &SessionFilter) -> Result<SessionList> {
         self.query("list the sessions", |connection| {
             let listed = sql::sessions::list(connection, filter);
@@ -330,7 +328,7 @@ impl Store {
             context.write_without_reserve("rename the session", |db, connection| {
                 let key = IdIndex::default().key_of(connection, &id);
                 let Some(key) = db.named("find the session", key)? else {
-                    return Err(StoreError::SessionNotFound { id: id.to_string() });
+                    return Err(StoreError::not_found(&id));
                 };
                 let renamed = sql::sessions::rename(connection, key, &name, now_ms);
                 db.named("rename the session", renamed)
@@ -341,7 +339,7 @@ impl Store {
     /// Totals over all sessions. Costs the same whatever the size of the history.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
     pub fn totals(&self) -> Result<Totals> {
         self.query("read the totals", sql::totals::read)
     }
@@ -349,7 +347,7 @@ impl Store {
     /// Sizes of the files, and the limit.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
     pub fn space(&self) -> Result<Space> {
         let free_pages = self.query("count free pages", sql::space::free_pages)?;
         let limit_bytes = self.inner.watch.db_bytes_max();
@@ -360,17 +358,16 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::InvalidArgument`] for limits below which a store cannot work.
-    pub fn set_limits(&self, db_bytes_max: u64, session_bytes_max: u64) -> Result<()> {
-        check_size_limits(db_bytes_max, session_bytes_max)?;
-        self.inner.watch.set(db_bytes_max, session_bytes_max);
+    pub fn set_limits(&self, limits: SizeLimits) -> Result<()> {
+        check_size_limits(limits)?;
+        self.inner.watch.set(limits);
         Ok(())
     }
 
-    /// The limits in force: of the database, and of one session, in bytes.
+    /// The limits in force.
     #[must_use]
-    pub fn limits(&self) -> (u64, u64) {
-        let watch = &self.inner.watch;
-        (watch.db_bytes_max(), watch.session_bytes_max())
+    pub fn limits(&self) -> SizeLimits {
+        self.inner.watch.limits()
     }
 
     /// Level of the database's size, with hysteresis, as its writer has seen it: `Ok` when opened
@@ -385,10 +382,10 @@ impl Store {
         self.inner.watch.level()
     }
 
-    /// Tells the log at which level the database is, if that is not ok: for who opened it without
+    /// Logs a warning with the capacity level unless it is Ok: for who opened the store without
     /// [`StoreOptions::logs_levels`].
-    pub fn log_level(&self) {
-        self.inner.watch.log_level();
+    pub fn warn_of_capacity(&self) {
+        self.inner.watch.warn_of_capacity();
     }
 
     /// The last capacity events of this process, oldest first: each change of level and each
@@ -408,18 +405,18 @@ impl Store {
     /// Growth by message type over all sessions, the biggest first.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
     pub fn growth_by_type(&self) -> Result<Vec<TypeGrowth>> {
         self.query("read the growth", sql::growth::by_type)
     }
 
-    /// Growth of all sessions by Unix hour, from `first_hour` on.
+    /// Growth of all sessions by Unix hour, from `first_unix_hour` on.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn growth_by_hour(&self, first_hour: i64) -> Result<Vec<HourGrowth>> {
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
+    pub fn growth_by_hour(&self, first_unix_hour: i64) -> Result<Vec<HourGrowth>> {
         self.query("read the growth", |connection| {
-            sql::growth::by_hour(connection, first_hour)
+            sql::growth::by_hour(connection, first_unix_hour)
         })
     }
 
@@ -448,8 +445,8 @@ impl Store {
     /// What was taken from the file at `source_path`, the newest session first.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn imports_by_source(&self, source_path: &[u8]) -> Result<Vec<ImportRecord>> {
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
+    pub fn imports_by_source_path(&self, source_path: &[u8]) -> Result<Vec<ImportRecord>> {
         self.query("find the import", |c| {
             sql::imports::by_source(c, source_path)
         })
@@ -458,8 +455,8 @@ impl Store {
     /// What was taken from files at `relative_path` below an imported folder, newest first.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn imports_by_relative(&self, relative_path: &[u8]) -> Result<Vec<ImportRecord>> {
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
+    pub fn imports_by_relative_path(&self, relative_path: &[u8]) -> Result<Vec<ImportRecord>> {
         self.query("find the import", |c| {
             sql::imports::by_relative(c, relative_path)
         })
@@ -479,7 +476,7 @@ impl Store {
     /// The last `limit` compaction runs, newest first.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`StoreError::Damaged`], [`StoreError::Busy`] or [`StoreError::Io`] when the file cannot be read.
     pub fn compaction_runs(&self, limit: u32) -> Result<Vec<CompactionRun>> {
         self.query("list the runs", |connection| {
             sql::runs::list(connection, limit)
@@ -499,13 +496,13 @@ impl Store {
         }
     }
 
-    /// All that looking up what belongs to a session needs, so that nothing else of its row matters.
+    /// The session's key. Only its key and id must be readable.
     fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
         self.query("find the session", |connection| {
             self.inner.readers.ids.key_of(connection, id)
         })
         .map_err(|error| error.in_session(id))?
-        .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })
+        .ok_or_else(|| StoreError::not_found(id))
     }
 
     pub(crate) fn query<T>(

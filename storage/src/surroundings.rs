@@ -38,10 +38,9 @@ impl Surroundings {
     /// Looks around `path`.
     #[must_use]
     pub fn of(path: &Path) -> Self {
-        let path = &files::behind_links(path);
+        let path = &files::resolve_links(path);
         let db = Db::at(path);
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = files::folder_of(path);
         let reserve = std::fs::metadata(db.beside("-reserve"));
         let unwritable = [path, folder]
             .into_iter()

@@ -13,7 +13,7 @@ use crate::growth::uncompacted_row_bytes;
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEQUENCE_MAX, SESSION_PROBLEMS_MAX, STRUCTURE_PROBLEMS_MAX};
 use crate::message::ImportRecord;
-use crate::reader::fetch::{self, Cursor};
+use crate::reader::fetch::{self, PageReader};
 use crate::session::{Session, SessionFilter};
 use crate::source_check::SourceCheck;
 use crate::sql;
@@ -127,7 +127,7 @@ pub struct VerifyProgress {
 
 /// What reading all messages of a session gave.
 #[derive(Default)]
-struct Contents {
+struct ReadBack {
     /// The sequences at which reading met damage, in order.
     damaged: Vec<u64>,
     /// What those that were read would take as rows of their own.
@@ -162,7 +162,7 @@ impl SessionView {
         // A page of the index that cannot be read at all is named with the structure.
         let is_led_past = match sql::sessions::key_of(&snapshot, &session.id) {
             Ok(key) => key != Some(session.key),
-            Err(error) => sql::sessions::is_misled(&error),
+            Err(error) => sql::sessions::is_index_mismatch(&error),
         };
         let listed = sql::segments::readable(&snapshot, session.key);
         let (segments, damage) = db.named("list the segments", listed)?;
@@ -277,7 +277,7 @@ impl Store {
             raw_bytes_done: 0,
         };
         // One for all sessions: those of a project need the same base.
-        let mut cursor = Cursor::default();
+        let mut cursor = PageReader::default();
         for session in &sessions {
             let problems_before = report.problems.len();
             let is_there =
@@ -293,7 +293,7 @@ impl Store {
     fn verify_session(
         &self,
         listed: &Session,
-        cursor: &mut Cursor,
+        cursor: &mut PageReader,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
@@ -309,7 +309,7 @@ impl Store {
         let session = &session;
         let contents =
             self.verify_contents(session, cursor, source.as_mut(), report, progress, observe)?;
-        let Some(Contents {
+        let Some(ReadBack {
             damaged,
             uncompacted_bytes,
         }) = contents
@@ -333,13 +333,13 @@ impl Store {
     fn verify_contents(
         &self,
         session: &Session,
-        cursor: &mut Cursor,
+        cursor: &mut PageReader,
         mut source: Option<&mut SourceCheck>,
         report: &mut VerifyReport,
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    ) -> Result<Option<Contents>> {
-        let mut found = Contents::default();
+    ) -> Result<Option<ReadBack>> {
+        let mut found = ReadBack::default();
         let mut next = 1;
         while next <= session.messages {
             let connection = self.inner.readers.get()?;
@@ -383,7 +383,8 @@ impl Store {
                     if found.damaged.len() <= SESSION_PROBLEMS_MAX {
                         report.add(kind, session, Some(next), what);
                     }
-                    next = fetch::behind(&connection, session.key, next).min(session.messages + 1);
+                    next = fetch::next_sequence_after_damage(&connection, session.key, next)
+                        .min(session.messages + 1);
                 }
             }
             progress.messages_done += next - before;
@@ -416,10 +417,12 @@ impl Store {
             report.take(db.named("check the imports", sql::imports::problems(&snapshot)))?;
         let orphans =
             report.take(db.named("look for orphans", sql::messages::orphans(&snapshot)))?;
-        let odd_deletions =
-            report.take(db.named("look at deletions", sql::sessions::odd_deletions(&snapshot)))?;
+        let invalid_deletions = report.take(db.named(
+            "look at deletions",
+            sql::sessions::invalid_deletions(&snapshot),
+        ))?;
         drop(snapshot);
-        for key in odd_deletions.into_iter().flatten() {
+        for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
             report.add_global("structure", what);
         }

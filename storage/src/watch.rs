@@ -2,11 +2,11 @@
 //! database nears its own.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::capacity::levels::{CapacityEvent, Level, LevelTracker, Metric};
 use crate::limits::EVENTS_KEPT_MAX;
+use crate::options::SizeLimits;
 
 /// An append refused below this share of the limit was refused for its own size, which says
 /// nothing about the database.
@@ -33,35 +33,32 @@ struct State {
 
 /// Limits, levels and events of one open store.
 pub(crate) struct CapacityWatch {
-    db_bytes_max: AtomicU64,
-    session_bytes_max: AtomicU64,
+    /// Both are changed together, and nobody sees one that is new and one that is not.
+    limits: Mutex<SizeLimits>,
     /// Whether the log is told of each change.
     is_logged: bool,
     state: Mutex<State>,
 }
 
 impl CapacityWatch {
-    pub(crate) fn new(db_bytes_max: u64, session_bytes_max: u64, is_logged: bool) -> Self {
+    pub(crate) fn new(limits: SizeLimits, is_logged: bool) -> Self {
         Self {
-            db_bytes_max: AtomicU64::new(db_bytes_max),
-            session_bytes_max: AtomicU64::new(session_bytes_max),
+            limits: Mutex::new(limits),
             is_logged,
             state: Mutex::default(),
         }
     }
 
+    pub(crate) fn limits(&self) -> SizeLimits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn db_bytes_max(&self) -> u64 {
-        self.db_bytes_max.load(Ordering::Relaxed)
+        self.limits().db_bytes_max
     }
 
-    pub(crate) fn session_bytes_max(&self) -> u64 {
-        self.session_bytes_max.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set(&self, db_bytes_max: u64, session_bytes_max: u64) {
-        self.db_bytes_max.store(db_bytes_max, Ordering::Relaxed);
-        self.session_bytes_max
-            .store(session_bytes_max, Ordering::Relaxed);
+    pub(crate) fn set(&self, limits: SizeLimits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Takes a sample of the database's size and tells what changed by it. Called by the writer's
@@ -118,8 +115,8 @@ impl CapacityWatch {
         self.lock().tracker.level(Metric::SqliteSize)
     }
 
-    /// Tells the log at which level the database is, if that is not ok.
-    pub(crate) fn log_level(&self) {
+    /// Logs a warning with the capacity level unless it is Ok.
+    pub(crate) fn warn_of_capacity(&self) {
         let state = self.lock();
         let mut states = state.tracker.states();
         let Some((metric, now)) = states.find(|(metric, _)| *metric == Metric::SqliteSize) else {

@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 
 use betcode_storage::capacity::levels::{CapacityEvent, Level};
 use betcode_storage::{
-    Batch, CompactionRequest, ErrorKind, ReadRange, ServiceOptions, SessionId, Store, StoreError,
-    StoreOptions,
+    Batch, CompactionRequest, ErrorKind, ReadRange, ServiceOptions, SessionId, SizeLimits, Store,
+    StoreError, StoreOptions,
 };
 use bytes::Bytes;
 
@@ -146,7 +146,10 @@ fn a_raised_limit_and_a_deleted_session_make_room_at_once() {
     let store = open(&folder);
     let (first, _) = fill(&store, 1);
     store
-        .set_limits(LIMIT_BYTES + 1_000_000, store.limits().1)
+        .set_limits(SizeLimits {
+            db_bytes_max: LIMIT_BYTES + 1_000_000,
+            ..store.limits()
+        })
         .unwrap();
     let (second, _) = fill(&store, first + 1);
     assert!(second > first);
@@ -158,14 +161,22 @@ fn a_raised_limit_and_a_deleted_session_make_room_at_once() {
     store.append(elsewhere.clone()).unwrap_err();
     store.delete(&id("s")).unwrap();
     store.append(Batch::new(id("t"), vec![line(1)])).unwrap();
-    assert!(store.set_limits(1, 1).is_err());
+    let too_small = SizeLimits {
+        db_bytes_max: 1,
+        session_bytes_max: 1,
+    };
+    assert!(store.set_limits(too_small).is_err());
 }
 
 #[test]
 fn a_session_at_its_own_limit_leaves_the_others_alone() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
-    store.set_limits(LIMIT_BYTES, 1_000_000).unwrap();
+    let limits = SizeLimits {
+        db_bytes_max: LIMIT_BYTES,
+        session_bytes_max: 1_000_000,
+    };
+    store.set_limits(limits).unwrap();
     let (count, error) = fill(&store, 1);
     assert!(
         matches!(error, StoreError::SessionLimitReached { .. }),

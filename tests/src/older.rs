@@ -85,9 +85,11 @@ impl Holdings {
             let replay = store.read(&session.id, ReadRange::all()).unwrap();
             messages.push(replay.map(Result::unwrap).collect());
             if let Some(record) = store.import_of(&session.id).unwrap() {
-                let by_source = store.imports_by_source(&record.mark.source_path).unwrap();
+                let by_source = store
+                    .imports_by_source_path(&record.mark.source_path)
+                    .unwrap();
                 let by_relative = store
-                    .imports_by_relative(&record.mark.relative_path)
+                    .imports_by_relative_path(&record.mark.relative_path)
                     .unwrap();
                 assert!(by_source.contains(&record), "{record:?}");
                 assert!(by_relative.contains(&record), "{record:?}");

@@ -61,7 +61,7 @@ fn compact(store: &Store, tier: Tier) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     match outcome.failures.first() {
         None => Ok(()),
-        Some((session, why)) => Err(format!("session {session}: {why}")),
+        Some(failure) => Err(format!("session {}: {}", failure.session, failure.why)),
     }
 }
 

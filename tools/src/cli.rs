@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use betcode_storage::capacity::text::DAY_MS;
 use betcode_storage::limits::{DB_BYTES_MAX_DEFAULT, PAYLOAD_BYTES_MAX_DEFAULT};
-use betcode_storage::{Durability, StoreOptions, behind_links};
+use betcode_storage::{Durability, StoreOptions, resolve_links};
 use clap::{Args, Parser};
 use directories::ProjectDirs;
 
@@ -84,12 +84,12 @@ impl Global {
     /// When none is named and the system knows no home for the user.
     pub fn database(&self) -> Result<PathBuf> {
         if let Some(path) = &self.db {
-            return Ok(behind_links(path));
+            return Ok(resolve_links(path));
         }
         let folder = ProjectDirs::from("", "", "betcode").map(|dirs| dirs.data_dir().to_owned());
         let why = match folder {
             Some(folder) if folder.is_absolute() => {
-                return Ok(behind_links(&folder.join("history.db")));
+                return Ok(resolve_links(&folder.join("history.db")));
             }
             // Another database for each folder that the command runs in.
             Some(folder) => format!(

@@ -110,18 +110,18 @@ pub fn render(core: &Core) -> String {
         "How much there may be, in the same unit",
         &by_metric(&|l| l.limit),
     );
-    let (requests, bytes) = core.store.queue_depth();
+    let queue = core.store.queue_depth();
     family(
         "queue_requests",
         "gauge",
         "Batches waiting for the writer",
-        &one(requests as u64),
+        &one(queue.requests as u64),
     );
     family(
         "queue_bytes",
         "gauge",
         "Bytes waiting for the writer: payloads, and a little more for each message",
-        &one(bytes as u64),
+        &one(queue.bytes as u64),
     );
     family(
         "database_bytes",
@@ -133,7 +133,7 @@ pub fn render(core: &Core) -> String {
         "database_limit_bytes",
         "gauge",
         "What they may reach",
-        &one(core.store.limits().0),
+        &one(core.store.limits().db_bytes_max),
     );
     family(
         "resident_bytes",

@@ -63,8 +63,8 @@ async fn compact_in_turn(core: &Arc<Core>, request: &CompactionRequest) -> Resul
 
 /// What came of the run, as an answer that has no other words for it.
 fn check_outcome(outcome: &CompactionOutcome) -> Result<(), Status> {
-    if let Some((_, why)) = outcome.failures.first() {
-        return Err(damaged(why));
+    if let Some(failure) = outcome.failures.first() {
+        return Err(damaged(&failure.why));
     }
     match outcome.cancelled {
         // Its caller is there to hear it, so it was not that which ended the run.

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use betcode_storage::{Durability, behind_links};
+use betcode_storage::{Durability, resolve_links};
 
 use super::Settings;
 use super::table::{Kind, PARAMETERS, Parameter};
@@ -237,7 +237,7 @@ fn follow_from_others(values: &mut Values) -> Result<(), SettingsError> {
     // One daemon for a store, by whichever link it is named.
     let mut db = PathBuf::new();
     if let Some((path, origin)) = values.get_mut("db") {
-        db = behind_links(Path::new(path));
+        db = resolve_links(Path::new(path));
         *path = as_text(db.as_os_str(), "db", origin)?;
     }
     for (name, path) in [

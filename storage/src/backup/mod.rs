@@ -134,7 +134,7 @@ pub fn restore(
     replace: bool,
     observe: Observer<'_>,
 ) -> Result<BackupReport> {
-    let to = &files::behind_links(to);
+    let to = &files::resolve_links(to);
     files::refuse_name_of_log(to)?;
     if files::is_same_file(backup, to) {
         return Err(StoreError::InvalidArgument {

@@ -17,7 +17,7 @@ use super::Observer;
 use super::place::{LOGS, Unused, busy, rename_to_new};
 use crate::capacity::text;
 use crate::error::{Result, StoreError};
-use crate::files::{self, PARTIAL, create_private_new, free_bytes, io_error};
+use crate::files::{self, PARTIAL, create_private_new, folder_of, free_bytes, io_error};
 use crate::limits::PAGE_BYTES;
 use crate::open_files::{self, OpenFile};
 use crate::options::StoreOptions;
@@ -282,11 +282,6 @@ fn vacuum_into(
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
-}
-
-fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 /// Refuses a file that is no copy of ours and stands where one is to be made: it was not begun by us, so

@@ -11,8 +11,8 @@ use crate::error::{Result, StoreError};
 pub(super) struct ParallelLimits {
     /// Threads that work, at least one; the caller's only takes.
     pub(super) threads: usize,
-    /// Bytes of the items that are under way, or done and not taken. Where there is a bigger one nothing
-    /// is done ahead: each thread would keep the memory that such an item takes.
+    /// Bytes of items in work or waiting to be taken. If any item is larger, all are done one by one on the
+    /// caller's thread: each thread would keep the memory that such an item takes.
     pub(super) bytes_max: u64,
 }
 

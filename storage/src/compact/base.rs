@@ -15,12 +15,12 @@ use bytes::Bytes;
 
 use super::ahead::{ParallelLimits, in_order};
 use super::plan::PlannedStep;
-use super::standing;
+use super::step_input;
 use crate::error::{Result, StoreError};
 use crate::limits::{BASE_SOURCE_BYTES_MAX, BASE_SOURCE_BYTES_MIN, BASE_TEXT_BYTES_MAX};
-use crate::reader::fetch::{self, Cursor};
+use crate::reader::fetch::{self, PageReader};
 use crate::segment::v2::{self, TakenApart};
-use crate::segment::{Base, Entry, SegmentError};
+use crate::segment::{Base, SegmentError};
 use crate::sql;
 use crate::sql::bases::BaseInfo;
 use crate::store::Store;
@@ -223,14 +223,14 @@ pub(super) fn make<'b>(
     ahead: ParallelLimits,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<RunBase>> {
-    let cursor = Cursor::default();
+    let cursor = PageReader::default();
     let mut each = |steps: &[&'b PlannedStep],
                     take: &mut dyn FnMut(TakenApart)|
      -> Result<Vec<&'b PlannedStep>> {
         let mut taken = Vec::new();
         let bytes_of = |step: &&PlannedStep| step.raw_bytes;
         let worker = || {
-            let mut cursor = cursor.another();
+            let mut cursor = cursor.sibling();
             move |step: &&PlannedStep| take_apart(store, step, &mut cursor)
         };
         in_order(steps, ahead, bytes_of, worker, |step, parts| {
@@ -288,20 +288,12 @@ pub(super) fn make<'b>(
 fn take_apart(
     store: &Store,
     step: &PlannedStep,
-    cursor: &mut Cursor,
+    cursor: &mut PageReader,
 ) -> Result<Option<TakenApart>> {
-    let Some(standing) = standing::read(store, step, cursor)? else {
+    let Some(step_input) = step_input::read(store, step, cursor)? else {
         return Ok(None);
     };
-    let entries: Vec<Entry<'_>> = standing
-        .messages
-        .iter()
-        .map(|m| Entry {
-            payload: &m.payload,
-            received_ms: m.received_ms,
-        })
-        .collect();
-    let parts = TakenApart::of(&entries).map_err(|error| name_step(step, error))?;
+    let parts = TakenApart::of(&step_input.entries()).map_err(|error| name_step(step, error))?;
     Ok(Some(parts))
 }
 
@@ -330,7 +322,7 @@ mod tests {
             tier: Tier::Deep,
             hot_messages: 1,
             replaces_segments: 0,
-            again: false,
+            is_rewrite: false,
         }
     }
 

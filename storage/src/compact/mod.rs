@@ -3,14 +3,14 @@
 //! 1. `policy` looks at a session and says whether a tier is due (pure).
 //! 2. `plan` packs the session's messages into steps, each one new segment (pure).
 //!    `base` chooses what the steps of a project are encoded with.
-//! 3. `step` carries a step out: read (`standing`), encode, decode and compare outside any write
+//! 3. `step` carries a step out: read (`step_input`), encode, decode and compare outside any write
 //!    transaction; then one short transaction compares once more with what the file holds,
 //!    deletes what the segment replaces and inserts it, into the pages that this frees.
 //! 4. `reclaim` gives the free pages back in small transactions, and checkpoints. That moves pages, and
 //!    `page_order` puts those of new bases in order again, because each read begins with its base.
 //! 5. `run` does this for all sessions that are due, on request; `service` does it in the
 //!    background. One thread, or several where a run may use them, read and encode `ahead` of the
-//!    swaps, which go on one by one, in the plan's order. `give_way` and `pace` see to it that those
+//!    swaps, which go on one by one, in the plan's order. `lower_priority` and `pace` see to it that those
 //!    who append hardly notice: the one on the cores, the other on the writer's thread.
 //!
 //! A crash at any point leaves either the old rows or the new segment, never both and never
@@ -18,8 +18,8 @@
 
 mod ahead;
 mod base;
-mod give_way;
 mod lease;
+mod lower_priority;
 mod pace;
 mod page_order;
 mod plan;
@@ -28,8 +28,8 @@ mod project;
 mod reclaim;
 mod run;
 mod service;
-mod standing;
 mod step;
+mod step_input;
 mod survey;
 mod unused;
 
@@ -40,6 +40,6 @@ pub use plan::PlannedStep;
 pub use policy::{CompactionPolicy, SessionState};
 pub use run::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,
-    compaction_threads,
+    SessionFailure, compaction_threads,
 };
 pub use service::{CompactionService, ServiceOptions, ServiceState, ServiceStatus};

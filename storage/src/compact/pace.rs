@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::writer::WriterContext;
 
 /// What a piece of maintenance did, and beside whom.
-pub(crate) struct Piece<T> {
+pub(crate) struct MaintenanceStep<T> {
     pub(crate) value: T,
     pub(crate) took: Duration,
     /// Someone appended shortly before, in this process or another.
@@ -41,12 +41,12 @@ impl<'s> Pace<'s> {
     pub(crate) fn maintain<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
-    ) -> Result<Piece<T>> {
+    ) -> Result<MaintenanceStep<T>> {
         std::thread::sleep(self.not_before.saturating_duration_since(Instant::now()));
         let piece = self.store.writer()?.run(|context| {
             let began = Instant::now();
             let value = work(context)?;
-            Ok(Piece {
+            Ok(MaintenanceStep {
                 value,
                 took: began.elapsed(),
                 beside_appends: context.is_appended_to(),

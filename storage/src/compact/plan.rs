@@ -83,12 +83,12 @@ pub struct PlannedStep {
     /// Segments that it replaces.
     pub replaces_segments: u64,
     /// It writes a segment of this tier again, for a newer base: nothing is amiss when it is not done.
-    pub again: bool,
+    pub is_rewrite: bool,
 }
 
 impl PlannedStep {
     /// The step that writes a segment again.
-    pub(super) fn again(session: SessionId, info: &SegmentInfo) -> Self {
+    pub(super) fn rewrite(session: SessionId, info: &SegmentInfo) -> Self {
         Self {
             session,
             first_sequence: info.first_sequence,
@@ -98,7 +98,7 @@ impl PlannedStep {
             tier: info.tier,
             hot_messages: 0,
             replaces_segments: 1,
-            again: true,
+            is_rewrite: true,
         }
     }
 
@@ -249,7 +249,7 @@ impl Run {
             tier,
             hot_messages: self.hot_messages,
             replaces_segments: self.segments,
-            again: false,
+            is_rewrite: false,
         })
     }
 }

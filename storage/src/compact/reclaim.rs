@@ -18,16 +18,16 @@ const STEP_PAGES_MIN: u32 = 16;
 
 /// Frees pages until `pages_kept` are left or `observe` says stop; calls it after each step with
 /// the pages that are still free. Then cuts the log, with which the file itself shrinks, if pages
-/// were freed or `anyway`.
+/// were freed or `cut_log_always`.
 pub(super) fn reclaim(
     store: &Store,
     pace: &mut Pace<'_>,
     pages_kept: u64,
-    anyway: bool,
+    cut_log_always: bool,
     observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<()> {
     let mut pages_per_step = STEP_PAGES_MIN;
-    let mut cuts = anyway;
+    let mut cuts = cut_log_always;
     loop {
         let step = pages_per_step;
         let piece = pace.maintain(move |context| {
@@ -51,7 +51,7 @@ pub(super) fn reclaim(
         }
         if freed == 0 {
             // Said when something was compacted, not at each look of the background.
-            if anyway {
+            if cut_log_always {
                 tracing::warn!(
                     path = %store.path().display(),
                     free_pages = free,

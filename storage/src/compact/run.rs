@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::ahead::{ParallelLimits, in_order};
 use super::base::{self, BaseChoice, PlannedBatch, RunBase};
-use super::give_way::give_way;
 use super::lease::Lease;
+use super::lower_priority::lower_priority;
 use super::pace::Pace;
 use super::page_order;
 use super::plan::PlannedStep;
@@ -20,7 +20,7 @@ use super::step::{BatchEncoder, PreparedSegment, StepResult, prepare, swap_in};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
-use crate::reader::fetch::Cursor;
+use crate::reader::fetch::PageReader;
 use crate::segment::EncodeParams;
 use crate::sql;
 use crate::sql::runs::CompactionRun;
@@ -90,13 +90,31 @@ pub fn compaction_threads() -> usize {
         .clamp(1, COMPACTION_THREADS_MAX)
 }
 
+/// A session that could not be compacted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionFailure {
+    /// The session.
+    pub session: SessionId,
+    /// Why.
+    pub why: String,
+}
+
+impl SessionFailure {
+    pub(super) fn new(session: &SessionId, error: &StoreError) -> Self {
+        Self {
+            session: session.clone(),
+            why: error.to_string(),
+        }
+    }
+}
+
 /// What a run would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CompactionPlan {
     /// Steps by project and base, in the order in which they would be done.
     pub batches: Vec<PlannedBatch>,
     /// Sessions whose rows are damaged, so that nothing can be planned for them, with the reason.
-    pub failures: Vec<(SessionId, String)>,
+    pub failures: Vec<SessionFailure>,
 }
 
 impl CompactionPlan {
@@ -166,7 +184,7 @@ pub struct CompactionOutcome {
     /// Segments that these replaced.
     pub segments_replaced: u64,
     /// Sessions that failed, with the reason; the others were done all the same.
-    pub failures: Vec<(SessionId, String)>,
+    pub failures: Vec<SessionFailure>,
     /// It was stopped on request; what was done stays.
     pub cancelled: bool,
     /// Duration.
@@ -195,14 +213,14 @@ impl Store {
         request: &CompactionRequest,
         observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
     ) -> Result<CompactionOutcome> {
-        self.compact_noting(request, &Culprit::default(), observe)
+        self.compact_noting(request, &PanickedSession::default(), observe)
     }
 
     /// The same; a session at which the run panics is noted.
     pub(super) fn compact_noting(
         &self,
         request: &CompactionRequest,
-        culprit: &Culprit,
+        panicked_session: &PanickedSession,
         observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
     ) -> Result<CompactionOutcome> {
         let (tell, told) = mpsc::channel();
@@ -213,8 +231,8 @@ impl Store {
             let worker = std::thread::Builder::new()
                 .name("betcode-compact".into())
                 .spawn_scoped(scope, move || {
-                    give_way();
-                    self.run_compaction(request, culprit, &mut |progress| {
+                    lower_priority();
+                    self.run_compaction(request, panicked_session, &mut |progress| {
                         let told = tell.send(*progress).ok();
                         told.and_then(|()| answered.recv().ok())
                             .unwrap_or(ControlFlow::Break(()))
@@ -235,7 +253,7 @@ impl Store {
     fn run_compaction(
         &self,
         request: &CompactionRequest,
-        culprit: &Culprit,
+        panicked_session: &PanickedSession,
         observe: Observer<'_>,
     ) -> Result<CompactionOutcome> {
         request.validate()?;
@@ -270,7 +288,7 @@ impl Store {
         // A run that panics has failed, and is noted like any other.
         let result = plan.and_then(|plan| {
             outcome.failures.clone_from(&plan.failures);
-            let tally = Tally::new(&mut outcome, culprit);
+            let tally = Tally::new(&mut outcome, panicked_session);
             let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
             catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)))
         });
@@ -318,7 +336,7 @@ impl Store {
         };
         // The observer is on another thread: asking it takes as long as planning for a session.
         let mut asked = Instant::now();
-        self.plan_asking(request, &mut || {
+        self.plan_cancellable(request, &mut || {
             if asked.elapsed() < PLANNING_ASKS_EVERY {
                 return ControlFlow::Continue(());
             }
@@ -389,15 +407,15 @@ impl Store {
         };
         pause(began.elapsed(), request.cpu_fraction_max);
         progress.phase = CompactionPhase::Encoding;
-        let cursor = Cursor::default();
-        let culprit = tally.culprit;
+        let cursor = PageReader::default();
+        let panicked_session = tally.panicked_session;
         let worker = || {
             let mut encoder = None;
-            let mut cursor = cursor.another();
+            let mut cursor = cursor.sibling();
             let base = base.as_ref();
             move |step: &PlannedStep| {
                 let began = Instant::now();
-                let _noted = culprit.unless_done(&step.session);
+                let _noted = panicked_session.mark_on_panic(&step.session);
                 let prepared = match &mut encoder {
                     Some(encoder) => prepare(self, step, encoder, &mut cursor),
                     None => BatchEncoder::new(params, base)
@@ -455,7 +473,7 @@ impl Store {
         outcome: &CompactionOutcome,
         error: Option<&StoreError>,
     ) -> Result<()> {
-        let failures = outcome.failures.first().map(|(_, why)| why.clone());
+        let failures = outcome.failures.first().map(|failure| failure.why.clone());
         let run = CompactionRun {
             run_id: 0,
             started_ms,
@@ -493,36 +511,39 @@ struct Tally<'o> {
     failed: BTreeSet<SessionId>,
     /// Bases made by the run, in use or not.
     bases_made: Vec<u64>,
-    culprit: &'o Culprit,
+    panicked_session: &'o PanickedSession,
 }
 
 /// The session at which a run panicked.
 #[derive(Debug, Default)]
-pub(super) struct Culprit(Mutex<Option<SessionId>>);
+pub(super) struct PanickedSession(Mutex<Option<SessionId>>);
 
 /// Notes its session when it goes with a panic.
-struct AtWork<'c> {
-    culprit: &'c Culprit,
+struct PanicMarker<'c> {
+    panicked_session: &'c PanickedSession,
     session: &'c SessionId,
 }
 
-impl Culprit {
+impl PanickedSession {
     /// The session, if the run panicked at one.
     pub(super) fn session(self) -> Option<SessionId> {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unless_done<'c>(&'c self, session: &'c SessionId) -> AtWork<'c> {
-        let culprit = self;
-        AtWork { culprit, session }
+    fn mark_on_panic<'c>(&'c self, session: &'c SessionId) -> PanicMarker<'c> {
+        let panicked_session = self;
+        PanicMarker {
+            panicked_session,
+            session,
+        }
     }
 }
 
-impl Drop for AtWork<'_> {
+impl Drop for PanicMarker<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut noted = self
-                .culprit
+                .panicked_session
                 .0
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
@@ -532,13 +553,17 @@ impl Drop for AtWork<'_> {
 }
 
 impl<'o> Tally<'o> {
-    fn new(outcome: &'o mut CompactionOutcome, culprit: &'o Culprit) -> Self {
-        let failed = outcome.failures.iter().map(|(id, _)| id.clone()).collect();
+    fn new(outcome: &'o mut CompactionOutcome, panicked_session: &'o PanickedSession) -> Self {
+        let failed = outcome
+            .failures
+            .iter()
+            .map(|failure| failure.session.clone())
+            .collect();
         Self {
             outcome,
             failed,
             bases_made: Vec::new(),
-            culprit,
+            panicked_session,
         }
     }
 
@@ -563,7 +588,7 @@ impl<'o> Tally<'o> {
             Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
             // Nobody asked for it, and it stays as it is; verifying is what finds damage.
             Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. }))
-                if step.again =>
+                if step.is_rewrite =>
             {
                 tracing::warn!(session = %step.session, %error, "a segment is not written again");
                 Ok(())
@@ -571,9 +596,9 @@ impl<'o> Tally<'o> {
             // Damage in one session must not keep the others from being compacted.
             Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
                 tracing::error!(session = %step.session, %error, "a session cannot be compacted");
-                let id = step.session.clone();
-                self.outcome.failures.push((id.clone(), error.to_string()));
-                self.failed.insert(id);
+                let failure = SessionFailure::new(&step.session, &error);
+                self.outcome.failures.push(failure);
+                self.failed.insert(step.session.clone());
                 Ok(())
             }
             Err(error) => Err(error),

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::lease::Lease;
 use super::policy::CompactionPolicy;
 use super::run::{
-    CompactionOutcome, CompactionProgress, CompactionRequest, Culprit, check_cpu_fraction,
+    CompactionOutcome, CompactionProgress, CompactionRequest, PanickedSession, SessionFailure,
+    check_cpu_fraction,
 };
 use crate::capacity::levels::Level;
 use crate::error::{ErrorKind, Result, StoreError};
@@ -91,21 +92,21 @@ pub struct ServiceStatus {
 }
 
 #[derive(Default)]
-struct Wishes {
+struct Commands {
     stop: bool,
     paused: bool,
     run_now: bool,
 }
 
 struct Shared {
-    wishes: Mutex<Wishes>,
+    commands: Mutex<Commands>,
     changed: Condvar,
     status: Mutex<ServiceStatus>,
 }
 
 impl Shared {
-    fn wishes(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn commands(&self) -> MutexGuard<'_, Commands> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn status(&self) -> MutexGuard<'_, ServiceStatus> {
@@ -128,7 +129,7 @@ impl Store {
         options.validate()?;
         self.writer()?;
         let shared = Arc::new(Shared {
-            wishes: Mutex::default(),
+            commands: Mutex::default(),
             changed: Condvar::new(),
             status: Mutex::new(ServiceStatus {
                 state: ServiceState::Idle,
@@ -145,7 +146,7 @@ impl Store {
                 return false;
             };
             if told.event.is_worse() {
-                shared.wishes().run_now = true;
+                shared.commands().run_now = true;
                 shared.changed.notify_all();
             }
             true
@@ -169,17 +170,17 @@ impl Store {
 impl CompactionService {
     /// Lets the run under way end at its next step, and starts none until resumed.
     pub fn pause(&self) {
-        self.wish(|wishes| wishes.paused = true);
+        self.command(|commands| commands.paused = true);
     }
 
     /// Ends a pause.
     pub fn resume(&self) {
-        self.wish(|wishes| wishes.paused = false);
+        self.command(|commands| commands.paused = false);
     }
 
     /// Looks at the store now instead of at the next interval.
     pub fn run_now(&self) {
-        self.wish(|wishes| wishes.run_now = true);
+        self.command(|commands| commands.run_now = true);
     }
 
     /// What it is doing.
@@ -193,13 +194,13 @@ impl CompactionService {
         self.end();
     }
 
-    fn wish(&self, change: impl FnOnce(&mut Wishes)) {
-        change(&mut self.shared.wishes());
+    fn command(&self, change: impl FnOnce(&mut Commands)) {
+        change(&mut self.shared.commands());
         self.shared.changed.notify_all();
     }
 
     fn end(&mut self) {
-        self.wish(|wishes| wishes.stop = true);
+        self.command(|commands| commands.stop = true);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -258,18 +259,20 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
             Ok(session) => session.messages == failed.messages,
             Err(error) => error.kind() == ErrorKind::Damaged,
         });
-        let culprit = Culprit::default();
+        let panicked_session = PanickedSession::default();
         let except = failed.keys().cloned().collect();
-        let result = run_once(store, options, shared, &culprit, except);
+        let result = run_once(store, options, shared, &panicked_session, except);
         let failures = match &result {
             Ok(outcome) => outcome.failures.clone(),
             // The others have their turn at the next look.
             Err(error) => {
-                let culprit = culprit.session().into_iter();
-                culprit.map(|id| (id, error.to_string())).collect()
+                let panicked_session = panicked_session.session().into_iter();
+                panicked_session
+                    .map(|id| SessionFailure::new(&id, error))
+                    .collect()
             }
         };
-        for (id, why) in failures {
+        for SessionFailure { session: id, why } in failures {
             let messages = store.session(&id).map_or(0, |session| session.messages);
             let since = Instant::now();
             let left = Failed {
@@ -306,28 +309,28 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
 /// Waits for the next look; whether there is one.
 fn wait(shared: &Shared, interval: Duration) -> bool {
     let deadline = Instant::now() + interval;
-    let mut wishes = shared.wishes();
+    let mut commands = shared.commands();
     loop {
-        if wishes.stop {
+        if commands.stop {
             return false;
         }
-        if wishes.paused {
+        if commands.paused {
             shared.status().state = ServiceState::Paused;
-            wishes = shared
+            commands = shared
                 .changed
-                .wait(wishes)
+                .wait(commands)
                 .unwrap_or_else(PoisonError::into_inner);
             continue;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if wishes.run_now || left.is_zero() {
-            wishes.run_now = false;
+        if commands.run_now || left.is_zero() {
+            commands.run_now = false;
             return true;
         }
         shared.status().state = ServiceState::Idle;
-        wishes = shared
+        commands = shared
             .changed
-            .wait_timeout(wishes, left)
+            .wait_timeout(commands, left)
             .unwrap_or_else(PoisonError::into_inner)
             .0;
     }
@@ -337,7 +340,7 @@ fn run_once(
     store: &Store,
     options: &ServiceOptions,
     shared: &Shared,
-    culprit: &Culprit,
+    panicked_session: &PanickedSession,
     except: BTreeSet<SessionId>,
 ) -> Result<CompactionOutcome> {
     let level = store.level().max(store.space()?.level());
@@ -356,10 +359,10 @@ fn run_once(
         // Agents need the cores.
         threads_max: 1,
     };
-    store.compact_noting(&request, culprit, &mut |progress| {
+    store.compact_noting(&request, panicked_session, &mut |progress| {
         shared.status().progress = Some(*progress);
-        let wishes = shared.wishes();
-        if wishes.stop || wishes.paused {
+        let commands = shared.commands();
+        if commands.stop || commands.paused {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())

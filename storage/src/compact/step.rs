@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
-use super::base::{BaseRow, RunBase};
+use super::base::{BaseRow, RunBase, name_step};
 use super::pace::Pace;
 use super::plan::PlannedStep;
-use super::standing::{self, Standing, StandingSegment, first_change};
+use super::step_input::{self, ReplacedSegment, StepInput, first_change};
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
-use crate::reader::fetch::Cursor;
+use crate::reader::fetch::PageReader;
 use crate::segment::{
     self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError, v2,
 };
@@ -75,9 +75,9 @@ pub(super) struct PreparedSegment {
     info: SegmentInfo,
     hot_messages: u64,
     hot_bytes: u64,
-    replaces: Vec<StandingSegment>,
+    replaces: Vec<ReplacedSegment>,
     encoded: Vec<u8>,
-    /// By which the swap knows the rows that came back from `encoded`.
+    /// Time, digest and size of each message, in order. The swap deletes a row only if it has these.
     marks: Vec<RowMark>,
     base: Option<Arc<BaseRow>>,
 }
@@ -112,34 +112,23 @@ pub(super) fn prepare(
     store: &Store,
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,
-    cursor: &mut Cursor,
+    cursor: &mut PageReader,
 ) -> Result<Option<PreparedSegment>> {
     let id = &step.session;
-    let Some(standing) = standing::read(store, step, cursor)? else {
+    let Some(step_input) = step_input::read(store, step, cursor)? else {
         return Ok(None);
     };
-    let Standing {
+    let named = |source| name_step(step, source);
+    let (encoded, decoded) = encoder.encode(&step_input.entries()).map_err(named)?;
+    let StepInput {
         key,
         messages,
         segments,
-    } = standing;
+    } = step_input;
     let in_segments: u64 = segments.iter().map(|s| s.info.messages()).sum();
     let segment_raw_bytes: u64 = segments.iter().map(|s| s.info.raw_bytes).sum();
     let raw_bytes: u64 = messages.iter().map(|m| m.payload.len() as u64).sum();
 
-    let named = |source| StoreError::Segment {
-        id: id.to_string(),
-        first_sequence: step.first_sequence,
-        source,
-    };
-    let entries: Vec<Entry<'_>> = messages
-        .iter()
-        .map(|m| Entry {
-            payload: &m.payload,
-            received_ms: m.received_ms,
-        })
-        .collect();
-    let (encoded, decoded) = encoder.encode(&entries).map_err(named)?;
     let limits = DecodeLimits::default();
     let base_id = segment::base_id(&encoded, &limits).map_err(named)?;
     if let Some(sequence) = first_difference(step.first_sequence, &messages, &decoded) {

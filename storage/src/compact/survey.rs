@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, batches};
 use super::plan::{Packer, Packing, PlannedStep};
 use super::policy::{CompactionPolicy, SessionState};
-use super::run::{CompactionPlan, CompactionRequest};
+use super::run::{CompactionPlan, CompactionRequest, SessionFailure};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::segment::CodecVersion;
@@ -22,11 +22,11 @@ impl Store {
     /// [`StoreError::InvalidArgument`], [`StoreError::SessionNotFound`], or when the file cannot be read.
     pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
         request.validate()?;
-        self.plan_asking(request, &mut || ControlFlow::Continue(()))
+        self.plan_cancellable(request, &mut || ControlFlow::Continue(()))
     }
 
     /// Plans, and asks `go_on` before each session: there may be many thousands.
-    pub(super) fn plan_asking(
+    pub(super) fn plan_cancellable(
         &self,
         request: &CompactionRequest,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
@@ -120,14 +120,14 @@ impl Store {
         };
         let settled = match state.is_current() {
             true => Vec::new(),
-            false => self.settled(&pending, sessions, request, go_on)?,
+            false => self.rewritable_segments(&pending, sessions, request, go_on)?,
         };
         Ok(batches(project, &state, pending, settled.into_iter()))
     }
 
     /// The steps that would write deep segments again, the newest first; none of those that `pending`
     /// writes anyway, or that are to be left as they are.
-    fn settled(
+    fn rewritable_segments(
         &self,
         pending: &[PlannedStep],
         sessions: &[&Session],
@@ -162,7 +162,7 @@ impl Store {
                 .iter()
                 .filter(|info| info.tier == Tier::Deep && !is_pending(info))
                 .map(|info| {
-                    let step = PlannedStep::again(session.id.clone(), info);
+                    let step = PlannedStep::rewrite(session.id.clone(), info);
                     (info.created_ms, step)
                 });
             settled.extend(again);
@@ -246,7 +246,7 @@ fn or_cancelled(go_on: ControlFlow<()>) -> Result<()> {
 fn fail(plan: &mut CompactionPlan, session: Option<&SessionId>, error: &StoreError) {
     tracing::error!(session = session.map(SessionId::as_str), %error, "a session cannot be compacted");
     if let Some(id) = session {
-        plan.failures.push((id.clone(), error.to_string()));
+        plan.failures.push(SessionFailure::new(id, error));
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
             tier: Tier::Quick,
             ..CompactionRequest::manual()
         };
-        let planned = store.plan_asking(&request, &mut || {
+        let planned = store.plan_cancellable(&request, &mut || {
             asked += 1;
             match asked {
                 1 => ControlFlow::Continue(()),

@@ -20,12 +20,12 @@ use crate::sql::db::{Db, is_damage};
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 
-use super::shared::{Helper, Shared};
+use super::shared::{ReadAheadPermit, Shared};
 
 /// What was decoded last. Messages never change, so it stays true whatever compaction does. It may
 /// go from session to session, and keeps their bases and its buffers.
 #[derive(Debug, Default)]
-pub(crate) struct Cursor {
+pub(crate) struct PageReader {
     decoded: Option<Decoded>,
     /// The segment behind it, if it is being decoded ahead.
     ahead: Option<ReadAhead>,
@@ -35,7 +35,7 @@ pub(crate) struct Cursor {
     is_replay: bool,
 }
 
-impl Cursor {
+impl PageReader {
     /// For a replay, whose bases need not be read from the file each time.
     pub(crate) fn of_replay(shared: Arc<Shared>) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl Cursor {
     }
 
     /// One more for the same work, which shares bases and buffers with it.
-    pub(crate) fn another(&self) -> Self {
+    pub(crate) fn sibling(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
             ..Self::default()
@@ -127,7 +127,7 @@ impl ReadAhead {
     /// Begins to decode all of `stored`, if a thread can be had.
     fn begin(
         shared: &Arc<Shared>,
-        helper: Helper,
+        permit: ReadAheadPermit,
         key: SessionKey,
         id: &SessionId,
         stored: Stored,
@@ -137,8 +137,8 @@ impl ReadAhead {
         let thread = std::thread::Builder::new()
             .name("read-ahead".to_owned())
             .spawn(move || {
-                let decoded = decode(&shared, &whole(key, &id, &stored.info), &stored);
-                drop(helper);
+                let decoded = decode(&shared, &whole_segment(key, &id, &stored.info), &stored);
+                drop(permit);
                 decoded
             })
             .ok()?;
@@ -156,9 +156,14 @@ impl ReadAhead {
 }
 
 /// Where a page comes from.
-enum Found {
-    Hot(Vec<Message>),
-    Segment(Stored, Option<Stored>),
+enum PageSource {
+    /// Messages that are rows of their own.
+    Rows(Vec<Message>),
+    /// A segment, and the next one if it is to be decoded ahead.
+    Segment {
+        stored: Stored,
+        next: Option<Stored>,
+    },
 }
 
 /// A segment as the file has it, and what is needed to decode it.
@@ -179,24 +184,24 @@ pub(crate) fn page(
     id: &SessionId,
     from: u64,
     to: u64,
-    cursor: &mut Cursor,
+    cursor: &mut PageReader,
 ) -> Result<Vec<Message>> {
     cursor.advance(key, from);
     if let Some(decoded) = &cursor.decoded {
-        return cut(id, decoded, from, to);
+        return page_of(id, decoded, from, to);
     }
     let shared = Arc::clone(&cursor.shared);
-    let helper = cursor.is_replay.then(|| shared.helper()).flatten();
+    let permit = cursor.is_replay.then(|| shared.try_read_ahead()).flatten();
     let place = MessageRange { key, id, from, to };
-    match locate(db, connection, &place, cursor, helper.is_some())? {
-        Found::Hot(messages) => Ok(messages),
-        Found::Segment(stored, next) => {
+    match locate(db, connection, &place, cursor, permit.is_some())? {
+        PageSource::Rows(messages) => Ok(messages),
+        PageSource::Segment { stored, next } => {
             cursor.keep_base(stored.base.as_ref());
             cursor.ahead = next
-                .zip(helper)
-                .and_then(|(next, helper)| ReadAhead::begin(&shared, helper, key, id, next));
+                .zip(permit)
+                .and_then(|(next, permit)| ReadAhead::begin(&shared, permit, key, id, next));
             let decoded = decode(&shared, &place, &stored)?;
-            cut(id, cursor.decoded.insert(decoded), from, to)
+            page_of(id, cursor.decoded.insert(decoded), from, to)
         }
     }
 }
@@ -208,9 +213,9 @@ pub(crate) fn segment(
     key: SessionKey,
     id: &SessionId,
     info: &SegmentInfo,
-    cursor: &mut Cursor,
+    cursor: &mut PageReader,
 ) -> Result<(Vec<u8>, Vec<Message>)> {
-    let place = whole(key, id, info);
+    let place = whole_segment(key, id, info);
     let stored = stored(db, connection, &place, *info, None, cursor)?;
     cursor.keep_base(stored.base.as_ref());
     let decoded = decode(&cursor.shared, &place, &stored)?;
@@ -225,14 +230,21 @@ pub(crate) fn stored_if(
     key: SessionKey,
     id: &SessionId,
     info: &SegmentInfo,
-    cursor: &mut Cursor,
+    cursor: &mut PageReader,
 ) -> Result<Option<Stored>> {
     let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
     let there = sql::segments::at_or_after(&snapshot, key, info.first_sequence);
     if db.named("find a segment", there)?.as_ref() != Some(info) {
         return Ok(None);
     }
-    let stored = stored(db, &snapshot, &whole(key, id, info), *info, None, cursor)?;
+    let stored = stored(
+        db,
+        &snapshot,
+        &whole_segment(key, id, info),
+        *info,
+        None,
+        cursor,
+    )?;
     cursor.keep_base(stored.base.as_ref());
     Ok(Some(stored))
 }
@@ -245,7 +257,7 @@ struct MessageRange<'a> {
     to: u64,
 }
 
-fn whole<'a>(key: SessionKey, id: &'a SessionId, info: &SegmentInfo) -> MessageRange<'a> {
+fn whole_segment<'a>(key: SessionKey, id: &'a SessionId, info: &SegmentInfo) -> MessageRange<'a> {
     MessageRange {
         key,
         id,
@@ -260,9 +272,13 @@ fn is_few(info: &SegmentInfo, from: u64, to: u64) -> bool {
     !all && to.min(info.last_sequence) - from < PARTIAL_MESSAGES_MAX
 }
 
-/// Where to go on after damage at `sequence`: behind the segment that holds it, or where the next
-/// message or segment begins; behind the last sequence when there is none.
-pub(crate) fn behind(connection: &Connection, key: SessionKey, sequence: u64) -> u64 {
+/// The sequence to go on from after damage at `sequence`: after the damaged segment, or the next message or
+/// segment; SEQUENCE_MAX + 1 if there is none.
+pub(crate) fn next_sequence_after_damage(
+    connection: &Connection,
+    key: SessionKey,
+    sequence: u64,
+) -> u64 {
     // Never back: a damaged tree may find what was not asked for.
     let further = |next: u64| next.max(sequence + 1);
     let segment = sql::segments::at_or_after(connection, key, sequence);
@@ -334,9 +350,9 @@ pub(crate) fn base_of(
     db: &Db,
     connection: &Connection,
     base_id: u64,
-    at_hand: Option<&Arc<Base>>,
+    cached_base: Option<&Arc<Base>>,
 ) -> Result<Arc<Base>> {
-    if let Some(base) = at_hand.filter(|base| base.id() == base_id) {
+    if let Some(base) = cached_base.filter(|base| base.id() == base_id) {
         return Ok(Arc::clone(base));
     }
     let encoded = stored_base(db, connection, base_id)?;
@@ -372,9 +388,9 @@ fn locate(
     db: &Db,
     connection: &Connection,
     place: &MessageRange<'_>,
-    cursor: &Cursor,
+    cursor: &PageReader,
     read_ahead: bool,
-) -> Result<Found> {
+) -> Result<PageSource> {
     let &MessageRange { key, id, from, to } = place;
     // One snapshot for both tables: a compaction between the two look-ups would hide messages.
     let snapshot = if connection.is_autocommit() {
@@ -386,7 +402,7 @@ fn locate(
         // Damage among the segments hides no message that has a row of its own. No segment's place is
         // needed: where one begins, the run of rows has a gap.
         Err(error) if is_damage(&error) && is_hot(db, connection, key, from)? => {
-            return hot_page(db, connection, key, id, from, to).map(Found::Hot);
+            return hot_page(db, connection, key, id, from, to).map(PageSource::Rows);
         }
         segment => db.named("find a segment", segment)?,
     };
@@ -399,11 +415,11 @@ fn locate(
             } else {
                 None
             };
-            Found::Segment(stored, next)
+            PageSource::Segment { stored, next }
         }
         next => {
             let to = next.map_or(to, |info| to.min(info.first_sequence - 1));
-            Found::Hot(hot_page(db, connection, key, id, from, to)?)
+            PageSource::Rows(hot_page(db, connection, key, id, from, to)?)
         }
     };
     drop(snapshot);
@@ -422,7 +438,7 @@ fn next_whole(
     connection: &Connection,
     place: &MessageRange<'_>,
     before: &Stored,
-    cursor: &Cursor,
+    cursor: &PageReader,
 ) -> Option<Stored> {
     let first = before.info.last_sequence + 1;
     if first > place.to {
@@ -443,8 +459,8 @@ fn stored(
     connection: &Connection,
     place: &MessageRange<'_>,
     info: SegmentInfo,
-    at_hand: Option<&Arc<Base>>,
-    cursor: &Cursor,
+    cached_base: Option<&Arc<Base>>,
+    cursor: &PageReader,
 ) -> Result<Stored> {
     let encoded = db.named(
         "read a segment",
@@ -462,9 +478,9 @@ fn stored(
     let base = match info.base_id {
         Some(base_id) => {
             let is_it = |base: &&Arc<Base>| base.id() == base_id;
-            let at_hand = at_hand.filter(is_it).cloned();
-            let at_hand = at_hand.or_else(|| cursor.base(base_id));
-            Some(base_of(db, connection, base_id, at_hand.as_ref())?)
+            let cached_base = cached_base.filter(is_it).cloned();
+            let cached_base = cached_base.or_else(|| cursor.base(base_id));
+            Some(base_of(db, connection, base_id, cached_base.as_ref())?)
         }
         None => None,
     };
@@ -521,7 +537,7 @@ fn hot_page(
     Ok(messages)
 }
 
-fn cut(id: &SessionId, decoded: &Decoded, from: u64, to: u64) -> Result<Vec<Message>> {
+fn page_of(id: &SessionId, decoded: &Decoded, from: u64, to: u64) -> Result<Vec<Message>> {
     let to = to.min(decoded.last_sequence());
     let mut messages = Vec::new();
     let mut bytes = 0;

@@ -112,9 +112,9 @@ pub struct Replay {
     end: u64,
     /// An error has ended the iteration.
     is_over: bool,
-    /// Whether to look behind the end, which is the session's, once it is reached.
-    looks_behind: bool,
-    cursor: fetch::Cursor,
+    /// Whether to look past the end, which is the session's, once it is reached.
+    checks_past_end: bool,
+    cursor: fetch::PageReader,
     page: std::vec::IntoIter<Message>,
 }
 
@@ -135,7 +135,7 @@ impl Replay {
             match ids.position(connection, session) {
                 Err(error) if is_damage(&error) => {}
                 Ok(Some((key, end))) => {
-                    return match sql::damaged::stands_behind(connection, key, end) {
+                    return match sql::damaged::has_rows_past(connection, key, end) {
                         Ok(false) => Ok(Some((key, end))),
                         // Where that cannot be read, there may be more.
                         Err(error) if !is_damage(&error) => Err(error),
@@ -177,15 +177,13 @@ impl Replay {
             .db
             .named("find the session", position)
             .map_err(|error| error.in_session(&session))?
-            .ok_or_else(|| StoreError::SessionNotFound {
-                id: session.to_string(),
-            })?;
+            .ok_or_else(|| StoreError::not_found(&session))?;
         let end = range.to.unwrap_or(newest).min(newest);
         let mut next = range.from.max(1);
         if let Some(last) = range.last {
             next = next.max((end + 1).saturating_sub(last));
         }
-        let cursor = fetch::Cursor::of_replay(Arc::clone(&readers.shared));
+        let cursor = fetch::PageReader::of_replay(Arc::clone(&readers.shared));
         Ok(Self {
             readers,
             session,
@@ -193,7 +191,7 @@ impl Replay {
             next,
             end,
             is_over: false,
-            looks_behind: range.to.is_none_or(|to| to >= newest),
+            checks_past_end: range.to.is_none_or(|to| to >= newest),
             cursor,
             page: Vec::new().into_iter(),
         })
@@ -214,7 +212,7 @@ impl Replay {
 
     fn fetch(&mut self) -> Result<Option<Vec<Message>>> {
         if self.next > self.end {
-            return self.look_behind().map(|()| None);
+            return self.check_past_end().map(|()| None);
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
@@ -242,7 +240,7 @@ impl Replay {
                 }
                 // Anything else may be gone the next time, and hides no message.
                 if error.kind() == ErrorKind::Damaged {
-                    self.next = fetch::behind(&connection, self.key, self.next);
+                    self.next = fetch::next_sequence_after_damage(&connection, self.key, self.next);
                 }
                 Err(error)
             }
@@ -251,8 +249,8 @@ impl Replay {
 
     /// What was appended since the replay began is no damage: it stands before the end that the row tells
     /// by now.
-    fn look_behind(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.looks_behind) {
+    fn check_past_end(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.checks_past_end) {
             return Ok(());
         }
         let connection = self.readers.get()?;
@@ -261,17 +259,17 @@ impl Replay {
         let found = sql::sessions::by_key(&snapshot, self.key);
         let found = found.and_then(|session| match session {
             Some(Session { messages: end, .. }) => {
-                let is_behind = sql::damaged::stands_behind(&snapshot, self.key, end)?;
+                let is_behind = sql::damaged::has_rows_past(&snapshot, self.key, end)?;
                 Ok(is_behind.then_some(end))
             }
             None => Ok(None),
         });
         match found {
             Ok(None) => Ok(()),
-            Ok(Some(end)) => Err(StoreError::more_behind(&self.session, end)),
+            Ok(Some(end)) => Err(StoreError::rows_past_end(&self.session, end)),
             // What cannot be read tells of no message.
             Err(error) if is_damage(&error) => Ok(()),
-            Err(error) => Err(db.name_error("look behind the end", error)),
+            Err(error) => Err(db.name_error("look past the end", error)),
         }
     }
 
@@ -285,9 +283,7 @@ impl Replay {
         if is_there {
             Ok(())
         } else {
-            Err(StoreError::SessionNotFound {
-                id: self.session.to_string(),
-            })
+            Err(StoreError::not_found(&self.session))
         }
     }
 

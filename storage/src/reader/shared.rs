@@ -14,11 +14,11 @@ pub(crate) struct Shared {
     decoders: Mutex<Vec<Decoder>>,
     /// The bases used last, the newest at the end.
     bases: Mutex<Vec<Arc<Base>>>,
-    helpers: AtomicUsize,
+    reading_ahead: AtomicUsize,
 }
 
 /// Threads that may decode ahead at once: one core is the caller's.
-static HELPERS_MAX: LazyLock<usize> =
+static READ_AHEAD_THREADS_MAX: LazyLock<usize> =
     LazyLock::new(|| std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1));
 
 impl Shared {
@@ -54,23 +54,23 @@ impl Shared {
 
     /// Leave to decode on one more thread: until it is dropped, and only while cores are free
     /// of others'.
-    pub(crate) fn helper(self: &Arc<Self>) -> Option<Helper> {
-        let admitted = self
-            .helpers
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now < *HELPERS_MAX).then_some(now + 1)
-            });
-        admitted.ok().map(|_| Helper(Arc::clone(self)))
+    pub(crate) fn try_read_ahead(self: &Arc<Self>) -> Option<ReadAheadPermit> {
+        let admitted =
+            self.reading_ahead
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                    (now < *READ_AHEAD_THREADS_MAX).then_some(now + 1)
+                });
+        admitted.ok().map(|_| ReadAheadPermit(Arc::clone(self)))
     }
 }
 
-/// See [`Shared::helper`].
+/// See [`Shared::try_read_ahead`].
 #[derive(Debug)]
-pub(crate) struct Helper(Arc<Shared>);
+pub(crate) struct ReadAheadPermit(Arc<Shared>);
 
-impl Drop for Helper {
+impl Drop for ReadAheadPermit {
     fn drop(&mut self) {
-        self.0.helpers.fetch_sub(1, Ordering::Relaxed);
+        self.0.reading_ahead.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -86,10 +86,15 @@ mod tests {
     #[test]
     fn helpers_are_bounded_and_come_back() {
         let shared = Arc::<Shared>::default();
-        let admitted: Vec<_> = std::iter::from_fn(|| shared.helper()).take(5000).collect();
-        assert_eq!(admitted.len(), *HELPERS_MAX);
+        let admitted: Vec<_> = std::iter::from_fn(|| shared.try_read_ahead())
+            .take(5000)
+            .collect();
+        assert_eq!(admitted.len(), *READ_AHEAD_THREADS_MAX);
         drop(admitted);
-        assert_eq!(shared.helper().is_some(), *HELPERS_MAX > 0);
+        assert_eq!(
+            shared.try_read_ahead().is_some(),
+            *READ_AHEAD_THREADS_MAX > 0
+        );
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl<'a> ArchiveBatch<'a> {
         self.first += batch.payloads.len() as u64;
         self.bytes = 0;
         let received_ms = std::mem::take(&mut self.received_ms);
-        archive.writer()?.append_received(batch, received_ms)?;
+        archive.writer()?.append_received(batch, &received_ms)?;
         Ok(())
     }
 }

@@ -26,8 +26,8 @@ pub(crate) fn or_else<T>(
     }
 }
 
-/// As [`sessions::list`]. Of a session without a row nobody knows whether it matches: those are listed
-/// with the first page.
+/// Like [`sessions::list`]. Sessions without a readable row are returned with the first page, because nobody
+/// knows whether they match.
 pub(crate) fn list(
     connection: &Connection,
     filter: &SessionFilter,
@@ -227,10 +227,9 @@ fn last_key(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// What is known of the index of session ids.
 ///
-/// An entry that leads to the wrong row is noticed there. One that is lost, or has another id now, is not:
-/// hence when an id is not in it, it is held against all rows, once for as long as a store is open. What
-/// goes wrong with it later is seen at the next opening. The writer, for which that would take too
-/// long, makes a session whose id was lost anew; both are listed then, and `verify` names the old one.
+/// A wrong entry is noticed when it is followed; a missing one is not. So when an id is not found the whole
+/// index is compared with the rows, once per opened store. The writer skips this, because it would hold up
+/// appends: it creates the session anew, both are listed, and `verify` reports the old one.
 #[derive(Debug, Default)]
 pub(crate) struct IdIndex {
     is_whole: OnceLock<bool>,
@@ -312,7 +311,7 @@ fn key_without_index(
         Ok(None) => {
             return match failure {
                 // The index knows it, so its row has been lost, or what that says of its id.
-                Some(error) if sessions::is_misled(&error) => Err(error),
+                Some(error) if sessions::is_index_mismatch(&error) => Err(error),
                 _ => Ok(None),
             };
         }
@@ -333,8 +332,8 @@ fn key_without_index(
     failure.map_or(Ok(None), Err)
 }
 
-/// Whether a message or a segment stands behind `end`, where a session's row says that it ends.
-pub(crate) fn stands_behind(
+/// Whether a message or a segment stands after `end`, where a session's row says that it ends.
+pub(crate) fn has_rows_past(
     connection: &Connection,
     key: SessionKey,
     end: u64,

@@ -220,7 +220,7 @@ impl Db {
 
     pub(crate) fn name_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
         let path = self.path.clone();
-        if is_odd_value(&source) || is_odd_schema(&source) {
+        if is_invalid_value(&source) || is_schema_mismatch(&source) {
             return StoreError::Damaged {
                 session: None,
                 what: format!("{}: {action}: {source}", path.display()),
@@ -243,7 +243,7 @@ impl Db {
                 waited_ms: BUSY_WAITED_MS.take(),
             },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },
-            ErrorCode::Unknown if is_odd_format(&source) => StoreError::Foreign {
+            ErrorCode::Unknown if is_unknown_format(&source) => StoreError::Foreign {
                 path,
                 why: source.to_string(),
             },
@@ -257,8 +257,7 @@ impl Db {
                 what: format!("{}: {why}", path.display()),
             },
             ErrorCode::CannotOpen if !path.exists() => {
-                let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-                if folder.is_some_and(|p| !p.exists()) {
+                if !files::folder_of(&path).exists() {
                     StoreError::Missing { path }
                 } else {
                     StoreError::ReadOnly { path, why }
@@ -271,7 +270,7 @@ impl Db {
             {
                 StoreError::DiskFull { path, why }
             }
-            ErrorCode::SystemIoFailure if is_behind_end(&source) => StoreError::Damaged {
+            ErrorCode::SystemIoFailure if is_past_end(&source) => StoreError::Damaged {
                 session: None,
                 what: format!(
                     "{}: {action}: a page is missing at the end of the file",
@@ -340,7 +339,7 @@ fn may_be_read_only(error: &rusqlite::Error) -> bool {
 
 /// Whether a row holds what no statement of ours writes: another type, or a number or text that
 /// cannot be. SQLite finds nothing wrong with it.
-pub(crate) fn is_odd_value(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_invalid_value(error: &rusqlite::Error) -> bool {
     use rusqlite::Error;
     matches!(
         error,
@@ -350,32 +349,32 @@ pub(crate) fn is_odd_value(error: &rusqlite::Error) -> bool {
             | Error::Utf8Error(..)
             // Whoever asks for a row that need not be there takes this for an answer.
             | Error::QueryReturnedNoRows
-    ) || is_odd_sum(error)
+    ) || is_integer_overflow(error)
 }
 
 /// Whether an error is about what the file holds, be it SQLite that finds it or a row's reader.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    is_odd_value(error) || is_damaged_page(error)
+    is_invalid_value(error) || is_damaged_page(error)
 }
 
 /// Whether SQLite itself finds a page damaged.
 pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) || is_behind_end(error)
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) || is_past_end(error)
 }
 
-/// Whether a page was to be read that begins behind the end of the file: where it is one of a long
+/// Whether a page was to be read that begins past the end of the file: where it is one of a long
 /// message, SQLite calls that an I/O error.
-fn is_behind_end(error: &rusqlite::Error) -> bool {
+fn is_past_end(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|e| e.extended_code);
     extended == Some(ffi::SQLITE_IOERR_SHORT_READ)
 }
 
 /// Whether a statement does not fit the file's schema. The statements are ours and fit the version that
 /// the file says it has, so the text of its schema is not what was written.
-fn is_odd_schema(error: &rusqlite::Error) -> bool {
+fn is_schema_mismatch(error: &rusqlite::Error) -> bool {
     match error {
         rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnName(_) => true,
-        // A table that begins behind the end of a file that is cut off is none.
+        // A table that begins past the end of a file that is cut off is none.
         rusqlite::Error::SqliteFailure(_, Some(what)) => {
             what.contains("has no column named") || what.starts_with("no such table: ")
         }
@@ -384,12 +383,12 @@ fn is_odd_schema(error: &rusqlite::Error) -> bool {
 }
 
 /// Whether the file's header asks for a format that this SQLite does not know.
-fn is_odd_format(error: &rusqlite::Error) -> bool {
+fn is_unknown_format(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "unsupported file format")
 }
 
 /// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.
-fn is_odd_sum(error: &rusqlite::Error) -> bool {
+fn is_integer_overflow(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "integer overflow")
 }
 

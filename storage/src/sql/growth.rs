@@ -48,10 +48,17 @@ pub struct SessionGrowth {
     pub raw_bytes: u64,
 }
 
+/// Messages of a type, and their payload bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TypeCount {
+    pub(crate) messages: u64,
+    pub(crate) raw_bytes: u64,
+}
+
 /// What one commit adds, keyed by session, hour and type.
 #[derive(Debug, Default)]
 pub(crate) struct GrowthDelta {
-    pub(crate) by_type: HashMap<(SessionKey, i64, i64), (u64, u64)>,
+    pub(crate) by_type: HashMap<(SessionKey, i64, i64), TypeCount>,
     pub(crate) active: HashMap<(SessionKey, i64), i64>,
 }
 
@@ -78,8 +85,8 @@ pub(crate) fn type_id(connection: &Connection, name: &str) -> rusqlite::Result<i
 }
 
 pub(crate) fn add(connection: &Connection, delta: &GrowthDelta) -> rusqlite::Result<()> {
-    for (&(session, hour, type_id), &(messages, raw_bytes)) in &delta.by_type {
-        let (messages, raw_bytes) = (signed(messages), signed(raw_bytes));
+    for (&(session, hour, type_id), count) in &delta.by_type {
+        let (messages, raw_bytes) = (signed(count.messages), signed(count.raw_bytes));
         connection
             .prepare_cached(
                 "INSERT INTO growth (session_key, hour, type_id, messages, raw_bytes)

@@ -42,7 +42,7 @@ pub struct Untimed {
 
 /// What a report shows of the sessions, and what it sums up of them.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shown {
+pub(crate) struct ReportSelection {
     pub(crate) biggest: Vec<Session>,
     pub(crate) fastest: Vec<Session>,
     pub(crate) projects: Vec<ProjectGrowth>,
@@ -52,13 +52,13 @@ pub(crate) struct Shown {
 
 /// The `limit` sessions and projects that take the most room, and the `limit` sessions with the most
 /// payload bytes an active hour, of those with at least `active_ms_min` of active time.
-pub(crate) fn shown(
+pub(crate) fn select(
     connection: &Connection,
     active_ms_min: i64,
     limit: u32,
-) -> rusqlite::Result<Shown> {
+) -> rusqlite::Result<ReportSelection> {
     let (projects, projects_total) = projects(connection, limit)?;
-    Ok(Shown {
+    Ok(ReportSelection {
         biggest: biggest(connection, limit)?,
         fastest: fastest(connection, active_ms_min, limit)?,
         projects,
@@ -67,13 +67,13 @@ pub(crate) fn shown(
     })
 }
 
-/// As [`shown`], of sessions that SQLite cannot go through any more.
-pub(crate) fn shown_of(
+/// As [`select`], of sessions that SQLite cannot go through any more.
+pub(crate) fn select_of(
     connection: &Connection,
     mut sessions: Vec<Session>,
     active_ms_min: i64,
     limit: u32,
-) -> rusqlite::Result<Shown> {
+) -> rusqlite::Result<ReportSelection> {
     let limit = limit as usize;
     let mut projects: BTreeMap<&str, ProjectGrowth> = BTreeMap::new();
     let mut untimed = Untimed::default();
@@ -118,7 +118,7 @@ pub(crate) fn shown_of(
         by_size.then(a.id.cmp(&b.id))
     });
     sessions.truncate(limit);
-    Ok(Shown {
+    Ok(ReportSelection {
         biggest: sessions,
         fastest,
         projects,

@@ -3,7 +3,7 @@
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, Rows, ffi, params};
 
-use super::db::is_odd_value;
+use super::db::is_invalid_value;
 use super::totals::Delta;
 use super::{out_of_range, signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
@@ -74,7 +74,7 @@ pub(super) fn readable(
         match from_row(row) {
             Ok(session) => sessions.push(session),
             // One odd row hides no other session.
-            Err(error) if is_odd_value(&error) => {
+            Err(error) if is_invalid_value(&error) => {
                 let id: Option<String> = row.get("session_id").ok();
                 damaged.push(DamagedSession {
                     id: id.and_then(|id| SessionId::new(id).ok()),
@@ -92,7 +92,7 @@ pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<
 }
 
 /// The row that the index leads to. SQLite believes the index's entry and would tell the id from there:
-/// the row is read as one of its own, and has to tell the same. An error of [`is_misled`] if it does
+/// the row is read as one of its own, and has to tell the same. An error of [`is_index_mismatch`] if it does
 /// not, or if there is none.
 fn by_id<T>(
     connection: &Connection,
@@ -107,13 +107,13 @@ fn by_id<T>(
         )?
         .query_row([id.as_str()], |row| match row.get_ref("session_id")? {
             ValueRef::Text(found) if found == id.as_str().as_bytes() => read(row),
-            _ => Err(misled()),
+            _ => Err(index_mismatch()),
         })
         .optional()
 }
 
 /// The index of ids and the rows tell different things.
-pub(crate) fn misled() -> rusqlite::Error {
+pub(crate) fn index_mismatch() -> rusqlite::Error {
     let what = "the index of session ids does not lead to the session's row";
     rusqlite::Error::SqliteFailure(
         ffi::Error::new(ffi::SQLITE_CORRUPT_INDEX),
@@ -122,7 +122,7 @@ pub(crate) fn misled() -> rusqlite::Error {
 }
 
 /// Whether an index led past a row.
-pub(crate) fn is_misled(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_index_mismatch(error: &rusqlite::Error) -> bool {
     let extended = error.sqlite_error().map(|error| error.extended_code);
     extended == Some(ffi::SQLITE_CORRUPT_INDEX)
 }
@@ -412,7 +412,7 @@ pub(crate) fn is_deletion(connection: &Connection, key: SessionKey) -> rusqlite:
 }
 
 /// Keys that are listed as deleted, and cannot be or are not, for `verify`.
-pub(crate) fn odd_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+pub(crate) fn invalid_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     connection
         .prepare(
             "SELECT session_key FROM deletions WHERE session_key NOT BETWEEN 1 AND ?1

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-use super::append::{GroupSums, Room, Wrote, admit, find_again, write};
+use super::append::{GroupWriter, SpaceBudget, Wrote};
 use super::disk_room::{self, PagesBefore};
 use super::request::{AppendRequest, Unanswered};
 use crate::error::{ErrorKind, Result, StoreError};
@@ -73,13 +73,13 @@ const DATA_VERSION_UNKNOWN: i64 = -1;
 
 /// For how long nothing has waited for the writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lull {
+pub(super) enum WriterIdleness {
     /// Appends wait.
-    None,
+    Busy,
     /// Just now nobody waits.
-    Short,
+    Drained,
     /// Nothing came for so long that it tidies up.
-    Long,
+    Idle,
 }
 
 /// The writer thread's belongings; jobs get it to work with.
@@ -90,17 +90,17 @@ pub(crate) struct WriterContext {
     cache: Cache,
     /// `PRAGMA data_version` when the cache was last known to be true.
     data_version: i64,
-    /// When somebody last wrote: this thread an append, or another process anything.
-    appended: Option<Instant>,
+    /// When this thread last committed an append, or another process anything.
+    last_write_seen: Option<Instant>,
     pub(crate) reserve: Reserve,
     watch: Arc<CapacityWatch>,
-    /// Bytes of the WAL at its last checkpoint, as long as it has not begun anew since: a reader may
-    /// hold it there, and what was copied once is not looked at again for each commit.
+    /// Bytes of the WAL that the last checkpoint had seen; 0 once SQLite has restarted the WAL.
     checkpointed_bytes: u64,
-    /// Some of it may not be copied: a reader kept it from being, or an earlier opening left it.
-    is_held_back: bool,
-    /// When a log longer than usual was last to be cut.
-    cut_tried: Option<Instant>,
+    /// Frames may not have been copied to the main file: a reader blocked the last checkpoint, or a
+    /// previous process left a WAL.
+    may_have_uncopied_frames: bool,
+    /// When a log longer than usual was last to be truncated.
+    last_truncate_attempt: Option<Instant>,
     // After the connection, which is dropped first: the file counts as open until it is closed.
     _open_file: Arc<OpenFile>,
 }
@@ -116,14 +116,14 @@ impl WriterContext {
     ) -> Self {
         connection.wal_hook(Some(note_wal_pages));
         Self {
-            is_held_back: db.may_have_log(),
-            cut_tried: None,
+            may_have_uncopied_frames: db.may_have_log(),
+            last_truncate_attempt: None,
             db,
             options,
             connection,
             cache: Cache::default(),
             data_version: DATA_VERSION_UNKNOWN,
-            appended: None,
+            last_write_seen: None,
             reserve,
             watch,
             checkpointed_bytes: 0,
@@ -192,14 +192,12 @@ impl WriterContext {
     /// Commits a group and watches the limit.
     fn commit(&mut self, group: &[AppendRequest]) -> Result<Vec<Result<Appended>>> {
         let result = match self.try_commit(group) {
-            Err(StoreError::DiskFull { .. }) if self.give_back_logs_room() => {
-                self.try_commit(group)
-            }
+            Err(StoreError::DiskFull { .. }) if self.truncate_log() => self.try_commit(group),
             Err(_) if group.iter().any(AppendRequest::passes_damage) => self.try_commit(group),
             Ok(answers)
                 if !answers.is_empty()
                     && answers.iter().all(|answer| limit_reached(answer).is_some())
-                    && self.cut_long_log() =>
+                    && self.truncate_oversized_log() =>
             {
                 self.try_commit(group)
             }
@@ -233,7 +231,7 @@ impl WriterContext {
         if group.is_empty() {
             return Ok(Vec::new());
         }
-        if self.reserve.lets_append() {
+        if self.reserve.allows_appends() {
             let coming_bytes = group.iter().map(|request| request.bytes() as u64).sum();
             self.keep_log_within_reserve(coming_bytes)?;
         } else if !self.has_free_pages()? {
@@ -254,65 +252,43 @@ impl WriterContext {
         } = self;
         let result = write_transaction(db, connection, "append", |transaction| {
             forget_if_outdated(db, transaction, cache, data_version)?;
-            let before = PagesBefore::look(db, transaction)?;
-            let mut room = room(db, transaction, watch)?;
-            let mut sums = GroupSums::default();
-            let mut answers = Vec::with_capacity(group.len());
-            for request in group {
-                match admit(db, transaction, cache, request, &mut room) {
-                    Ok(admitted) => {
-                        let written =
-                            write(db, transaction, cache, request, admitted, now_ms, &mut sums);
-                        answers.push(Ok(written?));
-                    }
-                    // Having met a damaged page SQLite writes nothing more in this transaction: the
-                    // others have to be tried without this one, and there is nothing to count.
-                    Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
-                    Err(error) if is_refusal(&error) => answers.push(Err(error)),
-                    Err(error) => return Err(error),
-                }
-            }
-            for (request, answer) in group.iter().zip(&answers) {
-                if let Ok(wrote) = answer {
-                    find_again(db, transaction, request, wrote)?;
-                }
-            }
-            db.named(
-                "count the growth",
-                sql::growth::add(transaction, &sums.growth),
-            )?;
-            db.named(
-                "count the totals",
-                sql::totals::add(transaction, &sums.totals),
-            )?;
+            let before = PagesBefore::read(db, transaction)?;
+            let budget = space_budget(db, transaction, watch)?;
+            let writer = GroupWriter::new(db, transaction, cache, now_ms, budget);
+            let answers = write_group(writer, group)?;
             if keeps_reserve {
                 // The reserve is for making room; new messages leave it whole, log and all.
                 disk_room::check(db, transaction, before, 0)?;
             }
             Ok(answers)
         });
-        match (&result, &self.options.on_commit) {
-            (Ok(answers), Some(tell)) => {
-                for (request, answer) in group.iter().zip(answers) {
-                    let wrote = answer.as_ref().ok();
-                    if let Some(news) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
-                        tell(&news);
-                    }
-                }
-            }
-            (Ok(_), None) => {}
+        match &result {
+            Ok(answers) => self.tell_committed(group, answers, now_ms),
             // The cache may hold what was rolled back.
-            (Err(_), _) => self.cache.clear(),
+            Err(_) => self.cache.clear(),
         }
         // One that was refused is no reason for compaction to make way: it may be what makes room.
         if result
             .as_ref()
             .is_ok_and(|answers| answers.iter().any(Result::is_ok))
         {
-            self.appended = Some(Instant::now());
+            self.last_write_seen = Some(Instant::now());
         }
         let appended = |answer: Result<Wrote>| answer.map(|wrote| wrote.appended);
         result.map(|answers| answers.into_iter().map(appended).collect())
+    }
+
+    /// Tells the hook what is on disk now, before it is answered.
+    fn tell_committed(&self, group: &[AppendRequest], answers: &[Result<Wrote>], now_ms: i64) {
+        let Some(tell) = &self.options.on_commit else {
+            return;
+        };
+        for (request, answer) in group.iter().zip(answers) {
+            let wrote = answer.as_ref().ok();
+            if let Some(news) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
+                tell(&news);
+            }
+        }
     }
 
     /// Whether the file has room within itself, as after a deletion, for messages and for what
@@ -337,24 +313,27 @@ impl WriterContext {
 
     /// Moves the log into the main file and truncates it; whether there was a log and that was done. It
     /// may be another process's, or that of one that crashed. A reader may keep it from being truncated.
-    fn give_back_logs_room(&mut self) -> bool {
+    fn truncate_log(&mut self) -> bool {
         self.db.may_have_log()
             && self
                 .checkpoint(CheckpointMode::Truncate)
                 .is_ok_and(|done| !done.busy)
     }
 
-    /// Cuts a log that is longer than usual, as a reader leaves it that was long in the way; whether there
-    /// was one. As it waits for readers a moment, it does so now and then only.
-    fn cut_long_log(&mut self) -> bool {
+    /// Truncates the WAL if it is longer than usual, as happens while a long reader blocks checkpoints.
+    /// Returns whether it was truncated. It waits CHECKPOINT_WAIT_MS_MAX for readers, so it is tried at most
+    /// once per LOG_CUT_MS_MIN.
+    fn truncate_oversized_log(&mut self) -> bool {
         let wait = Duration::from_millis(LOG_CUT_MS_MIN);
         if matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
-            || self.cut_tried.is_some_and(|at| at.elapsed() < wait)
+            || self
+                .last_truncate_attempt
+                .is_some_and(|at| at.elapsed() < wait)
         {
             return false;
         }
-        self.cut_tried = Some(Instant::now());
-        self.give_back_logs_room()
+        self.last_truncate_attempt = Some(Instant::now());
+        self.truncate_log()
     }
 
     /// Bytes of the log that the last checkpoint has not seen.
@@ -383,13 +362,13 @@ impl WriterContext {
         let held_bytes = self.reserve.held_bytes().unwrap_or(0);
         let room_bytes = free_bytes(self.db.path()).map(|free| free + held_bytes);
         if room_bytes.is_some_and(|room| room < RESERVE_BYTES_DEFAULT) {
-            self.give_back_logs_room();
+            self.truncate_log();
         }
         match attempt(self) {
             Err(StoreError::DiskFull { .. }) => {
                 self.reserve.release();
                 // That may be all the room there is, where the reserve was given up before.
-                self.give_back_logs_room();
+                self.truncate_log();
                 attempt(self)
             }
             result => result,
@@ -405,7 +384,7 @@ impl WriterContext {
     ) -> Result<T> {
         self.forget_rows()?;
         match self.write(action, 0, &mut work) {
-            Err(StoreError::DiskFull { .. }) if self.give_back_logs_room() => {
+            Err(StoreError::DiskFull { .. }) if self.truncate_log() => {
                 self.write(action, 0, &mut work)
             }
             result => result,
@@ -419,7 +398,7 @@ impl WriterContext {
         let version = data_version(&self.db, &self.connection)?;
         let known = std::mem::replace(&mut self.data_version, version);
         if known != version && known != DATA_VERSION_UNKNOWN {
-            self.appended = Some(Instant::now());
+            self.last_write_seen = Some(Instant::now());
         }
         Ok(())
     }
@@ -433,7 +412,7 @@ impl WriterContext {
     ) -> Result<T> {
         let Self { db, connection, .. } = self;
         write_transaction(db, connection, action, |transaction| {
-            let before = PagesBefore::look(db, transaction)?;
+            let before = PagesBefore::read(db, transaction)?;
             let value = work(db, transaction)?;
             disk_room::check(db, transaction, before, held_bytes)?;
             Ok(value)
@@ -443,7 +422,8 @@ impl WriterContext {
     /// Whether somebody appended not long ago, in this process or, as far as it is known, in another.
     pub(crate) fn is_appended_to(&self) -> bool {
         let recently = Duration::from_millis(APPENDING_MS_MAX);
-        self.appended.is_some_and(|at| at.elapsed() < recently)
+        self.last_write_seen
+            .is_some_and(|at| at.elapsed() < recently)
     }
 
     /// Commits the store's row as it is, and returns the store's name. Unlike [`Self::maintain`]
@@ -458,8 +438,9 @@ impl WriterContext {
     pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
         let result = sql::space::checkpoint(&self.connection, mode);
         if let Ok(done) = &result {
-            self.is_held_back = done.busy || done.log_frames != done.checkpointed_frames;
-            if mode == CheckpointMode::Truncate && !self.is_held_back {
+            self.may_have_uncopied_frames =
+                done.busy || done.log_frames != done.checkpointed_frames;
+            if mode == CheckpointMode::Truncate && !self.may_have_uncopied_frames {
                 WAL_PAGES.set(0);
             }
             self.checkpointed_bytes = wal_bytes();
@@ -469,12 +450,12 @@ impl WriterContext {
 
     /// Moves the WAL into the main file when it has grown, between commits, so that no answer
     /// waits for it.
-    pub(super) fn checkpoint_when_due(&mut self, lull: Lull) {
+    pub(super) fn checkpoint_when_due(&mut self, idleness: WriterIdleness) {
         let fresh_bytes = self.fresh_wal_bytes();
-        let is_due = match lull {
-            Lull::None => fresh_bytes >= wal_soft_max(&self.watch),
-            Lull::Short => fresh_bytes >= WAL_BYTES_LULL_MAX,
-            Lull::Long => fresh_bytes > 0 || self.is_held_back,
+        let is_due = match idleness {
+            WriterIdleness::Busy => fresh_bytes >= wal_soft_max(&self.watch),
+            WriterIdleness::Drained => fresh_bytes >= WAL_BYTES_LULL_MAX,
+            WriterIdleness::Idle => fresh_bytes > 0 || self.may_have_uncopied_frames,
         };
         if is_due {
             if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
@@ -487,8 +468,8 @@ impl WriterContext {
 
     /// What can be done when nothing else is asked for.
     pub(super) fn tidy_when_idle(&mut self) {
-        self.checkpoint_when_due(Lull::Long);
-        self.cut_long_log();
+        self.checkpoint_when_due(WriterIdleness::Idle);
+        self.truncate_oversized_log();
         self.observe_size();
         self.reserve.restore_when_possible();
     }
@@ -502,6 +483,28 @@ impl WriterContext {
         }
         done.map(drop)
     }
+}
+
+/// Writes the requests of a group that may be written, and answers the others with why not.
+fn write_group(mut writer: GroupWriter<'_>, group: &[AppendRequest]) -> Result<Vec<Result<Wrote>>> {
+    let mut answers = Vec::with_capacity(group.len());
+    for request in group {
+        match writer.admit(request) {
+            Ok(admitted) => answers.push(Ok(writer.write(request, admitted)?)),
+            // Having met a damaged page SQLite writes nothing more in this transaction: the
+            // others have to be tried without this one, and there is nothing to count.
+            Err(error) if error.kind() == ErrorKind::Damaged => return Err(error),
+            Err(error) if is_refusal(&error) => answers.push(Err(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    for (request, answer) in group.iter().zip(&answers) {
+        if let Ok(wrote) = answer {
+            writer.check_written(request, wrote)?;
+        }
+    }
+    writer.add_sums()?;
+    Ok(answers)
 }
 
 /// The bytes in use that made an append meet the limit.
@@ -557,14 +560,13 @@ fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> Result<u64> {
 
 /// What the database takes, and may take. Free pages do not count: they are what the next messages
 /// are written to.
-fn room(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<Room> {
+fn space_budget(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<SpaceBudget> {
     let pages = db.named("count pages", sql::space::pages(connection))?;
     let free = db.named("count free pages", sql::space::free_pages(connection))?;
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
-    Ok(Room {
+    Ok(SpaceBudget {
         used_bytes: live_bytes + wal_excess_bytes(db, watch)?,
-        db_bytes_max: watch.db_bytes_max(),
-        session_bytes_max: watch.session_bytes_max(),
+        limits: watch.limits(),
     })
 }
 

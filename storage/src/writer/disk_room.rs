@@ -15,15 +15,14 @@ pub(super) struct PagesBefore(u64);
 
 impl PagesBefore {
     /// Before the transaction writes anything.
-    pub(super) fn look(db: &Db, connection: &Connection) -> Result<Self> {
+    pub(super) fn read(db: &Db, connection: &Connection) -> Result<Self> {
         let pages = sql::space::pages(connection);
         db.named("count pages", pages).map(Self)
     }
 }
 
-/// Refuses a transaction by which the main file is to grow beyond what the disk has room for, with the
-/// `held_bytes` that the reserve can give up. In the log alone it could be committed, and would keep
-/// there the room that is missing.
+/// Refuses a transaction that would grow the main file beyond the free space plus `held_bytes` of the
+/// reserve. It could be committed to the log, which then could never be copied.
 pub(super) fn check(
     db: &Db,
     connection: &Connection,

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use context::Lull;
 pub(crate) use context::WriterContext;
+use context::WriterIdleness;
+pub use queue::QueueDepth;
 use queue::{Queue, Work};
 pub(crate) use request::Done;
 use request::{AppendRequest, Unanswered};
@@ -105,27 +106,17 @@ impl Writer {
     /// Appends and waits for the answer.
     pub(crate) fn append(&self, batch: Batch, wait_max: Option<Duration>) -> Result<Appended> {
         self.refuse_own_thread()?;
-        let (answer, answered) = mpsc::sync_channel(1);
-        let done: Done = Box::new(move |result| {
-            // The appender may have given up waiting; its messages are safe all the same.
-            let _ = answer.send(result);
-        });
-        self.submit(batch, wait_max, done)?;
-        answered.recv().unwrap_or_else(|_| Err(ended()))
+        let (answer, answered) = answer_channel();
+        self.submit(batch, wait_max, Box::new(answer))?;
+        answered()
     }
 
     /// Appends messages that another store received, each at its time (Unix milliseconds).
-    pub(crate) fn append_received(&self, batch: Batch, received_ms: Vec<i64>) -> Result<Appended> {
+    pub(crate) fn append_received(&self, batch: Batch, received_ms: &[i64]) -> Result<Appended> {
         self.refuse_own_thread()?;
-        let (answer, answered) = mpsc::sync_channel(1);
-        let done: Done = Box::new(move |result| {
-            let _ = answer.send(result);
-        });
-        let deadline = deadline_after(self.append_wait);
-        let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
-            .map_err(|(error, _)| error)?;
-        self.queue.push(request.received(&received_ms), true)?;
-        answered.recv().unwrap_or_else(|_| Err(ended()))
+        let (answer, answered) = answer_channel();
+        self.queue_up(batch, Some(received_ms), None, Box::new(answer))?;
+        answered()
     }
 
     /// Queues a batch; `done` gets the answer, on the writer's thread. An error here means that
@@ -137,9 +128,19 @@ impl Writer {
         wait_max: Option<Duration>,
         done: Done,
     ) -> Result<()> {
+        self.queue_up(batch, None, wait_max, done)
+    }
+
+    fn queue_up(
+        &self,
+        batch: Batch,
+        received_ms: Option<&[i64]>,
+        wait_max: Option<Duration>,
+        done: Done,
+    ) -> Result<()> {
         let deadline = deadline_after(wait_max.unwrap_or(self.append_wait));
-        let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
-            .map_err(|(error, _)| error)?;
+        let bytes_max = self.payload_bytes_max;
+        let request = AppendRequest::prepare(batch, received_ms, bytes_max, deadline, done)?;
         self.queue.push(request, !self.is_own_thread())
     }
 
@@ -149,15 +150,14 @@ impl Writer {
         work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.refuse_own_thread()?;
-        let (answer, answered) = mpsc::sync_channel(1);
-        self.queue.push_job(Box::new(move |context| {
-            let _ = answer.send(work(context));
-        }))?;
-        answered.recv().unwrap_or_else(|_| Err(ended()))
+        let (answer, answered) = answer_channel();
+        self.queue
+            .push_job(Box::new(move |context| answer(work(context))))?;
+        answered()
     }
 
-    /// Requests that wait for the writer, and the bytes that they take.
-    pub(crate) fn waiting(&self) -> (usize, usize) {
+    /// What waits for the writer.
+    pub(crate) fn waiting(&self) -> QueueDepth {
         self.queue.waiting()
     }
 
@@ -186,6 +186,18 @@ impl Drop for Writer {
     }
 }
 
+/// A function that answers, and one that waits for the answer. Whoever waits may have given up: what is
+/// answered holds all the same.
+fn answer_channel<T>() -> (impl FnOnce(Result<T>), impl FnOnce() -> Result<T>) {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let tell = move |result| {
+        let _ = answer.send(result);
+    };
+    (tell, move || {
+        answered.recv().unwrap_or_else(|_| Err(ended()))
+    })
+}
+
 /// A wait longer than clocks can tell is one of [`FAR_OFF`].
 fn deadline_after(wait_max: Duration) -> Instant {
     let now = Instant::now();
@@ -211,9 +223,11 @@ fn run(queue: &Queue, mut context: WriterContext) -> Result<()> {
                         job(&mut context);
                         context.observe_size();
                     }
-                    let (waiting, _) = queue.waiting();
-                    let lull = if waiting > 0 { Lull::None } else { Lull::Short };
-                    context.checkpoint_when_due(lull);
+                    let idleness = match queue.waiting().requests {
+                        0 => WriterIdleness::Drained,
+                        _ => WriterIdleness::Busy,
+                    };
+                    context.checkpoint_when_due(idleness);
                 }
                 Work::Idle => context.tidy_when_idle(),
                 Work::Closed => break,

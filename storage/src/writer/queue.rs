@@ -13,6 +13,15 @@ use crate::clock::millis;
 use crate::error::{Result, StoreError};
 use crate::limits::{GROUP_BYTES_MAX, GROUP_REQUESTS_MAX, QUEUED_MESSAGE_BYTES};
 
+/// What waits for the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueDepth {
+    /// Appends.
+    pub requests: usize,
+    /// Their bytes: payloads, and [`QUEUED_MESSAGE_BYTES`] for each message.
+    pub bytes: usize,
+}
+
 /// A piece of maintenance that runs on the writer thread, between two groups of appends.
 pub(super) type Job = Box<dyn FnOnce(&mut WriterContext) + Send>;
 
@@ -212,10 +221,12 @@ impl Queue {
         state.appends.drain(..).collect()
     }
 
-    /// Requests that wait, and the bytes that they take.
-    pub(super) fn waiting(&self) -> (usize, usize) {
+    pub(super) fn waiting(&self) -> QueueDepth {
         let state = self.lock();
-        (state.appends.len(), state.append_bytes)
+        QueueDepth {
+            requests: state.appends.len(),
+            bytes: state.append_bytes,
+        }
     }
 }
 
@@ -254,8 +265,11 @@ mod tests {
     fn empty(messages: usize) -> AppendRequest {
         let session = SessionId::new("s").unwrap();
         let batch = Batch::new(session, vec![Bytes::new(); messages]);
-        let prepared = AppendRequest::prepare(batch, 1, Instant::now(), Box::new(|_| {}));
-        prepared.map_err(|(error, _)| error).unwrap()
+        AppendRequest::prepare(batch, None, 1, Instant::now(), Box::new(|_| {})).unwrap()
+    }
+
+    fn assert_waiting(queue: &Queue, requests: usize, bytes: usize) {
+        assert_eq!(queue.waiting(), QueueDepth { requests, bytes });
     }
 
     #[test]
@@ -265,9 +279,9 @@ mod tests {
         queue.push(empty(10), true).unwrap();
         let full = queue.push(empty(10), true).unwrap_err();
         assert!(matches!(full, StoreError::QueueFull { .. }), "{full}");
-        assert_eq!(queue.waiting(), (2, 20 * QUEUED_MESSAGE_BYTES));
+        assert_waiting(&queue, 2, 20 * QUEUED_MESSAGE_BYTES);
         assert!(matches!(queue.take(Duration::ZERO), Work::Some { group, .. } if group.len() == 2));
-        assert_eq!(queue.waiting(), (0, 0));
+        assert_waiting(&queue, 0, 0);
         queue.push(empty(10), true).unwrap();
     }
 
@@ -286,7 +300,7 @@ mod tests {
             assert!(matches!(queue.take(Duration::ZERO), Work::Some { .. }));
             pushed.join().unwrap().unwrap();
         });
-        assert_eq!(queue.waiting(), (1, 30 * QUEUED_MESSAGE_BYTES));
+        assert_waiting(&queue, 1, 30 * QUEUED_MESSAGE_BYTES);
         assert!(matches!(queue.take(Duration::ZERO), Work::Some { .. }));
         queue.push(empty(2), true).unwrap();
     }
@@ -305,6 +319,6 @@ mod tests {
             first.join().unwrap().unwrap_err();
             second.join().unwrap().unwrap();
         });
-        assert_eq!(queue.waiting(), (2, 22 * QUEUED_MESSAGE_BYTES));
+        assert_waiting(&queue, 2, 22 * QUEUED_MESSAGE_BYTES);
     }
 }

@@ -47,25 +47,36 @@ pub(crate) struct AppendRequest {
 }
 
 impl AppendRequest {
-    /// Checks a batch against the bounds and reads its lines.
+    /// Checks a batch against the bounds and reads its lines. Where another store received the messages,
+    /// `received_ms` has the time of each.
     pub(crate) fn prepare(
         batch: Batch,
+        received_ms: Option<&[i64]>,
         payload_bytes_max: usize,
         deadline: Instant,
         done: Done,
-    ) -> Result<Self, (StoreError, Done)> {
-        if let Err(error) = check(&batch, payload_bytes_max) {
-            return Err((error, done));
+    ) -> Result<Self> {
+        check(&batch, payload_bytes_max)?;
+        if let Some(times) = received_ms.filter(|times| times.len() != batch.payloads.len()) {
+            let (messages, times) = (batch.payloads.len(), times.len());
+            return Err(StoreError::InvalidArgument {
+                what: "the batch",
+                why: format!(
+                    "{messages} messages and {times} received times for session {}",
+                    batch.session
+                ),
+            });
         }
         let bytes = batch.bytes();
         let messages = batch
             .payloads
             .into_iter()
-            .map(|payload| PreparedMessage {
+            .enumerate()
+            .map(|(index, payload)| PreparedMessage {
                 digest: sql::messages::digest(&payload),
                 facts: classify::classify(&payload),
                 payload,
-                received_ms: None,
+                received_ms: received_ms.and_then(|times| times.get(index).copied()),
             })
             .collect();
         Ok(Self {
@@ -88,14 +99,6 @@ impl AppendRequest {
     /// SQLite writes nothing more in a transaction that has read a damaged page.
     pub(super) fn passes_damage(&self) -> bool {
         self.met_damage.get()
-    }
-
-    /// Gives the messages the times at which another store received them.
-    pub(super) fn received(mut self, received_ms: &[i64]) -> Self {
-        for (message, received_ms) in self.messages.iter_mut().zip(received_ms) {
-            message.received_ms = Some(*received_ms);
-        }
-        self
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -183,7 +186,10 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
         let found = batch.payloads.len();
         return refuse(
             "the batch",
-            format!("{found} messages, at most {BATCH_MESSAGES_MAX}"),
+            format!(
+                "{found} messages for session {}, at most {BATCH_MESSAGES_MAX}",
+                batch.session
+            ),
         );
     }
     for (index, payload) in batch.payloads.iter().enumerate() {
@@ -200,7 +206,10 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
         let found = batch.bytes();
         return refuse(
             "the batch",
-            format!("{found} bytes, at most {BATCH_BYTES_MAX}"),
+            format!(
+                "{found} bytes for session {}, at most {BATCH_BYTES_MAX}",
+                batch.session
+            ),
         );
     }
     if batch.expected_sequence == Some(0) {
@@ -237,8 +246,8 @@ mod tests {
         let told = |cwd: &str| {
             let batch = Batch::new("s".parse().unwrap(), vec![line(cwd).into()]);
             let done: Done = Box::new(|_| {});
-            let prepared = AppendRequest::prepare(batch, 1 << 20, Instant::now(), done);
-            let mut request = prepared.map_err(|(error, _)| error).unwrap();
+            let prepared = AppendRequest::prepare(batch, None, 1 << 20, Instant::now(), done);
+            let mut request = prepared.unwrap();
             request.messages.remove(0).facts.session.unwrap()
         };
         assert_eq!(told("/here").working_directory, "/here");

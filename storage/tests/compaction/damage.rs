@@ -159,11 +159,18 @@ fn two_segments_that_hold_the_same_messages_are_damage_of_their_session_only() {
 
     let store = open(&path);
     let outcome = compact(&store, Tier::Deep);
-    let failed: Vec<_> = outcome.failures.iter().map(|(id, _)| id.as_str()).collect();
+    let failed: Vec<_> = outcome
+        .failures
+        .iter()
+        .map(|left| left.session.as_str())
+        .collect();
     assert!(failed.contains(&"s"), "{outcome:?}");
-    let why = outcome.failures.iter().find(|(id, _)| id.as_str() == "s");
+    let why = outcome
+        .failures
+        .iter()
+        .find(|left| left.session.as_str() == "s");
     assert!(
-        why.unwrap().1.contains("two segments hold message 15"),
+        why.unwrap().why.contains("two segments hold message 15"),
         "{outcome:?}"
     );
     assert!(!failed.contains(&"u"), "{outcome:?}");

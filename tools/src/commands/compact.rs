@@ -7,7 +7,8 @@ use betcode_schema_grpc::history::CompactionFailure;
 use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::limits::{COMPACTION_THREADS_MAX, FOOTPRINT_TARGET};
 use betcode_storage::{
-    CompactionOutcome, CompactionPlan, CompactionRequest, SessionId, Tier, compaction_threads,
+    CompactionOutcome, CompactionPlan, CompactionRequest, SessionFailure, SessionId, Tier,
+    compaction_threads,
 };
 use clap::ValueEnum;
 use serde::Serialize;
@@ -141,9 +142,9 @@ struct Left {
 
 impl Outcome {
     fn of_store(outcome: CompactionOutcome) -> Self {
-        let left = |(session, why): (SessionId, String)| Left {
-            session: session.to_string(),
-            why,
+        let left = |failure: SessionFailure| Left {
+            session: failure.session.to_string(),
+            why: failure.why,
         };
         Self {
             bytes_before: outcome.bytes_before,

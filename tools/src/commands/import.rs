@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     });
     drop(progress);
     if summary.is_ok() {
-        store.log_level();
+        store.warn_of_capacity();
     }
     // A daemon compacts by itself.
     let saves_bytes = match (&summary, &daemon) {

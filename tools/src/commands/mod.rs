@@ -26,7 +26,7 @@ use betcode_storage::capacity::text::elide_middle;
 use betcode_storage::limits::DB_BYTES_MAX_DEFAULT;
 use betcode_storage::{
     DamagedSession, ErrorKind, Session, SessionFilter, SessionId, Store, StoreError, StoreOptions,
-    behind_links,
+    resolve_links,
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -240,7 +240,7 @@ fn for_a_shell(path: &Path) -> String {
 /// What to try against an error that is about a file named by an argument, and not about the
 /// database.
 fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
-    let file = behind_links(file);
+    let file = resolve_links(file);
     let is_at_file = |path: &PathBuf| *path == file;
     match error {
         StoreError::Missing { path } if is_at_file(path) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::report;
 use betcode_storage::capacity::report::CapacityReport;
-use betcode_storage::{Surroundings, behind_links, belongs_to_database};
+use betcode_storage::{Surroundings, belongs_to_database, resolve_links};
 use serde::Serialize;
 
 use super::Context;
@@ -179,7 +179,7 @@ fn write_page(path: &Path, page: &[u8], out: &mut Out) -> Result<()> {
     if there.is_ok_and(|there| !there.is_file()) {
         return std::fs::write(path, page).map_err(|e| failed(&e));
     }
-    let target = behind_links(path);
+    let target = resolve_links(path);
     if belongs_to_database(&target) {
         return Err(Failure::database_in_the_way(path));
     }

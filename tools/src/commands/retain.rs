@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::retention::{IDLE_MS_MIN_DEFAULT, RetentionPlan, RetentionPolicy};
 use betcode_storage::{
-    RetentionOutcome, RetentionPhase, SessionFilter, SessionId, Store, StoreError, behind_links,
+    RetentionOutcome, RetentionPhase, SessionFilter, SessionId, Store, StoreError, resolve_links,
 };
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -131,7 +131,7 @@ fn carry_out(
 
 fn hint_about_archive(archive: &Path, error: &StoreError) -> Option<String> {
     match error {
-        StoreError::DiskFull { path, .. } if *path == behind_links(archive) => Some(format!(
+        StoreError::DiskFull { path, .. } if *path == resolve_links(archive) => Some(format!(
             "free space on that disk and run the command again: it goes on with what stands in {}; \
              or delete that, it holds only copies, and name an archive on another disk",
             archive.display()

@@ -268,7 +268,7 @@ fn is_left_old(store: &Store, found: &walk::Found, within: Option<Duration>) -> 
     if !is_old {
         return Ok(false);
     }
-    match store.imports_by_source(&walk::path_bytes(&found.canonical)) {
+    match store.imports_by_source_path(&walk::path_bytes(&found.canonical)) {
         Ok(known) => Ok(known.is_empty()),
         // Taking it says what is damaged, and goes on with the others.
         Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),

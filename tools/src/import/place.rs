@@ -43,7 +43,7 @@ pub(super) fn find_place(
 ) -> Result<Option<ResumePoint>, FindStop> {
     let source_path = path_bytes(&found.canonical);
     let relative_path = path_bytes(&found.relative);
-    let by_source = run.store.imports_by_source(&source_path)?;
+    let by_source = run.store.imports_by_source_path(&source_path)?;
     // Afterwards: what an import beside this one took of a file that grows is there then.
     let mut length = file.metadata()?.len();
     let mut prefixes = prefixes(file, length, &by_source)?;
@@ -51,7 +51,7 @@ pub(super) fn find_place(
     let mut by_relative = Vec::new();
     // Thousands of files may stand at the same place below other folders.
     if !by_source.iter().any(|candidate| candidate.prefix_matches) {
-        let records = run.store.imports_by_relative(&relative_path)?;
+        let records = run.store.imports_by_relative_path(&relative_path)?;
         length = file.metadata()?.len();
         prefixes = self::prefixes(file, length, &records)?;
         by_relative = compare(records, &prefixes);
@@ -103,7 +103,9 @@ pub(super) fn find_place(
         decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
             let session = free_id(run, found, &relative_path, others)?;
             // An import beside this one may have begun the file, and taken the id that it would have.
-            if decision == Decision::New && !run.store.imports_by_source(&source_path)?.is_empty() {
+            if decision == Decision::New
+                && !run.store.imports_by_source_path(&source_path)?.is_empty()
+            {
                 return find_place(run, file, found);
             }
             Ok(Some(ResumePoint {

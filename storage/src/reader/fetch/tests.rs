@@ -30,7 +30,7 @@ fn a_cursor_goes_on_to_another_session_and_keeps_the_base_that_they_share() {
         .unwrap();
 
     let connection = store.inner.readers.get().unwrap();
-    let mut cursor = Cursor::default();
+    let mut cursor = PageReader::default();
     let mut read = |id: &SessionId| {
         let key = store.session(id).unwrap().key;
         let page = page(&store.inner.db, &connection, key, id, 1, 50, &mut cursor).unwrap();

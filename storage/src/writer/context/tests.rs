@@ -131,11 +131,7 @@ fn a_log_that_a_reader_holds_is_not_said_to_be_truncated() {
     sql::totals::read(&snapshot).unwrap();
     store.append(batch("b")).unwrap();
     let writer = store.writer().unwrap();
-    let truncated = || {
-        writer
-            .run(|context| Ok(context.give_back_logs_room()))
-            .unwrap()
-    };
+    let truncated = || writer.run(|context| Ok(context.truncate_log())).unwrap();
     assert!(!truncated());
     drop(snapshot);
     assert!(truncated());

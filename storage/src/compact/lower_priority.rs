@@ -3,9 +3,9 @@
 
 /// Makes the calling thread, and those that it starts, give way to others from now on. It cannot be
 /// taken back. Where the system refuses, compaction goes on at the priority of the rest.
-pub(super) fn give_way() {
+pub(super) fn lower_priority() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = linux::give_way() {
+    if let Err(error) = linux::lower_priority() {
         tracing::debug!(%error, "compaction runs at the priority of the rest");
     }
 }
@@ -26,7 +26,7 @@ mod linux {
     /// slice is the shorter one. Older kernels do not look at the slice.
     const SLICE_NS: u64 = 100_000_000;
 
-    pub(super) fn give_way() -> io::Result<()> {
+    pub(super) fn lower_priority() -> io::Result<()> {
         // It runs when nobody else does: there is no more to give.
         if is_idle() {
             return Ok(());
@@ -85,14 +85,14 @@ mod linux {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::give_way;
+    use super::lower_priority;
 
     #[test]
     fn the_thread_gives_way_and_so_do_those_that_it_starts_and_no_others() {
         let niceness = || rustix::process::getpriority_process(None).unwrap();
         let before = niceness();
         let (own, started) = std::thread::spawn(move || {
-            give_way();
+            lower_priority();
             (niceness(), std::thread::spawn(niceness).join().unwrap())
         })
         .join()
@@ -105,7 +105,7 @@ mod tests {
     fn a_thread_that_gives_way_more_than_that_already_is_left_there() {
         let after = std::thread::spawn(|| {
             rustix::process::setpriority_process(None, 15).unwrap();
-            give_way();
+            lower_priority();
             rustix::process::getpriority_process(None).unwrap()
         });
         assert_eq!(after.join().unwrap(), 15);
@@ -124,7 +124,7 @@ mod tests {
                     libc::SCHED_IDLE,
                     &raw const idle,
                 );
-                give_way();
+                lower_priority();
                 (set, libc::syscall(libc::SYS_sched_getscheduler, 0))
             }
         });

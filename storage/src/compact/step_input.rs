@@ -8,7 +8,8 @@ use super::plan::PlannedStep;
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
-use crate::reader::fetch::{self, Cursor};
+use crate::reader::fetch::{self, PageReader};
+use crate::segment::Entry;
 use crate::sql::db::Db;
 use crate::sql::messages::RowMark;
 use crate::sql::segments::SegmentInfo;
@@ -16,14 +17,25 @@ use crate::sql::{self};
 use crate::store::Store;
 
 /// Messages of a step, and the segments that some of them stand in.
-pub(super) struct Standing {
+pub(super) struct StepInput {
     pub(super) key: SessionKey,
     pub(super) messages: Vec<Message>,
-    pub(super) segments: Vec<StandingSegment>,
+    pub(super) segments: Vec<ReplacedSegment>,
+}
+
+impl StepInput {
+    /// The messages, as they are encoded.
+    pub(super) fn entries(&self) -> Vec<Entry<'_>> {
+        let entries = self.messages.iter().map(|message| Entry {
+            payload: &message.payload,
+            received_ms: message.received_ms,
+        });
+        entries.collect()
+    }
 }
 
 /// A segment and its bytes, those that its messages were decoded from.
-pub(super) struct StandingSegment {
+pub(super) struct ReplacedSegment {
     pub(super) info: SegmentInfo,
     encoded: Vec<u8>,
 }
@@ -32,8 +44,8 @@ pub(super) struct StandingSegment {
 pub(super) fn read(
     store: &Store,
     step: &PlannedStep,
-    cursor: &mut Cursor,
-) -> Result<Option<Standing>> {
+    cursor: &mut PageReader,
+) -> Result<Option<StepInput>> {
     let db = &store.inner.db;
     let connection = store.inner.readers.get()?;
     // One snapshot: a session that is deleted meanwhile is whole, or not there.
@@ -53,7 +65,7 @@ pub(super) fn read(
     {
         return Ok(None);
     }
-    let mut standing = Standing {
+    let mut step_input = StepInput {
         key,
         messages: Vec::new(),
         segments: Vec::new(),
@@ -66,14 +78,14 @@ pub(super) fn read(
             return Err(StoreError::damaged(Some(id.as_str()), what));
         }
         let before = next..=info.first_sequence - 1;
-        read_hot(db, &snapshot, id, before, cursor, &mut standing)?;
+        read_hot(db, &snapshot, id, before, cursor, &mut step_input)?;
         next = info.last_sequence + 1;
         let (encoded, messages) = fetch::segment(db, &snapshot, key, id, &info, cursor)?;
-        standing.messages.extend(messages);
-        standing.segments.push(StandingSegment { info, encoded });
+        step_input.messages.extend(messages);
+        step_input.segments.push(ReplacedSegment { info, encoded });
     }
-    read_hot(db, &snapshot, id, next..=last, cursor, &mut standing)?;
-    Ok(Some(standing))
+    read_hot(db, &snapshot, id, next..=last, cursor, &mut step_input)?;
+    Ok(Some(step_input))
 }
 
 fn read_hot(
@@ -81,14 +93,14 @@ fn read_hot(
     connection: &Connection,
     id: &SessionId,
     range: RangeInclusive<u64>,
-    cursor: &mut Cursor,
-    standing: &mut Standing,
+    cursor: &mut PageReader,
+    step_input: &mut StepInput,
 ) -> Result<()> {
     let (mut next, end) = (*range.start(), *range.end());
     while next <= end {
-        let page = fetch::page(db, connection, standing.key, id, next, end, cursor)?;
+        let page = fetch::page(db, connection, step_input.key, id, next, end, cursor)?;
         next = page.last().map_or(end, |m| m.sequence) + 1;
-        standing.messages.extend(page);
+        step_input.messages.extend(page);
     }
     Ok(())
 }
@@ -105,18 +117,15 @@ fn encoded(
     )
 }
 
-/// Holds what the file has now against what came back from the new segment: rows by their marks, one
-/// for each message of `range`; segments by being the very bytes that were decoded, and compared,
-/// before. The first sequence that differs.
-///
-/// Called in the transaction that deletes it, while every append waits, hence without reading a
-/// payload or decoding a segment: those were held against each other byte for byte before.
+/// Compares the file with the messages that were read back from the new segment: rows by time, digest and
+/// size, replaced segments byte for byte. Returns the first sequence that differs. Runs in the swap's
+/// transaction, while appends wait, so it reads no payload and decodes nothing.
 pub(super) fn first_change(
     db: &Db,
     connection: &Connection,
     key: SessionKey,
     range: RangeInclusive<u64>,
-    segments: &[StandingSegment],
+    segments: &[ReplacedSegment],
     marks: &[RowMark],
 ) -> Result<Option<u64>> {
     let first = *range.start();
@@ -131,7 +140,7 @@ pub(super) fn first_change(
         )
     };
     let mut next = first;
-    for StandingSegment { info, encoded: was } in segments {
+    for ReplacedSegment { info, encoded: was } in segments {
         if let Some(sequence) = rows_differ(next, info.first_sequence - 1)? {
             return Ok(Some(sequence));
         }
