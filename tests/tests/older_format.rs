@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use betcode_storage::{ErrorKind, Store, restore};
+use betcode_test_support::{Random, seed};
 use betcode_tests::history::options;
-use betcode_tests::lines::{Random, seed};
 use betcode_tests::mounts::{Mount, skipped};
 use betcode_tests::older::{
     Holdings, assert_migrates_whole, format_of, imports_of_format_1, unpack_format_1,
