@@ -1,16 +1,23 @@
 //! Calls into the store, which is synchronous, from tasks, which must not block.
 //!
+//! Every kind of call has a bound of its own, and all of them together leave threads over: the look
+//! at the store's health finds one however many appends wait for room in the writer's queue.
+//!
 //! Reads take turns: so many at once, in the order in which they asked. A long replay asks again
 //! for every page, so that fifty of them share fairly and nobody holds a connection while its
 //! client is slow.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use betcode_storage::{Result, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::Status;
 
-use crate::limits::{LONG_JOBS_MAX, WARM_REPLAYS_MAX};
+use crate::limits::{
+    APPENDS_QUEUING_MAX, FILE_LOOKS_MAX, LONG_JOBS_MAX, WARM_REPLAYS_MAX, WRITES_MAX,
+};
 use crate::room::Room;
 use crate::status;
 
@@ -18,6 +25,9 @@ use crate::status;
 #[derive(Debug, Clone)]
 pub struct Blocking {
     reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    appends: Arc<Semaphore>,
+    files: Arc<Semaphore>,
     long_jobs: Arc<Semaphore>,
     warm: Arc<Semaphore>,
     room: Room,
@@ -29,6 +39,9 @@ impl Blocking {
     pub fn new(reads_max: usize) -> Self {
         Self {
             reads: Arc::new(Semaphore::new(reads_max)),
+            writes: Arc::new(Semaphore::new(WRITES_MAX)),
+            appends: Arc::new(Semaphore::new(APPENDS_QUEUING_MAX)),
+            files: Arc::new(Semaphore::new(FILE_LOOKS_MAX)),
             long_jobs: Arc::new(Semaphore::new(LONG_JOBS_MAX)),
             warm: Arc::new(Semaphore::new(WARM_REPLAYS_MAX)),
             room: Room::default(),
@@ -67,7 +80,7 @@ impl Blocking {
         &self.room
     }
 
-    /// Runs a write, which the store puts in order itself.
+    /// Runs a write, which the store puts in order itself. It waits while too many run.
     ///
     /// # Errors
     /// Those of `work`.
@@ -75,7 +88,38 @@ impl Blocking {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        run(work).await
+        let place = Arc::clone(&self.writes).acquire_owned().await.ok();
+        run(move || {
+            let _place = place;
+            work()
+        })
+        .await
+    }
+
+    /// Looks at files whose names clients give: they may be on a network, which may hang.
+    ///
+    /// # Errors
+    /// INTERNAL when `work` panics.
+    pub(crate) async fn files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::result::Result<T, Status> {
+        let place = Arc::clone(&self.files).acquire_owned().await.ok();
+        let looked = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work()
+        });
+        looked.await.map_err(|error| {
+            tracing::error!(%error, "a look at files ended by a panic");
+            status::internal("looking at a file ended by an internal error")
+        })
+    }
+
+    /// A place among the batches that are being put into the writer's queue, each of which takes a
+    /// thread while the queue is full; `None` when there was none for `wait_max`.
+    pub(crate) async fn append_place(&self, wait_max: Duration) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.appends).acquire_owned();
+        timeout(wait_max, place).await.ok()?.ok()
     }
 
     /// Starts a job that takes long; it goes on until it ends by itself.
@@ -115,5 +159,23 @@ async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stati
                 why: Some("the call ended by an internal error".into()),
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn appends_that_wait_for_room_leave_threads_for_others() {
+        let blocking = Blocking::new(1);
+        let mut places = Vec::new();
+        for _ in 0..APPENDS_QUEUING_MAX {
+            places.push(blocking.append_place(Duration::ZERO).await.unwrap());
+        }
+        assert!(blocking.append_place(Duration::ZERO).await.is_none());
+        assert_eq!(blocking.write(|| Ok(1)).await.unwrap(), 1);
+        places.pop();
+        assert!(blocking.append_place(Duration::ZERO).await.is_some());
     }
 }

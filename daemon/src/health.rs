@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use betcode_schema_grpc::history::ResourceLevel;
 use betcode_storage::capacity::levels::{CPU_SAMPLE_INTERVAL_MS, Level};
-use betcode_storage::{Clock, SystemClock};
+use betcode_storage::{Clock, StoreError, SystemClock};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -67,6 +68,9 @@ pub(crate) struct Prober {
     looks: u64,
     appended: u64,
     trouble: bool,
+    /// A look that did not end in time. While it goes on there is no other: a store that hangs costs one
+    /// thread, not one for each look.
+    unended: Option<(Instant, JoinHandle<Result<(), StoreError>>)>,
 }
 
 impl Prober {
@@ -95,27 +99,16 @@ impl Found {
 /// Looks at every component.
 pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Duration) -> Found {
     let checked_ms = SystemClock.now_ms();
-    let store = core.store.clone();
-    let started = Instant::now();
-    let appended = core.metrics.messages_appended.load(Ordering::Relaxed);
-    let writes = prober.writes(appended);
-    let probe = core.blocking.write(move || match writes {
-        true => store.probe(),
-        false => store.totals().map(|_| ()),
-    });
-    let probed = timeout(wait_max, probe).await;
-    let in_time = probed.is_ok();
-    let did = if writes { "read and wrote" } else { "read" };
+    let (probed, did) = probe(core, prober, wait_max).await;
+    let in_time = probed.is_some();
     let (serving, message) = match probed {
-        Ok(Ok(())) => (
-            true,
-            format!("{did} in {} ms", started.elapsed().as_millis()),
-        ),
-        Ok(Err(error)) => (false, error.to_string()),
-        Err(_) => (
-            false,
-            format!("no answer within {} ms", wait_max.as_millis()),
-        ),
+        Some(Ok(took)) => (true, format!("{did} in {} ms", took.as_millis())),
+        Some(Err(error)) => (false, error.to_string()),
+        None => {
+            let asked = prober.unended.as_ref().map(|(asked, _)| asked.elapsed());
+            let waited = asked.unwrap_or(wait_max).as_millis();
+            (false, format!("no answer within {waited} ms"))
+        }
     };
     prober.trouble = !serving;
     let status = core.compaction().as_ref().map(|running| running.0.status());
@@ -144,7 +137,7 @@ pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Durati
             checked_ms,
         },
     ];
-    components.extend(agents(core, checked_ms));
+    components.extend(agents(core, checked_ms).await);
     components.extend(relay(&core.tunnel.borrow(), checked_ms));
     Found {
         components,
@@ -152,14 +145,60 @@ pub(crate) async fn look(core: &Arc<Core>, prober: &mut Prober, wait_max: Durati
     }
 }
 
+/// Reads the store, or writes to it as well: how long that took, or `None` when it has not ended in
+/// time; and what was done.
+async fn probe(
+    core: &Core,
+    prober: &mut Prober,
+    wait_max: Duration,
+) -> (Option<Result<Duration, StoreError>>, &'static str) {
+    let (asked, mut probe, did) = match prober.unended.take() {
+        Some((asked, probe)) => (asked, probe, "answered"),
+        None => {
+            let appended = core.metrics.messages_appended.load(Ordering::Relaxed);
+            let writes = prober.writes(appended);
+            let store = core.store.clone();
+            // Outside the bounds of other calls, which must not keep it waiting.
+            let probe = tokio::task::spawn_blocking(move || match writes {
+                true => store.probe(),
+                false => store.totals().map(|_| ()),
+            });
+            let did = if writes { "read and wrote" } else { "read" };
+            (Instant::now(), probe, did)
+        }
+    };
+    match timeout(wait_max, &mut probe).await {
+        Ok(ended) => {
+            let panicked = |_| {
+                Err(StoreError::Closed {
+                    why: Some("the look at it ended by an internal error".into()),
+                })
+            };
+            let ended = ended.unwrap_or_else(panicked);
+            (Some(ended.map(|()| asked.elapsed())), did)
+        }
+        Err(_) => {
+            prober.unended = Some((asked, probe));
+            (None, did)
+        }
+    }
+}
+
 /// Agents, unless none are to run. Without the executable history is served all the same, and a
 /// machine that has no agent is well; one whose agent was named by its path and is gone is not.
-fn agents(core: &Core, checked_ms: i64) -> Option<Component> {
+async fn agents(core: &Core, checked_ms: i64) -> Option<Component> {
     let limit = &core.admission.subprocesses;
     if limit.max() == 0 {
         return None;
     }
-    let found = crate::agents::executable(&core.settings.agent_command);
+    let command = core.settings.agent_command.clone();
+    let looking = core
+        .blocking
+        .files(move || crate::agents::executable(&command));
+    let found = match looking.await {
+        Ok(found) => found.map_err(|refusal| refusal.message),
+        Err(status) => Err(status.message().to_owned()),
+    };
     let missed = found.is_err() && core.settings.agent_command.contains('/');
     Some(Component {
         name: "agents",
@@ -167,7 +206,7 @@ fn agents(core: &Core, checked_ms: i64) -> Option<Component> {
         degraded: missed,
         message: match found {
             Ok(path) => format!("{} of {} run {}", limit.used(), limit.max(), path.display()),
-            Err(refusal) => refusal.message,
+            Err(why) => why,
         },
         checked_ms,
     })

@@ -34,6 +34,21 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 256 << 10;
 
 /// Batches of one append stream that are read ahead of their answers.
 pub const BATCHES_AHEAD_MAX: usize = 256;
+/// Sessions of one append stream whose order is remembered. Beyond it idle ones are forgotten; when that
+/// makes no room, most have had a batch refused, and the stream ends.
+pub const APPEND_SESSIONS_REMEMBERED_MAX: usize = 1024;
+/// Batches that are put into the writer's queue at once; each takes a thread while the queue is full.
+pub const APPENDS_QUEUING_MAX: usize = 256;
+/// Other writes at once: what agents print, new names, deletions.
+pub const WRITES_MAX: usize = 64;
+/// Looks at files that clients name, at once.
+pub const FILE_LOOKS_MAX: usize = 32;
+/// Reads at once, the most that a setting may ask for.
+pub const READS_MAX_CEILING: usize = 64;
+/// Threads for calls that block.
+pub const BLOCKING_THREADS_MAX: usize = 512;
+/// Of these, what is left over for the look at the store, files, and the start and end of parts.
+pub const BLOCKING_THREADS_RESERVED: usize = 64;
 /// Bytes that a message in flight counts for besides its payload.
 pub const MESSAGE_IN_FLIGHT_BYTES: usize = betcode_storage::limits::QUEUED_MESSAGE_BYTES;
 /// Bytes that a message in a follower's buffer counts for besides its payload, which is shared.
@@ -78,6 +93,9 @@ pub const CARRIED_BEGIN_MS_MAX: u64 = 600_000;
 /// longer than a relay waits for one delivery.
 pub const CARRIED_END_MS_MAX: u64 = 90_000;
 
+/// How long `betcode-daemon enrol` waits for the relay, from dialling it to its answer.
+pub const ENROL_MS_MAX: u64 = 30_000;
+
 /// HTTP/2 streams of one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Time within which a new connection must have sent its HTTP/2 preface.
@@ -111,6 +129,8 @@ pub const COMPACTION_TURN_MS_MAX: u64 = 30_000;
 pub const COMPACTION_TURN_POLL_MS: u64 = 100;
 /// When a refused client may try again.
 pub const RETRY_MS: u32 = 250;
+/// When a client of a daemon that stops may try again.
+pub const DRAINING_RETRY_MS: u64 = 1_000;
 /// Lines read before the place where a replay resumes, to know what was sent already.
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// The same, in bytes.
@@ -191,6 +211,8 @@ pub const READ_TIMES_MAX: usize = 256;
 pub const CONVERSATION_INBOX_MAX: usize = 64;
 /// Conversations that are remembered: with clients, an agent, or grants.
 pub const CONVERSATIONS_MAX: u64 = 1024;
+/// Times that a conversation is begun to be asked one thing: it may leave just when it is asked.
+pub const CONVERSATION_ENTRIES_MAX: usize = 3;
 /// How often a running agent's session is noted as in use.
 pub const AGENT_TOUCH_MS: u64 = SESSION_ACTIVE_MS / 3;
 /// Lines looked through, backwards, for the agent's own name of a conversation.
@@ -200,6 +222,16 @@ pub const AGENT_ID_LINES_MAX: u64 = 4_096;
 pub const LAST_LINES_MS: u64 = 2_000;
 
 const _: () = {
+    assert!(APPEND_SESSIONS_REMEMBERED_MAX > 2 * BATCHES_AHEAD_MAX);
+    assert!(
+        APPENDS_QUEUING_MAX
+            + WRITES_MAX
+            + FILE_LOOKS_MAX
+            + READS_MAX_CEILING
+            + LONG_JOBS_MAX
+            + BLOCKING_THREADS_RESERVED
+            <= BLOCKING_THREADS_MAX
+    );
     assert!(CARRIED_UNREAD_MS_MAX < CARRIED_LARGE_WAIT_MS_MAX);
     assert!(CARRIED_LARGE_WAIT_MS_MAX < CARRIED_END_MS_MAX);
     assert!(FRAME_BYTES_MAX <= PART_BYTES_MAX);

@@ -8,15 +8,13 @@ mod service_manager;
 
 use std::process::ExitCode;
 
+use betcode_daemon::limits::BLOCKING_THREADS_MAX;
 use betcode_daemon::lock::LockError;
 use betcode_daemon::server::{Daemon, ServeError};
 use betcode_daemon::settings::{self, Loaded};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::Command;
-
-/// Blocking threads: reads, long jobs, and one for each append stream whose batch waits for room.
-const BLOCKING_THREADS_MAX: usize = 512;
 
 fn main() -> ExitCode {
     let (command, sources) = cli::parse();

@@ -16,6 +16,7 @@ use betcode_storage::{Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -403,6 +404,8 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
 /// sessions that are followed, or deletes.
 async fn watch_followed(core: Arc<Core>) {
     let mut ticks = tokio::time::interval(ms(limits::FOLLOW_POLL_MS));
+    // A pause follows a pass over many sessions that took long, too.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}

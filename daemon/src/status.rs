@@ -12,7 +12,7 @@ use betcode_storage::{ErrorKind, StoreError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::limits::{RETRY_MS, STATUS_TEXT_BYTES_MAX};
+use crate::limits::{DRAINING_RETRY_MS, RETRY_MS, STATUS_TEXT_BYTES_MAX};
 
 /// Domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "betcode.history";
@@ -182,7 +182,7 @@ pub fn exhausted(limit: &'static str, used: u64, max: u64, hint: &str) -> Status
 #[must_use]
 pub fn draining() -> Status {
     let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
-    details.set_retry_info(Some(Duration::from_secs(1)));
+    details.set_retry_info(Some(Duration::from_millis(DRAINING_RETRY_MS)));
     let message = "the daemon is stopping; connect again, and go on after the last sequence";
     Status::with_error_details(Code::Unavailable, message, details)
 }
@@ -190,9 +190,8 @@ pub fn draining() -> Status {
 /// The call's deadline passed: what was answered is on disk, and nothing else of it.
 #[must_use]
 pub fn deadline_exceeded() -> Status {
-    let details = ErrorDetails::with_error_info("TIMEOUT", DOMAIN, HashMap::new());
     let message = "the call's deadline passed; go on after the last answer, with a later one";
-    Status::with_error_details(Code::DeadlineExceeded, message, details)
+    with_reason(Code::DeadlineExceeded, "TIMEOUT", message)
 }
 
 /// An argument that cannot be right.
@@ -216,30 +215,46 @@ pub fn too_long(field: &'static str, why: String) -> Status {
 
 /// What was asked for cannot be done as things stand, and waiting does not change them.
 #[must_use]
-pub fn failed_precondition(reason: &'static str, message: String) -> Status {
+pub fn failed_precondition(reason: &'static str, message: impl Into<String>) -> Status {
+    with_reason(Code::FailedPrecondition, reason, message)
+}
+
+/// What was asked for begins beyond the end of what there is, or is larger than it may be.
+#[must_use]
+pub fn out_of_range(message: impl Into<String>) -> Status {
+    with_reason(Code::OutOfRange, "OUT_OF_RANGE", message)
+}
+
+/// A bug of ours.
+#[must_use]
+pub fn internal(message: impl Into<String>) -> Status {
+    with_reason(Code::Internal, "INTERNAL", message)
+}
+
+/// A status with a reason for programs, and no more details.
+#[must_use]
+pub fn with_reason(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    status(Code::FailedPrecondition, message, details)
+    status(code, message.into(), details)
 }
 
 /// What is stored is damaged, and something was left undone for it.
 #[must_use]
 pub fn damaged(why: &str) -> Status {
-    let details = ErrorDetails::with_error_info("DAMAGED", DOMAIN, HashMap::new());
     let message = format!("{why}; run `betcode-db verify` to see how far it goes");
-    status(Code::DataLoss, message, details)
+    with_reason(Code::DataLoss, "DAMAGED", message)
 }
 
 /// Nobody can talk in a session that is being deleted.
 #[must_use]
 pub fn being_deleted() -> Status {
-    failed_precondition("CLOSED", "the session is being deleted".to_owned())
+    failed_precondition("CLOSED", "the session is being deleted")
 }
 
 /// A method that this daemon does not have.
 #[must_use]
 pub fn unimplemented(why: &'static str) -> Status {
-    let details = ErrorDetails::with_error_info("UNIMPLEMENTED", DOMAIN, HashMap::new());
-    Status::with_error_details(Code::Unimplemented, why, details)
+    with_reason(Code::Unimplemented, "UNIMPLEMENTED", why)
 }
 
 #[cfg(test)]

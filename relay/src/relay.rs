@@ -12,6 +12,7 @@ use betcode_schema_tunnel::metadata::GoAway;
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -295,6 +296,8 @@ impl Relay {
         let stop = self.doors.stop.clone();
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(limits::LEVELS_SAMPLE_MS));
+            // Samples that are closer than that would make a moment's load a sustained one.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     _ = ticks.tick() => levels.sample(&gauges()),
@@ -329,14 +332,16 @@ impl Relay {
     fn spawn_watch(&self) {
         let (in_force, stop) = (self.in_force.clone(), self.doors.stop.clone());
         tokio::spawn(async move {
-            let mut seen = None;
             while !stop.is_cancelled() {
-                let now = in_force.written();
-                if now != seen {
-                    match in_force.refresh() {
-                        Ok(()) => seen = now,
-                        Err(error) => tracing::error!(%error, "revocations not read"),
-                    }
+                let in_force = in_force.clone();
+                // Files are read where waiting for a disk is allowed.
+                let looked = tokio::task::spawn_blocking(move || in_force.refresh_if_written());
+                if let Ok(Err(error)) = looked.await {
+                    tracing::error!(
+                        %error,
+                        "revocations not read: those read before stay in force; correct the file, \
+                         or restore it"
+                    );
                 }
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(limits::STATE_POLL_MS)) => {}

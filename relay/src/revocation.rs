@@ -17,6 +17,21 @@ pub(crate) struct InForce {
     live: Arc<LiveTokens>,
     /// Held while a list is read and put in force, so that an older one never follows a newer.
     turn: Mutex<()>,
+    watched: Mutex<Watched>,
+}
+
+/// Tells one writing of the file from the next: its time, its number and its length, as two writings
+/// within one tick of the file system's clock are two files. `None` when there is no file.
+type Written = Option<(SystemTime, u64, u64)>;
+
+/// What [`InForce::refresh_if_written`] has found before.
+#[derive(Default)]
+struct Watched {
+    /// The writing that is in force.
+    seen: Written,
+    /// The writing that could not be read, and why: said once, and tried again all the same, as what
+    /// kept it from being read need not be in the file.
+    failed: Option<(Written, String)>,
 }
 
 impl InForce {
@@ -36,6 +51,7 @@ impl InForce {
             table,
             live,
             turn: Mutex::default(),
+            watched: Mutex::default(),
         })
     }
 
@@ -44,11 +60,39 @@ impl InForce {
         &self.current
     }
 
-    /// Tells one writing of the file from the next.
-    pub(crate) fn written(&self) -> Option<(SystemTime, u64, u64)> {
+    fn written(&self) -> Written {
         let file = std::fs::metadata(self.state.revoked()).ok()?;
-        // Two writings within one tick of the file system's clock are two files.
         Some((file.modified().ok()?, file.ino(), file.len()))
+    }
+
+    /// [Refreshes](Self::refresh) the list when its file was written since it was last read.
+    ///
+    /// # Errors
+    /// When it cannot be read. The same failure of the same writing is an error once.
+    pub(crate) fn refresh_if_written(&self) -> Result<(), StateError> {
+        // No code panics while it holds the lock, so a poisoned one is still whole.
+        let mut watched = self.watched.lock().unwrap_or_else(|e| e.into_inner());
+        let now = self.written();
+        if now == watched.seen {
+            return Ok(());
+        }
+        match self.refresh() {
+            Ok(()) => {
+                watched.seen = now;
+                watched.failed = None;
+                Ok(())
+            }
+            Err(error) => {
+                let failed = Some((now, error.to_string()));
+                match watched.failed == failed {
+                    true => Ok(()),
+                    false => {
+                        watched.failed = failed;
+                        Err(error)
+                    }
+                }
+            }
+        }
     }
 
     /// Reads the list again, puts it in force, and ends the calls and tunnels that it names.
@@ -79,6 +123,28 @@ fn read(state: &StateFolder) -> Result<Revocations, StateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_said_once_and_read_when_it_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::at(folder.path());
+        let in_force = InForce::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        in_force.refresh_if_written().unwrap();
+        std::fs::write(state.revoked(), "no JSON").unwrap();
+        in_force.refresh_if_written().unwrap_err();
+        in_force.refresh_if_written().unwrap();
+        // Written again, it is said again.
+        std::fs::write(state.revoked(), "still no JSON").unwrap();
+        in_force.refresh_if_written().unwrap_err();
+        std::fs::remove_file(state.revoked()).unwrap();
+        let revoke = |revoked: &mut Revocations| {
+            revoked.users.insert("ann".to_owned(), 1);
+        };
+        Revocations::change(&state.revoked(), 0, revoke).unwrap();
+        in_force.refresh_if_written().unwrap();
+        let revoked = in_force.revoked().read().unwrap();
+        assert!(revoked.users.contains_key("ann"));
+    }
 
     #[test]
     fn two_writings_within_one_tick_of_the_clock_are_told_apart() {

@@ -5,7 +5,7 @@ use crate::capacity::report::{
     self, CapacityReport, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX,
 };
 use crate::error::Result;
-use crate::space::Space;
+use crate::limits::PAGE_BYTES;
 use crate::sql;
 use crate::store::Store;
 
@@ -33,17 +33,14 @@ impl Store {
     pub fn capacity_report_after(&self, previous_level: Level) -> Result<CapacityReport> {
         let database = self.path().display().to_string();
         let now_ms = self.options().clock.now_ms();
+        let (database_bytes, wal_bytes) = (self.inner.db.main_bytes()?, self.inner.db.wal_bytes()?);
         let limit_bytes = self.limits().0;
         let shown = SESSIONS_SHOWN_MAX as u32;
         let answer = self.query("read the capacity report", |connection| {
             // One snapshot: figures of different moments would contradict each other.
             let snapshot = connection.unchecked_transaction()?;
             let totals = sql::totals::read(&snapshot)?;
-            let space = Space::of(
-                &self.inner.db,
-                sql::space::free_pages(&snapshot)?,
-                limit_bytes,
-            );
+            let free_pages = sql::space::free_pages(&snapshot)?;
             let types = sql::growth::by_type(&snapshot)?;
             let hours = sql::growth::by_hour(&snapshot, i64::MIN)?;
             let chosen = sql::report::shown(&snapshot, PACE_ACTIVE_MS_MIN, shown);
@@ -56,9 +53,9 @@ impl Store {
                 database: &database,
                 now_ms,
                 totals: &totals,
-                database_bytes: space.database_bytes,
-                wal_bytes: space.wal_bytes,
-                free_bytes: space.free_bytes,
+                database_bytes,
+                wal_bytes,
+                free_bytes: free_pages * u64::from(PAGE_BYTES),
                 limit_bytes,
                 previous_level,
                 types: &types,

@@ -1,13 +1,14 @@
 //! Deleting a session: out of sight in one transaction, its rows in small ones after it.
 
+use crate::compact::{Pace, rest_for_other_processes};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
-use crate::limits::DELETE_ROWS_PER_STEP;
+use crate::limits::{DELETE_BYTES_PER_STEP, DELETE_ROWS_PER_STEP};
 use crate::message::{ImportMark, SessionMeta};
 use crate::session::Session;
 use crate::sql::db::is_odd_value;
 use crate::sql::totals::Delta;
-use crate::sql::{self};
+use crate::sql::{self, DeletionStep};
 use crate::store::Store;
 
 impl Store {
@@ -20,13 +21,22 @@ impl Store {
     /// When the file cannot be written, and the session is still there;
     /// [`StoreError::SpaceNotGivenBack`] when it is gone, and what is left of it is not.
     pub fn delete(&self, id: &SessionId) -> Result<bool> {
+        self.delete_if(id, None)
+    }
+
+    /// As [`Store::delete`]; only if the session is as `expected`, where that is given.
+    pub(crate) fn delete_if(
+        &self,
+        id: &SessionId,
+        expected: Option<SessionFingerprint>,
+    ) -> Result<bool> {
         let (id, gone) = (id.clone(), id.clone());
         let deleted = self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("delete the session", |db, connection| {
                 db.named(
                     "delete the session",
-                    delete_session(connection, &id, None, now_ms),
+                    delete_session(connection, &id, expected.as_ref(), now_ms),
                 )
                 .map_err(|error| error.in_session(&id))
             })
@@ -38,7 +48,7 @@ impl Store {
     }
 
     /// Deletes the rows of the session `gone`, and of those whose deletion was not finished before.
-    pub(crate) fn give_back_space_of(&self, gone: &SessionId, key: SessionKey) -> Result<()> {
+    fn give_back_space_of(&self, gone: &SessionId, key: SessionKey) -> Result<()> {
         let mut finished = self.finish_deletions();
         if let Err(error) = &finished
             && error.kind() == ErrorKind::Damaged
@@ -71,10 +81,11 @@ impl Store {
     /// damage the others are deleted all the same, and the first damage is the answer.
     fn finish_deletions(&self) -> Result<()> {
         let (mut after, mut damaged, mut deleted) = (None, Ok(()), false);
+        let mut pace = Pace::new(self);
         let next = |after| self.query("find deletions", |c| sql::sessions::next_deletion(c, after));
         while let Some(key) = next(after)? {
             after = Some(key);
-            match self.delete_rows_of(key) {
+            match self.delete_rows_of(&mut pace, key) {
                 Ok(()) => deleted = true,
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     damaged = damaged.and(Err(error))
@@ -88,20 +99,27 @@ impl Store {
         damaged
     }
 
-    fn delete_rows_of(&self, key: SessionKey) -> Result<()> {
-        while self.writer()?.run(move |context| {
-            context.maintain("delete messages", |db, connection| {
-                db.named("delete messages", delete_step(connection, key))
-            })
-        })? {}
-        Ok(())
+    /// Crash point: each step is a transaction, and the key stays among the deletions until the last, so
+    /// that whoever comes next goes on from there.
+    fn delete_rows_of(&self, pace: &mut Pace<'_>, key: SessionKey) -> Result<()> {
+        loop {
+            let step = pace.maintain(move |context| {
+                context.maintain("delete messages", |db, connection| {
+                    db.named("delete messages", delete_step(connection, key))
+                })
+            })?;
+            if !step.value {
+                return Ok(());
+            }
+            rest_for_other_processes();
+        }
     }
 }
 
-/// All of a session that cannot be had again once it is deleted: its messages, which only get more,
-/// and what can change without a message.
+/// What must not have changed since a session was archived for it to be deleted: its messages, which only
+/// get more, and what can change without a message.
 #[derive(Debug, Clone)]
-pub(crate) struct Contents {
+pub(crate) struct SessionFingerprint {
     pub(crate) key: SessionKey,
     pub(crate) messages: u64,
     pub(crate) raw_bytes: u64,
@@ -110,25 +128,25 @@ pub(crate) struct Contents {
     pub(crate) import: Option<ImportMark>,
 }
 
-impl Contents {
-    /// Whether it came from a file. Its messages were received when that was imported, which says nothing
-    /// of them, and says something else when it is imported anew.
+impl SessionFingerprint {
+    /// Whether it was imported. Its messages' received times are then those of the import, which another
+    /// import of the same file does not repeat.
     pub(crate) fn is_imported(&self) -> bool {
         self.import.is_some()
     }
 
     /// Whether it is that session, and has as many messages and was last written when it had.
-    pub(crate) fn are_as_counted(&self, key: SessionKey, messages: u64, updated_ms: i64) -> bool {
+    pub(crate) fn has_counts(&self, key: SessionKey, messages: u64, updated_ms: i64) -> bool {
         (self.key, self.messages, self.updated_ms) == (key, messages, updated_ms)
     }
 
-    fn are_those_of(
+    fn matches(
         &self,
         connection: &rusqlite::Connection,
         session: &Session,
     ) -> rusqlite::Result<bool> {
         let (key, messages, updated_ms) = (session.key, session.messages, session.updated_ms);
-        if !self.are_as_counted(key, messages, updated_ms)
+        if !self.has_counts(key, messages, updated_ms)
             || self.raw_bytes != session.raw_bytes
             || self.meta != session.meta
             || sql::damaged::stands_behind(connection, key, messages)?
@@ -142,10 +160,10 @@ impl Contents {
 
 /// Takes a session out of sight and out of all sums; only if it has the contents `expected` of it.
 /// Its key, if there was such a session.
-pub(crate) fn delete_session(
+fn delete_session(
     connection: &rusqlite::Connection,
     id: &SessionId,
-    expected: Option<&Contents>,
+    expected: Option<&SessionFingerprint>,
     now_ms: i64,
 ) -> rusqlite::Result<Option<SessionKey>> {
     let (key, delta) = match sql::sessions::find(connection, id) {
@@ -158,7 +176,7 @@ pub(crate) fn delete_session(
         }
         Ok(Some(session)) => {
             if let Some(expected) = expected
-                && !expected.are_those_of(connection, &session)?
+                && !expected.matches(connection, &session)?
             {
                 return Ok(None);
             }
@@ -203,12 +221,80 @@ fn delete_step(connection: &rusqlite::Connection, key: SessionKey) -> rusqlite::
     if !sql::sessions::is_deletion(connection, key)? {
         return Ok(false);
     }
-    if sql::messages::delete_some(connection, key, DELETE_ROWS_PER_STEP)? > 0 {
+    let step = DeletionStep {
+        rows_max: DELETE_ROWS_PER_STEP,
+        bytes_max: DELETE_BYTES_PER_STEP,
+    };
+    if sql::messages::delete_some(connection, key, step)? > 0 {
         return Ok(true);
     }
-    if sql::segments::delete_some(connection, key, DELETE_ROWS_PER_STEP / 64)? > 0 {
+    if sql::segments::delete_some(connection, key, step)? > 0 {
         return Ok(true);
     }
     sql::sessions::finish_deletion(connection, key)?;
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::message::Batch;
+    use crate::options::StoreOptions;
+
+    const MESSAGES: usize = 20;
+
+    /// A store with a session of `MESSAGES` messages of 1 MiB each.
+    fn store_with_big_messages(folder: &tempfile::TempDir) -> (Store, SessionId) {
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let store = Store::open(&folder.path().join("h.db"), options).unwrap();
+        let id: SessionId = "s".parse().unwrap();
+        let line = bytes::Bytes::from(vec![b'x'; 1 << 20]);
+        store
+            .append(Batch::new(id.clone(), vec![line; MESSAGES]))
+            .unwrap();
+        (store, id)
+    }
+
+    /// Counts the writer's commits from now on.
+    fn count_commits(store: &Store) -> Arc<AtomicUsize> {
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&commits);
+        let count = move |context: &mut crate::writer::WriterContext| {
+            context.maintain("count the commits", |_, connection| {
+                let counted = Arc::clone(&counted);
+                let hook = connection.commit_hook(Some(move || {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    false
+                }));
+                hook.unwrap();
+                Ok(())
+            })
+        };
+        store.writer().unwrap().run(count).unwrap();
+        commits.store(0, Ordering::SeqCst);
+        commits
+    }
+
+    #[test]
+    fn a_transaction_deletes_no_more_bytes_than_a_commit_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, id) = store_with_big_messages(&folder);
+        let commits = count_commits(&store);
+        assert!(store.delete(&id).unwrap());
+        // One that takes it out of sight, one for each 8 MiB, and one that ends the deletion.
+        assert_eq!(commits.load(Ordering::SeqCst), 1 + 3 + 1);
+        assert_eq!(store.query("count", count_rows).unwrap(), 0);
+    }
+
+    fn count_rows(connection: &rusqlite::Connection) -> rusqlite::Result<i64> {
+        let rows = "SELECT (SELECT count(*) FROM hot_messages) + (SELECT count(*) FROM segments)
+                 + (SELECT count(*) FROM deletions)";
+        connection.query_row(rows, [], |row| row.get(0))
+    }
 }

@@ -173,12 +173,33 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Creates a folder, and those that it is in, where there is none. Their names are on disk then: what is in
+/// a folder that a loss of power takes away is gone as well.
+fn create_private_folder(folder: &Path) -> Result<()> {
+    let is_new = |folder: &&Path| !folder.exists();
+    let named = folder.ancestors().filter(|f| !f.as_os_str().is_empty());
+    let new: Vec<_> = named.take_while(is_new).collect();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(io_error("create the folder", folder))?;
+    for made in new {
+        // As far as this user may: a folder that cannot be read is not opened for it.
+        if let Err(error) = sync_folder(folder_of(made)) {
+            tracing::debug!(%error, "the name of a new folder may not outlast a loss of power");
+        }
+    }
+    Ok(())
+}
+
+/// Puts the names in a folder on disk.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_error("sync the folder", folder))
+}
+
 /// As [`create_private`]; the file if there was none.
 pub(crate) fn create_private_new(path: &Path) -> Result<Option<File>> {
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(io_error("create the folder", folder))?;
-    }
+    create_private_folder(folder_of(path))?;
     match OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -344,7 +365,8 @@ fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a file stands in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
@@ -427,6 +449,32 @@ mod tests {
         assert!(open_files::is_open(&path));
         drop(replay);
         assert!(!open_files::is_open(&path));
+    }
+
+    #[test]
+    fn archiving_into_a_store_that_this_process_has_open_takes_none_of_its_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        let open = |name| Store::open(&folder.path().join(name), options.clone()).unwrap();
+        let (store, archive) = (open("s.db"), open("archive.db"));
+        for session in ["going", "staying"] {
+            let line = bytes::Bytes::from_static(b"x");
+            let batch = crate::message::Batch::new(session.parse().unwrap(), vec![line]);
+            store.append(batch).unwrap();
+        }
+        let policy = crate::capacity::retention::RetentionPolicy {
+            sessions: vec!["going".parse().unwrap()],
+            ..Default::default()
+        };
+        let plan = store.plan_retention(&policy).unwrap();
+        let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
+        let locks = locks_on(archive.path());
+        assert!(locks > 0);
+        store.retain(&plan, Some(archive.path()), go_on).unwrap();
+        assert_eq!(locks_on(archive.path()), locks);
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use crate::classify::classify;
 use crate::error::{Result, StoreError};
 use crate::ids::SessionId;
+use crate::limits::INSPECTION_TRIES_MAX;
 use crate::reader::fetch;
 use crate::segment::{self, Anatomy, DecodeLimits, KindBytes, Part, PartBytes};
+use crate::session::Session;
 use crate::sql;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
@@ -74,75 +76,111 @@ impl Inspection {
     }
 }
 
+/// A session's rows, as of one moment.
+struct Listed {
+    session: Session,
+    rows: Vec<SegmentInfo>,
+    bases: Vec<BaseShare>,
+}
+
 impl Store {
     /// Where a session's stored bytes are. Decodes all its segments, one at a time.
     ///
     /// # Errors
     /// [`StoreError::SessionNotFound`]; [`StoreError::Segment`] and [`StoreError::Damaged`] for
-    /// damaged segments.
+    /// damaged segments; [`StoreError::Busy`] when compaction replaces its segments again and again.
     pub fn inspect(&self, id: &SessionId) -> Result<Inspection> {
+        for _ in 0..INSPECTION_TRIES_MAX {
+            let listed = self.list_to_inspect(id)?;
+            // No transaction is held while they are decoded, so they may be replaced meanwhile.
+            if let Some(segments) = self.inspect_segments(&listed)? {
+                return Ok(Inspection {
+                    session: listed.session.id,
+                    segments,
+                    hot_messages: listed.session.hot_messages,
+                    hot_bytes: listed.session.hot_bytes,
+                    bases: listed.bases,
+                });
+            }
+        }
+        Err(StoreError::Busy {
+            path: self.path().to_owned(),
+            what: "the session",
+            holder: "compaction".into(),
+            waited_ms: 0,
+        })
+    }
+
+    /// What there is to inspect, as of one moment.
+    fn list_to_inspect(&self, id: &SessionId) -> Result<Listed> {
         let connection = self.inner.readers.get()?;
         let db = &self.inner.db;
-        // One snapshot: compaction moves messages between rows and segments meanwhile, and the session
-        // may be deleted.
         let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
         let session = db.named(
             "find the session",
             self.inner.readers.ids.find(&snapshot, id),
-        )?;
-        let session = session.ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
+        );
+        let session = session
+            .map_err(|error| error.in_session(id))?
+            .ok_or_else(|| StoreError::SessionNotFound { id: id.to_string() })?;
         let rows = db.named(
             "list the segments",
             sql::segments::list(&snapshot, session.key),
-        )?;
-        let mut segments: Vec<InspectedSegment> = Vec::with_capacity(rows.len());
-        let mut base = None;
-        for info in rows {
-            if let Some(base_id) = info.base_id {
-                base = Some(fetch::base_of(db, &snapshot, base_id, base.as_ref())?);
-            }
-            let encoded = db.named(
-                "read a segment",
-                sql::segments::encoded(&snapshot, session.key, info.first_sequence),
-            )?;
-            let (limits, base) = (DecodeLimits::default(), base.as_deref());
-            let encoded = encoded.unwrap_or_default();
-            let named = |source| StoreError::Segment {
-                id: id.to_string(),
-                first_sequence: info.first_sequence,
-                source,
-            };
-            let mut kind_of = |line: &[u8]| classify(line).message_type;
-            segments.push(InspectedSegment {
-                info,
-                anatomy: segment::anatomy(&encoded, &limits, base).map_err(named)?,
-                types: segment::by_kind(&encoded, &limits, base, &mut kind_of).map_err(named)?,
-            });
-        }
+        );
+        let rows = rows.map_err(|error| error.in_session(id))?;
         let mut raw_bytes: BTreeMap<u64, u64> = BTreeMap::new();
-        for info in segments.iter().map(|s| &s.info) {
+        for info in &rows {
             if let Some(base_id) = info.base_id {
                 *raw_bytes.entry(base_id).or_default() += info.raw_bytes;
             }
         }
         let mut bases = Vec::with_capacity(raw_bytes.len());
         for (base_id, own_bytes) in raw_bytes {
-            let (stored_bytes, all_bytes) =
-                db.named("measure a base", sql::bases::use_of(&snapshot, base_id))?;
-            let share = u128::from(stored_bytes) * u128::from(own_bytes);
+            let used = db.named("measure a base", sql::bases::use_of(&snapshot, base_id))?;
+            let share = u128::from(used.stored_bytes) * u128::from(own_bytes);
             bases.push(BaseShare {
                 base_id,
-                stored_bytes,
+                stored_bytes: used.stored_bytes,
                 // At most `stored_bytes`: its own segments are among all.
-                apportioned_bytes: share.checked_div(u128::from(all_bytes)).unwrap_or(0) as u64,
+                apportioned_bytes: share
+                    .checked_div(u128::from(used.segments_raw_bytes))
+                    .unwrap_or(0) as u64,
             });
         }
-        Ok(Inspection {
-            session: session.id,
-            segments,
-            hot_messages: session.hot_messages,
-            hot_bytes: session.hot_bytes,
+        Ok(Listed {
+            session,
+            rows,
             bases,
         })
+    }
+
+    /// Takes the segments apart; `None` when one of them has been replaced since they were listed.
+    fn inspect_segments(&self, listed: &Listed) -> Result<Option<Vec<InspectedSegment>>> {
+        let (id, key) = (&listed.session.id, listed.session.key);
+        let db = &self.inner.db;
+        let mut cursor = fetch::Cursor::default();
+        let mut segments = Vec::with_capacity(listed.rows.len());
+        for info in &listed.rows {
+            let connection = self.inner.readers.get()?;
+            let stored = fetch::stored_if(db, &connection, key, id, info, &mut cursor)?;
+            drop(connection);
+            let Some(stored) = stored else {
+                return Ok(None);
+            };
+            let (limits, base) = (DecodeLimits::default(), stored.base.as_deref());
+            let named = |source| StoreError::Segment {
+                id: id.to_string(),
+                first_sequence: info.first_sequence,
+                source,
+            };
+            let mut kind_of = |line: &[u8]| classify(line).message_type;
+            let encoded = &stored.encoded;
+            segments.push(InspectedSegment {
+                info: *info,
+                anatomy: segment::anatomy(encoded, &limits, base).map_err(named)?,
+                types: segment::by_kind(encoded, &limits, base, &mut kind_of).map_err(named)?,
+            });
+        }
+        Ok(Some(segments))
     }
 }

@@ -26,9 +26,9 @@ pub struct StoreOptions {
     pub durability: Durability,
     /// Bound of one payload, 1 to [`limits::PAYLOAD_BYTES_MAX_CEILING`].
     pub payload_bytes_max: usize,
-    /// Size that the database may reach: its pages in use, and what its log has beyond the usual. Free
-    /// pages, which the next messages are written to, and the usual log come on top: twice a share of
-    /// this limit, see [`limits::WAL_LIMIT_DIVISOR`], which is 2 to 8 MiB.
+    /// Bytes that the database may take: its pages in use, and the part of its log beyond the usual size.
+    /// Free pages, which the next messages are written to, and the usual log (two sixteenths of this limit,
+    /// 2 to 8 MiB) are not counted. [`crate::Store::level`] counts free pages as well.
     pub db_bytes_max: u64,
     /// Bytes that one session may take: segments, and hot messages as they are.
     pub session_bytes_max: u64,

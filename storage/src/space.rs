@@ -1,6 +1,7 @@
 //! How big the database is, against how big it may be.
 
 use crate::capacity::levels::{Level, Metric, level_of};
+use crate::error::Result;
 use crate::limits::PAGE_BYTES;
 use crate::sql::db::Db;
 
@@ -19,13 +20,13 @@ pub struct Space {
 }
 
 impl Space {
-    pub(crate) fn of(db: &Db, free_pages: u64, limit_bytes: u64) -> Self {
-        Self {
-            database_bytes: db.main_bytes(),
-            wal_bytes: db.wal_bytes(),
+    pub(crate) fn of(db: &Db, free_pages: u64, limit_bytes: u64) -> Result<Self> {
+        Ok(Self {
+            database_bytes: db.main_bytes()?,
+            wal_bytes: db.wal_bytes()?,
             free_bytes: free_pages * u64::from(PAGE_BYTES),
             limit_bytes,
-        }
+        })
     }
 
     /// Main file and log, all that they take on disk.

@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) cut_off: Option<CutOff>,
     /// `None` when opened for reading only.
     writer: Option<Writer>,
-    // Last: it must outlive the connections.
+    /// Each connection holds it as well, so that it counts as open until the last of them is closed.
     _open: Arc<OpenFile>,
 }
 
@@ -127,6 +127,7 @@ impl Store {
             &options,
             reserve,
             Arc::clone(&watch),
+            Arc::clone(&open),
         )?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -326,7 +327,7 @@ impl Store {
         let (id, name) = (id.clone(), name.to_owned());
         self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
-            context.maintain("rename the session", |db, connection| {
+            context.write_without_reserve("rename the session", |db, connection| {
                 let key = IdIndex::default().key_of(connection, &id);
                 let Some(key) = db.named("find the session", key)? else {
                     return Err(StoreError::SessionNotFound { id: id.to_string() });
@@ -351,11 +352,8 @@ impl Store {
     /// When the file cannot be read.
     pub fn space(&self) -> Result<Space> {
         let free_pages = self.query("count free pages", sql::space::free_pages)?;
-        Ok(Space::of(
-            &self.inner.db,
-            free_pages,
-            self.inner.watch.db_bytes_max(),
-        ))
+        let limit_bytes = self.inner.watch.db_bytes_max();
+        Space::of(&self.inner.db, free_pages, limit_bytes)
     }
 
     /// Changes the limits of the open store. What there is room for now is admitted at once.
@@ -377,6 +375,11 @@ impl Store {
 
     /// Level of the database's size, with hysteresis, as its writer has seen it: `Ok` when opened
     /// for reading only (see [`Store::space`]).
+    ///
+    /// That size is what the file takes: all its pages, also those that hold nothing, and the part of the log
+    /// beyond the usual size. Appends are refused by another one, in which free pages do not count
+    /// ([`StoreOptions::db_bytes_max`]): after a big deletion the level goes down only when compaction has
+    /// given the free pages back, and appends are taken at once.
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()
@@ -487,12 +490,13 @@ impl Store {
     /// Other clones answer [`StoreError::Closed`] to writes from then on.
     ///
     /// # Errors
-    /// None so far: what cannot be moved stays in the log, which the next opening reads.
+    /// When the log could not be moved into the main file. Nothing is lost: the next opening reads it
+    /// from there.
     pub fn close(self) -> Result<()> {
-        if let Some(writer) = &self.inner.writer {
-            writer.close();
+        match &self.inner.writer {
+            Some(writer) => writer.close(),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// All that looking up what belongs to a session needs, so that nothing else of its row matters.

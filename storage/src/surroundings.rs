@@ -19,9 +19,9 @@ pub struct Surroundings {
     pub network_file_system: Option<&'static str>,
     /// Bytes that its file system has left; `None` when it does not tell.
     pub free_bytes: Option<u64>,
-    /// Main file.
+    /// Main file, as far as the system tells.
     pub database_bytes: u64,
-    /// Write-ahead log.
+    /// Write-ahead log, as far as the system tells.
     pub wal_bytes: u64,
     /// Held for a full disk; `None` when no writer has made a reserve yet.
     pub reserve_bytes: Option<u64>,
@@ -53,8 +53,8 @@ impl Surroundings {
         Self {
             network_file_system: files::network_file_system(folder),
             free_bytes: files::free_bytes(path),
-            database_bytes: db.main_bytes(),
-            wal_bytes: db.wal_bytes(),
+            database_bytes: db.main_bytes().unwrap_or(0),
+            wal_bytes: db.wal_bytes().unwrap_or(0),
             reserve_bytes: reserve.ok().map(|metadata| metadata.len()),
             unwritable: unwritable.map(Path::to_owned),
             stray_log,

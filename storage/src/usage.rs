@@ -10,6 +10,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::growth::TurnTimes;
+use crate::title::Title;
 
 /// Numbers of tokens.
 ///
@@ -68,8 +69,9 @@ impl Tokens {
 /// What one line adds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum UsageFact {
-    /// `system`/`init`: an agent process began; its costs count from zero.
-    ProcessStarted,
+    /// `system`/`init`: an agent process began, and its costs count from zero, or an agent that reads
+    /// its prompts from a stream begins another turn. The next `result` tells which.
+    Initialized,
     /// An `assistant` line's `message.usage`.
     Assistant {
         /// `message.id`, the same for all lines of one message.
@@ -88,6 +90,8 @@ pub enum UsageFact {
         tokens: Tokens,
         /// `total_cost_usd`: cost of the agent process so far.
         cost_usd: Option<f64>,
+        /// `modelUsage`: tokens of the agent process so far, of all models.
+        process_tokens: Option<u64>,
     },
 }
 
@@ -111,9 +115,22 @@ pub struct SessionUsage {
     settled_cost_usd: f64,
     #[serde(skip_serializing_if = "costs_nothing")]
     process_cost_usd: f64,
+    /// Tokens of the current agent process so far, as it says itself; zero when it does not.
+    #[serde(skip_serializing_if = "is_zero")]
+    process_tokens: u64,
+    /// An `init` came since the last `result` that told a cost.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    initialized: bool,
     /// No usage, but of the same kind: the turn that goes on, between two imports of a stream.
     #[serde(skip_serializing_if = "TurnTimes::is_empty")]
     pub(crate) turn_times: TurnTimes,
+    /// No usage either: the title that the lines told last.
+    #[serde(skip_serializing_if = "Title::is_empty")]
+    pub(crate) title: Title,
+}
+
+fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 /// Bit for bit what reading gives when there is none: a negative zero is kept.
@@ -125,10 +142,7 @@ impl SessionUsage {
     /// Takes in what a line tells.
     pub fn add(&mut self, fact: &UsageFact) {
         match fact {
-            UsageFact::ProcessStarted => {
-                self.settled_cost_usd += self.process_cost_usd;
-                self.process_cost_usd = 0.0;
-            }
+            UsageFact::Initialized => self.initialized = true,
             UsageFact::Assistant { message_id, tokens } => {
                 if *message_id != self.open_message_id {
                     self.turn = self.turn.plus(self.open);
@@ -145,7 +159,11 @@ impl SessionUsage {
                 }
                 self.open = *tokens;
             }
-            UsageFact::Result { tokens, cost_usd } => {
+            UsageFact::Result {
+                tokens,
+                cost_usd,
+                process_tokens,
+            } => {
                 // An error result may carry no usage; then the turn's messages are what is known.
                 let turn = if tokens.is_zero() {
                     self.turn.plus(self.open)
@@ -158,13 +176,25 @@ impl SessionUsage {
                 self.open_message_id.clear();
                 if let Some(cost) = cost_usd {
                     // A cost that falls comes from another process whose `init` we did not see.
-                    if *cost < self.process_cost_usd {
+                    let is_new_process = *cost < self.process_cost_usd
+                        || (self.initialized && !self.goes_on(*process_tokens, turn));
+                    if is_new_process {
                         self.settled_cost_usd += self.process_cost_usd;
                     }
                     self.process_cost_usd = *cost;
+                    self.process_tokens = process_tokens.unwrap_or(0);
+                    self.initialized = false;
                 }
             }
         }
+    }
+
+    /// Whether the process that used `process_tokens` so far, and `turn` in its last turn, is the one whose
+    /// result came before: then it says the sum of both. A new one says its turn's, and those of its
+    /// sub-agents, who would have to use as many as the other process did.
+    fn goes_on(&self, process_tokens: Option<u64>, turn: Tokens) -> bool {
+        let with_turn = self.process_tokens.saturating_add(turn.sum());
+        self.process_tokens > 0 && process_tokens.is_some_and(|tokens| tokens >= with_turn)
     }
 
     /// Tokens in all.
@@ -222,6 +252,7 @@ mod tests {
         usage.add(&UsageFact::Result {
             tokens: tokens(9),
             cost_usd: Some(0.5),
+            process_tokens: None,
         });
         usage.add(&assistant("b", 2));
         assert_eq!(usage.tokens().output, 11);
@@ -234,10 +265,11 @@ mod tests {
         let result = |cost| UsageFact::Result {
             tokens: tokens(1),
             cost_usd: Some(cost),
+            process_tokens: None,
         };
         usage.add(&result(0.5));
         usage.add(&result(0.75));
-        usage.add(&UsageFact::ProcessStarted);
+        usage.add(&UsageFact::Initialized);
         usage.add(&result(0.25));
         usage.add(&result(0.1));
         assert!(
@@ -245,6 +277,27 @@ mod tests {
             "{}",
             usage.cost_usd()
         );
+    }
+
+    #[test]
+    fn an_agent_that_initializes_at_each_turn_is_one_process() {
+        let mut usage = SessionUsage::default();
+        let mut turn = |cost, process_tokens| {
+            usage.add(&UsageFact::Initialized);
+            usage.add(&UsageFact::Result {
+                tokens: tokens(30),
+                cost_usd: Some(cost),
+                process_tokens: Some(process_tokens),
+            });
+            usage.cost_usd()
+        };
+        // The second turn's 30 tokens and 7 of a small model beside it.
+        for (cost, tokens) in [(0.25, 30), (0.5, 67), (0.75, 97)] {
+            assert!((turn(cost, tokens) - cost).abs() < 1e-9);
+        }
+        // Another process, though it cost more than all before: it has used its own turn's tokens only.
+        assert!((turn(2.0, 38) - 2.75).abs() < 1e-9);
+        assert!((turn(2.5, 70) - 3.25).abs() < 1e-9);
     }
 
     #[test]
@@ -291,6 +344,8 @@ mod tests {
             "open": named(usage.open),
             "settled_cost_usd": usage.settled_cost_usd,
             "process_cost_usd": usage.process_cost_usd,
+            "process_tokens": usage.process_tokens,
+            "initialized": usage.initialized,
         });
         if !usage.turn_times.is_empty() {
             full["turn_times"] = serde_json::to_value(usage.turn_times).unwrap();
@@ -342,6 +397,7 @@ mod tests {
             open in any_tokens(),
             settled_cost_usd in any_cost(),
             process_cost_usd in any_cost(),
+            (process_tokens, initialized) in any::<(u64, bool)>(),
             turn_times in prop_oneof![
                 Just("{}".to_owned()),
                 any::<(Option<i64>, i64)>().prop_map(|(start_ms, active_ms)| {
@@ -356,7 +412,10 @@ mod tests {
                 open,
                 settled_cost_usd,
                 process_cost_usd,
+                process_tokens,
+                initialized,
                 turn_times: serde_json::from_str(&turn_times).unwrap(),
+                title: Title::default(),
             };
             let kept = serde_json::to_string(&usage).unwrap();
             for row in [kept, in_full(&usage)] {

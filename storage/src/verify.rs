@@ -4,16 +4,20 @@ mod places;
 
 use std::ops::ControlFlow;
 
+use rusqlite::Connection;
+
 use self::places::Places;
 
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::growth::uncompacted_row_bytes;
-use crate::ids::MessageKey;
+use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEQUENCE_MAX, SESSION_PROBLEMS_MAX, STRUCTURE_PROBLEMS_MAX};
+use crate::message::ImportRecord;
 use crate::reader::fetch::{self, Cursor};
 use crate::session::{Session, SessionFilter};
 use crate::source_check::SourceCheck;
 use crate::sql;
+use crate::sql::db::Db;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
 
@@ -61,23 +65,30 @@ impl VerifyReport {
     fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                self.problems.push(Problem {
-                    kind: "structure",
-                    session: None,
-                    sequence: None,
-                    what: error.to_string(),
-                });
+            Err(error) => {
+                let what = what_is_damaged(error)?;
+                self.add_global("structure", what);
                 Ok(None)
             }
-            Err(error) => Err(error),
         }
     }
 
-    /// There is a session, or more of them, of which not even the id is known.
-    fn add_unlisted(&mut self, what: String) {
+    /// As [`VerifyReport::take`], of a session.
+    fn take_of<T>(&mut self, session: &Session, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                let what = what_is_damaged(error)?;
+                self.add("structure", session, None, what);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A problem of no session, or of one of which not even the id is known.
+    fn add_global(&mut self, kind: &'static str, what: String) {
         self.problems.push(Problem {
-            kind: "listing",
+            kind,
             session: None,
             sequence: None,
             what,
@@ -92,6 +103,14 @@ impl VerifyReport {
             sequence,
             what,
         });
+    }
+}
+
+/// What an error about damage says. Any other error says nothing of the data, and ends the check.
+fn what_is_damaged(error: StoreError) -> Result<String> {
+    match error.kind() {
+        ErrorKind::Damaged => Ok(error.to_string()),
+        _ => Err(error),
     }
 }
 
@@ -115,6 +134,99 @@ struct Contents {
     uncompacted_bytes: u64,
 }
 
+/// What one snapshot tells of a session, without its contents.
+struct SessionView {
+    session: Session,
+    /// The index of session ids does not lead to it.
+    is_led_past: bool,
+    /// The segments of which something can be made.
+    segments: Vec<SegmentInfo>,
+    /// What is wrong with the others.
+    segment_damage: Vec<StoreError>,
+    places: Places,
+    /// Whether the messages that are rows of their own could all be listed.
+    scanned: Result<()>,
+    growth: Result<sql::growth::Sums>,
+    source: Result<Option<ImportRecord>>,
+}
+
+impl SessionView {
+    /// Row, segments and hot messages in one snapshot: appends and compaction go on. `None` when the
+    /// session is gone.
+    fn read(db: &Db, connection: &Connection, key: SessionKey) -> Result<Option<Self>> {
+        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let found = sql::sessions::by_key(&snapshot, key);
+        let Some(session) = db.named("find the session", found)? else {
+            return Ok(None);
+        };
+        // A page of the index that cannot be read at all is named with the structure.
+        let is_led_past = match sql::sessions::key_of(&snapshot, &session.id) {
+            Ok(key) => key != Some(session.key),
+            Err(error) => sql::sessions::is_misled(&error),
+        };
+        let listed = sql::segments::readable(&snapshot, session.key);
+        let (segments, damage) = db.named("list the segments", listed)?;
+        let mut places = Places::new(segments.clone());
+        let each = |sequence, raw_bytes| {
+            places.hot(sequence, raw_bytes);
+            true
+        };
+        let scanned = sql::messages::scan_sizes(&snapshot, session.key, 0, SEQUENCE_MAX, each);
+        let growth = sql::growth::sums_of(&snapshot, session.key);
+        let source = sql::imports::of_session(&snapshot, session.key);
+        let damage = damage.into_iter();
+        Ok(Some(Self {
+            session,
+            is_led_past,
+            segments,
+            segment_damage: damage
+                .map(|error| db.name_error("list the segments", error))
+                .collect(),
+            places,
+            scanned: db.named("measure the messages", scanned),
+            growth: db.named("sum up the growth", growth),
+            source: db.named("read the import record", source),
+        }))
+    }
+
+    /// Lists what is wrong with all of this. The session, its segments, and what is to be compared with the
+    /// file that it was imported from.
+    fn check(
+        self,
+        report: &mut VerifyReport,
+    ) -> Result<(Session, Vec<SegmentInfo>, Option<SourceCheck>)> {
+        let session = self.session;
+        if self.is_led_past {
+            let what = "the index of session ids does not lead to it";
+            report.add("structure", &session, None, what.into());
+        }
+        let mut is_listed = self.segment_damage.is_empty();
+        let unlisted = self
+            .segment_damage
+            .len()
+            .saturating_sub(SESSION_PROBLEMS_MAX);
+        for error in self.segment_damage.into_iter().take(SESSION_PROBLEMS_MAX) {
+            let what = what_is_damaged(error)?;
+            report.add("structure", &session, None, what);
+        }
+        if unlisted > 0 {
+            let what = format!("{unlisted} more of its segments' rows cannot be read");
+            report.add("structure", &session, None, what);
+        }
+        let source = report.take_of(&session, self.source)?.flatten();
+        if let Some(growth) = report.take_of(&session, self.growth)? {
+            check_growth(&session, growth, report);
+        }
+        is_listed &= report.take_of(&session, self.scanned)?.is_some();
+        // Of rows that could not be listed it is known already that something is wrong with them.
+        if is_listed {
+            self.places.finish(&session, report);
+        }
+        let source = source.map(|record| SourceCheck::of(record.mark));
+        Ok((session, self.segments, source))
+    }
+}
+
 impl Store {
     /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
     /// message's digest, that sequences have no gap and stand in one place only, that imported
@@ -132,32 +244,21 @@ impl Store {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         if let Some(cut_off) = self.inner.cut_off {
-            report.problems.push(Problem {
-                kind: "structure",
-                session: None,
-                sequence: None,
-                what: cut_off.to_string(),
-            });
+            report.add_global("structure", cut_off.to_string());
         }
         let structure = self.query("check the structure", |connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });
         let structure = report.take(structure)?.unwrap_or_default();
-        report
-            .problems
-            .extend(structure.into_iter().map(|what| Problem {
-                kind: "structure",
-                session: None,
-                sequence: None,
-                what,
-            }));
+        for what in structure {
+            report.add_global("structure", what);
+        }
         let (sessions, damaged) = match self.sessions(&SessionFilter::default()) {
             Ok(list) => (list.sessions, list.damaged),
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                report.add_unlisted(error.to_string());
+            Err(error) => {
+                report.add_global("listing", what_is_damaged(error)?);
                 Default::default()
             }
-            Err(error) => return Err(error),
         };
         for session in damaged {
             match session.id {
@@ -167,7 +268,7 @@ impl Store {
                     sequence: None,
                     what: session.what,
                 }),
-                None => report.add_unlisted(session.what),
+                None => report.add_global("listing", session.what),
             }
         }
         let mut progress = VerifyProgress {
@@ -197,77 +298,17 @@ impl Store {
         progress: &mut VerifyProgress,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<bool> {
-        let connection = self.inner.readers.get()?;
         let db = &self.inner.db;
-        // Row, segments and hot messages in one snapshot: appends and compaction go on.
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        let found = db.named(
-            "find the session",
-            sql::sessions::by_key(&snapshot, listed.key),
-        );
-        let session = match found {
-            Ok(Some(session)) => session,
-            Ok(None) => return Ok(false),
-            Err(error) => {
-                report.add("structure", listed, None, error.to_string());
-                return Ok(true);
-            }
+        let view = SessionView::read(db, &*self.inner.readers.get()?, listed.key);
+        let view = match report.take_of(listed, view)? {
+            Some(Some(view)) => view,
+            Some(None) => return Ok(false),
+            None => return Ok(true),
         };
-        // A page of the index that cannot be read at all is named with the structure.
-        let leads_past = match sql::sessions::key_of(&snapshot, &session.id) {
-            Ok(key) => key != Some(session.key),
-            Err(error) => sql::sessions::is_misled(&error),
-        };
-        if leads_past {
-            let what = "the index of session ids does not lead to it";
-            report.add("structure", &session, None, what.into());
-        }
-        let listed = sql::segments::readable(&snapshot, session.key);
-        let (segments, damage) = db.named("list the segments", listed)?;
-        let mut is_listed = damage.is_empty();
-        let unlisted = damage.len().saturating_sub(SESSION_PROBLEMS_MAX);
-        for error in damage.into_iter().take(SESSION_PROBLEMS_MAX) {
-            let error = db.name_error("list the segments", error);
-            report.add("structure", &session, None, error.to_string());
-        }
-        if unlisted > 0 {
-            let what = format!("{unlisted} more of its segments' rows cannot be read");
-            report.add("structure", &session, None, what);
-        }
-        let mut places = Places::new(&segments);
-        let each = |sequence, raw_bytes| {
-            places.hot(sequence, raw_bytes);
-            true
-        };
-        let scanned = sql::messages::scan_sizes(&snapshot, session.key, 0, SEQUENCE_MAX, each);
-        let growth = db.named(
-            "sum up the growth",
-            sql::growth::sums_of(&snapshot, session.key),
-        );
-        let source = sql::imports::of_session(&snapshot, session.key);
-        drop(snapshot);
-        drop(connection);
-        let source = source.unwrap_or_else(|error| {
-            let error = db.name_error("read the import record", error);
-            report.add("structure", &session, None, error.to_string());
-            None
-        });
-        let mut source = source.map(|record| SourceCheck::of(record.mark));
-        match growth {
-            Ok(growth) => check_growth(&session, growth, report),
-            Err(error) => report.add("structure", &session, None, error.to_string()),
-        }
-        if let Err(error) = scanned {
-            is_listed = false;
-            let error = db.name_error("measure the messages", error);
-            report.add("structure", &session, None, error.to_string());
-        }
-        // Of rows that could not be listed it is known already that something is wrong with them.
-        if is_listed {
-            places.finish(&session, report);
-        }
+        let (session, segments, mut source) = view.check(report)?;
+        let session = &session;
         let contents =
-            self.verify_contents(&session, cursor, source.as_mut(), report, progress, observe)?;
+            self.verify_contents(session, cursor, source.as_mut(), report, progress, observe)?;
         let Some(Contents {
             damaged,
             uncompacted_bytes,
@@ -277,19 +318,14 @@ impl Store {
         };
         if damaged.is_empty() {
             let (kept, counted) = (session.uncompacted_bytes, uncompacted_bytes);
-            check_count(&session, "uncompacted bytes", kept, counted, report);
+            check_count(session, "uncompacted bytes", kept, counted, report);
             if source.is_some_and(|source| !source.is_same()) {
                 let what = "its messages and line ends are not those of the file that it was \
                             imported from";
-                report.add("source", &session, None, what.into());
+                report.add("source", session, None, what.into());
             }
         }
-        let is_intact = |segment: &&SegmentInfo| {
-            let next = damaged.partition_point(|&sequence| sequence < segment.first_sequence);
-            let next = damaged.get(next);
-            next.is_none_or(|&sequence| sequence > segment.last_sequence)
-        };
-        report.segments += segments.iter().filter(is_intact).count() as u64;
+        report.segments += count_intact(&segments, &damaged);
         Ok(true)
     }
 
@@ -338,13 +374,14 @@ impl Store {
                     if matches!(gone, Ok(None)) {
                         return Ok(None);
                     }
-                    found.damaged.push(next);
                     let kind = match error {
                         StoreError::Segment { .. } => "segment",
                         _ => "message",
                     };
+                    let what = what_is_damaged(error)?;
+                    found.damaged.push(next);
                     if found.damaged.len() <= SESSION_PROBLEMS_MAX {
-                        report.add(kind, session, Some(next), error.to_string());
+                        report.add(kind, session, Some(next), what);
                     }
                     next = fetch::behind(&connection, session.key, next).min(session.messages + 1);
                 }
@@ -383,32 +420,19 @@ impl Store {
             report.take(db.named("look at deletions", sql::sessions::odd_deletions(&snapshot)))?;
         drop(snapshot);
         for key in odd_deletions.into_iter().flatten() {
-            report.problems.push(Problem {
-                kind: "structure",
-                session: None,
-                sequence: None,
-                what: format!("session key {key} is listed as deleted, and is there or is none"),
-            });
+            let what = format!("session key {key} is listed as deleted, and is there or is none");
+            report.add_global("structure", what);
         }
         if let Some(kept) = kept {
             let growth = growth.into_iter().flatten().collect();
             check_sums(&kept, counted, growth, report);
         }
-        report
-            .problems
-            .extend(missing_bases.into_iter().flatten().map(|base_id| Problem {
-                kind: "structure",
-                session: None,
-                sequence: None,
-                what: format!("base {base_id:016x}, which segments need, is not there"),
-            }));
+        for base_id in missing_bases.into_iter().flatten() {
+            let what = format!("base {base_id:016x}, which segments need, is not there");
+            report.add_global("structure", what);
+        }
         for what in imports.into_iter().flatten() {
-            report.problems.push(Problem {
-                kind: "structure",
-                session: None,
-                sequence: None,
-                what,
-            });
+            report.add_global("structure", what);
         }
         for key in orphans.into_iter().flatten() {
             report.problems.push(Problem {
@@ -425,6 +449,16 @@ impl Store {
     }
 }
 
+/// How many segments hold none of the `damaged` sequences, which are in order.
+fn count_intact(segments: &[SegmentInfo], damaged: &[u64]) -> u64 {
+    let is_intact = |segment: &&SegmentInfo| {
+        let next = damaged.partition_point(|&sequence| sequence < segment.first_sequence);
+        let next = damaged.get(next);
+        next.is_none_or(|&sequence| sequence > segment.last_sequence)
+    };
+    segments.iter().filter(is_intact).count() as u64
+}
+
 /// The totals are what the sessions and the growth add up to.
 fn check_sums(
     kept: &sql::totals::Totals,
@@ -432,14 +466,7 @@ fn check_sums(
     growth: Vec<(&'static str, u64, u64)>,
     report: &mut VerifyReport,
 ) {
-    let mut counter = |what: String| {
-        report.problems.push(Problem {
-            kind: COUNTER,
-            session: None,
-            sequence: None,
-            what,
-        });
-    };
+    let mut counter = |what: String| report.add_global(COUNTER, what);
     let counted = counted.map(|counted| sql::totals::Totals {
         store_id: kept.store_id.clone(),
         created_ms: kept.created_ms,
@@ -490,5 +517,27 @@ fn check_count(
     if kept != counted {
         let what = format!("the session says {kept} {what}, and its rows have {counted}");
         report.add(COUNTER, session, None, what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_damage_is_listed_and_other_errors_end_the_check() {
+        let mut report = VerifyReport::default();
+        let busy = || StoreError::Busy {
+            path: "h.db".into(),
+            what: "the write lock",
+            holder: "another connection".into(),
+            waited_ms: 0,
+        };
+        assert!(report.take::<()>(Err(busy())).is_err());
+        assert!(what_is_damaged(busy()).is_err());
+        assert!(report.problems.is_empty());
+        let damaged = StoreError::damaged(None, "a page");
+        assert_eq!(report.take::<()>(Err(damaged)).unwrap(), None);
+        assert_eq!(report.problems.len(), 1);
     }
 }

@@ -80,7 +80,7 @@ fn background_compaction_tells_of_a_panic_and_leaves_that_session_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (store, panics, told) = open_unlucky(&folder.path().join("h.db"));
     let options = ServiceOptions {
-        interval_ms: 5,
+        interval_ms: 10,
         ..ServiceOptions::default()
     };
     let service = store.start_compaction(options).unwrap();
@@ -119,7 +119,7 @@ fn background_compaction_tells_of_a_lock_that_is_no_compactions() {
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let options = ServiceOptions {
-        interval_ms: 5,
+        interval_ms: 10,
         ..ServiceOptions::default()
     };
     let service = store.start_compaction(options).unwrap();
@@ -229,4 +229,23 @@ fn after_a_panic_of_a_callback_everybody_is_answered_with_the_reason() {
         Store::open(&path, options()).unwrap()
     };
     assert_eq!(store.totals().unwrap().messages, 3);
+}
+
+#[test]
+fn background_compaction_refuses_to_look_all_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("h.db"), options()).unwrap();
+    for options in [
+        ServiceOptions {
+            interval_ms: 0,
+            ..ServiceOptions::default()
+        },
+        ServiceOptions {
+            cpu_fraction_max: f64::NAN,
+            ..ServiceOptions::default()
+        },
+    ] {
+        let refused = store.start_compaction(options).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    }
 }

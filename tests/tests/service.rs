@@ -37,7 +37,7 @@ fn eager() -> ServiceOptions {
     policy.deep.level = 3;
     ServiceOptions {
         policy,
-        interval_ms: 5,
+        interval_ms: 10,
         cpu_fraction_max: 1.0,
     }
 }

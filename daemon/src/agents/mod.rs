@@ -43,9 +43,12 @@ pub(crate) use prompt::content as prompt_content;
 pub(crate) use refusal::Refusal;
 
 use crate::core::Core;
-use crate::limits::{AGENT_ID_LINES_MAX, CONVERSATION_INBOX_MAX, CONVERSATIONS_MAX, LAST_LINES_MS};
+use crate::limits::{
+    AGENT_ID_LINES_MAX, CONVERSATION_ENTRIES_MAX, CONVERSATION_INBOX_MAX, CONVERSATIONS_MAX,
+    LAST_LINES_MS,
+};
 use crate::observe::ms;
-use crate::status::{being_deleted, draining, exhausted, from_store};
+use crate::status::{being_deleted, draining, exhausted, from_store, internal};
 use conversation::Activity;
 use session::{Known, Session};
 
@@ -254,14 +257,14 @@ impl Agents {
     /// Asks a session's conversation something.
     ///
     /// # Errors
-    /// Those of [`Agents::enter`].
+    /// Those of [`Agents::enter`]; INTERNAL when the conversation ends by a panic again and again.
     pub(crate) async fn ask<T>(
         &self,
         core: &Arc<Core>,
         session: &Stored,
         command: impl Fn(oneshot::Sender<T>) -> Command,
     ) -> Result<(T, mpsc::Sender<Command>), Status> {
-        loop {
+        for _ in 0..CONVERSATION_ENTRIES_MAX {
             let inbox = self.enter(core, session).await?;
             let (reply, answer) = oneshot::channel();
             let _ = inbox.send(command(reply)).await;
@@ -270,6 +273,9 @@ impl Agents {
                 return Ok((answer, inbox));
             }
         }
+        Err(internal(
+            "the conversation ends before it answers; try again",
+        ))
     }
 
     /// Interrupts a session's turn; whether there was one.

@@ -32,7 +32,7 @@ impl Running {
     ///
     /// # Errors
     /// A limit, a directory or an executable that is not there, the system's refusal.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         recorder: Recorder,
         options: &Options,
         agent_session_id: &str,
@@ -44,14 +44,22 @@ impl Running {
         let _place = place.map_err(|s| refused(&s))?;
         let touched = core.admission.touch(&recorder.session);
         touched.map_err(|s| refused(&s))?;
-        let folder = &options.working_directory;
-        command::working_directory(folder).map_err(|why| {
-            let message =
-                format!("the agent cannot work in {why}; make it, or start a session elsewhere");
-            Refusal::new("WORKING_DIRECTORY", message)
-        })?;
+        let folder = options.working_directory.as_path();
         let settings = &core.settings;
-        let executable = command::executable(&settings.agent_command)?;
+        let executable = {
+            let (folder, command) = (folder.to_owned(), settings.agent_command.clone());
+            let find = move || {
+                command::working_directory(&folder).map_err(|why| {
+                    let message = format!(
+                        "the agent cannot work in {why}; make it, or start a session elsewhere"
+                    );
+                    Refusal::new("WORKING_DIRECTORY", message)
+                })?;
+                command::executable(&command)
+            };
+            let found = core.blocking.files(find).await;
+            found.map_err(|status| refused(&status))??
+        };
         let arguments = command::arguments(&settings.agent_arguments, options, agent_session_id);
         let started = process::start(&executable, &arguments, folder).map_err(|error| {
             let message = format!("start the agent {}: {error}", executable.display());

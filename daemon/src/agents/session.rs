@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use betcode_storage::{SessionId, SessionKey};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
+use tokio::time::{Instant as Moment, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::command::Options;
@@ -110,7 +110,10 @@ impl Session {
             id: self.id.clone(),
             inbox: self.inbox.clone(),
         };
-        let mut touch = tokio::time::interval(ms(AGENT_TOUCH_MS));
+        // The first one is not at once: a conversation must not find itself over before it has met the
+        // command that it was begun for.
+        let mut touch = interval_at(Moment::now() + ms(AGENT_TOUCH_MS), ms(AGENT_TOUCH_MS));
+        touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing = false;
         loop {
             let wake = self.conversation.next_ms();
@@ -136,7 +139,7 @@ impl Session {
                     self.conversation.close(now_ms);
                 }
             }
-            self.carry_out();
+            self.carry_out().await;
             if self.conversation.is_over() && core.agents.leave(&self.id, &commands) {
                 return;
             }
@@ -211,7 +214,7 @@ impl Session {
         }
     }
 
-    fn carry_out(&mut self) {
+    async fn carry_out(&mut self) {
         loop {
             let effects = self.conversation.take_effects();
             // Before anybody is told: who hears of a change finds it in the list of sessions.
@@ -224,18 +227,18 @@ impl Session {
                 return;
             }
             for effect in effects {
-                self.carry_out_one(effect);
+                self.carry_out_one(effect).await;
             }
         }
     }
 
-    fn carry_out_one(&mut self, effect: Effect) {
+    async fn carry_out_one(&mut self, effect: Effect) {
         match effect {
             Effect::Start(_) if self.must_wait_for_place() => {
                 let now_ms = self.now_ms();
                 self.conversation.wait_for_place(now_ms);
             }
-            Effect::Start(options) => match self.start(&options) {
+            Effect::Start(options) => match self.start(&options).await {
                 Ok(running) => {
                     self.running = Some(running);
                     self.conversation.started();
@@ -290,7 +293,7 @@ impl Session {
         }
     }
 
-    fn start(&self, options: &Options) -> Result<Running, Refusal> {
+    async fn start(&self, options: &Options) -> Result<Running, Refusal> {
         let recorder = Recorder {
             core: Arc::clone(&self.core),
             session: self.id.clone(),
@@ -299,7 +302,7 @@ impl Session {
             times: Arc::clone(&self.times),
             forsaken: self.forsaken.clone(),
         };
-        Running::start(recorder, options, self.conversation.agent_session_id())
+        Running::start(recorder, options, self.conversation.agent_session_id()).await
     }
 }
 

@@ -88,6 +88,18 @@ async fn a_conversation_that_ended_by_a_panic_is_begun_anew_and_its_agent_has_en
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_that_panics_at_each_thing_it_is_asked_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (daemon, session) = daemon(folder.path()).await;
+    let (core, agents) = (daemon.core(), &daemon.core().agents);
+    let asked = agents.ask(core, &session, |_: oneshot::Sender<()>| Command::Panic);
+    let ended = tokio::time::timeout(Duration::from_secs(10), asked).await;
+    let status = ended.expect("it is given up").unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Internal);
+    assert!(within(daemon.stop()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_whose_conversation_ended_by_a_panic_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let (daemon, session) = daemon(folder.path()).await;

@@ -24,7 +24,8 @@ const _: () = assert!(ACCEPT_BUDGET_MS + COMMIT_BUDGET_MS < DAEMON_BUDGET_MS);
 /// Counters and latencies of the daemon.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// From a batch read off the wire to its place in the writer's queue.
+    /// From the moment that nothing of its own stream is before a batch, to its place in the writer's
+    /// queue: what the limits and a full queue cost, and not what an earlier batch's commit does.
     pub accept: Histogram,
     /// From the queue to the commit.
     pub commit: Histogram,

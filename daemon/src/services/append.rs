@@ -5,13 +5,13 @@
 //! the task stops reading, and HTTP/2 holds the client back.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use betcode_schema_grpc::history::append_response::Result as Answer;
-use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended, Refused};
-use betcode_storage::{Arrival, Batch, SessionId, StoreError};
+use betcode_schema_grpc::history::append_response::Result as BatchResult;
+use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended};
+use betcode_storage::{Appended as StoreAppended, Arrival, Batch, SessionId, StoreError};
 use bytes::Bytes;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
@@ -21,20 +21,18 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{Instrument, Span};
 
 use super::Answers;
+use crate::admission::Taken;
 use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
 use crate::deadline;
-use crate::limits::{BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES, MESSAGE_IN_FLIGHT_BYTES};
+use crate::limits::{
+    APPEND_SESSIONS_REMEMBERED_MAX, BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES, MESSAGE_IN_FLIGHT_BYTES,
+};
 use crate::observe::add;
-use crate::status::{deadline_exceeded, draining, invalid, refusal, refusal_of};
-
-/// Sessions of one stream whose order is remembered. Then idle ones are forgotten; when that makes
-/// no room, most have had a batch refused, and the stream ends.
-const ORDERS_MAX: usize = 1024;
-const _: () = assert!(ORDERS_MAX > 2 * BATCHES_AHEAD_MAX);
+use crate::status::{deadline_exceeded, draining, invalid, refusal, refusal_of, with_reason};
 
 /// A batch on its way: its request id, and its answer to come.
-type Pending = Result<(u64, oneshot::Receiver<Answer>), Status>;
+type PendingReply = Result<(u64, oneshot::Receiver<BatchResult>), Status>;
 
 pub(super) fn append(
     core: Arc<Core>,
@@ -60,28 +58,98 @@ pub(super) fn append(
     Box::pin(ReceiverStream::new(receiver).then(answer))
 }
 
-async fn answer(pending: Pending) -> Result<AppendResponse, Status> {
+async fn answer(pending: PendingReply) -> Result<AppendResponse, Status> {
     let (request_id, answer) = pending?;
     // The sender goes without an answer only when its thread ended by a panic.
-    let lost = || Answer::Refused(refusal(&StoreError::Closed { why: None }));
+    let lost = || BatchResult::Refused(refusal(&StoreError::Closed { why: None }));
     let result = Some(answer.await.unwrap_or_else(|_| lost()));
     Ok(AppendResponse { request_id, result })
 }
 
 /// Order of one session's batches on one stream.
 #[derive(Default)]
-struct Order {
-    /// Batches with an expected sequence share it; one without takes it alone.
-    turn: Arc<RwLock<()>>,
+struct SessionOrder {
+    /// Batches with an expected sequence share it; one without has it alone.
+    lock: Arc<RwLock<()>>,
     /// A batch without an expected sequence was refused: what follows it must not take its place.
-    broken: Arc<AtomicBool>,
+    had_refusal: Arc<AtomicBool>,
 }
 
-/// Held from the hand-over of a batch until its answer.
+/// A batch's part in the order of its session, held from its admission until its answer.
 #[allow(dead_code, reason = "held for what their drop gives back")]
-enum Turn {
+enum SessionPermit {
     Shared(OwnedRwLockReadGuard<()>),
-    Alone(OwnedRwLockWriteGuard<()>),
+    Exclusive(OwnedRwLockWriteGuard<()>),
+}
+
+/// What a batch that was let in holds until its answer.
+struct Admitted {
+    had_refusal: Arc<AtomicBool>,
+    /// When nothing of its own stream was before it any more.
+    ordered: Instant,
+    _order: SessionPermit,
+    _stream_bytes: Option<OwnedSemaphorePermit>,
+    _daemon_bytes: Taken,
+}
+
+/// Answers one batch, and counts what came of it.
+struct Reply {
+    sender: oneshot::Sender<BatchResult>,
+    core: Arc<Core>,
+    span: Span,
+    received: Instant,
+    admitted: Admitted,
+    messages: usize,
+    bytes: usize,
+    expects_sequence: bool,
+}
+
+impl Reply {
+    /// Answers a batch that the writer has dealt with.
+    fn committed(self, result: Result<StoreAppended, StoreError>, queued: Instant) {
+        let metrics = &self.core.metrics;
+        metrics.commit.record(queued.elapsed());
+        let answer = match result {
+            Ok(done) => {
+                let (messages, bytes) = (self.messages, self.bytes);
+                let fresh = messages - usize::try_from(done.duplicates).unwrap_or(messages);
+                add(&metrics.messages_appended, fresh);
+                add(&metrics.bytes_appended, if fresh == 0 { 0 } else { bytes });
+                self.span.in_scope(|| {
+                    let first = done.first_sequence;
+                    tracing::debug!(messages, bytes, first, "committed");
+                });
+                BatchResult::Appended(Appended {
+                    first_sequence: done.first_sequence,
+                    last_sequence: done.last_sequence,
+                    duplicates: done.duplicates,
+                })
+            }
+            Err(error) => self.refusal(&error),
+        };
+        metrics.answer.record(self.received.elapsed());
+        self.send(answer);
+    }
+
+    /// Answers a batch that did not get into the writer's queue.
+    fn not_queued(self, error: &StoreError) {
+        let answer = self.refusal(error);
+        self.send(answer);
+    }
+
+    fn refusal(&self, error: &StoreError) -> BatchResult {
+        add(&self.core.metrics.batches_refused, 1);
+        let had_refusal = &self.admitted.had_refusal;
+        had_refusal.fetch_or(!self.expects_sequence, Ordering::Relaxed);
+        BatchResult::Refused(refusal(error))
+    }
+
+    fn send(self, answer: BatchResult) {
+        // Before the answer: whoever has it may send as much again.
+        drop(self.admitted);
+        // The client may have left; its messages are safe all the same.
+        let _ = self.sender.send(answer);
+    }
 }
 
 struct AppendStream {
@@ -90,11 +158,15 @@ struct AppendStream {
     /// Bytes of this stream that are not answered yet, in units.
     bytes: Arc<Semaphore>,
     units_max: usize,
-    orders: HashMap<SessionId, Order>,
+    orders: HashMap<SessionId, SessionOrder>,
 }
 
 impl AppendStream {
-    async fn run(mut self, mut requests: Streaming<AppendRequest>, pending: mpsc::Sender<Pending>) {
+    async fn run(
+        mut self,
+        mut requests: Streaming<AppendRequest>,
+        pending: mpsc::Sender<PendingReply>,
+    ) {
         let core = Arc::clone(&self.core);
         loop {
             let request = tokio::select! {
@@ -125,165 +197,112 @@ impl AppendStream {
             if pending.send(Ok((request_id, receiver))).await.is_err() {
                 return;
             }
-            if let Err((refused, sender)) = self.hand_over(request, received, sender).await {
-                add(&self.core.metrics.batches_refused, 1);
-                let _ = sender.send(Answer::Refused(refused));
-            }
-            if let Err(status) = self.forget_idle() {
+            self.enqueue(request, received, sender).await;
+            if let Err(status) = self.evict_idle_sessions() {
                 let _ = pending.send(Err(status)).await;
                 return;
             }
         }
     }
 
-    /// Forgets sessions with nothing under way whose order holds.
+    /// Forgets sessions with nothing under way of which no batch was refused.
     ///
     /// # Errors
-    /// ABORTED when there are too many whose order is broken: none of these may be forgotten.
-    fn forget_idle(&mut self) -> Result<(), Status> {
-        if self.orders.len() >= ORDERS_MAX {
+    /// ABORTED when there are too many of which one was: none of these may be forgotten.
+    fn evict_idle_sessions(&mut self) -> Result<(), Status> {
+        if self.orders.len() >= APPEND_SESSIONS_REMEMBERED_MAX {
             self.orders.retain(|_, order| {
-                Arc::strong_count(&order.turn) > 1 || order.broken.load(Ordering::Relaxed)
+                Arc::strong_count(&order.lock) > 1 || order.had_refusal.load(Ordering::Relaxed)
             });
         }
-        match self.orders.len() < ORDERS_MAX {
+        match self.orders.len() < APPEND_SESSIONS_REMEMBERED_MAX {
             true => Ok(()),
-            false => Err(too_many_broken()),
+            false => Err(too_many_refusals()),
         }
     }
 
-    /// Hands a batch to the writer's queue. When it cannot be, the answer is the caller's to give.
-    async fn hand_over(
+    /// Puts a batch into the writer's queue, and sees to it that it is answered in any case.
+    async fn enqueue(
         &mut self,
         request: AppendRequest,
         received: Instant,
-        sender: oneshot::Sender<Answer>,
-    ) -> Result<(), (Refused, oneshot::Sender<Answer>)> {
-        let session = match check(&request) {
-            Ok(session) => session,
-            Err(status) => return Err((refusal_of(&status), sender)),
+        sender: oneshot::Sender<BatchResult>,
+    ) {
+        let wait = self.wait_max(request.wait_ms_max);
+        let (batch, admitted) = match self.admit(request).await {
+            Ok(admitted) => admitted,
+            Err(status) => {
+                add(&self.core.metrics.batches_refused, 1);
+                let _ = sender.send(BatchResult::Refused(refusal_of(&status)));
+                return;
+            }
         };
-        let bytes: usize = request.payloads.iter().map(Bytes::len).sum();
-        let (broken, turn) = self.take_turn(&session, request.expected_sequence).await;
-        let refuse = |status: &Status| {
-            broken.fetch_or(request.expected_sequence.is_none(), Ordering::Relaxed);
-            refusal_of(status)
+        let reply = Reply {
+            sender,
+            core: Arc::clone(&self.core),
+            span: Span::current(),
+            received,
+            admitted,
+            messages: batch.payloads.len(),
+            bytes: bytes_of(&batch.payloads),
+            expects_sequence: batch.expected_sequence.is_some(),
         };
-        if request.expected_sequence.is_none() && broken.load(Ordering::Relaxed) {
-            return Err((refusal_of(&out_of_order()), sender));
+        submit(batch, wait, reply).await;
+    }
+
+    /// Makes the batch of a request, and waits until it may go to the queue: in order, within the
+    /// limits.
+    async fn admit(&mut self, request: AppendRequest) -> Result<(Batch, Admitted), Status> {
+        let session = check(&request)?;
+        let is_historical = request.historical;
+        let expects_sequence = request.expected_sequence.is_some();
+        let (had_refusal, order) = self.acquire_order(&session, expects_sequence).await;
+        let ordered = Instant::now();
+        if !expects_sequence && had_refusal.load(Ordering::Relaxed) {
+            return Err(out_of_order());
         }
-        if !request.historical
-            && let Err(status) = self.core.admission.touch(&session)
-        {
-            return Err((refuse(&status), sender));
+        // From here on a refusal leaves a gap that no later batch may fill.
+        let refused = |status| {
+            had_refusal.fetch_or(!expects_sequence, Ordering::Relaxed);
+            status
+        };
+        if !is_historical {
+            self.core.admission.touch(&session).map_err(refused)?;
         }
         // Messages without bytes take memory, too.
-        let in_flight = bytes + request.payloads.len() * MESSAGE_IN_FLIGHT_BYTES;
-        let own = self.take_bytes(in_flight).await;
-        let shared = match self.core.admission.in_flight_bytes.take(in_flight as u64) {
-            Ok(taken) => taken,
-            Err(status) => return Err((refuse(&status), sender)),
+        let in_flight =
+            bytes_of(&request.payloads) + request.payloads.len() * MESSAGE_IN_FLIGHT_BYTES;
+        let stream_bytes = self.acquire_stream_bytes(in_flight).await;
+        let daemon_bytes = &self.core.admission.in_flight_bytes;
+        let daemon_bytes = daemon_bytes.take(in_flight as u64).map_err(refused)?;
+        let batch = batch_of(session, request).map_err(refused)?;
+        let admitted = Admitted {
+            had_refusal,
+            ordered,
+            _order: order,
+            _stream_bytes: stream_bytes,
+            _daemon_bytes: daemon_bytes,
         };
-        let expects = request.expected_sequence.is_some();
-        let wait = self.wait_max(request.wait_ms_max);
-        let import = match request.import_mark.map(import_mark_from).transpose() {
-            Ok(import) => import,
-            Err(status) => return Err((refuse(&status), sender)),
-        };
-        let batch = Batch {
-            import,
-            arrival: match request.historical {
-                true => Arrival::Historical,
-                false => Arrival::Live,
-            },
-            meta: request.meta.map(meta_from).unwrap_or_default(),
-            expected_sequence: request.expected_sequence,
-            ..Batch::new(session, request.payloads)
-        };
-        let messages = batch.payloads.len();
-        let (core, span) = (Arc::clone(&self.core), Span::current());
-        let sender = Arc::new(std::sync::Mutex::new(Some(sender)));
-        let (answering, store) = (Arc::clone(&sender), self.core.store.clone());
-        let submitted = Arc::clone(&self.core);
-        let broken_by = Arc::clone(&broken);
-        let queued = tokio::task::spawn_blocking(move || {
-            let queued = Instant::now();
-            submitted.metrics.accept.record(received.elapsed());
-            store.append_then(batch, wait, move |result| {
-                let held = (turn, own, shared);
-                core.metrics.commit.record(queued.elapsed());
-                let answer = match result {
-                    Ok(done) => {
-                        let fresh = messages - usize::try_from(done.duplicates).unwrap_or(messages);
-                        add(&core.metrics.messages_appended, fresh);
-                        add(
-                            &core.metrics.bytes_appended,
-                            if fresh == 0 { 0 } else { bytes },
-                        );
-                        span.in_scope(|| {
-                            tracing::debug!(
-                                messages,
-                                bytes,
-                                first = done.first_sequence,
-                                "committed"
-                            );
-                        });
-                        Answer::Appended(Appended {
-                            first_sequence: done.first_sequence,
-                            last_sequence: done.last_sequence,
-                            duplicates: done.duplicates,
-                        })
-                    }
-                    Err(error) => {
-                        add(&core.metrics.batches_refused, 1);
-                        broken_by.fetch_or(!expects, Ordering::Relaxed);
-                        Answer::Refused(refusal(&error))
-                    }
-                };
-                core.metrics.answer.record(received.elapsed());
-                // Before the answer: whoever has it may send as much again.
-                drop(held);
-                if let Some(sender) = take(&answering) {
-                    // The client may have left; its messages are safe all the same.
-                    let _ = sender.send(answer);
-                }
-            })
-        })
-        .await
-        .unwrap_or_else(|_| {
-            Err(StoreError::Closed {
-                why: Some("an internal error".into()),
-            })
-        });
-        match queued {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                broken.fetch_or(!expects, Ordering::Relaxed);
-                match take(&sender) {
-                    Some(sender) => Err((refusal(&error), sender)),
-                    None => Ok(()),
-                }
-            }
-        }
+        Ok((batch, admitted))
     }
 
     /// Waits until the batch may go to the queue without overtaking those before it.
-    async fn take_turn(
+    async fn acquire_order(
         &mut self,
         session: &SessionId,
-        expected_sequence: Option<u64>,
-    ) -> (Arc<AtomicBool>, Turn) {
+        expects_sequence: bool,
+    ) -> (Arc<AtomicBool>, SessionPermit) {
         let order = self.orders.entry(session.clone()).or_default();
-        let (broken, turn) = (Arc::clone(&order.broken), Arc::clone(&order.turn));
-        let turn = match expected_sequence {
-            Some(_) => Turn::Shared(turn.read_owned().await),
-            None => Turn::Alone(turn.write_owned().await),
+        let (had_refusal, lock) = (Arc::clone(&order.had_refusal), Arc::clone(&order.lock));
+        let permit = match expects_sequence {
+            true => SessionPermit::Shared(lock.read_owned().await),
+            false => SessionPermit::Exclusive(lock.write_owned().await),
         };
-        (broken, turn)
+        (had_refusal, permit)
     }
 
     /// Waits until this stream's share of bytes in flight has room.
-    async fn take_bytes(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    async fn acquire_stream_bytes(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units = bytes.div_ceil(FLIGHT_UNIT_BYTES).clamp(1, self.units_max);
         // Never closed; a number of units that fits usize comes from a request that fits memory.
         let units = u32::try_from(units).unwrap_or(u32::MAX);
@@ -312,10 +331,82 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-fn take<T>(slot: &std::sync::Mutex<Option<T>>) -> Option<T> {
-    slot.lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .take()
+/// Puts a batch into the writer's queue, which may have to wait for room, and answers it when that
+/// fails.
+async fn submit(batch: Batch, wait: Duration, reply: Reply) {
+    let core = Arc::clone(&reply.core);
+    let until = Instant::now() + wait;
+    let Some(place) = core.blocking.append_place(wait).await else {
+        let (requests, bytes) = core.store.queue_depth();
+        reply.not_queued(&StoreError::QueueFull {
+            waited_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            requests,
+            bytes,
+        });
+        return;
+    };
+    let ordered = reply.admitted.ordered;
+    // The queue takes what answers, and drops it when it is full: the reply is shared for that.
+    let reply = Arc::new(Mutex::new(Some(reply)));
+    let answering = Arc::clone(&reply);
+    let (store, began, queued) = (
+        core.store.clone(),
+        Instant::now(),
+        Arc::new(OnceLock::new()),
+    );
+    let submitting = move || {
+        let _place = place;
+        let done = {
+            let queued = Arc::clone(&queued);
+            move |result| {
+                // A commit may be faster than the return of the call that asked for it.
+                let queued = *queued.get_or_init(|| began);
+                if let Some(reply) = take(&answering) {
+                    reply.committed(result, queued);
+                }
+            }
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        store.append_then(batch, left, done)?;
+        let queued = *queued.get_or_init(Instant::now);
+        core.metrics
+            .accept
+            .record(queued.saturating_duration_since(ordered));
+        Ok(())
+    };
+    let submitted = tokio::task::spawn_blocking(submitting).await;
+    let submitted = submitted.unwrap_or_else(|_| {
+        Err(StoreError::Closed {
+            why: Some("an internal error".into()),
+        })
+    });
+    if let Err(error) = submitted
+        && let Some(reply) = take(&reply)
+    {
+        reply.not_queued(&error);
+    }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn bytes_of(payloads: &[Bytes]) -> usize {
+    payloads.iter().map(Bytes::len).sum()
+}
+
+/// The batch that a request asks for.
+fn batch_of(session: SessionId, request: AppendRequest) -> Result<Batch, Status> {
+    Ok(Batch {
+        import: request.import_mark.map(import_mark_from).transpose()?,
+        arrival: match request.historical {
+            true => Arrival::Historical,
+            false => Arrival::Live,
+        },
+        meta: request.meta.map(meta_from).unwrap_or_default(),
+        expected_sequence: request.expected_sequence,
+        ..Batch::new(session, request.payloads)
+    })
 }
 
 fn check(request: &AppendRequest) -> Result<SessionId, Status> {
@@ -328,13 +419,13 @@ fn check(request: &AppendRequest) -> Result<SessionId, Status> {
 fn out_of_order() -> Status {
     let message = "an earlier batch of this session on this stream was refused, and this one must \
                    not take its place; send both again on a new stream, or use expected_sequence";
-    Status::new(Code::Aborted, message)
+    with_reason(Code::Aborted, "OUT_OF_ORDER", message)
 }
 
-fn too_many_broken() -> Status {
+fn too_many_refusals() -> Status {
     let message = format!(
-        "batches of too many sessions were refused on this stream, which remembers {ORDERS_MAX}; send \
+        "batches of too many sessions were refused on this stream, which remembers {APPEND_SESSIONS_REMEMBERED_MAX}; send \
          what was refused on a new stream, or use expected_sequence"
     );
-    Status::new(Code::Aborted, message)
+    with_reason(Code::Aborted, "OUT_OF_ORDER", message)
 }

@@ -10,13 +10,13 @@ use betcode_schema_grpc::history::run_compaction_response::Event;
 use betcode_storage::{CompactionPlan, CompactionRequest, ServiceState, Tier};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::Answers;
 use crate::convert::{compaction_outcome, compaction_progress, compaction_run};
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS, RUNS_PAGE_MAX};
-use crate::status::{from_store, invalid};
+use crate::status::{failed_precondition, from_store, invalid};
 
 /// Runs told when the caller does not say how many.
 const RUNS_DEFAULT: u32 = 100;
@@ -183,5 +183,5 @@ fn state_name(state: ServiceState) -> &'static str {
 
 fn disabled() -> Status {
     let message = "background compaction is switched off; set compaction to true and restart";
-    Status::new(Code::FailedPrecondition, message)
+    failed_precondition("COMPACTION_OFF", message)
 }

@@ -31,7 +31,7 @@ use crate::admission::Taken;
 use crate::agents::{Command, Mailbox, StreamKey};
 use crate::core::Core;
 use crate::limits::ANSWERS_AHEAD_MAX;
-use crate::status::{draining, invalid};
+use crate::status::{draining, internal, invalid};
 use crate::transport::Client;
 use hear::{hear, unheard};
 use open::{Opened, info, open};
@@ -107,7 +107,7 @@ async fn lost(attached: &Attached) -> Status {
     let is_told = core.is_draining() || core.agents.is_going(&session.id);
     match find(core, &session.id).await {
         Ok(found) if !is_told && found.key == session.key => {
-            Status::internal("the conversation ended by an internal error; begin it again")
+            internal("the conversation ended by an internal error; begin it again")
         }
         // Whoever tells what is recorded comes to it.
         _ => std::future::pending().await,

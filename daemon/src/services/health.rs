@@ -9,13 +9,13 @@ use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealth;
 use betcode_schema_grpc::v1::health_server::Health as HealthService;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::Answers;
 use crate::core::Core;
 use crate::health::{COMPONENTS, Component, Health};
-use crate::limits::{ANSWERS_AHEAD_MAX, STATUS_TEXT_BYTES_MAX};
-use crate::status::short;
+use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::status::with_reason;
 use crate::translate::timestamp_of;
 
 /// The services.
@@ -57,7 +57,7 @@ impl HealthService for HealthServices {
             ServingStatus::ServiceUnknown => {
                 let known = COMPONENTS.join(", ");
                 let message = format!("there is no service {service:?}; components are {known}");
-                Err(Status::not_found(short(message, STATUS_TEXT_BYTES_MAX)))
+                Err(with_reason(Code::NotFound, "NOT_FOUND", message))
             }
             status => Ok(Response::new(proto::HealthCheckResponse {
                 status: status.into(),

@@ -17,7 +17,7 @@ use crate::convert;
 use crate::core::{Core, session_id};
 use crate::deadline::KeptByService;
 use crate::limits::{SESSIONS_PAGE_BYTES_MAX, SESSIONS_PAGE_MAX};
-use crate::status::from_store;
+use crate::status::{from_store, internal};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -162,7 +162,7 @@ pub(super) async fn delete(core: &Arc<Core>, id: &str) -> Result<bool, Status> {
     // A task of its own: when the caller leaves in the middle, it is done all the same, and nobody
     // begins a conversation in between.
     let deleting = tokio::spawn(delete_now(Arc::clone(core), session_id(id)?));
-    let panicked = |_| Status::internal("deleting the session ended by an internal error");
+    let panicked = |_| internal("deleting the session ended by an internal error");
     deleting.await.map_err(panicked)?
 }
 

@@ -7,14 +7,14 @@ use betcode_storage::{ReadRange, SessionId};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::Answers;
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
 use crate::observe::{add, ms};
 use crate::reading::{Page, Pages, ReadError, frames, is_damage};
-use crate::status::from_store;
+use crate::status::{from_store, out_of_range};
 
 /// The last sequence of a session.
 ///
@@ -39,7 +39,7 @@ pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> 
              earlier",
             last + 1
         );
-        return Err(Status::new(Code::OutOfRange, message));
+        return Err(out_of_range(message));
     }
     Ok(())
 }

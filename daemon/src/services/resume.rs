@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::Answers;
 use super::read::last_of;
@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::reading::{Page, Pages, together};
 use crate::room::Taken;
-use crate::status::from_store;
+use crate::status::{from_store, out_of_range};
 use crate::translate::{Line, Matters, Translator};
 
 pub(super) async fn resume(
@@ -37,7 +37,7 @@ pub(super) async fn resume(
             "session {session} ends at sequence {last}, and it was to be resumed behind {after}; \
              resume from {last} or earlier"
         );
-        return Err(Status::new(Code::OutOfRange, message));
+        return Err(out_of_range(message));
     }
     let (store, id) = (core.store.clone(), session.clone());
     let ready = core

@@ -7,6 +7,8 @@ use betcode_storage::capacity::limits_policy::{
 };
 use betcode_storage::limits::DB_BYTES_MAX_FLOOR;
 
+use crate::limits::READS_MAX_CEILING;
+
 /// What values a parameter takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -187,7 +189,12 @@ pub const PARAMETERS: &[Parameter] = &[
         (SESSION_BYTES_MAX_FLOOR, SESSION_BYTES_MAX_CEILING),
         "Bytes that one session may take in the database",
     ),
-    number("max_readers", "8", (1, 64), "Reads from the store at once"),
+    number(
+        "max_readers",
+        "8",
+        (1, READS_MAX_CEILING as u64),
+        "Reads from the store at once",
+    ),
     number(
         "max_queue_requests",
         "4096",

@@ -4,6 +4,7 @@
 //! although it has no certificate of it yet. The private key is made here and stays here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use betcode_schema_tunnel::{
     ENROLMENT_ALPN, EnrolmentAnswer, EnrolmentRequest, GreetingError, MachineId, read_greeting,
@@ -11,7 +12,9 @@ use betcode_schema_tunnel::{
 };
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -24,6 +27,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::tls::{TunnelTlsError, server_name};
+use crate::limits::ENROL_MS_MAX;
 
 /// What enrolment brings; all PEM. Keep the key as private as the history.
 pub struct Enrolled {
@@ -61,6 +65,24 @@ pub enum EnrolmentError {
     /// The relay refused.
     #[error("the relay refused: {0}")]
     Refused(String),
+    /// Nothing came from the other end in time.
+    #[error(
+        "the relay at {address} did not answer within {wait_ms} ms; check --relay-address (the relay's \
+         port for daemons, 7443 by default) and that `betcode-relay serve` runs there. {}",
+        if *code_sent {
+            "The code was sent and may be used up: get a new one from `betcode-relay enrol`"
+        } else {
+            "The code was not sent and can be used again"
+        }
+    )]
+    TimedOut {
+        /// The address dialled.
+        address: String,
+        /// How long was waited.
+        wait_ms: u64,
+        /// Whether the code may have reached the other end.
+        code_sent: bool,
+    },
 }
 
 /// Enrols this machine with a code from `betcode-relay enrol`.
@@ -73,10 +95,44 @@ pub async fn enrol(
     machine: &MachineId,
     code: &str,
 ) -> Result<Enrolled, EnrolmentError> {
-    let (_, pin) = code.trim().split_once('-').ok_or(EnrolmentError::Code)?;
+    let wait_max = Duration::from_millis(ENROL_MS_MAX);
+    enrol_within(wait_max, relay_address, relay_name, machine, code).await
+}
+
+async fn enrol_within(
+    wait_max: Duration,
+    relay_address: &str,
+    relay_name: &str,
+    machine: &MachineId,
+    code: &str,
+) -> Result<Enrolled, EnrolmentError> {
+    let code = code.trim();
+    let (_, pin) = code.split_once('-').ok_or(EnrolmentError::Code)?;
     if pin.len() < 32 || !pin.bytes().all(|c| c.is_ascii_hexdigit()) {
         return Err(EnrolmentError::Code);
     }
+    let until = Instant::now() + wait_max;
+    let timed_out = |code_sent| EnrolmentError::TimedOut {
+        address: relay_address.to_owned(),
+        wait_ms: u64::try_from(wait_max.as_millis()).unwrap_or(u64::MAX),
+        code_sent,
+    };
+    let connecting = connect(relay_address, relay_name, machine, pin);
+    let mut stream = timeout_at(until, connecting)
+        .await
+        .map_err(|_| timed_out(false))??;
+    timeout_at(until, exchange(&mut stream, machine, code))
+        .await
+        .map_err(|_| timed_out(true))?
+}
+
+/// Connects to the relay whose authority has the digest `pin`, and to no other.
+async fn connect(
+    relay_address: &str,
+    relay_name: &str,
+    machine: &MachineId,
+    pin: &str,
+) -> Result<TlsStream<TcpStream>, EnrolmentError> {
     let failed = |source| EnrolmentError::Connection {
         address: relay_address.to_owned(),
         source,
@@ -91,20 +147,27 @@ pub async fn enrol(
         }))
         .with_no_client_auth();
     config.alpn_protocols = vec![ENROLMENT_ALPN.to_vec()];
-    let tcp = TcpStream::connect(relay_address).await.map_err(failed)?;
     let name = server_name(relay_name, machine)?;
+    let tcp = TcpStream::connect(relay_address).await.map_err(failed)?;
     let connector = TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, tcp).await.map_err(failed)?;
+    connector.connect(name, tcp).await.map_err(failed)
+}
 
+/// Sends the code, and takes what it brings.
+async fn exchange(
+    stream: &mut TlsStream<TcpStream>,
+    machine: &MachineId,
+    code: &str,
+) -> Result<Enrolled, EnrolmentError> {
     let key = rcgen::KeyPair::generate()?;
     let request = rcgen::CertificateParams::default().serialize_request(&key)?;
     let asked = EnrolmentRequest {
         machine_id: machine.clone(),
-        code: code.trim().to_owned(),
+        code: code.to_owned(),
         signing_request: request.pem()?,
     };
-    write_greeting(&mut stream, &asked).await?;
-    match read_greeting(&mut stream).await? {
+    write_greeting(stream, &asked).await?;
+    match read_greeting(stream).await? {
         EnrolmentAnswer::Enrolled {
             certificate,
             authority,
@@ -174,5 +237,39 @@ impl ServerCertVerifier for Pinned {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_accepts_and_says_nothing_does_not_hold_enrolment_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let machine: MachineId = "m".parse().unwrap();
+        let code = format!("code-{}", "0".repeat(32));
+        let wait_max = Duration::from_millis(50);
+        let enrolling = enrol_within(wait_max, &address, "relay", &machine, &code);
+        let ended = tokio::time::timeout(Duration::from_secs(10), enrolling).await;
+        let Err(error) = ended.expect("it has a limit") else {
+            panic!("nobody enrolled it");
+        };
+        assert!(
+            matches!(
+                error,
+                EnrolmentError::TimedOut {
+                    code_sent: false,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains(&address) && text.contains("can be used again"),
+            "{text}"
+        );
     }
 }

@@ -34,7 +34,7 @@ use crate::limits::{
     CARRIED_MAX, CARRIED_SMALL_BYTES_MAX,
 };
 use crate::observe::ms;
-use crate::status::exhausted;
+use crate::status::{exhausted, internal, out_of_range, with_reason};
 
 /// Keys of requests that have ended which are remembered; the oldest give way. Ten times what one machine's buffer holds.
 const KEYS_MAX: usize = 10_000;
@@ -142,9 +142,12 @@ impl Once {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
                 let text = format!("a request that may wait has at most {REQUEST_BYTES_MAX} bytes");
-                return Status::resource_exhausted(text).into_http();
+                return with_reason(Code::ResourceExhausted, "TOO_LARGE", text).into_http();
             }
-            Err(_) => return Status::cancelled("the request broke off").into_http(),
+            Err(_) => {
+                let text = "the request broke off";
+                return with_reason(Code::Cancelled, "CANCELLED", text).into_http();
+            }
         };
         let done = match self.turn(&key, digest(&head, &body)) {
             Turn::First(done) => done,
@@ -159,7 +162,7 @@ impl Once {
             Turn::Other => {
                 let text = "another request has this idempotency key; a repeat must be the same, \
                             byte for byte";
-                return Status::already_exists(text).into_http();
+                return with_reason(Code::AlreadyExists, "CONFLICT", text).into_http();
             }
         };
         let request = Request::from_parts(head, Body::new(Full::new(body)));
@@ -169,7 +172,7 @@ impl Once {
         // A task of its own: dropping this future must not stop it halfway.
         let carrying = carry_out(request, service, self.patience, place, large, done);
         let carried = tokio::spawn(carrying).await;
-        carried.unwrap_or_else(|_| Status::internal("carrying it out failed").into_http())
+        carried.unwrap_or_else(|_| internal("carrying it out failed").into_http())
     }
 
     pub(super) fn turn(&self, key: &str, digest: u64) -> Turn {
@@ -252,7 +255,7 @@ where
         Ok(Ok(body)) => body,
         Ok(Err(NotWhole::TooLarge)) => return too_large(),
         Ok(Err(NotWhole::NoPlace { used })) => return no_place(used),
-        Ok(Err(NotWhole::Broken)) => return Status::internal("the answer broke off").into_http(),
+        Ok(Err(NotWhole::Broken)) => return internal("the answer broke off").into_http(),
         Err(_) => return given_up(patience.end),
     };
     let status = match Status::from_header_map(&head.headers) {
@@ -271,7 +274,7 @@ fn too_large() -> Response<Body> {
          at most; call without `{}`",
         metadata::MAY_WAIT
     );
-    Status::out_of_range(text).into_http()
+    out_of_range(text).into_http()
 }
 
 fn no_place(used: usize) -> Response<Body> {
@@ -291,7 +294,7 @@ fn given_up(after: Duration) -> Response<Body> {
         after.as_secs(),
         metadata::MAY_WAIT
     );
-    Status::deadline_exceeded(text).into_http()
+    with_reason(Code::DeadlineExceeded, "TIMEOUT", text).into_http()
 }
 
 /// What makes two requests of one key the same, as the relay has it: who asks what.
@@ -304,10 +307,11 @@ fn digest(head: &http::request::Parts, body: &[u8]) -> u64 {
 
 fn settled(ended: &Status) -> Status {
     let code = ended.code();
-    let mut status = Status::already_exists(format!(
+    let text = format!(
         "a request of this idempotency key was settled before: {code:?} {}",
         ended.message()
-    ));
+    );
+    let mut status = with_reason(Code::AlreadyExists, "CONFLICT", text);
     let value = MetadataValue::from(code as i32);
     status
         .metadata_mut()
@@ -316,14 +320,22 @@ fn settled(ended: &Status) -> Status {
 }
 
 /// Waits for the first request's end and gives it to a repeat.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the code and text are the first's"
+)]
 pub(super) async fn repeat(mut first: watch::Receiver<Option<Ended>>) -> Status {
     match first.wait_for(Option::is_some).await {
         Ok(ended) => match &*ended {
             Some((code, text)) => Status::new(*code, text.clone()),
-            None => Status::unavailable("the first attempt has not ended"),
+            None => unavailable("the first attempt has not ended"),
         },
-        Err(_) => Status::unavailable("the first attempt came to nothing; try again"),
+        Err(_) => unavailable("the first attempt came to nothing; try again"),
     }
+}
+
+fn unavailable(text: &str) -> Status {
+    with_reason(Code::Unavailable, "BUSY", text)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tower::{Service, ServiceExt};
 
 use super::TunnelOptions;
 use super::once::Once;
+use crate::status::unimplemented;
 
 /// Calls that the relay cancelled before the service saw them, which are remembered before the
 /// connection is cut. One impatient client must not cost the others their tunnel.
@@ -92,7 +93,7 @@ fn control(
     told: &watch::Sender<Option<GoAway>>,
 ) -> Response<tonic::body::Body> {
     if request.uri().path() != GO_AWAY_PATH {
-        return Status::unimplemented("this daemon does not know that control call").into_http();
+        return unimplemented("this daemon does not know that control call").into_http();
     }
     let reason = request.headers().get(GO_AWAY);
     let reason = reason.and_then(|value| value.to_str().ok());

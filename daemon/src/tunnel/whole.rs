@@ -13,13 +13,14 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::limits::{
     CARRIED_ANSWER_BYTES_MAX, CARRIED_LARGE_MAX, CARRIED_LARGE_WAIT_MS_MAX,
     CARRIED_LARGE_WAITING_MAX, CARRIED_PIECE_BYTES, CARRIED_SMALL_BYTES_MAX, CARRIED_UNREAD_MS_MAX,
 };
 use crate::observe::ms;
+use crate::status::with_reason;
 
 /// Why an answer is not whole.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl Rest {
         );
         let mut trailers = HeaderMap::new();
         // Only metadata that is no header could make this fail, and it has none.
-        let _ = Status::deadline_exceeded(text).add_header(&mut trailers);
+        let _ = with_reason(Code::DeadlineExceeded, "TIMEOUT", text).add_header(&mut trailers);
         self.trailers = Some(trailers);
     }
 

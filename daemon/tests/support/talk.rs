@@ -124,7 +124,8 @@ impl Talk {
 
     pub(crate) async fn next(&mut self) -> Result<AgentEvent, Status> {
         let event = within(self.events.message()).await?;
-        let event = event.ok_or_else(|| Status::cancelled("the stream has ended"))?;
+        let event =
+            event.ok_or_else(|| Status::from(std::io::Error::other("the stream has ended")))?;
         self.told.push(event.clone());
         Ok(event)
     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full, Limited};
 use tonic::Code;
 
-use super::{Buffer, BufferError, Kept};
+use super::{Buffer, BufferError, Kept, Ticket};
 use crate::auth::Revocations;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -53,6 +53,20 @@ impl Tries {
         }
         self.failed += 1;
         self.failed >= limits::DELIVERY_ATTEMPTS_MAX
+    }
+}
+
+/// Ends a delivery however it ends: also when its outcome could not be written. Otherwise the request
+/// would count as being delivered for ever, and would never become too old. Nothing happens to a request
+/// that was settled, as it is no longer in the buffer.
+struct PutBackOnDrop<'a> {
+    buffer: &'a dyn Buffer,
+    ticket: &'a Ticket,
+}
+
+impl Drop for PutBackOnDrop<'_> {
+    fn drop(&mut self) {
+        self.buffer.put_back(self.ticket);
     }
 }
 
@@ -121,6 +135,10 @@ impl Deliverer {
         };
         let within = Duration::from_millis(limits::DELIVERY_MS_MAX);
         let ticket = kept.ticket.clone();
+        let _put_back = PutBackOnDrop {
+            buffer: &*self.buffer,
+            ticket: &ticket,
+        };
         let delivered = if self.is_revoked(&kept) {
             Delivered::Settled(Code::Unauthenticated)
         } else {
@@ -134,10 +152,7 @@ impl Deliverer {
         let code = match delivered {
             Delivered::Settled(code) => code,
             Delivered::Failed(code) if tries.fail(ticket.order) => code,
-            Delivered::Failed(_) | Delivered::Later => {
-                self.buffer.put_back(&ticket);
-                return Ok(Some(false));
-            }
+            Delivered::Failed(_) | Delivered::Later => return Ok(Some(false)),
         };
         if code != Code::Ok {
             let (machine, order) = (&ticket.machine, ticket.order);

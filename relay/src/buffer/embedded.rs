@@ -9,8 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
 use betcode_storage::{
@@ -107,7 +108,14 @@ impl EmbeddedBuffer {
         inner.load()?;
         std::thread::Builder::new()
             .name("buffer-removal".into())
-            .spawn(move || remove_sessions(&store, &sessions))
+            .spawn(move || {
+                let retry_after = Duration::from_millis(limits::BUFFER_SWEEP_MS);
+                let remove = |session: &SessionId| match store.delete(session) {
+                    Ok(_) | Err(StoreError::SpaceNotGivenBack { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                remove_sessions(&sessions, retry_after, remove);
+            })
             .map_err(|source| StoreError::Io {
                 action: "start a thread for",
                 path: path.to_owned(),
@@ -117,12 +125,36 @@ impl EmbeddedBuffer {
     }
 }
 
-/// Removes sessions until the buffer is dropped. One that cannot be removed now is found again
-/// at the next start.
-fn remove_sessions(store: &Store, sessions: &mpsc::Receiver<SessionId>) {
-    while let Ok(session) = sessions.recv() {
-        if let Err(error) = store.delete(&session) {
-            tracing::warn!(%session, %error, "not removed from the buffer");
+/// Removes sessions until the buffer is dropped. Those that cannot be removed, as on a full disk, are
+/// tried again now and then: until then they take room in the store.
+fn remove_sessions(
+    sessions: &mpsc::Receiver<SessionId>,
+    retry_after: Duration,
+    remove: impl Fn(&SessionId) -> Result<(), StoreError>,
+) {
+    let (mut failed, mut retry_at) = (Vec::new(), Instant::now());
+    loop {
+        let left = retry_at.saturating_duration_since(Instant::now());
+        let next = match failed.is_empty() {
+            true => sessions.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false if left.is_zero() => Err(RecvTimeoutError::Timeout),
+            false => sessions.recv_timeout(left),
+        };
+        match next {
+            Ok(session) => {
+                if let Err(error) = remove(&session) {
+                    tracing::warn!(%session, %error, "not removed from the buffer; tried again later");
+                    if failed.is_empty() {
+                        retry_at = Instant::now() + retry_after;
+                    }
+                    failed.push(session);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                failed.retain(|session| remove(session).is_err());
+                retry_at = Instant::now() + retry_after;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
@@ -465,6 +497,29 @@ impl Buffer for EmbeddedBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_removed_is_tried_again() {
+        let (done_with, sessions) = mpsc::channel();
+        let (tell, removed) = mpsc::channel();
+        let attempts = std::cell::Cell::new(0);
+        let thread = std::thread::spawn(move || {
+            remove_sessions(&sessions, Duration::from_millis(5), |session| {
+                attempts.set(attempts.get() + 1);
+                if attempts.get() < 3 {
+                    return Err(StoreError::Closed { why: None });
+                }
+                tell.send(session.clone()).unwrap();
+                Ok(())
+            });
+        });
+        let session = SessionId::new("w~m~1").unwrap();
+        done_with.send(session.clone()).unwrap();
+        let found = removed.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(found, session);
+        drop(done_with);
+        thread.join().unwrap();
+    }
 
     #[test]
     fn a_full_disk_is_told_apart() {

@@ -30,8 +30,8 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::ServiceExt;
 
 use self::end::End;
@@ -75,10 +75,10 @@ impl Router {
         address: IpAddr,
         connection: &Acquaintance,
     ) -> Response<RelayBody> {
-        if !is_grpc(request.headers()) {
-            return not_grpc();
-        }
         let address = self.address_of(request.headers(), address);
+        if !is_grpc(request.headers()) {
+            return self.refuse_not_grpc(address);
+        }
         let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
             let trace_id = trace::of(request.headers_mut());
@@ -100,6 +100,18 @@ impl Router {
         };
         answered
             .unwrap_or_else(|status| status.into_http::<tonic::body::Body>().map(RelayBody::Own))
+    }
+
+    /// Answers a call that is not gRPC, which has no status but HTTP's. It counts as any other.
+    fn refuse_not_grpc(&self, address: IpAddr) -> Response<RelayBody> {
+        let (code, status) = match self.gate.admit_address(address, Instant::now()) {
+            Ok(()) => (Code::Unknown, http::StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            Err(refused) => (refused.code(), http::StatusCode::TOO_MANY_REQUESTS),
+        };
+        self.metrics.refused(code);
+        let mut response = Response::new(RelayBody::Own(tonic::body::Body::empty()));
+        *response.status_mut() = status;
+        response
     }
 
     /// The caller's address: the connection's, or what a trusted load balancer says last.
@@ -272,10 +284,4 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(http::header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-fn not_grpc() -> Response<RelayBody> {
-    let mut response = Response::new(RelayBody::Own(tonic::body::Body::empty()));
-    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    response
 }

@@ -55,6 +55,43 @@ pub enum AcceptError {
     Registry(#[from] RegistryError),
 }
 
+/// A machine's tunnel, claimed for this relay. Released when dropped, so also when the greeting or the
+/// opening of the tunnel fails.
+struct Claim {
+    registry: Arc<dyn Registry>,
+    machine: MachineId,
+    epoch: u64,
+}
+
+impl Claim {
+    async fn make(
+        registry: &Arc<dyn Registry>,
+        machine: &MachineId,
+        relay_id: &str,
+    ) -> Result<Self, RegistryError> {
+        Ok(Self {
+            epoch: registry.claim(machine, relay_id).await?,
+            registry: registry.clone(),
+            machine: machine.clone(),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let (registry, machine, epoch) = (self.registry.clone(), self.machine.clone(), self.epoch);
+        // Nobody holds a claim outside the runtime but at its end, when the process ends too.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            if let Err(error) = registry.release(&machine, epoch).await {
+                tracing::warn!(%machine, epoch, %error, "claim not released");
+            }
+        });
+    }
+}
+
 /// What turns connections into tunnels.
 pub struct Accept {
     /// Name of this relay.
@@ -112,10 +149,11 @@ impl Accept {
     {
         let in_time = Duration::from_millis(limits::GREETING_MS_MAX);
         let greeted = tokio::time::timeout(in_time, self.greet(&mut stream, identity)).await;
-        let (hello, epoch, place) = greeted.map_err(|_| AcceptError::Slow)??;
-        if hello.probe {
+        let (hello, claim, place) = greeted.map_err(|_| AcceptError::Slow)??;
+        let Some(claim) = claim else {
             return Ok(None);
-        }
+        };
+        let epoch = claim.epoch;
         let about = About {
             machine: hello.machine_id,
             instance: hello.instance,
@@ -154,9 +192,7 @@ impl Accept {
             async move {
                 link.closed().await;
                 accept.table.remove(&link);
-                if let Err(error) = accept.registry.release(link.machine(), link.epoch()).await {
-                    tracing::warn!(machine = %link.machine(), %error, "claim not released");
-                }
+                drop(claim);
                 link.gone().await;
                 accept.table.forget(&link);
             }
@@ -168,7 +204,7 @@ impl Accept {
         &self,
         stream: &mut S,
         identity: &Identity,
-    ) -> Result<(Hello, u64, Arc<MachineSlot>), AcceptError>
+    ) -> Result<(Hello, Option<Claim>, Arc<MachineSlot>), AcceptError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -184,19 +220,16 @@ impl Accept {
                 return Err(AcceptError::Refused { reason, message });
             }
         };
-        let epoch = match hello.probe {
-            true => 0,
-            false => {
-                let claim = self.registry.claim(&hello.machine_id, &self.relay_id);
-                claim.await?
-            }
+        let claim = match hello.probe {
+            true => None,
+            false => Some(Claim::make(&self.registry, &hello.machine_id, &self.relay_id).await?),
         };
         let accepted = Welcome::Accepted {
             relay_id: self.relay_id.clone(),
-            epoch,
+            epoch: claim.as_ref().map_or(0, |claim| claim.epoch),
         };
         write_greeting(stream, &accepted).await?;
-        Ok((hello, epoch, place))
+        Ok((hello, claim, place))
     }
 
     fn is_revoked(&self, machine: &MachineId, certificate_issued_s: Option<u64>) -> bool {

@@ -41,6 +41,8 @@ pub(crate) struct RelayOptions {
     pub(crate) tunnels_max: usize,
     pub(crate) calls_max: usize,
     pub(crate) buffer: BufferOptions,
+    /// Makes the relay's buffer of the real one: a test may put something between.
+    pub(crate) wrap_buffer: fn(EmbeddedBuffer) -> Arc<dyn Buffer>,
 }
 
 impl Default for RelayOptions {
@@ -55,6 +57,7 @@ impl Default for RelayOptions {
             tunnels_max: limits::TUNNELS_MAX_DEFAULT,
             calls_max: limits::CALLS_MAX_DEFAULT,
             buffer: BufferOptions::default(),
+            wrap_buffer: |buffer| Arc::new(buffer),
         }
     }
 }
@@ -69,8 +72,8 @@ impl Relay {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("buffer.db");
         let revoked = Arc::<RwLock<Revocations>>::default();
-        let buffer: Arc<dyn Buffer> =
-            Arc::new(EmbeddedBuffer::open(&path, options.buffer.clone()).unwrap());
+        let buffer = EmbeddedBuffer::open(&path, options.buffer.clone()).unwrap();
+        let buffer = (options.wrap_buffer)(buffer);
         let deliverer = Arc::new(Deliverer::new(
             "relay-test".into(),
             buffer.clone(),

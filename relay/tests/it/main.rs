@@ -27,4 +27,5 @@ mod operation;
 mod shut_out;
 mod starts;
 mod tunnels;
+mod unsettled;
 mod waiting;

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -387,6 +388,67 @@ async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
     until_async("another caller is let in", async || {
         let caller = client(&relay, &authority, "m-1", Some(&token)).await;
         caller.unary("Unary", bytes::Bytes::new()).await.is_ok()
+    })
+    .await;
+}
+
+/// A registry that counts.
+struct Counting {
+    registry: EmbeddedRegistry,
+    claims: AtomicUsize,
+    releases: AtomicUsize,
+}
+
+impl Registry for Counting {
+    fn claim<'a>(&'a self, machine: &'a MachineId, relay_id: &'a str) -> Answer<'a, u64> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        self.registry.claim(machine, relay_id)
+    }
+
+    fn release<'a>(&'a self, machine: &'a MachineId, epoch: u64) -> Answer<'a, ()> {
+        self.releases.fetch_add(1, Ordering::SeqCst);
+        self.registry.release(machine, epoch)
+    }
+
+    fn owner<'a>(&'a self, machine: &'a MachineId) -> Answer<'a, Option<Owner>> {
+        self.registry.owner(machine)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_leaves_in_the_middle_of_the_greeting_is_claimed_by_nobody() {
+    let relay = Relay::start(RelayOptions::default()).await;
+    let registry = Arc::new(Counting {
+        registry: EmbeddedRegistry::new(&SystemClock),
+        claims: AtomicUsize::new(0),
+        releases: AtomicUsize::new(0),
+    });
+    let revoked = Arc::<RwLock<Revocations>>::default();
+    let accept = Arc::new(Accept {
+        relay_id: "relay-test".into(),
+        table: relay.table.clone(),
+        registry: registry.clone(),
+        deliverer: Arc::new(Deliverer::new(
+            "relay-test".into(),
+            relay.buffer.clone(),
+            revoked.clone(),
+            Arc::default(),
+        )),
+        revoked,
+        metrics: Arc::default(),
+        keepalive: RelayOptions::default().keepalive,
+        places: Arc::new(Semaphore::new(1)),
+        go_away_grace: Duration::from_secs(60),
+        draining: false.into(),
+    });
+    let (mut daemon, stream) = tokio::io::duplex(1 << 16);
+    write_greeting(&mut daemon, &hello(false)).await.unwrap();
+    drop(daemon);
+    let accepted = accept.accept(stream, &Identity::AnyOnLoopback).await;
+    assert!(accepted.is_err());
+    assert_eq!(registry.claims.load(Ordering::SeqCst), 1);
+    until("the claim is released", || {
+        registry.releases.load(Ordering::SeqCst) == 1
     })
     .await;
 }

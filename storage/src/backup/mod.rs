@@ -180,7 +180,8 @@ pub fn restore(
 
 fn report(to: &Path, checked: &VerifyReport, moved_aside: Option<PathBuf>) -> BackupReport {
     BackupReport {
-        bytes: Db::at(to).main_bytes(),
+        // The copy is there and was checked; only its size would not be told.
+        bytes: Db::at(to).main_bytes().unwrap_or(0),
         sessions: checked.sessions,
         messages: checked.messages,
         raw_bytes: checked.raw_bytes,

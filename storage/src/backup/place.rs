@@ -63,11 +63,38 @@ pub(super) fn rename_to_new(from: &Path, to: &Path) -> Result<()> {
             path: to.to_owned(),
         }),
         // Not every file system can.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            std::fs::rename(from, to).map_err(io_error("rename the copy to", to))
-        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_to_new(from, to),
         Err(error) => Err(io_error("rename the copy to", to)(error.into())),
     }
+}
+
+/// Renames where the file system cannot refuse to replace what stands at a name: a link to a name that
+/// somebody has is refused everywhere. Crash point: between the two steps the file has both names.
+fn link_to_new(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::hard_link(from, to) {
+        Ok(()) => std::fs::remove_file(from).map_err(io_error("remove the old name,", from)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(StoreError::FileExists {
+            path: to.to_owned(),
+        }),
+        // Nor does every file system have links. What then appears between the two calls is replaced.
+        Err(error) if has_no_links(&error) => {
+            if std::fs::symlink_metadata(to).is_ok() {
+                return Err(StoreError::FileExists {
+                    path: to.to_owned(),
+                });
+            }
+            std::fs::rename(from, to).map_err(io_error("rename the copy to", to))
+        }
+        Err(error) => Err(io_error("rename the copy to", to)(error)),
+    }
+}
+
+fn has_no_links(error: &std::io::Error) -> bool {
+    let refusals = [Errno::PERM, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS];
+    let number = error.raw_os_error();
+    refusals
+        .into_iter()
+        .any(|refusal| number == Some(refusal.raw_os_error()))
 }
 
 /// The files of a store that were moved aside: from where, and to where, the main file first.
@@ -144,6 +171,24 @@ mod tests {
         let aside = Aside::of(&Db::at(&main)).unwrap();
         assert!(!main.exists() && !log.exists());
         (main, log, aside)
+    }
+
+    #[test]
+    fn a_link_to_a_new_name_replaces_nothing_and_leaves_no_second_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        std::fs::write(&from, "copy").unwrap();
+        std::fs::write(&to, "somebody else's").unwrap();
+        let refused = link_to_new(&from, &to).unwrap_err();
+        assert!(
+            matches!(refused, StoreError::FileExists { .. }),
+            "{refused}"
+        );
+        assert_eq!(std::fs::read(&to).unwrap(), b"somebody else's");
+        std::fs::remove_file(&to).unwrap();
+        link_to_new(&from, &to).unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"copy");
+        assert!(!from.exists());
     }
 
     #[test]

@@ -4,13 +4,18 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::json::{count, fields, fields_of, find_item, number, string};
 use super::preview;
 use super::{Line, SessionFacts};
 use crate::growth::TurnEnd;
-use crate::limits::{CONTENT_BLOCKS_MAX, MESSAGE_ID_BYTES_MAX, TURN_MS_MAX};
+use crate::limits::{
+    CONTENT_BLOCKS_MAX, MESSAGE_ID_BYTES_MAX, SESSION_TEXT_BYTES_MAX, TURN_MS_MAX,
+};
+use crate::title::Title;
 use crate::usage::{Tokens, UsageFact};
 
 /// What readers fill.
@@ -32,6 +37,8 @@ const READERS: &[(&str, Reader)] = &[
     ("assistant", claude_assistant),
     ("result", claude_result),
     ("system", claude_system),
+    ("custom-title", claude_custom_title),
+    ("ai-title", claude_ai_title),
     // Codex rollouts.
     ("event_msg", codex_event),
     ("response_item", codex_item),
@@ -50,14 +57,14 @@ pub(super) fn read(kind: &str, line: &Line<'_>, told: &mut Told) {
     }
 }
 
-/// Costs above this are no costs: a line that claims more would spoil its session's sum for good.
+/// Costs above this are not believed: a line that claims more would spoil its session's sum for good.
 const COST_USD_MAX: f64 = 1e9;
 
-/// Durations above this are no durations: the protocol that tells them to clients has 32 bits.
+/// Durations above this are not believed: the protocol that tells them to clients has 32 bits.
 const DURATION_MS_MAX: f64 = u32::MAX as f64;
 
-/// A message's id: it stands in the session's row until the next one comes, so no more than one is
-/// taken for one.
+/// A message's id. It is kept in the session's row until the next one comes, so longer texts are not
+/// taken for ids.
 fn message_id(value: &RawValue) -> Option<Cow<'_, str>> {
     string(value).filter(|id| id.len() <= MESSAGE_ID_BYTES_MAX)
 }
@@ -81,6 +88,7 @@ fn claude_result(line: &Line<'_>, told: &mut Told) {
     told.usage = Some(UsageFact::Result {
         tokens: line.usage.and_then(claude_tokens).unwrap_or_default(),
         cost_usd: line.total_cost_usd.and_then(cost_usd),
+        process_tokens: own_field(line, "modelUsage").and_then(tokens_of_models),
     });
     told.preview = line.result.and_then(string).and_then(|t| preview::of(&t));
     told.turn_end = Some(TurnEnd {
@@ -88,9 +96,73 @@ fn claude_result(line: &Line<'_>, told: &mut Told) {
     });
 }
 
+/// A field that only lines of this type have.
+fn own_field<'a>(line: &Line<'a>, key: &'static str) -> Option<&'a RawValue> {
+    fields(line.text, &[key]).and_then(|[value]| value)
+}
+
+/// Written by the agent's user.
+fn claude_custom_title(line: &Line<'_>, told: &mut Told) {
+    told.session.title = title(own_field(line, "customTitle"), true);
+}
+
+fn claude_ai_title(line: &Line<'_>, told: &mut Told) {
+    told.session.title = title(own_field(line, "aiTitle"), false);
+}
+
+fn title(text: Option<&RawValue>, by_user: bool) -> Option<Title> {
+    let text = preview::of(&text.and_then(string)?)?;
+    Some(Title { text, by_user })
+}
+
+/// Whether this is a line of the list of all prompts that Claude Code keeps beside its transcripts.
+pub(super) fn is_of_prompt_history(line: &Line<'_>) -> bool {
+    fields(line.text, &["display", "project"])
+        .is_some_and(|of_it| of_it.iter().all(Option::is_some))
+}
+
+/// The tokens of all models of a `modelUsage`.
+fn tokens_of_models(usage: &RawValue) -> Option<u64> {
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct OfModel {
+        input_tokens: u64,
+        output_tokens: u64,
+        cache_read_input_tokens: u64,
+        cache_creation_input_tokens: u64,
+    }
+
+    struct Sum;
+
+    impl<'de> Visitor<'de> for Sum {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("the usage of each model")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut models: A) -> Result<u64, A::Error> {
+            let mut sum = 0_u64;
+            while let Some((IgnoredAny, of_model)) = models.next_entry::<_, OfModel>()? {
+                let tokens = [
+                    of_model.input_tokens,
+                    of_model.output_tokens,
+                    of_model.cache_read_input_tokens,
+                    of_model.cache_creation_input_tokens,
+                ];
+                sum = tokens.into_iter().fold(sum, u64::saturating_add);
+            }
+            Ok(sum)
+        }
+    }
+
+    let mut deserializer = serde_json::Deserializer::from_str(usage.get());
+    deserializer.deserialize_map(Sum).ok()
+}
+
 fn claude_system(line: &Line<'_>, told: &mut Told) {
     if line.subtype.and_then(string).as_deref() == Some("init") {
-        told.usage = Some(UsageFact::ProcessStarted);
+        told.usage = Some(UsageFact::Initialized);
     }
 }
 
@@ -196,8 +268,10 @@ fn pi_session(line: &Line<'_>, told: &mut Told) {
     fill(&mut told.session.agent_session_id, line.id.and_then(string));
 }
 
-/// Notes what is told, unless something was already.
+/// Keeps a text about the session, unless there is one already. A text that is too long for the
+/// session's row is dropped here, so that it takes no memory while its message waits for the writer.
 pub(super) fn fill(kept: &mut String, told: Option<Cow<'_, str>>) {
+    let told = told.filter(|text| text.len() <= SESSION_TEXT_BYTES_MAX);
     if kept.is_empty() {
         *kept = told.unwrap_or_default().into_owned();
     }
@@ -211,7 +285,7 @@ fn cost_usd(value: &RawValue) -> Option<f64> {
     number(value).filter(|cost| (0.0..=COST_USD_MAX).contains(cost))
 }
 
-/// How long a turn took, when it is a duration; what is longer than a turn can be counts as such.
+/// How long a turn took, if the value can be a duration. A duration beyond [`TURN_MS_MAX`] counts as that.
 fn turn_ms(value: &RawValue) -> Option<i64> {
     let ms = number(value).filter(|ms| (0.0..=DURATION_MS_MAX).contains(ms))?;
     // Cut off to whole milliseconds.

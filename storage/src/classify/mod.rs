@@ -13,6 +13,7 @@ use self::agents::{Told, fill};
 use self::json::{number, string};
 use crate::growth::TurnEnd;
 use crate::limits::MESSAGE_TYPE_BYTES_MAX;
+use crate::title::Title;
 use crate::usage::UsageFact;
 
 /// Type of lines that are not a JSON object.
@@ -46,12 +47,16 @@ pub struct SessionFacts {
     pub model: String,
     /// The agent's own session id.
     pub agent_session_id: String,
+    /// A title for the session.
+    pub title: Option<Title>,
 }
 
 /// The top-level fields that are read, each with its key, as it stands.
 macro_rules! line {
     ($($field:ident: $key:literal),* $(,)?) => {
         struct Line<'a> {
+            /// For fields that only lines of one type have.
+            text: &'a str,
             $($field: Option<&'a RawValue>),*
         }
 
@@ -60,7 +65,7 @@ macro_rules! line {
 
             fn read(text: &'a str) -> Option<Self> {
                 let [$($field),*] = json::fields(text, &Self::KEYS)?;
-                Some(Self { $($field),* })
+                Some(Self { text, $($field),* })
             }
         }
     };
@@ -108,12 +113,17 @@ pub fn classify(line: &[u8]) -> LineFacts {
     for id in [line.conversation_id, line.process_id] {
         fill(&mut session.agent_session_id, id.and_then(string));
     }
+    // Its prompts were said in sessions of their own: their times would count a second time.
+    let is_of_prompt_history = kind.is_none() && agents::is_of_prompt_history(&line);
     if let Some(kind) = &kind {
         agents::read(kind, &line, &mut told);
     }
     LineFacts {
         message_type: kind.map_or_else(|| TYPE_UNTYPED.to_owned(), Into::into),
-        said_ms: line.timestamp.and_then(time_ms),
+        said_ms: line
+            .timestamp
+            .filter(|_| !is_of_prompt_history)
+            .and_then(time_ms),
         turn_end: told.turn_end,
         usage: told.usage,
         preview: told.preview,
@@ -143,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::CONTENT_BLOCKS_MAX;
+    use crate::limits::{CONTENT_BLOCKS_MAX, SESSION_TEXT_BYTES_MAX};
     use crate::usage::Tokens;
 
     #[test]
@@ -246,6 +256,26 @@ mod tests {
     }
 
     #[test]
+    fn texts_about_a_session_that_are_too_long_to_keep_are_not_told() {
+        let told = |top: usize, inside: usize| {
+            let (top, inside) = ("a".repeat(top), "b".repeat(inside));
+            let line = format!(
+                r#"{{"type":"turn_context","cwd":"{top}","payload":{{"cwd":"{inside}"}}}}"#
+            );
+            let session = classify(line.as_bytes()).session.unwrap_or_default();
+            session.working_directory
+        };
+        const MAX: usize = SESSION_TEXT_BYTES_MAX;
+        assert_eq!(told(MAX, 1), "a".repeat(MAX));
+        assert_eq!(
+            told(MAX + 1, 2),
+            "bb",
+            "a shorter one that comes later counts"
+        );
+        assert_eq!(told(MAX + 1, MAX + 1), "");
+    }
+
+    #[test]
     fn an_odd_block_or_count_does_not_hide_the_others() {
         let line = br#"{"type":"assistant","message":{"id":"m","content":[null,{"type":7},{"text":"x"},{"type":"text","text":null},{"type":"text","text":"here"}],"usage":{"input_tokens":"3","output_tokens":5.0,"cache_read_input_tokens":null}}}"#;
         let told = classify(line);
@@ -269,6 +299,57 @@ mod tests {
                 panic!("no usage for {cost}");
             };
             assert_eq!(cost_usd, None, "{cost}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_prompt_history_has_no_time_of_its_own() {
+        let line = |rest: &str| format!(r#"{{"timestamp":1756860439293{rest}}}"#);
+        let said_ms = |rest: &str| classify(line(rest).as_bytes()).said_ms;
+        let history = r#","display":"a prompt","pastedContents":{},"project":"/p""#;
+        assert_eq!(said_ms(history), None);
+        let typed = format!(r#","type":"x"{history}"#);
+        for other in ["", r#","display":"x""#, &typed] {
+            assert_eq!(said_ms(other), Some(1_756_860_439_293), "{other}");
+        }
+    }
+
+    #[test]
+    fn titles_are_told_by_whom_they_were_given() {
+        let title = |line: &str| classify(line.as_bytes()).session.unwrap().title.unwrap();
+        let given = title(r#"{"type":"custom-title","customTitle":" a\n name ","sessionId":"s"}"#);
+        assert_eq!((given.text.as_str(), given.by_user), ("a name", true));
+        let made = title(r#"{"type":"ai-title","aiTitle":"A title","sessionId":"s"}"#);
+        assert_eq!((made.text.as_str(), made.by_user), ("A title", false));
+        for none in [
+            r#"{"type":"custom-title","customTitle":"","sessionId":"s"}"#,
+            r#"{"type":"summary","summary":"of another session","leafUuid":"u","sessionId":"s"}"#,
+        ] {
+            let told = classify(none.as_bytes()).session.unwrap();
+            assert_eq!(told.title, None, "{none}");
+        }
+    }
+
+    #[test]
+    fn the_tokens_of_a_process_are_those_of_all_its_models() {
+        let told = |usage: &str| {
+            let line = format!(r#"{{"type":"result","modelUsage":{usage}}}"#);
+            let Some(UsageFact::Result { process_tokens, .. }) = classify(line.as_bytes()).usage
+            else {
+                panic!("no usage for {usage}");
+            };
+            process_tokens
+        };
+        let of_two = r#"{"opus":{"inputTokens":1,"outputTokens":20,"cacheReadInputTokens":300,
+            "cacheCreationInputTokens":4000,"costUSD":0.5},"haiku":{"outputTokens":50000}}"#;
+        assert_eq!(told(of_two), Some(54_321));
+        for other in [
+            "null",
+            "7",
+            r#"{"opus":{"inputTokens":-1}}"#,
+            r#"{"opus":7}"#,
+        ] {
+            assert_eq!(told(other), None, "{other}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError, mpsc};
 
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 
 /// How much is done ahead.
 #[derive(Debug, Clone, Copy)]
@@ -83,10 +83,11 @@ where
             let Some((item, answered)) = begun.pop_front() else {
                 return Ok(());
             };
-            // Workers answer all that comes before the item that they panic at.
-            let Ok(result) = answered.recv() else {
-                return Ok(());
-            };
+            // Workers answer all that comes before the item that they panic at, and that one as well.
+            let result = answered.recv().map_err(|_| StoreError::Panicked {
+                what: "compaction",
+                why: "a worker ended without an answer".into(),
+            })?;
             take(item, result.unwrap_or_else(|panic| resume_unwind(panic)))?;
             bytes -= bytes_of(item);
         }
@@ -98,7 +99,6 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::error::StoreError;
 
     fn ahead(threads: usize, bytes_max: u64) -> ParallelLimits {
         ParallelLimits { threads, bytes_max }

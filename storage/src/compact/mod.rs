@@ -33,6 +33,8 @@ mod step;
 mod survey;
 mod unused;
 
+pub(crate) use pace::{Pace, rest_for_other_processes};
+
 pub use base::{BaseChoice, PlannedBatch};
 pub use plan::PlannedStep;
 pub use policy::{CompactionPolicy, SessionState};

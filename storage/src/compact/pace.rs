@@ -9,27 +9,28 @@ use std::time::{Duration, Instant};
 use crate::capacity::levels::Level;
 use crate::error::Result;
 use crate::limits::{
-    MAINTENANCE_REST_MS_MAX, MAINTENANCE_REST_TIMES, MAINTENANCE_REST_TIMES_NEAR_LIMIT,
+    BUSY_POLL_MS, MAINTENANCE_REST_MS_MAX, MAINTENANCE_REST_TIMES,
+    MAINTENANCE_REST_TIMES_NEAR_LIMIT, STEP_REST_POLLS,
 };
 use crate::store::Store;
 use crate::writer::WriterContext;
 
 /// What a piece of maintenance did, and beside whom.
-pub(super) struct Piece<T> {
-    pub(super) value: T,
-    pub(super) took: Duration,
+pub(crate) struct Piece<T> {
+    pub(crate) value: T,
+    pub(crate) took: Duration,
     /// Someone appended shortly before, in this process or another.
-    pub(super) beside_appends: bool,
+    pub(crate) beside_appends: bool,
 }
 
 /// Does a run's maintenance on the writer's thread, piece by piece.
-pub(super) struct Pace<'s> {
+pub(crate) struct Pace<'s> {
     store: &'s Store,
     not_before: Instant,
 }
 
 impl<'s> Pace<'s> {
-    pub(super) fn new(store: &'s Store) -> Self {
+    pub(crate) fn new(store: &'s Store) -> Self {
         Self {
             store,
             not_before: Instant::now(),
@@ -37,7 +38,7 @@ impl<'s> Pace<'s> {
     }
 
     /// Waits until the next piece may be, and does it.
-    pub(super) fn maintain<T: Send + 'static>(
+    pub(crate) fn maintain<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
     ) -> Result<Piece<T>> {
@@ -55,6 +56,12 @@ impl<'s> Pace<'s> {
         self.not_before = Instant::now() + rest;
         Ok(piece)
     }
+}
+
+/// Lets writers of other processes come in between two steps. They look for the lock every
+/// [`BUSY_POLL_MS`], and would hardly ever find it free if the next step began at once.
+pub(crate) fn rest_for_other_processes() {
+    std::thread::sleep(Duration::from_millis(STEP_REST_POLLS * BUSY_POLL_MS));
 }
 
 /// How long a run leaves the writer to others after work that took so long: less near the limit, and

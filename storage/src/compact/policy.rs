@@ -1,6 +1,9 @@
 //! When a session is due for compaction, and how: pure decisions.
 
+use std::fmt::Display;
+
 use crate::capacity::levels::Level;
+use crate::error::{Result, StoreError};
 use crate::limits;
 use crate::segment::{CodecVersion, EncodeParams, v2};
 use crate::sql::segments::Tier;
@@ -61,6 +64,37 @@ pub struct SessionState {
 }
 
 impl CompactionPolicy {
+    /// Refuses settings with which every session would fail, or none would ever be done.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidArgument`], which names the setting and its bounds.
+    pub fn validate(&self) -> Result<()> {
+        let times = [
+            ("quick_idle_ms_min", self.quick_idle_ms_min),
+            ("deep_idle_ms_min", self.deep_idle_ms_min),
+        ];
+        for (what, ms) in times {
+            check_bounds(what, ms, 0, i64::MAX)?;
+        }
+        let segments = [
+            ("quick_segment_bytes_max", self.quick_segment_bytes_max),
+            ("deep_segment_bytes_max", self.deep_segment_bytes_max),
+        ];
+        for (what, bytes) in segments {
+            check_bounds(what, bytes, 1, limits::SEGMENT_BYTES_MAX)?;
+        }
+        let messages = self.segment_messages_max;
+        check_bounds(
+            "segment_messages_max",
+            messages,
+            1,
+            limits::SEGMENT_MESSAGES_MAX,
+        )?;
+        let (least, most) = (limits::ENCODE_LEVEL_MIN, limits::ENCODE_LEVEL_MAX);
+        check_bounds("the quick tier's level", self.quick.level, least, most)?;
+        check_bounds("the deep tier's level", self.deep.level, least, most)
+    }
+
     /// The tier that is due, if any.
     ///
     /// A clock that jumped back makes a session look as if it were appended to in the future:
@@ -119,9 +153,58 @@ impl CompactionPolicy {
     }
 }
 
+fn check_bounds<T: PartialOrd + Display>(
+    what: &'static str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<()> {
+    if value >= least && value <= most {
+        return Ok(());
+    }
+    Err(StoreError::InvalidArgument {
+        what,
+        why: format!("{value} is not within {least} and {most}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn settings_with_which_every_session_would_fail_are_refused() {
+        let usual = CompactionPolicy::default();
+        usual.validate().unwrap();
+        usual.at_level(Level::Critical).validate().unwrap();
+        let too_deep = EncodeParams {
+            level: 99,
+            ..usual.deep
+        };
+        let refused = [
+            CompactionPolicy {
+                deep: too_deep,
+                ..usual
+            },
+            CompactionPolicy {
+                segment_messages_max: limits::SEGMENT_MESSAGES_MAX + 1,
+                ..usual
+            },
+            CompactionPolicy {
+                quick_segment_bytes_max: 0,
+                ..usual
+            },
+            CompactionPolicy {
+                deep_idle_ms_min: -1,
+                ..usual
+            },
+        ];
+        for policy in refused {
+            let error = policy.validate().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        }
+    }
 
     const NOW_MS: i64 = 1_800_000_000_000;
 

@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::pace::Pace;
+use super::pace::{Pace, rest_for_other_processes};
 use crate::error::{Result, StoreError};
-use crate::limits::{BUSY_POLL_MS, RECLAIM_PAGES_PER_STEP};
+use crate::limits::RECLAIM_PAGES_PER_STEP;
 use crate::sql;
 use crate::sql::space::CheckpointMode;
 use crate::store::Store;
@@ -15,8 +15,6 @@ const STEP_TIME_AIM: Duration = Duration::from_millis(2);
 /// … and while others append, who wait for it.
 const STEP_TIME_AIM_BESIDE_APPENDS: Duration = Duration::from_micros(500);
 const STEP_PAGES_MIN: u32 = 16;
-/// How many looks at the lock other processes get between two steps.
-const REST_POLLS: u64 = 3;
 
 /// Frees pages until `pages_kept` are left or `observe` says stop; calls it after each step with
 /// the pages that are still free. Then cuts the log, with which the file itself shrinks, if pages
@@ -66,9 +64,7 @@ pub(super) fn reclaim(
         if observe(free).is_break() {
             return Err(StoreError::Cancelled);
         }
-        // A writer of another process looks for the lock every BUSY_POLL_MS: it would hardly ever
-        // find it free if the next step began at once.
-        std::thread::sleep(Duration::from_millis(REST_POLLS * BUSY_POLL_MS));
+        rest_for_other_processes();
         let commit = piece.took.saturating_sub(work);
         pages_per_step = pages_of_next_step(step, work, commit, piece.beside_appends);
     }

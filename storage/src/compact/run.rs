@@ -17,7 +17,7 @@ use super::plan::PlannedStep;
 use super::policy::CompactionPolicy;
 use super::reclaim::{cut_log, reclaim};
 use super::step::{BatchEncoder, PreparedSegment, StepResult, prepare, swap_in};
-use crate::error::{Result, StoreError};
+use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
 use crate::reader::fetch::Cursor;
@@ -40,7 +40,7 @@ pub struct CompactionRequest {
     pub policy: CompactionPolicy,
     /// What asked for it, for the history of runs.
     pub trigger: &'static str,
-    /// Share of a core's time that each thread may take for encoding; 1.0 for all of it.
+    /// Share of a core's time that each thread may take for encoding, above 0; 1.0 for all of it.
     pub cpu_fraction_max: f64,
     /// Sessions to leave as they are.
     pub except: BTreeSet<SessionId>,
@@ -63,6 +63,22 @@ impl CompactionRequest {
             threads_max: 1,
         }
     }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        check_cpu_fraction(self.cpu_fraction_max)?;
+        self.policy.validate()
+    }
+}
+
+/// Refuses a share of a core's time that is none.
+pub(super) fn check_cpu_fraction(cpu_fraction_max: f64) -> Result<()> {
+    if cpu_fraction_max > 0.0 && cpu_fraction_max <= 1.0 {
+        return Ok(());
+    }
+    Err(StoreError::InvalidArgument {
+        what: "cpu_fraction_max",
+        why: format!("{cpu_fraction_max} is not above 0 and at most 1"),
+    })
 }
 
 /// Threads for a run that somebody waits for: all cores but one, which is for those who append, up
@@ -171,8 +187,8 @@ impl Store {
     /// others are done.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] while another run is under way, in any process;
-    /// [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even the reserve was not
+    /// [`StoreError::InvalidArgument`] for a request out of bounds; [`StoreError::Busy`] while another run
+    /// is under way, in any process; [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even the reserve was not
     /// enough; [`StoreError::Panicked`] for a bug. What was done before an error stays done.
     pub fn compact(
         &self,
@@ -222,6 +238,7 @@ impl Store {
         culprit: &Culprit,
         observe: Observer<'_>,
     ) -> Result<CompactionOutcome> {
+        request.validate()?;
         self.writer()?;
         let _lease = Lease::take(&self.inner.db)?;
         let started = Instant::now();
@@ -244,20 +261,29 @@ impl Store {
                 outcome.seconds = started.elapsed().as_secs_f64();
                 return Ok(outcome);
             }
-            plan => plan?,
+            // There was nothing to run on.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Closed) => {
+                return Err(error);
+            }
+            plan => plan,
         };
-        outcome.failures.clone_from(&plan.failures);
         // A run that panics has failed, and is noted like any other.
-        let tally = Tally::new(&mut outcome, culprit);
-        let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
-        let result = catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)));
+        let result = plan.and_then(|plan| {
+            outcome.failures.clone_from(&plan.failures);
+            let tally = Tally::new(&mut outcome, culprit);
+            let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
+            catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)))
+        });
         if result.is_err()
             && let Err(error) = cut_log(self)
         {
             // What ended the run may keep the log from being cut as well; it is the one to tell.
             tracing::debug!(%error, "the log of a run that ended early was not cut");
         }
-        outcome.bytes_after = self.space()?.used_bytes();
+        // What ended the run may keep the sizes from being read; it is the one to tell.
+        outcome.bytes_after = self
+            .space()
+            .map_or(bytes_before, |space| space.used_bytes());
         outcome.seconds = started.elapsed().as_secs_f64();
         outcome.cancelled = matches!(result, Err(StoreError::Cancelled));
         if outcome.segments > 0 || !outcome.failures.is_empty() || result.is_err() {
@@ -265,6 +291,10 @@ impl Store {
             match (&result, noted) {
                 // What stopped the run may well keep it from being noted; it is the one to tell.
                 (Err(_), Err(error)) => tracing::warn!(%error, "a failed run could not be noted"),
+                // The reserve is not there for notes, and what was done is done.
+                (Ok(()), Err(error @ StoreError::DiskFull { .. })) => {
+                    tracing::warn!(%error, "a run could not be noted");
+                }
                 (_, noted) => noted?,
             }
         }
@@ -449,7 +479,7 @@ impl Store {
                 .unwrap_or_default(),
         };
         self.writer()?.run(move |context| {
-            context.maintain("note the run", |db, connection| {
+            context.write_without_reserve("note the run", |db, connection| {
                 db.named("note the run", sql::runs::insert(connection, &run))
             })
         })

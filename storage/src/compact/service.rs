@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::lease::Lease;
 use super::policy::CompactionPolicy;
-use super::run::{CompactionOutcome, CompactionProgress, CompactionRequest, Culprit};
+use super::run::{
+    CompactionOutcome, CompactionProgress, CompactionRequest, Culprit, check_cpu_fraction,
+};
 use crate::capacity::levels::Level;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
+use crate::limits::COMPACTION_INTERVAL_MS_MIN;
 use crate::sql::segments::Tier;
 use crate::store::Store;
 
@@ -20,9 +23,9 @@ use crate::store::Store;
 pub struct ServiceOptions {
     /// When and how to compact.
     pub policy: CompactionPolicy,
-    /// How often to look, milliseconds.
+    /// How often to look, milliseconds, at least [`COMPACTION_INTERVAL_MS_MIN`].
     pub interval_ms: u64,
-    /// Share of one core's time that encoding may take. A database near its limit lifts it.
+    /// Share of one core's time that encoding may take, above 0 and at most 1. A database near its limit lifts it.
     pub cpu_fraction_max: f64,
 }
 
@@ -33,6 +36,26 @@ impl Default for ServiceOptions {
             interval_ms: 15_000,
             cpu_fraction_max: 0.5,
         }
+    }
+}
+
+impl ServiceOptions {
+    /// Refuses settings with which the service would spin, or every session would fail.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidArgument`], which names the setting and its bounds.
+    pub fn validate(&self) -> Result<()> {
+        if self.interval_ms < COMPACTION_INTERVAL_MS_MIN {
+            return Err(StoreError::InvalidArgument {
+                what: "interval_ms",
+                why: format!(
+                    "{} is below the least, {COMPACTION_INTERVAL_MS_MIN}",
+                    self.interval_ms
+                ),
+            });
+        }
+        check_cpu_fraction(self.cpu_fraction_max)?;
+        self.policy.validate()
     }
 }
 
@@ -100,8 +123,9 @@ impl Store {
     /// Starts compaction in the background.
     ///
     /// # Errors
-    /// [`StoreError::ReadOnly`], or when no thread can be started.
+    /// [`StoreError::InvalidArgument`] for options out of bounds, [`StoreError::ReadOnly`], or when no thread can be started.
     pub fn start_compaction(&self, options: ServiceOptions) -> Result<CompactionService> {
+        options.validate()?;
         self.writer()?;
         let shared = Arc::new(Shared {
             wishes: Mutex::default(),
@@ -224,7 +248,8 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
         } else {
             URGENT_DIVISOR
         };
-        if !wait(shared, Duration::from_millis(options.interval_ms / urgency)) {
+        let interval_ms = (options.interval_ms / urgency).max(COMPACTION_INTERVAL_MS_MIN);
+        if !wait(shared, Duration::from_millis(interval_ms)) {
             break;
         }
         shared.status().state = ServiceState::Running;

@@ -19,8 +19,9 @@ impl Store {
     /// What [`Store::compact`] would do, without doing it.
     ///
     /// # Errors
-    /// [`StoreError::SessionNotFound`], or when the file cannot be read.
+    /// [`StoreError::InvalidArgument`], [`StoreError::SessionNotFound`], or when the file cannot be read.
     pub fn plan_compaction(&self, request: &CompactionRequest) -> Result<CompactionPlan> {
+        request.validate()?;
         self.plan_asking(request, &mut || ControlFlow::Continue(()))
     }
 

@@ -162,10 +162,10 @@ enum Found {
 }
 
 /// A segment as the file has it, and what is needed to decode it.
-struct Stored {
+pub(crate) struct Stored {
     info: SegmentInfo,
-    encoded: Vec<u8>,
-    base: Option<Arc<Base>>,
+    pub(crate) encoded: Vec<u8>,
+    pub(crate) base: Option<Arc<Base>>,
 }
 
 /// Messages `from..=to` of a session, as many as one page holds, at least one.
@@ -216,6 +216,25 @@ pub(crate) fn segment(
     let decoded = decode(&cursor.shared, &place, &stored)?;
     let messages = (place.from..=place.to).map(|sequence| decoded.message(id, sequence));
     Ok((stored.encoded, messages.collect::<Result<_>>()?))
+}
+
+/// The bytes of the segment that `info` is of, and its base; `None` when it is not there any more.
+pub(crate) fn stored_if(
+    db: &Db,
+    connection: &Connection,
+    key: SessionKey,
+    id: &SessionId,
+    info: &SegmentInfo,
+    cursor: &mut Cursor,
+) -> Result<Option<Stored>> {
+    let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+    let there = sql::segments::at_or_after(&snapshot, key, info.first_sequence);
+    if db.named("find a segment", there)?.as_ref() != Some(info) {
+        return Ok(None);
+    }
+    let stored = stored(db, &snapshot, &whole(key, id, info), *info, None, cursor)?;
+    cursor.keep_base(stored.base.as_ref());
+    Ok(Some(stored))
 }
 
 /// What is asked for.

@@ -5,15 +5,16 @@
 //! log and its shared memory beside the file.
 
 use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use r2d2::{ManageConnection, PooledConnection};
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 
+use crate::clock::millis;
 use crate::error::{Result, StoreError};
-use crate::limits::{READER_CLOSE_MS_MAX, READER_WAIT_MS_MAX};
+use crate::limits::{READER_CLOSE_MS_MAX, READER_POLL_MS, READER_WAIT_MS_MAX};
 use crate::open_files::OpenFile;
 use crate::sql::db::{Db, ReaderTarget};
 
@@ -26,7 +27,8 @@ pub(super) struct Pool {
     /// There until it is dropped.
     connections: Option<r2d2::Pool<Manager>>,
     open: Arc<OpenConnections>,
-    // Last: it must outlive the connections.
+    failure: Arc<LastFailure>,
+    /// Each connection holds it as well, so that it counts as open until the last of them is closed.
     _open_file: Arc<OpenFile>,
 }
 
@@ -42,6 +44,7 @@ impl Pool {
     ) -> Self {
         let of_log = db.clone();
         let open = Arc::<OpenConnections>::default();
+        let failure = Arc::<LastFailure>::default();
         let manager = SqliteConnectionManager::file(&target.name)
             .with_flags(target.flags)
             .with_init(move |connection| {
@@ -59,28 +62,50 @@ impl Pool {
             .max_lifetime(None)
             .idle_timeout(None)
             .connection_timeout(Duration::from_millis(READER_WAIT_MS_MAX))
-            .error_handler(Box::new(LogErrors))
+            .error_handler(Box::new(NoteErrors(Arc::clone(&failure))))
             .build_unchecked(Manager {
                 manager,
                 open: Arc::clone(&open),
+                open_file: Arc::downgrade(&open_file),
             });
         Self {
             db: db.clone(),
             connections: Some(connections),
             open,
+            failure,
             _open_file: open_file,
         }
     }
 
+    /// A connection, waiting up to [`READER_WAIT_MS_MAX`] until one is free. Where a further one is to be
+    /// opened and cannot be, that error is the answer.
     pub(super) fn get(&self) -> Result<Reader> {
         let started = Instant::now();
-        let connections = self.connections.as_ref().ok_or(StoreError::Cancelled)?;
-        connections.get().map_err(|error| StoreError::Busy {
-            path: self.db.path().to_owned(),
-            what: "every reader's connection",
-            holder: format!("other readers ({error})"),
-            waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        })
+        let wait_max = Duration::from_millis(READER_WAIT_MS_MAX);
+        let connections = self
+            .connections
+            .as_ref()
+            .ok_or(StoreError::Closed { why: None })?;
+        loop {
+            let left = wait_max.saturating_sub(started.elapsed());
+            match connections.get_timeout(left.min(Duration::from_millis(READER_POLL_MS))) {
+                Ok(connection) => return Ok(connection),
+                // r2d2 tells only the text of it.
+                Err(error) => {
+                    if let Some(failure) = self.failure.since(started) {
+                        return Err(self.db.name_error("open for reading", failure));
+                    }
+                    if left.is_zero() {
+                        return Err(StoreError::Busy {
+                            path: self.db.path().to_owned(),
+                            what: "every reader's connection",
+                            holder: format!("other readers ({error})"),
+                            waited_ms: millis(started.elapsed()),
+                        });
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -91,12 +116,38 @@ impl Drop for Pool {
     }
 }
 
-#[derive(Debug)]
-struct LogErrors;
+/// When a connection could last not be opened, and why.
+#[derive(Debug, Default)]
+struct LastFailure(Mutex<Option<(Instant, rusqlite::Error)>>);
 
-impl r2d2::HandleError<rusqlite::Error> for LogErrors {
+impl LastFailure {
+    /// The last failure, if it came after `began`. Others who wait for a connection get it as well.
+    fn since(&self, began: Instant) -> Option<rusqlite::Error> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, error) = last.as_ref().filter(|(at, _)| *at >= began)?;
+        let why = Some(error.to_string());
+        Some(match error {
+            rusqlite::Error::SqliteFailure(code, why) => {
+                rusqlite::Error::SqliteFailure(*code, why.clone())
+            }
+            other => {
+                let code = other.sqlite_error().copied();
+                let code = code.unwrap_or_else(|| ffi::Error::new(ffi::SQLITE_ERROR));
+                rusqlite::Error::SqliteFailure(code, why)
+            }
+        })
+    }
+}
+
+/// Logs why a connection could not be opened, and keeps it for those who wait for one.
+#[derive(Debug)]
+struct NoteErrors(Arc<LastFailure>);
+
+impl r2d2::HandleError<rusqlite::Error> for NoteErrors {
     fn handle_error(&self, error: rusqlite::Error) {
         tracing::warn!(%error, "a reader's connection could not be opened");
+        let mut last = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((Instant::now(), error));
     }
 }
 
@@ -138,12 +189,17 @@ impl Drop for Counted {
 pub(crate) struct Manager {
     manager: SqliteConnectionManager,
     open: Arc<OpenConnections>,
+    /// A thread of r2d2 may hold the manager a moment longer than there is a pool: it opens nothing then,
+    /// and does not keep the file among those that are open.
+    open_file: Weak<OpenFile>,
 }
 
 #[derive(Debug)]
 pub(crate) struct CountedConnection {
     connection: Connection,
-    // Last: it counts until the connection is closed.
+    // After the connection, which is dropped first: the file counts as open until it is closed.
+    _open_file: Arc<OpenFile>,
+    // Last, so that nothing of the connection is left once it is not counted any more.
     _counted: Counted,
 }
 
@@ -161,8 +217,14 @@ impl ManageConnection for Manager {
 
     fn connect(&self) -> rusqlite::Result<CountedConnection> {
         let counted = self.open.count();
+        let Some(open_file) = self.open_file.upgrade() else {
+            let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
+            let why = Some("the store is closed".to_owned());
+            return Err(rusqlite::Error::SqliteFailure(code, why));
+        };
         Ok(CountedConnection {
             connection: self.manager.connect()?,
+            _open_file: open_file,
             _counted: counted,
         })
     }
@@ -173,5 +235,41 @@ impl ManageConnection for Manager {
 
     fn has_broken(&self, connection: &mut CountedConnection) -> bool {
         self.manager.has_broken(&mut connection.connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use crate::error::ErrorKind;
+    use crate::open_files;
+    use crate::options::StoreOptions;
+    use crate::store::Store;
+
+    #[test]
+    fn a_connection_that_cannot_be_opened_is_told_by_its_own_error_and_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("h.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        let _only = store.inner.readers.get().unwrap();
+        std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
+        let began = Instant::now();
+        let error = store.inner.readers.get().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_file_counts_as_open_as_long_as_a_reader_has_it_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("h.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        let reader = store.inner.readers.get().unwrap();
+        // Waits for the reader for a while, and then goes.
+        drop(store);
+        assert!(open_files::is_open(&path));
+        drop(reader);
+        assert!(!open_files::is_open(&path));
     }
 }

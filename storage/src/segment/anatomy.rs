@@ -1,9 +1,9 @@
 //! Where a segment's bytes are: by part, and by kind of message.
 //!
-//! Parts that stand in the segment as they are, or in a frame of their own, have exact sizes. The
-//! parts of codec 2 that share a frame have none: what the frame takes is apportioned to them by
-//! what each takes when it is compressed alone, at level 3 with the segment's base. What a part
-//! takes then bears on the others, so the figures say where to look, not what would be saved.
+//! Parts that are not compressed, or have a frame of their own, have exact sizes. The parts of codec 2 that
+//! share a frame have none. The frame's size is apportioned to them, in proportion to what each takes when
+//! it is compressed alone, at level 3 with the segment's base. So these figures say where the bytes are, not
+//! what would be saved without a part.
 
 use std::collections::BTreeMap;
 

@@ -10,9 +10,10 @@
 //! | 12 | 8 | XXH3-64, little-endian, over bytes 0..12 and the body |
 //! | 20 | … | body |
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{DecodeLimits, SegmentError};
+use super::{DecodeLimits, Entry, SegmentError};
+use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
 
 const MAGIC: [u8; 2] = *b"BS";
 pub(super) const VERSION_AT: usize = 2;
@@ -52,6 +53,28 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header of a segment of these messages, of which there must be at least one.
+    pub(super) fn for_entries(
+        version: CodecVersion,
+        entries: &[Entry<'_>],
+    ) -> Result<Self, SegmentError> {
+        if entries.is_empty() {
+            return Err(SegmentError::Empty);
+        }
+        check_max(
+            "the number of messages",
+            entries.len(),
+            SEGMENT_MESSAGES_MAX,
+        )?;
+        let raw_bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        check_max("the size of the messages", raw_bytes, SEGMENT_BYTES_MAX)?;
+        Ok(Self {
+            version,
+            messages: entries.len() as u32,
+            raw_bytes: raw_bytes as u32,
+        })
+    }
+
     /// Reads the header and checks counts against `limits` and the checksum against the bytes.
     /// Returns it with the body.
     ///
@@ -144,6 +167,16 @@ pub(super) fn check_max(what: &'static str, found: usize, max: usize) -> Result<
         });
     }
     Ok(())
+}
+
+/// The digest of messages in a body.
+pub(super) fn digest(payload: &[u8]) -> u32 {
+    digest_of(xxh3_64(payload))
+}
+
+/// The digest of the bytes that have this XXH3-64: its low 32 bits.
+pub(super) fn digest_of(hash: u64) -> u32 {
+    hash as u32
 }
 
 fn checksum(front: &[u8], body: &[u8]) -> u64 {

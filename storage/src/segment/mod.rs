@@ -1,9 +1,12 @@
 //! The segment codec: consecutive messages of one session to bytes, and back. Pure: no SQL, no I/O.
 //!
-//! An encoded segment is a fixed header (see [`header`]), then the body of its codec version.
-//! The header carries the counts that bound every allocation of the decoder and a checksum over
-//! all the bytes, which are input like any other: a damaged segment is a [`SegmentError`], never
-//! a panic. `docs/FORMAT.md` describes the bytes.
+//! [`encode`] and [`v2::Encoder`] turn messages into a segment. [`decode`], [`decode_range`] and [`Decoder`]
+//! turn it into messages again. A [`Base`] holds what the segments of a project share.
+//!
+//! A segment is a fixed header (see [`header`]), then the body of its codec version. The header has
+//! the counts that bound what the decoder allocates, and a checksum over all bytes. Stored bytes are input
+//! like any other: a damaged segment is a [`SegmentError`], never a panic. New segments are written by codec
+//! 2, and [`v2`] is where to read on. `docs/FORMAT.md` describes the bytes.
 
 mod anatomy;
 pub mod header;
@@ -39,7 +42,7 @@ pub struct EncodeParams {
     pub level: i32,
 }
 
-/// What a decoder may allocate, whatever the bytes say.
+/// Bounds of what a decoder may allocate, whatever the bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// Raw payload bytes of the segment.
@@ -257,7 +260,7 @@ fn decode_in(
     }
 }
 
-/// Decodes segment after segment in the same buffers: less to allocate, less to page in.
+/// Decodes segment after segment in the same buffers, which saves allocations and page faults.
 #[derive(Default)]
 pub struct Decoder {
     buffers: v2::Buffers,
@@ -286,11 +289,11 @@ impl Decoder {
         decoded
     }
 
-    /// Takes the memory of messages that nobody holds any more, for those decoded next.
+    /// Takes back the memory of messages, if nobody else holds them, for the segments decoded next.
     pub fn recycle(&mut self, messages: DecodedSegment) {
         let bytes = messages.bytes.len();
-        let better = bytes <= DECODER_BUFFER_BYTES_MAX && bytes > self.buffers.out.capacity();
-        if better && messages.bytes.is_unique() {
+        let is_better = bytes <= DECODER_BUFFER_BYTES_MAX && bytes > self.buffers.out.capacity();
+        if is_better && messages.bytes.is_unique() {
             self.buffers.out = messages.bytes.into();
         }
     }
@@ -299,7 +302,7 @@ impl Decoder {
 /// Bytes of a segment's beginning that say which base it needs.
 pub(crate) const BASE_HEAD_BYTES: usize = HEADER_BYTES + 1 + 8;
 
-/// The base that a segment with this beginning needs, whole or not.
+/// The base that a segment needs which begins like this. The rest of it may be missing.
 pub(crate) fn base_id_in_head(head: &[u8]) -> Option<u64> {
     let body = head.get(HEADER_BYTES..BASE_HEAD_BYTES)?;
     let (flags, id) = body.split_first()?;

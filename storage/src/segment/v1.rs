@@ -14,20 +14,14 @@
 //! a message.
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::anatomy::{Part, Parts};
-use super::header::{CodecVersion, Header, check_max};
+use super::header::{CodecVersion, Header, digest};
 use super::{DecodedSegment, Entry, SegmentError};
-use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
 
 const INDEX_BYTES_PER_MESSAGE: usize = 4 + 8 + 4;
 const LENGTH_BYTES: usize = 4;
-
-fn digest(payload: &[u8]) -> u32 {
-    (xxh3_64(payload) & 0xffff_ffff) as u32
-}
 
 fn zstd_error(error: std::io::Error) -> SegmentError {
     SegmentError::Zstd {
@@ -36,25 +30,15 @@ fn zstd_error(error: std::io::Error) -> SegmentError {
 }
 
 pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, SegmentError> {
-    if entries.is_empty() {
-        return Err(SegmentError::Empty);
-    }
-    check_max(
-        "the number of messages",
-        entries.len(),
-        SEGMENT_MESSAGES_MAX,
-    )?;
-    let raw_bytes = entries.iter().map(|e| e.payload.len()).sum();
-    check_max("the size of the messages", raw_bytes, SEGMENT_BYTES_MAX)?;
-
-    let mut joined = Vec::with_capacity(raw_bytes);
+    let header = Header::for_entries(CodecVersion::V1, entries)?;
+    let mut joined = Vec::with_capacity(header.raw_bytes as usize);
     let mut lengths = Vec::with_capacity(entries.len() * INDEX_BYTES_PER_MESSAGE);
     let mut times = Vec::with_capacity(entries.len() * 8);
     let mut digests = Vec::with_capacity(entries.len() * 4);
     let mut before_ms = 0_i64;
     for entry in entries {
         joined.extend_from_slice(entry.payload);
-        // Lossless: bounded by SEGMENT_BYTES_MAX, checked above.
+        // Lossless: bounded by SEGMENT_BYTES_MAX, which the header was checked against.
         lengths.extend_from_slice(&(entry.payload.len() as u32).to_le_bytes());
         times.extend_from_slice(&entry.received_ms.wrapping_sub(before_ms).to_le_bytes());
         digests.extend_from_slice(&digest(entry.payload).to_le_bytes());
@@ -72,11 +56,6 @@ pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, Segme
     body.extend_from_slice(&(index_frame.len() as u32).to_le_bytes());
     body.extend_from_slice(&index_frame);
     body.extend_from_slice(&payload_frame);
-    let header = Header {
-        version: CodecVersion::V1,
-        messages: entries.len() as u32,
-        raw_bytes: raw_bytes as u32,
-    };
     Ok(header.seal(&body))
 }
 

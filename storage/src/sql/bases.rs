@@ -49,8 +49,16 @@ pub(crate) fn encoded(connection: &Connection, base_id: u64) -> rusqlite::Result
         .optional()
 }
 
+/// What a base takes, and what it is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BaseUse {
+    pub(crate) stored_bytes: u64,
+    /// Payload bytes of all segments that need it.
+    pub(crate) segments_raw_bytes: u64,
+}
+
 /// The size of a base, and the payload bytes of all segments that need it.
-pub(crate) fn use_of(connection: &Connection, base_id: u64) -> rusqlite::Result<(u64, u64)> {
+pub(crate) fn use_of(connection: &Connection, base_id: u64) -> rusqlite::Result<BaseUse> {
     connection
         .prepare(
             "SELECT (SELECT coalesce(sum(length(encoded)), 0) FROM bases WHERE base_id = ?1)
@@ -59,7 +67,10 @@ pub(crate) fn use_of(connection: &Connection, base_id: u64) -> rusqlite::Result<
                         AS raw_bytes",
         )?
         .query_row([base_id.cast_signed()], |row| {
-            Ok((unsigned(row, "stored_bytes")?, unsigned(row, "raw_bytes")?))
+            Ok(BaseUse {
+                stored_bytes: unsigned(row, "stored_bytes")?,
+                segments_raw_bytes: unsigned(row, "raw_bytes")?,
+            })
         })
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
+use crate::clock::millis;
 use crate::error::{Result, StoreError};
 use crate::files;
 use crate::limits;
@@ -42,13 +43,18 @@ impl Db {
     }
 
     /// Bytes of the WAL file; 0 when there is none.
-    pub(crate) fn wal_bytes(&self) -> u64 {
-        std::fs::metadata(self.beside("-wal")).map_or(0, |m| m.len())
+    pub(crate) fn wal_bytes(&self) -> Result<u64> {
+        bytes_of(&self.beside("-wal"))
     }
 
-    /// Bytes of the main file.
-    pub(crate) fn main_bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |m| m.len())
+    /// Bytes of the main file; 0 when there is none.
+    pub(crate) fn main_bytes(&self) -> Result<u64> {
+        bytes_of(&self.path)
+    }
+
+    /// Whether there may be something in the log: also where the system does not tell.
+    pub(crate) fn may_have_log(&self) -> bool {
+        !matches!(self.wal_bytes(), Ok(0))
     }
 
     pub(crate) fn check_sqlite_version() -> Result<()> {
@@ -100,7 +106,8 @@ impl Db {
         let is_in_use = self.is_in_use();
         let mut failure = None;
         for (name, flags) in candidates {
-            if flags.contains(OpenFlags::SQLITE_OPEN_URI) && self.wal_bytes() > 0 {
+            // Opened so, a file is read without its log.
+            if flags.contains(OpenFlags::SQLITE_OPEN_URI) && self.may_have_log() {
                 continue;
             }
             let mut target = ReaderTarget {
@@ -166,9 +173,10 @@ impl Db {
         let snapshot = self.named("begin to read", connection.unchecked_transaction())?;
         let pages = self.named("count pages", super::space::pages(&snapshot))?;
         let page_bytes = u64::from(limits::PAGE_BYTES);
-        let is_short = self.wal_bytes() == 0 && self.main_bytes() < pages * page_bytes;
+        let main_bytes = self.main_bytes()?;
+        let is_short = main_bytes < pages * page_bytes && self.wal_bytes()? == 0;
         Ok(is_short.then(|| CutOff {
-            pages_there: self.main_bytes() / page_bytes,
+            pages_there: main_bytes / page_bytes,
             pages,
         }))
     }
@@ -178,7 +186,7 @@ impl Db {
     ///
     /// Where nothing is in the log there is nothing to move, and closing clears the empty files away.
     pub(crate) fn leave_log(&self, connection: &Connection) -> rusqlite::Result<()> {
-        if self.wal_bytes() > 0 {
+        if self.may_have_log() {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         }
         Ok(())
@@ -188,8 +196,7 @@ impl Db {
     /// it leaves a few bytes.
     fn is_in_use(&self) -> bool {
         const SHARED_MEMORY_BYTES_MIN: u64 = 32 << 10;
-        std::fs::metadata(self.beside("-shm"))
-            .is_ok_and(|found| found.len() >= SHARED_MEMORY_BYTES_MIN)
+        bytes_of(&self.beside("-shm")).map_or(true, |bytes| bytes >= SHARED_MEMORY_BYTES_MIN)
     }
 
     fn immutable_uri(&self) -> PathBuf {
@@ -233,7 +240,7 @@ impl Db {
                 path,
                 what: "the write lock",
                 holder: "another connection".into(),
-                waited_ms: limits::BUSY_WAIT_MS_MAX,
+                waited_ms: BUSY_WAITED_MS.take(),
             },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },
             ErrorCode::Unknown if is_odd_format(&source) => StoreError::Foreign {
@@ -277,6 +284,16 @@ impl Db {
                 source,
             },
         }
+    }
+}
+
+/// Bytes of a file; 0 only when there is none. Where the system does not tell, decisions that hang on a
+/// file's being empty must not be made.
+fn bytes_of(path: &Path) -> Result<u64> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(files::io_error("read the size of", path)(error)),
     }
 }
 
@@ -415,6 +432,9 @@ fn set_up_writer(connection: &Connection, durability: Durability) -> rusqlite::R
         "journal_size_limit",
         limits::WAL_BYTES_KEPT_MAX as i64,
     )?;
+    // macOS: there a sync reaches the disk itself only with these. Elsewhere they do nothing.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     // The writer thread checkpoints between commits, so that no commit pays for it.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -448,6 +468,8 @@ thread_local! {
     /// SQLite's busy handler is a plain function.
     static BUSY_WAIT_MS: Cell<u64> = const { Cell::new(limits::BUSY_WAIT_MS_MAX) };
     static BUSY_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// How long the last wait was that was given up; 0 once that was told.
+    static BUSY_WAITED_MS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Looks for a lock every millisecond, and more often at first, instead of SQLite's sleeps of up to
@@ -457,9 +479,11 @@ fn set_busy_wait(connection: &Connection) -> rusqlite::Result<()> {
         let now = Instant::now();
         if attempts == 0 {
             BUSY_SINCE.set(Some(now));
+            BUSY_WAITED_MS.set(0);
         }
         let waited = BUSY_SINCE.get().map_or(Duration::ZERO, |since| now - since);
         if waited >= Duration::from_millis(BUSY_WAIT_MS.get()) {
+            BUSY_WAITED_MS.set(millis(waited));
             return false;
         }
         std::thread::sleep(
@@ -489,23 +513,48 @@ pub(crate) fn write_transaction<T>(
     action: &'static str,
     work: impl FnOnce(&Connection) -> Result<T>,
 ) -> Result<T> {
-    let started = Instant::now();
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(|error| match db.name_error(action, error) {
-            StoreError::Busy {
-                path, what, holder, ..
-            } => StoreError::Busy {
-                path,
-                what,
-                holder,
-                waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            },
-            other => other,
-        })?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let transaction = db.named(action, transaction)?;
     let value = work(&transaction)?;
     // Crash point: until the commit returns, nothing of this exists; a failed commit rolls back
     // when the transaction is dropped.
     db.named(action, transaction.commit())?;
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn busy() -> rusqlite::Error {
+        let code = ffi::Error::new(ffi::SQLITE_BUSY_SNAPSHOT);
+        rusqlite::Error::SqliteFailure(code, None)
+    }
+
+    #[test]
+    fn a_log_whose_size_the_system_does_not_tell_is_not_taken_for_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::at(&folder.path().join("h.db"));
+        assert_eq!(db.wal_bytes().unwrap(), 0);
+        assert!(!db.may_have_log());
+        // A link that leads to itself.
+        let log = db.beside("-wal");
+        std::os::unix::fs::symlink(&log, &log).unwrap();
+        let error = db.wal_bytes().unwrap_err();
+        assert!(error.to_string().contains("h.db-wal"), "{error}");
+        assert!(db.may_have_log());
+        // SQLite reads no log there, and nothing may be read as if there were none.
+        std::fs::write(db.path(), "").unwrap();
+        let opened = crate::store::Store::open(db.path(), crate::options::StoreOptions::default());
+        opened.unwrap_err();
+    }
+
+    #[test]
+    fn a_lock_that_nobody_waited_for_is_told_as_such() {
+        let error = Db::at(Path::new("h.db")).name_error("read", busy());
+        let StoreError::Busy { waited_ms, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(waited_ms, 0);
+    }
 }

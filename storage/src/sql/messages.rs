@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::SEQUENCE_MAX;
 use crate::message::Message;
-use crate::sql::signed;
+use crate::sql::{DeletionStep, signed};
 
 /// A message that is a row of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,23 +210,18 @@ pub(crate) fn delete(
     Ok(deleted as u64)
 }
 
-/// Deletes up to `rows_max` rows of a session that is going away; returns how many.
+/// Deletes the first rows of a session that is going away, as many as `step` allows; returns how many.
 pub(crate) fn delete_some(
     connection: &Connection,
     session: SessionKey,
-    rows_max: u32,
+    step: DeletionStep,
 ) -> rusqlite::Result<u64> {
-    let deleted = connection
-        .prepare_cached(
-            "DELETE FROM hot_messages WHERE message_key IN (SELECT message_key FROM hot_messages
-             WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key LIMIT ?3)",
-        )?
-        .execute(params![
-            MessageKey::new(session, 0).as_i64(),
-            MessageKey::new(session, SEQUENCE_MAX).as_i64(),
-            rows_max
-        ])?;
-    Ok(deleted as u64)
+    let sizes = "SELECT message_key, length(payload) FROM hot_messages
+         WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key LIMIT ?3";
+    match step.last_of(connection, sizes, range(session, 0, SEQUENCE_MAX))? {
+        Some(last) => delete(connection, session, 0, last),
+        None => Ok(0),
+    }
 }
 
 fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {

@@ -18,6 +18,9 @@ pub(crate) mod sessions;
 pub(crate) mod space;
 pub(crate) mod totals;
 
+use rusqlite::Connection;
+
+use crate::ids::MessageKey;
 use crate::limits::COUNTED_MAX;
 
 /// A size or count, as the unsigned number it stands for. One that cannot be is damage, so that
@@ -35,6 +38,39 @@ pub(crate) fn out_of_range(row: &rusqlite::Row<'_>, column: &str, value: i64) ->
     let index = row.as_ref().column_index(column).unwrap_or_default();
     let why = format!("{column} is {value}");
     rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Integer, why.into())
+}
+
+/// How much of a session that is going away one transaction deletes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeletionStep {
+    pub(crate) rows_max: u32,
+    /// Bytes of the rows' values; a single larger row is deleted alone.
+    pub(crate) bytes_max: u64,
+}
+
+impl DeletionStep {
+    /// Sequence of the last row of the step, by `sizes`: a statement that lists keys and sizes of the rows
+    /// between two keys, in order, up to a number of rows. It reads no value, only its length.
+    fn last_of(
+        self,
+        connection: &Connection,
+        sizes: &str,
+        [from, to]: [i64; 2],
+    ) -> rusqlite::Result<Option<u64>> {
+        let mut statement = connection.prepare_cached(sizes)?;
+        let mut rows = statement.query((from, to, self.rows_max))?;
+        let (mut last, mut bytes) = (None, 0_u64);
+        while let Some(row) = rows.next()? {
+            // Whatever stands where a value should, it goes as well.
+            let size: Option<i64> = row.get(1)?;
+            bytes = bytes.saturating_add(size.unwrap_or(0).unsigned_abs());
+            if last.is_some() && bytes > self.bytes_max {
+                break;
+            }
+            last = Some(MessageKey::from_i64(row.get(0)?).sequence());
+        }
+        Ok(last)
+    }
 }
 
 /// SQLite's integers are signed: sizes and counts beyond 2^63 do not occur.

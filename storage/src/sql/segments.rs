@@ -4,7 +4,7 @@ use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::db::is_damage;
-use super::{out_of_range, signed, unsigned};
+use super::{DeletionStep, out_of_range, signed, unsigned};
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEGMENT_MESSAGES_MAX, SEQUENCE_MAX};
 
@@ -298,20 +298,18 @@ pub(crate) fn delete(
     Ok(deleted as u64)
 }
 
-/// Deletes up to `rows_max` segments of a session that is going away; returns how many.
+/// Deletes the first segments of a session that is going away, as many as `step` allows; returns how many.
 pub(crate) fn delete_some(
     connection: &Connection,
     session: SessionKey,
-    rows_max: u32,
+    step: DeletionStep,
 ) -> rusqlite::Result<u64> {
-    let [from, to] = range(session, 0, SEQUENCE_MAX);
-    let deleted = connection
-        .prepare_cached(
-            "DELETE FROM segments WHERE segment_key IN (SELECT segment_key FROM segments
-             WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key LIMIT ?3)",
-        )?
-        .execute(params![from, to, rows_max])?;
-    Ok(deleted as u64)
+    let sizes = "SELECT segment_key, length(encoded) FROM segments
+         WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key LIMIT ?3";
+    match step.last_of(connection, sizes, range(session, 0, SEQUENCE_MAX))? {
+        Some(last) => delete(connection, session, 0, last),
+        None => Ok(0),
+    }
 }
 
 fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {

@@ -6,8 +6,8 @@ use crate::session::Session;
 use crate::sql::segments::SegmentInfo;
 
 /// Holds a session's segments against its hot messages, which are told in order, and counts both.
-pub(super) struct Places<'s> {
-    segments: &'s [SegmentInfo],
+pub(super) struct Places {
+    segments: Vec<SegmentInfo>,
     /// How many of them have had their turn.
     passed: usize,
     /// The sequence behind all that had its turn.
@@ -18,9 +18,9 @@ pub(super) struct Places<'s> {
     problems_unlisted: u64,
 }
 
-impl<'s> Places<'s> {
+impl Places {
     /// Of segments in order.
-    pub(super) fn new(segments: &'s [SegmentInfo]) -> Self {
+    pub(super) fn new(segments: Vec<SegmentInfo>) -> Self {
         Self {
             segments,
             passed: 0,

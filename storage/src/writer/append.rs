@@ -430,6 +430,9 @@ fn add_message(
                 ..SessionMeta::default()
             },
         );
+        if let Some(title) = &told.title {
+            session.usage.title.follow(title, &mut session.meta.name);
+        }
     }
 
     let (bytes, uncompacted) = (sql::signed(bytes), sql::signed(uncompacted));

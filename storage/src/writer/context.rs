@@ -20,6 +20,7 @@ use crate::limits::{
     WAL_LIMIT_DIVISOR,
 };
 use crate::message::Appended;
+use crate::open_files::OpenFile;
 use crate::options::StoreOptions;
 use crate::reserve::Reserve;
 use crate::session::Session;
@@ -100,6 +101,8 @@ pub(crate) struct WriterContext {
     is_held_back: bool,
     /// When a log longer than usual was last to be cut.
     cut_tried: Option<Instant>,
+    // After the connection, which is dropped first: the file counts as open until it is closed.
+    _open_file: Arc<OpenFile>,
 }
 
 impl WriterContext {
@@ -109,10 +112,11 @@ impl WriterContext {
         options: StoreOptions,
         reserve: Reserve,
         watch: Arc<CapacityWatch>,
+        open_file: Arc<OpenFile>,
     ) -> Self {
         connection.wal_hook(Some(note_wal_pages));
         Self {
-            is_held_back: db.wal_bytes() > 0,
+            is_held_back: db.may_have_log(),
             cut_tried: None,
             db,
             options,
@@ -123,6 +127,7 @@ impl WriterContext {
             reserve,
             watch,
             checkpointed_bytes: 0,
+            _open_file: open_file,
         }
     }
 
@@ -135,6 +140,9 @@ impl WriterContext {
         let (mut group, late) = (Unanswered::of(group), Unanswered::of(late));
         for request in late {
             request.refuse_late();
+        }
+        if group.requests().is_empty() {
+            return;
         }
         match self.commit(group.requests()) {
             Ok(answers) => {
@@ -173,7 +181,7 @@ impl WriterContext {
                     let answer =
                         self.commit(std::slice::from_ref(&request))
                             .and_then(|mut answers| {
-                                answers.pop().unwrap_or(Err(StoreError::Cancelled))
+                                answers.pop().unwrap_or_else(|| Err(super::ended()))
                             });
                     (request.done)(answer);
                 }
@@ -189,7 +197,8 @@ impl WriterContext {
             }
             Err(_) if group.iter().any(AppendRequest::passes_damage) => self.try_commit(group),
             Ok(answers)
-                if answers.iter().all(|answer| limit_reached(answer).is_some())
+                if !answers.is_empty()
+                    && answers.iter().all(|answer| limit_reached(answer).is_some())
                     && self.cut_long_log() =>
             {
                 self.try_commit(group)
@@ -213,7 +222,10 @@ impl WriterContext {
         let Ok(pages) = sql::space::pages(&self.connection) else {
             return;
         };
-        let used_bytes = pages * u64::from(PAGE_BYTES) + wal_excess_bytes(&self.db, &self.watch);
+        let Ok(excess_bytes) = wal_excess_bytes(&self.db, &self.watch) else {
+            return;
+        };
+        let used_bytes = pages * u64::from(PAGE_BYTES) + excess_bytes;
         self.watch.observe(used_bytes, self.options.clock.now_ms());
     }
 
@@ -292,7 +304,13 @@ impl WriterContext {
             // The cache may hold what was rolled back.
             (Err(_), _) => self.cache.clear(),
         }
-        self.appended = Some(Instant::now());
+        // One that was refused is no reason for compaction to make way: it may be what makes room.
+        if result
+            .as_ref()
+            .is_ok_and(|answers| answers.iter().any(Result::is_ok))
+        {
+            self.appended = Some(Instant::now());
+        }
         let appended = |answer: Result<Wrote>| answer.map(|wrote| wrote.appended);
         result.map(|answers| answers.into_iter().map(appended).collect())
     }
@@ -317,17 +335,20 @@ impl WriterContext {
         self.checkpoint(CheckpointMode::Passive).map(drop)
     }
 
-    /// Moves the log into the main file and cuts it; whether there was a log and that was done. It may be
-    /// another process's, or that of one that crashed.
+    /// Moves the log into the main file and truncates it; whether there was a log and that was done. It
+    /// may be another process's, or that of one that crashed. A reader may keep it from being truncated.
     fn give_back_logs_room(&mut self) -> bool {
-        self.db.wal_bytes() > 0 && self.checkpoint(CheckpointMode::Truncate).is_ok()
+        self.db.may_have_log()
+            && self
+                .checkpoint(CheckpointMode::Truncate)
+                .is_ok_and(|done| !done.busy)
     }
 
     /// Cuts a log that is longer than usual, as a reader leaves it that was long in the way; whether there
     /// was one. As it waits for readers a moment, it does so now and then only.
     fn cut_long_log(&mut self) -> bool {
         let wait = Duration::from_millis(LOG_CUT_MS_MIN);
-        if wal_excess_bytes(&self.db, &self.watch) == 0
+        if matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
             || self.cut_tried.is_some_and(|at| at.elapsed() < wait)
         {
             return false;
@@ -352,26 +373,10 @@ impl WriterContext {
         action: &'static str,
         mut work: impl FnMut(&Db, &Connection) -> Result<T>,
     ) -> Result<T> {
-        self.cache.clear();
-        let version = data_version(&self.db, &self.connection)?;
-        let known = std::mem::replace(&mut self.data_version, version);
-        if known != version && known != DATA_VERSION_UNKNOWN {
-            self.appended = Some(Instant::now());
-        }
-        let db = self.db.clone();
+        self.forget_rows()?;
         let mut attempt = |context: &mut Self| {
             let held_bytes = context.reserve.held_bytes().unwrap_or(0);
-            write_transaction(
-                &context.db,
-                &mut context.connection,
-                action,
-                |transaction| {
-                    let before = PagesBefore::look(&db, transaction)?;
-                    let value = work(&db, transaction)?;
-                    disk_room::check(&db, transaction, before, held_bytes)?;
-                    Ok(value)
-                },
-            )
+            context.write(action, held_bytes, &mut work)
         };
         // What the log holds goes into the main file first where room is short: an attempt that fails
         // takes what is left of it.
@@ -389,6 +394,50 @@ impl WriterContext {
             }
             result => result,
         }
+    }
+
+    /// Runs work that makes no room in a transaction of its own. Unlike [`Self::maintain`] it gives no
+    /// reserve up: that is for work which makes room again.
+    pub(crate) fn write_without_reserve<T>(
+        &mut self,
+        action: &'static str,
+        mut work: impl FnMut(&Db, &Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.forget_rows()?;
+        match self.write(action, 0, &mut work) {
+            Err(StoreError::DiskFull { .. }) if self.give_back_logs_room() => {
+                self.write(action, 0, &mut work)
+            }
+            result => result,
+        }
+    }
+
+    /// Forgets what was remembered of rows that other work than appends is going to change, and takes note
+    /// of another process's commits.
+    fn forget_rows(&mut self) -> Result<()> {
+        self.cache.clear();
+        let version = data_version(&self.db, &self.connection)?;
+        let known = std::mem::replace(&mut self.data_version, version);
+        if known != version && known != DATA_VERSION_UNKNOWN {
+            self.appended = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// One transaction, which may use `held_bytes` of the reserve.
+    fn write<T>(
+        &mut self,
+        action: &'static str,
+        held_bytes: u64,
+        work: &mut impl FnMut(&Db, &Connection) -> Result<T>,
+    ) -> Result<T> {
+        let Self { db, connection, .. } = self;
+        write_transaction(db, connection, action, |transaction| {
+            let before = PagesBefore::look(db, transaction)?;
+            let value = work(db, transaction)?;
+            disk_room::check(db, transaction, before, held_bytes)?;
+            Ok(value)
+        })
     }
 
     /// Whether somebody appended not long ago, in this process or, as far as it is known, in another.
@@ -444,11 +493,14 @@ impl WriterContext {
         self.reserve.restore_when_possible();
     }
 
-    /// Ends the writer: everything into the main file.
-    pub(super) fn finish(mut self) {
-        if let Err(error) = self.checkpoint(CheckpointMode::Truncate) {
+    /// Ends the writer: everything into the main file. A reader of another process may keep some of it in
+    /// the log, which is no failure.
+    pub(super) fn finish(mut self) -> Result<()> {
+        let done = self.checkpoint(CheckpointMode::Truncate);
+        if let Err(error) = &done {
             tracing::warn!(%error, "checkpoint at close failed; the log stays and is read next time");
         }
+        done.map(drop)
     }
 }
 
@@ -498,8 +550,9 @@ fn wal_soft_max(watch: &CapacityWatch) -> u64 {
 /// The part of the log beyond what it usually has. The usual part is on its way into pages that
 /// the main file counts already; it comes and goes, and a size that counted it would flap. What
 /// exceeds it is held there by a reader, and takes space like anything else.
-fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> u64 {
-    db.wal_bytes().saturating_sub(wal_soft_max(watch) * 2)
+fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> Result<u64> {
+    let bytes = db.wal_bytes()?;
+    Ok(bytes.saturating_sub(wal_soft_max(watch) * 2))
 }
 
 /// What the database takes, and may take. Free pages do not count: they are what the next messages
@@ -509,8 +562,11 @@ fn room(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<Room>
     let free = db.named("count free pages", sql::space::free_pages(connection))?;
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
     Ok(Room {
-        used_bytes: live_bytes + wal_excess_bytes(db, watch),
+        used_bytes: live_bytes + wal_excess_bytes(db, watch)?,
         db_bytes_max: watch.db_bytes_max(),
         session_bytes_max: watch.session_bytes_max(),
     })
 }
+
+#[cfg(test)]
+mod tests;

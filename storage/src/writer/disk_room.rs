@@ -33,7 +33,7 @@ pub(super) fn check(
     let pages = db.named("count pages", sql::space::pages(connection))?;
     let new_pages = pages.saturating_sub(before.0);
     let page_bytes = u64::from(PAGE_BYTES);
-    let grows_by = (pages * page_bytes).saturating_sub(db.main_bytes());
+    let grows_by = (pages * page_bytes).saturating_sub(db.main_bytes()?);
     if grows_by == 0 {
         return Ok(());
     }

@@ -14,7 +14,7 @@ mod request;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -22,11 +22,12 @@ use rusqlite::Connection;
 use context::Lull;
 pub(crate) use context::WriterContext;
 use queue::{Queue, Work};
-use request::AppendRequest;
 pub(crate) use request::Done;
+use request::{AppendRequest, Unanswered};
 
 use crate::error::{Result, StoreError};
 use crate::message::{Appended, Batch};
+use crate::open_files::OpenFile;
 use crate::options::StoreOptions;
 use crate::reserve::Reserve;
 use crate::sql::db::Db;
@@ -34,13 +35,15 @@ use crate::watch::CapacityWatch;
 
 /// After this long without work the writer tidies up.
 const IDLE_AFTER: Duration = Duration::from_millis(200);
-/// Thirty years: nobody waits for longer.
+/// Thirty years: stands for a deadline that `Instant` cannot represent.
 const FAR_OFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Handle to the writer thread.
 pub(crate) struct Writer {
     queue: Arc<Queue>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// There until it was waited for.
+    thread: Mutex<Option<JoinHandle<Result<()>>>>,
+    thread_id: ThreadId,
     payload_bytes_max: usize,
     append_wait: Duration,
 }
@@ -52,6 +55,7 @@ impl Writer {
         options: &StoreOptions,
         reserve: Reserve,
         watch: Arc<CapacityWatch>,
+        open_file: Arc<OpenFile>,
     ) -> Result<Self> {
         let queue = Arc::new(Queue::new(
             options.queue_requests_max,
@@ -63,10 +67,9 @@ impl Writer {
             .name("betcode-writer".into())
             .spawn(move || {
                 let (queue, options) = owned;
-                run(
-                    &queue,
-                    WriterContext::new(db, connection, options, reserve, watch),
-                );
+                let context =
+                    WriterContext::new(db, connection, options, reserve, watch, open_file);
+                run(&queue, context)
             })
             .map_err(|source| StoreError::Io {
                 action: "start the writer of",
@@ -75,14 +78,33 @@ impl Writer {
             })?;
         Ok(Self {
             queue,
+            thread_id: thread.thread().id(),
             thread: Mutex::new(Some(thread)),
             payload_bytes_max: options.payload_bytes_max,
             append_wait: Duration::from_millis(options.append_wait_ms_max),
         })
     }
 
+    /// Whether the caller is a callback, on the writer's own thread.
+    fn is_own_thread(&self) -> bool {
+        self.thread_id == std::thread::current().id()
+    }
+
+    /// Refuses a callback's call that waits for the writer, which waits for the callback.
+    fn refuse_own_thread(&self) -> Result<()> {
+        if self.is_own_thread() {
+            return Err(StoreError::InvalidArgument {
+                what: "the caller's thread",
+                why: "a callback of the store called the store, which waits for that callback"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+
     /// Appends and waits for the answer.
     pub(crate) fn append(&self, batch: Batch, wait_max: Option<Duration>) -> Result<Appended> {
+        self.refuse_own_thread()?;
         let (answer, answered) = mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| {
             // The appender may have given up waiting; its messages are safe all the same.
@@ -94,6 +116,7 @@ impl Writer {
 
     /// Appends messages that another store received, each at its time (Unix milliseconds).
     pub(crate) fn append_received(&self, batch: Batch, received_ms: Vec<i64>) -> Result<Appended> {
+        self.refuse_own_thread()?;
         let (answer, answered) = mpsc::sync_channel(1);
         let done: Done = Box::new(move |result| {
             let _ = answer.send(result);
@@ -101,12 +124,13 @@ impl Writer {
         let deadline = deadline_after(self.append_wait);
         let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
             .map_err(|(error, _)| error)?;
-        self.queue.push(request.received(&received_ms))?;
+        self.queue.push(request.received(&received_ms), true)?;
         answered.recv().unwrap_or_else(|_| Err(ended()))
     }
 
     /// Queues a batch; `done` gets the answer, on the writer's thread. An error here means that
-    /// nothing was queued and `done` will not be called.
+    /// nothing was queued and `done` will not be called. A callback of the store does not wait for room: the
+    /// writer, which makes it, waits for the callback.
     pub(crate) fn submit(
         &self,
         batch: Batch,
@@ -116,7 +140,7 @@ impl Writer {
         let deadline = deadline_after(wait_max.unwrap_or(self.append_wait));
         let request = AppendRequest::prepare(batch, self.payload_bytes_max, deadline, done)
             .map_err(|(error, _)| error)?;
-        self.queue.push(request)
+        self.queue.push(request, !self.is_own_thread())
     }
 
     /// Runs `work` on the writer's thread, between two groups of appends, and waits for it.
@@ -124,6 +148,7 @@ impl Writer {
         &self,
         work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.refuse_own_thread()?;
         let (answer, answered) = mpsc::sync_channel(1);
         self.queue.push_job(Box::new(move |context| {
             let _ = answer.send(work(context));
@@ -136,25 +161,28 @@ impl Writer {
         self.queue.waiting()
     }
 
-    /// Carries out what waits, then ends the thread.
-    pub(crate) fn close(&self) {
+    /// Carries out what waits, then ends the thread. An error says that the log could not be moved into
+    /// the main file.
+    pub(crate) fn close(&self) -> Result<()> {
         self.queue.close();
         let thread = self
             .thread
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        // Let go by a callback, on the writer's own thread, it ends when that has come back.
-        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
-        if let Some(thread) = thread.filter(|thread| !is_own(thread)) {
-            let _ = thread.join();
+        // A callback may drop the last handle on the writer's own thread, which cannot join itself; it
+        // ends after the callback returns.
+        match thread {
+            Some(thread) if !self.is_own_thread() => thread.join().unwrap_or_else(|_| Err(ended())),
+            _ => Ok(()),
         }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.close();
+        // The writer logs what it could not do at its end.
+        let _ = self.close();
     }
 }
 
@@ -166,14 +194,14 @@ fn deadline_after(wait_max: Duration) -> Instant {
 
 const ENDED: &str = "the writer ended by an internal error";
 
-/// Who gets no answer was not refused by the queue, which carries out what it has let in.
+/// An accepted request goes without an answer only if the writer's thread panicked.
 fn ended() -> StoreError {
     StoreError::Closed {
         why: Some(ENDED.to_owned()),
     }
 }
 
-fn run(queue: &Queue, mut context: WriterContext) {
+fn run(queue: &Queue, mut context: WriterContext) -> Result<()> {
     let worked = catch_unwind(AssertUnwindSafe(|| {
         loop {
             match queue.take(IDLE_AFTER) {
@@ -181,6 +209,7 @@ fn run(queue: &Queue, mut context: WriterContext) {
                     context.append(group);
                     if let Some(job) = job {
                         job(&mut context);
+                        context.observe_size();
                     }
                     let (waiting, _) = queue.waiting();
                     let lull = if waiting > 0 { Lull::None } else { Lull::Short };
@@ -195,9 +224,7 @@ fn run(queue: &Queue, mut context: WriterContext) {
         // A bug, not an input. An open transaction rolls back with its connection; nobody who
         // waits may hang, and whoever comes later is told.
         tracing::error!("the writer ended by a panic; the store takes no more messages");
-        for request in queue.close_and_drain(ENDED) {
-            (request.done)(Err(ended()));
-        }
+        drop(Unanswered::not_begun(queue.close_and_drain(ENDED)));
     }
-    context.finish();
+    context.finish()
 }

@@ -4,11 +4,12 @@
 //! for ever. A full queue makes appenders wait, up to their deadline; it never drops anything.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::context::WriterContext;
 use super::request::AppendRequest;
+use crate::clock::millis;
 use crate::error::{Result, StoreError};
 use crate::limits::{GROUP_BYTES_MAX, GROUP_REQUESTS_MAX, QUEUED_MESSAGE_BYTES};
 
@@ -34,6 +35,9 @@ struct State {
     /// What they take, as [`queued_bytes`] counts it.
     append_bytes: usize,
     jobs: VecDeque<Job>,
+    /// Those who wait for room, the one that came first in front. Only that one may enter: else a big
+    /// request would wait for ever behind small ones that take all room that comes.
+    waiters: VecDeque<Arc<Condvar>>,
     closed: bool,
     /// Why, when it was not asked for.
     why: Option<&'static str>,
@@ -45,12 +49,22 @@ impl State {
             why: self.why.map(str::to_owned),
         }
     }
+
+    /// Tells the one whose turn it is that there may be room.
+    fn tell_first_waiter(&self) {
+        if let Some(first) = self.waiters.front() {
+            first.notify_one();
+        }
+    }
+
+    fn tell_all_waiters(&self) {
+        self.waiters.iter().for_each(|waiter| waiter.notify_one());
+    }
 }
 
 pub(super) struct Queue {
     state: Mutex<State>,
     work_came: Condvar,
-    room_came: Condvar,
     requests_max: usize,
     bytes_max: usize,
 }
@@ -60,7 +74,6 @@ impl Queue {
         Self {
             state: Mutex::default(),
             work_came: Condvar::new(),
-            room_came: Condvar::new(),
             requests_max,
             bytes_max,
         }
@@ -71,35 +84,74 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an append, waiting for room until its deadline.
-    pub(super) fn push(&self, request: AppendRequest) -> Result<()> {
+    /// Adds an append. Where there is no room it waits for it, until its deadline, if it `may_wait`.
+    pub(super) fn push(&self, request: AppendRequest, may_wait: bool) -> Result<()> {
         let started = Instant::now();
         let bytes = queued_bytes(&request);
         let mut state = self.lock();
+        if state.closed {
+            return Err(state.refusal());
+        }
+        if !state.waiters.is_empty() || !self.has_room(&state, bytes) {
+            let own = Arc::new(Condvar::new());
+            state.waiters.push_back(Arc::clone(&own));
+            let refusal;
+            (state, refusal) = self.wait_for_room(state, &own, bytes, |state| {
+                let left = request.deadline.checked_duration_since(Instant::now());
+                left.filter(|_| may_wait)
+                    .ok_or_else(|| StoreError::QueueFull {
+                        waited_ms: millis(started.elapsed()),
+                        requests: state.appends.len(),
+                        bytes: state.append_bytes,
+                    })
+            });
+            state.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &own));
+            if let Some(refusal) = refusal {
+                // It was perhaps the one that kept those behind it waiting.
+                state.tell_first_waiter();
+                return Err(refusal);
+            }
+        }
+        state.append_bytes += bytes;
+        state.appends.push_back(request);
+        self.work_came.notify_one();
+        // There may be room for more than one.
+        state.tell_first_waiter();
+        Ok(())
+    }
+
+    fn has_room(&self, state: &State, bytes: usize) -> bool {
+        state.appends.len() < self.requests_max
+            && (state.append_bytes + bytes <= self.bytes_max || state.appends.is_empty())
+    }
+
+    /// Waits until it is the turn of the waiter `own` and there is room for `bytes`, as long as `left`
+    /// gives it time; else why not.
+    fn wait_for_room<'q>(
+        &'q self,
+        mut state: MutexGuard<'q, State>,
+        own: &Arc<Condvar>,
+        bytes: usize,
+        left: impl Fn(&State) -> Result<Duration>,
+    ) -> (MutexGuard<'q, State>, Option<StoreError>) {
         loop {
             if state.closed {
-                return Err(state.refusal());
+                let refusal = state.refusal();
+                return (state, Some(refusal));
             }
-            let fits = state.appends.len() < self.requests_max
-                && (state.append_bytes + bytes <= self.bytes_max || state.appends.is_empty());
-            if fits {
-                state.append_bytes += bytes;
-                state.appends.push_back(request);
-                self.work_came.notify_one();
-                return Ok(());
+            let is_first = state
+                .waiters
+                .front()
+                .is_some_and(|first| Arc::ptr_eq(first, own));
+            if is_first && self.has_room(&state, bytes) {
+                return (state, None);
             }
-            let Some(left) = request.deadline.checked_duration_since(Instant::now()) else {
-                return Err(StoreError::QueueFull {
-                    waited_ms: millis(started.elapsed()),
-                    requests: state.appends.len(),
-                    bytes: state.append_bytes,
-                });
+            let left = match left(&state) {
+                Ok(left) => left,
+                Err(refusal) => return (state, Some(refusal)),
             };
-            state = self
-                .room_came
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let waited = own.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -122,7 +174,7 @@ impl Queue {
                 let group = take_group(&mut state);
                 let job = state.jobs.pop_front();
                 if !group.is_empty() {
-                    self.room_came.notify_all();
+                    state.tell_first_waiter();
                 }
                 return Work::Some { group, job };
             }
@@ -143,9 +195,10 @@ impl Queue {
 
     /// Lets nothing more in; what waits is still carried out.
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        let mut state = self.lock();
+        state.closed = true;
+        state.tell_all_waiters();
         self.work_came.notify_all();
-        self.room_came.notify_all();
     }
 
     /// Closes because of `why`, and hands out what waits so that it can be refused.
@@ -155,7 +208,7 @@ impl Queue {
         state.why = Some(why);
         state.append_bytes = 0;
         state.jobs.clear();
-        self.room_came.notify_all();
+        state.tell_all_waiters();
         state.appends.drain(..).collect()
     }
 
@@ -189,10 +242,6 @@ fn queued_bytes(request: &AppendRequest) -> usize {
     request.bytes() + request.messages.len() * QUEUED_MESSAGE_BYTES
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -212,13 +261,50 @@ mod tests {
     #[test]
     fn a_queue_is_filled_by_messages_without_bytes_too_and_has_room_when_they_are_taken() {
         let queue = Queue::new(100, 25 * QUEUED_MESSAGE_BYTES);
-        queue.push(empty(10)).unwrap();
-        queue.push(empty(10)).unwrap();
-        let full = queue.push(empty(10)).unwrap_err();
+        queue.push(empty(10), true).unwrap();
+        queue.push(empty(10), true).unwrap();
+        let full = queue.push(empty(10), true).unwrap_err();
         assert!(matches!(full, StoreError::QueueFull { .. }), "{full}");
         assert_eq!(queue.waiting(), (2, 20 * QUEUED_MESSAGE_BYTES));
         assert!(matches!(queue.take(Duration::ZERO), Work::Some { group, .. } if group.len() == 2));
         assert_eq!(queue.waiting(), (0, 0));
-        queue.push(empty(10)).unwrap();
+        queue.push(empty(10), true).unwrap();
+    }
+
+    #[test]
+    fn a_big_request_that_waits_is_not_passed_by_small_ones() {
+        let queue = Queue::new(100, 25 * QUEUED_MESSAGE_BYTES);
+        queue.push(empty(20), true).unwrap();
+        std::thread::scope(|scope| {
+            let mut big = empty(30);
+            big.deadline += Duration::from_secs(60);
+            let pushed = scope.spawn(|| queue.push(big, true));
+            std::thread::sleep(Duration::from_millis(100));
+            // There is room for this one, and it is not its turn.
+            let passed = queue.push(empty(2), true).unwrap_err();
+            assert!(matches!(passed, StoreError::QueueFull { .. }), "{passed}");
+            assert!(matches!(queue.take(Duration::ZERO), Work::Some { .. }));
+            pushed.join().unwrap().unwrap();
+        });
+        assert_eq!(queue.waiting(), (1, 30 * QUEUED_MESSAGE_BYTES));
+        assert!(matches!(queue.take(Duration::ZERO), Work::Some { .. }));
+        queue.push(empty(2), true).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_room_in_vain_keeps_nobody_behind_from_it() {
+        let queue = Queue::new(100, 25 * QUEUED_MESSAGE_BYTES);
+        queue.push(empty(20), true).unwrap();
+        std::thread::scope(|scope| {
+            let (mut first, mut second) = (empty(30), empty(2));
+            first.deadline += Duration::from_millis(200);
+            second.deadline += Duration::from_secs(60);
+            let first = scope.spawn(|| queue.push(first, true));
+            std::thread::sleep(Duration::from_millis(100));
+            let second = scope.spawn(|| queue.push(second, true));
+            first.join().unwrap().unwrap_err();
+            second.join().unwrap().unwrap();
+        });
+        assert_eq!(queue.waiting(), (2, 22 * QUEUED_MESSAGE_BYTES));
     }
 }

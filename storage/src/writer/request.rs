@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::ENDED;
 use super::append::Wrote;
-use super::queue::millis;
 use crate::classify::{self, LineFacts};
+use crate::clock::millis;
 use crate::error::{Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SESSION_TEXT_BYTES_MAX};
@@ -129,17 +129,32 @@ impl AppendRequest {
     }
 }
 
-/// The requests of a group that have no answer yet. When a panic ends the writer they get one: the group
-/// may be on disk.
-pub(super) struct Unanswered(std::vec::IntoIter<AppendRequest>);
+/// Requests that have no answer yet. When a panic ends the writer they get one.
+pub(super) struct Unanswered {
+    requests: std::vec::IntoIter<AppendRequest>,
+    /// What became of their messages, as far as is known.
+    fate: &'static str,
+}
 
 impl Unanswered {
+    /// Of requests that the writer has begun with: they may be on disk.
     pub(super) fn of(group: Vec<AppendRequest>) -> Self {
-        Self(group.into_iter())
+        Self {
+            requests: group.into_iter(),
+            fate: "whether this was recorded is not known",
+        }
+    }
+
+    /// Of requests that were still waiting.
+    pub(super) fn not_begun(requests: Vec<AppendRequest>) -> Self {
+        Self {
+            requests: requests.into_iter(),
+            fate: "this was not recorded",
+        }
     }
 
     pub(super) fn requests(&self) -> &[AppendRequest] {
-        self.0.as_slice()
+        self.requests.as_slice()
     }
 }
 
@@ -147,14 +162,14 @@ impl Iterator for Unanswered {
     type Item = AppendRequest;
 
     fn next(&mut self) -> Option<AppendRequest> {
-        self.0.next()
+        self.requests.next()
     }
 }
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        for request in self.0.by_ref() {
-            let why = Some(format!("{ENDED}; whether this was recorded is not known"));
+        for request in self.requests.by_ref() {
+            let why = Some(format!("{ENDED}; {}", self.fate));
             let tell = || (request.done)(Err(StoreError::Closed { why }));
             // A second panic would end the process.
             let _ = catch_unwind(AssertUnwindSafe(tell));
@@ -208,4 +223,27 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_that_a_line_tells_takes_more_memory_than_a_session_keeps() {
+        let line = |cwd: &str| {
+            format!(r#"{{"type":"system","subtype":"init","cwd":"{cwd}","session_id":"x"}}"#)
+        };
+        let told = |cwd: &str| {
+            let batch = Batch::new("s".parse().unwrap(), vec![line(cwd).into()]);
+            let done: Done = Box::new(|_| {});
+            let prepared = AppendRequest::prepare(batch, 1 << 20, Instant::now(), done);
+            let mut request = prepared.map_err(|(error, _)| error).unwrap();
+            request.messages.remove(0).facts.session.unwrap()
+        };
+        assert_eq!(told("/here").working_directory, "/here");
+        let long = told(&"x".repeat(SESSION_TEXT_BYTES_MAX + 1));
+        assert_eq!(long.working_directory, "");
+        assert_eq!(long.agent_session_id, "x");
+    }
 }

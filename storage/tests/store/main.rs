@@ -203,6 +203,25 @@ fn ranges_select_what_they_say() {
 }
 
 #[test]
+fn a_session_is_called_by_the_title_that_its_lines_tell_until_it_is_renamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let named_after = |line: &str| {
+        let line = Bytes::copy_from_slice(line.as_bytes());
+        store.append(Batch::new(id("a"), vec![line])).unwrap();
+        store.session(&id("a")).unwrap().meta.name
+    };
+    let made = |title| format!(r#"{{"type":"ai-title","aiTitle":"{title}"}}"#);
+    assert_eq!(named_after(&made("first")), "first");
+    assert_eq!(named_after(&made("second")), "second");
+    let given = r#"{"type":"custom-title","customTitle":"given"}"#;
+    assert_eq!(named_after(given), "given");
+    assert_eq!(named_after(&made("third")), "given");
+    store.rename(&id("a"), "mine").unwrap();
+    assert_eq!(named_after(given), "mine");
+}
+
+#[test]
 fn sessions_are_listed_renamed_and_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);

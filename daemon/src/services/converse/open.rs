@@ -6,13 +6,13 @@ use std::sync::Arc;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::{SessionInfo, StartConversation};
 use betcode_storage::{Batch, Session, SessionId, SessionMeta, StoreError};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::find;
 use crate::agents::{Options, working_directory};
 use crate::core::{Core, session_id};
 use crate::limits::METADATA_ENTRIES_MAX;
-use crate::status::{failed_precondition, from_store, invalid};
+use crate::status::{failed_precondition, from_store, invalid, out_of_range};
 
 /// A session that a client may attach to.
 pub(super) struct Opened {
@@ -42,19 +42,22 @@ pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<O
     let last = found.as_ref().map_or(0, |session| session.messages);
     if from.is_some_and(|from| from > last) {
         let message = format!("the session ends at sequence {last}; begin there or earlier");
-        return Err(Status::new(Code::OutOfRange, message));
+        return Err(out_of_range(message));
     }
     let session = match found {
         Some(session) => session,
         None => {
-            check_folder(&options.working_directory)?;
+            let folder = options.working_directory.clone();
+            core.blocking.files(move || check_folder(&folder)).await??;
             if !core.agents.could_make_room() {
                 core.admission.subprocesses.check()?;
             }
             create(core, id, &start).await?
         }
     };
-    options.working_directory = folder_of(&session, &options.working_directory)?;
+    let (named, kept) = (options.working_directory, session.clone());
+    let folder = core.blocking.files(move || folder_of(&kept, &named));
+    options.working_directory = folder.await??;
     Ok(Opened {
         session,
         known,

@@ -152,7 +152,9 @@ async fn answer_of(once: &Once, key: &str, bytes: usize) -> Response<Body> {
 async fn an_error_ends_with_its_head() {
     let once = Once::default();
     let service = tower::service_fn(|_: Request<Body>| async {
-        Ok::<_, Infallible>(Status::not_found("no").into_http::<Body>())
+        Ok::<_, Infallible>(
+            crate::status::with_reason(Code::NotFound, "NOT_FOUND", "no").into_http::<Body>(),
+        )
     });
     let request = Request::new(Full::new(Bytes::new()));
     let answered = once.answer("k".to_owned(), request, service).await;

@@ -33,71 +33,19 @@ pub(super) fn planned(
     let hours = SESSION_HOURS_PER_DAY.as_f64();
     let days = WORKDAYS_PER_MONTH.as_f64();
     let daily = messages * bytes * hours;
-    vec![
-        row(
-            "messages_per_session_hour",
-            "Messages per session-hour",
-            Unit::Count,
-            messages,
-            growth.messages_per_session_hour,
-        ),
-        row(
-            "bytes_per_message",
-            "Size of a message",
-            Unit::Bytes,
-            bytes,
-            growth.bytes_per_message,
-        ),
-        row(
-            "bytes_per_session_hour",
-            "Growth per session-hour",
-            Unit::Bytes,
-            messages * bytes,
-            growth.bytes_per_session_hour,
-        ),
-        row(
-            "session_hours_per_day",
-            "Session-hours of a day in use",
-            Unit::Count,
-            hours,
-            use_by_day.session_hours,
-        ),
-        row(
-            "workdays_per_month",
-            "Days in use of a month",
-            Unit::Count,
-            days,
-            use_by_day.workdays_per_month,
-        ),
-        row(
-            "bytes_per_day",
-            "Growth of a day in use",
-            Unit::Bytes,
-            daily,
-            use_by_day.bytes,
-        ),
-        row(
-            "bytes_per_month",
-            "Growth of a month",
-            Unit::Bytes,
-            daily * days,
-            use_by_day.bytes_per_month(),
-        ),
-        row(
-            "compaction_saving",
-            "Saved of what is compacted",
-            Unit::Fraction,
-            1.0 - FOOTPRINT_TARGET,
-            compacted_ratio.map(|ratio| 1.0 - ratio),
-        ),
-        row(
-            "footprint",
-            "Footprint",
-            Unit::Fraction,
-            FOOTPRINT_TARGET,
-            footprint,
-        ),
-    ]
+    #[rustfmt::skip]
+    let rows = vec![
+        row("messages_per_session_hour", "Messages per session-hour", Unit::Count, messages, growth.messages_per_session_hour),
+        row("bytes_per_message", "Size of a message", Unit::Bytes, bytes, growth.bytes_per_message),
+        row("bytes_per_session_hour", "Growth per session-hour", Unit::Bytes, messages * bytes, growth.bytes_per_session_hour),
+        row("session_hours_per_day", "Session-hours of a day in use", Unit::Count, hours, use_by_day.session_hours),
+        row("workdays_per_month", "Days in use of a month", Unit::Count, days, use_by_day.workdays_per_month),
+        row("bytes_per_day", "Growth of a day in use", Unit::Bytes, daily, use_by_day.bytes),
+        row("bytes_per_month", "Growth of a month", Unit::Bytes, daily * days, use_by_day.bytes_per_month()),
+        row("compaction_saving", "Saved of what is compacted", Unit::Fraction, 1.0 - FOOTPRINT_TARGET, compacted_ratio.map(|ratio| 1.0 - ratio)),
+        row("footprint", "Footprint", Unit::Fraction, FOOTPRINT_TARGET, footprint),
+    ];
+    rows
 }
 
 /// How much a store is used on a day, by the last four weeks that it was.

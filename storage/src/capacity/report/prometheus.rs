@@ -42,32 +42,107 @@ pub fn prometheus(report: &CapacityReport) -> String {
     out.0
 }
 
-fn size(out: &mut Exposition, report: &CapacityReport) {
-    out.gauge(
+/// A gauge: its name, its help, and its value in a report.
+type Gauge = (
+    &'static str,
+    &'static str,
+    fn(&CapacityReport) -> Option<f64>,
+);
+
+/// The file and its limit.
+const SIZE: [Gauge; 5] = [
+    (
         "betcode_store_database_bytes",
         "Size of the main database file.",
-        as_f64(report.database_bytes),
-    );
-    out.gauge(
+        |report| Some(as_f64(report.database_bytes)),
+    ),
+    (
         "betcode_store_wal_bytes",
         "Size of the write-ahead log.",
-        as_f64(report.wal_bytes),
-    );
-    out.gauge(
+        |report| Some(as_f64(report.wal_bytes)),
+    ),
+    (
         "betcode_store_free_bytes",
         "Part of the main file that holds nothing and is used again.",
-        as_f64(report.free_bytes),
-    );
-    out.gauge(
+        |report| Some(as_f64(report.free_bytes)),
+    ),
+    (
         "betcode_store_limit_bytes",
         "Size that main file and write-ahead log may reach.",
-        as_f64(report.limit_bytes),
-    );
-    out.gauge(
+        |report| Some(as_f64(report.limit_bytes)),
+    ),
+    (
         "betcode_store_used_ratio",
         "Share of the limit that main file and write-ahead log use.",
-        report.used_fraction,
-    );
+        |report| Some(report.used_fraction),
+    ),
+];
+
+/// What is in the file.
+const CONTENTS: [Gauge; 13] = [
+    (
+        "betcode_store_raw_bytes",
+        "Payload bytes recorded.",
+        |report| Some(as_f64(report.raw_bytes)),
+    ),
+    (
+        "betcode_store_uncompacted_bytes",
+        "What the history would take without compaction.",
+        |report| Some(as_f64(report.uncompacted_bytes)),
+    ),
+    (
+        "betcode_store_footprint_ratio",
+        "Main file and write-ahead log, divided by what the history would take without compaction.",
+        |report| report.footprint,
+    ),
+    (
+        "betcode_store_footprint_target_ratio",
+        "What the capacity plan expects of the footprint.",
+        |report| Some(report.footprint_target),
+    ),
+    (
+        "betcode_store_saved_bytes",
+        "Bytes that compaction has saved so far.",
+        |report| Some(as_f64(report.saved_bytes)),
+    ),
+    (
+        "betcode_store_compactable_bytes",
+        "Bytes that compaction would still save.",
+        |report| Some(as_f64(report.compactable_bytes)),
+    ),
+    ("betcode_store_sessions", "Sessions recorded.", |report| {
+        Some(as_f64(report.sessions))
+    }),
+    ("betcode_store_messages", "Messages recorded.", |report| {
+        Some(as_f64(report.messages))
+    }),
+    (
+        "betcode_store_hot_messages",
+        "Messages that are not compacted yet.",
+        |report| Some(as_f64(report.hot_messages)),
+    ),
+    ("betcode_store_segments", "Compacted segments.", |report| {
+        Some(as_f64(report.segments))
+    }),
+    (
+        "betcode_store_segment_bytes",
+        "Size of the compacted segments.",
+        |report| Some(as_f64(report.segment_bytes)),
+    ),
+    (
+        "betcode_store_bases",
+        "Bases: what the segments of a project are encoded with.",
+        |report| Some(as_f64(report.bases)),
+    ),
+    ("betcode_store_base_bytes", "Size of the bases.", |report| {
+        Some(as_f64(report.base_bytes))
+    }),
+];
+
+fn size(out: &mut Exposition, report: &CapacityReport) {
+    for (name, help, value) in SIZE {
+        out.gauge(name, help, value(report));
+    }
     let levels = [Level::Ok, Level::Warning, Level::Critical].map(|level| {
         let is = if level == report.level { 1.0 } else { 0.0 };
         (label("level", level.name()), is)
@@ -77,71 +152,9 @@ fn size(out: &mut Exposition, report: &CapacityReport) {
         "1 for the level that the size has against its limit, 0 for the others.",
         &levels,
     );
-    out.gauge(
-        "betcode_store_raw_bytes",
-        "Payload bytes recorded.",
-        as_f64(report.raw_bytes),
-    );
-    out.gauge(
-        "betcode_store_uncompacted_bytes",
-        "What the history would take without compaction.",
-        as_f64(report.uncompacted_bytes),
-    );
-    out.gauge(
-        "betcode_store_footprint_ratio",
-        "Main file and write-ahead log, divided by what the history would take without compaction.",
-        report.footprint,
-    );
-    out.gauge(
-        "betcode_store_footprint_target_ratio",
-        "What the capacity plan expects of the footprint.",
-        report.footprint_target,
-    );
-    out.gauge(
-        "betcode_store_saved_bytes",
-        "Bytes that compaction has saved so far.",
-        as_f64(report.saved_bytes),
-    );
-    out.gauge(
-        "betcode_store_compactable_bytes",
-        "Bytes that compaction would still save.",
-        as_f64(report.compactable_bytes),
-    );
-    out.gauge(
-        "betcode_store_sessions",
-        "Sessions recorded.",
-        as_f64(report.sessions),
-    );
-    out.gauge(
-        "betcode_store_messages",
-        "Messages recorded.",
-        as_f64(report.messages),
-    );
-    out.gauge(
-        "betcode_store_hot_messages",
-        "Messages that are not compacted yet.",
-        as_f64(report.hot_messages),
-    );
-    out.gauge(
-        "betcode_store_segments",
-        "Compacted segments.",
-        as_f64(report.segments),
-    );
-    out.gauge(
-        "betcode_store_segment_bytes",
-        "Size of the compacted segments.",
-        as_f64(report.segment_bytes),
-    );
-    out.gauge(
-        "betcode_store_bases",
-        "Bases: what the segments of a project are encoded with.",
-        as_f64(report.bases),
-    );
-    out.gauge(
-        "betcode_store_base_bytes",
-        "Size of the bases.",
-        as_f64(report.base_bytes),
-    );
+    for (name, help, value) in CONTENTS {
+        out.gauge(name, help, value(report));
+    }
 }
 
 fn growth(out: &mut Exposition, report: &CapacityReport) {
@@ -173,66 +186,75 @@ fn growth(out: &mut Exposition, report: &CapacityReport) {
         samples
     };
     for row in &report.planned {
-        let (name, help) = match row.name {
-            "messages_per_session_hour" => (
-                "betcode_store_messages_per_session_hour",
-                "Messages of an active hour, planned and measured.",
-            ),
-            "bytes_per_message" => (
-                "betcode_store_message_bytes",
-                "Size of a message on average, planned and measured.",
-            ),
-            "bytes_per_session_hour" => (
-                "betcode_store_bytes_per_session_hour",
-                "Payload bytes of an active hour, planned and measured.",
-            ),
-            "session_hours_per_day" => (
-                "betcode_store_session_hours_per_day",
-                "Active hours of a day in use: planned for one session, measured of all.",
-            ),
-            "workdays_per_month" => (
-                "betcode_store_workdays_per_month",
-                "Days of a month on which something is recorded, planned and measured.",
-            ),
-            "bytes_per_day" => (
-                "betcode_store_bytes_per_day",
-                "Payload bytes of a day in use: planned for one session, measured of all.",
-            ),
-            "bytes_per_month" => (
-                "betcode_store_bytes_per_month",
-                "Payload bytes of a month: planned for one session, measured of all.",
-            ),
-            "compaction_saving" => (
-                "betcode_store_compaction_saving_ratio",
-                "Share that compaction saves of what it compacts, planned and measured.",
-            ),
-            // The footprint has metrics of its own.
-            _ => continue,
+        let Some((name, help)) = planned_metric(row.name) else {
+            continue;
         };
         out.family(name, help, &planned(row.planned, row.measured));
     }
-    let by_type = |value: fn(&super::TypeRow) -> u64| {
-        let mut samples: Vec<(String, f64)> = Vec::new();
-        for row in &report.by_type {
-            let (label, value) = (label("type", &row.message_type), as_f64(value(row)));
-            // Names that differ only in what became `·` are one series: it must not stand twice.
-            match samples.iter_mut().find(|(known, _)| *known == label) {
-                Some((_, sum)) => *sum += value,
-                None => samples.push((label, value)),
-            }
-        }
-        samples
-    };
     out.family(
         "betcode_store_type_messages",
         "Messages recorded, by their type.",
-        &by_type(|row| row.messages),
+        &by_type(report, |row| row.messages),
     );
     out.family(
         "betcode_store_type_raw_bytes",
         "Payload bytes recorded, by message type.",
-        &by_type(|row| row.raw_bytes),
+        &by_type(report, |row| row.raw_bytes),
     );
+}
+
+/// The name and the help of the metric for a constant of the plan.
+fn planned_metric(name: &str) -> Option<(&'static str, &'static str)> {
+    Some(match name {
+        "messages_per_session_hour" => (
+            "betcode_store_messages_per_session_hour",
+            "Messages of an active hour, planned and measured.",
+        ),
+        "bytes_per_message" => (
+            "betcode_store_message_bytes",
+            "Size of a message on average, planned and measured.",
+        ),
+        "bytes_per_session_hour" => (
+            "betcode_store_bytes_per_session_hour",
+            "Payload bytes of an active hour, planned and measured.",
+        ),
+        "session_hours_per_day" => (
+            "betcode_store_session_hours_per_day",
+            "Active hours of a day in use: planned for one session, measured of all.",
+        ),
+        "workdays_per_month" => (
+            "betcode_store_workdays_per_month",
+            "Days of a month on which something is recorded, planned and measured.",
+        ),
+        "bytes_per_day" => (
+            "betcode_store_bytes_per_day",
+            "Payload bytes of a day in use: planned for one session, measured of all.",
+        ),
+        "bytes_per_month" => (
+            "betcode_store_bytes_per_month",
+            "Payload bytes of a month: planned for one session, measured of all.",
+        ),
+        "compaction_saving" => (
+            "betcode_store_compaction_saving_ratio",
+            "Share that compaction saves of what it compacts, planned and measured.",
+        ),
+        // The footprint has metrics of its own.
+        _ => return None,
+    })
+}
+
+/// A sample for each type of message.
+fn by_type(report: &CapacityReport, value: fn(&super::TypeRow) -> u64) -> Vec<(String, f64)> {
+    let mut samples: Vec<(String, f64)> = Vec::new();
+    for row in &report.by_type {
+        let (label, value) = (label("type", &row.message_type), as_f64(value(row)));
+        // Names that differ only in what became `·` are one series, which may occur once only.
+        match samples.iter_mut().find(|(known, _)| *known == label) {
+            Some((_, sum)) => *sum += value,
+            None => samples.push((label, value)),
+        }
+    }
+    samples
 }
 
 fn forecast(out: &mut Exposition, report: &CapacityReport) {

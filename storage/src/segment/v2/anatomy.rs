@@ -1,4 +1,4 @@
-//! Where the bytes of a version 2 body are.
+//! Where the bytes of a version 2 body are, by part.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::super::anatomy::{Part, Parts};
 use super::super::{Header, SegmentError};
 use super::Base;
 use super::body::{Body, Inflated, Main};
-use super::needed_base;
+use super::decoder::needed_base;
 use super::shape::{Kind, compile};
 
 /// Finds the parts of a body. Returns the id of the base that it needs.

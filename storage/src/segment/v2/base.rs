@@ -1,12 +1,16 @@
-//! The base of a project: content that its sessions share, kept once.
+//! The base of a project: content that its sessions share, stored once.
 //!
-//! A base belongs to no session, so that deleting a session never breaks another. It is immutable
-//! and names itself by the checksum of its bytes; a segment says which base it needs. It holds a
-//! text, to which the segments' streams refer, and blobs (decoded base64, that is, images).
+//! A base belongs to no session, so deleting a session never breaks another. It is immutable. Its id is
+//! the checksum of its bytes, and a segment names the base that it needs by this id. A base has
 //!
-//! The text's *head* is what zstd refers to, byte by byte, so a reader decodes it before any segment.
-//! Of the *tail* segments copy long passages only, so a reader decodes those chunks of it that they
-//! copy from: reach over a large project costs a single message little.
+//! - a **text**, which the main streams of segments refer to;
+//! - **identifiers**, which segments refer to by their position;
+//! - **blobs**: decoded base64, that is, images.
+//!
+//! The text has two parts. Its *head* is the zstd dictionary of every segment, so a reader decompresses
+//! it before any segment. From its *tail*, segments only copy long passages (see [`super::copies`]). It is
+//! stored in chunks, and a reader decompresses a chunk when a segment copies from it. So a project may
+//! share much text, and a single message is still read in little time.
 //!
 //! | offset | bytes | what |
 //! |---|---|---|
@@ -33,7 +37,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::SegmentError;
 use super::super::header::check_max;
-use super::copies::Text;
+use super::copies::CopySource;
 use super::forms::Id;
 use super::frame;
 use super::ids::BaseIds;
@@ -51,8 +55,8 @@ const VERSION_2: u8 = 2;
 const LABEL_BYTES: usize = 3;
 const ID_BYTES: usize = 8;
 
-/// A base, its head decoded, the rest as it is stored until it is asked for. Share it between all
-/// segments of a run or a replay.
+/// A base whose head is decompressed; the rest is decompressed when it is asked for. Share one between
+/// all segments of a run or a replay.
 #[derive(Debug)]
 pub struct Base {
     id: u64,
@@ -60,13 +64,14 @@ pub struct Base {
     tail_bytes: usize,
     chunks: Vec<Chunk>,
     ids: Vec<Id>,
-    /// Their positions, once something is to be encoded.
+    /// The position of each identifier. Made when the base is first used for encoding.
     id_positions: OnceLock<BaseIds>,
-    /// Decodes chunks, one at a time: readers in a hurry for the same one do its work once.
+    /// Decompresses chunks, one at a time, so that readers who wait for the same chunk do its work once.
     unpacker: Mutex<frame::Decompressor>,
     blobs: Vec<Blob>,
-    /// The chunks' and the blobs' frames: a part of the stored bytes, not a copy.
+    /// The chunks' and the blobs' frames: a slice of the stored bytes, not a copy.
     frames: Bytes,
+    /// The number of each blob, by its hash.
     by_hash: BaseBlobs,
 }
 
@@ -81,6 +86,118 @@ struct Chunk {
 struct Blob {
     bytes: usize,
     frame: Range<usize>,
+}
+
+/// The lengths and counts at the front of a base, checked against their bounds.
+struct Layout {
+    head_bytes: usize,
+    head_frame_bytes: usize,
+    tail_bytes: usize,
+    chunks: Vec<Chunk>,
+    id_count: usize,
+    blobs: Vec<Blob>,
+    by_hash: BaseBlobs,
+    /// Bytes of the chunks' and the blobs' frames together.
+    frames_bytes: usize,
+}
+
+impl Layout {
+    fn parse(cursor: &mut Cursor<'_>, is_version_2: bool) -> Result<Self, SegmentError> {
+        let head_bytes = cursor.length()?;
+        let head_frame_bytes = cursor.length()?;
+        check_max(
+            "the size of the base's head",
+            head_bytes,
+            BASE_HEAD_BYTES_MAX,
+        )?;
+        let mut frames = FrameRanges::default();
+        let (mut tail_bytes, mut chunks, mut id_count) = (0, Vec::new(), 0);
+        if is_version_2 {
+            tail_bytes = cursor.length()?;
+            check_max(
+                "the size of the base's tail",
+                tail_bytes,
+                BASE_TAIL_BYTES_MAX,
+            )?;
+            chunks = read_chunks(cursor, tail_bytes, &mut frames)?;
+            id_count = cursor.length()?;
+            check_max(
+                "the number of the base's identifiers",
+                id_count,
+                BASE_IDS_MAX,
+            )?;
+        }
+        let (blobs, by_hash) = read_blobs(cursor, &mut frames)?;
+        Ok(Self {
+            head_bytes,
+            head_frame_bytes,
+            tail_bytes,
+            chunks,
+            id_count,
+            blobs,
+            by_hash,
+            frames_bytes: frames.end,
+        })
+    }
+}
+
+/// Where each frame is among a base's frames, which follow one another.
+#[derive(Default)]
+struct FrameRanges {
+    end: usize,
+}
+
+impl FrameRanges {
+    fn next(&mut self, length: usize) -> Result<Range<usize>, SegmentError> {
+        let start = self.end;
+        self.end = start
+            .checked_add(length)
+            .ok_or(SegmentError::Inconsistent {
+                what: "a length is out of range",
+            })?;
+        Ok(start..self.end)
+    }
+}
+
+fn read_chunks(
+    cursor: &mut Cursor<'_>,
+    tail_bytes: usize,
+    frames: &mut FrameRanges,
+) -> Result<Vec<Chunk>, SegmentError> {
+    let count = tail_bytes.div_ceil(BASE_TAIL_CHUNK_BYTES);
+    let mut chunks = Vec::with_capacity(count);
+    for _ in 0..count {
+        chunks.push(Chunk {
+            frame: frames.next(cursor.length()?)?,
+            text: OnceLock::new(),
+        });
+    }
+    Ok(chunks)
+}
+
+fn read_blobs(
+    cursor: &mut Cursor<'_>,
+    frames: &mut FrameRanges,
+) -> Result<(Vec<Blob>, BaseBlobs), SegmentError> {
+    let count = cursor.length()?;
+    check_max("the number of the base's blobs", count, BASE_BLOBS_MAX)?;
+    let mut blobs = Vec::with_capacity(count);
+    let mut by_hash = BaseBlobs::default();
+    let mut bytes_of_all = 0_usize;
+    for number in 0..count {
+        by_hash.insert(u128::from_le_bytes(cursor.array()?), number as u32);
+        let (bytes, frame_bytes) = (cursor.length()?, cursor.length()?);
+        check_max("the size of a base's blob", bytes, BASE_BLOB_BYTES_MAX)?;
+        bytes_of_all += bytes;
+        check_max(
+            "the size of the base's blobs",
+            bytes_of_all,
+            BASE_BLOBS_BYTES_MAX,
+        )?;
+        let frame = frames.next(frame_bytes)?;
+        blobs.push(Blob { bytes, frame });
+    }
+    Ok((blobs, by_hash))
 }
 
 impl Base {
@@ -123,64 +240,12 @@ impl Base {
             });
         }
         let mut cursor = Cursor::new(rest);
-        let head_bytes = cursor.length()?;
-        let head_frame = cursor.length()?;
-        check_max(
-            "the size of the base's head",
-            head_bytes,
-            BASE_HEAD_BYTES_MAX,
-        )?;
         let is_version_2 = bytes.get(MAGIC.len()) == Some(&VERSION_2);
-        let tail_bytes = if is_version_2 { cursor.length()? } else { 0 };
-        check_max(
-            "the size of the base's tail",
-            tail_bytes,
-            BASE_TAIL_BYTES_MAX,
-        )?;
-        let mut at = 0_usize;
-        let mut frame_of = |length: usize| {
-            let start = at;
-            at = start
-                .checked_add(length)
-                .ok_or(SegmentError::Inconsistent {
-                    what: "a length is out of range",
-                })?;
-            Ok(start..at)
-        };
-        let mut chunks = Vec::with_capacity(tail_bytes.div_ceil(BASE_TAIL_CHUNK_BYTES));
-        for _ in 0..tail_bytes.div_ceil(BASE_TAIL_CHUNK_BYTES) {
-            chunks.push(Chunk {
-                frame: frame_of(cursor.length()?)?,
-                text: OnceLock::new(),
-            });
-        }
-        let id_count = if is_version_2 { cursor.length()? } else { 0 };
-        check_max(
-            "the number of the base's identifiers",
-            id_count,
-            BASE_IDS_MAX,
-        )?;
-        let count = cursor.length()?;
-        check_max("the number of the base's blobs", count, BASE_BLOBS_MAX)?;
-        let mut blobs = Vec::with_capacity(count);
-        let mut by_hash = BaseBlobs::default();
-        let mut blob_bytes = 0_usize;
-        for number in 0..count {
-            by_hash.insert(u128::from_le_bytes(cursor.array()?), number as u32);
-            let (bytes, length) = (cursor.length()?, cursor.length()?);
-            check_max("the size of a base's blob", bytes, BASE_BLOB_BYTES_MAX)?;
-            blob_bytes += bytes;
-            check_max(
-                "the size of the base's blobs",
-                blob_bytes,
-                BASE_BLOBS_BYTES_MAX,
-            )?;
-            let frame = frame_of(length)?;
-            blobs.push(Blob { bytes, frame });
-        }
-        let ids = read_ids(&mut cursor, id_count)?;
-        let head = frame::decompress(cursor.take(head_frame)?, &[], head_bytes, "base head")?;
-        let frames = bytes.slice_ref(cursor.take(at)?);
+        let layout = Layout::parse(&mut cursor, is_version_2)?;
+        let ids = read_ids(&mut cursor, layout.id_count)?;
+        let head_frame = cursor.take(layout.head_frame_bytes)?;
+        let head = frame::decompress(head_frame, &[], layout.head_bytes, "base head")?;
+        let frames = bytes.slice_ref(cursor.take(layout.frames_bytes)?);
         if !cursor.rest().is_empty() {
             return Err(SegmentError::Inconsistent {
                 what: "bytes follow the base",
@@ -189,14 +254,14 @@ impl Base {
         Ok(Self {
             id,
             head,
-            tail_bytes,
-            chunks,
+            tail_bytes: layout.tail_bytes,
+            chunks: layout.chunks,
             ids,
             id_positions: OnceLock::new(),
             unpacker: Mutex::default(),
-            blobs,
+            blobs: layout.blobs,
             frames,
-            by_hash,
+            by_hash: layout.by_hash,
         })
     }
 
@@ -269,7 +334,7 @@ impl Base {
         Ok(Cow::Owned(text))
     }
 
-    /// How many chunks of the tail there are, and how many readers have needed so far.
+    /// How many chunks the tail has, and how many of them have been decompressed.
     #[cfg(test)]
     pub(super) fn chunks_needed(&self) -> (usize, usize) {
         let needed = |chunk: &&Chunk| chunk.text.get().is_some();
@@ -286,7 +351,7 @@ impl Base {
         }
         let frame = self.frames.get(chunk.frame.clone()).ok_or(MISSING)?;
         let bytes = (self.tail_bytes - number * BASE_TAIL_CHUNK_BYTES).min(BASE_TAIL_CHUNK_BYTES);
-        // A decompressor is as good as new for every frame, whatever became of the one before.
+        // The decompressor begins anew with each frame, so a poisoned lock does no harm.
         let mut unpacker = self.unpacker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(text) = chunk.text.get() {
             return Ok(text);
@@ -296,12 +361,12 @@ impl Base {
         Ok(chunk.text.get_or_init(|| text))
     }
 
-    /// Identifiers that its segments need not spell out.
+    /// Identifiers that segments may refer to.
     pub(super) fn ids(&self) -> &[Id] {
         &self.ids
     }
 
-    /// Where each of the identifiers stands, if there are any.
+    /// The position of each identifier; `None` if there are none.
     pub(super) fn id_positions(&self) -> Option<&BaseIds> {
         if self.ids.is_empty() {
             return None;
@@ -324,7 +389,7 @@ impl Base {
     }
 }
 
-/// Bytes of an identifier's lower bits.
+/// Bytes of an identifier's lower 128 bits.
 const ID_LOW_BYTES: usize = 16;
 
 fn put_ids(bytes: &mut Vec<u8>, ids: &[Id]) {
@@ -358,7 +423,7 @@ fn read_ids(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<Id>, SegmentErr
     Ok(ids)
 }
 
-impl Text for Option<&Base> {
+impl CopySource for Option<&Base> {
     fn bytes(&self) -> usize {
         self.map_or(0, |base| base.head.len() + base.tail_bytes)
     }
@@ -369,21 +434,21 @@ impl Text for Option<&Base> {
         mut bytes: usize,
         into: &mut Vec<u8>,
     ) -> Result<(), SegmentError> {
-        const ODD: SegmentError = SegmentError::Inconsistent {
+        const NOT_THERE: SegmentError = SegmentError::Inconsistent {
             what: "a copy is not from the base's text",
         };
-        let base = self.ok_or(ODD)?;
+        let base = self.ok_or(NOT_THERE)?;
         while bytes > 0 {
             let piece = match from.checked_sub(base.head.len()) {
                 None => &base.head[from..],
                 Some(at) => base
                     .chunk(at / BASE_TAIL_CHUNK_BYTES)?
                     .get(at % BASE_TAIL_CHUNK_BYTES..)
-                    .ok_or(ODD)?,
+                    .ok_or(NOT_THERE)?,
             };
             let taken = piece.get(..bytes.min(piece.len())).unwrap_or_default();
             if taken.is_empty() {
-                return Err(ODD);
+                return Err(NOT_THERE);
             }
             into.extend_from_slice(taken);
             from += taken.len();

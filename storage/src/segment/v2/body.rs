@@ -1,4 +1,8 @@
-//! The bytes of a version 2 body: `docs/FORMAT.md` has the table.
+//! The body of a version 2 segment, before compression and after.
+//!
+//! [`lay_out`] arranges what the splitter has collected as [`Streams`], and [`write`] puts the body together
+//! when these are compressed. The other way, [`Body::parse`] finds a body's parts, [`Body::inflate`]
+//! decompresses them, and [`Main::parse`] finds the parts of the main stream. `docs/FORMAT.md` has the bytes.
 
 use super::super::SegmentError;
 use super::super::header::check_max;
@@ -10,7 +14,7 @@ use super::shape::{Shapes, compile};
 use super::splitter::Splitter;
 use super::varint::{Cursor, put};
 use super::{Base, copies, frame};
-use crate::limits::COPIES_STREAM_BYTES_MAX;
+use crate::limits::{COPIES_STREAM_BYTES_MAX, MAIN_STREAM_SLACK_BYTES};
 
 /// The main stream refers to a base.
 pub(in crate::segment) const FLAG_BASE: u8 = 1;
@@ -18,34 +22,32 @@ pub(in crate::segment) const FLAG_BASE: u8 = 1;
 const FLAG_COPIES: u8 = 2;
 /// Identifiers may refer to the base's.
 const FLAG_BASE_IDS: u8 = 4;
-/// Room that the main stream may take beyond twice the messages' bytes.
-const MAIN_SLACK_BYTES: usize = 64 << 10;
 
-/// Uncompressed size that the main stream of such a segment may have.
+/// The size, before packing and compression, that the main stream of such a segment may have.
 pub(super) fn main_bytes_max(raw_bytes: usize, messages: usize) -> usize {
     raw_bytes
         .saturating_mul(2)
-        .saturating_add(messages * 16 + MAIN_SLACK_BYTES)
+        .saturating_add(messages * 16 + MAIN_STREAM_SLACK_BYTES)
 }
 
 /// What a segment consists of before compression.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct Streams {
     /// Shapes, columns and text: what is worth compressing.
     pub(super) main: Vec<u8>,
     /// Decoded base64.
     pub(super) blobs: Vec<u8>,
     /// Hash and length of each value in `blobs`, in order.
     pub(super) blob_list: Vec<(u128, usize)>,
-    /// Identifiers that are not the base's, each once, in order.
+    /// New identifiers that are not the base's, in order.
     pub(super) id_list: Vec<Id>,
     has_base_ids: bool,
-    id_bytes: Vec<u8>,
-    id_pairs: Vec<u8>,
+    pub(super) id_bytes: Vec<u8>,
+    pub(super) id_pairs: Vec<u8>,
 }
 
-/// Lays out what the splitter has collected. `times` are the received times.
-pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, SegmentError> {
+/// Arranges what the splitter has collected. `times` are the received times.
+pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Streams, SegmentError> {
     let Splitter {
         mut columns,
         ids,
@@ -54,7 +56,7 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
         ..
     } = splitter;
     for column in &mut columns.all {
-        column.settle();
+        column.finish();
     }
     let mut order = Vec::with_capacity(columns.len());
     compile(&shapes, |kind, key| order.push(columns.find(kind, key)))?;
@@ -91,7 +93,7 @@ pub(super) fn lay_out(splitter: Splitter<'_>, times: &[u8]) -> Result<Parts, Seg
     let Columns {
         blobs, blob_list, ..
     } = columns;
-    Ok(Parts {
+    Ok(Streams {
         main,
         blobs,
         blob_list,
@@ -115,10 +117,9 @@ fn put_directory(main: &mut Vec<u8>, columns: &Columns, order: &[Option<usize>])
     }
 }
 
-/// Writes the body. `packed_bytes` is the size of the main stream without its long repeats, if
-/// that is what `main_frame` holds.
-pub(super) fn seal(
-    parts: &Parts,
+/// Writes the body. `packed_bytes` is the size of the packed stream, if that is what `main_frame` holds.
+pub(super) fn write(
+    streams: &Streams,
     digests: &[u32],
     base: Option<&Base>,
     packed_bytes: Option<usize>,
@@ -126,24 +127,24 @@ pub(super) fn seal(
     blob_frame: &[u8],
 ) -> Vec<u8> {
     let mut body = Vec::with_capacity(
-        main_frame.len() + blob_frame.len() + parts.id_bytes.len() + digests.len() * 4 + 64,
+        main_frame.len() + blob_frame.len() + streams.id_bytes.len() + digests.len() * 4 + 64,
     );
     let has = |flag, present| if present { flag } else { 0 };
     body.push(
         has(FLAG_BASE, base.is_some())
             | has(FLAG_COPIES, packed_bytes.is_some())
-            | has(FLAG_BASE_IDS, parts.has_base_ids),
+            | has(FLAG_BASE_IDS, streams.has_base_ids),
     );
     if let Some(base) = base {
         body.extend_from_slice(&base.id().to_le_bytes());
     }
     for length in [
         digests.len(),
-        parts.id_bytes.len(),
-        parts.id_pairs.len(),
-        parts.blobs.len(),
+        streams.id_bytes.len(),
+        streams.id_pairs.len(),
+        streams.blobs.len(),
         blob_frame.len(),
-        parts.main.len(),
+        streams.main.len(),
     ] {
         put(&mut body, length as u64);
     }
@@ -153,7 +154,7 @@ pub(super) fn seal(
     for digest in digests {
         body.extend_from_slice(&digest.to_le_bytes());
     }
-    for part in [&parts.id_bytes, &parts.id_pairs, blob_frame, main_frame] {
+    for part in [&streams.id_bytes, &streams.id_pairs, blob_frame, main_frame] {
         body.extend_from_slice(part);
     }
     body
@@ -170,7 +171,7 @@ pub(super) struct Body<'a> {
     pub(super) blob_bytes: usize,
     pub(super) blob_frame: &'a [u8],
     pub(super) main_bytes: usize,
-    /// Size of the main stream without its long repeats, if they were taken out.
+    /// Size of the packed stream, if the main stream is packed.
     pub(super) packed_bytes: Option<usize>,
     pub(super) main_frame: &'a [u8],
 }
@@ -251,7 +252,7 @@ impl<'a> Body<'a> {
         };
         zstd.decompress(self.main_frame, dictionary, stream_bytes, "columns", stream)?;
         if self.packed_bytes.is_some() {
-            copies::put_back(packed, &base, self.main_bytes, main)?;
+            copies::unpack(packed, &base, self.main_bytes, main)?;
         }
         zstd.decompress(
             self.blob_frame,
@@ -263,21 +264,21 @@ impl<'a> Body<'a> {
     }
 }
 
-/// A segment's streams, decompressed, in buffers that serve one segment after the other.
+/// A segment's streams, decompressed, in buffers that are used for one segment after the other.
 #[derive(Default)]
 pub(in super::super) struct Inflated {
     zstd: frame::Decompressor,
-    /// The main stream less its long repeats, if they were taken out.
+    /// The packed stream, if the main stream is packed.
     pub(super) packed: Vec<u8>,
     pub(super) main: Vec<u8>,
     pub(super) blobs: Vec<u8>,
 }
 
-/// The main stream's parts.
+/// The main stream's streams.
 pub(super) struct Main<'a> {
     pub(super) shapes: Shapes,
     pub(super) shape_text: &'a [u8],
-    /// Lengths of all columns' streams.
+    /// The lengths of the columns' streams, as they are stored.
     pub(super) lengths: &'a [u8],
     pub(super) times: &'a [u8],
     pub(super) lines: &'a [u8],

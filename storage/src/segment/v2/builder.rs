@@ -1,19 +1,22 @@
 //! Chooses what goes into a base: what occurs in two or more segments of a project.
 //!
-//! Two passes over the same segments in the same order, so that none needs to stay in memory:
+//! In go the project's messages, in batches that segments will be made of, twice and in the same order,
+//! so that none has to stay in memory. Out comes an encoded base, or nothing if the segments share too
+//! little.
 //!
-//! 1. [`BaseBuilder::observe`] counts, by hash, in how many segments a stretch of 32 bytes occurs.
-//!    A sample decided by the hash itself is counted, so all segments count the same stretches.
-//! 2. [`BaseCollector::collect`] takes the runs of stretches that occur more than once, at their
-//!    first occurrence, with the short gaps between them: whole passages compress better.
+//! 1. [`BaseBuilder::observe`] counts, by hash, in how many segments a stretch of 32 bytes occurs, and
+//!    likewise blobs and identifiers. The hash itself decides whether a stretch is counted (see
+//!    [`super::stretch`]), so all segments count the same ones.
+//! 2. [`BaseCollector::collect`] takes the passages whose stretches occur in more than one segment, where
+//!    they occur first. Short gaps between shared stretches are taken with them: whole passages compress
+//!    better.
 //!
-//! What occurs most becomes the base's head, the rest its tail, as far as that may go. Blobs and identifiers that occur in two
-//! or more segments go into it as they are.
+//! The passages that occur in most segments become the base's head, the next ones its tail. Shared blobs
+//! and identifiers go into it as they are. The first pass keeps what it has split for the second, up to
+//! [`BASE_KEPT_BYTES_MAX`].
 //!
-//! What the first pass has taken apart is kept for the second, as far as [`KEPT_BYTES_MAX`] goes.
-//!
-//! Memory: about 60 MB for the counts of stretches and up to 25 for those of identifiers, three times
-//! the base's text for the runs, what is kept, and one segment.
+//! Memory: about 60 MB for the counts of stretches, up to 25 MB for those of identifiers, three times
+//! the base's text for the passages, what is kept, and one segment.
 
 use std::collections::hash_map;
 
@@ -21,35 +24,31 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::{Entry, SegmentError};
 use super::base::Base;
+use super::body::Streams;
 use super::columns::HashMapOf;
 use super::copies::FROM_TAIL_BYTES_MIN;
+use super::encoder::split_for_base;
 use super::forms::Id;
 use super::stretch::{STRETCH_BYTES, each_sampled, is_sampled};
-use super::{Parts, split_for_base};
 use crate::limits::{
-    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX, BASE_IDS_MAX,
+    BASE_BLOB_BYTES_MAX, BASE_BLOBS_BYTES_MAX, BASE_BLOBS_MAX, BASE_HEAD_BYTES_MAX,
+    BASE_IDS_COUNTED_MAX, BASE_IDS_MAX, BASE_KEPT_BYTES_MAX, BASE_STRETCHES_COUNTED_MAX,
     BASE_TAIL_BYTES_MAX, BASE_TEXT_BYTES_MAX,
 };
 
-/// Counts kept; when there are more, every second is forgotten and the sample halves.
-const COUNTS_MAX: usize = 1 << 21;
-/// Identifiers counted; what comes later is left to its segments.
-const IDS_COUNTED_MAX: usize = 1 << 18;
-/// One stretch in so many is counted at first.
+/// One stretch in this many is counted at first.
 const SAMPLE_FIRST: u64 = 16;
-/// Unshared bytes inside a run that do not end it.
+/// Unshared bytes within a passage that do not end it.
 const GAP_BYTES_MAX: usize = 250;
-/// Shorter runs are left to the segments.
-const RUN_BYTES_MIN: usize = 48;
-/// Smaller bases are not worth a row.
+/// Shorter passages are left to the segments.
+const PASSAGE_BYTES_MIN: usize = 48;
+/// A base with less text and no blob is not worth a row.
 const TEXT_BYTES_MIN: usize = 1 << 10;
 /// Smaller blobs are left to the segments.
 const BLOB_BYTES_MIN: usize = 128;
-/// Bytes of segments taken apart that are kept from the first pass for the second.
-const KEPT_BYTES_MAX: usize = 32 << 20;
-/// zstd takes a dictionary that begins like this for one of its own making.
+/// zstd takes content that begins like this for a dictionary that it trained.
 const DICTIONARY_MAGIC: [u8; 4] = 0xec30_a437_u32.to_le_bytes();
-/// Runs are thinned out when they exceed this many times what the base may hold.
+/// Passages are thinned out when they exceed this many times what the base may hold.
 const POOL_FACTOR: usize = 3;
 
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +71,9 @@ fn count_in<K>(entry: hash_map::Entry<'_, K, Count>, segment: u32) {
     }
 }
 
-/// A segment to be, taken apart: what both passes look at.
+/// The messages of a future segment, split: what both passes look at.
 #[derive(Debug)]
-pub struct TakenApart(Parts);
+pub struct TakenApart(Streams);
 
 impl TakenApart {
     /// Takes messages apart.
@@ -94,8 +93,8 @@ pub struct BaseBuilder {
     ids: HashMapOf<Id, Count>,
     sample: u64,
     segment: u32,
-    /// The first segments, taken apart.
-    kept: Vec<Parts>,
+    /// The first segments, split.
+    kept: Vec<Streams>,
     kept_bytes: usize,
 }
 
@@ -120,7 +119,7 @@ impl BaseBuilder {
         Self::default()
     }
 
-    /// Counts what a segment to be holds.
+    /// Counts what a future segment holds.
     pub fn observe(&mut self, TakenApart(parts): TakenApart) {
         let segment = self.segment;
         self.segment += 1;
@@ -128,7 +127,7 @@ impl BaseBuilder {
         each_sampled(&parts.main, sample, |_, hash| {
             count_in(stretches.entry(hash), segment);
         });
-        while self.stretches.len() > COUNTS_MAX {
+        while self.stretches.len() > BASE_STRETCHES_COUNTED_MAX {
             self.sample *= 2;
             let sample = self.sample;
             self.stretches.retain(|&hash, _| is_sampled(hash, sample));
@@ -137,14 +136,14 @@ impl BaseBuilder {
             count_in(self.blobs.entry(hash), segment);
         }
         for &id in &parts.id_list {
-            if self.ids.contains_key(&id) || self.ids.len() < IDS_COUNTED_MAX {
+            if self.ids.contains_key(&id) || self.ids.len() < BASE_IDS_COUNTED_MAX {
                 count_in(self.ids.entry(id), segment);
             }
         }
         let id_bytes = size_of_val(parts.id_list.as_slice());
         let bytes = parts.main.len() + parts.blobs.len() + id_bytes;
         let all_kept = self.kept.len() == segment as usize;
-        if all_kept && self.kept_bytes + bytes <= KEPT_BYTES_MAX {
+        if all_kept && self.kept_bytes + bytes <= BASE_KEPT_BYTES_MAX {
             self.kept_bytes += bytes;
             self.kept.push(parts);
         }
@@ -161,8 +160,8 @@ impl BaseBuilder {
             counts: self,
             text_bytes_max: text_bytes_max.min(BASE_TEXT_BYTES_MAX),
             head_bytes_max: BASE_HEAD_BYTES_MAX,
-            runs: Vec::new(),
-            run_bytes: 0,
+            passages: Vec::new(),
+            passage_bytes: 0,
             blobs: Vec::new(),
             blob_bytes: 0,
             ids: Vec::new(),
@@ -170,9 +169,10 @@ impl BaseBuilder {
     }
 }
 
+/// A passage that occurs in two or more segments.
 #[derive(Debug)]
-struct Run {
-    /// Segments, besides the first, in which its stretches occur, on average.
+struct SharedPassage {
+    /// In how many segments besides the first its stretches occur, on average.
     score: f32,
     bytes: Vec<u8>,
 }
@@ -184,28 +184,28 @@ pub struct BaseCollector {
     text_bytes_max: usize,
     head_bytes_max: usize,
     /// In order of appearance.
-    runs: Vec<Run>,
-    run_bytes: usize,
+    passages: Vec<SharedPassage>,
+    passage_bytes: usize,
     blobs: Vec<(u128, Vec<u8>)>,
     blob_bytes: usize,
-    /// In order of appearance, as a session's lines go on.
+    /// In order of appearance, so that a session refers to one after the other.
     ids: Vec<Id>,
 }
 
 impl BaseCollector {
-    /// Makes the base's head shorter than [`BASE_HEAD_BYTES_MAX`]: for tests and measurements.
+    /// Limits the base's head to less than [`BASE_HEAD_BYTES_MAX`]: for tests and measurements.
     #[must_use]
     pub fn with_head_bytes_max(mut self, head_bytes_max: usize) -> Self {
         self.head_bytes_max = head_bytes_max.min(BASE_HEAD_BYTES_MAX);
         self
     }
 
-    /// Takes what the base should hold of a segment to be.
+    /// Takes what the base should hold of a future segment.
     pub fn collect(&mut self, TakenApart(parts): &TakenApart) {
         self.collect_parts(parts);
     }
 
-    fn collect_parts(&mut self, parts: &Parts) {
+    fn collect_parts(&mut self, parts: &Streams) {
         self.collect_text(&parts.main);
         self.collect_blobs(parts);
         for id in &parts.id_list {
@@ -213,13 +213,13 @@ impl BaseCollector {
                 self.ids.push(*id);
             }
         }
-        if self.run_bytes > POOL_FACTOR * self.text_bytes_max {
+        if self.passage_bytes > POOL_FACTOR * self.text_bytes_max {
             self.thin(2 * self.text_bytes_max);
         }
     }
 
-    /// Collects from the first segments observed, as many as were kept, and says how many those
-    /// are: the second pass goes on behind them.
+    /// Collects from the segments that the first pass kept, and returns how many these are. The second
+    /// pass goes on after them.
     pub fn collect_kept(&mut self) -> usize {
         let kept = std::mem::take(&mut self.counts.kept);
         for parts in &kept {
@@ -234,19 +234,19 @@ impl BaseCollector {
     /// What the compressor says.
     pub fn finish(mut self, level: i32) -> Result<Option<Vec<u8>>, SegmentError> {
         self.thin(self.text_bytes_max);
-        if self.run_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
+        if self.passage_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
             return Ok(None);
         }
         let (mut head, mut tail) = (Vec::new(), Vec::new());
-        let in_head = self.most(self.head_bytes_max, |_| true);
-        let in_tail = self.most(BASE_TAIL_BYTES_MAX, |index| {
-            !in_head[index] && self.runs[index].bytes.len() >= FROM_TAIL_BYTES_MIN
+        let in_head = self.most_shared(self.head_bytes_max, |_| true);
+        let in_tail = self.most_shared(BASE_TAIL_BYTES_MAX, |index| {
+            !in_head[index] && self.passages[index].bytes.len() >= FROM_TAIL_BYTES_MIN
         });
-        for (index, run) in self.runs.iter().enumerate() {
+        for (index, passage) in self.passages.iter().enumerate() {
             if in_head[index] {
-                head.extend_from_slice(&run.bytes);
+                head.extend_from_slice(&passage.bytes);
             } else if in_tail[index] {
-                tail.extend_from_slice(&run.bytes);
+                tail.extend_from_slice(&passage.bytes);
             }
         }
         if head.starts_with(&DICTIONARY_MAGIC) {
@@ -256,24 +256,24 @@ impl BaseCollector {
     }
 
     fn collect_text(&mut self, text: &[u8]) {
-        struct Open {
+        struct OpenPassage {
             start: usize,
             end: usize,
             score: u64,
             stretches: u64,
         }
-        let mut open: Option<Open> = None;
+        let mut open: Option<OpenPassage> = None;
         let mut taken = Vec::new();
-        let (runs, run_bytes) = (&mut self.runs, &mut self.run_bytes);
-        let mut close = |run: Open| {
-            // A longer one would fit neither the head nor the tail.
-            let end = run.end.min(run.start + BASE_TAIL_BYTES_MAX);
-            if end - run.start >= RUN_BYTES_MIN {
-                *run_bytes += end - run.start;
-                let score = run.score as f32 / run.stretches as f32;
-                runs.push(Run {
+        let (passages, passage_bytes) = (&mut self.passages, &mut self.passage_bytes);
+        let mut close = |passage: OpenPassage| {
+            // Neither the head nor the tail has space for a longer one.
+            let end = passage.end.min(passage.start + BASE_TAIL_BYTES_MAX);
+            if end - passage.start >= PASSAGE_BYTES_MIN {
+                *passage_bytes += end - passage.start;
+                let score = passage.score as f32 / passage.stretches as f32;
+                passages.push(SharedPassage {
                     score,
-                    bytes: text[run.start..end].to_vec(),
+                    bytes: text[passage.start..end].to_vec(),
                 });
             }
         };
@@ -285,35 +285,35 @@ impl BaseCollector {
             taken.push(hash);
             let others = u64::from(count.segments - 1);
             match &mut open {
-                Some(run) if at <= run.end + GAP_BYTES_MAX => {
-                    run.end = at + STRETCH_BYTES;
-                    run.score += others;
-                    run.stretches += 1;
+                Some(passage) if at <= passage.end + GAP_BYTES_MAX => {
+                    passage.end = at + STRETCH_BYTES;
+                    passage.score += others;
+                    passage.stretches += 1;
                 }
                 _ => {
                     let end = at + STRETCH_BYTES;
-                    let next = Open {
+                    let next = OpenPassage {
                         start: at,
                         end,
                         score: others,
                         stretches: 1,
                     };
-                    if let Some(run) = open.replace(next) {
-                        close(run);
+                    if let Some(passage) = open.replace(next) {
+                        close(passage);
                     }
                 }
             }
         });
-        if let Some(run) = open {
-            close(run);
+        if let Some(passage) = open {
+            close(passage);
         }
-        // What has been taken is not taken again.
+        // Each stretch is taken once.
         for hash in taken {
             self.counts.stretches.remove(&hash);
         }
     }
 
-    fn collect_blobs(&mut self, parts: &Parts) {
+    fn collect_blobs(&mut self, parts: &Streams) {
         let mut at = 0;
         for &(hash, length) in &parts.blob_list {
             let bytes = parts.blobs.get(at..at + length).unwrap_or_default();
@@ -329,26 +329,32 @@ impl BaseCollector {
         }
     }
 
-    /// Keeps the runs that occur most, up to `bytes_max`.
+    /// Keeps the passages that occur in most segments, up to `bytes_max`.
     fn thin(&mut self, bytes_max: usize) {
-        let mut keep = self.most(bytes_max, |_| true).into_iter();
-        self.runs.retain(|_| keep.next().unwrap_or(false));
-        self.run_bytes = self.runs.iter().map(|run| run.bytes.len()).sum();
+        let mut keep = self.most_shared(bytes_max, |_| true).into_iter();
+        self.passages.retain(|_| keep.next().unwrap_or(false));
+        self.passage_bytes = self
+            .passages
+            .iter()
+            .map(|passage| passage.bytes.len())
+            .sum();
     }
 
-    /// Which runs are among those that occur most, of those that `may` be, up to `bytes_max`.
-    fn most(&self, bytes_max: usize, may: impl Fn(usize) -> bool) -> Vec<bool> {
-        let mut order: Vec<usize> = (0..self.runs.len()).filter(|&index| may(index)).collect();
-        order.sort_by(|&a, &b| self.runs[b].score.total_cmp(&self.runs[a].score));
-        let mut among = vec![false; self.runs.len()];
+    /// Of the passages that `is_candidate` allows, those that occur in most segments, up to `bytes_max`.
+    fn most_shared(&self, bytes_max: usize, is_candidate: impl Fn(usize) -> bool) -> Vec<bool> {
+        let mut order: Vec<usize> = (0..self.passages.len())
+            .filter(|&index| is_candidate(index))
+            .collect();
+        order.sort_by(|&a, &b| self.passages[b].score.total_cmp(&self.passages[a].score));
+        let mut chosen = vec![false; self.passages.len()];
         let mut bytes = 0;
         for index in order {
-            let length = self.runs[index].bytes.len();
+            let length = self.passages[index].bytes.len();
             if bytes + length <= bytes_max {
                 bytes += length;
-                among[index] = true;
+                chosen[index] = true;
             }
         }
-        among
+        chosen
     }
 }

@@ -1,4 +1,7 @@
-//! Columns while a segment is being split: one per kind of value and key.
+//! The columns of a segment that is being split: one for each kind of value and key.
+//!
+//! A column has three byte streams. *Codes* say for each value what it is, *aux* has what some codes need
+//! besides, and *text* has new strings. `docs/FORMAT.md` has the codes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -10,19 +13,19 @@ use super::forms::Id;
 use super::shape::Kind;
 use super::varint::{put, zigzag};
 
-/// Strings that a column remembers, most recent first.
+/// How many strings a column remembers, the most recent first. Lower codes are ranks among them.
 pub(super) const RECENT_MAX: usize = 16;
-/// Code of a string that is equal to one of another column, or further back.
+/// Code of a string that occurred in another column, or longer ago: its distance is in aux.
 pub(super) const CODE_REPEAT: u64 = RECENT_MAX as u64;
-/// Code of a value that the base holds.
+/// Code of a blob of the base: its number is in aux.
 pub(super) const CODE_BASE: u64 = CODE_REPEAT + 1;
-/// Codes from here on are new strings: the rest is their length.
+/// Codes from here on are new strings: what is left is their length.
 pub(super) const CODE_NEW: u64 = CODE_REPEAT + 2;
-/// Shorter strings are not worth a reference across columns.
+/// Shorter strings are referred to within their column only.
 pub(super) const REPEAT_BYTES_MIN: usize = 16;
 
-/// For keys that are hashes or random bits already: one multiplication, with a seed of this
-/// process, so that no input can be made to fall into one bucket.
+/// A hasher for keys that are hashes or random bits already. It takes one multiplication, with a seed that
+/// differs from process to process, so that nobody can choose input that falls into one bucket.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fold(u64);
 
@@ -56,16 +59,18 @@ pub(super) type HashMapOf<K, V> = HashMap<K, V, BuildHasherDefault<Fold>>;
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) kind: Kind,
-    /// One varint per value, see the module's constants and the other kinds' writers.
+    /// Varints, one or more for each value.
     pub(super) codes: Vec<u8>,
-    /// What some codes need besides: distances, element shapes, line numbers.
+    /// What some codes need besides: distances, shapes of elements, line numbers.
     pub(super) aux: Vec<u8>,
     /// New strings, one after the other.
     pub(super) text: Vec<u8>,
+    /// Integers, until [`Column::finish`] writes their codes.
     pub(super) integers: Vec<i64>,
-    /// The shapes of each array's elements.
+    /// The shapes of each array's elements, until [`Column::finish`] writes their codes.
     pub(super) arrays: Vec<Vec<u32>>,
     pub(super) last_id: Option<Id>,
+    /// Hashes of the most recent strings.
     recent: Vec<u128>,
 }
 
@@ -83,10 +88,10 @@ impl Column {
         }
     }
 
-    /// Gives integers and arrays their codes.
-    pub(super) fn settle(&mut self) {
+    /// Writes the codes of integers and arrays, which depend on all values of the column.
+    pub(super) fn finish(&mut self) {
         match self.kind {
-            Kind::Integer => self.settle_integers(),
+            Kind::Integer => self.finish_integers(),
             Kind::Array => {
                 for shapes in &self.arrays {
                     put(&mut self.codes, shapes.len() as u64);
@@ -99,8 +104,8 @@ impl Column {
         }
     }
 
-    /// Whole, or as differences, whichever looks cheaper; the first byte says which.
-    fn settle_integers(&mut self) {
+    /// Writes them as they are or as differences, whichever looks smaller. The first byte says which.
+    fn finish_integers(&mut self) {
         let (mut whole, mut differences) = (vec![0], vec![1]);
         let mut before = 0_i64;
         for &value in &self.integers {
@@ -116,7 +121,7 @@ impl Column {
     }
 }
 
-/// Order-0 entropy of the bytes, in bits: a cheap guess at what an entropy coder will need.
+/// Order-0 entropy of the bytes, in bits: a cheap estimate of what an entropy coder will need.
 fn entropy_bits(bytes: &[u8]) -> f64 {
     let mut counts = [0_u32; 256];
     for &byte in bytes {
@@ -133,14 +138,14 @@ fn entropy_bits(bytes: &[u8]) -> f64 {
 pub(super) struct Columns {
     pub(super) all: Vec<Column>,
     by_name: HashMapOf<u64, u32>,
-    /// Position, among the long strings, of the one with this hash.
+    /// The position of each long string among them, by its hash.
     long_strings: HashMapOf<u128, u32>,
     long_count: u32,
     /// Decoded base64, one after the other.
     pub(super) blobs: Vec<u8>,
     /// Hash and length of each of them, in order.
     pub(super) blob_list: Vec<(u128, usize)>,
-    /// Name strings that were said before.
+    /// Whether strings may refer back to equal ones.
     repeats: bool,
 }
 
@@ -156,8 +161,8 @@ impl Columns {
         self.all.len()
     }
 
-    /// The column of values of `kind` at `key`. Names are told apart by a 64-bit hash: a
-    /// collision shows in the segment's verification.
+    /// The column of a kind and key. It is found by a 64-bit hash: if two collide, the segment does not decode
+    /// to its messages, and the encoder notices.
     pub(super) fn at(&mut self, kind: Kind, key: &[u8]) -> &mut Column {
         let index = self.index(kind, key);
         &mut self.all[index]
@@ -180,8 +185,8 @@ impl Columns {
             .map(|&index| index as usize)
     }
 
-    /// Records a string: as one of the column's recent ones, as one seen anywhere, as one that
-    /// the base holds (`in_base` says its number), or as a new one.
+    /// Writes a string: as one of the column's recent ones, as one that occurred in any column, as one of the
+    /// base's blobs (`in_base` tells its number), or as a new one.
     pub(super) fn put_string(
         &mut self,
         index: usize,
@@ -226,9 +231,9 @@ impl Columns {
     }
 }
 
-/// The kind is no seed: XXH3 adds a seed to a short input, so that `"rga"` with one and `"rgc"` with
-/// another would have one hash.
+/// A hash of both. The kind is not the seed, because XXH3 adds the seed to short inputs: `"rga"` with one
+/// seed and `"rgc"` with another would collide.
 fn name_hash(kind: Kind, key: &[u8]) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    xxh3_64(key) ^ (kind as u64).wrapping_mul(ODD)
+    const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+    xxh3_64(key) ^ (kind as u64).wrapping_mul(GOLDEN_RATIO)
 }

@@ -1,57 +1,62 @@
-//! Long repeats of the main stream, taken out before zstd sees it and put back behind it.
+//! Copies: long repeats are taken out of the main stream before zstd sees it, and put back after it.
 //!
-//! zstd finds long repeats as well, but its patient levels search for each byte of them, and its
-//! fast levels miss most of what lies in the base. Agents print the same files again and again, so
-//! much of a usual main stream stands in the base or earlier in the stream. What it brings each
-//! tier, and costs it, is measured in `docs/design/codec.md`.
+//! This is LZ77 with long matches only. [`pack`] turns a main stream into *literals*, the bytes that are
+//! left, and *back references* to earlier bytes of the base's text or of the stream itself. [`unpack`]
+//! undoes it. `docs/FORMAT.md`, *Packed*, has the bytes.
 //!
-//! Which positions are remembered and looked up is decided by the bytes before them alone, so a
-//! passage is found wherever it begins. One in [`SAMPLE`] is; what is copied is not looked at
-//! again, for its source is known already.
+//! zstd finds long repeats as well, but its slow levels search for each of their bytes, and its fast levels
+//! miss most of what is in the base. Agents print the same files again and again, so most of a usual main
+//! stream is in the base or earlier in the stream. `docs/design/codec.md` says what copies bring each
+//! tier, and what they cost.
+//!
+//! How repeats are found: a rolling hash covers the last 32 bytes before each position (see
+//! [`super::stretch`]). Positions whose hash falls into a sample, one in [`SAMPLE`], are remembered and
+//! looked up. The sample depends on these bytes alone, so a passage is found wherever it begins. A match
+//! is then extended in both directions. The bytes of a match are not looked up again.
 
 use std::borrow::Cow;
 
 use super::super::SegmentError;
-use super::stretch::{STRETCH_BYTES, is_sampled, rolled};
+use super::stretch::{STRETCH_BYTES, each_sampled, is_sampled, rolled};
 use super::varint::{Cursor, put, unzigzag, zigzag};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
 
-/// The shortest repeat that is taken out. Shorter ones are left to zstd: naming one costs five
-/// bytes, and tears its surroundings apart.
+/// The shortest repeat that becomes a back reference. Shorter ones are left to zstd: a back reference
+/// costs about five bytes, and separates the text before it from the text after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ShortestCopy {
     bytes: usize,
 }
 
 impl ShortestCopy {
-    /// For the quick tier, whose zstd finds few of them.
+    /// For the quick tier, whose zstd level finds few of them.
     pub(super) const QUICK: Self = Self { bytes: 96 };
-    /// For the deep tier, whose zstd says them for less.
+    /// For the deep tier, whose zstd level encodes shorter ones in fewer bytes.
     pub(super) const DEEP: Self = Self { bytes: 256 };
-    /// For what stands in a base behind its head, of which zstd sees nothing, whatever the tier.
+    /// For sources in a base's tail, which zstd does not see, whatever the tier.
     pub(super) const FROM_TAIL: Self = Self {
         bytes: FROM_TAIL_BYTES_MIN,
     };
 }
 
-/// Shorter passages in the tail of a base would serve nobody.
+/// A passage in a base's tail that is shorter than this would never be copied.
 pub(super) const FROM_TAIL_BYTES_MIN: usize = 96;
 
-/// What the lengths in the list count from.
+/// Stored lengths are counted from here.
 const LENGTH_MIN: u64 = 32;
-/// One position in so many is sampled, on average.
+/// One position in this many is sampled, on average.
 const SAMPLE: u64 = 16;
-/// A list of copies must spare one byte in so many to be worth reading it.
+/// A packed stream must be shorter than the stream by one byte in this many, or it is not worth reading.
 const SPARED_MIN: usize = 32;
 /// Sizes of the tables, as powers of two.
 const TABLE_BITS_MIN: u32 = 10;
 const TABLE_BITS_MAX: u32 = 20;
 
-/// Positions by hash, the latest wins.
+/// The last position for each hash; hashes that share a slot replace each other.
 #[derive(Debug, Clone)]
 struct Table {
     /// A position plus one; 0 is none.
-    places: Vec<u32>,
+    positions: Vec<u32>,
     shift: u32,
 }
 
@@ -63,32 +68,37 @@ impl Table {
             .map_or(0, |log| log + 1)
             .clamp(TABLE_BITS_MIN, TABLE_BITS_MAX);
         Self {
-            places: vec![0; 1 << bits],
+            positions: vec![0; 1 << bits],
             shift: u64::BITS - bits,
         }
     }
 
-    fn place(&mut self, hash: u64) -> &mut u32 {
-        // The samples' high bits are all alike; a multiplication brings the low ones there.
-        let slot = hash.wrapping_mul(0x9e37_79b1_85eb_ca87) >> self.shift;
-        &mut self.places[slot as usize]
+    fn slot(&self, hash: u64) -> usize {
+        // The high bits of all sampled hashes are alike; the multiplication brings the low ones there.
+        (hash.wrapping_mul(0x9e37_79b1_85eb_ca87) >> self.shift) as usize
     }
 
     fn get(&self, hash: u64) -> Option<usize> {
-        let slot = hash.wrapping_mul(0x9e37_79b1_85eb_ca87) >> self.shift;
-        (self.places[slot as usize] as usize).checked_sub(1)
+        (self.positions[self.slot(hash)] as usize).checked_sub(1)
+    }
+
+    /// Notes a position, and returns the one noted before.
+    fn replace(&mut self, hash: u64, position: usize) -> Option<usize> {
+        let slot = self.slot(hash);
+        let before = std::mem::replace(&mut self.positions[slot], position as u32 + 1);
+        (before as usize).checked_sub(1)
     }
 }
 
-/// What copies may be from, besides the stream itself.
-pub(super) trait Text {
+/// What back references may copy from, besides the stream itself.
+pub(super) trait CopySource {
     fn bytes(&self) -> usize;
 
-    /// Appends `bytes` from `from` on to `into`, at most as many, or says why not.
+    /// Appends exactly `bytes` bytes, from `from` on, to `into`, or says why not.
     fn copy(&self, from: usize, bytes: usize, into: &mut Vec<u8>) -> Result<(), SegmentError>;
 }
 
-/// Where the stretches of a base's text are. Made once for all segments that refer to it.
+/// Where the sampled positions of a base's text are. Made once for all segments that refer to it.
 #[derive(Debug, Clone)]
 pub(super) struct Index<'b> {
     text: Cow<'b, [u8]>,
@@ -100,13 +110,9 @@ impl<'b> Index<'b> {
     /// Of a text of which zstd sees the first `head_bytes`.
     pub(super) fn new(text: Cow<'b, [u8]>, head_bytes: usize) -> Self {
         let mut table = Table::new(text.len());
-        let mut hash = 0;
-        for (at, &byte) in text.iter().enumerate() {
-            hash = rolled(hash, byte);
-            if is_sampled(hash, SAMPLE) && at + 1 >= STRETCH_BYTES {
-                *table.place(hash) = at as u32 + 2;
-            }
-        }
+        each_sampled(&text, SAMPLE, |start, hash| {
+            table.replace(hash, start + STRETCH_BYTES);
+        });
         Self {
             text,
             head_bytes,
@@ -115,131 +121,153 @@ impl<'b> Index<'b> {
     }
 }
 
-/// A repeat: `bytes` at `start` stand at `source` as well, which counts from the base's text on.
+/// The `bytes` bytes at `start` of the stream are also at `source` of the base's text followed by the
+/// stream.
 #[derive(Clone, Copy)]
-struct Copy {
+struct BackReference {
     start: usize,
     bytes: usize,
     source: usize,
 }
 
-/// The list of copies, a stream for each of its columns, and what is left.
+/// A packed stream that is being written: a list for each column of the back references, and the literals.
 #[derive(Default)]
 struct Packed {
-    befores: Vec<u8>,
+    literal_counts: Vec<u8>,
     lengths: Vec<u8>,
     sources: Vec<u8>,
     literals: Vec<u8>,
-    /// Where the next copy's source is if it goes on as the one before.
-    expected: i64,
+    /// The source that the next back reference has if it goes on where the one before ended.
+    expected_source: i64,
 }
 
 impl Packed {
-    fn copy(&mut self, literals: &[u8], copy: Copy) {
+    fn push(&mut self, literals: &[u8], reference: BackReference) {
         self.literals.extend_from_slice(literals);
-        put(&mut self.befores, literals.len() as u64);
-        put(&mut self.lengths, copy.bytes as u64 - LENGTH_MIN);
-        self.expected += literals.len() as i64;
+        put(&mut self.literal_counts, literals.len() as u64);
+        put(&mut self.lengths, reference.bytes as u64 - LENGTH_MIN);
+        self.expected_source += literals.len() as i64;
         put(
             &mut self.sources,
-            zigzag(copy.source as i64 - self.expected),
+            zigzag(reference.source as i64 - self.expected_source),
         );
-        self.expected = (copy.source + copy.bytes) as i64;
+        self.expected_source = (reference.source + reference.bytes) as i64;
     }
 
-    fn into_bytes(self, rest: &[u8]) -> Vec<u8> {
+    fn into_bytes(self, last_literals: &[u8]) -> Vec<u8> {
         let Self {
-            befores,
+            literal_counts,
             lengths,
             sources,
             literals,
             ..
         } = self;
-        let streams = [&befores, &lengths, &sources];
-        let listed: usize = streams.iter().map(|stream| stream.len()).sum();
-        let mut bytes = Vec::with_capacity(listed + literals.len() + rest.len() + 16);
-        for stream in streams {
-            put(&mut bytes, stream.len() as u64);
+        let lists = [&literal_counts, &lengths, &sources];
+        let listed: usize = lists.iter().map(|list| list.len()).sum();
+        let mut bytes = Vec::with_capacity(listed + literals.len() + last_literals.len() + 16);
+        for list in lists {
+            put(&mut bytes, list.len() as u64);
         }
-        for stream in streams {
-            bytes.extend_from_slice(stream);
+        for list in lists {
+            bytes.extend_from_slice(list);
         }
         bytes.extend_from_slice(&literals);
-        bytes.extend_from_slice(rest);
+        bytes.extend_from_slice(last_literals);
         bytes
     }
 }
 
 /// Takes the long repeats out of `main`. `None` if that spares too little, or if `main` is so
-/// long that a reader could not afford to have it twice.
-pub(super) fn take_out(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) -> Option<Vec<u8>> {
+/// long that a reader could not afford to hold it twice.
+pub(super) fn pack(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) -> Option<Vec<u8>> {
     if main.len() > COPIES_STREAM_BYTES_MAX {
         return None;
     }
     let mut seen = Table::new(main.len());
     let mut packed = Packed::default();
-    let (mut taken, mut at) = (0, 0);
-    let (mut hash, mut known_bytes) = (0, 0);
+    // Up to `done` the stream is packed already. The hash covers `hashed_bytes` before `at`.
+    let (mut done, mut at) = (0, 0);
+    let (mut hash, mut hashed_bytes) = (0, 0);
     while let Some(&byte) = main.get(at) {
         hash = rolled(hash, byte);
         at += 1;
-        known_bytes += 1;
-        if !is_sampled(hash, SAMPLE) || known_bytes < STRETCH_BYTES {
+        hashed_bytes += 1;
+        if !is_sampled(hash, SAMPLE) || hashed_bytes < STRETCH_BYTES {
             continue;
         }
-        let earlier = std::mem::replace(seen.place(hash), at as u32 + 1);
-        let mut best = base
-            .table
-            .get(hash)
-            .map(|from| repeat(main, taken, at, &base.text, from));
-        if let Some(from) = (earlier as usize).checked_sub(1) {
-            // What is copied must end before the place that it is copied to. And without this
-            // bound a run of one byte would be compared with itself for each of its bytes.
-            let bytes_max = at - from;
-            let front = taken.max(at.saturating_sub(bytes_max));
-            let mut own = repeat(main, front, at, &main[..at], from);
-            own.bytes = own.bytes.min(bytes_max);
-            own.source += base.text.len();
-            if best.is_none_or(|best| best.bytes < own.bytes) {
-                best = Some(own);
-            }
-        }
-        let is_worth_it = |copy: &Copy| {
-            let from_tail = (base.head_bytes..base.text.len()).contains(&copy.source);
-            let shortest = if from_tail {
-                ShortestCopy::FROM_TAIL
-            } else {
-                shortest
-            };
-            copy.bytes >= shortest.bytes
+        let earlier = seen.replace(hash, at);
+        let Some(best) = base.longest(main, done, at, hash, earlier) else {
+            continue;
         };
-        if let Some(best) = best.filter(is_worth_it) {
-            packed.copy(&main[taken..best.start], best);
-            taken = best.start + best.bytes;
-            at = taken;
-            (hash, known_bytes) = (0, 0);
+        if best.bytes >= base.shortest_from(best.source, shortest).bytes {
+            packed.push(&main[done..best.start], best);
+            done = best.start + best.bytes;
+            at = done;
+            (hash, hashed_bytes) = (0, 0);
         }
     }
-    let packed = packed.into_bytes(&main[taken..]);
+    let packed = packed.into_bytes(&main[done..]);
     (packed.len() + main.len() / SPARED_MIN < main.len()).then_some(packed)
 }
 
-/// The longest stretch around `at`, not before `front`, that stands around `from` in `source`.
-fn repeat(main: &[u8], front: usize, at: usize, source: &[u8], from: usize) -> Copy {
+impl Index<'_> {
+    /// The longest repeat around position `at` of `main`, not beginning before `done`. Its source is in
+    /// the base's text, or around `earlier`, where the stream had the same hash before.
+    #[inline]
+    fn longest(
+        &self,
+        main: &[u8],
+        done: usize,
+        at: usize,
+        hash: u64,
+        earlier: Option<usize>,
+    ) -> Option<BackReference> {
+        let from_base = self
+            .table
+            .get(hash)
+            .map(|from| repeat(main, done, at, &self.text, from));
+        let from_stream = earlier.map(|from| {
+            // A source must end before the place that it is copied to. And without this bound a run of one
+            // byte would be compared with itself for each of its bytes.
+            let bytes_max = at - from;
+            let front = done.max(at.saturating_sub(bytes_max));
+            let mut found = repeat(main, front, at, &main[..at], from);
+            found.bytes = found.bytes.min(bytes_max);
+            found.source += self.text.len();
+            found
+        });
+        match (from_base, from_stream) {
+            (Some(base), Some(stream)) if stream.bytes > base.bytes => Some(stream),
+            (None, stream) => stream,
+            (base, _) => base,
+        }
+    }
+
+    fn shortest_from(&self, source: usize, of_tier: ShortestCopy) -> ShortestCopy {
+        if (self.head_bytes..self.text.len()).contains(&source) {
+            ShortestCopy::FROM_TAIL
+        } else {
+            of_tier
+        }
+    }
+}
+
+/// The longest repeat around `at`, not beginning before `front`, whose source is around `from`.
+fn repeat(main: &[u8], front: usize, at: usize, source: &[u8], from: usize) -> BackReference {
     let before = main[front..at]
         .iter()
         .rev()
         .zip(source[..from].iter().rev())
         .take_while(|(a, b)| a == b)
         .count();
-    Copy {
+    BackReference {
         start: at - before,
         bytes: before + common_bytes(&main[at..], &source[from..]),
         source: from - before,
     }
 }
 
-/// How many first bytes are the same.
+/// How many bytes at the front of both are the same.
 fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
     let same = words.take_while(|(a, b)| a == b).count() * 8;
@@ -247,58 +275,58 @@ fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     same + rest.take_while(|(a, b)| a == b).count()
 }
 
-/// Undoes [`take_out`]: fills `main` (emptied first) with exactly `main_bytes`.
-pub(super) fn put_back(
+/// Undoes [`pack`]: fills `main` (emptied first) with exactly `main_bytes`.
+pub(super) fn unpack(
     packed: &[u8],
-    base: &(impl Text + ?Sized),
+    base: &(impl CopySource + ?Sized),
     main_bytes: usize,
     main: &mut Vec<u8>,
 ) -> Result<(), SegmentError> {
-    const ODD: SegmentError = SegmentError::Inconsistent {
+    const MISFIT: SegmentError = SegmentError::Inconsistent {
         what: "copies do not fit their stream",
     };
     main.clear();
     main.reserve_exact(main_bytes);
-    let mut cursor = Cursor::new(packed);
-    let lengths = [cursor.length()?, cursor.length()?, cursor.length()?];
-    let mut befores = Cursor::new(cursor.take(lengths[0])?);
-    let mut copied = Cursor::new(cursor.take(lengths[1])?);
-    let mut sources = Cursor::new(cursor.take(lengths[2])?);
-    let mut expected = 0_i64;
-    while !befores.rest().is_empty() {
-        let literals = cursor.take(befores.length()?)?;
-        let bytes = copied.varint()?.checked_add(LENGTH_MIN).ok_or(ODD)?;
-        let bytes = usize::try_from(bytes).map_err(|_| ODD)?;
-        let source = expected
-            .checked_add(literals.len() as i64)
+    let mut literals = Cursor::new(packed);
+    let list_bytes = [literals.length()?, literals.length()?, literals.length()?];
+    let mut literal_counts = Cursor::new(literals.take(list_bytes[0])?);
+    let mut lengths = Cursor::new(literals.take(list_bytes[1])?);
+    let mut sources = Cursor::new(literals.take(list_bytes[2])?);
+    let mut expected_source = 0_i64;
+    while !literal_counts.rest().is_empty() {
+        let before = literals.take(literal_counts.length()?)?;
+        let bytes = lengths.varint()?.checked_add(LENGTH_MIN).ok_or(MISFIT)?;
+        let bytes = usize::try_from(bytes).map_err(|_| MISFIT)?;
+        let source = expected_source
+            .checked_add(before.len() as i64)
             .and_then(|expected| expected.checked_add(unzigzag(sources.varint().ok()?)))
-            .ok_or(ODD)?;
-        let from = usize::try_from(source).map_err(|_| ODD)?;
-        let room = main_bytes - main.len();
-        if literals.len() > room || bytes > room - literals.len() {
-            return Err(ODD);
+            .ok_or(MISFIT)?;
+        let from = usize::try_from(source).map_err(|_| MISFIT)?;
+        let space = main_bytes - main.len();
+        if before.len() > space || bytes > space - before.len() {
+            return Err(MISFIT);
         }
-        main.extend_from_slice(literals);
-        let to = from.checked_add(bytes).ok_or(ODD)?;
+        main.extend_from_slice(before);
+        let to = from.checked_add(bytes).ok_or(MISFIT)?;
         if let Some(earlier) = from.checked_sub(base.bytes()) {
             let end = earlier + bytes;
             if end > main.len() {
-                return Err(ODD);
+                return Err(MISFIT);
             }
             main.extend_from_within(earlier..end);
         } else if to > base.bytes() {
-            return Err(ODD);
+            return Err(MISFIT);
         } else {
             base.copy(from, bytes, main)?;
         }
-        expected = to as i64;
+        expected_source = to as i64;
     }
-    let rest = cursor.rest();
-    let ends = copied.rest().is_empty() && sources.rest().is_empty();
-    if !ends || rest.len() != main_bytes - main.len() {
-        return Err(ODD);
+    let last_literals = literals.rest();
+    let lists_end = lengths.rest().is_empty() && sources.rest().is_empty();
+    if !lists_end || last_literals.len() != main_bytes - main.len() {
+        return Err(MISFIT);
     }
-    main.extend_from_slice(rest);
+    main.extend_from_slice(last_literals);
     Ok(())
 }
 
@@ -308,7 +336,7 @@ mod tests {
 
     use super::*;
 
-    impl Text for [u8] {
+    impl CopySource for [u8] {
         fn bytes(&self) -> usize {
             self.len()
         }
@@ -325,9 +353,9 @@ mod tests {
 
     fn comes_back(base: &[u8], main: &[u8]) -> Option<usize> {
         let [quick, _] = [ShortestCopy::QUICK, ShortestCopy::DEEP].map(|shortest| {
-            let packed = take_out(&index(base), main, shortest)?;
+            let packed = pack(&index(base), main, shortest)?;
             let mut back = Vec::new();
-            put_back(&packed, base, main.len(), &mut back).unwrap();
+            unpack(&packed, base, main.len(), &mut back).unwrap();
             assert_eq!(back, main);
             Some(packed.len())
         });
@@ -339,7 +367,7 @@ mod tests {
         let base = noise(8, 2_000);
         for (bytes, deep_copies) in [(200, false), (400, true)] {
             let main = [&noise(9, 50), &base[700..700 + bytes], &noise(10, 50)].concat();
-            let copies = |shortest| take_out(&index(&base), &main, shortest).is_some();
+            let copies = |shortest| pack(&index(&base), &main, shortest).is_some();
             assert_eq!(
                 (copies(ShortestCopy::QUICK), copies(ShortestCopy::DEEP)),
                 (true, deep_copies),
@@ -383,8 +411,8 @@ mod tests {
             for length in [1_usize, 95, 96, 500, 70_000] {
                 let run = vec![byte; length];
                 assert_eq!(comes_back(&[], &run), None, "{length} times {byte}");
-                let behind_base = comes_back(&[byte; 300], &run);
-                assert_eq!(behind_base.is_some(), length >= 96, "{length} times {byte}");
+                let after_base = comes_back(&[byte; 300], &run);
+                assert_eq!(after_base.is_some(), length >= 96, "{length} times {byte}");
             }
         }
     }
@@ -397,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_copy_from_where_nothing_stands_is_refused() {
-        let packed = |before: u64, length: u64, source: i64, literals: &[u8]| {
+        let packed_of = |before: u64, length: u64, source: i64, literals: &[u8]| {
             let mut bytes = Vec::new();
             let streams = [before, length, zigzag(source)].map(|value| {
                 let mut stream = Vec::new();
@@ -413,8 +441,8 @@ mod tests {
         };
         let base = [1; 64];
         let mut main = Vec::new();
-        let mut read = |bytes: &[u8]| put_back(bytes, &base[..], 40, &mut main);
-        assert!(read(&packed(4, 4, 0, &[9; 4])).is_ok());
+        let mut read = |bytes: &[u8]| unpack(bytes, &base[..], 40, &mut main);
+        assert!(read(&packed_of(4, 4, 0, &[9; 4])).is_ok());
         for (before, length, source) in [
             (4, 5, 0),             // longer than the stream
             (4, 3, 0),             // shorter
@@ -426,7 +454,7 @@ mod tests {
             (4, u64::MAX - 8, 0),  // longer than any memory
             (u64::MAX >> 1, 4, 0), // more literals than any memory
         ] {
-            let bytes = packed(before, length, source, &[9; 4]);
+            let bytes = packed_of(before, length, source, &[9; 4]);
             assert!(read(&bytes).is_err(), "{before} {length} {source}");
         }
     }
@@ -454,7 +482,7 @@ mod tests {
             main_bytes in 0_usize..4_096,
         ) {
             let mut main = Vec::new();
-            if put_back(&packed, &[5; 700][..], main_bytes, &mut main).is_ok() {
+            if unpack(&packed, &[5; 700][..], main_bytes, &mut main).is_ok() {
                 prop_assert_eq!(main.len(), main_bytes);
             }
         }

@@ -1,11 +1,14 @@
-//! Values of fixed form: recognised only when writing them back gives the same bytes.
+//! Values of fixed form: times, identifiers, base64 and integers.
+//!
+//! There is a `parse_…` and a `write_…` for each form. A parser accepts a text only if the writer writes the
+//! same bytes again.
 
 use super::output::SHORT_BYTES_MAX;
 
-/// Where a value's text is written, from the front; how much it takes is the writer's answer.
-type Room = [u8; SHORT_BYTES_MAX];
+/// Space for a value's text. Writers fill it from the front, and return how many bytes they wrote.
+type ShortText = [u8; SHORT_BYTES_MAX];
 
-/// Whole part and milliseconds of an RFC 3339 time.
+/// An RFC 3339 time without its zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time {
     /// Unix milliseconds.
@@ -26,7 +29,7 @@ fn decimal(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// The time at the front of `text` and the bytes it takes; what follows (a zone) is the caller's.
+/// The time at the front of `text`, and the bytes that it takes. A zone may follow it.
 pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
     let front = text.get(..SECONDS_END)?;
     if front[4] != b'-'
@@ -70,9 +73,8 @@ pub(super) fn parse_time(text: &[u8]) -> Option<(Time, usize)> {
     Some((Time { ms, us, digits }, end))
 }
 
-/// Writes a time as [`parse_time`] reads it. The bytes it takes; nothing if `time` is out of the
-/// form's range.
-pub(super) fn write_time(time: Time, text: &mut Room) -> Option<usize> {
+/// Writes a time as [`parse_time`] reads it. `None` if it is out of the form's range.
+pub(super) fn write_time(time: Time, text: &mut ShortText) -> Option<usize> {
     let seconds = time.ms.div_euclid(1000);
     let (days, second) = (seconds.div_euclid(DAY_S), seconds.rem_euclid(DAY_S));
     // Year 9999 ends before day 2,932,897; the bound also keeps the calendar sums small.
@@ -167,7 +169,7 @@ pub(super) fn parse_hex(text: &[u8]) -> Option<u128> {
 }
 
 /// Writes the lowest `digits` hex digits of `value`, an even number of them, at most 32.
-pub(super) fn write_hex(value: u128, digits: usize, text: &mut Room) -> usize {
+pub(super) fn write_hex(value: u128, digits: usize, text: &mut ShortText) -> usize {
     let bytes = value.to_be_bytes();
     let wanted = bytes.get(bytes.len() - digits / 2..).unwrap_or_default();
     for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(wanted) {
@@ -200,7 +202,7 @@ pub(super) fn parse_uuid(text: &[u8]) -> Option<u128> {
 }
 
 /// Writes a UUID.
-pub(super) fn write_uuid(value: u128, text: &mut Room) -> usize {
+pub(super) fn write_uuid(value: u128, text: &mut ShortText) -> usize {
     let places = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     for (place, byte) in places.into_iter().zip(value.to_be_bytes()) {
         let [high, low] = HEX_PAIRS[usize::from(byte)];
@@ -258,7 +260,7 @@ pub(super) fn parse_b58(text: &[u8]) -> Option<u128> {
 }
 
 /// Writes 22 base-58 digits: any 128-bit value fits.
-pub(super) fn write_b58(value: u128, text: &mut Room) -> usize {
+pub(super) fn write_b58(value: u128, text: &mut ShortText) -> usize {
     write_base(BASE58, value, &mut text[..B58_BYTES]);
     B58_BYTES
 }
@@ -275,7 +277,7 @@ pub(super) fn parse_b62(text: &[u8]) -> Option<Id> {
 }
 
 /// Writes 24 base-62 digits; false if a half is over 12 digits.
-pub(super) fn write_b62(id: Id, text: &mut Room) -> bool {
+pub(super) fn write_b62(id: Id, text: &mut ShortText) -> bool {
     let left = u128::from(id.high) << 56 | id.low >> 72;
     let right = id.low & ((1 << 72) - 1);
     let (left_text, right_text) = text[..B62_BYTES].split_at_mut(B62_BYTES / 2);
@@ -291,7 +293,7 @@ pub(super) enum Base64 {
     Url,
 }
 
-/// What an alphabet's digits mean, and, two at once for half as many look-ups, how they are written.
+/// The value of each digit of an alphabet, and the digits of 12 bits at once, which halves the look-ups.
 struct Base64Tables {
     values: [u8; 256],
     pairs: [[u8; 2]; 1 << 12],
@@ -336,7 +338,7 @@ pub(super) fn parse_base64(alphabet: Base64, text: &[u8]) -> Option<Vec<u8>> {
     let (last, front) = quads.split_last()?;
     let values = &alphabet.tables().values;
     let value = |c: u8| u32::from(values[usize::from(c)]);
-    // Most texts are none and say so at once: nothing is allocated for them.
+    // Most texts are no base64, and their first bytes show it. Nothing is allocated for them.
     if quads[0][..2].iter().any(|&c| value(c) > 63) {
         return None;
     }
@@ -370,7 +372,7 @@ pub(super) fn parse_base64(alphabet: Base64, text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Fills `text` with canonical base64: four bytes for each three of `bytes`, or what is left of three.
+/// Fills `text` with canonical base64: four bytes for every three of `bytes`, and four for what is left.
 pub(super) fn write_base64(alphabet: Base64, bytes: &[u8], text: &mut [u8]) {
     let pairs = &alphabet.tables().pairs;
     let (triples, tail) = bytes.as_chunks::<3>();
@@ -415,8 +417,8 @@ pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// Writes an integer; the bytes it takes.
-pub(super) fn write_integer(value: i64, text: &mut Room) -> usize {
+/// Writes an integer.
+pub(super) fn write_integer(value: i64, text: &mut ShortText) -> usize {
     let mut magnitude = value.unsigned_abs();
     let sign = usize::from(value < 0);
     text[0] = b'-';

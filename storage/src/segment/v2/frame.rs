@@ -1,41 +1,40 @@
-//! zstd frames without magic, size or checksum: the segment around them has all three.
+//! zstd frames without magic number, size or checksum: the segment around them has all three.
 
 use zstd::zstd_safe::{
     CCtx, CParameter, DCtx, DParameter, DictAttachPref, FrameFormat, compress_bound, get_error_name,
 };
 
 use super::super::SegmentError;
+use crate::limits::ZSTD_WINDOW_LOG_MAX;
 
-/// Window of the largest frame, as a power of two: a message of the largest size allowed.
-const WINDOW_LOG_MAX: u32 = 27;
 /// Window for usual segments with their base.
 const WINDOW_LOG: u32 = 24;
-/// Inputs beyond this are compressed at [`LARGE_LEVEL_MAX`] at most, to stay within a step's
-/// memory: the deep levels' tables take 80 MB beside the input.
+/// Larger inputs are compressed at [`LARGE_LEVEL_MAX`] at most, to bound the memory of a step: the deep
+/// levels' tables take 80 MB besides the input.
 const LARGE_BYTES: usize = 1 << WINDOW_LOG;
 const LARGE_LEVEL_MAX: i32 = 9;
 
-/// zstd's tables for [`super::DEEP_LEVEL`] are made for inputs a hundred times as big as ours. With 2^17
-/// first positions instead of 2^22 that table stays in a core's cache, a tenth faster, and the trees
-/// behind it find the same.
+/// zstd's tables for [`super::DEEP_LEVEL`] are made for inputs a hundred times as big as ours. A hash table of
+/// 2^17 positions instead of 2^22 stays in a core's cache, which is a tenth faster, and the search trees
+/// that it leads to find the same.
 const DEEP_HASH_LOG: u32 = 17;
-/// Trees of 2^20 positions instead of 2^21 are a tenth faster again. They are enough while they cover two
-/// thirds of the dictionary; with a bigger one up to 2 % of the size is lost.
+/// Search trees of 2^20 positions instead of 2^21 are another tenth faster. They are enough as long as they
+/// cover two thirds of the dictionary; with a larger dictionary the result would be up to 2 % larger.
 const DEEP_CHAIN_LOGS: [u32; 2] = [21, 22];
 
-/// The blobs' level has tables of 80 MB, which a step of big pictures could not afford, and pictures have
-/// little to find in them.
+/// The tables of the blobs' level would take 80 MB, too much for a step with large pictures, and pictures have
+/// few repeats to find with them.
 const BLOB_HASH_LOG: u32 = 20;
 const BLOB_CHAIN_LOG: u32 = 22;
 
-/// The level looks for matches of five bytes and more, and takes one of 48 without looking for a better
-/// way to it. Looking for three, and on to 128, spares 1 % of most histories and a seventh of some.
+/// zstd's own settings for the level look for matches of five bytes and more, and take a match of 48 without
+/// looking for a better one. Ours, three and 128, save 1 % of most histories and a seventh of some.
 const DEEP_MATCH_BYTES_MIN: u32 = 3;
 const DEEP_TARGET_LENGTH: u32 = 128;
 
-/// An attached dictionary is searched in place, and zstd then makes the tables of the frame as small as
-/// those of the dictionary: an input this many times as long would see no more than its own last bytes
-/// in them. A dictionary as short as that is soon loaded anew for each frame.
+/// An *attached* dictionary is searched in place, and zstd then makes the frame's tables as small as the
+/// dictionary's. In an input more than this many times as long, only its last bytes would be found in them. So
+/// a dictionary as short as that is *loaded* into the frame's own tables, which takes little time.
 const ATTACHED_INPUT_FACTOR_MAX: usize = 12;
 
 fn deep_chain_log(dictionary_bytes: usize) -> u32 {
@@ -84,10 +83,10 @@ impl Compressor {
     }
 
     pub(in super::super) fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>, SegmentError> {
-        /// What zstd takes for the level's own.
+        /// zstd takes this value for the level's own.
         const OF_THE_LEVEL: u32 = 0;
         let (level, window_log) = if bytes.len() > LARGE_BYTES {
-            (self.level.min(LARGE_LEVEL_MAX), WINDOW_LOG_MAX)
+            (self.level.min(LARGE_LEVEL_MAX), ZSTD_WINDOW_LOG_MAX)
         } else {
             (self.level, WINDOW_LOG)
         };
@@ -119,7 +118,7 @@ impl Compressor {
     }
 }
 
-/// Decompresses frame after frame with one context, which is dear to make.
+/// Decompresses frame after frame with one context, which is expensive to create.
 #[derive(Default)]
 pub(in super::super) struct Decompressor {
     context: Option<DCtx<'static>>,
@@ -164,7 +163,7 @@ impl Decompressor {
                 found,
             }),
             Err(code) => {
-                // What a failed frame leaves in it is not worth knowing.
+                // Begin with a new one after a failure.
                 self.context = None;
                 Err(zstd_error(code))
             }
@@ -178,7 +177,7 @@ fn new_context() -> Result<DCtx<'static>, SegmentError> {
         .set_parameter(DParameter::Format(FrameFormat::Magicless))
         .map_err(zstd_error)?;
     context
-        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
         .map_err(zstd_error)?;
     Ok(context)
 }

@@ -1,7 +1,7 @@
-//! Identifiers: references to those seen before, and the random bits of new ones.
+//! Identifiers: back references to those seen before, and the random bits of new ones.
 //!
-//! The random bits are kept out of the compressed stream: they do not compress, and in its midst
-//! they would spoil the statistics of what does.
+//! The random bits are kept out of the compressed stream. They do not compress, and within it they would
+//! spoil the statistics of what does.
 
 use super::super::SegmentError;
 use super::columns::HashMapOf;
@@ -9,7 +9,7 @@ use super::forms::Id;
 use super::shape::Kind;
 use super::varint::{self, Cursor, unzigzag, zigzag};
 
-/// Code of an identifier equal to the one before in its column.
+/// Code of an identifier that is equal to the one before it in its column.
 const SAME: u64 = 0;
 /// Code of a new random UUID (version 4): 122 bits.
 const NEW_V4: u64 = 1;
@@ -17,21 +17,20 @@ const NEW_V4: u64 = 1;
 const NEW_V7: u64 = 2;
 /// Code of any other new identifier.
 const NEW: u64 = 3;
-/// Codes from here on refer back: the rest, plus one, is the distance in new identifiers.
+/// Codes from here on are back references: what is left, plus one, is the distance in new identifiers.
 const BACK: u64 = 4;
-/// With a base that has identifiers, first the code of the one that stands there behind the last
-/// that was taken from it …
+/// If the base has identifiers: code of the one that follows, in the base, the last one taken from it.
 const NEXT_OF_BASE: u64 = 4;
-/// … then that of any other; how far from there follows.
+/// If the base has identifiers: code of any other of them. Its distance from that position follows.
 const OF_BASE: u64 = 5;
-/// Codes that the base's take away from references back.
+/// How much higher the codes of back references are if the base has identifiers.
 const BASE_CODES: u64 = 2;
 
 const V4_MASK: u128 = 0xf << 76 | 0b11 << 62;
 const V4_BITS: u128 = 4 << 76 | 0b10 << 62;
 const V7_BITS: u128 = 7 << 76 | 0b10 << 62;
 
-/// Bytes that a new identifier of `kind` takes when nothing is known of its bits.
+/// Bytes of a new identifier of which only the kind is known.
 fn plain_bytes(kind: Kind) -> usize {
     match kind {
         Kind::Hex16 => 8,
@@ -41,25 +40,26 @@ fn plain_bytes(kind: Kind) -> usize {
     }
 }
 
-/// Where a base's identifiers stand in it.
+/// The position of each of a base's identifiers.
 pub(super) type BaseIds = HashMapOf<Id, u32>;
 
 /// The identifiers of a segment while it is being split.
 #[derive(Debug, Default)]
 pub(super) struct IdWriter<'b> {
     base: Option<&'b BaseIds>,
-    /// Behind the last one taken from the base.
+    /// The position after that of the last one taken from the base.
     base_next: u32,
+    /// For the lower bits of each new identifier, its upper bits and its position among the new ones.
     known: HashMapOf<u128, (u16, u32)>,
     count: u32,
-    /// Those that are not the base's, each once.
+    /// New identifiers that are not the base's.
     pub(super) fresh: Vec<Id>,
     /// Whole bytes of new identifiers.
     pub(super) bytes: Vec<u8>,
     /// Two bits of each version 4 or 7 UUID, four to a byte, lowest first.
     pub(super) pairs: Vec<u8>,
     pair_count: usize,
-    /// Times of version 7 UUIDs, from the last time of the lines.
+    /// Times of version 7 UUIDs, as differences from the last time in the lines.
     pub(super) times: Vec<u8>,
 }
 
@@ -77,6 +77,7 @@ impl<'b> IdWriter<'b> {
         self.base.is_some()
     }
 
+    /// Writes an identifier of a column, whose last one was `last`.
     pub(super) fn put(
         &mut self,
         kind: Kind,
@@ -90,7 +91,7 @@ impl<'b> IdWriter<'b> {
             return;
         }
         *last = Some(id);
-        // Identifiers that share the lower bits but not the upper are new each time.
+        // Only the last one with these lower bits is known: others with the same are written as new again.
         if let Some(&(high, position)) = self.known.get(&id.low)
             && high == id.high
         {
@@ -134,7 +135,7 @@ impl<'b> IdWriter<'b> {
         }
     }
 
-    /// Keeps `8 * N + 2` bits.
+    /// Writes `8 * N + 2` random bits: `N` bytes and a pair.
     fn put_bits<const N: usize>(&mut self, bits: u128) {
         self.bytes.extend_from_slice(&bits.to_be_bytes()[16 - N..]);
         let pair = (bits >> (8 * N)) as u8 & 3;
@@ -151,7 +152,7 @@ impl<'b> IdWriter<'b> {
 #[derive(Debug)]
 pub(super) struct IdReader<'a> {
     base: Option<&'a [Id]>,
-    /// Behind the last one taken from the base.
+    /// The position after that of the last one taken from the base.
     base_next: usize,
     known: Vec<Id>,
     bytes: Cursor<'a>,
@@ -179,6 +180,7 @@ impl<'a> IdReader<'a> {
         }
     }
 
+    /// Reads the next identifier of a column, whose last one was `last`.
     pub(super) fn next(
         &mut self,
         kind: Kind,
@@ -242,7 +244,7 @@ impl<'a> IdReader<'a> {
         Ok(id)
     }
 
-    /// The base's identifier so far from the one behind the last.
+    /// The base's identifier at this distance from the position after the last one taken.
     fn of_base(&mut self, base: &[Id], distance: i64) -> Result<Id, SegmentError> {
         let position = i64::try_from(self.base_next)
             .ok()
@@ -255,6 +257,7 @@ impl<'a> IdReader<'a> {
         Ok(id)
     }
 
+    /// Reads `8 * N + 2` random bits.
     fn bits<const N: usize>(&mut self) -> Result<u128, SegmentError> {
         let mut bytes = [0; 16];
         bytes[16 - N..].copy_from_slice(&self.bytes.array::<N>()?);

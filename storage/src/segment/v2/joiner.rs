@@ -1,7 +1,10 @@
-//! Puts lines together again from shapes and columns.
+//! Puts lines together again from shapes and columns: undoes [`super::splitter`].
 //!
-//! Every step either writes bytes, of which there are at most as many as the segment's header
-//! says, or uses up at least one byte of a stream: there is no input that keeps it busy.
+//! For each line, the joiner goes through the steps of its shape. A literal is copied, and a value is read
+//! from its column and written in its kind's form.
+//!
+//! Every step either writes bytes, of which there are at most as many as the segment's header says, or
+//! consumes at least one byte of a stream. So no input keeps the joiner busy for long.
 
 use std::collections::HashMap;
 
@@ -10,22 +13,24 @@ use super::Base;
 use super::columns::{CODE_BASE, CODE_NEW, CODE_REPEAT, RECENT_MAX, REPEAT_BYTES_MIN};
 use super::forms::{self, Id, Time};
 use super::ids::IdReader;
-use super::json::DEPTH_MAX;
 use super::output::{Output, PaddedSlice};
 use super::shape::{Kind, Shapes, Step};
 use super::text::push_numbered;
 use super::varint::{Cursor, unzigzag};
+use crate::limits::JSON_DEPTH_MAX;
 
 /// Where a string's bytes are.
 #[derive(Debug, Clone, Copy, Default)]
 struct StringRef {
+    /// The number of the column whose text has them, or [`BLOBS`] or [`BASE_BLOBS`].
     space: u32,
     start: u32,
     length: u32,
 }
 
-/// Spaces that are no column: the segment's blobs, and those of its base (`start` is the number).
+/// The segment's blobs.
 const BLOBS: u32 = u32::MAX;
+/// The base's blobs. `start` is the number of the blob, which is meant as a whole.
 const BASE_BLOBS: u32 = u32::MAX - 1;
 
 /// A column's streams and what its next value depends on.
@@ -38,7 +43,7 @@ pub(super) struct ColumnReader<'a> {
     recent: [StringRef; RECENT_MAX],
     recent_count: usize,
     last_id: Id,
-    /// Whether integers are differences, once known.
+    /// Whether integers are differences, once the first one was read.
     differences: Option<bool>,
     last_integer: i64,
 }
@@ -53,6 +58,7 @@ impl<'a> ColumnReader<'a> {
         }
     }
 
+    /// Makes a string the most recent one.
     fn remember(&mut self, place: StringRef) {
         self.recent_count = (self.recent_count + 1).min(RECENT_MAX);
         self.recent.copy_within(..RECENT_MAX - 1, 1);
@@ -73,7 +79,7 @@ impl<'a> ColumnReader<'a> {
     }
 }
 
-/// A segment on its way back to lines.
+/// The streams of a segment while its lines are put together.
 pub(super) struct Joiner<'a> {
     pub(super) shapes: &'a Shapes,
     pub(super) shape_text: &'a [u8],
@@ -85,11 +91,13 @@ pub(super) struct Joiner<'a> {
     pub(super) state: State,
 }
 
-/// What the values so far leave behind.
+/// What later values may refer back to.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// New strings of [`REPEAT_BYTES_MIN`] and more.
     strings: Vec<StringRef>,
     blobs_at: usize,
+    /// Blobs of the base that were needed so far.
     base_blobs: HashMap<u32, Vec<u8>>,
     last_ms: i64,
 }
@@ -111,7 +119,7 @@ impl<'a> Joiner<'a> {
             Some(shape) => self.shape(shape, 0, out),
             None => {
                 let place = self.string(Kind::Raw, 0)?;
-                out.push_stretch(self.bytes(place)?)
+                out.push_slice(self.bytes(place)?)
             }
         }
     }
@@ -125,7 +133,7 @@ impl<'a> Joiner<'a> {
                 Step::Literal { start, bytes } => {
                     let (start, bytes) = (*start as usize, *bytes as usize);
                     let literal = PaddedSlice::new(self.shape_text, start, bytes);
-                    out.push_stretch(literal.ok_or(NO_STRING)?)?;
+                    out.push_slice(literal.ok_or(NO_STRING)?)?;
                 }
                 Step::Value { kind, column } => {
                     self.value(*kind, usize::from(*column), depth, out)?;
@@ -163,7 +171,7 @@ impl<'a> Joiner<'a> {
         }
     }
 
-    /// The next string of a column, as its kind writes it.
+    /// Writes the next string of a column in its kind's form.
     fn text(&mut self, kind: Kind, index: usize, out: &mut Output) -> Result<(), SegmentError> {
         let place = self.string(kind, index)?;
         if let Some(alphabet) = kind.base64() {
@@ -186,7 +194,7 @@ impl<'a> Joiner<'a> {
                 let firsts = column.aux.take(count)?;
                 push_patch(firsts, self.bytes(place)?, out)
             }
-            _ => out.push_stretch(self.bytes(place)?),
+            _ => out.push_slice(self.bytes(place)?),
         }
     }
 
@@ -249,13 +257,13 @@ impl<'a> Joiner<'a> {
     }
 
     fn array(&mut self, index: usize, depth: usize, out: &mut Output) -> Result<(), SegmentError> {
-        if depth == DEPTH_MAX {
+        if depth == JSON_DEPTH_MAX {
             return Err(SegmentError::Inconsistent {
                 what: "arrays nest too deep",
             });
         }
         let count = self.column(index)?.codes.varint()?;
-        // The shapes of all elements come before those of their own elements.
+        // All its elements' shapes come before those of arrays inside: read on after them from here.
         let mut shapes = self.column(index)?.aux;
         let mut rest = shapes;
         for _ in 0..count {
@@ -273,7 +281,7 @@ impl<'a> Joiner<'a> {
         out.push(b"]")
     }
 
-    /// The next string of a column.
+    /// Reads the next string of a column.
     fn string(&mut self, kind: Kind, index: usize) -> Result<StringRef, SegmentError> {
         let column = self.columns.get_mut(index).ok_or(NO_COLUMN)?;
         let code = column.codes.varint()?;
@@ -349,6 +357,7 @@ impl<'a> Joiner<'a> {
     }
 }
 
+/// Writes the array of a patch's lines.
 fn push_patch(firsts: &[u8], body: PaddedSlice<'_>, out: &mut Output) -> Result<(), SegmentError> {
     let mut rest = body;
     out.push(b"[")?;

@@ -1,24 +1,25 @@
-//! Finds the values of a JSON line. What lies between them (keys, punctuation, spacing) is the
-//! line's shape and is kept as it is, so nothing here needs to judge spelling: a line is split
-//! only if it follows the grammar, and every byte of it is in a value or in the shape.
+//! Finds the values of a JSON line.
+//!
+//! In goes a line, out come [`Token`]s: where its keys, strings, numbers and arrays stand. The
+//! [splitter](super::splitter) takes the values out; what lies between them (keys, punctuation, spacing,
+//! `true`, `false` and `null`) is the line's shape. Every byte is part of a value or of the shape, and
+//! is kept as it is. So the scanner checks the grammar, but neither the spelling of numbers nor UTF-8.
 
-/// Deeper nesting is kept verbatim; the joiner recurses as deep as arrays nest.
-pub(super) const DEPTH_MAX: usize = 64;
+use crate::limits::{JSON_DEPTH_MAX, JSON_KEY_BYTES_MAX, JSON_TOKENS_MAX};
 
-/// A line with more values is kept verbatim: its tokens would outweigh it.
-pub(super) const TOKENS_MAX: usize = 1 << 20;
-
-/// One place of interest in a line; positions are byte offsets.
+/// A place of interest in a line. Positions are byte offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
     /// A key, without its quotes.
     Key { start: u32, end: u32 },
-    /// A string value without its quotes.
+    /// A string value, without its quotes.
     Text {
         start: u32,
         end: u32,
-        escaped: bool,
-        odd: bool,
+        /// Whether it has a backslash.
+        has_escapes: bool,
+        /// Whether control bytes stand in it as they are, which JSON forbids.
+        has_controls: bool,
     },
     /// A number.
     Number { start: u32, end: u32 },
@@ -30,9 +31,222 @@ pub(super) enum Token {
     ArrayClose { at: u32 },
 }
 
-/// A line with a longer key is kept verbatim: the elements of arrays name the array's key again and
-/// again.
-pub(super) const KEY_BYTES_MAX: usize = 2 << 10;
+/// Fills `tokens` (emptied first) with those of `line`. False, and nothing of use, if it is not one
+/// JSON value with nothing around it but white space, or exceeds a bound.
+pub(super) fn tokenize(line: &[u8], tokens: &mut Vec<Token>) -> bool {
+    tokens.clear();
+    if u32::try_from(line.len()).is_err() {
+        return false;
+    }
+    let scanner = Scanner {
+        line,
+        at: 0,
+        open: Vec::with_capacity(JSON_DEPTH_MAX),
+        expect: Expect::Value,
+        tokens,
+    };
+    scanner.scan().is_some()
+}
+
+/// What the grammar allows next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    Value,
+    /// Just after `[`.
+    ValueOrClose,
+    /// After a comma in an object.
+    Key,
+    /// Just after `{`.
+    KeyOrClose,
+    /// After a value, or after the line's only one.
+    CommaOrClose,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Object,
+    Array,
+}
+
+/// Walks over a line. Its methods return `None` where the line is not JSON or exceeds a bound.
+struct Scanner<'a> {
+    line: &'a [u8],
+    at: usize,
+    /// The objects and arrays around `at`, the innermost last.
+    open: Vec<Container>,
+    expect: Expect,
+    tokens: &'a mut Vec<Token>,
+}
+
+impl Scanner<'_> {
+    fn scan(mut self) -> Option<()> {
+        loop {
+            self.skip_space();
+            if self.expect == Expect::CommaOrClose && self.open.is_empty() {
+                return (self.at == self.line.len()).then_some(());
+            }
+            if self.tokens.len() > JSON_TOKENS_MAX {
+                return None;
+            }
+            let byte = *self.line.get(self.at)?;
+            match (self.expect, byte) {
+                (Expect::Key | Expect::KeyOrClose, b'"') => self.key()?,
+                (Expect::KeyOrClose, b'}') | (Expect::ValueOrClose, b']') => self.close(byte)?,
+                (Expect::Key | Expect::KeyOrClose, _) => return None,
+                (Expect::Value | Expect::ValueOrClose, _) => self.value(byte)?,
+                (Expect::CommaOrClose, _) => self.after_value(byte)?,
+            }
+        }
+    }
+
+    /// A key with its colon.
+    fn key(&mut self) -> Option<()> {
+        let string = string_end(self.line, self.at + 1)?;
+        if string.has_controls || string.end - self.at > JSON_KEY_BYTES_MAX {
+            return None;
+        }
+        self.tokens.push(Token::Key {
+            start: self.at as u32 + 1,
+            end: string.end as u32,
+        });
+        self.at = string.end + 1;
+        self.skip_space();
+        if *self.line.get(self.at)? != b':' {
+            return None;
+        }
+        self.at += 1;
+        self.expect = Expect::Value;
+        Some(())
+    }
+
+    /// A string, a number or a word, or the beginning of an object or array.
+    fn value(&mut self, byte: u8) -> Option<()> {
+        match byte {
+            b'{' => return self.open(Container::Object),
+            b'[' => return self.open(Container::Array),
+            b'"' => {
+                let string = string_end(self.line, self.at + 1)?;
+                self.tokens.push(Token::Text {
+                    start: self.at as u32 + 1,
+                    end: string.end as u32,
+                    has_escapes: string.has_escapes,
+                    has_controls: string.has_controls,
+                });
+                self.at = string.end + 1;
+            }
+            b't' | b'f' | b'n' => {
+                let rest = self.line.get(self.at..)?;
+                let word = [&b"true"[..], b"false", b"null"]
+                    .into_iter()
+                    .find(|word| rest.starts_with(word))?;
+                self.at += word.len();
+            }
+            b'-' | b'0'..=b'9' => {
+                let end = number_end(self.line, self.at);
+                self.tokens.push(Token::Number {
+                    start: self.at as u32,
+                    end: end as u32,
+                });
+                self.at = end;
+            }
+            _ => return None,
+        }
+        self.expect = Expect::CommaOrClose;
+        Some(())
+    }
+
+    fn open(&mut self, container: Container) -> Option<()> {
+        if self.open.len() == JSON_DEPTH_MAX {
+            return None;
+        }
+        self.expect = match container {
+            Container::Object => Expect::KeyOrClose,
+            Container::Array => {
+                self.tokens.push(Token::ArrayOpen { at: self.at as u32 });
+                Expect::ValueOrClose
+            }
+        };
+        self.open.push(container);
+        self.at += 1;
+        Some(())
+    }
+
+    /// A comma, or the end of the innermost object or array.
+    fn after_value(&mut self, byte: u8) -> Option<()> {
+        if byte != b',' {
+            return self.close(byte);
+        }
+        self.expect = match self.open.last()? {
+            Container::Object => Expect::Key,
+            Container::Array => {
+                self.tokens.push(Token::ArrayComma { at: self.at as u32 });
+                Expect::Value
+            }
+        };
+        self.at += 1;
+        Some(())
+    }
+
+    /// The end of the innermost object or array, with which a value ends.
+    fn close(&mut self, byte: u8) -> Option<()> {
+        match (self.open.pop()?, byte) {
+            (Container::Object, b'}') => {}
+            (Container::Array, b']') => {
+                self.tokens.push(Token::ArrayClose { at: self.at as u32 });
+            }
+            _ => return None,
+        }
+        self.at += 1;
+        self.expect = Expect::CommaOrClose;
+        Some(())
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.line.get(self.at) {
+            self.at += 1;
+        }
+    }
+}
+
+fn number_end(line: &[u8], mut at: usize) -> usize {
+    while let Some(b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') = line.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// How a string goes on after its opening quote.
+struct StringEnd {
+    /// Position of the closing quote.
+    end: usize,
+    has_escapes: bool,
+    /// Whether control bytes stand in it as they are, which JSON forbids.
+    has_controls: bool,
+}
+
+fn string_end(line: &[u8], from: usize) -> Option<StringEnd> {
+    let (mut end, mut has_escapes, mut has_controls) = (from, false, false);
+    loop {
+        end = find_special(line, end);
+        match *line.get(end)? {
+            b'"' => {
+                return Some(StringEnd {
+                    end,
+                    has_escapes,
+                    has_controls,
+                });
+            }
+            b'\\' => {
+                has_escapes = true;
+                end += 2;
+            }
+            _ => {
+                has_controls = true;
+                end += 1;
+            }
+        }
+    }
+}
 
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
@@ -71,172 +285,6 @@ fn specials_of_8(word: [u8; 8]) -> u64 {
 
 fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
-}
-
-enum Expect {
-    Value,
-    ValueOrClose,
-    KeyOrClose,
-    Key,
-    CommaOrClose,
-}
-
-/// Fills `tokens` with the values of `line`; false if it is not one JSON value with nothing
-/// around it but JSON's white space, or nests too deep.
-pub(super) fn tokenize(line: &[u8], tokens: &mut Vec<Token>) -> bool {
-    tokens.clear();
-    scan(line, tokens).is_some()
-}
-
-fn scan(line: &[u8], tokens: &mut Vec<Token>) -> Option<()> {
-    if u32::try_from(line.len()).is_err() {
-        return None;
-    }
-    // True for an object, false for an array.
-    let mut open: Vec<bool> = Vec::with_capacity(DEPTH_MAX);
-    let mut expect = Expect::Value;
-    let mut at = skip_space(line, 0);
-    loop {
-        if tokens.len() > TOKENS_MAX {
-            return None;
-        }
-        let byte = *line.get(at)?;
-        let mut value_done = false;
-        match expect {
-            Expect::Key | Expect::KeyOrClose if byte == b'"' => {
-                let (end, _, odd) = string_end(line, at + 1)?;
-                if odd || end - at > KEY_BYTES_MAX {
-                    return None;
-                }
-                tokens.push(Token::Key {
-                    start: at as u32 + 1,
-                    end: end as u32,
-                });
-                at = skip_space(line, end + 1);
-                if *line.get(at)? != b':' {
-                    return None;
-                }
-                at += 1;
-                expect = Expect::Value;
-            }
-            Expect::KeyOrClose if byte == b'}' => {
-                open.pop()?;
-                at += 1;
-                value_done = true;
-            }
-            Expect::ValueOrClose if byte == b']' => {
-                tokens.push(Token::ArrayClose { at: at as u32 });
-                open.pop()?;
-                at += 1;
-                value_done = true;
-            }
-            Expect::CommaOrClose => {
-                let object = *open.last()?;
-                match (byte, object) {
-                    (b',', true) => expect = Expect::Key,
-                    (b',', false) => {
-                        tokens.push(Token::ArrayComma { at: at as u32 });
-                        expect = Expect::Value;
-                    }
-                    (b'}', true) | (b']', false) => {
-                        if !object {
-                            tokens.push(Token::ArrayClose { at: at as u32 });
-                        }
-                        open.pop()?;
-                        value_done = true;
-                    }
-                    _ => return None,
-                }
-                at += 1;
-            }
-            Expect::Value | Expect::ValueOrClose => match byte {
-                b'{' | b'[' => {
-                    if open.len() == DEPTH_MAX {
-                        return None;
-                    }
-                    if byte == b'[' {
-                        tokens.push(Token::ArrayOpen { at: at as u32 });
-                        expect = Expect::ValueOrClose;
-                    } else {
-                        expect = Expect::KeyOrClose;
-                    }
-                    open.push(byte == b'{');
-                    at += 1;
-                }
-                b'"' => {
-                    let (end, escaped, odd) = string_end(line, at + 1)?;
-                    let (start, stop) = (at as u32 + 1, end as u32);
-                    tokens.push(Token::Text {
-                        start,
-                        end: stop,
-                        escaped,
-                        odd,
-                    });
-                    at = end + 1;
-                    value_done = true;
-                }
-                b't' | b'f' | b'n' => {
-                    let rest = line.get(at..)?;
-                    let word = [&b"true"[..], b"false", b"null"]
-                        .into_iter()
-                        .find(|word| rest.starts_with(word))?;
-                    at += word.len();
-                    value_done = true;
-                }
-                b'-' | b'0'..=b'9' => {
-                    let end = number_end(line, at);
-                    tokens.push(Token::Number {
-                        start: at as u32,
-                        end: end as u32,
-                    });
-                    at = end;
-                    value_done = true;
-                }
-                _ => return None,
-            },
-            Expect::Key | Expect::KeyOrClose => return None,
-        }
-        at = skip_space(line, at);
-        if value_done {
-            if open.is_empty() {
-                return (at == line.len()).then_some(());
-            }
-            expect = Expect::CommaOrClose;
-        }
-    }
-}
-
-fn skip_space(line: &[u8], mut at: usize) -> usize {
-    while let Some(b' ' | b'\t' | b'\n' | b'\r') = line.get(at) {
-        at += 1;
-    }
-    at
-}
-
-fn number_end(line: &[u8], mut at: usize) -> usize {
-    while let Some(b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') = line.get(at) {
-        at += 1;
-    }
-    at
-}
-
-/// Position of the closing quote, whether there are escapes, and whether there are bare controls.
-fn string_end(line: &[u8], from: usize) -> Option<(usize, bool, bool)> {
-    let (mut at, mut escaped, mut odd) = (from, false, false);
-    loop {
-        at = find_special(line, at);
-        match *line.get(at)? {
-            b'"' => return Some((at, escaped, odd)),
-            b'\\' => {
-                escaped = true;
-                at += 2;
-            }
-            _ => {
-                odd = true;
-                at += 1;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -298,7 +346,7 @@ mod tests {
             assert!(!tokenize(bad.as_bytes(), &mut tokens), "{bad}");
         }
         let deep = |n: usize| "[".repeat(n) + &"]".repeat(n);
-        assert!(tokenize(deep(DEPTH_MAX).as_bytes(), &mut tokens));
-        assert!(!tokenize(deep(DEPTH_MAX + 1).as_bytes(), &mut tokens));
+        assert!(tokenize(deep(JSON_DEPTH_MAX).as_bytes(), &mut tokens));
+        assert!(!tokenize(deep(JSON_DEPTH_MAX + 1).as_bytes(), &mut tokens));
     }
 }

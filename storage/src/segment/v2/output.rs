@@ -1,27 +1,28 @@
-//! Bytes being put together from a segment's parts, no more than its header promised.
+//! The buffer in which messages are put together: no more bytes than the segment's header promised.
 //!
-//! Replay lives here: most of what a decoded line consists of is short, and a call that copies
-//! "so many bytes" costs more than the bytes. So the buffer always has [`SLACK_BYTES`] more than
-//! is filled, and short pieces are copied in blocks of one fixed size, of which the surplus is
-//! written over by what comes next.
+//! Most of the time of a replay is spent here. The pieces of a line are short, and a call that copies a
+//! variable number of bytes takes longer than the copying. So the buffer always has [`SLACK_BYTES`] more
+//! than is filled, and short pieces are copied in blocks of one fixed size. What is copied too much is
+//! overwritten by the next piece.
 
 use wide::u8x32;
 
 use super::super::SegmentError;
 
-/// Bytes copied and looked at at once.
+/// Bytes copied, and searched for what needs escaping, at once.
 const BLOCK_BYTES: usize = 32;
 /// Longest escape, `\u001f`.
 const ESCAPE_BYTES_MAX: usize = 6;
-/// Room behind what is filled: a block whose every byte is escaped, and the surplus of the last
+/// Space after what is filled: for a block whose every byte is escaped, and for the surplus of the last
 /// copies.
 const SLACK_BYTES: usize = (ESCAPE_BYTES_MAX + 2) * BLOCK_BYTES;
-/// What a time, a number or an identifier takes at most.
+/// The most bytes that a time, a number or an identifier takes.
 pub(super) const SHORT_BYTES_MAX: usize = 64;
-/// Room made at first, whatever a header says; it grows with what there is to fill it.
+/// Bytes allocated at first at most, whatever a header says. The buffer grows as it is filled.
 const FIRST_BYTES_MAX: usize = 4 << 20;
 
-/// A stretch of bytes inside others: what follows it may be read along, and not used.
+/// A slice of a larger one. A whole block may be read where it begins, beyond its end, and the surplus not
+/// used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PaddedSlice<'a> {
     space: &'a [u8],
@@ -77,7 +78,7 @@ impl<'a> PaddedSlice<'a> {
         ))
     }
 
-    /// What follows from `at` on, as far as there is anything; zeros behind it.
+    /// The `N` bytes from `at` on, with zeros for those that are not there.
     #[inline(never)]
     fn padded<const N: usize>(&self, at: usize) -> [u8; N] {
         let rest = self.space.get(at..).unwrap_or_default();
@@ -88,10 +89,10 @@ impl<'a> PaddedSlice<'a> {
     }
 }
 
-/// Bytes being reassembled, which must not outgrow what the segment's header promised.
+/// Messages being put together. They must not be longer than the segment's header promised.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// Filled up to `filled`; what is behind is left from before.
+    /// Filled up to `filled`. What comes after is left from before.
     bytes: Vec<u8>,
     filled: usize,
     bytes_max: usize,
@@ -123,13 +124,13 @@ impl Output {
         self.bytes
     }
 
-    /// Forgets what is there; the room promised for all shrinks by it.
+    /// Drops what is there. It still counts towards what the header promised.
     pub(super) fn discard(&mut self) {
         self.bytes_max -= self.filled;
         self.filled = 0;
     }
 
-    /// Makes room for `count` bytes more and the slack.
+    /// Makes space for `count` bytes more and the slack.
     #[inline]
     fn make_room(&mut self, count: usize) {
         if self.bytes.len() - self.filled < count + SLACK_BYTES {
@@ -147,7 +148,7 @@ impl Output {
         self.bytes.resize(bytes, 0);
     }
 
-    /// Makes sure that `count` bytes more are allowed, and that there is room for them.
+    /// Checks that `count` bytes more are allowed, and makes space for them.
     #[inline]
     fn admit(&mut self, count: usize) -> Result<(), SegmentError> {
         if count > self.bytes_max - self.filled {
@@ -159,7 +160,7 @@ impl Output {
         Ok(())
     }
 
-    /// Appends bytes; for those whose number the compiler knows.
+    /// Appends bytes. Fast if the compiler knows how many.
     #[inline]
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), SegmentError> {
         self.admit(bytes.len())?;
@@ -169,21 +170,19 @@ impl Output {
         Ok(())
     }
 
-    /// Appends a stretch.
+    /// Appends a slice.
     #[inline]
-    pub(super) fn push_stretch(&mut self, stretch: PaddedSlice<'_>) -> Result<(), SegmentError> {
-        let count = stretch.len();
+    pub(super) fn push_slice(&mut self, slice: PaddedSlice<'_>) -> Result<(), SegmentError> {
+        let count = slice.len();
         if count > BLOCK_BYTES {
-            return self.push(stretch.bytes());
+            return self.push(slice.bytes());
         }
         self.admit(count)?;
-        let found: Option<&[u8; BLOCK_BYTES]> = stretch
-            .space
-            .get(stretch.start..)
-            .and_then(<[u8]>::first_chunk);
+        let found: Option<&[u8; BLOCK_BYTES]> =
+            slice.space.get(slice.start..).and_then(<[u8]>::first_chunk);
         match found {
             Some(block) => self.put(*block),
-            None => self.put(stretch.padded::<BLOCK_BYTES>(stretch.start)),
+            None => self.put(slice.padded::<BLOCK_BYTES>(slice.start)),
         }
         self.filled += count;
         Ok(())
@@ -202,14 +201,14 @@ impl Output {
         Ok(result)
     }
 
-    /// Lets `write` fill some of a short text's room, and say how much, at most all of it.
+    /// Lets `write` fill the front of the space for a short text, and return how many bytes it wrote.
     #[inline]
     pub(super) fn push_short(
         &mut self,
         write: impl FnOnce(&mut [u8; SHORT_BYTES_MAX]) -> usize,
     ) -> Result<(), SegmentError> {
-        // Straight into its place: bytes written one by one and copied at once make the processor
-        // wait for the writes.
+        // It is written where it belongs. If it were written byte by byte elsewhere and then copied as a block,
+        // the processor would have to wait for the writes.
         self.make_room(SHORT_BYTES_MAX);
         let rest = self.bytes.get_mut(self.filled..).unwrap_or_default();
         let count = rest.first_chunk_mut().map_or(0, write);
@@ -218,7 +217,7 @@ impl Output {
         Ok(())
     }
 
-    /// Writes behind what is filled; there is always the slack.
+    /// Writes after what is filled, without filling it. The slack has space for it.
     #[inline]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.bytes[self.filled..self.filled + N].copy_from_slice(&bytes);
@@ -226,12 +225,12 @@ impl Output {
 
     /// Appends text escaped as `JSON.stringify`, serde and Python's `json` agree on.
     pub(super) fn push_escaped(&mut self, text: PaddedSlice<'_>) -> Result<(), SegmentError> {
-        // Escaped or not, it takes as much at least, and one block's escapes fit into the slack.
+        // It takes at least as many bytes as it has, and the escapes of one block fit into the slack.
         self.admit(text.len())?;
         let mut at = text.start;
         while at < text.end {
             let count = BLOCK_BYTES.min(text.end - at);
-            // Twice a block, so that any block that begins in the first is there as well.
+            // Two blocks, so that a whole block can be read from any position in the first.
             match text.space.get(at..).and_then(<[u8]>::first_chunk) {
                 Some(blocks) => self.push_block(blocks, count),
                 None => self.push_block(&text.padded(at), count),
@@ -251,7 +250,7 @@ impl Output {
     pub(super) fn push_escaped_byte(&mut self, byte: u8) -> Result<(), SegmentError> {
         match ESCAPES[usize::from(byte)] {
             0 => self.push(&[byte]),
-            escape => self.push_stretch(PaddedSlice {
+            escape => self.push_slice(PaddedSlice {
                 space: &escape.to_le_bytes(),
                 start: 0,
                 end: escape_length(escape),
@@ -270,8 +269,8 @@ impl Output {
         self.make_room(0);
         self.put(block);
         let mut specials = special_bits(block) & (u32::MAX >> (BLOCK_BYTES - count));
-        // The block stands there already: what is left to do is to cut it at each special byte,
-        // and to write what follows once more behind the escape.
+        // The whole block is written already. At each byte that needs it, write the escape over it, and then
+        // what follows the byte once more.
         let mut done = 0;
         while specials != 0 {
             let special = specials.trailing_zeros() as usize;
@@ -287,8 +286,7 @@ impl Output {
     }
 }
 
-/// How each byte that needs it is escaped: up to six bytes of text, the number of them in the
-/// last byte.
+/// The escape of each byte that needs one: up to six bytes of text, and their number in the last byte.
 static ESCAPES: [u64; 256] = escapes();
 
 #[inline]
@@ -367,8 +365,8 @@ mod tests {
         assert!(out.push_escaped(PaddedSlice::of(b"\"\"\"\"\"\"")).is_err());
         assert!(out.len() <= 10);
         let mut out = Output::new(40, Vec::new(), 0);
-        assert!(out.push_stretch(PaddedSlice::of(&[b'a'; 41])).is_err());
-        assert!(out.push_stretch(PaddedSlice::of(&[b'a'; 40])).is_ok());
+        assert!(out.push_slice(PaddedSlice::of(&[b'a'; 41])).is_err());
+        assert!(out.push_slice(PaddedSlice::of(&[b'a'; 40])).is_ok());
         assert!(out.push(b"b").is_err());
         assert!(out.push_escaped(PaddedSlice::of(b"b")).is_err());
         assert!(out.push_escaped(PaddedSlice::of(b"")).is_ok());
@@ -410,7 +408,7 @@ mod tests {
                 if *escaped {
                     out.push_escaped(stretch).unwrap();
                 } else {
-                    out.push_stretch(stretch).unwrap();
+                    out.push_slice(stretch).unwrap();
                 }
             }
             prop_assert_eq!(out.into_bytes(), expected);

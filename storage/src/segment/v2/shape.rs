@@ -1,11 +1,12 @@
 //! Shapes: what is left of a line when its values are taken out.
 //!
-//! A shape is the line's own bytes with one marker byte for each value. Markers are control
-//! bytes, which JSON allows nowhere outside strings except for white space. A shape that is an
-//! array's element begins, if it has a value before any key, with the array's key and
-//! [`CONTEXT`]; that part is not written back. The key nearest before a value and the value's
-//! kind name the column that holds it, so that shapes need no column numbers and stay equal
-//! from segment to segment.
+//! A shape is the line's own bytes with one marker byte in the place of each value. Markers are control
+//! bytes, which JSON allows nowhere outside strings except as white space. The column of a value follows from
+//! its marker and from the key before it, so a shape needs no column numbers and is the same in every
+//! segment. An array's element has a shape of its own. If it has a value before any key, its shape begins
+//! with its *context*, the array's key, and [`CONTEXT`]; these bytes are not written back.
+//!
+//! The splitter writes shapes. [`compile`] reads them for the joiner, as lists of steps.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -17,17 +18,12 @@ use super::super::SegmentError;
 use super::super::header::check_max;
 use super::columns::HashMapOf;
 use super::forms::Base64;
+use crate::limits::{SEGMENT_COLUMNS_MAX, SHAPE_STEPS_MAX};
 
 /// Ends a shape.
 pub(super) const END: u8 = 0x00;
-/// Ends the key that a shape of an array's element begins with.
+/// Ends the context that an element's shape may begin with.
 pub(super) const CONTEXT: u8 = 0x17;
-/// Columns of a segment.
-pub(super) const COLUMNS_MAX: usize = 8192;
-/// Steps of all shapes of a segment, and shapes. Many times what a line has, see
-/// [`super::json::TOKENS_MAX`], or what lines of a few MiB have together; an encoder that meets more
-/// keeps its lines whole.
-const STEPS_MAX: usize = 1 << 23;
 
 /// What a column's values are. The number is the marker in shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,13 +40,13 @@ pub(super) enum Kind {
     TimeMs = 0x05,
     /// A time in microseconds.
     TimeUs = 0x06,
-    /// 22 base-58 digits behind a prefix: `toolu_01…`, `msg_01…`, `req_01…`.
+    /// 22 base-58 digits after a prefix: `toolu_01…`, `msg_01…`, `req_01…`.
     Base58 = 0x07,
-    /// 24 base-62 digits behind a prefix: `call_…`.
+    /// 24 base-62 digits after a prefix: `call_…`.
     Base62 = 0x08,
-    /// An unescaped string without its line numbers.
+    /// A string, unescaped and without the numbers of its lines.
     Numbered = 0x0b,
-    /// An array of a patch's lines: their first characters apart, the rest as one text.
+    /// An array of a patch's lines: their first characters, and the rest of all lines as one text.
     PatchLines = 0x0c,
     /// Base64, decoded.
     Base64 = 0x0e,
@@ -60,7 +56,7 @@ pub(super) enum Kind {
     Number = 0x10,
     /// An array: its length, and the shape of each element.
     Array = 0x11,
-    /// A line that is not JSON. In no shape: the lines that have none.
+    /// A whole line. In no shape: such lines have none.
     Raw = 0x12,
     /// 16 hex digits.
     Hex16 = 0x13,
@@ -97,7 +93,7 @@ impl Kind {
         })
     }
 
-    /// The alphabet of decoded base64, whose bytes stand among the blobs.
+    /// The alphabet, if this is base64. Its decoded bytes are among the blobs.
     pub(super) fn base64(self) -> Option<Base64> {
         match self {
             Self::Base64 => Some(Base64::Standard),
@@ -135,6 +131,7 @@ pub(super) struct Shapes {
 }
 
 impl Shapes {
+    /// The steps of a shape, if there is one of this number.
     pub(super) fn steps(&self, shape: usize) -> Option<&[Step]> {
         let end = *self.ends.get(shape)? as usize;
         let start = match shape.checked_sub(1) {
@@ -150,70 +147,70 @@ impl Shapes {
     }
 
     fn push(&mut self, step: Step) -> Result<(), SegmentError> {
-        check_max("the steps of shapes", self.steps.len(), STEPS_MAX - 1)?;
+        check_max("the steps of shapes", self.steps.len(), SHAPE_STEPS_MAX - 1)?;
         self.steps.push(step);
         Ok(())
     }
 
     fn push_literal(&mut self, Range { start, end }: Range<usize>) -> Result<(), SegmentError> {
-        const ODD: SegmentError = SegmentError::Inconsistent {
+        const TOO_LONG: SegmentError = SegmentError::Inconsistent {
             what: "shapes of gigabytes",
         };
-        let bytes = u32::try_from(end - start).map_err(|_| ODD)?;
-        let start = u32::try_from(start).map_err(|_| ODD)?;
+        let bytes = u32::try_from(end - start).map_err(|_| TOO_LONG)?;
+        let start = u32::try_from(start).map_err(|_| TOO_LONG)?;
         self.push(Step::Literal { start, bytes })
     }
 
     fn end_shape(&mut self) -> Result<(), SegmentError> {
-        check_max("the number of shapes", self.ends.len(), STEPS_MAX - 1)?;
+        check_max("the number of shapes", self.ends.len(), SHAPE_STEPS_MAX - 1)?;
         self.ends.push(self.steps.len() as u32);
         Ok(())
     }
 }
 
-/// Numbers columns in the order in which they are first asked for.
+/// Numbers keys, and columns, in the order in which they first occur.
 #[derive(Default)]
-struct Namer<'a> {
+struct ColumnNumbers<'a> {
     keys: HashMap<&'a [u8], u32, BuildHasherDefault<Xxh3Default>>,
     columns: HashMapOf<u64, u16>,
 }
 
-impl<'a> Namer<'a> {
-    /// A number for a key. Asked for once where the key changes, not for each value: a hostile shape
-    /// has a key of megabytes before as many values.
+impl<'a> ColumnNumbers<'a> {
+    /// The number of a key. It is looked up once where the key changes, not for each value: a hostile shape
+    /// may have a key of megabytes before as many values.
     fn key(&mut self, key: &'a [u8]) -> u32 {
         let next = self.keys.len() as u32;
         *self.keys.entry(key).or_insert(next)
     }
 
-    /// The column of a kind and a key's number, and whether it is a new one.
+    /// The column of a kind and the number of a key, and whether it is a new one.
     fn column(&mut self, kind: Kind, key: u32) -> Result<(u16, bool), SegmentError> {
         let next = self.columns.len();
         let column = *self
             .columns
             .entry(u64::from(key) << 8 | kind as u64)
             .or_insert(next as u16);
-        if self.columns.len() > COLUMNS_MAX {
+        if self.columns.len() > SEGMENT_COLUMNS_MAX {
             return Err(SegmentError::TooLarge {
                 what: "the number of columns",
                 found: self.columns.len() as u64,
-                max: COLUMNS_MAX as u64,
+                max: SEGMENT_COLUMNS_MAX as u64,
             });
         }
         Ok((column, self.columns.len() > next))
     }
 }
 
-/// Reads shapes, each ended by [`END`], and names their columns in order of appearance:
-/// `name_column(kind, key)` is called once for each, first for `(Raw, "")`.
+/// Reads shapes, each ended by [`END`]. Calls `name_column(kind, key)` once for each column, in the order
+/// of their numbers, first for `(Raw, "")`.
 pub(super) fn compile<'a>(
     text: &'a [u8],
     mut name_column: impl FnMut(Kind, &'a [u8]),
 ) -> Result<Shapes, SegmentError> {
     let mut shapes = Shapes::default();
-    let mut namer = Namer::default();
-    let nameless = namer.key(b"");
-    namer.column(Kind::Raw, nameless)?;
+    let mut numbers = ColumnNumbers::default();
+    let nameless = numbers.key(b"");
+    numbers.column(Kind::Raw, nameless)?;
     name_column(Kind::Raw, b"");
     let mut start = 0;
     while start < text.len() {
@@ -222,15 +219,15 @@ pub(super) fn compile<'a>(
         })?;
         let end = start + length;
         let shape = &text[start..end];
-        let (mut key, mut number, mut at): (&[u8], u32, usize) =
+        let (mut key, mut key_number, mut at): (&[u8], u32, usize) =
             match memchr::memchr(CONTEXT, shape) {
                 Some(context) => {
                     let key = &shape[..context];
-                    (key, namer.key(key), start + context + 1)
+                    (key, numbers.key(key), start + context + 1)
                 }
                 None => (b"", nameless, start),
             };
-        let mut literal = at;
+        let mut literal_from = at;
         while at < end {
             let byte = text[at];
             if byte >= 0x20 || matches!(byte, b'\t' | b'\n' | b'\r') {
@@ -240,32 +237,32 @@ pub(super) fn compile<'a>(
             let kind = Kind::from_marker(byte).ok_or(SegmentError::Inconsistent {
                 what: "a shape has an unknown marker",
             })?;
-            if literal < at {
-                shapes.push_literal(literal..at)?;
-                if let Some(found) = last_key(&text[literal..at]) {
-                    (key, number) = (found, namer.key(found));
+            if literal_from < at {
+                shapes.push_literal(literal_from..at)?;
+                if let Some(found) = last_key(&text[literal_from..at]) {
+                    (key, key_number) = (found, numbers.key(found));
                 }
             }
-            let (column, is_new) = namer.column(kind, number)?;
+            let (column, is_new) = numbers.column(kind, key_number)?;
             if is_new {
                 name_column(kind, key);
             }
             shapes.push(Step::Value { kind, column })?;
             at += 1;
-            literal = at;
+            literal_from = at;
         }
-        if literal < end {
-            shapes.push_literal(literal..end)?;
+        if literal_from < end {
+            shapes.push_literal(literal_from..end)?;
         }
         shapes.end_shape()?;
         start = end + 1;
     }
-    shapes.columns = namer.columns.len();
+    shapes.columns = numbers.columns.len();
     Ok(shapes)
 }
 
-/// The last key in a piece of a shape: what stands in quotes before the last `":`, spacing aside.
-/// Values left in the shape may look like keys; the splitter names columns by this very function.
+/// The last key in a piece of a shape: what is in quotes before the last `":`, white space aside. A value
+/// that stayed in the shape may look like a key. That does no harm: the splitter uses this function too.
 pub(super) fn last_key(literal: &[u8]) -> Option<&[u8]> {
     let mut end = literal.len();
     loop {

@@ -1,9 +1,9 @@
-//! Stretches: the bytes before a position, known by a hash that goes along with the stream.
+//! Stretches: the 32 bytes before a position, known by a rolling hash (a gear hash).
 //!
-//! Whether a position is sampled is decided by its hash, and the hash by the bytes before it alone, so a
-//! passage is sampled at the same places wherever it stands.
+//! Whether a position is *sampled* depends on its hash alone, and the hash on these bytes alone. So a passage
+//! is sampled at the same positions wherever it occurs.
 
-/// Bytes that a hash remembers.
+/// Bytes that a hash depends on.
 pub(super) const STRETCH_BYTES: usize = 32;
 
 /// Random numbers, one for each value of a byte (splitmix64).
@@ -24,18 +24,18 @@ const fn gear() -> [u64; 256] {
     table
 }
 
-/// Goes on by one byte: two bits are shifted out for each, so that after [`STRETCH_BYTES`] a byte
-/// is forgotten.
+/// The hash one byte further. Each byte shifts two bits out, so that after [`STRETCH_BYTES`] more a byte no
+/// longer counts.
 pub(super) fn rolled(hash: u64, byte: u8) -> u64 {
     (hash << 2).wrapping_add(GEAR[usize::from(byte)])
 }
 
-/// Whether a hash is in a sample of one in so many. A hash in a sparse sample is in every denser one.
+/// Whether a hash is in a sample of one in `one_in`. A hash in a sparse sample is in every denser one.
 pub(super) fn is_sampled(hash: u64, one_in: u64) -> bool {
     hash < u64::MAX / one_in
 }
 
-/// Calls `visit(position, hash)` for each sampled stretch of `bytes`.
+/// Calls `visit(start, hash)` for each sampled stretch of `bytes`.
 pub(super) fn each_sampled(bytes: &[u8], one_in: u64, mut visit: impl FnMut(usize, u64)) {
     let mut hash = 0;
     for (at, &byte) in bytes.iter().enumerate() {

@@ -1,13 +1,17 @@
 //! Whatever goes in comes out; whatever is damaged says so and nothing else happens.
 
 mod bases;
+mod example;
 mod fixtures;
 mod fuzz;
 
 use proptest::prelude::*;
 
+use super::body::{Body, Inflated};
+use super::encoder::split;
 use super::*;
-use crate::segment::{decode as decode_segment, decode_range};
+use crate::segment::header::{CodecVersion, Header};
+use crate::segment::{DecodeLimits, Entry, SegmentError, decode as decode_segment, decode_range};
 
 const LEVEL: i32 = 3;
 
@@ -28,7 +32,11 @@ fn round_trip(lines: &[Vec<u8>], times: &[i64], base: Option<&Base>) -> Vec<u8> 
     let segment = round_trip_split_or_whole(lines, times, base);
     let entries = entries(lines, times);
     let mut encoder = Encoder::new(LEVEL, base).unwrap();
-    let split = encoder.encode_split(header_of(&entries).unwrap(), &entries, Ideas::ALL);
+    let split = encoder.encode_split(
+        Header::for_entries(CodecVersion::V2, &entries).unwrap(),
+        &entries,
+        Techniques::ALL,
+    );
     assert!(split == Ok(segment.clone()), "the lines were kept whole");
     segment
 }
@@ -119,7 +127,7 @@ fn every_kind_of_line_comes_back() {
 #[test]
 fn usual_lines_are_split_and_not_kept_whole() {
     let sample: Vec<_> = sample().into_iter().take(7).collect();
-    let parts = split(&entries(&sample, &[]), None, Ideas::ALL).unwrap();
+    let parts = split(&entries(&sample, &[]), None, Techniques::ALL).unwrap();
     // What a line would leave behind in its column if it were kept whole.
     assert!(!String::from_utf8_lossy(&parts.main).contains("6ac5efbd"));
     assert!(!String::from_utf8_lossy(&parts.main).contains("2→"));
@@ -152,12 +160,12 @@ fn a_long_key_before_an_array_costs_no_more_than_its_line() {
         .collect();
     let long_key = format!("{{\"{key}\":[{}]}}", elements.join(",")).into_bytes();
     // As many shapes as elements, each with the key before it.
-    let key = "k".repeat(json::KEY_BYTES_MAX - 1);
+    let key = "k".repeat(crate::limits::JSON_KEY_BYTES_MAX - 1);
     let many_shapes = format!("{{\"{key}\":[{}]}}", elements.join(",")).into_bytes();
     for (line, is_split) in [(long_key, true), (many_shapes, false)] {
         let lines = [line];
         let entries = entries(&lines, &[]);
-        let parts = split(&entries, None, Ideas::ALL);
+        let parts = split(&entries, None, Techniques::ALL);
         assert_eq!(parts.is_ok(), is_split);
         let parts = parts.map_or(0, |parts| parts.main.len());
         assert!(parts <= body::main_bytes_max(lines[0].len(), 1));
@@ -326,19 +334,23 @@ fn short_keys_that_differ_in_one_letter_have_columns_of_their_own() {
 }
 
 #[test]
-fn every_mixture_of_ideas_comes_back() {
+fn every_mixture_of_techniques_comes_back() {
     let sample = sample();
     let times: Vec<i64> = (0..sample.len() as i64).collect();
     let entries = entries(&sample, &times);
-    for name in Ideas::names() {
-        let ideas = Ideas::without(name).unwrap();
-        assert_ne!(ideas, Ideas::ALL, "{name}");
-        let mut encoder = Encoder::with_ideas(LEVEL, None, ideas).unwrap();
-        let split = encoder.encode_split(header_of(&entries).unwrap(), &entries, ideas);
+    for name in Techniques::names() {
+        let techniques = Techniques::without(name).unwrap();
+        assert_ne!(techniques, Techniques::ALL, "{name}");
+        let mut encoder = Encoder::with_techniques(LEVEL, None, techniques).unwrap();
+        let split = encoder.encode_split(
+            Header::for_entries(CodecVersion::V2, &entries).unwrap(),
+            &entries,
+            techniques,
+        );
         assert!(
             encoder.comes_back(&split.unwrap(), &entries).is_some(),
             "{name}"
         );
     }
-    assert_eq!(Ideas::without("luck"), None);
+    assert_eq!(Techniques::without("luck"), None);
 }

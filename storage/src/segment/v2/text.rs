@@ -1,13 +1,18 @@
-//! Text inside JSON strings: unescaped when that can be undone, its line numbers taken out.
+//! Text in JSON strings: unescaped, and without the numbers of its lines.
+//!
+//! [`unescape`] accepts a string only if [`Output::push_escaped`] writes the same bytes again; others are
+//! kept as they stand. [`strip_numbers`] separates a listing into its text and a description of its line
+//! numbers, from which [`push_numbered`] writes it again. Both make the same text look the same, however
+//! it was shown, so that repeats of it are found.
 
 use super::super::SegmentError;
 use super::json::find_special;
 use super::output::{Output, PaddedSlice};
 use super::varint::{self, Cursor};
 
-/// Numbered lines that make a run worth its description.
-const RUN_LINES_MIN: u64 = 3;
-/// Digits of a line number; a file with more lines is no file that an agent prints.
+/// Fewer numbered lines in a row keep their numbers: a description would take as much.
+const NUMBERED_LINES_MIN: u64 = 3;
+/// Digits of a line number. Agents do not print files with more lines.
 const NUMBER_DIGITS_MAX: usize = 8;
 const ARROW: &[u8] = "→".as_bytes();
 
@@ -51,15 +56,16 @@ pub(super) fn unescape(body: &[u8], out: &mut Vec<u8>) -> bool {
     }
 }
 
-/// How a run of line numbers is written: the width they are padded to (0: not padded) and what
-/// follows them.
+/// How line numbers are written: the width that they are padded to (0: not padded), and whether a
+/// tab or an arrow follows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Style {
     width: u8,
     tab: bool,
 }
 
-/// The line number at the front of `line`: its bytes with what follows it, its value, its style.
+/// The line number at the front of `line`: how many bytes it takes with the tab or arrow, its value,
+/// and its style.
 fn line_number(line: &[u8]) -> Option<(usize, u64, Style)> {
     let pad = line
         .iter()
@@ -90,62 +96,64 @@ fn digits_of(value: u64) -> usize {
     value.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
-/// Takes the numbers out of runs of numbered lines (`cat -n` and the like), so that a file's text
-/// is the same bytes however it was shown. `body` gets the text without them, `side` what
-/// [`push_numbered`] needs to put them back; false, and nothing of use, if there are no runs.
-pub(super) fn strip_numbers(text: &[u8], body: &mut Vec<u8>, side: &mut Vec<u8>) -> bool {
-    body.clear();
-    side.clear();
-    let (mut runs, mut at, mut plain_from) = (0_u64, 0, 0);
+/// Takes the numbers out of lines that are numbered one after the other (`cat -n` and the like). `bare`
+/// gets the text without them, `numbers` what [`push_numbered`] needs to put them back. False, and
+/// nothing of use, if there are no such lines.
+pub(super) fn strip_numbers(text: &[u8], bare: &mut Vec<u8>, numbers: &mut Vec<u8>) -> bool {
+    bare.clear();
+    numbers.clear();
+    let (mut is_numbered, mut at, mut plain_from) = (false, 0, 0);
     while at < text.len() {
         // Numbers begin with a space or a digit; most lines do not.
         let candidate = matches!(text[at], b' ' | b'1'..=b'9');
-        if candidate && let Some(run) = numbered_run(&text[at..]) {
-            varint::put(side, (at - plain_from) as u64);
-            varint::put(side, run.lines);
-            varint::put(side, run.first);
-            side.push(run.style.width << 1 | u8::from(run.style.tab));
-            body.extend_from_slice(&text[plain_from..at]);
+        if candidate && let Some(lines) = numbered_lines(&text[at..]) {
+            varint::put(numbers, (at - plain_from) as u64);
+            varint::put(numbers, lines.count);
+            varint::put(numbers, lines.first);
+            numbers.push(lines.style.width << 1 | u8::from(lines.style.tab));
+            bare.extend_from_slice(&text[plain_from..at]);
             let mut line_at = at;
-            for number in run.first..run.first + run.lines {
-                line_at += prefix_bytes(number, run.style);
+            for number in lines.first..lines.first + lines.count {
+                line_at += prefix_bytes(number, lines.style);
                 let end = line_end(text, line_at);
-                body.extend_from_slice(&text[line_at..end]);
+                bare.extend_from_slice(&text[line_at..end]);
                 line_at = end;
             }
-            runs += 1;
+            is_numbered = true;
             at = line_at;
             plain_from = at;
             continue;
         }
         at = line_end(text, at);
     }
-    if runs == 0 {
+    if !is_numbered {
         return false;
     }
-    body.extend_from_slice(&text[plain_from..]);
-    // A run of no lines ends the list.
-    varint::put(side, (text.len() - plain_from) as u64);
-    varint::put(side, 0);
+    bare.extend_from_slice(&text[plain_from..]);
+    // A count of 0 lines ends the list.
+    varint::put(numbers, (text.len() - plain_from) as u64);
+    varint::put(numbers, 0);
     true
 }
 
-struct Run {
-    lines: u64,
+/// Lines that are numbered one after the other.
+struct NumberedLines {
+    count: u64,
     first: u64,
     style: Style,
 }
 
-fn numbered_run(text: &[u8]) -> Option<Run> {
+/// The numbered lines at the front of `text`.
+fn numbered_lines(text: &[u8]) -> Option<NumberedLines> {
     let (_, first, style) = line_number(text)?;
-    let mut run = Run {
-        lines: 0,
+    let mut lines = NumberedLines {
+        count: 0,
         first,
         style,
     };
     let mut at = 0;
     while at < text.len() {
-        let expected = first + run.lines;
+        let expected = first + lines.count;
         let Some((taken, number, found)) = line_number(&text[at..]) else {
             break;
         };
@@ -153,10 +161,10 @@ fn numbered_run(text: &[u8]) -> Option<Run> {
         if number != expected || !as_written {
             break;
         }
-        run.lines += 1;
+        lines.count += 1;
         at = line_end(text, at + taken);
     }
-    (run.lines >= RUN_LINES_MIN).then_some(run)
+    (lines.count >= NUMBERED_LINES_MIN).then_some(lines)
 }
 
 fn prefix_bytes(number: u64, style: Style) -> usize {
@@ -164,38 +172,38 @@ fn prefix_bytes(number: u64, style: Style) -> usize {
     digits_of(number).max(usize::from(style.width)) + separator
 }
 
-/// The position behind the line's newline, or the end.
+/// The position after the line's newline, or the end.
 fn line_end(text: &[u8], from: usize) -> usize {
     let rest = text.get(from..).unwrap_or_default();
     memchr::memchr(b'\n', rest).map_or(text.len(), |newline| from + newline + 1)
 }
 
-/// Appends `body`, escaped, with the line numbers that `side` describes.
+/// Appends `bare`, escaped, with the line numbers that `numbers` describes.
 pub(super) fn push_numbered(
-    body: PaddedSlice<'_>,
-    side: &mut Cursor<'_>,
+    bare: PaddedSlice<'_>,
+    numbers: &mut Cursor<'_>,
     out: &mut Output,
 ) -> Result<(), SegmentError> {
     const TOO_SHORT: SegmentError = SegmentError::Inconsistent {
         what: "numbered lines exceed their text",
     };
-    let mut rest = body;
+    let mut rest = bare;
     loop {
-        let (plain, after) = rest.split_at(side.length()?).ok_or(TOO_SHORT)?;
+        let (plain, after) = rest.split_at(numbers.length()?).ok_or(TOO_SHORT)?;
         out.push_escaped(plain)?;
         rest = after;
-        let lines = side.varint()?;
+        let lines = numbers.varint()?;
         if lines == 0 {
             break;
         }
-        let first = side.varint()?;
-        let style = side.byte()?;
+        let first = numbers.varint()?;
+        let style = numbers.byte()?;
         let style = Style {
             width: style >> 1,
             tab: style & 1 == 1,
         };
         for index in 0..lines {
-            // Only a last line may be empty and without a newline.
+            // Only the last line may be empty, so each other one takes bytes of the text.
             if rest.is_empty() && index + 1 < lines {
                 return Err(TOO_SHORT);
             }
@@ -231,7 +239,7 @@ fn push_prefix(number: u64, style: Style, out: &mut Output) -> Result<(), Segmen
     let separator = if style.tab { b"\\t".as_slice() } else { ARROW };
     prefix[end..end + separator.len()].copy_from_slice(separator);
     let length = end + separator.len() - start;
-    PaddedSlice::new(&prefix, start, length).map_or(Ok(()), |prefix| out.push_stretch(prefix))
+    PaddedSlice::new(&prefix, start, length).map_or(Ok(()), |prefix| out.push_slice(prefix))
 }
 
 #[cfg(test)]
@@ -247,12 +255,12 @@ mod tests {
     }
 
     fn numbers_round_trip(text: &[u8]) -> bool {
-        let (mut body, mut side) = (Vec::new(), Vec::new());
-        let found = strip_numbers(text, &mut body, &mut side);
+        let (mut bare, mut numbers) = (Vec::new(), Vec::new());
+        let found = strip_numbers(text, &mut bare, &mut numbers);
         if found {
             let mut out = Output::new(text.len() * 6, Vec::new(), 0);
-            let mut cursor = Cursor::new(&side);
-            push_numbered(PaddedSlice::of(&body), &mut cursor, &mut out).unwrap();
+            let mut cursor = Cursor::new(&numbers);
+            push_numbered(PaddedSlice::of(&bare), &mut cursor, &mut out).unwrap();
             assert!(cursor.rest().is_empty());
             assert_eq!(out.into_bytes(), escaped(text));
         }
@@ -283,15 +291,15 @@ mod tests {
 
     #[test]
     fn lines_that_are_not_there_end_the_loop() {
-        let mut side = Vec::new();
+        let mut numbers = Vec::new();
         for value in [0, u64::MAX, 1, 0] {
-            varint::put(&mut side, value);
+            varint::put(&mut numbers, value);
         }
         let mut out = Output::new(1 << 20, Vec::new(), 0);
         assert!(
             push_numbered(
                 PaddedSlice::of(b"a\nb\n"),
-                &mut Cursor::new(&side),
+                &mut Cursor::new(&numbers),
                 &mut out
             )
             .is_err()

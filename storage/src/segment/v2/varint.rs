@@ -1,4 +1,4 @@
-//! Variable-length integers and a cursor that never reads past its bytes.
+//! Variable-length integers (LEB128), and a cursor that never reads past its bytes.
 
 use super::super::SegmentError;
 
@@ -46,7 +46,7 @@ impl<'a> Cursor<'a> {
         Ok(first)
     }
 
-    // Most numbers are one byte: called for each value of each line, so not called at all.
+    // Inlined, because it is called for each value of each line, and most numbers take one byte.
     #[inline(always)]
     pub(super) fn varint(&mut self) -> Result<u64, SegmentError> {
         let (&first, rest) = self.rest.split_first().ok_or_else(|| exhausted(1, 0))?;
@@ -77,7 +77,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// A varint that counts bytes or things, each of which takes room: fits `usize`.
+    /// A varint that is a length, a count or a position.
     #[inline]
     pub(super) fn length(&mut self) -> Result<usize, SegmentError> {
         usize::try_from(self.varint()?).map_err(|_| SegmentError::Inconsistent {

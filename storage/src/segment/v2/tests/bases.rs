@@ -1,5 +1,7 @@
 //! What segments share stands once, in their base.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::*;
 
 /// Magic, version and id of a base.

@@ -1,9 +1,14 @@
 //! Damage past the checksums: typed errors, whatever is said.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::super::decoder::join;
 use super::bases::{BASE_LABEL_BYTES, base_with_a_tail};
 use super::*;
+use crate::segment::DecodedSegment;
 
 /// Segments as the decoder takes them apart: damage past the checksum and past zstd.
 struct Target {
@@ -117,7 +122,7 @@ fn fuzz(seed: u64, executions: usize) -> usize {
                     let mut packed = packed.clone();
                     random.mutate(&mut packed);
                     let main_bytes = target.main.len();
-                    if copies::put_back(&packed, &base, main_bytes, &mut main).is_err() {
+                    if copies::unpack(&packed, &base, main_bytes, &mut main).is_err() {
                         continue;
                     }
                     assert!(main.len() == main_bytes && main.capacity() <= main_bytes + 64);

@@ -1,32 +1,32 @@
-//! What the encoder does with a line, one by one.
+//! The techniques that make segments small, so that each can be measured.
 
-/// The codec's ideas: all are in use, except where somebody measures what one of them brings
-/// (`segment_codec --without`, see `docs/design/codec.md`). A decoder reads every mixture.
+/// What the encoder does with lines. Everything is in use, except where somebody measures what one technique
+/// brings (`segment_codec --techniques`, see `docs/design/codec.md`). A decoder reads every combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ideas {
+pub struct Techniques {
     /// Lines are split into shapes and columns at all.
     pub split: bool,
-    /// Identifiers as bits, with references back.
+    /// Identifiers are stored as bits, with back references.
     pub identifiers: bool,
-    /// Times as differences.
+    /// Times are stored as differences.
     pub times: bool,
-    /// Integers as differences, in columns.
+    /// Integers are stored in columns, as differences if that is smaller.
     pub integers: bool,
-    /// Numbers of lines are taken out of listings.
+    /// Line numbers are taken out of listings.
     pub line_numbers: bool,
-    /// Base64 as bytes.
+    /// Base64 is stored as bytes.
     pub base64: bool,
-    /// The lines of a patch as one text.
+    /// The lines of a patch are stored as one text.
     pub patches: bool,
-    /// A string said before is named, not said again.
+    /// A string that occurred before is stored as a back reference.
     pub repeats: bool,
-    /// Words that tell lines apart stay in their shapes.
+    /// Words that tell what a line is stay in its shape.
     pub words: bool,
-    /// Long repeats are taken out before zstd.
+    /// Long repeats are replaced by back references before zstd.
     pub copies: bool,
 }
 
-impl Ideas {
+impl Techniques {
     /// What every segment is encoded with.
     pub const ALL: Self = Self {
         split: true,
@@ -41,29 +41,33 @@ impl Ideas {
         copies: true,
     };
 
-    /// Lines kept whole: what is left when a split does not come back.
+    /// Lines kept whole, for when split ones do not come back.
     pub(super) const WHOLE_LINES: Self = Self {
         split: false,
         ..Self::ALL
     };
 
-    /// All but one, by its field's name; `None` if there is none of that name.
+    /// All but the one with this name; `None` if there is none.
     #[must_use]
     pub fn without(name: &str) -> Option<Self> {
-        let mut ideas = Self::ALL;
-        *ideas
+        let mut techniques = Self::ALL;
+        *techniques
             .by_name()
             .into_iter()
             .find(|(known, _)| *known == name)?
             .1 = false;
-        Some(ideas)
+        Some(techniques)
     }
 
-    /// The names that [`Ideas::without`] takes.
+    /// The names that [`Techniques::without`] takes.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        let mut ideas = Self::ALL;
-        ideas.by_name().into_iter().map(|(name, _)| name).collect()
+        let mut techniques = Self::ALL;
+        techniques
+            .by_name()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     fn by_name(&mut self) -> [(&'static str, &mut bool); 10] {
@@ -82,7 +86,7 @@ impl Ideas {
     }
 }
 
-impl Default for Ideas {
+impl Default for Techniques {
     fn default() -> Self {
         Self::ALL
     }
