@@ -17,6 +17,9 @@ use crate::limits::{DRAINING_RETRY_MS, RETRY_MS, STATUS_TEXT_BYTES_MAX};
 /// Domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "betcode.history";
 
+/// Key of what to try in the metadata of `ErrorInfo`.
+const HINT: &str = "try";
+
 /// How a kind of error is answered.
 struct StatusMapping {
     code: Code,
@@ -67,6 +70,12 @@ fn message_of(error: &StoreError) -> String {
     }
 }
 
+/// What to try, which the message ends with, for programs that show it apart from what happened.
+fn metadata(hint: Option<&str>) -> HashMap<String, String> {
+    let hint = hint.map(|hint| (HINT.to_owned(), hint.to_owned()));
+    hint.into_iter().collect()
+}
+
 /// A text of at most so many bytes: of a longer one the beginning, which says what, and the end,
 /// which says what to try.
 #[must_use]
@@ -94,7 +103,7 @@ pub fn from_store(error: &StoreError) -> Status {
         reason,
         retry_ms,
     } = mapping_of(error.kind());
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata(error.hint()));
     if let Some(limit) = limit_of(error) {
         let what = short(error.to_string(), STATUS_TEXT_BYTES_MAX);
         details.add_quota_failure_violation(limit, what);
@@ -127,6 +136,7 @@ pub fn refusal(error: &StoreError) -> Refused {
         retry_ms,
         next_sequence,
         limit: limit_of(error).unwrap_or_default().to_owned(),
+        hint: error.hint().unwrap_or_default().to_owned(),
     }
 }
 
@@ -151,13 +161,17 @@ pub fn refusal_of(status: &Status) -> Refused {
             .and_then(|quota| quota.violations.first())
             .map(|violation| violation.subject.clone())
             .unwrap_or_default(),
+        hint: details
+            .error_info()
+            .and_then(|info| info.metadata.get(HINT).cloned())
+            .unwrap_or_default(),
     }
 }
 
 /// A limit of the daemon itself was reached: which one, how far, and what to try.
 #[must_use]
 pub fn exhausted(limit: &'static str, used: u64, max: u64, hint: &str) -> Status {
-    let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
+    let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, metadata(Some(hint)));
     let what = format!("{limit}: {used} of {max} in use");
     details.add_quota_failure_violation(limit, what.clone());
     details.set_retry_info(Some(Duration::from_millis(RETRY_MS.into())));
@@ -291,6 +305,23 @@ mod tests {
         let message = status.message();
         assert!(message.contains("session s is deleted"), "{message}");
         assert!(message.contains("given back when"), "{message}");
+    }
+
+    #[test]
+    fn what_to_try_stands_apart_as_well_in_a_status_and_in_a_refusal() {
+        let error = StoreError::LimitReached {
+            path: "/x".into(),
+            used_bytes: 1,
+            incoming_bytes: 2,
+            limit_bytes: 2,
+        };
+        let status = from_store(&error);
+        let details = status.get_error_details();
+        let hint = &details.error_info().unwrap().metadata[HINT];
+        assert_eq!(Some(hint.as_str()), error.hint());
+        assert!(status.message().ends_with(hint), "{}", status.message());
+        assert_eq!(&refusal(&error).hint, hint);
+        assert_eq!(&refusal_of(&status).hint, hint);
     }
 
     #[test]

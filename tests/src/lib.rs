@@ -13,4 +13,3 @@ pub mod history;
 pub mod lines;
 pub mod mounts;
 pub mod older;
-pub mod proc;

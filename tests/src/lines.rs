@@ -1,65 +1,8 @@
 //! Messages that can be made again from their name, so that a test can compare byte for byte
 //! what it finds with what was sent, without keeping or passing on what was sent.
 
+use betcode_test_support::Random;
 use bytes::Bytes;
-
-/// A small, fast, seeded generator (SplitMix64). Tests print their seeds; the same seed gives
-/// the same run on every machine.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// A generator that continues from `seed`.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.bits() % end.max(1)
-    }
-
-    /// A number from `from` to `to`, both included.
-    pub fn between(&mut self, from: u64, to: u64) -> u64 {
-        from + self.below(to - from + 1)
-    }
-}
-
-/// A seed: the one in `BETCODE_TEST_SEED`, else a new one from the clock. Printed either way.
-#[must_use]
-pub fn seed() -> u64 {
-    let seed = std::env::var("BETCODE_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap()
-                .as_nanos() as u64
-                % 1_000_000_000
-        });
-    eprintln!("seed: BETCODE_TEST_SEED={seed}");
-    seed
-}
-
-/// A positive number from the environment, else `default`.
-#[must_use]
-pub fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 const WORDS: &[&str] = &[
     "the",

@@ -40,8 +40,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "betcode-daemon",
             "betcode-relay",
             "betcode-schema-grpc",
+            "betcode-test-support",
         ],
     ),
+    ("betcode-test-support", &[]),
     (
         "betcode-benches",
         &[

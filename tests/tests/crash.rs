@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use betcode_db::generator;
 use betcode_storage::Store;
+use betcode_test_support::{Random, seed, setting};
 use betcode_tests::child::Role;
 use betcode_tests::history::{Acknowledged, assert_sound, options};
-use betcode_tests::lines::{Random, seed, setting};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 

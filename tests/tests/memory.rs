@@ -11,10 +11,11 @@ use std::time::Duration;
 use betcode_storage::{
     Batch, CompactionPolicy, CompactionRequest, ReadRange, Store, StoreOptions, Tier,
 };
+use betcode_test_support::Random;
+use betcode_test_support::proc;
 use betcode_tests::child::Role;
 use betcode_tests::history::{assert_sound, id, options};
-use betcode_tests::lines::{self, Random};
-use betcode_tests::proc;
+use betcode_tests::lines;
 use bytes::Bytes;
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");

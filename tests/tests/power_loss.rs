@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
+use betcode_test_support::{Random, seed, setting};
 use betcode_tests::child::Role;
 use betcode_tests::faults::cut_power;
 use betcode_tests::history::{Acknowledged, Lost, options};
-use betcode_tests::lines::{Random, seed, setting};
 use betcode_tests::mounts::{Mount, skipped};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");

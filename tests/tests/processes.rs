@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use betcode_storage::{ReadRange, SessionFilter, Store, restore};
+use betcode_test_support::{seed, setting};
 use betcode_tests::child::Role;
 use betcode_tests::history::{Acknowledged, assert_sound, contents, options};
-use betcode_tests::lines::{seed, setting};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 

@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use betcode_storage::{Batch, Store};
+use betcode_test_support::{Random, seed, setting};
 use betcode_tests::history::{assert_sound, contents, id, options};
-use betcode_tests::lines::{self, Random, seed, setting};
+use betcode_tests::lines;
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 const SESSIONS: u64 = 8;

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use betcode_storage::{
     Batch, CompactionPolicy, CompactionRequest, ErrorKind, Store, StoreError, StoreOptions, Tier,
 };
+use betcode_test_support::{Random, seed, setting};
 use betcode_tests::faults::{Call, Change, Faults, Operation};
 use betcode_tests::history::{Acknowledged, Event, assert_sound, id, options};
-use betcode_tests::lines::{self, Random, seed, setting};
+use betcode_tests::lines;
 use betcode_tests::older::{assert_migrates_whole, unpack_format_1};
 
 /// Asks for messages at their place, as a client does that cannot know whether an append that

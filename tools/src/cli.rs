@@ -59,7 +59,8 @@ pub struct Global {
     #[arg(help_heading = OF_EVERY_COMMAND)]
     #[arg(value_parser = size)]
     pub limit_bytes: Option<u64>,
-    /// Work on the file itself also when a daemon serves it
+    /// Open the database file even if a daemon is serving it, instead of asking the daemon (safe;
+    /// the daemon's clients see new messages later)
     #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub direct: bool,
     /// Do not wait for the disk at each commit: faster, and power loss may take the last messages

@@ -21,33 +21,13 @@ use betcode_storage::{
     StoreError, Tier,
 };
 use betcode_storage::{SessionId, StoreOptions};
+use betcode_test_support::{Random, seed_or};
 use bytes::Bytes;
 use rusqlite::types::Value;
 
 const SESSIONS: [&str; 5] = ["deep", "quick", "hot", "grown", "tiny"];
 /// Reading that goes on for longer goes round in circles.
 const MESSAGES_READ_MAX: usize = 10_000;
-
-/// SplitMix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn one_of<T: Clone>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())].clone()
-    }
-}
 
 fn id(text: &str) -> SessionId {
     text.parse().unwrap()
@@ -62,26 +42,19 @@ fn options() -> StoreOptions {
 
 /// A line that tells whose it is, with a text that others have as well; some are empty, or no JSON.
 fn line(writer: u64, n: u64) -> Bytes {
-    let mut random = Random(writer << 32 | n);
-    let mut shared = Random(n);
-    let text: String = (0..shared.below(40))
-        .map(|_| format!("{:x} ", shared.next()))
+    let mut random = Random::new(writer << 32 | n);
+    let mut shared = Random::new(n);
+    let text: String = (0..shared.index(40))
+        .map(|_| format!("{:x} ", shared.bits()))
         .collect();
-    match random.below(20) {
+    match random.index(20) {
         0 => Bytes::new(),
         1 => Bytes::from(format!("\u{0}torn {writer} {n} {{\"type\"")),
         _ => Bytes::from(format!(
             r#"{{"type":"user","n":{n},"of":{writer},"uuid":"{:016x}","text":"{text}"}}"#,
-            random.next(),
+            random.bits(),
         )),
     }
-}
-
-fn seed(otherwise: u64) -> u64 {
-    let given = std::env::var("BETCODE_TEST_SEED").ok();
-    let seed = given.map_or(otherwise, |text| text.parse().unwrap());
-    println!("BETCODE_TEST_SEED={seed}");
-    seed
 }
 
 fn compaction(tier: Tier) -> CompactionRequest {
@@ -187,17 +160,17 @@ fn answered<T>(answer: Result<T, StoreError>) -> Option<T> {
 fn damage_bytes(bytes: &mut Vec<u8>, random: &mut Random) -> String {
     const PAGE: usize = 4096;
     let pages = bytes.len() / PAGE;
-    let page = random.below(pages);
-    let other = random.below(pages);
+    let page = random.index(pages);
+    let other = random.index(pages);
     let here = page * PAGE..(page + 1) * PAGE;
-    match random.below(8) {
+    match random.index(8) {
         0 | 1 => {
-            let (at, bit) = (random.below(bytes.len()), random.below(8));
+            let (at, bit) = (random.index(bytes.len()), random.index(8));
             bytes[at] ^= 1 << bit;
             format!("bit {bit} of byte {at}")
         }
         2 => {
-            let at = here.start + random.below(64);
+            let at = here.start + random.index(64);
             bytes[at] = random.one_of(&[0, 0x7f, 0x80, 0xff]);
             format!("byte {at}")
         }
@@ -220,8 +193,8 @@ fn damage_bytes(bytes: &mut Vec<u8>, random: &mut Random) -> String {
             format!("cut at page {page}")
         }
         _ => {
-            let at = random.below(bytes.len() - 600);
-            let end = at + 8 + random.below(500);
+            let at = random.index(bytes.len() - 600);
+            let end = at + 8 + random.index(500);
             bytes[at..end].fill(random.one_of(&[0, 0xff]));
             format!("bytes {at}..{end} filled")
         }
@@ -253,7 +226,7 @@ fn damage_row(path: &Path, random: &mut Random) -> String {
         .map(Result::unwrap)
         .collect();
     let (table, column) = random.one_of(&columns);
-    let value = match random.below(4) {
+    let value = match random.index(4) {
         0 => Value::Integer(random.one_of(&[
             i64::MIN,
             -1,
@@ -278,7 +251,7 @@ fn damage_row(path: &Path, random: &mut Random) -> String {
             let found = connection.query_row(&sql, [], |row| row.get(0));
             found.unwrap_or(Value::Integer(3))
         }
-        _ => Value::Integer((random.next() >> random.below(60)).cast_signed()),
+        _ => Value::Integer((random.bits() >> random.index(60)).cast_signed()),
     };
     let rows: Vec<i64> = connection
         .prepare(&format!("SELECT rowid FROM {table}"))
@@ -420,17 +393,17 @@ fn roots_end(path: &Path) -> u64 {
 }
 
 fn rot(rounds: u64, seed_otherwise: u64) {
-    let seed = seed(seed_otherwise);
+    let seed = seed_or(seed_otherwise);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let whole = make(&path);
     let bytes = fs::read(&path).unwrap();
     let roots_end = roots_end(&path);
     for round in 0..rounds {
-        let mut random = Random(seed.wrapping_add(round));
+        let mut random = Random::new(seed.wrapping_add(round));
         let place = tempfile::tempdir().unwrap();
         let damaged: PathBuf = place.path().join("history.db");
-        let what = if random.below(2) == 0 {
+        let what = if random.index(2) == 0 {
             let mut bytes = bytes.clone();
             let what = damage_bytes(&mut bytes, &mut random);
             fs::write(&damaged, bytes).unwrap();
@@ -461,7 +434,7 @@ fn a_store_damaged_anywhere_names_it_and_loses_nothing_more() {
 fn a_bit_of_the_index_of_ids_gives_no_session_the_messages_of_another() {
     // What the ids take at the end of their page.
     const CELLS_BYTES: usize = 48;
-    let seed = seed(1);
+    let seed = seed_or(1);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     let whole = make(&path);
@@ -471,9 +444,9 @@ fn a_bit_of_the_index_of_ids_gives_no_session_the_messages_of_another() {
     drop(connection);
     let bytes = fs::read(&path).unwrap();
     for round in 0..16 {
-        let mut random = Random(seed.wrapping_add(round));
-        let at = page as usize * 4096 - 1 - random.below(CELLS_BYTES);
-        let bit = random.below(8);
+        let mut random = Random::new(seed.wrapping_add(round));
+        let at = page as usize * 4096 - 1 - random.index(CELLS_BYTES);
+        let bit = random.index(8);
         println!(
             "BETCODE_TEST_SEED={} : bit {bit} of byte {at}",
             seed.wrapping_add(round)

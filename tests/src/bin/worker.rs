@@ -35,9 +35,10 @@ use betcode_storage::{
     Batch, CompactionPolicy, CompactionRequest, Durability, ErrorKind, ReadRange, SessionFilter,
     Store, StoreOptions, Tier,
 };
+use betcode_test_support::Random;
+use betcode_test_support::proc;
 use betcode_tests::history::{Event, id, options};
-use betcode_tests::lines::{self, Random};
-use betcode_tests::proc;
+use betcode_tests::lines;
 use clap::Parser;
 
 struct Parameters(HashMap<String, String>);

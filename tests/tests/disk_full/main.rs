@@ -13,8 +13,9 @@ use std::process::Command;
 use betcode_storage::{
     Batch, CompactionRequest, ErrorKind, ReadRange, Store, StoreError, StoreOptions, Tier,
 };
+use betcode_test_support::Random;
 use betcode_tests::history::{Acknowledged, Event, assert_sound, contents, id, options};
-use betcode_tests::lines::{self, Random};
+use betcode_tests::lines;
 use betcode_tests::mounts::{Mount, skipped};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");

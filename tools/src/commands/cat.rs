@@ -22,7 +22,7 @@ The whole of an imported session is the file it came from, byte for byte. With -
 {session, messages: [{sequence, received_ms, payload | payload_base64}]}, and error when \
 reading fails on the way.")]
 pub struct Args {
-    /// The session's id, a part of it, or its name
+    /// Session id, unique part of it, or name
     session: String,
     /// First sequence to write, from 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

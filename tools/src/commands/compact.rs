@@ -25,7 +25,7 @@ use crate::output::{Out, Unit, Via, format};
 What is compressed is decompressed again and compared byte for byte before the original rows \
 go. Stopping at any moment, even by kill -9, loses nothing.")]
 pub struct Args {
-    /// Only this session (an id, a part of it, or a name)
+    /// Compact only this session: its id, unique part of it, or name
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
     /// How much effort: `quick` is several times faster, `deep` smaller
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=COMPACTION_THREADS_MAX as i64))]
     threads: Option<u32>,
-    /// Say what would be done, and do nothing
+    /// Show what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

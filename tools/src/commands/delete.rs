@@ -14,10 +14,10 @@ take these or `betcode-db compact` gives them back; copies and backups made befo
 The next import of a file that is still there takes its session again: delete the file or its \
 lines too, or import with --modified-within.")]
 pub struct Args {
-    /// The sessions' ids, or their beginnings
+    /// Each session's id, unique part of it, or name
     #[arg(required = true)]
     sessions: Vec<String>,
-    /// Delete; without it, only says what would be deleted
+    /// Actually do it; without this, only what would be deleted is shown
     #[arg(long)]
     yes: bool,
 }

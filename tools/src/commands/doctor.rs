@@ -16,7 +16,7 @@ use crate::daemon::DaemonStatus;
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Out, format};
 
-/// Look at everything around the database, and say what to do
+/// Check the database's surroundings (disk, permissions, limits, daemon) and suggest fixes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Reads no history and changes nothing, so it takes a moment whatever the size: `betcode-db \

@@ -17,7 +17,7 @@ pub struct Args {
     /// Folder to write to; created when missing
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
-    /// Only this session (an id, a part of it, or a name); may be given several times
+    /// Export only this session: its id, unique part of it, or name (repeatable)
     #[arg(long, short, value_name = "ID")]
     session: Vec<String>,
     /// Replace files that hold something else

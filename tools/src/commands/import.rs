@@ -30,7 +30,8 @@ pub struct Args {
     /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// Record a file whose past changed as a new session, beside the one recorded
+    /// If the part of a file that was imported before has changed, import the file as a new session
+    /// instead of skipping it
     #[arg(long)]
     as_new: bool,
     /// Take files that look like databases, programs or archives as well

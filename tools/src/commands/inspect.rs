@@ -12,14 +12,14 @@ use super::{Context, damaged_documents, resolve, tell_damaged};
 use crate::error::{Exit, Result};
 use crate::output::{Out, Unit, format};
 
-/// Show where stored bytes are: by part and by type of message
+/// Show how stored bytes split by part and by type of message
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Parts of a segment that are compressed together have no size of their own: what they take is \
 apportioned (marked ~) by what each takes when compressed alone. The same goes for types of \
 messages, and for what the session shares with others of its working directory.")]
 pub struct Args {
-    /// The session's id, a part of it, or its name; without one, all of them together
+    /// Session id, unique part of it, or name; without one, all sessions together
     session: Option<String>,
 }
 

@@ -53,19 +53,19 @@ pub enum Command {
     Rename(rename::Args),
     /// Delete sessions and their messages, for good
     Delete(delete::Args),
-    /// Remove old sessions, archived first when asked
+    /// Remove old sessions by age or total size; can archive them first
     Retain(retain::Args),
     /// Find text in messages, compacted or not
     Search(search::Args),
-    /// Show where stored bytes are: by part and by type of message
+    /// Show how stored bytes split by part and by type of message
     Inspect(inspect::Args),
     /// Compress messages losslessly and give the space back
     Compact(compact::Args),
     /// Show size, growth, forecast and what takes the room
     Report(report::Args),
-    /// Compute what a load needs: memory, storage, relays, machines
+    /// Estimate memory, disk, relays and machines for a given load
     Plan(plan::Args),
-    /// Look at everything around the database, and say what to do
+    /// Check the database's surroundings (disk, permissions, limits, daemon) and suggest fixes
     Doctor(doctor::Args),
     /// Read everything and check it
     Verify(verify::Args),

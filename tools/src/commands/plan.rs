@@ -12,7 +12,7 @@ use crate::daemon::{DaemonStatus, plan_inputs};
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Out, format};
 
-/// Compute what a load needs: memory, storage, relays, machines
+/// Estimate memory, disk, relays and machines for a given load
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without options it computes the capacity plan's own examples. The inputs, their names and where \

@@ -8,7 +8,7 @@ use crate::error::{Exit, Result};
 /// Name a session
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The session's id, a part of it, or its name
+    /// Session id, unique part of it, or name
     session: String,
     /// The new name, or '' for none; the id stays
     name: String,

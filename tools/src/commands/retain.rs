@@ -15,7 +15,7 @@ use crate::error::{Exit, Failure, Result};
 use crate::limits::LISTED_MAX;
 use crate::output::{Out, format};
 
-/// Remove old sessions, archived first when asked
+/// Remove old sessions by age or total size; can archive them first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Shows what would go and why; removes only with --yes. Sessions used during the last day stay, \
@@ -26,19 +26,19 @@ removed; of one that was imported anew since it was archived, the archive keeps 
 The next import of a file that is still there takes its session again: delete the file, or import \
 with --modified-within.")]
 pub struct Args {
-    /// Sessions last used longer ago than this, such as 90d, 12w or 1y
+    /// Remove sessions not used for this long, such as 90d, 12w or 1y
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<i64>,
-    /// The longest unused ones, until the rest stores no more than this
+    /// Remove the longest-unused sessions until the rest takes at most this much
     #[arg(long, value_name = "SIZE", value_parser = size)]
     keep_bytes: Option<u64>,
-    /// This session: its id, a part of it, or its name (repeatable)
+    /// Remove this session: its id, unique part of it, or name (repeatable)
     #[arg(long = "session", short, value_name = "ID")]
     sessions: Vec<String>,
     /// Copy them into this archive first, compressed and compared
     #[arg(long, value_name = "FILE")]
     archive: Option<PathBuf>,
-    /// Do it
+    /// Actually do it; without this, only the plan is shown
     #[arg(long)]
     yes: bool,
 }

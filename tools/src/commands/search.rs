@@ -23,16 +23,16 @@ pub struct Args {
     /// The text is a regular expression
     #[arg(long, short = 'e')]
     regex: bool,
-    /// Upper and lower case are the same
+    /// Ignore case
     #[arg(long, short)]
     ignore_case: bool,
-    /// Only this session (an id, a part of it, or a name)
+    /// Search only this session: its id, unique part of it, or name
     #[arg(long, short, value_name = "ID")]
     session: Option<String>,
     /// Only messages of this type, such as user or assistant, as `report` names them
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     message_type: Option<String>,
-    /// Stop after N matches
+    /// Stop after this many matches
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,

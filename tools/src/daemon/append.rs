@@ -91,9 +91,7 @@ impl Appender<'_> {
                 Err(AppendError::Conflict)
             }
             Some(Answer::Refused(refused)) => {
-                let code = Code::from_i32(refused.code);
-                let failure = failure::of_message(&refused.reason, code, &refused.message);
-                Err(AppendError::Failed(failure))
+                Err(AppendError::Failed(failure::of_refused(&refused)))
             }
             None => Err(AppendError::Failed(Failure::new(
                 Exit::Unsupported,

@@ -1,5 +1,6 @@
 //! What a daemon refuses, as *what, why, try*.
 
+use betcode_schema_grpc::history::Refused;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -35,44 +36,44 @@ fn exit_of(reason: &str, code: Code) -> Exit {
 /// What the daemon answered to a call.
 pub(super) fn of_status(status: &Status) -> Failure {
     let details = status.get_error_details();
-    let reason = details.error_info().map_or("", |info| info.reason.as_str());
-    if reason.is_empty() && transport_broke(status) {
+    let info = details.error_info();
+    if info.is_none() && transport_broke(status) {
         return Failure::new(Exit::Busy, "the daemon went away")
             .why(status.message())
             .hint("what it answered is on disk; run the same command again");
     }
-    of_message(reason, status.code(), status.message())
+    let (reason, hint) = info.map_or(("", None), |info| {
+        (info.reason.as_str(), info.metadata.get("try"))
+    });
+    let hint = hint.map_or("", String::as_str);
+    of_message(reason, status.code(), status.message(), hint)
 }
 
-/// What the daemon answered, or refused in a stream that goes on.
-pub(super) fn of_message(reason: &str, code: Code, message: &str) -> Failure {
+/// What the daemon refused in a stream that goes on.
+pub(super) fn of_refused(refused: &Refused) -> Failure {
+    let code = Code::from_i32(refused.code);
+    of_message(&refused.reason, code, &refused.message, &refused.hint)
+}
+
+/// `message` ends with what to try, where that is known.
+fn of_message(reason: &str, code: Code, message: &str, hint: &str) -> Failure {
     let exit = exit_of(reason, code);
-    // The daemon puts what to try after the last semicolon.
-    let (what, hint) = match message.rsplit_once("; ") {
-        Some((what, hint)) => (what, Some(hint)),
-        None => (message, None),
-    };
-    let failure = Failure::new(exit, what);
+    let what = message.strip_suffix(hint).unwrap_or(message);
+    let failure = Failure::new(exit, what.trim_end_matches("; "));
+    // The daemon does not know how this tool spells what it suggests.
     match exit {
-        Exit::NotFound if what.starts_with("there is no session") => {
-            failure.hint("run `betcode-db sessions` and use an id from there")
-        }
-        Exit::NotFound => failure.hint("check the path"),
         Exit::Denied => {
             failure.hint("it is the daemon's user who may not; --direct works without the daemon")
-        }
-        Exit::NoSpace => {
-            failure.hint(hint.unwrap_or(
-                "run `betcode-db compact`, delete sessions, or raise the daemon's limits",
-            ))
         }
         Exit::Unsupported => failure.hint(
             "daemon and betcode-db are of different versions; --direct works without the daemon",
         ),
-        _ => Failure {
-            hint: hint.map(str::to_owned),
-            ..failure
-        },
+        _ if !hint.is_empty() => failure.hint(hint),
+        Exit::NotFound => failure.hint("check the path"),
+        Exit::NoSpace => {
+            failure.hint("run `betcode-db compact`, delete sessions, or raise the daemon's limits")
+        }
+        _ => failure,
     }
 }
 
@@ -85,15 +86,24 @@ fn transport_broke(status: &Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
     use super::*;
 
     #[test]
     fn a_refusal_is_told_with_what_to_try_and_ends_with_the_same_code_as_without_a_daemon() {
-        let failure = of_message("NO_SPACE", Code::ResourceExhausted, "disk full; free some");
-        assert_eq!(
-            (failure.exit, failure.what.as_str()),
-            (Exit::NoSpace, "disk full")
-        );
+        let refused = Refused {
+            code: Code::ResourceExhausted.into(),
+            reason: "NO_SPACE".to_owned(),
+            message: "the disk is full; nothing is lost; free some".to_owned(),
+            hint: "free some".to_owned(),
+            ..Refused::default()
+        };
+        let failure = of_refused(&refused);
+        assert_eq!(failure.exit, Exit::NoSpace);
+        assert_eq!(failure.what, "the disk is full; nothing is lost");
         assert_eq!(failure.hint.as_deref(), Some("free some"));
         for (reason, exit) in [
             ("NOT_FOUND", Exit::NotFound),
@@ -107,14 +117,26 @@ mod tests {
     }
 
     #[test]
-    fn advice_about_sessions_is_given_only_where_one_is_missing() {
-        for (message, words) in [
-            ("there is no session x; list the sessions", "sessions"),
-            ("open /file/.partial: Not a directory", "path"),
+    fn the_daemons_advice_is_taken_where_it_gives_some_and_no_sentence_is_cut() {
+        let metadata = HashMap::from([("try".to_owned(), "list the sessions".to_owned())]);
+        for (metadata, what, hint) in [
+            (metadata, "there is no x", "list the sessions"),
+            (
+                HashMap::new(),
+                "there is no x; list the sessions",
+                "check the path",
+            ),
         ] {
-            let failure = of_message("NOT_FOUND", Code::NotFound, message);
-            let hint = failure.hint.unwrap();
-            assert!(hint.contains(words), "{message}: {hint}");
+            let status = Status::with_error_details(
+                Code::NotFound,
+                "there is no x; list the sessions",
+                ErrorDetails::with_error_info("NOT_FOUND", "betcode.history", metadata),
+            );
+            let failure = of_status(&status);
+            assert_eq!(
+                (failure.what.as_str(), failure.hint.as_deref()),
+                (what, Some(hint))
+            );
         }
     }
 

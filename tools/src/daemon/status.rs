@@ -87,7 +87,7 @@ impl DaemonStatus {
         };
         let asked = match Daemon::find_within(db, WAIT_MAX) {
             Ok(None) => return None,
-            Ok(Some(daemon)) => daemon.tell(&mut status),
+            Ok(Some(daemon)) => daemon.fill(&mut status),
             Err(failure) => Err(failure),
         };
         if let Err(failure) = asked {
@@ -159,7 +159,8 @@ pub fn plan_inputs(db: &Path) -> Vec<(String, f64)> {
 }
 
 impl Daemon {
-    fn tell(&self, status: &mut DaemonStatus) -> Result<()> {
+    /// Asks for each part; what was answered before a failure stays.
+    fn fill(&self, status: &mut DaemonStatus) -> Result<()> {
         let connection = self.connection.clone();
         let mut capacity = CapacityServiceClient::with_origin(connection, origin());
         let first = async {

@@ -35,6 +35,14 @@ pub(super) struct Scene {
     pub(super) cached_tokens: usize,
 }
 
+/// What a tool was asked for, and what it answered.
+struct Call {
+    name: &'static str,
+    input: String,
+    output: String,
+    detail: String,
+}
+
 /// One thing that the agent does with a tool.
 #[derive(Debug, Clone)]
 pub(super) struct ToolCall {
@@ -103,93 +111,125 @@ impl Scene {
     pub(super) fn tool_call(&mut self) -> ToolCall {
         self.writer.drift(&mut self.rng);
         let id = self.rng.id("toolu_01", 22);
-        let call = |name, input, output, detail| ToolCall {
+        let call = match self.rng.below(100) {
+            0..36 => self.read_file(),
+            36..60 => self.edit_file(),
+            60..68 => self.write_file(),
+            _ => self.run_command(),
+        };
+        ToolCall {
             id,
-            name,
+            name: call.name,
+            input: call.input,
+            output: call.output,
+            detail: call.detail,
+            image: None,
+        }
+    }
+
+    /// The agent reads a file, or a part of it.
+    fn read_file(&mut self) -> Call {
+        let file = self.project.open(&mut self.rng, &self.writer);
+        let first = if self.rng.chance(70) {
+            0
+        } else {
+            self.rng.below(file.lines.len())
+        };
+        let count = if self.rng.chance(60) {
+            2000
+        } else {
+            self.rng.range(20, 80)
+        };
+        let shown = file
+            .lines
+            .iter()
+            .skip(first)
+            .take(count)
+            .cloned()
+            .collect::<Vec<_>>();
+        let detail = format!(
+            r#"{{"type":"text","file":{{"filePath":{},"content":{},"numLines":{},"startLine":{},"totalLines":{}}}}}"#,
+            quoted(&file.path),
+            quoted(&shown.join("\n")),
+            shown.len(),
+            first + 1,
+            file.lines.len()
+        );
+        let input = format!(r#"{{"file_path":{}}}"#, quoted(&file.path));
+        Call {
+            name: "Read",
+            input,
+            output: file.numbered(first, count),
+            detail,
+        }
+    }
+
+    /// The agent changes a line.
+    fn edit_file(&mut self) -> Call {
+        let edit = self.project.edit(&mut self.rng, &self.writer);
+        let input = format!(
+            r#"{{"replace_all":false,"file_path":{},"old_string":{},"new_string":{}}}"#,
+            quoted(&edit.path),
+            quoted(&edit.old),
+            quoted(&edit.new)
+        );
+        let output = format!("The file {} has been updated successfully.", edit.path);
+        let detail = format!(
+            r#"{{"filePath":{},"oldString":{},"newString":{},"structuredPatch":[{{"oldStart":{},"lines":[{},{}]}}],"userModified":false,"replaceAll":false}}"#,
+            quoted(&edit.path),
+            quoted(&edit.old),
+            quoted(&edit.new),
+            edit.line,
+            quoted(&format!("-{}", edit.old)),
+            quoted(&format!("+{}", edit.new))
+        );
+        Call {
+            name: "Edit",
             input,
             output,
             detail,
-            image: None,
-        };
-        match self.rng.below(100) {
-            0..36 => {
-                let file = self.project.open(&mut self.rng, &self.writer);
-                let first = if self.rng.chance(70) {
-                    0
-                } else {
-                    self.rng.below(file.lines.len())
-                };
-                let count = if self.rng.chance(60) {
-                    2000
-                } else {
-                    self.rng.range(20, 80)
-                };
-                let shown = file
-                    .lines
-                    .iter()
-                    .skip(first)
-                    .take(count)
-                    .cloned()
-                    .collect::<Vec<_>>();
-                let detail = format!(
-                    r#"{{"type":"text","file":{{"filePath":{},"content":{},"numLines":{},"startLine":{},"totalLines":{}}}}}"#,
-                    quoted(&file.path),
-                    quoted(&shown.join("\n")),
-                    shown.len(),
-                    first + 1,
-                    file.lines.len()
-                );
-                let input = format!(r#"{{"file_path":{}}}"#, quoted(&file.path));
-                call("Read", input, file.numbered(first, count), detail)
-            }
-            36..60 => {
-                let edit = self.project.edit(&mut self.rng, &self.writer);
-                let input = format!(
-                    r#"{{"replace_all":false,"file_path":{},"old_string":{},"new_string":{}}}"#,
-                    quoted(&edit.path),
-                    quoted(&edit.old),
-                    quoted(&edit.new)
-                );
-                let output = format!("The file {} has been updated successfully.", edit.path);
-                let detail = format!(
-                    r#"{{"filePath":{},"oldString":{},"newString":{},"structuredPatch":[{{"oldStart":{},"lines":[{},{}]}}],"userModified":false,"replaceAll":false}}"#,
-                    quoted(&edit.path),
-                    quoted(&edit.old),
-                    quoted(&edit.new),
-                    edit.line,
-                    quoted(&format!("-{}", edit.old)),
-                    quoted(&format!("+{}", edit.new))
-                );
-                call("Edit", input, output, detail)
-            }
-            60..68 => {
-                let file = self.project.create(&mut self.rng, &self.writer);
-                let content = quoted(&file.content());
-                let input = format!(
-                    r#"{{"file_path":{},"content":{content}}}"#,
-                    quoted(&file.path)
-                );
-                let output = format!("File created successfully at: {}", file.path);
-                let detail = format!(
-                    r#"{{"type":"create","filePath":{},"content":{content},"structuredPatch":[]}}"#,
-                    quoted(&file.path)
-                );
-                call("Write", input, output, detail)
-            }
-            _ => {
-                let (command, output) = self.shell();
-                let words = self.rng.range(3, 7);
-                let input = format!(
-                    r#"{{"command":{},"description":{}}}"#,
-                    quoted(&command),
-                    quoted(&self.writer.sentence(&mut self.rng, words))
-                );
-                let detail = format!(
-                    r#"{{"stdout":{},"stderr":"","interrupted":false,"isImage":false}}"#,
-                    quoted(&output)
-                );
-                call("Bash", input, output, detail)
-            }
+        }
+    }
+
+    /// The agent makes a file.
+    fn write_file(&mut self) -> Call {
+        let file = self.project.create(&mut self.rng, &self.writer);
+        let content = quoted(&file.content());
+        let input = format!(
+            r#"{{"file_path":{},"content":{content}}}"#,
+            quoted(&file.path)
+        );
+        let output = format!("File created successfully at: {}", file.path);
+        let detail = format!(
+            r#"{{"type":"create","filePath":{},"content":{content},"structuredPatch":[]}}"#,
+            quoted(&file.path)
+        );
+        Call {
+            name: "Write",
+            input,
+            output,
+            detail,
+        }
+    }
+
+    /// The agent runs a command.
+    fn run_command(&mut self) -> Call {
+        let (command, output) = self.shell();
+        let words = self.rng.range(3, 7);
+        let input = format!(
+            r#"{{"command":{},"description":{}}}"#,
+            quoted(&command),
+            quoted(&self.writer.sentence(&mut self.rng, words))
+        );
+        let detail = format!(
+            r#"{{"stdout":{},"stderr":"","interrupted":false,"isImage":false}}"#,
+            quoted(&output)
+        );
+        Call {
+            name: "Bash",
+            input,
+            output,
+            detail,
         }
     }
 

@@ -15,7 +15,7 @@ use super::identity::{self, Candidate, Decision, Prefix};
 use super::walk::{Found, path_bytes};
 use super::{Run, Skipped};
 use crate::error::Exit;
-use crate::export::content;
+use crate::export::{content, paths};
 use crate::limits::{FILE_BUFFER_BYTES, OLDER_COPY_REPLAYS_MAX};
 
 /// Where in a file, and in its session, the import goes on.
@@ -76,7 +76,10 @@ pub(super) fn find_place(
             let is_moved =
                 record.mark.source_path != source_path && !elsewhere::is_still_there(&record);
             let recorded_place = Path::new(OsStr::from_bytes(&record.mark.relative_path));
-            let relative_path = match is_moved && !found.canonical.ends_with(recorded_place) {
+            // A number behind the name is what an export gave it.
+            let is_at_recorded_place = found.canonical.ends_with(recorded_place)
+                || paths::without_number(&found.relative).as_deref() == Some(recorded_place);
+            let relative_path = match is_moved && !is_at_recorded_place {
                 true => relative_path,
                 false => record.mark.relative_path,
             };
