@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::append_response::Result as BatchResult;
 use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended};
-use betcode_storage::{Appended as StoreAppended, Arrival, Batch, SessionId, StoreError};
+use betcode_storage::{
+    Appended as StoreAppended, Arrival, Batch, QueueDepth, SessionId, StoreError,
+};
 use bytes::Bytes;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit};
 use tokio::sync::{RwLock, Semaphore, mpsc, oneshot};
@@ -340,7 +342,7 @@ async fn submit(batch: Batch, wait: Duration, reply: Reply) {
     let core = Arc::clone(&reply.core);
     let until = Instant::now() + wait;
     let Some(place) = core.blocking.append_place(wait).await else {
-        let (requests, bytes) = core.store.queue_depth();
+        let QueueDepth { requests, bytes } = core.store.queue_depth();
         reply.not_queued(&StoreError::QueueFull {
             waited_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             requests,

@@ -24,10 +24,13 @@ use crate::export::paths;
 pub(super) fn records(run: &Run<'_>, found: &Found) -> Result<Vec<ImportRecord>, StoreError> {
     let mut records = Vec::new();
     for place in ends(&found.canonical).filter(|end| *end != found.relative) {
-        records.extend(run.store.imports_by_relative(&path_bytes(place))?);
+        records.extend(run.store.imports_by_relative_path(&path_bytes(place))?);
     }
     if let Some(unnumbered) = paths::without_number(&found.relative) {
-        records.extend(run.store.imports_by_relative(&path_bytes(&unnumbered))?);
+        records.extend(
+            run.store
+                .imports_by_relative_path(&path_bytes(&unnumbered))?,
+        );
     }
     records.extend(of_same_name(run, found)?);
     // What stands in the folder that was named is taken for itself: all its files have to come back.
