@@ -26,11 +26,13 @@ mod plan;
 mod policy;
 mod project;
 mod reclaim;
+mod request;
 mod run;
 mod service;
 mod step;
 mod step_input;
 mod survey;
+mod tally;
 mod unused;
 
 pub(crate) use pace::{Pace, rest_for_other_processes};
@@ -38,7 +40,7 @@ pub(crate) use pace::{Pace, rest_for_other_processes};
 pub use base::{BaseChoice, PlannedBatch};
 pub use plan::PlannedStep;
 pub use policy::{CompactionPolicy, SessionState};
-pub use run::{
+pub use request::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,
     SessionFailure, compaction_threads,
 };

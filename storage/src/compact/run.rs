@@ -1,10 +1,9 @@
 //! A run of compaction over one session or all of them.
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::ahead::{ParallelLimits, in_order};
@@ -14,188 +13,23 @@ use super::lower_priority::lower_priority;
 use super::pace::Pace;
 use super::page_order;
 use super::plan::PlannedStep;
-use super::policy::CompactionPolicy;
 use super::reclaim::{cut_log, reclaim};
-use super::step::{BatchEncoder, PreparedSegment, StepResult, prepare, swap_in};
+use super::request::{
+    CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,
+    Observer,
+};
+use super::step::{BatchEncoder, prepare};
+use super::tally::{PanickedSession, Tally};
 use crate::error::{ErrorKind, Result, StoreError};
-use crate::ids::SessionId;
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
 use crate::reader::fetch::PageReader;
 use crate::segment::EncodeParams;
 use crate::sql;
 use crate::sql::runs::CompactionRun;
-use crate::sql::segments::Tier;
 use crate::store::Store;
-
-/// What to compact.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CompactionRequest {
-    /// Only this session.
-    pub session: Option<SessionId>,
-    /// Tier to bring the sessions to.
-    pub tier: Tier,
-    /// Take in everything now; otherwise only sessions that the policy finds due.
-    pub force: bool,
-    /// Settings.
-    pub policy: CompactionPolicy,
-    /// What asked for it, for the history of runs.
-    pub trigger: &'static str,
-    /// Share of a core's time that each thread may take for encoding, above 0; 1.0 for all of it.
-    pub cpu_fraction_max: f64,
-    /// Sessions to leave as they are.
-    pub except: BTreeSet<SessionId>,
-    /// Threads that encode, at most [`COMPACTION_THREADS_MAX`]. What they make does not depend on it.
-    pub threads_max: usize,
-}
-
-impl CompactionRequest {
-    /// Everything, deeply, now, on one thread: what a person means by "compact".
-    #[must_use]
-    pub fn manual() -> Self {
-        Self {
-            session: None,
-            tier: Tier::Deep,
-            force: true,
-            policy: CompactionPolicy::default(),
-            trigger: "manual",
-            cpu_fraction_max: 1.0,
-            except: BTreeSet::new(),
-            threads_max: 1,
-        }
-    }
-
-    pub(super) fn validate(&self) -> Result<()> {
-        check_cpu_fraction(self.cpu_fraction_max)?;
-        self.policy.validate()
-    }
-}
-
-/// Refuses a share of a core's time that is none.
-pub(super) fn check_cpu_fraction(cpu_fraction_max: f64) -> Result<()> {
-    if cpu_fraction_max > 0.0 && cpu_fraction_max <= 1.0 {
-        return Ok(());
-    }
-    Err(StoreError::InvalidArgument {
-        what: "cpu_fraction_max",
-        why: format!("{cpu_fraction_max} is not above 0 and at most 1"),
-    })
-}
-
-/// Threads for a run that somebody waits for: all cores but one, which is for those who append, up
-/// to [`COMPACTION_THREADS_MAX`].
-#[must_use]
-pub fn compaction_threads() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, |cores| cores.get() - 1)
-        .clamp(1, COMPACTION_THREADS_MAX)
-}
-
-/// A session that could not be compacted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionFailure {
-    /// The session.
-    pub session: SessionId,
-    /// Why.
-    pub why: String,
-}
-
-impl SessionFailure {
-    pub(super) fn new(session: &SessionId, error: &StoreError) -> Self {
-        Self {
-            session: session.clone(),
-            why: error.to_string(),
-        }
-    }
-}
-
-/// What a run would do.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CompactionPlan {
-    /// Steps by project and base, in the order in which they would be done.
-    pub batches: Vec<PlannedBatch>,
-    /// Sessions whose rows are damaged, so that nothing can be planned for them, with the reason.
-    pub failures: Vec<SessionFailure>,
-}
-
-impl CompactionPlan {
-    /// The steps, each one new segment.
-    pub fn steps(&self) -> impl Iterator<Item = &PlannedStep> {
-        self.batches.iter().flat_map(|batch| &batch.steps)
-    }
-
-    /// Messages that it takes in.
-    #[must_use]
-    pub fn messages(&self) -> u64 {
-        self.steps().map(PlannedStep::messages).sum()
-    }
-
-    /// Their payload bytes.
-    #[must_use]
-    pub fn raw_bytes(&self) -> u64 {
-        self.steps().map(|s| s.raw_bytes).sum()
-    }
-
-    /// Bytes that they take now.
-    #[must_use]
-    pub fn stored_bytes(&self) -> u64 {
-        self.steps().map(|s| s.stored_bytes).sum()
-    }
-}
-
-/// What a run is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CompactionPhase {
-    /// Finding what there is to do, and what the sessions of a project share.
-    Preparing,
-    /// Encoding and swapping segments.
-    Encoding,
-    /// Giving free pages back.
-    Reclaiming,
-}
-
-/// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CompactionProgress {
-    /// What it is at.
-    pub phase: CompactionPhase,
-    /// Steps done.
-    pub steps_done: u64,
-    /// Steps in all.
-    pub steps: u64,
-    /// Payload bytes done.
-    pub raw_bytes_done: u64,
-    /// Payload bytes in all.
-    pub raw_bytes: u64,
-}
-
-/// What a run did.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CompactionOutcome {
-    /// Main file and log before.
-    pub bytes_before: u64,
-    /// Main file and log after.
-    pub bytes_after: u64,
-    /// Messages in the new segments.
-    pub messages: u64,
-    /// Their payload bytes.
-    pub raw_bytes: u64,
-    /// Segments written.
-    pub segments: u64,
-    /// Segments that these replaced.
-    pub segments_replaced: u64,
-    /// Sessions that failed, with the reason; the others were done all the same.
-    pub failures: Vec<SessionFailure>,
-    /// It was stopped on request; what was done stays.
-    pub cancelled: bool,
-    /// Duration.
-    pub seconds: f64,
-}
 
 /// How long planning goes on without being asked to stop.
 const PLANNING_ASKS_EVERY: Duration = Duration::from_millis(50);
-
-/// Says whether to go on, after each step.
-pub(super) type Observer<'a> = &'a mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>;
 
 impl Store {
     /// Compacts, and gives the space back. `observe` is called after each step and may stop the
@@ -206,8 +40,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::InvalidArgument`] for a request out of bounds; [`StoreError::Busy`] while another run
-    /// is under way, in any process; [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even the reserve was not
-    /// enough; [`StoreError::Panicked`] for a bug. What was done before an error stays done.
+    /// is under way, in any process; [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even
+    /// the reserve was not enough; [`StoreError::Panicked`] for a bug. What was done before an error
+    /// stays done.
     pub fn compact(
         &self,
         request: &CompactionRequest,
@@ -501,108 +336,6 @@ impl Store {
                 db.named("note the run", sql::runs::insert(connection, &run))
             })
         })
-    }
-}
-
-/// What a run did so far.
-struct Tally<'o> {
-    outcome: &'o mut CompactionOutcome,
-    /// The sessions of `outcome.failures`.
-    failed: BTreeSet<SessionId>,
-    /// Bases made by the run, in use or not.
-    bases_made: Vec<u64>,
-    panicked_session: &'o PanickedSession,
-}
-
-/// The session at which a run panicked.
-#[derive(Debug, Default)]
-pub(super) struct PanickedSession(Mutex<Option<SessionId>>);
-
-/// Notes its session when it goes with a panic.
-struct PanicMarker<'c> {
-    panicked_session: &'c PanickedSession,
-    session: &'c SessionId,
-}
-
-impl PanickedSession {
-    /// The session, if the run panicked at one.
-    pub(super) fn session(self) -> Option<SessionId> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn mark_on_panic<'c>(&'c self, session: &'c SessionId) -> PanicMarker<'c> {
-        let panicked_session = self;
-        PanicMarker {
-            panicked_session,
-            session,
-        }
-    }
-}
-
-impl Drop for PanicMarker<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let mut noted = self
-                .panicked_session
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            noted.get_or_insert_with(|| self.session.clone());
-        }
-    }
-}
-
-impl<'o> Tally<'o> {
-    fn new(outcome: &'o mut CompactionOutcome, panicked_session: &'o PanickedSession) -> Self {
-        let failed = outcome
-            .failures
-            .iter()
-            .map(|failure| failure.session.clone())
-            .collect();
-        Self {
-            outcome,
-            failed,
-            bases_made: Vec::new(),
-            panicked_session,
-        }
-    }
-
-    fn finish_step(
-        &mut self,
-        pace: &mut Pace<'_>,
-        step: &PlannedStep,
-        prepared: Result<Option<PreparedSegment>>,
-    ) -> Result<()> {
-        let result = prepared.and_then(|prepared| match prepared {
-            Some(prepared) => swap_in(pace, step, prepared),
-            None => Ok(StepResult::Outdated),
-        });
-        match result {
-            Ok(StepResult::Written) => {
-                self.outcome.messages += step.messages();
-                self.outcome.raw_bytes += step.raw_bytes;
-                self.outcome.segments += 1;
-                self.outcome.segments_replaced += step.replaces_segments;
-                Ok(())
-            }
-            Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
-            // Nobody asked for it, and it stays as it is; verifying is what finds damage.
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. }))
-                if step.is_rewrite =>
-            {
-                tracing::warn!(session = %step.session, %error, "a segment is not written again");
-                Ok(())
-            }
-            // Damage in one session must not keep the others from being compacted.
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
-                tracing::error!(session = %step.session, %error, "a session cannot be compacted");
-                let failure = SessionFailure::new(&step.session, &error);
-                self.outcome.failures.push(failure);
-                self.failed.insert(step.session.clone());
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::lease::Lease;
 use super::policy::CompactionPolicy;
-use super::run::{
-    CompactionOutcome, CompactionProgress, CompactionRequest, PanickedSession, SessionFailure,
-    check_cpu_fraction,
+use super::request::{
+    CompactionOutcome, CompactionProgress, CompactionRequest, SessionFailure, check_cpu_fraction,
 };
+use super::tally::PanickedSession;
 use crate::capacity::levels::Level;
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::base::{self, BaseChoice, PlannedBatch, ProjectState, batches};
 use super::plan::{Packer, Packing, PlannedStep};
 use super::policy::{CompactionPolicy, SessionState};
-use super::run::{CompactionPlan, CompactionRequest, SessionFailure};
+use super::request::{CompactionPlan, CompactionRequest, SessionFailure};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::SessionId;
 use crate::segment::CodecVersion;
