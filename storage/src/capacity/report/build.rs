@@ -254,7 +254,7 @@ impl Days {
         let last = hours
             .iter()
             .map(of)
-            .filter(|day| *day <= today)
+            .filter(|day| (0..=today).contains(day))
             .max()
             .unwrap_or(today);
         let (mut earlier_raw_bytes, mut later_raw_bytes) = (0u64, 0u64);
@@ -264,7 +264,8 @@ impl Days {
                 later_raw_bytes = later_raw_bytes.saturating_add(hour.raw_bytes);
                 continue;
             }
-            if day <= last.saturating_sub(GROWTH_DAYS_MAX) {
+            // Nothing is recorded before 1970: only a damaged row says so.
+            if day < 0 || day <= last.saturating_sub(GROWTH_DAYS_MAX) {
                 earlier_raw_bytes = earlier_raw_bytes.saturating_add(hour.raw_bytes);
                 continue;
             }

@@ -464,6 +464,21 @@ fn hours_that_the_forecast_leaves_out_are_told() {
 }
 
 #[test]
+fn an_hour_that_only_a_damaged_row_says_counts_among_the_earlier_ones() {
+    let mut fixture = Fixture::new();
+    for hour in [i64::MIN, -1] {
+        fixture.hours[0].hour = hour;
+        for days in [24, 1] {
+            fixture.hours.truncate(days);
+            let report = build(&fixture.input()).unwrap();
+            assert_eq!(report.earlier_raw_bytes, fixture.hours[0].raw_bytes);
+            assert!(!text(&report).is_empty() && !html(&report).is_empty());
+        }
+        fixture = Fixture::new();
+    }
+}
+
+#[test]
 fn a_limit_of_zero_is_refused() {
     let fixture = Fixture::new();
     let error = build(&ReportInput {
