@@ -236,7 +236,7 @@ fn build_base(
     base_bytes: usize,
     level: i32,
 ) -> Result<Option<Vec<u8>>, SegmentError> {
-    let mut builder = BaseBuilder::new();
+    let mut builder = BaseBuilder::new(level);
     for entries in segments {
         builder.observe(TakenApart::of(entries)?);
     }
@@ -244,5 +244,5 @@ fn build_base(
     for entries in segments {
         collector.collect(&TakenApart::of(entries)?);
     }
-    collector.finish(level)
+    collector.finish()
 }

@@ -13,6 +13,8 @@
 //! Hours later than now (a clock that was ahead) and before 2020 (a clock that was reset) are
 //! left out, and counted.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::error::{CapacityError, Result};
@@ -55,7 +57,7 @@ pub struct ForecastInput<'a> {
     pub free_bytes: u64,
     /// Bytes that compaction would still make free.
     pub compactable_bytes: u64,
-    /// Size that the database may reach.
+    /// Size that the database can reach: its limit, or less where the disk is full before.
     pub limit_bytes: u64,
     /// Bytes that a byte of history takes in the database uncompacted …
     pub uncompacted_ratio: Input<Amount>,
@@ -177,7 +179,7 @@ pub enum Forecast {
     Projected {
         /// Days that the pace is taken from.
         window_days: usize,
-        /// Of these, days on which something was recorded.
+        /// Days of the calendar (UTC) within them on which something was recorded.
         days_used: usize,
         /// Days of the runs that were averaged.
         run_days: usize,
@@ -250,7 +252,7 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
         |start_bytes, ratio: Input<Amount>| Box::new(projection(input, start_bytes, ratio, pace));
     Ok(Forecast::Projected {
         window_days: daily.len(),
-        days_used: daily.iter().filter(|bytes| **bytes > 0.0).count(),
+        days_used: days_used(&hours, now_hour, daily.len()),
         run_days,
         daily_raw_bytes: pace,
         without_compaction: project(in_use, input.uncompacted_ratio),
@@ -277,6 +279,21 @@ fn daily_raw_bytes(hours: &[HourGrowth], now_hour: i64, days: usize) -> Vec<f64>
         }
     }
     daily
+}
+
+/// Days of the calendar on which something was recorded within the last `days` spans of 24 hours. Not
+/// the spans with growth: they end with the current hour, so a day's work is usually in two of them.
+fn days_used(hours: &[HourGrowth], now_hour: i64, days: usize) -> usize {
+    let window_hours = i64::try_from(days)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(HOURS_PER_DAY);
+    let used: BTreeSet<i64> = hours
+        .iter()
+        .filter(|hour| hour.raw_bytes > 0 && now_hour - hour.hour < window_hours)
+        .map(|hour| hour.hour.div_euclid(HOURS_PER_DAY))
+        .collect();
+    // The window begins and ends within a day, so it touches one day more than it has.
+    used.len().min(days)
 }
 
 fn pace(daily: &[f64], run_days: usize) -> Range {

@@ -253,7 +253,7 @@ pub(super) fn make<'b>(
         })?;
         Ok(taken)
     };
-    let mut builder = v2::BaseBuilder::new();
+    let mut builder = v2::BaseBuilder::new(level);
     let observed = each(&sources(&batch.steps), &mut |parts| builder.observe(parts))?;
     let mut collector = builder.into_collector(BASE_TEXT_BYTES_MAX);
     let kept = collector.collect_kept();
@@ -264,7 +264,7 @@ pub(super) fn make<'b>(
             format!("a new base of project {:?}: {error}", batch.project),
         )
     };
-    let Some(encoded) = collector.finish(level).map_err(damaged)? else {
+    let Some(encoded) = collector.finish().map_err(damaged)? else {
         return Ok(None);
     };
     // Read back before anything depends on it.

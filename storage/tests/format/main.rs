@@ -76,12 +76,12 @@ fn what_is_written_today_is_what_the_document_says() {
         message.1 += index as i64 * 7_919 % 86_400_000;
     }
     let entries = entries(&messages);
-    let mut builder = BaseBuilder::new();
+    let mut builder = BaseBuilder::new(3);
     builder.observe(TakenApart::of(&entries).unwrap());
     builder.observe(TakenApart::of(&entries).unwrap());
     let mut collector = builder.into_collector(1 << 20).with_head_bytes_max(3_000);
     collector.collect(&TakenApart::of(&entries).unwrap());
-    let stored = collector.finish(3).unwrap().unwrap();
+    let stored = collector.finish().unwrap().unwrap();
     let (ours, theirs) = (Base::decode(&stored).unwrap(), decoder::base(&stored));
     for version in [CodecVersion::V1, CodecVersion::V2] {
         for level in [3, 17] {

@@ -55,13 +55,15 @@ impl PlanInputs {
     /// the whole file says nothing of compaction while most of it is not compacted.
     pub fn take_measured(&mut self, report: &CapacityReport, limit_source: Source) -> Measured {
         let growth = &mut self.storage_growth;
-        if let Some(messages) = report.growth.messages_per_session_hour {
+        // A pace of seconds says nothing of an hour.
+        let pace = report.growth.has_pace().then_some(&report.growth);
+        if let Some(messages) = pace.and_then(|pace| pace.messages_per_session_hour) {
             growth.messages_per_session_hour = Input::measured(Amount(messages));
         }
         // Messages by the hour are those of sessions with hours; others may be of another size.
         let bytes_with_hours = || {
-            let messages = report.growth.messages_per_session_hour?;
-            let bytes = report.growth.bytes_per_session_hour?;
+            let messages = pace?.messages_per_session_hour?;
+            let bytes = pace?.bytes_per_session_hour?;
             (messages > 0.0).then(|| bytes / messages)
         };
         if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
@@ -70,6 +72,7 @@ impl PlanInputs {
         growth.take_days(report);
         let in_use_bytes = report.used_bytes().saturating_sub(report.free_bytes);
         growth.used_bytes = Input::measured(ByteCount(in_use_bytes));
+        growth.compactable_bytes = Input::measured(ByteCount(report.compactable_bytes));
         growth.limit_bytes = Input {
             value: ByteCount(report.limit_bytes),
             source: limit_source,
@@ -88,8 +91,8 @@ impl StorageGrowthInputs {
     ///
     /// The hours are as many as make the growth of such a day at the pace by the hour: sessions without
     /// hours grow as well, and older ones had another pace. More than a day has are those of several
-    /// sessions. When nothing was recorded in the days that the forecast looks at, there are no days in use:
-    /// the plan says never where the forecast does.
+    /// sessions. When the usual pace of the days that the forecast looks at is nothing, there are no days in
+    /// use: the plan says never where the forecast does.
     fn take_days(&mut self, report: &CapacityReport) {
         const HOURS_OF_A_DAY: f64 = 24.0;
         let per_hour =
@@ -105,14 +108,15 @@ impl StorageGrowthInputs {
             Forecast::Projected {
                 window_days,
                 days_used,
+                daily_raw_bytes,
                 ..
-            } => Some((*days_used, *window_days)),
+            } => Some((*days_used, *window_days, daily_raw_bytes.median)),
             Forecast::NotEnoughHistory { .. } => None,
         };
-        let workdays = used_of_window.map(|(used, window)| match used {
-            0 => 0.0,
+        let workdays = used_of_window.map(|(used, window, pace)| match pace > 0.0 {
+            false => 0.0,
             // Before there are four weeks, by the days there are.
-            used => report
+            true => report
                 .measured("workdays_per_month")
                 .unwrap_or(used as f64 / window.max(1) as f64 * DAYS_PER_MONTH),
         });
@@ -220,10 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_was_recorded_for_four_weeks_both_plan_and_forecast_say_never() {
+    fn where_the_usual_pace_is_nothing_both_plan_and_forecast_say_never() {
         let mut idle = report();
-        if let Forecast::Projected { days_used, .. } = &mut idle.forecast {
-            *days_used = 0;
+        // As when less than half of the weeks had any use.
+        if let Forecast::Projected {
+            daily_raw_bytes, ..
+        } = &mut idle.forecast
+        {
+            daily_raw_bytes.median = 0.0;
         }
         let mut inputs = PlanInputs::default();
         let measured = inputs.take_measured(&idle, Source::Given);
@@ -231,6 +239,24 @@ mod tests {
             .unwrap()
             .storage_growth;
         assert_eq!(growth.months_to_limit, None);
+    }
+
+    #[test]
+    fn a_pace_of_seconds_is_not_taken_for_one_of_hours() {
+        let mut brief = report();
+        brief.growth.active_hours = 19.0 / 3600.0;
+        brief.growth.messages_per_session_hour = Some(500_000.0);
+        brief.growth.bytes_per_session_hour = Some(2.5e9);
+        let mut inputs = PlanInputs::default();
+        inputs.take_measured(&brief, Source::Given);
+        let growth = inputs.storage_growth;
+        let planned = PlanInputs::default().storage_growth;
+        assert_eq!(
+            growth.messages_per_session_hour,
+            planned.messages_per_session_hour
+        );
+        let mean = brief.growth.bytes_per_message.unwrap();
+        assert_eq!(growth.message_bytes, Input::measured(MeanBytes(mean)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{CompactionRun, HourGrowth, ProjectGrowth, Totals, TypeGrowth, Untime
 pub const GROWTH_DAYS_MAX: i64 = 1100;
 /// Sessions and projects that each list of the report holds, at most.
 pub const SESSIONS_SHOWN_MAX: usize = 10;
-/// Active time below which a session's pace says nothing.
+/// Active time below which a pace, of a session or of all, says nothing.
 pub const PACE_ACTIVE_MS_MIN: i64 = 6 * 60 * 1000;
 /// Compacted history below which its ratio says nothing, and the plan's stands in.
 const COMPACTED_RAW_BYTES_MIN: u64 = MB;
@@ -90,7 +90,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         limit_bytes: input.limit_bytes,
         uncompacted_ratio: ratios.uncompacted,
         compacted_ratio: ratios.compacted,
-        raw_bytes_per_session_hour: growth.bytes_per_session_hour,
+        raw_bytes_per_session_hour: growth.bytes_per_session_hour.filter(|_| growth.has_pace()),
     })?;
     Ok(CapacityReport {
         database: input.database.to_owned(),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::forecast::Forecast;
 use super::levels::Level;
 use crate::Untimed;
+use crate::growth::HOUR_MS;
 
 pub use build::{GROWTH_DAYS_MAX, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX, build};
 pub use csv::csv;
@@ -129,6 +130,14 @@ pub struct Growth {
     pub bytes_per_session_hour: Option<f64>,
     /// Payload bytes of a wall-clock hour.
     pub bytes_per_wall_hour: Option<f64>,
+}
+
+impl Growth {
+    /// Whether there is active time enough for what is by the hour to be carried on into the future.
+    #[must_use]
+    pub fn has_pace(&self) -> bool {
+        self.active_hours * HOUR_MS as f64 >= PACE_ACTIVE_MS_MIN as f64
+    }
 }
 
 /// A constant of the plan beside what was measured.

@@ -36,12 +36,18 @@ use crate::limits::{
     BASE_TAIL_BYTES_MAX, BASE_TEXT_BYTES_MAX,
 };
 
-/// One stretch in this many is counted at first.
-const SAMPLE_FIRST: u64 = 16;
+/// One stretch in this many is counted, for a base of a quick level.
+const SAMPLE_QUICK: u64 = 16;
+/// The same for a deep level, at first. A passage is taken from its first sampled stretch to its last, so
+/// about as many bytes as this are lost at each of its ends. They then stay in every segment.
+const SAMPLE_DEEP: u64 = 2;
+/// Stretches counted in a sample denser than [`SAMPLE_QUICK`]. With more, every second is forgotten: in large
+/// projects a dense sample takes time and memory and saves little.
+const DENSE_STRETCHES_MAX: usize = 1 << 19;
 /// Unshared bytes within a passage that do not end it.
 const GAP_BYTES_MAX: usize = 250;
 /// Shorter passages are left to the segments.
-const PASSAGE_BYTES_MIN: usize = 48;
+const PASSAGE_BYTES_MIN: usize = 96;
 /// A base with less text and no blob is not worth a row.
 const TEXT_BYTES_MIN: usize = 1 << 10;
 /// Smaller blobs are left to the segments.
@@ -92,31 +98,31 @@ pub struct BaseBuilder {
     blobs: HashMapOf<u128, Count>,
     ids: HashMapOf<Id, Count>,
     sample: u64,
+    level: i32,
     segment: u32,
     /// The first segments, split.
     kept: Vec<Streams>,
     kept_bytes: usize,
 }
 
-impl Default for BaseBuilder {
-    fn default() -> Self {
+impl BaseBuilder {
+    /// A builder that has seen nothing, of a base that is encoded at a zstd level, 1 to 22.
+    #[must_use]
+    pub fn new(level: i32) -> Self {
         Self {
             stretches: HashMapOf::default(),
             blobs: HashMapOf::default(),
             ids: HashMapOf::default(),
-            sample: SAMPLE_FIRST,
+            sample: if super::is_deep(level) {
+                SAMPLE_DEEP
+            } else {
+                SAMPLE_QUICK
+            },
+            level,
             segment: 0,
             kept: Vec::new(),
             kept_bytes: 0,
         }
-    }
-}
-
-impl BaseBuilder {
-    /// A builder that has seen nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
     }
 
     /// Counts what a future segment holds.
@@ -127,7 +133,7 @@ impl BaseBuilder {
         each_sampled(&parts.main, sample, |_, hash| {
             count_in(stretches.entry(hash), segment);
         });
-        while self.stretches.len() > BASE_STRETCHES_COUNTED_MAX {
+        while self.stretches.len() > self.stretches_max() {
             self.sample *= 2;
             let sample = self.sample;
             self.stretches.retain(|&hash, _| is_sampled(hash, sample));
@@ -146,6 +152,14 @@ impl BaseBuilder {
         if all_kept && self.kept_bytes + bytes <= BASE_KEPT_BYTES_MAX {
             self.kept_bytes += bytes;
             self.kept.push(parts);
+        }
+    }
+
+    fn stretches_max(&self) -> usize {
+        if self.sample < SAMPLE_QUICK {
+            DENSE_STRETCHES_MAX
+        } else {
+            BASE_STRETCHES_COUNTED_MAX
         }
     }
 
@@ -228,11 +242,11 @@ impl BaseCollector {
         kept.len()
     }
 
-    /// Encodes the base at a zstd level, 1 to 22. Nothing if the segments share too little.
+    /// Encodes the base. Nothing if the segments share too little.
     ///
     /// # Errors
     /// What the compressor says.
-    pub fn finish(mut self, level: i32) -> Result<Option<Vec<u8>>, SegmentError> {
+    pub fn finish(mut self) -> Result<Option<Vec<u8>>, SegmentError> {
         self.thin(self.text_bytes_max);
         if self.passage_bytes < TEXT_BYTES_MIN && self.blobs.is_empty() {
             return Ok(None);
@@ -252,6 +266,7 @@ impl BaseCollector {
         if head.starts_with(&DICTIONARY_MAGIC) {
             head.remove(0);
         }
+        let level = self.counts.level;
         Base::encode(&head, &tail, &self.ids, &self.blobs, level).map(Some)
     }
 

@@ -22,7 +22,7 @@ fn a_base_is_needed_and_must_be_the_right_one() {
         ])
     };
     let segments = [make(1), make(2), make(3)];
-    let mut builder = BaseBuilder::new();
+    let mut builder = BaseBuilder::new(LEVEL);
     for segment in &segments {
         builder.observe(TakenApart::of(&entries(segment, &[])).unwrap());
     }
@@ -30,7 +30,7 @@ fn a_base_is_needed_and_must_be_the_right_one() {
     for segment in &segments {
         collector.collect(&TakenApart::of(&entries(segment, &[])).unwrap());
     }
-    let bytes = collector.finish(LEVEL).unwrap().unwrap();
+    let bytes = collector.finish().unwrap().unwrap();
     let base = Base::decode(&bytes).unwrap();
     assert_eq!(Base::peek_id(&bytes), Ok(base.id()));
     let alone = round_trip(&segments[0], &[], None);
@@ -63,7 +63,7 @@ fn a_base_is_needed_and_must_be_the_right_one() {
 
 /// A base of what `segments` share, with a head so short that it has a tail.
 pub(super) fn base_with_a_tail(segments: &[Vec<Vec<u8>>]) -> Vec<u8> {
-    let mut builder = BaseBuilder::new();
+    let mut builder = BaseBuilder::new(LEVEL);
     for segment in segments {
         builder.observe(TakenApart::of(&entries(segment, &[])).unwrap());
     }
@@ -71,7 +71,7 @@ pub(super) fn base_with_a_tail(segments: &[Vec<Vec<u8>>]) -> Vec<u8> {
     for segment in segments {
         collector.collect(&TakenApart::of(&entries(segment, &[])).unwrap());
     }
-    collector.finish(LEVEL).unwrap().unwrap()
+    collector.finish().unwrap().unwrap()
 }
 
 /// A line of `bytes` of text that repeats nothing.
@@ -180,10 +180,10 @@ fn a_damaged_tail_is_told_and_never_read() {
 
 #[test]
 fn segments_that_share_nothing_make_no_base() {
-    let mut builder = BaseBuilder::new();
+    let mut builder = BaseBuilder::new(LEVEL);
     let sample = sample();
     builder.observe(TakenApart::of(&entries(&sample, &[])).unwrap());
     let mut collector = builder.into_collector(1 << 20);
     collector.collect(&TakenApart::of(&entries(&sample, &[])).unwrap());
-    assert_eq!(collector.finish(LEVEL), Ok(None));
+    assert_eq!(collector.finish(), Ok(None));
 }

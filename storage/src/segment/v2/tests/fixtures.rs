@@ -91,12 +91,12 @@ fn write_fixtures() {
         .map(|n| 1_700_000_000_000 + n / 3)
         .collect();
     let entries = entries(&lines, &times);
-    let mut builder = BaseBuilder::new();
+    let mut builder = BaseBuilder::new(LEVEL);
     builder.observe(TakenApart::of(&entries).unwrap());
     builder.observe(TakenApart::of(&entries).unwrap());
     let mut collector = builder.into_collector(1 << 20);
     collector.collect(&TakenApart::of(&entries).unwrap());
-    let base_bytes = collector.finish(LEVEL).unwrap().unwrap();
+    let base_bytes = collector.finish().unwrap().unwrap();
     let base = Base::decode(&base_bytes).unwrap();
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
     write("base", &base_bytes);
