@@ -59,7 +59,7 @@ pub struct SessionState {
     pub hot_bytes: u64,
     /// Whether it has segments of the quick tier.
     pub has_quick_segments: bool,
-    /// When it was last appended to, Unix milliseconds.
+    /// When it was last appended to or renamed, Unix milliseconds: to give a session a name is to use it.
     pub updated_ms: i64,
 }
 

@@ -115,6 +115,7 @@ impl Shared {
 }
 
 /// Handle to the background service; it stops when the handle goes.
+#[must_use = "background compaction stops when this is dropped"]
 pub struct CompactionService {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,

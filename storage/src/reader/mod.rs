@@ -103,6 +103,7 @@ impl ReadRange {
 /// other ends the iteration, where [`Replay::position`] tells what to go on from. A replay to the
 /// session's last message ends with an error about damage when there are messages behind that.
 #[derive(Debug)]
+#[must_use = "a replay reads only what is asked of it"]
 pub struct Replay {
     readers: Readers,
     session: SessionId,
