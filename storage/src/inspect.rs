@@ -168,11 +168,7 @@ impl Store {
                 return Ok(None);
             };
             let (limits, base) = (DecodeLimits::default(), stored.base.as_deref());
-            let named = |source| StoreError::Segment {
-                id: id.to_string(),
-                first_sequence: info.first_sequence,
-                source,
-            };
+            let named = |source| StoreError::of_segment(id, info.first_sequence, source);
             let mut kind_of = |line: &[u8]| classify(line).message_type;
             let encoded = &stored.encoded;
             segments.push(InspectedSegment {

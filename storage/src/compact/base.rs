@@ -241,7 +241,7 @@ pub(super) fn make<'b>(
                 }
                 Ok(None) => {}
                 // The others share what they share. Its own swap names the damage, if it is due.
-                Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+                Err(error) if error.is_of_one_session() => {
                     tracing::debug!(session = %step.session, %error, "left out of the base");
                 }
                 Err(error) => return Err(error),
@@ -258,11 +258,15 @@ pub(super) fn make<'b>(
     let mut collector = builder.into_collector(BASE_TEXT_BYTES_MAX);
     let kept = collector.collect_kept();
     each(&observed[kept..], &mut |parts| collector.collect(&parts))?;
-    let damaged = |error: SegmentError| {
-        StoreError::damaged(
-            None,
-            format!("a new base of project {:?}: {error}", batch.project),
-        )
+    let damaged = |error: SegmentError| match error {
+        SegmentError::OutOfMemory => StoreError::OutOfMemory {
+            action: "make",
+            what: format!("a base of project {:?}", batch.project),
+        },
+        error => {
+            let what = format!("a new base of project {:?}: {error}", batch.project);
+            StoreError::damaged(None, what)
+        }
     };
     let Some(encoded) = collector.finish(level).map_err(damaged)? else {
         return Ok(None);
@@ -298,10 +302,19 @@ fn take_apart(
 }
 
 pub(super) fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError {
-    StoreError::Segment {
-        id: step.session.to_string(),
-        first_sequence: step.first_sequence,
-        source,
+    match source {
+        SegmentError::OutOfMemory => StoreError::OutOfMemory {
+            action: "encode",
+            what: format!(
+                "the messages from sequence {} on of session {}",
+                step.first_sequence, step.session
+            ),
+        },
+        source => StoreError::Encode {
+            id: step.session.to_string(),
+            first_sequence: step.first_sequence,
+            source,
+        },
     }
 }
 

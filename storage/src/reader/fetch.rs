@@ -15,7 +15,7 @@ use crate::limits::{
     SEQUENCE_MAX,
 };
 use crate::message::Message;
-use crate::segment::{Base, DecodeLimits, DecodedSegment};
+use crate::segment::{Base, DecodeLimits, DecodedSegment, SegmentError};
 use crate::sql::db::{Db, is_damage};
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
@@ -318,11 +318,7 @@ fn decode(shared: &Shared, place: &MessageRange<'_>, stored: &Stored) -> Result<
         .with_decoder(|decoder| {
             decoder.decode_range(encoded, wanted, &DecodeLimits::default(), base)
         })
-        .map_err(|source| StoreError::Segment {
-            id: id.to_string(),
-            first_sequence: info.first_sequence,
-            source,
-        })?;
+        .map_err(|source| StoreError::of_segment(id, info.first_sequence, source))?;
     let complete = messages.len() as u64 == last - first + 1;
     if !complete || (!few && messages.raw_bytes() as u64 != info.raw_bytes) {
         return Err(StoreError::damaged(
@@ -369,8 +365,13 @@ pub(crate) fn stored_base(db: &Db, connection: &Connection, base_id: u64) -> Res
 
 /// The base that these bytes of the file are.
 pub(crate) fn decode_base(base_id: u64, encoded: Bytes) -> Result<Base> {
-    let base =
-        Base::from_stored(encoded).map_err(|error| damaged_base(base_id, &error.to_string()))?;
+    let base = Base::from_stored(encoded).map_err(|error| match error {
+        SegmentError::OutOfMemory => StoreError::OutOfMemory {
+            action: "decode",
+            what: format!("base {base_id:016x}"),
+        },
+        error => damaged_base(base_id, &error.to_string()),
+    })?;
     // What is encoded with it names the id that its bytes have, and could not be read with a row
     // that has another.
     if base.id() != base_id {
