@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
 use rustix::io::Errno;
 
+use crate::capacity::text;
 use crate::error::{Result, StoreError};
-use crate::limits::FULL_PROBE_BYTES;
+use crate::limits::{FULL_PROBE_BYTES, PAGE_BYTES};
 use crate::open_files;
 use crate::sql::db::Db;
 
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 pub(crate) const SQLITE_HEADER_BYTES: usize = 100;
+const PAGE_BYTES_AT: usize = 16;
 const USER_VERSION_AT: usize = 60;
 const APPLICATION_ID_AT: usize = 68;
 
@@ -272,11 +274,19 @@ fn look_at_header(db: &Db) -> Result<Header> {
         i32::from_be_bytes(bytes)
     };
     let (application_id, version) = (number(APPLICATION_ID_AT), number(USER_VERSION_AT));
-    if application_id == 0 && version == 0 {
-        return Ok(Header::Untold);
-    }
-    if application_id != APPLICATION_ID {
+    if application_id != APPLICATION_ID && (application_id, version) != (0, 0) {
         return foreign(format!("its application_id is {application_id:#x}"));
+    }
+    let page_bytes = page_bytes(&header);
+    if page_bytes != PAGE_BYTES {
+        return foreign(format!(
+            "its pages have {} bytes, and those of a store have {}",
+            text::count(page_bytes.into()),
+            text::count(PAGE_BYTES.into())
+        ));
+    }
+    if application_id == 0 {
+        return Ok(Header::Untold);
     }
     if i64::from(version) > i64::from(SCHEMA_VERSION) {
         let (found, known) = (i64::from(version), SCHEMA_VERSION);
@@ -287,6 +297,17 @@ fn look_at_header(db: &Db) -> Result<Header> {
         });
     }
     Ok(Header::Known)
+}
+
+/// The size of the pages of a file with this header.
+fn page_bytes(header: &[u8]) -> u32 {
+    let bytes = header.get(PAGE_BYTES_AT..PAGE_BYTES_AT + 2);
+    match bytes.and_then(|bytes| <[u8; 2]>::try_from(bytes).ok()) {
+        // 65,536, which does not fit.
+        Some([0, 1]) => 1 << 16,
+        Some(bytes) => u16::from_be_bytes(bytes).into(),
+        None => 0,
+    }
 }
 
 /// Refuses to make a database where the log of another one waits: SQLite reads it into a copy that

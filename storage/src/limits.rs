@@ -52,6 +52,12 @@ pub const GROUP_REQUESTS_MAX: usize = 1024;
 /// Payload bytes that one commit takes together (a single larger request is committed alone).
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// After so long without work the writer tidies up: it moves the log into the main file, and restores the
+/// reserve.
+pub const WRITER_IDLE_MS_MIN: u64 = 200;
+/// How often an idle writer that has nothing left to tidy up looks for what other processes did. Each time wakes
+/// the processor.
+pub const WRITER_TIDY_AGAIN_MS: u64 = 10_000;
 /// How long a writer waits for another process's transaction.
 pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
 /// How long a checkpoint that truncates the WAL waits for readers to leave it.
@@ -207,6 +213,9 @@ pub const DELETE_ROWS_PER_STEP: u32 = 2048;
 /// Payload or encoded bytes deleted in one transaction (a single larger row is deleted alone): SQLite
 /// goes through all pages of what it deletes, and appends wait meanwhile.
 pub const DELETE_BYTES_PER_STEP: u64 = GROUP_BYTES_MAX as u64;
+
+/// Steps of a deletion that was cut short which are done while a store is opened.
+pub const OPEN_DELETION_STEPS_MAX: u32 = 4;
 
 /// While others append, a run of compaction pauses after each of its maintenance jobs, this many times as long
 /// as the job took.

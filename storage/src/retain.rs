@@ -163,24 +163,40 @@ impl Store {
             self.archive(&mut leaving, path, &mut outcome, &mut watcher)?;
             outcome.archive_bytes = Some(file_bytes(path)?);
         }
+        let removed = self.remove(leaving, archive.is_some(), &mut outcome, &mut watcher);
+        // Once for all of them: it reads all segments. A compaction would delete them as well.
+        if let Err(error) = self.delete_unused_bases() {
+            tracing::warn!(%error, "what only removed sessions needed is left to the next compaction");
+        }
+        removed.map(|()| outcome)
+    }
+
+    fn remove(
+        &self,
+        leaving: Vec<SessionToRemove<'_>>,
+        is_archived: bool,
+        outcome: &mut RetentionOutcome,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<()> {
         for (done, one) in leaving.into_iter().enumerate() {
             let SessionToRemove {
                 removal,
                 id,
                 fingerprint,
             } = one;
-            if watcher.at(RetentionPhase::Removing, done).is_break() {
+            let mut go_on = || watcher.at(RetentionPhase::Removing, done);
+            if go_on().is_break() {
                 outcome.cancelled = true;
                 break;
             }
-            let deleted = self.delete_if(&id, Some(fingerprint));
+            let deleted = self.delete_if(&id, fingerprint, &mut go_on);
             if matches!(
                 deleted,
                 Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
             ) {
                 tracing::info!(session = %removal.session_id, messages = removal.messages,
                     stored_bytes = removal.stored_bytes, reason = %removal.reason,
-                    archived = archive.is_some(), "retention removed a session");
+                    archived = is_archived, "retention removed a session");
             }
             if deleted? {
                 outcome.removed.push(removal.clone());
@@ -188,7 +204,7 @@ impl Store {
                 outcome.keep(removal, "it has changed meanwhile");
             }
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn fingerprint(&self, id: &SessionId) -> Result<SessionFingerprint> {

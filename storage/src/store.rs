@@ -1,5 +1,6 @@
 //! The façade: one open history store.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::sql;
 use crate::sql::damaged::IdIndex;
 use crate::sql::db::Db;
 use crate::sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
+use crate::sql::interruptible::interruptible;
 use crate::sql::migrate::{self, FileState};
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
@@ -60,8 +62,8 @@ impl Store {
     /// Opens the store at `path` for reading and writing, creating it (and its folder) when there
     /// is none. An older format is brought up to date after a copy of the file was made.
     ///
-    /// The cost does not depend on how much history there is, unless the deletion of a session was cut
-    /// short: what is left of it is deleted first.
+    /// The cost does not depend on how much history there is. If the deletion of a session was cut short, a
+    /// bounded part of what is left of it is deleted; the next compaction does the rest.
     ///
     /// # Errors
     /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
@@ -97,7 +99,8 @@ impl Store {
             if let Some(cut_off) = db.cut_off_in_last_page(&connection)? {
                 return Err(cut_off.error(path));
             }
-            migrate::bring_up(&db, &mut connection, |_, version| {
+            let now_ms = options.clock.now_ms();
+            migrate::bring_up(&db, &mut connection, now_ms, |_, version| {
                 crate::backup::before_migration(&db, version)
             })?;
             crate::surroundings::turn_on_log(&db, &connection);
@@ -137,7 +140,7 @@ impl Store {
                 _open: open,
             }),
         };
-        store.finish_deletions_if_possible()?;
+        store.finish_short_deletions()?;
         Ok(store)
     }
 
@@ -322,8 +325,11 @@ impl Store {
                 ),
             });
         }
+        let writer = self.writer()?;
+        // Asked of a reader first: an id that is not in the index is looked for in all rows.
+        self.key_of(id)?;
         let (id, name) = (id.clone(), name.to_owned());
-        self.writer()?.run(move |context| {
+        writer.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.write_without_reserve("rename the session", |db, connection| {
                 let key = IdIndex::default().key_of(connection, &id);
@@ -354,13 +360,17 @@ impl Store {
         Space::of(&self.inner.db, free_pages, limit_bytes)
     }
 
-    /// Changes the limits of the open store. What there is room for now is admitted at once.
+    /// Changes the limits of the open store. What there is room for now is admitted at once; the level follows
+    /// when the writer has looked at the size.
     ///
     /// # Errors
     /// [`StoreError::InvalidArgument`] for limits below which a store cannot work.
     pub fn set_limits(&self, limits: SizeLimits) -> Result<()> {
         check_size_limits(limits)?;
         self.inner.watch.set(limits);
+        if let Some(writer) = &self.inner.writer {
+            writer.observe_size_soon();
+        }
         Ok(())
     }
 
@@ -497,12 +507,22 @@ impl Store {
     }
 
     /// The session's key. Only its key and id must be readable.
-    fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
+    pub(crate) fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
         self.query("find the session", |connection| {
             self.inner.readers.ids.key_of(connection, id)
         })
         .map_err(|error| error.in_session(id))?
         .ok_or_else(|| StoreError::not_found(id))
+    }
+
+    /// As [`interruptible`], on a reader's connection.
+    pub(crate) fn interruptible<T: Send>(
+        &self,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+        read: impl FnOnce(&rusqlite::Connection) -> T + Send,
+    ) -> Result<T> {
+        let mut connection = self.inner.readers.get()?;
+        interruptible(&mut connection, go_on, read)
     }
 
     pub(crate) fn query<T>(

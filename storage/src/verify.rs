@@ -18,6 +18,7 @@ use crate::session::{Session, SessionFilter};
 use crate::source_check::SourceCheck;
 use crate::sql;
 use crate::sql::db::Db;
+use crate::sql::growth::GrowthSum;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
 
@@ -227,13 +228,42 @@ impl SessionView {
     }
 }
 
+/// What one snapshot tells of the store as a whole. Each is looked at for itself: a damaged table hides
+/// nothing that the others tell.
+struct Sums {
+    kept: Result<sql::totals::Totals>,
+    counted: Result<sql::totals::Totals>,
+    growth: Result<[GrowthSum; 3]>,
+    missing_bases: Result<Vec<u64>>,
+    imports: Result<Vec<String>>,
+    orphans: Result<Vec<i64>>,
+    invalid_deletions: Result<Vec<i64>>,
+}
+
+impl Sums {
+    fn read(db: &Db, connection: &Connection) -> Result<Self> {
+        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let of = &*snapshot;
+        Ok(Self {
+            kept: db.named("read the totals", sql::totals::read(of)),
+            counted: db.named("count the totals", sql::totals::recount(of)),
+            growth: db.named("count the growth", sql::growth::recount(of)),
+            missing_bases: db.named("look for bases", sql::bases::missing(of)),
+            imports: db.named("check the imports", sql::imports::problems(of)),
+            orphans: db.named("look for orphans", sql::messages::orphans(of)),
+            invalid_deletions: db.named("look at deletions", sql::sessions::invalid_deletions(of)),
+        })
+    }
+}
+
 impl Store {
     /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
     /// message's digest, that sequences have no gap and stand in one place only, that imported
     /// sessions still make the files they came from, and that the counters are those of the rows.
     /// Others may write meanwhile.
     ///
-    /// Damage is listed, not returned as an error, and does not end the check.
+    /// Damage is listed, not returned as an error, and does not end the check. `observe` is called before it
+    /// begins, as it goes on, and several times a second while SQLite checks the structure and the sums.
     ///
     /// # Errors
     /// [`StoreError::Cancelled`] when `observe` says so; otherwise when the file cannot be read
@@ -246,9 +276,17 @@ impl Store {
         if let Some(cut_off) = self.inner.cut_off {
             report.add_global("structure", cut_off.to_string());
         }
-        let structure = self.query("check the structure", |connection| {
+        // How many messages there are stands in a page that may be damaged.
+        let mut progress = VerifyProgress {
+            messages_done: 0,
+            messages: self.totals().map_or(0, |totals| totals.messages),
+            raw_bytes_done: 0,
+        };
+        let structure = self.interruptible(&mut || observe(&progress), |connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });
+        let db = &self.inner.db;
+        let structure = structure.and_then(|found| db.named("check the structure", found));
         let structure = report.take(structure)?.unwrap_or_default();
         for what in structure {
             report.add_global("structure", what);
@@ -271,11 +309,7 @@ impl Store {
                 None => report.add_global("listing", session.what),
             }
         }
-        let mut progress = VerifyProgress {
-            messages_done: 0,
-            messages: sessions.iter().map(|s| s.messages).sum(),
-            raw_bytes_done: 0,
-        };
+        progress.messages = sessions.iter().map(|s| s.messages).sum();
         // One for all sessions: those of a project need the same base.
         let mut cursor = PageReader::default();
         for session in &sessions {
@@ -285,7 +319,7 @@ impl Store {
             let is_intact = is_there && report.problems.len() == problems_before;
             report.sessions += u64::from(is_intact);
         }
-        self.verify_sums(&mut report)?;
+        self.verify_sums(&mut report, &mut || observe(&progress))?;
         Ok(report)
     }
 
@@ -403,32 +437,26 @@ impl Store {
         Ok(Some(found))
     }
 
-    fn verify_sums(&self, report: &mut VerifyReport) -> Result<()> {
-        let connection = self.inner.readers.get()?;
+    fn verify_sums(
+        &self,
+        report: &mut VerifyReport,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<()> {
         let db = &self.inner.db;
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        // Each is looked at for itself: a damaged table hides nothing that the others tell.
-        let kept = report.take(db.named("read the totals", sql::totals::read(&snapshot)))?;
-        let counted = report.take(db.named("count the totals", sql::totals::recount(&snapshot)))?;
-        let growth = report.take(db.named("count the growth", sql::growth::recount(&snapshot)))?;
-        let missing_bases =
-            report.take(db.named("look for bases", sql::bases::missing(&snapshot)))?;
-        let imports =
-            report.take(db.named("check the imports", sql::imports::problems(&snapshot)))?;
-        let orphans =
-            report.take(db.named("look for orphans", sql::messages::orphans(&snapshot)))?;
-        let invalid_deletions = report.take(db.named(
-            "look at deletions",
-            sql::sessions::invalid_deletions(&snapshot),
-        ))?;
-        drop(snapshot);
+        let sums = self.interruptible(go_on, |connection| Sums::read(db, connection))??;
+        let kept = report.take(sums.kept)?;
+        let counted = report.take(sums.counted)?;
+        let growth = report.take(sums.growth)?;
+        let missing_bases = report.take(sums.missing_bases)?;
+        let imports = report.take(sums.imports)?;
+        let orphans = report.take(sums.orphans)?;
+        let invalid_deletions = report.take(sums.invalid_deletions)?;
         for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
             report.add_global("structure", what);
         }
         if let Some(kept) = kept {
-            let growth = growth.into_iter().flatten().collect();
-            check_sums(&kept, counted, growth, report);
+            check_sums(&kept, counted, growth.as_ref().map_or(&[], |g| g), report);
         }
         for base_id in missing_bases.into_iter().flatten() {
             let what = format!("base {base_id:016x}, which segments need, is not there");
@@ -466,7 +494,7 @@ fn count_intact(segments: &[SegmentInfo], damaged: &[u64]) -> u64 {
 fn check_sums(
     kept: &sql::totals::Totals,
     counted: Option<sql::totals::Totals>,
-    growth: Vec<(&'static str, u64, u64)>,
+    growth: &[GrowthSum],
     report: &mut VerifyReport,
 ) {
     let mut counter = |what: String| report.add_global(COUNTER, what);
@@ -480,10 +508,15 @@ fn check_sums(
             "the totals are {kept:?}, and the sessions add up to {counted:?}"
         ));
     }
-    for (what, messages, raw_bytes) in growth {
+    for &GrowthSum {
+        by,
+        messages,
+        raw_bytes,
+    } in growth
+    {
         if (messages, raw_bytes) != (kept.messages, kept.raw_bytes) {
             counter(format!(
-                "growth by {what} adds up to {messages} messages of {raw_bytes} bytes, and \
+                "growth by {by} adds up to {messages} messages of {raw_bytes} bytes, and \
                  the totals say {} of {}",
                 kept.messages, kept.raw_bytes
             ));

@@ -13,8 +13,8 @@ use crate::error::{Result, StoreError};
 use crate::files::{self, refuse_new_name, refuse_stray_log};
 use crate::open_files;
 use crate::options::StoreOptions;
-use crate::sql;
 use crate::sql::db::Db;
+use crate::sql::totals::HistoryFingerprint;
 use crate::store::Store;
 use crate::verify::{VerifyProgress, VerifyReport};
 
@@ -66,8 +66,11 @@ pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
 
 /// Whether a copy has all that its store has. Where one cannot be read, it has not.
 fn is_as_new_as(copy: &Db, db: &Db) -> bool {
-    let state = |db: &Db| db.named("compare a copy", sql::totals::state(&db.connect_reader()?));
-    state(copy).is_ok_and(|then| state(db).is_ok_and(|now| then == now))
+    let read = |db: &Db| {
+        let read = HistoryFingerprint::read(&db.connect_reader()?);
+        db.named("compare a copy", read)
+    };
+    read(copy).is_ok_and(|then| read(db).is_ok_and(|now| then == now))
 }
 
 /// A finished copy.

@@ -23,14 +23,19 @@ pub(super) fn put_in_order(store: &Store, pace: &mut Pace<'_>, base_ids: &[u64])
             break;
         }
         let written = pace.maintain(move |context| {
-            context.maintain("put a base in order", |db, connection| {
+            context.write_without_reserve("put a base in order", |db, connection| {
                 write_again(db, connection, base_id)
             })
         });
         match written {
             Ok(piece) => wrote |= piece.value,
-            Err(error) if error.kind() == ErrorKind::Damaged => {
+            Err(error) if error.is_of_one_session() => {
                 tracing::warn!(%error, "a base is not written again");
+            }
+            // Quotas, and what is kept for root, do not show in the free bytes.
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "the new bases are left as they are");
+                break;
             }
             Err(error) => return Err(error),
         }

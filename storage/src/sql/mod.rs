@@ -1,5 +1,5 @@
-//! The room that owns SQL: every statement on the store's tables stands here, and nothing else does. Only
-//! the making of copies and of the log have pragmas, and `VACUUM INTO`, of their own.
+//! All statements on the store's tables. Only backups and the log's set-up have pragmas, and `VACUUM INTO`,
+//! elsewhere.
 //!
 //! Functions take a [`rusqlite::Connection`] (or a transaction on one) and return
 //! [`rusqlite::Result`]; [`db::Db`] turns failures into [`crate::StoreError`]s that name the file.
@@ -9,6 +9,7 @@ pub(crate) mod damaged;
 pub(crate) mod db;
 pub(crate) mod growth;
 pub(crate) mod imports;
+pub(crate) mod interruptible;
 pub(crate) mod messages;
 pub(crate) mod migrate;
 pub(crate) mod report;

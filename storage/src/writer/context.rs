@@ -466,12 +466,17 @@ impl WriterContext {
         }
     }
 
-    /// What can be done when nothing else is asked for.
-    pub(super) fn tidy_when_idle(&mut self) {
+    /// Does what can be done when nothing else is asked for. Returns whether nothing is left of it: all of the
+    /// log is in the main file, its file is no longer than usual, and the reserve is not given up.
+    pub(super) fn tidy_when_idle(&mut self) -> bool {
         self.checkpoint_when_due(WriterIdleness::Idle);
         self.truncate_oversized_log();
         self.observe_size();
         self.reserve.restore_when_possible();
+        self.fresh_wal_bytes() == 0
+            && !self.may_have_uncopied_frames
+            && matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
+            && self.reserve.allows_appends()
     }
 
     /// Ends the writer: everything into the main file. A reader of another process may keep some of it in

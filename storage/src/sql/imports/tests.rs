@@ -41,7 +41,7 @@ fn any_mark() -> impl Strategy<Value = ImportMark> {
 fn store(folder: &tempfile::TempDir) -> Connection {
     let db = Db::at(&folder.path().join("s.db"));
     let mut connection = db.connect_writer(Durability::Full).unwrap();
-    migrate::bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+    migrate::bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
     connection
 }
 
@@ -182,7 +182,7 @@ fn a_damaged_row_of_format_1_does_not_keep_the_others_from_being_migrated() {
         betcode_schema_sql::APPLICATION_ID
     );
     connection.execute_batch(&stamp).unwrap();
-    migrate::bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+    migrate::bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
     let found = by_source(&connection, b"/x").unwrap();
     let ids: Vec<_> = found.iter().map(|record| record.session.as_str()).collect();
     assert_eq!(ids, ["c", "a"]);

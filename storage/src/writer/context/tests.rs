@@ -180,3 +180,48 @@ fn closing_tells_of_a_log_that_could_not_be_moved() {
     assert_eq!(again.totals().unwrap().messages, 1);
     again.close().unwrap();
 }
+
+/// Tidies up as an idle writer does; whether nothing is left to do.
+fn tidy(store: &Store) -> bool {
+    let writer = store.writer().unwrap();
+    writer.run(|context| Ok(context.tidy_when_idle())).unwrap()
+}
+
+#[test]
+fn an_idle_writer_has_nothing_to_do_once_the_log_is_in_the_main_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 1 << 20);
+    store.append(batch("a")).unwrap();
+    let reader = rusqlite::Connection::open(store.path()).unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM store").unwrap();
+    store.append(batch("b")).unwrap();
+    assert!(!tidy(&store), "the reader still needs the log");
+    reader.execute_batch("COMMIT").unwrap();
+    assert!(tidy(&store));
+    store.append(batch("c")).unwrap();
+    assert!(tidy(&store));
+    std::fs::write(folder.path().join("h.db-reserve"), "").unwrap();
+    assert!(tidy(&store), "the reserve that was given up is back");
+}
+
+#[test]
+fn the_level_follows_a_change_of_the_limits_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 0);
+    let line = Bytes::from(vec![b'x'; 2 << 20]);
+    store
+        .append(Batch::new("s".parse().unwrap(), vec![line]))
+        .unwrap();
+    while !tidy(&store) {}
+    std::thread::sleep(Duration::from_millis(2 * crate::limits::WRITER_IDLE_MS_MIN));
+    let limits = crate::options::SizeLimits {
+        db_bytes_max: 2_000_000,
+        ..store.limits()
+    };
+    store.set_limits(limits).unwrap();
+    let due = Instant::now() + Duration::from_millis(crate::limits::WRITER_TIDY_AGAIN_MS / 2);
+    while store.level() == crate::capacity::levels::Level::Ok {
+        assert!(Instant::now() < due, "it did not follow");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
