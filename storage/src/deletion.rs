@@ -260,9 +260,9 @@ fn delete_session(
             {
                 return Ok(None);
             }
-            (session.key, all_of(&session))
+            (session.key, Delta::minus(&session))
         }
-        // An odd number in its row must not keep a session for ever.
+        // An invalid number in its row must not keep a session for ever.
         Err(error) if is_invalid_value(&error) && expected.is_none() => {
             match sql::sessions::find_as_far_as_readable(connection, id)? {
                 Some(found) => found,
@@ -276,24 +276,6 @@ fn delete_session(
     sql::imports::remove(connection, key)?;
     sql::sessions::mark_deleted(connection, key, now_ms)?;
     Ok(Some(key))
-}
-
-/// What the totals lose with a session.
-fn all_of(session: &Session) -> Delta {
-    let minus = |value: u64| -sql::signed(value);
-    Delta {
-        sessions: -1,
-        messages: minus(session.messages),
-        raw_bytes: minus(session.raw_bytes),
-        uncompacted_bytes: minus(session.uncompacted_bytes),
-        hot_messages: minus(session.hot_messages),
-        hot_bytes: minus(session.hot_bytes),
-        segments: minus(session.segments),
-        segment_bytes: minus(session.segment_bytes),
-        active_ms: -session.active_ms,
-        wall_ms: -session.times().wall_ms(),
-        ..Delta::default()
-    }
 }
 
 /// Deletes some rows of a session that is gone; whether there may be more to do.

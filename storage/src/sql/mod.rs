@@ -19,7 +19,7 @@ pub(crate) mod sessions;
 pub(crate) mod space;
 pub(crate) mod totals;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::ids::MessageKey;
 use crate::limits::COUNTED_MAX;
@@ -39,6 +39,20 @@ pub(crate) fn out_of_range(row: &rusqlite::Row<'_>, column: &str, value: i64) ->
     let index = row.as_ref().column_index(column).unwrap_or_default();
     let why = format!("{column} is {value}");
     rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Integer, why.into())
+}
+
+/// The sequence in the key of the one row that `sql` finds between two keys.
+pub(crate) fn sequence_of_row(
+    connection: &Connection,
+    sql: &str,
+    [from, to]: [i64; 2],
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(sql)?
+        .query_row([from, to], |row| {
+            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
+        })
+        .optional()
 }
 
 /// How much of a session that is going away one transaction deletes.

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::{signed, unsigned};
+use crate::session::Session;
 
 /// Totals over all sessions, kept with each commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,6 +56,24 @@ pub(crate) struct Delta {
 }
 
 impl Delta {
+    /// What the totals lose with a session.
+    pub(crate) fn minus(session: &Session) -> Self {
+        let minus = |value: u64| -signed(value);
+        Self {
+            sessions: -1,
+            messages: minus(session.messages),
+            raw_bytes: minus(session.raw_bytes),
+            uncompacted_bytes: minus(session.uncompacted_bytes),
+            hot_messages: minus(session.hot_messages),
+            hot_bytes: minus(session.hot_bytes),
+            segments: minus(session.segments),
+            segment_bytes: minus(session.segment_bytes),
+            active_ms: -session.active_ms,
+            wall_ms: -session.times().wall_ms(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             sessions: self.sessions + other.sessions,
