@@ -16,12 +16,7 @@ use crate::error::{Result, StoreError};
 use crate::limits::{FULL_PROBE_BYTES, PAGE_BYTES};
 use crate::open_files;
 use crate::sql::db::Db;
-
-const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
-pub(crate) const SQLITE_HEADER_BYTES: usize = 100;
-const PAGE_BYTES_AT: usize = 16;
-const USER_VERSION_AT: usize = 60;
-const APPLICATION_ID_AT: usize = 68;
+use crate::sqlite_header::{FileBegin, MAGIC, SqliteHeader};
 
 /// What the name of a copy ends with until it is whole.
 pub(crate) const PARTIAL: &str = ".partial";
@@ -156,9 +151,9 @@ fn is_database(path: &Path) -> bool {
     // Asked first: opening a pipe would wait for somebody to write to it.
     path.is_file()
         && open_files::unless_open(path, || {
-            let mut begin = [0; SQLITE_MAGIC.len()];
+            let mut begin = [0; MAGIC.len()];
             let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
-            read.is_ok() && begin == *SQLITE_MAGIC
+            read.is_ok() && begin == *MAGIC
         })
         .unwrap_or(true)
 }
@@ -218,7 +213,7 @@ pub(crate) fn create_private_new(path: &Path) -> Result<Option<File>> {
 /// SQLite is not asked, because opening may already change something. A file that this process
 /// has open is known, and its locks would not outlive a look at it.
 pub(crate) fn refuse_unknown(db: &Db) -> Result<Header> {
-    open_files::unless_open(db.path(), || look_at_header(db)).unwrap_or(Ok(Header::Known))
+    open_files::unless_open(db.path(), || read_header(db)).unwrap_or(Ok(Header::Known))
 }
 
 /// What a file's first bytes say.
@@ -228,56 +223,44 @@ pub(crate) enum Header {
     Known,
     /// A database that does not say whose it is: most programs' are like this, and so is a store that
     /// has not been checkpointed since its birth, whose real header is in the log. Only SQLite can tell.
-    Untold,
+    Unidentified,
 }
 
-fn look_at_header(db: &Db) -> Result<Header> {
+fn read_header(db: &Db) -> Result<Header> {
     let path = db.path();
-    let mut header = Vec::with_capacity(SQLITE_HEADER_BYTES);
-    // Asked first: opening a pipe would wait for somebody to write to it.
-    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        let why = "it is not a regular file".into();
-        return Err(StoreError::Foreign {
-            path: path.to_owned(),
-            why,
-        });
-    }
-    match File::open(path) {
-        Ok(file) => {
-            file.take(SQLITE_HEADER_BYTES as u64)
-                .read_to_end(&mut header)
-                .map_err(io_error("read", path))?;
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Header::Known),
-        Err(error) => return Err(io_error("open", path)(error)),
-    }
-    if header.is_empty() {
-        return Ok(Header::Known);
-    }
     let foreign = |why: String| {
         Err(StoreError::Foreign {
             path: path.to_owned(),
             why,
         })
     };
-    if header.len() < SQLITE_HEADER_BYTES {
-        return foreign(format!(
-            "it has {} bytes, and a database has 100 at least",
-            header.len()
-        ));
+    // Asked first: opening a pipe would wait for somebody to write to it.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return foreign("it is not a regular file".into());
     }
-    if !header.starts_with(SQLITE_MAGIC) {
-        return foreign("it is not an SQLite database".into());
-    }
-    let number = |at: usize| {
-        let bytes: [u8; 4] = std::array::from_fn(|i| header.get(at + i).copied().unwrap_or(0));
-        i32::from_be_bytes(bytes)
+    let begin = match File::open(path) {
+        Ok(mut file) => FileBegin::read(&mut file).map_err(io_error("read", path))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Header::Known),
+        Err(error) => return Err(io_error("open", path)(error)),
     };
-    let (application_id, version) = (number(APPLICATION_ID_AT), number(USER_VERSION_AT));
-    if application_id != APPLICATION_ID && (application_id, version) != (0, 0) {
+    let SqliteHeader {
+        page_bytes,
+        user_version,
+        application_id,
+        ..
+    } = match begin {
+        FileBegin::Empty => return Ok(Header::Known),
+        FileBegin::Short(bytes) => {
+            return foreign(format!(
+                "it has {bytes} bytes, and a database has 100 at least"
+            ));
+        }
+        FileBegin::Other => return foreign("it is not an SQLite database".into()),
+        FileBegin::Database(header) => header,
+    };
+    if application_id != APPLICATION_ID && (application_id, user_version) != (0, 0) {
         return foreign(format!("its application_id is {application_id:#x}"));
     }
-    let page_bytes = page_bytes(&header);
     if page_bytes != PAGE_BYTES {
         return foreign(format!(
             "its pages have {} bytes, and those of a store have {}",
@@ -286,28 +269,16 @@ fn look_at_header(db: &Db) -> Result<Header> {
         ));
     }
     if application_id == 0 {
-        return Ok(Header::Untold);
+        return Ok(Header::Unidentified);
     }
-    if i64::from(version) > i64::from(SCHEMA_VERSION) {
-        let (found, known) = (i64::from(version), SCHEMA_VERSION);
+    if i64::from(user_version) > i64::from(SCHEMA_VERSION) {
         return Err(StoreError::Newer {
             path: path.to_owned(),
-            found,
-            known,
+            found: user_version.into(),
+            known: SCHEMA_VERSION,
         });
     }
     Ok(Header::Known)
-}
-
-/// The size of the pages of a file with this header.
-fn page_bytes(header: &[u8]) -> u32 {
-    let bytes = header.get(PAGE_BYTES_AT..PAGE_BYTES_AT + 2);
-    match bytes.and_then(|bytes| <[u8; 2]>::try_from(bytes).ok()) {
-        // 65,536, which does not fit.
-        Some([0, 1]) => 1 << 16,
-        Some(bytes) => u16::from_be_bytes(bytes).into(),
-        None => 0,
-    }
 }
 
 /// Refuses to make a database where the log of another one waits: SQLite reads it into a copy that

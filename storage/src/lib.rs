@@ -76,6 +76,7 @@ mod session;
 mod source_check;
 mod space;
 mod sql;
+mod sqlite_header;
 mod store;
 mod surroundings;
 pub mod title;

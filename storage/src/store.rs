@@ -90,7 +90,7 @@ impl Store {
         }
         let open = Arc::new(OpenFile::note(path));
         let reserve_path = db.beside("-reserve");
-        if header == files::Header::Untold {
+        if header == files::Header::Unidentified {
             // Setting a connection up to write changes the file already, and closing it the log.
             migrate::inspect(&db, &db.connect_reader()?)?;
         }

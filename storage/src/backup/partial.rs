@@ -23,6 +23,7 @@ use crate::sql;
 use crate::sql::db::AUTO_VACUUM_INCREMENTAL;
 use crate::sql::db::{Db, name_for_sqlite};
 use crate::sql::interruptible::interruptible;
+use crate::sqlite_header::MAGIC;
 use crate::store::Store;
 use crate::verify::{COUNTER, VerifyProgress, VerifyReport};
 
@@ -282,7 +283,7 @@ fn refuse_not_a_copy(path: &Path) -> Result<()> {
 fn is_copy(head: &[u8]) -> bool {
     const MAP_KINDS: RangeInclusive<u8> = 1..=5;
     const MAP_ENTRY_BYTES: usize = 5;
-    if head.is_empty() || head.starts_with(b"SQLite format 3\0") {
+    if head.is_empty() || head.starts_with(MAGIC) {
         return true;
     }
     let Some((first, map)) = head.split_at_checked(PAGE_BYTES as usize) else {
