@@ -5,12 +5,9 @@ use crate::capacity::report::{
     self, CapacityReport, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX,
 };
 use crate::error::Result;
-use crate::limits::PAGE_BYTES;
+use crate::limits::{PAGE_BYTES, REPORTED_RUNS_MAX};
 use crate::sql;
 use crate::store::Store;
-
-/// Compaction runs that a report holds.
-const RUNS_MAX: u32 = 20;
 
 impl Store {
     /// All that is known of the store's size, growth and future, as of one moment.
@@ -48,7 +45,7 @@ impl Store {
                 let (sessions, _damaged) = sql::damaged::all(&snapshot)?;
                 sql::report::select_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
             })?;
-            let runs = sql::runs::list(&snapshot, RUNS_MAX)?;
+            let runs = sql::runs::list(&snapshot, REPORTED_RUNS_MAX)?;
             Ok(report::build(&ReportInput {
                 database: &database,
                 now_ms,

@@ -6,11 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::request::{CompactionProgress, Observer};
+use crate::limits::{COMPACTION_CPU_FRACTION_MIN, COMPACTION_PAUSE_MS_MAX};
 
-/// A run that is to take a smaller share of a core's time takes this one.
-const CPU_FRACTION_MIN: f64 = 0.01;
-/// The longest pause after one step, whatever share of the time that step took.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long a run pauses without being asked to stop.
 const PAUSE_PIECE: Duration = Duration::from_millis(50);
 
@@ -37,8 +34,9 @@ impl Throttle<'_> {
         if self.cpu_fraction_max >= 1.0 {
             return;
         }
-        let fraction = self.cpu_fraction_max.max(CPU_FRACTION_MIN);
-        let rest = worked.mul_f64((1.0 - fraction) / fraction).min(PAUSE_MAX);
+        let fraction = self.cpu_fraction_max.max(COMPACTION_CPU_FRACTION_MIN);
+        let rest = worked.mul_f64((1.0 - fraction) / fraction);
+        let rest = rest.min(Duration::from_millis(COMPACTION_PAUSE_MS_MAX));
         let until = Instant::now() + rest;
         while !self.stop.is_set() {
             let left = until.saturating_duration_since(Instant::now());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::paths::RELATIVE_DEPTH_MAX;
 use super::*;
+use crate::limits::IMPORT_PATH_PARTS_MAX;
 use crate::message::SessionMeta;
 use crate::options::Durability;
 use crate::sql::db::Db;
@@ -113,8 +113,8 @@ fn deep_and_hostile_paths_are_found_with_few_lookups() {
     let source_path = b"/a".repeat(40_000);
     for relative in [
         1,
-        RELATIVE_DEPTH_MAX,
-        RELATIVE_DEPTH_MAX + 1,
+        IMPORT_PATH_PARTS_MAX,
+        IMPORT_PATH_PARTS_MAX + 1,
         39_999,
         40_000,
     ] {
@@ -127,7 +127,7 @@ fn deep_and_hostile_paths_are_found_with_few_lookups() {
             joins: Vec::new(),
         };
         write(&connection, key, &id, &mark, true).unwrap();
-        let is_part = relative <= RELATIVE_DEPTH_MAX;
+        let is_part = relative <= IMPORT_PATH_PARTS_MAX;
         assert_eq!(Paths::of(&mark).relative.is_none(), is_part, "{relative}");
         for found in [
             by_source(&connection, &source_path).unwrap(),
