@@ -45,6 +45,21 @@ impl Store {
     /// is under way, in any process; [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even
     /// the reserve was not enough; [`StoreError::Panicked`] for a bug. What was done before an error
     /// stays done.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{CompactionRequest, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # use std::ops::ControlFlow;
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let outcome = store.compact(&CompactionRequest::manual(), &mut |progress| {
+    ///     println!("{} of {} steps", progress.steps_done, progress.steps);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert!(outcome.failures.is_empty() && !outcome.cancelled);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn compact(
         &self,
         request: &CompactionRequest,
@@ -216,8 +231,10 @@ impl Store {
         progress.phase = CompactionPhase::Reclaiming;
         self.finish_deletions_if_possible(&mut || observe(&progress))?;
         self.delete_unused_bases()?;
-        let anyway = request.force || tally.outcome.segments > 0;
-        reclaim(self, &mut pace, 0, anyway, &mut |_| observe(&progress))?;
+        let cuts_log_always = request.force || tally.outcome.segments > 0;
+        reclaim(self, &mut pace, 0, cuts_log_always, &mut |_| {
+            observe(&progress)
+        })?;
         if page_order::put_in_order(self, &mut pace, &tally.bases_made)? {
             cut_log(self)?;
         }
@@ -250,20 +267,20 @@ impl Store {
         };
         tally.throttle.pause_after(began.elapsed());
         progress.phase = CompactionPhase::Encoding;
-        let cursor = PageReader::default();
+        let reader = PageReader::default();
         let (panicked_session, throttle) = (tally.panicked_session, tally.throttle);
         let worker = || {
             let mut encoder = None;
-            let mut cursor = cursor.sibling();
+            let mut reader = reader.sibling();
             let base = base.as_ref();
             move |step: &PlannedStep| {
                 let began = Instant::now();
                 let _noted = panicked_session.mark_on_panic(&step.session);
                 let prepared = match &mut encoder {
-                    Some(encoder) => prepare(self, step, encoder, &mut cursor),
+                    Some(encoder) => prepare(self, step, encoder, &mut reader),
                     None => BatchEncoder::new(params, base)
                         .map_err(|error| base::name_step(step, error))
-                        .and_then(|new| prepare(self, step, encoder.insert(new), &mut cursor)),
+                        .and_then(|new| prepare(self, step, encoder.insert(new), &mut reader)),
                 };
                 throttle.pause_after(began.elapsed());
                 prepared

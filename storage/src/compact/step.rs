@@ -94,9 +94,9 @@ pub(super) fn swap_in(
     prepared: PreparedSegment,
 ) -> Result<StepResult> {
     let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.info.encoded_bytes).sum();
-    let again =
+    let is_rewrite =
         prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.info.tier >= step.tier);
-    if again && prepared.info.encoded_bytes >= replaced_bytes {
+    if is_rewrite && prepared.info.encoded_bytes >= replaced_bytes {
         return Ok(StepResult::NotSmaller);
     }
     let swap = pace.maintain(move |context| {
@@ -117,10 +117,10 @@ pub(super) fn prepare(
     store: &Store,
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,
-    cursor: &mut PageReader,
+    reader: &mut PageReader,
 ) -> Result<Option<PreparedSegment>> {
     let id = &step.session;
-    let Some(step_input) = step_input::read(store, step, cursor)? else {
+    let Some(step_input) = step_input::read(store, step, reader)? else {
         return Ok(None);
     };
     let encoded = encoder
@@ -189,7 +189,7 @@ fn first_difference(
 }
 
 /// The swap, in the transaction that the caller commits: compare with what the file holds now,
-/// delete it, insert the segment. Whether it was done.
+/// delete it, insert the segment. Returns whether it was done.
 fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool> {
     let (key, id, info) = (new.key, &new.session, &new.info);
     if db
