@@ -93,8 +93,10 @@ pub enum StoreError {
         bytes: usize,
     },
     /// The request's deadline passed while it waited for its turn; it was not carried out.
-    #[error("the append waited {waited_ms} ms for its turn and was withdrawn")]
+    #[error("the append to session {id} waited {waited_ms} ms for its turn and was withdrawn")]
     DeadlineExceeded {
+        /// The session.
+        id: String,
         /// How long it waited.
         waited_ms: u64,
     },
