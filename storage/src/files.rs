@@ -122,7 +122,7 @@ pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
 /// Refuses a name for something new that would not last: also that of a copy under way, which the
 /// next copy removes, and one that leaves no room for the names of the files beside it.
 pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
-    /// Bytes that Linux takes as a name, less the longest that is put behind that of a database.
+    /// Bytes that Linux takes as a name, less the longest that is appended to that of a database.
     const NAME_BYTES_MAX: usize = 255 - "-compaction.lock".len();
     refuse_name_of_log(path)?;
     let bytes = path.file_name().map_or(0, OsStr::len);

@@ -12,7 +12,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rustix::fs::OFlags;
 
 use super::Observer;
-use super::place::{LOGS, Unused, busy, rename_to_new};
+use super::place::{ExclusiveClaim, LOGS, busy, rename_to_new};
 use crate::capacity::text;
 use crate::error::{Result, StoreError};
 use crate::files::{self, PARTIAL, create_private_new, folder_of, free_bytes, io_error};
@@ -56,7 +56,7 @@ impl Partial {
         }
         let lock = PlaceLock::take(&path)?;
         // Either an earlier build is at it, or a killed copy left it.
-        drop(Unused::claim(&path, THE_COPY)?);
+        drop(ExclusiveClaim::claim(&path, THE_COPY)?);
         refuse_not_a_copy(&path)?;
         remove_all(&path);
         let Some(new) = create_private_new(&path)? else {
@@ -278,7 +278,7 @@ fn refuse_not_a_copy(path: &Path) -> Result<()> {
 }
 
 /// Whether a file that begins so is a copy, finished or not. SQLite writes the first page last: until
-/// then it is zeros, and behind it comes the first map of pages, of which each entry begins with one of
+/// then it is zeros, and after it comes the first map of pages, of which each entry begins with one of
 /// five kinds.
 fn is_copy(head: &[u8]) -> bool {
     const MAP_KINDS: RangeInclusive<u8> = 1..=5;

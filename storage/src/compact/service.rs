@@ -127,6 +127,19 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::InvalidArgument`] for options out of bounds, [`StoreError::ReadOnly`], or when no thread can be started.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{ServiceOptions, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// // It goes on as long as the handle is kept.
+    /// let service = store.start_compaction(ServiceOptions::default())?;
+    /// assert_eq!(service.status().last_error, None);
+    /// service.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start_compaction(&self, options: ServiceOptions) -> Result<CompactionService> {
         options.validate()?;
         self.writer()?;
@@ -306,7 +319,7 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
     }
 }
 
-/// Waits for the next look; whether there is one.
+/// Waits for the next look. Returns whether there is one.
 fn wait(shared: &Shared, interval: Duration) -> bool {
     let deadline = Instant::now() + interval;
     let mut commands = shared.commands();

@@ -9,7 +9,7 @@ use crate::open_files;
 use crate::store::Store;
 
 /// For ever on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A store without a reserve, unless `reserve_bytes` says so.
 fn open(folder: &tempfile::TempDir, reserve_bytes: u64) -> Store {
@@ -41,10 +41,10 @@ fn a_file_counts_as_open_as_long_as_the_writer_has_it_open() {
         drop(handed.recv().unwrap());
         answer.send(open_files::is_open(&at)).unwrap();
     };
-    store.append_then(batch("a"), PATIENCE, done).unwrap();
+    store.append_then(batch("a"), TEST_WAIT_MAX, done).unwrap();
     handle.send(store).unwrap();
-    assert!(answered.recv_timeout(PATIENCE).unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    assert!(answered.recv_timeout(TEST_WAIT_MAX).unwrap());
+    let deadline = Instant::now() + TEST_WAIT_MAX;
     while open_files::is_open(&path) {
         assert!(Instant::now() < deadline, "it was never closed");
         std::thread::sleep(Duration::from_millis(1));
@@ -60,17 +60,21 @@ fn a_callback_that_panics_while_the_writer_ends_leaves_nobody_without_an_answer(
         gone.recv().unwrap();
         panic!("the first callback");
     };
-    store.append_then(batch("a"), PATIENCE, panics).unwrap();
+    store
+        .append_then(batch("a"), TEST_WAIT_MAX, panics)
+        .unwrap();
     while store.inner.readers.get().is_ok() && store.totals().unwrap().messages == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
     let panics = |_: Result<Appended>| panic!("the second callback");
-    store.append_then(batch("b"), PATIENCE, panics).unwrap();
+    store
+        .append_then(batch("b"), TEST_WAIT_MAX, panics)
+        .unwrap();
     let (answer, answered) = mpsc::channel();
     let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-    store.append_then(batch("c"), PATIENCE, tells).unwrap();
+    store.append_then(batch("c"), TEST_WAIT_MAX, tells).unwrap();
     go.send(()).unwrap();
-    let refused = answered.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    let refused = answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap_err();
     assert!(matches!(refused, StoreError::Closed { .. }), "{refused}");
     assert!(
         refused.to_string().contains("was not recorded"),
@@ -88,7 +92,7 @@ fn a_callback_that_calls_the_store_is_refused_instead_of_waiting_for_itself() {
         let _ = answer.send(own.append(batch("b")).map(drop));
         let _ = answer.send(own.rename(&"s".parse().unwrap(), "name"));
     };
-    store.append_then(batch("a"), PATIENCE, done).unwrap();
+    store.append_then(batch("a"), TEST_WAIT_MAX, done).unwrap();
     for _ in 0..2 {
         let refused = answered.recv_timeout(Duration::from_secs(10)).unwrap();
         let refused = refused.unwrap_err();
@@ -100,10 +104,10 @@ fn a_callback_that_calls_the_store_is_refused_instead_of_waiting_for_itself() {
     let (answer, answered) = mpsc::channel();
     let done = move |_: Result<Appended>| {
         let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-        own.append_then(batch("d"), PATIENCE, tells).unwrap();
+        own.append_then(batch("d"), TEST_WAIT_MAX, tells).unwrap();
     };
-    store.append_then(batch("c"), PATIENCE, done).unwrap();
-    answered.recv_timeout(PATIENCE).unwrap().unwrap();
+    store.append_then(batch("c"), TEST_WAIT_MAX, done).unwrap();
+    answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap();
 }
 
 #[test]
