@@ -17,7 +17,8 @@ impl Store {
     /// times, and at one row for each hour in which something was said.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)
+    /// when the file cannot be read.
     pub fn capacity_report(&self) -> Result<CapacityReport> {
         self.capacity_report_after(self.level())
     }
@@ -26,7 +27,8 @@ impl Store {
     /// does: a level is left only a margin below its threshold.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)
+    /// when the file cannot be read.
     pub fn capacity_report_after(&self, previous_level: Level) -> Result<CapacityReport> {
         let database = self.path().display().to_string();
         let now_ms = self.options().clock.now_ms();

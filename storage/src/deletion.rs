@@ -278,7 +278,7 @@ fn delete_session(
     Ok(Some(key))
 }
 
-/// Deletes some rows of a session that is gone; whether there may be more to do.
+/// Deletes some rows of a session that is gone. Returns whether there may be more to do.
 fn delete_step(connection: &rusqlite::Connection, key: SessionKey) -> rusqlite::Result<bool> {
     if !sql::sessions::is_deletion(connection, key)? {
         return Ok(false);

@@ -125,6 +125,23 @@ impl Store {
     /// or received at other times though they were not imported), [`StoreError::Damaged`] when the archive is not what was written to it,
     /// [`StoreError::Cancelled`].
     /// Afterwards, when the file cannot be written; what was removed until then is logged.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # use std::ops::ControlFlow;
+    /// # use betcode_storage::capacity::retention::RetentionPolicy;
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let year_ms = 365 * 24 * 60 * 60 * 1000;
+    /// let policy = RetentionPolicy { age_ms_max: Some(year_ms), ..RetentionPolicy::default() };
+    /// let plan = store.plan_retention(&policy)?;
+    /// let archive = folder.path().join("archive.db");
+    /// let outcome = store.retain(&plan, Some(&archive), &mut |_| ControlFlow::Continue(()))?;
+    /// assert!(outcome.removed.is_empty(), "nothing is as old");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn retain(
         &self,
         plan: &RetentionPlan,

@@ -235,6 +235,19 @@ impl Store {
     /// Refused batches ([`StoreError::PayloadTooLarge`], [`StoreError::SequenceConflict`], …) and
     /// batches that could not be committed ([`StoreError::DiskFull`], [`StoreError::QueueFull`],
     /// …) leave nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// let store = Store::open(&path, StoreOptions::default())?;
+    /// let session = SessionId::new("s")?;
+    /// store.append(Batch::new(session.clone(), vec!["one".into(), "two".into()]))?;
+    /// let appended = store.append(Batch::new(session, vec!["three".into()]))?;
+    /// assert_eq!(appended.first_sequence, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn append(&self, batch: Batch) -> Result<Appended> {
         self.writer()?.append(batch, None)
     }
@@ -254,6 +267,21 @@ impl Store {
     ///
     /// # Errors
     /// An error here means that nothing was queued and that `done` is not called.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let (answer, answered) = std::sync::mpsc::channel();
+    /// let batch = Batch::new(SessionId::new("s")?, vec!["one".into()]);
+    /// store.append_then(batch, std::time::Duration::from_secs(10), move |result| {
+    ///     let _ = answer.send(result);
+    /// })?;
+    /// assert_eq!(answered.recv()??.last_sequence, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn append_then(
         &self,
         batch: Batch,
@@ -274,6 +302,23 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::SessionNotFound`]; what goes wrong on the way comes from the replay.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, ReadRange, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// # let session = SessionId::new("s")?;
+    /// # store.append(Batch::new(session.clone(), vec!["one".into(), "two".into(), "three".into()]))?;
+    /// let last_two = ReadRange { last: Some(2), ..ReadRange::all() };
+    /// let mut payloads = Vec::new();
+    /// for message in store.read(&session, last_two)? {
+    ///     payloads.push(message?.payload);
+    /// }
+    /// assert_eq!(payloads, ["two", "three"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(&self, session: &SessionId, range: ReadRange) -> Result<Replay> {
         Replay::new(self.inner.readers.clone(), session.clone(), range)
     }

@@ -109,7 +109,8 @@ impl Store {
     /// How the file was made.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)
+    /// when the file cannot be read.
     pub fn file_settings(&self) -> Result<FileSettings> {
         self.query("read the file's settings", |connection| {
             let auto_vacuum: i64 =

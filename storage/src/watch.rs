@@ -17,7 +17,7 @@ pub struct TimedEvent {
     pub event: CapacityEvent,
 }
 
-/// Called with each event; whether it wants further ones.
+/// Called with each event. Returns whether it wants further ones.
 type Listener = Box<dyn Fn(&TimedEvent) -> bool + Send>;
 
 #[derive(Default)]

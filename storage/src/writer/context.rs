@@ -237,7 +237,7 @@ impl WriterContext {
         } else if !self.has_free_pages()? {
             return Err(StoreError::DiskFull {
                 path: self.db.path().to_owned(),
-                why: "what little room there is is kept for compacting and deleting".to_owned(),
+                why: "the space that is left is kept for compacting and deleting".to_owned(),
             });
         }
         let now_ms = self.options.clock.now_ms();
@@ -311,8 +311,8 @@ impl WriterContext {
         self.checkpoint(CheckpointMode::Passive).map(drop)
     }
 
-    /// Moves the log into the main file and truncates it; whether there was a log and that was done. It
-    /// may be another process's, or that of one that crashed. A reader may keep it from being truncated.
+    /// Moves the log into the main file and truncates it. The log may be another process's, or that of one that
+    /// crashed. Returns false if there was none, or if a reader kept it from being truncated.
     fn truncate_log(&mut self) -> bool {
         self.db.may_have_log()
             && self

@@ -134,8 +134,8 @@ impl Queue {
             && (state.append_bytes + bytes <= self.bytes_max || state.appends.is_empty())
     }
 
-    /// Waits until it is the turn of the waiter `own` and there is room for `bytes`, as long as `left`
-    /// gives it time; else why not.
+    /// Waits until `own` is the first waiter and there is room for `bytes`. Gives up with the error that
+    /// `left` returns; otherwise `left` is how long to wait at most.
     fn wait_for_room<'q>(
         &'q self,
         mut state: MutexGuard<'q, State>,
