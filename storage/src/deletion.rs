@@ -37,7 +37,7 @@ impl Store {
         observe: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<bool> {
         self.writer()?;
-        // Asked of a reader first: an id that is not in the index is looked for in all rows.
+        // Not under the write lock: if the index does not have the id, all rows are read.
         match self.key_of(id) {
             Err(StoreError::SessionNotFound { .. }) => return Ok(false),
             found => found?,
@@ -51,8 +51,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Deletes a session if it is as `expected`. Bases that nobody needs any more are left to the caller.
-    /// Returns whether it was. `observe` is as in [`Store::delete_observed`].
+    /// Deletes a session if it is as `expected`, and returns whether it was. `observe` is as in
+    /// [`Store::delete_observed`]. The caller deletes the bases that no session needs any more.
     pub(crate) fn delete_if(
         &self,
         id: &SessionId,
@@ -66,8 +66,8 @@ impl Store {
         Ok(true)
     }
 
-    /// The first transaction of a deletion: nobody finds the session after it. Its key, if there was such a
-    /// session.
+    /// The first transaction of a deletion, after which nobody finds the session. Returns the session's key, if
+    /// there was such a session.
     fn take_out_of_sight(
         &self,
         id: &SessionId,
@@ -125,8 +125,8 @@ impl Store {
         }
     }
 
-    /// Finishes what little may be left of deletions that were cut short. More is left to the next
-    /// compaction: whoever opens a store does not wait for it.
+    /// Does at most [`OPEN_DELETION_STEPS_MAX`] steps of deletions that were cut short, so that opening a store
+    /// takes a bounded time. The next compaction does the rest.
     pub(crate) fn finish_short_deletions(&self) -> Result<()> {
         let mut steps = 0;
         let finished = self.finish_deletions_if_possible(&mut || {

@@ -222,7 +222,8 @@ pub const DELETE_ROWS_PER_STEP: u32 = 2048;
 /// goes through all pages of what it deletes, and appends wait meanwhile.
 pub const DELETE_BYTES_PER_STEP: u64 = GROUP_BYTES_MAX as u64;
 
-/// Steps of a deletion that was cut short which are done while a store is opened.
+/// Steps of deletions that were cut short which are done while a store is opened, each at most
+/// [`DELETE_BYTES_PER_STEP`].
 pub const OPEN_DELETION_STEPS_MAX: u32 = 4;
 
 /// While others append, a run of compaction pauses after each of its maintenance jobs, this many times as long

@@ -181,7 +181,7 @@ impl Store {
             outcome.archive_bytes = Some(file_bytes(path)?);
         }
         let removed = self.remove(leaving, archive.is_some(), &mut outcome, &mut watcher);
-        // Once for all of them: it reads all segments. A compaction would delete them as well.
+        // Once for all of them, because it reads all segments. If it fails, the next compaction does it.
         if let Err(error) = self.delete_unused_bases() {
             tracing::warn!(%error, "what only removed sessions needed is left to the next compaction");
         }

@@ -371,7 +371,7 @@ impl Store {
             });
         }
         let writer = self.writer()?;
-        // Asked of a reader first: an id that is not in the index is looked for in all rows.
+        // Not under the write lock: if the index does not have the id, all rows are read.
         self.key_of(id)?;
         let (id, name) = (id.clone(), name.to_owned());
         writer.run(move |context| {

@@ -29,7 +29,7 @@ pub(super) struct Throttle<'s> {
 }
 
 impl Throttle<'_> {
-    /// Rests so long that the work before took only its share of the time, or until the run is to stop.
+    /// Sleeps so long that the work before it took only its share of the time, or until the run is to stop.
     pub(super) fn pause_after(self, worked: Duration) {
         if self.cpu_fraction_max >= 1.0 {
             return;
@@ -47,27 +47,27 @@ impl Throttle<'_> {
         }
     }
 
-    /// Answers what a run asks with what `observe` says, until the run ends. A run that pauses asks nothing,
-    /// so `observe` is asked meanwhile as well.
+    /// Calls `observe` each time the run asks whether to go on, and answers the run, until it ends. A run that
+    /// pauses asks nothing, so `observe` is called during pauses as well.
     pub(super) fn answer_run(
         self,
-        told: &Receiver<CompactionProgress>,
-        answer: &Sender<ControlFlow<()>>,
+        questions: &Receiver<CompactionProgress>,
+        answers: &Sender<ControlFlow<()>>,
         observe: Observer<'_>,
     ) {
         let mut last = None;
         loop {
             let next = match last {
-                Some(_) if self.cpu_fraction_max < 1.0 => told.recv_timeout(PAUSE_PIECE),
-                _ => told.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) if self.cpu_fraction_max < 1.0 => questions.recv_timeout(PAUSE_PIECE),
+                _ => questions.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match (next, last) {
                 (Ok(progress), _) => {
-                    let answered = match self.stop.is_set() {
+                    let answer = match self.stop.is_set() {
                         true => ControlFlow::Break(()),
                         false => observe(&progress),
                     };
-                    let _ = answer.send(answered);
+                    let _ = answers.send(answer);
                     last = Some(progress);
                 }
                 (Err(RecvTimeoutError::Timeout), Some(progress)) => {

@@ -11,11 +11,11 @@ use crate::error::{Result, StoreError};
 /// How often a statement under way asks whether to go on.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Does `work`, which is one long statement or several, on a thread of its own. Before it, and while it goes
-/// on, `go_on` is asked; when that says no, SQLite ends the statement.
+/// Does `work`, one long statement or several, on a thread of its own. `go_on` is called before it and several
+/// times a second during it; when that returns `Break`, SQLite ends the statement.
 ///
 /// # Errors
-/// [`StoreError::Cancelled`] when `go_on` said no. What `work` answers is not looked at then.
+/// [`StoreError::Cancelled`] if `go_on` returned `Break`, whatever `work` returned.
 pub(crate) fn interruptible<T: Send>(
     connection: &mut Connection,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
@@ -36,7 +36,7 @@ pub(crate) fn interruptible<T: Send>(
         while end.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
             cancelled |= go_on().is_break();
             if cancelled {
-                // Again each time: `work` may have been between two statements.
+                // Repeated, because an interrupt between two statements has no effect.
                 interrupt.interrupt();
             }
         }

@@ -125,8 +125,8 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
         })
 }
 
-/// What tells two states of a history apart, in any format. Only a name that another one of its length has
-/// taken the place of, while the clock stood before the last change, does not show in it.
+/// What tells two states of a history apart, in any format. One change does not show: a session that gets a
+/// name as long as its last one, while the clock is behind the last change of any session.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct HistoryFingerprint {
     totals: Totals,
