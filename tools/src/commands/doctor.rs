@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use betcode_storage::capacity::report::CapacityReport;
+use betcode_storage::capacity::text::used_percent;
 use betcode_storage::limits::{RESERVE_BYTES_DEFAULT, RESERVE_BYTES_MIN, WAL_BYTES_KEPT_MAX};
 use betcode_storage::{FileSettings, Level, Surroundings};
 use serde::Serialize;
@@ -201,7 +202,7 @@ fn limit(report: &CapacityReport) -> Check {
         "{} of {} ({}){free}",
         format::bytes(report.used_bytes()),
         format::bytes(report.limit_bytes),
-        format::percent_of(report.used_fraction)
+        used_percent(report.used_bytes(), report.limit_bytes)
     );
     let hint = "betcode-db compact; then retain or delete, or raise --limit-bytes (the daemon's max_db_bytes)";
     match report.level {
