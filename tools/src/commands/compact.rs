@@ -210,12 +210,12 @@ fn show(out: &mut Out, outcome: &Outcome) {
         out.line(format!("The database {took}"));
     }
     for Left { session, why } in &outcome.failures {
-        out.trouble(format!(
-            "not compacted: {session}, left as it is\n  why: {why}\n  try: betcode-db verify"
-        ));
+        let what = format!("not compacted: {session}, left as it is");
+        out.trouble(what, Some(why), Some("betcode-db verify"));
     }
     if outcome.interrupted {
-        out.trouble("interrupted: what was compacted stays; compact again to go on");
+        let what = "interrupted: what was compacted stays; compact again to go on";
+        out.trouble(what, None, None);
     }
 }
 

@@ -175,7 +175,8 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     }
     show_skipped(out, summary);
     if summary.interrupted {
-        out.trouble("interrupted: run the same command again to go on");
+        let what = "interrupted: run the same command again to go on";
+        out.trouble(what, None, None);
     }
 }
 
@@ -183,18 +184,12 @@ fn show(out: &mut Out, summary: &ImportSummary) {
 pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     for skipped in summary.skipped.iter().take(LISTED_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
-        out.trouble(format!(
-            "skipped: {}{line}\n  why: {}\n  try: {}",
-            format::on_one_line(&skipped.path),
-            format::on_one_line(&skipped.why),
-            skipped.hint
-        ));
+        let what = format!("skipped: {}{line}", skipped.path);
+        out.trouble(what, Some(&skipped.why), Some(&skipped.hint));
     }
     if summary.skipped.len() > LISTED_MAX {
         let more = (summary.skipped.len() - LISTED_MAX) as u64;
-        out.trouble(format!(
-            "and {} more; --json lists them all",
-            format::count(more)
-        ));
+        let what = format!("and {} more; --json lists them all", format::count(more));
+        out.trouble(what, None, None);
     }
 }

@@ -283,10 +283,9 @@ fn tell_damaged(out: &mut Out, damaged: &[DamagedSession]) {
             .id
             .as_ref()
             .map_or("whose id is damaged", SessionId::as_str);
-        out.trouble(format!(
-            "not looked at: session {id}\n  why: {}\n  try: write what can be read of it with `betcode-db export --salvage`",
-            session.what
-        ));
+        let what = format!("not looked at: session {id}");
+        let hint = "write what can be read of it with `betcode-db export --salvage`";
+        out.trouble(what, Some(&session.what), Some(hint));
     }
 }
 

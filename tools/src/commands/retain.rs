@@ -83,9 +83,8 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     show_plan(context.out, &plan, staying.as_ref());
     show_outcome(context.out, &outcome, args);
     if outcome.cancelled {
-        context
-            .out
-            .trouble("interrupted: what was removed is gone; run the same command again to go on");
+        let what = "interrupted: what was removed is gone; run the same command again to go on";
+        context.out.trouble(what, None, None);
     }
     Ok(match (outcome.cancelled, outcome.kept.is_empty()) {
         (true, _) => Exit::Interrupted,

@@ -91,9 +91,10 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
     } else {
         "not every damaged session is named above: what can be read is written by `export --salvage`"
     };
-    context.out.remark(format!(
-        "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     {others}"
-    ));
+    context.out.remark(
+        "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;",
+    );
+    context.out.remark(format!("     {others}"));
     Ok(Exit::Problems)
 }
 

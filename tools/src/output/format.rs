@@ -1,5 +1,6 @@
 //! Numbers, sizes and times as people read them. Sizes are decimal: MB is 10^6 bytes.
 
+use betcode_storage::capacity::text::acts_on_terminal;
 pub use betcode_storage::capacity::text::count;
 use chrono::{DateTime, Utc};
 
@@ -102,13 +103,13 @@ pub fn minute(unix_ms: i64) -> String {
     )
 }
 
-/// Text with its control characters written as Rust writes them: what a file is called must not look
-/// like a line of ours, nor give orders to a terminal.
+/// Text in which what [acts on a terminal](acts_on_terminal) is written as Rust writes it: what a file is
+/// called must not look like a line of ours, nor change what a terminal shows.
 #[must_use]
 pub fn on_one_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if acts_on_terminal(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -117,13 +118,13 @@ pub fn on_one_line(text: &str) -> String {
     shown
 }
 
-/// At most `width` characters of text on one line, control characters shown as spaces, `…` where
+/// At most `width` characters of text on one line, with spaces for what acts on a terminal, and `…` where
 /// it was cut.
 #[must_use]
 pub fn cut(text: &str, width: usize) -> String {
     let plain: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if acts_on_terminal(c) { ' ' } else { c })
         .collect();
     let plain = plain.trim();
     if plain.chars().count() <= width {
@@ -188,6 +189,7 @@ mod tests {
     fn text_is_cut_at_characters_and_stays_on_one_line() {
         assert_eq!(cut("two\nlines", 20), "two lines");
         assert_eq!(cut("ääääää", 4), "äää…");
-        assert_eq!(cut("\u{1b}[31mred", 20), "[31mred");
+        assert_eq!(cut("\u{1b}[31mred\u{202e}", 20), "[31mred");
+        assert_eq!(on_one_line("a\u{1b}\n\u{202e}b"), r"a\u{1b}\n\u{202e}b");
     }
 }
