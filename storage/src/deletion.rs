@@ -58,7 +58,7 @@ impl Store {
             finished = Ok(());
         }
         finished.map_err(|source| StoreError::SpaceNotGivenBack {
-            id: gone.to_string(),
+            id: gone.clone(),
             source: Box::new(source),
         })
     }

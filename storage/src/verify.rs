@@ -1,6 +1,7 @@
 //! Checking a whole store: structure, checksums, digests, gaps, counters.
 
 mod places;
+mod problem;
 
 use std::ops::ControlFlow;
 
@@ -21,23 +22,7 @@ use crate::sql::db::Db;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// `structure`, `listing` (a session of which not even the id can be read, or more of them),
-    /// `segment`, `message`, `gap`, `overlap`, `source` (an imported session would not come back as its
-    /// file was), `counter` or `orphan`.
-    pub kind: &'static str,
-    /// The session, when it concerns one.
-    pub session: Option<String>,
-    /// The first sequence concerned, when it concerns messages.
-    pub sequence: Option<u64>,
-    /// What is wrong.
-    pub what: String,
-}
-
-/// The kind of a problem with sums only.
-pub(crate) const COUNTER: &str = "counter";
+pub use problem::{Problem, ProblemKind};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,7 +52,7 @@ impl VerifyReport {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 let what = what_is_damaged(error)?;
-                self.add_global("structure", what);
+                self.add_global(ProblemKind::Structure, what);
                 Ok(None)
             }
         }
@@ -79,14 +64,14 @@ impl VerifyReport {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 let what = what_is_damaged(error)?;
-                self.add("structure", session, None, what);
+                self.add(ProblemKind::Structure, session, None, what);
                 Ok(None)
             }
         }
     }
 
     /// A problem of no session, or of one of which not even the id is known.
-    fn add_global(&mut self, kind: &'static str, what: String) {
+    fn add_global(&mut self, kind: ProblemKind, what: String) {
         self.problems.push(Problem {
             kind,
             session: None,
@@ -95,7 +80,7 @@ impl VerifyReport {
         });
     }
 
-    fn add(&mut self, kind: &'static str, session: &Session, sequence: Option<u64>, what: String) {
+    fn add(&mut self, kind: ProblemKind, session: &Session, sequence: Option<u64>, what: String) {
         let session = Some(session.id.to_string());
         self.problems.push(Problem {
             kind,
@@ -198,7 +183,7 @@ impl SessionView {
         let session = self.session;
         if self.is_led_past {
             let what = "the index of session ids does not lead to it";
-            report.add("structure", &session, None, what.into());
+            report.add(ProblemKind::Structure, &session, None, what.into());
         }
         let mut is_listed = self.segment_damage.is_empty();
         let unlisted = self
@@ -207,11 +192,11 @@ impl SessionView {
             .saturating_sub(SESSION_PROBLEMS_MAX);
         for error in self.segment_damage.into_iter().take(SESSION_PROBLEMS_MAX) {
             let what = what_is_damaged(error)?;
-            report.add("structure", &session, None, what);
+            report.add(ProblemKind::Structure, &session, None, what);
         }
         if unlisted > 0 {
             let what = format!("{unlisted} more of its segments' rows cannot be read");
-            report.add("structure", &session, None, what);
+            report.add(ProblemKind::Structure, &session, None, what);
         }
         let source = report.take_of(&session, self.source)?.flatten();
         if let Some(growth) = report.take_of(&session, self.growth)? {
@@ -244,31 +229,31 @@ impl Store {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         if let Some(cut_off) = self.inner.cut_off {
-            report.add_global("structure", cut_off.to_string());
+            report.add_global(ProblemKind::Structure, cut_off.to_string());
         }
         let structure = self.query("check the structure", |connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });
         let structure = report.take(structure)?.unwrap_or_default();
         for what in structure {
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         let (sessions, damaged) = match self.sessions(&SessionFilter::default()) {
             Ok(list) => (list.sessions, list.damaged),
             Err(error) => {
-                report.add_global("listing", what_is_damaged(error)?);
+                report.add_global(ProblemKind::Listing, what_is_damaged(error)?);
                 Default::default()
             }
         };
         for session in damaged {
             match session.id {
                 Some(id) => report.problems.push(Problem {
-                    kind: "structure",
+                    kind: ProblemKind::Structure,
                     session: Some(id.to_string()),
                     sequence: None,
                     what: session.what,
                 }),
-                None => report.add_global("listing", session.what),
+                None => report.add_global(ProblemKind::Listing, session.what),
             }
         }
         let mut progress = VerifyProgress {
@@ -322,7 +307,7 @@ impl Store {
             if source.is_some_and(|source| !source.is_same()) {
                 let what = "its messages and line ends are not those of the file that it was \
                             imported from";
-                report.add("source", session, None, what.into());
+                report.add(ProblemKind::Source, session, None, what.into());
             }
         }
         report.segments += count_intact(&segments, &damaged);
@@ -375,8 +360,8 @@ impl Store {
                         return Ok(None);
                     }
                     let kind = match error {
-                        StoreError::Segment { .. } => "segment",
-                        _ => "message",
+                        StoreError::Segment { .. } => ProblemKind::Segment,
+                        _ => ProblemKind::Message,
                     };
                     let what = what_is_damaged(error)?;
                     found.damaged.push(next);
@@ -398,7 +383,7 @@ impl Store {
             .unwrap_or_default();
         if let Some(first) = unlisted.first() {
             let what = format!("{} more places, from this one on", unlisted.len());
-            report.add("message", session, Some(*first), what);
+            report.add(ProblemKind::Message, session, Some(*first), what);
         }
         Ok(Some(found))
     }
@@ -424,7 +409,7 @@ impl Store {
         drop(snapshot);
         for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         if let Some(kept) = kept {
             let growth = growth.into_iter().flatten().collect();
@@ -432,14 +417,14 @@ impl Store {
         }
         for base_id in missing_bases.into_iter().flatten() {
             let what = format!("base {base_id:016x}, which segments need, is not there");
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         for what in imports.into_iter().flatten() {
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         for key in orphans.into_iter().flatten() {
             report.problems.push(Problem {
-                kind: "orphan",
+                kind: ProblemKind::Orphan,
                 session: None,
                 sequence: Some(MessageKey::from_i64(key).sequence()),
                 what: format!(
@@ -469,7 +454,7 @@ fn check_sums(
     growth: Vec<(&'static str, u64, u64)>,
     report: &mut VerifyReport,
 ) {
-    let mut counter = |what: String| report.add_global(COUNTER, what);
+    let mut counter = |what: String| report.add_global(ProblemKind::Counter, what);
     let counted = counted.map(|counted| sql::totals::Totals {
         store_id: kept.store_id.clone(),
         created_ms: kept.created_ms,
@@ -505,7 +490,7 @@ fn check_growth(session: &Session, growth: sql::growth::Sums, report: &mut Verif
     for (what, kept, counted) in counts {
         if kept != counted {
             let what = format!("the session says {kept} {what}, and its growth has {counted}");
-            report.add(COUNTER, session, None, what);
+            report.add(ProblemKind::Counter, session, None, what);
         }
     }
 }
@@ -519,21 +504,22 @@ fn check_count(
 ) {
     if kept != counted {
         let what = format!("the session says {kept} {what}, and its rows have {counted}");
-        report.add(COUNTER, session, None, what);
+        report.add(ProblemKind::Counter, session, None, what);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Held, Holder};
 
     #[test]
     fn only_damage_is_listed_and_other_errors_end_the_check() {
         let mut report = VerifyReport::default();
         let busy = || StoreError::Busy {
             path: "h.db".into(),
-            what: "the write lock",
-            holder: "another connection".into(),
+            what: Held::WriteLock,
+            holder: Holder::AnotherConnection,
             waited_ms: 0,
         };
         assert!(report.take::<()>(Err(busy())).is_err());

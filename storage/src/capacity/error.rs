@@ -1,6 +1,6 @@
 //! Why a capacity question has no answer.
 
-use crate::error::StoreError;
+use crate::error::{Argument, StoreError};
 
 /// Result of capacity calculations.
 pub(crate) type Result<T, E = CapacityError> = std::result::Result<T, E>;
@@ -99,7 +99,7 @@ impl CapacityError {
 impl From<CapacityError> for StoreError {
     fn from(error: CapacityError) -> Self {
         Self::InvalidArgument {
-            what: error.what(),
+            what: Argument::Named(error.what()),
             why: error.to_string(),
         }
     }

@@ -299,7 +299,7 @@ fn take_apart(
 
 pub(super) fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError {
     StoreError::Segment {
-        id: step.session.to_string(),
+        id: step.session.clone(),
         first_sequence: step.first_sequence,
         source,
     }

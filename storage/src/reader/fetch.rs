@@ -319,7 +319,7 @@ fn decode(shared: &Shared, place: &MessageRange<'_>, stored: &Stored) -> Result<
             decoder.decode_range(encoded, wanted, &DecodeLimits::default(), base)
         })
         .map_err(|source| StoreError::Segment {
-            id: id.to_string(),
+            id: id.clone(),
             first_sequence: info.first_sequence,
             source,
         })?;

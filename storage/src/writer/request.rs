@@ -11,7 +11,7 @@ use super::ENDED;
 use super::append::Wrote;
 use crate::classify::{self, LineFacts};
 use crate::clock::millis;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SESSION_TEXT_BYTES_MAX};
 use crate::message::{Appended, Arrival, Batch, Committed, ImportMark, Message, SessionMeta};
@@ -60,7 +60,7 @@ impl AppendRequest {
         if let Some(times) = received_ms.filter(|times| times.len() != batch.payloads.len()) {
             let (messages, times) = (batch.payloads.len(), times.len());
             return Err(StoreError::InvalidArgument {
-                what: "the batch",
+                what: Argument::Named("the batch"),
                 why: format!(
                     "{messages} messages and {times} received times for session {}",
                     batch.session
@@ -181,7 +181,10 @@ impl Drop for Unanswered {
 }
 
 fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
-    let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
+    let refuse = |name, why: String| {
+        let what = Argument::Named(name);
+        Err(StoreError::InvalidArgument { what, why })
+    };
     if batch.payloads.len() > BATCH_MESSAGES_MAX {
         let found = batch.payloads.len();
         return refuse(
@@ -195,7 +198,7 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
     for (index, payload) in batch.payloads.iter().enumerate() {
         if payload.len() > payload_bytes_max {
             return Err(StoreError::PayloadTooLarge {
-                id: batch.session.to_string(),
+                id: batch.session.clone(),
                 index,
                 bytes: payload.len(),
                 bytes_max: payload_bytes_max,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::capacity::text::used_percent;
 use betcode_storage::limits::{RESERVE_BYTES_DEFAULT, RESERVE_BYTES_MIN, WAL_BYTES_KEPT_MAX};
-use betcode_storage::{FileSettings, Level, Surroundings};
+use betcode_storage::{FileSettings, Level, RunOutcome, Surroundings};
 use serde::Serialize;
 use serde_json::json;
 
@@ -214,7 +214,7 @@ fn limit(report: &CapacityReport) -> Check {
 
 fn compaction(report: &CapacityReport) -> Check {
     let last = report.compaction_runs.first();
-    if let Some(failed) = last.filter(|run| run.outcome == "failed") {
+    if let Some(failed) = last.filter(|run| run.outcome == RunOutcome::Failed) {
         let what = format!("the last run failed: {}", failed.detail);
         return Check::problem("compaction", what, "betcode-db verify, then compact");
     }

@@ -172,7 +172,7 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
         out.line("No session is to go.");
     }
     for removal in plan.removals.iter().take(LISTED_MAX) {
-        out.line(&removal.session_id);
+        out.line(removal.session_id.as_str());
         out.line(format!(
             "  {:>9} {:>8}  {}",
             format::count(removal.messages),
@@ -209,10 +209,10 @@ struct Staying {
 impl Staying {
     fn of(store: &Store, plan: &RetentionPlan) -> Result<Self> {
         let recent_ms = Utc::now().timestamp_millis() - IDLE_MS_MIN_DEFAULT;
-        let goes = |id: &str| plan.removals.iter().any(|removal| removal.session_id == id);
+        let goes = |id: &SessionId| plan.removals.iter().any(|one| one.session_id == *id);
         let mut staying = Self::default();
         for session in store.sessions(&SessionFilter::default())?.sessions {
-            if goes(session.id.as_str()) {
+            if goes(&session.id) {
                 continue;
             }
             let said_lately = session.last_time_ms.is_some_and(|said| said > recent_ms);

@@ -45,8 +45,8 @@ impl FileProgress {
 pub(super) enum Stop {
     /// Something about this file; the others go on.
     Skip(Skipped),
-    /// Another import of the file recorded what stands from here on, and split it otherwise, because it saw
-    /// less of its last line; or somebody else appended to the session.
+    /// Another import has begun the file meanwhile, or recorded what stands from here on and split it
+    /// otherwise, because it saw less of its last line; or somebody else appended to the session.
     Overtaken(Skipped),
     /// The user asked to stop.
     Interrupted,

@@ -326,7 +326,7 @@ fn run(run: &CompactionRun) -> RunRow {
         seconds,
         trigger: run.trigger.clone(),
         tier: run.tier.clone(),
-        outcome: run.outcome.clone(),
+        outcome: run.outcome,
         bytes_before: run.bytes_before,
         bytes_after: run.bytes_after,
         messages: run.messages,

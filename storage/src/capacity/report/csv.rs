@@ -47,7 +47,7 @@ pub fn csv(report: &CapacityReport) -> String {
         out.add("compaction_run", &name, "started_ms", row.started_ms);
         out.add("compaction_run", &name, "seconds", row.seconds);
         out.add("compaction_run", &name, "tier", &row.tier);
-        out.add("compaction_run", &name, "outcome", &row.outcome);
+        out.add("compaction_run", &name, "outcome", row.outcome.name());
         out.add("compaction_run", &name, "bytes_before", row.bytes_before);
         out.add("compaction_run", &name, "bytes_after", row.bytes_after);
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::forecast::Forecast;
 use super::levels::Level;
-use crate::Untimed;
+use crate::{RunOutcome, Untimed};
 
 pub use build::{GROWTH_DAYS_MAX, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX, build};
 pub use csv::csv;
@@ -243,8 +243,8 @@ pub struct RunRow {
     pub trigger: String,
     /// `quick` or `deep`.
     pub tier: String,
-    /// `done`, `cancelled` or `failed`.
-    pub outcome: String,
+    /// How it ended.
+    pub outcome: RunOutcome,
     /// Main file and WAL before.
     pub bytes_before: u64,
     /// Main file and WAL after.

@@ -122,7 +122,7 @@ impl Fixture {
                 finished_ms: NOW_MS - 2500,
                 trigger: "manual".into(),
                 tier: "deep".into(),
-                outcome: "done".into(),
+                outcome: RunOutcome::Done,
                 bytes_before: 52_000_000,
                 bytes_after: 5_900_000,
                 messages: 9_120,

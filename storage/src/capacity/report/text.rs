@@ -388,7 +388,7 @@ fn runs(out: &mut Lines, report: &CapacityReport) {
             bytes(run.bytes_before),
             bytes(run.bytes_after),
             format!("{} s", three_digits(run.seconds)),
-            fit(&format!("{}, {}", run.trigger, run.outcome), 18),
+            fit(&format!("{}, {}", run.trigger, run.outcome.name()), 18),
         ));
     }
 }

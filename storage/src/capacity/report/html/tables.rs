@@ -327,11 +327,11 @@ pub(super) fn runs(report: &CapacityReport) -> String {
     for run in report.compaction_runs.iter().take(RUNS_MAX) {
         let kind = format!("{}, {}", run.tier, run.trigger);
         let outcome = if run.detail.is_empty() {
-            esc(&run.outcome)
+            esc(run.outcome.name())
         } else {
             format!(
                 "{}<br><small class=\"note\">{}</small>",
-                esc(&run.outcome),
+                esc(run.outcome.name()),
                 esc(&run.detail)
             )
         };
