@@ -13,6 +13,8 @@
 //! Hours later than now (a clock that was ahead) and before 2020 (a clock that was reset) are
 //! left out, and counted.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::error::{CapacityError, Result};
@@ -177,7 +179,7 @@ pub enum Forecast {
     Projected {
         /// Days that the pace is taken from.
         window_days: usize,
-        /// Of these, days on which something was recorded.
+        /// Of so many days of the calendar (UTC), those on which something was recorded.
         days_used: usize,
         /// Days of the runs that were averaged.
         run_days: usize,
@@ -250,7 +252,7 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
         |start_bytes, ratio: Input<Amount>| Box::new(projection(input, start_bytes, ratio, pace));
     Ok(Forecast::Projected {
         window_days: daily.len(),
-        days_used: daily.iter().filter(|bytes| **bytes > 0.0).count(),
+        days_used: days_used(&hours, now_hour, daily.len()),
         run_days,
         daily_raw_bytes: pace,
         without_compaction: project(in_use, input.uncompacted_ratio),
@@ -277,6 +279,20 @@ fn daily_raw_bytes(hours: &[HourGrowth], now_hour: i64, days: usize) -> Vec<f64>
         }
     }
     daily
+}
+
+/// Days of the calendar on which something was recorded within the last `days` spans of 24 hours. What
+/// there is of the first of them and today are a day together: so a day of work is one also when a span
+/// ends in the middle of it.
+fn days_used(hours: &[HourGrowth], now_hour: i64, days: usize) -> usize {
+    let spans = days as i64;
+    let in_window = |hour: &&HourGrowth| now_hour - hour.hour < spans * HOURS_PER_DAY;
+    let used = hours.iter().filter(|hour| hour.raw_bytes > 0);
+    let used: BTreeSet<i64> = used
+        .filter(in_window)
+        .map(|hour| hour.hour.div_euclid(HOURS_PER_DAY).rem_euclid(spans))
+        .collect();
+    used.len()
 }
 
 fn pace(daily: &[f64], run_days: usize) -> Range {

@@ -1,7 +1,7 @@
 //! What a retention policy would remove, and why: a plan to look at before anything goes.
 //!
-//! Retention is off until a rule is set. The plan is pure; carrying it out, and exporting
-//! first when asked, is another room's work.
+//! Retention is off until a rule is set. The plan is pure; `Store::retain` carries it out, and archives
+//! sessions first when asked.
 //!
 //! # Safety rules
 //! - Pinned sessions are never removed.

@@ -170,6 +170,27 @@ fn a_first_hour_before_the_curve_counts_as_history() {
 }
 
 #[test]
+fn a_day_of_work_is_one_day_also_where_a_span_ends_in_the_middle_of_it() {
+    // Nine hours of each weekday, up to noon of a Saturday in one case, and of a Friday in the other.
+    for (days_ago, used) in [(0, 20), (1, 20)] {
+        let now_hour = NOW_HOUR - 24 * days_ago;
+        let is_weekday = |day: i64| (day + 3).rem_euclid(7) < 5;
+        let worked = (now_hour - 24 * 60..=now_hour).filter(|hour| {
+            is_weekday(hour.div_euclid(24)) && (8..17).contains(&hour.rem_euclid(24))
+        });
+        let hours: Vec<_> = worked.map(|at| hour(NOW_HOUR - at, MB)).collect();
+        let input = ForecastInput {
+            now_ms: now_hour * HOUR_MS,
+            ..input(&hours)
+        };
+        let Forecast::Projected { days_used, .. } = forecast(&input).unwrap() else {
+            panic!()
+        };
+        assert_eq!(days_used, used, "{days_ago} days ago");
+    }
+}
+
+#[test]
 fn a_history_that_does_not_grow_never_reaches_its_limit() {
     let hours = vec![hour(24 * 200, 900 * MB)];
     let (_, without, with) = projections(&ForecastInput {

@@ -4,7 +4,7 @@ use super::inputs::PlanInputs;
 use super::latency::Stage;
 use super::storage_growth::StorageGrowthInputs;
 use super::thresholds::MetricSample;
-use crate::capacity::forecast::Forecast;
+use crate::capacity::forecast::{Forecast, WINDOW_DAYS};
 use crate::capacity::quantity::{
     Amount, ByteCount, DaysPerMonth, HoursPerDay, Input, MeanBytes, Quantity, Source,
 };
@@ -49,8 +49,8 @@ impl Measured {
 
 impl PlanInputs {
     /// Replaces what `report` measured: messages per session-hour, size of a message, hours of a day in use and
-    /// such days of a month, what the database takes already without its free pages; and the limit, which is no measure and comes from
-    /// `limit_source`. What it did not measure keeps its value. Gives what else was measured, for
+    /// such days of a month, what the database takes already without its free pages, and what compaction
+    /// would still make free; and the limit, which is no measure and comes from `limit_source`. What it did not measure keeps its value. Gives what else was measured, for
     /// [`Plan::compute`](super::Plan::compute): the size, and the footprint of what is compacted; that of
     /// the whole file says nothing of compaction while most of it is not compacted.
     pub fn take_measured(&mut self, report: &CapacityReport, limit_source: Source) -> Measured {
@@ -70,6 +70,7 @@ impl PlanInputs {
         growth.take_days(report);
         let in_use_bytes = report.used_bytes().saturating_sub(report.free_bytes);
         growth.used_bytes = Input::measured(ByteCount(in_use_bytes));
+        growth.compactable_bytes = Input::measured(ByteCount(report.compactable_bytes));
         growth.limit_bytes = Input {
             value: ByteCount(report.limit_bytes),
             source: limit_source,
@@ -88,8 +89,8 @@ impl StorageGrowthInputs {
     ///
     /// The hours are as many as make the growth of such a day at the pace by the hour: sessions without
     /// hours grow as well, and older ones had another pace. More than a day has are those of several
-    /// sessions. When nothing was recorded in the days that the forecast looks at, there are no days in use:
-    /// the plan says never where the forecast does.
+    /// sessions. When the forecast expects no growth, because little or nothing was recorded in the days
+    /// that it looks at, there are no days in use: the plan says never where the forecast does.
     fn take_days(&mut self, report: &CapacityReport) {
         const HOURS_OF_A_DAY: f64 = 24.0;
         let per_hour =
@@ -102,6 +103,9 @@ impl StorageGrowthInputs {
             self.session_hours_per_day = Input::measured(HoursPerDay(hours / sessions));
         }
         let used_of_window = match &report.forecast {
+            Forecast::Projected {
+                daily_raw_bytes, ..
+            } if daily_raw_bytes.median <= 0.0 => Some((0, WINDOW_DAYS)),
             Forecast::Projected {
                 window_days,
                 days_used,
@@ -222,15 +226,61 @@ mod tests {
     #[test]
     fn where_nothing_was_recorded_for_four_weeks_both_plan_and_forecast_say_never() {
         let mut idle = report();
-        if let Forecast::Projected { days_used, .. } = &mut idle.forecast {
+        if let Forecast::Projected {
+            days_used,
+            daily_raw_bytes,
+            ..
+        } = &mut idle.forecast
+        {
             *days_used = 0;
+            daily_raw_bytes.median = 0.0;
         }
+        assert_eq!(months_to_limit(&idle), None);
+    }
+
+    #[test]
+    fn a_single_day_of_use_in_four_weeks_is_no_pace_for_the_plan_either() {
+        let mut rare = report();
+        if let Forecast::Projected {
+            days_used,
+            daily_raw_bytes,
+            ..
+        } = &mut rare.forecast
+        {
+            *days_used = 1;
+            daily_raw_bytes.median = 0.0;
+        }
+        assert_eq!(months_to_limit(&rare), None);
+    }
+
+    fn months_to_limit(report: &CapacityReport) -> Option<f64> {
         let mut inputs = PlanInputs::default();
-        let measured = inputs.take_measured(&idle, Source::Given);
+        let measured = inputs.take_measured(report, Source::Given);
         let growth = Plan::compute(&inputs, &measured, None)
             .unwrap()
             .storage_growth;
-        assert_eq!(growth.months_to_limit, None);
+        growth.months_to_limit
+    }
+
+    #[test]
+    fn months_with_compaction_start_where_the_forecast_with_compaction_does() {
+        let mut inputs = PlanInputs::default();
+        let report = CapacityReport {
+            compactable_bytes: 2_000_000,
+            ..report()
+        };
+        let measured = inputs.take_measured(&report, Source::Given);
+        let growth = Plan::compute(&inputs, &measured, None)
+            .unwrap()
+            .storage_growth;
+        let room = report.limit_bytes - (report.used_bytes() - report.free_bytes) + 2_000_000;
+        for row in growth.compacted {
+            let months = room as f64 / row.monthly_bytes.0 as f64;
+            assert!(
+                (row.months_to_limit.unwrap() / months - 1.0).abs() < 1e-6,
+                "{row:?}"
+            );
+        }
     }
 
     #[test]

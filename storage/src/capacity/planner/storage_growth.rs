@@ -37,6 +37,8 @@ inputs! {
         compaction_footprint: Amount = Amount(FOOTPRINT_TARGET), PlanDefault;
         /// Size that the database has already
         used_bytes: ByteCount = ByteCount(0), PlanDefault;
+        /// Part of it that compaction would still make free
+        compactable_bytes: ByteCount = ByteCount(0), PlanDefault;
         /// Size that the database may reach
         limit_bytes: ByteCount = ByteCount(DB_BYTES_MAX_DEFAULT), PlanDefault;
     }
@@ -94,7 +96,11 @@ impl StorageGrowth {
             .times(WHAT, inputs.sessions.value)?
             .scaled(WHAT, inputs.session_hours_per_day.value.0)?;
         let monthly = daily.scaled(WHAT, inputs.workdays_per_month.value.0)?;
-        let room = ByteCount(limit_bytes.0.saturating_sub(inputs.used_bytes.value.0));
+        let used_bytes = inputs.used_bytes.value.0;
+        let room_beside = |used_bytes: u64| ByteCount(limit_bytes.0.saturating_sub(used_bytes));
+        let room = room_beside(used_bytes);
+        let compactable_bytes = inputs.compactable_bytes.value.0;
+        let room_compacted = room_beside(used_bytes.saturating_sub(compactable_bytes));
         let measured = measured_footprint.map(Input::measured);
         let compacted = [Some(inputs.compaction_footprint), measured]
             .into_iter()
@@ -105,7 +111,7 @@ impl StorageGrowth {
                     footprint,
                     daily_bytes: daily.scaled(WHAT, footprint.value.get())?,
                     monthly_bytes,
-                    months_to_limit: months(room, monthly_bytes),
+                    months_to_limit: months(room_compacted, monthly_bytes),
                 })
             })
             .collect::<Result<_>>()?;

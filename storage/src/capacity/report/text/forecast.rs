@@ -22,9 +22,10 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
             ));
             if let (Some(without), Some(with)) = (without, with) {
                 out.line(&format!(
-                    "            room for {} of sessions, {} with compaction",
+                    "            room for {} of sessions, {} with compaction{}",
                     hours(*without),
-                    hours(*with)
+                    hours(*with),
+                    report.by_the_plan()
                 ));
             }
         }
@@ -44,7 +45,11 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
             out.line(&format!(
                 "            in the {window_days} days to today, {days_used} of them in use"
             ));
-            out.line(&columns("", "without compaction", "with compaction"));
+            let with = match report.compacted_ratio() {
+                Some(_) => "with compaction".to_owned(),
+                None => format!("compaction{}", report.by_the_plan()),
+            };
+            out.line(&columns("", "without compaction", &with));
             let month =
                 |p: &Projection| format!("{} in use", rounded_bytes(p.in_30_days_bytes.median));
             out.line(&columns(
@@ -98,8 +103,12 @@ pub(super) fn main_points(out: &mut Lines, report: &CapacityReport) {
         likely(&with_compaction.limit)
     ));
     if with_compaction.limit.session_hours.is_some() {
+        let compacted = match report.compacted_ratio() {
+            Some(_) => "compacted as these are".to_owned(),
+            None => format!("compacted{}", report.by_the_plan()),
+        };
         out.line(&format!(
-            "            room for {} of sessions, compacted as these are",
+            "            room for {} of sessions, {compacted}",
             room(with_compaction.limit.session_hours)
         ));
     }
@@ -110,7 +119,7 @@ fn columns(label: &str, without: &str, with: &str) -> String {
         "  {} {} {}",
         fit(label, 18),
         fit(without, 28),
-        fit(with, 28)
+        fit(with, 30)
     )
 }
 
