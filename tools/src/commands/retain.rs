@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         sessions: named(&store, &args.sessions)?,
         ..RetentionPolicy::default()
     };
-    let plan = store.plan_retention(&policy)?;
+    let plan = store.plan_retention(&policy).map_err(refused)?;
     let staying = match plan.over_bytes {
         0 => None,
         _ => Some(Staying::of(&store, &plan)?),
@@ -91,6 +91,16 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         (false, true) => Exit::Ok,
         (false, false) => Exit::Problems,
     })
+}
+
+/// A rule that would remove everything, or what was just written.
+fn refused(error: StoreError) -> Failure {
+    let is_rule = matches!(error, StoreError::InvalidArgument { .. });
+    let failure = Failure::from(error);
+    match is_rule {
+        true => failure.hint("give --older-than 1d or more, or a --keep-bytes above 0"),
+        false => failure,
+    }
 }
 
 /// All are looked up before anything is done: a misspelt id removes nothing.

@@ -28,7 +28,7 @@ use tonic::{Response, Status};
 
 pub use append::{AppendError, Appender};
 pub use jobs::Watch;
-pub use status::{DaemonStatus, Level, Stage, plan_inputs};
+pub use status::{DaemonStatus, Level, Memory, Stage, plan_inputs};
 
 use crate::error::{Exit, Failure, Result};
 use crate::limits;

@@ -85,14 +85,14 @@ impl Out {
         self.reader_gone || self.failed.is_some()
     }
 
-    /// Looks whether stdout is still read, which otherwise only the next write tells.
-    pub fn look_for_reader(&mut self) {
+    /// Checks whether stdout is still read, which otherwise only the next write shows.
+    pub fn check_reader(&mut self) {
         let stdout = io::stdout();
-        let mut looked_at = [PollFd::new(&stdout, PollFlags::empty())];
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
         let at_once = Timespec::default();
-        let looked = poll(&mut looked_at, Some(&at_once));
-        let [stdout] = looked_at;
-        if looked.is_ok() && stdout.revents().contains(PollFlags::ERR) {
+        let answer = poll(&mut polled, Some(&at_once));
+        let [stdout] = polled;
+        if answer.is_ok() && stdout.revents().contains(PollFlags::ERR) {
             self.reader_gone = true;
         }
     }
@@ -106,7 +106,7 @@ impl Out {
     }
 
     /// Writes a line for people; nothing with `--json` and `--quiet`. One line it stays, whatever is in
-    /// the paths that it tells.
+    /// the paths in it.
     pub fn line(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Human {
             self.raw(format::on_one_line(line.as_ref().trim_end()).as_bytes());
@@ -193,7 +193,7 @@ impl Out {
     }
 
     /// Hands over what is buffered and says whether writing failed for a reason that the user
-    /// must know: a full disk behind a redirection, say. A reader that went away is none.
+    /// must know: a redirection to a full disk, say. A reader that went away is none.
     ///
     /// # Errors
     /// The first write that failed.
@@ -220,7 +220,7 @@ impl Out {
 
 pub use progress::Unit;
 
-/// *What*, *why*, *among* and *try*, a line each, whatever is in the paths and names that they tell.
+/// *What*, *why*, *among* and *try*, a line each, whatever is in the paths and names in them.
 fn in_words(what: &str, why: Option<&str>, among: &[String], hint: Option<&str>) -> String {
     let mut text = format::on_one_line(what);
     let why = why.into_iter().map(|why| ("why:", why));
