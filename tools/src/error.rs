@@ -254,57 +254,59 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What to try, in the words of this tool's commands and options: the engine knows neither.
+fn hint_of(error: &StoreError, exit: Exit) -> Option<&'static str> {
+    match error {
+        StoreError::SessionNotFound { .. } | StoreError::InvalidSessionId { .. } => {
+            Some("run `betcode-db sessions` and use an id from there")
+        }
+        StoreError::Missing { .. } => {
+            Some("check --db, or create it with `betcode-db import PATH`")
+        }
+        StoreError::PayloadTooLarge { .. } => Some("raise --max-payload-bytes (at most 100 MiB)"),
+        StoreError::DiskFull { .. } => {
+            Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
+        }
+        StoreError::SpaceNotGivenBack { .. } if exit == Exit::NoSpace => Some(
+            "free space on that disk, then run `betcode-db compact`: it begins by giving that space back",
+        ),
+        StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
+            Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
+        }
+        StoreError::StrayLog { .. } => Some(
+            "put it back beside its database, under the same name and -wal, or delete it if that database is gone for good; `restore --replace` moves it aside",
+        ),
+        StoreError::InvalidArgument {
+            what: Argument::DatabasePath | Argument::CopyPath | Argument::Backup,
+            ..
+        } => Some("name another file"),
+        StoreError::InvalidArgument {
+            what: Argument::DbBytesMax | Argument::SessionBytesMax,
+            ..
+        } => Some("give a larger --limit-bytes, such as 500MB, or leave it out for 1 GB"),
+        StoreError::Busy {
+            holder: Holder::Process(_) | Holder::AnotherProcess | Holder::AnotherConnection,
+            ..
+        } => Some("wait for the other process and run the command again"),
+        StoreError::Foreign { .. } => Some(
+            "check the path: --db must name a history store, or a file that does not exist yet",
+        ),
+        StoreError::Damaged {
+            session: Some(_), ..
+        }
+        | StoreError::Segment { .. } => Some(DAMAGED_SESSION_HINT),
+        StoreError::Damaged { session: None, .. } => Some(DAMAGED_STORE_HINT),
+        StoreError::CutOff { .. } => Some(
+            "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing",
+        ),
+        other => other.hint().or(usual_hint(exit)),
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = Exit::of(error.kind());
-        let hint = match &error {
-            // The engine does not know how this tool spells what it suggests.
-            StoreError::SessionNotFound { .. } | StoreError::InvalidSessionId { .. } => {
-                Some("run `betcode-db sessions` and use an id from there")
-            }
-            StoreError::Missing { .. } => {
-                Some("check --db, or create it with `betcode-db import PATH`")
-            }
-            StoreError::PayloadTooLarge { .. } => {
-                Some("raise --max-payload-bytes (at most 100 MiB)")
-            }
-            StoreError::DiskFull { .. } => {
-                Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
-            }
-            StoreError::SpaceNotGivenBack { .. } if exit == Exit::NoSpace => Some(
-                "free space on that disk, then run `betcode-db compact`: it begins by giving that space back",
-            ),
-            StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
-                Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
-            }
-            StoreError::StrayLog { .. } => Some(
-                "put it back beside its database, under the same name and -wal, or delete it if that database is gone for good; `restore --replace` moves it aside",
-            ),
-            StoreError::InvalidArgument {
-                what: Argument::DatabasePath | Argument::CopyPath | Argument::Backup,
-                ..
-            } => Some("name another file"),
-            StoreError::InvalidArgument {
-                what: Argument::DbBytesMax | Argument::SessionBytesMax,
-                ..
-            } => Some("give a larger --limit-bytes, such as 500MB, or leave it out for 1 GB"),
-            StoreError::Busy {
-                holder: Holder::Process(_) | Holder::AnotherProcess | Holder::AnotherConnection,
-                ..
-            } => Some("wait for the other process and run the command again"),
-            StoreError::Foreign { .. } => Some(
-                "check the path: --db must name a history store, or a file that does not exist yet",
-            ),
-            StoreError::Damaged {
-                session: Some(_), ..
-            }
-            | StoreError::Segment { .. } => Some(DAMAGED_SESSION_HINT),
-            StoreError::Damaged { session: None, .. } => Some(DAMAGED_STORE_HINT),
-            StoreError::CutOff { .. } => Some(
-                "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing",
-            ),
-            other => other.hint().or(usual_hint(exit)),
-        };
+        let hint = hint_of(&error, exit);
         let stop = stop_holder(&error)
             .map(|stop| format!("wait for it, or {stop}, and run the command again"));
         // A lease that is held is seen at once.

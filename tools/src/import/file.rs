@@ -36,7 +36,7 @@ pub(super) struct FileProgress {
 
 impl FileProgress {
     /// Whether another import has recorded all that was to be taken.
-    pub(super) fn came_too_late(&self) -> bool {
+    pub(super) fn recorded_by_another(&self) -> bool {
         self.messages == 0 && self.already_there > 0
     }
 }
@@ -264,7 +264,7 @@ impl FileImport<'_, '_> {
         }
     }
 
-    /// Appends; when there is no room, compacts and tries once more.
+    /// Appends; when there is no space, compacts and tries once more.
     fn append_with_room(&mut self, batch: Batch) -> Result<Appended, Stop> {
         let again = batch.clone();
         let sequence = self.place.next_sequence;
