@@ -59,6 +59,8 @@ pub struct ForecastInput<'a> {
     pub compactable_bytes: u64,
     /// Size that the database may reach.
     pub limit_bytes: u64,
+    /// What its disk has free, if that is known.
+    pub disk_free_bytes: Option<u64>,
     /// Bytes that a byte of history takes in the database uncompacted …
     pub uncompacted_ratio: Input<Amount>,
     /// … and compacted.
@@ -143,17 +145,27 @@ pub struct Projection {
     pub critical: Reach,
     /// When the limit is reached.
     pub limit: Reach,
+    /// When the disk is full; `None` if that is not before the limit is reached.
+    pub disk: Option<Reach>,
 }
 
 impl Projection {
-    /// The sizes that dates are told for, by name.
+    /// The sizes that have dates, by name.
     #[must_use]
-    pub fn reaches(&self) -> [(&'static str, &Reach); 3] {
-        [
+    pub fn reaches(&self) -> Vec<(&'static str, &Reach)> {
+        let mut reaches = vec![
             ("warning", &self.warning),
             ("critical", &self.critical),
             ("limit", &self.limit),
-        ]
+        ];
+        reaches.extend(self.disk.as_ref().map(|disk| ("disk", disk)));
+        reaches
+    }
+
+    /// The size at which nothing more is taken: the limit, or the end of the disk if that comes first.
+    #[must_use]
+    pub fn end(&self) -> &Reach {
+        self.disk.as_ref().unwrap_or(&self.limit)
     }
 }
 
@@ -167,8 +179,8 @@ pub enum Forecast {
         days: usize,
         /// Days that are needed.
         days_min: usize,
-        /// Active session-hours until the limit without compaction, at the growth measured so
-        /// far; `None` when none was measured.
+        /// Active session-hours without compaction until the limit, or until the disk is full if that
+        /// comes first, at the growth measured so far; `None` when none was measured.
         session_hours_without_compaction: Option<f64>,
         /// With compaction.
         session_hours_with_compaction: Option<f64>,
@@ -192,6 +204,14 @@ pub enum Forecast {
         /// Hours left out because they are later than now or before 2020.
         ignored_hours: usize,
     },
+}
+
+impl ForecastInput<'_> {
+    /// The size at which the disk is full, if that is less than the limit.
+    fn disk_bytes(&self) -> Option<u64> {
+        let bytes = self.used_bytes.saturating_add(self.disk_free_bytes?);
+        Some(bytes).filter(|bytes| *bytes < self.limit_bytes)
+    }
 }
 
 impl Forecast {
@@ -234,7 +254,8 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
     let compacted = in_use.saturating_sub(input.compactable_bytes);
     if days < HISTORY_DAYS_MIN {
         let session_hours = |start: u64, ratio: Input<Amount>| {
-            let room = as_f64(input.limit_bytes.saturating_sub(start));
+            let end = input.disk_bytes().unwrap_or(input.limit_bytes);
+            let room = as_f64(end.saturating_sub(start));
             hours_until(room, hourly.map(|raw| raw * ratio.value.get()))
         };
         return Ok(Forecast::NotEnoughHistory {
@@ -331,6 +352,7 @@ fn projection(
         warning: reach(share(thresholds.warning_percent)),
         critical: reach(share(thresholds.critical_percent)),
         limit: reach(input.limit_bytes),
+        disk: input.disk_bytes().map(reach),
     }
 }
 

@@ -35,6 +35,7 @@ fn input(hours: &[HourGrowth]) -> ForecastInput<'_> {
         free_bytes: 0,
         compactable_bytes: 0,
         limit_bytes: 1000 * MB,
+        disk_free_bytes: None,
         uncompacted_ratio: Input::measured(Amount(1.0)),
         compacted_ratio: Input {
             value: Amount(0.1),
@@ -250,6 +251,37 @@ fn free_pages_and_what_compaction_will_free_are_room() {
 }
 
 #[test]
+fn a_disk_that_is_full_before_the_limit_has_a_date_of_its_own() {
+    let hours = days(&[10 * MB; 28]);
+    let disk_free = |bytes| ForecastInput {
+        disk_free_bytes: Some(bytes),
+        ..input(&hours)
+    };
+    let (_, without, with) = projections(&disk_free(100 * MB));
+    let disk = without.disk.unwrap();
+    assert_eq!((disk.bytes, without.end().bytes), (600 * MB, 600 * MB));
+    assert!((days_until(disk.likely) - 10.0).abs() < 1e-6);
+    assert!((days_until(with.end().likely) - 100.0).abs() < 1e-6);
+    assert!((disk.session_hours.unwrap() - 5.0).abs() < 1e-9);
+    assert_eq!(without.reaches().len(), 4);
+    let (_, without, _) = projections(&disk_free(500 * MB));
+    assert_eq!((without.disk, without.end().bytes), (None, 1000 * MB));
+    let few = days(&[MB; 2]);
+    let little = ForecastInput {
+        disk_free_bytes: Some(100 * MB),
+        ..input(&few)
+    };
+    let Forecast::NotEnoughHistory {
+        session_hours_without_compaction: room,
+        ..
+    } = forecast(&little).unwrap()
+    else {
+        panic!()
+    };
+    assert!((room.unwrap() - 5.0).abs() < 1e-9);
+}
+
+#[test]
 fn a_date_further_than_ten_years_is_not_told() {
     let hours = days(&[1; 28]);
     let (_, without, _) = projections(&input(&hours));
@@ -282,7 +314,8 @@ proptest! {
             })
             .collect();
         let input = ForecastInput {
-            now_ms, used_bytes: used, free_bytes: free, limit_bytes: limit, ..input(&hours)
+            now_ms, used_bytes: used, free_bytes: free, limit_bytes: limit,
+            disk_free_bytes: Some(free), ..input(&hours)
         };
         if let Forecast::Projected { daily_raw_bytes: pace, without_compaction, .. } =
             forecast(&input).unwrap()

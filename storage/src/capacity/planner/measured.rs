@@ -30,14 +30,18 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Takes what a daemon measured of one of its stages, if that is a stage of the plan and was passed
-    /// at all.
+    /// Takes what a daemon measured of one of its stages, if that is part of a stage of the plan and was
+    /// passed at all. Of several parts the slowest counts.
     pub fn take_stage(&mut self, daemon_stage: &str, count: u64, p95_ms: f64) {
-        let of_plan = |stage: &Stage| stage.measured_as() == Some(daemon_stage);
-        let stage = Stage::ALL.into_iter().find(of_plan);
-        let passed = stage.filter(|_| count > 0);
-        self.latency_p95_ms
-            .extend(passed.map(|stage| (stage, p95_ms)));
+        let of_plan = |stage: &Stage| stage.measured_as().contains(&daemon_stage);
+        let Some(stage) = Stage::ALL.into_iter().find(of_plan).filter(|_| count > 0) else {
+            return;
+        };
+        let known = &mut self.latency_p95_ms;
+        match known.iter_mut().find(|(known, _)| *known == stage) {
+            Some((_, slowest)) => *slowest = slowest.max(p95_ms),
+            None => known.push((stage, p95_ms)),
+        }
     }
 
     /// Takes a level of a daemon, if it is one of the plan's.

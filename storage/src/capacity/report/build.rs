@@ -92,6 +92,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         free_bytes: input.free_bytes,
         compactable_bytes: ratios.compactable_bytes,
         limit_bytes: input.limit_bytes,
+        disk_free_bytes: input.disk_free_bytes,
         uncompacted_ratio: ratios.uncompacted,
         compacted_ratio: ratios.compacted,
         raw_bytes_per_session_hour: growth.bytes_per_session_hour,

@@ -69,7 +69,7 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
                     out.line(&columns("", &spans[0], &spans[1]));
                 }
             }
-            let sessions = |p: &Projection| room(p.limit.session_hours);
+            let sessions = |p: &Projection| room(p.end().session_hours);
             out.line(&columns(
                 "room for sessions",
                 &sessions(without_compaction),
@@ -96,20 +96,24 @@ pub(super) fn main_points(out: &mut Lines, report: &CapacityReport) {
             ));
         }
     };
+    let end = with_compaction.end();
+    let what = match with_compaction.disk {
+        Some(_) => "the disk is full".to_owned(),
+        None => format!("{} is reached", bytes(end.bytes)),
+    };
     out.line(&format!(
-        "Forecast    {} a day recorded; {} is reached: {}",
+        "Forecast    {} a day recorded; {what}: {}",
         rounded_bytes(daily_raw_bytes.median),
-        bytes(with_compaction.limit.bytes),
-        likely(&with_compaction.limit)
+        likely(end)
     ));
-    if with_compaction.limit.session_hours.is_some() {
+    if end.session_hours.is_some() {
         let compacted = match report.compacted_ratio() {
             Some(_) => "compacted as these are".to_owned(),
             None => format!("compacted{}", report.by_the_plan()),
         };
         out.line(&format!(
             "            room for {} of sessions, {compacted}",
-            room(with_compaction.limit.session_hours)
+            room(end.session_hours)
         ));
     }
 }
