@@ -6,12 +6,9 @@ use crate::capacity::report::{
 };
 use crate::error::Result;
 use crate::files;
-use crate::limits::PAGE_BYTES;
+use crate::limits::{PAGE_BYTES, REPORTED_RUNS_MAX};
 use crate::sql;
 use crate::store::Store;
-
-/// Compaction runs that a report holds.
-const RUNS_MAX: u32 = 20;
 
 impl Store {
     /// All that is known of the store's size, growth and future, as of one moment.
@@ -21,7 +18,8 @@ impl Store {
     /// times, and at one row for each hour in which something was said.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)
+    /// when the file cannot be read.
     pub fn capacity_report(&self) -> Result<CapacityReport> {
         self.capacity_report_after(self.level())
     }
@@ -30,7 +28,8 @@ impl Store {
     /// does: a level is left only a margin below its threshold.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)
+    /// when the file cannot be read.
     pub fn capacity_report_after(&self, previous_level: Level) -> Result<CapacityReport> {
         let database = self.path().display().to_string();
         let now_ms = self.options().clock.now_ms();
@@ -50,7 +49,7 @@ impl Store {
                 let (sessions, _damaged) = sql::damaged::all(&snapshot)?;
                 sql::report::select_of(&snapshot, sessions, PACE_ACTIVE_MS_MIN, shown)
             })?;
-            let runs = sql::runs::list(&snapshot, RUNS_MAX)?;
+            let runs = sql::runs::list(&snapshot, REPORTED_RUNS_MAX)?;
             Ok(report::build(&ReportInput {
                 database: &database,
                 now_ms,

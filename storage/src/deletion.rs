@@ -1,9 +1,11 @@
 //! Deleting a session: out of sight in one transaction, its rows in small ones after it.
 
+use std::ops::ControlFlow;
+
 use crate::compact::{Pace, rest_for_other_processes};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
-use crate::limits::{DELETE_BYTES_PER_STEP, DELETE_ROWS_PER_STEP};
+use crate::limits::{DELETE_BYTES_PER_STEP, DELETE_ROWS_PER_STEP, OPEN_DELETION_STEPS_MAX};
 use crate::message::{ImportMark, SessionMeta};
 use crate::session::Session;
 use crate::sql::db::is_invalid_value;
@@ -12,7 +14,7 @@ use crate::sql::{self, DeletionStep};
 use crate::store::Store;
 
 impl Store {
-    /// Deletes a session and all its messages. Whether there was one.
+    /// Deletes a session and all its messages. Returns whether there was such a session.
     ///
     /// It is gone at once and for good when this returns; its space comes back in small steps,
     /// of which a crash leaves the rest for later.
@@ -21,17 +23,58 @@ impl Store {
     /// When the file cannot be written, and the session is still there;
     /// [`StoreError::SpaceNotGivenBack`] when it is gone, and what is left of it is not.
     pub fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.delete_if(id, None)
+        self.delete_observed(id, &mut || ControlFlow::Continue(()))
     }
 
-    /// As [`Store::delete`]; only if the session is as `expected`, where that is given.
+    /// As [`Store::delete`]. `observe` is called before each step of giving the space back, and may stop
+    /// it there: the session is gone all the same, and the next compaction or deletion gives the rest back.
+    ///
+    /// # Errors
+    /// As [`Store::delete`].
+    pub fn delete_observed(
+        &self,
+        id: &SessionId,
+        observe: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<bool> {
+        self.writer()?;
+        // Not under the write lock: if the index does not have the id, all rows are read.
+        match self.key_of(id) {
+            Err(StoreError::SessionNotFound { .. }) => return Ok(false),
+            found => found?,
+        };
+        let Some(key) = self.take_out_of_sight(id, None)? else {
+            return Ok(false);
+        };
+        self.delete_rows_of(id, key, observe)?;
+        self.delete_unused_bases()
+            .map_err(|source| space_not_given_back(id, source))?;
+        Ok(true)
+    }
+
+    /// Deletes a session if it is as `expected`, and returns whether it was. `observe` is as in
+    /// [`Store::delete_observed`]. The caller deletes the bases that no session needs any more.
     pub(crate) fn delete_if(
         &self,
         id: &SessionId,
-        expected: Option<SessionFingerprint>,
+        expected: SessionFingerprint,
+        observe: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<bool> {
-        let (id, gone) = (id.clone(), id.clone());
-        let deleted = self.writer()?.run(move |context| {
+        let Some(key) = self.take_out_of_sight(id, Some(expected))? else {
+            return Ok(false);
+        };
+        self.delete_rows_of(id, key, observe)?;
+        Ok(true)
+    }
+
+    /// The first transaction of a deletion, after which nobody finds the session. Returns the session's key, if
+    /// there was such a session.
+    fn take_out_of_sight(
+        &self,
+        id: &SessionId,
+        expected: Option<SessionFingerprint>,
+    ) -> Result<Option<SessionKey>> {
+        let id = id.clone();
+        self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("delete the session", |db, connection| {
                 db.named(
@@ -40,16 +83,21 @@ impl Store {
                 )
                 .map_err(|error| error.in_session(&id))
             })
-        })?;
-        if let Some(key) = deleted {
-            self.give_back_space_of(&gone, key)?;
-        }
-        Ok(deleted.is_some())
+        })
     }
 
-    /// Deletes the rows of the session `gone`, and of those whose deletion was not finished before.
-    fn give_back_space_of(&self, gone: &SessionId, key: SessionKey) -> Result<()> {
-        let mut finished = self.finish_deletions();
+    /// Deletes the rows of the session `gone`, and of those whose deletion was not finished before, until
+    /// `go_on` stops it.
+    fn delete_rows_of(
+        &self,
+        gone: &SessionId,
+        key: SessionKey,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut finished = match self.finish_deletions(go_on) {
+            Err(StoreError::Cancelled) => return Ok(()),
+            finished => finished,
+        };
         if let Err(error) = &finished
             && error.kind() == ErrorKind::Damaged
             && !self.query("find deletions", |c| sql::sessions::is_deletion(c, key))?
@@ -57,17 +105,17 @@ impl Store {
             tracing::warn!(%error, "the space of a session deleted earlier is not given back");
             finished = Ok(());
         }
-        finished.map_err(|source| StoreError::SpaceNotGivenBack {
-            id: gone.clone(),
-            source: Box::new(source),
-        })
+        finished.map_err(|source| space_not_given_back(gone, source))
     }
 
     /// Finishes the deletions that were cut short before, if that is possible: nothing else needs
     /// them. On a full disk they take room before they make any, and damaged pages cannot be
     /// deleted from; neither may keep a store from being opened.
-    pub(crate) fn finish_deletions_if_possible(&self) -> Result<()> {
-        match self.finish_deletions() {
+    pub(crate) fn finish_deletions_if_possible(
+        &self,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<()> {
+        match self.finish_deletions(go_on) {
             Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Damaged) => {
                 tracing::warn!(path = %self.path().display(), %error,
                     "the space of deleted sessions is not given back yet");
@@ -77,32 +125,57 @@ impl Store {
         }
     }
 
-    /// Deletes the rows of sessions that are gone, a bounded number at a time. Where that meets
-    /// damage the others are deleted all the same, and the first damage is the answer.
-    fn finish_deletions(&self) -> Result<()> {
-        let (mut after, mut damaged, mut deleted) = (None, Ok(()), false);
+    /// Does at most [`OPEN_DELETION_STEPS_MAX`] steps of deletions that were cut short, so that opening a store
+    /// takes a bounded time. The next compaction does the rest.
+    pub(crate) fn finish_short_deletions(&self) -> Result<()> {
+        let mut steps = 0;
+        let finished = self.finish_deletions_if_possible(&mut || {
+            steps += 1;
+            match steps <= OPEN_DELETION_STEPS_MAX {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        match finished {
+            Err(StoreError::Cancelled) => {
+                tracing::info!(path = %self.path().display(),
+                    "the next compaction gives back the space of deleted sessions");
+                Ok(())
+            }
+            finished => finished,
+        }
+    }
+
+    /// Deletes the rows of sessions that are gone, a bounded number at a time, as long as `go_on` says so.
+    /// Where that meets damage the others are deleted all the same, and the first damage is the answer.
+    fn finish_deletions(&self, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
+        let (mut after, mut damaged) = (None, Ok(()));
         let mut pace = Pace::new(self);
         let next = |after| self.query("find deletions", |c| sql::sessions::next_deletion(c, after));
         while let Some(key) = next(after)? {
             after = Some(key);
-            match self.delete_rows_of(&mut pace, key) {
-                Ok(()) => deleted = true,
+            match self.finish_deletion(&mut pace, key, go_on) {
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     damaged = damaged.and(Err(error))
                 }
-                Err(error) => return Err(error),
+                finished => finished?,
             }
-        }
-        if deleted {
-            self.delete_unused_bases()?;
         }
         damaged
     }
 
     /// Crash point: each step is a transaction, and the key stays among the deletions until the last, so
     /// that whoever comes next goes on from there.
-    fn delete_rows_of(&self, pace: &mut Pace<'_>, key: SessionKey) -> Result<()> {
+    fn finish_deletion(
+        &self,
+        pace: &mut Pace<'_>,
+        key: SessionKey,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<()> {
         loop {
+            if go_on().is_break() {
+                return Err(StoreError::Cancelled);
+            }
             let step = pace.maintain(move |context| {
                 context.maintain("delete messages", |db, connection| {
                     db.named("delete messages", delete_step(connection, key))
@@ -113,6 +186,13 @@ impl Store {
             }
             rest_for_other_processes();
         }
+    }
+}
+
+fn space_not_given_back(gone: &SessionId, source: StoreError) -> StoreError {
+    StoreError::SpaceNotGivenBack {
+        id: gone.clone(),
+        source: Box::new(source),
     }
 }
 
@@ -180,9 +260,9 @@ fn delete_session(
             {
                 return Ok(None);
             }
-            (session.key, all_of(&session))
+            (session.key, Delta::minus(&session))
         }
-        // An odd number in its row must not keep a session for ever.
+        // An invalid number in its row must not keep a session for ever.
         Err(error) if is_invalid_value(&error) && expected.is_none() => {
             match sql::sessions::find_as_far_as_readable(connection, id)? {
                 Some(found) => found,
@@ -198,25 +278,7 @@ fn delete_session(
     Ok(Some(key))
 }
 
-/// What the totals lose with a session.
-fn all_of(session: &Session) -> Delta {
-    let minus = |value: u64| -sql::signed(value);
-    Delta {
-        sessions: -1,
-        messages: minus(session.messages),
-        raw_bytes: minus(session.raw_bytes),
-        uncompacted_bytes: minus(session.uncompacted_bytes),
-        hot_messages: minus(session.hot_messages),
-        hot_bytes: minus(session.hot_bytes),
-        segments: minus(session.segments),
-        segment_bytes: minus(session.segment_bytes),
-        active_ms: -session.active_ms,
-        wall_ms: -session.times().wall_ms(),
-        ..Delta::default()
-    }
-}
-
-/// Deletes some rows of a session that is gone; whether there may be more to do.
+/// Deletes some rows of a session that is gone. Returns whether there may be more to do.
 fn delete_step(connection: &rusqlite::Connection, key: SessionKey) -> rusqlite::Result<bool> {
     if !sql::sessions::is_deletion(connection, key)? {
         return Ok(false);
@@ -250,6 +312,7 @@ mod tests {
     fn store_with_big_messages(folder: &tempfile::TempDir) -> (Store, SessionId) {
         let options = StoreOptions {
             reserve_bytes: 0,
+            session_bytes_max: 1 << 30,
             ..StoreOptions::default()
         };
         let store = Store::open(&folder.path().join("h.db"), options).unwrap();
@@ -290,6 +353,43 @@ mod tests {
         // One that takes it out of sight, one for each 8 MiB, and one that ends the deletion.
         assert_eq!(commits.load(Ordering::SeqCst), 1 + 3 + 1);
         assert_eq!(store.query("count", count_rows).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_deletion_that_is_stopped_deletes_the_session_and_the_next_compaction_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, id) = store_with_big_messages(&folder);
+        let stop = &mut || ControlFlow::Break(());
+        assert!(store.delete_observed(&id, stop).unwrap());
+        assert!(!store.delete_observed(&id, stop).unwrap());
+        assert_eq!(store.totals().unwrap().messages, 0);
+        let rows = 1 + MESSAGES as i64;
+        assert_eq!(store.query("count", count_rows).unwrap(), rows);
+        let request = crate::CompactionRequest::manual();
+        store
+            .compact(&request, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+        assert_eq!(store.query("count", count_rows).unwrap(), 0);
+    }
+
+    #[test]
+    fn opening_a_store_deletes_little_of_what_a_deletion_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, id) = store_with_big_messages(&folder);
+        let line = bytes::Bytes::from(vec![b'y'; 1 << 20]);
+        let lines = vec![line; MESSAGES];
+        store.append(Batch::new(id.clone(), lines)).unwrap();
+        let stop = &mut || ControlFlow::Break(());
+        assert!(store.delete_observed(&id, stop).unwrap());
+        store.close().unwrap();
+        let path = folder.path().join("h.db");
+        let left = |store: &Store| store.query("count", count_rows).unwrap();
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        let deleted = (u64::from(OPEN_DELETION_STEPS_MAX) * DELETE_BYTES_PER_STEP) >> 20;
+        assert_eq!(left(&store), 1 + 2 * MESSAGES as i64 - deleted as i64);
+        store.close().unwrap();
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        assert_eq!(left(&store), 0);
     }
 
     fn count_rows(connection: &rusqlite::Connection) -> rusqlite::Result<i64> {

@@ -97,8 +97,10 @@ pub enum StoreError {
         bytes: usize,
     },
     /// The request's deadline passed while it waited for its turn; it was not carried out.
-    #[error("the append waited {waited_ms} ms for its turn and was withdrawn")]
+    #[error("the append to session {id} waited {waited_ms} ms for its turn and was withdrawn")]
     DeadlineExceeded {
+        /// The session.
+        id: SessionId,
         /// How long it waited.
         waited_ms: u64,
     },
@@ -222,6 +224,26 @@ pub enum StoreError {
         first_sequence: u64,
         /// What is wrong with it.
         source: SegmentError,
+    },
+    /// Messages could not be made into a segment. They stand as they were.
+    #[error(
+        "session {id}: the messages from sequence {first_sequence} on cannot be encoded: {source}"
+    )]
+    Encode {
+        /// The session.
+        id: SessionId,
+        /// Sequence of the first of them.
+        first_sequence: u64,
+        /// What was in the way.
+        source: SegmentError,
+    },
+    /// There was not enough memory. Nothing is damaged.
+    #[error("there is not enough memory to {action} {what}")]
+    OutOfMemory {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        what: String,
     },
     /// An existing file is in the way.
     #[error("{path} exists already")]
@@ -361,6 +383,32 @@ impl StoreError {
         }
     }
 
+    /// A segment that could not be decoded.
+    pub(crate) fn of_segment(id: &SessionId, first_sequence: u64, source: SegmentError) -> Self {
+        match source {
+            SegmentError::OutOfMemory => Self::OutOfMemory {
+                action: "decode",
+                what: format!("the segment at sequence {first_sequence} of session {id}"),
+            },
+            source => Self::Segment {
+                id: id.clone(),
+                first_sequence,
+                source,
+            },
+        }
+    }
+
+    /// Whether it leaves other sessions and bases as they are: they can be compacted all the same.
+    pub(crate) fn is_of_one_session(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::Segment { .. }
+                | Self::Encode { .. }
+                | Self::OutOfMemory { .. }
+        )
+    }
+
     pub(crate) fn not_found(id: &SessionId) -> Self {
         Self::SessionNotFound { id: id.clone() }
     }
@@ -426,7 +474,10 @@ impl StoreError {
             Self::SpaceNotGivenBack { source, .. }
             | Self::CopyNotSynced { source, .. }
             | Self::LeftAside { source, .. } => source.kind(),
-            Self::Sqlite { .. } | Self::Panicked { .. } => ErrorKind::Internal,
+            Self::Encode { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Sqlite { .. }
+            | Self::Panicked { .. } => ErrorKind::Internal,
         }
     }
 
@@ -491,7 +542,8 @@ impl StoreError {
             Self::StrayLog { .. } => {
                 "put it beside its database under the database's name and -wal; delete it only if that database is gone for good"
             }
-            Self::Panicked { .. } => {
+            Self::OutOfMemory { .. } => "free memory and try again: nothing is damaged",
+            Self::Encode { .. } | Self::Panicked { .. } => {
                 "nothing that was recorded is lost: go on, and report it with what the log says"
             }
             Self::SqliteTooOld { .. } => "build against the bundled SQLite",

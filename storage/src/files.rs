@@ -11,15 +11,12 @@ use std::path::{Path, PathBuf};
 use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
 use rustix::io::Errno;
 
+use crate::capacity::text;
 use crate::error::{Argument, Result, StoreError};
-use crate::limits::FULL_PROBE_BYTES;
+use crate::limits::{FULL_PROBE_BYTES, PAGE_BYTES};
 use crate::open_files;
 use crate::sql::db::Db;
-
-const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
-pub(crate) const SQLITE_HEADER_BYTES: usize = 100;
-const USER_VERSION_AT: usize = 60;
-const APPLICATION_ID_AT: usize = 68;
+use crate::sqlite_header::{FileBegin, MAGIC, SqliteHeader};
 
 /// What the name of a copy ends with until it is whole.
 pub(crate) const PARTIAL: &str = ".partial";
@@ -125,7 +122,7 @@ pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
 /// Refuses a name for something new that would not last: also that of a copy under way, which the
 /// next copy removes, and one that leaves no room for the names of the files beside it.
 pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
-    /// Bytes that Linux takes as a name, less the longest that is put behind that of a database.
+    /// Bytes that Linux takes as a name, less the longest that is appended to that of a database.
     const NAME_BYTES_MAX: usize = 255 - "-compaction.lock".len();
     refuse_name_of_log(path)?;
     let bytes = path.file_name().map_or(0, OsStr::len);
@@ -154,9 +151,9 @@ fn is_database(path: &Path) -> bool {
     // Asked first: opening a pipe would wait for somebody to write to it.
     path.is_file()
         && open_files::unless_open(path, || {
-            let mut begin = [0; SQLITE_MAGIC.len()];
+            let mut begin = [0; MAGIC.len()];
             let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
-            read.is_ok() && begin == *SQLITE_MAGIC
+            read.is_ok() && begin == *MAGIC
         })
         .unwrap_or(true)
 }
@@ -216,7 +213,7 @@ pub(crate) fn create_private_new(path: &Path) -> Result<Option<File>> {
 /// SQLite is not asked, because opening may already change something. A file that this process
 /// has open is known, and its locks would not outlive a look at it.
 pub(crate) fn refuse_unknown(db: &Db) -> Result<Header> {
-    open_files::unless_open(db.path(), || look_at_header(db)).unwrap_or(Ok(Header::Known))
+    open_files::unless_open(db.path(), || read_header(db)).unwrap_or(Ok(Header::Known))
 }
 
 /// What a file's first bytes say.
@@ -226,64 +223,59 @@ pub(crate) enum Header {
     Known,
     /// A database that does not say whose it is: most programs' are like this, and so is a store that
     /// has not been checkpointed since its birth, whose real header is in the log. Only SQLite can tell.
-    Untold,
+    Unidentified,
 }
 
-fn look_at_header(db: &Db) -> Result<Header> {
+fn read_header(db: &Db) -> Result<Header> {
     let path = db.path();
-    let mut header = Vec::with_capacity(SQLITE_HEADER_BYTES);
-    // Asked first: opening a pipe would wait for somebody to write to it.
-    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        let why = "it is not a regular file".into();
-        return Err(StoreError::Foreign {
-            path: path.to_owned(),
-            why,
-        });
-    }
-    match File::open(path) {
-        Ok(file) => {
-            file.take(SQLITE_HEADER_BYTES as u64)
-                .read_to_end(&mut header)
-                .map_err(io_error("read", path))?;
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Header::Known),
-        Err(error) => return Err(io_error("open", path)(error)),
-    }
-    if header.is_empty() {
-        return Ok(Header::Known);
-    }
     let foreign = |why: String| {
         Err(StoreError::Foreign {
             path: path.to_owned(),
             why,
         })
     };
-    if header.len() < SQLITE_HEADER_BYTES {
-        return foreign(format!(
-            "it has {} bytes, and a database has 100 at least",
-            header.len()
-        ));
+    // Asked first: opening a pipe would wait for somebody to write to it.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return foreign("it is not a regular file".into());
     }
-    if !header.starts_with(SQLITE_MAGIC) {
-        return foreign("it is not an SQLite database".into());
-    }
-    let number = |at: usize| {
-        let bytes: [u8; 4] = std::array::from_fn(|i| header.get(at + i).copied().unwrap_or(0));
-        i32::from_be_bytes(bytes)
+    let begin = match File::open(path) {
+        Ok(mut file) => FileBegin::read(&mut file).map_err(io_error("read", path))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Header::Known),
+        Err(error) => return Err(io_error("open", path)(error)),
     };
-    let (application_id, version) = (number(APPLICATION_ID_AT), number(USER_VERSION_AT));
-    if application_id == 0 && version == 0 {
-        return Ok(Header::Untold);
-    }
-    if application_id != APPLICATION_ID {
+    let SqliteHeader {
+        page_bytes,
+        user_version,
+        application_id,
+        ..
+    } = match begin {
+        FileBegin::Empty => return Ok(Header::Known),
+        FileBegin::Short(bytes) => {
+            return foreign(format!(
+                "it has {bytes} bytes, and a database has 100 at least"
+            ));
+        }
+        FileBegin::Other => return foreign("it is not an SQLite database".into()),
+        FileBegin::Database(header) => header,
+    };
+    if application_id != APPLICATION_ID && (application_id, user_version) != (0, 0) {
         return foreign(format!("its application_id is {application_id:#x}"));
     }
-    if i64::from(version) > i64::from(SCHEMA_VERSION) {
-        let (found, known) = (i64::from(version), SCHEMA_VERSION);
+    if page_bytes != PAGE_BYTES {
+        return foreign(format!(
+            "its pages have {} bytes, and those of a store have {}",
+            text::count(page_bytes.into()),
+            text::count(PAGE_BYTES.into())
+        ));
+    }
+    if application_id == 0 {
+        return Ok(Header::Unidentified);
+    }
+    if i64::from(user_version) > i64::from(SCHEMA_VERSION) {
         return Err(StoreError::Newer {
             path: path.to_owned(),
-            found,
-            known,
+            found: user_version.into(),
+            known: SCHEMA_VERSION,
         });
     }
     Ok(Header::Known)

@@ -110,6 +110,11 @@ impl MessageKey {
         Self((session.0 << 32) | low)
     }
 
+    /// The keys of two sequences of a session, as SQLite has them: what stands between them is the session's.
+    pub(crate) fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
+        [first, last].map(|sequence| Self::new(session, sequence).0)
+    }
+
     /// The key as SQLite has it.
     #[must_use]
     pub fn as_i64(self) -> i64 {

@@ -6,7 +6,7 @@ use crate::classify::classify;
 use crate::error::{Held, Holder, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::INSPECTION_TRIES_MAX;
-use crate::reader::fetch;
+use crate::reader::fetch::{PageReader, SessionSource};
 use crate::segment::{self, Anatomy, DecodeLimits, KindBytes, Part, PartBytes};
 use crate::session::Session;
 use crate::sql;
@@ -158,21 +158,23 @@ impl Store {
     fn inspect_segments(&self, listed: &Listed) -> Result<Option<Vec<InspectedSegment>>> {
         let (id, key) = (&listed.session.id, listed.session.key);
         let db = &self.inner.db;
-        let mut cursor = fetch::PageReader::default();
+        let mut reader = PageReader::default();
         let mut segments = Vec::with_capacity(listed.rows.len());
         for info in &listed.rows {
             let connection = self.inner.readers.get()?;
-            let stored = fetch::stored_if(db, &connection, key, id, info, &mut cursor)?;
+            let source = SessionSource {
+                db,
+                connection: &connection,
+                key,
+                id,
+            };
+            let stored = source.stored_if(info, &mut reader)?;
             drop(connection);
             let Some(stored) = stored else {
                 return Ok(None);
             };
             let (limits, base) = (DecodeLimits::default(), stored.base.as_deref());
-            let named = |source| StoreError::Segment {
-                id: id.clone(),
-                first_sequence: info.first_sequence,
-                source,
-            };
+            let named = |source| StoreError::of_segment(id, info.first_sequence, source);
             let mut kind_of = |line: &[u8]| classify(line).message_type;
             let encoded = &stored.encoded;
             segments.push(InspectedSegment {

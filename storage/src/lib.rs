@@ -3,7 +3,8 @@
 //! An embedded engine on SQLite. It records durably (an answered append is on disk), compacts in
 //! the background without losing a byte, gives the space back to the file system, replays
 //! compacted history like fresh history, and knows how fast it grows and how big it is against
-//! its limit. It is synchronous, prints nothing, reads no environment, and is told the time.
+//! its limit. It is synchronous, prints nothing, and reads no environment. Dates come from the clock that it
+//! is given ([`StoreOptions::clock`]); it measures waits and pauses itself.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -75,6 +76,7 @@ mod session;
 mod source_check;
 mod space;
 mod sql;
+mod sqlite_header;
 mod store;
 mod surroundings;
 pub mod title;

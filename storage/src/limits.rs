@@ -1,5 +1,6 @@
-//! Every bound of the engine's memory, time and sizes, in one place, with its unit in its name. Constants
-//! that only tune the codec are beside the code that uses them.
+//! The bounds of memory, time and sizes that users, callers or the format depend on, in one place, with their
+//! units in their names. Beside the code that uses them are how often and how long its loops wait, and what
+//! only tunes the codec.
 //!
 //! A value that users may set has a default here and, where the value can do harm, a minimum
 //! and a maximum. Relations that the engine relies on are asserted at compile time below.
@@ -52,6 +53,12 @@ pub const GROUP_REQUESTS_MAX: usize = 1024;
 /// Payload bytes that one commit takes together (a single larger request is committed alone).
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// After so long without work the writer tidies up: it moves the log into the main file, and restores the
+/// reserve.
+pub const WRITER_IDLE_MS_MIN: u64 = 200;
+/// How often an idle writer that has nothing left to tidy up looks for what other processes did. Each time wakes
+/// the processor.
+pub const WRITER_TIDY_AGAIN_MS: u64 = 10_000;
 /// How long a writer waits for another process's transaction.
 pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
 /// How long a checkpoint that truncates the WAL waits for readers to leave it.
@@ -68,6 +75,8 @@ pub const BUSY_POLL_OFTEN_MS_MAX: u64 = 5;
 
 /// Readers' connections.
 pub const READERS_MAX_DEFAULT: u32 = 8;
+/// The most that [`READERS_MAX_DEFAULT`] may be raised to. Each has its page cache and three open files.
+pub const READERS_MAX_CEILING: u32 = 256;
 /// How long a reader waits for a free connection.
 pub const READER_WAIT_MS_MAX: u64 = 10_000;
 /// While a reader waits for a connection, how often it looks whether one could not be opened.
@@ -91,6 +100,8 @@ pub const INSPECTION_TRIES_MAX: u32 = 10;
 pub const READ_AHEAD_BYTES_MAX: u64 = 4 << 20;
 /// If so few messages of a segment are asked for, only they are put together, not all.
 pub const PARTIAL_MESSAGES_MAX: u64 = 64;
+/// Threads of a store that decode ahead at once; one less than there are cores if that is fewer.
+pub const READ_AHEAD_THREADS_MAX: usize = 8;
 /// Size of each buffer that a decoder keeps for the next segment.
 pub const DECODER_BUFFER_BYTES_MAX: usize = 4 << 20;
 /// Decoders kept for the next reader, each with buffers of a few MiB.
@@ -182,6 +193,9 @@ pub const WAL_BYTES_KEPT_MAX: u64 = 2 * WAL_BYTES_SOFT_MAX;
 /// Size of the reserve file, which is given up when the disk is full, so that compacting, deleting and
 /// checkpointing still work. It has space for the WAL and for the largest usual segment.
 pub const RESERVE_BYTES_DEFAULT: u64 = 16 << 20;
+/// The most that [`RESERVE_BYTES_DEFAULT`] may be raised to. A larger one takes space from everybody, and is
+/// never needed.
+pub const RESERVE_BYTES_MAX_CEILING: u64 = 1 << 30;
 /// On a small disk the reserve is smaller: one part in this many of the free space.
 pub const RESERVE_FREE_DIVISOR: u64 = 4;
 /// After it was given up, the reserve comes back with at least one part in this many of the whole disk.
@@ -208,6 +222,10 @@ pub const DELETE_ROWS_PER_STEP: u32 = 2048;
 /// goes through all pages of what it deletes, and appends wait meanwhile.
 pub const DELETE_BYTES_PER_STEP: u64 = GROUP_BYTES_MAX as u64;
 
+/// Steps of deletions that were cut short which are done while a store is opened, each at most
+/// [`DELETE_BYTES_PER_STEP`].
+pub const OPEN_DELETION_STEPS_MAX: u32 = 4;
+
 /// While others append, a run of compaction pauses after each of its maintenance jobs, this many times as long
 /// as the job took.
 pub const MAINTENANCE_REST_TIMES: u32 = 20;
@@ -225,6 +243,9 @@ pub const STEP_REST_POLLS: u64 = 3;
 pub const DB_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 /// Smallest limit that makes sense: an empty store and a WAL.
 pub const DB_BYTES_MAX_FLOOR: u64 = 1_000_000;
+/// An append that is refused below this share of the limit was refused for its own size, which says nothing
+/// about the database.
+pub const AT_LIMIT_PERCENT_MIN: u64 = 99;
 /// The footprint that the capacity plan hopes for.
 pub const FOOTPRINT_TARGET: f64 = 0.30;
 /// A gap between two messages counts as active time up to this long.
@@ -237,6 +258,21 @@ pub const SAID_MS_MIN: i64 = 1_577_836_800_000;
 /// How long after its arrival a line is believed to have been written. This allows for clocks that differ by
 /// a time zone.
 pub const SAID_AFTER_ARRIVAL_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+/// The highest cost of a turn that is believed, in US dollars. A line that claims more would spoil its
+/// session's sum for good.
+pub const COST_USD_MAX: f64 = 1e9;
+/// The longest duration of a turn that is believed. The protocol that tells it to clients has 32 bits.
+pub const TOLD_DURATION_MS_MAX: f64 = u32::MAX as f64;
+/// A relative path of an imported file that has more parts is kept as it is, so that a search by path need
+/// not try more.
+pub const IMPORT_PATH_PARTS_MAX: usize = 64;
+/// Messages of one append to an archive.
+pub const ARCHIVE_BATCH_MESSAGES_MAX: usize = 4096;
+/// Size that an archive may reach, and a session in it. It is more than any disk has: every session that fits
+/// the store must fit.
+pub const ARCHIVE_BYTES_MAX: u64 = 1 << 50;
+/// Compaction runs that a report holds.
+pub const REPORTED_RUNS_MAX: u32 = 20;
 /// Distinct message types that growth tells apart; further ones count as `(other)`.
 pub const MESSAGE_TYPES_MAX: usize = 256;
 /// Length of an agent's id of a message. A longer text is not taken for one.
@@ -249,6 +285,23 @@ pub const CONTENT_BLOCKS_MAX: usize = 256;
 pub const ENCODE_LEVEL_MIN: i32 = 1;
 /// See [`ENCODE_LEVEL_MIN`].
 pub const ENCODE_LEVEL_MAX: i32 = 22;
+/// How long a session that somebody appends to has paused before the quick tier compacts it, by default.
+pub const QUICK_IDLE_MS_DEFAULT: i64 = 60_000;
+/// How long a session has been idle before the deep tier compacts it, by default.
+pub const DEEP_IDLE_MS_DEFAULT: i64 = 10 * 60_000;
+/// How often background compaction looks at the store, by default.
+pub const COMPACTION_INTERVAL_MS_DEFAULT: u64 = 15_000;
+/// How many times more often it looks at a database near its limit.
+pub const COMPACTION_URGENT_DIVISOR: u64 = 10;
+/// Share of one core's time that background compaction may take for encoding, by default.
+pub const COMPACTION_CPU_FRACTION_DEFAULT: f64 = 0.5;
+/// A run of compaction that is to take a smaller share of a core's time takes this one.
+pub const COMPACTION_CPU_FRACTION_MIN: f64 = 0.01;
+/// The longest pause of such a run after one step, whatever share of the time that step took.
+pub const COMPACTION_PAUSE_MS_MAX: u64 = 10_000;
+/// How long background compaction leaves a session alone that it could not compact, unless that has more
+/// messages before.
+pub const COMPACTION_FAILED_MS_MAX: u64 = 60 * 60 * 1000;
 /// How often background compaction looks at the store at most, however near the limit it is: each look takes
 /// the lease and reads the sessions' rows.
 pub const COMPACTION_INTERVAL_MS_MIN: u64 = 10;

@@ -6,18 +6,13 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::error::StoreError;
-use crate::files::SQLITE_HEADER_BYTES;
 use crate::limits::PAGE_BYTES;
-
-const CHANGE_COUNTER_AT: usize = 24;
-const PAGE_COUNT_AT: usize = 28;
-const VERSION_VALID_FOR_AT: usize = 92;
+use crate::sqlite_header::FileBegin;
 
 /// How much of a database file is there whose header tells of more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,20 +46,14 @@ impl CutOff {
 /// What a file's header says of its length, held against the length. Nothing else may be concluded from
 /// it: where there is a log, that holds the pages that are missing here, and where somebody writes, the
 /// two were not read at the same moment.
-fn look_for_end(path: &Path) -> Option<CutOff> {
+fn read_cut_off(path: &Path) -> Option<CutOff> {
     let mut file = File::open(path).ok()?;
-    let mut header = [0; SQLITE_HEADER_BYTES];
-    file.read_exact(&mut header).ok()?;
-    let bytes = file.metadata().ok()?.len();
-    let number = |at: usize| {
-        let bytes: [u8; 4] = std::array::from_fn(|i| header.get(at + i).copied().unwrap_or(0));
-        u64::from(u32::from_be_bytes(bytes))
+    let FileBegin::Database(header) = FileBegin::read(&mut file).ok()? else {
+        return None;
     };
-    // SQLite believes the header only where the program that wrote it last knew of this number.
-    let is_valid = number(CHANGE_COUNTER_AT) == number(VERSION_VALID_FOR_AT);
-    let pages = number(PAGE_COUNT_AT);
-    let pages_there = bytes / u64::from(PAGE_BYTES);
-    (is_valid && pages_there < pages).then_some(CutOff { pages_there, pages })
+    let pages = u64::from(header.pages?);
+    let pages_there = file.metadata().ok()?.len() / u64::from(PAGE_BYTES);
+    (pages_there < pages).then_some(CutOff { pages_there, pages })
 }
 
 /// Device and inode: locks belong to the file, whatever its name.
@@ -101,7 +90,7 @@ pub(crate) struct OpenFile {
 impl OpenFile {
     /// Notes, before the first connection, that the file at `path` is about to be opened.
     pub(crate) fn note(path: &Path) -> Self {
-        Self::note_id(id_of(path), || look_for_end(path))
+        Self::note_id(id_of(path), || read_cut_off(path))
     }
 
     /// As [`OpenFile::note`], of a file that was just made, whatever stands at its path by now.

@@ -40,9 +40,11 @@ pub struct StoreOptions {
     /// How long an append may wait for room in the queue and for its turn, by default
     /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once.
     pub append_wait_ms_max: u64,
-    /// Readers' connections, by default [`limits::READERS_MAX_DEFAULT`]; at least 1.
+    /// Readers' connections, by default [`limits::READERS_MAX_DEFAULT`]; 1 to
+    /// [`limits::READERS_MAX_CEILING`].
     pub readers_max: u32,
-    /// Size of the file held in reserve for a full disk; 0 for none.
+    /// Size of the file held in reserve for a full disk, up to [`limits::RESERVE_BYTES_MAX_CEILING`]; 0 for
+    /// none.
     pub reserve_bytes: u64,
     /// Whether each change of the capacity level is logged. If false, call
     /// [`crate::Store::warn_of_capacity`] to log the current one; listeners are called in any case.
@@ -130,8 +132,18 @@ impl StoreOptions {
                 return refuse(what, "0 would let nothing through".into());
             }
         }
-        if self.readers_max == 0 {
-            return refuse("readers_max", "0 would let nobody read".into());
+        match self.readers_max {
+            0 => return refuse("readers_max", "0 would let nobody read".into()),
+            readers if readers > limits::READERS_MAX_CEILING => {
+                let why = format!("{readers} is above {}", limits::READERS_MAX_CEILING);
+                return refuse("readers_max", why);
+            }
+            _ => {}
+        }
+        if self.reserve_bytes > limits::RESERVE_BYTES_MAX_CEILING {
+            let (bytes, max) =
+                text::bytes_apart(self.reserve_bytes, limits::RESERVE_BYTES_MAX_CEILING);
+            return refuse("reserve_bytes", format!("{bytes} is above {max}"));
         }
         Ok(())
     }

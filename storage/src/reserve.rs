@@ -65,7 +65,7 @@ impl Reserve {
         self.is_wanted().then_some(self.held_bytes)
     }
 
-    /// Gives the space up; whether there was any.
+    /// Gives the space up. Returns whether there was any.
     pub(crate) fn release(&mut self) -> bool {
         self.refresh();
         if self.bytes == 0 || std::mem::take(&mut self.held_bytes) == 0 {
@@ -85,7 +85,7 @@ impl Reserve {
         !self.given_up
     }
 
-    /// Gives up the reserve in `path`, which an earlier opening left; whether there was any.
+    /// Gives up the reserve in `path`, which an earlier opening left. Returns whether there was any.
     pub(crate) fn give_up(path: &Path) -> bool {
         let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
         if bytes == 0 {

@@ -125,6 +125,23 @@ impl Store {
     /// or received at other times though they were not imported), [`StoreError::Damaged`] when the archive is not what was written to it,
     /// [`StoreError::Cancelled`].
     /// Afterwards, when the file cannot be written; what was removed until then is logged.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # use std::ops::ControlFlow;
+    /// # use betcode_storage::capacity::retention::RetentionPolicy;
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let year_ms = 365 * 24 * 60 * 60 * 1000;
+    /// let policy = RetentionPolicy { age_ms_max: Some(year_ms), ..RetentionPolicy::default() };
+    /// let plan = store.plan_retention(&policy)?;
+    /// let archive = folder.path().join("archive.db");
+    /// let outcome = store.retain(&plan, Some(&archive), &mut |_| ControlFlow::Continue(()))?;
+    /// assert!(outcome.removed.is_empty(), "nothing is as old");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn retain(
         &self,
         plan: &RetentionPlan,
@@ -163,24 +180,40 @@ impl Store {
             self.archive(&mut leaving, path, &mut outcome, &mut watcher)?;
             outcome.archive_bytes = Some(file_bytes(path)?);
         }
+        let removed = self.remove(leaving, archive.is_some(), &mut outcome, &mut watcher);
+        // Once for all of them, because it reads all segments. If it fails, the next compaction does it.
+        if let Err(error) = self.delete_unused_bases() {
+            tracing::warn!(%error, "what only removed sessions needed is left to the next compaction");
+        }
+        removed.map(|()| outcome)
+    }
+
+    fn remove(
+        &self,
+        leaving: Vec<SessionToRemove<'_>>,
+        is_archived: bool,
+        outcome: &mut RetentionOutcome,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<()> {
         for (done, one) in leaving.into_iter().enumerate() {
             let SessionToRemove {
                 removal,
                 id,
                 fingerprint,
             } = one;
-            if watcher.at(RetentionPhase::Removing, done).is_break() {
+            let mut go_on = || watcher.at(RetentionPhase::Removing, done);
+            if go_on().is_break() {
                 outcome.cancelled = true;
                 break;
             }
-            let deleted = self.delete_if(id, Some(fingerprint));
+            let deleted = self.delete_if(id, fingerprint, &mut go_on);
             if matches!(
                 deleted,
                 Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
             ) {
                 tracing::info!(session = %removal.session_id, messages = removal.messages,
                     stored_bytes = removal.stored_bytes, reason = %removal.reason,
-                    archived = archive.is_some(), "retention removed a session");
+                    archived = is_archived, "retention removed a session");
             }
             if deleted? {
                 outcome.removed.push(removal.clone());
@@ -188,7 +221,7 @@ impl Store {
                 outcome.keep(removal, "it has changed meanwhile");
             }
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn fingerprint(&self, id: &SessionId) -> Result<SessionFingerprint> {

@@ -22,7 +22,7 @@ impl SourceCheck {
         }
     }
 
-    /// Takes the session's next message. Those behind what was taken of the file came from elsewhere.
+    /// Takes the session's next message. Those after what was taken of the file came from elsewhere.
     pub(crate) fn push(&mut self, message: &Message) {
         let taken_bytes = self.mark.taken_bytes;
         if self.bytes >= taken_bytes {

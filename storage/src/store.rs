@@ -1,5 +1,6 @@
 //! The façade: one open history store.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::sql;
 use crate::sql::damaged::IdIndex;
 use crate::sql::db::Db;
 use crate::sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
+use crate::sql::interruptible::interruptible;
 use crate::sql::migrate::{self, FileState};
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
@@ -60,8 +62,8 @@ impl Store {
     /// Opens the store at `path` for reading and writing, creating it (and its folder) when there
     /// is none. An older format is brought up to date after a copy of the file was made.
     ///
-    /// The cost does not depend on how much history there is, unless the deletion of a session was cut
-    /// short: what is left of it is deleted first.
+    /// The cost does not depend on how much history there is. If the deletion of a session was cut short, a
+    /// bounded part of what is left of it is deleted; the next compaction does the rest.
     ///
     /// # Errors
     /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
@@ -88,7 +90,7 @@ impl Store {
         }
         let open = Arc::new(OpenFile::note(path));
         let reserve_path = db.beside("-reserve");
-        if header == files::Header::Untold {
+        if header == files::Header::Unidentified {
             // Setting a connection up to write changes the file already, and closing it the log.
             migrate::inspect(&db, &db.connect_reader()?)?;
         }
@@ -97,7 +99,8 @@ impl Store {
             if let Some(cut_off) = db.cut_off_in_last_page(&connection)? {
                 return Err(cut_off.error(path));
             }
-            migrate::bring_up(&db, &mut connection, |_, version| {
+            let now_ms = options.clock.now_ms();
+            migrate::bring_up(&db, &mut connection, now_ms, |_, version| {
                 crate::backup::before_migration(&db, version)
             })?;
             crate::surroundings::turn_on_log(&db, &connection);
@@ -137,7 +140,7 @@ impl Store {
                 _open: open,
             }),
         };
-        store.finish_deletions_if_possible()?;
+        store.finish_short_deletions()?;
         Ok(store)
     }
 
@@ -232,6 +235,19 @@ impl Store {
     /// Refused batches ([`StoreError::PayloadTooLarge`], [`StoreError::SequenceConflict`], …) and
     /// batches that could not be committed ([`StoreError::DiskFull`], [`StoreError::QueueFull`],
     /// …) leave nothing behind.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// let store = Store::open(&path, StoreOptions::default())?;
+    /// let session = SessionId::new("s")?;
+    /// store.append(Batch::new(session.clone(), vec!["one".into(), "two".into()]))?;
+    /// let appended = store.append(Batch::new(session, vec!["three".into()]))?;
+    /// assert_eq!(appended.first_sequence, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn append(&self, batch: Batch) -> Result<Appended> {
         self.writer()?.append(batch, None)
     }
@@ -251,6 +267,21 @@ impl Store {
     ///
     /// # Errors
     /// An error here means that nothing was queued and that `done` is not called.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let (answer, answered) = std::sync::mpsc::channel();
+    /// let batch = Batch::new(SessionId::new("s")?, vec!["one".into()]);
+    /// store.append_then(batch, std::time::Duration::from_secs(10), move |result| {
+    ///     let _ = answer.send(result);
+    /// })?;
+    /// assert_eq!(answered.recv()??.last_sequence, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn append_then(
         &self,
         batch: Batch,
@@ -271,6 +302,23 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::SessionNotFound`]; what goes wrong on the way comes from the replay.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, ReadRange, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// # let session = SessionId::new("s")?;
+    /// # store.append(Batch::new(session.clone(), vec!["one".into(), "two".into(), "three".into()]))?;
+    /// let last_two = ReadRange { last: Some(2), ..ReadRange::all() };
+    /// let mut payloads = Vec::new();
+    /// for message in store.read(&session, last_two)? {
+    ///     payloads.push(message?.payload);
+    /// }
+    /// assert_eq!(payloads, ["two", "three"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(&self, session: &SessionId, range: ReadRange) -> Result<Replay> {
         Replay::new(self.inner.readers.clone(), session.clone(), range)
     }
@@ -322,8 +370,11 @@ impl Store {
                 ),
             });
         }
+        let writer = self.writer()?;
+        // Not under the write lock: if the index does not have the id, all rows are read.
+        self.key_of(id)?;
         let (id, name) = (id.clone(), name.to_owned());
-        self.writer()?.run(move |context| {
+        writer.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.write_without_reserve("rename the session", |db, connection| {
                 let key = IdIndex::default().key_of(connection, &id);
@@ -354,13 +405,17 @@ impl Store {
         Space::of(&self.inner.db, free_pages, limit_bytes)
     }
 
-    /// Changes the limits of the open store. What there is room for now is admitted at once.
+    /// Changes the limits of the open store. What there is room for now is admitted at once; the level follows
+    /// when the writer has looked at the size.
     ///
     /// # Errors
     /// [`StoreError::InvalidArgument`] for limits below which a store cannot work.
     pub fn set_limits(&self, limits: SizeLimits) -> Result<()> {
         check_size_limits(limits)?;
         self.inner.watch.set(limits);
+        if let Some(writer) = &self.inner.writer {
+            writer.observe_size_soon();
+        }
         Ok(())
     }
 
@@ -497,12 +552,22 @@ impl Store {
     }
 
     /// The session's key. Only its key and id must be readable.
-    fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
+    pub(crate) fn key_of(&self, id: &SessionId) -> Result<SessionKey> {
         self.query("find the session", |connection| {
             self.inner.readers.ids.key_of(connection, id)
         })
         .map_err(|error| error.in_session(id))?
         .ok_or_else(|| StoreError::not_found(id))
+    }
+
+    /// As [`interruptible`], on a reader's connection.
+    pub(crate) fn interruptible<T: Send>(
+        &self,
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+        read: impl FnOnce(&rusqlite::Connection) -> T + Send,
+    ) -> Result<T> {
+        let mut connection = self.inner.readers.get()?;
+        interruptible(&mut connection, go_on, read)
     }
 
     pub(crate) fn query<T>(

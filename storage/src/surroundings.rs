@@ -1,7 +1,6 @@
 //! What a store stands on: the file system, the files beside it, and how its own file was made.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -10,6 +9,7 @@ use crate::error::Result;
 use crate::files;
 use crate::open_files;
 use crate::sql::db::{AUTO_VACUUM_INCREMENTAL, Db, set_wal};
+use crate::sqlite_header::FileBegin;
 use crate::store::Store;
 
 /// What is around a database file, whether or not the file itself can be opened.
@@ -64,15 +64,14 @@ impl Surroundings {
 
 /// What the header of a database says of its log.
 fn says_log(path: &Path) -> Option<bool> {
-    /// The version that readers need: 2 with a write-ahead log.
-    const READ_VERSION_AT: usize = 19;
-    let mut header = [0; READ_VERSION_AT + 1];
     // Asked first: opening a pipe would wait for somebody to write to it.
     if !path.is_file() {
         return None;
     }
-    File::open(path).ok()?.read_exact(&mut header).ok()?;
-    header.last().map(|version| *version == 2)
+    match FileBegin::read(&mut File::open(path).ok()?).ok()? {
+        FileBegin::Database(header) => Some(header.has_log),
+        _ => None,
+    }
 }
 
 /// How a store's file was made: what SQLite keeps in it, and cannot change without rewriting it.
@@ -110,7 +109,8 @@ impl Store {
     /// How the file was made.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)
+    /// when the file cannot be read.
     pub fn file_settings(&self) -> Result<FileSettings> {
         self.query("read the file's settings", |connection| {
             let auto_vacuum: i64 =

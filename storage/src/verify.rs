@@ -2,23 +2,23 @@
 
 mod places;
 mod problem;
+mod view;
 
 use std::ops::ControlFlow;
 
 use rusqlite::Connection;
 
-use self::places::Places;
-
+use self::view::{CheckedView, SessionView, Sums};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::growth::uncompacted_row_bytes;
-use crate::ids::{MessageKey, SessionKey};
-use crate::limits::{SEQUENCE_MAX, SESSION_PROBLEMS_MAX, STRUCTURE_PROBLEMS_MAX};
-use crate::message::ImportRecord;
-use crate::reader::fetch::{self, PageReader};
-use crate::session::{Session, SessionFilter};
+use crate::ids::MessageKey;
+use crate::limits::{SESSION_PROBLEMS_MAX, STRUCTURE_PROBLEMS_MAX};
+use crate::message::Message;
+use crate::reader::fetch::{self, PageReader, SessionSource};
+use crate::session::{DamagedSession, Session, SessionFilter};
 use crate::source_check::SourceCheck;
 use crate::sql;
-use crate::sql::db::Db;
+use crate::sql::growth::GrowthSum;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
 
@@ -72,16 +72,20 @@ impl VerifyReport {
 
     /// A problem of no session, or of one of which not even the id is known.
     fn add_global(&mut self, kind: ProblemKind, what: String) {
-        self.problems.push(Problem {
-            kind,
-            session: None,
-            sequence: None,
-            what,
-        });
+        self.add_at(kind, None, None, what);
     }
 
     fn add(&mut self, kind: ProblemKind, session: &Session, sequence: Option<u64>, what: String) {
-        let session = Some(session.id.to_string());
+        self.add_at(kind, Some(session.id.to_string()), sequence, what);
+    }
+
+    fn add_at(
+        &mut self,
+        kind: ProblemKind,
+        session: Option<String>,
+        sequence: Option<u64>,
+        what: String,
+    ) {
         self.problems.push(Problem {
             kind,
             session,
@@ -119,106 +123,14 @@ struct ReadBack {
     uncompacted_bytes: u64,
 }
 
-/// What one snapshot tells of a session, without its contents.
-struct SessionView {
-    session: Session,
-    /// The index of session ids does not lead to it.
-    is_led_past: bool,
-    /// The segments of which something can be made.
-    segments: Vec<SegmentInfo>,
-    /// What is wrong with the others.
-    segment_damage: Vec<StoreError>,
-    places: Places,
-    /// Whether the messages that are rows of their own could all be listed.
-    scanned: Result<()>,
-    growth: Result<sql::growth::Sums>,
-    source: Result<Option<ImportRecord>>,
-}
-
-impl SessionView {
-    /// Row, segments and hot messages in one snapshot: appends and compaction go on. `None` when the
-    /// session is gone.
-    fn read(db: &Db, connection: &Connection, key: SessionKey) -> Result<Option<Self>> {
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        let found = sql::sessions::by_key(&snapshot, key);
-        let Some(session) = db.named("find the session", found)? else {
-            return Ok(None);
-        };
-        // A page of the index that cannot be read at all is named with the structure.
-        let is_led_past = match sql::sessions::key_of(&snapshot, &session.id) {
-            Ok(key) => key != Some(session.key),
-            Err(error) => sql::sessions::is_index_mismatch(&error),
-        };
-        let listed = sql::segments::readable(&snapshot, session.key);
-        let (segments, damage) = db.named("list the segments", listed)?;
-        let mut places = Places::new(segments.clone());
-        let each = |sequence, raw_bytes| {
-            places.hot(sequence, raw_bytes);
-            true
-        };
-        let scanned = sql::messages::scan_sizes(&snapshot, session.key, 0, SEQUENCE_MAX, each);
-        let growth = sql::growth::sums_of(&snapshot, session.key);
-        let source = sql::imports::of_session(&snapshot, session.key);
-        let damage = damage.into_iter();
-        Ok(Some(Self {
-            session,
-            is_led_past,
-            segments,
-            segment_damage: damage
-                .map(|error| db.name_error("list the segments", error))
-                .collect(),
-            places,
-            scanned: db.named("measure the messages", scanned),
-            growth: db.named("sum up the growth", growth),
-            source: db.named("read the import record", source),
-        }))
-    }
-
-    /// Lists what is wrong with all of this. The session, its segments, and what is to be compared with the
-    /// file that it was imported from.
-    fn check(
-        self,
-        report: &mut VerifyReport,
-    ) -> Result<(Session, Vec<SegmentInfo>, Option<SourceCheck>)> {
-        let session = self.session;
-        if self.is_led_past {
-            let what = "the index of session ids does not lead to it";
-            report.add(ProblemKind::Structure, &session, None, what.into());
-        }
-        let mut is_listed = self.segment_damage.is_empty();
-        let unlisted = self
-            .segment_damage
-            .len()
-            .saturating_sub(SESSION_PROBLEMS_MAX);
-        for error in self.segment_damage.into_iter().take(SESSION_PROBLEMS_MAX) {
-            let what = what_is_damaged(error)?;
-            report.add(ProblemKind::Structure, &session, None, what);
-        }
-        if unlisted > 0 {
-            let what = format!("{unlisted} more of its segments' rows cannot be read");
-            report.add(ProblemKind::Structure, &session, None, what);
-        }
-        let source = report.take_of(&session, self.source)?.flatten();
-        if let Some(growth) = report.take_of(&session, self.growth)? {
-            check_growth(&session, growth, report);
-        }
-        is_listed &= report.take_of(&session, self.scanned)?.is_some();
-        // Of rows that could not be listed it is known already that something is wrong with them.
-        if is_listed {
-            self.places.finish(&session, report);
-        }
-        let source = source.map(|record| SourceCheck::of(record.mark));
-        Ok((session, self.segments, source))
-    }
-}
-
 impl Store {
     /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
     /// message's digest, that sequences have no gap and stand in one place only, that imported
     /// sessions still make the files they came from, and that the counters are those of the rows.
     /// Others may write meanwhile.
     ///
-    /// Damage is listed, not returned as an error, and does not end the check.
+    /// Damage is listed, not returned as an error, and does not end the check. `observe` is called before it
+    /// begins, as it goes on, and several times a second while SQLite checks the structure and the sums.
     ///
     /// # Errors
     /// [`StoreError::Cancelled`] when `observe` says so; otherwise when the file cannot be read
@@ -227,80 +139,109 @@ impl Store {
         &self,
         observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<VerifyReport> {
-        let mut report = VerifyReport::default();
-        if let Some(cut_off) = self.inner.cut_off {
-            report.add_global(ProblemKind::Structure, cut_off.to_string());
+        let mut check = Check {
+            store: self,
+            reader: PageReader::default(),
+            report: VerifyReport::default(),
+            // How many messages there are stands in a page that may be damaged.
+            progress: VerifyProgress {
+                messages_done: 0,
+                messages: self.totals().map_or(0, |totals| totals.messages),
+                raw_bytes_done: 0,
+            },
+            observe,
+        };
+        check.structure()?;
+        check.sessions()?;
+        check.sums()?;
+        Ok(check.report)
+    }
+}
+
+/// A check of a store under way.
+struct Check<'a> {
+    store: &'a Store,
+    /// One for all sessions: those of a project need the same base.
+    reader: PageReader,
+    report: VerifyReport,
+    progress: VerifyProgress,
+    observe: &'a mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+}
+
+impl Check<'_> {
+    /// What one or more long statements answer, which may be stopped.
+    fn interruptible<T: Send>(&mut self, read: impl FnOnce(&Connection) -> T + Send) -> Result<T> {
+        let (observe, progress) = (&mut self.observe, &self.progress);
+        self.store.interruptible(&mut || observe(progress), read)
+    }
+
+    fn structure(&mut self) -> Result<()> {
+        if let Some(cut_off) = self.store.inner.cut_off {
+            self.report
+                .add_global(ProblemKind::Structure, cut_off.to_string());
         }
-        let structure = self.query("check the structure", |connection| {
+        let found = self.interruptible(|connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });
-        let structure = report.take(structure)?.unwrap_or_default();
-        for what in structure {
-            report.add_global(ProblemKind::Structure, what);
+        let db = &self.store.inner.db;
+        let found = found.and_then(|found| db.named("check the structure", found));
+        for what in self.report.take(found)?.unwrap_or_default() {
+            self.report.add_global(ProblemKind::Structure, what);
         }
-        let (sessions, damaged) = match self.sessions(&SessionFilter::default()) {
+        Ok(())
+    }
+
+    fn sessions(&mut self) -> Result<()> {
+        let (sessions, damaged) = match self.store.sessions(&SessionFilter::default()) {
             Ok(list) => (list.sessions, list.damaged),
             Err(error) => {
-                report.add_global(ProblemKind::Listing, what_is_damaged(error)?);
+                self.report
+                    .add_global(ProblemKind::Listing, what_is_damaged(error)?);
                 Default::default()
             }
         };
-        for session in damaged {
-            match session.id {
-                Some(id) => report.problems.push(Problem {
-                    kind: ProblemKind::Structure,
-                    session: Some(id.to_string()),
-                    sequence: None,
-                    what: session.what,
-                }),
-                None => report.add_global(ProblemKind::Listing, session.what),
+        for DamagedSession { id, what } in damaged {
+            match id {
+                Some(id) => {
+                    let id = Some(id.to_string());
+                    self.report.add_at(ProblemKind::Structure, id, None, what);
+                }
+                None => self.report.add_global(ProblemKind::Listing, what),
             }
         }
-        let mut progress = VerifyProgress {
-            messages_done: 0,
-            messages: sessions.iter().map(|s| s.messages).sum(),
-            raw_bytes_done: 0,
-        };
-        // One for all sessions: those of a project need the same base.
-        let mut cursor = PageReader::default();
+        self.progress.messages = sessions.iter().map(|s| s.messages).sum();
         for session in &sessions {
-            let problems_before = report.problems.len();
-            let is_there =
-                self.verify_session(session, &mut cursor, &mut report, &mut progress, observe)?;
-            let is_intact = is_there && report.problems.len() == problems_before;
-            report.sessions += u64::from(is_intact);
+            let problems_before = self.report.problems.len();
+            let is_there = self.session(session)?;
+            let is_intact = is_there && self.report.problems.len() == problems_before;
+            self.report.sessions += u64::from(is_intact);
         }
-        self.verify_sums(&mut report)?;
-        Ok(report)
+        Ok(())
     }
 
     /// Checks one session; `false` when it has been deleted meanwhile.
-    fn verify_session(
-        &self,
-        listed: &Session,
-        cursor: &mut PageReader,
-        report: &mut VerifyReport,
-        progress: &mut VerifyProgress,
-        observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
-    ) -> Result<bool> {
-        let db = &self.inner.db;
-        let view = SessionView::read(db, &*self.inner.readers.get()?, listed.key);
-        let view = match report.take_of(listed, view)? {
+    fn session(&mut self, listed: &Session) -> Result<bool> {
+        let inner = &self.store.inner;
+        let view = SessionView::read(&inner.db, &*inner.readers.get()?, listed.key);
+        let view = match self.report.take_of(listed, view)? {
             Some(Some(view)) => view,
             Some(None) => return Ok(false),
             None => return Ok(true),
         };
-        let (session, segments, mut source) = view.check(report)?;
+        let CheckedView {
+            session,
+            segments,
+            mut source,
+        } = view.check(&mut self.report)?;
         let session = &session;
-        let contents =
-            self.verify_contents(session, cursor, source.as_mut(), report, progress, observe)?;
         let Some(ReadBack {
             damaged,
             uncompacted_bytes,
-        }) = contents
+        }) = self.contents(session, source.as_mut())?
         else {
             return Ok(false);
         };
+        let report = &mut self.report;
         if damaged.is_empty() {
             let (kept, counted) = (session.uncompacted_bytes, uncompacted_bytes);
             check_count(session, "uncompacted bytes", kept, counted, report);
@@ -315,41 +256,26 @@ impl Store {
     }
 
     /// Decodes and digests every message of the session; `None` when it has been deleted meanwhile.
-    fn verify_contents(
-        &self,
+    fn contents(
+        &mut self,
         session: &Session,
-        cursor: &mut PageReader,
         mut source: Option<&mut SourceCheck>,
-        report: &mut VerifyReport,
-        progress: &mut VerifyProgress,
-        observe: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<Option<ReadBack>> {
         let mut found = ReadBack::default();
         let mut next = 1;
         while next <= session.messages {
-            let connection = self.inner.readers.get()?;
-            let db = &self.inner.db;
-            let page = fetch::page(
-                db,
-                &connection,
-                session.key,
-                &session.id,
-                next,
-                session.messages,
-                cursor,
-            );
+            let connection = self.store.inner.readers.get()?;
+            let of_session = SessionSource {
+                db: &self.store.inner.db,
+                connection: &connection,
+                key: session.key,
+                id: &session.id,
+            };
             let before = next;
-            match page {
+            match of_session.page(next, session.messages, &mut self.reader) {
                 Ok(page) => {
-                    let bytes: u64 = page.iter().map(|m| m.payload.len() as u64).sum();
                     next = page.last().map_or(session.messages, |m| m.sequence) + 1;
-                    report.messages += page.len() as u64;
-                    report.raw_bytes += bytes;
-                    progress.raw_bytes_done += bytes;
-                    let uncompacted = page
-                        .iter()
-                        .map(|m| uncompacted_row_bytes(m.payload.len() as u64));
-                    found.uncompacted_bytes += uncompacted.sum::<u64>();
+                    self.count_page(&page, &mut found);
                     if let Some(source) = &mut source {
                         page.iter().for_each(|message| source.push(message));
                     }
@@ -359,21 +285,13 @@ impl Store {
                     if matches!(gone, Ok(None)) {
                         return Ok(None);
                     }
-                    let kind = match error {
-                        StoreError::Segment { .. } => ProblemKind::Segment,
-                        _ => ProblemKind::Message,
-                    };
-                    let what = what_is_damaged(error)?;
-                    found.damaged.push(next);
-                    if found.damaged.len() <= SESSION_PROBLEMS_MAX {
-                        report.add(kind, session, Some(next), what);
-                    }
+                    self.add_damage(session, next, error, &mut found)?;
                     next = fetch::next_sequence_after_damage(&connection, session.key, next)
                         .min(session.messages + 1);
                 }
             }
-            progress.messages_done += next - before;
-            if observe(progress).is_break() {
+            self.progress.messages_done += next - before;
+            if (self.observe)(&self.progress).is_break() {
                 return Err(StoreError::Cancelled);
             }
         }
@@ -383,37 +301,58 @@ impl Store {
             .unwrap_or_default();
         if let Some(first) = unlisted.first() {
             let what = format!("{} more places, from this one on", unlisted.len());
-            report.add(ProblemKind::Message, session, Some(*first), what);
+            self.report
+                .add(ProblemKind::Message, session, Some(*first), what);
         }
         Ok(Some(found))
     }
 
-    fn verify_sums(&self, report: &mut VerifyReport) -> Result<()> {
-        let connection = self.inner.readers.get()?;
-        let db = &self.inner.db;
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        // Each is looked at for itself: a damaged table hides nothing that the others tell.
-        let kept = report.take(db.named("read the totals", sql::totals::read(&snapshot)))?;
-        let counted = report.take(db.named("count the totals", sql::totals::recount(&snapshot)))?;
-        let growth = report.take(db.named("count the growth", sql::growth::recount(&snapshot)))?;
-        let missing_bases =
-            report.take(db.named("look for bases", sql::bases::missing(&snapshot)))?;
-        let imports =
-            report.take(db.named("check the imports", sql::imports::problems(&snapshot)))?;
-        let orphans =
-            report.take(db.named("look for orphans", sql::messages::orphans(&snapshot)))?;
-        let invalid_deletions = report.take(db.named(
-            "look at deletions",
-            sql::sessions::invalid_deletions(&snapshot),
-        ))?;
-        drop(snapshot);
+    fn count_page(&mut self, page: &[Message], found: &mut ReadBack) {
+        let sizes = || page.iter().map(|message| message.payload.len() as u64);
+        let bytes: u64 = sizes().sum();
+        self.report.messages += page.len() as u64;
+        self.report.raw_bytes += bytes;
+        self.progress.raw_bytes_done += bytes;
+        found.uncompacted_bytes += sizes().map(uncompacted_row_bytes).sum::<u64>();
+    }
+
+    fn add_damage(
+        &mut self,
+        session: &Session,
+        sequence: u64,
+        error: StoreError,
+        found: &mut ReadBack,
+    ) -> Result<()> {
+        let kind = match error {
+            StoreError::Segment { .. } => ProblemKind::Segment,
+            _ => ProblemKind::Message,
+        };
+        let what = what_is_damaged(error)?;
+        found.damaged.push(sequence);
+        if found.damaged.len() <= SESSION_PROBLEMS_MAX {
+            self.report.add(kind, session, Some(sequence), what);
+        }
+        Ok(())
+    }
+
+    fn sums(&mut self) -> Result<()> {
+        let store = self.store;
+        let db = &store.inner.db;
+        let sums = self.interruptible(|connection| Sums::read(db, connection))??;
+        let report = &mut self.report;
+        let kept = report.take(sums.kept)?;
+        let counted = report.take(sums.counted)?;
+        let growth = report.take(sums.growth)?;
+        let missing_bases = report.take(sums.missing_bases)?;
+        let imports = report.take(sums.imports)?;
+        let orphans = report.take(sums.orphans)?;
+        let invalid_deletions = report.take(sums.invalid_deletions)?;
         for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
             report.add_global(ProblemKind::Structure, what);
         }
         if let Some(kept) = kept {
-            let growth = growth.into_iter().flatten().collect();
-            check_sums(&kept, counted, growth, report);
+            check_sums(&kept, counted, growth.as_ref().map_or(&[], |g| g), report);
         }
         for base_id in missing_bases.into_iter().flatten() {
             let what = format!("base {base_id:016x}, which segments need, is not there");
@@ -422,16 +361,10 @@ impl Store {
         for what in imports.into_iter().flatten() {
             report.add_global(ProblemKind::Structure, what);
         }
-        for key in orphans.into_iter().flatten() {
-            report.problems.push(Problem {
-                kind: ProblemKind::Orphan,
-                session: None,
-                sequence: Some(MessageKey::from_i64(key).sequence()),
-                what: format!(
-                    "rows of session key {}, which is not there",
-                    MessageKey::from_i64(key).session().as_i64()
-                ),
-            });
+        for key in orphans.into_iter().flatten().map(MessageKey::from_i64) {
+            let session = key.session().as_i64();
+            let what = format!("rows of session key {session}, which is not there");
+            report.add_at(ProblemKind::Orphan, None, Some(key.sequence()), what);
         }
         Ok(())
     }
@@ -451,7 +384,7 @@ fn count_intact(segments: &[SegmentInfo], damaged: &[u64]) -> u64 {
 fn check_sums(
     kept: &sql::totals::Totals,
     counted: Option<sql::totals::Totals>,
-    growth: Vec<(&'static str, u64, u64)>,
+    growth: &[GrowthSum],
     report: &mut VerifyReport,
 ) {
     let mut counter = |what: String| report.add_global(ProblemKind::Counter, what);
@@ -465,10 +398,15 @@ fn check_sums(
             "the totals are {kept:?}, and the sessions add up to {counted:?}"
         ));
     }
-    for (what, messages, raw_bytes) in growth {
+    for &GrowthSum {
+        by,
+        messages,
+        raw_bytes,
+    } in growth
+    {
         if (messages, raw_bytes) != (kept.messages, kept.raw_bytes) {
             counter(format!(
-                "growth by {what} adds up to {messages} messages of {raw_bytes} bytes, and \
+                "growth by {by} adds up to {messages} messages of {raw_bytes} bytes, and \
                  the totals say {} of {}",
                 kept.messages, kept.raw_bytes
             ));

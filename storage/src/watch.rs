@@ -5,12 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::capacity::levels::{CapacityEvent, Level, LevelTracker, Metric};
-use crate::limits::EVENTS_KEPT_MAX;
+use crate::limits::{AT_LIMIT_PERCENT_MIN, EVENTS_KEPT_MAX};
 use crate::options::SizeLimits;
-
-/// An append refused below this share of the limit was refused for its own size, which says
-/// nothing about the database.
-const AT_LIMIT_PERCENT_MIN: u64 = 99;
 
 /// A capacity event with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +17,7 @@ pub struct TimedEvent {
     pub event: CapacityEvent,
 }
 
-/// Called with each event; whether it wants further ones.
+/// Called with each event. Returns whether it wants further ones.
 type Listener = Box<dyn Fn(&TimedEvent) -> bool + Send>;
 
 #[derive(Default)]

@@ -137,3 +137,20 @@ fn a_check_names_the_session_that_is_not_found_by_its_id() {
         assert_eq!(report.sessions, 2);
     }
 }
+
+#[test]
+fn a_session_that_is_not_there_is_neither_renamed_nor_deleted_and_no_writer_waits_for_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    store.append(Batch::new(id("s"), line_of("s"))).unwrap();
+    let elsewhere = rusqlite::Connection::open(&path).unwrap();
+    elsewhere.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = store.rename(&id("t"), "its name").unwrap_err();
+    assert!(
+        matches!(refused, StoreError::SessionNotFound { .. }),
+        "{refused}"
+    );
+    assert!(!store.delete(&id("t")).unwrap());
+    elsewhere.execute_batch("ROLLBACK").unwrap();
+}

@@ -8,7 +8,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use betcode_storage::{Batch, CompactionRequest, Problem, ProblemKind, Store, StoreOptions};
+use betcode_storage::{
+    Batch, CompactionRequest, Problem, ProblemKind, Store, StoreError, StoreOptions,
+};
 use bytes::Bytes;
 
 fn open(path: &Path) -> Store {
@@ -85,4 +87,12 @@ fn gaps_and_overlaps_among_segments_and_hot_messages_are_found_in_order() {
             "16 to 16 are missing",
         ]
     );
+}
+
+#[test]
+fn a_check_asks_whether_to_go_on_before_it_reads_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("h.db"));
+    let stopped = store.verify(&mut |_| ControlFlow::Break(())).unwrap_err();
+    assert!(matches!(stopped, StoreError::Cancelled), "{stopped}");
 }

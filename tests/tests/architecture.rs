@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-/// What each room of the workspace may depend on directly, in any way but for its own tests.
+/// What each crate of the workspace may depend on directly, in any way but for its own tests.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("betcode-schema-sql", &[]),
     ("betcode-schema-grpc", &[]),
@@ -90,7 +90,7 @@ fn text(value: &serde_json::Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// Direct dependencies of each room, tests' own left out.
+/// Direct dependencies of each crate, tests' own left out.
 fn rooms() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = metadata(&["--no-deps"]);
     metadata["packages"]

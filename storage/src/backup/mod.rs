@@ -7,14 +7,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use partial::Partial;
-use place::{Aside, Unused, busy};
+use place::{ExclusiveClaim, MovedAside, busy};
 
 use crate::error::{Argument, Held, Holder, Result, StoreError};
 use crate::files::{self, refuse_new_name, refuse_stray_log};
 use crate::open_files;
 use crate::options::StoreOptions;
-use crate::sql;
 use crate::sql::db::Db;
+use crate::sql::totals::HistoryFingerprint;
 use crate::store::Store;
 use crate::verify::{VerifyProgress, VerifyReport};
 
@@ -64,8 +64,11 @@ pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
 
 /// Whether a copy has all that its store has. Where one cannot be read, it has not.
 fn is_as_new_as(copy: &Db, db: &Db) -> bool {
-    let state = |db: &Db| db.named("compare a copy", sql::totals::state(&db.connect_reader()?));
-    state(copy).is_ok_and(|then| state(db).is_ok_and(|now| then == now))
+    let read = |db: &Db| {
+        let read = HistoryFingerprint::read(&db.connect_reader()?);
+        db.named("compare a copy", read)
+    };
+    read(copy).is_ok_and(|then| read(db).is_ok_and(|now| then == now))
 }
 
 /// A finished copy.
@@ -96,6 +99,23 @@ impl Store {
     /// [`StoreError::CutOff`] when the store is, whatever is missing; [`StoreError::Busy`] when another
     /// process copies to the same place; [`StoreError::CopyNotSynced`], when the copy is there; [`StoreError::Cancelled`]. Wrong sums alone
     /// are no such damage.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Store, StoreOptions, restore};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # use std::ops::ControlFlow;
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let copy = folder.path().join("copy.db");
+    /// let made = store.backup(&copy, &mut |_| ControlFlow::Continue(()))?;
+    /// assert_eq!(made.messages, store.totals()?.messages);
+    ///
+    /// let elsewhere = folder.path().join("restored.db");
+    /// restore(&copy, &elsewhere, false, &mut |_| ControlFlow::Continue(()))?;
+    /// assert!(Store::open_read_only(&elsewhere, StoreOptions::default()).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn backup(&self, to: &Path, observe: Observer<'_>) -> Result<BackupReport> {
         refuse_taken(to)?;
         self.refuse_cut_off()?;
@@ -149,17 +169,17 @@ pub fn restore(
     if open_files::is_open(to) {
         return Err(busy(to, Held::Database, Holder::ThisProcess));
     }
-    drop(Unused::claim(to, Held::Database)?);
+    drop(ExclusiveClaim::claim(to, Held::Database)?);
     let db = &source.inner.db;
     let partial = Partial::begin(to)?;
     partial.fill(db, source.totals()?.messages, observe)?;
     let checked = partial.check(observe)?;
     partial.check_place(&partial.path)?;
     let target = Db::at(to);
-    let claimed = Unused::claim(to, Held::Database)?;
+    let claimed = ExclusiveClaim::claim(to, Held::Database)?;
     let aside = match replace {
-        true => Aside::of(&target)?,
-        false => Aside::default(),
+        true => MovedAside::of(&target)?,
+        false => MovedAside::default(),
     };
     match partial.publish(to) {
         Ok(()) => {}

@@ -2,19 +2,17 @@
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read};
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rustix::fs::OFlags;
 
 use super::Observer;
-use super::place::{LOGS, Unused, busy, rename_to_new};
+use super::place::{ExclusiveClaim, LOGS, busy, rename_to_new};
 use crate::capacity::text;
 use crate::error::{Held, Holder, Result, StoreError};
 use crate::files::{self, PARTIAL, create_private_new, folder_of, free_bytes, io_error};
@@ -24,13 +22,13 @@ use crate::options::StoreOptions;
 use crate::sql;
 use crate::sql::db::AUTO_VACUUM_INCREMENTAL;
 use crate::sql::db::{Db, name_for_sqlite};
+use crate::sql::interruptible::interruptible;
+use crate::sqlite_header::MAGIC;
 use crate::store::Store;
 use crate::verify::{ProblemKind, VerifyProgress, VerifyReport};
 
 /// How often a lock is tried for that its holder took away at the same time.
 const PLACE_LOCK_TRIES: u32 = 100;
-/// How often a copy under way asks whether to go on.
-const COPY_POLL: Duration = Duration::from_millis(100);
 
 /// A copy under another name until it is whole and checked. Dropped before, it leaves nothing.
 ///
@@ -57,7 +55,7 @@ impl Partial {
         }
         let lock = PlaceLock::take(&path)?;
         // Either an earlier build is at it, or a killed copy left it.
-        drop(Unused::claim(&path, Held::Copy)?);
+        drop(ExclusiveClaim::claim(&path, Held::Copy)?);
         refuse_not_a_copy(&path)?;
         remove_all(&path);
         let Some(new) = create_private_new(&path)? else {
@@ -78,7 +76,7 @@ impl Partial {
 
     /// Copies the store, which has `messages`, as of one moment, while others write.
     pub(super) fn fill(&self, db: &Db, messages: u64, observe: Observer<'_>) -> Result<()> {
-        let connection = db.connect_reader()?;
+        let mut connection = db.connect_reader()?;
         // VACUUM INTO writes only the new file, but SQLite counts it as writing.
         db.named("copy", connection.pragma_update(None, "query_only", false))?;
         self.check_room(db, &connection)?;
@@ -91,12 +89,18 @@ impl Partial {
             let set = connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL);
             db.named("copy", set)?;
         }
-        let copied = vacuum_into(connection, &name_for_sqlite(&self.path), &mut || {
+        let mut go_on = || {
             observe(&VerifyProgress {
                 messages_done: 0,
                 messages,
                 raw_bytes_done: 0,
             })
+        };
+        let to = name_for_sqlite(&self.path);
+        let copied = interruptible(&mut connection, &mut go_on, |connection| {
+            // As the system names it: SQLite opens what it is given, be it UTF-8 or not.
+            let name = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_bytes()));
+            connection.execute("VACUUM INTO ?1", [name])
         })?;
         db.named("copy", copied).map_err(|error| match error {
             // It is the disk of the copy that is full, not that of the store.
@@ -254,37 +258,6 @@ impl Drop for PlaceLock {
     }
 }
 
-/// Runs SQLite's copy on a thread of its own, so that it can be ended: it may take minutes.
-fn vacuum_into(
-    connection: Connection,
-    to: &Path,
-    go_on: &mut dyn FnMut() -> ControlFlow<()>,
-) -> Result<rusqlite::Result<usize>> {
-    let interrupt = connection.get_interrupt_handle();
-    std::thread::scope(|scope| {
-        let (ended, end) = mpsc::channel::<()>();
-        let copying = scope.spawn(move || {
-            // As the system names it: SQLite opens what it is given, be it UTF-8 or not.
-            let name = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_bytes()));
-            let copied = connection.execute("VACUUM INTO ?1", [name]);
-            drop(ended);
-            copied
-        });
-        let mut cancelled = false;
-        while end.recv_timeout(COPY_POLL) == Err(RecvTimeoutError::Timeout) {
-            cancelled |= go_on().is_break();
-            if cancelled {
-                interrupt.interrupt();
-            }
-        }
-        match copying.join() {
-            Ok(_) if cancelled => Err(StoreError::Cancelled),
-            Ok(copied) => Ok(copied),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
 /// Refuses a file that is no copy of ours and stands where one is to be made: it was not begun by us, so
 /// it is not removed either.
 fn refuse_not_a_copy(path: &Path) -> Result<()> {
@@ -306,12 +279,12 @@ fn refuse_not_a_copy(path: &Path) -> Result<()> {
 }
 
 /// Whether a file that begins so is a copy, finished or not. SQLite writes the first page last: until
-/// then it is zeros, and behind it comes the first map of pages, of which each entry begins with one of
+/// then it is zeros, and after it comes the first map of pages, of which each entry begins with one of
 /// five kinds.
 fn is_copy(head: &[u8]) -> bool {
     const MAP_KINDS: RangeInclusive<u8> = 1..=5;
     const MAP_ENTRY_BYTES: usize = 5;
-    if head.is_empty() || head.starts_with(b"SQLite format 3\0") {
+    if head.is_empty() || head.starts_with(MAGIC) {
         return true;
     }
     let Some((first, map)) = head.split_at_checked(PAGE_BYTES as usize) else {

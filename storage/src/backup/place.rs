@@ -25,10 +25,10 @@ pub(super) fn busy(path: &Path, what: Held, holder: Holder) -> StoreError {
 }
 
 /// A database file that no other process has open, and that none can use while this exists.
-pub(super) struct Unused(#[expect(dead_code, reason = "it holds the lock")] Option<File>);
+pub(super) struct ExclusiveClaim(#[expect(dead_code, reason = "it holds the lock")] Option<File>);
 
-impl Unused {
-    /// Nothing at `path` is unused as well. This process must not have it open: closing a handle
+impl ExclusiveClaim {
+    /// If nothing stands at `path`, nothing is locked. This process must not have it open: closing a handle
     /// of a file gives up all locks that a process has on it.
     pub(super) fn claim(path: &Path, what: Held) -> Result<Self> {
         let mut options = OpenOptions::new();
@@ -99,9 +99,9 @@ fn has_no_links(error: &std::io::Error) -> bool {
 
 /// The files of a store that were moved aside: from where, and to where, the main file first.
 #[derive(Debug, Default)]
-pub(super) struct Aside(Vec<(PathBuf, PathBuf)>);
+pub(super) struct MovedAside(Vec<(PathBuf, PathBuf)>);
 
-impl Aside {
+impl MovedAside {
     /// Moves a store and its log to `<file>.replaced` (`.replaced-2`, …), or a log that is there
     /// without its store to `<file>.stray-wal`. They belong together: neither means anything without
     /// the other.
@@ -164,11 +164,11 @@ mod tests {
     use super::*;
 
     /// A main file and its log, moved aside.
-    fn moved_aside(folder: &Path) -> (PathBuf, PathBuf, Aside) {
+    fn moved_aside(folder: &Path) -> (PathBuf, PathBuf, MovedAside) {
         let (main, log) = (folder.join("h.db"), folder.join("h.db-wal"));
         std::fs::write(&main, "main").unwrap();
         std::fs::write(&log, "log").unwrap();
-        let aside = Aside::of(&Db::at(&main)).unwrap();
+        let aside = MovedAside::of(&Db::at(&main)).unwrap();
         assert!(!main.exists() && !log.exists());
         (main, log, aside)
     }

@@ -13,7 +13,8 @@ use super::preview;
 use super::{Line, SessionFacts};
 use crate::growth::TurnEnd;
 use crate::limits::{
-    CONTENT_BLOCKS_MAX, MESSAGE_ID_BYTES_MAX, SESSION_TEXT_BYTES_MAX, TURN_MS_MAX,
+    CONTENT_BLOCKS_MAX, COST_USD_MAX, MESSAGE_ID_BYTES_MAX, SESSION_TEXT_BYTES_MAX,
+    TOLD_DURATION_MS_MAX, TURN_MS_MAX,
 };
 use crate::title::Title;
 use crate::usage::{Tokens, UsageFact};
@@ -56,12 +57,6 @@ pub(super) fn read(kind: &str, line: &Line<'_>, told: &mut Told) {
         reader(line, told);
     }
 }
-
-/// Costs above this are not believed: a line that claims more would spoil its session's sum for good.
-const COST_USD_MAX: f64 = 1e9;
-
-/// Durations above this are not believed: the protocol that tells them to clients has 32 bits.
-const DURATION_MS_MAX: f64 = u32::MAX as f64;
 
 /// A message's id. It is kept in the session's row until the next one comes, so longer texts are not
 /// taken for ids.
@@ -287,7 +282,7 @@ fn cost_usd(value: &RawValue) -> Option<f64> {
 
 /// How long a turn took, if the value can be a duration. A duration beyond [`TURN_MS_MAX`] counts as that.
 fn turn_ms(value: &RawValue) -> Option<i64> {
-    let ms = number(value).filter(|ms| (0.0..=DURATION_MS_MAX).contains(ms))?;
+    let ms = number(value).filter(|ms| (0.0..=TOLD_DURATION_MS_MAX).contains(ms))?;
     // Cut off to whole milliseconds.
     Some((ms as i64).min(TURN_MS_MAX))
 }

@@ -33,7 +33,7 @@ pub(super) fn fields_of<'a, const N: usize>(
 }
 
 /// What `find` makes of the first element of an array that it makes something of, among the first
-/// `items_max`; what stands behind that is not looked at. Nothing when it is no array.
+/// `items_max`; what stands after that is not looked at. Nothing when it is no array.
 pub(super) fn find_item<T>(
     value: &RawValue,
     items_max: usize,

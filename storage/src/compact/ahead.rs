@@ -17,7 +17,7 @@ pub(super) struct ParallelLimits {
 }
 
 /// Gives `take` what the workers make of `items`, in the items' order, while they go on with those
-/// behind. Each thread has a worker of its own, made by `worker`. Ends with the first error of
+/// after them. Each thread has a worker of its own, made by `worker`. Ends with the first error of
 /// `take`; what was done ahead is thrown away then. A worker's panic becomes the caller's.
 pub(super) fn in_order<I, R, W>(
     items: &[I],

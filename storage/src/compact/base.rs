@@ -105,13 +105,13 @@ pub(super) fn partial_batch(
     }
 }
 
-/// Cuts the deep steps of a project into batches. `settled` are steps that would write segments
+/// Cuts the deep steps of a project into batches. `rewritable` are steps that would write segments
 /// again that are deep already, the newest first.
 pub(super) fn batches(
     project: &str,
     state: &ProjectState,
     pending: Vec<PlannedStep>,
-    settled: impl Iterator<Item = PlannedStep>,
+    rewritable: impl Iterator<Item = PlannedStep>,
 ) -> Vec<PlannedBatch> {
     let batch = |base, steps| PlannedBatch {
         project: project.to_owned(),
@@ -138,7 +138,7 @@ pub(super) fn batches(
     }
     // The last batch takes in what is newest of the rest, as far as there is room.
     if let Some(last) = batches.last_mut() {
-        for step in settled {
+        for step in rewritable {
             if raw_bytes + step.raw_bytes > BASE_SOURCE_BYTES_MAX {
                 break;
             }
@@ -188,9 +188,9 @@ pub(super) fn keep(store: &Store, batch: &PlannedBatch, base_id: u64) -> Result<
     let db = &store.inner.db;
     let connection = store.inner.readers.get()?;
     let encoded = fetch::stored_base(db, &connection, base_id)?;
-    let base = fetch::decode_base(base_id, encoded.clone())?;
+    let base = fetch::decode_base(db, base_id, encoded.clone())?;
     let info = db.named("read a base", sql::bases::info(&connection, base_id))?;
-    let info = info.ok_or_else(|| fetch::damaged_base(base_id, "it has just gone"))?;
+    let info = info.ok_or_else(|| fetch::damaged_base(db, base_id, "it has just gone"))?;
     Ok(RunBase {
         base: Arc::new(base),
         row: Arc::new(BaseRow {
@@ -223,15 +223,15 @@ pub(super) fn make<'b>(
     ahead: ParallelLimits,
     go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<Option<RunBase>> {
-    let cursor = PageReader::default();
+    let reader = PageReader::default();
     let mut each = |steps: &[&'b PlannedStep],
                     take: &mut dyn FnMut(TakenApart)|
      -> Result<Vec<&'b PlannedStep>> {
         let mut taken = Vec::new();
         let bytes_of = |step: &&PlannedStep| step.raw_bytes;
         let worker = || {
-            let mut cursor = cursor.sibling();
-            move |step: &&PlannedStep| take_apart(store, step, &mut cursor)
+            let mut reader = reader.sibling();
+            move |step: &&PlannedStep| take_apart(store, step, &mut reader)
         };
         in_order(steps, ahead, bytes_of, worker, |step, parts| {
             match parts {
@@ -241,7 +241,7 @@ pub(super) fn make<'b>(
                 }
                 Ok(None) => {}
                 // The others share what they share. Its own swap names the damage, if it is due.
-                Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+                Err(error) if error.is_of_one_session() => {
                     tracing::debug!(session = %step.session, %error, "left out of the base");
                 }
                 Err(error) => return Err(error),
@@ -258,11 +258,15 @@ pub(super) fn make<'b>(
     let mut collector = builder.into_collector(BASE_TEXT_BYTES_MAX);
     let kept = collector.collect_kept();
     each(&observed[kept..], &mut |parts| collector.collect(&parts))?;
-    let damaged = |error: SegmentError| {
-        StoreError::damaged(
-            None,
-            format!("a new base of project {:?}: {error}", batch.project),
-        )
+    let damaged = |error: SegmentError| match error {
+        SegmentError::OutOfMemory => StoreError::OutOfMemory {
+            action: "make",
+            what: format!("a base of project {:?}", batch.project),
+        },
+        error => {
+            let what = format!("a new base of project {:?}: {error}", batch.project);
+            StoreError::damaged(None, what)
+        }
     };
     let Some(encoded) = collector.finish(level).map_err(damaged)? else {
         return Ok(None);
@@ -288,9 +292,9 @@ pub(super) fn make<'b>(
 fn take_apart(
     store: &Store,
     step: &PlannedStep,
-    cursor: &mut PageReader,
+    reader: &mut PageReader,
 ) -> Result<Option<TakenApart>> {
-    let Some(step_input) = step_input::read(store, step, cursor)? else {
+    let Some(step_input) = step_input::read(store, step, reader)? else {
         return Ok(None);
     };
     let parts = TakenApart::of(&step_input.entries()).map_err(|error| name_step(step, error))?;
@@ -298,10 +302,19 @@ fn take_apart(
 }
 
 pub(super) fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError {
-    StoreError::Segment {
-        id: step.session.clone(),
-        first_sequence: step.first_sequence,
-        source,
+    match source {
+        SegmentError::OutOfMemory => StoreError::OutOfMemory {
+            action: "encode",
+            what: format!(
+                "the messages from sequence {} on of session {}",
+                step.first_sequence, step.session
+            ),
+        },
+        source => StoreError::Encode {
+            id: step.session.clone(),
+            first_sequence: step.first_sequence,
+            source,
+        },
     }
 }
 
@@ -341,9 +354,9 @@ mod tests {
     fn plan(
         state: ProjectState,
         pending: Vec<PlannedStep>,
-        settled: Vec<PlannedStep>,
+        rewritable: Vec<PlannedStep>,
     ) -> Vec<PlannedBatch> {
-        batches("/p", &state, pending, settled.into_iter())
+        batches("/p", &state, pending, rewritable.into_iter())
     }
 
     #[test]
@@ -388,11 +401,11 @@ mod tests {
 
     #[test]
     fn what_is_written_again_is_bounded() {
-        let settled: Vec<_> = (100..400).map(|n| step(n, 4 * MIB)).collect();
+        let rewritable: Vec<_> = (100..400).map(|n| step(n, 4 * MIB)).collect();
         let planned = plan(
             state(Some(100 * MIB), 1200 * MIB),
             vec![step(1, 4 * MIB)],
-            settled,
+            rewritable,
         );
         let again: u64 = planned
             .iter()

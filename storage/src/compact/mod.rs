@@ -33,6 +33,7 @@ mod step;
 mod step_input;
 mod survey;
 mod tally;
+mod throttle;
 mod unused;
 
 pub(crate) use pace::{Pace, rest_for_other_processes};

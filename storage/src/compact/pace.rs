@@ -1,8 +1,7 @@
-//! How far apart the pieces of a run's maintenance are.
+//! How far apart the steps of a run's maintenance are.
 //!
-//! A swap, or a step of giving pages back, keeps the writer from appends for a millisecond or two.
-//! That is no harm to one append; what is felt is how many of them meet one. So while others append
-//! a run rests after each piece, and encodes meanwhile.
+//! A swap, or a step of giving pages back, blocks appends for a millisecond or two. One such delay does no
+//! harm; many in a row do. So while others append, a run pauses after each step, and encodes meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use crate::limits::{
 use crate::store::Store;
 use crate::writer::WriterContext;
 
-/// What a piece of maintenance did, and beside whom.
+/// What a step of maintenance did, and beside whom.
 pub(crate) struct MaintenanceStep<T> {
     pub(crate) value: T,
     pub(crate) took: Duration,
@@ -23,7 +22,7 @@ pub(crate) struct MaintenanceStep<T> {
     pub(crate) beside_appends: bool,
 }
 
-/// Does a run's maintenance on the writer's thread, piece by piece.
+/// Does a run's maintenance on the writer's thread, step by step.
 pub(crate) struct Pace<'s> {
     store: &'s Store,
     not_before: Instant,
@@ -37,13 +36,13 @@ impl<'s> Pace<'s> {
         }
     }
 
-    /// Waits until the next piece may be, and does it.
+    /// Waits until the next step may begin, and does it.
     pub(crate) fn maintain<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
     ) -> Result<MaintenanceStep<T>> {
         std::thread::sleep(self.not_before.saturating_duration_since(Instant::now()));
-        let piece = self.store.writer()?.run(|context| {
+        let step = self.store.writer()?.run(|context| {
             let began = Instant::now();
             let value = work(context)?;
             Ok(MaintenanceStep {
@@ -52,9 +51,9 @@ impl<'s> Pace<'s> {
                 beside_appends: context.is_appended_to(),
             })
         })?;
-        let rest = rest_after(piece.took, piece.beside_appends, self.store.level());
+        let rest = rest_after(step.took, step.beside_appends, self.store.level());
         self.not_before = Instant::now() + rest;
-        Ok(piece)
+        Ok(step)
     }
 }
 
@@ -108,15 +107,15 @@ mod tests {
         assert!(beside_appends(&store));
     }
 
-    const PIECE: Duration = Duration::from_millis(1);
+    const STEP: Duration = Duration::from_millis(1);
 
     #[test]
     fn a_run_rests_after_its_work_only_beside_others_and_only_where_there_is_room() {
-        let rest = |level| rest_after(PIECE, true, level);
-        assert_eq!(rest(Level::Ok), PIECE * MAINTENANCE_REST_TIMES);
+        let rest = |level| rest_after(STEP, true, level);
+        assert_eq!(rest(Level::Ok), STEP * MAINTENANCE_REST_TIMES);
         assert!(Duration::ZERO < rest(Level::Warning) && rest(Level::Warning) < rest(Level::Ok));
-        assert_eq!(rest_after(PIECE, true, Level::Critical), Duration::ZERO);
-        assert_eq!(rest_after(PIECE, false, Level::Ok), Duration::ZERO);
+        assert_eq!(rest_after(STEP, true, Level::Critical), Duration::ZERO);
+        assert_eq!(rest_after(STEP, false, Level::Ok), Duration::ZERO);
     }
 
     #[test]

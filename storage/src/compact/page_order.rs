@@ -13,7 +13,8 @@ use crate::sql;
 use crate::sql::db::Db;
 use crate::store::Store;
 
-/// Writes the bases that a run made once more, each in a transaction of its own; whether it wrote any.
+/// Writes the bases that a run made once more, each in a transaction of its own. Returns whether it
+/// wrote any.
 /// For speed only: where the disk is short of room, or a base is not what it should be, it stays as it is.
 pub(super) fn put_in_order(store: &Store, pace: &mut Pace<'_>, base_ids: &[u64]) -> Result<bool> {
     let mut wrote = false;
@@ -23,14 +24,19 @@ pub(super) fn put_in_order(store: &Store, pace: &mut Pace<'_>, base_ids: &[u64])
             break;
         }
         let written = pace.maintain(move |context| {
-            context.maintain("put a base in order", |db, connection| {
+            context.write_without_reserve("put a base in order", |db, connection| {
                 write_again(db, connection, base_id)
             })
         });
         match written {
-            Ok(piece) => wrote |= piece.value,
-            Err(error) if error.kind() == ErrorKind::Damaged => {
+            Ok(step) => wrote |= step.value,
+            Err(error) if error.is_of_one_session() => {
                 tracing::warn!(%error, "a base is not written again");
+            }
+            // Quotas, and what is kept for root, do not show in the free bytes.
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                tracing::warn!(%error, "the new bases are left as they are");
+                break;
             }
             Err(error) => return Err(error),
         }
@@ -48,7 +54,7 @@ fn write_again(db: &Db, connection: &rusqlite::Connection, base_id: u64) -> Resu
         return Ok(false);
     }
     // Pages that are not this base's alone must not be freed.
-    fetch::decode_base(base_id, before.clone().into())?;
+    fetch::decode_base(db, base_id, before.clone().into())?;
     db.named(
         "write a base again",
         sql::bases::write_again(connection, base_id),

@@ -121,7 +121,7 @@ pub(super) struct Packer<'s> {
     packing: Packing,
     /// Those that are still to come, in order.
     segments: Peekable<vec::IntoIter<SegmentInfo>>,
-    run: Option<Run>,
+    draft: Option<SegmentDraft>,
     ends_hot: bool,
     steps: Vec<PlannedStep>,
 }
@@ -137,7 +137,7 @@ impl<'s> Packer<'s> {
             session,
             packing,
             segments: segments.into_iter().peekable(),
-            run: None,
+            draft: None,
             ends_hot: false,
             steps: Vec::new(),
         }
@@ -171,25 +171,25 @@ impl<'s> Packer<'s> {
             self.cut();
             return;
         }
-        match &mut self.run {
-            Some(run) if run.has_room_for(unit, &self.packing) => run.add(unit),
+        match &mut self.draft {
+            Some(draft) if draft.has_room_for(unit, &self.packing) => draft.add(unit),
             _ => {
                 self.cut();
-                self.run = Some(Run::of(unit));
+                self.draft = Some(SegmentDraft::of(unit));
             }
         }
     }
 
     /// Ends the segment that is being filled.
     fn cut(&mut self) {
-        let full = self.run.take();
-        let step = full.and_then(|run| run.step(self.session, self.packing.tier));
+        let full = self.draft.take();
+        let step = full.and_then(|draft| draft.step(self.session, self.packing.tier));
         self.steps.extend(step);
     }
 }
 
-/// Consecutive units on their way into one segment.
-struct Run {
+/// Consecutive units that are to become one segment.
+struct SegmentDraft {
     first: u64,
     last: u64,
     raw_bytes: u64,
@@ -200,9 +200,9 @@ struct Run {
     tier_min: Tier,
 }
 
-impl Run {
+impl SegmentDraft {
     fn of(unit: &Unit) -> Self {
-        let mut run = Self {
+        let mut draft = Self {
             first: unit.first(),
             last: unit.last(),
             raw_bytes: 0,
@@ -211,8 +211,8 @@ impl Run {
             segments: 0,
             tier_min: Tier::Deep,
         };
-        run.add(unit);
-        run
+        draft.add(unit);
+        draft
     }
 
     fn has_room_for(&self, unit: &Unit, packing: &Packing) -> bool {

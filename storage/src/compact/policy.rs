@@ -33,8 +33,8 @@ impl Default for CompactionPolicy {
     fn default() -> Self {
         Self {
             quick_hot_bytes_min: 2 * limits::QUICK_SEGMENT_BYTES_MAX as u64,
-            quick_idle_ms_min: 60_000,
-            deep_idle_ms_min: 10 * 60_000,
+            quick_idle_ms_min: limits::QUICK_IDLE_MS_DEFAULT,
+            deep_idle_ms_min: limits::DEEP_IDLE_MS_DEFAULT,
             quick_segment_bytes_max: limits::QUICK_SEGMENT_BYTES_MAX,
             deep_segment_bytes_max: limits::DEEP_SEGMENT_BYTES_MAX,
             segment_messages_max: limits::SEGMENT_MESSAGES_MAX,
@@ -59,7 +59,7 @@ pub struct SessionState {
     pub hot_bytes: u64,
     /// Whether it has segments of the quick tier.
     pub has_quick_segments: bool,
-    /// When it was last appended to, Unix milliseconds.
+    /// When it was last appended to or renamed, Unix milliseconds: to give a session a name is to use it.
     pub updated_ms: i64,
 }
 

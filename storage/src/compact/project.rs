@@ -96,7 +96,7 @@ fn home_folder(path: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What is before and behind the last separator.
+/// What stands before and after the last separator.
 fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let separator = path.iter().rposition(|c| matches!(c, b'/' | b'\\'))?;
     Some((path.get(..separator)?, path.get(separator + 1..)?))

@@ -29,14 +29,14 @@ pub(super) fn reclaim(
     let mut pages_per_step = STEP_PAGES_MIN;
     let mut cuts = cut_log_always;
     loop {
-        let step = pages_per_step;
-        let piece = pace.maintain(move |context| {
+        let pages = pages_per_step;
+        let step = pace.maintain(move |context| {
             context.maintain("give free pages back", |db, connection| {
                 let began = Instant::now();
                 let free = db.named("count free pages", sql::space::free_pages(connection))?;
-                let surplus = free.saturating_sub(pages_kept).min(u64::from(step));
+                let surplus = free.saturating_sub(pages_kept).min(u64::from(pages));
                 if surplus > 0 {
-                    // Lossless: at most `step`.
+                    // Lossless: at most `pages`.
                     let freed = sql::space::reclaim(connection, surplus as u32);
                     db.named("give free pages back", freed)?;
                 }
@@ -44,7 +44,7 @@ pub(super) fn reclaim(
                 Ok((left, free.saturating_sub(left), began.elapsed()))
             })
         })?;
-        let (free, freed, work) = piece.value;
+        let (free, freed, work) = step.value;
         cuts |= freed > 0;
         if free <= pages_kept {
             break;
@@ -65,8 +65,8 @@ pub(super) fn reclaim(
             return Err(StoreError::Cancelled);
         }
         rest_for_other_processes();
-        let commit = piece.took.saturating_sub(work);
-        pages_per_step = pages_of_next_step(step, work, commit, piece.beside_appends);
+        let commit = step.took.saturating_sub(work);
+        pages_per_step = pages_of_next_step(pages, work, commit, step.beside_appends);
     }
     if cuts { cut_log(store) } else { Ok(()) }
 }

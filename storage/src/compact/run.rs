@@ -20,12 +20,14 @@ use super::request::{
 };
 use super::step::{BatchEncoder, prepare};
 use super::tally::{PanickedSession, Tally};
+use super::throttle::{StopSignal, Throttle};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
 use crate::reader::fetch::PageReader;
 use crate::segment::EncodeParams;
 use crate::sql;
 use crate::sql::runs::{CompactionRun, RunOutcome};
+use crate::sql::segments::Tier;
 use crate::store::Store;
 
 /// How long planning goes on without being asked to stop.
@@ -43,6 +45,21 @@ impl Store {
     /// is under way, in any process; [`StoreError::SessionNotFound`]; [`StoreError::DiskFull`] when even
     /// the reserve was not enough; [`StoreError::Panicked`] for a bug. What was done before an error
     /// stays done.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{CompactionRequest, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # use std::ops::ControlFlow;
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let outcome = store.compact(&CompactionRequest::manual(), &mut |progress| {
+    ///     println!("{} of {} steps", progress.steps_done, progress.steps);
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert!(outcome.failures.is_empty() && !outcome.cancelled);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn compact(
         &self,
         request: &CompactionRequest,
@@ -60,6 +77,10 @@ impl Store {
     ) -> Result<CompactionOutcome> {
         let (tell, told) = mpsc::channel();
         let (answer, answered) = mpsc::channel();
+        let throttle = Throttle {
+            cpu_fraction_max: request.cpu_fraction_max,
+            stop: &StopSignal::default(),
+        };
         // It owns both ends: when `observe` panics they go, and the worker does not wait for ever.
         std::thread::scope(move |scope| {
             // A thread of its own, because a thread that has given way cannot take it back.
@@ -67,7 +88,7 @@ impl Store {
                 .name("betcode-compact".into())
                 .spawn_scoped(scope, move || {
                     lower_priority();
-                    self.run_compaction(request, panicked_session, &mut |progress| {
+                    self.run_compaction(request, throttle, panicked_session, &mut |progress| {
                         let told = tell.send(*progress).ok();
                         told.and_then(|()| answered.recv().ok())
                             .unwrap_or(ControlFlow::Break(()))
@@ -78,9 +99,7 @@ impl Store {
                     path: self.path().to_owned(),
                     source,
                 })?;
-            for progress in told {
-                let _ = answer.send(observe(&progress));
-            }
+            throttle.answer_run(&told, &answer, observe);
             worker.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
         })
     }
@@ -88,6 +107,7 @@ impl Store {
     fn run_compaction(
         &self,
         request: &CompactionRequest,
+        throttle: Throttle<'_>,
         panicked_session: &PanickedSession,
         observe: Observer<'_>,
     ) -> Result<CompactionOutcome> {
@@ -108,6 +128,7 @@ impl Store {
             cancelled: false,
             seconds: 0.0,
         };
+        let mut tier_max = None;
         let plan = match self.plan_observed(request, observe) {
             Err(StoreError::Cancelled) => {
                 outcome.cancelled = true;
@@ -123,7 +144,7 @@ impl Store {
         // A run that panics has failed, and is noted like any other.
         let result = plan.and_then(|plan| {
             outcome.failures.clone_from(&plan.failures);
-            let tally = Tally::new(&mut outcome, panicked_session);
+            let tally = Tally::new(&mut outcome, &mut tier_max, panicked_session, throttle);
             let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
             catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)))
         });
@@ -140,7 +161,9 @@ impl Store {
         outcome.seconds = started.elapsed().as_secs_f64();
         outcome.cancelled = matches!(result, Err(StoreError::Cancelled));
         if outcome.segments > 0 || !outcome.failures.is_empty() || result.is_err() {
-            let noted = self.record_run(request, started_ms, &outcome, result.as_ref().err());
+            let tier = tier_max.unwrap_or(request.tier);
+            let error = result.as_ref().err();
+            let noted = self.record_run(request.trigger, tier, started_ms, &outcome, error);
             match (&result, noted) {
                 // What stopped the run may well keep it from being noted; it is the one to tell.
                 (Err(_), Err(error)) => tracing::warn!(%error, "a failed run could not be noted"),
@@ -206,10 +229,12 @@ impl Store {
             )?;
         }
         progress.phase = CompactionPhase::Reclaiming;
+        self.finish_deletions_if_possible(&mut || observe(&progress))?;
         self.delete_unused_bases()?;
-        self.finish_deletions_if_possible()?;
-        let anyway = request.force || tally.outcome.segments > 0;
-        reclaim(self, &mut pace, 0, anyway, &mut |_| observe(&progress))?;
+        let cuts_log_always = request.force || tally.outcome.segments > 0;
+        reclaim(self, &mut pace, 0, cuts_log_always, &mut |_| {
+            observe(&progress)
+        })?;
         if page_order::put_in_order(self, &mut pace, &tally.bases_made)? {
             cut_log(self)?;
         }
@@ -234,30 +259,30 @@ impl Store {
         let base = match self.batch_base(batch, &params, ahead(request), &mut || observe(progress))
         {
             // Without a base it takes more space, and is as safe.
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+            Err(error) if error.is_of_one_session() => {
                 tracing::warn!(project = batch.project, %error, "compacting without a base");
                 None
             }
             base => base?,
         };
-        pause(began.elapsed(), request.cpu_fraction_max);
+        tally.throttle.pause_after(began.elapsed());
         progress.phase = CompactionPhase::Encoding;
-        let cursor = PageReader::default();
-        let panicked_session = tally.panicked_session;
+        let reader = PageReader::default();
+        let (panicked_session, throttle) = (tally.panicked_session, tally.throttle);
         let worker = || {
             let mut encoder = None;
-            let mut cursor = cursor.sibling();
+            let mut reader = reader.sibling();
             let base = base.as_ref();
             move |step: &PlannedStep| {
                 let began = Instant::now();
                 let _noted = panicked_session.mark_on_panic(&step.session);
                 let prepared = match &mut encoder {
-                    Some(encoder) => prepare(self, step, encoder, &mut cursor),
+                    Some(encoder) => prepare(self, step, encoder, &mut reader),
                     None => BatchEncoder::new(params, base)
                         .map_err(|error| base::name_step(step, error))
-                        .and_then(|new| prepare(self, step, encoder.insert(new), &mut cursor)),
+                        .and_then(|new| prepare(self, step, encoder.insert(new), &mut reader)),
                 };
-                pause(began.elapsed(), request.cpu_fraction_max);
+                throttle.pause_after(began.elapsed());
                 prepared
             }
         };
@@ -303,7 +328,8 @@ impl Store {
 
     fn record_run(
         &self,
-        request: &CompactionRequest,
+        trigger: &str,
+        tier: Tier,
         started_ms: i64,
         outcome: &CompactionOutcome,
         error: Option<&StoreError>,
@@ -313,8 +339,8 @@ impl Store {
             run_id: 0,
             started_ms,
             finished_ms: self.inner.options.clock.now_ms(),
-            trigger: request.trigger.to_owned(),
-            tier: request.tier.name().to_owned(),
+            trigger: trigger.to_owned(),
+            tier: tier.name().to_owned(),
             outcome: match error {
                 None if outcome.failures.is_empty() => RunOutcome::Done,
                 Some(StoreError::Cancelled) => RunOutcome::Cancelled,
@@ -346,17 +372,5 @@ fn ahead(request: &CompactionRequest) -> ParallelLimits {
     ParallelLimits {
         threads: request.threads_max.min(COMPACTION_THREADS_MAX),
         bytes_max: COMPACTION_AHEAD_BYTES_MAX,
-    }
-}
-
-/// Rests so long that the work before took only its share of the time.
-fn pause(worked: Duration, cpu_fraction_max: f64) {
-    if cpu_fraction_max < 1.0 {
-        let fraction = cpu_fraction_max.clamp(0.01, 1.0);
-        std::thread::sleep(
-            worked
-                .mul_f64((1.0 - fraction) / fraction)
-                .min(Duration::from_secs(10)),
-        );
     }
 }

@@ -12,9 +12,13 @@ use super::request::{
 };
 use super::tally::PanickedSession;
 use crate::capacity::levels::Level;
+use crate::clock::millis;
 use crate::error::{Argument, ErrorKind, Held, Result, StoreError};
 use crate::ids::SessionId;
-use crate::limits::COMPACTION_INTERVAL_MS_MIN;
+use crate::limits::{
+    COMPACTION_CPU_FRACTION_DEFAULT, COMPACTION_FAILED_MS_MAX, COMPACTION_INTERVAL_MS_DEFAULT,
+    COMPACTION_INTERVAL_MS_MIN, COMPACTION_URGENT_DIVISOR,
+};
 use crate::sql::segments::Tier;
 use crate::store::Store;
 
@@ -33,8 +37,8 @@ impl Default for ServiceOptions {
     fn default() -> Self {
         Self {
             policy: CompactionPolicy::default(),
-            interval_ms: 15_000,
-            cpu_fraction_max: 0.5,
+            interval_ms: COMPACTION_INTERVAL_MS_DEFAULT,
+            cpu_fraction_max: COMPACTION_CPU_FRACTION_DEFAULT,
         }
     }
 }
@@ -58,9 +62,6 @@ impl ServiceOptions {
         self.policy.validate()
     }
 }
-
-/// How many times more often a database near its limit is looked at.
-const URGENT_DIVISOR: u64 = 10;
 
 /// What the service is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,7 @@ impl Shared {
 }
 
 /// Handle to the background service; it stops when the handle goes.
+#[must_use = "background compaction stops when this is dropped"]
 pub struct CompactionService {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -124,6 +126,19 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::InvalidArgument`] for options out of bounds, [`StoreError::ReadOnly`], or when no thread can be started.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{ServiceOptions, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// // It goes on as long as the handle is kept.
+    /// let service = store.start_compaction(ServiceOptions::default())?;
+    /// assert_eq!(service.status().last_error, None);
+    /// service.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn start_compaction(&self, options: ServiceOptions) -> Result<CompactionService> {
         options.validate()?;
         self.writer()?;
@@ -220,9 +235,6 @@ struct Failed {
     since: Instant,
 }
 
-/// After so long it is tried again all the same: it may have been for want of memory.
-const FAILED_LEFT_FOR: Duration = Duration::from_secs(60 * 60);
-
 /// However the thread ends, nobody is told that it goes on.
 struct Ended<'s>(&'s Shared);
 
@@ -246,7 +258,7 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
         let urgency = if store.level() == Level::Ok {
             1
         } else {
-            URGENT_DIVISOR
+            COMPACTION_URGENT_DIVISOR
         };
         let interval_ms = (options.interval_ms / urgency).max(COMPACTION_INTERVAL_MS_MIN);
         if !wait(shared, Duration::from_millis(interval_ms)) {
@@ -254,7 +266,8 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
         }
         shared.status().state = ServiceState::Running;
         failed.retain(|id, failed| match store.session(id) {
-            _ if failed.since.elapsed() > FAILED_LEFT_FOR => false,
+            // It may have been for want of memory.
+            _ if millis(failed.since.elapsed()) > COMPACTION_FAILED_MS_MAX => false,
             Ok(session) => session.messages == failed.messages,
             Err(error) => error.kind() == ErrorKind::Damaged,
         });
@@ -308,7 +321,7 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
     }
 }
 
-/// Waits for the next look; whether there is one.
+/// Waits for the next look. Returns whether there is one.
 fn wait(shared: &Shared, interval: Duration) -> bool {
     let deadline = Instant::now() + interval;
     let mut commands = shared.commands();

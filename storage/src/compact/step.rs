@@ -14,7 +14,8 @@ use crate::ids::{SessionId, SessionKey};
 use crate::message::Message;
 use crate::reader::fetch::PageReader;
 use crate::segment::{
-    self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError, v2,
+    self, CodecVersion, DecodeLimits, DecodedSegment, EncodeParams, Entry, SegmentError,
+    v2::{self, EncodedSegment},
 };
 use crate::sql::db::Db;
 use crate::sql::messages::RowMark;
@@ -58,13 +59,17 @@ impl<'b> BatchEncoder<'b> {
     }
 
     /// The segment, and what it decodes to.
-    fn encode(&mut self, entries: &[Entry<'_>]) -> Result<(Vec<u8>, DecodedSegment), SegmentError> {
+    fn encode(&mut self, entries: &[Entry<'_>]) -> Result<EncodedSegment, SegmentError> {
         if let Some(encoder) = &mut self.v2 {
             return encoder.encode_checked(entries);
         }
-        let encoded = segment::encode(entries, &self.params, None)?;
-        let decoded = segment::decode(&encoded, &DecodeLimits::default(), None)?;
-        Ok((encoded, decoded))
+        let bytes = segment::encode(entries, &self.params, None)?;
+        let decoded = segment::decode(&bytes, &DecodeLimits::default(), None)?;
+        Ok(EncodedSegment {
+            bytes,
+            decoded,
+            base_id: None,
+        })
     }
 }
 
@@ -89,9 +94,9 @@ pub(super) fn swap_in(
     prepared: PreparedSegment,
 ) -> Result<StepResult> {
     let replaced_bytes: u64 = prepared.replaces.iter().map(|s| s.info.encoded_bytes).sum();
-    let again =
+    let is_rewrite =
         prepared.hot_messages == 0 && prepared.replaces.iter().all(|s| s.info.tier >= step.tier);
-    if again && prepared.info.encoded_bytes >= replaced_bytes {
+    if is_rewrite && prepared.info.encoded_bytes >= replaced_bytes {
         return Ok(StepResult::NotSmaller);
     }
     let swap = pace.maintain(move |context| {
@@ -112,14 +117,20 @@ pub(super) fn prepare(
     store: &Store,
     step: &PlannedStep,
     encoder: &mut BatchEncoder<'_>,
-    cursor: &mut PageReader,
+    reader: &mut PageReader,
 ) -> Result<Option<PreparedSegment>> {
     let id = &step.session;
-    let Some(step_input) = step_input::read(store, step, cursor)? else {
+    let Some(step_input) = step_input::read(store, step, reader)? else {
         return Ok(None);
     };
-    let named = |source| name_step(step, source);
-    let (encoded, decoded) = encoder.encode(&step_input.entries()).map_err(named)?;
+    let encoded = encoder
+        .encode(&step_input.entries())
+        .map_err(|source| name_step(step, source))?;
+    let EncodedSegment {
+        bytes: encoded,
+        decoded,
+        base_id,
+    } = encoded;
     let StepInput {
         key,
         messages,
@@ -129,8 +140,6 @@ pub(super) fn prepare(
     let segment_raw_bytes: u64 = segments.iter().map(|s| s.info.raw_bytes).sum();
     let raw_bytes: u64 = messages.iter().map(|m| m.payload.len() as u64).sum();
 
-    let limits = DecodeLimits::default();
-    let base_id = segment::base_id(&encoded, &limits).map_err(named)?;
     if let Some(sequence) = first_difference(step.first_sequence, &messages, &decoded) {
         return Err(StoreError::damaged(
             Some(id.as_str()),
@@ -180,7 +189,7 @@ fn first_difference(
 }
 
 /// The swap, in the transaction that the caller commits: compare with what the file holds now,
-/// delete it, insert the segment. Whether it was done.
+/// delete it, insert the segment. Returns whether it was done.
 fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool> {
     let (key, id, info) = (new.key, &new.session, &new.info);
     if db

@@ -6,9 +6,9 @@ use rusqlite::Connection;
 
 use super::plan::PlannedStep;
 use crate::error::{Result, StoreError};
-use crate::ids::{SessionId, SessionKey};
+use crate::ids::SessionKey;
 use crate::message::Message;
-use crate::reader::fetch::{self, PageReader};
+use crate::reader::fetch::{PageReader, SessionSource};
 use crate::segment::Entry;
 use crate::sql::db::Db;
 use crate::sql::messages::RowMark;
@@ -44,7 +44,7 @@ pub(super) struct ReplacedSegment {
 pub(super) fn read(
     store: &Store,
     step: &PlannedStep,
-    cursor: &mut PageReader,
+    reader: &mut PageReader,
 ) -> Result<Option<StepInput>> {
     let db = &store.inner.db;
     let connection = store.inner.readers.get()?;
@@ -71,6 +71,12 @@ pub(super) fn read(
         segments: Vec::new(),
     };
     let id = &step.session;
+    let source = SessionSource {
+        db,
+        connection: &snapshot,
+        key,
+        id,
+    };
     let mut next = first;
     for info in infos {
         if info.first_sequence < next {
@@ -78,29 +84,27 @@ pub(super) fn read(
             return Err(StoreError::damaged(Some(id.as_str()), what));
         }
         let before = next..=info.first_sequence - 1;
-        read_hot(db, &snapshot, id, before, cursor, &mut step_input)?;
+        read_hot(source, before, reader, &mut step_input.messages)?;
         next = info.last_sequence + 1;
-        let (encoded, messages) = fetch::segment(db, &snapshot, key, id, &info, cursor)?;
+        let (encoded, messages) = source.segment(&info, reader)?;
         step_input.messages.extend(messages);
         step_input.segments.push(ReplacedSegment { info, encoded });
     }
-    read_hot(db, &snapshot, id, next..=last, cursor, &mut step_input)?;
+    read_hot(source, next..=last, reader, &mut step_input.messages)?;
     Ok(Some(step_input))
 }
 
 fn read_hot(
-    db: &Db,
-    connection: &Connection,
-    id: &SessionId,
+    source: SessionSource<'_>,
     range: RangeInclusive<u64>,
-    cursor: &mut PageReader,
-    step_input: &mut StepInput,
+    reader: &mut PageReader,
+    messages: &mut Vec<Message>,
 ) -> Result<()> {
     let (mut next, end) = (*range.start(), *range.end());
     while next <= end {
-        let page = fetch::page(db, connection, step_input.key, id, next, end, cursor)?;
+        let page = source.page(next, end, reader)?;
         next = page.last().map_or(end, |m| m.sequence) + 1;
-        step_input.messages.extend(page);
+        messages.extend(page);
     }
     Ok(())
 }

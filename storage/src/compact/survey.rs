@@ -118,11 +118,11 @@ impl Store {
             newest: self.query("find the base", |c| sql::bases::newest(c, project))?,
             raw_bytes: sessions.iter().map(|session| session.raw_bytes).sum(),
         };
-        let settled = match state.is_current() {
+        let rewritable = match state.is_current() {
             true => Vec::new(),
             false => self.rewritable_segments(&pending, sessions, request, go_on)?,
         };
-        Ok(batches(project, &state, pending, settled.into_iter()))
+        Ok(batches(project, &state, pending, rewritable.into_iter()))
     }
 
     /// The steps that would write deep segments again, the newest first; none of those that `pending`
@@ -138,7 +138,7 @@ impl Store {
         for step in pending {
             pending_of.entry(&step.session).or_default().push(step);
         }
-        let mut settled = Vec::new();
+        let mut rewritable = Vec::new();
         for session in sessions {
             or_cancelled(go_on())?;
             if request.except.contains(&session.id) {
@@ -153,22 +153,22 @@ impl Store {
             // In order, and none overlaps another.
             let theirs = pending_of.get(&session.id).map_or(&[][..], Vec::as_slice);
             let is_pending = |info: &SegmentInfo| {
-                let behind = theirs.partition_point(|p| p.last_sequence < info.first_sequence);
+                let after = theirs.partition_point(|p| p.last_sequence < info.first_sequence);
                 theirs
-                    .get(behind)
+                    .get(after)
                     .is_some_and(|p| p.first_sequence <= info.last_sequence)
             };
-            let again = segments
+            let rewrites = segments
                 .iter()
                 .filter(|info| info.tier == Tier::Deep && !is_pending(info))
                 .map(|info| {
                     let step = PlannedStep::rewrite(session.id.clone(), info);
                     (info.created_ms, step)
                 });
-            settled.extend(again);
+            rewritable.extend(rewrites);
         }
-        settled.sort_by_key(|(created_ms, _)| std::cmp::Reverse(*created_ms));
-        Ok(settled.into_iter().map(|(_, step)| step).collect())
+        rewritable.sort_by_key(|(created_ms, _)| std::cmp::Reverse(*created_ms));
+        Ok(rewritable.into_iter().map(|(_, step)| step).collect())
     }
 
     fn candidates(

@@ -7,17 +7,22 @@ use super::pace::Pace;
 use super::plan::PlannedStep;
 use super::request::{CompactionOutcome, SessionFailure};
 use super::step::{PreparedSegment, StepResult, swap_in};
-use crate::error::{Result, StoreError};
+use super::throttle::Throttle;
+use crate::error::Result;
 use crate::ids::SessionId;
+use crate::sql::segments::Tier;
 
 /// What a run did so far.
 pub(super) struct Tally<'o> {
     pub(super) outcome: &'o mut CompactionOutcome,
     /// The sessions of `outcome.failures`.
     pub(super) failed: BTreeSet<SessionId>,
+    /// The highest tier of the segments written.
+    pub(super) tier_max: &'o mut Option<Tier>,
     /// Bases made by the run, in use or not.
     pub(super) bases_made: Vec<u64>,
     pub(super) panicked_session: &'o PanickedSession,
+    pub(super) throttle: Throttle<'o>,
 }
 
 /// The session at which a run panicked.
@@ -61,7 +66,9 @@ impl Drop for PanicMarker<'_> {
 impl<'o> Tally<'o> {
     pub(super) fn new(
         outcome: &'o mut CompactionOutcome,
+        tier_max: &'o mut Option<Tier>,
         panicked_session: &'o PanickedSession,
+        throttle: Throttle<'o>,
     ) -> Self {
         let failed = outcome
             .failures
@@ -71,8 +78,10 @@ impl<'o> Tally<'o> {
         Self {
             outcome,
             failed,
+            tier_max,
             bases_made: Vec::new(),
             panicked_session,
+            throttle,
         }
     }
 
@@ -92,18 +101,17 @@ impl<'o> Tally<'o> {
                 self.outcome.raw_bytes += step.raw_bytes;
                 self.outcome.segments += 1;
                 self.outcome.segments_replaced += step.replaces_segments;
+                *self.tier_max = (*self.tier_max).max(Some(step.tier));
                 Ok(())
             }
             Ok(StepResult::Outdated | StepResult::NotSmaller) => Ok(()),
             // Nobody asked for it, and it stays as it is; verifying is what finds damage.
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. }))
-                if step.is_rewrite =>
-            {
+            Err(error) if error.is_of_one_session() && step.is_rewrite => {
                 tracing::warn!(session = %step.session, %error, "a segment is not written again");
                 Ok(())
             }
             // Damage in one session must not keep the others from being compacted.
-            Err(error @ (StoreError::Damaged { .. } | StoreError::Segment { .. })) => {
+            Err(error) if error.is_of_one_session() => {
                 tracing::error!(session = %step.session, %error, "a session cannot be compacted");
                 let failure = SessionFailure::new(&step.session, &error);
                 self.outcome.failures.push(failure);

@@ -1,7 +1,7 @@
 //! Bases that no segment needs any more.
 //!
-//! A base that goes takes all that was encoded with it along, so a row is not believed when it, or
-//! the index, says that nobody needs one.
+//! Deleting a base makes every segment encoded with it unreadable. So a base is deleted only if neither the
+//! index, nor the rows of segments, nor the segments' own bytes name it.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ impl Store {
     /// Deletes the bases that no segment needs: none of the rows says so, and none of the segments
     /// themselves.
     pub(crate) fn delete_unused_bases(&self) -> Result<()> {
-        let looks_unused = self.query("look for unused bases", sql::bases::look_unused)?;
-        if looks_unused.is_empty() {
+        let unused_by_index = self.query("look for unused bases", sql::bases::unused_by_index)?;
+        if unused_by_index.is_empty() {
             return Ok(());
         }
         let mut unused = match self.query("look for unused bases", needed) {
-            Ok(needed) => looks_unused
+            Ok(needed) => unused_by_index
                 .difference(&needed)
                 .copied()
                 .collect::<Vec<_>>(),

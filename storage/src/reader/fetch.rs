@@ -15,19 +15,19 @@ use crate::limits::{
     SEQUENCE_MAX,
 };
 use crate::message::Message;
-use crate::segment::{Base, DecodeLimits, DecodedSegment};
+use crate::segment::{Base, DecodeLimits, DecodedSegment, SegmentError};
 use crate::sql::db::{Db, is_damage};
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 
 use super::shared::{ReadAheadPermit, Shared};
 
-/// What was decoded last. Messages never change, so it stays true whatever compaction does. It may
-/// go from session to session, and keeps their bases and its buffers.
+/// The segment decoded last, and what decoding the next one needs. It stays valid while compaction moves
+/// messages, because messages never change. One reader may read several sessions after each other.
 #[derive(Debug, Default)]
 pub(crate) struct PageReader {
     decoded: Option<Decoded>,
-    /// The segment behind it, if it is being decoded ahead.
+    /// The segment after it, if it is being decoded ahead.
     ahead: Option<ReadAhead>,
     base: Option<Arc<Base>>,
     shared: Arc<Shared>,
@@ -173,80 +173,235 @@ pub(crate) struct Stored {
     pub(crate) base: Option<Arc<Base>>,
 }
 
-/// Messages `from..=to` of a session, as many as one page holds, at least one.
-///
-/// The caller knows that the session has them: a missing one is damage. Each call reads in one
-/// short transaction, which ends before a segment is decoded.
-pub(crate) fn page(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    from: u64,
-    to: u64,
-    cursor: &mut PageReader,
-) -> Result<Vec<Message>> {
-    cursor.advance(key, from);
-    if let Some(decoded) = &cursor.decoded {
-        return page_of(id, decoded, from, to);
-    }
-    let shared = Arc::clone(&cursor.shared);
-    let permit = cursor.is_replay.then(|| shared.try_read_ahead()).flatten();
-    let place = MessageRange { key, id, from, to };
-    match locate(db, connection, &place, cursor, permit.is_some())? {
-        PageSource::Rows(messages) => Ok(messages),
-        PageSource::Segment { stored, next } => {
-            cursor.keep_base(stored.base.as_ref());
-            cursor.ahead = next
-                .zip(permit)
-                .and_then(|(next, permit)| ReadAhead::begin(&shared, permit, key, id, next));
-            let decoded = decode(&shared, &place, &stored)?;
-            page_of(id, cursor.decoded.insert(decoded), from, to)
+/// One session's messages, as a connection sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionSource<'a> {
+    pub(crate) db: &'a Db,
+    pub(crate) connection: &'a Connection,
+    pub(crate) key: SessionKey,
+    pub(crate) id: &'a SessionId,
+}
+
+impl<'a> SessionSource<'a> {
+    /// Messages `from..=to`, as many as one page holds, at least one.
+    ///
+    /// The caller knows that the session has them: a missing one is damage. Each call reads in one
+    /// short transaction, which ends before a segment is decoded.
+    pub(crate) fn page(&self, from: u64, to: u64, reader: &mut PageReader) -> Result<Vec<Message>> {
+        reader.advance(self.key, from);
+        if let Some(decoded) = &reader.decoded {
+            return page_of(self.id, decoded, from, to);
+        }
+        let shared = Arc::clone(&reader.shared);
+        let permit = reader.is_replay.then(|| shared.try_read_ahead()).flatten();
+        let range = self.range(from, to);
+        match self.locate(&range, reader, permit.is_some())? {
+            PageSource::Rows(messages) => Ok(messages),
+            PageSource::Segment { stored, next } => {
+                reader.keep_base(stored.base.as_ref());
+                reader.ahead = next.zip(permit).and_then(|(next, permit)| {
+                    ReadAhead::begin(&shared, permit, self.key, self.id, next)
+                });
+                let decoded = decode(&shared, &range, &stored)?;
+                page_of(self.id, reader.decoded.insert(decoded), from, to)
+            }
         }
     }
-}
 
-/// All of a segment: its bytes as they stand in the file, and its messages.
-pub(crate) fn segment(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    info: &SegmentInfo,
-    cursor: &mut PageReader,
-) -> Result<(Vec<u8>, Vec<Message>)> {
-    let place = whole_segment(key, id, info);
-    let stored = stored(db, connection, &place, *info, None, cursor)?;
-    cursor.keep_base(stored.base.as_ref());
-    let decoded = decode(&cursor.shared, &place, &stored)?;
-    let messages = (place.from..=place.to).map(|sequence| decoded.message(id, sequence));
-    Ok((stored.encoded, messages.collect::<Result<_>>()?))
-}
-
-/// The bytes of the segment that `info` is of, and its base; `None` when it is not there any more.
-pub(crate) fn stored_if(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    info: &SegmentInfo,
-    cursor: &mut PageReader,
-) -> Result<Option<Stored>> {
-    let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-    let there = sql::segments::at_or_after(&snapshot, key, info.first_sequence);
-    if db.named("find a segment", there)?.as_ref() != Some(info) {
-        return Ok(None);
+    /// All of a segment: its bytes as they stand in the file, and its messages.
+    pub(crate) fn segment(
+        &self,
+        info: &SegmentInfo,
+        reader: &mut PageReader,
+    ) -> Result<(Vec<u8>, Vec<Message>)> {
+        let stored = self.stored(*info, None, reader)?;
+        reader.keep_base(stored.base.as_ref());
+        let range = whole_segment(self.key, self.id, info);
+        let decoded = decode(&reader.shared, &range, &stored)?;
+        let messages = (range.from..=range.to).map(|sequence| decoded.message(self.id, sequence));
+        Ok((stored.encoded, messages.collect::<Result<_>>()?))
     }
-    let stored = stored(
-        db,
-        &snapshot,
-        &whole_segment(key, id, info),
-        *info,
-        None,
-        cursor,
-    )?;
-    cursor.keep_base(stored.base.as_ref());
-    Ok(Some(stored))
+
+    /// The bytes of the segment that `info` is of, and its base; `None` when it is not there any more.
+    pub(crate) fn stored_if(
+        &self,
+        info: &SegmentInfo,
+        reader: &mut PageReader,
+    ) -> Result<Option<Stored>> {
+        let snapshot = self.connection.unchecked_transaction();
+        let _snapshot = self.db.named("begin to read", snapshot)?;
+        let there = sql::segments::at_or_after(self.connection, self.key, info.first_sequence);
+        if self.db.named("find a segment", there)?.as_ref() != Some(info) {
+            return Ok(None);
+        }
+        let stored = self.stored(*info, None, reader)?;
+        reader.keep_base(stored.base.as_ref());
+        Ok(Some(stored))
+    }
+
+    fn range(&self, from: u64, to: u64) -> MessageRange<'a> {
+        MessageRange {
+            key: self.key,
+            id: self.id,
+            from,
+            to,
+        }
+    }
+
+    fn locate(
+        &self,
+        range: &MessageRange<'_>,
+        reader: &PageReader,
+        read_ahead: bool,
+    ) -> Result<PageSource> {
+        let &Self {
+            db,
+            connection,
+            key,
+            ..
+        } = self;
+        let &MessageRange { from, to, .. } = range;
+        // One snapshot for both tables: a compaction between the two look-ups would hide messages.
+        let snapshot = if connection.is_autocommit() {
+            Some(db.named("begin to read", connection.unchecked_transaction())?)
+        } else {
+            None
+        };
+        let segment = match sql::segments::at_or_after(connection, key, from) {
+            // Damage among the segments hides no message that has a row of its own. No segment's place is
+            // needed: where one begins, the run of rows has a gap.
+            Err(error) if is_damage(&error) && self.is_hot(from)? => {
+                return self.hot_page(from, to).map(PageSource::Rows);
+            }
+            segment => db.named("find a segment", segment)?,
+        };
+        let found = match segment {
+            Some(info) if info.first_sequence <= from => {
+                let stored = self.stored(info, None, reader)?;
+                let long = !is_few(&info, from, to) && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
+                let next = if read_ahead && long {
+                    self.next_whole(to, &stored, reader)
+                } else {
+                    None
+                };
+                PageSource::Segment { stored, next }
+            }
+            next => {
+                let to = next.map_or(to, |info| to.min(info.first_sequence - 1));
+                PageSource::Rows(self.hot_page(from, to)?)
+            }
+        };
+        drop(snapshot);
+        Ok(found)
+    }
+
+    fn is_hot(&self, sequence: u64) -> Result<bool> {
+        let next = sql::messages::next_after(self.connection, self.key, sequence - 1);
+        Ok(self.db.named("find a message", next)? == Some(sequence))
+    }
+
+    /// The segment after `before`, if all of it is wanted up to `to` and it is not too big to be decoded ahead.
+    /// What is wrong with it is told when its turn comes.
+    fn next_whole(&self, to: u64, before: &Stored, reader: &PageReader) -> Option<Stored> {
+        let first = before.info.last_sequence + 1;
+        if first > to {
+            return None;
+        }
+        let info = sql::segments::at_or_after(self.connection, self.key, first).ok()??;
+        let wanted = info.first_sequence == first
+            && !is_few(&info, first, to)
+            && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
+        if !wanted {
+            return None;
+        }
+        self.stored(info, before.base.as_ref(), reader).ok()
+    }
+
+    fn stored(
+        &self,
+        info: SegmentInfo,
+        cached_base: Option<&Arc<Base>>,
+        reader: &PageReader,
+    ) -> Result<Stored> {
+        let &Self {
+            db,
+            connection,
+            key,
+            id,
+        } = self;
+        let encoded = db.named(
+            "read a segment",
+            sql::segments::encoded(connection, key, info.first_sequence),
+        )?;
+        let encoded = encoded.ok_or_else(|| {
+            StoreError::damaged(
+                Some(id.as_str()),
+                format!(
+                    "the segment at sequence {} has no bytes",
+                    info.first_sequence
+                ),
+            )
+        })?;
+        let base = match info.base_id {
+            Some(base_id) => {
+                let is_it = |base: &&Arc<Base>| base.id() == base_id;
+                let cached_base = cached_base.filter(is_it).cloned();
+                let cached_base = cached_base.or_else(|| reader.base(base_id));
+                Some(base_of(db, connection, base_id, cached_base.as_ref())?)
+            }
+            None => None,
+        };
+        Ok(Stored {
+            info,
+            encoded,
+            base,
+        })
+    }
+
+    fn hot_page(&self, from: u64, to: u64) -> Result<Vec<Message>> {
+        let &Self {
+            db,
+            connection,
+            key,
+            id,
+        } = self;
+        let mut messages: Vec<Message> = Vec::new();
+        let mut bytes = 0;
+        let mut damage = None;
+        let scanned = sql::messages::scan(connection, key, from, to, |row| {
+            let expected = messages.last().map_or(from, |m| m.sequence + 1);
+            if row.sequence != expected {
+                damage = Some((expected, "is missing"));
+                return false;
+            }
+            if !row.is_intact() {
+                damage = Some((expected, "does not have its digest"));
+                return false;
+            }
+            bytes += row.payload.len();
+            messages.push(Message {
+                sequence: row.sequence,
+                received_ms: row.received_ms,
+                payload: row.payload,
+            });
+            bytes < READ_PAGE_BYTES_MAX && messages.len() < READ_PAGE_MESSAGES_MAX
+        });
+        match db.named("read messages", scanned) {
+            Err(error) if messages.is_empty() || error.kind() != ErrorKind::Damaged => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        if messages.is_empty() {
+            let (sequence, what) = damage.unwrap_or((from, "is missing"));
+            return Err(StoreError::damaged(
+                Some(id.as_str()),
+                format!("message {sequence} {what}"),
+            ));
+        }
+        // Damage after a good run is met by the next page, which begins with it.
+        Ok(messages)
+    }
 }
 
 /// What is asked for.
@@ -300,8 +455,8 @@ pub(crate) fn next_sequence_after_damage(
 }
 
 /// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
-fn decode(shared: &Shared, place: &MessageRange<'_>, stored: &Stored) -> Result<Decoded> {
-    let &MessageRange { key, id, from, to } = place;
+fn decode(shared: &Shared, range: &MessageRange<'_>, stored: &Stored) -> Result<Decoded> {
+    let &MessageRange { key, id, from, to } = range;
     let Stored { info, encoded, .. } = stored;
     let base = stored.base.as_deref();
     let to = to.min(info.last_sequence);
@@ -318,11 +473,7 @@ fn decode(shared: &Shared, place: &MessageRange<'_>, stored: &Stored) -> Result<
         .with_decoder(|decoder| {
             decoder.decode_range(encoded, wanted, &DecodeLimits::default(), base)
         })
-        .map_err(|source| StoreError::Segment {
-            id: id.clone(),
-            first_sequence: info.first_sequence,
-            source,
-        })?;
+        .map_err(|source| StoreError::of_segment(id, info.first_sequence, source))?;
     let complete = messages.len() as u64 == last - first + 1;
     if !complete || (!few && messages.raw_bytes() as u64 != info.raw_bytes) {
         return Err(StoreError::damaged(
@@ -356,7 +507,7 @@ pub(crate) fn base_of(
         return Ok(Arc::clone(base));
     }
     let encoded = stored_base(db, connection, base_id)?;
-    decode_base(base_id, encoded).map(Arc::new)
+    decode_base(db, base_id, encoded).map(Arc::new)
 }
 
 /// The bytes of a base.
@@ -364,177 +515,30 @@ pub(crate) fn stored_base(db: &Db, connection: &Connection, base_id: u64) -> Res
     let encoded = db.named("read a base", sql::bases::encoded(connection, base_id))?;
     encoded
         .map(Bytes::from)
-        .ok_or_else(|| damaged_base(base_id, "it is not there"))
+        .ok_or_else(|| damaged_base(db, base_id, "it is not there"))
 }
 
 /// The base that these bytes of the file are.
-pub(crate) fn decode_base(base_id: u64, encoded: Bytes) -> Result<Base> {
-    let base =
-        Base::from_stored(encoded).map_err(|error| damaged_base(base_id, &error.to_string()))?;
+pub(crate) fn decode_base(db: &Db, base_id: u64, encoded: Bytes) -> Result<Base> {
+    let base = Base::from_stored(encoded).map_err(|error| match error {
+        SegmentError::OutOfMemory => StoreError::OutOfMemory {
+            action: "decode",
+            what: format!("base {base_id:016x}"),
+        },
+        error => damaged_base(db, base_id, &error.to_string()),
+    })?;
     // What is encoded with it names the id that its bytes have, and could not be read with a row
     // that has another.
     if base.id() != base_id {
         let what = format!("in its row stands base {:016x}", base.id());
-        return Err(damaged_base(base_id, &what));
+        return Err(damaged_base(db, base_id, &what));
     }
     Ok(base)
 }
 
-pub(crate) fn damaged_base(base_id: u64, what: &str) -> StoreError {
-    StoreError::damaged(None, format!("base {base_id:016x}: {what}"))
-}
-
-fn locate(
-    db: &Db,
-    connection: &Connection,
-    place: &MessageRange<'_>,
-    cursor: &PageReader,
-    read_ahead: bool,
-) -> Result<PageSource> {
-    let &MessageRange { key, id, from, to } = place;
-    // One snapshot for both tables: a compaction between the two look-ups would hide messages.
-    let snapshot = if connection.is_autocommit() {
-        Some(db.named("begin to read", connection.unchecked_transaction())?)
-    } else {
-        None
-    };
-    let segment = match sql::segments::at_or_after(connection, key, from) {
-        // Damage among the segments hides no message that has a row of its own. No segment's place is
-        // needed: where one begins, the run of rows has a gap.
-        Err(error) if is_damage(&error) && is_hot(db, connection, key, from)? => {
-            return hot_page(db, connection, key, id, from, to).map(PageSource::Rows);
-        }
-        segment => db.named("find a segment", segment)?,
-    };
-    let found = match segment {
-        Some(info) if info.first_sequence <= from => {
-            let stored = stored(db, connection, place, info, None, cursor)?;
-            let long = !is_few(&info, from, to) && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
-            let next = if read_ahead && long {
-                next_whole(db, connection, place, &stored, cursor)
-            } else {
-                None
-            };
-            PageSource::Segment { stored, next }
-        }
-        next => {
-            let to = next.map_or(to, |info| to.min(info.first_sequence - 1));
-            PageSource::Rows(hot_page(db, connection, key, id, from, to)?)
-        }
-    };
-    drop(snapshot);
-    Ok(found)
-}
-
-fn is_hot(db: &Db, connection: &Connection, key: SessionKey, sequence: u64) -> Result<bool> {
-    let next = sql::messages::next_after(connection, key, sequence - 1);
-    Ok(db.named("find a message", next)? == Some(sequence))
-}
-
-/// The segment behind `before`, if all of it is wanted and it is not too big to be decoded ahead.
-/// What is wrong with it is told when its turn comes.
-fn next_whole(
-    db: &Db,
-    connection: &Connection,
-    place: &MessageRange<'_>,
-    before: &Stored,
-    cursor: &PageReader,
-) -> Option<Stored> {
-    let first = before.info.last_sequence + 1;
-    if first > place.to {
-        return None;
-    }
-    let info = sql::segments::at_or_after(connection, place.key, first).ok()??;
-    let wanted = info.first_sequence == first
-        && !is_few(&info, first, place.to)
-        && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
-    if !wanted {
-        return None;
-    }
-    stored(db, connection, place, info, before.base.as_ref(), cursor).ok()
-}
-
-fn stored(
-    db: &Db,
-    connection: &Connection,
-    place: &MessageRange<'_>,
-    info: SegmentInfo,
-    cached_base: Option<&Arc<Base>>,
-    cursor: &PageReader,
-) -> Result<Stored> {
-    let encoded = db.named(
-        "read a segment",
-        sql::segments::encoded(connection, place.key, info.first_sequence),
-    )?;
-    let encoded = encoded.ok_or_else(|| {
-        StoreError::damaged(
-            Some(place.id.as_str()),
-            format!(
-                "the segment at sequence {} has no bytes",
-                info.first_sequence
-            ),
-        )
-    })?;
-    let base = match info.base_id {
-        Some(base_id) => {
-            let is_it = |base: &&Arc<Base>| base.id() == base_id;
-            let cached_base = cached_base.filter(is_it).cloned();
-            let cached_base = cached_base.or_else(|| cursor.base(base_id));
-            Some(base_of(db, connection, base_id, cached_base.as_ref())?)
-        }
-        None => None,
-    };
-    Ok(Stored {
-        info,
-        encoded,
-        base,
-    })
-}
-
-fn hot_page(
-    db: &Db,
-    connection: &Connection,
-    key: SessionKey,
-    id: &SessionId,
-    from: u64,
-    to: u64,
-) -> Result<Vec<Message>> {
-    let mut messages: Vec<Message> = Vec::new();
-    let mut bytes = 0;
-    let mut damage = None;
-    let scanned = sql::messages::scan(connection, key, from, to, |row| {
-        let expected = messages.last().map_or(from, |m| m.sequence + 1);
-        if row.sequence != expected {
-            damage = Some((expected, "is missing"));
-            return false;
-        }
-        if !row.is_intact() {
-            damage = Some((expected, "does not have its digest"));
-            return false;
-        }
-        bytes += row.payload.len();
-        messages.push(Message {
-            sequence: row.sequence,
-            received_ms: row.received_ms,
-            payload: row.payload,
-        });
-        bytes < READ_PAGE_BYTES_MAX && messages.len() < READ_PAGE_MESSAGES_MAX
-    });
-    match db.named("read messages", scanned) {
-        Err(error) if messages.is_empty() || error.kind() != ErrorKind::Damaged => {
-            return Err(error);
-        }
-        _ => {}
-    }
-    if messages.is_empty() {
-        let (sequence, what) = damage.unwrap_or((from, "is missing"));
-        return Err(StoreError::damaged(
-            Some(id.as_str()),
-            format!("message {sequence} {what}"),
-        ));
-    }
-    // Damage after a good run is met by the next page, which begins with it.
-    Ok(messages)
+pub(crate) fn damaged_base(db: &Db, base_id: u64, what: &str) -> StoreError {
+    let path = db.path().display();
+    StoreError::damaged(None, format!("{path}: base {base_id:016x}: {what}"))
 }
 
 fn page_of(id: &SessionId, decoded: &Decoded, from: u64, to: u64) -> Result<Vec<Message>> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use self::fetch::{PageReader, SessionSource};
 use self::pool::{Pool, Reader};
 use self::shared::Shared;
 use crate::error::{ErrorKind, Result, StoreError};
@@ -101,8 +102,9 @@ impl ReadRange {
 ///
 /// An error about damaged bytes does not end the replay: what follows the damage comes after it. Any
 /// other ends the iteration, where [`Replay::position`] tells what to go on from. A replay to the
-/// session's last message ends with an error about damage when there are messages behind that.
+/// session's last message ends with an error about damage when there are messages after that.
 #[derive(Debug)]
+#[must_use = "a replay reads only what is asked of it"]
 pub struct Replay {
     readers: Readers,
     session: SessionId,
@@ -114,7 +116,7 @@ pub struct Replay {
     is_over: bool,
     /// Whether to look past the end, which is the session's, once it is reached.
     checks_past_end: bool,
-    cursor: fetch::PageReader,
+    reader: PageReader,
     page: std::vec::IntoIter<Message>,
 }
 
@@ -183,7 +185,7 @@ impl Replay {
         if let Some(last) = range.last {
             next = next.max((end + 1).saturating_sub(last));
         }
-        let cursor = fetch::PageReader::of_replay(Arc::clone(&readers.shared));
+        let reader = PageReader::of_replay(Arc::clone(&readers.shared));
         Ok(Self {
             readers,
             session,
@@ -192,7 +194,7 @@ impl Replay {
             end,
             is_over: false,
             checks_past_end: range.to.is_none_or(|to| to >= newest),
-            cursor,
+            reader,
             page: Vec::new().into_iter(),
         })
     }
@@ -200,7 +202,7 @@ impl Replay {
     /// The next run of messages, at least one, or `None` at the end of the range.
     ///
     /// # Errors
-    /// Damage is reported once, with the place; the next call goes on behind it. After any other error
+    /// Damage is reported once, with the place; the next call goes on after it. After any other error
     /// the next call tries the same place again.
     pub fn next_page(&mut self) -> Result<Option<Vec<Message>>> {
         let rest: Vec<Message> = std::mem::take(&mut self.page).collect();
@@ -217,16 +219,13 @@ impl Replay {
         let connection = self.readers.get()?;
         let db = &self.readers.db;
         self.check_is_there(&connection)?;
-        let page = fetch::page(
+        let source = SessionSource {
             db,
-            &connection,
-            self.key,
-            &self.session,
-            self.next,
-            self.end,
-            &mut self.cursor,
-        );
-        match page {
+            connection: &connection,
+            key: self.key,
+            id: &self.session,
+        };
+        match source.page(self.next, self.end, &mut self.reader) {
             Ok(page) => {
                 self.next = page.last().map_or(self.end, |m| m.sequence) + 1;
                 Ok(Some(page))
@@ -259,8 +258,8 @@ impl Replay {
         let found = sql::sessions::by_key(&snapshot, self.key);
         let found = found.and_then(|session| match session {
             Some(Session { messages: end, .. }) => {
-                let is_behind = sql::damaged::has_rows_past(&snapshot, self.key, end)?;
-                Ok(is_behind.then_some(end))
+                let has_more = sql::damaged::has_rows_past(&snapshot, self.key, end)?;
+                Ok(has_more.then_some(end))
             }
             None => Ok(None),
         });

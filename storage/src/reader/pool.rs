@@ -4,7 +4,7 @@
 //! drops the pool waits until all are closed: a process that ended before that would leave an empty
 //! log and its shared memory beside the file.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -207,6 +207,12 @@ impl Deref for CountedConnection {
 
     fn deref(&self) -> &Connection {
         &self.connection
+    }
+}
+
+impl DerefMut for CountedConnection {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use crate::limits::{BASES_KEPT_MAX, DECODERS_KEPT_MAX};
+use crate::limits::{BASES_KEPT_MAX, DECODERS_KEPT_MAX, READ_AHEAD_THREADS_MAX};
 use crate::segment::{Base, Decoder};
 
 /// Decoders with their buffers, bases in use, and how many threads decode ahead.
@@ -18,8 +18,11 @@ pub(crate) struct Shared {
 }
 
 /// Threads that may decode ahead at once: one core is the caller's.
-static READ_AHEAD_THREADS_MAX: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1));
+static READ_AHEAD_THREADS: LazyLock<usize> = LazyLock::new(|| {
+    std::thread::available_parallelism()
+        .map_or(0, |cores| cores.get() - 1)
+        .min(READ_AHEAD_THREADS_MAX)
+});
 
 impl Shared {
     /// Lets `work` use a decoder, which is kept for the next one.
@@ -58,7 +61,7 @@ impl Shared {
         let admitted =
             self.reading_ahead
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                    (now < *READ_AHEAD_THREADS_MAX).then_some(now + 1)
+                    (now < *READ_AHEAD_THREADS).then_some(now + 1)
                 });
         admitted.ok().map(|_| ReadAheadPermit(Arc::clone(self)))
     }
@@ -89,12 +92,9 @@ mod tests {
         let admitted: Vec<_> = std::iter::from_fn(|| shared.try_read_ahead())
             .take(5000)
             .collect();
-        assert_eq!(admitted.len(), *READ_AHEAD_THREADS_MAX);
+        assert_eq!(admitted.len(), *READ_AHEAD_THREADS);
         drop(admitted);
-        assert_eq!(
-            shared.try_read_ahead().is_some(),
-            *READ_AHEAD_THREADS_MAX > 0
-        );
+        assert_eq!(shared.try_read_ahead().is_some(), *READ_AHEAD_THREADS > 0);
     }
 
     #[test]

@@ -10,16 +10,13 @@ use crate::compact::CompactionRequest;
 use crate::error::{Argument, ErrorKind, Result, StoreError};
 use crate::files;
 use crate::ids::SessionId;
-use crate::limits::{PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX};
+use crate::limits::{
+    ARCHIVE_BATCH_MESSAGES_MAX, ARCHIVE_BYTES_MAX, PAYLOAD_BYTES_MAX_CEILING, READ_PAGE_BYTES_MAX,
+};
 use crate::message::{Arrival, Batch, ImportMark, Message, SessionMeta};
 use crate::options::StoreOptions;
 use crate::reader::{ReadRange, Replay};
 use crate::store::Store;
-
-/// Messages of one append to an archive.
-const ARCHIVE_BATCH_MESSAGES_MAX: usize = 4096;
-/// Archives have no size limit: every session that fits the store must fit.
-const ARCHIVE_BYTES_MAX: u64 = 1 << 50;
 
 /// Why a session is not archived.
 pub(super) enum Failure {

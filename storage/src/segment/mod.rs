@@ -116,6 +116,9 @@ pub enum SegmentError {
         /// Which ones.
         what: &'static str,
     },
+    /// There was not enough memory. It says nothing of the bytes.
+    #[error("there is not enough memory")]
+    OutOfMemory,
     /// zstd refused.
     #[error("zstd: {what}")]
     Zstd {

@@ -14,20 +14,15 @@
 //! a message.
 
 use bytes::Bytes;
-use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound};
 
 use super::anatomy::{Part, Parts};
 use super::header::{CodecVersion, Header, digest};
+use super::v2::frame::{new_compression, new_decompression, zstd_error};
 use super::{DecodedSegment, Entry, SegmentError};
 
 const INDEX_BYTES_PER_MESSAGE: usize = 4 + 8 + 4;
 const LENGTH_BYTES: usize = 4;
-
-fn zstd_error(error: std::io::Error) -> SegmentError {
-    SegmentError::Zstd {
-        what: error.to_string(),
-    }
-}
 
 pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, SegmentError> {
     let header = Header::for_entries(CodecVersion::V1, entries)?;
@@ -48,9 +43,11 @@ pub(super) fn encode(entries: &[Entry<'_>], level: i32) -> Result<Vec<u8>, Segme
     index.append(&mut times);
     index.append(&mut digests);
 
-    let mut compressor = Compressor::new(level).map_err(zstd_error)?;
-    let index_frame = compressor.compress(&index).map_err(zstd_error)?;
-    let payload_frame = compressor.compress(&joined).map_err(zstd_error)?;
+    let mut context = new_compression()?;
+    let level = CParameter::CompressionLevel(level);
+    context.set_parameter(level).map_err(zstd_error)?;
+    let index_frame = deflate(&mut context, &index)?;
+    let payload_frame = deflate(&mut context, &joined)?;
 
     let mut body = Vec::with_capacity(LENGTH_BYTES + index_frame.len() + payload_frame.len());
     body.extend_from_slice(&(index_frame.len() as u32).to_le_bytes());
@@ -94,15 +91,15 @@ pub(super) fn anatomy(header: &Header, body: &[u8], parts: &mut Parts) -> Result
 pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, SegmentError> {
     let messages = header.messages as usize;
     let (index_frame, payload_frame) = frames(body)?;
-    let mut decompressor = Decompressor::new().map_err(zstd_error)?;
+    let mut context = new_decompression()?;
     let index = inflate(
-        &mut decompressor,
+        &mut context,
         index_frame,
         messages * INDEX_BYTES_PER_MESSAGE,
         "index",
     )?;
     let joined = inflate(
-        &mut decompressor,
+        &mut context,
         payload_frame,
         header.raw_bytes as usize,
         "payloads",
@@ -144,17 +141,22 @@ pub(super) fn decode(header: &Header, body: &[u8]) -> Result<DecodedSegment, Seg
     Ok(decoded)
 }
 
+fn deflate(context: &mut CCtx<'_>, bytes: &[u8]) -> Result<Vec<u8>, SegmentError> {
+    let mut frame = Vec::with_capacity(compress_bound(bytes.len()));
+    context.compress2(&mut frame, bytes).map_err(zstd_error)?;
+    Ok(frame)
+}
+
 /// Decompresses a frame that must yield exactly `raw_bytes`; allocates no more, whatever the
 /// frame says.
 fn inflate(
-    decompressor: &mut Decompressor<'_>,
+    context: &mut DCtx<'_>,
     frame: &[u8],
     raw_bytes: usize,
     part: &'static str,
 ) -> Result<Vec<u8>, SegmentError> {
-    let raw = decompressor
-        .decompress(frame, raw_bytes)
-        .map_err(zstd_error)?;
+    let mut raw = Vec::with_capacity(raw_bytes);
+    context.decompress(&mut raw, frame).map_err(zstd_error)?;
     if raw.len() != raw_bytes {
         return Err(SegmentError::Truncated {
             part,

@@ -146,7 +146,7 @@ pub(crate) fn write_again(connection: &Connection, base_id: u64) -> rusqlite::Re
 }
 
 /// The bases that no segment needs, as the index has it.
-pub(crate) fn look_unused(connection: &Connection) -> rusqlite::Result<BTreeSet<u64>> {
+pub(crate) fn unused_by_index(connection: &Connection) -> rusqlite::Result<BTreeSet<u64>> {
     connection
         .prepare_cached(
             "SELECT base_id FROM bases WHERE NOT EXISTS

@@ -339,8 +339,8 @@ pub(crate) fn has_rows_past(
     end: u64,
 ) -> rusqlite::Result<bool> {
     let segment = segments::last_sequence(connection, key)?;
-    let is_behind = segment.is_some_and(|last| last > end);
-    Ok(is_behind || messages::next_after(connection, key, end)?.is_some())
+    let has_more = segment.is_some_and(|last| last > end);
+    Ok(has_more || messages::next_after(connection, key, end)?.is_some())
 }
 
 /// The highest sequence that anything says a session has, whatever its row says.

@@ -77,16 +77,15 @@ impl Db {
         Ok(connection)
     }
 
-    /// How readers open the file.
+    /// How readers open the file. The first of these that works:
     ///
-    /// Readers of a WAL file write to its shared-memory file, so they open it for writing and are
-    /// held back by `query_only`. On a read-only file system SQLite reads a file only when told
-    /// that nobody changes it, which is true there when it has no WAL. So it is on a full disk when
-    /// nobody has the file open: to write, one would have to make the shared memory for which there
-    /// is no room.
+    /// 1. For writing, held back by `query_only`: readers of a WAL file write to its shared memory.
+    /// 2. Read-only, where the user may not write.
+    /// 3. `immutable`, without a log: on a read-only file system, and on a full disk if no process has the
+    ///    file open, because there is no space for the shared memory.
     ///
-    /// What there is of a file that may be `cut_off` is read only when SQLite is told to take it as it
-    /// is. That it finds no such file whole is what shows that it is cut off.
+    /// A file that may be `cut_off` is opened a second time with `writable_schema`, which lets SQLite read the
+    /// pages that are there. It is cut off if SQLite finds it damaged without that.
     pub(crate) fn reader_target(&self, cut_off: Option<CutOff>) -> Result<ReaderTarget> {
         if !self.path.exists() {
             return Err(StoreError::Missing {

@@ -263,19 +263,28 @@ pub(crate) fn sums_of(connection: &Connection, key: SessionKey) -> rusqlite::Res
         })
 }
 
-/// Messages and raw bytes as each way of counting growth adds them up, for `verify`.
-pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<[(&'static str, u64, u64); 3]> {
-    let sum = |name, table| -> rusqlite::Result<(&'static str, u64, u64)> {
+/// What one way of counting growth adds up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GrowthSum {
+    /// What it is counted by.
+    pub(crate) by: &'static str,
+    pub(crate) messages: u64,
+    pub(crate) raw_bytes: u64,
+}
+
+/// What each way of counting growth adds up to, for `verify`.
+pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<[GrowthSum; 3]> {
+    let sum = |by, table| -> rusqlite::Result<GrowthSum> {
         let sql = format!(
             "SELECT coalesce(sum(messages), 0) AS messages, coalesce(sum(raw_bytes), 0) AS raw_bytes
              FROM {table}"
         );
         connection.query_row(&sql, [], |row| {
-            Ok((
-                name,
-                unsigned(row, "messages")?,
-                unsigned(row, "raw_bytes")?,
-            ))
+            Ok(GrowthSum {
+                by,
+                messages: unsigned(row, "messages")?,
+                raw_bytes: unsigned(row, "raw_bytes")?,
+            })
         })
     };
     Ok([

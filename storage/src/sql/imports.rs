@@ -55,8 +55,8 @@ pub(crate) fn write(
 ) -> rusqlite::Result<()> {
     let known = by_key(connection, Layout::Format2, key);
     // Of two imports of a file that grows, the one that saw less of it may come last.
-    let is_behind = matches!(&known, Ok(Some(known)) if known.mark.taken_bytes > mark.taken_bytes);
-    if is_behind && !adds_messages {
+    let is_older = matches!(&known, Ok(Some(known)) if known.mark.taken_bytes > mark.taken_bytes);
+    if is_older && !adds_messages {
         return Ok(());
     }
     let is_at_same_place = matches!(&known, Ok(Some(known)) if known.mark.source_path
@@ -93,7 +93,7 @@ fn insert(
     mark: &ImportMark,
 ) -> rusqlite::Result<()> {
     let paths = Paths::of(mark);
-    let behind_id = id.and_then(|id| paths.file_name.strip_prefix(id.as_bytes()));
+    let after_id = id.and_then(|id| paths.file_name.strip_prefix(id.as_bytes()));
     connection
         .prepare_cached(
             "INSERT INTO imports (session_key, folder_id, begins_with_id, file_name, taken_bytes,
@@ -103,8 +103,8 @@ fn insert(
         .execute(params![
             key.as_i64(),
             enter_folder(connection, &paths)?,
-            behind_id.is_some(),
-            behind_id.unwrap_or(paths.file_name),
+            after_id.is_some(),
+            after_id.unwrap_or(paths.file_name),
             signed(mark.taken_bytes),
             mark.taken_digest.to_be_bytes(),
             mark.unterminated,
@@ -120,8 +120,9 @@ fn insert(
 
 /// Counts a file for its folder; the folder's number.
 ///
-/// The number is a hash of the folder, so that it is found without an index; the next free one when
-/// another folder has it. One that went may leave a folder twice, which does no harm.
+/// The number is a hash of the folder, so no index is needed to find it. If another folder has that number,
+/// the next free one is taken. If the other folder is deleted later, the same folder may be entered twice,
+/// which is harmless.
 fn enter_folder(connection: &Connection, paths: &Paths<'_>) -> rusqlite::Result<i64> {
     let root_bytes = paths.root_bytes as u64;
     // Short enough to take three bytes in a row.

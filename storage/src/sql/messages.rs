@@ -1,13 +1,13 @@
 //! Rows of `hot_messages`.
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::SEQUENCE_MAX;
 use crate::message::Message;
-use crate::sql::{DeletionStep, signed};
+use crate::sql::{DeletionStep, sequence_of_row, signed};
 
 /// A message that is a row of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(crate) fn scan(
         "SELECT message_key, received_ms, digest, payload FROM hot_messages
          WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
     )?;
-    let mut rows = statement.query(range(session, first, last))?;
+    let mut rows = statement.query(MessageKey::range(session, first, last))?;
     while let Some(row) = rows.next()? {
         if !each(from_row(row)?) {
             break;
@@ -108,7 +108,7 @@ pub(crate) fn first_difference(
         "SELECT message_key, received_ms, digest, length(payload) FROM hot_messages
          WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
     )?;
-    let mut rows = statement.query(range(session, first, last))?;
+    let mut rows = statement.query(MessageKey::range(session, first, last))?;
     for sequence in first..=last {
         let Some(row) = rows.next()? else {
             return Ok(Some(sequence));
@@ -138,7 +138,7 @@ pub(crate) fn scan_sizes(
         "SELECT message_key, length(payload) FROM hot_messages
          WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key",
     )?;
-    let mut rows = statement.query(range(session, first, last))?;
+    let mut rows = statement.query(MessageKey::range(session, first, last))?;
     while let Some(row) = rows.next()? {
         let size: i64 = row.get(1)?;
         if !each(
@@ -160,7 +160,7 @@ pub(crate) fn count(
 ) -> rusqlite::Result<u64> {
     let count: i64 = connection
         .prepare_cached("SELECT count(*) FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2")?
-        .query_row(range(session, first, last), |row| row.get(0))?;
+        .query_row(MessageKey::range(session, first, last), |row| row.get(0))?;
     Ok(count.unsigned_abs())
 }
 
@@ -170,15 +170,13 @@ pub(crate) fn next_after(
     session: SessionKey,
     sequence: u64,
 ) -> rusqlite::Result<Option<u64>> {
-    connection
-        .prepare_cached(
-            "SELECT message_key FROM hot_messages WHERE message_key > ?1 AND message_key <= ?2
-             ORDER BY message_key LIMIT 1",
-        )?
-        .query_row(range(session, sequence, SEQUENCE_MAX), |row| {
-            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
-        })
-        .optional()
+    let sql = "SELECT message_key FROM hot_messages WHERE message_key > ?1 AND message_key <= ?2
+               ORDER BY message_key LIMIT 1";
+    sequence_of_row(
+        connection,
+        sql,
+        MessageKey::range(session, sequence, SEQUENCE_MAX),
+    )
 }
 
 /// Sequence of a session's last row.
@@ -186,15 +184,9 @@ pub(crate) fn last_sequence(
     connection: &Connection,
     session: SessionKey,
 ) -> rusqlite::Result<Option<u64>> {
-    connection
-        .prepare_cached(
-            "SELECT message_key FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2
-             ORDER BY message_key DESC LIMIT 1",
-        )?
-        .query_row(range(session, 0, SEQUENCE_MAX), |row| {
-            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
-        })
-        .optional()
+    let sql = "SELECT message_key FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2
+               ORDER BY message_key DESC LIMIT 1";
+    sequence_of_row(connection, sql, MessageKey::range(session, 0, SEQUENCE_MAX))
 }
 
 /// Deletes rows `first..=last`; returns how many there were.
@@ -206,7 +198,7 @@ pub(crate) fn delete(
 ) -> rusqlite::Result<u64> {
     let deleted = connection
         .prepare_cached("DELETE FROM hot_messages WHERE message_key BETWEEN ?1 AND ?2")?
-        .execute(range(session, first, last))?;
+        .execute(MessageKey::range(session, first, last))?;
     Ok(deleted as u64)
 }
 
@@ -218,17 +210,14 @@ pub(crate) fn delete_some(
 ) -> rusqlite::Result<u64> {
     let sizes = "SELECT message_key, length(payload) FROM hot_messages
          WHERE message_key BETWEEN ?1 AND ?2 ORDER BY message_key LIMIT ?3";
-    match step.last_of(connection, sizes, range(session, 0, SEQUENCE_MAX))? {
+    match step.last_of(
+        connection,
+        sizes,
+        MessageKey::range(session, 0, SEQUENCE_MAX),
+    )? {
         Some(last) => delete(connection, session, 0, last),
         None => Ok(0),
     }
-}
-
-fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
-    [
-        MessageKey::new(session, first).as_i64(),
-        MessageKey::new(session, last).as_i64(),
-    ]
 }
 
 /// Keys of the first rows, hot or segment, of sessions that are neither there nor being deleted.

@@ -56,18 +56,21 @@ pub(crate) fn inspect(db: &Db, connection: &Connection) -> Result<FileState> {
 }
 
 /// Brings an empty or older file to the current format. Before an older file is touched, a copy
-/// of it is written to `<file>.v<version>.backup` by `back_up`.
+/// of it is written to `<file>.v<version>.backup` by `back_up`. A new store is created at `now_ms`.
 pub(crate) fn bring_up(
     db: &Db,
     connection: &mut Connection,
+    now_ms: i64,
     back_up: impl FnOnce(&Connection, u32) -> Result<()>,
 ) -> Result<()> {
-    apply(db, connection, MIGRATIONS, back_up)
+    apply(db, connection, MIGRATIONS, now_ms, back_up)
 }
 
 /// What belongs to a step and cannot be said in SQL.
-fn beyond_sql(connection: &Connection, version: u32) -> rusqlite::Result<()> {
+fn beyond_sql(connection: &Connection, version: u32, now_ms: i64) -> rusqlite::Result<()> {
     match version {
+        // The statements have SQLite's time, and a store has its own clock.
+        1 => super::totals::set_created(connection, now_ms),
         2 => super::imports::carry_over_format_1(connection),
         _ => Ok(()),
     }
@@ -77,6 +80,7 @@ fn apply(
     db: &Db,
     connection: &mut Connection,
     migrations: &[Migration],
+    now_ms: i64,
     back_up: impl FnOnce(&Connection, u32) -> Result<()>,
 ) -> Result<()> {
     let version = match inspect(db, connection)? {
@@ -105,7 +109,7 @@ fn apply(
                 "migrate the schema",
                 transaction
                     .execute_batch(migration.sql)
-                    .and_then(|()| beyond_sql(transaction, migration.version)),
+                    .and_then(|()| beyond_sql(transaction, migration.version, now_ms)),
             )?;
             let stamp = format!(
                 "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};",
@@ -149,7 +153,7 @@ mod tests {
     fn a_new_file_gets_the_pragmas_of_birth() {
         let folder = tempfile::tempdir().unwrap();
         let (db, mut connection) = open(&folder);
-        bring_up(&db, &mut connection, |_, _| panic!("nothing to back up")).unwrap();
+        bring_up(&db, &mut connection, 0, |_, _| panic!("nothing to back up")).unwrap();
         let pragma = |name: &str| -> String {
             connection
                 .query_row(&format!("PRAGMA {name}"), [], |row| {
@@ -172,10 +176,10 @@ mod tests {
     fn an_older_file_is_backed_up_before_it_is_migrated() {
         let folder = tempfile::tempdir().unwrap();
         let (db, mut connection) = open(&folder);
-        bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+        bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
         let all: Vec<_> = MIGRATIONS.iter().copied().chain([NEXT]).collect();
         let mut backed_up = None;
-        let result = apply(&db, &mut connection, &all, |connection, from| {
+        let result = apply(&db, &mut connection, &all, 0, |connection, from| {
             backed_up = Some((from, version(connection)));
             Ok(())
         });
@@ -188,9 +192,9 @@ mod tests {
     fn a_failed_backup_leaves_the_older_file_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let (db, mut connection) = open(&folder);
-        bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+        bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
         let all: Vec<_> = MIGRATIONS.iter().copied().chain([NEXT]).collect();
-        let refused = apply(&db, &mut connection, &all, |_, _| {
+        let refused = apply(&db, &mut connection, &all, 0, |_, _| {
             Err(StoreError::Cancelled)
         });
         assert!(refused.is_err());
@@ -201,7 +205,7 @@ mod tests {
     fn newer_and_foreign_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (db, mut connection) = open(&folder);
-        bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+        bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
         connection
             .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
             .unwrap();

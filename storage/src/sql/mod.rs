@@ -1,5 +1,5 @@
-//! The room that owns SQL: every statement on the store's tables stands here, and nothing else does. Only
-//! the making of copies and of the log have pragmas, and `VACUUM INTO`, of their own.
+//! All statements on the store's tables. Only backups and the log's set-up have pragmas, and `VACUUM INTO`,
+//! elsewhere.
 //!
 //! Functions take a [`rusqlite::Connection`] (or a transaction on one) and return
 //! [`rusqlite::Result`]; [`db::Db`] turns failures into [`crate::StoreError`]s that name the file.
@@ -9,6 +9,7 @@ pub(crate) mod damaged;
 pub(crate) mod db;
 pub(crate) mod growth;
 pub(crate) mod imports;
+pub(crate) mod interruptible;
 pub(crate) mod messages;
 pub(crate) mod migrate;
 pub(crate) mod report;
@@ -18,7 +19,7 @@ pub(crate) mod sessions;
 pub(crate) mod space;
 pub(crate) mod totals;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use crate::ids::MessageKey;
 use crate::limits::COUNTED_MAX;
@@ -38,6 +39,20 @@ pub(crate) fn out_of_range(row: &rusqlite::Row<'_>, column: &str, value: i64) ->
     let index = row.as_ref().column_index(column).unwrap_or_default();
     let why = format!("{column} is {value}");
     rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Integer, why.into())
+}
+
+/// The sequence in the key of the one row that `sql` finds between two keys.
+pub(crate) fn sequence_of_row(
+    connection: &Connection,
+    sql: &str,
+    [from, to]: [i64; 2],
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(sql)?
+        .query_row([from, to], |row| {
+            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
+        })
+        .optional()
 }
 
 /// How much of a session that is going away one transaction deletes.

@@ -17,7 +17,8 @@ pub struct CompactionRun {
     pub finished_ms: i64,
     /// What asked for it: `manual`, `background`, ….
     pub trigger: String,
-    /// `quick` or `deep`.
+    /// The highest tier of the segments that it wrote, `quick` or `deep`; what it was asked for if it wrote
+    /// none.
     pub tier: String,
     /// How it ended.
     pub outcome: RunOutcome,

@@ -4,7 +4,7 @@ use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::db::is_damage;
-use super::{DeletionStep, out_of_range, signed, unsigned};
+use super::{DeletionStep, out_of_range, sequence_of_row, signed, unsigned};
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEGMENT_MESSAGES_MAX, SEQUENCE_MAX};
 
@@ -99,7 +99,7 @@ pub(crate) fn at_or_after(
             "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2
              ORDER BY segment_key DESC LIMIT 1"
         ))?
-        .query_row(range(session, 0, sequence), info)
+        .query_row(MessageKey::range(session, 0, sequence), info)
         .optional()?;
     if let Some(segment) = holding.filter(|s| s.last_sequence >= sequence) {
         return Ok(Some(segment));
@@ -109,7 +109,7 @@ pub(crate) fn at_or_after(
             "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2
              ORDER BY segment_key LIMIT 1"
         ))?
-        .query_row(range(session, sequence, SEQUENCE_MAX), info)
+        .query_row(MessageKey::range(session, sequence, SEQUENCE_MAX), info)
         .optional()
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn last_sequence(
             "SELECT last_sequence FROM segments WHERE segment_key BETWEEN ?1 AND ?2
              ORDER BY segment_key DESC LIMIT 1",
         )?
-        .query_row(range(session, 0, SEQUENCE_MAX), |row| {
+        .query_row(MessageKey::range(session, 0, SEQUENCE_MAX), |row| {
             unsigned(row, "last_sequence")
         })
         .optional()
@@ -135,15 +135,17 @@ pub(crate) fn next_start(
     session: SessionKey,
     sequence: u64,
 ) -> rusqlite::Result<Option<u64>> {
-    connection
-        .prepare_cached(
-            "SELECT segment_key FROM segments WHERE segment_key > ?1 AND segment_key <= ?2
-             ORDER BY segment_key LIMIT 1",
-        )?
-        .query_row(range(session, sequence, SEQUENCE_MAX), |row| {
-            row.get(0).map(|key| MessageKey::from_i64(key).sequence())
-        })
-        .optional()
+    let sql = "SELECT segment_key FROM segments WHERE segment_key > ?1 AND segment_key <= ?2
+               ORDER BY segment_key LIMIT 1";
+    sequence_of_row(
+        connection,
+        sql,
+        MessageKey::range(session, sequence, SEQUENCE_MAX),
+    )
+}
+
+fn of_session() -> String {
+    format!("SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key")
 }
 
 /// All segments of a session, in order.
@@ -152,24 +154,20 @@ pub(crate) fn list(
     session: SessionKey,
 ) -> rusqlite::Result<Vec<SegmentInfo>> {
     connection
-        .prepare_cached(&format!(
-            "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key"
-        ))?
-        .query_map(range(session, 0, SEQUENCE_MAX), info)?
+        .prepare_cached(&of_session())?
+        .query_map(MessageKey::range(session, 0, SEQUENCE_MAX), info)?
         .collect()
 }
 
 /// The segments of a session of which something can be made, in order, and what is wrong with the
-/// others: an odd row for itself, a damaged page for all that it and what follows may hold.
+/// others: an invalid row for itself, a damaged page for all that it and what follows may hold.
 pub(crate) fn readable(
     connection: &Connection,
     session: SessionKey,
 ) -> rusqlite::Result<(Vec<SegmentInfo>, Vec<rusqlite::Error>)> {
     let (mut segments, mut damage) = (Vec::new(), Vec::new());
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {INFO} FROM segments WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key"
-    ))?;
-    let mut rows = statement.query(range(session, 0, SEQUENCE_MAX))?;
+    let mut statement = connection.prepare_cached(&of_session())?;
+    let mut rows = statement.query(MessageKey::range(session, 0, SEQUENCE_MAX))?;
     loop {
         let row = match rows.next() {
             Ok(Some(row)) => row,
@@ -196,8 +194,8 @@ pub(crate) fn overlapping(
     first: u64,
     last: u64,
 ) -> rusqlite::Result<Vec<SegmentInfo>> {
-    let [from, begin] = range(session, 0, first);
-    let [_, to] = range(session, first, last);
+    let [from, begin] = MessageKey::range(session, 0, first);
+    let [_, to] = MessageKey::range(session, first, last);
     let found: Vec<SegmentInfo> = connection
         .prepare_cached(&format!(
             "SELECT {INFO} FROM segments WHERE segment_key <= ?3 AND segment_key >= coalesce(
@@ -294,7 +292,7 @@ pub(crate) fn delete(
 ) -> rusqlite::Result<u64> {
     let deleted = connection
         .prepare_cached("DELETE FROM segments WHERE segment_key BETWEEN ?1 AND ?2")?
-        .execute(range(session, first, last))?;
+        .execute(MessageKey::range(session, first, last))?;
     Ok(deleted as u64)
 }
 
@@ -306,15 +304,12 @@ pub(crate) fn delete_some(
 ) -> rusqlite::Result<u64> {
     let sizes = "SELECT segment_key, length(encoded) FROM segments
          WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key LIMIT ?3";
-    match step.last_of(connection, sizes, range(session, 0, SEQUENCE_MAX))? {
+    match step.last_of(
+        connection,
+        sizes,
+        MessageKey::range(session, 0, SEQUENCE_MAX),
+    )? {
         Some(last) => delete(connection, session, 0, last),
         None => Ok(0),
     }
-}
-
-fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
-    [
-        MessageKey::new(session, first).as_i64(),
-        MessageKey::new(session, last).as_i64(),
-    ]
 }

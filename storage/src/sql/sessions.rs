@@ -73,7 +73,7 @@ pub(super) fn readable(
     while let Some(row) = rows.next()? {
         match from_row(row) {
             Ok(session) => sessions.push(session),
-            // One odd row hides no other session.
+            // One invalid row hides no other session.
             Err(error) if is_invalid_value(&error) => {
                 let id: Option<String> = row.get("session_id").ok();
                 damaged.push(DamagedSession {
@@ -91,9 +91,9 @@ pub(crate) fn find(connection: &Connection, id: &SessionId) -> rusqlite::Result<
     by_id(connection, id, from_row)
 }
 
-/// The row that the index leads to. SQLite believes the index's entry and would tell the id from there:
-/// the row is read as one of its own, and has to tell the same. An error of [`is_index_mismatch`] if it does
-/// not, or if there is none.
+/// Reads the row that the index entry of `id` points to, from the table itself. SQLite would otherwise return
+/// the id from the index without looking at the row. Fails with an error of [`is_index_mismatch`] if the row
+/// is missing or has another id.
 fn by_id<T>(
     connection: &Connection,
     id: &SessionId,
@@ -172,7 +172,7 @@ pub(super) fn is_index_whole(connection: &Connection) -> rusqlite::Result<bool> 
 }
 
 /// The key of a session whose row cannot be read, and what the totals lose with it as far as the row
-/// can: what is odd in it counts as nothing.
+/// can: what is invalid in it counts as nothing.
 pub(crate) fn find_as_far_as_readable(
     connection: &Connection,
     id: &SessionId,

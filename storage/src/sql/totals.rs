@@ -3,6 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::{signed, unsigned};
+use crate::session::Session;
 
 /// Totals over all sessions, kept with each commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,6 +56,24 @@ pub(crate) struct Delta {
 }
 
 impl Delta {
+    /// What the totals lose with a session.
+    pub(crate) fn minus(session: &Session) -> Self {
+        let minus = |value: u64| -signed(value);
+        Self {
+            sessions: -1,
+            messages: minus(session.messages),
+            raw_bytes: minus(session.raw_bytes),
+            uncompacted_bytes: minus(session.uncompacted_bytes),
+            hot_messages: minus(session.hot_messages),
+            hot_bytes: minus(session.hot_bytes),
+            segments: minus(session.segments),
+            segment_bytes: minus(session.segment_bytes),
+            active_ms: -session.active_ms,
+            wall_ms: -session.times().wall_ms(),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             sessions: self.sessions + other.sessions,
@@ -106,16 +125,43 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
         })
 }
 
-/// A fingerprint of the history, in any format: any change to it changes at least one of these. The
-/// totals, when a session was last changed, and how much was taken of imported files.
-pub(crate) fn state(connection: &Connection) -> rusqlite::Result<(Totals, Option<i64>, i64)> {
-    let totals = read(connection)?;
-    connection.query_row(
-        "SELECT (SELECT max(updated_ms) FROM sessions) AS updated_ms,
-            (SELECT coalesce(sum(taken_bytes), 0) FROM imports) AS taken_bytes",
-        [],
-        |row| Ok((totals, row.get("updated_ms")?, row.get("taken_bytes")?)),
-    )
+/// What tells two states of a history apart, in any format. One change does not show: a session that gets a
+/// name as long as its last one, while the clock is behind the last change of any session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HistoryFingerprint {
+    totals: Totals,
+    /// When a session was last appended to or renamed.
+    updated_ms: Option<i64>,
+    /// Length of all sessions' names.
+    name_bytes: i64,
+    /// How much was taken of imported files.
+    taken_bytes: i64,
+}
+
+impl HistoryFingerprint {
+    pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        let totals = read(connection)?;
+        connection.query_row(
+            "SELECT max(updated_ms) AS updated_ms, coalesce(sum(length(name)), 0) AS name_bytes,
+                (SELECT coalesce(sum(taken_bytes), 0) FROM imports) AS taken_bytes
+             FROM sessions",
+            [],
+            |row| {
+                Ok(Self {
+                    totals,
+                    updated_ms: row.get("updated_ms")?,
+                    name_bytes: row.get("name_bytes")?,
+                    taken_bytes: row.get("taken_bytes")?,
+                })
+            },
+        )
+    }
+}
+
+/// Sets when the store was created.
+pub(crate) fn set_created(connection: &Connection, created_ms: i64) -> rusqlite::Result<()> {
+    connection.execute("UPDATE store SET created_ms = ?1", [created_ms])?;
+    Ok(())
 }
 
 pub(crate) fn add(connection: &Connection, delta: &Delta) -> rusqlite::Result<()> {

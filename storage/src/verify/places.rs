@@ -10,7 +10,7 @@ pub(super) struct Places {
     segments: Vec<SegmentInfo>,
     /// How many of them have had their turn.
     passed: usize,
-    /// The sequence behind all that had its turn.
+    /// The sequence after all that were looked at.
     next: u64,
     hot_messages: u64,
     hot_bytes: u64,

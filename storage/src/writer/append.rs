@@ -13,7 +13,7 @@ use crate::limits::{
 };
 use crate::message::{Appended, Arrival, SessionMeta};
 use crate::options::SizeLimits;
-use crate::reader::fetch;
+use crate::reader::fetch::{PageReader, SessionSource};
 use crate::session::Session;
 use crate::sql::db::{Db, is_damaged_page};
 use crate::sql::growth::GrowthDelta;
@@ -284,19 +284,16 @@ impl<'g> GroupWriter<'g> {
         let overlap = (next - expected).min(request.messages.len() as u64);
         let mut sequence = expected;
         let end = expected + overlap;
-        let mut cursor = fetch::PageReader::default();
+        let source = SessionSource {
+            db: self.db,
+            connection: self.connection,
+            key: session.key,
+            id: &session.id,
+        };
+        let mut reader = PageReader::default();
         let mut offered = request.messages.iter();
         while sequence < end {
-            let page = fetch::page(
-                self.db,
-                self.connection,
-                session.key,
-                &session.id,
-                sequence,
-                end - 1,
-                &mut cursor,
-            )?;
-            for message in page {
+            for message in source.page(sequence, end - 1, &mut reader)? {
                 let same = offered.next().is_some_and(|m| m.payload == message.payload);
                 if !same {
                     return Err(conflict(message.sequence));

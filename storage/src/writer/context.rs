@@ -237,7 +237,7 @@ impl WriterContext {
         } else if !self.has_free_pages()? {
             return Err(StoreError::DiskFull {
                 path: self.db.path().to_owned(),
-                why: "what little room there is is kept for compacting and deleting".to_owned(),
+                why: "the space that is left is kept for compacting and deleting".to_owned(),
             });
         }
         let now_ms = self.options.clock.now_ms();
@@ -311,8 +311,8 @@ impl WriterContext {
         self.checkpoint(CheckpointMode::Passive).map(drop)
     }
 
-    /// Moves the log into the main file and truncates it; whether there was a log and that was done. It
-    /// may be another process's, or that of one that crashed. A reader may keep it from being truncated.
+    /// Moves the log into the main file and truncates it. The log may be another process's, or that of one that
+    /// crashed. Returns false if there was none, or if a reader kept it from being truncated.
     fn truncate_log(&mut self) -> bool {
         self.db.may_have_log()
             && self
@@ -466,12 +466,17 @@ impl WriterContext {
         }
     }
 
-    /// What can be done when nothing else is asked for.
-    pub(super) fn tidy_when_idle(&mut self) {
+    /// Does what can be done when nothing else is asked for. Returns whether nothing is left of it: all of the
+    /// log is in the main file, its file is no longer than usual, and the reserve is not given up.
+    pub(super) fn tidy_when_idle(&mut self) -> bool {
         self.checkpoint_when_due(WriterIdleness::Idle);
         self.truncate_oversized_log();
         self.observe_size();
         self.reserve.restore_when_possible();
+        self.fresh_wal_bytes() == 0
+            && !self.may_have_uncopied_frames
+            && matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
+            && self.reserve.allows_appends()
     }
 
     /// Ends the writer: everything into the main file. A reader of another process may keep some of it in

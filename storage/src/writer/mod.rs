@@ -27,6 +27,7 @@ pub(crate) use request::Done;
 use request::{AppendRequest, Unanswered};
 
 use crate::error::{Argument, Result, StoreError};
+use crate::limits::{WRITER_IDLE_MS_MIN, WRITER_TIDY_AGAIN_MS};
 use crate::message::{Appended, Batch};
 use crate::open_files::OpenFile;
 use crate::options::StoreOptions;
@@ -34,8 +35,6 @@ use crate::reserve::Reserve;
 use crate::sql::db::Db;
 use crate::watch::CapacityWatch;
 
-/// After this long without work the writer tidies up.
-const IDLE_AFTER: Duration = Duration::from_millis(200);
 /// Thirty years: stands for a deadline that `Instant` cannot represent.
 const FAR_OFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
@@ -156,6 +155,12 @@ impl Writer {
         answered()
     }
 
+    /// Lets the writer take a sample of the size soon, as after any job.
+    pub(crate) fn observe_size_soon(&self) {
+        // A writer that has ended takes no samples any more.
+        let _ = self.queue.push_job(Box::new(|_| {}));
+    }
+
     /// What waits for the writer.
     pub(crate) fn waiting(&self) -> QueueDepth {
         self.queue.waiting()
@@ -215,9 +220,15 @@ fn ended() -> StoreError {
 
 fn run(queue: &Queue, mut context: WriterContext) -> Result<()> {
     let worked = catch_unwind(AssertUnwindSafe(|| {
+        let mut is_tidy = false;
         loop {
-            match queue.take(IDLE_AFTER) {
+            let idle_after_ms = match is_tidy {
+                true => WRITER_TIDY_AGAIN_MS,
+                false => WRITER_IDLE_MS_MIN,
+            };
+            match queue.take(Duration::from_millis(idle_after_ms)) {
                 Work::Some { group, job } => {
+                    is_tidy = false;
                     context.append(group);
                     if let Some(job) = job {
                         job(&mut context);
@@ -229,7 +240,7 @@ fn run(queue: &Queue, mut context: WriterContext) -> Result<()> {
                     };
                     context.checkpoint_when_due(idleness);
                 }
-                Work::Idle => context.tidy_when_idle(),
+                Work::Idle => is_tidy = context.tidy_when_idle(),
                 Work::Closed => break,
             }
         }

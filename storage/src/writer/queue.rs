@@ -134,8 +134,8 @@ impl Queue {
             && (state.append_bytes + bytes <= self.bytes_max || state.appends.is_empty())
     }
 
-    /// Waits until it is the turn of the waiter `own` and there is room for `bytes`, as long as `left`
-    /// gives it time; else why not.
+    /// Waits until `own` is the first waiter and there is room for `bytes`. Gives up with the error that
+    /// `left` returns; otherwise `left` is how long to wait at most.
     fn wait_for_room<'q>(
         &'q self,
         mut state: MutexGuard<'q, State>,
@@ -272,6 +272,15 @@ mod tests {
         assert_eq!(queue.waiting(), QueueDepth { requests, bytes });
     }
 
+    /// Ends when so many requests wait for room.
+    fn wait_for_waiters(queue: &Queue, waiters: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while queue.lock().waiters.len() < waiters {
+            assert!(Instant::now() < deadline, "they never waited");
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_queue_is_filled_by_messages_without_bytes_too_and_has_room_when_they_are_taken() {
         let queue = Queue::new(100, 25 * QUEUED_MESSAGE_BYTES);
@@ -293,7 +302,7 @@ mod tests {
             let mut big = empty(30);
             big.deadline += Duration::from_secs(60);
             let pushed = scope.spawn(|| queue.push(big, true));
-            std::thread::sleep(Duration::from_millis(100));
+            wait_for_waiters(&queue, 1);
             // There is room for this one, and it is not its turn.
             let passed = queue.push(empty(2), true).unwrap_err();
             assert!(matches!(passed, StoreError::QueueFull { .. }), "{passed}");
@@ -311,11 +320,12 @@ mod tests {
         queue.push(empty(20), true).unwrap();
         std::thread::scope(|scope| {
             let (mut first, mut second) = (empty(30), empty(2));
-            first.deadline += Duration::from_millis(200);
+            first.deadline += Duration::from_secs(2);
             second.deadline += Duration::from_secs(60);
             let first = scope.spawn(|| queue.push(first, true));
-            std::thread::sleep(Duration::from_millis(100));
+            wait_for_waiters(&queue, 1);
             let second = scope.spawn(|| queue.push(second, true));
+            wait_for_waiters(&queue, 2);
             first.join().unwrap().unwrap_err();
             second.join().unwrap().unwrap();
         });

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::ENDED;
 use super::append::Wrote;
+use crate::capacity::text::{bytes_apart, count};
 use crate::classify::{self, LineFacts};
 use crate::clock::millis;
 use crate::error::{Argument, Result, StoreError};
@@ -108,7 +109,8 @@ impl AppendRequest {
     /// Answers that its time is over.
     pub(super) fn refuse_late(self) {
         let waited_ms = millis(self.queued.elapsed());
-        (self.done)(Err(StoreError::DeadlineExceeded { waited_ms }));
+        let id = self.session.clone();
+        (self.done)(Err(StoreError::DeadlineExceeded { id, waited_ms }));
     }
 
     /// The messages that were new, for those who follow; `None` when there are none.
@@ -186,12 +188,13 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
         Err(StoreError::InvalidArgument { what, why })
     };
     if batch.payloads.len() > BATCH_MESSAGES_MAX {
-        let found = batch.payloads.len();
         return refuse(
             "the batch",
             format!(
-                "{found} messages for session {}, at most {BATCH_MESSAGES_MAX}",
-                batch.session
+                "it has {} messages for session {}, and may have {}",
+                count(batch.payloads.len() as u64),
+                batch.session,
+                count(BATCH_MESSAGES_MAX as u64)
             ),
         );
     }
@@ -206,14 +209,10 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
         }
     }
     if batch.payloads.len() > 1 && batch.bytes() > BATCH_BYTES_MAX {
-        let found = batch.bytes();
-        return refuse(
-            "the batch",
-            format!(
-                "{found} bytes for session {}, at most {BATCH_BYTES_MAX}",
-                batch.session
-            ),
-        );
+        let (bytes, max) = bytes_apart(batch.bytes() as u64, BATCH_BYTES_MAX as u64);
+        let session = &batch.session;
+        let why = format!("it has {bytes} for session {session}, and may have {max}");
+        return refuse("the batch", why);
     }
     if batch.expected_sequence == Some(0) {
         return refuse("expected_sequence", "sequences begin at 1".into());
@@ -228,10 +227,12 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
     ];
     for (what, text) in texts {
         if text.len() > SESSION_TEXT_BYTES_MAX {
-            return refuse(
-                what,
-                format!("{} bytes, at most {SESSION_TEXT_BYTES_MAX}", text.len()),
+            let (bytes, max) = bytes_apart(text.len() as u64, SESSION_TEXT_BYTES_MAX as u64);
+            let why = format!(
+                "session {}: it has {bytes}, and may have {max}",
+                batch.session
             );
+            return refuse(what, why);
         }
     }
     Ok(())

@@ -9,11 +9,12 @@
 mod opening;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use betcode_storage::limits::MESSAGE_TYPES_MAX;
 use betcode_storage::{
-    Batch, ErrorKind, ImportMark, ReadRange, SessionFilter, SessionId, SessionMeta, Store,
-    StoreError, StoreOptions,
+    Batch, ErrorKind, ImportMark, ManualClock, ReadRange, SessionFilter, SessionId, SessionMeta,
+    Store, StoreError, StoreOptions,
 };
 use bytes::Bytes;
 

@@ -157,3 +157,41 @@ fn a_file_in_which_no_store_has_been_made_yet_is_none() {
         "{opened:?}"
     );
 }
+
+#[test]
+fn a_new_store_says_by_its_own_clock_when_it_was_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        clock: Arc::new(ManualClock::at(1_234_567_890)),
+        ..small_reserve()
+    };
+    let store = Store::open(&folder.path().join("h.db"), options).unwrap();
+    assert_eq!(store.totals().unwrap().created_ms, 1_234_567_890);
+}
+
+#[test]
+fn a_store_whose_pages_another_program_has_made_smaller_is_refused_for_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = Store::open(&path, small_reserve()).unwrap();
+    store.append(batch("s", &[b"one"])).unwrap();
+    store.close().unwrap();
+    let set_page_bytes = |bytes: u32| {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let sql = format!("PRAGMA journal_mode = DELETE; PRAGMA page_size = {bytes}; VACUUM");
+        connection.execute_batch(&sql).unwrap();
+    };
+    for (bytes, shown) in [(1024, "1,024 bytes"), (65_536, "65,536 bytes")] {
+        set_page_bytes(bytes);
+        let before = std::fs::read(&path).unwrap();
+        for open in [Store::open, Store::open_read_only] {
+            let refused = open(&path, small_reserve()).unwrap_err();
+            assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
+            assert!(refused.to_string().contains(shown), "{refused}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+    set_page_bytes(4096);
+    let store = Store::open(&path, small_reserve()).unwrap();
+    assert_eq!(contents(&store, "s"), ["one"]);
+}

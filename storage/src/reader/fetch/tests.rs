@@ -15,7 +15,7 @@ fn lines(session: &str) -> Vec<Bytes> {
 }
 
 #[test]
-fn a_cursor_goes_on_to_another_session_and_keeps_the_base_that_they_share() {
+fn a_reader_goes_on_to_another_session_and_keeps_the_base_that_they_share() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("h.db"), StoreOptions::default()).unwrap();
     let ids = ["a", "b"].map(|id| SessionId::new(id).unwrap());
@@ -30,13 +30,19 @@ fn a_cursor_goes_on_to_another_session_and_keeps_the_base_that_they_share() {
         .unwrap();
 
     let connection = store.inner.readers.get().unwrap();
-    let mut cursor = PageReader::default();
+    let mut reader = PageReader::default();
     let mut read = |id: &SessionId| {
         let key = store.session(id).unwrap().key;
-        let page = page(&store.inner.db, &connection, key, id, 1, 50, &mut cursor).unwrap();
+        let source = SessionSource {
+            db: &store.inner.db,
+            connection: &connection,
+            key,
+            id,
+        };
+        let page = source.page(1, 50, &mut reader).unwrap();
         let payloads: Vec<Bytes> = page.into_iter().map(|message| message.payload).collect();
         assert!(payloads == lines(id.as_str()), "session {id}");
-        cursor.base.clone().unwrap()
+        reader.base.clone().unwrap()
     };
     let [of_a, of_b] = ids.each_ref().map(&mut read);
     assert!(Arc::ptr_eq(&of_a, &of_b));

@@ -25,6 +25,17 @@ pub struct Encoder<'b> {
     decoder: Decoder,
 }
 
+/// A segment that was made, and what it decodes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedSegment {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its messages.
+    pub decoded: DecodedSegment,
+    /// The base that it refers to.
+    pub base_id: Option<u64>,
+}
+
 impl std::fmt::Debug for Encoder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder")
@@ -72,7 +83,7 @@ impl<'b> Encoder<'b> {
     /// [`SegmentError::Empty`], [`SegmentError::TooLarge`] beyond the format's bounds, or what
     /// the compressor says.
     pub fn encode(&mut self, entries: &[Entry<'_>]) -> Result<Vec<u8>, SegmentError> {
-        self.encode_checked(entries).map(|(segment, _)| segment)
+        self.encode_checked(entries).map(|segment| segment.bytes)
     }
 
     /// As [`Encoder::encode`], with what the segment decodes to: for callers who compare it with
@@ -83,22 +94,27 @@ impl<'b> Encoder<'b> {
     pub fn encode_checked(
         &mut self,
         entries: &[Entry<'_>],
-    ) -> Result<(Vec<u8>, DecodedSegment), SegmentError> {
+    ) -> Result<EncodedSegment, SegmentError> {
         let header = Header::for_entries(CodecVersion::V2, entries)?;
+        let attempt = |encoder: &mut Self, techniques| {
+            let bytes = encoder.encode_split(header, entries, techniques)?;
+            let decoded = encoder.comes_back(&bytes, entries)?;
+            Ok(decoded.map(|decoded| EncodedSegment {
+                bytes,
+                decoded,
+                base_id: encoder.base.map(Base::id),
+            }))
+        };
         // The first attempt may fail because of what is in the lines: a hash collision, or too many columns.
         // The second keeps them whole, which works for all lines.
-        if let Ok(segment) = self.encode_split(header, entries, self.techniques)
-            && let Some(decoded) = self.comes_back(&segment, entries)
-        {
-            return Ok((segment, decoded));
+        match attempt(self, self.techniques) {
+            Ok(Some(segment)) => return Ok(segment),
+            Err(SegmentError::OutOfMemory) => return Err(SegmentError::OutOfMemory),
+            Ok(None) | Err(_) => {}
         }
-        let segment = self.encode_split(header, entries, Techniques::WHOLE_LINES)?;
-        match self.comes_back(&segment, entries) {
-            Some(decoded) => Ok((segment, decoded)),
-            None => Err(SegmentError::Inconsistent {
-                what: "an encoded segment does not come back",
-            }),
-        }
+        attempt(self, Techniques::WHOLE_LINES)?.ok_or(SegmentError::Inconsistent {
+            what: "an encoded segment does not come back",
+        })
     }
 
     /// Splits the lines, lays out the streams, packs and compresses them, and writes the segment.
@@ -134,17 +150,24 @@ impl<'b> Encoder<'b> {
     }
 
     /// What the segment decodes to, if that is `entries`.
+    ///
+    /// # Errors
+    /// [`SegmentError::OutOfMemory`], which says nothing of the segment.
     pub(super) fn comes_back(
         &mut self,
         segment: &[u8],
         entries: &[Entry<'_>],
-    ) -> Option<DecodedSegment> {
+    ) -> Result<Option<DecodedSegment>, SegmentError> {
         let limits = DecodeLimits::default();
         let whole = 0..entries.len();
         let decoded = self
             .decoder
             .decode_range(segment, whole, &limits, self.base);
-        let decoded = decoded.ok()?;
+        let decoded = match decoded {
+            Ok(decoded) => decoded,
+            Err(SegmentError::OutOfMemory) => return Err(SegmentError::OutOfMemory),
+            Err(_) => return Ok(None),
+        };
         let same = decoded.len() == entries.len()
             && entries.iter().enumerate().all(|(index, entry)| {
                 decoded
@@ -152,7 +175,7 @@ impl<'b> Encoder<'b> {
                     .is_some_and(|payload| payload == entry.payload)
                     && decoded.received_ms(index) == Some(entry.received_ms)
             });
-        same.then_some(decoded)
+        Ok(same.then_some(decoded))
     }
 }
 

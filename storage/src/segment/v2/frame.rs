@@ -48,10 +48,26 @@ fn deep_chain_log(dictionary_bytes: usize) -> u32 {
     }
 }
 
-fn zstd_error(code: usize) -> SegmentError {
-    SegmentError::Zstd {
-        what: get_error_name(code).to_owned(),
+/// zstd's code of an allocation that failed: `ZSTD_error_memory_allocation`, as its functions return it.
+const OUT_OF_MEMORY: usize = 64_usize.wrapping_neg();
+
+pub(in super::super) fn zstd_error(code: usize) -> SegmentError {
+    match code {
+        OUT_OF_MEMORY => SegmentError::OutOfMemory,
+        _ => SegmentError::Zstd {
+            what: get_error_name(code).to_owned(),
+        },
     }
+}
+
+/// As [`CCtx::create`], which panics where there is no memory for it.
+pub(in super::super) fn new_compression() -> Result<CCtx<'static>, SegmentError> {
+    CCtx::try_create().ok_or(SegmentError::OutOfMemory)
+}
+
+/// As [`DCtx::create`], which panics where there is no memory for it.
+pub(in super::super) fn new_decompression() -> Result<DCtx<'static>, SegmentError> {
+    DCtx::try_create().ok_or(SegmentError::OutOfMemory)
 }
 
 /// Compresses frame after frame at one level, with one dictionary.
@@ -64,7 +80,7 @@ pub(in super::super) struct Compressor {
 impl Compressor {
     /// `dictionary` is content that frames may refer to; empty for none.
     pub(in super::super) fn new(level: i32, dictionary: &[u8]) -> Result<Self, SegmentError> {
-        let mut context = CCtx::create();
+        let mut context = new_compression()?;
         let mut set = |parameter| context.set_parameter(parameter).map_err(zstd_error);
         set(CParameter::CompressionLevel(level))?;
         set(CParameter::WindowLog(WINDOW_LOG))?;
@@ -172,7 +188,7 @@ impl Decompressor {
 }
 
 fn new_context() -> Result<DCtx<'static>, SegmentError> {
-    let mut context = DCtx::create();
+    let mut context = new_decompression()?;
     context
         .set_parameter(DParameter::Format(FrameFormat::Magicless))
         .map_err(zstd_error)?;
@@ -210,6 +226,16 @@ mod tests {
             .collect();
         let picked = (0..16_000).map(|_| pool[next() as usize % pool.len()].as_bytes());
         picked.collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn want_of_memory_is_told_from_what_is_wrong_with_the_bytes() {
+        use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
+        let code = |code: ZSTD_ErrorCode| (code as usize).wrapping_neg();
+        let no_memory = code(ZSTD_ErrorCode::ZSTD_error_memory_allocation);
+        assert_eq!(zstd_error(no_memory), SegmentError::OutOfMemory);
+        let damaged = code(ZSTD_ErrorCode::ZSTD_error_corruption_detected);
+        assert!(matches!(zstd_error(damaged), SegmentError::Zstd { .. }));
     }
 
     #[test]

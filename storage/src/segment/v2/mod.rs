@@ -85,7 +85,7 @@ pub use self::base::Base;
 pub(super) use self::body::FLAG_BASE;
 pub use self::builder::{BaseBuilder, BaseCollector, TakenApart};
 pub(super) use self::decoder::{Buffers, base_id, decode};
-pub use self::encoder::Encoder;
+pub use self::encoder::{EncodedSegment, Encoder};
 pub use self::techniques::Techniques;
 
 /// The deep tier's zstd level, chosen for its speed. `docs/design/codec.md` compares it with others.

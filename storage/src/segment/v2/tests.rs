@@ -348,7 +348,10 @@ fn every_mixture_of_techniques_comes_back() {
             techniques,
         );
         assert!(
-            encoder.comes_back(&split.unwrap(), &entries).is_some(),
+            encoder
+                .comes_back(&split.unwrap(), &entries)
+                .unwrap()
+                .is_some(),
             "{name}"
         );
     }

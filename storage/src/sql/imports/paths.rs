@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::limits::IMPORT_PATH_PARTS_MAX;
 use crate::message::ImportMark;
 use crate::sql::signed;
 
-/// A relative path deeper than this is kept as it is, so that a lookup by path need not try more.
-pub(super) const RELATIVE_DEPTH_MAX: usize = 64;
 const SEPARATOR: u8 = b'/';
 
 /// How the paths of one imported file are kept.
@@ -29,7 +28,7 @@ pub(super) fn part_starts(path: &[u8]) -> impl Iterator<Item = usize> {
     behind_separators
         .filter(|&at| path.get(at - 1) == Some(&SEPARATOR))
         .chain([0])
-        .take(RELATIVE_DEPTH_MAX)
+        .take(IMPORT_PATH_PARTS_MAX)
 }
 
 /// Short enough to take four bytes in a row; what it finds is compared in full.

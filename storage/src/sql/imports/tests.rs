@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::paths::RELATIVE_DEPTH_MAX;
 use super::*;
+use crate::limits::IMPORT_PATH_PARTS_MAX;
 use crate::message::SessionMeta;
 use crate::options::Durability;
 use crate::sql::db::Db;
@@ -41,7 +41,7 @@ fn any_mark() -> impl Strategy<Value = ImportMark> {
 fn store(folder: &tempfile::TempDir) -> Connection {
     let db = Db::at(&folder.path().join("s.db"));
     let mut connection = db.connect_writer(Durability::Full).unwrap();
-    migrate::bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+    migrate::bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
     connection
 }
 
@@ -113,8 +113,8 @@ fn deep_and_hostile_paths_are_found_with_few_lookups() {
     let source_path = b"/a".repeat(40_000);
     for relative in [
         1,
-        RELATIVE_DEPTH_MAX,
-        RELATIVE_DEPTH_MAX + 1,
+        IMPORT_PATH_PARTS_MAX,
+        IMPORT_PATH_PARTS_MAX + 1,
         39_999,
         40_000,
     ] {
@@ -127,7 +127,7 @@ fn deep_and_hostile_paths_are_found_with_few_lookups() {
             joins: Vec::new(),
         };
         write(&connection, key, &id, &mark, true).unwrap();
-        let is_part = relative <= RELATIVE_DEPTH_MAX;
+        let is_part = relative <= IMPORT_PATH_PARTS_MAX;
         assert_eq!(Paths::of(&mark).relative.is_none(), is_part, "{relative}");
         for found in [
             by_source(&connection, &source_path).unwrap(),
@@ -182,7 +182,7 @@ fn a_damaged_row_of_format_1_does_not_keep_the_others_from_being_migrated() {
         betcode_schema_sql::APPLICATION_ID
     );
     connection.execute_batch(&stamp).unwrap();
-    migrate::bring_up(&db, &mut connection, |_, _| Ok(())).unwrap();
+    migrate::bring_up(&db, &mut connection, 0, |_, _| Ok(())).unwrap();
     let found = by_source(&connection, b"/x").unwrap();
     let ids: Vec<_> = found.iter().map(|record| record.session.as_str()).collect();
     assert_eq!(ids, ["c", "a"]);

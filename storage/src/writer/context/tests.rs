@@ -9,7 +9,7 @@ use crate::open_files;
 use crate::store::Store;
 
 /// For ever on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A store without a reserve, unless `reserve_bytes` says so.
 fn open(folder: &tempfile::TempDir, reserve_bytes: u64) -> Store {
@@ -41,10 +41,10 @@ fn a_file_counts_as_open_as_long_as_the_writer_has_it_open() {
         drop(handed.recv().unwrap());
         answer.send(open_files::is_open(&at)).unwrap();
     };
-    store.append_then(batch("a"), PATIENCE, done).unwrap();
+    store.append_then(batch("a"), TEST_WAIT_MAX, done).unwrap();
     handle.send(store).unwrap();
-    assert!(answered.recv_timeout(PATIENCE).unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    assert!(answered.recv_timeout(TEST_WAIT_MAX).unwrap());
+    let deadline = Instant::now() + TEST_WAIT_MAX;
     while open_files::is_open(&path) {
         assert!(Instant::now() < deadline, "it was never closed");
         std::thread::sleep(Duration::from_millis(1));
@@ -60,17 +60,21 @@ fn a_callback_that_panics_while_the_writer_ends_leaves_nobody_without_an_answer(
         gone.recv().unwrap();
         panic!("the first callback");
     };
-    store.append_then(batch("a"), PATIENCE, panics).unwrap();
+    store
+        .append_then(batch("a"), TEST_WAIT_MAX, panics)
+        .unwrap();
     while store.inner.readers.get().is_ok() && store.totals().unwrap().messages == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
     let panics = |_: Result<Appended>| panic!("the second callback");
-    store.append_then(batch("b"), PATIENCE, panics).unwrap();
+    store
+        .append_then(batch("b"), TEST_WAIT_MAX, panics)
+        .unwrap();
     let (answer, answered) = mpsc::channel();
     let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-    store.append_then(batch("c"), PATIENCE, tells).unwrap();
+    store.append_then(batch("c"), TEST_WAIT_MAX, tells).unwrap();
     go.send(()).unwrap();
-    let refused = answered.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    let refused = answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap_err();
     assert!(matches!(refused, StoreError::Closed { .. }), "{refused}");
     assert!(
         refused.to_string().contains("was not recorded"),
@@ -88,7 +92,7 @@ fn a_callback_that_calls_the_store_is_refused_instead_of_waiting_for_itself() {
         let _ = answer.send(own.append(batch("b")).map(drop));
         let _ = answer.send(own.rename(&"s".parse().unwrap(), "name"));
     };
-    store.append_then(batch("a"), PATIENCE, done).unwrap();
+    store.append_then(batch("a"), TEST_WAIT_MAX, done).unwrap();
     for _ in 0..2 {
         let refused = answered.recv_timeout(Duration::from_secs(10)).unwrap();
         let refused = refused.unwrap_err();
@@ -100,10 +104,10 @@ fn a_callback_that_calls_the_store_is_refused_instead_of_waiting_for_itself() {
     let (answer, answered) = mpsc::channel();
     let done = move |_: Result<Appended>| {
         let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-        own.append_then(batch("d"), PATIENCE, tells).unwrap();
+        own.append_then(batch("d"), TEST_WAIT_MAX, tells).unwrap();
     };
-    store.append_then(batch("c"), PATIENCE, done).unwrap();
-    answered.recv_timeout(PATIENCE).unwrap().unwrap();
+    store.append_then(batch("c"), TEST_WAIT_MAX, done).unwrap();
+    answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap();
 }
 
 #[test]
@@ -179,4 +183,49 @@ fn closing_tells_of_a_log_that_could_not_be_moved() {
     let again = Store::open(&path, StoreOptions::default()).unwrap();
     assert_eq!(again.totals().unwrap().messages, 1);
     again.close().unwrap();
+}
+
+/// Tidies up as an idle writer does; whether nothing is left to do.
+fn tidy(store: &Store) -> bool {
+    let writer = store.writer().unwrap();
+    writer.run(|context| Ok(context.tidy_when_idle())).unwrap()
+}
+
+#[test]
+fn an_idle_writer_has_nothing_to_do_once_the_log_is_in_the_main_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 1 << 20);
+    store.append(batch("a")).unwrap();
+    let reader = rusqlite::Connection::open(store.path()).unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM store").unwrap();
+    store.append(batch("b")).unwrap();
+    assert!(!tidy(&store), "the reader still needs the log");
+    reader.execute_batch("COMMIT").unwrap();
+    assert!(tidy(&store));
+    store.append(batch("c")).unwrap();
+    assert!(tidy(&store));
+    std::fs::write(folder.path().join("h.db-reserve"), "").unwrap();
+    assert!(tidy(&store), "the reserve that was given up is back");
+}
+
+#[test]
+fn the_level_follows_a_change_of_the_limits_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 0);
+    let line = Bytes::from(vec![b'x'; 2 << 20]);
+    store
+        .append(Batch::new("s".parse().unwrap(), vec![line]))
+        .unwrap();
+    while !tidy(&store) {}
+    std::thread::sleep(Duration::from_millis(2 * crate::limits::WRITER_IDLE_MS_MIN));
+    let limits = crate::options::SizeLimits {
+        db_bytes_max: 2_000_000,
+        ..store.limits()
+    };
+    store.set_limits(limits).unwrap();
+    let due = Instant::now() + Duration::from_millis(crate::limits::WRITER_TIDY_AGAIN_MS / 2);
+    while store.level() == crate::capacity::levels::Level::Ok {
+        assert!(Instant::now() < due, "it did not follow");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
