@@ -136,7 +136,7 @@ pub fn compaction_run(run: CompactionRun) -> proto::CompactionRun {
         finished_ms: run.finished_ms,
         trigger: run.trigger,
         tier: run.tier,
-        outcome: run.outcome,
+        outcome: run.outcome.name().to_owned(),
         bytes_before: run.bytes_before,
         bytes_after: run.bytes_after,
         messages: run.messages,
@@ -172,7 +172,7 @@ pub fn verify_report(report: VerifyReport) -> proto::VerifyReport {
             .into_iter()
             .take(PROBLEMS_MAX)
             .map(|problem| proto::Problem {
-                kind: problem.kind.to_owned(),
+                kind: problem.kind.name().to_owned(),
                 session_id: problem.session.unwrap_or_default(),
                 sequence: problem.sequence.unwrap_or_default(),
                 what: problem.what,

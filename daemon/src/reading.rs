@@ -145,7 +145,7 @@ impl Pages {
             .read(move || store.read(&id, range))
             .await?;
         if replay.session_key() != self.key {
-            let id = self.session.to_string();
+            let id = self.session.clone();
             return Err(StoreError::SessionNotFound { id });
         }
         Ok(Warm {

@@ -63,8 +63,21 @@ fn limit_of(error: &StoreError) -> Option<&'static str> {
     }
 }
 
+/// What to try, as this daemon's settings are called.
+fn hint_of(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::PayloadTooLarge { .. } => {
+            Some("raise max_payload_bytes (at most 100 MiB), or send the message in parts")
+        }
+        StoreError::SessionLimitReached { .. } => {
+            Some("compact the session, go on in a new one, or raise max_session_bytes")
+        }
+        other => other.hint(),
+    }
+}
+
 fn message_of(error: &StoreError) -> String {
-    match error.hint() {
+    match hint_of(error) {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     }
@@ -103,7 +116,7 @@ pub fn from_store(error: &StoreError) -> Status {
         reason,
         retry_ms,
     } = mapping_of(error.kind());
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata(error.hint()));
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata(hint_of(error)));
     if let Some(limit) = limit_of(error) {
         let what = short(error.to_string(), STATUS_TEXT_BYTES_MAX);
         details.add_quota_failure_violation(limit, what);
@@ -136,7 +149,7 @@ pub fn refusal(error: &StoreError) -> Refused {
         retry_ms,
         next_sequence,
         limit: limit_of(error).unwrap_or_default().to_owned(),
-        hint: error.hint().unwrap_or_default().to_owned(),
+        hint: hint_of(error).unwrap_or_default().to_owned(),
     }
 }
 
@@ -293,7 +306,7 @@ mod tests {
             path: "/x".into(),
             why: "no space".into(),
         });
-        let id = "s".to_owned();
+        let id = "s".parse().unwrap();
         let status = from_store(&StoreError::SpaceNotGivenBack { id, source });
         assert_eq!(status.code(), Code::ResourceExhausted);
         let details = status.get_error_details();
@@ -326,7 +339,9 @@ mod tests {
 
     #[test]
     fn the_message_says_what_to_do() {
-        let status = from_store(&StoreError::SessionNotFound { id: "s".into() });
+        let status = from_store(&StoreError::SessionNotFound {
+            id: "s".parse().unwrap(),
+        });
         assert_eq!(status.code(), Code::NotFound);
         assert!(
             status.message().contains("list the sessions"),

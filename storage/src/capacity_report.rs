@@ -5,6 +5,7 @@ use crate::capacity::report::{
     self, CapacityReport, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX,
 };
 use crate::error::Result;
+use crate::files;
 use crate::limits::{PAGE_BYTES, REPORTED_RUNS_MAX};
 use crate::sql;
 use crate::store::Store;
@@ -34,6 +35,7 @@ impl Store {
         let now_ms = self.options().clock.now_ms();
         let (database_bytes, wal_bytes) = (self.inner.db.main_bytes()?, self.inner.db.wal_bytes()?);
         let limit_bytes = self.limits().db_bytes_max;
+        let disk_free_bytes = files::free_bytes(self.path());
         let shown = SESSIONS_SHOWN_MAX as u32;
         let answer = self.query("read the capacity report", |connection| {
             // One snapshot: figures of different moments would contradict each other.
@@ -56,6 +58,7 @@ impl Store {
                 wal_bytes,
                 free_bytes: free_pages * u64::from(PAGE_BYTES),
                 limit_bytes,
+                disk_free_bytes,
                 previous_level,
                 types: &types,
                 hours: &hours,

@@ -191,7 +191,7 @@ impl Store {
 
 fn space_not_given_back(gone: &SessionId, source: StoreError) -> StoreError {
     StoreError::SpaceNotGivenBack {
-        id: gone.to_string(),
+        id: gone.clone(),
         source: Box::new(source),
     }
 }

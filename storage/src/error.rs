@@ -3,6 +3,8 @@
 //! Callers that only need a decision use [`StoreError::kind`] (the daemon maps it to a gRPC
 //! status, `betcode-db` to an exit code) and [`StoreError::hint`] (what a person may try).
 
+mod details;
+
 use std::any::Any;
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use crate::ids::SessionId;
 use rustix::io::Errno;
 
 use crate::segment::SegmentError;
+
+pub use details::{Argument, Held, Holder};
 
 /// Result of the engine's operations.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -28,11 +32,11 @@ pub enum StoreError {
         /// The rule it breaks.
         why: &'static str,
     },
-    /// A parameter outside its stated bounds.
+    /// An argument outside its stated bounds.
     #[error("{what} is not valid: {why}")]
     InvalidArgument {
-        /// The parameter.
-        what: &'static str,
+        /// The argument.
+        what: Argument,
         /// The value and the bound.
         why: String,
     },
@@ -40,7 +44,7 @@ pub enum StoreError {
     #[error("there is no session {id}")]
     SessionNotFound {
         /// The id asked for.
-        id: String,
+        id: SessionId,
     },
     /// A payload over the limit: refused whole, never cut.
     #[error(
@@ -49,7 +53,7 @@ pub enum StoreError {
     )]
     PayloadTooLarge {
         /// The session.
-        id: String,
+        id: SessionId,
         /// Position in the batch, from 0.
         index: usize,
         /// Its size.
@@ -63,7 +67,7 @@ pub enum StoreError {
     )]
     SequenceConflict {
         /// The session.
-        id: String,
+        id: SessionId,
         /// The sequence that the appender expected for its first message.
         expected: u64,
         /// The sequence that comes next.
@@ -75,7 +79,7 @@ pub enum StoreError {
     #[error("session {id} has reached the last sequence, {max}")]
     SequenceExhausted {
         /// The session.
-        id: String,
+        id: SessionId,
         /// The last sequence.
         max: u64,
     },
@@ -96,7 +100,7 @@ pub enum StoreError {
     #[error("the append to session {id} waited {waited_ms} ms for its turn and was withdrawn")]
     DeadlineExceeded {
         /// The session.
-        id: String,
+        id: SessionId,
         /// How long it waited.
         waited_ms: u64,
     },
@@ -106,9 +110,9 @@ pub enum StoreError {
         /// The database file.
         path: PathBuf,
         /// What is held.
-        what: &'static str,
+        what: Held,
         /// Who holds it, as far as is known.
-        holder: String,
+        holder: Holder,
         /// How long the caller waited.
         waited_ms: u64,
     },
@@ -124,7 +128,7 @@ pub enum StoreError {
     #[error("session {id} is deleted, but its space could not be given back yet: {source}")]
     SpaceNotGivenBack {
         /// The session that is gone.
-        id: String,
+        id: SessionId,
         /// What was in the way.
         source: Box<StoreError>,
     },
@@ -151,7 +155,7 @@ pub enum StoreError {
     )]
     SessionLimitReached {
         /// The session.
-        id: String,
+        id: SessionId,
         /// Segments, and hot messages as they are.
         used_bytes: u64,
         /// The limit in force.
@@ -215,7 +219,7 @@ pub enum StoreError {
     #[error("session {id}, segment at sequence {first_sequence}: {source}")]
     Segment {
         /// The session.
-        id: String,
+        id: SessionId,
         /// Its first sequence.
         first_sequence: u64,
         /// What is wrong with it.
@@ -227,7 +231,7 @@ pub enum StoreError {
     )]
     Encode {
         /// The session.
-        id: String,
+        id: SessionId,
         /// Sequence of the first of them.
         first_sequence: u64,
         /// What was in the way.
@@ -387,7 +391,7 @@ impl StoreError {
                 what: format!("the segment at sequence {first_sequence} of session {id}"),
             },
             source => Self::Segment {
-                id: id.to_string(),
+                id: id.clone(),
                 first_sequence,
                 source,
             },
@@ -406,7 +410,7 @@ impl StoreError {
     }
 
     pub(crate) fn not_found(id: &SessionId) -> Self {
-        Self::SessionNotFound { id: id.to_string() }
+        Self::SessionNotFound { id: id.clone() }
     }
 
     /// What became of an operation that panicked.
@@ -486,7 +490,7 @@ impl StoreError {
                 "list the sessions: the id may be misspelt, or the session deleted"
             }
             Self::PayloadTooLarge { .. } => {
-                "raise the payload limit (max_payload_bytes of the daemon; at most 100 MiB), or send the message in parts"
+                "raise the limit on payloads (at most 100 MiB), or send the message in parts"
             }
             Self::SequenceConflict { .. } => {
                 "read the session from the expected sequence: another writer appended first"
@@ -494,7 +498,7 @@ impl StoreError {
             Self::QueueFull { .. } | Self::DeadlineExceeded { .. } => {
                 "try again later, with a longer deadline or smaller batches"
             }
-            Self::Busy { .. } => "wait for the other process, or stop it",
+            Self::Busy { holder, .. } => holder.hint(),
             Self::DiskFull { .. } => {
                 "free space on the disk, then compact: the store goes on by itself"
             }
@@ -505,10 +509,10 @@ impl StoreError {
                 "compact, delete sessions, or raise the limit: the store goes on at once"
             }
             Self::SessionLimitReached { .. } => {
-                "compact the session, go on in a new one, or raise its limit (max_session_bytes of the daemon)"
+                "compact the session, go on in a new one, or raise the limit on sessions"
             }
             Self::Foreign { .. } => {
-                "check the path: --db must name a history store, or a file that does not exist yet"
+                "check the path: it must name a history store, or a file that does not exist yet"
             }
             Self::Newer { .. } => "install the version that wrote it, or a later one",
             Self::Missing { .. } => "check the path, or import sessions to create it",
@@ -519,14 +523,14 @@ impl StoreError {
                 session: Some(_), ..
             }
             | Self::Segment { .. } => {
-                "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable"
+                "verify the store to see how far it goes, and restore a backup; other sessions stay readable"
             }
             // It may be in the way of any session, or of all.
             Self::Damaged { session: None, .. } => {
-                "run `betcode-db verify` to see how far it goes, and restore a backup; `betcode-db export --salvage --out DIR` writes what can be read"
+                "verify the store to see how far it goes; restore a backup; salvage what can be read"
             }
             Self::CutOff { .. } => {
-                "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing"
+                "restore a backup; salvage what is left; verify the store to see what is missing"
             }
             Self::FileExists { .. } => "choose another name, or move the file away",
             Self::CopyNotSynced { .. } => {
@@ -574,7 +578,7 @@ mod tests {
             "h.db: the database has 3.00 MB in use, and 21 B more do not fit under its limit of 3.00 MB, of which 16.4 KB are kept for indexes"
         );
         let too_large = StoreError::PayloadTooLarge {
-            id: "s".into(),
+            id: SessionId::new("s").unwrap(),
             index: 0,
             bytes: 10_485_761,
             bytes_max: 10_485_760,

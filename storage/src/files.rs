@@ -12,7 +12,7 @@ use betcode_schema_sql::{APPLICATION_ID, SCHEMA_VERSION};
 use rustix::io::Errno;
 
 use crate::capacity::text;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::limits::{FULL_PROBE_BYTES, PAGE_BYTES};
 use crate::open_files;
 use crate::sql::db::Db;
@@ -109,7 +109,7 @@ pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
     match database_beside(path) {
         None => Ok(()),
         Some(main) => Err(StoreError::InvalidArgument {
-            what: "the database's name",
+            what: Argument::DatabasePath,
             why: format!(
                 "{} belongs to the database {}",
                 path.display(),
@@ -128,7 +128,7 @@ pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
     let bytes = path.file_name().map_or(0, OsStr::len);
     if bytes > NAME_BYTES_MAX {
         return Err(StoreError::InvalidArgument {
-            what: "the database's name",
+            what: Argument::DatabasePath,
             why: format!(
                 "it has {bytes} bytes, and the names of its log and locks, which continue it, leave \
                  room for {NAME_BYTES_MAX}"
@@ -137,7 +137,7 @@ pub(crate) fn refuse_new_name(path: &Path) -> Result<()> {
     }
     if path.as_os_str().as_bytes().ends_with(PARTIAL.as_bytes()) {
         return Err(StoreError::InvalidArgument {
-            what: "the database's name",
+            what: Argument::DatabasePath,
             why: format!(
                 "{} ends as a copy does that is under way, which the next one removes",
                 path.display()

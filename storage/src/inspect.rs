@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::classify::classify;
-use crate::error::{Result, StoreError};
+use crate::error::{Held, Holder, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::INSPECTION_TRIES_MAX;
 use crate::reader::fetch::{PageReader, SessionSource};
@@ -105,8 +105,8 @@ impl Store {
         }
         Err(StoreError::Busy {
             path: self.path().to_owned(),
-            what: "the session",
-            holder: "compaction".into(),
+            what: Held::Session,
+            holder: Holder::Compaction,
             waited_ms: 0,
         })
     }

@@ -93,7 +93,7 @@ pub use compact::{
     CompactionRequest, CompactionService, PlannedBatch, PlannedStep, ServiceOptions, ServiceState,
     ServiceStatus, SessionFailure, compaction_threads,
 };
-pub use error::{ErrorKind, Result, StoreError};
+pub use error::{Argument, ErrorKind, Held, Holder, Result, StoreError};
 pub use files::{belongs_to_database, belongs_to_open_store, resolve_links};
 pub use ids::{MessageKey, SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
@@ -107,11 +107,11 @@ pub use session::{DamagedSession, Session, SessionFilter, SessionList};
 pub use space::Space;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 pub use sql::report::{ProjectGrowth, Untimed};
-pub use sql::runs::CompactionRun;
+pub use sql::runs::{CompactionRun, RunOutcome};
 pub use sql::segments::{SegmentInfo, Tier};
 pub use sql::totals::Totals;
 pub use store::Store;
 pub use surroundings::{FileSettings, Surroundings};
-pub use verify::{Problem, VerifyProgress, VerifyReport};
+pub use verify::{Problem, ProblemKind, VerifyProgress, VerifyReport};
 pub use watch::TimedEvent;
 pub use writer::QueueDepth;

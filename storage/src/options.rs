@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::capacity::text;
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::limits;
 use crate::message::Committed;
 
@@ -107,7 +107,10 @@ impl StoreOptions {
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
+        let refuse = |name, why: String| {
+            let what = Argument::Named(name);
+            Err(StoreError::InvalidArgument { what, why })
+        };
         if !(1..=limits::PAYLOAD_BYTES_MAX_CEILING).contains(&self.payload_bytes_max) {
             let max = limits::PAYLOAD_BYTES_MAX_CEILING;
             return refuse(
@@ -151,12 +154,12 @@ impl StoreOptions {
 pub(crate) fn check_size_limits(size_limits: SizeLimits) -> Result<()> {
     let bounds = [
         (
-            "db_bytes_max",
+            Argument::DbBytesMax,
             size_limits.db_bytes_max,
             limits::DB_BYTES_MAX_FLOOR,
         ),
         (
-            "session_bytes_max",
+            Argument::SessionBytesMax,
             size_limits.session_bytes_max,
             crate::capacity::limits_policy::SESSION_BYTES_MAX_FLOOR,
         ),

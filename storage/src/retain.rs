@@ -67,7 +67,7 @@ type Observer<'a> = &'a mut dyn FnMut(&RetentionProgress) -> ControlFlow<()>;
 /// A session to remove, as it is now.
 struct SessionToRemove<'a> {
     removal: &'a Removal,
-    id: SessionId,
+    id: &'a SessionId,
     fingerprint: SessionFingerprint,
 }
 
@@ -155,8 +155,8 @@ impl Store {
         let mut outcome = RetentionOutcome::default();
         let mut leaving = Vec::new();
         for removal in &plan.removals {
-            let id: SessionId = removal.session_id.parse()?;
-            match self.fingerprint(&id) {
+            let id = &removal.session_id;
+            match self.fingerprint(id) {
                 Ok(fingerprint) if is_as_planned(removal, &fingerprint) => {
                     leaving.push(SessionToRemove {
                         removal,
@@ -206,7 +206,7 @@ impl Store {
                 outcome.cancelled = true;
                 break;
             }
-            let deleted = self.delete_if(&id, fingerprint, &mut go_on);
+            let deleted = self.delete_if(id, fingerprint, &mut go_on);
             if matches!(
                 deleted,
                 Ok(true) | Err(StoreError::SpaceNotGivenBack { .. })
@@ -256,7 +256,7 @@ impl RetentionOutcome {
 
     fn keep_damaged(&mut self, removal: &Removal, error: &StoreError) {
         tracing::warn!(session = %removal.session_id, %error, "retention keeps a damaged session");
-        self.keep(removal, "it is damaged; `betcode-db verify` tells how");
+        self.keep(removal, "it is damaged; verify the store to see how");
     }
 
     /// Does `work` with each session. A damaged one stays in the store, and is not among them any more.

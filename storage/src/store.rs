@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capacity::levels::Level;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::files;
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::SESSION_TEXT_BYTES_MAX;
@@ -363,7 +363,7 @@ impl Store {
     pub fn rename(&self, id: &SessionId, name: &str) -> Result<()> {
         if name.len() > SESSION_TEXT_BYTES_MAX {
             return Err(StoreError::InvalidArgument {
-                what: "the name",
+                what: Argument::Named("the name"),
                 why: format!(
                     "it has {} bytes, and may have {SESSION_TEXT_BYTES_MAX}",
                     name.len()

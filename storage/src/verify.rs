@@ -1,6 +1,7 @@
 //! Checking a whole store: structure, checksums, digests, gaps, counters.
 
 mod places;
+mod problem;
 mod view;
 
 use std::ops::ControlFlow;
@@ -21,23 +22,7 @@ use crate::sql::growth::GrowthSum;
 use crate::sql::segments::SegmentInfo;
 use crate::store::Store;
 
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// `structure`, `listing` (a session of which not even the id can be read, or more of them),
-    /// `segment`, `message`, `gap`, `overlap`, `source` (an imported session would not come back as its
-    /// file was), `counter` or `orphan`.
-    pub kind: &'static str,
-    /// The session, when it concerns one.
-    pub session: Option<String>,
-    /// The first sequence concerned, when it concerns messages.
-    pub sequence: Option<u64>,
-    /// What is wrong.
-    pub what: String,
-}
-
-/// The kind of a problem with sums only.
-pub(crate) const COUNTER: &str = "counter";
+pub use problem::{Problem, ProblemKind};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,7 +52,7 @@ impl VerifyReport {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 let what = what_is_damaged(error)?;
-                self.add_global("structure", what);
+                self.add_global(ProblemKind::Structure, what);
                 Ok(None)
             }
         }
@@ -79,24 +64,24 @@ impl VerifyReport {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
                 let what = what_is_damaged(error)?;
-                self.add("structure", session, None, what);
+                self.add(ProblemKind::Structure, session, None, what);
                 Ok(None)
             }
         }
     }
 
     /// A problem of no session, or of one of which not even the id is known.
-    fn add_global(&mut self, kind: &'static str, what: String) {
+    fn add_global(&mut self, kind: ProblemKind, what: String) {
         self.add_at(kind, None, None, what);
     }
 
-    fn add(&mut self, kind: &'static str, session: &Session, sequence: Option<u64>, what: String) {
+    fn add(&mut self, kind: ProblemKind, session: &Session, sequence: Option<u64>, what: String) {
         self.add_at(kind, Some(session.id.to_string()), sequence, what);
     }
 
     fn add_at(
         &mut self,
-        kind: &'static str,
+        kind: ProblemKind,
         session: Option<String>,
         sequence: Option<u64>,
         what: String,
@@ -192,7 +177,8 @@ impl Check<'_> {
 
     fn structure(&mut self) -> Result<()> {
         if let Some(cut_off) = self.store.inner.cut_off {
-            self.report.add_global("structure", cut_off.to_string());
+            self.report
+                .add_global(ProblemKind::Structure, cut_off.to_string());
         }
         let found = self.interruptible(|connection| {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
@@ -200,7 +186,7 @@ impl Check<'_> {
         let db = &self.store.inner.db;
         let found = found.and_then(|found| db.named("check the structure", found));
         for what in self.report.take(found)?.unwrap_or_default() {
-            self.report.add_global("structure", what);
+            self.report.add_global(ProblemKind::Structure, what);
         }
         Ok(())
     }
@@ -209,7 +195,8 @@ impl Check<'_> {
         let (sessions, damaged) = match self.store.sessions(&SessionFilter::default()) {
             Ok(list) => (list.sessions, list.damaged),
             Err(error) => {
-                self.report.add_global("listing", what_is_damaged(error)?);
+                self.report
+                    .add_global(ProblemKind::Listing, what_is_damaged(error)?);
                 Default::default()
             }
         };
@@ -217,9 +204,9 @@ impl Check<'_> {
             match id {
                 Some(id) => {
                     let id = Some(id.to_string());
-                    self.report.add_at("structure", id, None, what);
+                    self.report.add_at(ProblemKind::Structure, id, None, what);
                 }
-                None => self.report.add_global("listing", what),
+                None => self.report.add_global(ProblemKind::Listing, what),
             }
         }
         self.progress.messages = sessions.iter().map(|s| s.messages).sum();
@@ -261,7 +248,7 @@ impl Check<'_> {
             if source.is_some_and(|source| !source.is_same()) {
                 let what = "its messages and line ends are not those of the file that it was \
                             imported from";
-                report.add("source", session, None, what.into());
+                report.add(ProblemKind::Source, session, None, what.into());
             }
         }
         report.segments += count_intact(&segments, &damaged);
@@ -314,7 +301,8 @@ impl Check<'_> {
             .unwrap_or_default();
         if let Some(first) = unlisted.first() {
             let what = format!("{} more places, from this one on", unlisted.len());
-            self.report.add("message", session, Some(*first), what);
+            self.report
+                .add(ProblemKind::Message, session, Some(*first), what);
         }
         Ok(Some(found))
     }
@@ -336,8 +324,8 @@ impl Check<'_> {
         found: &mut ReadBack,
     ) -> Result<()> {
         let kind = match error {
-            StoreError::Segment { .. } => "segment",
-            _ => "message",
+            StoreError::Segment { .. } => ProblemKind::Segment,
+            _ => ProblemKind::Message,
         };
         let what = what_is_damaged(error)?;
         found.damaged.push(sequence);
@@ -361,22 +349,22 @@ impl Check<'_> {
         let invalid_deletions = report.take(sums.invalid_deletions)?;
         for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         if let Some(kept) = kept {
             check_sums(&kept, counted, growth.as_ref().map_or(&[], |g| g), report);
         }
         for base_id in missing_bases.into_iter().flatten() {
             let what = format!("base {base_id:016x}, which segments need, is not there");
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         for what in imports.into_iter().flatten() {
-            report.add_global("structure", what);
+            report.add_global(ProblemKind::Structure, what);
         }
         for key in orphans.into_iter().flatten().map(MessageKey::from_i64) {
             let session = key.session().as_i64();
             let what = format!("rows of session key {session}, which is not there");
-            report.add_at("orphan", None, Some(key.sequence()), what);
+            report.add_at(ProblemKind::Orphan, None, Some(key.sequence()), what);
         }
         Ok(())
     }
@@ -399,7 +387,7 @@ fn check_sums(
     growth: &[GrowthSum],
     report: &mut VerifyReport,
 ) {
-    let mut counter = |what: String| report.add_global(COUNTER, what);
+    let mut counter = |what: String| report.add_global(ProblemKind::Counter, what);
     let counted = counted.map(|counted| sql::totals::Totals {
         store_id: kept.store_id.clone(),
         created_ms: kept.created_ms,
@@ -440,7 +428,7 @@ fn check_growth(session: &Session, growth: sql::growth::Sums, report: &mut Verif
     for (what, kept, counted) in counts {
         if kept != counted {
             let what = format!("the session says {kept} {what}, and its growth has {counted}");
-            report.add(COUNTER, session, None, what);
+            report.add(ProblemKind::Counter, session, None, what);
         }
     }
 }
@@ -454,21 +442,22 @@ fn check_count(
 ) {
     if kept != counted {
         let what = format!("the session says {kept} {what}, and its rows have {counted}");
-        report.add(COUNTER, session, None, what);
+        report.add(ProblemKind::Counter, session, None, what);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Held, Holder};
 
     #[test]
     fn only_damage_is_listed_and_other_errors_end_the_check() {
         let mut report = VerifyReport::default();
         let busy = || StoreError::Busy {
             path: "h.db".into(),
-            what: "the write lock",
-            holder: "another connection".into(),
+            what: Held::WriteLock,
+            holder: Holder::AnotherConnection,
             waited_ms: 0,
         };
         assert!(report.take::<()>(Err(busy())).is_err());

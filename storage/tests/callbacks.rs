@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use betcode_storage::capacity::levels::{CapacityEvent, Level};
 use betcode_storage::{
-    Batch, Clock, CompactionRequest, CompactionService, ErrorKind, ManualClock, ServiceOptions,
-    ServiceState, ServiceStatus, SessionId, Store, StoreError, StoreOptions,
+    Batch, Clock, CompactionRequest, CompactionService, ErrorKind, ManualClock, RunOutcome,
+    ServiceOptions, ServiceState, ServiceStatus, SessionId, Store, StoreError, StoreOptions,
 };
 use bytes::Bytes;
 
@@ -95,7 +95,7 @@ fn background_compaction_tells_of_a_panic_and_leaves_that_session_alone() {
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(store.compaction_runs(10).unwrap().len(), 1);
     let runs = store.compaction_runs(1).unwrap();
-    assert_eq!(runs[0].outcome, "failed");
+    assert_eq!(runs[0].outcome, RunOutcome::Failed);
     assert!(runs[0].detail.contains("internal error"), "{runs:?}");
     assert_eq!(store.totals().unwrap().hot_messages, 100);
 

@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use betcode_storage::{
-    Batch, CompactionRequest, ErrorKind, ReadRange, SessionFilter, SessionId, SessionList,
-    SessionMeta, Store, StoreError, StoreOptions, VerifyReport,
+    Batch, CompactionRequest, ErrorKind, ProblemKind, ReadRange, SessionFilter, SessionId,
+    SessionList, SessionMeta, Store, StoreError, StoreOptions, VerifyReport,
 };
 use bytes::Bytes;
 
@@ -261,7 +261,12 @@ fn a_damaged_page_of_session_rows_hides_no_session_on_another_and_names_its_own(
         }
         let report = verify(&store);
         assert_eq!(report.sessions, whole_sessions);
-        assert!(report.problems.iter().all(|p| p.kind != "listing"));
+        assert!(
+            report
+                .problems
+                .iter()
+                .all(|p| p.kind != ProblemKind::Listing)
+        );
         store.capacity_report().unwrap();
         compact(&store);
         assert_eq!(store.totals().unwrap().segments, whole_sessions);
@@ -307,7 +312,12 @@ fn where_neither_rows_nor_ids_can_be_read_the_check_says_that_not_all_is_listed(
     assert!(list.sessions.len() > 150, "{}", list.sessions.len());
     assert!(list.damaged.iter().any(|session| session.id.is_none()));
     let report = verify(&store);
-    assert!(report.problems.iter().any(|p| p.kind == "listing"));
+    assert!(
+        report
+            .problems
+            .iter()
+            .any(|p| p.kind == ProblemKind::Listing)
+    );
     assert_eq!(report.sessions, list.sessions.len() as u64);
 }
 
@@ -391,7 +401,7 @@ fn what_is_left_of_a_file_that_is_cut_off_is_read_and_nothing_is_written_to_it()
         assert!(matches!(refused, StoreError::CutOff { .. }), "{refused}");
         assert_eq!(refused.kind(), ErrorKind::Damaged);
         assert!(refused.to_string().contains(&what), "{refused}");
-        assert!(refused.hint().unwrap().contains("export --salvage"));
+        assert!(refused.hint().unwrap().contains("salvage"));
         assert!(std::fs::read(&path).unwrap() == left, "{what}, and altered");
         let beside = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(beside, 1, "something was left beside it");

@@ -422,12 +422,12 @@ fn what_keeps_old(case: &Case, archive: Option<&Path>) -> String {
     let done = case.store.retain(&case.by_age(), archive, &mut go_on);
     let done = done.unwrap();
     assert_eq!(case.ids(), ["new", "old"]);
-    let removed: Vec<_> = done.removed.iter().map(|gone| &gone.session_id).collect();
-    assert_eq!(removed, ["older"]);
+    let removed = done.removed.iter().map(|gone| gone.session_id.as_str());
+    assert_eq!(removed.collect::<Vec<_>>(), ["older"]);
     let [kept] = done.kept.as_slice() else {
         panic!("{:?}", done.kept);
     };
-    assert_eq!(kept.session_id, "old");
+    assert_eq!(kept.session_id.as_str(), "old");
     kept.why.to_owned()
 }
 

@@ -11,8 +11,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use betcode_storage::{
-    Batch, CompactionOutcome, CompactionRequest, ErrorKind, Message, Problem, ReadRange, Result,
-    SessionFilter, SessionId, SessionMeta, Store, StoreOptions, Tier, VerifyReport,
+    Batch, CompactionOutcome, CompactionRequest, ErrorKind, Message, Problem, ProblemKind,
+    ReadRange, Result, SessionFilter, SessionId, SessionMeta, Store, StoreOptions, Tier,
+    VerifyReport,
 };
 use bytes::Bytes;
 
@@ -336,7 +337,7 @@ fn an_odd_segment_row_hides_no_damage_in_another_segment_from_the_check() {
     );
     let store = place.open();
     let report = verify(&store);
-    let flipped = |p: &Problem| (p.kind, p.sequence) == ("segment", Some(101));
+    let flipped = |p: &Problem| (p.kind, p.sequence) == (ProblemKind::Segment, Some(101));
     assert!(report.problems.iter().any(flipped), "{report:?}");
     assert_eq!(report.segments, 0);
 }
@@ -365,7 +366,9 @@ fn a_count_of_a_session_that_its_messages_do_not_add_up_to_is_named() {
         let store = place.open();
         let report = verify(&store);
         let is_named = |p: &Problem| {
-            p.kind == "counter" && p.session.as_deref() == Some("s") && p.what.contains(named)
+            p.kind == ProblemKind::Counter
+                && p.session.as_deref() == Some("s")
+                && p.what.contains(named)
         };
         assert!(report.problems.iter().any(is_named), "{lie}: {report:?}");
         assert_eq!(report.sessions, 1, "{lie}");
@@ -488,7 +491,7 @@ fn wrong_sums_do_not_keep_a_backup_from_being_made() {
     let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
     let told = store.verify(go_on).unwrap().problems;
     assert!(
-        !told.is_empty() && told.iter().all(|p| p.kind == "counter"),
+        !told.is_empty() && told.iter().all(|p| p.kind == ProblemKind::Counter),
         "{told:?}"
     );
     let copy = tempfile::tempdir().unwrap();

@@ -8,7 +8,9 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use betcode_storage::{Batch, CompactionRequest, Problem, Store, StoreError, StoreOptions};
+use betcode_storage::{
+    Batch, CompactionRequest, Problem, ProblemKind, Store, StoreError, StoreOptions,
+};
 use bytes::Bytes;
 
 fn open(path: &Path) -> Store {
@@ -45,7 +47,10 @@ fn a_check_says_how_many_damaged_places_it_does_not_list() {
     let problems = problems_after(&path, "UPDATE hot_messages SET digest = digest + 1");
     assert_eq!(problems.len(), 1001);
     let last = problems.last().unwrap();
-    assert_eq!((last.kind, last.sequence), ("message", Some(1001)));
+    assert_eq!(
+        (last.kind, last.sequence),
+        (ProblemKind::Message, Some(1001))
+    );
     assert!(last.what.starts_with("10 more"), "{}", last.what);
 }
 
@@ -66,7 +71,8 @@ fn gaps_and_overlaps_among_segments_and_hot_messages_are_found_in_order() {
          UPDATE hot_messages SET message_key = message_key - 11 + 5
              WHERE message_key & 0xffffffff = 11;",
     );
-    let is_of_place = |problem: &&Problem| ["gap", "overlap"].contains(&problem.kind);
+    let is_of_place =
+        |problem: &&Problem| [ProblemKind::Gap, ProblemKind::Overlap].contains(&problem.kind);
     let found: Vec<_> = problems
         .iter()
         .filter(is_of_place)

@@ -218,7 +218,7 @@ fn a_session_that_cannot_be_compacted_is_named_and_the_others_are_done() {
     clock.advance(HOUR_MS);
     wait_for(&service, "compacting again", |s| s.runs > 1);
     let runs = store.compaction_runs(10).unwrap();
-    let outcomes: Vec<_> = runs.iter().map(|run| run.outcome.as_str()).collect();
+    let outcomes: Vec<_> = runs.iter().map(|run| run.outcome.name()).collect();
     assert_eq!(outcomes, ["done", "failed"]);
     assert!(service.status().last_error.unwrap().contains("damaged"));
     // Reading and writing go on, of that session too.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use betcode_storage::{ErrorKind, StoreError};
+use betcode_storage::{Argument, ErrorKind, Holder, StoreError};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -209,6 +209,11 @@ impl Failure {
     }
 }
 
+/// What helps against damage in one session.
+const DAMAGED_SESSION_HINT: &str = "run `betcode-db verify` to see how far it goes, and restore a backup; other sessions stay readable";
+/// What helps against damage that may be in the way of any session, or of all.
+pub(crate) const DAMAGED_STORE_HINT: &str = "run `betcode-db verify` to see how far it goes, and restore a backup; `betcode-db export --salvage --out DIR` writes what can be read";
+
 /// What helps against most errors of a kind.
 fn usual_hint(exit: Exit) -> Option<&'static str> {
     match exit {
@@ -249,43 +254,59 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What to try, in the words of this tool's commands and options: the engine knows neither.
+fn hint_of(error: &StoreError, exit: Exit) -> Option<&'static str> {
+    match error {
+        StoreError::SessionNotFound { .. } | StoreError::InvalidSessionId { .. } => {
+            Some("run `betcode-db sessions` and use an id from there")
+        }
+        StoreError::Missing { .. } => {
+            Some("check --db, or create it with `betcode-db import PATH`")
+        }
+        StoreError::PayloadTooLarge { .. } => Some("raise --max-payload-bytes (at most 100 MiB)"),
+        StoreError::DiskFull { .. } => {
+            Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
+        }
+        StoreError::SpaceNotGivenBack { .. } if exit == Exit::NoSpace => Some(
+            "free space on that disk, then run `betcode-db compact`: it begins by giving that space back",
+        ),
+        StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
+            Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
+        }
+        StoreError::StrayLog { .. } => Some(
+            "put it back beside its database, under the same name and -wal, or delete it if that database is gone for good; `restore --replace` moves it aside",
+        ),
+        StoreError::InvalidArgument {
+            what: Argument::DatabasePath | Argument::CopyPath | Argument::Backup,
+            ..
+        } => Some("name another file"),
+        StoreError::InvalidArgument {
+            what: Argument::DbBytesMax | Argument::SessionBytesMax,
+            ..
+        } => Some("give a larger --limit-bytes, such as 500MB, or leave it out for 1 GB"),
+        StoreError::Busy {
+            holder: Holder::Process(_) | Holder::AnotherProcess | Holder::AnotherConnection,
+            ..
+        } => Some("wait for the other process and run the command again"),
+        StoreError::Foreign { .. } => Some(
+            "check the path: --db must name a history store, or a file that does not exist yet",
+        ),
+        StoreError::Damaged {
+            session: Some(_), ..
+        }
+        | StoreError::Segment { .. } => Some(DAMAGED_SESSION_HINT),
+        StoreError::Damaged { session: None, .. } => Some(DAMAGED_STORE_HINT),
+        StoreError::CutOff { .. } => Some(
+            "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing",
+        ),
+        other => other.hint().or(usual_hint(exit)),
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let exit = Exit::of(error.kind());
-        let hint = match &error {
-            // The engine does not know how this tool spells what it suggests.
-            StoreError::SessionNotFound { .. } | StoreError::InvalidSessionId { .. } => {
-                Some("run `betcode-db sessions` and use an id from there")
-            }
-            StoreError::Missing { .. } => {
-                Some("check --db, or create it with `betcode-db import PATH`")
-            }
-            StoreError::PayloadTooLarge { .. } => {
-                Some("raise --max-payload-bytes (at most 100 MiB)")
-            }
-            StoreError::DiskFull { .. } => {
-                Some("free space on that disk, then run `betcode-db compact`; nothing is lost")
-            }
-            StoreError::SpaceNotGivenBack { .. } if exit == Exit::NoSpace => Some(
-                "free space on that disk, then run `betcode-db compact`: it begins by giving that space back",
-            ),
-            StoreError::LimitReached { .. } | StoreError::SessionLimitReached { .. } => {
-                Some("run `betcode-db compact`, delete sessions, or raise --limit-bytes")
-            }
-            StoreError::StrayLog { .. } => Some(
-                "put it back beside its database, under the same name and -wal, or delete it if that database is gone for good; `restore --replace` moves it aside",
-            ),
-            StoreError::InvalidArgument {
-                what: "the database's name" | "the name of the copy" | "the backup",
-                ..
-            } => Some("name another file"),
-            StoreError::InvalidArgument {
-                what: "db_bytes_max" | "session_bytes_max",
-                ..
-            } => Some("give a larger --limit-bytes, such as 500MB, or leave it out for 1 GB"),
-            StoreError::Busy { .. } => Some("wait for the other process and run the command again"),
-            other => other.hint().or(usual_hint(exit)),
-        };
+        let hint = hint_of(&error, exit);
         let stop = stop_holder(&error)
             .map(|stop| format!("wait for it, or {stop}, and run the command again"));
         // A lease that is held is seen at once.
@@ -297,7 +318,7 @@ impl From<StoreError> for Failure {
             what = format!("{} is empty: it is no database yet", path.display());
         }
         if let StoreError::InvalidArgument {
-            what: "db_bytes_max" | "session_bytes_max",
+            what: Argument::DbBytesMax | Argument::SessionBytesMax,
             why: bound,
         } = &error
         {
@@ -332,16 +353,13 @@ impl From<StoreError> for Failure {
 /// How to stop what holds a store, where its process is known.
 #[must_use]
 pub fn stop_holder(error: &StoreError) -> Option<String> {
-    let StoreError::Busy { holder, .. } = error else {
-        return None;
-    };
-    let pid = holder.strip_prefix("process ")?;
-    let pid: u32 = pid
-        .split(|c: char| !c.is_ascii_digit())
-        .next()?
-        .parse()
-        .ok()?;
-    Some(format!("stop it with `kill {pid}`"))
+    match error {
+        StoreError::Busy {
+            holder: Holder::Process(pid),
+            ..
+        } => Some(format!("stop it with `kill {pid}`")),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -383,7 +401,7 @@ mod tests {
     #[test]
     fn a_deletion_that_met_a_full_disk_says_that_the_session_is_gone() {
         let failure = Failure::from(StoreError::SpaceNotGivenBack {
-            id: "s".to_owned(),
+            id: "s".parse().unwrap(),
             source: Box::new(StoreError::DiskFull {
                 path: "/h.db".into(),
                 why: "delete messages: database or disk is full".to_owned(),

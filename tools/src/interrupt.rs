@@ -41,7 +41,7 @@ impl Interrupt {
             .name("signals".to_owned())
             .spawn(move || {
                 if signals.forever().next().is_some() {
-                    thread::sleep(Duration::from_millis(limits::SAME_WISH_MS));
+                    thread::sleep(Duration::from_millis(limits::REPEATED_SIGNAL_MS_MAX));
                     insisted.store(true, Ordering::SeqCst);
                 }
             })?;

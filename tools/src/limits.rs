@@ -1,15 +1,15 @@
 //! Every bound of the tool's waits, buffers and lists, with its unit in its name. What the engine bounds
 //! stands in `betcode_storage::limits`; how much the generator makes, with the generator.
 
-/// A signal that comes sooner after the first one is the same wish to stop: `timeout` of coreutils sends its
-/// signal twice, and a wrapper may pass on what the terminal has sent to the tool already.
-pub const SAME_WISH_MS: u64 = 1_000;
+/// A signal that comes no later than this after the first one is taken as the same one: `timeout` of coreutils
+/// sends its signal twice, and a wrapper may pass on what the terminal has sent to the tool already.
+pub const REPEATED_SIGNAL_MS_MAX: u64 = 1_000;
 
 /// How long a daemon that is just starting is waited for.
 pub const DAEMON_START_MS_MAX: u64 = 5_000;
-/// How often it is looked at meanwhile.
+/// How often the tool checks meanwhile whether it has started.
 pub const DAEMON_START_POLL_MS: u64 = 50;
-/// How long a daemon's answer is waited for. Long work answers at once and then tells how far it is.
+/// How long a daemon's answer is waited for. Long work answers at once, and then reports its progress.
 pub const ANSWER_MS_MAX: u64 = 30_000;
 /// How long a report waits for the daemon: what it does not say in time is left out.
 pub const REPORT_ANSWER_MS_MAX: u64 = 2_000;
@@ -17,7 +17,7 @@ pub const REPORT_ANSWER_MS_MAX: u64 = 2_000;
 pub const DELETE_MS_MAX: u64 = 600_000;
 /// How long a batch may take: the daemon's own wait for its queue, and a large commit.
 pub const COMMIT_MS_MAX: u64 = 120_000;
-/// How often it is looked whether the user wants to stop, while a daemon works.
+/// How often the tool checks whether the user wants to stop, while a daemon works.
 pub const INTERRUPT_POLL_MS: u64 = 50;
 /// Bytes on the way in one stream to or from a daemon, and in all of them.
 pub const WINDOW_BYTES: u32 = 1 << 20;
@@ -37,16 +37,16 @@ pub const FILE_BUFFER_BYTES: usize = 256 << 10;
 /// Bytes of the buffer before standard output.
 pub const STDOUT_BUFFER_BYTES: usize = 256 << 10;
 
-/// Bytes of a file's beginning by which it is told whether it holds lines.
+/// Bytes of a file's beginning that decide whether it holds lines.
 pub const SNIFFED_BYTES: usize = 8 << 10;
 /// Bytes of a batch of an import; one longer line makes a batch of its own.
 pub const IMPORT_BATCH_BYTES_MAX: usize = 1 << 20;
 /// Lines of a batch of an import.
 pub const IMPORT_BATCH_LINES_MAX: usize = 4096;
-/// Bytes imported between two quick compactions, so that a large import never needs room for all
+/// Bytes imported between two quick compactions, so that a large import never needs space for all
 /// its lines uncompacted.
 pub const IMPORT_COMPACT_EVERY_BYTES: u64 = 64_000_000;
-/// How often it is looked where a file goes on, when another import of it records the same lines.
+/// How often the import of a file is begun anew, when another import of it records the same lines.
 pub const OVERTAKEN_TRIES_MAX: usize = 4;
 /// Sessions that a file is compared with to see whether it is an older copy of one.
 pub const OLDER_COPY_REPLAYS_MAX: usize = 32;
@@ -60,7 +60,7 @@ pub const UNFINISHED_MS_MIN: u64 = 3_600_000;
 pub const LISTED_MAX: usize = 20;
 /// Sessions shown for a text that names several.
 pub const CANDIDATES_MAX: usize = 10;
-/// Characters of a shortened session id, unless more tell it from others.
+/// Characters of a shortened session id, unless it needs more to be unique.
 pub const SHORT_ID_CHARS_MIN: usize = 13;
 /// Columns of what a list of sessions says of each.
 pub const ABOUT_CELLS_MAX: usize = 54;

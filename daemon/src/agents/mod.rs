@@ -209,7 +209,7 @@ impl Agents {
             let known = core.blocking.read(move || known(&store, wanted)).await;
             let known = known.map_err(|error| from_store(&error))?;
             if known.key != session.key {
-                let id = id.to_string();
+                let id = id.clone();
                 return Err(from_store(&StoreError::SessionNotFound { id }));
             }
             if let Some(of_another) = handle {

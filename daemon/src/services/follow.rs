@@ -108,7 +108,7 @@ impl Follower {
         let session = self.core.blocking.read(move || store.session(&id)).await?;
         if session.key != self.key {
             return Err(StoreError::SessionNotFound {
-                id: self.session.to_string(),
+                id: self.session.clone(),
             }
             .into());
         }

@@ -262,6 +262,7 @@ mod tests {
                 free_bytes: 0,
                 compactable_bytes: 0,
                 limit_bytes: 1_000_000,
+                disk_free_bytes: None,
                 uncompacted_ratio: one,
                 compacted_ratio: one,
                 raw_bytes_per_session_hour: None,

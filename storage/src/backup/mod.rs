@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use partial::Partial;
 use place::{ExclusiveClaim, MovedAside, busy};
 
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Held, Holder, Result, StoreError};
 use crate::files::{self, refuse_new_name, refuse_stray_log};
 use crate::open_files;
 use crate::options::StoreOptions;
@@ -17,8 +17,6 @@ use crate::sql::db::Db;
 use crate::sql::totals::HistoryFingerprint;
 use crate::store::Store;
 use crate::verify::{VerifyProgress, VerifyReport};
-
-const THE_DATABASE: &str = "the database";
 
 /// Refuses a place where something stands, or where a log waits for a database that is gone: the
 /// next one that opens the copy would read it into it.
@@ -32,7 +30,7 @@ fn refuse_taken(to: &Path) -> Result<()> {
     let is_folder = to.as_os_str().as_encoded_bytes().ends_with(b"/");
     if is_folder || to.file_name().is_none() {
         return Err(StoreError::InvalidArgument {
-            what: "the name of the copy",
+            what: Argument::CopyPath,
             why: format!("{:?} names no file", to.display().to_string()),
         });
     }
@@ -158,7 +156,7 @@ pub fn restore(
     files::refuse_name_of_log(to)?;
     if files::is_same_file(backup, to) {
         return Err(StoreError::InvalidArgument {
-            what: "the backup",
+            what: Argument::Backup,
             why: format!("{} is the database itself", backup.display()),
         });
     }
@@ -169,16 +167,16 @@ pub fn restore(
         refuse_taken(to)?;
     }
     if open_files::is_open(to) {
-        return Err(busy(to, THE_DATABASE, "this process".into()));
+        return Err(busy(to, Held::Database, Holder::ThisProcess));
     }
-    drop(ExclusiveClaim::claim(to, THE_DATABASE)?);
+    drop(ExclusiveClaim::claim(to, Held::Database)?);
     let db = &source.inner.db;
     let partial = Partial::begin(to)?;
     partial.fill(db, source.totals()?.messages, observe)?;
     let checked = partial.check(observe)?;
     partial.check_place(&partial.path)?;
     let target = Db::at(to);
-    let claimed = ExclusiveClaim::claim(to, THE_DATABASE)?;
+    let claimed = ExclusiveClaim::claim(to, Held::Database)?;
     let aside = match replace {
         true => MovedAside::of(&target)?,
         false => MovedAside::default(),

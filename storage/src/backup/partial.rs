@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use super::Observer;
 use super::place::{ExclusiveClaim, LOGS, busy, rename_to_new};
 use crate::capacity::text;
-use crate::error::{Result, StoreError};
+use crate::error::{Held, Holder, Result, StoreError};
 use crate::files::{self, PARTIAL, create_private_new, folder_of, free_bytes, io_error};
 use crate::limits::PAGE_BYTES;
 use crate::open_files::{self, OpenFile};
@@ -25,11 +25,10 @@ use crate::sql::db::{Db, name_for_sqlite};
 use crate::sql::interruptible::interruptible;
 use crate::sqlite_header::MAGIC;
 use crate::store::Store;
-use crate::verify::{COUNTER, VerifyProgress, VerifyReport};
+use crate::verify::{ProblemKind, VerifyProgress, VerifyReport};
 
 /// How often a lock is tried for that its holder took away at the same time.
 const PLACE_LOCK_TRIES: u32 = 100;
-const THE_COPY: &str = "the copy";
 
 /// A copy under another name until it is whole and checked. Dropped before, it leaves nothing.
 ///
@@ -52,15 +51,15 @@ impl Partial {
     pub(super) fn begin(to: &Path) -> Result<Self> {
         let path = Db::at(to).beside(PARTIAL);
         if open_files::is_open(&path) {
-            return Err(busy(&path, THE_COPY, "this process".into()));
+            return Err(busy(&path, Held::Copy, Holder::ThisProcess));
         }
         let lock = PlaceLock::take(&path)?;
         // Either an earlier build is at it, or a killed copy left it.
-        drop(ExclusiveClaim::claim(&path, THE_COPY)?);
+        drop(ExclusiveClaim::claim(&path, Held::Copy)?);
         refuse_not_a_copy(&path)?;
         remove_all(&path);
         let Some(new) = create_private_new(&path)? else {
-            return Err(busy(&path, THE_COPY, "another process".into()));
+            return Err(busy(&path, Held::Copy, Holder::AnotherProcess));
         };
         let folder = File::open(folder_of(&path)).map_err(|error| {
             remove_all(&path);
@@ -137,8 +136,10 @@ impl Partial {
     /// Reads the copy back in full.
     pub(super) fn check(&self, observe: Observer<'_>) -> Result<VerifyReport> {
         let report = Store::open_read_only(&self.path, StoreOptions::default())?.verify(observe)?;
-        let (sums, damage): (Vec<_>, Vec<_>) =
-            report.problems.iter().partition(|p| p.kind == COUNTER);
+        let (sums, damage): (Vec<_>, Vec<_>) = report
+            .problems
+            .iter()
+            .partition(|p| p.kind == ProblemKind::Counter);
         for sum in sums {
             // All messages are there. Nothing puts a sum right, and who has damage needs copies most.
             tracing::warn!(path = %self.path.display(), "{} (in the copy as in the store)", sum.what);
@@ -157,7 +158,7 @@ impl Partial {
         if self.file.is_at(path) {
             Ok(())
         } else {
-            Err(busy(&self.path, THE_COPY, "another process".into()))
+            Err(busy(&self.path, Held::Copy, Holder::AnotherProcess))
         }
     }
 
@@ -235,7 +236,7 @@ impl PlaceLock {
                 return Ok(lock);
             }
         }
-        Err(busy(partial, THE_COPY, "another process".into()))
+        Err(busy(partial, Held::Copy, Holder::AnotherProcess))
     }
 
     /// Whether it is this file that others find, and not one that was taken away since.

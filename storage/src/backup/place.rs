@@ -8,14 +8,14 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, fcntl_lock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
-use crate::error::{Result, StoreError};
+use crate::error::{Held, Holder, Result, StoreError};
 use crate::files::io_error;
 use crate::sql::db::Db;
 
 /// What may stand beside a main file and belongs to it.
 pub(super) const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-pub(super) fn busy(path: &Path, what: &'static str, holder: String) -> StoreError {
+pub(super) fn busy(path: &Path, what: Held, holder: Holder) -> StoreError {
     StoreError::Busy {
         path: path.to_owned(),
         what,
@@ -30,7 +30,7 @@ pub(super) struct ExclusiveClaim(#[expect(dead_code, reason = "it holds the lock
 impl ExclusiveClaim {
     /// If nothing stands at `path`, nothing is locked. This process must not have it open: closing a handle
     /// of a file gives up all locks that a process has on it.
-    pub(super) fn claim(path: &Path, what: &'static str) -> Result<Self> {
+    pub(super) fn claim(path: &Path, what: Held) -> Result<Self> {
         let mut options = OpenOptions::new();
         let opened = options.read(true).write(true).open(path);
         let file = match opened.or_else(|_| File::open(path)) {
@@ -43,12 +43,12 @@ impl ExclusiveClaim {
         if let Ok(Some(lock)) = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)) {
             let pid = lock
                 .pid
-                .map(|pid| format!("process {}", pid.as_raw_nonzero()));
-            let holder = pid.unwrap_or_else(|| "another process".into());
+                .map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+            let holder = pid.map_or(Holder::AnotherProcess, Holder::Process);
             return Err(busy(path, what, holder));
         }
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::ACCESS | Errno::AGAIN) => Err(busy(path, what, "another process".into())),
+            Err(Errno::ACCESS | Errno::AGAIN) => Err(busy(path, what, Holder::AnotherProcess)),
             // Where there are no locks, SQLite has none either.
             _ => Ok(Self(Some(file))),
         }

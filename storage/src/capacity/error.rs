@@ -1,6 +1,6 @@
 //! Why a capacity question has no answer.
 
-use crate::error::StoreError;
+use crate::error::{Argument, StoreError};
 
 /// Result of capacity calculations.
 pub(crate) type Result<T, E = CapacityError> = std::result::Result<T, E>;
@@ -98,9 +98,47 @@ impl CapacityError {
 
 impl From<CapacityError> for StoreError {
     fn from(error: CapacityError) -> Self {
+        let (what, text) = (error.what(), error.to_string());
+        // Both begin with the input's name.
+        let why = match text.strip_prefix(what) {
+            Some(rest) => match rest.strip_prefix(": ") {
+                Some(why) => why.to_owned(),
+                None => format!("it{rest}"),
+            },
+            None => text,
+        };
         Self::InvalidArgument {
-            what: error.what(),
-            why: error.to_string(),
+            what: Argument::Named(what),
+            why,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_input_is_told_once() {
+        let contradiction = CapacityError::Contradiction {
+            what: "retention age",
+            why: "an age below one day would remove what was just written".into(),
+        };
+        let zero = CapacityError::Zero {
+            what: "retention size",
+            why: "it would remove every session",
+        };
+        for (error, told) in [
+            (
+                contradiction,
+                "retention age is not valid: an age below one day would remove what was just written",
+            ),
+            (
+                zero,
+                "retention size is not valid: it is 0: it would remove every session",
+            ),
+        ] {
+            assert_eq!(StoreError::from(error).to_string(), told);
         }
     }
 }

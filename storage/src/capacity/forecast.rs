@@ -57,8 +57,10 @@ pub struct ForecastInput<'a> {
     pub free_bytes: u64,
     /// Bytes that compaction would still make free.
     pub compactable_bytes: u64,
-    /// Size that the database can reach: its limit, or less where the disk is full before.
+    /// Size that the database may reach.
     pub limit_bytes: u64,
+    /// What its disk has free, if that is known.
+    pub disk_free_bytes: Option<u64>,
     /// Bytes that a byte of history takes in the database uncompacted …
     pub uncompacted_ratio: Input<Amount>,
     /// … and compacted.
@@ -143,17 +145,27 @@ pub struct Projection {
     pub critical: Reach,
     /// When the limit is reached.
     pub limit: Reach,
+    /// When the disk is full; `None` if that is not before the limit is reached.
+    pub disk: Option<Reach>,
 }
 
 impl Projection {
-    /// The sizes that dates are told for, by name.
+    /// The sizes that have dates, by name.
     #[must_use]
-    pub fn reaches(&self) -> [(&'static str, &Reach); 3] {
-        [
+    pub fn reaches(&self) -> Vec<(&'static str, &Reach)> {
+        let mut reaches = vec![
             ("warning", &self.warning),
             ("critical", &self.critical),
             ("limit", &self.limit),
-        ]
+        ];
+        reaches.extend(self.disk.as_ref().map(|disk| ("disk", disk)));
+        reaches
+    }
+
+    /// The size at which nothing more is taken: the limit, or the end of the disk if that comes first.
+    #[must_use]
+    pub fn end(&self) -> &Reach {
+        self.disk.as_ref().unwrap_or(&self.limit)
     }
 }
 
@@ -167,8 +179,8 @@ pub enum Forecast {
         days: usize,
         /// Days that are needed.
         days_min: usize,
-        /// Active session-hours until the limit without compaction, at the growth measured so
-        /// far; `None` when none was measured.
+        /// Active session-hours without compaction until the limit, or until the disk is full if that
+        /// comes first, at the growth measured so far; `None` when none was measured.
         session_hours_without_compaction: Option<f64>,
         /// With compaction.
         session_hours_with_compaction: Option<f64>,
@@ -179,7 +191,7 @@ pub enum Forecast {
     Projected {
         /// Days that the pace is taken from.
         window_days: usize,
-        /// Days of the calendar (UTC) within them on which something was recorded.
+        /// Of so many days of the calendar (UTC), those on which something was recorded.
         days_used: usize,
         /// Days of the runs that were averaged.
         run_days: usize,
@@ -192,6 +204,14 @@ pub enum Forecast {
         /// Hours left out because they are later than now or before 2020.
         ignored_hours: usize,
     },
+}
+
+impl ForecastInput<'_> {
+    /// The size at which the disk is full, if that is less than the limit.
+    fn disk_bytes(&self) -> Option<u64> {
+        let bytes = self.used_bytes.saturating_add(self.disk_free_bytes?);
+        Some(bytes).filter(|bytes| *bytes < self.limit_bytes)
+    }
 }
 
 impl Forecast {
@@ -234,7 +254,8 @@ pub fn forecast(input: &ForecastInput<'_>) -> Result<Forecast> {
     let compacted = in_use.saturating_sub(input.compactable_bytes);
     if days < HISTORY_DAYS_MIN {
         let session_hours = |start: u64, ratio: Input<Amount>| {
-            let room = as_f64(input.limit_bytes.saturating_sub(start));
+            let end = input.disk_bytes().unwrap_or(input.limit_bytes);
+            let room = as_f64(end.saturating_sub(start));
             hours_until(room, hourly.map(|raw| raw * ratio.value.get()))
         };
         return Ok(Forecast::NotEnoughHistory {
@@ -281,19 +302,18 @@ fn daily_raw_bytes(hours: &[HourGrowth], now_hour: i64, days: usize) -> Vec<f64>
     daily
 }
 
-/// Days of the calendar on which something was recorded within the last `days` spans of 24 hours. Not
-/// the spans with growth: they end with the current hour, so a day's work is usually in two of them.
+/// Days of the calendar on which something was recorded within the last `days` spans of 24 hours. What
+/// there is of the first of them and today are a day together: so a day of work is one also when a span
+/// ends in the middle of it.
 fn days_used(hours: &[HourGrowth], now_hour: i64, days: usize) -> usize {
-    let window_hours = i64::try_from(days)
-        .unwrap_or(i64::MAX)
-        .saturating_mul(HOURS_PER_DAY);
-    let used: BTreeSet<i64> = hours
-        .iter()
-        .filter(|hour| hour.raw_bytes > 0 && now_hour - hour.hour < window_hours)
-        .map(|hour| hour.hour.div_euclid(HOURS_PER_DAY))
+    let spans = days as i64;
+    let in_window = |hour: &&HourGrowth| now_hour - hour.hour < spans * HOURS_PER_DAY;
+    let used = hours.iter().filter(|hour| hour.raw_bytes > 0);
+    let used: BTreeSet<i64> = used
+        .filter(in_window)
+        .map(|hour| hour.hour.div_euclid(HOURS_PER_DAY).rem_euclid(spans))
         .collect();
-    // The window begins and ends within a day, so it touches one day more than it has.
-    used.len().min(days)
+    used.len()
 }
 
 fn pace(daily: &[f64], run_days: usize) -> Range {
@@ -332,6 +352,7 @@ fn projection(
         warning: reach(share(thresholds.warning_percent)),
         critical: reach(share(thresholds.critical_percent)),
         limit: reach(input.limit_bytes),
+        disk: input.disk_bytes().map(reach),
     }
 }
 

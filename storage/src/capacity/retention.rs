@@ -1,7 +1,7 @@
 //! What a retention policy would remove, and why: a plan to look at before anything goes.
 //!
-//! Retention is off until a rule is set. The plan is pure; carrying it out, and exporting
-//! first when asked, is another room's work.
+//! Retention is off until a rule is set. The plan is pure; `Store::retain` carries it out, and archives
+//! sessions first when asked.
 //!
 //! # Safety rules
 //! - Pinned sessions are never removed.
@@ -172,7 +172,7 @@ impl std::fmt::Display for RemovalReason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Removal {
     /// The session.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// Its name.
     pub name: String,
     /// When it was last used, Unix milliseconds.
@@ -196,7 +196,7 @@ pub struct Removal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kept {
     /// The session as named.
-    pub session_id: String,
+    pub session_id: SessionId,
     /// Why it stays.
     pub why: &'static str,
 }
@@ -253,7 +253,7 @@ pub fn plan(
             Some(_) => continue,
         };
         plan.kept.push(Kept {
-            session_id: id.to_string(),
+            session_id: id.clone(),
             why,
         });
     }
@@ -307,7 +307,7 @@ impl RetentionPlan {
     fn remove(&mut self, session: &RetentionCandidate, used_ms: i64, reason: RemovalReason) {
         self.stored_bytes_after = self.stored_bytes_after.saturating_sub(session.stored_bytes);
         self.removals.push(Removal {
-            session_id: session.id.to_string(),
+            session_id: session.id.clone(),
             name: session.name.clone(),
             used_ms,
             messages: session.messages,

@@ -150,16 +150,20 @@ pub fn days_ahead(days: f64) -> String {
     }
 }
 
-/// `text` without what could act on a terminal or reorder a line: control characters and
-/// bidirectional overrides become a middle dot. Session names and directories are input.
+/// Whether a character can act on a terminal, reorder the line that it stands in, or hide: control
+/// characters, line separators, bidirectional overrides and characters without width.
+#[must_use]
+pub fn acts_on_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// `text` with a middle dot for each character that [acts on a terminal](acts_on_terminal). Session
+/// names and directories are input.
 #[must_use]
 pub fn harmless(text: &str) -> String {
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     text.chars()
-        .map(|c| if acts(c) { '·' } else { c })
+        .map(|c| if acts_on_terminal(c) { '·' } else { c })
         .collect()
 }
 

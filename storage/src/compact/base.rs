@@ -311,7 +311,7 @@ pub(super) fn name_step(step: &PlannedStep, source: SegmentError) -> StoreError 
             ),
         },
         source => StoreError::Encode {
-            id: step.session.to_string(),
+            id: step.session.clone(),
             first_sequence: step.first_sequence,
             source,
         },

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::error::{Result, StoreError};
+use crate::error::{Held, Holder, Result, StoreError};
 use crate::files::io_error;
 use crate::sql::db::Db;
 
@@ -25,9 +25,6 @@ impl Drop for Lease {
 }
 
 impl Lease {
-    /// What is held, as [`StoreError::Busy`] says it.
-    pub(super) const HELD: &str = "compaction";
-
     /// Takes the lease.
     ///
     /// # Errors
@@ -45,11 +42,11 @@ impl Lease {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = noted_holder(&mut file);
+                let pid = noted_holder(&mut file).trim().parse();
                 return Err(StoreError::Busy {
                     path: db.path().to_owned(),
-                    what: Self::HELD,
-                    holder: format!("process {}", holder.trim()),
+                    what: Held::Compaction,
+                    holder: pid.map_or(Holder::AnotherProcess, Holder::Process),
                     waited_ms: 0,
                 });
             }

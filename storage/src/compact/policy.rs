@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::capacity::levels::Level;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::limits;
 use crate::segment::{CodecVersion, EncodeParams, v2};
 use crate::sql::segments::Tier;
@@ -163,7 +163,7 @@ fn check_bounds<T: PartialOrd + Display>(
         return Ok(());
     }
     Err(StoreError::InvalidArgument {
-        what,
+        what: Argument::Named(what),
         why: format!("{value} is not within {least} and {most}"),
     })
 }

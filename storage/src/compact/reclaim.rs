@@ -56,7 +56,7 @@ pub(super) fn reclaim(
                     path = %store.path().display(),
                     free_pages = free,
                     "this file cannot give its free pages back to the disk, only fill them again; to make \
-                     one that can: betcode-db backup FILE, then restore FILE --replace"
+                     one that can, back it up, and restore the backup in its place"
                 );
             }
             break;

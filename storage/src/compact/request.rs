@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::base::PlannedBatch;
 use super::plan::PlannedStep;
 use super::policy::CompactionPolicy;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::COMPACTION_THREADS_MAX;
 use crate::sql::segments::Tier;
@@ -60,7 +60,7 @@ pub(super) fn check_cpu_fraction(cpu_fraction_max: f64) -> Result<()> {
         return Ok(());
     }
     Err(StoreError::InvalidArgument {
-        what: "cpu_fraction_max",
+        what: Argument::Named("cpu_fraction_max"),
         why: format!("{cpu_fraction_max} is not above 0 and at most 1"),
     })
 }

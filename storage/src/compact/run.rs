@@ -26,7 +26,7 @@ use crate::limits::{COMPACTION_AHEAD_BYTES_MAX, COMPACTION_THREADS_MAX};
 use crate::reader::fetch::PageReader;
 use crate::segment::EncodeParams;
 use crate::sql;
-use crate::sql::runs::CompactionRun;
+use crate::sql::runs::{CompactionRun, RunOutcome};
 use crate::sql::segments::Tier;
 use crate::store::Store;
 
@@ -342,11 +342,10 @@ impl Store {
             trigger: trigger.to_owned(),
             tier: tier.name().to_owned(),
             outcome: match error {
-                None if outcome.failures.is_empty() => "done",
-                Some(StoreError::Cancelled) => "cancelled",
-                _ => "failed",
-            }
-            .to_owned(),
+                None if outcome.failures.is_empty() => RunOutcome::Done,
+                Some(StoreError::Cancelled) => RunOutcome::Cancelled,
+                _ => RunOutcome::Failed,
+            },
             bytes_before: outcome.bytes_before,
             bytes_after: outcome.bytes_after,
             messages: outcome.messages,

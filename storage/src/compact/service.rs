@@ -6,7 +6,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::lease::Lease;
 use super::policy::CompactionPolicy;
 use super::request::{
     CompactionOutcome, CompactionProgress, CompactionRequest, SessionFailure, check_cpu_fraction,
@@ -14,7 +13,7 @@ use super::request::{
 use super::tally::PanickedSession;
 use crate::capacity::levels::Level;
 use crate::clock::millis;
-use crate::error::{ErrorKind, Result, StoreError};
+use crate::error::{Argument, ErrorKind, Held, Result, StoreError};
 use crate::ids::SessionId;
 use crate::limits::{
     COMPACTION_CPU_FRACTION_DEFAULT, COMPACTION_FAILED_MS_MAX, COMPACTION_INTERVAL_MS_DEFAULT,
@@ -52,7 +51,7 @@ impl ServiceOptions {
     pub fn validate(&self) -> Result<()> {
         if self.interval_ms < COMPACTION_INTERVAL_MS_MIN {
             return Err(StoreError::InvalidArgument {
-                what: "interval_ms",
+                what: Argument::Named("interval_ms"),
                 why: format!(
                     "{} is below the least, {COMPACTION_INTERVAL_MS_MIN}",
                     self.interval_ms
@@ -308,7 +307,10 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
                 }
             }
             // Somebody compacts by hand: as good.
-            Err(StoreError::Busy { what, .. }) if what == Lease::HELD => {}
+            Err(StoreError::Busy {
+                what: Held::Compaction,
+                ..
+            }) => {}
             Err(StoreError::Closed { .. }) => break,
             Err(error) => {
                 tracing::error!(%error, "background compaction failed");

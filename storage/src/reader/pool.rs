@@ -13,7 +13,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, ffi};
 
 use crate::clock::millis;
-use crate::error::{Result, StoreError};
+use crate::error::{Held, Holder, Result, StoreError};
 use crate::limits::{READER_CLOSE_MS_MAX, READER_POLL_MS, READER_WAIT_MS_MAX};
 use crate::open_files::OpenFile;
 use crate::sql::db::{Db, ReaderTarget};
@@ -90,16 +90,15 @@ impl Pool {
             let left = wait_max.saturating_sub(started.elapsed());
             match connections.get_timeout(left.min(Duration::from_millis(READER_POLL_MS))) {
                 Ok(connection) => return Ok(connection),
-                // r2d2 tells only the text of it.
-                Err(error) => {
+                Err(_) => {
                     if let Some(failure) = self.failure.since(started) {
                         return Err(self.db.name_error("open for reading", failure));
                     }
                     if left.is_zero() {
                         return Err(StoreError::Busy {
                             path: self.db.path().to_owned(),
-                            what: "every reader's connection",
-                            holder: format!("other readers ({error})"),
+                            what: Held::Readers,
+                            holder: Holder::OtherReaders,
                             waited_ms: millis(started.elapsed()),
                         });
                     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{RetentionOutcome, RetentionPhase, SessionToRemove, Watcher};
 use crate::compact::CompactionRequest;
-use crate::error::{ErrorKind, Result, StoreError};
+use crate::error::{Argument, ErrorKind, Result, StoreError};
 use crate::files;
 use crate::ids::SessionId;
 use crate::limits::{
@@ -102,7 +102,7 @@ impl Store {
                 watcher.go_on(RetentionPhase::Comparing, done)
             })?;
             if has_other_times {
-                with_other_times.push(one.id.clone());
+                with_other_times.push(SessionId::clone(one.id));
             }
             Ok(())
         })?;
@@ -173,7 +173,7 @@ impl Store {
         one.refuse_other_time(&found)?;
         if let Some(sequence) = found.difference {
             return Err(Failure::OfRun(StoreError::SequenceConflict {
-                id: id.to_string(),
+                id: SessionId::clone(id),
                 expected: 1,
                 next: there.messages + 1,
                 sequence,
@@ -267,7 +267,7 @@ impl SessionToRemove<'_> {
         match found.other_time {
             Some(sequence) if !self.fingerprint.is_imported() => {
                 let what = format!("received message {sequence} at another time");
-                Err(other_session(&self.id, &what))
+                Err(other_session(self.id, &what))
             }
             _ => Ok(()),
         }
@@ -294,7 +294,7 @@ impl<'a> ArchiveBatch<'a> {
             Arrival::Live
         };
         Self {
-            id: &one.id,
+            id: one.id,
             meta: &one.fingerprint.meta,
             arrival,
             first: 1,
@@ -361,7 +361,7 @@ fn lost_of(told: &SessionMeta, kept: &SessionMeta) -> Option<&'static str> {
 /// The archive has had a session of these messages before, which is not the same one.
 fn other_session(id: &SessionId, what: &str) -> StoreError {
     StoreError::InvalidArgument {
-        what: "the archive",
+        what: Argument::Named("the archive"),
         why: format!(
             "its session {id} has the same messages and {what}; nothing was removed: name another \
              archive"
@@ -373,7 +373,7 @@ fn other_session(id: &SessionId, what: &str) -> StoreError {
 fn refuse_itself(store: &Path, archive: &Path) -> Result<()> {
     if files::is_same_file(archive, store) {
         return Err(StoreError::InvalidArgument {
-            what: "the archive",
+            what: Argument::Named("the archive"),
             why: format!("{} is the store itself", archive.display()),
         });
     }

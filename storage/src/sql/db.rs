@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
 use crate::clock::millis;
-use crate::error::{Result, StoreError};
+use crate::error::{Held, Holder, Result, StoreError};
 use crate::files;
 use crate::limits;
 use crate::open_files::CutOff;
@@ -237,8 +237,8 @@ impl Db {
             ErrorCode::DiskFull => StoreError::DiskFull { path, why },
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Busy {
                 path,
-                what: "the write lock",
-                holder: "another connection".into(),
+                what: Held::WriteLock,
+                holder: Holder::AnotherConnection,
                 waited_ms: BUSY_WAITED_MS.take(),
             },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },

@@ -1,6 +1,7 @@
 //! Rows of `compaction_runs`.
 
 use rusqlite::{Connection, params};
+use serde::Serialize;
 
 use super::{signed, unsigned};
 use crate::limits::COMPACTION_RUNS_KEPT_MAX;
@@ -19,8 +20,8 @@ pub struct CompactionRun {
     /// The highest tier of the segments that it wrote, `quick` or `deep`; what it was asked for if it wrote
     /// none.
     pub tier: String,
-    /// `done`, `cancelled` or `failed`.
-    pub outcome: String,
+    /// How it ended.
+    pub outcome: RunOutcome,
     /// Main file and WAL before.
     pub bytes_before: u64,
     /// Main file and WAL after.
@@ -37,6 +38,40 @@ pub struct CompactionRun {
     pub detail: String,
 }
 
+/// How a run of compaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RunOutcome {
+    /// It did all that was due.
+    Done,
+    /// It was stopped.
+    Cancelled,
+    /// An error ended it, or kept a session from being compacted.
+    Failed,
+    /// Its row says something else.
+    Unknown,
+}
+
+impl RunOutcome {
+    /// The outcome as its row and reports name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn of(name: &str) -> Self {
+        let known = [Self::Done, Self::Cancelled, Self::Failed];
+        let outcome = known.into_iter().find(|outcome| outcome.name() == name);
+        outcome.unwrap_or(Self::Unknown)
+    }
+}
+
 pub(crate) fn insert(connection: &Connection, run: &CompactionRun) -> rusqlite::Result<()> {
     connection.execute(
         "INSERT INTO compaction_runs (started_ms, finished_ms, trigger, tier, outcome,
@@ -48,7 +83,7 @@ pub(crate) fn insert(connection: &Connection, run: &CompactionRun) -> rusqlite::
             run.finished_ms,
             run.trigger,
             run.tier,
-            run.outcome,
+            run.outcome.name(),
             signed(run.bytes_before),
             signed(run.bytes_after),
             signed(run.messages),
@@ -76,7 +111,7 @@ pub(crate) fn list(connection: &Connection, limit: u32) -> rusqlite::Result<Vec<
                 finished_ms: row.get("finished_ms")?,
                 trigger: row.get("trigger")?,
                 tier: row.get("tier")?,
-                outcome: row.get("outcome")?,
+                outcome: RunOutcome::of(&row.get::<_, String>("outcome")?),
                 bytes_before: unsigned(row, "bytes_before")?,
                 bytes_after: unsigned(row, "bytes_after")?,
                 messages: unsigned(row, "messages")?,

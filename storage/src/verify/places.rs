@@ -1,6 +1,6 @@
 //! Where a session's messages stand: every sequence in exactly one place.
 
-use super::{VerifyReport, check_count};
+use super::{ProblemKind, VerifyReport, check_count};
 use crate::limits::SESSION_PROBLEMS_MAX;
 use crate::session::Session;
 use crate::sql::segments::SegmentInfo;
@@ -14,7 +14,7 @@ pub(super) struct Places {
     next: u64,
     hot_messages: u64,
     hot_bytes: u64,
-    problems: Vec<(&'static str, u64, String)>,
+    problems: Vec<(ProblemKind, u64, String)>,
     problems_unlisted: u64,
 }
 
@@ -52,15 +52,19 @@ impl Places {
     fn pass(&mut self, first: u64, last: u64) {
         let next = self.next;
         if first > next {
-            self.add("gap", next, format!("{next} to {} are missing", first - 1));
+            self.add(
+                ProblemKind::Gap,
+                next,
+                format!("{next} to {} are missing", first - 1),
+            );
         } else if first < next {
             let what = format!("{first} to {} stand in two places", last.min(next - 1));
-            self.add("overlap", first, what);
+            self.add(ProblemKind::Overlap, first, what);
         }
         self.next = next.max(last + 1);
     }
 
-    fn add(&mut self, kind: &'static str, sequence: u64, what: String) {
+    fn add(&mut self, kind: ProblemKind, sequence: u64, what: String) {
         if self.problems.len() < SESSION_PROBLEMS_MAX {
             self.problems.push((kind, sequence, what));
         } else {
@@ -74,17 +78,17 @@ impl Places {
         let next = self.next;
         if next <= session.messages {
             let what = format!("{next} to {} are missing", session.messages);
-            self.add("gap", next, what);
+            self.add(ProblemKind::Gap, next, what);
         } else if next > session.messages + 1 {
             let what = format!("there are messages up to {}, beyond the last", next - 1);
-            self.add("overlap", session.messages + 1, what);
+            self.add(ProblemKind::Overlap, session.messages + 1, what);
         }
         for (kind, sequence, what) in std::mem::take(&mut self.problems) {
             report.add(kind, session, Some(sequence), what);
         }
         if self.problems_unlisted > 0 {
             let what = format!("{} more gaps or overlaps", self.problems_unlisted);
-            report.add("gap", session, None, what);
+            report.add(ProblemKind::Gap, session, None, what);
         }
         self.check_counts(session, report);
     }

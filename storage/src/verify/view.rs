@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::places::Places;
-use super::{VerifyReport, check_growth, what_is_damaged};
+use super::{ProblemKind, VerifyReport, check_growth, what_is_damaged};
 use crate::error::{Result, StoreError};
 use crate::ids::SessionKey;
 use crate::limits::{SEQUENCE_MAX, SESSION_PROBLEMS_MAX};
@@ -83,7 +83,7 @@ impl SessionView {
         let session = self.session;
         if self.is_missed_by_index {
             let what = "the index of session ids does not lead to it";
-            report.add("structure", &session, None, what.into());
+            report.add(ProblemKind::Structure, &session, None, what.into());
         }
         let mut is_listed = self.segment_damage.is_empty();
         let unlisted = self
@@ -92,11 +92,11 @@ impl SessionView {
             .saturating_sub(SESSION_PROBLEMS_MAX);
         for error in self.segment_damage.into_iter().take(SESSION_PROBLEMS_MAX) {
             let what = what_is_damaged(error)?;
-            report.add("structure", &session, None, what);
+            report.add(ProblemKind::Structure, &session, None, what);
         }
         if unlisted > 0 {
             let what = format!("{unlisted} more of its segments' rows cannot be read");
-            report.add("structure", &session, None, what);
+            report.add(ProblemKind::Structure, &session, None, what);
         }
         let source = report.take_of(&session, self.source)?.flatten();
         if let Some(growth) = report.take_of(&session, self.growth)? {

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::context::Cache;
 use super::request::{AppendRequest, PreparedMessage};
 use crate::capacity::limits_policy;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::growth::{self, LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{
@@ -122,9 +122,8 @@ impl<'g> GroupWriter<'g> {
             duplicates: duplicates as u64,
         };
         if next - 1 + fresh.len() as u64 > SEQUENCE_MAX {
-            let id = request.session.to_string();
             return Err(StoreError::SequenceExhausted {
-                id,
+                id: request.session.clone(),
                 max: SEQUENCE_MAX,
             });
         }
@@ -149,7 +148,7 @@ impl<'g> GroupWriter<'g> {
             && !limits_policy::admits(used_bytes, incoming, self.budget.limits.session_bytes_max)
         {
             return Err(StoreError::SessionLimitReached {
-                id: request.session.to_string(),
+                id: request.session.clone(),
                 used_bytes,
                 limit_bytes: self.budget.limits.session_bytes_max,
             });
@@ -273,7 +272,7 @@ impl<'g> GroupWriter<'g> {
             return Ok(0);
         };
         let conflict = |sequence| StoreError::SequenceConflict {
-            id: request.session.to_string(),
+            id: request.session.clone(),
             expected,
             next,
             sequence,
@@ -314,7 +313,7 @@ impl<'g> GroupWriter<'g> {
         )?;
         if key.as_i64() > SESSION_KEY_MAX {
             return Err(StoreError::InvalidArgument {
-                what: "the number of sessions ever created",
+                what: Argument::Named("the number of sessions ever created"),
                 why: format!("it has reached {SESSION_KEY_MAX}"),
             });
         }

@@ -166,7 +166,7 @@ impl WriterContext {
                     (request.done)(Err(StoreError::Busy {
                         path: path.clone(),
                         what,
-                        holder: holder.clone(),
+                        holder,
                         waited_ms,
                     }));
                 }

@@ -26,7 +26,7 @@ use queue::{Queue, Work};
 pub(crate) use request::Done;
 use request::{AppendRequest, Unanswered};
 
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::limits::{WRITER_IDLE_MS_MIN, WRITER_TIDY_AGAIN_MS};
 use crate::message::{Appended, Batch};
 use crate::open_files::OpenFile;
@@ -94,7 +94,7 @@ impl Writer {
     fn refuse_own_thread(&self) -> Result<()> {
         if self.is_own_thread() {
             return Err(StoreError::InvalidArgument {
-                what: "the caller's thread",
+                what: Argument::Named("the caller's thread"),
                 why: "a callback of the store called the store, which waits for that callback"
                     .into(),
             });

@@ -12,7 +12,7 @@ use super::append::Wrote;
 use crate::capacity::text::{bytes_apart, count};
 use crate::classify::{self, LineFacts};
 use crate::clock::millis;
-use crate::error::{Result, StoreError};
+use crate::error::{Argument, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SESSION_TEXT_BYTES_MAX};
 use crate::message::{Appended, Arrival, Batch, Committed, ImportMark, Message, SessionMeta};
@@ -61,7 +61,7 @@ impl AppendRequest {
         if let Some(times) = received_ms.filter(|times| times.len() != batch.payloads.len()) {
             let (messages, times) = (batch.payloads.len(), times.len());
             return Err(StoreError::InvalidArgument {
-                what: "the batch",
+                what: Argument::Named("the batch"),
                 why: format!(
                     "{messages} messages and {times} received times for session {}",
                     batch.session
@@ -109,7 +109,7 @@ impl AppendRequest {
     /// Answers that its time is over.
     pub(super) fn refuse_late(self) {
         let waited_ms = millis(self.queued.elapsed());
-        let id = self.session.to_string();
+        let id = self.session.clone();
         (self.done)(Err(StoreError::DeadlineExceeded { id, waited_ms }));
     }
 
@@ -183,7 +183,10 @@ impl Drop for Unanswered {
 }
 
 fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
-    let refuse = |what, why: String| Err(StoreError::InvalidArgument { what, why });
+    let refuse = |name, why: String| {
+        let what = Argument::Named(name);
+        Err(StoreError::InvalidArgument { what, why })
+    };
     if batch.payloads.len() > BATCH_MESSAGES_MAX {
         return refuse(
             "the batch",
@@ -198,7 +201,7 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
     for (index, payload) in batch.payloads.iter().enumerate() {
         if payload.len() > payload_bytes_max {
             return Err(StoreError::PayloadTooLarge {
-                id: batch.session.to_string(),
+                id: batch.session.clone(),
                 index,
                 bytes: payload.len(),
                 bytes_max: payload_bytes_max,

@@ -34,7 +34,7 @@ fn a_flipped_bit_is_found_and_named_and_takes_nothing_else_with_it() {
     let store = open(&path);
     let report = verify(&store);
     assert_eq!(report.problems.len(), 1, "{:#?}", report.problems);
-    assert_eq!(report.problems[0].kind, "segment");
+    assert_eq!(report.problems[0].kind, ProblemKind::Segment);
     assert_eq!(report.problems[0].session.as_deref(), Some("bad"));
     let read: Vec<_> = store.read(&id("bad"), ReadRange::all()).unwrap().collect();
     assert_eq!(read.iter().filter(|m| m.is_err()).count(), 1);
@@ -135,7 +135,10 @@ fn a_damaged_segment_that_is_not_due_fails_no_run() {
     let outcome = compact(&store, Tier::Deep);
     assert_eq!(outcome.failures, []);
     assert_eq!(store.totals().unwrap().hot_messages, 0);
-    assert_eq!(store.compaction_runs(1).unwrap()[0].outcome, "done");
+    assert_eq!(
+        store.compaction_runs(1).unwrap()[0].outcome,
+        RunOutcome::Done
+    );
     assert_eq!(contents(&store, "c"), lines(4000, 1));
 }
 

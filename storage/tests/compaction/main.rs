@@ -17,8 +17,9 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use betcode_storage::{
-    Batch, CompactionPhase, CompactionRequest, ErrorKind, ImportMark, ReadRange, SessionId,
-    SessionMeta, Store, StoreError, StoreOptions, Tier, VerifyReport, restore,
+    Batch, CompactionPhase, CompactionRequest, ErrorKind, Held, ImportMark, ProblemKind, ReadRange,
+    RunOutcome, SessionId, SessionMeta, Store, StoreError, StoreOptions, Tier, VerifyReport,
+    restore,
 };
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
@@ -280,7 +281,7 @@ fn only_one_compaction_runs_at_a_time() {
         matches!(
             error,
             StoreError::Busy {
-                what: "compaction",
+                what: Held::Compaction,
                 ..
             }
         ),

@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
     {
-        let what = format!("--from {from} is behind --to {to}");
+        let what = format!("--from {from} is greater than --to {to}");
         return Err(Failure::new(Exit::Usage, what).hint("give the smaller sequence with --from"));
     }
     let range = match args.last {
@@ -164,7 +164,7 @@ fn follow(
 ) -> Result<()> {
     loop {
         out.flush();
-        out.look_for_reader();
+        out.check_reader();
         if out.reader_gone() || interrupt.raised() {
             return Ok(());
         }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use betcode_schema_grpc::history;
-use betcode_schema_grpc::history::CompactionFailure;
 use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::limits::{COMPACTION_THREADS_MAX, FOOTPRINT_TARGET};
 use betcode_storage::{
@@ -80,17 +78,21 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     };
     if args.dry_run {
         let plan = store.plan_compaction(&request)?;
-        let saves_bytes = saves_bytes(&plan, request.session.as_ref(), &store.capacity_report()?);
+        let report = store.capacity_report()?;
+        let saved = Saved {
+            bytes: saves_bytes(&plan, request.session.as_ref(), &report),
+            basis: report.by_the_plan(),
+        };
         let free_bytes = store.space()?.free_bytes;
-        show_plan(context.out, &plan, free_bytes, saves_bytes);
+        show_plan(context.out, &plan, free_bytes, &saved);
         return Ok(Exit::Ok);
     }
     let progress = context.out.progress("compacting", 0, Unit::Bytes);
     let interrupt = context.interrupt;
-    let outcome = match daemon {
+    let compacted = match daemon {
         Some(daemon) => {
             let session = request.session.as_ref();
-            let compacted = daemon.compact_in_turn(
+            daemon.compact_in_turn(
                 session,
                 tier,
                 Duration::from_millis(limits::COMPACT_WAIT_MS_MAX),
@@ -100,16 +102,16 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
                     }
                     interrupt.flow()
                 },
-            );
-            Outcome::of_daemon(compacted?)
+            )?
         }
-        None => Outcome::of_store(store.compact(&request, &mut |at| {
+        None => store.compact(&request, &mut |at| {
             progress.at_of(at.raw_bytes_done, at.raw_bytes);
             interrupt.flow()
-        })?),
+        })?,
     };
     drop(progress);
     store.close()?;
+    let outcome = Outcome::from(compacted);
     context.out.json(&outcome);
     show(context.out, &outcome);
     Ok(match (outcome.interrupted, outcome.failures.is_empty()) {
@@ -129,20 +131,20 @@ struct Outcome {
     raw_bytes: u64,
     segments_replaced: u64,
     seconds: f64,
-    failures: Vec<Left>,
+    failures: Vec<NotCompacted>,
     interrupted: bool,
 }
 
 /// A session left as it is.
 #[derive(Serialize)]
-struct Left {
+struct NotCompacted {
     session: String,
     why: String,
 }
 
-impl Outcome {
-    fn of_store(outcome: CompactionOutcome) -> Self {
-        let left = |failure: SessionFailure| Left {
+impl From<CompactionOutcome> for Outcome {
+    fn from(outcome: CompactionOutcome) -> Self {
+        let not_compacted = |failure: SessionFailure| NotCompacted {
             session: failure.session.to_string(),
             why: failure.why,
         };
@@ -154,25 +156,7 @@ impl Outcome {
             raw_bytes: outcome.raw_bytes,
             segments_replaced: outcome.segments_replaced,
             seconds: outcome.seconds,
-            failures: outcome.failures.into_iter().map(left).collect(),
-            interrupted: outcome.cancelled,
-        }
-    }
-
-    fn of_daemon(outcome: history::CompactionOutcome) -> Self {
-        let left = |failure: CompactionFailure| Left {
-            session: failure.session_id,
-            why: failure.why,
-        };
-        Self {
-            bytes_before: outcome.bytes_before,
-            bytes_after: outcome.bytes_after,
-            messages: outcome.messages,
-            segments: outcome.segments,
-            raw_bytes: outcome.raw_bytes,
-            segments_replaced: outcome.segments_replaced,
-            seconds: outcome.seconds,
-            failures: outcome.failures.into_iter().map(left).collect(),
+            failures: outcome.failures.into_iter().map(not_compacted).collect(),
             interrupted: outcome.cancelled,
         }
     }
@@ -209,13 +193,13 @@ fn show(out: &mut Out, outcome: &Outcome) {
         ));
         out.line(format!("The database {took}"));
     }
-    for Left { session, why } in &outcome.failures {
-        out.trouble(format!(
-            "not compacted: {session}, left as it is\n  why: {why}\n  try: betcode-db verify"
-        ));
+    for NotCompacted { session, why } in &outcome.failures {
+        let what = format!("not compacted: {session}, left as it is");
+        out.trouble(what, Some(why), Some("betcode-db verify"));
     }
     if outcome.interrupted {
-        out.trouble("interrupted: what was compacted stays; compact again to go on");
+        let what = "interrupted: what was compacted stays; compact again to go on";
+        out.trouble(what, None, None);
     }
 }
 
@@ -234,7 +218,14 @@ fn saves_bytes(plan: &CompactionPlan, session: Option<&SessionId>, report: &Capa
     stored_bytes.saturating_sub((raw_bytes as f64 * left) as u64)
 }
 
-fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saves_bytes: u64) {
+/// What a compaction would save, about.
+struct Saved {
+    bytes: u64,
+    /// What follows the figure, if it is not by what was measured.
+    basis: String,
+}
+
+fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saved: &Saved) {
     let steps: Vec<_> = plan
         .steps()
         .map(|step| {
@@ -254,7 +245,7 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saves_bytes:
     let stored_bytes: u64 = plan.steps().map(|s| s.stored_bytes).sum();
     let document = json!({
         "dry_run": true, "raw_bytes": raw_bytes, "stored_bytes": stored_bytes, "steps": steps,
-        "free_bytes": free_bytes, "saves_bytes_estimate": saves_bytes,
+        "free_bytes": free_bytes, "saves_bytes_estimate": saved.bytes,
     });
     out.json(&document);
     if plan.batches.is_empty() {
@@ -275,11 +266,12 @@ fn show_plan(out: &mut Out, plan: &CompactionPlan, free_bytes: u64, saves_bytes:
         format::bytes(raw_bytes),
         format::bytes(stored_bytes)
     ));
-    if saves_bytes > 0 {
+    if saved.bytes > 0 {
         let anew = plan.steps().any(|step| step.replaces_segments > 0);
         out.line(format!(
-            "Would save about {}{}",
-            format::bytes(saves_bytes),
+            "Would save about {}{}{}",
+            format::bytes(saved.bytes),
+            saved.basis,
             if anew {
                 ", and more by compressing segments anew"
             } else {

@@ -1,5 +1,6 @@
 //! `delete`: sessions that shall not be kept.
 
+use betcode_storage::{ErrorKind, Session, SessionId, Store};
 use serde_json::json;
 
 use super::{Context, resolve};
@@ -30,21 +31,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     } else {
         context.open_read_only()?
     };
-    // All are looked up before the first is deleted: a misspelt id deletes nothing.
-    let mut sessions = Vec::new();
-    for text in &args.sessions {
-        let session = store.session(&resolve(&store, text)?)?;
-        if !sessions
-            .iter()
-            .any(|s: &betcode_storage::Session| s.id == session.id)
-        {
-            sessions.push(session);
-        }
-    }
-    let messages: u64 = sessions.iter().map(|s| s.messages).sum();
-    let raw_bytes: u64 = sessions.iter().map(|s| s.raw_bytes).sum();
-    let all = counted(sessions.len(), messages, raw_bytes);
+    let sessions = doomed(&store, &args.sessions)?;
     if !args.yes {
+        let all = Amount::of(&sessions);
         return Err(Failure::new(
             Exit::Usage,
             format!("nothing was deleted: this would delete {all}"),
@@ -53,26 +42,28 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         .hint("export them first if in doubt; then give --yes"));
     }
     let mut deleted = Vec::new();
-    let (mut messages, mut raw_bytes) = (0, 0);
-    for session in &sessions {
+    for session in sessions {
         let was_there = match &daemon {
             Some(daemon) => daemon.delete(&session.id, &mut |_| context.interrupt.flow()),
             None => store.delete(&session.id).map_err(Failure::from),
         };
         let was_there = was_there.map_err(|failure| after(deleted.len(), failure))?;
         if was_there {
-            deleted.push(session.id.to_string());
-            messages += session.messages;
-            raw_bytes += session.raw_bytes;
+            deleted.push(session);
         }
         if context.interrupt.raised() {
             break;
         }
     }
     store.close()?;
-    let document = json!({"deleted": deleted, "messages": messages, "raw_bytes": raw_bytes});
-    context.out.json(&document);
-    let done = counted(deleted.len(), messages, raw_bytes);
+    let done = Amount::of(&deleted);
+    let ids: Vec<_> = deleted.iter().map(|session| session.id.as_str()).collect();
+    context.out.json(&json!({
+        "deleted": ids,
+        "messages": done.messages,
+        "raw_bytes": done.raw_bytes,
+        "size_unknown": done.sessions_of_unknown_size,
+    }));
     context.out.line(format!("Deleted {done}"));
     Ok(if context.interrupt.raised() {
         Exit::Interrupted
@@ -81,13 +72,69 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     })
 }
 
-fn counted(sessions: usize, messages: u64, raw_bytes: u64) -> String {
-    format!(
-        "{}, {}, {}",
-        format::counted(sessions as u64, "session"),
-        format::counted(messages, "message"),
-        format::bytes(raw_bytes)
-    )
+/// A session to delete.
+struct Doomed {
+    id: SessionId,
+    /// What its row says; `None` if the row is damaged.
+    row: Option<Session>,
+}
+
+/// The sessions that these texts name, each once. All are looked up before the first is deleted: a
+/// misspelt id deletes nothing.
+fn doomed(store: &Store, texts: &[String]) -> Result<Vec<Doomed>> {
+    let mut sessions: Vec<Doomed> = Vec::new();
+    for text in texts {
+        let id = resolve(store, text)?;
+        let row = match store.session(&id) {
+            // Damage must not keep a session for ever.
+            Err(error) if error.kind() == ErrorKind::Damaged => None,
+            found => Some(found?),
+        };
+        if !sessions.iter().any(|session| session.id == id) {
+            sessions.push(Doomed { id, row });
+        }
+    }
+    Ok(sessions)
+}
+
+/// How much goes.
+struct Amount {
+    sessions: u64,
+    messages: u64,
+    raw_bytes: u64,
+    sessions_of_unknown_size: u64,
+}
+
+impl Amount {
+    fn of(doomed: &[Doomed]) -> Self {
+        let rows = || doomed.iter().filter_map(|session| session.row.as_ref());
+        Self {
+            sessions: doomed.len() as u64,
+            messages: rows().map(|row| row.messages).fold(0, u64::saturating_add),
+            raw_bytes: rows().map(|row| row.raw_bytes).fold(0, u64::saturating_add),
+            sessions_of_unknown_size: doomed.iter().filter(|one| one.row.is_none()).count() as u64,
+        }
+    }
+}
+
+impl std::fmt::Display for Amount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}, {}, {}",
+            format::counted(self.sessions, "session"),
+            format::counted(self.messages, "message"),
+            format::bytes(self.raw_bytes)
+        )?;
+        match self.sessions_of_unknown_size {
+            0 => Ok(()),
+            unknown => write!(
+                f,
+                " (not counting what {} with a damaged row holds)",
+                format::counted(unknown, "session")
+            ),
+        }
+    }
 }
 
 /// A failure that did not come at the first session says what is gone by then.

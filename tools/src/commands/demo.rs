@@ -1,4 +1,4 @@
-//! `demo`: the project's main job on real sessions, told as it happens.
+//! `demo`: the project's main job on real sessions, shown step by step.
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -157,11 +157,11 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
         next_steps(context, &database, example.as_deref(), source.generated);
     }
     let good = healthy && replayed.differing.is_empty() && imported.skipped.is_empty();
-    // Ctrl-C from the last replay on comes too late: all of it is told.
+    // Ctrl-C from the last replay on comes too late: everything is shown.
     Ok(if good { Exit::Ok } else { Exit::Problems })
 }
 
-/// The demo tells what one import into an empty store does: it does not touch a store in use.
+/// The demo shows what one import into an empty store does: it does not touch a store in use.
 fn refuse_used(database: &Path, context: &Context<'_>) -> Result<()> {
     if !database.exists() {
         return Ok(());

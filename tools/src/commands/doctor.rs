@@ -5,14 +5,16 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use betcode_storage::capacity::levels::Metric;
 use betcode_storage::capacity::report::CapacityReport;
+use betcode_storage::capacity::text::used_percent;
 use betcode_storage::limits::{RESERVE_BYTES_DEFAULT, RESERVE_BYTES_MIN, WAL_BYTES_KEPT_MAX};
-use betcode_storage::{FileSettings, Level, Surroundings};
+use betcode_storage::{FileSettings, Level, RunOutcome, Surroundings};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Context;
-use crate::daemon::DaemonStatus;
+use super::{Context, folder_of};
+use crate::daemon::{self, DaemonStatus};
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Out, format};
 
@@ -101,7 +103,7 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
     checks.extend(permissions(&path, &around));
     checks.push(reserve(&around));
     checks.extend(leftovers(&path));
-    checks.push(daemon(status));
+    checks.extend(daemon_checks(status));
     let problems = checks.iter().filter(|c| c.state == State::Problem).count();
     context.out.json(&json!({
         "database": path.display().to_string(),
@@ -201,7 +203,7 @@ fn limit(report: &CapacityReport) -> Check {
         "{} of {} ({}){free}",
         format::bytes(report.used_bytes()),
         format::bytes(report.limit_bytes),
-        format::percent_of(report.used_fraction)
+        used_percent(report.used_bytes(), report.limit_bytes)
     );
     let hint = "betcode-db compact; then retain or delete, or raise --limit-bytes (the daemon's max_db_bytes)";
     match report.level {
@@ -213,13 +215,14 @@ fn limit(report: &CapacityReport) -> Check {
 
 fn compaction(report: &CapacityReport) -> Check {
     let last = report.compaction_runs.first();
-    if let Some(failed) = last.filter(|run| run.outcome == "failed") {
+    if let Some(failed) = last.filter(|run| run.outcome == RunOutcome::Failed) {
         let what = format!("the last run failed: {}", failed.detail);
         return Check::problem("compaction", what, "betcode-db verify, then compact");
     }
     let saves = format!(
-        "it would save about {}",
-        format::bytes(report.compactable_bytes)
+        "it would save about {}{}",
+        format::bytes(report.compactable_bytes),
+        report.by_the_plan()
     );
     if is_worth_a_word(report.compactable_bytes, report) {
         return Check::note("compaction", saves, "betcode-db compact");
@@ -246,6 +249,11 @@ fn room(around: &Surroundings, report: &CapacityReport) -> Check {
     if free < WAL_BYTES_KEPT_MAX + RESERVE_BYTES_MIN {
         let hint = "free space on that disk, then betcode-db compact";
         return Check::problem("disk", what, hint);
+    }
+    if report.disk_short_of_limit().is_some() {
+        let what = format!("{what}; it is full before the limit is reached");
+        let hint = "free space on that disk; compact; or give a --limit-bytes that fits (the daemon's max_db_bytes)";
+        return Check::note("disk", what, hint);
     }
     if free < copy {
         return Check::note("disk", what, "back up to another disk");
@@ -285,7 +293,6 @@ fn file_system(around: &Surroundings) -> Check {
 }
 
 fn permissions(path: &Path, around: &Surroundings) -> Vec<Check> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let mut open = Vec::new();
     if let Some(place) = &around.unwritable {
         open.push(Check::problem(
@@ -298,7 +305,7 @@ fn permissions(path: &Path, around: &Surroundings) -> Vec<Check> {
             ),
         ));
     }
-    for (what, bits) in [(path, 0o077), (folder.unwrap_or(Path::new(".")), 0o022)] {
+    for (what, bits) in [(path, 0o077), (folder_of(path), 0o022)] {
         let Ok(metadata) = fs::metadata(what) else {
             continue;
         };
@@ -375,9 +382,8 @@ fn leftovers(path: &Path) -> Vec<Check> {
 }
 
 /// What is in the database's folder, by name.
-fn folder_of(path: &Path) -> Vec<PathBuf> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
+fn files_in_folder_of(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder_of(path));
     let mut files: Vec<_> = entries
         .into_iter()
         .flatten()
@@ -397,7 +403,7 @@ fn suffix_of(file: &Path, database: &Path) -> Option<String> {
 
 /// The files whose names continue that of the database, and how.
 fn beside(path: &Path) -> impl Iterator<Item = (PathBuf, String)> {
-    folder_of(path).into_iter().filter_map(|file| {
+    files_in_folder_of(path).into_iter().filter_map(|file| {
         let suffix = suffix_of(&file, path)?;
         Some((file, suffix)).filter(|(_, suffix)| !suffix.is_empty())
     })
@@ -414,7 +420,7 @@ fn partial_copies(path: &Path) -> impl Iterator<Item = PathBuf> {
         let read = is_file.then(|| fs::File::open(file).and_then(|mut f| f.read_exact(&mut head)));
         read.is_some_and(|read| read.is_ok()) && head == *SQLITE
     };
-    let files = folder_of(path).into_iter();
+    let files = files_in_folder_of(path).into_iter();
     files
         .filter(|file| suffix_of(file, path).is_none())
         .filter(is_copy)
@@ -445,26 +451,126 @@ fn hint_for_leftover(suffix: &str) -> Option<&'static str> {
     None
 }
 
-fn daemon(status: Option<DaemonStatus>) -> Check {
+fn daemon_checks(status: Option<DaemonStatus>) -> Vec<Check> {
     let Some(daemon) = status else {
-        return Check::ok("daemon", "none serves it");
+        return vec![Check::ok("daemon", "none serves it")];
     };
+    let pid = daemon.pid;
     if let Some(why) = daemon.unreachable {
-        return Check::problem(
+        let what = format!("process {pid} serves it and cannot be asked: {why}");
+        let hint = daemon.hint.as_deref();
+        return vec![Check::problem(
             "daemon",
-            format!(
-                "process {} serves it and cannot be asked: {why}",
-                daemon.pid
-            ),
-            "look at its log; restart it",
-        );
+            what,
+            hint.unwrap_or("look at its log; restart it"),
+        )];
     }
-    match daemon.compaction_error {
-        Some(why) => Check::problem(
-            "daemon",
-            format!("process {}; its last compaction failed: {why}", daemon.pid),
-            "betcode-db verify",
-        ),
-        None => Check::ok("daemon", format!("process {}", daemon.pid)),
+    let mut checks: Vec<_> = daemon
+        .raised_levels()
+        .map(|level| raised_level(pid, level))
+        .collect();
+    checks.extend(daemon.slow_stages().map(|stage| slow_stage(pid, stage)));
+    checks.extend(daemon.compaction_error.map(|why| {
+        let what = format!("process {pid}; its last compaction failed: {why}");
+        Check::problem("daemon", what, "betcode-db verify")
+    }));
+    if checks.is_empty() {
+        checks.push(Check::ok("daemon", format!("process {pid}")));
+    }
+    checks
+}
+
+fn raised_level(pid: u32, level: &daemon::Level) -> Check {
+    let what = format!(
+        "process {pid}: {} {} of {}, {}",
+        level.resource.replace('_', " "),
+        level.amount(level.used),
+        level.amount(level.limit),
+        level.level
+    );
+    let hint = level
+        .resource
+        .parse::<Metric>()
+        .map_or("see docs/OPERATIONS.md", Metric::advice);
+    match level.level.parse() {
+        Ok(Level::Warning) => Check::note("daemon", what, hint),
+        _ => Check::problem("daemon", what, hint),
+    }
+}
+
+fn slow_stage(pid: u32, stage: &daemon::Stage) -> Check {
+    let what = format!(
+        "process {pid}: {} took {:.1} ms at p95 since it started, of a budget of {:.0} ms",
+        stage.stage, stage.p95_ms, stage.budget_ms
+    );
+    let hint =
+        "a slow disk or a busy machine is the usual reason; `betcode-db report` lists all stages";
+    Check::note("daemon", what, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(resource: &str, level: &str) -> daemon::Level {
+        daemon::Level {
+            resource: resource.to_owned(),
+            used: 20,
+            limit: 20,
+            unit: "count".to_owned(),
+            level: level.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_daemon_whose_limits_are_reached_or_whose_stages_are_slow_is_not_called_ok() {
+        let stage = |p95_ms| daemon::Stage {
+            stage: "answer".to_owned(),
+            count: 14,
+            p50_ms: 1.0,
+            p95_ms,
+            p99_ms: p95_ms,
+            budget_ms: 50.0,
+        };
+        let status = |levels, stages| DaemonStatus {
+            pid: 7,
+            levels,
+            stages,
+            ..DaemonStatus::default()
+        };
+        let told = |status| -> Vec<_> {
+            let checks = daemon_checks(Some(status)).into_iter();
+            checks.map(|check| (check.state, check.what)).collect()
+        };
+        let ok = status(
+            vec![level("sessions", "ok"), level("sqlite_size", "critical")],
+            vec![stage(50.0)],
+        );
+        assert_eq!(told(ok), [(State::Ok, "process 7".to_owned())]);
+        let busy = status(
+            vec![level("sessions", "critical"), level("memory", "warning")],
+            vec![stage(120.2)],
+        );
+        let busy = told(busy);
+        let states: Vec<_> = busy.iter().map(|(state, _)| *state).collect();
+        assert_eq!(states, [State::Problem, State::Note, State::Note]);
+        assert_eq!(busy[0].1, "process 7: sessions 20 of 20, critical");
+        assert!(busy[2].1.contains("120.2 ms"), "{}", busy[2].1);
+    }
+
+    #[test]
+    fn a_daemon_that_says_why_it_cannot_be_asked_says_what_to_try() {
+        let status = |hint: Option<&str>| DaemonStatus {
+            unreachable: Some("clients: 50 of 50 in use".to_owned()),
+            hint: hint.map(str::to_owned),
+            ..DaemonStatus::default()
+        };
+        for (hint, told) in [
+            (Some("close clients"), "close clients"),
+            (None, "look at its log; restart it"),
+        ] {
+            let [check] = daemon_checks(Some(status(hint))).try_into().unwrap();
+            assert_eq!(check.hint.as_deref(), Some(told));
+        }
     }
 }

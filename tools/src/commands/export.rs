@@ -64,10 +64,9 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         ));
     }
     for failed in &summary.failed {
-        context.out.trouble(format!(
-            "not exported: {} to {}\n  why: {}\n  try: {}",
-            failed.session, failed.path, failed.why, failed.hint
-        ));
+        let what = format!("not exported: {} to {}", failed.session, failed.path);
+        let out = &mut *context.out;
+        out.trouble(what, Some(&failed.why), Some(&failed.hint));
     }
     for salvaged in &summary.salvaged {
         let missing: Vec<_> = salvaged
@@ -87,9 +86,8 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         ));
     }
     if summary.interrupted {
-        context
-            .out
-            .trouble("interrupted: the files written are whole; export again to go on");
+        let what = "interrupted: the files written are whole; export again to go on";
+        context.out.trouble(what, None, None);
     }
     Ok(summary.exit())
 }

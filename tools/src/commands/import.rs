@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::limits::{PAYLOAD_BYTES_MAX_CEILING, PAYLOAD_BYTES_MAX_DEFAULT};
 use betcode_storage::{Store, StoreOptions, Surroundings};
 
@@ -96,11 +97,9 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         store.warn_of_capacity();
     }
     // A daemon compacts by itself.
-    let saves_bytes = match (&summary, &daemon) {
-        (Ok(taken), None) if taken.messages > 0 => store
-            .capacity_report()
-            .map_or(0, |report| report.compactable_bytes),
-        _ => 0,
+    let report = match (&summary, &daemon) {
+        (Ok(taken), None) if taken.messages > 0 => store.capacity_report().ok(),
+        _ => None,
     };
     let database = store.path().to_owned();
     let closed = store.close();
@@ -109,22 +108,23 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     context.out.json(&summary);
     show(context.out, &summary);
     if summary.messages > 0 {
-        show_size(context.out, &Surroundings::of(&database), saves_bytes);
+        show_size(context.out, &Surroundings::of(&database), report.as_ref());
     }
     Ok(summary.exit())
 }
 
 /// What the database takes now, and how it takes less. There are always a few fresh messages: a tenth of
 /// it is worth a word.
-fn show_size(out: &mut Out, around: &Surroundings, saves_bytes: u64) {
+fn show_size(out: &mut Out, around: &Surroundings, report: Option<&CapacityReport>) {
     let bytes = around.database_bytes + around.wal_bytes;
     let takes = format!("The database takes {}", format::bytes(bytes));
-    out.line(match saves_bytes > bytes / 10 {
-        true => format!(
-            "{takes}; `betcode-db compact` makes that about {} less",
-            format::bytes(saves_bytes)
+    out.line(match report {
+        Some(report) if report.compactable_bytes > bytes / 10 => format!(
+            "{takes}; `betcode-db compact` makes that about {} less{}",
+            format::bytes(report.compactable_bytes),
+            report.by_the_plan()
         ),
-        false => takes,
+        _ => takes,
     });
 }
 
@@ -175,7 +175,8 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     }
     show_skipped(out, summary);
     if summary.interrupted {
-        out.trouble("interrupted: run the same command again to go on");
+        let what = "interrupted: run the same command again to go on";
+        out.trouble(what, None, None);
     }
 }
 
@@ -183,18 +184,12 @@ fn show(out: &mut Out, summary: &ImportSummary) {
 pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     for skipped in summary.skipped.iter().take(LISTED_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
-        out.trouble(format!(
-            "skipped: {}{line}\n  why: {}\n  try: {}",
-            format::on_one_line(&skipped.path),
-            format::on_one_line(&skipped.why),
-            skipped.hint
-        ));
+        let what = format!("skipped: {}{line}", skipped.path);
+        out.trouble(what, Some(&skipped.why), Some(&skipped.hint));
     }
     if summary.skipped.len() > LISTED_MAX {
         let more = (summary.skipped.len() - LISTED_MAX) as u64;
-        out.trouble(format!(
-            "and {} more; --json lists them all",
-            format::count(more)
-        ));
+        let what = format!("and {} more; --json lists them all", format::count(more));
+        out.trouble(what, None, None);
     }
 }

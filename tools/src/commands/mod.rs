@@ -182,7 +182,7 @@ impl Context<'_> {
 }
 
 /// Refuses `--json` beside an option that asks for other output. clap would see such a pair only where
-/// both stand behind the command.
+/// both stand after the command.
 fn check_output(command: &Command, global: &Global) -> Result<()> {
     let other = match command {
         _ if global.quiet => Some("--quiet"),
@@ -224,6 +224,14 @@ pub fn run(command: &Command, context: Context<'_>) -> Result<Exit> {
         Command::Restore(args) => restore::run(args, context),
         Command::Demo(args) => demo::run(args, context),
     }
+}
+
+/// The folder that a file is in, or would be in.
+fn folder_of(file: &Path) -> &Path {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// The path as a shell takes it, from whatever folder.
@@ -283,10 +291,9 @@ fn tell_damaged(out: &mut Out, damaged: &[DamagedSession]) {
             .id
             .as_ref()
             .map_or("whose id is damaged", SessionId::as_str);
-        out.trouble(format!(
-            "not looked at: session {id}\n  why: {}\n  try: write what can be read of it with `betcode-db export --salvage`",
-            session.what
-        ));
+        let what = format!("not looked at: session {id}");
+        let hint = "write what can be read of it with `betcode-db export --salvage`";
+        out.trouble(what, Some(&session.what), Some(hint));
     }
 }
 
@@ -359,7 +366,7 @@ fn resolve(store: &Store, text: &str) -> Result<SessionId> {
 
 fn ambiguous(text: &str, how: &str, matching: &[&Session]) -> Failure {
     let candidate = |session: &&Session| {
-        let said = session.last_time_ms.map(format::minute);
+        let said = session.last_time_ms.map(format::date_time);
         let told = [
             Some(session.id.to_string()),
             Some(session.meta.name.clone()),

@@ -1,9 +1,9 @@
 //! `plan`: the capacity plan's tables, with inputs of one's own or measured ones.
 
 use betcode_storage::capacity::CapacityError;
-use betcode_storage::capacity::planner::memory::{DAEMON_BASE_BYTES, DAEMON_SESSION_BYTES};
 use betcode_storage::capacity::planner::{self, Measured, Plan, PlanInputs};
 use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
+use betcode_storage::capacity::text::date;
 use serde::Serialize;
 
 use super::Context;
@@ -36,7 +36,7 @@ pub struct Args {
 pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     let mut inputs = PlanInputs::default();
     let mut measured = Measured::default();
-    let mut daemon = None;
+    let (mut daemon, mut measured_until_ms) = (None, None);
     if let Some(limit_bytes) = context.global.limit_bytes {
         inputs.storage_growth.limit_bytes = Input::given(ByteCount(limit_bytes));
     }
@@ -44,6 +44,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         let status = context.daemon_status()?;
         let (_, report) = context.judge(status.as_ref())?;
         let limit = context.limit(status.as_ref());
+        measured_until_ms = report.planned_until_ms();
         measured = inputs.take_measured(&report, limit.source);
         if let Some(status) = status.filter(|status| status.unreachable.is_none()) {
             status.add_to(&mut measured);
@@ -60,10 +61,18 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     context.out.json(&Planned {
         plan: &plan,
         daemon_measured: daemon.as_ref(),
+        this_machine: args.measured.then(ThisMachine::measured),
     });
     context.out.text(&planner::text(&plan));
+    if let Some(until_ms) = measured_until_ms {
+        context.out.line("");
+        context.out.line(format!(
+            "A measured day and month are of the four weeks to {}, the last full day of use",
+            date(until_ms)
+        ));
+    }
     if args.measured {
-        show_daemon(context.out, daemon.as_ref());
+        show_measured(context.out, daemon.as_ref());
     }
     Ok(Exit::Ok)
 }
@@ -74,6 +83,47 @@ struct Planned<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
     daemon_measured: Option<&'a DaemonMeasured>,
+    this_machine: Option<ThisMachine>,
+}
+
+/// What stands beside the rows of the vertical scaling guide.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct ThisMachine {
+    /// Processors that this process may use.
+    cpus: Option<usize>,
+    /// Memory that the system has.
+    ram_bytes: Option<u64>,
+}
+
+impl ThisMachine {
+    fn measured() -> Self {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self {
+            cpus: std::thread::available_parallelism().ok().map(usize::from),
+            ram_bytes: ram_bytes_of(&memory),
+        }
+    }
+
+    fn show(self, out: &mut Out) {
+        let cpus = self
+            .cpus
+            .map(|cpus| format::counted(cpus as u64, "processor"));
+        let ram = self
+            .ram_bytes
+            .map(|bytes| format!("{} of RAM", format::bytes(bytes)));
+        let known: Vec<_> = cpus.into_iter().chain(ram).collect();
+        if !known.is_empty() {
+            out.line(format!("  this machine             {}", known.join(", ")));
+        }
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo`.
+fn ram_bytes_of(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let total = lines.find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = total.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// What a running daemon measures of the plan's constants.
@@ -83,7 +133,11 @@ struct DaemonMeasured {
     resident_bytes: u64,
     /// Sessions that are in use.
     sessions: u64,
-    /// What the plan's formula gives for so many sessions, without clients and subprocesses.
+    /// Clients that have made a request.
+    clients: u64,
+    /// Agents that run.
+    subprocesses: u64,
+    /// What the plan's formula gives for so many of each.
     planned_bytes: u64,
     /// From a batch read off the wire to its answer; `null` before the first.
     processing_p95_ms: Option<f64>,
@@ -92,37 +146,40 @@ struct DaemonMeasured {
 impl DaemonMeasured {
     /// `None` of a daemon that could not be asked.
     fn of(status: DaemonStatus) -> Option<Self> {
-        let used = |resource: &str| {
-            let mut levels = status.levels.iter();
-            levels
-                .find(|level| level.resource == resource)
-                .map(|level| level.used)
-        };
-        let sessions = used("sessions")?;
+        let memory = status.memory?;
         let answered = status
             .stages
             .iter()
             .find(|stage| stage.stage == "answer" && stage.count > 0);
         Some(Self {
-            resident_bytes: used("memory")?,
-            sessions,
-            planned_bytes: DAEMON_BASE_BYTES.0 + sessions * DAEMON_SESSION_BYTES.0,
+            resident_bytes: memory.resident_bytes,
+            sessions: memory.sessions,
+            clients: memory.clients,
+            subprocesses: memory.subprocesses,
+            planned_bytes: memory.planned_bytes,
             processing_p95_ms: answered.map(|stage| stage.p95_ms),
         })
     }
 }
 
-fn show_daemon(out: &mut Out, daemon: Option<&DaemonMeasured>) {
+fn show_measured(out: &mut Out, daemon: Option<&DaemonMeasured>) {
     out.line("");
-    out.line("Measured by the daemon");
+    out.line("Measured on this machine");
+    ThisMachine::measured().show(out);
+    show_daemon(out, daemon);
+}
+
+fn show_daemon(out: &mut Out, daemon: Option<&DaemonMeasured>) {
     let Some(daemon) = daemon else {
-        out.line("  not measured here: no daemon was asked, or none answers for this database");
+        out.line("  no daemon was asked, or none answers for this database");
         return;
     };
     out.line(format!(
-        "  memory                   {:>10}  the plan, for {} in use: {}",
+        "  daemon's memory          {:>10}  the plan, for {}, {}, {}: {}",
         format::bytes(daemon.resident_bytes),
         format::counted(daemon.sessions, "session"),
+        format::counted(daemon.clients, "client"),
+        format::counted(daemon.subprocesses, "agent"),
         format::bytes(daemon.planned_bytes)
     ));
     match daemon.processing_p95_ms {
@@ -143,7 +200,7 @@ fn refused(error: CapacityError) -> Failure {
         _ => "choose another value with --set".to_owned(),
     };
     let what = match &error {
-        // The names are long enough to be told once.
+        // The list of names is long: once is enough.
         CapacityError::UnknownName { kind, name, .. } => format!("there is no {kind} {name:?}"),
         other => other.to_string(),
     };
@@ -165,6 +222,15 @@ fn assignment(text: &str) -> Result<(String, f64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_memory_of_the_machine_is_what_the_system_says() {
+        let meminfo = "MemTotal:       24685504 kB\nMemFree:         1 kB\n";
+        assert_eq!(ram_bytes_of(meminfo), Some(25_277_956_096));
+        for odd in ["", "MemTotal: many kB", "MemTotal: 18446744073709551615 kB"] {
+            assert_eq!(ram_bytes_of(odd), None, "{odd}");
+        }
+    }
 
     #[test]
     fn values_are_numbers_or_sizes() {

@@ -9,7 +9,7 @@ use betcode_storage::capacity::report::CapacityReport;
 use betcode_storage::{Surroundings, belongs_to_database, resolve_links};
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, folder_of};
 use crate::daemon::DaemonStatus;
 use crate::error::{Exit, Failure, Result};
 use crate::output::{Out, format};
@@ -136,26 +136,22 @@ fn show_daemon(out: &mut Out, daemon: &DaemonStatus) {
         out.line(format!("            its last compaction failed: {why}"));
     }
     for level in &daemon.levels {
-        let amount = |value| match level.unit.as_str() {
-            "bytes" => format::bytes(value),
-            "milliprocessors" => format!("{:.2}", value as f64 / 1000.0),
-            _ => format::count(value),
-        };
         out.line(format!(
             "  {:<12} {:>9} of {:<9} {}",
             level.resource.replace('_', " "),
-            amount(level.used),
-            amount(level.limit),
+            level.amount(level.used),
+            level.amount(level.limit),
             level.level
         ));
     }
     for stage in daemon.stages.iter().filter(|stage| stage.count > 0) {
         let budget = match stage.budget_ms > 0.0 {
-            true => format!("  budget {:.0} ms at p95", stage.budget_ms),
+            true => format!("; budget {:.0} ms at p95", stage.budget_ms),
             false => String::new(),
         };
+        let verdict = if stage.is_slow() { ": OVER" } else { "" };
         out.line(format!(
-            "  {:<12} p50 {:.1}, p95 {:.1}, p99 {:.1} ms of {}{budget}",
+            "  {:<12} p50 {:.1}, p95 {:.1}, p99 {:.1} ms, {} times{budget}{verdict}",
             stage.stage,
             stage.p50_ms,
             stage.p95_ms,
@@ -183,12 +179,8 @@ fn write_page(path: &Path, page: &[u8], out: &mut Out) -> Result<()> {
     if belongs_to_database(&target) {
         return Err(Failure::database_in_the_way(path));
     }
-    let folder = target
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
     // Such a file is born with mode 0600, and gone if this fails half-way.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder_of(&target)).map_err(|e| failed(&e))?;
     file.write_all(page)
         .and_then(|()| file.as_file().sync_all())
         .map_err(|e| failed(&e))?;

@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         sessions: named(&store, &args.sessions)?,
         ..RetentionPolicy::default()
     };
-    let plan = store.plan_retention(&policy)?;
+    let plan = store.plan_retention(&policy).map_err(refused)?;
     let staying = match plan.over_bytes {
         0 => None,
         _ => Some(Staying::of(&store, &plan)?),
@@ -83,15 +83,24 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     show_plan(context.out, &plan, staying.as_ref());
     show_outcome(context.out, &outcome, args);
     if outcome.cancelled {
-        context
-            .out
-            .trouble("interrupted: what was removed is gone; run the same command again to go on");
+        let what = "interrupted: what was removed is gone; run the same command again to go on";
+        context.out.trouble(what, None, None);
     }
     Ok(match (outcome.cancelled, outcome.kept.is_empty()) {
         (true, _) => Exit::Interrupted,
         (false, true) => Exit::Ok,
         (false, false) => Exit::Problems,
     })
+}
+
+/// A rule that would remove everything, or what was just written.
+fn refused(error: StoreError) -> Failure {
+    let is_rule = matches!(error, StoreError::InvalidArgument { .. });
+    let failure = Failure::from(error);
+    match is_rule {
+        true => failure.hint("give --older-than 1d or more, or a --keep-bytes above 0"),
+        false => failure,
+    }
 }
 
 /// All are looked up before anything is done: a misspelt id removes nothing.
@@ -173,7 +182,7 @@ fn show_plan(out: &mut Out, plan: &RetentionPlan, staying: Option<&Staying>) {
         out.line("No session is to go.");
     }
     for removal in plan.removals.iter().take(LISTED_MAX) {
-        out.line(&removal.session_id);
+        out.line(removal.session_id.as_str());
         out.line(format!(
             "  {:>9} {:>8}  {}",
             format::count(removal.messages),
@@ -210,10 +219,10 @@ struct Staying {
 impl Staying {
     fn of(store: &Store, plan: &RetentionPlan) -> Result<Self> {
         let recent_ms = Utc::now().timestamp_millis() - IDLE_MS_MIN_DEFAULT;
-        let goes = |id: &str| plan.removals.iter().any(|removal| removal.session_id == id);
+        let goes = |id: &SessionId| plan.removals.iter().any(|one| one.session_id == *id);
         let mut staying = Self::default();
         for session in store.sessions(&SessionFilter::default())?.sessions {
-            if goes(session.id.as_str()) {
+            if goes(&session.id) {
                 continue;
             }
             let said_lately = session.last_time_ms.is_some_and(|said| said > recent_ms);

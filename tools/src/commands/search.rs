@@ -161,9 +161,9 @@ impl Search<'_, '_> {
 
     /// Tells of a session that could not be read, or not all of it.
     fn not_searched(&mut self, session: &SessionId, failure: Failure) {
-        self.context.out.trouble(format!(
-            "not all of it searched: {session}\n  why: {failure}"
-        ));
+        let what = format!("not all of it searched: {session}");
+        let why = failure.to_string();
+        self.context.out.trouble(what, Some(&why), None);
         let document = json!({"session": session.as_str(), "why": failure.to_string()});
         self.failed.push(document);
     }
@@ -178,7 +178,8 @@ impl Search<'_, '_> {
         }));
         let searched = format::counted(self.searched, "message");
         if is_interrupted {
-            out.trouble(format!("interrupted: {searched} searched, not all"));
+            let what = format!("interrupted: {searched} searched, not all");
+            out.trouble(what, None, None);
             return Ok(Exit::Interrupted);
         }
         if is_limited {
@@ -206,7 +207,7 @@ fn tell_types(store: &Store, wanted: &str, out: &mut Out) -> Result<()> {
         let known: Vec<_> = types.iter().map(|t| t.message_type.as_str()).collect();
         out.remark(format!(
             "no message has the type {wanted:?}; there are {}",
-            format::on_one_line(&known.join(", "))
+            known.join(", ")
         ));
     }
     Ok(())

@@ -163,7 +163,7 @@ fn rows(session: &Session) -> Vec<String> {
     ));
     let said = session.last_time_ms.map_or_else(
         || format!("{:<20}", "no time told"),
-        |time| format!("{} UTC", format::minute(time)),
+        |time| format!("{} UTC", format::date_time(time)),
     );
     rows.push(format!("  {said}  {}", about(session)));
     rows

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use betcode_schema_grpc::history;
-use betcode_storage::VerifyReport;
+use betcode_storage::{ProblemKind, VerifyReport};
 use serde::Serialize;
 use serde_json::json;
 
@@ -91,9 +91,10 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
     } else {
         "not every damaged session is named above: what can be read is written by `export --salvage`"
     };
-    context.out.remark(format!(
-        "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;\n     {others}"
-    ));
+    context.out.remark(
+        "try: restore a backup beside it with `betcode-db restore FILE --db NEW`, and export from both;",
+    );
+    context.out.remark(format!("     {others}"));
     Ok(Exit::Problems)
 }
 
@@ -150,7 +151,7 @@ impl Findings {
             && self
                 .problems
                 .iter()
-                .all(|problem| problem.kind != "listing")
+                .all(|problem| problem.kind != ProblemKind::Listing.name())
     }
 
     fn of_store(report: VerifyReport) -> Self {
@@ -164,7 +165,7 @@ impl Findings {
                 .problems
                 .into_iter()
                 .map(|problem| Problem {
-                    kind: problem.kind.to_owned(),
+                    kind: problem.kind.name().to_owned(),
                     session: problem.session,
                     sequence: problem.sequence,
                     what: problem.what,

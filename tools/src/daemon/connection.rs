@@ -31,7 +31,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        // How it ends is told to the requests that were under way.
+        // The requests that were under way get the error with which it ends.
         tokio::spawn(connection);
         Ok(Self(requests))
     }

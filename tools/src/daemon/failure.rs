@@ -4,7 +4,7 @@ use betcode_schema_grpc::history::Refused;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::error::{Exit, Failure};
+use crate::error::{DAMAGED_STORE_HINT, Exit, Failure};
 
 /// The exit code for a reason of the daemon's table of errors (`docs/OPERATIONS.md`).
 fn exit_of(reason: &str, code: Code) -> Exit {
@@ -68,6 +68,7 @@ fn of_message(reason: &str, code: Code, message: &str, hint: &str) -> Failure {
         Exit::Unsupported => failure.hint(
             "daemon and betcode-db are of different versions; --direct works without the daemon",
         ),
+        Exit::Damaged => failure.hint(DAMAGED_STORE_HINT),
         _ if !hint.is_empty() => failure.hint(hint),
         Exit::NotFound => failure.hint("check the path"),
         Exit::NoSpace => {

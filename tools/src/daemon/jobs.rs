@@ -1,4 +1,4 @@
-//! Long work done by the daemon: it tells how far it is, and ends when we leave.
+//! Long work done by the daemon: it reports its progress, and ends when the call does.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::{
-    BackupReport, BackupRequest, CompactionOutcome, RunCompactionRequest, VerifyReport,
-    VerifyRequest, backup_response, run_compaction_response, verify_response,
+    self, BackupReport, BackupRequest, RunCompactionRequest, VerifyReport, VerifyRequest,
+    backup_response, run_compaction_response, verify_response,
 };
-use betcode_storage::{SessionId, StoreError, Tier};
+use betcode_storage::{CompactionOutcome, SessionFailure, SessionId, StoreError, Tier};
 use tonic::Streaming;
 
 use super::{Daemon, failure};
@@ -45,11 +45,12 @@ impl Daemon {
         };
         let mut client = self.compaction();
         let answers = self.answer(client.run(request))?;
-        self.watch(answers, watch, |response| match response.event {
+        let outcome = self.watch(answers, watch, |response| match response.event {
             Some(Event::Progress(at)) => Step::Progress(at.raw_bytes_done, at.raw_bytes),
             Some(Event::Outcome(outcome)) => Step::Done(outcome),
             _ => Step::Unknown,
-        })
+        })?;
+        outcome_of(outcome)
     }
 
     /// Compacts as [`Daemon::compact`] does, once no other run is under way: one of the daemon's own, or
@@ -145,6 +146,27 @@ impl Daemon {
             }
         })
     }
+}
+
+/// What a compaction did, as the engine says it.
+fn outcome_of(answer: history::CompactionOutcome) -> Result<CompactionOutcome> {
+    let failures = answer.failures.into_iter().map(|failure| {
+        Ok(SessionFailure {
+            session: SessionId::new(failure.session_id)?,
+            why: failure.why,
+        })
+    });
+    Ok(CompactionOutcome {
+        bytes_before: answer.bytes_before,
+        bytes_after: answer.bytes_after,
+        messages: answer.messages,
+        raw_bytes: answer.raw_bytes,
+        segments: answer.segments,
+        segments_replaced: answer.segments_replaced,
+        failures: failures.collect::<Result<_>>()?,
+        cancelled: answer.cancelled,
+        seconds: answer.seconds,
+    })
 }
 
 /// Waits for `work`, and asks `watch` often meanwhile whether to go on; `None` when it wants to stop.

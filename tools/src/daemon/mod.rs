@@ -15,7 +15,7 @@ mod tests;
 
 use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history;
 use betcode_schema_grpc::history::compaction_service_client::CompactionServiceClient;
@@ -28,7 +28,7 @@ use tonic::{Response, Status};
 
 pub use append::{AppendError, Appender};
 pub use jobs::Watch;
-pub use status::{DaemonStatus, Level, Stage, plan_inputs};
+pub use status::{DaemonStatus, Level, Memory, Stage, plan_inputs};
 
 use crate::error::{Exit, Failure, Result};
 use crate::limits;
@@ -54,51 +54,50 @@ impl Daemon {
         Self::find_within(db, Duration::from_millis(limits::ANSWER_MS_MAX))
     }
 
-    /// The same, waiting no longer than `wait_max` for an answer.
+    /// The same, waiting no longer than `wait_max` in all, however often another daemon takes the store
+    /// over meanwhile.
     fn find_within(db: &Path, wait_max: Duration) -> Result<Option<Self>> {
+        let begun = Instant::now();
         let start_wait_max = Duration::from_millis(limits::DAEMON_START_MS_MAX).min(wait_max);
-        let poll = Duration::from_millis(limits::DAEMON_START_POLL_MS);
-        let mut waited = Duration::ZERO;
-        let holder = loop {
+        let may_be_starting = || begun.elapsed() < start_wait_max;
+        loop {
             match locate::server_of(db) {
                 Server::None => return Ok(None),
-                Server::Running(holder) => break holder,
-                Server::Starting if waited < start_wait_max => {}
+                Server::Running(holder) => {
+                    let left = wait_max.saturating_sub(begun.elapsed());
+                    match Self::connect(holder, left)? {
+                        Ok(daemon) => return Ok(Some(daemon)),
+                        // It has the lock before it listens; or it ended, and another one takes over.
+                        Err(_) if may_be_starting() => {}
+                        Err(refused) => return Err(refused),
+                    }
+                }
+                Server::Starting if may_be_starting() => {}
                 Server::Starting => return Err(unreachable(None, "it does not say where it is")),
             }
-            std::thread::sleep(poll);
-            waited += poll;
-        };
+            std::thread::sleep(Duration::from_millis(limits::DAEMON_START_POLL_MS));
+        }
+    }
+
+    /// Connects to this daemon. The inner error is that its socket refuses, which a daemon that is just
+    /// starting does; one that accepts and does not answer within `wait_max` will not do so later.
+    fn connect(holder: Holder, wait_max: Duration) -> Result<Result<Self>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
             .map_err(|error| unreachable(Some(&holder), &error.to_string()))?;
-        let mut waited = Duration::ZERO;
-        let connection = loop {
-            let connect = Connection::open(&holder.socket);
-            let opened = runtime.block_on(async { tokio::time::timeout(wait_max, connect).await });
-            match opened {
-                Ok(Ok(connection)) => break connection,
-                // It has the lock before it listens.
-                Ok(Err(_)) if waited < start_wait_max => {}
-                Ok(Err(error)) => {
-                    return Err(unreachable(Some(&holder), &crate::error::plain_io(&error)));
-                }
-                Err(_) => return Err(unreachable(Some(&holder), "it does not answer")),
-            }
-            if locate::server_of(db) != Server::Running(holder.clone()) {
-                // It ended, or another one took over: look again from the beginning.
-                return Self::find_within(db, wait_max);
-            }
-            std::thread::sleep(poll);
-            waited += poll;
-        };
-        Ok(Some(Self {
-            holder,
-            connection,
-            runtime,
-        }))
+        let opening = Connection::open(&holder.socket);
+        let opened = runtime.block_on(async { tokio::time::timeout(wait_max, opening).await });
+        Ok(match opened {
+            Ok(Ok(connection)) => Ok(Self {
+                holder,
+                connection,
+                runtime,
+            }),
+            Ok(Err(error)) => Err(unreachable(Some(&holder), &crate::error::plain_io(&error))),
+            Err(_) => return Err(unreachable(Some(&holder), "it does not answer")),
+        })
     }
 
     /// Its process id.

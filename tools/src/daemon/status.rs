@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{Daemon, origin};
 use crate::error::Result;
 use crate::limits::REPORT_ANSWER_MS_MAX;
+use crate::output::format;
 
 const WAIT_MAX: Duration = Duration::from_millis(REPORT_ANSWER_MS_MAX);
 
@@ -28,6 +29,11 @@ pub struct DaemonStatus {
     pub socket: String,
     /// Why it could not be asked; the rest is empty then.
     pub unreachable: Option<String>,
+    /// What to try, where it answered why it cannot be asked.
+    #[serde(skip)]
+    pub hint: Option<String>,
+    /// Memory, beside the plan's formula.
+    pub memory: Option<Memory>,
     /// Each measure against its limit.
     pub levels: Vec<Level>,
     /// Latency of each stage since it started.
@@ -38,6 +44,21 @@ pub struct DaemonStatus {
     pub compaction_runs: u64,
     /// Why the last run failed.
     pub compaction_error: Option<String>,
+}
+
+/// Memory of the process, and what the capacity plan's formula gives for what it serves.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Memory {
+    /// In RAM now.
+    pub resident_bytes: u64,
+    /// Sessions that are in use.
+    pub sessions: u64,
+    /// Connections that have made a request.
+    pub clients: u64,
+    /// Agents that run.
+    pub subprocesses: u64,
+    /// The formula for so many of each.
+    pub planned_bytes: u64,
 }
 
 /// A measure against its limit.
@@ -72,9 +93,29 @@ pub struct Stage {
     pub budget_ms: f64,
 }
 
+impl Level {
+    /// A value of the measure, in its unit.
+    #[must_use]
+    pub fn amount(&self, value: u64) -> String {
+        match self.unit.as_str() {
+            "bytes" => format::bytes(value),
+            "milliprocessors" => format!("{:.2}", value as f64 / 1000.0),
+            _ => format::count(value),
+        }
+    }
+}
+
+impl Stage {
+    /// Whether it took longer than its budget, at p95.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        self.count > 0 && self.budget_ms > 0.0 && self.p95_ms > self.budget_ms
+    }
+}
+
 impl DaemonStatus {
-    /// Asks the daemon of the store at `db`; `None` when there is none. One that does not answer
-    /// is told as such: a report does not fail for it.
+    /// Asks the daemon of the store at `db`; `None` when there is none. If it does not answer, the status
+    /// says so: a report does not fail for it.
     #[must_use]
     pub fn of(db: &Path) -> Option<Self> {
         let Server::Running(holder) = locate::server_of(db) else {
@@ -87,7 +128,15 @@ impl DaemonStatus {
         };
         let asked = match Daemon::find_within(db, WAIT_MAX) {
             Ok(None) => return None,
-            Ok(Some(daemon)) => daemon.fill(&mut status),
+            Ok(Some(daemon)) => {
+                let filled = daemon.fill(&mut status);
+                // Its own advice, when it refused: it knows which limit was reached.
+                status.hint = filled
+                    .as_ref()
+                    .err()
+                    .and_then(|refused| refused.hint.clone());
+                filled
+            }
             Err(failure) => Err(failure),
         };
         if let Err(failure) = asked {
@@ -129,6 +178,18 @@ impl DaemonStatus {
         for stage in &self.stages {
             measured.take_stage(&stage.stage, stage.count, stage.p95_ms);
         }
+    }
+
+    /// The levels that are not ok, but for the database's size, which a report of it judges.
+    pub fn raised_levels(&self) -> impl Iterator<Item = &Level> {
+        let is_raised = |level: &&Level| level.level != levels::Level::Ok.name();
+        let levels = self.levels.iter().filter(is_raised);
+        levels.filter(|level| level.resource != Metric::SqliteSize.name())
+    }
+
+    /// The stages that took longer than their budget, at p95.
+    pub fn slow_stages(&self) -> impl Iterator<Item = &Stage> {
+        self.stages.iter().filter(|stage| stage.is_slow())
     }
 
     fn size(&self) -> Option<&Level> {
@@ -184,6 +245,13 @@ impl Daemon {
             })
             .collect();
         let budget = self.answer_within(WAIT_MAX, capacity.budget(BudgetRequest {}))?;
+        status.memory = budget.memory.map(|memory| Memory {
+            resident_bytes: memory.resident_bytes,
+            sessions: memory.sessions,
+            clients: memory.clients,
+            subprocesses: memory.subprocesses,
+            planned_bytes: memory.planned_bytes,
+        });
         status.stages = budget
             .stages
             .into_iter()

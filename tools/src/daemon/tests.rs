@@ -140,6 +140,33 @@ fn a_call_that_was_accepted_and_is_not_answered_in_time_is_told_as_such() {
 }
 
 #[test]
+fn a_daemon_that_is_restarted_again_and_again_is_waited_for_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("h.db");
+    let mut lock = File::create(lock_path(&db)).unwrap();
+    lock.lock().unwrap();
+    let no_socket = folder.path().join("no.sock");
+    let (ended, tool_ended) = mpsc::channel();
+    let tool = std::thread::spawn(move || {
+        let found = Daemon::find_within(&db, Duration::from_millis(500));
+        let _ = ended.send(());
+        found.map(|daemon| daemon.is_some())
+    });
+    // Each look at the store finds another process that does not listen.
+    let mut is_over = Err(mpsc::RecvTimeoutError::Timeout);
+    for pid in 1..2_000 {
+        let socket = no_socket.clone();
+        write_holder(&mut lock, &Holder { pid, socket }).unwrap();
+        is_over = tool_ended.recv_timeout(Duration::from_millis(5));
+        if is_over.is_ok() {
+            break;
+        }
+    }
+    assert!(is_over.is_ok(), "it still waits");
+    assert_eq!(tool.join().unwrap().unwrap_err().exit, Exit::Busy);
+}
+
+#[test]
 fn an_answer_that_comes_in_time_is_the_answer() {
     let server = SlowDaemon::start(Duration::from_millis(200));
     let daemon = server.connect();

@@ -98,7 +98,7 @@ pub struct ExportSummary {
 }
 
 impl ExportSummary {
-    /// The exit code that tells how it went.
+    /// The exit code for this outcome.
     #[must_use]
     pub fn exit(&self) -> Exit {
         if self.interrupted {

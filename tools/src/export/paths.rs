@@ -126,7 +126,7 @@ fn numbered(path: &Path, number: u64) -> PathBuf {
     path.with_file_name(OsStr::from_bytes(&name))
 }
 
-/// The path that [`Paths::claim`] may have made this one of, by a number behind the name.
+/// The path that [`Paths::claim`] may have made this one of, by a number after the name.
 #[must_use]
 pub fn without_number(path: &Path) -> Option<PathBuf> {
     let stem = path.file_stem()?.as_bytes();

@@ -32,12 +32,12 @@ pub fn pieces(
     let mut written = Written::default();
     let mut missing = Vec::new();
     let mut next = 1;
-    // To the last one that stands there, also beyond what the session's row or file tells.
+    // To the last one that stands there, also beyond what the session's row or file says.
     let mut replay = store.salvage(session, ReadRange::all())?;
     for message in replay.by_ref() {
         let message = match message {
             Ok(message) => message,
-            // It goes on behind the damage.
+            // It goes on after the damage.
             Err(error) if error.kind() == ErrorKind::Damaged => continue,
             Err(error) => return Err(error.into()),
         };

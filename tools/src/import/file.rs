@@ -36,7 +36,7 @@ pub(super) struct FileProgress {
 
 impl FileProgress {
     /// Whether another import has recorded all that was to be taken.
-    pub(super) fn came_too_late(&self) -> bool {
+    pub(super) fn recorded_by_another(&self) -> bool {
         self.messages == 0 && self.already_there > 0
     }
 }
@@ -45,8 +45,8 @@ impl FileProgress {
 pub(super) enum Stop {
     /// Something about this file; the others go on.
     Skip(Skipped),
-    /// Another import of the file recorded what stands from here on, and split it otherwise, because it saw
-    /// less of its last line; or somebody else appended to the session.
+    /// Another import has begun the file meanwhile, or recorded what stands from here on and split it
+    /// otherwise, because it saw less of its last line; or somebody else appended to the session.
     Overtaken(Skipped),
     /// The user asked to stop.
     Interrupted,
@@ -264,7 +264,7 @@ impl FileImport<'_, '_> {
         }
     }
 
-    /// Appends; when there is no room, compacts and tries once more.
+    /// Appends; when there is no space, compacts and tries once more.
     fn append_with_room(&mut self, batch: Batch) -> Result<Appended, Stop> {
         let again = batch.clone();
         let sequence = self.place.next_sequence;

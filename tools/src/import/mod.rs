@@ -129,7 +129,7 @@ pub struct ImportSummary {
 }
 
 impl ImportSummary {
-    /// The exit code that tells how it went.
+    /// The exit code for this outcome.
     #[must_use]
     pub fn exit(&self) -> Exit {
         let is_damaged = self.skipped.iter().any(|s| s.exit == Exit::Damaged);
@@ -149,7 +149,7 @@ pub struct ImportProgress {
     pub bytes_done: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Whether it makes room at the moment, and takes nothing.
+    /// Whether it compacts at the moment, and records nothing.
     pub compacting: bool,
 }
 
@@ -230,7 +230,7 @@ pub fn import(
         let mut taken = FileProgress::default();
         let ended = file::take(&mut run, found, &mut taken);
         // A file of which nothing could be taken has made no session.
-        let made = taken.is_new && ended.is_ok() && !taken.came_too_late();
+        let made = taken.is_new && ended.is_ok() && !taken.recorded_by_another();
         summary.sessions += u64::from(made || taken.messages > 0);
         summary.resumed += u64::from(!taken.is_new && taken.bytes > 0);
         summary.messages += taken.messages;
@@ -238,7 +238,7 @@ pub fn import(
         match ended {
             Ok(()) => {
                 let nothing_new = !taken.is_new && taken.bytes == 0;
-                summary.unchanged += u64::from(nothing_new || taken.came_too_late());
+                summary.unchanged += u64::from(nothing_new || taken.recorded_by_another());
             }
             Err(Stop::Skip(skipped) | Stop::Overtaken(skipped)) => summary.skipped.push(skipped),
             Err(Stop::Interrupted) => {
@@ -302,7 +302,7 @@ impl Run<'_> {
         }
     }
 
-    /// Makes room, as far as that is possible.
+    /// Compacts, so that there is space again, as far as that is possible.
     fn compact(&mut self) {
         self.uncompacted_bytes = 0;
         let progress = ImportProgress {

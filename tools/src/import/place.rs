@@ -34,6 +34,19 @@ pub(super) struct ResumePoint {
     pub(super) record_is_stale: bool,
 }
 
+/// What is known of a file before the import of it begins.
+struct Known {
+    decision: Decision,
+    /// Bytes of the file when it was last compared with records.
+    length: u64,
+    /// The file's beginnings that records know, by their length.
+    prefixes: HashMap<u64, Prefix>,
+    /// The records of other files that may be this one, from elsewhere.
+    others: Vec<Candidate>,
+    /// How many of them are of the same name, of which most have the first numbers of its id.
+    namesakes: usize,
+}
+
 /// Finds the session that the file belongs to, and how far it was taken. `None` when the file is an
 /// older copy, from elsewhere, of one that was taken: every byte of it is recorded.
 pub(super) fn find_place(
@@ -41,88 +54,127 @@ pub(super) fn find_place(
     file: &mut File,
     found: &Found,
 ) -> Result<Option<ResumePoint>, FindStop> {
-    let source_path = path_bytes(&found.canonical);
-    let relative_path = path_bytes(&found.relative);
-    let by_source = run.store.imports_by_source_path(&source_path)?;
+    let known = look_up(run, file, found)?;
+    let as_new = run.options.as_new;
+    match known.decision {
+        Decision::Continue(record) if !(as_new && goes_beyond(&record, &known.prefixes)) => {
+            let place = resume(found, record, known.length, known.prefixes);
+            Ok(Some(place))
+        }
+        Decision::Changed(record) if !as_new => Err(changed(run, file, found, &record)?.into()),
+        Decision::New if !as_new && is_older_copy(run, file, known.length, &known.others)? => {
+            Ok(None)
+        }
+        decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
+            let is_unknown = decision == Decision::New;
+            begin(run, found, known.length, known.namesakes, is_unknown).map(Some)
+        }
+    }
+}
+
+/// Compares the file with the records of its own path; of files at the same place below other folders,
+/// if none of its own fits; and with those of its copies elsewhere, if none of these does.
+fn look_up(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Known, FindStop> {
+    let by_source = run
+        .store
+        .imports_by_source_path(&path_bytes(&found.canonical))?;
     // Afterwards: what an import beside this one took of a file that grows is there then.
     let mut length = file.metadata()?.len();
     let mut prefixes = prefixes(file, length, &by_source)?;
     let by_source = compare(by_source, &prefixes);
-    let mut by_relative = Vec::new();
+    let mut others = Vec::new();
     // Thousands of files may stand at the same place below other folders.
     if !by_source.iter().any(|candidate| candidate.prefix_matches) {
-        let records = run.store.imports_by_relative_path(&relative_path)?;
+        let records = run
+            .store
+            .imports_by_relative_path(&path_bytes(&found.relative))?;
         length = file.metadata()?.len();
         prefixes = self::prefixes(file, length, &records)?;
-        by_relative = compare(records, &prefixes);
+        others = compare(records, &prefixes);
     }
-    let mut decision = identity::decide(&by_source, &by_relative);
-    // Those of the file's name, of which most have the first numbers of its id.
-    let others = by_relative.len();
+    let mut decision = identity::decide(&by_source, &others);
+    let namesakes = others.len();
     if decision == Decision::New {
         let records = elsewhere::records(run, found)?;
         length = file.metadata()?.len();
-        let known = self::prefixes(file, length, &records)?;
-        let candidates = compare(records, &known);
+        let of_copies = self::prefixes(file, length, &records)?;
+        let candidates = compare(records, &of_copies);
         decision = identity::decide(&[], &candidates);
-        prefixes.extend(known);
-        by_relative.extend(candidates);
+        prefixes.extend(of_copies);
+        others.extend(candidates);
     }
-    match decision {
-        Decision::Continue(record) if !(run.options.as_new && goes_beyond(&record, &prefixes)) => {
-            let taken = record.mark.taken_bytes;
-            let prefix = prefixes.remove(&taken).unwrap_or_default();
-            let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
-            let is_moved =
-                record.mark.source_path != source_path && !elsewhere::is_still_there(&record);
-            let recorded_place = Path::new(OsStr::from_bytes(&record.mark.relative_path));
-            // A number behind the name is what an export gave it.
-            let is_at_recorded_place = found.canonical.ends_with(recorded_place)
-                || paths::without_number(&found.relative).as_deref() == Some(recorded_place);
-            let relative_path = match is_moved && !is_at_recorded_place {
-                true => relative_path,
-                false => record.mark.relative_path,
-            };
-            Ok(Some(ResumePoint {
-                session: record.session,
-                is_new: false,
-                length,
-                prefix,
-                unterminated: record.mark.unterminated,
-                // Counted, not asked from the session: messages beyond the mark (of an import
-                // that ran beside this one) are then recognised as the same, not doubled.
-                next_sequence: messages + 1,
-                // Of a copy that holds nothing new no note is made: the original keeps its place.
-                record_is_stale: is_moved,
-                relative_path,
-            }))
-        }
-        Decision::Changed(record) if !run.options.as_new => {
-            Err(changed(run, file, found, &record)?.into())
-        }
-        Decision::New if !run.options.as_new && is_older_copy(run, file, length, &by_relative)? => {
-            Ok(None)
-        }
-        decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
-            let session = free_id(run, found, &relative_path, others)?;
-            // An import beside this one may have begun the file, and taken the id that it would have.
-            if decision == Decision::New
-                && !run.store.imports_by_source_path(&source_path)?.is_empty()
-            {
-                return find_place(run, file, found);
-            }
-            Ok(Some(ResumePoint {
-                session,
-                is_new: true,
-                length,
-                prefix: Prefix::default(),
-                unterminated: false,
-                next_sequence: 1,
-                relative_path,
-                record_is_stale: true,
-            }))
-        }
+    Ok(Known {
+        decision,
+        length,
+        prefixes,
+        others,
+        namesakes,
+    })
+}
+
+/// Goes on after what `record` says was taken of the file.
+fn resume(
+    found: &Found,
+    record: ImportRecord,
+    length: u64,
+    mut prefixes: HashMap<u64, Prefix>,
+) -> ResumePoint {
+    let prefix = prefixes
+        .remove(&record.mark.taken_bytes)
+        .unwrap_or_default();
+    let messages = prefix.messages(record.mark.unterminated, record.mark.joins.len());
+    let is_moved = record.mark.source_path != path_bytes(&found.canonical)
+        && !elsewhere::is_still_there(&record);
+    let recorded_place = Path::new(OsStr::from_bytes(&record.mark.relative_path));
+    // A number after the name is what an export gave it.
+    let is_at_recorded_place = found.canonical.ends_with(recorded_place)
+        || paths::without_number(&found.relative).as_deref() == Some(recorded_place);
+    let relative_path = match is_moved && !is_at_recorded_place {
+        true => path_bytes(&found.relative),
+        false => record.mark.relative_path,
+    };
+    ResumePoint {
+        session: record.session,
+        is_new: false,
+        length,
+        prefix,
+        unterminated: record.mark.unterminated,
+        // Counted, not asked from the session: messages beyond the mark (of an import
+        // that ran beside this one) are then recognised as the same, not doubled.
+        next_sequence: messages + 1,
+        // Of a copy that holds nothing new no note is made: the original keeps its place.
+        record_is_stale: is_moved,
+        relative_path,
     }
+}
+
+/// Begins a session of the file. If nothing was known of the file and another import has begun it
+/// meanwhile, that is looked up once more: it may have taken the id that this session would have.
+fn begin(
+    run: &Run<'_>,
+    found: &Found,
+    length: u64,
+    namesakes: usize,
+    is_unknown: bool,
+) -> Result<ResumePoint, FindStop> {
+    let relative_path = path_bytes(&found.relative);
+    let session = free_id(run, found, &relative_path, namesakes)?;
+    let source_path = path_bytes(&found.canonical);
+    if is_unknown && !run.store.imports_by_source_path(&source_path)?.is_empty() {
+        let why = "another import has begun it, and its session was deleted again";
+        let skipped = Skipped::new(&found.path, why, "import it again");
+        return Err(Stop::Overtaken(skipped).into());
+    }
+    Ok(ResumePoint {
+        session,
+        is_new: true,
+        length,
+        prefix: Prefix::default(),
+        unterminated: false,
+        next_sequence: 1,
+        relative_path,
+        record_is_stale: true,
+    })
 }
 
 /// Whether all of the file is the beginning of what was taken from the same place below another
@@ -132,12 +184,12 @@ fn is_older_copy(
     run: &Run<'_>,
     file: &mut File,
     length: u64,
-    by_relative: &[Candidate],
+    others: &[Candidate],
 ) -> Result<bool, FindStop> {
     if length == 0 {
-        return Ok(!by_relative.is_empty());
+        return Ok(!others.is_empty());
     }
-    let longer = by_relative
+    let longer = others
         .iter()
         .map(|candidate| &candidate.record)
         .filter(|record| record.mark.taken_bytes > length)
@@ -236,18 +288,18 @@ fn changed(
     Ok(Stop::Skip(skipped))
 }
 
-/// An id for a new session. `others` have been made of files at the same place, and have most of the
+/// An id for a new session. `namesakes` have been made of files at the same place, and have most of the
 /// first numbers.
 fn free_id(
     run: &Run<'_>,
     found: &Found,
     relative: &[u8],
-    others: usize,
+    namesakes: usize,
 ) -> Result<SessionId, StoreError> {
     let stem = found.relative.file_stem().unwrap_or_default();
     // The id without a number, and the first that has one, do not depend on how many there are.
     let ids = identity::ids(stem.as_bytes(), relative).enumerate();
-    let worth_a_look = ids.filter(|(number, _)| *number < 2 || *number >= others);
+    let worth_a_look = ids.filter(|(number, _)| *number < 2 || *number >= namesakes);
     for (_, id) in worth_a_look {
         match run.store.session(&id) {
             Err(StoreError::SessionNotFound { .. }) => return Ok(id),

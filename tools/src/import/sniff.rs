@@ -1,4 +1,4 @@
-//! Files that hold no lines at all, told by how they begin.
+//! Files that hold no lines at all, recognised by how they begin.
 
 const MAGICS: [(&[u8], &str); 14] = [
     (b"SQLite format 3\0", "an SQLite database"),

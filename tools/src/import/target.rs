@@ -13,7 +13,7 @@ use crate::limits;
 
 /// Why a batch was not recorded.
 pub(super) enum NotRecorded {
-    /// There is no room: compacting may help.
+    /// There is no space: compacting may help.
     NoSpace(Failure),
     /// The session has other messages from the expected sequence on.
     Conflict,
@@ -66,8 +66,8 @@ impl<'a> ImportTarget<'a> {
         }
     }
 
-    /// Makes room. Best effort: the import does not depend on it, and what keeps it from working
-    /// (another compaction, damage in another session) is told by the commands that are about it.
+    /// Compacts, as far as possible: the import does not depend on it, and what keeps it from working
+    /// (another compaction, damage in another session) is reported by the commands that are about it.
     pub(super) fn compact(&mut self, go_on: &mut dyn FnMut() -> ControlFlow<()>) {
         let done = match self {
             Self::File(store) => {

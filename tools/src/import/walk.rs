@@ -26,7 +26,7 @@ pub struct Found {
     pub relative: PathBuf,
     /// Its size now.
     pub bytes: u64,
-    /// When it was last modified, as far as the system tells.
+    /// When it was last modified, as far as the system knows.
     pub modified: Option<SystemTime>,
 }
 
@@ -68,7 +68,7 @@ pub fn find(
             return Err(no_file(path));
         }
     }
-    // A file reached on several ways is one file; the way without links tells where it belongs.
+    // A file reached on several ways is one file; the way without links says where it belongs.
     let mut seen = HashSet::new();
     let (direct, linked): (Vec<_>, Vec<_>) = found
         .into_iter()

@@ -1,33 +1,7 @@
 //! Numbers, sizes and times as people read them. Sizes are decimal: MB is 10^6 bytes.
 
-pub use betcode_storage::capacity::text::count;
-use chrono::{DateTime, Utc};
-
-/// A size: `512 B`, `5.3 KB`, `73.1 MB`, `1.24 GB`.
-#[must_use]
-pub fn bytes(bytes: u64) -> String {
-    const UNITS: [(&str, f64); 4] = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)];
-    let value = bytes as f64;
-    for (unit, size) in UNITS {
-        // 999.5 KB would be printed as 1000 KB: it is 1.00 MB already.
-        if value >= size * 0.9995 && bytes >= 1000 {
-            return format!("{} {unit}", three_figures(value / size));
-        }
-    }
-    format!("{bytes} B")
-}
-
-/// Three figures or so: `1.24`, `73.1`, `461`.
-#[must_use]
-pub fn three_figures(value: f64) -> String {
-    if value >= 99.95 {
-        format!("{value:.0}")
-    } else if value >= 9.995 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    }
-}
+use betcode_storage::capacity::text::acts_on_terminal;
+pub use betcode_storage::capacity::text::{bytes, count, date_time};
 
 /// A count and what is counted: `1 session`, `2,000 sessions`.
 #[must_use]
@@ -93,22 +67,13 @@ pub fn hours(ms: i64) -> String {
     format!("{:.1} h", ms as f64 / 3_600_000.0)
 }
 
-/// A time as `2026-02-22 18:08` (UTC); a dash for what is out of range.
-#[must_use]
-pub fn minute(unix_ms: i64) -> String {
-    DateTime::<Utc>::from_timestamp_millis(unix_ms).map_or_else(
-        || "–".to_owned(),
-        |t| t.format("%Y-%m-%d %H:%M").to_string(),
-    )
-}
-
-/// Text with its control characters written as Rust writes them: what a file is called must not look
-/// like a line of ours, nor give orders to a terminal.
+/// Text in which what [acts on a terminal](acts_on_terminal) is written as Rust writes it: what a file is
+/// called must not look like a line of ours, nor change what a terminal shows.
 #[must_use]
 pub fn on_one_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if acts_on_terminal(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -117,13 +82,13 @@ pub fn on_one_line(text: &str) -> String {
     shown
 }
 
-/// At most `width` characters of text on one line, control characters shown as spaces, `…` where
+/// At most `width` characters of text on one line, with spaces for what acts on a terminal, and `…` where
 /// it was cut.
 #[must_use]
 pub fn cut(text: &str, width: usize) -> String {
     let plain: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if acts_on_terminal(c) { ' ' } else { c })
         .collect();
     let plain = plain.trim();
     if plain.chars().count() <= width {
@@ -138,24 +103,6 @@ pub fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_keep_three_figures_and_never_read_1000_of_a_unit() {
-        for (size, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.00 KB"),
-            (5_340, "5.34 KB"),
-            (73_100_000, "73.1 MB"),
-            (999_499, "999 KB"),
-            (999_500, "1.00 MB"),
-            (999_960, "1.00 MB"),
-            (999_960_000, "1.00 GB"),
-            (1_240_000_000, "1.24 GB"),
-        ] {
-            assert_eq!(bytes(size), text, "{size}");
-        }
-    }
 
     #[test]
     fn counts_are_grouped_by_thousands() {
@@ -188,6 +135,7 @@ mod tests {
     fn text_is_cut_at_characters_and_stays_on_one_line() {
         assert_eq!(cut("two\nlines", 20), "two lines");
         assert_eq!(cut("ääääää", 4), "äää…");
-        assert_eq!(cut("\u{1b}[31mred", 20), "[31mred");
+        assert_eq!(cut("\u{1b}[31mred\u{202e}", 20), "[31mred");
+        assert_eq!(on_one_line("a\u{1b}\n\u{202e}b"), r"a\u{1b}\n\u{202e}b");
     }
 }

@@ -85,14 +85,14 @@ impl Out {
         self.reader_gone || self.failed.is_some()
     }
 
-    /// Looks whether stdout is still read, which otherwise only the next write tells.
-    pub fn look_for_reader(&mut self) {
+    /// Checks whether stdout is still read, which otherwise only the next write shows.
+    pub fn check_reader(&mut self) {
         let stdout = io::stdout();
-        let mut looked_at = [PollFd::new(&stdout, PollFlags::empty())];
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
         let at_once = Timespec::default();
-        let looked = poll(&mut looked_at, Some(&at_once));
-        let [stdout] = looked_at;
-        if looked.is_ok() && stdout.revents().contains(PollFlags::ERR) {
+        let answer = poll(&mut polled, Some(&at_once));
+        let [stdout] = polled;
+        if answer.is_ok() && stdout.revents().contains(PollFlags::ERR) {
             self.reader_gone = true;
         }
     }
@@ -106,7 +106,7 @@ impl Out {
     }
 
     /// Writes a line for people; nothing with `--json` and `--quiet`. One line it stays, whatever is in
-    /// the paths that it tells.
+    /// the paths in it.
     pub fn line(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Human {
             self.raw(format::on_one_line(line.as_ref().trim_end()).as_bytes());
@@ -136,20 +136,20 @@ impl Out {
         self.note(written);
     }
 
-    /// Shows a remark on stderr, for people only.
+    /// Shows a remark on stderr, on one line, for people only.
     pub fn remark(&mut self, text: impl AsRef<str>) {
         if self.mode == Mode::Human {
             self.flush();
-            to_stderr(text.as_ref());
+            to_stderr(&format::on_one_line(text.as_ref()));
         }
     }
 
-    /// Shows on stderr what went wrong with a part of the work, which `--quiet` asks for as well.
-    /// With `--json` the document says it.
-    pub fn trouble(&mut self, text: impl AsRef<str>) {
+    /// Shows on stderr what went wrong with a part of the work, which `--quiet` asks for as well: *what*,
+    /// and with them *why* and *try*, a line each. With `--json` the document says it.
+    pub fn trouble(&mut self, what: impl AsRef<str>, why: Option<&str>, hint: Option<&str>) {
         if self.mode != Mode::Json {
             self.flush();
-            to_stderr(text.as_ref());
+            to_stderr(&in_words(what.as_ref(), why, &[], hint));
         }
     }
 
@@ -172,17 +172,9 @@ impl Out {
     /// Shows an error on stderr alone, for a command whose document has it already.
     pub fn failure_in_words(&mut self, failure: &Failure) {
         self.flush();
-        let mut text = format!("error: {}", format::on_one_line(&failure.what));
-        if let Some(why) = &failure.why {
-            text.push_str(&format!("\n  why: {}", format::on_one_line(why)));
-        }
-        for one in &failure.among {
-            text.push_str(&format!("\n       {}", format::on_one_line(one)));
-        }
-        if let Some(hint) = &failure.hint {
-            text.push_str(&format!("\n  try: {}", format::on_one_line(hint)));
-        }
-        to_stderr(&text);
+        let what = format!("error: {}", failure.what);
+        let (why, hint) = (failure.why.as_deref(), failure.hint.as_deref());
+        to_stderr(&in_words(&what, why, &failure.among, hint));
     }
 
     /// A progress display that counts to `total`; silent unless a person watches stderr.
@@ -201,7 +193,7 @@ impl Out {
     }
 
     /// Hands over what is buffered and says whether writing failed for a reason that the user
-    /// must know: a full disk behind a redirection, say. A reader that went away is none.
+    /// must know: a redirection to a full disk, say. A reader that went away is none.
     ///
     /// # Errors
     /// The first write that failed.
@@ -227,6 +219,18 @@ impl Out {
 }
 
 pub use progress::Unit;
+
+/// *What*, *why*, *among* and *try*, a line each, whatever is in the paths and names in them.
+fn in_words(what: &str, why: Option<&str>, among: &[String], hint: Option<&str>) -> String {
+    let mut text = format::on_one_line(what);
+    let why = why.into_iter().map(|why| ("why:", why));
+    let among = among.iter().map(|one| ("    ", one.as_str()));
+    let hint = hint.into_iter().map(|hint| ("try:", hint));
+    for (label, line) in why.chain(among).chain(hint) {
+        text.push_str(&format!("\n  {label} {}", format::on_one_line(line)));
+    }
+    text
+}
 
 /// Writes to stderr; there is nowhere to report that this failed.
 pub fn to_stderr(text: &str) {

@@ -34,6 +34,19 @@ fn a_sound_store_has_no_problems() {
 }
 
 #[test]
+fn the_used_share_does_not_read_as_a_threshold_that_it_has_not_reached() {
+    let tool = Tool::new();
+    tool.write("src/a.jsonl", "{\"type\":\"user\"}\n".repeat(60_000));
+    tool.ok(["import", tool.path("src").to_str().unwrap()]);
+    let used = tool.json(["report"]).0["database_bytes"].as_u64().unwrap();
+    let limit = (used as f64 / 0.6996).ceil().to_string();
+    for command in ["doctor", "report"] {
+        let text = tool.ok([command, "--limit-bytes", &limit]).text();
+        assert!(text.contains("69 %") && !text.contains("70.0 %"), "{text}");
+    }
+}
+
+#[test]
 fn what_others_may_read_is_a_problem_with_its_remedy() {
     let tool = tool();
     fs::set_permissions(tool.db(), fs::Permissions::from_mode(0o644)).unwrap();

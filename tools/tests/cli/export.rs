@@ -34,6 +34,27 @@ fn only_the_owner_may_read_what_is_exported_and_recorded() {
 }
 
 #[test]
+fn a_file_name_does_not_act_on_the_terminal() {
+    let name = "a\u{1b}[2J\u{202e}b";
+    let tool = tool_with(&[(name, "{}\n")]);
+    tool.write(format!("out/{name}.jsonl"), "mine\n");
+    let out = tool.path("out");
+    let ran = tool.run(["export".as_ref(), "--out".as_ref(), out.as_os_str()]);
+    assert_eq!(ran.code, 4, "{:?}", ran.stderr);
+    let acts = |text: &str| text.contains(['\u{1b}', '\u{202e}']);
+    assert!(!acts(&ran.stderr), "{:?}", ran.stderr);
+    assert!(
+        ran.stderr.contains(r"a\u{1b}[2J\u{202e}b"),
+        "{:?}",
+        ran.stderr
+    );
+    for command in ["sessions", "report", "inspect"] {
+        let text = tool.ok([command]).text();
+        assert!(!acts(&text), "{text:?}");
+    }
+}
+
+#[test]
 fn no_session_takes_the_place_of_a_database() {
     let tool = tool_with(&[("h", "{}\n")]);
     let out = tool.path("out");

@@ -55,6 +55,22 @@ fn a_session_whose_row_is_damaged_is_named_and_hides_no_other() {
 }
 
 #[test]
+fn a_session_whose_row_is_damaged_can_be_deleted() {
+    let tool = damaged("UPDATE sessions SET raw_bytes = -1 WHERE session_id = 'odd'");
+    let asked = tool.run(["delete", "odd", "first"]);
+    assert_eq!(asked.code, 2, "{}", asked.stderr);
+    let all = "2 sessions, 2 messages, 18 B (not counting what 1 session with a damaged row holds)";
+    assert!(asked.stderr.contains(all), "{}", asked.stderr);
+    let (deleted, code) = tool.json(["delete", "odd", "--yes"]);
+    assert_eq!((code, &deleted["deleted"][0]), (0, &"odd".into()));
+    assert_eq!(deleted["messages"], 0, "{deleted}");
+    assert_eq!(deleted["size_unknown"], 1, "{deleted}");
+    assert_eq!(tool.run(["cat", "odd"]).code, 3);
+    let (listed, code) = tool.json(["sessions"]);
+    assert_eq!((code, &listed["total"]), (0, &2.into()), "{listed}");
+}
+
+#[test]
 fn what_is_whole_of_a_session_is_salvaged_also_when_its_row_or_its_path_is_damaged() {
     for sql in [
         "UPDATE sessions SET hot_bytes = -1 WHERE session_id = 'odd'",

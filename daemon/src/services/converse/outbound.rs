@@ -97,7 +97,7 @@ impl EventSender {
     }
 
     fn deleted(&self) -> End {
-        let id = self.session.to_string();
+        let id = self.session.clone();
         StoreError::SessionNotFound { id }.into()
     }
 

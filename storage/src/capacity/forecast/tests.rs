@@ -35,6 +35,7 @@ fn input(hours: &[HourGrowth]) -> ForecastInput<'_> {
         free_bytes: 0,
         compactable_bytes: 0,
         limit_bytes: 1000 * MB,
+        disk_free_bytes: None,
         uncompacted_ratio: Input::measured(Amount(1.0)),
         compacted_ratio: Input {
             value: Amount(0.1),
@@ -170,6 +171,27 @@ fn a_first_hour_before_the_curve_counts_as_history() {
 }
 
 #[test]
+fn a_day_of_work_is_one_day_also_where_a_span_ends_in_the_middle_of_it() {
+    // Nine hours of each weekday, up to noon of a Saturday in one case, and of a Friday in the other.
+    for (days_ago, used) in [(0, 20), (1, 20)] {
+        let now_hour = NOW_HOUR - 24 * days_ago;
+        let is_weekday = |day: i64| (day + 3).rem_euclid(7) < 5;
+        let worked = (now_hour - 24 * 60..=now_hour).filter(|hour| {
+            is_weekday(hour.div_euclid(24)) && (8..17).contains(&hour.rem_euclid(24))
+        });
+        let hours: Vec<_> = worked.map(|at| hour(NOW_HOUR - at, MB)).collect();
+        let input = ForecastInput {
+            now_ms: now_hour * HOUR_MS,
+            ..input(&hours)
+        };
+        let Forecast::Projected { days_used, .. } = forecast(&input).unwrap() else {
+            panic!()
+        };
+        assert_eq!(days_used, used, "{days_ago} days ago");
+    }
+}
+
+#[test]
 fn a_history_that_does_not_grow_never_reaches_its_limit() {
     let hours = vec![hour(24 * 200, 900 * MB)];
     let (_, without, with) = projections(&ForecastInput {
@@ -229,6 +251,37 @@ fn free_pages_and_what_compaction_will_free_are_room() {
 }
 
 #[test]
+fn a_disk_that_is_full_before_the_limit_has_a_date_of_its_own() {
+    let hours = days(&[10 * MB; 28]);
+    let disk_free = |bytes| ForecastInput {
+        disk_free_bytes: Some(bytes),
+        ..input(&hours)
+    };
+    let (_, without, with) = projections(&disk_free(100 * MB));
+    let disk = without.disk.unwrap();
+    assert_eq!((disk.bytes, without.end().bytes), (600 * MB, 600 * MB));
+    assert!((days_until(disk.likely) - 10.0).abs() < 1e-6);
+    assert!((days_until(with.end().likely) - 100.0).abs() < 1e-6);
+    assert!((disk.session_hours.unwrap() - 5.0).abs() < 1e-9);
+    assert_eq!(without.reaches().len(), 4);
+    let (_, without, _) = projections(&disk_free(500 * MB));
+    assert_eq!((without.disk, without.end().bytes), (None, 1000 * MB));
+    let few = days(&[MB; 2]);
+    let little = ForecastInput {
+        disk_free_bytes: Some(100 * MB),
+        ..input(&few)
+    };
+    let Forecast::NotEnoughHistory {
+        session_hours_without_compaction: room,
+        ..
+    } = forecast(&little).unwrap()
+    else {
+        panic!()
+    };
+    assert!((room.unwrap() - 5.0).abs() < 1e-9);
+}
+
+#[test]
 fn a_date_further_than_ten_years_is_not_told() {
     let hours = days(&[1; 28]);
     let (_, without, _) = projections(&input(&hours));
@@ -261,7 +314,8 @@ proptest! {
             })
             .collect();
         let input = ForecastInput {
-            now_ms, used_bytes: used, free_bytes: free, limit_bytes: limit, ..input(&hours)
+            now_ms, used_bytes: used, free_bytes: free, limit_bytes: limit,
+            disk_free_bytes: Some(free), ..input(&hours)
         };
         if let Forecast::Projected { daily_raw_bytes: pace, without_compaction, .. } =
             forecast(&input).unwrap()

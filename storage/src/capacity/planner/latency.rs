@@ -58,13 +58,14 @@ impl Stage {
         }
     }
 
-    /// The stage of a daemon's latencies that measures it; `None` of what a daemon does not see.
+    /// The stages of a daemon's latencies that measure it, of which the slowest counts; none of what a
+    /// daemon does not see.
     #[must_use]
-    pub fn measured_as(self) -> Option<&'static str> {
+    pub fn measured_as(self) -> &'static [&'static str] {
         match self {
-            Self::Daemon => Some("answer"),
-            Self::Subprocess => Some("record"),
-            Self::Client | Self::Network | Self::Relay => None,
+            Self::Daemon => &["answer", "deliver"],
+            Self::Subprocess => &["record"],
+            Self::Client | Self::Network | Self::Relay => &[],
         }
     }
 

@@ -4,7 +4,7 @@ use super::inputs::PlanInputs;
 use super::latency::Stage;
 use super::storage_growth::StorageGrowthInputs;
 use super::thresholds::MetricSample;
-use crate::capacity::forecast::Forecast;
+use crate::capacity::forecast::{Forecast, WINDOW_DAYS};
 use crate::capacity::quantity::{
     Amount, ByteCount, DaysPerMonth, HoursPerDay, Input, MeanBytes, Quantity, Source,
 };
@@ -30,14 +30,18 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Takes what a daemon measured of one of its stages, if that is a stage of the plan and was passed
-    /// at all.
+    /// Takes what a daemon measured of one of its stages, if that is part of a stage of the plan and was
+    /// passed at all. Of several parts the slowest counts.
     pub fn take_stage(&mut self, daemon_stage: &str, count: u64, p95_ms: f64) {
-        let of_plan = |stage: &Stage| stage.measured_as() == Some(daemon_stage);
-        let stage = Stage::ALL.into_iter().find(of_plan);
-        let passed = stage.filter(|_| count > 0);
-        self.latency_p95_ms
-            .extend(passed.map(|stage| (stage, p95_ms)));
+        let of_plan = |stage: &Stage| stage.measured_as().contains(&daemon_stage);
+        let Some(stage) = Stage::ALL.into_iter().find(of_plan).filter(|_| count > 0) else {
+            return;
+        };
+        let known = &mut self.latency_p95_ms;
+        match known.iter_mut().find(|(known, _)| *known == stage) {
+            Some((_, slowest)) => *slowest = slowest.max(p95_ms),
+            None => known.push((stage, p95_ms)),
+        }
     }
 
     /// Takes a level of a daemon, if it is one of the plan's.
@@ -49,21 +53,19 @@ impl Measured {
 
 impl PlanInputs {
     /// Replaces what `report` measured: messages per session-hour, size of a message, hours of a day in use and
-    /// such days of a month, what the database takes already without its free pages; and the limit, which is no measure and comes from
-    /// `limit_source`. What it did not measure keeps its value. Gives what else was measured, for
+    /// such days of a month, what the database takes already without its free pages, and what compaction
+    /// would still make free; and the limit, which is no measure and comes from `limit_source`. What it did not measure keeps its value. Gives what else was measured, for
     /// [`Plan::compute`](super::Plan::compute): the size, and the footprint of what is compacted; that of
     /// the whole file says nothing of compaction while most of it is not compacted.
     pub fn take_measured(&mut self, report: &CapacityReport, limit_source: Source) -> Measured {
         let growth = &mut self.storage_growth;
-        // A pace of seconds says nothing of an hour.
-        let pace = report.growth.has_pace().then_some(&report.growth);
-        if let Some(messages) = pace.and_then(|pace| pace.messages_per_session_hour) {
+        if let Some(messages) = report.growth.messages_per_session_hour {
             growth.messages_per_session_hour = Input::measured(Amount(messages));
         }
         // Messages by the hour are those of sessions with hours; others may be of another size.
         let bytes_with_hours = || {
-            let messages = pace?.messages_per_session_hour?;
-            let bytes = pace?.bytes_per_session_hour?;
+            let messages = report.growth.messages_per_session_hour?;
+            let bytes = report.growth.bytes_per_session_hour?;
             (messages > 0.0).then(|| bytes / messages)
         };
         if let Some(bytes) = bytes_with_hours().or(report.growth.bytes_per_message) {
@@ -91,8 +93,8 @@ impl StorageGrowthInputs {
     ///
     /// The hours are as many as make the growth of such a day at the pace by the hour: sessions without
     /// hours grow as well, and older ones had another pace. More than a day has are those of several
-    /// sessions. When the usual pace of the days that the forecast looks at is nothing, there are no days in
-    /// use: the plan says never where the forecast does.
+    /// sessions. When the forecast expects no growth, because little or nothing was recorded in the days
+    /// that it looks at, there are no days in use: the plan says never where the forecast does.
     fn take_days(&mut self, report: &CapacityReport) {
         const HOURS_OF_A_DAY: f64 = 24.0;
         let per_hour =
@@ -106,17 +108,19 @@ impl StorageGrowthInputs {
         }
         let used_of_window = match &report.forecast {
             Forecast::Projected {
+                daily_raw_bytes, ..
+            } if daily_raw_bytes.median <= 0.0 => Some((0, WINDOW_DAYS)),
+            Forecast::Projected {
                 window_days,
                 days_used,
-                daily_raw_bytes,
                 ..
-            } => Some((*days_used, *window_days, daily_raw_bytes.median)),
+            } => Some((*days_used, *window_days)),
             Forecast::NotEnoughHistory { .. } => None,
         };
-        let workdays = used_of_window.map(|(used, window, pace)| match pace > 0.0 {
-            false => 0.0,
+        let workdays = used_of_window.map(|(used, window)| match used {
+            0 => 0.0,
             // Before there are four weeks, by the days there are.
-            true => report
+            used => report
                 .measured("workdays_per_month")
                 .unwrap_or(used as f64 / window.max(1) as f64 * DAYS_PER_MONTH),
         });
@@ -224,39 +228,63 @@ mod tests {
     }
 
     #[test]
-    fn where_the_usual_pace_is_nothing_both_plan_and_forecast_say_never() {
+    fn where_nothing_was_recorded_for_four_weeks_both_plan_and_forecast_say_never() {
         let mut idle = report();
-        // As when less than half of the weeks had any use.
         if let Forecast::Projected {
-            daily_raw_bytes, ..
+            days_used,
+            daily_raw_bytes,
+            ..
         } = &mut idle.forecast
         {
+            *days_used = 0;
             daily_raw_bytes.median = 0.0;
         }
-        let mut inputs = PlanInputs::default();
-        let measured = inputs.take_measured(&idle, Source::Given);
-        let growth = Plan::compute(&inputs, &measured, None)
-            .unwrap()
-            .storage_growth;
-        assert_eq!(growth.months_to_limit, None);
+        assert_eq!(months_to_limit(&idle), None);
     }
 
     #[test]
-    fn a_pace_of_seconds_is_not_taken_for_one_of_hours() {
-        let mut brief = report();
-        brief.growth.active_hours = 19.0 / 3600.0;
-        brief.growth.messages_per_session_hour = Some(500_000.0);
-        brief.growth.bytes_per_session_hour = Some(2.5e9);
+    fn a_single_day_of_use_in_four_weeks_is_no_pace_for_the_plan_either() {
+        let mut rare = report();
+        if let Forecast::Projected {
+            days_used,
+            daily_raw_bytes,
+            ..
+        } = &mut rare.forecast
+        {
+            *days_used = 1;
+            daily_raw_bytes.median = 0.0;
+        }
+        assert_eq!(months_to_limit(&rare), None);
+    }
+
+    fn months_to_limit(report: &CapacityReport) -> Option<f64> {
         let mut inputs = PlanInputs::default();
-        inputs.take_measured(&brief, Source::Given);
-        let growth = inputs.storage_growth;
-        let planned = PlanInputs::default().storage_growth;
-        assert_eq!(
-            growth.messages_per_session_hour,
-            planned.messages_per_session_hour
-        );
-        let mean = brief.growth.bytes_per_message.unwrap();
-        assert_eq!(growth.message_bytes, Input::measured(MeanBytes(mean)));
+        let measured = inputs.take_measured(report, Source::Given);
+        let growth = Plan::compute(&inputs, &measured, None)
+            .unwrap()
+            .storage_growth;
+        growth.months_to_limit
+    }
+
+    #[test]
+    fn months_with_compaction_start_where_the_forecast_with_compaction_does() {
+        let mut inputs = PlanInputs::default();
+        let report = CapacityReport {
+            compactable_bytes: 2_000_000,
+            ..report()
+        };
+        let measured = inputs.take_measured(&report, Source::Given);
+        let growth = Plan::compute(&inputs, &measured, None)
+            .unwrap()
+            .storage_growth;
+        let room = report.limit_bytes - (report.used_bytes() - report.free_bytes) + 2_000_000;
+        for row in growth.compacted {
+            let months = room as f64 / row.monthly_bytes.0 as f64;
+            assert!(
+                (row.months_to_limit.unwrap() / months - 1.0).abs() < 1e-6,
+                "{row:?}"
+            );
+        }
     }
 
     #[test]

@@ -259,7 +259,9 @@ mod tests {
             .flatten()
             .collect(),
         };
-        measured.take_stage("answer", 3, 2.5);
+        measured.take_stage("answer", 3, 0.5);
+        measured.take_stage("deliver", 3, 2.5);
+        measured.take_stage("answer", 0, 99.0);
         measured.take_stage("record", 1, 41.0);
         measured.take_stage("page", 1, 7.0);
         let plan = Plan::compute(&inputs, &measured, Some(50)).unwrap();

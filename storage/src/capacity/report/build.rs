@@ -17,10 +17,12 @@ use crate::{CompactionRun, HourGrowth, ProjectGrowth, Totals, TypeGrowth, Untime
 pub const GROWTH_DAYS_MAX: i64 = 1100;
 /// Sessions and projects that each list of the report holds, at most.
 pub const SESSIONS_SHOWN_MAX: usize = 10;
-/// Active time below which a pace, of a session or of all, says nothing.
+/// Active time below which the pace of a session, or of all, says nothing.
 pub const PACE_ACTIVE_MS_MIN: i64 = 6 * 60 * 1000;
 /// Compacted history below which its ratio says nothing, and the plan's stands in.
 const COMPACTED_RAW_BYTES_MIN: u64 = MB;
+/// History below which the size of the database is mostly what an empty one takes.
+const TELLING_BYTES_MIN: u64 = MB;
 const HOURS_PER_DAY: i64 = 24;
 
 /// What a report is made of.
@@ -40,6 +42,8 @@ pub struct ReportInput<'a> {
     pub free_bytes: u64,
     /// What main file and log may reach.
     pub limit_bytes: u64,
+    /// What their disk has free, as far as it tells.
+    pub disk_free_bytes: Option<u64>,
     /// The level before, when one is known; a report on its own starts from [`Level::Ok`].
     pub previous_level: Level,
     /// Growth by message type.
@@ -88,9 +92,10 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         free_bytes: input.free_bytes,
         compactable_bytes: ratios.compactable_bytes,
         limit_bytes: input.limit_bytes,
+        disk_free_bytes: input.disk_free_bytes,
         uncompacted_ratio: ratios.uncompacted,
         compacted_ratio: ratios.compacted,
-        raw_bytes_per_session_hour: growth.bytes_per_session_hour.filter(|_| growth.has_pace()),
+        raw_bytes_per_session_hour: growth.bytes_per_session_hour,
     })?;
     Ok(CapacityReport {
         database: input.database.to_owned(),
@@ -100,6 +105,7 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         wal_bytes: input.wal_bytes,
         free_bytes: input.free_bytes,
         limit_bytes: input.limit_bytes,
+        disk_free_bytes: input.disk_free_bytes,
         used_fraction: used_fraction(used_bytes, input.limit_bytes)?,
         level,
         raw_bytes: totals.raw_bytes,
@@ -118,8 +124,13 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         messages: totals.messages,
         growth,
         untimed: input.untimed,
-        planned: planned(&growth, &use_by_day, compacted_ratio_of(totals), footprint),
-        by_type: by_type(input.types),
+        planned: planned(
+            &growth,
+            &use_by_day,
+            compacted_ratio_of(totals),
+            footprint.filter(|_| !is_mostly_empty(footprint, totals.uncompacted_bytes)),
+        ),
+        by_type: by_type(input.types, &growth),
         by_day: days.rows,
         earlier_raw_bytes: days.earlier_raw_bytes,
         later_raw_bytes: days.later_raw_bytes,
@@ -130,6 +141,11 @@ pub fn build(input: &ReportInput<'_>) -> Result<CapacityReport> {
         projects_total: input.projects_total,
         compaction_runs: input.runs.iter().map(run).collect(),
     })
+}
+
+/// Whether the size of the database is mostly what an empty one takes: its footprint tells nothing then.
+pub(super) fn is_mostly_empty(footprint: Option<f64>, uncompacted_bytes: u64) -> bool {
+    footprint.is_some_and(|footprint| footprint > 1.0) && uncompacted_bytes < TELLING_BYTES_MIN
 }
 
 /// What a byte of history takes in the database.
@@ -205,6 +221,11 @@ impl CapacityReport {
 fn growth(totals: &Totals, untimed: Untimed) -> Growth {
     let active_hours = hours(totals.active_ms);
     let wall_hours = hours(totals.wall_ms);
+    // A few seconds of work are no pace.
+    let paced_hours = match totals.active_ms < PACE_ACTIVE_MS_MIN {
+        true => 0.0,
+        false => active_hours,
+    };
     // What has no hours is in none of them.
     let messages = totals.messages.saturating_sub(untimed.messages);
     let raw_bytes = totals.raw_bytes.saturating_sub(untimed.raw_bytes);
@@ -212,25 +233,29 @@ fn growth(totals: &Totals, untimed: Untimed) -> Growth {
     Growth {
         active_hours,
         wall_hours,
-        messages_per_session_hour: per(messages, active_hours),
+        messages_per_session_hour: per(messages, paced_hours),
         bytes_per_message: ratio(totals.raw_bytes, totals.messages),
-        bytes_per_session_hour: per(raw_bytes, active_hours),
+        bytes_per_session_hour: per(raw_bytes, paced_hours),
         bytes_per_wall_hour: per(raw_bytes, wall_hours),
     }
 }
 
-fn by_type(types: &[TypeGrowth]) -> Vec<TypeRow> {
+fn by_type(types: &[TypeGrowth], growth: &Growth) -> Vec<TypeRow> {
     let total: u64 = types
         .iter()
         .map(|t| t.raw_bytes)
         .fold(0, u64::saturating_add);
     let mut rows: Vec<TypeRow> = types
         .iter()
-        .map(|t| TypeRow {
-            message_type: t.message_type.clone(),
-            messages: t.messages,
-            raw_bytes: t.raw_bytes,
-            share: ratio(t.raw_bytes, total).unwrap_or(0.0),
+        .map(|t| {
+            let share = ratio(t.raw_bytes, total).unwrap_or(0.0);
+            TypeRow {
+                message_type: t.message_type.clone(),
+                messages: t.messages,
+                raw_bytes: t.raw_bytes,
+                share,
+                bytes_per_session_hour: growth.bytes_per_session_hour.map(|all| all * share),
+            }
         })
         .collect();
     rows.sort_by(|a, b| {
@@ -326,7 +351,7 @@ fn run(run: &CompactionRun) -> RunRow {
         seconds,
         trigger: run.trigger.clone(),
         tier: run.tier.clone(),
-        outcome: run.outcome.clone(),
+        outcome: run.outcome,
         bytes_before: run.bytes_before,
         bytes_after: run.bytes_after,
         messages: run.messages,

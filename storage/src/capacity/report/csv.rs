@@ -24,6 +24,10 @@ pub fn csv(report: &CapacityReport) -> String {
             "raw_bytes",
             row.raw_bytes,
         );
+        if let Some(per_hour) = row.bytes_per_session_hour {
+            let field = "bytes_per_session_hour";
+            out.add("message_type", &row.message_type, field, per_hour);
+        }
     }
     for row in &report.by_day {
         let day = date(row.day_ms);
@@ -47,7 +51,7 @@ pub fn csv(report: &CapacityReport) -> String {
         out.add("compaction_run", &name, "started_ms", row.started_ms);
         out.add("compaction_run", &name, "seconds", row.seconds);
         out.add("compaction_run", &name, "tier", &row.tier);
-        out.add("compaction_run", &name, "outcome", &row.outcome);
+        out.add("compaction_run", &name, "outcome", row.outcome.name());
         out.add("compaction_run", &name, "bytes_before", row.bytes_before);
         out.add("compaction_run", &name, "bytes_after", row.bytes_after);
     }
@@ -96,6 +100,9 @@ fn store(out: &mut Table, report: &CapacityReport) {
     store("wal_bytes", &report.wal_bytes);
     store("free_bytes", &report.free_bytes);
     store("limit_bytes", &report.limit_bytes);
+    if let Some(free) = &report.disk_free_bytes {
+        store("disk_free_bytes", free);
+    }
     store("used_fraction", &report.used_fraction);
     store("level", &report.level.name());
     store("raw_bytes", &report.raw_bytes);

@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use super::forecast::Forecast;
 use super::levels::Level;
-use crate::Untimed;
-use crate::growth::HOUR_MS;
+use super::text::percent;
+use crate::{RunOutcome, Untimed};
 
 pub use build::{GROWTH_DAYS_MAX, PACE_ACTIVE_MS_MIN, ReportInput, SESSIONS_SHOWN_MAX, build};
 pub use csv::csv;
@@ -42,6 +42,8 @@ pub struct CapacityReport {
     pub free_bytes: u64,
     /// What main file and log together may reach.
     pub limit_bytes: u64,
+    /// What their disk has free; `None` when it does not tell.
+    pub disk_free_bytes: Option<u64>,
     /// Share of the limit that main file and log use.
     pub used_fraction: f64,
     /// How near the limit is.
@@ -111,6 +113,23 @@ impl CapacityReport {
     pub fn used_bytes(&self) -> u64 {
         self.database_bytes.saturating_add(self.wal_bytes)
     }
+
+    /// What the disk has free, if it is full before the limit is reached.
+    #[must_use]
+    pub fn disk_short_of_limit(&self) -> Option<u64> {
+        let left = self.limit_bytes.saturating_sub(self.used_bytes());
+        self.disk_free_bytes.filter(|free| *free < left)
+    }
+
+    /// What stands after a figure of what compaction would save, while too little is compacted to measure
+    /// it and the plan's footprint stands in: ` by the plan's 30 %`. Nothing after a measured one.
+    #[must_use]
+    pub fn by_the_plan(&self) -> String {
+        match self.compacted_ratio() {
+            Some(_) => String::new(),
+            None => format!(" by the plan's {}", percent(self.footprint_target)),
+        }
+    }
 }
 
 /// How fast history grows, over all of it. `None` where there is nothing to divide by. What is by the
@@ -130,14 +149,6 @@ pub struct Growth {
     pub bytes_per_session_hour: Option<f64>,
     /// Payload bytes of a wall-clock hour.
     pub bytes_per_wall_hour: Option<f64>,
-}
-
-impl Growth {
-    /// Whether there is active time enough for what is by the hour to be carried on into the future.
-    #[must_use]
-    pub fn has_pace(&self) -> bool {
-        self.active_hours * HOUR_MS as f64 >= PACE_ACTIVE_MS_MIN as f64
-    }
 }
 
 /// A constant of the plan beside what was measured.
@@ -180,6 +191,8 @@ pub struct TypeRow {
     pub raw_bytes: u64,
     /// Share of all payload bytes.
     pub share: f64,
+    /// That share of the growth per session-hour; `None` where that is not measured.
+    pub bytes_per_session_hour: Option<f64>,
 }
 
 /// Growth of one day (UTC).
@@ -252,8 +265,8 @@ pub struct RunRow {
     pub trigger: String,
     /// `quick` or `deep`.
     pub tier: String,
-    /// `done`, `cancelled` or `failed`.
-    pub outcome: String,
+    /// How it ended.
+    pub outcome: RunOutcome,
     /// Main file and WAL before.
     pub bytes_before: u64,
     /// Main file and WAL after.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::CapacityReport;
+use crate::RunOutcome;
 use crate::capacity::forecast::{Forecast, Projection, Range, When};
 use crate::capacity::levels::Level;
 use crate::capacity::text::harmless;
@@ -79,7 +80,7 @@ const SIZE: [Gauge; 5] = [
 ];
 
 /// What is in the file.
-const CONTENTS: [Gauge; 13] = [
+const CONTENTS: [Gauge; 16] = [
     (
         "betcode_store_raw_bytes",
         "Payload bytes recorded.",
@@ -104,6 +105,27 @@ const CONTENTS: [Gauge; 13] = [
         "betcode_store_saved_bytes",
         "Bytes that compaction has saved so far.",
         |report| Some(as_f64(report.saved_bytes)),
+    ),
+    (
+        "betcode_store_disk_free_bytes",
+        "Bytes that the disk of the store has free.",
+        |report| report.disk_free_bytes.map(as_f64),
+    ),
+    (
+        "betcode_store_last_compaction_failed",
+        "1 if the last run of compaction failed, wholly or for a session.",
+        |report| {
+            let last = report.compaction_runs.first()?;
+            Some(f64::from(u8::from(last.outcome == RunOutcome::Failed)))
+        },
+    ),
+    (
+        "betcode_store_last_compaction_timestamp_seconds",
+        "When the last run of compaction ended, Unix seconds.",
+        |report| {
+            let last = report.compaction_runs.first()?;
+            Some(last.started_ms as f64 / 1000.0 + last.seconds)
+        },
     ),
     (
         "betcode_store_compactable_bytes",

@@ -122,7 +122,7 @@ impl Fixture {
                 finished_ms: NOW_MS - 2500,
                 trigger: "manual".into(),
                 tier: "deep".into(),
-                outcome: "done".into(),
+                outcome: RunOutcome::Done,
                 bytes_before: 52_000_000,
                 bytes_after: 5_900_000,
                 messages: 9_120,
@@ -143,6 +143,7 @@ impl Fixture {
             wal_bytes: 240_000,
             free_bytes: 40_000,
             limit_bytes: 1_000_000_000,
+            disk_free_bytes: Some(993_760_000),
             previous_level: Level::Ok,
             types: &self.types,
             hours: &self.hours,
@@ -186,6 +187,7 @@ fn the_fixed_json_fields_are_there_under_their_names() {
         "database_bytes",
         "wal_bytes",
         "limit_bytes",
+        "disk_free_bytes",
         "used_fraction",
         "level",
         "raw_bytes",
@@ -314,10 +316,18 @@ fn sessions_and_projects_keep_their_order_and_short_sessions_have_no_pace() {
 }
 
 #[test]
-fn types_come_biggest_first_with_shares_that_make_up_the_whole() {
+fn types_come_biggest_first_with_shares_that_make_up_the_whole_and_the_hour() {
     let report = report();
     assert_eq!(report.by_type[1].message_type, "user");
     assert!(close(report.by_type.iter().map(|row| row.share).sum(), 1.0));
+    let per_hour = report
+        .by_type
+        .iter()
+        .filter_map(|row| row.bytes_per_session_hour);
+    assert!(close(
+        per_hour.sum(),
+        report.growth.bytes_per_session_hour.unwrap()
+    ));
 }
 
 #[test]
@@ -387,6 +397,23 @@ fn an_empty_store_has_no_footprint_no_pace_and_no_date() {
     ));
     let json = serde_json::to_value(&report).unwrap();
     assert!(json["footprint"].is_null() && json["forecast"]["state"] == "not_enough_history");
+}
+
+#[test]
+fn seconds_of_work_and_a_store_that_is_mostly_empty_tell_neither_pace_nor_footprint() {
+    let mut fixture = Fixture::new();
+    fixture.totals.active_ms = PACE_ACTIVE_MS_MIN - 1;
+    fixture.totals.uncompacted_bytes = 1_000;
+    let report = build(&fixture.input()).unwrap();
+    for name in [
+        "messages_per_session_hour",
+        "bytes_per_session_hour",
+        "footprint",
+    ] {
+        assert_eq!(report.measured(name), None, "{name}");
+    }
+    assert!(report.growth.active_hours > 0.0);
+    assert!(report.growth.bytes_per_message.is_some());
 }
 
 #[test]

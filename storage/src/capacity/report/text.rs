@@ -2,6 +2,7 @@
 
 mod forecast;
 
+use super::build::is_mostly_empty;
 use super::{CapacityReport, PlannedRow, SessionRow, Unit};
 use crate::capacity::forecast::When;
 use crate::capacity::text::{
@@ -13,8 +14,6 @@ use crate::capacity::text::{
 const ROWS_MAX: usize = 8;
 const SESSIONS_MAX: usize = 5;
 const RUNS_MAX: usize = 5;
-/// History below which the size of the database is mostly what an empty one takes.
-const TELLING_BYTES_MIN: u64 = 1_000_000;
 const METER_CELLS: usize = 20;
 /// The first column of a table.
 const LABEL_CELLS: usize = 40;
@@ -113,6 +112,15 @@ fn limit(out: &mut Lines, report: &CapacityReport) {
         meter(report.used_fraction),
         report.level.shown()
     ));
+    if let Some(free) = report.disk_short_of_limit() {
+        let free = bytes(free);
+        out.line(&format!(
+            "            {free} free on its disk, which is full before the limit is reached"
+        ));
+    }
+    if report.used_bytes() >= report.limit_bytes {
+        out.line("            free pages and a log of usual size do not count against the limit");
+    }
 }
 
 fn footprint(out: &mut Lines, report: &CapacityReport) {
@@ -120,7 +128,7 @@ fn footprint(out: &mut Lines, report: &CapacityReport) {
         out.line("Footprint   nothing is recorded yet");
         return;
     };
-    if footprint > 1.0 && report.uncompacted_bytes < TELLING_BYTES_MIN {
+    if is_mostly_empty(report.footprint, report.uncompacted_bytes) {
         out.line("Footprint   tells nothing yet: an empty database takes about 100 KB as well");
         return;
     }
@@ -137,8 +145,9 @@ fn footprint(out: &mut Lines, report: &CapacityReport) {
     ));
     let more = if report.compactable_bytes > 0 {
         format!(
-            "; compaction would save {} more",
-            bytes(report.compactable_bytes)
+            "; compaction would save {} more{}",
+            bytes(report.compactable_bytes),
+            report.by_the_plan()
         )
     } else {
         String::new()
@@ -188,6 +197,7 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
             hours(report.growth.active_hours),
             hours(report.growth.wall_hours)
         ));
+        out.line("  measured of all sessions together; the plan's days and months are of one");
     }
     if let Some(until) = planned_until(report) {
         out.line(&format!("  {until}"));
@@ -200,9 +210,10 @@ fn growth(out: &mut Lines, report: &CapacityReport) {
 /// Which days the figures by the day and month are of; `None` when they are those of the forecast.
 pub(super) fn planned_until(report: &CapacityReport) -> Option<String> {
     let until = date(report.planned_until_ms()?);
-    Some(format!(
-        "days and months: the four weeks to {until}, the last full day of use"
-    ))
+    Some(match report.measured("workdays_per_month") {
+        Some(_) => format!("days and months: the four weeks to {until}, the last full day of use"),
+        None => format!("days: those up to {until}, the last full day of use"),
+    })
 }
 
 /// Which sessions are in no figure by the hour; `None` when all are.
@@ -388,7 +399,7 @@ fn runs(out: &mut Lines, report: &CapacityReport) {
             bytes(run.bytes_before),
             bytes(run.bytes_after),
             format!("{} s", three_digits(run.seconds)),
-            fit(&format!("{}, {}", run.trigger, run.outcome), 18),
+            fit(&format!("{}, {}", run.trigger, run.outcome.name()), 18),
         ));
     }
 }

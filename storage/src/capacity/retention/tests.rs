@@ -209,7 +209,7 @@ proptest! {
         let mut removed_bytes = 0;
         for removal in &plan.removals {
             prop_assert!(seen.insert(removal.session_id.clone()));
-            let session = sessions.iter().find(|s| s.id.as_str() == removal.session_id).unwrap();
+            let session = sessions.iter().find(|s| s.id == removal.session_id).unwrap();
             prop_assert!(!session.pinned);
             removed_bytes += session.stored_bytes;
         }

@@ -41,8 +41,14 @@ fn size(report: &CapacityReport) -> String {
         report.level,
         &ticks,
     );
+    let disk = report
+        .disk_short_of_limit()
+        .map_or_else(String::new, |free| {
+            let free = bytes(free);
+            format!(" {free} free on its disk, which is full before the limit is reached.")
+        });
     let rest = format!(
-        "{meter}<p>{} of its limit. File {}, {} of it free for new messages; write-ahead log {}.</p>",
+        "{meter}<p>{} of its limit. File {}, {} of it free for new messages; write-ahead log {}.{disk}</p>",
         used_percent(report.used_bytes(), report.limit_bytes),
         bytes(report.database_bytes),
         bytes(report.free_bytes),
@@ -60,8 +66,9 @@ fn footprint(report: &CapacityReport) -> String {
     let ticks = [(report.footprint_target, target.as_str())];
     let more = if report.compactable_bytes > 0 {
         format!(
-            "; compaction would save {} more",
-            bytes(report.compactable_bytes)
+            "; compaction would save {} more{}",
+            bytes(report.compactable_bytes),
+            report.by_the_plan()
         )
     } else {
         String::new()

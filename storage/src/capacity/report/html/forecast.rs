@@ -199,7 +199,7 @@ fn dates(without: &Projection, with: &Projection) -> String {
     }
     let month = |p: &Projection| format!("{} in use", rounded_bytes(p.in_30_days_bytes.median));
     row("in 30 days", &month(without), &month(with));
-    let room = |p: &Projection| text::room(p.limit.session_hours);
+    let room = |p: &Projection| text::room(p.end().session_hours);
     row("room for sessions", &room(without), &room(with));
     out.push_str(TABLE_END);
     out

@@ -118,9 +118,14 @@ pub(super) fn types(report: &CapacityReport) -> String {
             ("draw", ""),
             ("", "Recorded"),
             ("", "Share"),
+            ("", "Per hour"),
             ("", "Messages"),
         ],
     );
+    let per_hour = |share: f64| {
+        let all = report.growth.bytes_per_session_hour;
+        all.map_or_else(|| "–".to_owned(), |all| rounded_bytes(all * share))
+    };
     let most = report
         .by_type
         .iter()
@@ -129,11 +134,12 @@ pub(super) fn types(report: &CapacityReport) -> String {
     let mut row = |name: &str, messages: u64, raw: u64, share: f64| {
         let _ = writeln!(
             out,
-            "{}{}{}{}{}</tr>",
+            "{}{}{}{}{}{}</tr>",
             row_head(name, ""),
             drawing(&bar(share / most)),
             cell("Recorded", &bytes(raw)),
             cell("Share", &percent(share)),
+            cell("Per hour", &per_hour(share)),
             cell("Messages", &count(messages)),
         );
     };
@@ -327,11 +333,11 @@ pub(super) fn runs(report: &CapacityReport) -> String {
     for run in report.compaction_runs.iter().take(RUNS_MAX) {
         let kind = format!("{}, {}", run.tier, run.trigger);
         let outcome = if run.detail.is_empty() {
-            esc(&run.outcome)
+            esc(run.outcome.name())
         } else {
             format!(
                 "{}<br><small class=\"note\">{}</small>",
-                esc(&run.outcome),
+                esc(run.outcome.name()),
                 esc(&run.detail)
             )
         };

@@ -246,8 +246,8 @@ fn a_store_that_lies_idle_says_which_days_each_figure_is_of() {
         assert!(
             told.contains("in the 24 days to today") || told.contains("in the 28 days to today")
         );
-        told.contains("the four weeks to 2026-01-05, the last full day of use")
-            && html(report).contains("the four weeks to 2026-01-05")
+        let until = "2026-01-05, the last full day of use";
+        told.contains(until) && html(report).contains(until)
     };
     assert!(
         !windows(&build(&fixture.input()).unwrap()),
@@ -258,7 +258,13 @@ fn a_store_that_lies_idle_says_which_days_each_figure_is_of() {
     }
     let idle = build(&fixture.input()).unwrap();
     assert!(windows(&idle), "{}", text(&idle));
-    assert!(text(&idle).lines().all(|line| line.chars().count() <= 80));
+    assert!(text(&idle).contains("days: those up to"), "no four weeks");
+    fixture.hours[0].hour -= 40 * 24;
+    let longer = build(&fixture.input()).unwrap();
+    assert!(text(&longer).contains("days and months: the four weeks to"));
+    for report in [idle, longer] {
+        assert!(text(&report).lines().all(|line| line.chars().count() <= 80));
+    }
 }
 
 #[test]
@@ -275,4 +281,36 @@ fn the_main_points_are_a_few_lines_of_the_report() {
             "{points}"
         );
     }
+}
+
+#[test]
+fn a_disk_that_is_full_before_the_limit_is_reached_is_told() {
+    let fixture = Fixture::new();
+    let told = |disk_free_bytes| {
+        let input = ReportInput {
+            disk_free_bytes,
+            ..fixture.input()
+        };
+        let report = build(&input).unwrap();
+        [text(&report), main_points(&report), html(&report)]
+            .map(|shown| shown.contains("is full before the limit is reached"))
+    };
+    assert_eq!(told(Some(993_759_999)), [true; 3]);
+    assert_eq!(told(Some(993_760_000)), [false; 3]);
+    assert_eq!(told(None), [false; 3]);
+}
+
+#[test]
+fn what_compaction_would_save_says_whose_footprint_it_is_of() {
+    let mut fixture = Fixture::new();
+    assert!(!text(&build(&fixture.input()).unwrap()).contains("by the plan's"));
+    fixture.totals.hot_bytes = fixture.totals.raw_bytes;
+    let report = build(&fixture.input()).unwrap();
+    let saves = format!(
+        "compaction would save {} more by the plan's 30 %",
+        crate::capacity::text::bytes(report.compactable_bytes)
+    );
+    assert!(text(&report).contains(&saves), "{}", text(&report));
+    assert!(text(&report).contains("compaction by the plan's 30 %"));
+    assert!(main_points(&report).contains("compacted by the plan's 30 %"));
 }

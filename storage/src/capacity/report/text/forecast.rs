@@ -22,9 +22,10 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
             ));
             if let (Some(without), Some(with)) = (without, with) {
                 out.line(&format!(
-                    "            room for {} of sessions, {} with compaction",
+                    "            room for {} of sessions, {} with compaction{}",
                     hours(*without),
-                    hours(*with)
+                    hours(*with),
+                    report.by_the_plan()
                 ));
             }
         }
@@ -44,7 +45,11 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
             out.line(&format!(
                 "            in the {window_days} days to today, {days_used} of them in use"
             ));
-            out.line(&columns("", "without compaction", "with compaction"));
+            let with = match report.compacted_ratio() {
+                Some(_) => "with compaction".to_owned(),
+                None => format!("compaction{}", report.by_the_plan()),
+            };
+            out.line(&columns("", "without compaction", &with));
             let month =
                 |p: &Projection| format!("{} in use", rounded_bytes(p.in_30_days_bytes.median));
             out.line(&columns(
@@ -64,7 +69,7 @@ pub(super) fn forecast(out: &mut Lines, report: &CapacityReport) {
                     out.line(&columns("", &spans[0], &spans[1]));
                 }
             }
-            let sessions = |p: &Projection| room(p.limit.session_hours);
+            let sessions = |p: &Projection| room(p.end().session_hours);
             out.line(&columns(
                 "room for sessions",
                 &sessions(without_compaction),
@@ -91,16 +96,24 @@ pub(super) fn main_points(out: &mut Lines, report: &CapacityReport) {
             ));
         }
     };
+    let end = with_compaction.end();
+    let what = match with_compaction.disk {
+        Some(_) => "the disk is full".to_owned(),
+        None => format!("{} is reached", bytes(end.bytes)),
+    };
     out.line(&format!(
-        "Forecast    {} a day recorded; {} is reached: {}",
+        "Forecast    {} a day recorded; {what}: {}",
         rounded_bytes(daily_raw_bytes.median),
-        bytes(with_compaction.limit.bytes),
-        likely(&with_compaction.limit)
+        likely(end)
     ));
-    if with_compaction.limit.session_hours.is_some() {
+    if end.session_hours.is_some() {
+        let compacted = match report.compacted_ratio() {
+            Some(_) => "compacted as these are".to_owned(),
+            None => format!("compacted{}", report.by_the_plan()),
+        };
         out.line(&format!(
-            "            room for {} of sessions, compacted as these are",
-            room(with_compaction.limit.session_hours)
+            "            room for {} of sessions, {compacted}",
+            room(end.session_hours)
         ));
     }
 }
@@ -110,7 +123,7 @@ fn columns(label: &str, without: &str, with: &str) -> String {
         "  {} {} {}",
         fit(label, 18),
         fit(without, 28),
-        fit(with, 28)
+        fit(with, 30)
     )
 }
 
