@@ -59,6 +59,16 @@ pub const GO_AWAY_ANSWER_MS_MAX: u64 = 2_000;
 /// How long a daemon may take to answer that it has to go at once, as with a machine that was revoked.
 pub const GO_AWAY_AT_ONCE_ANSWER_MS_MAX: u64 = 500;
 
+/// After how long a call to a machine without a tunnel is worth a retry: by then a daemon whose relay
+/// restarts has dialled again.
+pub const RETRY_NO_TUNNEL_MS: u64 = 2_000;
+/// After how long a call whose tunnel broke is worth a retry: daemons dial again at once.
+pub const RETRY_TUNNEL_BROKE_MS: u64 = 500;
+/// After how long a call that ended because the relay stops is worth a retry, at another relay.
+pub const RETRY_DRAINING_MS: u64 = 1_000;
+/// After how long a call that met a limit is worth a retry.
+pub const RETRY_OVERLOADED_MS: u64 = 250;
+
 /// Requests that wait for one machine.
 pub const BUFFER_REQUESTS_PER_MACHINE_MAX_DEFAULT: usize = 1_000;
 /// Requests that wait in the whole relay: ten machines' full share, as the plan counts.
@@ -148,6 +158,9 @@ pub const LEVELS_SAMPLE_MS: u64 = betcode_storage::capacity::levels::CPU_SAMPLE_
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;
 
+/// How long the relay waits, when it stops, for more of a call whose answer has begun. Then the call
+/// counts as one that would never end, and is ended.
+pub const DRAIN_QUIET_MS: u64 = 2_000;
 /// How long before the end of its drain a relay ends the calls that are still under way, so that
 /// callers are told.
 pub const DRAIN_LAST_WORDS_MS: u64 = 500;

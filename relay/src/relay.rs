@@ -101,6 +101,7 @@ impl Relay {
         };
         let metrics = Arc::new(Metrics::default());
         let own = RelayServices::new(settings.reflection).await;
+        let stop = CancellationToken::new();
         let rate = |per_s, burst| Rate { per_s, burst };
         let router = Router {
             relay_id: settings.relay_id.clone(),
@@ -122,6 +123,7 @@ impl Relay {
             trusted_proxies: settings.trusted_proxies.clone(),
             metrics: metrics.clone(),
             own: own.routes(),
+            stop: stop.clone(),
         };
         let accept = Accept {
             relay_id: settings.relay_id.clone(),
@@ -151,7 +153,7 @@ impl Relay {
             keepalive,
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
             unauthenticated: UnauthenticatedConnections::among(settings.clients_max),
-            stop: CancellationToken::new(),
+            stop,
             connections: TaskTracker::new(),
         };
         let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);

@@ -17,7 +17,7 @@ thread_local! {
 
 /// Says that a body is asked for the first time. hyper does that itself, before it hands over, on
 /// the same thread and with nothing between, the task that sends the rest.
-pub(crate) fn begins(over: &CancellationToken) {
+pub(crate) fn register_body_start(over: &CancellationToken) {
     BEGUN.replace(Some(over.clone()));
 }
 

@@ -16,6 +16,7 @@ mod wire;
 mod calls;
 mod credentials;
 mod damaged;
+mod details;
 mod ends;
 mod everyone;
 mod figures;
