@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
+use betcode_service::{private_file, process};
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -19,7 +20,6 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{LiveTokens, Rate, RateLimiter, StateError, StateFolder, TokenVerifier};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
-use crate::files;
 use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
@@ -57,7 +57,10 @@ pub enum StartError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Another relay serves from the folder: what waits there would be delivered by both.
-    #[error("another relay serves from {folder}; stop it, or give this one a folder of its own")]
+    #[error(
+        "another relay serves from {folder}; stop it (`fuser {folder}/serving.lock` names its \
+         process), or give this one a folder of its own"
+    )]
     Held {
         /// The state folder.
         folder: PathBuf,
@@ -294,7 +297,7 @@ impl Relay {
                 waiting_max: settings.buffer_requests_max,
                 waiting_bytes: waiting.bytes,
                 waiting_bytes_max: settings.buffer_bytes_max,
-                resident_bytes: resident_bytes(),
+                resident_bytes: process::resident_bytes().now,
                 memory_bytes_max: plan::memory_bytes(&settings),
             }
         }
@@ -364,7 +367,7 @@ impl Relay {
 /// Locks the state folder against other relays.
 fn lock(state: &StateFolder, folder: &Path) -> Result<File, StartError> {
     let path = state.serving();
-    match files::try_lock(&path) {
+    match private_file::try_lock(&path) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(StartError::Held {
             folder: folder.to_owned(),
@@ -392,14 +395,6 @@ async fn open_buffer(
             why: Some(error.to_string()),
         }),
     }
-}
-
-/// Resident memory of this process; 0 where the system does not say.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -9,11 +9,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use betcode_schema_grpc::history::ResourceLevel;
+use betcode_service::process::resident_bytes;
 use betcode_storage::capacity::levels::Level;
 use tokio::net::TcpListener;
 
 use crate::core::Core;
-use crate::levels::resident_bytes;
 use crate::tunnel::TunnelState;
 
 /// Serves `/metrics` until the daemon begins to stop.
@@ -139,7 +139,7 @@ pub fn render(core: &Core) -> String {
         "resident_bytes",
         "gauge",
         "Memory of the daemon in RAM",
-        &one(resident_bytes().0),
+        &one(resident_bytes().now),
     );
     let serving = u64::from(core.health.borrow().serving());
     family(

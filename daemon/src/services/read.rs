@@ -14,7 +14,7 @@ use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
 use crate::observe::{add, ms};
 use crate::reading::{Page, Pages, ReadError, frames, is_damage};
-use crate::status::{from_store, out_of_range};
+use crate::status::{beyond_the_end, from_store};
 
 /// The last sequence of a session.
 ///
@@ -39,7 +39,7 @@ pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> 
              earlier",
             last + 1
         );
-        return Err(out_of_range(message));
+        return Err(beyond_the_end(message, last));
     }
     Ok(())
 }

@@ -61,7 +61,8 @@ async fn the_plans_example_on_one_machine() {
         number("RELAY_LOAD_CLIENTS", 20_000),
         number("RELAY_LOAD_WAITING", 10_000),
     );
-    let files = betcode_relay::open_files::raise().map_or(usize::MAX, |files| files as usize);
+    let files =
+        betcode_service::process::raise_open_files().map_or(usize::MAX, |files| files as usize);
     let needed = (tunnels + clients).div_ceil(files - limits::FILES_BESIDE - 16);
     let count = number("RELAY_LOAD_RELAYS", needed);
     println!("{files} open files for each process: {count} relays");
@@ -263,7 +264,7 @@ async fn a_load_process() {
     let Ok(work) = std::env::var(WORK) else {
         return;
     };
-    betcode_relay::open_files::raise();
+    betcode_service::process::raise_open_files();
     let words: Vec<&str> = work.splitn(4, ' ').collect();
     let (address, count) = (words[1].parse().unwrap(), words[2].parse().unwrap());
     let state = PathBuf::from(words[3]);

@@ -200,7 +200,7 @@ async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons(
     let mut command = folder.command();
     command
         .args(["serve", "--settings", settings.to_str().unwrap()])
-        .env("RUST_LOG", "info")
+        .env("BETCODE_RELAY_LOG_FILTER", "info")
         .stderr(std::fs::File::create(&log).unwrap());
     let relay = Running::spawn(command, (0, 0));
     let connect = |_| {
@@ -334,7 +334,7 @@ async fn a_load_balancer_is_trusted_at_a_listener_of_both_families_too() {
         .env("BETCODE_RELAY_ADDRESS_CALLS_PER_S", "1")
         .env("BETCODE_RELAY_ADDRESS_CALLS_BURST", "1")
         .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
-        .env("RUST_LOG", "error");
+        .env("BETCODE_RELAY_LOG_FILTER", "error");
     let relay = Running::spawn_as_told(command);
     let authority = folder.file("authority.pem");
     let token = folder.token("ann", &["m-1"]);
@@ -356,7 +356,7 @@ async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
     command
         .arg("serve")
         .env("BETCODE_RELAY_CLIENTS_MAX", "8")
-        .env("RUST_LOG", "error");
+        .env("BETCODE_RELAY_LOG_FILTER", "error");
     let relay = Running::spawn(command, (0, 0));
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, _) = daemon(options).await;
