@@ -61,6 +61,10 @@ pub const FLIGHT_UNIT_BYTES: usize = 1 << 10;
 pub const SESSIONS_PAGE_MAX: u32 = 1000;
 /// Encoded bytes of one page of a list: below what clients take by default (4 MiB).
 pub const SESSIONS_PAGE_BYTES_MAX: usize = 3 << 20;
+/// Runs in one answer about the history of compaction, when the caller does not say how many.
+pub const RUNS_PAGE_DEFAULT: u32 = 100;
+/// Longest pause of a replay that keeps a pace.
+pub const PACE_PAUSE_MS_MAX: u64 = 60_000;
 /// Runs in one answer about the history of compaction.
 pub const RUNS_PAGE_MAX: u32 = 1000;
 /// Problems in one answer of a check.
@@ -161,7 +165,12 @@ pub const PROBE_MS_MAX: u64 = 10_000;
 /// Of so many probes of the store one writes, unless a client's append did.
 pub const PROBES_PER_WRITE: u64 = 12;
 
-/// How often sessions that are followed are looked at for what other processes did.
+/// Times that a daemon which starts tries to lock its store: programs that look for a daemon hold the lock for a
+/// moment.
+pub const LOCK_ATTEMPTS_MAX: u32 = 5;
+/// Pause between two attempts to lock the store.
+pub const LOCK_ATTEMPT_INTERVAL_MS: u64 = 20;
+/// How often the store is asked whether other processes have appended to sessions that are followed.
 pub const FOLLOW_POLL_MS: u64 = 1_000;
 /// A session counts as active for so long after its last append.
 pub const SESSION_ACTIVE_MS: u64 = 60_000;

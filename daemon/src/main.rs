@@ -107,8 +107,8 @@ async fn run(
         "serving"
     );
     service_manager::ready();
-    // For as long as looks at the store end in time: a daemon that hangs in its store is one to restart.
-    // No restart mends a full disk or damage, which a look finds in time; it would only end the agents,
+    // For as long as probes of the store end in time: a daemon that hangs in its store should be restarted.
+    // No restart mends a full disk or damage, which a probe finds in time; it would only end the agents,
     // with what they printed and could not be recorded yet.
     let health = daemon.core().health.clone();
     let watchdog = tokio::spawn(service_manager::watchdog(move || health.borrow().in_time));

@@ -42,7 +42,7 @@ use crate::settings::Settings;
 use crate::transport::{GateLayer, Listener, SocketFile, Tls, TlsError};
 use crate::tunnel::{self, Tunnel, TunnelState};
 
-/// Services whose health is told by name.
+/// Services whose health is reported by name.
 pub const SERVICES: [&str; 8] = [
     "betcode.history.v1.HistoryService",
     "betcode.history.v1.CompactionService",

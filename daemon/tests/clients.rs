@@ -11,7 +11,6 @@
 mod client;
 mod support;
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +20,7 @@ use betcode_schema_grpc::history::maintenance_service_client::MaintenanceService
 use betcode_schema_grpc::history::{
     AppendRequest, FollowRequest, ReadRequest, VerifyRequest, verify_response,
 };
+use betcode_test_support::{Random, seed};
 use bytes::Bytes;
 use client::{Client, Work, line};
 use support::process::Process;
@@ -30,25 +30,6 @@ use support::{Appender, batch, connect, within};
 #[ignore = "a client for the other tests here, which start it"]
 async fn a_client_process() {
     client::run().await;
-}
-
-/// Numbers that look random; the seed is told, and `TEST_SEED` sets it.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let seed = std::env::var("TEST_SEED").ok().and_then(|s| s.parse().ok());
-        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-        println!("TEST_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }
 
 /// A session with one that appends to it and one that follows it.
@@ -131,7 +112,7 @@ impl Pair {
 async fn killed_at_random(rounds: u64) {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--compaction-interval-ms", "20", "--quick-idle-ms", "0"];
-    let mut random = Random::new();
+    let mut random = Random::new(seed());
     let mut process = Process::start(folder.path(), &flags).await;
     let mut pairs = ["a", "b", "c"].map(Pair::new);
     let mut client = process.history().await;

@@ -1,4 +1,4 @@
-//! Enrolment at the door for daemons: a code for a certificate.
+//! Enrolment on the tunnel port: a code for a certificate.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};

@@ -2,7 +2,7 @@
 //!
 //! What users may set has its default here, and where a value can do harm a minimum and maximum.
 
-/// The most that tunnels, clients and calls may be set to: more than any machine has room for, and
+/// The most that tunnels, clients and calls may be set to: more than any machine can hold, and
 /// less than what they are counted with can count.
 pub const PLACES_MAX_CEILING: usize = 10_000_000;
 /// Tunnels that one relay holds: the plan's measure of an instance.

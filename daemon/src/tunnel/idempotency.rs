@@ -4,7 +4,7 @@
 //! Such a request carries an idempotency key. The first of a key is carried out to its end, even
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
 //! So many are carried out at once, and none for ever: a stream that has no end is given up.
-//! An answer is whole before any of it goes out; one that is large waits for one of a few execution_slots,
+//! An answer is whole before any of it goes out; one that is large waits for one of a few slots,
 //! which it keeps until the last of it is sent, or its reader takes nothing for long.
 //! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the

@@ -1,4 +1,4 @@
-//! Enrolment: a one-time code lets one machine have its key certified, once.
+//! PendingCode: a one-time code lets one machine have its key certified, once.
 //!
 //! The file holds digests of codes, never codes. A command and the relay both write it, under a
 //! lock, and a code is struck off before its certificate is made: used once, or not at all.
@@ -20,10 +20,10 @@ use crate::limits;
 pub struct Enrolments(PathBuf);
 
 #[derive(Default, Serialize, Deserialize)]
-struct Pending(BTreeMap<String, Enrolment>);
+struct Pending(BTreeMap<String, PendingCode>);
 
 #[derive(Serialize, Deserialize)]
-struct Enrolment {
+struct PendingCode {
     machine: MachineId,
     /// Until when the code counts, Unix seconds.
     until_s: u64,
@@ -54,7 +54,7 @@ impl Enrolments {
         let secret = hex::encode(&code);
         self.change(|pending| {
             pending.retain(|_, old| old.machine != *machine && old.until_s >= now_s);
-            let enrolment = Enrolment {
+            let enrolment = PendingCode {
                 machine: machine.clone(),
                 until_s: now_s + limits::ENROLMENT_LIFE_S,
             };
@@ -100,7 +100,7 @@ impl Enrolments {
 
     fn change<T>(
         &self,
-        change: impl FnOnce(&mut BTreeMap<String, Enrolment>) -> T,
+        change: impl FnOnce(&mut BTreeMap<String, PendingCode>) -> T,
     ) -> io::Result<T> {
         let _lock = private_file::lock(&self.0)?;
         let (mut pending, text) = self.read()?;

@@ -1,4 +1,4 @@
-//! The bodies that pass through: each frame is taken from one side when the other side has room,
+//! The bodies that pass through: each frame is taken from one side when the other side can take it,
 //! so what a slow reader leaves waiting is bounded by HTTP/2's windows.
 
 use std::convert::Infallible;
@@ -23,7 +23,7 @@ use crate::tunnel::{self, CallPermit};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request's body stopped before its end; decides what the caller is told.
+/// Why a request's body stopped before its end; decides the status that the caller gets.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict(OnceLock<Status>);
 

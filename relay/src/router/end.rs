@@ -35,7 +35,7 @@ impl CallLifetime {
         Self { deadline, token }
     }
 
-    /// Returns when the call has to end, with what its caller is told.
+    /// Returns when the call has to end, with the status that its caller gets.
     pub(super) async fn passed(&self) -> Status {
         let revoked = async {
             match &self.token {

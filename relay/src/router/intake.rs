@@ -1,4 +1,4 @@
-//! Taking in requests that may wait: the relay holds all of one before it goes anywhere, so how
+//! Receiving requests that may wait: the relay holds all of one before it goes anywhere, so how
 //! much it holds, and for how long, has bounds of its own.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::wait;
 use crate::buffer::BufferError;
 use crate::limits;
 
-/// Room for requests while they are taken in.
+/// The bytes of requests that are being received.
 pub struct Intake {
     bytes: Arc<Semaphore>,
 }
@@ -29,17 +29,17 @@ impl Default for Intake {
     }
 }
 
-/// A request that is whole, with the room that it takes.
+/// A request that is whole, and counts among those being received until it is dropped.
 pub(super) struct BufferedRequest {
     pub(super) body: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _bytes: Option<OwnedSemaphorePermit>,
 }
 
 impl Intake {
     /// Takes a body in to its end.
     ///
     /// # Errors
-    /// When it is too big, too slow, not one message, or there is no room.
+    /// When it is too big, too slow, not one message, or too many are being received.
     pub(super) async fn take(&self, body: Incoming) -> Result<BufferedRequest, Status> {
         let within = Duration::from_millis(limits::INTAKE_MS_MAX);
         let taken = tokio::time::timeout(within, self.collect(body)).await;
@@ -65,7 +65,7 @@ impl Intake {
         let bytes_max = limits::BUFFER_REQUEST_BYTES_MAX;
         // Copied together: a frame of one byte would hold the buffer that it was read into.
         let mut whole = BytesMut::new();
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut permit: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
                 let what = "the request ended before it was whole";
@@ -84,15 +84,15 @@ impl Intake {
                 let what = "the relay takes in as many requests that may wait as it can hold";
                 status::overloaded("intake_bytes", what, "try again")
             })?;
-            match &mut room {
-                Some(room) => room.merge(more),
-                None => room = Some(more),
+            match &mut permit {
+                Some(permit) => permit.merge(more),
+                None => permit = Some(more),
             }
             whole.extend_from_slice(&data);
         }
         Ok(BufferedRequest {
             body: whole.freeze(),
-            _room: room,
+            _bytes: permit,
         })
     }
 }

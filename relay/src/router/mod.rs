@@ -56,13 +56,13 @@ pub struct Router {
     pub gate: Gate,
     /// Places for calls under way in the whole relay.
     pub calls: Arc<Semaphore>,
-    /// Room for requests that may wait while they are taken in.
+    /// Requests that may wait, while they are received.
     pub intake: Intake,
     /// Bytes of one message at most.
     pub message_bytes_max: u64,
     /// Load balancers whose word on a caller's address is taken.
     pub trusted_proxies: Vec<IpAddr>,
-    /// What is counted.
+    /// Counters that `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// The relay's own services, for calls that name no machine.
     pub own: Routes,
@@ -271,7 +271,7 @@ impl Router {
         forward::forward(head, sent, link, permit, lifetime, &context).await
     }
 
-    /// Counts a connection to the door for daemons before anything else is done for it. A load
+    /// Counts a connection to the tunnel port before anything else is done for it. A load
     /// balancer's address stands for many, and is not counted.
     pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
         match self.trusts(address) {

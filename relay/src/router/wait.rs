@@ -83,7 +83,7 @@ pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &Ma
         )
 }
 
-/// Keeps the request and returns what its caller is told, which is never OK: the daemon has not
+/// Keeps the request and returns the status for its caller, which is never OK: the daemon has not
 /// done anything yet.
 pub(super) async fn keep(
     head: &Parts,
@@ -125,7 +125,7 @@ pub(super) fn is_one_message(body: &Bytes) -> bool {
     u32::from_be_bytes([a, b, c, d]) as usize == body.len() - PREFIX_BYTES
 }
 
-/// The metadata that goes on to the daemon. Not the deadline: it is the caller's patience, and
+/// The metadata that goes on to the daemon. Not the deadline: it says how long the caller waits, and
 /// the caller is gone by then. Not the token.
 fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
     let left = [

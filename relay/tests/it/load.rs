@@ -17,6 +17,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use super::figures::{Quantiles, unlimited};
 use super::harness::{Client, open};
 use super::program::{Folder, NAME, Running, client, echo_routes};
+use betcode_test_support::proc::resident_bytes_of;
 
 /// What a process of the load is told by.
 const WORK: &str = "TEST_RELAY_LOAD";
@@ -29,20 +30,6 @@ const FILES_BESIDE: usize = 500;
 
 fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
-
-/// Resident bytes of a process.
-fn resident_bytes(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib: u64 = line
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    kib * 1024
 }
 
 /// A relay and its share of the load.
@@ -83,7 +70,7 @@ async fn the_plans_example_on_one_machine() {
     let measure = |relays: &[Loaded], what: &str| {
         let bytes: Vec<u64> = relays
             .iter()
-            .map(|l| resident_bytes(l.relay.id()))
+            .map(|l| resident_bytes_of(l.relay.id()).0)
             .collect();
         let total: u64 = bytes.iter().sum();
         let each: Vec<u64> = bytes.iter().map(|bytes| bytes / 1_000_000).collect();

@@ -10,7 +10,6 @@
 mod echo;
 mod harness;
 mod program;
-mod random;
 mod wire;
 
 mod calls;

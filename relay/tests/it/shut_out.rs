@@ -1,4 +1,4 @@
-//! Machines that are shut out, and addresses that come too often to the door for daemons.
+//! Machines that are shut out, and addresses that connect too often to the tunnel port.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -27,7 +27,7 @@ use tonic::Code;
 use super::harness::{Relay, RelayOptions, until, until_async};
 use super::program::{Folder, NAME, Running, client, daemon};
 
-/// A connection to the door for daemons, by a machine's certificate, that has said nothing yet.
+/// A connection to the tunnel port, by a machine's certificate, that has said nothing yet.
 async fn silent(relay: &Running, files: [PathBuf; 3]) -> TlsStream<tokio::net::TcpStream> {
     let [authority, certificate, key] = files;
     let mut roots = RootCertStore::empty();
@@ -191,7 +191,7 @@ async fn a_machine_that_is_revoked_loses_the_tunnels_that_it_was_leaving_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons() {
+async fn an_address_that_comes_too_often_is_refused_at_the_tunnel_port() {
     let folder = Folder::init();
     let settings = folder.file("relay.json");
     let slow = r#"{"address_calls_per_s": 1, "address_calls_burst": 10}"#;
