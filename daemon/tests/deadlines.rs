@@ -169,9 +169,8 @@ async fn an_append_stream_whose_client_reads_no_answers_ends_at_its_deadline() {
     let mut raw = Raw::begin_with_window(socket, path, Some("1S"), 1_000).await;
     // More than the answers that fit the window, the transport and the queue of answers.
     let request = framed(&batch("s", &[""]).encode_to_vec());
-    for _ in 0..5_000 {
-        raw.body.send_data(request.clone(), false).unwrap();
-    }
+    let requests = request.repeat(5_000);
+    raw.body.send_data(requests.into(), false).unwrap();
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(raw.status().await, Code::DeadlineExceeded);
 }

@@ -40,6 +40,60 @@ struct Loaded {
     clients: Vec<Process>,
 }
 
+fn start_relays(count: usize, tunnels: usize, clients: usize) -> Vec<Loaded> {
+    let started = |_| {
+        let folder = Folder::init();
+        let settings = unlimited(&folder, tunnels + 1, clients + 16);
+        let relay = Running::start(&folder, (0, 0), &["--settings", &settings]);
+        Loaded {
+            relay,
+            folder,
+            tunnels: None,
+            clients: Vec::new(),
+        }
+    };
+    (0..count).map(started).collect()
+}
+
+/// Opens so many tunnels to each relay.
+fn open_tunnels(relays: &mut [Loaded], tunnels: usize) {
+    for loaded in relays.iter_mut() {
+        let state = loaded.folder.path.path().display();
+        let work = format!("tunnels {} {tunnels} {state}", loaded.relay.tunnels);
+        loaded.tunnels = Some(Process::start(&work));
+    }
+    for loaded in relays {
+        loaded.tunnels.as_mut().unwrap().told("open");
+    }
+}
+
+/// Connects so many clients to each relay, from processes that may open `files` each.
+fn connect_clients(relays: &mut [Loaded], clients: usize, files: usize) {
+    for loaded in relays.iter_mut() {
+        let state = loaded.folder.path.path().display();
+        let mut left = clients;
+        while left > 0 {
+            let here = left.min(files - FILES_BESIDE).min(10_000);
+            let work = format!("clients {} {here} {state}", loaded.relay.clients);
+            loaded.clients.push(Process::start(&work));
+            left -= here;
+        }
+    }
+    for process in relays.iter_mut().flat_map(|loaded| &mut loaded.clients) {
+        process.told("connected");
+    }
+}
+
+/// Memory of all relays, in bytes.
+fn measure(relays: &[Loaded], what: &str) -> u64 {
+    let resident = |loaded: &Loaded| resident_bytes_of(loaded.relay.id()).0;
+    let bytes: Vec<u64> = relays.iter().map(resident).collect();
+    let total: u64 = bytes.iter().sum();
+    let each: Vec<u64> = bytes.iter().map(|bytes| bytes / 1_000_000).collect();
+    println!("{what}: {} MB resident {each:?}", total / 1_000_000);
+    total
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a figure: minutes, gigabytes, and thousands of open files"]
 async fn the_plans_example_on_one_machine() {
@@ -54,61 +108,16 @@ async fn the_plans_example_on_one_machine() {
     let count = number("RELAY_LOAD_RELAYS", needed);
     println!("{files} open files for each process: {count} relays");
     let share = |all: usize| all.div_ceil(count);
-    let mut relays: Vec<Loaded> = (0..count)
-        .map(|_| {
-            let folder = Folder::init();
-            let settings = unlimited(&folder, share(tunnels) + 1, share(clients) + 16);
-            let relay = Running::start(&folder, (0, 0), &["--settings", &settings]);
-            Loaded {
-                relay,
-                folder,
-                tunnels: None,
-                clients: Vec::new(),
-            }
-        })
-        .collect();
-    let measure = |relays: &[Loaded], what: &str| {
-        let bytes: Vec<u64> = relays
-            .iter()
-            .map(|l| resident_bytes_of(l.relay.id()).0)
-            .collect();
-        let total: u64 = bytes.iter().sum();
-        let each: Vec<u64> = bytes.iter().map(|bytes| bytes / 1_000_000).collect();
-        println!("{what}: {} MB resident {each:?}", total / 1_000_000);
-        total
-    };
+    let mut relays = start_relays(count, share(tunnels), share(clients));
     let empty = measure(&relays, "empty");
 
     let began = Instant::now();
-    for loaded in &mut relays {
-        let state = loaded.folder.path.path().display();
-        let work = format!(
-            "tunnels {} {} {state}",
-            loaded.relay.tunnels,
-            share(tunnels)
-        );
-        loaded.tunnels = Some(Process::start(&work));
-    }
-    for loaded in &mut relays {
-        loaded.tunnels.as_mut().unwrap().told("open");
-    }
+    open_tunnels(&mut relays, share(tunnels));
     println!("{tunnels} tunnels open after {:?}", began.elapsed());
     let with_tunnels = measure(&relays, "with tunnels");
 
     let began = Instant::now();
-    for loaded in &mut relays {
-        let state = loaded.folder.path.path().display();
-        let mut left = share(clients);
-        while left > 0 {
-            let here = left.min(files - FILES_BESIDE).min(10_000);
-            let work = format!("clients {} {here} {state}", loaded.relay.clients);
-            loaded.clients.push(Process::start(&work));
-            left -= here;
-        }
-    }
-    for process in relays.iter_mut().flat_map(|loaded| &mut loaded.clients) {
-        process.told("connected");
-    }
+    connect_clients(&mut relays, share(clients), files);
     println!("{clients} clients connected after {:?}", began.elapsed());
     let with_clients = measure(&relays, "with clients");
 

@@ -164,7 +164,11 @@ async fn a_machine_that_is_revoked_loses_the_tunnels_that_it_was_leaving_too() {
         open.message().await.ok()??;
         Some(open)
     };
-    streams.push(open().await.unwrap());
+    until_async("a call goes through the first tunnel", async || {
+        streams.extend(open().await);
+        streams.len() == 1
+    })
+    .await;
     let (leaving, echo) = daemon(options.clone()).await;
     let arrived = || echo.seen.hanging.load(std::sync::atomic::Ordering::SeqCst);
     until_async("a call goes through the second tunnel", async || {
