@@ -1,7 +1,7 @@
 //! Calls into the store, which is synchronous, from tasks, which must not block.
 //!
-//! Every kind of call has a bound of its own, and all of them together leave threads over: the look
-//! at the store's health finds one however many appends wait for room in the writer's queue.
+//! Every kind of call has a bound of its own, and all of them together leave threads over: the probe
+//! of the store's health finds one however many appends wait for a place in the writer's queue.
 //!
 //! Reads take turns: so many at once, in the order in which they asked. A long replay asks again
 //! for every page, so that fifty of them share fairly and nobody holds a connection while its

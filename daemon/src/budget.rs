@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use betcode_daemon::limits::BUDGET_ANSWER_MS_MAX;
 use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
 use betcode_schema_grpc::history::{BudgetRequest, BudgetResponse, MemoryUse, StageLatency};
 use betcode_schema_grpc::locate::{self, Holder, Server};
@@ -13,9 +14,6 @@ use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
 const MB: f64 = 1e6;
-
-/// How long the daemon may take: it keeps these figures at hand.
-const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// Asks the daemon of the store at `db` and prints what it says.
 ///
@@ -42,7 +40,8 @@ pub(crate) fn show(db: &Path, json: bool) -> Result<(), String> {
         .build()
         .map_err(|error| error.to_string())?;
     let asked = async {
-        let answer = tokio::time::timeout(ANSWER_WAIT, ask(&holder)).await;
+        let answer =
+            tokio::time::timeout(Duration::from_millis(BUDGET_ANSWER_MS_MAX), ask(&holder)).await;
         answer.unwrap_or_else(|_| Err("it does not answer; see its log, or restart it".to_owned()))
     };
     let answer = runtime.block_on(asked).map_err(|why| {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use betcode_daemon::settings::{Kind, Loaded, PARAMETERS, Parameter, Sources};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction};
 
 /// What to do.
@@ -39,9 +40,12 @@ const ENROL_PARAMETERS: [&str; 3] = ["db", "relay_address", "relay_folder"];
 /// Reads the command line and the environment. Ends the process on wrong flags and on `--help`.
 pub(crate) fn parse() -> (Command, Sources) {
     let mut matches = command().get_matches();
-    let (name, mut matches) = matches
-        .remove_subcommand()
-        .unwrap_or_else(|| ("serve".to_owned(), matches));
+    let Some((name, mut matches)) = matches.remove_subcommand() else {
+        // The command line requires one.
+        command()
+            .error(ErrorKind::MissingSubcommand, "name a command")
+            .exit()
+    };
     let flags = PARAMETERS
         .iter()
         .filter_map(|p| {
@@ -87,7 +91,7 @@ fn command() -> clap::Command {
     let json = Arg::new("json")
         .long("json")
         .action(ArgAction::SetTrue)
-        .help("Machine-readable");
+        .help("Print JSON");
     clap::Command::new("betcode-daemon")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Serves a BetCode history store over gRPC")

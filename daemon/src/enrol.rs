@@ -2,13 +2,11 @@
 
 use std::io::{Read, Write};
 
+use betcode_daemon::limits::ENROLMENT_CODE_BYTES_MAX;
 use betcode_daemon::settings::Settings;
 use betcode_daemon::tunnel::{self, Enrolment, EnrolmentFolder};
 
 use crate::cli::Enrol;
-
-/// Bytes of standard input that are looked at for a code.
-const CODE_BYTES_MAX: u64 = 4096;
 
 /// Enrols this machine and keeps what that brings.
 pub(crate) fn enrol(settings: &Settings, asked: Enrol) -> Result<(), String> {
@@ -61,7 +59,7 @@ pub(crate) fn enrol(settings: &Settings, asked: Enrol) -> Result<(), String> {
 fn code_from_input() -> std::io::Result<String> {
     let mut text = String::new();
     std::io::stdin()
-        .take(CODE_BYTES_MAX)
+        .take(ENROLMENT_CODE_BYTES_MAX)
         .read_to_string(&mut text)?;
     Ok(text.trim().to_owned())
 }

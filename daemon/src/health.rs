@@ -1,4 +1,4 @@
-//! Health: found by reading and writing, told to whoever asks.
+//! Health: measured by reading from and writing to the store, and reported to whoever asks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,9 +42,9 @@ pub struct Component {
 pub struct Health {
     /// It is stopping.
     pub draining: bool,
-    /// Its components; empty before the first look.
+    /// Its components; empty before the first probe.
     pub components: Vec<Component>,
-    /// The last look at the store ended in time, whatever it found.
+    /// The last probe of the store ended in time, whatever it found.
     pub in_time: bool,
 }
 
@@ -61,27 +61,27 @@ impl Health {
     }
 }
 
-/// Decides when a look writes. Each look reads; a write wakes a sleeping disk, and says nothing
-/// that a client's commit since the last look has not said.
+/// Decides when a probe writes. Each probe reads; a write wakes a sleeping disk, and shows nothing
+/// that a client's commit since the last probe has not shown.
 #[derive(Debug, Default)]
 pub(crate) struct Prober {
-    looks: u64,
+    probes: u64,
     appended: u64,
     last_failed: bool,
-    /// A look that did not end in time. While it goes on there is no other: a store that hangs costs one
-    /// thread, not one for each look.
+    /// A probe that did not end in time. While it goes on there is no other: a store that hangs costs one
+    /// thread, not one for each probe.
     unended: Option<(Instant, JoinHandle<Result<(), StoreError>>)>,
 }
 
 impl Prober {
     fn writes(&mut self, appended: u64) -> bool {
         let committed = appended > std::mem::replace(&mut self.appended, appended);
-        self.looks = if committed { 1 } else { self.looks + 1 };
-        self.last_failed || self.looks.is_multiple_of(PROBES_PER_WRITE)
+        self.probes = if committed { 1 } else { self.probes + 1 };
+        self.last_failed || self.probes.is_multiple_of(PROBES_PER_WRITE)
     }
 }
 
-/// What a look found.
+/// What a probe found.
 #[derive(Debug)]
 pub(crate) struct ProbeResult {
     components: Vec<Component>,
@@ -89,14 +89,14 @@ pub(crate) struct ProbeResult {
 }
 
 impl ProbeResult {
-    /// Takes it over.
+    /// Puts the result into the health that clients see.
     pub(crate) fn apply_to(self, health: &mut Health) {
         health.components = self.components;
         health.in_time = self.in_time;
     }
 }
 
-/// Looks at every component.
+/// Probes every component.
 pub(crate) async fn probe(
     core: &Arc<Core>,
     prober: &mut Prober,
@@ -175,7 +175,7 @@ async fn probe_store(
         Ok(ended) => {
             let panicked = |_| {
                 Err(StoreError::Closed {
-                    why: Some("the look at it ended by an internal error".into()),
+                    why: Some("the probe of it ended by an internal error".into()),
                 })
             };
             let ended = ended.unwrap_or_else(panicked);
@@ -235,7 +235,7 @@ fn relay(tunnel: &TunnelState, checked_ms: i64) -> Option<Component> {
     })
 }
 
-/// Looks now and then, and tells; until the daemon stops.
+/// Probes at intervals and reports, until the daemon stops.
 pub(crate) async fn watch(
     core: Arc<Core>,
     health: watch::Sender<Health>,

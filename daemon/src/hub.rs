@@ -30,7 +30,7 @@ struct Followed {
     published: Option<(SessionKey, u64)>,
 }
 
-/// What a follower is told next.
+/// What a follower gets next.
 #[derive(Debug)]
 pub enum FollowEvent {
     /// New messages.
@@ -74,16 +74,16 @@ struct Buffer {
     changed: Notify,
 }
 
-/// What of live messages is new to a follower of session `key` that was told those up to sequence
-/// `told`. `None` when the store has to say: they are of another session, or some are missing, before
+/// Which of live messages are new to a follower of session `key` that has those up to sequence `last`.
+/// `None` when the store has to say: they are of another session, or some are missing, before
 /// them or between, for another process appended them.
-pub(crate) fn new_messages(live: LiveMessages, key: SessionKey, told: u64) -> Option<Vec<Message>> {
+pub(crate) fn new_messages(live: LiveMessages, key: SessionKey, last: u64) -> Option<Vec<Message>> {
     if live.key != key {
         return None;
     }
-    let fresh = live.messages.into_iter().skip_while(|m| m.sequence <= told);
+    let fresh = live.messages.into_iter().skip_while(|m| m.sequence <= last);
     let fresh: Vec<_> = fresh.collect();
-    let expected = told + 1..=told + fresh.len() as u64;
+    let expected = last + 1..=last + fresh.len() as u64;
     let whole = fresh.iter().map(|m| m.sequence).eq(expected);
     whole.then_some(fresh)
 }
@@ -219,9 +219,9 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Says which session it is that is followed.
-    pub fn found(&self, key: SessionKey) {
-        // It is found once.
+    /// Sets the key of the session that is followed.
+    pub fn set_key(&self, key: SessionKey) {
+        // Set once.
         let _ = self.buffer.key.set(key);
     }
 

@@ -1,8 +1,7 @@
 //! How near the daemon is to its limits, by the capacity plan's thresholds.
 
-use std::time::{Duration, Instant};
-
 use betcode_schema_grpc::history::ResourceLevel;
+use betcode_service::process::{CpuSampler, CpuUse, resident_bytes};
 use betcode_storage::capacity::levels::{LevelTracker, Metric};
 
 use crate::core::Core;
@@ -11,7 +10,7 @@ use crate::core::Core;
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
     tracker: LevelTracker,
-    busy_before: Option<(Instant, Duration)>,
+    cpu: CpuSampler,
 }
 
 impl Sampler {
@@ -22,7 +21,7 @@ impl Sampler {
         self.observe(Metric::SqliteSize, core.database_bytes(), db_bytes_max);
         self.observe(Metric::Sessions, sessions.used(), sessions.max());
         let memory_bytes_max = core.admission.memory.max();
-        self.observe(Metric::Memory, resident_bytes().0, memory_bytes_max);
+        self.observe(Metric::Memory, resident_bytes().now, memory_bytes_max);
         self.tracker
             .states()
             .map(|(metric, state)| ResourceLevel {
@@ -38,19 +37,8 @@ impl Sampler {
     /// Takes a sample of the processor. Its level counts samples that are
     /// [`CPU_SAMPLE_INTERVAL_MS`](betcode_storage::capacity::levels::CPU_SAMPLE_INTERVAL_MS) apart.
     pub(crate) fn sample_processor(&mut self) {
-        let (busy, processors) = self.busy();
-        self.observe(Metric::Cpu, busy, processors);
-    }
-
-    /// Busy thousandths of a processor since the last sample, of those there are.
-    fn busy(&mut self) -> (u64, u64) {
-        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        let now = (Instant::now(), processor_time());
-        let busy = self.busy_before.replace(now).map_or(0.0, |(then, before)| {
-            let passed = now.0.duration_since(then).as_secs_f64().max(1e-3);
-            now.1.saturating_sub(before).as_secs_f64() / passed
-        });
-        ((busy * 1000.0) as u64, processors * 1000)
+        let CpuUse { used, limit } = self.cpu.sample();
+        self.observe(Metric::Cpu, used, limit);
     }
 
     /// Takes a sample, and tells the log what changed by it.
@@ -84,43 +72,4 @@ pub(crate) fn changed(kept: &mut Vec<ResourceLevel>, now: Vec<ResourceLevel>) ->
     let changed = kept.iter().map(key).ne(now.iter().map(key));
     *kept = now;
     changed
-}
-
-/// Processor time of this process; its agents are processes of their own.
-fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or_default(),
-        u32::try_from(time.tv_nsec).unwrap_or_default(),
-    )
-}
-
-/// Memory of this process that is in RAM now, and the most that ever was; 0 where the system does
-/// not tell.
-#[must_use]
-pub fn resident_bytes() -> (u64, u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        kib.unwrap_or(0) << 10
-    };
-    (bytes("VmRSS:"), bytes("VmHWM:"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_spins_is_busy() {
-        let mut sampler = Sampler::default();
-        sampler.busy();
-        let before = processor_time();
-        while processor_time() == before {
-            std::hint::black_box(before);
-        }
-        let (busy, processors) = sampler.busy();
-        assert!(busy > 0 && processors >= 1000, "{busy} of {processors}");
-    }
 }

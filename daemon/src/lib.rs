@@ -1,6 +1,6 @@
 //! The BetCode history store over gRPC, for the programs of one machine.
 //!
-//! A thin layer: services translate, storage decides. [`server::Daemon`] puts the rooms together:
+//! A thin layer: services translate, storage decides. [`server::Daemon`] puts the modules together:
 //!
 //! * [`services`] — one file per service of `betcode.history.v1` and `betcode.v1`;
 //! * [`translate`] — agent lines as the events that existing clients know (pure);

@@ -7,25 +7,18 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use betcode_schema_grpc::locate::{Holder, holder_in, lock_path, write_holder};
 
-/// Whoever looks for a daemon holds the lock for a moment: so often, and so far apart, a daemon
-/// that starts looks again before it believes in another one.
-const ATTEMPTS: u32 = 5;
-const ATTEMPT_INTERVAL: Duration = Duration::from_millis(20);
+use crate::limits::{LOCK_ATTEMPT_INTERVAL_MS, LOCK_ATTEMPTS_MAX};
+use crate::observe::ms;
 
 /// Why the store is not ours to serve.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
     /// Another daemon serves it.
-    #[error(
-        "process {} serves {db} already, at {}; use that one, or stop it first",
-        .holder.as_ref().map_or_else(|| "another".to_owned(), |h| h.pid.to_string()),
-        .holder.as_ref().map_or_else(|| "a socket not known".to_owned(), |h| h.socket.display().to_string())
-    )]
+    #[error("a daemon already serves {db}{}", how_to_stop(db, holder.as_ref()))]
     Held {
         /// The store.
         db: PathBuf,
@@ -40,6 +33,20 @@ pub enum LockError {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+fn how_to_stop(db: &Path, holder: Option<&Holder>) -> String {
+    match holder {
+        Some(Holder { pid, socket }) => format!(
+            " (process {pid}, socket {}); use that one, or stop it with `kill {pid}` (under systemd: \
+             `systemctl --user stop betcode-daemon`)",
+            socket.display()
+        ),
+        None => format!(
+            ", and its process is not known; find it with `fuser {}`",
+            lock_path(db).display()
+        ),
+    }
 }
 
 fn hint(source: &io::Error) -> &'static str {
@@ -70,12 +77,12 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Locks the file; `None` when another process does.
 fn lock(file: &File) -> io::Result<Option<()>> {
-    for attempt in 1..=ATTEMPTS {
+    for attempt in 1..=LOCK_ATTEMPTS_MAX {
         match file.try_lock() {
             Ok(()) => return Ok(Some(())),
             Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => {
-                std::thread::sleep(ATTEMPT_INTERVAL);
+            Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS_MAX => {
+                std::thread::sleep(ms(LOCK_ATTEMPT_INTERVAL_MS));
             }
             Err(TryLockError::WouldBlock) => {}
         }
@@ -141,7 +148,8 @@ mod tests {
         let error = Lock::take(&db, Path::new("/run/y.sock"))
             .unwrap_err()
             .to_string();
-        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        let kill = format!("`kill {}`", std::process::id());
+        assert!(error.contains(&kill), "{error}");
         let holder = Holder {
             pid: std::process::id(),
             socket: "/run/x.sock".into(),

@@ -1,8 +1,8 @@
-//! Room for long lines on their way to clients.
+//! The bytes of long lines on their way to clients, of which there may be so many at once.
 //!
 //! What a client has asked for and does not read stays in memory. Short lines are bounded by the
-//! answers that are read ahead; long ones take room here, with what is made of them, until the client
-//! has taken it. A replay that finds none waits, and keeps nothing meanwhile.
+//! answers that are read ahead; long ones count here, with what is made of them, until the client has
+//! taken it. A replay of lines for which there are not enough bytes left waits, and keeps nothing meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,15 @@ use crate::status::exhausted;
 
 const UNITS_MAX: u32 = (LONG_LINES_BYTES_MAX / LONG_LINES_UNIT_BYTES) as u32;
 
-/// The room that there is.
+/// Bytes that long lines may take together.
 #[derive(Debug, Clone)]
 pub(crate) struct LongLineBudget {
     units: Arc<Semaphore>,
-    /// How long somebody waits for some.
+    /// How long a replay waits for some.
     wait_max: Duration,
 }
 
-/// A part of it; given back when the last who keeps it goes.
+/// Bytes of the budget; given back when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct LongLinePermit(Arc<OwnedSemaphorePermit>);
 
@@ -42,7 +42,7 @@ impl Default for LongLineBudget {
 }
 
 impl LongLineBudget {
-    /// Takes so many bytes if there is room for them now.
+    /// Takes so many bytes if there are as many left now.
     pub(crate) fn try_take(&self, bytes: usize) -> Option<LongLinePermit> {
         let permit = Arc::clone(&self.units).try_acquire_many_owned(units(bytes));
         permit.ok().map(|permit| LongLinePermit(Arc::new(permit)))
@@ -51,7 +51,7 @@ impl LongLineBudget {
     /// Waits for its turn to take so many bytes.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED when those who have the room do not read for long.
+    /// RESOURCE_EXHAUSTED when those who have them do not read for long.
     pub(crate) async fn take(&self, bytes: usize) -> Result<LongLinePermit, Status> {
         let taking = Arc::clone(&self.units).acquire_many_owned(units(bytes));
         match timeout(self.wait_max, taking).await {
@@ -75,13 +75,13 @@ impl LongLinePermit {
     }
 }
 
-/// One line over the whole room passes when nothing else is there: otherwise it never could.
+/// A line larger than the whole budget passes when no other is there: otherwise it never could.
 fn units(bytes: usize) -> u32 {
     let units = bytes.div_ceil(LONG_LINES_UNIT_BYTES);
     u32::try_from(units).map_or(UNITS_MAX, |units| units.min(UNITS_MAX))
 }
 
-/// Bytes that lines need room for, each with what is made of it; 0 when none of them is long.
+/// Bytes that lines take of the budget, each with what is made of it; 0 when none of them is long.
 pub(crate) fn bytes_needed(lines: &[Message]) -> usize {
     let long = |bytes: &usize| *bytes >= LONG_LINE_BYTES_MIN;
     let lines = lines.iter().map(|line| line.payload.len()).filter(long);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn only_long_lines_need_room() {
+    fn only_long_lines_count() {
         let short = vec![line(LONG_LINE_BYTES_MIN - 1); 100];
         assert_eq!(bytes_needed(&short), 0);
         let mixed = [line(10), line(LONG_LINE_BYTES_MIN)];
@@ -111,15 +111,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_room_has_it_when_all_who_keep_it_are_gone() {
-        let room = LongLineBudget::default();
+    async fn a_replay_that_waits_goes_on_when_the_last_permit_is_dropped() {
+        let budget = LongLineBudget::default();
         // More than there is: it passes alone.
-        let all = room.try_take(10 * LONG_LINES_BYTES_MAX).unwrap();
+        let all = budget.try_take(10 * LONG_LINES_BYTES_MAX).unwrap();
         let with_the_events = all.clone();
-        assert!(room.try_take(1).is_none());
+        assert!(budget.try_take(1).is_none());
         let waiting = tokio::spawn({
-            let room = room.clone();
-            async move { room.take(LONG_LINES_BYTES_MAX).await }
+            let budget = budget.clone();
+            async move { budget.take(LONG_LINES_BYTES_MAX).await }
         });
         drop(all);
         tokio::task::yield_now().await;
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_in_vain_is_told_the_limit() {
-        let room = LongLineBudget {
+    async fn a_replay_that_waits_in_vain_gets_the_name_of_the_limit() {
+        let budget = LongLineBudget {
             wait_max: Duration::from_millis(1),
             ..LongLineBudget::default()
         };
-        let _all = room.try_take(LONG_LINES_BYTES_MAX).unwrap();
-        let told = room.take(1).await.unwrap_err();
-        assert_eq!(told.code(), tonic::Code::ResourceExhausted);
-        assert!(told.message().contains("long_lines_bytes"), "{told}");
+        let _all = budget.try_take(LONG_LINES_BYTES_MAX).unwrap();
+        let refused = budget.take(1).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("long_lines_bytes"), "{refused}");
     }
 }

@@ -3,7 +3,6 @@
 mod budget;
 mod cli;
 mod enrol;
-mod logs;
 
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use betcode_daemon::limits::BLOCKING_THREADS_MAX;
 use betcode_daemon::lock::LockError;
 use betcode_daemon::server::{Daemon, ServeError};
 use betcode_daemon::settings::{self, Loaded};
-use betcode_service::service_manager;
+use betcode_service::{logging, process, service_manager};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::Command;
@@ -39,21 +38,25 @@ fn main() -> ExitCode {
     }
 }
 
+fn fail(why: &str, code: u8) -> ExitCode {
+    print(why);
+    ExitCode::from(code)
+}
+
 #[expect(
     clippy::print_stderr,
     reason = "why a program ends is for whoever started it"
 )]
-fn fail(why: &str, code: u8) -> ExitCode {
-    eprintln!("betcode-daemon: {why}");
-    ExitCode::from(code)
+fn print(text: &str) {
+    eprintln!("betcode-daemon: {text}");
 }
 
 fn serve(loaded: Loaded, sources: settings::Sources) -> ExitCode {
-    let log = match logs::start(&loaded.settings) {
+    let log = match logging::start(&loaded.settings.log_filter, loaded.settings.log_json) {
         Ok(log) => log,
         Err(why) => return fail(&why, 2),
     };
-    raise_files_max();
+    process::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -68,32 +71,19 @@ fn serve(loaded: Loaded, sources: settings::Sources) -> ExitCode {
     runtime.shutdown_background();
     match served {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => fail("some clients were cut off at the deadline", 0),
+        Ok(false) => {
+            print("some clients were cut off at the deadline");
+            ExitCode::SUCCESS
+        }
         Err(error @ ServeError::Lock(LockError::Held { .. })) => fail(&error.to_string(), 3),
         Err(error) => fail(&error.to_string(), 1),
-    }
-}
-
-/// Every connection is a file: as many as the system lets us have. Without it, connections could
-/// take the files that the store needs.
-fn raise_files_max() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    if current != maximum
-        && let Err(error) = setrlimit(Resource::Nofile, wanted)
-    {
-        tracing::warn!(%error, ?current, "the number of open files was not raised");
     }
 }
 
 async fn run(
     loaded: Loaded,
     sources: &settings::Sources,
-    log: &logs::Handle,
+    log: &logging::Handle,
 ) -> Result<bool, ServeError> {
     let listen = |source| ServeError::Listen {
         at: "signals".to_owned(),
@@ -117,8 +107,8 @@ async fn run(
         "serving"
     );
     service_manager::ready();
-    // For as long as looks at the store end in time: a daemon that hangs in its store is one to restart.
-    // No restart mends a full disk or damage, which a look finds in time; it would only end the agents,
+    // For as long as probes of the store end in time: a daemon that hangs in its store should be restarted.
+    // No restart mends a full disk or damage, which a probe finds in time; it would only end the agents,
     // with what they printed and could not be recorded yet.
     let health = daemon.core().health.clone();
     let watchdog = tokio::spawn(service_manager::watchdog(move || health.borrow().in_time));
@@ -138,7 +128,7 @@ async fn run(
 }
 
 /// Reads the settings again and applies what may change while running.
-fn reload(daemon: &Daemon, before: &Loaded, sources: &settings::Sources, log: &logs::Handle) {
+fn reload(daemon: &Daemon, before: &Loaded, sources: &settings::Sources, log: &logging::Handle) {
     service_manager::reloading();
     match settings::load(sources) {
         Err(error) => tracing::error!(%error, "the settings were not read again: nothing changed"),

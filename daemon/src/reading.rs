@@ -164,15 +164,15 @@ impl Pages {
         answers: &mpsc::Sender<T>,
         answer: T,
     ) -> std::result::Result<(), Gone> {
-        let patience = Duration::from_millis(SLOW_CLIENT_MS);
-        let room = match timeout(patience, answers.reserve()).await {
-            Ok(room) => room,
+        let slow = Duration::from_millis(SLOW_CLIENT_MS);
+        let place = match timeout(slow, answers.reserve()).await {
+            Ok(place) => place,
             Err(_) => {
                 self.step_aside();
                 answers.reserve().await
             }
         };
-        room.map_err(|_| Gone)?.send(answer);
+        place.map_err(|_| Gone)?.send(answer);
         Ok(())
     }
 

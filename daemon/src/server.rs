@@ -12,6 +12,7 @@ use betcode_schema_grpc::v1::agent_service_server::AgentServiceServer;
 use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
 use betcode_schema_grpc::v1::health_server::HealthServer;
 use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
+use betcode_service::process::resident_bytes;
 use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -41,7 +42,7 @@ use crate::settings::Settings;
 use crate::transport::{GateLayer, Listener, SocketFile, Tls, TlsError};
 use crate::tunnel::{self, Tunnel, TunnelState};
 
-/// Services whose health is told by name.
+/// Services whose health is reported by name.
 pub const SERVICES: [&str; 8] = [
     "betcode.history.v1.HistoryService",
     "betcode.history.v1.CompactionService",
@@ -133,7 +134,7 @@ impl Daemon {
             levels,
             tunnel,
             draining: drain,
-            base_bytes: levels::resident_bytes().0,
+            base_bytes: resident_bytes().now,
             settings,
             compaction: Mutex::new(compaction),
         });
@@ -412,7 +413,7 @@ async fn watch_followed(core: Arc<Core>) {
             _ = ticks.tick() => {}
             () = core.drained() => return,
         }
-        core.admission.memory.observe(levels::resident_bytes().0);
+        core.admission.memory.observe(resident_bytes().now);
         for id in core.hub.followed() {
             let (store, session) = (core.store.clone(), id.clone());
             match core.blocking.read(move || store.session(&session)).await {

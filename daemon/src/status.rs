@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::Refused;
+pub(crate) use betcode_service::status::short;
+use betcode_service::status::{HINT, metadata};
 use betcode_storage::{ErrorKind, StoreError};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -17,8 +19,8 @@ use crate::limits::{DRAINING_RETRY_MS, RETRY_MS, STATUS_TEXT_BYTES_MAX};
 /// Domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "betcode.history";
 
-/// Key of what to try in the metadata of `ErrorInfo`.
-const HINT: &str = "try";
+/// Key of a session's last sequence in the metadata of `ErrorInfo`.
+const LAST_SEQUENCE: &str = "last_sequence";
 
 /// How a kind of error is answered.
 struct StatusMapping {
@@ -81,26 +83,6 @@ fn message_of(error: &StoreError) -> String {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     }
-}
-
-/// What to try, which the message ends with, for programs that show it apart from what happened.
-fn metadata(hint: Option<&str>) -> HashMap<String, String> {
-    let hint = hint.map(|hint| (HINT.to_owned(), hint.to_owned()));
-    hint.into_iter().collect()
-}
-
-/// A text of at most so many bytes: of a longer one the beginning, which says what, and the end,
-/// which says what to try.
-#[must_use]
-pub(crate) fn short(text: String, bytes_max: usize) -> String {
-    if text.len() <= bytes_max {
-        return text;
-    }
-    let beginning = text.floor_char_boundary(bytes_max / 3 * 2);
-    let end = text.ceil_char_boundary(text.len() - bytes_max / 4);
-    let (beginning, _) = text.split_at(beginning);
-    let (_, end) = text.split_at(end);
-    format!("{beginning}…{end}")
 }
 
 /// A status that fits the headers that clients take.
@@ -232,7 +214,15 @@ pub fn failed_precondition(reason: &'static str, message: impl Into<String>) -> 
     with_reason(Code::FailedPrecondition, reason, message)
 }
 
-/// What was asked for begins beyond the end of what there is, or is larger than it may be.
+/// A read that begins beyond the end of its session: with the last sequence there is.
+#[must_use]
+pub fn beyond_the_end(message: impl Into<String>, last_sequence: u64) -> Status {
+    let last = (LAST_SEQUENCE.to_owned(), last_sequence.to_string());
+    let details = ErrorDetails::with_error_info("OUT_OF_RANGE", DOMAIN, HashMap::from([last]));
+    status(Code::OutOfRange, message.into(), details)
+}
+
+/// What was asked for is larger than it may be.
 #[must_use]
 pub fn out_of_range(message: impl Into<String>) -> Status {
     with_reason(Code::OutOfRange, "OUT_OF_RANGE", message)

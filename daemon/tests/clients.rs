@@ -11,44 +11,28 @@
 mod client;
 mod support;
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
 use betcode_schema_grpc::history::maintenance_service_client::MaintenanceServiceClient;
 use betcode_schema_grpc::history::{
     AppendRequest, FollowRequest, ReadRequest, VerifyRequest, verify_response,
 };
+use betcode_test_support::{Random, seed};
 use bytes::Bytes;
 use client::{Client, Work, line};
 use support::process::Process;
 use support::{Appender, batch, connect, within};
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
 
 #[tokio::test]
 #[ignore = "a client for the other tests here, which start it"]
 async fn a_client_process() {
     client::run().await;
-}
-
-/// Numbers that look random; the seed is told, and `TEST_SEED` sets it.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let seed = std::env::var("TEST_SEED").ok().and_then(|s| s.parse().ok());
-        let seed = seed.unwrap_or_else(|| RandomState::new().hash_one(()));
-        println!("TEST_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }
 
 /// A session with one that appends to it and one that follows it.
@@ -131,7 +115,7 @@ impl Pair {
 async fn killed_at_random(rounds: u64) {
     let folder = tempfile::tempdir().unwrap();
     let flags = ["--compaction-interval-ms", "20", "--quick-idle-ms", "0"];
-    let mut random = Random::new();
+    let mut random = Random::new(seed());
     let mut process = Process::start(folder.path(), &flags).await;
     let mut pairs = ["a", "b", "c"].map(Pair::new);
     let mut client = process.history().await;
@@ -242,6 +226,111 @@ fn sent_us(payload: &[u8]) -> u64 {
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
+/// What goes on in all sessions while one follower is stopped.
+struct Traffic {
+    started: Instant,
+    answer: Latencies,
+    deliver: Latencies,
+    ends: Arc<AtomicBool>,
+    /// Of each session its writer, and the last sequence that its follower has seen.
+    sessions: Vec<(JoinHandle<u64>, Arc<AtomicU64>)>,
+}
+
+impl Traffic {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            answer: Latencies::default(),
+            deliver: Latencies::default(),
+            ends: Arc::default(),
+            sessions: Vec::new(),
+        }
+    }
+
+    /// Lets a session that has one message be written and followed.
+    async fn add(&mut self, process: &Process, session: String, every: Duration) {
+        let seen = Arc::new(AtomicU64::new(1));
+        let client = process.history().await;
+        let deliver = self.deliver.clone();
+        let followed = follow_timed(client, session.clone(), self.started, seen.clone(), deliver);
+        tokio::spawn(followed);
+        let client = process.history().await;
+        let (answer, ends) = (self.answer.clone(), self.ends.clone());
+        let written = append_timed(client, session, self.started, every, ends, answer);
+        self.sessions.push((tokio::spawn(written), seen));
+    }
+
+    /// p95 of the answers and of the deliveries of the next `phase`, in milliseconds.
+    async fn p95_ms(&self, phase: Duration) -> (f64, f64) {
+        for latencies in [&self.answer, &self.deliver] {
+            latencies.0.lock().unwrap().clear();
+        }
+        tokio::time::sleep(phase).await;
+        (self.answer.p95_ms(), self.deliver.p95_ms())
+    }
+
+    /// Ends the writers, and waits until the followers have seen everything.
+    async fn end(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for (writer, seen) in self.sessions {
+            let last = writer.await.unwrap();
+            let all = async {
+                while seen.load(Ordering::Relaxed) < last {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            within(all).await;
+        }
+    }
+}
+
+async fn follow_timed(
+    mut client: HistoryServiceClient<Channel>,
+    session_id: String,
+    started: Instant,
+    last: Arc<AtomicU64>,
+    deliver: Latencies,
+) {
+    let request = FollowRequest {
+        session_id,
+        from_sequence: 2,
+    };
+    let mut answers = client.follow(request).await.unwrap().into_inner();
+    while let Ok(Some(answer)) = answers.message().await {
+        let now_us = started.elapsed().as_micros() as u64;
+        for message in answer.messages {
+            let before = last.swap(message.sequence, Ordering::Relaxed);
+            assert_eq!(message.sequence, before + 1);
+            deliver.add(now_us.saturating_sub(sent_us(&message.payload)));
+        }
+    }
+}
+
+/// Appends until it is to end; the last sequence.
+async fn append_timed(
+    mut client: HistoryServiceClient<Channel>,
+    session: String,
+    started: Instant,
+    every: Duration,
+    ends: Arc<AtomicBool>,
+    answer: Latencies,
+) -> u64 {
+    let mut appender = Appender::open(&mut client).await;
+    let mut ticks = tokio::time::interval(every);
+    let mut last = 1;
+    while !ends.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let request = AppendRequest {
+            payloads: vec![timed(started)],
+            ..batch(&session, &[])
+        };
+        let sent = Instant::now();
+        last = appender.send(request).await.unwrap().last_sequence;
+        answer.add(sent.elapsed().as_micros() as u64);
+    }
+    last
+}
+
 /// Twenty sessions are written and followed; then one more follower is stopped for `phase`.
 async fn one_stopped(phase: Duration, messages_per_second: u64) {
     let folder = tempfile::tempdir().unwrap();
@@ -254,9 +343,6 @@ async fn one_stopped(phase: Duration, messages_per_second: u64) {
         "200000000",
     ];
     let process = Process::start(folder.path(), &flags).await;
-    let started = Instant::now();
-    let (answer, deliver) = (Latencies::default(), Latencies::default());
-    let ends = Arc::new(AtomicBool::new(false));
     // The session of the follower that is stopped: each line is what it must be.
     let mut client = process.history().await;
     let mut first = Appender::open(&mut client).await;
@@ -265,85 +351,26 @@ async fn one_stopped(phase: Duration, messages_per_second: u64) {
         ..batch("checked", &[])
     };
     first.send(request).await.unwrap();
-    let (mut writers, mut seen) = (Vec::new(), Vec::new());
+    let mut traffic = Traffic::new();
     let every = Duration::from_millis(1000 / messages_per_second);
     for at in 0..SESSIONS {
         let session = format!("s{at}");
         first.send(batch(&session, &["{}"])).await.unwrap();
-        let mut client = process.history().await;
-        let (session_id, deliver) = (session.clone(), deliver.clone());
-        let last = Arc::new(AtomicU64::new(1));
-        seen.push(Arc::clone(&last));
-        tokio::spawn(async move {
-            let from_sequence = 2;
-            let request = FollowRequest {
-                session_id,
-                from_sequence,
-            };
-            let mut answers = client.follow(request).await.unwrap().into_inner();
-            while let Ok(Some(answer)) = answers.message().await {
-                let now_us = started.elapsed().as_micros() as u64;
-                for message in answer.messages {
-                    let before = last.swap(message.sequence, Ordering::Relaxed);
-                    assert_eq!(message.sequence, before + 1);
-                    deliver.add(now_us.saturating_sub(sent_us(&message.payload)));
-                }
-            }
-        });
-        let mut client = process.history().await;
-        let (answer, ends) = (answer.clone(), Arc::clone(&ends));
-        writers.push(tokio::spawn(async move {
-            let mut appender = Appender::open(&mut client).await;
-            let mut ticks = tokio::time::interval(every);
-            let mut last = 1;
-            while !ends.load(Ordering::Relaxed) {
-                ticks.tick().await;
-                let request = AppendRequest {
-                    payloads: vec![timed(started)],
-                    ..batch(&session, &[])
-                };
-                let sent = Instant::now();
-                last = appender.send(request).await.unwrap().last_sequence;
-                answer.add(sent.elapsed().as_micros() as u64);
-            }
-            last
-        }));
+        traffic.add(&process, session, every).await;
     }
     let writer = Client::start(Work::Append, &process.socket, "checked", 2);
     let stopped = Client::start(Work::Follow, &process.socket, "checked", 1);
     stopped.reaches(1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut figures = Vec::new();
-    for stop in [false, true] {
-        for latencies in [&answer, &deliver] {
-            latencies.0.lock().unwrap().clear();
-        }
-        if stop {
-            stopped.stop();
-        }
-        tokio::time::sleep(phase).await;
-        figures.push((stop, answer.p95_ms(), deliver.p95_ms()));
-    }
+    let nobody = traffic.p95_ms(phase).await;
+    stopped.stop();
+    let one = traffic.p95_ms(phase).await;
     let before = stopped.last().unwrap();
     let last = writer.kill().unwrap();
     stopped.go_on();
     within(stopped.reaches(last)).await;
-    ends.store(true, Ordering::Relaxed);
-    for (writer, seen) in writers.into_iter().zip(seen) {
-        let last = writer.await.unwrap();
-        let all = async {
-            while seen.load(Ordering::Relaxed) < last {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        within(all).await;
-    }
-    for (stop, answer, deliver) in figures {
-        let who = if stop {
-            "one stopped"
-        } else {
-            "nobody stopped"
-        };
+    traffic.end().await;
+    for (who, (answer, deliver)) in [("nobody stopped", nobody), ("one stopped", one)] {
         println!("{who}: p95 answer {answer:.2} ms, p95 send to delivery {deliver:.2} ms");
     }
     println!("the stopped one had {before}, and caught up to {last}");

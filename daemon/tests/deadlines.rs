@@ -139,6 +139,43 @@ async fn every_other_stream_ends_at_its_deadline_and_holds_nothing_after_it() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_client_reads_nothing_holds_nothing_after_its_deadline() {
+    let served = serve(&[]).await;
+    let mut client = served.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let line = "x".repeat(100_000);
+    for _ in 0..20 {
+        appender.send(batch("s", &[&line])).await.unwrap();
+    }
+    let follow = FollowRequest {
+        session_id: "s".into(),
+        from_sequence: 1,
+    };
+    let path = "/betcode.history.v1.HistoryService/Follow";
+    let mut raw = Raw::begin(&served.settings.socket, path, Some("500m")).await;
+    let message = framed(&follow.encode_to_vec());
+    raw.body.send_data(message, true).unwrap();
+    let followers = &served.daemon.core().admission.followers;
+    eventually(async || followers.used() == 1).await;
+    eventually(async || followers.used() == 0).await;
+    assert_eq!(raw.status().await, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn an_append_stream_whose_client_reads_no_answers_ends_at_its_deadline() {
+    let served = serve(&[]).await;
+    let path = "/betcode.history.v1.HistoryService/Append";
+    let socket = &served.settings.socket;
+    let mut raw = Raw::begin_with_window(socket, path, Some("1S"), 1_000).await;
+    // More than the answers that fit the window, the transport and the queue of answers.
+    let request = framed(&batch("s", &[""]).encode_to_vec());
+    let requests = request.repeat(5_000);
+    raw.body.send_data(requests.into(), false).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(raw.status().await, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
 async fn a_call_is_answered_at_its_deadline_though_the_writer_is_held_up() {
     let served = serve(&[]).await;
     let mut client = served.history().await;

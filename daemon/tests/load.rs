@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
+use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
 use betcode_schema_grpc::history::{
     AppendRequest, BudgetRequest, FollowRequest, ListSessionsRequest, ReadRequest,
     RunCompactionRequest, compaction_service_client::CompactionServiceClient,
@@ -23,6 +24,7 @@ use betcode_schema_grpc::history::{
 use bytes::Bytes;
 use support::process::Process;
 use support::{Appender, batch, connect};
+use tonic::transport::Channel;
 
 const SESSIONS: u64 = 20;
 const FOLLOWERS: u64 = 50;
@@ -94,6 +96,93 @@ fn quantile(values: &mut [u64], q: f64) -> f64 {
     values.get(at).copied().unwrap_or(0) as f64 / 1000.0
 }
 
+/// Follows a session to its end; how late every sixteenth message was, in microseconds.
+async fn follow(
+    mut client: HistoryServiceClient<Channel>,
+    session: u64,
+    started: Instant,
+    delivered: Arc<AtomicU64>,
+) -> Vec<u64> {
+    let request = FollowRequest {
+        session_id: format!("s{session}"),
+        from_sequence: 2,
+    };
+    let mut answers = client.follow(request).await.unwrap().into_inner();
+    let (mut next, mut late) = (2, Vec::new());
+    while let Ok(Some(answer)) = answers.message().await {
+        let now_us = started.elapsed().as_micros() as u64;
+        for message in answer.messages {
+            assert_eq!(message.sequence, next);
+            next += 1;
+            if message.sequence % 16 == 0 {
+                late.push(now_us.saturating_sub(sent_us(&message.payload)));
+            }
+            delivered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    late
+}
+
+/// Appends to a session at its share of the rate; the messages that were answered, and how late the
+/// answers were, in microseconds.
+async fn append(
+    mut client: HistoryServiceClient<Channel>,
+    session: u64,
+    started: Instant,
+) -> (u64, Vec<u64>) {
+    let began = Instant::now();
+    let mut appender = Appender::open(&mut client).await;
+    let (mut sent, mut answered, mut late) = (0u64, 0u64, Vec::new());
+    let mut times = std::collections::VecDeque::new();
+    let gap = SESSIONS as f64 / rate();
+    while began.elapsed() < seconds() {
+        let due = if rate() > 0.0 {
+            (began.elapsed().as_secs_f64() / gap) as u64
+        } else {
+            u64::MAX
+        };
+        if sent < due && sent - answered < AHEAD {
+            let request = AppendRequest {
+                expected_sequence: Some(sent + 2),
+                session_id: format!("s{session}"),
+                payloads: vec![line(sent, started)],
+                ..AppendRequest::default()
+            };
+            times.push_back(Instant::now());
+            appender.requests.send(request).await.unwrap();
+            sent += 1;
+        } else if answered < sent {
+            appender.answer().await.unwrap();
+            answered += 1;
+            late.push(times.pop_front().unwrap().elapsed().as_micros() as u64);
+        } else {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    while answered < sent {
+        appender.answer().await.unwrap();
+        answered += 1;
+    }
+    (answered, late)
+}
+
+fn print_latency(what: &str, latencies_us: &mut [u64]) {
+    let (p50, p95) = (quantile(latencies_us, 0.5), quantile(latencies_us, 0.95));
+    println!("{what}: p50 {p50:.1} ms, p95 {p95:.1} ms");
+}
+
+async fn print_stages(process: &Process) {
+    let channel = connect(&process.socket).await.unwrap();
+    let mut capacity = CapacityServiceClient::new(channel);
+    let budget = capacity.budget(BudgetRequest {}).await.unwrap();
+    for stage in budget.into_inner().stages {
+        println!(
+            "stage {:8} n {:8} p50 {:7.2} p95 {:7.2} p99 {:7.2} ms, budget {} ms",
+            stage.stage, stage.count, stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.budget_ms
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "figures, for people"]
 async fn twenty_sessions_and_fifty_followers() {
@@ -112,10 +201,8 @@ async fn twenty_sessions_and_fifty_followers() {
     let mut client = process.history().await;
     let mut first = Appender::open(&mut client).await;
     for session in 0..SESSIONS {
-        first
-            .send(batch(&format!("s{session}"), &["{}"]))
-            .await
-            .unwrap();
+        let begun = batch(&format!("s{session}"), &["{}"]);
+        first.send(begun).await.unwrap();
     }
     drop(first);
     let delivered = Arc::new(AtomicU64::new(0));
@@ -126,69 +213,15 @@ async fn twenty_sessions_and_fifty_followers() {
         sessions.extend((1..4).map(|more| (at + more * 5) % SESSIONS));
         let client = process.history().await;
         for session in sessions {
-            let (mut client, delivered) = (client.clone(), Arc::clone(&delivered));
-            followers.push(tokio::spawn(async move {
-                let session_id = format!("s{session}");
-                let request = FollowRequest {
-                    session_id,
-                    from_sequence: 2,
-                };
-                let mut answers = client.follow(request).await.unwrap().into_inner();
-                let (mut next, mut late) = (2, Vec::new());
-                while let Ok(Some(answer)) = answers.message().await {
-                    let now_us = started.elapsed().as_micros() as u64;
-                    for message in answer.messages {
-                        assert_eq!(message.sequence, next);
-                        next += 1;
-                        if message.sequence % 16 == 0 {
-                            late.push(now_us.saturating_sub(sent_us(&message.payload)));
-                        }
-                        delivered.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                late
-            }));
+            let following = follow(client.clone(), session, started, Arc::clone(&delivered));
+            followers.push(tokio::spawn(following));
         }
     }
     let began = Instant::now();
     let mut appenders = Vec::new();
     for session in 0..SESSIONS {
-        let mut client = process.history().await;
-        appenders.push(tokio::spawn(async move {
-            let mut appender = Appender::open(&mut client).await;
-            let (mut sent, mut answered, mut late) = (0u64, 0u64, Vec::new());
-            let mut times = std::collections::VecDeque::new();
-            let gap = SESSIONS as f64 / rate();
-            while began.elapsed() < seconds() {
-                let due = if rate() > 0.0 {
-                    (began.elapsed().as_secs_f64() / gap) as u64
-                } else {
-                    u64::MAX
-                };
-                if sent < due && sent - answered < AHEAD {
-                    let request = AppendRequest {
-                        expected_sequence: Some(sent + 2),
-                        session_id: format!("s{session}"),
-                        payloads: vec![line(sent, started)],
-                        ..AppendRequest::default()
-                    };
-                    times.push_back(Instant::now());
-                    appender.requests.send(request).await.unwrap();
-                    sent += 1;
-                } else if answered < sent {
-                    appender.answer().await.unwrap();
-                    answered += 1;
-                    late.push(times.pop_front().unwrap().elapsed().as_micros() as u64);
-                } else {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            }
-            while answered < sent {
-                appender.answer().await.unwrap();
-                answered += 1;
-            }
-            (answered, late)
-        }));
+        let appending = append(process.history().await, session, started);
+        appenders.push(tokio::spawn(appending));
     }
     let (mut messages, mut answer_us) = (0, Vec::new());
     for appender in appenders {
@@ -201,13 +234,7 @@ async fn twenty_sessions_and_fifty_followers() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (now, most) = process.resident_bytes();
     let (daemon_cpu, driver_cpu) = (cpu_seconds(process.pid()), cpu_seconds(std::process::id()));
-    let channel = connect(&process.socket).await.unwrap();
-    let mut capacity = CapacityServiceClient::new(channel);
-    let budget = capacity
-        .budget(BudgetRequest {})
-        .await
-        .unwrap()
-        .into_inner();
+    print_stages(&process).await;
     drop(process);
     let mut deliver_us = Vec::new();
     for follower in followers {
@@ -221,22 +248,8 @@ async fn twenty_sessions_and_fifty_followers() {
         "{events} events delivered by then: {:.0} events/s",
         events as f64 / took
     );
-    let (p50, p95) = (
-        quantile(&mut answer_us, 0.5),
-        quantile(&mut answer_us, 0.95),
-    );
-    println!("answer as the client sees it: p50 {p50:.1} ms, p95 {p95:.1} ms");
-    let (p50, p95) = (
-        quantile(&mut deliver_us, 0.5),
-        quantile(&mut deliver_us, 0.95),
-    );
-    println!("send to delivery as the clients see it: p50 {p50:.1} ms, p95 {p95:.1} ms");
-    for stage in budget.stages {
-        println!(
-            "stage {:8} n {:8} p50 {:7.2} p95 {:7.2} p99 {:7.2} ms, budget {} ms",
-            stage.stage, stage.count, stage.p50_ms, stage.p95_ms, stage.p99_ms, stage.budget_ms
-        );
-    }
+    print_latency("answer as the client sees it", &mut answer_us);
+    print_latency("send to delivery as the clients see it", &mut deliver_us);
     println!(
         "processor time a second: daemon {:.2} s, driver {:.2} s",
         daemon_cpu / took,

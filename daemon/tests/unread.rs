@@ -8,9 +8,9 @@
 
 mod support;
 
-use betcode_daemon::levels::resident_bytes;
 use betcode_schema_grpc::v1::ResumeSessionRequest;
 use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
+use betcode_service::process::resident_bytes;
 use support::{Appender, batch, connect, serve, within};
 
 /// Replays that nobody reads, of three lines of 5 MB each.
@@ -30,7 +30,7 @@ async fn replays_of_long_lines_that_nobody_reads_take_no_more_than_their_room() 
         session_id: "s".into(),
         from_sequence: 0,
     };
-    let before = resident_bytes().0;
+    let before = resident_bytes().now;
     let mut unread = Vec::new();
     for _ in 0..UNREAD {
         let answers = client.resume_session(request.clone()).await.unwrap();
@@ -39,7 +39,7 @@ async fn replays_of_long_lines_that_nobody_reads_take_no_more_than_their_room() 
     // Each that has room has begun to answer when one of the first has; the others wait for it.
     within(unread[0].message()).await.unwrap().unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    let taken = resident_bytes().1.saturating_sub(before);
+    let taken = resident_bytes().peak.saturating_sub(before);
     assert!(taken < 250_000_000, "{taken} bytes for {UNREAD} replays");
     // Those that waited go on when others leave, and lack nothing.
     let mut last = unread.pop().unwrap();

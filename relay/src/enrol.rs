@@ -1,7 +1,7 @@
-//! Enrolment at the door for daemons: a code for a certificate.
+//! Enrolment on the tunnel port: a code for a certificate.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use betcode_schema_tunnel::{
     EnrolmentAnswer, EnrolmentRequest, GreetingError, read_greeting, write_greeting,
@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use crate::auth::{Enrolments, Revocations, StateFolder};
+use crate::unix_now_s;
 
 /// Certifies machines that show a code.
 pub struct Enrol {
@@ -73,8 +74,7 @@ fn answer(
     enrolments: &Enrolments,
     request: &EnrolmentRequest,
 ) -> Result<EnrolmentAnswer, String> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now_s = now.unwrap_or_default().as_secs();
+    let now_s = unix_now_s();
     let taken = enrolments.take(&request.machine_id, &request.code, now_s);
     match taken {
         Ok(Some(())) => {}
@@ -115,23 +115,22 @@ mod tests {
     use betcode_schema_tunnel::MachineId;
 
     use super::*;
-    use crate::files;
+    use betcode_service::private_file;
 
     #[test]
     fn enrolments_that_wait_for_the_file_leave_threads_for_others() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
         let machine: MachineId = "m-1".parse().unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let enrolments = Enrolments::at(state.enrolments());
-        let code = enrolments.issue(&machine, b"authority", now.as_secs());
+        let code = enrolments.issue(&machine, b"authority", unix_now_s());
         let request = EnrolmentRequest {
             machine_id: machine,
             code: code.unwrap(),
             signing_request: String::new(),
         };
         let enrol = Arc::new(Enrol::new(state.clone()));
-        let held = files::lock(&state.enrolments()).unwrap();
+        let held = private_file::lock(&state.enrolments()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(2)

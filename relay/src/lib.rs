@@ -4,7 +4,7 @@
 //! it were there. The relay passes calls of any service through, keeps those that may wait for a
 //! daemon that is away, and knows nothing of what they say.
 //!
-//! # Rooms
+//! # Modules
 //!
 //! [`server`] takes connections; `router` takes calls; [`tunnel`] holds the connections that
 //! daemons dialled; [`auth`] knows who may what; [`registry`] who holds which machine; [`limits`]
@@ -13,7 +13,6 @@
 pub mod auth;
 pub mod buffer;
 pub mod enrol;
-pub mod files;
 pub mod levels;
 pub mod limits;
 pub mod metrics;
@@ -31,5 +30,14 @@ pub mod tls;
 pub mod tunnel;
 pub mod unauthenticated;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 pub use relay::{Relay, StartError};
 pub use router::{Access, Gate, Intake, Router};
+
+/// The time, in seconds since 1970.
+#[must_use]
+pub fn unix_now_s() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}

@@ -2,7 +2,7 @@
 //!
 //! What users may set has its default here, and where a value can do harm a minimum and maximum.
 
-/// The most that tunnels, clients and calls may be set to: more than any machine has room for, and
+/// The most that tunnels, clients and calls may be set to: more than any machine can hold, and
 /// less than what they are counted with can count.
 pub const PLACES_MAX_CEILING: usize = 10_000_000;
 /// Tunnels that one relay holds: the plan's measure of an instance.
@@ -18,10 +18,10 @@ pub const CALLS_PER_CLIENT_MAX: u32 = 128;
 
 /// Bytes of one call and direction that the relay takes in before the other side takes them out.
 pub const STREAM_WINDOW_BYTES: u32 = 128 << 10;
-/// The same for a whole tunnel: so much that streams which nobody reads never use it up, and so
-/// never block the others.
+/// Bytes of a whole tunnel and direction that the relay takes in before the other side takes them out: so many
+/// that streams which nobody reads never use them up, and so never block the others.
 pub const TUNNEL_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * CALLS_PER_TUNNEL_MAX as u32;
-/// The same for a whole client connection.
+/// Bytes of a whole client connection and direction that the relay takes in before the other side takes them out.
 pub const CLIENT_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * CALLS_PER_CLIENT_MAX;
 /// Bytes of one call and direction that wait for the socket.
 pub const SEND_BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -47,7 +47,7 @@ pub const GREETING_MS_MAX: u64 = 10_000;
 pub const CLIENTS_UNKNOWN_PER_ADDRESS_MAX: usize = 1_024;
 /// On a small relay, one address may hold at most 1/N of `clients_max` without a token.
 pub const CLIENTS_UNKNOWN_SHARE: usize = 4;
-/// Connections that may be in TLS and greeting at once at the door for daemons.
+/// Connections to the tunnel port that may be in TLS and greeting at once.
 pub const GREETINGS_MAX: usize = 1024;
 /// How much longer than its deadline the relay waits for a call, so that the daemon, which knows
 /// more, answers first.
@@ -58,6 +58,16 @@ pub const GO_AWAY_GRACE_MS_DEFAULT: u64 = 30_000;
 pub const GO_AWAY_ANSWER_MS_MAX: u64 = 2_000;
 /// How long a daemon may take to answer that it has to go at once, as with a machine that was revoked.
 pub const GO_AWAY_AT_ONCE_ANSWER_MS_MAX: u64 = 500;
+
+/// After how long a call to a machine without a tunnel is worth a retry: by then a daemon whose relay
+/// restarts has dialled again.
+pub const RETRY_NO_TUNNEL_MS: u64 = 2_000;
+/// After how long a call whose tunnel broke is worth a retry: daemons dial again at once.
+pub const RETRY_TUNNEL_BROKE_MS: u64 = 500;
+/// After how long a call that ended because the relay stops is worth a retry, at another relay.
+pub const RETRY_DRAINING_MS: u64 = 1_000;
+/// After how long a call that met a limit is worth a retry.
+pub const RETRY_OVERLOADED_MS: u64 = 250;
 
 /// Requests that wait for one machine.
 pub const BUFFER_REQUESTS_PER_MACHINE_MAX_DEFAULT: usize = 1_000;
@@ -75,11 +85,11 @@ pub const BUFFER_BYTES_MAX_DEFAULT: u64 = 1_000_000_000;
 pub const BUFFER_AGE_MS_MAX_DEFAULT: i64 = 7 * 24 * 3600 * 1000;
 /// The most that [`BUFFER_AGE_MS_MAX_DEFAULT`] may be raised to.
 pub const BUFFER_AGE_MS_MAX_CEILING: i64 = 90 * 24 * 3600 * 1000;
-/// How far the clock may move, between two looks for requests that are too old, beyond the time that
-/// has passed: further, and it was set, or the machine slept, and ages do not count that.
+/// How far the clock may move beyond the time that has passed, from one check for requests that are too old to the
+/// next. If it moves further, it was set, or the machine slept, and requests do not become older by that.
 pub const BUFFER_CLOCK_JUMP_MS_MAX: i64 = 3600 * 1000;
-/// How long what a relay finds in its buffer when it starts is kept at least, however old it seems: a
-/// wrong clock is set right by then, and daemons have dialled.
+/// How long a request that a relay finds in its buffer at its start is kept at least, however old it seems: by
+/// then a wrong clock has been set right, and daemons have dialled.
 pub const BUFFER_FOUND_AGE_LEFT_MS: i64 = 6 * 3600 * 1000;
 /// How long the outcome of a request that waited is remembered, so that a repeat is known.
 pub const OUTCOME_AGE_MS_MAX: i64 = BUFFER_AGE_MS_MAX_DEFAULT;
@@ -93,9 +103,9 @@ pub const PRIORITY_DEFAULT: u8 = 5;
 pub const PRIORITY_MAX: u8 = 9;
 /// How long a daemon may take for one request that waited.
 pub const DELIVERY_MS_MAX: u64 = 60_000;
-/// First wait after a delivery that the daemon could not take.
+/// First pause after a delivery that the daemon could not take.
 pub const DELIVERY_RETRY_MS_MIN: u64 = 100;
-/// Longest wait after such a delivery; waits double up to it.
+/// Longest pause after a delivery that the daemon could not take; pauses double up to it.
 pub const DELIVERY_RETRY_MS_MAX: u64 = 30_000;
 /// Deliveries of one request that may end in an error of the daemon's own (INTERNAL, UNKNOWN,
 /// deadline) before it counts as failed and lets the next one pass.
@@ -115,7 +125,7 @@ pub const ADDRESS_CALLS_BURST_DEFAULT: f64 = 2_000.0;
 pub const RATE_KEYS_MAX: usize = 100_000;
 /// Users and addresses, the longest idle, that are forgotten together when there are too many.
 pub const RATE_KEYS_DROPPED: usize = RATE_KEYS_MAX / 8;
-/// Length of a token.
+/// Bytes of a token.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Machines that one token may name.
 pub const TOKEN_MACHINES_MAX: usize = 256;
@@ -127,27 +137,37 @@ pub const TOKEN_LIFE_S_MAX: u64 = 24 * 3600;
 /// long as any, and be buffered at its very end.
 pub const TOKEN_REVOKED_S: u64 =
     TOKEN_LIFE_S_MAX + BUFFER_AGE_MS_MAX_CEILING.cast_unsigned() / 1_000;
-/// How far clocks may differ.
+/// How far the clocks of the relay and of who issued a token may differ.
 pub const TOKEN_LEEWAY_S: u64 = 5;
 /// How long an enrolment code lasts.
 pub const ENROLMENT_LIFE_S: u64 = 15 * 60;
+/// Random bytes of an enrolment code.
+pub const ENROLMENT_CODE_BYTES: usize = 16;
+/// Bytes of the authority's digest that go with an enrolment code, by which a machine knows the relay.
+pub const ENROLMENT_PIN_BYTES: usize = 16;
 /// How long a machine's certificate lasts: a year.
-pub const MACHINE_CERTIFICATE_LIFE: std::time::Duration =
-    std::time::Duration::from_secs(365 * 24 * 3600);
+pub const MACHINE_CERTIFICATE_LIFE_S: u64 = 365 * 24 * 3600;
 /// How far back a machine's certificate begins, for clocks that differ.
-pub const CERTIFICATE_BACKDATE: std::time::Duration = std::time::Duration::from_secs(3600);
-/// How often files that a command may have changed are looked at.
+pub const CERTIFICATE_BACKDATE_S: u64 = 3600;
+/// How often files that a command may have changed are checked.
 pub const STATE_POLL_MS: u64 = 250;
 
 /// Open files besides tunnels and clients: the buffer's database, listeners, certificates being
 /// read, connections that are being greeted or turned away.
 pub const FILES_BESIDE: usize = 256;
-/// How often it is looked how near the relay is to its limits.
+/// How often the relay measures how near it is to its limits.
 pub const LEVELS_SAMPLE_MS: u64 = betcode_storage::capacity::levels::CPU_SAMPLE_INTERVAL_MS;
 
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;
+/// Bytes of a request for metrics.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 4096;
+/// Pause after a connection could not be accepted: there may be too many open files, and some close meanwhile.
+pub const ACCEPT_PAUSE_MS: u64 = 50;
 
+/// How long the relay waits, when it stops, for more of a call whose answer has begun. Then the call
+/// counts as one that would never end, and is ended.
+pub const DRAIN_QUIET_MS: u64 = 2_000;
 /// How long before the end of its drain a relay ends the calls that are still under way, so that
 /// callers are told.
 pub const DRAIN_LAST_WORDS_MS: u64 = 500;

@@ -21,7 +21,8 @@ struct Arguments {
     /// Settings file, JSON.
     #[arg(long, global = true, env = "BETCODE_RELAY_SETTINGS")]
     settings: Option<PathBuf>,
-    /// Folder of keys, certificates, revocations and the buffer.
+    /// Folder of keys, certificates, revocations and the buffer [env: BETCODE_RELAY_STATE_FOLDER=]
+    /// [default: /var/lib/betcode-relay].
     #[arg(long, global = true)]
     state_folder: Option<PathBuf>,
     #[command(subcommand)]
@@ -36,7 +37,7 @@ enum Command {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Serve until SIGTERM; SIGHUP reads certificates and revocations again.
+    /// Serve until SIGTERM; SIGHUP reads certificates, revocations and `log_filter` again.
     Serve(commands::ServeFlags),
     /// Make a new certificate for the relay itself; send SIGHUP to take it up.
     Certify {
@@ -95,7 +96,7 @@ fn main() -> ExitCode {
     match commands::run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("Error: {error}");
+            eprintln!("betcode-relay: {error}");
             exit_code(&*error)
         }
     }

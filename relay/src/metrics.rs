@@ -260,14 +260,16 @@ pub(crate) async fn serve(
                 let within = Duration::from_millis(limits::METRICS_MS_MAX);
                 let _ = tokio::time::timeout(within, answer(stream, &render())).await;
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(limits::ACCEPT_PAUSE_MS)).await;
+            }
         }
     }
 }
 
 async fn answer(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
     // The request's end is awaited, its content is not of interest: there is one thing to get.
-    let mut request = [0; 4096];
+    let mut request = [0; limits::METRICS_REQUEST_BYTES_MAX];
     let mut bytes = 0;
     while !request[..bytes].windows(4).any(|end| end == b"\r\n\r\n") && bytes < request.len() {
         match stream.read(&mut request[bytes..]).await? {

@@ -1,42 +1,20 @@
 //! Open files: each tunnel and each client is one.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::limits;
 use crate::settings::Settings;
 
-/// Raises the bound of open files to what the system lets this process have, and returns it.
-/// `None` is no bound.
-pub fn raise() -> Option<u64> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current == maximum {
-        return maximum;
-    }
-    let wanted = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    match setrlimit(Resource::Nofile, wanted) {
-        Ok(()) => maximum,
-        Err(error) => {
-            tracing::warn!(%error, ?current, "the number of open files was not raised");
-            current
-        }
-    }
-}
-
-/// Lowers tunnels and clients to what `files` have room for, clients first: a relay that ran out
+/// Lowers tunnels and clients to what `files` allow, clients first: a relay that ran out
 /// of files could neither refuse anybody nor write its buffer. Returns what to tell the operator.
-pub fn fit(settings: &mut Settings, files: Option<u64>) -> Option<String> {
+pub fn lower_to_open_files(settings: &mut Settings, files: Option<u64>) -> Option<String> {
     let files = usize::try_from(files?).unwrap_or(usize::MAX);
-    let room = files.saturating_sub(limits::FILES_BESIDE).max(2);
+    let connections = files.saturating_sub(limits::FILES_BESIDE).max(2);
     let (tunnels, clients) = (settings.tunnels_max, settings.clients_max);
     let wanted = tunnels.saturating_add(clients);
-    if wanted <= room {
+    if wanted <= connections {
         return None;
     }
-    settings.tunnels_max = tunnels.min(room - 1);
-    settings.clients_max = clients.min(room - settings.tunnels_max);
+    settings.tunnels_max = tunnels.min(connections - 1);
+    settings.clients_max = clients.min(connections - settings.tunnels_max);
     Some(format!(
         "this process may open {files} files, and tunnels_max {tunnels} and clients_max {clients} \
          need {}: {} tunnels and {} clients are let in; raise the hard limit of open files \
@@ -57,7 +35,7 @@ mod tests {
             clients_max: clients,
             ..Settings::default()
         };
-        let told = fit(&mut settings, files).is_some();
+        let told = lower_to_open_files(&mut settings, files).is_some();
         (settings.tunnels_max, settings.clients_max, told)
     }
 

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
+use betcode_service::{private_file, process};
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -16,10 +17,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{LiveTokens, Rate, RateLimiter, StateError, StateFolder, TokenVerifier};
+use crate::auth::{
+    LiveTokens, Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier,
+};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
-use crate::files;
 use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
@@ -57,7 +59,10 @@ pub enum StartError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Another relay serves from the folder: what waits there would be delivered by both.
-    #[error("another relay serves from {folder}; stop it, or give this one a folder of its own")]
+    #[error(
+        "another relay serves from {folder}; stop it (`fuser {folder}/serving.lock` names its \
+         process), or give this one a folder of its own"
+    )]
     Held {
         /// The state folder.
         folder: PathBuf,
@@ -95,51 +100,18 @@ impl Relay {
         let table = Arc::new(Table::default());
         let live = Arc::new(LiveTokens::default());
         let in_force = RevocationList::load(state.clone(), table.clone(), live.clone())?;
-        let keepalive = Keepalive {
-            interval: Duration::from_millis(settings.keepalive_interval_ms),
-            timeout: Duration::from_millis(settings.keepalive_timeout_ms),
-        };
         let metrics = Arc::new(Metrics::default());
         let own = RelayServices::new(settings.reflection).await;
-        let rate = |per_s, burst| Rate { per_s, burst };
-        let router = Router {
-            relay_id: settings.relay_id.clone(),
-            table: table.clone(),
-            buffer: buffer.clone(),
-            gate: Gate {
-                access: Access::Tokens(Box::new(verifier)),
-                revoked: in_force.revoked().clone(),
-                live,
-                users: RateLimiter::new(rate(settings.user_calls_per_s, settings.user_calls_burst)),
-                addresses: RateLimiter::new(rate(
-                    settings.address_calls_per_s,
-                    settings.address_calls_burst,
-                )),
-            },
-            calls: Arc::new(Semaphore::new(settings.calls_max)),
-            intake: Intake::default(),
-            message_bytes_max: settings.message_bytes_max,
-            trusted_proxies: settings.trusted_proxies.clone(),
-            metrics: metrics.clone(),
-            own: own.routes(),
-        };
-        let accept = Accept {
-            relay_id: settings.relay_id.clone(),
-            table: table.clone(),
-            registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
-            deliverer: Arc::new(Deliverer::new(
-                settings.relay_id.clone(),
-                buffer.clone(),
-                in_force.revoked().clone(),
-                metrics.clone(),
-            )),
+        let shared = Shared {
+            table,
+            buffer,
+            live,
             revoked: in_force.revoked().clone(),
-            metrics: metrics.clone(),
-            keepalive,
-            places: Arc::new(Semaphore::new(settings.tunnels_max)),
-            go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
-            draining: false.into(),
+            metrics,
+            stop: CancellationToken::new(),
         };
+        let router = shared.router(&settings, verifier, &own);
+        let accept = shared.accept(&settings);
         let clients = listen(settings.client_listen).await?;
         let tunnels = listen(settings.tunnel_listen).await?;
         let listeners = Listeners {
@@ -148,10 +120,10 @@ impl Relay {
             client_tls: tls.clone().filter(|_| !settings.client_plaintext),
             tunnel_tls: tls.clone().filter(|_| !settings.tunnel_plaintext),
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
-            keepalive,
+            keepalive: keepalive(&settings),
             client_places: Arc::new(Semaphore::new(settings.clients_max)),
             unauthenticated: UnauthenticatedConnections::among(settings.clients_max),
-            stop: CancellationToken::new(),
+            stop: shared.stop.clone(),
             connections: TaskTracker::new(),
         };
         let address = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
@@ -159,10 +131,10 @@ impl Relay {
             client_address: address(&clients, settings.client_listen),
             tunnel_address: address(&tunnels, settings.tunnel_listen),
             listeners: listeners.clone(),
-            buffer,
-            table,
+            buffer: shared.buffer,
+            table: shared.table,
             own,
-            metrics,
+            metrics: shared.metrics,
             levels: Arc::default(),
             in_force: Arc::new(in_force),
             settings,
@@ -292,7 +264,7 @@ impl Relay {
                 waiting_max: settings.buffer_requests_max,
                 waiting_bytes: waiting.bytes,
                 waiting_bytes_max: settings.buffer_bytes_max,
-                resident_bytes: resident_bytes(),
+                resident_bytes: process::resident_bytes().now,
                 memory_bytes_max: plan::memory_bytes(&settings),
             }
         }
@@ -359,10 +331,74 @@ impl Relay {
     }
 }
 
+/// What several parts of a relay share.
+struct Shared {
+    table: Arc<Table>,
+    buffer: Arc<dyn Buffer>,
+    live: Arc<LiveTokens>,
+    revoked: Arc<RwLock<Revocations>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn router(&self, settings: &Settings, verifier: TokenVerifier, own: &RelayServices) -> Router {
+        let rate = |per_s, burst| Rate { per_s, burst };
+        let of_user = rate(settings.user_calls_per_s, settings.user_calls_burst);
+        let of_address = rate(settings.address_calls_per_s, settings.address_calls_burst);
+        Router {
+            relay_id: settings.relay_id.clone(),
+            table: self.table.clone(),
+            buffer: self.buffer.clone(),
+            gate: Gate {
+                access: Access::Tokens(Box::new(verifier)),
+                revoked: self.revoked.clone(),
+                live: self.live.clone(),
+                users: RateLimiter::new(of_user),
+                addresses: RateLimiter::new(of_address),
+            },
+            calls: Arc::new(Semaphore::new(settings.calls_max)),
+            intake: Intake::default(),
+            message_bytes_max: settings.message_bytes_max,
+            trusted_proxies: settings.trusted_proxies.clone(),
+            metrics: self.metrics.clone(),
+            own: own.routes(),
+            stop: self.stop.clone(),
+        }
+    }
+
+    fn accept(&self, settings: &Settings) -> Accept {
+        Accept {
+            relay_id: settings.relay_id.clone(),
+            table: self.table.clone(),
+            registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
+            deliverer: Arc::new(Deliverer::new(
+                settings.relay_id.clone(),
+                self.buffer.clone(),
+                self.revoked.clone(),
+                self.metrics.clone(),
+            )),
+            revoked: self.revoked.clone(),
+            metrics: self.metrics.clone(),
+            keepalive: keepalive(settings),
+            places: Arc::new(Semaphore::new(settings.tunnels_max)),
+            go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
+            draining: false.into(),
+        }
+    }
+}
+
+fn keepalive(settings: &Settings) -> Keepalive {
+    Keepalive {
+        interval: Duration::from_millis(settings.keepalive_interval_ms),
+        timeout: Duration::from_millis(settings.keepalive_timeout_ms),
+    }
+}
+
 /// Locks the state folder against other relays.
 fn lock(state: &StateFolder, folder: &Path) -> Result<File, StartError> {
     let path = state.serving();
-    match files::try_lock(&path) {
+    match private_file::try_lock(&path) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(StartError::Held {
             folder: folder.to_owned(),
@@ -390,14 +426,6 @@ async fn open_buffer(
             why: Some(error.to_string()),
         }),
     }
-}
-
-/// Resident memory of this process; 0 where the system does not say.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -144,7 +144,7 @@ impl Listeners {
                 Err(error) => {
                     // Mostly too many open files: a pause lets some close.
                     tracing::warn!(%error, "no connection accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(limits::ACCEPT_PAUSE_MS)).await;
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use betcode_service::logging;
 use figment::Figment;
 use figment::providers::{Env, Format, Json, Serialized};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,10 @@ pub struct Settings {
     pub drain_ms_max: u64,
     /// Offer reflection of the relay's own services.
     pub reflection: bool,
+    /// What is logged, as in RUST_LOG.
+    pub log_filter: String,
+    /// Log as JSON.
+    pub log_json: bool,
 }
 
 impl Default for Settings {
@@ -102,6 +107,8 @@ impl Default for Settings {
             go_away_grace_ms: limits::GO_AWAY_GRACE_MS_DEFAULT,
             drain_ms_max: limits::DRAIN_MS_MAX_DEFAULT,
             reflection: true,
+            log_filter: "info".into(),
+            log_json: false,
         }
     }
 }
@@ -206,7 +213,10 @@ impl Settings {
         if self.relay_id.is_empty() || !self.relay_id.bytes().all(|c| c.is_ascii_graphic()) {
             return refuse("relay_id", "use visible ASCII characters".into());
         }
-        Ok(())
+        match logging::check(&self.log_filter) {
+            Ok(()) => Ok(()),
+            Err(why) => refuse("log_filter", why),
+        }
     }
 }
 
@@ -248,6 +258,7 @@ mod tests {
             (json!({"calls_max": 1_u64 << 61}), "calls_max"),
             (json!({"buffer_age_ms_max": -1}), "buffer_age_ms_max"),
             (json!({"buffer_age_ms_max": i64::MAX}), "buffer_age_ms_max"),
+            (json!({"log_filter": "info,hyper=loud"}), "log_filter"),
         ] {
             let refused = Settings::load(None, flags(bad)).unwrap_err().to_string();
             assert!(refused.contains(name), "{refused}");

@@ -95,7 +95,7 @@ fn read(state: &StateFolder) -> Result<Current, TlsError> {
         .with_single_cert(chain.clone(), key.clone_key())
         .map_err(at(&chain_path))?;
     clients.alpn_protocols = vec![b"h2".to_vec()];
-    // Without a certificate a daemon can only enrol; the door looks at that.
+    // Without a certificate a daemon can only enrol; the tunnel port checks that.
     let machines = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
         .allow_unauthenticated()
         .build()

@@ -1,5 +1,12 @@
 //! What the daemon and the relay do alike as long-running programs: once, so that it stays alike.
 
+pub mod backoff;
+pub mod body;
 pub mod grpc_timeout;
+pub mod hex;
+pub mod logging;
+pub mod private_file;
+pub mod process;
 pub mod service_manager;
+pub mod status;
 pub mod trace_context;

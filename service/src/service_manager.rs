@@ -1,5 +1,5 @@
-//! What systemd is told: ready, reloading, stopping, and that we are alive. Without a service manager
-//! all of this does nothing.
+//! Messages to systemd: ready, reloading, stopping, and signs of life. Without a service manager all of
+//! this does nothing.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const WATCHDOG_INTERVAL_MS_MIN: u64 = 10;
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "the service manager cannot be reached");
     }
 }
 

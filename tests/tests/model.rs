@@ -123,22 +123,7 @@ impl Pair {
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Append(session, payloads) => {
-                let session = SESSIONS[session];
-                let before = self.messages(session).len() as u64;
-                let told = self
-                    .store()
-                    .append(Batch::new(id(session), payloads.clone()))
-                    .unwrap();
-                assert_eq!(told.first_sequence, before + 1);
-                assert_eq!(told.last_sequence, before + payloads.len() as u64);
-                assert_eq!(told.duplicates, 0);
-                self.model
-                    .entry(session)
-                    .or_default()
-                    .messages
-                    .extend(payloads);
-            }
+            Step::Append(session, payloads) => self.append(SESSIONS[session], payloads),
             Step::Resend {
                 session,
                 back,
@@ -174,17 +159,7 @@ impl Pair {
                 let was_there = self.model.remove(session).is_some();
                 assert_eq!(self.store().delete(&id(session)).unwrap(), was_there);
             }
-            Step::Rename(session, name) => {
-                let session = SESSIONS[session];
-                let renamed = self.store().rename(&id(session), &name);
-                match self.model.get_mut(session) {
-                    Some(known) => {
-                        renamed.unwrap();
-                        known.name = name;
-                    }
-                    None => assert_eq!(renamed.unwrap_err().kind(), ErrorKind::NotFound),
-                }
-            }
+            Step::Rename(session, name) => self.rename(SESSIONS[session], name),
             Step::Reopen => {
                 self.store.take().unwrap().close().unwrap();
                 self.store = Some(Store::open(&self.db, options()).unwrap());
@@ -208,6 +183,30 @@ impl Pair {
                 self.assert_reads(session, ReadRange::last(count), from, &all[from..]);
             }
             Step::BackupAndRestore => self.backup_and_restore(),
+        }
+    }
+
+    fn append(&mut self, session: &'static str, payloads: Vec<Bytes>) {
+        let before = self.messages(session).len() as u64;
+        let told = self
+            .store()
+            .append(Batch::new(id(session), payloads.clone()))
+            .unwrap();
+        assert_eq!(told.first_sequence, before + 1);
+        assert_eq!(told.last_sequence, before + payloads.len() as u64);
+        assert_eq!(told.duplicates, 0);
+        let known = self.model.entry(session).or_default();
+        known.messages.extend(payloads);
+    }
+
+    fn rename(&mut self, session: &'static str, name: String) {
+        let renamed = self.store().rename(&id(session), &name);
+        match self.model.get_mut(session) {
+            Some(known) => {
+                renamed.unwrap();
+                known.name = name;
+            }
+            None => assert_eq!(renamed.unwrap_err().kind(), ErrorKind::NotFound),
         }
     }
 

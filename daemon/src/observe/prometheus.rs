@@ -1,5 +1,6 @@
 //! Metrics in Prometheus' text format, over HTTP on loopback.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -9,11 +10,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use betcode_schema_grpc::history::ResourceLevel;
+use betcode_service::process::resident_bytes;
 use betcode_storage::capacity::levels::Level;
 use tokio::net::TcpListener;
 
+use crate::admission::Limit;
 use crate::core::Core;
-use crate::levels::resident_bytes;
 use crate::tunnel::TunnelState;
 
 /// Serves `/metrics` until the daemon begins to stop.
@@ -43,139 +45,137 @@ fn severity(name: &str) -> u64 {
 /// All metrics as text.
 #[must_use]
 pub fn render(core: &Core) -> String {
-    let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, f64)]| {
+    let mut text = Text::default();
+    counters(core, &mut text);
+    limits(core, &mut text);
+    levels(core, &mut text);
+    gauges(core, &mut text);
+    stages(core, &mut text);
+    text.0
+}
+
+/// Metrics as they are written.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    /// A family of metrics, each sample with what follows the family's name.
+    fn family<'a>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        samples: impl IntoIterator<Item = (Cow<'a, str>, f64)>,
+    ) {
         // Writing to a String does not fail.
         let _ = writeln!(
-            text,
+            self.0,
             "# HELP betcode_{name} {help}.\n# TYPE betcode_{name} {kind}"
         );
         for (labels, value) in samples {
-            let _ = writeln!(text, "betcode_{name}{labels} {value}");
+            let _ = writeln!(self.0, "betcode_{name}{labels} {value}");
         }
-    };
-    let one = |value: u64| [(String::new(), value as f64)];
+    }
+
+    /// A metric without labels.
+    fn one(&mut self, described: (&str, &str, &str), value: u64) {
+        self.family(described, [(Cow::Borrowed(""), value as f64)]);
+    }
+}
+
+fn counters(core: &Core, text: &mut Text) {
     for (name, help, value) in core.metrics.counters() {
-        family(&format!("{name}_total"), "counter", help, &one(value));
+        text.one((&format!("{name}_total"), "counter", help), value);
     }
-    let limits = core.admission.all();
-    let by_limit = |value: &dyn Fn(&crate::admission::Limit) -> u64| -> Vec<(String, f64)> {
-        let label = |name: &str| format!("{{limit=\"{name}\"}}");
-        limits
-            .iter()
-            .map(|limit| (label(limit.name()), value(limit) as f64))
-            .collect()
+}
+
+fn limits(core: &Core, text: &mut Text) {
+    let all = core.admission.all();
+    let samples = |value: fn(&Limit) -> u64| {
+        all.iter().map(move |limit| {
+            let label = format!("{{limit=\"{}\"}}", limit.name());
+            (Cow::Owned(label), value(limit) as f64)
+        })
     };
-    family(
-        "limit_used",
-        "gauge",
-        "How much of a limit is used",
-        &by_limit(&|l| l.used()),
-    );
-    family(
-        "limit_max",
-        "gauge",
-        "How much of it there is",
-        &by_limit(&|l| l.max()),
-    );
-    family(
-        "limit_refused_total",
-        "counter",
-        "Requests it refused",
-        &by_limit(&|l| l.refused()),
-    );
-    let levels = core.levels_now();
-    let by_metric = |value: &dyn Fn(&ResourceLevel) -> u64| -> Vec<(String, f64)> {
-        let label = |metric: &str| format!("{{metric=\"{metric}\"}}");
-        levels
-            .iter()
-            .map(|level| (label(&level.resource), value(level) as f64))
-            .collect()
+    let used = ("limit_used", "gauge", "How much of a limit is used");
+    text.family(used, samples(Limit::used));
+    let max = ("limit_max", "gauge", "How much of it there is");
+    text.family(max, samples(Limit::max));
+    let refused = ("limit_refused_total", "counter", "Requests it refused");
+    text.family(refused, samples(Limit::refused));
+}
+
+fn levels(core: &Core, text: &mut Text) {
+    let all = core.levels_now();
+    let samples = |value: fn(&ResourceLevel) -> u64| {
+        all.iter().map(move |level| {
+            let label = format!("{{metric=\"{}\"}}", level.resource);
+            (Cow::Owned(label), value(level) as f64)
+        })
     };
-    family(
-        "level",
-        "gauge",
-        "How near its limit by the capacity plan: 0 ok, 1 warning, 2 critical",
-        &by_metric(&|l| severity(&l.level)),
+    let help = "How near its limit by the capacity plan: 0 ok, 1 warning, 2 critical";
+    text.family(
+        ("level", "gauge", help),
+        samples(|level| severity(&level.level)),
     );
-    family(
-        "level_used",
-        "gauge",
-        "How much of it is used: bytes, a count, or thousandths of a processor",
-        &by_metric(&|l| l.used),
-    );
-    family(
-        "level_limit",
-        "gauge",
-        "How much there may be, in the same unit",
-        &by_metric(&|l| l.limit),
-    );
+    let help = "How much of it is used: bytes, a count, or thousandths of a processor";
+    text.family(("level_used", "gauge", help), samples(|level| level.used));
+    let help = "How much there may be, in the same unit";
+    text.family(("level_limit", "gauge", help), samples(|level| level.limit));
+}
+
+fn gauges(core: &Core, text: &mut Text) {
     let queue = core.store.queue_depth();
-    family(
-        "queue_requests",
-        "gauge",
-        "Batches waiting for the writer",
-        &one(queue.requests as u64),
-    );
-    family(
-        "queue_bytes",
-        "gauge",
-        "Bytes waiting for the writer: payloads, and a little more for each message",
-        &one(queue.bytes as u64),
-    );
-    family(
-        "database_bytes",
-        "gauge",
-        "Main file and log",
-        &one(core.database_bytes()),
-    );
-    family(
-        "database_limit_bytes",
-        "gauge",
-        "What they may reach",
-        &one(core.store.limits().db_bytes_max),
-    );
-    family(
-        "resident_bytes",
-        "gauge",
-        "Memory of the daemon in RAM",
-        &one(resident_bytes().0),
-    );
-    let serving = u64::from(core.health.borrow().serving());
-    family(
-        "serving",
-        "gauge",
-        "1 while the store reads and writes",
-        &one(serving),
-    );
-    let open = u64::from(matches!(*core.tunnel.borrow(), TunnelState::Open { .. }));
-    family(
-        "tunnel_open",
-        "gauge",
-        "1 while clients of the relay reach the daemon",
-        &one(open),
-    );
-    let mut stages = Vec::new();
-    let mut counts = Vec::new();
-    let mut sums = Vec::new();
-    for (stage, latency, _) in core.metrics.stages() {
-        for q in ["0.5", "0.95", "0.99"] {
-            let seconds = latency.quantile_ms(q.parse().unwrap_or_default()) / 1000.0;
-            stages.push((format!("{{stage=\"{stage}\",quantile=\"{q}\"}}"), seconds));
-        }
-        counts.push((
-            format!("_count{{stage=\"{stage}\"}}"),
-            latency.count() as f64,
-        ));
-        sums.push((format!("_sum{{stage=\"{stage}\"}}"), latency.sum_seconds()));
+    let tunnel_open = matches!(*core.tunnel.borrow(), TunnelState::Open { .. });
+    for (name, help, value) in [
+        (
+            "queue_requests",
+            "Batches waiting for the writer",
+            queue.requests as u64,
+        ),
+        (
+            "queue_bytes",
+            "Bytes waiting for the writer: payloads, and a little more for each message",
+            queue.bytes as u64,
+        ),
+        ("database_bytes", "Main file and log", core.database_bytes()),
+        (
+            "database_limit_bytes",
+            "What they may reach",
+            core.store.limits().db_bytes_max,
+        ),
+        (
+            "resident_bytes",
+            "Memory of the daemon in RAM",
+            resident_bytes().now,
+        ),
+        (
+            "serving",
+            "1 while the store reads and writes",
+            u64::from(core.health.borrow().serving()),
+        ),
+        (
+            "tunnel_open",
+            "1 while clients of the relay reach the daemon",
+            u64::from(tunnel_open),
+        ),
+    ] {
+        text.one((name, "gauge", help), value);
     }
-    stages.extend(sums);
-    stages.extend(counts);
-    family(
-        "stage_seconds",
-        "summary",
-        "Latency of a stage since the start",
-        &stages,
-    );
-    text
+}
+
+fn stages(core: &Core, text: &mut Text) {
+    let (mut samples, mut sums, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+    for (stage, latency, _) in core.metrics.stages() {
+        for (name, quantile) in [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)] {
+            let labels = format!("{{stage=\"{stage}\",quantile=\"{name}\"}}");
+            samples.push((Cow::Owned(labels), latency.quantile_ms(quantile) / 1000.0));
+        }
+        let labels = format!("_sum{{stage=\"{stage}\"}}");
+        sums.push((Cow::Owned(labels), latency.sum_seconds()));
+        let labels = format!("_count{{stage=\"{stage}\"}}");
+        counts.push((Cow::Owned(labels), latency.count() as f64));
+    }
+    samples.append(&mut sums);
+    samples.append(&mut counts);
+    let help = "Latency of a stage since the start";
+    text.family(("stage_seconds", "summary", help), samples);
 }

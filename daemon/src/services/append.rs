@@ -34,7 +34,7 @@ use crate::observe::add;
 use crate::status::{deadline_exceeded, draining, invalid, refusal, refusal_of, with_reason};
 
 /// A batch on its way: its request id, and its answer to come.
-type PendingReply = Result<(u64, oneshot::Receiver<BatchResult>), Status>;
+type PendingReply = (u64, oneshot::Receiver<BatchResult>);
 
 pub(super) fn append(
     core: Arc<Core>,
@@ -53,15 +53,22 @@ pub(super) fn append(
         units_max: bytes_max,
         orders: HashMap::new(),
     };
-    let work = stream
-        .run(request.into_inner(), pending)
-        .instrument(Span::current());
-    tokio::spawn(work);
-    Box::pin(ReceiverStream::new(receiver).then(answer))
+    let (end, ended) = oneshot::channel();
+    let work = async move {
+        if let Err(status) = stream.run(request.into_inner(), pending).await {
+            // A client that has left is told nothing.
+            let _ = end.send(status);
+        }
+    };
+    tokio::spawn(work.instrument(Span::current()));
+    // Behind all answers, and not among them: these have room for as many as were asked for.
+    let end = tokio_stream::once(ended)
+        .then(async |ended| ended.await.ok())
+        .filter_map(|status| status.map(Err));
+    Box::pin(ReceiverStream::new(receiver).then(answer).chain(end))
 }
 
-async fn answer(pending: PendingReply) -> Result<AppendResponse, Status> {
-    let (request_id, answer) = pending?;
+async fn answer((request_id, answer): PendingReply) -> Result<AppendResponse, Status> {
     // The sender goes without an answer only when its thread ended by a panic.
     let lost = || BatchResult::Refused(refusal(&StoreError::Closed { why: None }));
     let result = Some(answer.await.unwrap_or_else(|_| lost()));
@@ -164,46 +171,51 @@ struct AppendStream {
 }
 
 impl AppendStream {
+    /// Reads batches until there are no more, or the client is gone.
+    ///
+    /// # Errors
+    /// What ends the stream behind its last answer.
     async fn run(
         mut self,
         mut requests: Streaming<AppendRequest>,
         pending: mpsc::Sender<PendingReply>,
-    ) {
-        let core = Arc::clone(&self.core);
+    ) -> Result<(), Status> {
         loop {
             let request = tokio::select! {
                 biased;
-                () = pending.closed() => return,
-                () = core.drained() => {
-                    let _ = pending.send(Err(draining())).await;
-                    return;
-                }
-                () = passed(self.deadline) => {
-                    let _ = pending.send(Err(deadline_exceeded())).await;
-                    return;
-                }
-                request = requests.message() => request,
+                () = pending.closed() => return Ok(()),
+                ended = self.ended() => return Err(ended),
+                // Malformed, oversized, or the client is gone: the last is told nobody.
+                request = requests.message() => request?,
             };
-            let request = match request {
-                Ok(Some(request)) => request,
-                Ok(None) => return,
-                Err(status) => {
-                    // Malformed, oversized, or the client is gone: the last is told nobody.
-                    let _ = pending.send(Err(status)).await;
-                    return;
-                }
+            let Some(request) = request else {
+                return Ok(());
             };
             let received = Instant::now();
-            let request_id = request.request_id;
             let (sender, receiver) = oneshot::channel();
-            if pending.send(Ok((request_id, receiver))).await.is_err() {
-                return;
+            // A client that does not read its answers keeps the stream here, and no longer than its
+            // deadline or the daemon's stop.
+            let place = tokio::select! {
+                biased;
+                ended = self.ended() => return Err(ended),
+                place = pending.reserve() => place,
+            };
+            match place {
+                Ok(place) => place.send((request.request_id, receiver)),
+                Err(_) => return Ok(()),
             }
             self.enqueue(request, received, sender).await;
-            if let Err(status) = self.evict_idle_sessions() {
-                let _ = pending.send(Err(status)).await;
-                return;
-            }
+            self.evict_idle_sessions()?;
+        }
+    }
+
+    /// Returns when the stream has to end though its client goes on: at its deadline, or when the
+    /// daemon stops.
+    async fn ended(&self) -> Status {
+        tokio::select! {
+            biased;
+            () = self.core.drained() => draining(),
+            () = passed(self.deadline) => deadline_exceeded(),
         }
     }
 

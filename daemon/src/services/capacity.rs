@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use betcode_schema_grpc::history as proto;
 use betcode_schema_grpc::history::capacity_service_server::CapacityService;
+use betcode_service::process;
 use betcode_storage::capacity::planner::memory;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,7 +13,6 @@ use tonic::{Request, Response, Status};
 
 use super::{ResponseStream, plan};
 use crate::core::{Core, session_id};
-use crate::levels;
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::settings::planned_memory_bytes;
 use crate::status::{draining, from_store};
@@ -126,13 +126,13 @@ impl CapacityService for Capacity {
 
 /// Memory beside the plan's formula.
 fn memory(core: &Core) -> proto::MemoryUse {
-    let (resident_bytes, resident_bytes_max) = levels::resident_bytes();
+    let resident = process::resident_bytes();
     let sessions = core.admission.sessions.used();
     let clients = core.admission.clients.used();
     let subprocesses = core.admission.subprocesses.used();
     proto::MemoryUse {
-        resident_bytes,
-        resident_bytes_max,
+        resident_bytes: resident.now,
+        resident_bytes_max: resident.peak,
         base_bytes: core.base_bytes,
         base_bytes_planned: memory::DAEMON_BASE_BYTES.0,
         sessions,

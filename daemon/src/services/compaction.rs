@@ -1,8 +1,6 @@
 //! `betcode.history.v1.CompactionService`.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history as proto;
 use betcode_schema_grpc::history::compaction_service_server::CompactionService;
@@ -12,16 +10,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::ResponseStream;
+use super::{ResponseStream, progress_reporter};
 use crate::convert::{compaction_outcome, compaction_progress, compaction_run};
 use crate::core::{Core, session_id};
-use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS, RUNS_PAGE_MAX};
+use crate::limits::{ANSWERS_AHEAD_MAX, RUNS_PAGE_DEFAULT, RUNS_PAGE_MAX};
 use crate::status::{failed_precondition, from_store, invalid};
 
-/// Runs told when the caller does not say how many.
-const RUNS_DEFAULT: u32 = 100;
-
-/// The service.
+/// Answers `CompactionService` from the store.
 #[derive(Debug, Clone)]
 pub struct Compaction(pub Arc<Core>);
 
@@ -118,7 +113,7 @@ impl CompactionService for Compaction {
         request: Request<proto::CompactionHistoryRequest>,
     ) -> Result<Response<proto::CompactionHistoryResponse>, Status> {
         let limit = match request.into_inner().limit {
-            0 => RUNS_DEFAULT,
+            0 => RUNS_PAGE_DEFAULT,
             limit => limit.min(RUNS_PAGE_MAX),
         };
         let store = self.0.store.clone();
@@ -133,29 +128,15 @@ impl CompactionService for Compaction {
     }
 }
 
-type Answer = Result<proto::RunCompactionResponse, Status>;
-
-/// Compacts, telling how far it is; ends early when the caller leaves or the daemon stops.
+/// Compacts, and reports how far it is; ends early when the caller leaves or the daemon stops.
 fn run(
     core: &Core,
     request: &CompactionRequest,
-    answers: &mpsc::Sender<Answer>,
+    answers: &mpsc::Sender<Result<proto::RunCompactionResponse, Status>>,
 ) -> betcode_storage::Result<Event> {
-    let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
-    let mut told: Option<Instant> = None;
-    let outcome = core.store.compact(request, &mut |progress| {
-        if told.is_none_or(|at| at.elapsed() >= interval) {
-            told = Some(Instant::now());
-            let event = Event::Progress(compaction_progress(progress));
-            // A caller that does not read is told less often; it does not hold the run up.
-            let _ = answers.try_send(Ok(response(event)));
-        }
-        if answers.is_closed() || core.is_draining() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    })?;
+    let event = |progress: &_| response(Event::Progress(compaction_progress(progress)));
+    let mut report = progress_reporter(core, answers, event);
+    let outcome = core.store.compact(request, &mut report)?;
     Ok(Event::Outcome(compaction_outcome(&outcome)))
 }
 

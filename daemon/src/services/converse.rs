@@ -133,7 +133,7 @@ async fn attach(
     let id = opened.session.id.clone();
     let subscription = core.hub.subscribe(id.clone());
     let session = find(&core, &id).await?;
-    subscription.found(session.key);
+    subscription.set_key(session.key);
     let from = opened.from.unwrap_or(session.messages);
     let (store, in_session) = (core.store.clone(), id.clone());
     let context = move || in_context(&store, &in_session, from);

@@ -36,7 +36,7 @@ pub(super) async fn follow(
     let (store, id) = (core.store.clone(), session.clone());
     let found = core.blocking.read(move || store.session(&id)).await;
     let key = found.map_err(|error| from_store(&error))?.key;
-    subscription.found(key);
+    subscription.set_key(key);
     let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     let mut follower = Follower {
         core,

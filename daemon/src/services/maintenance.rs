@@ -1,9 +1,7 @@
 //! `betcode.history.v1.MaintenanceService`.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history as proto;
 use betcode_schema_grpc::history::maintenance_service_server::MaintenanceService;
@@ -13,13 +11,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::ResponseStream;
+use super::{ResponseStream, progress_reporter};
 use crate::convert::{verify_progress, verify_report};
 use crate::core::Core;
-use crate::limits::{ANSWERS_AHEAD_MAX, PROGRESS_INTERVAL_MS};
+use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::status::{from_store, invalid};
 
-/// The service.
+/// Answers `MaintenanceService` from the store.
 #[derive(Debug, Clone)]
 pub struct Maintenance(pub Arc<Core>);
 
@@ -36,10 +34,12 @@ impl MaintenanceService for Maintenance {
         let core = Arc::clone(&self.0);
         let response = |event| proto::VerifyResponse { event: Some(event) };
         self.0.blocking.start_long_job(move || {
-            let tell = |progress: &VerifyProgress| {
+            let event = |progress: &VerifyProgress| {
                 response(verify_response::Event::Progress(verify_progress(progress)))
             };
-            let report = core.store.verify(&mut observer(&core, &answers, tell));
+            let report = core
+                .store
+                .verify(&mut progress_reporter(&core, &answers, event));
             let last = match report {
                 Ok(report) => Ok(response(verify_response::Event::Report(verify_report(
                     report,
@@ -66,12 +66,12 @@ impl MaintenanceService for Maintenance {
         let core = Arc::clone(&self.0);
         let response = |event| proto::BackupResponse { event: Some(event) };
         self.0.blocking.start_long_job(move || {
-            let tell = |progress: &VerifyProgress| {
+            let event = |progress: &VerifyProgress| {
                 response(backup_response::Event::Progress(verify_progress(progress)))
             };
             let copied = core
                 .store
-                .backup(&path, &mut observer(&core, &answers, tell));
+                .backup(&path, &mut progress_reporter(&core, &answers, event));
             let last = match copied {
                 Ok(report) => Ok(response(backup_response::Event::Report(
                     proto::BackupReport {
@@ -86,27 +86,5 @@ impl MaintenanceService for Maintenance {
             let _ = answers.blocking_send(last);
         })?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-/// Tells how far it is now and then; ends the work when the caller leaves or the daemon stops.
-fn observer<T>(
-    core: &Core,
-    answers: &mpsc::Sender<Result<T, Status>>,
-    tell: impl Fn(&VerifyProgress) -> T,
-) -> impl FnMut(&VerifyProgress) -> ControlFlow<()> {
-    let interval = Duration::from_millis(PROGRESS_INTERVAL_MS);
-    let mut told: Option<Instant> = None;
-    move |progress| {
-        if told.is_none_or(|at| at.elapsed() >= interval) {
-            told = Some(Instant::now());
-            // A caller that does not read is told less often; it does not hold the work up.
-            let _ = answers.try_send(Ok(tell(progress)));
-        }
-        if answers.is_closed() || core.is_draining() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
     }
 }

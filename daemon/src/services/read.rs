@@ -11,10 +11,10 @@ use tonic::Status;
 
 use super::ResponseStream;
 use crate::core::{Core, session_id};
-use crate::limits::{ANSWERS_AHEAD_MAX, SLOW_CLIENT_MS};
+use crate::limits::{ANSWERS_AHEAD_MAX, PACE_PAUSE_MS_MAX, SLOW_CLIENT_MS};
 use crate::observe::{add, ms};
 use crate::reading::{Page, Pages, ReadError, frames, is_damage};
-use crate::status::{from_store, out_of_range};
+use crate::status::{beyond_the_end, from_store};
 
 /// The last sequence of a session.
 ///
@@ -39,7 +39,7 @@ pub(super) async fn check_start(core: &Core, session: &SessionId, from: u64) -> 
              earlier",
             last + 1
         );
-        return Err(out_of_range(message));
+        return Err(beyond_the_end(message, last));
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ impl Pace {
     fn next_after(&mut self, bytes: usize) -> Instant {
         if self.bytes_per_second > 0 {
             let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-            self.next = self.next.max(Instant::now()) + takes.min(Duration::from_secs(60));
+            self.next = self.next.max(Instant::now()) + takes.min(ms(PACE_PAUSE_MS_MAX));
         }
         self.next
     }

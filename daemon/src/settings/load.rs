@@ -215,10 +215,7 @@ fn check(parameter: &Parameter, value: &str, origin: &Origin) -> Result<(), Sett
     }
     Err(SettingsError::Value {
         origin: origin.clone(),
-        name: PARAMETERS
-            .iter()
-            .find(|p| p.name == parameter.name)
-            .map_or("", |p| p.name),
+        name: parameter.name,
         value: value.to_owned(),
         takes,
     })

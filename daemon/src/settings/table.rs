@@ -128,7 +128,12 @@ pub const PARAMETERS: &[Parameter] = &[
         "",
         "Certificate chain of the daemon (PEM)",
     )),
-    again(other("tls_key", Kind::Path, "", "Its private key (PEM)")),
+    again(other(
+        "tls_key",
+        Kind::Path,
+        "",
+        "Private key of the daemon (PEM)",
+    )),
     again(other(
         "tls_client_ca",
         Kind::Path,
@@ -157,7 +162,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "relay_address",
         Kind::Text,
         "",
-        "Host and port of the relay's door for daemons; default: as enrolled",
+        "Host and port of the relay's tunnel listener; default: as enrolled",
     ),
     other(
         "relay_folder",
@@ -169,7 +174,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "durability",
         Kind::Choice(&["full", "normal"]),
         "full",
-        "full: answered messages survive power loss; normal: a crash of the process",
+        "full: answered messages survive power loss; normal: they survive a crash of the daemon only",
     ),
     number(
         "max_payload_bytes",
@@ -223,7 +228,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "max_clients",
         "50",
         (1, CLIENTS_MAX_CEILING),
-        "Connections that make requests",
+        "Clients served at once: connections that made a request, and users behind the relay",
     ),
     limit(
         "max_sessions",
@@ -231,7 +236,12 @@ pub const PARAMETERS: &[Parameter] = &[
         (1, SESSIONS_MAX_CEILING),
         "Sessions that are appended to within a minute",
     ),
-    limit("max_followers", "512", (1, 65_536), "Followers"),
+    limit(
+        "max_followers",
+        "512",
+        (1, 65_536),
+        "Follow and Converse streams open at once",
+    ),
     limit(
         "max_in_flight_bytes",
         "67108864",
@@ -242,7 +252,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "max_client_in_flight_bytes",
         "8388608",
         (1 << 16, 1 << 30),
-        "The same for one stream; beyond it, it is read no further",
+        "Unanswered bytes of one append stream; beyond it the stream is not read until answers were sent",
     ),
     limit(
         "max_follower_buffer_bytes",
@@ -272,7 +282,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "agent_arguments",
         Kind::Text,
         "[]",
-        "What it is given before the daemon's own arguments: a JSON list of texts",
+        "Arguments of the agent, before the daemon's own: a JSON list of texts",
     ),
     number(
         "agent_idle_ms",
@@ -308,7 +318,7 @@ pub const PARAMETERS: &[Parameter] = &[
         "compaction_interval_ms",
         "15000",
         (10, HOUR_MS),
-        "Milliseconds between two looks at what is due",
+        "Milliseconds between two checks for what is due",
     ),
     number(
         "compaction_cpu_percent",
@@ -320,13 +330,13 @@ pub const PARAMETERS: &[Parameter] = &[
         "quick_idle_ms",
         "60000",
         (0, 1000 * HOUR_MS),
-        "A session that has paused so long is compacted quickly",
+        "Idle time after which a session gets the fast compaction tier",
     ),
     number(
         "deep_idle_ms",
         "600000",
         (0, 1000 * HOUR_MS),
-        "A session idle so long is compacted deeply",
+        "Idle time after which a session gets the deep compaction tier",
     ),
     again(other(
         "log_filter",

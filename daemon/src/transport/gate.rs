@@ -3,20 +3,21 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::time::timeout_at;
+use betcode_service::body::EndingBody;
+use betcode_service::status::trailers;
+use tokio::time::{sleep_until, timeout_at};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 use tracing::Instrument;
 
 use super::Client;
-use super::drained::WhileServing;
 use crate::core::Core;
-use crate::deadline::{self, KeptByService, Until};
-use crate::observe::add;
+use crate::deadline::{self, KeptByService};
+use crate::limits::DEADLINE_LEAD_MS;
 use crate::observe::trace::TraceId;
+use crate::observe::{add, ms};
 use crate::server::SERVICES;
 use crate::status;
 
@@ -124,7 +125,13 @@ where
             match serving {
                 None => answer,
                 Some(core) => answer.map(|response| {
-                    response.map(|answer| Body::new(WhileServing::new(answer, core)))
+                    // A Watch has told NOT_SERVING by then.
+                    response.map(|answer| {
+                        Body::new(EndingBody::until_idle(answer, async move {
+                            core.stop_told().await;
+                            trailers(&status::draining())
+                        }))
+                    })
                 }),
             }
         };
@@ -132,13 +139,16 @@ where
             None => Box::pin(answer),
             Some(deadline) => Box::pin(async move {
                 // A little before the transport's own timer, which would answer CANCELLED.
-                let at = deadline.checked_sub(Duration::from_millis(1));
+                let at = deadline.checked_sub(ms(DEADLINE_LEAD_MS));
                 let at = at.unwrap_or(deadline);
                 match timeout_at(at.into(), answer).await {
                     Err(_) => Ok(status::deadline_exceeded().into_http()),
-                    Ok(Ok(response)) if !is_kept(&response) => {
-                        Ok(response.map(|answer| Body::new(Until::new(answer, at))))
-                    }
+                    Ok(Ok(response)) if !is_kept(&response) => Ok(response.map(|answer| {
+                        Body::new(EndingBody::until(answer, async move {
+                            sleep_until(at.into()).await;
+                            trailers(&status::deadline_exceeded())
+                        }))
+                    })),
                     Ok(answered) => answered,
                 }
             }),

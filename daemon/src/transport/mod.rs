@@ -1,14 +1,12 @@
 //! Where connections come from: the Unix socket, loopback, mutual TLS.
 
 mod connection;
-mod drained;
 mod gate;
 mod tls;
 mod unix;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -21,14 +19,9 @@ pub use tls::{Tls, TlsError};
 pub use unix::SocketFile;
 
 use crate::core::Core;
-use crate::limits::PREFACE_MS_MAX;
+use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTED_CONNECTIONS_MAX, PREFACE_MS_MAX};
 use crate::observe::{add, ms};
 use connection::Stream;
-
-/// Connections accepted and not yet taken by the server.
-const ACCEPTED_MAX: usize = 64;
-/// Rest after an error of accepting: it may be that there are no file descriptors left.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// Connections on their way to the server.
 pub type Incoming = ReceiverStream<io::Result<Connection>>;
@@ -73,7 +66,7 @@ impl Listener {
     /// Accepts until the receiver is gone. `slots` bounds the connections of all listeners; what
     /// comes beyond is closed at once.
     pub fn incoming(self, core: Arc<Core>, slots: Arc<Semaphore>) -> Incoming {
-        let (sender, receiver) = mpsc::channel(ACCEPTED_MAX);
+        let (sender, receiver) = mpsc::channel(ACCEPTED_CONNECTIONS_MAX);
         tokio::spawn(async move {
             loop {
                 let accepted = tokio::select! {
@@ -84,7 +77,7 @@ impl Listener {
                     Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
-                        tokio::time::sleep(ACCEPT_REST).await;
+                        tokio::time::sleep(ms(ACCEPT_PAUSE_MS)).await;
                         continue;
                     }
                 };

@@ -2,17 +2,18 @@
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use betcode_service::body::EndingBody;
+use betcode_service::status::trailers;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
 use crate::limits::{
@@ -95,10 +96,9 @@ impl LargeBodySlots {
 /// expect of an error. A large one whose reader takes nothing for long is given up.
 #[derive(Debug)]
 pub(super) struct BufferedBody {
-    rest: Arc<Mutex<Unsent>>,
-    /// Looks whether it is read. HTTP/2 does not ask for the next frame before the client has taken
-    /// the last one, so nobody else would.
-    _watch: Option<AbortOnDropHandle<()>>,
+    /// The status that it ends with.
+    pub(super) status: Option<Status>,
+    unsent: EndingBody<Unsent>,
 }
 
 /// What has not been sent of an answer.
@@ -108,8 +108,8 @@ struct Unsent {
     trailers: Option<HeaderMap>,
     /// Of a large answer, until it is sent or its reader gone.
     place: Option<OwnedSemaphorePermit>,
-    /// When its reader last took some of it.
-    taken: Instant,
+    /// When its reader last took some of it; `None` when there is no more.
+    taken: watch::Sender<Option<Instant>>,
 }
 
 impl BufferedBody {
@@ -120,66 +120,41 @@ impl BufferedBody {
         unread: Duration,
     ) -> Self {
         let is_large = place.is_some();
-        let rest = Arc::new(Mutex::new(Unsent {
+        let (sender, taken) = watch::channel(Some(Instant::now()));
+        let status = trailers.as_ref().and_then(Status::from_header_map);
+        let unsent = Unsent {
             data,
             trailers,
             place,
-            taken: Instant::now(),
-        }));
-        let abort_when_unread = abort_when_unread(Arc::downgrade(&rest), unread);
-        Self {
-            rest,
-            _watch: is_large.then(|| AbortOnDropHandle::new(tokio::spawn(abort_when_unread))),
-        }
-    }
-
-    /// The status that it ends with.
-    pub(super) fn status(&self) -> Option<Status> {
-        lock(&self.rest)
-            .trailers
-            .as_ref()
-            .and_then(Status::from_header_map)
-    }
-}
-
-// No code panics while it holds the lock, so a poisoned one is still whole.
-fn lock(rest: &Mutex<Unsent>) -> MutexGuard<'_, Unsent> {
-    rest.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Gives an answer up of which nothing was taken for so long.
-async fn abort_when_unread(rest: Weak<Mutex<Unsent>>, unread: Duration) {
-    loop {
-        let Some(taken) = rest.upgrade().map(|rest| lock(&rest).taken) else {
-            return;
+            taken: sender,
         };
-        sleep_until(taken + unread).await;
-        let Some(rest) = rest.upgrade() else { return };
-        let mut rest = lock(&rest);
-        if rest.taken == taken {
-            rest.give_up(unread);
-            return;
+        let unsent = match is_large {
+            true => EndingBody::until(unsent, given_up(taken, unread)),
+            false => EndingBody::whole(unsent),
+        };
+        Self { status, unsent }
+    }
+}
+
+/// Returns when nothing of an answer was taken for so long, with the trailers that end it then.
+async fn given_up(taken: watch::Receiver<Option<Instant>>, unread: Duration) -> HeaderMap {
+    loop {
+        let Some(last) = *taken.borrow() else {
+            return std::future::pending().await;
+        };
+        sleep_until(last + unread).await;
+        if *taken.borrow() == Some(last) {
+            break;
         }
     }
+    let text = format!(
+        "nothing of its answer was taken for {} s; the rest is given up",
+        unread.as_secs()
+    );
+    trailers(&with_reason(Code::DeadlineExceeded, "TIMEOUT", text))
 }
 
 impl Unsent {
-    fn give_up(&mut self, unread: Duration) {
-        if self.data.is_empty() {
-            return;
-        }
-        self.data = VecDeque::new();
-        self.place = None;
-        let text = format!(
-            "nothing of its answer was taken for {} s; the rest is given up",
-            unread.as_secs()
-        );
-        let mut trailers = HeaderMap::new();
-        // Only metadata that is no header could make this fail, and it has none.
-        let _ = with_reason(Code::DeadlineExceeded, "TIMEOUT", text).add_header(&mut trailers);
-        self.trailers = Some(trailers);
-    }
-
     /// The next piece: small, so that what HTTP/2 holds for a reader is little, and how far he is can
     /// be seen.
     fn piece(&mut self) -> Option<Bytes> {
@@ -188,11 +163,30 @@ impl Unsent {
         if first.is_empty() {
             self.data.pop_front();
         }
-        if self.data.is_empty() {
+        let is_last = self.data.is_empty();
+        if is_last {
             self.place = None;
         }
-        self.taken = Instant::now();
+        self.taken.send_replace((!is_last).then(Instant::now));
         Some(piece)
+    }
+}
+
+impl Body for Unsent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let data = self.piece().map(Frame::data);
+        let frame = data.or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -239,17 +233,13 @@ impl Body for BufferedBody {
     type Error = Status;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut rest = lock(&self.rest);
-        let data = rest.piece().map(Frame::data);
-        let frame = data.or_else(|| rest.trailers.take().map(Frame::trailers));
-        Poll::Ready(frame.map(Ok))
+        Pin::new(&mut self.unsent).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
-        let rest = lock(&self.rest);
-        rest.data.is_empty() && rest.trailers.is_none()
+        self.unsent.is_end_stream()
     }
 }

@@ -10,6 +10,7 @@ use betcode_schema_tunnel::{
     ENROLMENT_ALPN, EnrolmentAnswer, EnrolmentRequest, GreetingError, MachineId, read_greeting,
     write_greeting,
 };
+use betcode_service::hex;
 use ring::digest::{SHA256, digest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -190,7 +191,7 @@ struct Pinned {
 impl Pinned {
     fn matches(&self, certificate: &CertificateDer<'_>) -> bool {
         let found = digest(&SHA256, certificate);
-        let found: String = found.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let found = hex::encode(found.as_ref());
         found.starts_with(&self.pin)
     }
 }

@@ -1,11 +1,10 @@
 //! The folder of an enrolment: at which relay this machine is known, and by which key.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::private_file;
 use serde::{Deserialize, Serialize};
 
 use super::tls::{TunnelTls, TunnelTlsError};
@@ -22,7 +21,7 @@ const KEY: &str = "machine.key";
 pub struct Enrolment {
     /// The machine's id.
     pub machine: MachineId,
-    /// Host and port of the relay's door for daemons.
+    /// Host and port of the relay's tunnel listener.
     pub relay_address: String,
     /// A name of the relay's certificate.
     pub relay_name: String,
@@ -73,11 +72,7 @@ impl EnrolmentFolder {
     /// # Errors
     /// [`FolderError::Io`].
     pub fn save(&self, about: &Enrolment, enrolled: &Enrolled) -> Result<(), FolderError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.0)
-            .map_err(self.io("."))?;
+        private_file::create_private_folder(&self.0).map_err(self.io("."))?;
         let text = serde_json::to_string_pretty(about).map_err(|error| FolderError::Malformed {
             path: self.0.join(ABOUT),
             why: error.to_string(),
@@ -88,7 +83,7 @@ impl EnrolmentFolder {
             (AUTHORITY, &enrolled.authority),
             (ABOUT, &text),
         ] {
-            replace(&self.0, name, text.as_bytes()).map_err(self.io(name))?;
+            private_file::replace(&self.0.join(name), text.as_bytes()).map_err(self.io(name))?;
         }
         Ok(())
     }
@@ -137,25 +132,6 @@ impl EnrolmentFolder {
             source,
         }
     }
-}
-
-/// Replaces a file (0600): after a crash the old or the new one is there, never a part.
-fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let new = folder.join(format!(".{name}.new"));
-    // What a crash left there may be readable by others.
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, folder.join(name))?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::idempotency::IdempotentCalls;
+use super::redial::Redial;
 use super::serve::serve;
 use super::{TunnelOptions, TunnelTls};
 
@@ -177,7 +178,7 @@ impl TunnelTask {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut failures = 0;
+        let mut redial = Redial::new(&self.options);
         // A tunnel that is served until the next one is open.
         let mut old: Option<CancellationToken> = None;
         while !self.stop.is_cancelled() {
@@ -198,14 +199,11 @@ impl TunnelTask {
                     let leave = self.stop.child_token();
                     let served = self.serve_until_left(stream, service.clone(), leave.clone());
                     let ended = served.await;
-                    // A tunnel that does not last is no better than one that does not open.
-                    if opened.elapsed() >= self.options.backoff.last {
-                        failures = 0;
-                    }
+                    redial.opened_for(opened.elapsed());
                     match ended {
                         FinalStatus::GoAway(GoAway::Drain) => {
-                            failures += 1;
-                            ("the relay restarts".to_owned(), self.pause(failures))
+                            redial.relay_restarts();
+                            ("the relay restarts".to_owned(), redial.pause())
                         }
                         FinalStatus::Moved => {
                             tracing::info!("another relay is this machine's now");
@@ -220,16 +218,10 @@ impl TunnelTask {
                             let why = "the relay no longer accepts this machine".to_owned();
                             (why, self.options.replaced_pause)
                         }
-                        FinalStatus::Connection(why) => {
-                            failures += 1;
-                            (why, self.pause(failures))
-                        }
+                        FinalStatus::Connection(why) => (why, redial.pause()),
                     }
                 }
-                Err(error) => {
-                    failures += 1;
-                    (error.to_string(), self.pause(failures))
-                }
+                Err(error) => (error.to_string(), redial.pause()),
             };
             if self.stop.is_cancelled() {
                 break;
@@ -242,12 +234,6 @@ impl TunnelTask {
             }
         }
         self.state.send_replace(TunnelState::Stopped);
-    }
-
-    fn pause(&self, failures: u32) -> Duration {
-        // A version 4 id is as random as the system can be; its low half has no fixed bits but two.
-        let random = uuid::Uuid::new_v4().as_u64_pair().1 << 2;
-        self.options.backoff.pause(failures, random)
     }
 
     async fn serve_until_left<S, B>(
@@ -419,6 +405,45 @@ mod tests {
             let longer = |state: &TunnelState| matches!(state, TunnelState::Waiting { pause, .. } if *pause > 30 * FIRST);
             let waited = tokio::time::timeout(Duration::from_secs(30), state.wait_for(longer));
             waited.await.expect("the pauses stay short").unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_restarts_is_dialled_again_after_short_pauses() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _: Hello = read_greeting(&mut stream).await.unwrap();
+            let (relay_id, epoch) = ("r".to_owned(), 1);
+            let welcome = Welcome::Accepted { relay_id, epoch };
+            write_greeting(&mut stream, &welcome).await.unwrap();
+            drop(listener);
+            drain(stream).await;
+        });
+        let mut options = TunnelOptions::new(address, "m-1".parse().unwrap());
+        options.backoff = Backoff {
+            first: FIRST,
+            last: Duration::from_secs(3600),
+        };
+        options.restart_pause_max = 20 * FIRST;
+        let service = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        let tunnel = Tunnel::hold(options, service);
+        let mut state = tunnel.state();
+        let (mut waits, begun) = (0, Instant::now());
+        while waits < 30 {
+            let changed = tokio::time::timeout(Duration::from_secs(10), state.changed()).await;
+            changed.expect("it waits for long").unwrap();
+            if let TunnelState::Waiting { pause, .. } = &*state.borrow_and_update() {
+                assert!(
+                    *pause <= 20 * FIRST,
+                    "{pause:?} after {:?}",
+                    begun.elapsed()
+                );
+                waits += 1;
+            }
         }
     }
 }

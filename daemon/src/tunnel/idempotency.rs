@@ -4,7 +4,7 @@
 //! Such a request carries an idempotency key. The first of a key is carried out to its end, even
 //! when the connection breaks under it; a later one waits for that end and gets the same status.
 //! So many are carried out at once, and none for ever: a stream that has no end is given up.
-//! An answer is whole before any of it goes out; one that is large waits for one of a few execution_slots,
+//! An answer is whole before any of it goes out; one that is large waits for one of a few slots,
 //! which it keeps until the last of it is sent, or its reader takes nothing for long.
 //! Another request of the same key is refused: told as a repeat, it would count as done.
 //! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
@@ -30,14 +30,11 @@ use tower::{Service, ServiceExt};
 
 use super::buffered_body::{BufferBodyError, LargeBodySlots, buffer_body};
 use crate::limits::{
-    IDEMPOTENT_ANSWER_BYTES_MAX, IDEMPOTENT_BEGIN_MS_MAX, IDEMPOTENT_END_MS_MAX,
-    IDEMPOTENT_LARGE_MAX, IDEMPOTENT_MAX, IDEMPOTENT_SMALL_BYTES_MAX,
+    IDEMPOTENCY_KEYS_MAX, IDEMPOTENT_ANSWER_BYTES_MAX, IDEMPOTENT_BEGIN_MS_MAX,
+    IDEMPOTENT_END_MS_MAX, IDEMPOTENT_LARGE_MAX, IDEMPOTENT_MAX, IDEMPOTENT_SMALL_BYTES_MAX,
 };
 use crate::observe::ms;
 use crate::status::{exhausted, internal, out_of_range, with_reason};
-
-/// Keys of requests that have ended which are remembered; the oldest give way. Ten times what one machine's buffer holds.
-const KEYS_MAX: usize = 10_000;
 
 /// Bytes of a request that may come more than once: what a relay keeps at most.
 const REQUEST_BYTES_MAX: usize = 1_000_000;
@@ -218,7 +215,7 @@ impl Completion {
         self.told.send_replace(Some((code, text.to_owned())));
         let mut memory = self.calls.lock();
         memory.ended.push_back(self.key.clone());
-        while memory.ended.len() > KEYS_MAX {
+        while memory.ended.len() > IDEMPOTENCY_KEYS_MAX {
             if let Some(oldest) = memory.ended.pop_front() {
                 memory.by_key.remove(&oldest);
             }
@@ -260,7 +257,7 @@ where
     };
     let status = match Status::from_header_map(&head.headers) {
         Some(status) => Some(status),
-        None => body.status(),
+        None => body.status.clone(),
     };
     if let Some(status) = status {
         done.complete(status.code(), status.message());

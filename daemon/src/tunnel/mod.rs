@@ -15,25 +15,25 @@
 //! 1. Dial, with TLS that proves both sides, and greet.
 //! 2. Serve HTTP/2 on the connection: the relay is its client, the daemon's own services answer.
 //! 3. When the relay says *go away* because it restarts, dial anew after a moment and let calls under
-//!    way finish on the old connection. When a newer tunnel of the same machine took over, leave it
+//!    way finish on the old connection; while it restarts, pauses stay short. When a newer tunnel of the same machine took over, leave it
 //!    the machine for a while.
 //! 4. When the connection breaks, dial again after a jittered pause. It grows until a tunnel has
 //!    lasted as long as the longest one.
 
 mod attach;
-mod backoff;
 mod buffered_body;
 mod enrol;
 mod folder;
 mod hold;
 mod idempotency;
 mod options;
+mod redial;
 mod serve;
 mod tls;
 mod users;
 
 pub(crate) use attach::{attach, renew};
-pub use backoff::Backoff;
+pub use betcode_service::backoff::Backoff;
 pub use enrol::{Enrolled, EnrolmentError, enrol};
 pub use folder::{Enrolment, EnrolmentFolder, FolderError};
 pub use hold::{Tunnel, TunnelState};

@@ -5,11 +5,18 @@ use std::time::Duration;
 use betcode_schema_tunnel::MachineId;
 
 use super::{Backoff, TunnelTls};
+use crate::limits::{
+    TUNNEL_CALLS_MAX, TUNNEL_DIAL_MS_MAX, TUNNEL_KEEPALIVE_INTERVAL_MS,
+    TUNNEL_KEEPALIVE_TIMEOUT_MS, TUNNEL_PAUSE_MS_MAX, TUNNEL_PAUSE_MS_MIN, TUNNEL_PLACE_CHECK_MS,
+    TUNNEL_REPLACED_PAUSE_MS, TUNNEL_RESTART_MS_MAX, TUNNEL_RESTART_PAUSE_MS_MAX,
+    TUNNEL_STREAM_WINDOW_BYTES,
+};
+use crate::observe::ms;
 
 /// Settings of a tunnel. Start from [`TunnelOptions::new`] and change what differs.
 #[derive(Clone, Debug)]
 pub struct TunnelOptions {
-    /// Host and port of the relay's door for daemons.
+    /// Host and port of the relay's tunnel listener.
     pub relay_address: String,
     /// Machine that this daemon serves.
     pub machine: MachineId,
@@ -17,6 +24,10 @@ pub struct TunnelOptions {
     pub tls: Option<TunnelTls>,
     /// Pauses between attempts.
     pub backoff: Backoff,
+    /// Longest pause between attempts while the relay restarts, as it said when it sent the daemon away.
+    pub restart_pause_max: Duration,
+    /// How long after that the relay counts as restarting.
+    pub restart_max: Duration,
     /// Pause after a newer tunnel of this machine took over: two daemons of one machine must not
     /// take it from each other all the time.
     pub replaced_pause: Duration,
@@ -45,16 +56,18 @@ impl TunnelOptions {
             machine,
             tls: None,
             backoff: Backoff {
-                first: Duration::from_millis(200),
-                last: Duration::from_secs(30),
+                first: ms(TUNNEL_PAUSE_MS_MIN),
+                last: ms(TUNNEL_PAUSE_MS_MAX),
             },
-            replaced_pause: Duration::from_secs(60),
-            place_check: Duration::from_secs(60),
-            keepalive_interval: Duration::from_secs(20),
-            keepalive_timeout: Duration::from_secs(10),
-            dial_timeout: Duration::from_secs(10),
-            calls_max: 512,
-            stream_window_bytes: 128 << 10,
+            restart_pause_max: ms(TUNNEL_RESTART_PAUSE_MS_MAX),
+            restart_max: ms(TUNNEL_RESTART_MS_MAX),
+            replaced_pause: ms(TUNNEL_REPLACED_PAUSE_MS),
+            place_check: ms(TUNNEL_PLACE_CHECK_MS),
+            keepalive_interval: ms(TUNNEL_KEEPALIVE_INTERVAL_MS),
+            keepalive_timeout: ms(TUNNEL_KEEPALIVE_TIMEOUT_MS),
+            dial_timeout: ms(TUNNEL_DIAL_MS_MAX),
+            calls_max: TUNNEL_CALLS_MAX,
+            stream_window_bytes: TUNNEL_STREAM_WINDOW_BYTES,
         }
     }
 }

@@ -21,11 +21,8 @@ use tower::{Service, ServiceExt};
 
 use super::TunnelOptions;
 use super::idempotency::IdempotentCalls;
+use crate::limits::TUNNEL_RESETS_PENDING_MAX;
 use crate::status::unimplemented;
-
-/// Cancelled streams that hyper may hold unprocessed before it closes the connection, its protection
-/// against rapid resets. High, because one tunnel carries many clients.
-const RESETS_PENDING_MAX: usize = 4096;
 
 /// Serves until the connection ends. The reason that the relay gives for leaving is told through
 /// `told` at once; the calls under way go on.
@@ -72,8 +69,8 @@ where
         .initial_connection_window_size(window)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_concurrent_streams(options.calls_max)
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(RESETS_PENDING_MAX)
+        .max_pending_accept_reset_streams(TUNNEL_RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(TUNNEL_RESETS_PENDING_MAX)
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
         .serve_connection(TokioIo::new(stream), serving);

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
+use betcode_test_support::proc::resident_bytes_of;
 use tonic::transport::Channel;
 
 use super::connect;
@@ -96,15 +97,7 @@ impl Process {
 
     /// Memory in RAM, bytes: now, and the most it ever was.
     pub(crate) fn resident_bytes(&self) -> (u64, u64) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let of = |name: &str| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .unwrap();
-            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-        };
-        (of("VmRSS:"), of("VmHWM:"))
+        resident_bytes_of(self.pid())
     }
 }
 

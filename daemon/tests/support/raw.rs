@@ -21,8 +21,22 @@ pub(crate) struct Raw {
 impl Raw {
     /// Opens a connection and sends the request's headers.
     pub(crate) async fn begin(socket: &Path, method: &str, timeout: Option<&str>) -> Self {
+        Self::begin_with_window(socket, method, timeout, 65_535).await
+    }
+
+    /// The same, with room for so many bytes of the answer until they are read.
+    pub(crate) async fn begin_with_window(
+        socket: &Path,
+        method: &str,
+        timeout: Option<&str>,
+        window_bytes: u32,
+    ) -> Self {
         let stream = UnixStream::connect(socket).await.unwrap();
-        let (h2, connection) = h2::client::handshake(stream).await.unwrap();
+        let (h2, connection) = h2::client::Builder::new()
+            .initial_window_size(window_bytes)
+            .handshake(stream)
+            .await
+            .unwrap();
         let driving = tokio::spawn(connection);
         let mut h2 = h2.ready().await.unwrap();
         let request = http::Request::post(format!("http://daemon{method}"))

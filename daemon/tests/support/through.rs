@@ -48,7 +48,7 @@ impl Through {
         let mut child = command
             .args(["serve", "--client-listen", "127.0.0.1:0"])
             .args(["--tunnel-listen", "127.0.0.1:0"])
-            .env("RUST_LOG", "error")
+            .env("BETCODE_RELAY_LOG_FILTER", "error")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

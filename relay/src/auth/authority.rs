@@ -6,9 +6,10 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use betcode_schema_tunnel::{MACHINE_DOMAIN, MachineId};
+use betcode_service::private_file;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -17,7 +18,7 @@ use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::{files, limits};
+use crate::limits;
 
 /// Where the relay keeps what must survive it.
 #[derive(Debug, Clone)]
@@ -173,7 +174,7 @@ impl StateFolder {
     }
 
     fn write(&self, path: &Path, text: &str) -> Result<(), StateError> {
-        files::replace(path, text.as_bytes()).map_err(|source| StateError::Io {
+        private_file::replace(path, text.as_bytes()).map_err(|source| StateError::Io {
             path: path.to_owned(),
             source,
         })
@@ -194,7 +195,7 @@ impl StateFolder {
         }
         // Before anything is written, so that a name which cannot be leaves nothing behind.
         self.server_names(names)?;
-        files::create_private_folder(&self.0).map_err(|source| StateError::Io {
+        private_file::create_private_folder(&self.0).map_err(|source| StateError::Io {
             path: self.0.clone(),
             source,
         })?;
@@ -268,8 +269,8 @@ impl StateFolder {
         let mut params = named(machine.as_str());
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![alt_name(&machine.certificate_name()).map_err(bad)?];
-        params.not_before = (now - limits::CERTIFICATE_BACKDATE).into();
-        params.not_after = (now + limits::MACHINE_CERTIFICATE_LIFE).into();
+        params.not_before = (now - Duration::from_secs(limits::CERTIFICATE_BACKDATE_S)).into();
+        params.not_after = (now + Duration::from_secs(limits::MACHINE_CERTIFICATE_LIFE_S)).into();
         request.params = params;
         let certificate = request.signed_by(&self.issuer()?).map_err(bad)?;
         Ok(certificate.pem())
@@ -333,7 +334,7 @@ pub fn read_machine_certificate(der: &[u8]) -> Option<MachineCertificate> {
         return None;
     }
     let from_s = certificate.validity().not_before.timestamp();
-    let backdate_s = limits::CERTIFICATE_BACKDATE.as_secs();
+    let backdate_s = limits::CERTIFICATE_BACKDATE_S;
     Some(MachineCertificate {
         machine,
         issued_s: u64::try_from(from_s).unwrap_or(0) + backdate_s,

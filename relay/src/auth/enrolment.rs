@@ -1,4 +1,4 @@
-//! Enrolment: a one-time code lets one machine have its key certified, once.
+//! PendingCode: a one-time code lets one machine have its key certified, once.
 //!
 //! The file holds digests of codes, never codes. A command and the relay both write it, under a
 //! lock, and a code is struck off before its certificate is made: used once, or not at all.
@@ -8,26 +8,22 @@ use std::io;
 use std::path::PathBuf;
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::{hex, private_file};
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::{files, limits};
-
-/// Random bytes of a code.
-const CODE_BYTES: usize = 16;
-/// Bytes of the authority's digest that go with a code, by which a machine knows the relay.
-const PIN_BYTES: usize = 16;
+use crate::limits;
 
 /// The file of codes that were not used yet.
 #[derive(Debug, Clone)]
 pub struct Enrolments(PathBuf);
 
 #[derive(Default, Serialize, Deserialize)]
-struct Pending(BTreeMap<String, Enrolment>);
+struct Pending(BTreeMap<String, PendingCode>);
 
 #[derive(Serialize, Deserialize)]
-struct Enrolment {
+struct PendingCode {
     machine: MachineId,
     /// Until when the code counts, Unix seconds.
     until_s: u64,
@@ -52,20 +48,26 @@ impl Enrolments {
         authority_der: &[u8],
         now_s: u64,
     ) -> io::Result<String> {
-        let mut code = [0; CODE_BYTES];
+        let mut code = [0; limits::ENROLMENT_CODE_BYTES];
         let random = SystemRandom::new().fill(&mut code);
         random.map_err(|_| io::Error::other("the system gives no random bytes"))?;
-        let secret = hex(&code);
+        let secret = hex::encode(&code);
         self.change(|pending| {
             pending.retain(|_, old| old.machine != *machine && old.until_s >= now_s);
-            let enrolment = Enrolment {
+            let enrolment = PendingCode {
                 machine: machine.clone(),
                 until_s: now_s + limits::ENROLMENT_LIFE_S,
             };
-            pending.insert(hex(digest(&SHA256, secret.as_bytes()).as_ref()), enrolment);
+            pending.insert(
+                hex::encode(digest(&SHA256, secret.as_bytes()).as_ref()),
+                enrolment,
+            );
         })?;
         let pin = digest(&SHA256, authority_der);
-        Ok(format!("{secret}-{}", hex(&pin.as_ref()[..PIN_BYTES])))
+        Ok(format!(
+            "{secret}-{}",
+            hex::encode(&pin.as_ref()[..limits::ENROLMENT_PIN_BYTES])
+        ))
     }
 
     /// Uses a code up. `None` when there is no such code for this machine, or its time is over.
@@ -75,7 +77,7 @@ impl Enrolments {
     pub fn take(&self, machine: &MachineId, code: &str, now_s: u64) -> io::Result<Option<()>> {
         let secret = code.split('-').next().unwrap_or_default();
         // Looked up by digest: how long that takes says nothing about codes.
-        let key = hex(digest(&SHA256, secret.as_bytes()).as_ref());
+        let key = hex::encode(digest(&SHA256, secret.as_bytes()).as_ref());
         // Anybody may guess: only a code that is there is worth the lock.
         let (pending, _) = self.read()?;
         if pending
@@ -98,14 +100,14 @@ impl Enrolments {
 
     fn change<T>(
         &self,
-        change: impl FnOnce(&mut BTreeMap<String, Enrolment>) -> T,
+        change: impl FnOnce(&mut BTreeMap<String, PendingCode>) -> T,
     ) -> io::Result<T> {
-        let _lock = files::lock(&self.0)?;
+        let _lock = private_file::lock(&self.0)?;
         let (mut pending, text) = self.read()?;
         let changed = change(&mut pending.0);
         let new = serde_json::to_vec_pretty(&pending)?;
         if new != text {
-            files::replace(&self.0, &new)?;
+            private_file::replace(&self.0, &new)?;
         }
         Ok(changed)
     }
@@ -119,10 +121,6 @@ impl Enrolments {
         };
         Ok((serde_json::from_slice(&text)?, text))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -162,7 +160,7 @@ mod tests {
         let code = enrolments.issue(&a, b"authority", 100).unwrap();
         let written = || std::fs::metadata(&path).unwrap().ino();
         let before = written();
-        let _held = files::lock(&path).unwrap();
+        let _held = private_file::lock(&path).unwrap();
         assert_eq!(enrolments.take(&a, "guess", 100).unwrap(), None);
         assert_eq!(enrolments.take(&b, &code, 100).unwrap(), None);
         assert_eq!(written(), before);

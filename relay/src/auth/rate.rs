@@ -45,7 +45,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         // No code panics while it holds the lock, so a poisoned one is still whole.
         let mut buckets = self.buckets.lock().unwrap_or_else(|e| e.into_inner());
         if buckets.len() >= limits::RATE_KEYS_MAX && !buckets.contains_key(key) {
-            self.make_room(&mut buckets, now);
+            self.drop_idle(&mut buckets, now);
         }
         let bucket = buckets.entry(key.clone()).or_insert(Bucket {
             tokens: self.rate.burst,
@@ -63,7 +63,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     /// Drops the buckets that are full again, as they say nothing, and if that is not enough those
     /// that were idle the longest: never one that is being emptied. Many at once, so that not
     /// every new key looks through all of them.
-    fn make_room(&self, buckets: &mut HashMap<K, Bucket>, now: Instant) {
+    fn drop_idle(&self, buckets: &mut HashMap<K, Bucket>, now: Instant) {
         buckets.retain(|_, bucket| bucket.tokens_at(self.rate, now) < self.rate.burst);
         let most = limits::RATE_KEYS_MAX - limits::RATE_KEYS_DROPPED;
         let Some(last) = buckets.len().checked_sub(most + 1) else {

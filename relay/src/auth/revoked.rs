@@ -7,10 +7,11 @@ use std::io;
 use std::path::Path;
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::private_file;
 use serde::{Deserialize, Serialize};
 
 use super::Claims;
-use crate::{files, limits};
+use crate::limits;
 
 /// What was revoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +47,11 @@ impl Revocations {
     /// # Errors
     /// When it cannot be read or written; the old one is whole then.
     pub fn change(path: &Path, now_s: u64, change: impl FnOnce(&mut Self)) -> io::Result<()> {
-        let _lock = files::lock(path)?;
+        let _lock = private_file::lock(path)?;
         let mut revoked = Self::load(path)?;
         change(&mut revoked);
         revoked.tokens.retain(|_, end_s| *end_s >= now_s);
-        files::replace(path, &serde_json::to_vec_pretty(&revoked)?)
+        private_file::replace(path, &serde_json::to_vec_pretty(&revoked)?)
     }
 
     /// Revokes all of a user's tokens issued until `now_s`.

@@ -32,17 +32,41 @@ pub struct Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// There is none.
-    #[error("no token: send `authorization: Bearer <token>`")]
+    #[error("there is no token")]
     Missing,
     /// Not a token of this relay: malformed, wrongly signed, or of another kind.
-    #[error("the token is not valid here; ask the relay's operator for one")]
+    #[error("the token is not valid here")]
     Invalid,
     /// Its time is over.
-    #[error("the token has expired; get a new one")]
+    #[error("the token has expired")]
     Expired,
     /// It, or its user's tokens, were revoked.
-    #[error("the token was revoked; ask the relay's operator for a new one")]
+    #[error("the token was revoked")]
     Revoked,
+}
+
+impl InvalidToken {
+    /// What programs tell it by.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "TOKEN_MISSING",
+            Self::Invalid => "TOKEN_INVALID",
+            Self::Expired => "TOKEN_EXPIRED",
+            Self::Revoked => "TOKEN_REVOKED",
+        }
+    }
+
+    /// What to try.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Missing => "send `authorization: Bearer <token>`",
+            Self::Invalid => "ask the relay's operator for one",
+            Self::Expired => "get a new one",
+            Self::Revoked => "ask the relay's operator for a new one",
+        }
+    }
 }
 
 /// Whether this can be the id of a token that was issued here.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use betcode_schema_tunnel::{MachineId, metadata};
+use betcode_service::backoff::Backoff;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full, Limited};
 use tonic::Code;
@@ -217,9 +218,12 @@ impl Deliverer {
 }
 
 fn pause_after(in_vain: u32) -> Duration {
-    let doubled = 2_u64.saturating_pow(in_vain.saturating_sub(1).min(31));
-    let pause_ms = limits::DELIVERY_RETRY_MS_MIN.saturating_mul(doubled);
-    Duration::from_millis(pause_ms.min(limits::DELIVERY_RETRY_MS_MAX))
+    let backoff = Backoff {
+        first: Duration::from_millis(limits::DELIVERY_RETRY_MS_MIN),
+        last: Duration::from_millis(limits::DELIVERY_RETRY_MS_MAX),
+    };
+    // Not at random: one machine's requests go one at a time anyway.
+    backoff.bound(in_vain)
 }
 
 /// Makes the call and waits for all of its answer, of which only the status counts.

@@ -128,7 +128,7 @@ impl EmbeddedBuffer {
 }
 
 /// Removes sessions until the buffer is dropped. Those that cannot be removed, as on a full disk, are
-/// tried again now and then: until then they take room in the store.
+/// tried again now and then: until then they take space in the store.
 fn remove_sessions(
     sessions: &mpsc::Receiver<SessionId>,
     retry_after: Duration,

@@ -118,7 +118,7 @@ pub enum BufferError {
         /// The bound.
         requests_max: usize,
     },
-    /// The relay's room is used up.
+    /// The whole buffer is full.
     #[error("the relay's buffer is full ({what}); try again later")]
     Full {
         /// The bound that is reached.
@@ -147,8 +147,8 @@ pub enum BufferError {
         /// What is wrong with it.
         why: String,
     },
-    /// The disk, or the room that the buffer's store may take, is full.
-    #[error("the relay's buffer has no room: {why}")]
+    /// The disk, or the space that the buffer's store may take, is full.
+    #[error("the relay's buffer has no space: {why}")]
     NoSpace {
         /// What is full: for operators, not for callers.
         why: String,

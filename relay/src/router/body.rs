@@ -1,16 +1,19 @@
-//! The bodies that pass through: each frame is taken from one side when the other side has room,
+//! The bodies that pass through: each frame is taken from one side when the other side can take it,
 //! so what a slow reader leaves waiting is bounded by HTTP/2's windows.
 
+use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use betcode_service::body::EndingBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::join::Joined;
@@ -20,7 +23,7 @@ use crate::tunnel::{self, CallPermit};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request's body stopped before its end; decides what the caller is told.
+/// Why a request's body stopped before its end; decides the status that the caller gets.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict(OnceLock<Status>);
 
@@ -53,6 +56,7 @@ pub(crate) struct LiveBody {
     pub(crate) from_client: Joined<Incoming>,
     pub(crate) meter: MessageMeter,
     pub(crate) verdict: Arc<Verdict>,
+    pub(crate) activity: Arc<Activity>,
     /// Cancelled when nobody waits for the answer any more; taken when the body is first asked.
     pub(crate) begins: Option<CancellationToken>,
     /// Completes with it.
@@ -93,12 +97,13 @@ impl Body for TunnelBody {
 impl LiveBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(over) = self.begins.take() {
-            tunnel::begins(&over);
+            tunnel::register_body_start(&over);
         }
         if self.abandoned.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(cancelled())));
         }
         let frame = std::task::ready!(Pin::new(&mut self.from_client).poll_frame(cx));
+        self.activity.note();
         Poll::Ready(match frame {
             Some(Ok(frame)) => match frame.data_ref().map(|data| self.meter.pass(data)) {
                 Some(Err(refused)) => {
@@ -117,112 +122,82 @@ impl LiveBody {
 pub(crate) enum RelayBody {
     /// The relay's own.
     Own(tonic::body::Body),
-    /// A daemon's.
-    Through(ThroughBody),
+    /// A daemon's. It ends with trailers in any case: when the call has to end, the relay writes the
+    /// ones that the daemon no longer can.
+    Through(EndingBody<DaemonBody>),
 }
 
-/// A daemon's answer. It ends with trailers in any case: when the tunnel breaks or the call has to
-/// end, the relay writes the ones that the daemon no longer can.
-pub(crate) struct ThroughBody {
-    answer: Arc<Mutex<Answer>>,
-    /// Ends the answer when it is time. HTTP/2 does not ask for the next frame before the client
-    /// has taken the last one, so a client that does not read would keep its call for ever.
-    _watch: Option<AbortOnDropHandle<()>>,
-}
-
-/// What is under way of an answer.
-pub(crate) struct Answer {
-    pub(crate) from_daemon: Option<Joined<Incoming>>,
+/// A daemon's answer, and what is under way as long as it is. When the tunnel breaks, it ends with
+/// trailers of the relay's.
+pub(crate) struct DaemonBody {
+    pub(crate) from_daemon: Joined<Incoming>,
     pub(crate) verdict: Arc<Verdict>,
+    pub(crate) activity: Arc<Activity>,
+    /// Cancelled when the relay stops.
+    pub(crate) stop: CancellationToken,
     /// Ends the request's body when the answer is over or unwanted.
-    pub(crate) abandon: Option<DropGuard>,
+    pub(crate) _abandon: DropGuard,
     /// Counts the call as under way until its answer is over.
-    pub(crate) permit: Option<CallPermit>,
-    /// What the client is told instead of the rest.
-    pub(crate) ended: Option<Status>,
-    /// Who waits for the next frame.
-    pub(crate) reader: Option<Waker>,
+    pub(crate) _permit: CallPermit,
 }
 
-impl ThroughBody {
-    /// Passes an answer on until `end`, which says with what.
-    pub(crate) fn until(
-        answer: Answer,
-        end: impl Future<Output = Status> + Send + 'static,
-    ) -> Self {
-        let has_ended = answer.is_end_stream();
-        let answer = Arc::new(Mutex::new(answer));
-        let watched = Arc::downgrade(&answer);
-        let watch = async move {
-            let ended = end.await;
-            if let Some(answer) = watched.upgrade() {
-                lock(&answer).end(ended);
-            }
-        };
-        Self {
-            answer,
-            _watch: (!has_ended).then(|| AbortOnDropHandle::new(tokio::spawn(watch))),
-        }
-    }
-}
+impl Body for DaemonBody {
+    type Data = Bytes;
+    type Error = Infallible;
 
-// No code panics while it holds the lock, so a poisoned one is still whole.
-fn lock(answer: &Mutex<Answer>) -> MutexGuard<'_, Answer> {
-    answer.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-impl Answer {
-    fn end(&mut self, status: Status) {
-        if self.from_daemon.is_none() {
-            return;
-        }
-        self.finish();
-        self.ended = Some(status);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-
-    fn finish(&mut self) {
-        self.from_daemon = None;
-        self.abandon = None;
-        self.permit = None;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.from_daemon).poll_frame(cx));
+        self.activity.note();
+        Poll::Ready(frame.map(|frame| {
+            Ok(frame.unwrap_or_else(|error| {
+                let verdict = self.verdict.get();
+                let stopping = self.stop.is_cancelled();
+                let ended = verdict.unwrap_or_else(|| status::of_broken_tunnel(&error, stopping));
+                Frame::trailers(status::trailers(&ended))
+            }))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.from_daemon {
-            Some(from_daemon) => from_daemon.is_end_stream(),
-            None => self.ended.is_none(),
+        self.from_daemon.is_end_stream()
+    }
+}
+
+/// When something of a call last passed, in either direction.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    begun: Instant,
+    /// Milliseconds from then to the last frame.
+    last_ms: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            last_ms: AtomicU64::new(0),
         }
     }
+}
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        if let Some(ended) = self.ended.take() {
-            return Poll::Ready(Some(Frame::trailers(status::trailers(&ended))));
-        }
-        let Some(from_daemon) = &mut self.from_daemon else {
-            return Poll::Ready(None);
-        };
-        match Pin::new(from_daemon).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if frame.is_trailers() {
-                    self.finish();
-                }
-                Poll::Ready(Some(frame))
-            }
-            Poll::Ready(None) => {
-                self.finish();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let verdict = self.verdict.get();
-                let ended = verdict.unwrap_or_else(|| status::of_broken_tunnel(&error));
-                self.finish();
-                Poll::Ready(Some(Frame::trailers(status::trailers(&ended))))
-            }
-            Poll::Pending => {
-                self.reader = Some(cx.waker().clone());
-                Poll::Pending
+impl Activity {
+    fn note(&self) {
+        let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Returns when nothing has passed for so long from now on.
+    pub(crate) async fn quiet_for(&self, quiet: Duration) {
+        self.note();
+        loop {
+            let last_ms = self.last_ms.load(Ordering::Relaxed);
+            let until = self.begun + Duration::from_millis(last_ms) + quiet;
+            tokio::time::sleep_until(until.into()).await;
+            if self.last_ms.load(Ordering::Relaxed) == last_ms {
+                return;
             }
         }
     }
@@ -238,14 +213,16 @@ impl Body for RelayBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Through(body) => lock(&body.answer).poll(cx).map(|frame| frame.map(Ok)),
+            Self::Through(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Through(body) => lock(&body.answer).is_end_stream(),
+            Self::Through(body) => body.is_end_stream(),
         }
     }
 }

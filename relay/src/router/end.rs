@@ -12,13 +12,13 @@ use crate::auth::{InUse, InvalidToken};
 use crate::limits;
 
 /// The end of one call.
-pub(super) struct End {
+pub(super) struct CallLifetime {
     deadline: Option<Instant>,
     /// The token, and when it ends.
     token: Option<(InUse, Option<Instant>)>,
 }
 
-impl End {
+impl CallLifetime {
     /// The end of a call with these headers, made with this token.
     pub(super) fn of(headers: &HeaderMap, token: Option<InUse>) -> Self {
         let now = Instant::now();
@@ -35,7 +35,7 @@ impl End {
         Self { deadline, token }
     }
 
-    /// Returns when the call has to end, with what its caller is told.
+    /// Returns when the call has to end, with the status that its caller gets.
     pub(super) async fn passed(&self) -> Status {
         let revoked = async {
             match &self.token {
@@ -46,8 +46,8 @@ impl End {
         let token_ends = self.token.as_ref().and_then(|(_, ends)| *ends);
         tokio::select! {
             () = at(self.deadline) => status::deadline(),
-            () = at(token_ends) => Status::unauthenticated(InvalidToken::Expired.to_string()),
-            () = revoked => Status::unauthenticated(InvalidToken::Revoked.to_string()),
+            () = at(token_ends) => status::unauthenticated(InvalidToken::Expired),
+            () = revoked => status::unauthenticated(InvalidToken::Revoked),
         }
     }
 }

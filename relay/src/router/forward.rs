@@ -1,22 +1,24 @@
 //! One call through one tunnel.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata;
+use betcode_service::body::EndingBody;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::body::{Answer, LiveBody, RelayBody, ThroughBody, TunnelBody, Verdict};
-use super::end::End;
+use super::body::{Activity, DaemonBody, LiveBody, RelayBody, TunnelBody, Verdict};
+use super::end::CallLifetime;
 use super::join::Joined;
 use super::meter::MessageMeter;
-use super::status;
+use super::status::{self, Draft};
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
 
@@ -28,6 +30,8 @@ pub(super) struct Context<'a> {
     /// From when the relay could pass the call on.
     pub(super) since: Instant,
     pub(super) metrics: &'a Metrics,
+    /// Cancelled when the relay stops.
+    pub(super) stop: &'a CancellationToken,
 }
 
 /// A request's body as the relay has it.
@@ -39,13 +43,13 @@ pub(super) enum Sent {
 }
 
 /// Passes a call on and returns the daemon's answer as it begins; the rest of both directions
-/// flows while the client reads, until `end`. Dropping the future or the answer cancels the call.
+/// flows while the client reads, for as long as `lifetime` lets it. Dropping the future or the answer cancels the call.
 pub(super) async fn forward(
     mut head: Parts,
     sent: Sent,
     link: &Link,
     permit: CallPermit,
-    end: End,
+    lifetime: CallLifetime,
     context: &Context<'_>,
 ) -> Result<Response<RelayBody>, Status> {
     set_metadata(&mut head.headers, context.user, context.relay_id)?;
@@ -54,12 +58,14 @@ pub(super) async fn forward(
     head.extensions = http::Extensions::new();
 
     let verdict = Arc::new(Verdict::default());
+    let activity = Arc::new(Activity::default());
     let abandoned = CancellationToken::new();
     let body = match sent {
         Sent::Live(from_client) => TunnelBody::Live(LiveBody {
             from_client: Joined::new(from_client),
             meter: MessageMeter::new(context.message_bytes_max),
             verdict: verdict.clone(),
+            activity: activity.clone(),
             begins: Some(abandoned.clone()),
             abandoned: Box::pin(abandoned.clone().cancelled_owned()),
         }),
@@ -69,12 +75,14 @@ pub(super) async fn forward(
     context.metrics.routed(context.since.elapsed());
     let answered = tokio::select! {
         answered = link.call(Request::from_parts(head, body)) => answered,
-        ended = end.passed() => return Err(ended),
+        ended = lifetime.passed() => return Err(ended),
     };
+    let stop = context.stop;
     let response = answered.map_err(|error| match (&error, verdict.get()) {
         (_, Some(verdict)) => verdict,
+        (LinkError::Closed, None) if stop.is_cancelled() => status::draining(),
         (LinkError::Closed, None) => status::offline(),
-        (LinkError::Broken(error), None) => status::of_broken_tunnel(error),
+        (LinkError::Broken(error), None) => status::of_broken_tunnel(error, stop.is_cancelled()),
     })?;
     if response.headers().contains_key("grpc-status") {
         // Its head is its end, and clients of gRPC's C core take even an empty frame behind it for a
@@ -82,17 +90,31 @@ pub(super) async fn forward(
         return Ok(response.map(|_| RelayBody::Own(tonic::body::Body::empty())));
     }
     Ok(response.map(|from_daemon| {
-        let answer = Answer {
-            from_daemon: Some(Joined::new(from_daemon)),
+        let answer = DaemonBody {
+            from_daemon: Joined::new(from_daemon),
             verdict,
-            abandon: Some(abandon),
-            permit: Some(permit),
-            ended: None,
-            reader: None,
+            activity: activity.clone(),
+            stop: stop.clone(),
+            _abandon: abandon,
+            _permit: permit,
         };
-        let end = async move { end.passed().await };
-        RelayBody::Through(ThroughBody::until(answer, end))
+        let stop = stop.clone();
+        RelayBody::Through(EndingBody::until(answer, async move {
+            let ended = tokio::select! {
+                ended = lifetime.passed() => ended,
+                () = quiet_at_stop(&stop, &activity) => status::draining(),
+            };
+            status::trailers(&ended)
+        }))
     }))
+}
+
+/// Returns when the relay stops and nothing passes any more: such a call is one that goes on for as
+/// long as its client stays, and would hold up the stop for all of the time that it has.
+async fn quiet_at_stop(stop: &CancellationToken, activity: &Activity) {
+    stop.cancelled().await;
+    let quiet = Duration::from_millis(limits::DRAIN_QUIET_MS);
+    activity.quiet_for(quiet).await;
 }
 
 /// Takes out what is meant for the relay or may only come from it, and puts in what the daemon is
@@ -108,8 +130,10 @@ pub(crate) fn set_metadata(
         headers.remove(name);
     }
     let value = |text: &str| {
-        HeaderValue::from_str(text)
-            .map_err(|_| Status::internal("a name that cannot stand in metadata"))
+        HeaderValue::from_str(text).map_err(|_| {
+            let what = "a name that cannot stand in metadata";
+            Draft::new(Code::Internal, "INTERNAL", what).build()
+        })
     };
     headers.insert(metadata::USER, value(user)?);
     headers.insert(metadata::RELAY, value(relay_id)?);

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
 use http::HeaderMap;
-use tonic::Status;
 use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 
+use super::status::{self, Draft};
 use crate::auth::{Caller, InUse, LiveTokens, RateLimiter, Revocations, TokenVerifier};
 
 /// How clients prove who they are.
@@ -40,7 +41,7 @@ impl Gate {
     /// RESOURCE_EXHAUSTED over the rate.
     pub(crate) fn admit_address(&self, address: IpAddr, now: Instant) -> Result<(), Status> {
         let taken = self.addresses.take(&rate_limit_key(address), now);
-        taken.map_err(|wait| too_fast("this address", wait))
+        taken.map_err(|wait| too_fast("address_calls_per_s", "this address", wait))
     }
 
     /// The caller behind a call, and the call's hold on the token.
@@ -69,7 +70,7 @@ impl Gate {
                     .verify(authorization.map(|value| value.as_bytes()), |claims| {
                         revoked.covers(claims)
                     })
-                    .map_err(|error| Status::unauthenticated(error.to_string()))?;
+                    .map_err(status::unauthenticated)?;
                 // Under the lock of the check: a later revocation finds the call.
                 let token = caller.token.as_ref();
                 let token = token.map(|token| self.live.enter(&caller.user, token));
@@ -77,7 +78,7 @@ impl Gate {
             }
         };
         let taken = self.users.take(&caller.user, now);
-        taken.map_err(|wait| too_fast("this user", wait))?;
+        taken.map_err(|wait| too_fast("user_calls_per_s", "this user", wait))?;
         Ok((caller, token))
     }
 }
@@ -102,10 +103,14 @@ fn machine_asked_for(headers: &HeaderMap) -> Vec<MachineId> {
         .collect()
 }
 
-fn too_fast(who: &str, wait: Duration) -> Status {
+fn too_fast(limit: &str, who: &str, wait: Duration) -> Status {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-    let mut status =
-        Status::resource_exhausted(format!("{who} calls too often; try again in {wait_ms} ms"));
+    let what = format!("{who} calls too often");
+    let mut status = Draft::new(Code::ResourceExhausted, "OVERLOADED", what)
+        .limit(limit)
+        .hint(&format!("try again in {wait_ms} ms"))
+        .retry_after_ms(wait_ms)
+        .build();
     // What gRPC clients that retry by themselves wait for.
     let pushback = MetadataValue::from(wait_ms);
     status

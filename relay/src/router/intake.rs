@@ -1,20 +1,22 @@
-//! Taking in requests that may wait: the relay holds all of one before it goes anywhere, so how
+//! Receiving requests that may wait: the relay holds all of one before it goes anywhere, so how
 //! much it holds, and for how long, has bounds of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use betcode_schema_tunnel::metadata;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
+use tonic::{Code, Status};
 
+use super::status::{self, Draft};
 use super::wait;
 use crate::buffer::BufferError;
 use crate::limits;
 
-/// Room for requests while they are taken in.
+/// The bytes of requests that are being received.
 pub struct Intake {
     bytes: Arc<Semaphore>,
 }
@@ -27,42 +29,48 @@ impl Default for Intake {
     }
 }
 
-/// A request that is whole, with the room that it takes.
-pub(super) struct Taken {
+/// A request that is whole, and counts among those being received until it is dropped.
+pub(super) struct BufferedRequest {
     pub(super) body: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _bytes: Option<OwnedSemaphorePermit>,
 }
 
 impl Intake {
     /// Takes a body in to its end.
     ///
     /// # Errors
-    /// When it is too big, too slow, not one message, or there is no room.
-    pub(super) async fn take(&self, body: Incoming) -> Result<Taken, Status> {
+    /// When it is too big, too slow, not one message, or too many are being received.
+    pub(super) async fn take(&self, body: Incoming) -> Result<BufferedRequest, Status> {
         let within = Duration::from_millis(limits::INTAKE_MS_MAX);
         let taken = tokio::time::timeout(within, self.collect(body)).await;
         let taken = taken.unwrap_or_else(|_| {
-            Err(Status::deadline_exceeded(format!(
-                "a request that may wait has {} ms to be whole; end it, or send it without",
+            let what = format!(
+                "a request that may wait has {} ms to be whole",
                 limits::INTAKE_MS_MAX
-            )))
+            );
+            Err(Draft::new(Code::DeadlineExceeded, "TIMEOUT", what)
+                .hint("end it, or send it without")
+                .build())
         })?;
         if !wait::is_one_message(&taken.body) {
-            return Err(Status::invalid_argument(
+            return Err(status::invalid(
+                metadata::MAY_WAIT,
                 "only a unary request may wait: one whole message",
             ));
         }
         Ok(taken)
     }
 
-    async fn collect(&self, mut body: Incoming) -> Result<Taken, Status> {
+    async fn collect(&self, mut body: Incoming) -> Result<BufferedRequest, Status> {
         let bytes_max = limits::BUFFER_REQUEST_BYTES_MAX;
         // Copied together: a frame of one byte would hold the buffer that it was read into.
         let mut whole = BytesMut::new();
-        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut permit: Option<OwnedSemaphorePermit> = None;
         while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|_| Status::cancelled("the request ended before it was whole"))?;
+            let frame = frame.map_err(|_| {
+                let what = "the request ended before it was whole";
+                Draft::new(Code::Cancelled, "CANCELLED", what).build()
+            })?;
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -73,19 +81,18 @@ impl Intake {
             let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
             let more = self.bytes.clone().try_acquire_many_owned(more);
             let more = more.map_err(|_| {
-                Status::resource_exhausted(
-                    "the relay takes in as many requests that may wait as it can hold; try again",
-                )
+                let what = "the relay takes in as many requests that may wait as it can hold";
+                status::overloaded("intake_bytes", what, "try again")
             })?;
-            match &mut room {
-                Some(room) => room.merge(more),
-                None => room = Some(more),
+            match &mut permit {
+                Some(permit) => permit.merge(more),
+                None => permit = Some(more),
             }
             whole.extend_from_slice(&data);
         }
-        Ok(Taken {
+        Ok(BufferedRequest {
             body: whole.freeze(),
-            _room: room,
+            _bytes: permit,
         })
     }
 }

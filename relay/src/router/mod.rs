@@ -29,12 +29,14 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use self::end::End;
+use self::end::CallLifetime;
 use self::forward::Sent;
+use self::status::Draft;
 use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
@@ -54,16 +56,18 @@ pub struct Router {
     pub gate: Gate,
     /// Places for calls under way in the whole relay.
     pub calls: Arc<Semaphore>,
-    /// Room for requests that may wait while they are taken in.
+    /// Requests that may wait, while they are received.
     pub intake: Intake,
     /// Bytes of one message at most.
     pub message_bytes_max: u64,
     /// Load balancers whose word on a caller's address is taken.
     pub trusted_proxies: Vec<IpAddr>,
-    /// What is counted.
+    /// Counters that `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// The relay's own services, for calls that name no machine.
     pub own: Routes,
+    /// Cancelled when the relay stops.
+    pub stop: CancellationToken,
 }
 
 impl Router {
@@ -139,9 +143,8 @@ impl Router {
         self.gate.admit_address(address, Instant::now())?;
         if !is_own(request.uri().path()) {
             self.gate.caller(request.headers(), Instant::now())?;
-            return Err(Status::invalid_argument(
-                "no machine named: send its id as `x-machine-id`",
-            ));
+            let why = "no machine named: send its id as `x-machine-id`";
+            return Err(status::invalid(metadata::MACHINE_ID, why));
         }
         match self.own.clone().oneshot(request).await {
             Ok(response) => Ok(response.map(RelayBody::Own)),
@@ -162,26 +165,30 @@ impl Router {
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
             // The same answer whether there is such a machine or not.
-            return Err(Status::permission_denied(
-                "the token does not name this machine; ask for one that does",
-            ));
+            let what = "the token does not name this machine";
+            return Err(
+                Draft::new(Code::PermissionDenied, "MACHINE_NOT_ALLOWED", what)
+                    .hint("ask for one that does")
+                    .build(),
+            );
         }
         if request.uri().path().starts_with(CONTROL_PREFIX) {
-            return Err(Status::permission_denied("this method is the relay's own"));
+            let what = "this method is the relay's own";
+            return Err(Draft::new(Code::PermissionDenied, "METHOD_NOT_ALLOWED", what).build());
         }
         let may_wait = wait::may_wait(request.headers())?;
-        let end = End::of(request.headers(), token);
+        let lifetime = CallLifetime::of(request.headers(), token);
         let (head, body) = request.into_parts();
         if let Some(may_wait) = may_wait {
             let call = (head, body);
             return self
-                .route_waiting(call, may_wait, &caller, machine, end)
+                .route_waiting(call, may_wait, &caller, machine, lifetime)
                 .await;
         }
-        let link = self.table.find(&machine).ok_or_else(status::offline)?;
+        let link = self.table.find(&machine).ok_or_else(|| self.no_tunnel())?;
         let place = self.place()?;
         let call = (head, Sent::Live(body));
-        self.forward(call, &caller, &link, place, end, arrived)
+        self.forward(call, &caller, &link, place, lifetime, arrived)
             .await
     }
 
@@ -192,12 +199,12 @@ impl Router {
         may_wait: MayWait,
         caller: &Caller,
         machine: MachineId,
-        end: End,
+        lifetime: CallLifetime,
     ) -> Result<Response<RelayBody>, Status> {
         let place = self.place()?;
         let taken = tokio::select! {
             taken = self.intake.take(body) => taken?,
-            ended = end.passed() => return Err(ended),
+            ended = lifetime.passed() => return Err(ended),
         };
         let whole = Instant::now();
         // Before it goes anywhere: what waits is not looked at again.
@@ -209,7 +216,9 @@ impl Router {
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)
         {
             let call = (head, Sent::Whole(taken.body.clone()));
-            return self.forward(call, caller, &link, place, end, whole).await;
+            return self
+                .forward(call, caller, &link, place, lifetime, whole)
+                .await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
         let told = wait::keep(&head, taken.body.clone(), may_wait, caller, machine, buffer).await;
@@ -226,8 +235,16 @@ impl Router {
     /// A place among the calls of the relay.
     fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.calls.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted("the relay has as many calls under way as it may; try later")
+            let what = "the relay has as many calls under way as it may";
+            status::overloaded("calls_max", what, "try later")
         })
+    }
+
+    fn no_tunnel(&self) -> Status {
+        match self.stop.is_cancelled() {
+            true => status::draining(),
+            false => status::offline(),
+        }
     }
 
     async fn forward(
@@ -236,13 +253,12 @@ impl Router {
         caller: &Caller,
         link: &Link,
         place: OwnedSemaphorePermit,
-        end: End,
+        lifetime: CallLifetime,
         since: Instant,
     ) -> Result<Response<RelayBody>, Status> {
         let permit = link.permit(Some(place)).ok_or_else(|| {
-            Status::resource_exhausted(
-                "the machine has as many calls under way as it may; end some, or try later",
-            )
+            let what = "the machine has as many calls under way as it may";
+            status::overloaded("calls_per_tunnel", what, "end some, or try later")
         })?;
         let context = forward::Context {
             relay_id: &self.relay_id,
@@ -250,11 +266,12 @@ impl Router {
             message_bytes_max: self.message_bytes_max,
             since,
             metrics: &self.metrics,
+            stop: &self.stop,
         };
-        forward::forward(head, sent, link, permit, end, &context).await
+        forward::forward(head, sent, link, permit, lifetime, &context).await
     }
 
-    /// Counts a connection to the door for daemons before anything else is done for it. A load
+    /// Counts a connection to the tunnel port before anything else is done for it. A load
     /// balancer's address stands for many, and is not counted.
     pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
         match self.trusts(address) {
@@ -269,7 +286,7 @@ fn machine_of(headers: &HeaderMap) -> Result<MachineId, Status> {
         .get(metadata::MACHINE_ID)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    MachineId::new(text).map_err(|error| Status::invalid_argument(error.to_string()))
+    MachineId::new(text).map_err(|error| status::invalid(metadata::MACHINE_ID, error.to_string()))
 }
 
 /// Whether the relay answers calls of this path when they name no machine.

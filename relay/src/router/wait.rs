@@ -9,6 +9,7 @@ use http::{HeaderMap, header};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+use super::status::{self, Draft};
 use crate::auth::Caller;
 use crate::buffer::{Buffer, BufferError, Known, Placed, SentWith, Waiting};
 use crate::limits;
@@ -36,7 +37,7 @@ pub(super) fn may_wait(headers: &HeaderMap) -> Result<Option<MayWait>, Status> {
         Some(b"true") => {}
         Some(_) => {
             let text = format!("`{}` is `true` or `false`", metadata::MAY_WAIT);
-            return Err(Status::invalid_argument(text));
+            return Err(status::invalid(metadata::MAY_WAIT, text));
         }
     }
     let key = headers
@@ -45,11 +46,12 @@ pub(super) fn may_wait(headers: &HeaderMap) -> Result<Option<MayWait>, Status> {
         .filter(|key| (1..=limits::IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()))
         .filter(|key| key.bytes().all(|c| c.is_ascii_graphic()))
         .ok_or_else(|| {
-            Status::invalid_argument(format!(
+            let why = format!(
                 "a request that may wait needs `{}`: 1 to {} visible ASCII characters",
                 metadata::IDEMPOTENCY_KEY,
                 limits::IDEMPOTENCY_KEY_BYTES_MAX,
-            ))
+            );
+            status::invalid(metadata::IDEMPOTENCY_KEY, why)
         })?;
     let priority = match headers.get(metadata::PRIORITY) {
         None => limits::PRIORITY_DEFAULT,
@@ -60,7 +62,8 @@ pub(super) fn may_wait(headers: &HeaderMap) -> Result<Option<MayWait>, Status> {
             .filter(|priority| *priority <= limits::PRIORITY_MAX)
             .ok_or_else(|| {
                 let max = limits::PRIORITY_MAX;
-                Status::invalid_argument(format!("`{}` is 0 to {max}", metadata::PRIORITY))
+                let why = format!("`{}` is 0 to {max}", metadata::PRIORITY);
+                status::invalid(metadata::PRIORITY, why)
             })?,
     };
     Ok(Some(MayWait {
@@ -80,7 +83,7 @@ pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &Ma
         )
 }
 
-/// Keeps the request and returns what its caller is told, which is never OK: the daemon has not
+/// Keeps the request and returns the status for its caller, which is never OK: the daemon has not
 /// done anything yet.
 pub(super) async fn keep(
     head: &Parts,
@@ -122,7 +125,7 @@ pub(super) fn is_one_message(body: &Bytes) -> bool {
     u32::from_be_bytes([a, b, c, d]) as usize == body.len() - PREFIX_BYTES
 }
 
-/// The metadata that goes on to the daemon. Not the deadline: it is the caller's patience, and
+/// The metadata that goes on to the daemon. Not the deadline: it says how long the caller waits, and
 /// the caller is gone by then. Not the token.
 fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
     let left = [
@@ -137,55 +140,69 @@ fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
         .filter(|(name, _)| !left.contains(&name.as_str()));
     kept.map(|(name, value)| match value.to_str() {
         Ok(value) => Ok((name.as_str().to_owned(), value.to_owned())),
-        Err(_) => Err(Status::invalid_argument(format!(
-            "metadata `{name}` is not ASCII; a name ending in -bin carries bytes"
-        ))),
+        Err(_) => Err(status::invalid(
+            name.as_str(),
+            format!("metadata `{name}` is not ASCII; a name ending in -bin carries bytes"),
+        )),
     })
     .collect()
 }
 
 fn buffered() -> Status {
-    let mut status = Status::unavailable(
+    // No time after which to try again: it is the relay's task now.
+    let mut status = Draft::new(
+        Code::Unavailable,
+        "BUFFERED",
         "the machine is away; the request is buffered by the relay, not stored, and will be \
          delivered when the machine is back",
-    );
+    )
+    .build();
     let metadata = status.metadata_mut();
     metadata.insert(metadata::BUFFERED, MetadataValue::from_static("true"));
-    // Tells gRPC clients that retry by themselves not to: it is the relay's task now.
+    // Tells gRPC clients that retry by themselves not to.
     metadata.insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
     status
 }
 
 fn settled(code: Code) -> Status {
-    let mut status = Status::already_exists(format!(
+    let what = format!(
         "a request of this idempotency key was settled before: {code:?} ({})",
         code.description()
-    ));
+    );
+    let mut status = Draft::new(Code::AlreadyExists, "SETTLED", what).build();
     let code = MetadataValue::from(code as i32);
     status.metadata_mut().insert(metadata::DELIVERED_CODE, code);
     status
 }
 
 pub(super) fn refused(error: &BufferError) -> Status {
-    let code = match error {
-        BufferError::MachineFull { .. } | BufferError::Full { .. } | BufferError::TooBig { .. } => {
-            Code::ResourceExhausted
+    let draft = |code, reason| Draft::new(code, reason, error.to_string());
+    let full = Code::ResourceExhausted;
+    match error {
+        BufferError::MachineFull { .. } => {
+            draft(full, "BUFFER_FULL").limit("buffer_requests_per_machine_max")
         }
-        BufferError::KeyTaken => Code::AlreadyExists,
-        BufferError::BeingWritten => Code::Aborted,
+        BufferError::Full { .. } => draft(full, "BUFFER_FULL").limit("buffer"),
+        BufferError::TooBig { .. } => draft(full, "TOO_LARGE").limit("buffer_request_bytes"),
+        BufferError::KeyTaken => draft(Code::AlreadyExists, "CONFLICT"),
+        BufferError::BeingWritten => {
+            draft(Code::Aborted, "BUSY").retry_after_ms(limits::RETRY_OVERLOADED_MS)
+        }
         // What these say is for operators: it names files of the relay.
         BufferError::NoSpace { .. } => {
             tracing::error!(%error, "a request could not be buffered");
-            let text = "the relay has no room to keep the request; try again later";
-            return Status::resource_exhausted(text);
+            let what = "the relay has no space to keep the request";
+            Draft::new(full, "NO_SPACE", what)
+                .limit("disk")
+                .hint("try again later")
         }
         BufferError::Damaged { .. } | BufferError::Store { .. } => {
             tracing::error!(%error, "a request could not be buffered");
-            let text = "the relay cannot keep the request now; try when the machine is back";
-            return Status::internal(text);
+            let what = "the relay cannot keep the request now";
+            Draft::new(Code::Internal, "INTERNAL", what).hint("try when the machine is back")
         }
-    };
-    Status::new(code, error.to_string())
+    }
+    .build()
 }
 
 #[cfg(test)]

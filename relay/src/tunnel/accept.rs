@@ -168,7 +168,8 @@ impl Accept {
         let grace = self.go_away_grace;
         match self.table.register(&link) {
             Registered::Newest { replaced } => {
-                tracing::info!(machine = %link.machine(), epoch, "tunnel open");
+                let (machine, instance) = (link.machine(), link.instance());
+                tracing::info!(%machine, epoch, instance, "tunnel open");
                 tokio::spawn({
                     let (deliverer, link) = (self.deliverer.clone(), link.clone());
                     async move { deliverer.deliver(link).await }

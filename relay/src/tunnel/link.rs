@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use betcode_schema_tunnel::metadata::{GO_AWAY, GoAway};
 use betcode_schema_tunnel::{FRAME_BYTES_MAX, GO_AWAY_PATH, MachineId};
@@ -54,7 +54,6 @@ pub struct MachineSlot {
 /// A tunnel on which calls can be made.
 pub struct Link {
     about: About,
-    opened_at: Instant,
     sender: SendRequest<TunnelBody>,
     slots: Arc<Semaphore>,
     /// Wakes the delivery of requests that waited.
@@ -128,7 +127,6 @@ impl Link {
         });
         Ok(Arc::new(Self {
             about,
-            opened_at: Instant::now(),
             sender,
             slots: Arc::new(Semaphore::new(limits::CALLS_PER_TUNNEL_MAX)),
             waiting: Notify::new(),
@@ -167,12 +165,6 @@ impl Link {
     /// The machine's place.
     pub(super) fn place(&self) -> Arc<MachineSlot> {
         self.about.place.clone()
-    }
-
-    /// When it was opened.
-    #[must_use]
-    pub fn opened_at(&self) -> Instant {
-        self.opened_at
     }
 
     /// Whether new calls may be made on it.
@@ -258,6 +250,7 @@ impl Link {
             return self.closed().await;
         }
         self.left.cancel();
+        // A daemon that has to leave at once is given less time for that.
         let answer_within = match grace.is_zero() {
             true => Duration::from_millis(limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX),
             false => Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX).min(grace),

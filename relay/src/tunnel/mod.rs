@@ -12,5 +12,5 @@ mod table;
 pub use accept::{Accept, AcceptError, Identity};
 pub(crate) use link::call_uri;
 pub use link::{CallPermit, Keepalive, Link, LinkError};
-pub(crate) use spawn::begins;
+pub(crate) use spawn::register_body_start;
 pub use table::{Registered, Table};

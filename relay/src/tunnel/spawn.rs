@@ -15,9 +15,11 @@ thread_local! {
     static BEGUN: RefCell<Option<CancellationToken>> = const { RefCell::new(None) };
 }
 
-/// Says that a body is asked for the first time. hyper does that itself, before it hands over, on
-/// the same thread and with nothing between, the task that sends the rest.
-pub(crate) fn begins(over: &CancellationToken) {
+/// Says that a body is asked for the first time. hyper does that itself, on the same thread and
+/// immediately before it hands over the task that sends the rest: `hyper::proto::h2::client`,
+/// `ClientTask::poll_pipe`, in hyper 1.12. If a later hyper does it otherwise, the test
+/// `a_client_that_goes_while_its_request_stands_still_leaves_nothing_at_the_daemon` fails.
+pub(crate) fn register_body_start(over: &CancellationToken) {
     BEGUN.replace(Some(over.clone()));
 }
 

@@ -167,133 +167,27 @@ impl Drop for Sending {
     }
 }
 
-async fn answer(
-    seen: Arc<Seen>,
-    path: String,
-    request: Request<Streaming<Bytes>>,
-) -> Result<Response<Answers>, Status> {
+type Answered = Result<Response<Answers>, Status>;
+
+async fn answer(seen: Arc<Seen>, path: String, request: Request<Streaming<Bytes>>) -> Answered {
     seen.calls.fetch_add(1, Ordering::SeqCst);
-    let (metadata, _, mut messages) = request.into_parts();
-    let method = path.rsplit('/').next().unwrap_or_default().to_owned();
-    match method.as_str() {
-        // The one message back, with its metadata.
-        "Unary" => {
-            let message = messages.message().await?.unwrap_or_default();
-            let mut response = Response::new(once(message));
-            for name in ["x-echo", "x-echo-bin"] {
-                copy(&metadata, response.metadata_mut(), name);
-            }
-            Ok(response)
-        }
-        // What arrived as metadata, a line each.
-        "Metadata" => {
-            let headers = metadata.into_headers();
-            let lines = headers.iter().map(|(name, value)| {
-                format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
-            });
-            Ok(Response::new(once(lines.collect::<String>().into())))
-        }
-        "Record" => {
-            let message = messages.message().await?.unwrap_or_default();
-            let one_less = |n: usize| n.checked_sub(1);
-            let order = Ordering::SeqCst;
-            if seen
-                .refuse_next
-                .fetch_update(order, order, one_less)
-                .is_ok()
-            {
-                return Err(Status::unavailable("not now"));
-            }
-            if seen.fail_next.fetch_update(order, order, one_less).is_ok() {
-                return Err(Status::aborted("not like this"));
-            }
-            if seen.slow_next.fetch_update(order, order, one_less).is_ok() {
-                seen.slow.fetch_add(1, order);
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            seen.recorded.lock().unwrap().push(Record {
-                body: String::from_utf8_lossy(&message).into_owned(),
-                metadata,
-            });
-            Ok(Response::new(once(Bytes::from_static(b"recorded"))))
-        }
-        "Fail" => {
-            let mut trailers = MetadataMap::new();
-            trailers.insert("x-why", "because".parse().unwrap());
-            let details = Bytes::from_static(b"\x08\x07details");
-            let text = "naïve — 100 %";
-            Err(Status::with_details_and_metadata(
-                Code::DataLoss,
-                text,
-                details,
-                trailers,
-            ))
-        }
-        // `count size pause_us`: so many messages of so many bytes.
-        "Many" => {
-            let asked = messages.message().await?.unwrap_or_default();
-            let asked = String::from_utf8_lossy(&asked).into_owned();
-            let numbers: Vec<u64> = asked.split(' ').map(|n| n.parse().unwrap_or(0)).collect();
-            let (count, size, pause_us) = (numbers[0], numbers[1] as usize, numbers[2]);
-            let (send, receive) = tokio::sync::mpsc::channel(1);
-            seen.streaming.fetch_add(1, Ordering::SeqCst);
-            let sending = Sending(seen.clone());
-            tokio::spawn(async move {
-                let _sending = sending;
-                for index in 0..count {
-                    let mut message = vec![b'.'; size.max(8)];
-                    message[..8].copy_from_slice(&index.to_be_bytes());
-                    if send.send(Ok(message.into())).await.is_err() {
-                        return;
-                    }
-                    seen.sent_messages.fetch_add(1, Ordering::SeqCst);
-                    if pause_us > 0 {
-                        tokio::time::sleep(Duration::from_micros(pause_us)).await;
-                    }
-                }
-            });
-            Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
-        }
-        // Counts what comes.
-        "Count" => {
-            let (mut count, mut bytes) = (0, 0);
-            while let Some(message) = messages.message().await? {
-                count += 1;
-                bytes += message.len();
-            }
-            Ok(Response::new(once(format!("{count} {bytes}").into())))
-        }
-        // Each message back as it comes; a message `bye` ends the call from this side.
-        "Chat" => {
-            let (send, receive) = tokio::sync::mpsc::channel(1);
-            tokio::spawn(async move {
-                while let Some(Ok(message)) = messages.next().await {
-                    seen.received_messages.fetch_add(1, Ordering::SeqCst);
-                    let bye = message == "bye";
-                    if send.send(Ok(message)).await.is_err() || bye {
-                        return;
-                    }
-                }
-            });
-            Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
-        }
+    let (metadata, _, messages) = request.into_parts();
+    let method = path.rsplit('/').next().unwrap_or_default();
+    match method {
+        "Unary" => unary(&metadata, messages).await,
+        "Metadata" => Ok(lines_of(metadata)),
+        "Record" => record(&seen, metadata, messages).await,
+        "Fail" => Err(failure()),
+        "Many" => many(seen, messages).await,
+        "Count" => count(messages).await,
+        "Chat" => Ok(chat(seen, messages)),
         // Never answers; whether it is still wanted shows in `hanging`.
         "Hang" => {
             seen.hanging.fetch_add(1, Ordering::SeqCst);
             let _hanging = Hanging(seen);
             std::future::pending().await
         }
-        // Answers at once and then never ends.
-        "HangOpen" => {
-            seen.hanging.fetch_add(1, Ordering::SeqCst);
-            let hanging = Hanging(seen);
-            let first = tokio_stream::once(Ok(Bytes::from_static(b"first")));
-            let rest = tokio_stream::pending().map(move |message| {
-                let _held = &hanging;
-                message
-            });
-            Ok(Response::new(Box::pin(first.chain(rest))))
-        }
+        "HangOpen" => Ok(hang_open(seen)),
         // Takes nothing and never answers: the request's body has nowhere to go.
         "Deaf" => {
             let _messages = messages;
@@ -301,6 +195,118 @@ async fn answer(
         }
         _ => Err(Status::unimplemented("no such method")),
     }
+}
+
+/// The one message back, with its metadata.
+async fn unary(metadata: &MetadataMap, mut messages: Streaming<Bytes>) -> Answered {
+    let message = messages.message().await?.unwrap_or_default();
+    let mut response = Response::new(once(message));
+    for name in ["x-echo", "x-echo-bin"] {
+        copy(metadata, response.metadata_mut(), name);
+    }
+    Ok(response)
+}
+
+/// What arrived as metadata, a line each.
+fn lines_of(metadata: MetadataMap) -> Response<Answers> {
+    let headers = metadata.into_headers();
+    let lines = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    Response::new(once(lines.collect::<String>().into()))
+}
+
+async fn record(seen: &Seen, metadata: MetadataMap, mut messages: Streaming<Bytes>) -> Answered {
+    let message = messages.message().await?.unwrap_or_default();
+    let one_less = |n: usize| n.checked_sub(1);
+    let order = Ordering::SeqCst;
+    let is_next = |count: &AtomicUsize| count.fetch_update(order, order, one_less).is_ok();
+    if is_next(&seen.refuse_next) {
+        return Err(Status::unavailable("not now"));
+    }
+    if is_next(&seen.fail_next) {
+        return Err(Status::aborted("not like this"));
+    }
+    if is_next(&seen.slow_next) {
+        seen.slow.fetch_add(1, order);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    seen.recorded.lock().unwrap().push(Record {
+        body: String::from_utf8_lossy(&message).into_owned(),
+        metadata,
+    });
+    Ok(Response::new(once(Bytes::from_static(b"recorded"))))
+}
+
+fn failure() -> Status {
+    let mut trailers = MetadataMap::new();
+    trailers.insert("x-why", "because".parse().unwrap());
+    let details = Bytes::from_static(b"\x08\x07details");
+    let text = "naïve — 100 %";
+    Status::with_details_and_metadata(Code::DataLoss, text, details, trailers)
+}
+
+/// `count size pause_us`: so many messages of so many bytes.
+async fn many(seen: Arc<Seen>, mut messages: Streaming<Bytes>) -> Answered {
+    let asked = messages.message().await?.unwrap_or_default();
+    let asked = String::from_utf8_lossy(&asked).into_owned();
+    let numbers: Vec<u64> = asked.split(' ').map(|n| n.parse().unwrap_or(0)).collect();
+    let (count, size, pause_us) = (numbers[0], numbers[1] as usize, numbers[2]);
+    let (send, receive) = tokio::sync::mpsc::channel(1);
+    seen.streaming.fetch_add(1, Ordering::SeqCst);
+    let sending = Sending(seen.clone());
+    tokio::spawn(async move {
+        let _sending = sending;
+        for index in 0..count {
+            let mut message = vec![b'.'; size.max(8)];
+            message[..8].copy_from_slice(&index.to_be_bytes());
+            if send.send(Ok(message.into())).await.is_err() {
+                return;
+            }
+            seen.sent_messages.fetch_add(1, Ordering::SeqCst);
+            if pause_us > 0 {
+                tokio::time::sleep(Duration::from_micros(pause_us)).await;
+            }
+        }
+    });
+    Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+}
+
+/// Counts what comes.
+async fn count(mut messages: Streaming<Bytes>) -> Answered {
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(message) = messages.message().await? {
+        count += 1;
+        bytes += message.len();
+    }
+    Ok(Response::new(once(format!("{count} {bytes}").into())))
+}
+
+/// Each message back as it comes; a message `bye` ends the call from this side.
+fn chat(seen: Arc<Seen>, mut messages: Streaming<Bytes>) -> Response<Answers> {
+    let (send, receive) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = messages.next().await {
+            seen.received_messages.fetch_add(1, Ordering::SeqCst);
+            let bye = message == "bye";
+            if send.send(Ok(message)).await.is_err() || bye {
+                return;
+            }
+        }
+    });
+    Response::new(Box::pin(ReceiverStream::new(receive)))
+}
+
+/// Answers at once and then never ends.
+fn hang_open(seen: Arc<Seen>) -> Response<Answers> {
+    seen.hanging.fetch_add(1, Ordering::SeqCst);
+    let hanging = Hanging(seen);
+    let first = tokio_stream::once(Ok(Bytes::from_static(b"first")));
+    let rest = tokio_stream::pending().map(move |message| {
+        let _held = &hanging;
+        message
+    });
+    Response::new(Box::pin(first.chain(rest)))
 }
 
 fn once(message: Bytes) -> Answers {

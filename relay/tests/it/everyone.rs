@@ -11,6 +11,7 @@ use betcode_schema_grpc::history::append_response::Result as Answer;
 use betcode_schema_grpc::history::history_service_client::HistoryServiceClient;
 use betcode_schema_grpc::history::{AppendRequest, FollowRequest, ReadRequest};
 use betcode_schema_tunnel::metadata;
+use betcode_test_support::Random;
 use bytes::Bytes;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,7 +19,6 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::program::{Folder, NAME, Running};
-use super::random::Random;
 
 const MACHINE: &str = "m-1";
 /// Appended to by a stream, as the daemon answers.
@@ -47,7 +47,7 @@ fn line(session: &str, sequence: u64) -> Bytes {
 
 async fn rounds(rounds: u64, seed: u64) {
     println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let folder = Folder::init();
     let home = tempfile::tempdir().unwrap();
     let mut relay = Some(Running::start(&folder, (0, 0), &[]));

@@ -80,6 +80,7 @@ impl Relay {
             revoked.clone(),
             Arc::default(),
         ));
+        let stop = CancellationToken::new();
         let router = Router {
             relay_id: "relay-test".into(),
             table: table.clone(),
@@ -97,6 +98,7 @@ impl Relay {
             trusted_proxies: Vec::new(),
             metrics: Arc::default(),
             own: Routes::default(),
+            stop: stop.clone(),
         };
         let accept = Accept {
             relay_id: "relay-test".into(),
@@ -119,7 +121,7 @@ impl Relay {
             keepalive: options.keepalive,
             client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
             unauthenticated: UnauthenticatedConnections::among(limits::CLIENTS_MAX_DEFAULT),
-            stop: CancellationToken::new(),
+            stop,
             connections: TaskTracker::new(),
         };
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();

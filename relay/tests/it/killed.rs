@@ -8,8 +8,8 @@ use betcode_daemon::tunnel::Tunnel;
 use super::echo::Echo;
 use super::harness::Client;
 use super::program::{Folder, Running, client, echo_routes};
-use super::random::Random;
 use super::waiting::{is_buffered, request};
+use betcode_test_support::Random;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_buffered_outlives_the_relay() {
@@ -26,7 +26,7 @@ async fn what_was_buffered_outlives_the_relay_100_times() {
 /// daemon too, and is killed once more while it delivers.
 async fn rounds(rounds: u64, seed: u64) {
     println!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let folder = Folder::init();
     let mut relay = Running::start(&folder, (0, 0), &[]);
     let options = folder.enrolled(&relay, "m-1").await;

@@ -17,6 +17,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use super::figures::{Quantiles, unlimited};
 use super::harness::{Client, open};
 use super::program::{Folder, NAME, Running, client, echo_routes};
+use betcode_test_support::proc::resident_bytes_of;
 
 /// What a process of the load is told by.
 const WORK: &str = "TEST_RELAY_LOAD";
@@ -31,20 +32,6 @@ fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// Resident bytes of a process.
-fn resident_bytes(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib: u64 = line
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    kib * 1024
-}
-
 /// A relay and its share of the load.
 struct Loaded {
     relay: Running,
@@ -53,64 +40,38 @@ struct Loaded {
     clients: Vec<Process>,
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a figure: minutes, gigabytes, and thousands of open files"]
-async fn the_plans_example_on_one_machine() {
-    let (tunnels, clients, waiting) = (
-        number("RELAY_LOAD_TUNNELS", 5_000),
-        number("RELAY_LOAD_CLIENTS", 20_000),
-        number("RELAY_LOAD_WAITING", 10_000),
-    );
-    let files = betcode_relay::open_files::raise().map_or(usize::MAX, |files| files as usize);
-    let needed = (tunnels + clients).div_ceil(files - limits::FILES_BESIDE - 16);
-    let count = number("RELAY_LOAD_RELAYS", needed);
-    println!("{files} open files for each process: {count} relays");
-    let share = |all: usize| all.div_ceil(count);
-    let mut relays: Vec<Loaded> = (0..count)
-        .map(|_| {
-            let folder = Folder::init();
-            let settings = unlimited(&folder, share(tunnels) + 1, share(clients) + 16);
-            let relay = Running::start(&folder, (0, 0), &["--settings", &settings]);
-            Loaded {
-                relay,
-                folder,
-                tunnels: None,
-                clients: Vec::new(),
-            }
-        })
-        .collect();
-    let measure = |relays: &[Loaded], what: &str| {
-        let bytes: Vec<u64> = relays
-            .iter()
-            .map(|l| resident_bytes(l.relay.id()))
-            .collect();
-        let total: u64 = bytes.iter().sum();
-        let each: Vec<u64> = bytes.iter().map(|bytes| bytes / 1_000_000).collect();
-        println!("{what}: {} MB resident {each:?}", total / 1_000_000);
-        total
+fn start_relays(count: usize, tunnels: usize, clients: usize) -> Vec<Loaded> {
+    let started = |_| {
+        let folder = Folder::init();
+        let settings = unlimited(&folder, tunnels + 1, clients + 16);
+        let relay = Running::start(&folder, (0, 0), &["--settings", &settings]);
+        Loaded {
+            relay,
+            folder,
+            tunnels: None,
+            clients: Vec::new(),
+        }
     };
-    let empty = measure(&relays, "empty");
+    (0..count).map(started).collect()
+}
 
-    let began = Instant::now();
-    for loaded in &mut relays {
+/// Opens so many tunnels to each relay.
+fn open_tunnels(relays: &mut [Loaded], tunnels: usize) {
+    for loaded in relays.iter_mut() {
         let state = loaded.folder.path.path().display();
-        let work = format!(
-            "tunnels {} {} {state}",
-            loaded.relay.tunnels,
-            share(tunnels)
-        );
+        let work = format!("tunnels {} {tunnels} {state}", loaded.relay.tunnels);
         loaded.tunnels = Some(Process::start(&work));
     }
-    for loaded in &mut relays {
+    for loaded in relays {
         loaded.tunnels.as_mut().unwrap().told("open");
     }
-    println!("{tunnels} tunnels open after {:?}", began.elapsed());
-    let with_tunnels = measure(&relays, "with tunnels");
+}
 
-    let began = Instant::now();
-    for loaded in &mut relays {
+/// Connects so many clients to each relay, from processes that may open `files` each.
+fn connect_clients(relays: &mut [Loaded], clients: usize, files: usize) {
+    for loaded in relays.iter_mut() {
         let state = loaded.folder.path.path().display();
-        let mut left = share(clients);
+        let mut left = clients;
         while left > 0 {
             let here = left.min(files - FILES_BESIDE).min(10_000);
             let work = format!("clients {} {here} {state}", loaded.relay.clients);
@@ -121,6 +82,42 @@ async fn the_plans_example_on_one_machine() {
     for process in relays.iter_mut().flat_map(|loaded| &mut loaded.clients) {
         process.told("connected");
     }
+}
+
+/// Memory of all relays, in bytes.
+fn measure(relays: &[Loaded], what: &str) -> u64 {
+    let resident = |loaded: &Loaded| resident_bytes_of(loaded.relay.id()).0;
+    let bytes: Vec<u64> = relays.iter().map(resident).collect();
+    let total: u64 = bytes.iter().sum();
+    let each: Vec<u64> = bytes.iter().map(|bytes| bytes / 1_000_000).collect();
+    println!("{what}: {} MB resident {each:?}", total / 1_000_000);
+    total
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a figure: minutes, gigabytes, and thousands of open files"]
+async fn the_plans_example_on_one_machine() {
+    let (tunnels, clients, waiting) = (
+        number("RELAY_LOAD_TUNNELS", 5_000),
+        number("RELAY_LOAD_CLIENTS", 20_000),
+        number("RELAY_LOAD_WAITING", 10_000),
+    );
+    let files =
+        betcode_service::process::raise_open_files().map_or(usize::MAX, |files| files as usize);
+    let needed = (tunnels + clients).div_ceil(files - limits::FILES_BESIDE - 16);
+    let count = number("RELAY_LOAD_RELAYS", needed);
+    println!("{files} open files for each process: {count} relays");
+    let share = |all: usize| all.div_ceil(count);
+    let mut relays = start_relays(count, share(tunnels), share(clients));
+    let empty = measure(&relays, "empty");
+
+    let began = Instant::now();
+    open_tunnels(&mut relays, share(tunnels));
+    println!("{tunnels} tunnels open after {:?}", began.elapsed());
+    let with_tunnels = measure(&relays, "with tunnels");
+
+    let began = Instant::now();
+    connect_clients(&mut relays, share(clients), files);
     println!("{clients} clients connected after {:?}", began.elapsed());
     let with_clients = measure(&relays, "with clients");
 
@@ -263,7 +260,7 @@ async fn a_load_process() {
     let Ok(work) = std::env::var(WORK) else {
         return;
     };
-    betcode_relay::open_files::raise();
+    betcode_service::process::raise_open_files();
     let words: Vec<&str> = work.splitn(4, ' ').collect();
     let (address, count) = (words[1].parse().unwrap(), words[2].parse().unwrap());
     let state = PathBuf::from(words[3]);

@@ -10,12 +10,12 @@
 mod echo;
 mod harness;
 mod program;
-mod random;
 mod wire;
 
 mod calls;
 mod credentials;
 mod damaged;
+mod details;
 mod ends;
 mod everyone;
 mod figures;

@@ -135,13 +135,13 @@ impl Running {
             .arg(state)
             .arg("serve")
             .args(flags);
-        command.env("RUST_LOG", "error");
+        command.env("BETCODE_RELAY_LOG_FILTER", "error");
         Self::spawn(command, ports)
     }
 
     pub(crate) fn logging_to(folder: &Folder, log: &Path, level: &str) -> Self {
         let mut command = folder.command();
-        command.arg("serve").env("RUST_LOG", level);
+        command.arg("serve").env("BETCODE_RELAY_LOG_FILTER", level);
         command.stderr(std::fs::File::create(log).unwrap());
         Self::spawn(command, (0, 0))
     }

@@ -1,4 +1,4 @@
-//! Machines that are shut out, and addresses that come too often to the door for daemons.
+//! Machines that are shut out, and addresses that connect too often to the tunnel port.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -27,7 +27,7 @@ use tonic::Code;
 use super::harness::{Relay, RelayOptions, until, until_async};
 use super::program::{Folder, NAME, Running, client, daemon};
 
-/// A connection to the door for daemons, by a machine's certificate, that has said nothing yet.
+/// A connection to the tunnel port, by a machine's certificate, that has said nothing yet.
 async fn silent(relay: &Running, files: [PathBuf; 3]) -> TlsStream<tokio::net::TcpStream> {
     let [authority, certificate, key] = files;
     let mut roots = RootCertStore::empty();
@@ -164,7 +164,11 @@ async fn a_machine_that_is_revoked_loses_the_tunnels_that_it_was_leaving_too() {
         open.message().await.ok()??;
         Some(open)
     };
-    streams.push(open().await.unwrap());
+    until_async("a call goes through the first tunnel", async || {
+        streams.extend(open().await);
+        streams.len() == 1
+    })
+    .await;
     let (leaving, echo) = daemon(options.clone()).await;
     let arrived = || echo.seen.hanging.load(std::sync::atomic::Ordering::SeqCst);
     until_async("a call goes through the second tunnel", async || {
@@ -191,7 +195,7 @@ async fn a_machine_that_is_revoked_loses_the_tunnels_that_it_was_leaving_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons() {
+async fn an_address_that_comes_too_often_is_refused_at_the_tunnel_port() {
     let folder = Folder::init();
     let settings = folder.file("relay.json");
     let slow = r#"{"address_calls_per_s": 1, "address_calls_burst": 10}"#;
@@ -200,7 +204,7 @@ async fn an_address_that_comes_too_often_is_turned_away_at_the_door_for_daemons(
     let mut command = folder.command();
     command
         .args(["serve", "--settings", settings.to_str().unwrap()])
-        .env("RUST_LOG", "info")
+        .env("BETCODE_RELAY_LOG_FILTER", "info")
         .stderr(std::fs::File::create(&log).unwrap());
     let relay = Running::spawn(command, (0, 0));
     let connect = |_| {
@@ -334,7 +338,7 @@ async fn a_load_balancer_is_trusted_at_a_listener_of_both_families_too() {
         .env("BETCODE_RELAY_ADDRESS_CALLS_PER_S", "1")
         .env("BETCODE_RELAY_ADDRESS_CALLS_BURST", "1")
         .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
-        .env("RUST_LOG", "error");
+        .env("BETCODE_RELAY_LOG_FILTER", "error");
     let relay = Running::spawn_as_told(command);
     let authority = folder.file("authority.pem");
     let token = folder.token("ann", &["m-1"]);
@@ -356,7 +360,7 @@ async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
     command
         .arg("serve")
         .env("BETCODE_RELAY_CLIENTS_MAX", "8")
-        .env("RUST_LOG", "error");
+        .env("BETCODE_RELAY_LOG_FILTER", "error");
     let relay = Running::spawn(command, (0, 0));
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, _) = daemon(options).await;

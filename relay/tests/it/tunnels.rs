@@ -338,8 +338,8 @@ async fn a_client_that_opens_and_cancels_without_end_harms_only_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_tunnel_is_turned_away() {
     let relay = started().await;
-    for door in [relay.tunnels, relay.clients] {
-        let mut stream = TcpStream::connect(door).await.unwrap();
+    for port in [relay.tunnels, relay.clients] {
+        let mut stream = TcpStream::connect(port).await.unwrap();
         let http1 = b"GET / HTTP/1.1\r\nhost: example.org\r\n\r\n";
         stream.write_all(http1).await.unwrap();
         let mut rest = Vec::new();

@@ -263,7 +263,7 @@ fn a_request_under_way_is_not_forgotten_however_many_end_meanwhile() {
     let Claim::New(slow) = calls.claim("slow", 1) else {
         panic!()
     };
-    for key in 0..KEYS_MAX + 10 {
+    for key in 0..IDEMPOTENCY_KEYS_MAX + 10 {
         if let Claim::New(done) = calls.claim(&key.to_string(), 1) {
             done.complete(Code::Ok, "");
         }
@@ -276,10 +276,10 @@ fn a_request_under_way_is_not_forgotten_however_many_end_meanwhile() {
 #[test]
 fn keys_are_bounded() {
     let calls = IdempotentCalls::default();
-    for key in 0..KEYS_MAX + 10 {
+    for key in 0..IDEMPOTENCY_KEYS_MAX + 10 {
         if let Claim::New(done) = calls.claim(&key.to_string(), 1) {
             done.complete(Code::Ok, "");
         }
     }
-    assert_eq!(calls.lock().by_key.len(), KEYS_MAX);
+    assert_eq!(calls.lock().by_key.len(), IDEMPOTENCY_KEYS_MAX);
 }

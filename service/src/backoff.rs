@@ -1,9 +1,9 @@
-//! Pauses between attempts to dial.
+//! Pauses between attempts.
 
 use std::time::Duration;
 
-/// Pauses that double from the first to the last, each drawn at random between zero and itself:
-/// when a relay comes back, its daemons do not all come at once.
+/// Pauses whose bounds double from the first to the last. Each is drawn at random between zero and its
+/// bound, so that many who wait for the same thing do not all come at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// Bound of the first pause.

@@ -1,4 +1,4 @@
-//! Small files that must be there whole or not at all.
+//! Small private files that must be there whole or not at all, and locks beside them.
 //!
 //! A command run as root writes in the folder of a relay that runs as another user, who has to be
 //! able to read what it wrote. So root's files get the owner of their folder. That folder's owner may
