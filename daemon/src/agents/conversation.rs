@@ -18,11 +18,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision, StatusChange};
+use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision, PlanModeChange, StatusChange};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::command::Options;
+use super::command::{Options, Reported};
 use super::refusal::Refusal;
 use super::requests::Requests;
 
@@ -179,8 +179,10 @@ pub(crate) struct Conversation {
     agent: Agent,
     /// How the last agent was started.
     agent_options: Arc<Options>,
-    /// The model that it said it has: what it was started with may be another name for it.
-    told_model: String,
+    /// What that one says of itself.
+    reported: Reported,
+    /// Whether the last agent of which clients heard planned only.
+    shown_plan_mode: bool,
     /// The session's, for agents that are asked for without one.
     session_model: String,
     agent_session_id: String,
@@ -223,7 +225,8 @@ impl Conversation {
             timeouts,
             agent: Agent::Away,
             agent_options: Arc::default(),
-            told_model: String::new(),
+            reported: Reported::default(),
+            shown_plan_mode: false,
             session_model: String::new(),
             agent_session_id,
             turn: None,
@@ -302,6 +305,11 @@ impl Conversation {
     fn tell_status(&mut self, message: &str) {
         let status = self.status(message);
         self.tell(Recipients::All, status);
+    }
+
+    fn tell_plan_mode(&mut self, to: Recipients, active: bool) {
+        let plan = String::new();
+        self.tell(to, Event::PlanMode(PlanModeChange { active, plan }));
     }
 
     fn status(&self, message: &str) -> Event {

@@ -4,6 +4,7 @@ use betcode_storage::classify::json::{fields, string};
 use serde_json::value::RawValue;
 
 use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
+use crate::translate::PLAN_MODE;
 
 /// Something that the conversation must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,13 @@ pub(crate) enum AgentSignal {
         session_id: String,
         /// The model that it has.
         model: String,
+        /// Whether it plans only, if it says.
+        plan_mode: Option<bool>,
+    },
+    /// It has another permission mode from now on.
+    Mode {
+        /// Whether it plans only.
+        plan_mode: bool,
     },
     /// It asks whether it may use a tool, or asks the user.
     Asks(Ask),
@@ -66,16 +74,22 @@ fn signal_in(object: &str) -> Option<AgentSignal> {
         "subtype",
         "session_id",
         "model",
+        "permissionMode",
         "request_id",
         "request",
     ];
-    let [kind, subtype, session_id, model, request_id, request] = fields(object, &names)?;
+    let [kind, subtype, session_id, model, mode, request_id, request] = fields(object, &names)?;
     let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
+    let plan_mode = || mode.and_then(string).map(|mode| mode == PLAN_MODE);
     match &*text(kind) {
         "system" if text(subtype) == "init" => Some(AgentSignal::Began {
             session_id: text(session_id),
             model: text(model),
+            plan_mode: plan_mode(),
         }),
+        "system" if text(subtype) == "status" => {
+            plan_mode().map(|plan_mode| AgentSignal::Mode { plan_mode })
+        }
         "result" => Some(AgentSignal::TurnOver),
         "control_cancel_request" => Some(AgentSignal::Withdraws(text(request_id))),
         "control_request" => {
@@ -118,6 +132,23 @@ mod tests {
     }
 
     #[test]
+    fn the_mode_is_known_from_the_beginning_and_whenever_it_changes() {
+        let init = br#"{"type":"system","subtype":"init","permissionMode":"plan"}"#;
+        assert!(matches!(
+            signals_in(init)[..],
+            [AgentSignal::Began {
+                plan_mode: Some(true),
+                ..
+            }]
+        ));
+        let status =
+            br#"{"type":"system","subtype":"status","status":null,"permissionMode":"acceptEdits"}"#;
+        assert_eq!(signals_in(status), [AgentSignal::Mode { plan_mode: false }]);
+        let other = br#"{"type":"system","subtype":"status","status":"compacting"}"#;
+        assert!(signals_in(other).is_empty());
+    }
+
+    #[test]
     fn each_object_of_a_line_is_seen_and_nonsense_is_not() {
         let two = br#"{"type":"system","subtype":"init","session_id":"a","model":"m"}{"type":"result"} torn"#;
         assert_eq!(
@@ -125,7 +156,8 @@ mod tests {
             [
                 AgentSignal::Began {
                     session_id: "a".to_owned(),
-                    model: "m".to_owned()
+                    model: "m".to_owned(),
+                    plan_mode: None,
                 },
                 AgentSignal::TurnOver
             ]

@@ -48,6 +48,9 @@ use json::{flag, number, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
 pub(crate) use readable::readable;
 
+/// What agents call the permission mode in which they plan only.
+pub(crate) const PLAN_MODE: &str = "plan";
+
 /// Streams under way that are remembered: the agent and its sub-agents.
 const STREAMS_MAX: usize = 64;
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::clients::messages;
 use super::{
-    Agent, AwaitedPlace, Conversation, Effect, Exit, InputKind, QueuedPrompt, Recipients, Turn,
+    Agent, AwaitedPlace, Conversation, Effect, Exit, InputKind, QueuedPrompt, Recipients,
+    StreamKey, Turn,
 };
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
@@ -21,6 +22,11 @@ impl Conversation {
     pub(crate) fn started(&mut self) {
         self.place = None;
         self.agent = Agent::Running;
+        let plans = self.agent_options.plan_mode;
+        if plans || self.shown_plan_mode {
+            self.tell_plan_mode(Recipients::All, plans);
+        }
+        self.shown_plan_mode = plans;
         self.hand_over();
     }
 
@@ -90,15 +96,23 @@ impl Conversation {
     pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, signal: AgentSignal) {
         self.recorded(sequence);
         match signal {
-            AgentSignal::Began { session_id, model } => {
+            AgentSignal::Began {
+                session_id,
+                model,
+                plan_mode,
+            } => {
                 if !session_id.is_empty() {
                     self.agent_session_id = session_id;
                 }
                 // A longer one is none that a client can ask for.
                 if model.len() <= TOOL_NAME_BYTES_MAX {
-                    self.told_model = model;
+                    self.reported.model = model;
+                }
+                if let Some(plan_mode) = plan_mode {
+                    self.reports_plan_mode(sequence, plan_mode);
                 }
             }
+            AgentSignal::Mode { plan_mode } => self.reports_plan_mode(sequence, plan_mode),
             AgentSignal::Asks(ask) => self.asked(now_ms, sequence, ask),
             AgentSignal::AsksOther {
                 request_id,
@@ -139,13 +153,28 @@ impl Conversation {
         }
     }
 
+    /// The agent's line says whether it plans only. The line itself tells clients, except those whose
+    /// stream began behind it.
+    fn reports_plan_mode(&mut self, sequence: u64, plan_mode: bool) {
+        self.reported.plan_mode = Some(plan_mode);
+        if self.shown_plan_mode != plan_mode {
+            for key in self.streams_behind(sequence) {
+                self.tell_plan_mode(Recipients::One(key), plan_mode);
+            }
+        }
+        self.shown_plan_mode = plan_mode;
+    }
+
+    /// Streams that began behind a line before we heard of it.
+    fn streams_behind(&self, sequence: u64) -> Vec<StreamKey> {
+        let streams = self.streams.iter();
+        let behind = streams.filter(|(_, stream)| stream.from >= sequence);
+        behind.map(|(key, _)| *key).collect()
+    }
+
     /// Tells a request again to streams that began behind its line before we heard of it.
     pub(super) fn retell(&mut self, sequence: u64) {
-        let behind = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.from >= sequence);
-        let behind: Vec<_> = behind.map(|(key, _)| *key).collect();
+        let behind = self.streams_behind(sequence);
         if behind.is_empty() {
             return;
         }

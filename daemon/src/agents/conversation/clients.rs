@@ -11,7 +11,7 @@ use super::{
     Agent, Conversation, EarlyReply, Effect, InputKind, QueuedPrompt, Recipients, Reply, Stream,
     StreamKey, Turn,
 };
-use crate::agents::command::Options;
+use crate::agents::command::{Options, Reported};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::requests::Decided;
@@ -41,6 +41,9 @@ impl Conversation {
         }
         let status = self.status("");
         self.tell(Recipients::One(key), status);
+        if self.agent == Agent::Running && self.shown_plan_mode {
+            self.tell_plan_mode(Recipients::One(key), true);
+        }
         // What is open and stands in lines that it is not told.
         for event in self.requests.events_up_to(from) {
             self.tell(Recipients::One(key), event);
@@ -135,15 +138,20 @@ impl Conversation {
 
     pub(super) fn begin(&mut self, now_ms: u64, said: QueuedPrompt) {
         self.idle_until_ms = None;
-        self.turn = Some(Turn::of(&said));
+        let running = &self.agent_options;
+        let asks_for_other = said.options.ask_for_other_than(running, &self.reported);
+        let mut turn = Turn::of(&said);
+        if self.agent == Agent::Running && asks_for_other && said.options.model.is_empty() {
+            // Clients were told that this model answers them.
+            Arc::make_mut(&mut turn.options)
+                .model
+                .clone_from(&running.model);
+        }
+        self.turn = Some(turn);
         match self.agent {
             Agent::Away => self.start(said.options),
             // What it is started with, it keeps: another one goes on where it was.
-            Agent::Running
-                if said
-                    .options
-                    .ask_for_other_than(&self.agent_options, &self.told_model) =>
-            {
+            Agent::Running if asks_for_other => {
                 self.end_input();
                 self.end_soon(now_ms);
             }
@@ -159,7 +167,7 @@ impl Conversation {
                 .model
                 .clone_from(&self.session_model);
         }
-        self.told_model.clear();
+        self.reported = Reported::default();
         self.agent_options = Arc::clone(&options);
         self.effects.push(Effect::Start(options));
     }

@@ -61,6 +61,7 @@ fn began(session_id: &str, model: &str) -> AgentSignal {
     AgentSignal::Began {
         session_id: session_id.to_owned(),
         model: model.to_owned(),
+        plan_mode: None,
     }
 }
 
@@ -112,7 +113,7 @@ fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
     talk.seen(0, 3, AgentSignal::TurnOver);
     assert_eq!(talk.activity(), Activity::Idle);
     talk.take_effects();
-    prompt_of(&mut talk, 2, "again");
+    prompt_of(&mut talk, 1, "again");
     let [Effect::Write(line, _)] = &done(&mut talk)[..] else {
         panic!()
     };
