@@ -79,8 +79,6 @@ pub(crate) struct Requests {
 pub(crate) struct Decided {
     /// Answers for the agent.
     pub(crate) answers: Vec<Bytes>,
-    /// Other requests that a grant answers now.
-    pub(crate) by_grant: Vec<String>,
     /// Whether the turn is to be interrupted.
     pub(crate) interrupts: bool,
 }
@@ -274,16 +272,12 @@ impl Requests {
             self.check_grant(&tool)?;
         }
         self.take(request_id);
-        let (mut answers, mut by_grant) = (vec![line], Vec::new());
+        let mut answers = vec![line];
         if decision == Decision::AllowSession {
-            for (request_id, answer) in self.set_grant(&tool, true)? {
-                by_grant.push(request_id);
-                answers.push(answer);
-            }
+            answers.extend(self.set_grant(&tool, true)?);
         }
         Ok(Decided {
             answers,
-            by_grant,
             interrupts: decision == Decision::DenyWithInterrupt,
         })
     }
@@ -370,22 +364,18 @@ impl Requests {
         Ok(())
     }
 
-    /// Answers a tool's requests from now on; the ids of those that are open, and the answers to them.
+    /// Answers a tool's requests from now on; the answers to those that are open.
     ///
     /// # Errors
     /// A name that is none; too many grants.
-    pub(crate) fn set_grant(
-        &mut self,
-        tool: &str,
-        granted: bool,
-    ) -> Result<Vec<(String, Bytes)>, Refusal> {
+    pub(crate) fn set_grant(&mut self, tool: &str, granted: bool) -> Result<Vec<Bytes>, Refusal> {
         self.check_grant(tool)?;
         self.grants.insert(tool.to_owned(), granted);
         let open = std::mem::take(&mut self.open);
         let mut answers = Vec::new();
         for open in open {
             match self.by_grant(&open) {
-                Some(answer) => answers.push((open.ask.request_id, answer)),
+                Some(answer) => answers.push(answer),
                 None => self.open.push(open),
             }
         }

@@ -70,6 +70,16 @@ fn cut_names(event: &mut Event) {
             }
         }
         Event::TurnComplete(turn) => cut_each([&mut turn.stop_reason]),
+        Event::Usage(usage) => cut_each([&mut usage.model]),
+        Event::StatusChange(change) => cut_each([&mut change.message]),
+        Event::PlanMode(change) if change.plan.len() > EVENT_BYTES_MAX => {
+            change.plan = cut_to(&change.plan, EVENT_BYTES_MAX);
+        }
+        Event::TodoUpdate(update) if update.encoded_len() > EVENT_BYTES_MAX => {
+            for item in &mut update.items {
+                cut_each([&mut item.id, &mut item.subject, &mut item.active_form]);
+            }
+        }
         _ => {}
     }
 }
@@ -143,15 +153,24 @@ fn shortened_value(value: prost_types::Value, left: &mut usize) -> prost_types::
 }
 
 fn not_shown(more: usize) -> prost_types::Value {
-    let kind = Some(Kind::StringValue(format!("[{more} more are not shown]")));
+    let kind = Some(Kind::StringValue(not_shown_text(more)));
     prost_types::Value { kind }
+}
+
+/// What stands for values that are left out.
+pub(super) fn not_shown_text(more: usize) -> String {
+    format!("[{more} more are not shown]")
 }
 
 /// The beginning of a long text.
 pub(super) fn cut(text: &str) -> String {
-    let (told, more) = text.split_at(text.floor_char_boundary(LARGE_INPUT_TEXT_BYTES_MAX));
+    cut_to(text, LARGE_INPUT_TEXT_BYTES_MAX)
+}
+
+fn cut_to(text: &str, bytes_max: usize) -> String {
+    let (shown, more) = text.split_at(text.floor_char_boundary(bytes_max));
     match more.len() {
         0 => text.to_owned(),
-        more => format!("{told} [{more} bytes more are not shown]"),
+        more => format!("{shown} [{more} bytes more are not shown]"),
     }
 }

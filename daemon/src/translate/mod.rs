@@ -27,6 +27,7 @@
 //! Before a replay resumes, a translator is shown such a line too, and the whole one that ends it.
 
 mod blocks;
+mod derived;
 mod fit;
 mod json;
 mod readable;
@@ -44,7 +45,7 @@ use serde_json::value::RawValue;
 
 use crate::limits::{FIRST_INIT_LINES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
 pub(crate) use fit::is_told_whole;
-use json::{flag, number, object, text};
+use json::{flag, narrow, number, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
 pub(crate) use readable::readable;
 
@@ -187,12 +188,17 @@ impl Translator {
         match text(value, "type") {
             "system" if is_init(value) => {
                 self.streams.clear();
-                vec![self.session_info(value, sequence)]
+                let info = self.session_info(value, sequence);
+                let mode = derived::permission_mode(value);
+                [info].into_iter().chain(mode).collect()
             }
+            "system" => derived::of_system(value),
             "stream_event" => self.partial(value).into_iter().collect(),
             "assistant" => self.assistant(value),
             "user" => blocks::user(value),
             "control_request" => control_request(value),
+            "control_response" => derived::answered(value).into_iter().collect(),
+            "control_cancel_request" => vec![derived::withdrawn(value)],
             "result" => {
                 self.streams.clear();
                 vec![usage(value), turn_complete(value)]
@@ -287,6 +293,11 @@ impl Translator {
                     if !streamed.is_some_and(|s| s.tools.contains(&start.tool_id)) {
                         events.push(Event::ToolCallStart(start));
                     }
+                    let derived = derived::of_tool_call(&block);
+                    events.extend(derived.filter(|event| {
+                        // A sub-agent may have things of its own to do, but no mode.
+                        parent(value).is_empty() || matches!(event, Event::TodoUpdate(_))
+                    }));
                 }
                 _ => {}
             }
@@ -427,19 +438,26 @@ fn user_question(request_id: &str, question: &Value) -> Event {
 
 fn usage(value: &Value) -> Event {
     let usage = object(value, "usage");
-    let count = |name| u32::try_from(number(usage, name)).unwrap_or(u32::MAX);
+    let count = |name| narrow(usage, name);
     Event::Usage(UsageReport {
         input_tokens: count("input_tokens"),
         output_tokens: count("output_tokens"),
         cache_read_tokens: count("cache_read_input_tokens"),
         cache_creation_tokens: count("cache_creation_input_tokens"),
-        model: String::new(),
+        model: model_of(object(value, "modelUsage")),
         cost_usd: value
             .get("total_cost_usd")
             .and_then(Value::as_f64)
             .unwrap_or_default(),
-        duration_ms: u32::try_from(number(value, "duration_ms")).unwrap_or(u32::MAX),
+        duration_ms: narrow(value, "duration_ms"),
     })
+}
+
+/// The model that the agent's process has used, of several the one that wrote most.
+fn model_of(usage: &Value) -> String {
+    let models = usage.as_object().into_iter().flatten();
+    let model = models.max_by_key(|(_, usage)| number(usage, "outputTokens"));
+    model.map(|(name, _)| name.clone()).unwrap_or_default()
 }
 
 /// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype. The agent

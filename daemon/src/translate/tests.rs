@@ -2,6 +2,8 @@ use prost::Message as _;
 
 use super::*;
 
+mod derived;
+
 fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
     let mut translator = Translator::new("s-1");
     let mut events = Vec::new();
@@ -296,6 +298,10 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
     };
     let block =
         |block: Value| serde_json::json!({"type": "assistant", "message": {"content": [block]}});
+    let tool_use = |name: &str, input: Value| {
+        block(serde_json::json!({"type": "tool_use", "id": "t", "name": name, "input": input}))
+    };
+    let half = "x".repeat(1 << 19);
     vec![
         (
             "model, cwd",
@@ -334,6 +340,37 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
         (
             "options",
             ask("AskUserQuestion", "r", question("x", "x", 1_000_000)),
+        ),
+        (
+            "to do",
+            tool_use(
+                "TodoWrite",
+                serde_json::json!({"todos": vec![serde_json::json!({"id": half, "content": half, "activeForm": half}); 4]}),
+            ),
+        ),
+        (
+            "many things to do",
+            tool_use(
+                "TodoWrite",
+                serde_json::json!({"todos": vec![serde_json::json!({"content": "x".repeat(8 << 10), "activeForm": "x".repeat(8 << 10)}); 600]}),
+            ),
+        ),
+        (
+            "plan",
+            tool_use("ExitPlanMode", serde_json::json!({"plan": long})),
+        ),
+        (
+            "answer",
+            serde_json::json!({"type": "control_response", "response": {"subtype": "success", "request_id": long,
+                "response": {"behavior": "deny", "message": long}}}),
+        ),
+        (
+            "compaction",
+            serde_json::json!({"type": "system", "subtype": "status", "status": null, "compact_result": "failed", "compact_error": long}),
+        ),
+        (
+            "model",
+            serde_json::json!({"type": "result", "modelUsage": {long.clone(): {}}}),
         ),
     ]
 }

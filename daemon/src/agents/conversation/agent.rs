@@ -11,10 +11,8 @@ use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::signals::{AgentSignal, Ask};
 use crate::limits::{
-    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, LARGE_INPUT_TEXT_BYTES_MAX,
-    TOOL_NAME_BYTES_MAX,
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
 };
-use crate::status::short;
 use betcode_storage::capacity::text;
 
 impl Conversation {
@@ -121,8 +119,8 @@ impl Conversation {
             AgentSignal::Withdraws(request_id) => {
                 if self.requests.withdrawn(&request_id) {
                     self.rest_again(now_ms);
-                    self.tell_status(&format!("{request_id}: withdrawn"));
                 }
+                self.tell_status("");
             }
             AgentSignal::TurnOver => self.turn_over(now_ms),
         }
@@ -133,17 +131,9 @@ impl Conversation {
         if self.agent == Agent::Ending {
             return;
         }
-        let request_id = short(ask.request_id.clone(), LARGE_INPUT_TEXT_BYTES_MAX);
-        let has_grant = self.requests.grants().contains_key(&ask.tool_name);
         match self.requests.asked(now_ms, sequence, ask) {
-            Some(answer) => {
-                self.write_answers(vec![answer]);
-                // Clients are shown its line as a request that is open.
-                match has_grant {
-                    true => self.tell_answered_by_grant(&[request_id]),
-                    false => self.tell_status(&format!("{request_id}: denied without asking")),
-                }
-            }
+            // Clients are shown the request as an open one until they get the answer's line.
+            Some(answer) => self.write_answers(vec![answer]),
             None => {
                 // It waits for the answer, in a turn or not.
                 self.idle_until_ms = None;
@@ -258,8 +248,12 @@ impl Conversation {
     /// A line for the agent is on disk, and it has it; or not.
     pub(crate) fn written(&mut self, now_ms: u64, what: InputKind, result: Result<u64, Refusal>) {
         match (what, result) {
-            (_, Ok(sequence)) if what == InputKind::Answer => self.recorded(sequence),
-            (_, Ok(sequence)) => {
+            (InputKind::Answer, Ok(sequence)) => {
+                self.recorded(sequence);
+                // Its line says that the agent goes on, and others may be open still.
+                self.tell_status("");
+            }
+            (InputKind::Prompt, Ok(sequence)) => {
                 self.recorded(sequence);
                 if let Some(turn) = &mut self.turn {
                     turn.written = true;

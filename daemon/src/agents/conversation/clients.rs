@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use betcode_schema_grpc::v1::PermissionDecision;
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -205,40 +204,30 @@ impl Conversation {
             } => {
                 let input = updated_input.as_deref();
                 let decided = self.requests.decide(&request_id, decision, input, &message);
-                self.decided(now_ms, key, &request_id, decision, decided);
+                self.decided(now_ms, key, decided);
             }
             Reply::Answers {
                 question_id,
                 answers,
             } => match self.requests.answer(&question_id, answers) {
-                Ok(line) => {
-                    self.write_answers(line.into_iter().collect());
+                Ok(Some(line)) => {
+                    self.write_answers(vec![line]);
                     self.rest_again(now_ms);
-                    self.tell_status(&format!("{question_id}: answered"));
                 }
+                Ok(None) => self.tell_status(&format!("{question_id}: answered in part")),
                 Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
             },
         }
     }
 
-    fn decided(
-        &mut self,
-        now_ms: u64,
-        key: StreamKey,
-        request_id: &str,
-        decision: PermissionDecision,
-        decided: Result<Decided, Refusal>,
-    ) {
+    fn decided(&mut self, now_ms: u64, key: StreamKey, decided: Result<Decided, Refusal>) {
         match decided {
             Ok(Decided {
                 answers,
-                by_grant,
                 interrupts,
             }) => {
                 self.write_answers(answers);
                 self.rest_again(now_ms);
-                self.tell_status(&format!("{request_id}: {}", decision.as_str_name()));
-                self.tell_answered_by_grant(&by_grant);
                 if interrupts {
                     self.interrupt(now_ms);
                 }
@@ -265,6 +254,7 @@ impl Conversation {
         }
     }
 
+    /// Clients learn of the answers from their lines.
     pub(super) fn write_answers(&mut self, answers: Vec<Bytes>) {
         let write = |line| Effect::Write(line, InputKind::Answer);
         self.effects.extend(answers.into_iter().map(write));
@@ -281,21 +271,12 @@ impl Conversation {
         tool: &str,
         granted: bool,
     ) -> Result<(), Refusal> {
-        let answered = self.requests.set_grant(tool, granted)?;
-        if !answered.is_empty() {
-            let (request_ids, answers): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
+        let answers = self.requests.set_grant(tool, granted)?;
+        if !answers.is_empty() {
             self.write_answers(answers);
             self.rest_again(now_ms);
-            self.tell_answered_by_grant(&request_ids);
         }
         Ok(())
-    }
-
-    /// Says which requests nobody is asked any more: every client was shown them as open ones.
-    pub(super) fn tell_answered_by_grant(&mut self, request_ids: &[String]) {
-        for request_id in request_ids {
-            self.tell_status(&format!("{request_id}: answered by a grant"));
-        }
     }
 
     pub(crate) fn clear_grants(&mut self, tool: &str) {

@@ -66,9 +66,13 @@ fn began(session_id: &str, model: &str) -> AgentSignal {
 }
 
 fn allow(id: &str) -> Reply {
+    decide(id, PermissionDecision::AllowOnce)
+}
+
+fn decide(id: &str, decision: PermissionDecision) -> Reply {
     Reply::Decision {
         request_id: id.to_owned(),
-        decision: PermissionDecision::AllowOnce,
+        decision,
         updated_input: None,
         message: String::new(),
     }
@@ -456,50 +460,48 @@ fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
     assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }
 
-fn status_messages(talk: &mut Conversation) -> Vec<String> {
-    let effects = talk.take_effects().into_iter();
-    let told = effects.filter_map(|effect| match effect {
-        Effect::Tell(Recipients::All, _, Event::StatusChange(status)) => Some(status.message),
-        _ => None,
-    });
-    told.filter(|message| !message.is_empty()).collect()
-}
-
 #[test]
-fn a_request_that_a_grant_answers_is_said_to_be_answered() {
+fn a_grant_answers_what_is_open_and_what_comes() {
     let mut talk = in_turn();
     talk.heard(0, 3, vec![(2, ask("p1")), (3, ask("p2"))]);
     talk.take_effects();
-    let Reply::Decision {
-        request_id,
-        updated_input,
-        message,
-        ..
-    } = allow("p1")
-    else {
-        unreachable!()
-    };
-    let always = Reply::Decision {
-        request_id,
-        decision: PermissionDecision::AllowSession,
-        updated_input,
-        message,
-    };
-    talk.replied(0, 1, 3, always);
-    assert_eq!(
-        status_messages(&mut talk),
-        [
-            "p1: PERMISSION_DECISION_ALLOW_SESSION",
-            "p2: answered by a grant"
-        ]
-    );
+    talk.replied(0, 1, 3, decide("p1", PermissionDecision::AllowSession));
+    assert_eq!(writes(&talk.take_effects()), 2);
     talk.heard(0, 4, vec![(4, ask("p3"))]);
-    assert_eq!(status_messages(&mut talk), ["p3: answered by a grant"]);
+    assert_eq!(writes(&talk.take_effects()), 1);
     talk.clear_grants("Bash");
     talk.heard(0, 5, vec![(5, ask("p4"))]);
     talk.take_effects();
     talk.set_grant(0, "Bash", false).unwrap();
-    assert_eq!(status_messages(&mut talk), ["p4: answered by a grant"]);
+    assert_eq!(writes(&talk.take_effects()), 1);
+}
+
+#[test]
+fn how_things_stand_is_said_behind_the_line_of_an_answer() {
+    let mut talk = in_turn();
+    talk.heard(0, 3, vec![(2, ask("p1")), (3, ask("p2"))]);
+    talk.take_effects();
+    let statuses = |talk: &mut Conversation| -> Vec<_> {
+        let effects = talk.take_effects().into_iter();
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Tell(Recipients::All, after, Event::StatusChange(change)) => {
+                    Some((after, change.status(), change.message))
+                }
+                _ => None,
+            })
+            .collect()
+    };
+    for (id, line, status) in [
+        ("p1", 4, AgentStatus::WaitingForUser),
+        ("p2", 5, AgentStatus::Thinking),
+    ] {
+        talk.replied(0, 1, 3, allow(id));
+        // The line tells which request has an answer, live as in a replay.
+        assert_eq!(statuses(&mut talk), [], "{id}");
+        talk.written(0, InputKind::Answer, Ok(line));
+        assert_eq!(statuses(&mut talk), [(line, status, String::new())], "{id}");
+    }
 }
 
 #[test]
