@@ -181,6 +181,8 @@ pub(crate) struct Conversation {
     agent_options: Arc<Options>,
     /// What that one says of itself.
     reported: Reported,
+    /// It has had no prompt yet.
+    is_fresh: bool,
     /// Whether the last agent of which clients heard planned only.
     shown_plan_mode: bool,
     /// The session's, for agents that are asked for without one.
@@ -226,6 +228,7 @@ impl Conversation {
             agent: Agent::Away,
             agent_options: Arc::default(),
             reported: Reported::default(),
+            is_fresh: false,
             shown_plan_mode: false,
             session_model: String::new(),
             agent_session_id,

@@ -337,14 +337,20 @@ mod tests {
     }
 
     /// Values that lines are made of: those that change what is known, and those that tell it.
-    const VALUES: [&str; 7] = [
+    const VALUES: [&str; 13] = [
+        r#"{"type":"rate_limit_event"}"#,
+        r#"{"type":"result","subtype":"success","result":"/x is not known"}"#,
+        r#"{"type":"assistant","message":{"id":"o","content":[{"type":"text","text":"/x is not known"}]}}"#,
+        r#"{"type":"user","message":{"content":"hi"},"session_id":""}"#,
+        r#"{"type":"user","message":{"content":"hi"},"session_id":"a"}"#,
+        r#"{"type":"user","message":{"content":"<local-command-stdout>x</local-command-stdout>"}}"#,
+        r#"{"type":"system","subtype":"local_command_output","content":"x"}"#,
         BEGINS,
         GOES_ON,
         r#"{"type":"system","subtype":"init","session_id":"a"}"#,
         r#"{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"xy"}]}}"#,
         r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":"r"}]}}"#,
         r#"{"type":"result","subtype":"success"}"#,
-        r#"{"type":"rate_limit_event"}"#,
     ];
     const ENDS: [&str; 5] = ["", "", "", r#"{"type":"ass"#, r#""}]}}"#];
 
@@ -355,7 +361,7 @@ mod tests {
         let line = (values, prop::sample::select(&ENDS[..]));
         // A plain line among them changes nothing but that it is whole.
         let line = line.prop_map(|(values, end)| values.concat() + end);
-        let plain = Just(VALUES[6].to_owned());
+        let plain = Just(VALUES[0].to_owned());
         prop::collection::vec(prop_oneof![line, plain], 1..100)
     }
 

@@ -1,11 +1,11 @@
 //! Content blocks of messages: results of tools, and what the user said.
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{ToolCallResult, UserInput};
+use betcode_schema_grpc::v1::{TextDelta, ToolCallResult, UserInput};
 use serde_json::Value;
 
 use super::json::{flag, narrow, object, text};
-use super::{derived, parent};
+use super::{derived, is_prompt, parent};
 
 /// The blocks of a content; a content that is plain text is one text block.
 pub(super) fn of(content: &Value) -> Vec<Value> {
@@ -32,17 +32,78 @@ pub(super) fn user(value: &Value) -> Vec<Event> {
             is_error: flag(block, "is_error"),
             duration_ms: duration_ms(structured),
         })),
-        "text" => Some(Event::UserInput(UserInput {
-            content: text(block, "text").to_owned(),
-        })),
+        "text" => said(value, text(block, "text")),
         // These clients have no event for pictures: they are told that there is one.
-        "image" => Some(Event::UserInput(UserInput {
-            content: "[image]".to_owned(),
-        })),
+        "image" if !is_of_agent(value) => Some(user_input("[image]")),
         _ => None,
     });
     let plan = derived::of_tool_result(structured).filter(|_| parent(value).is_empty());
     events.chain(plan).collect()
+}
+
+/// Whether a `user` line has text that a command of the agent's own printed.
+pub(super) fn prints(value: &Value) -> bool {
+    let prints = |block: &Value| printed(text(block, "text")).is_some();
+    !is_prompt(value)
+        && of(object(object(value, "message"), "content"))
+            .iter()
+            .any(prints)
+}
+
+/// Text of a `user` line: what the user said, or what a command of the agent's own printed. The agent puts
+/// more into such lines that is for its model, and that nobody typed.
+fn said(value: &Value, text: &str) -> Option<Event> {
+    if is_prompt(value) {
+        return Some(user_input(text));
+    }
+    if let Some(output) = printed(text) {
+        return command_output(output);
+    }
+    let trimmed = text.trim_start();
+    let has_tag = AGENT_TAGS.iter().any(|tag| trimmed.starts_with(tag));
+    let is_of_agent = has_tag || is_of_agent(value);
+    (!is_of_agent).then(|| user_input(text))
+}
+
+/// How text begins that the agent puts into `user` lines itself.
+const AGENT_TAGS: [&str; 6] = [
+    "<local-command-",
+    "<command-name>",
+    "<command-message>",
+    "<command-args>",
+    "<system-reminder>",
+    "<task-notification>",
+];
+
+/// Marks of `user` lines that the agent makes itself.
+const AGENT_MARKS: [&str; 3] = ["isSynthetic", "isMeta", "isCompactSummary"];
+
+fn is_of_agent(value: &Value) -> bool {
+    AGENT_MARKS.iter().any(|mark| flag(value, mark))
+}
+
+/// What a command of the agent's own printed, without the tags around it.
+fn printed(text: &str) -> Option<&str> {
+    let rest = text.trim_start().strip_prefix("<local-command-")?;
+    let output = rest
+        .strip_prefix("stdout>")
+        .or_else(|| rest.strip_prefix("stderr>"))?;
+    output.split("</local-command-").next()
+}
+
+/// The output of a command of the agent's own, as text that the agent says.
+pub(super) fn command_output(text: &str) -> Option<Event> {
+    let text = text.trim().to_owned();
+    let says = !text.is_empty();
+    says.then_some(Event::TextDelta(TextDelta {
+        text,
+        is_complete: true,
+    }))
+}
+
+fn user_input(content: &str) -> Event {
+    let content = content.to_owned();
+    Event::UserInput(UserInput { content })
 }
 
 /// A tool's result as the agent has it itself, printed or in a transcript.

@@ -70,6 +70,7 @@ fn cut_names(event: &mut Event) {
             }
         }
         Event::TurnComplete(turn) => cut_each([&mut turn.stop_reason]),
+        Event::Error(error) => cut_each([&mut error.message]),
         Event::Usage(usage) => cut_each([&mut usage.model]),
         Event::StatusChange(change) => cut_each([&mut change.message]),
         Event::PlanMode(change) if change.plan.len() > EVENT_BYTES_MAX => {

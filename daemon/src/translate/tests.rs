@@ -3,10 +3,22 @@ use prost::Message as _;
 use super::*;
 
 mod derived;
+mod unspoken;
 
 fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
     let mut translator = Translator::new("s-1");
     let mut events = Vec::new();
+    let mut first = Translator::new("s-1");
+    for (line, sequence) in lines.iter().take(from.min(64)).zip(1..) {
+        first.translate(Line {
+            sequence,
+            received_ms: 0,
+            bytes: line.as_bytes(),
+        });
+    }
+    if let Some(sequence) = first.began() {
+        translator.began_before(sequence);
+    }
     let context = (0..from)
         .rev()
         .find(|&at| Translator::matters(lines[at].as_bytes()) == Matters::Begins);
@@ -263,7 +275,9 @@ fn an_event_has_the_lines_time_or_its_arrival() {
 #[test]
 fn an_agent_resumes_a_session_when_an_earlier_one_began_there() {
     let init = r#"{"type":"system","subtype":"init"}"#;
-    let lines = [r#"{"type":"user","message":{"content":"hi"}}"#, init, init];
+    let result = r#"{"type":"result","subtype":"success"}"#;
+    let prompt = r#"{"type":"user","message":{"content":"hi"}}"#;
+    let lines = [prompt, init, result, init];
     let resumed = |events: &[(u64, Event)]| -> Vec<(u64, bool)> {
         let told = events.iter().filter_map(|(sequence, event)| match event {
             Event::SessionInfo(info) => Some((*sequence, info.is_resumed)),
@@ -271,7 +285,7 @@ fn an_agent_resumes_a_session_when_an_earlier_one_began_there() {
         });
         told.collect()
     };
-    assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (3, true)]);
+    assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (4, true)]);
     let late = vec![r#"{"type":"x"}"#; 2 * FIRST_INIT_LINES_MAX as usize];
     let late: Vec<_> = late.into_iter().chain([init]).collect();
     assert!(resumed(&translate_all(&late, 0))[0].1);
@@ -306,6 +320,18 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
         (
             "model, cwd",
             serde_json::json!({"type": "system", "subtype": "init", "model": long, "cwd": long}),
+        ),
+        (
+            "errors",
+            serde_json::json!({"type": "result", "subtype": "error_x", "errors": [long]}),
+        ),
+        (
+            "answer",
+            serde_json::json!({"type": "result", "subtype": "success", "result": long}),
+        ),
+        (
+            "failed",
+            serde_json::json!({"type": "result", "subtype": long, "is_error": true, "result": long}),
         ),
         (
             "stop_reason",

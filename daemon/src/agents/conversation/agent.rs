@@ -20,6 +20,7 @@ impl Conversation {
     pub(crate) fn started(&mut self) {
         self.place = None;
         self.agent = Agent::Running;
+        self.is_fresh = true;
         let plans = self.agent_options.plan_mode;
         if plans || self.shown_plan_mode {
             self.tell_plan_mode(Recipients::All, plans);

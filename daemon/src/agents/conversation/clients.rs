@@ -174,7 +174,13 @@ impl Conversation {
     pub(super) fn hand_over(&mut self) {
         let turn = self.turn.as_mut();
         if let Some(content) = turn.and_then(|turn| turn.prompt.take()) {
-            let line = prompt::line(&content, &self.agent_session_id);
+            // The first one names no session, which the command line does. So the lines show where a process
+            // begins, and `SessionInfo` knows which `init` resumes the session.
+            let session_id = match std::mem::take(&mut self.is_fresh) {
+                true => "",
+                false => &self.agent_session_id,
+            };
+            let line = prompt::line(&content, session_id);
             self.effects.push(Effect::Write(line, InputKind::Prompt));
         }
     }

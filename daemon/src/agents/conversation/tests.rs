@@ -122,6 +122,17 @@ fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
         panic!()
     };
     assert!(String::from_utf8_lossy(line).contains(r#""session_id":"a-1""#));
+    // The first one of each process names none.
+    talk.written(0, InputKind::Prompt, Ok(4));
+    talk.seen(0, 5, AgentSignal::TurnOver);
+    talk.exited(&Exit::default());
+    prompt_of(&mut talk, 1, "once more");
+    talk.started();
+    let effects = done(&mut talk);
+    let Some(Effect::Write(line, _)) = effects.last() else {
+        panic!("{effects:?}")
+    };
+    assert!(String::from_utf8_lossy(line).contains(r#""session_id":"""#));
 }
 
 #[test]
