@@ -14,7 +14,7 @@ mod agent;
 mod clients;
 mod time;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use betcode_schema_grpc::v1::agent_event::Event;
@@ -189,6 +189,10 @@ pub(crate) struct Conversation {
     session_model: String,
     agent_session_id: String,
     turn: Option<Turn>,
+    /// The turn's tool calls that have no result yet.
+    tools: BTreeSet<String>,
+    /// The agent compacts what its model reads.
+    compacts: bool,
     waiting: VecDeque<QueuedPrompt>,
     requests: Requests,
     streams: BTreeMap<StreamKey, Stream>,
@@ -233,6 +237,8 @@ impl Conversation {
             session_model: String::new(),
             agent_session_id,
             turn: None,
+            tools: BTreeSet::new(),
+            compacts: false,
             waiting: VecDeque::new(),
             requests: Requests::new(line_bytes_max),
             streams: BTreeMap::new(),
@@ -315,15 +321,20 @@ impl Conversation {
         self.tell(to, Event::PlanMode(PlanModeChange { active, plan }));
     }
 
-    fn status(&self, message: &str) -> Event {
-        let status = match self.activity() {
+    fn agent_status(&self) -> AgentStatus {
+        match self.activity() {
             _ if self.stalled.is_some() => AgentStatus::Error,
             Activity::Waiting => AgentStatus::WaitingForUser,
+            Activity::Active if self.compacts => AgentStatus::Compacting,
+            Activity::Active if !self.tools.is_empty() => AgentStatus::ExecutingTool,
             Activity::Active => AgentStatus::Thinking,
             Activity::Idle => AgentStatus::Idle,
-        };
+        }
+    }
+
+    fn status(&self, message: &str) -> Event {
         Event::StatusChange(StatusChange {
-            status: status.into(),
+            status: self.agent_status().into(),
             message: message.to_owned(),
         })
     }

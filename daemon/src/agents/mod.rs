@@ -47,12 +47,13 @@ pub(crate) use refusal::Refusal;
 use crate::core::Core;
 use crate::limits::{
     AGENT_ID_LINES_MAX, CONVERSATION_ENTRIES_MAX, CONVERSATION_INBOX_MAX, CONVERSATIONS_MAX,
-    LAST_LINES_MS,
+    LAST_LINES_MS, TOOL_NAME_BYTES_MAX,
 };
 use crate::observe::ms;
 use crate::status::{being_deleted, draining, exhausted, from_store, internal};
 use conversation::Activity;
 use session::{ConversationTask, StoredConversation};
+use signals::AgentSignal;
 
 /// The conversations of this daemon.
 #[derive(Debug, Default)]
@@ -62,6 +63,8 @@ pub struct Agents {
     streams: AtomicU64,
     /// The last number given to an agent that became idle.
     idle_numbers: AtomicU64,
+    /// The version that the agent which began last said of itself.
+    version: Mutex<Option<String>>,
     tasks: TaskTracker,
 }
 
@@ -173,6 +176,24 @@ impl Agents {
             live.idle_number.swap(0, Ordering::Relaxed) > 0
                 && live.inbox.try_send(Command::YieldSlot).is_ok()
         })
+    }
+
+    /// Notes the version that an agent says of itself when it begins.
+    fn note_version(&self, signals: &[(u64, AgentSignal)]) {
+        for (_, signal) in signals {
+            if let AgentSignal::Began { version, .. } = signal
+                && (1..=TOOL_NAME_BYTES_MAX).contains(&version.len())
+            {
+                *self.version.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(version.clone());
+            }
+        }
+    }
+
+    /// The version of the agent that began last in this daemon, if any said.
+    pub(crate) fn version(&self) -> Option<String> {
+        let version = self.version.lock();
+        version.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Conversations in memory.

@@ -195,7 +195,10 @@ impl ConversationTask {
                 conversation.clear_grants(&tool);
                 let _ = reply.send(());
             }
-            Command::Recorded { last, signals } => conversation.heard(now_ms, last, signals),
+            Command::Recorded { last, signals } => {
+                self.core.agents.note_version(&signals);
+                conversation.heard(now_ms, last, signals);
+            }
             Command::RecordingStalled(refusal) => conversation.stalled(refusal),
             Command::RecordingResumed => conversation.flows(),
             Command::LineSplit { first, bytes_max } => {

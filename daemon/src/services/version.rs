@@ -40,8 +40,15 @@ impl VersionService for Version {
             api_version: API_VERSION.to_owned(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             features: FEATURES.map(str::to_owned).into(),
-            // Agents tell their version when they run, to their sessions.
-            claude_code: None,
+            // Not asked of the executable, which may be any: an agent says it when it begins.
+            claude_code: self
+                .0
+                .agents
+                .version()
+                .map(|version| proto::ClaudeCodeInfo {
+                    version,
+                    ..proto::ClaudeCodeInfo::default()
+                }),
             constraints: Some(proto::VersionConstraints::default()),
         }))
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use betcode_schema_grpc::v1::AgentStatus;
+
 use super::clients::messages;
 use super::{
     Agent, AwaitedPlace, Conversation, Effect, Exit, InputKind, QueuedPrompt, Recipients,
@@ -11,7 +13,7 @@ use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::signals::{AgentSignal, Ask};
 use crate::limits::{
-    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_NAME_BYTES_MAX,
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX,
 };
 use betcode_storage::capacity::text;
 
@@ -57,6 +59,7 @@ impl Conversation {
 
     pub(super) fn turn_failed(&mut self, mut refusal: Refusal) {
         self.turn = None;
+        self.forget_work();
         self.place = None;
         self.requests.close();
         refusal = self.forget_waiting(refusal);
@@ -99,6 +102,7 @@ impl Conversation {
                 session_id,
                 model,
                 plan_mode,
+                version: _,
             } => {
                 if !session_id.is_empty() {
                     self.agent_session_id = session_id;
@@ -123,8 +127,42 @@ impl Conversation {
                 }
                 self.tell_status("");
             }
+            AgentSignal::ToolsBegin(ids) => self.tools_begin(ids),
+            AgentSignal::ToolsEnd(ids) => self.tools_end(&ids),
+            // The line itself tells clients.
+            AgentSignal::Compacts(compacts) => self.compacts = compacts,
             AgentSignal::TurnOver => self.turn_over(now_ms),
         }
+    }
+
+    fn tools_begin(&mut self, ids: Vec<String>) {
+        let before = self.agent_status();
+        self.tools.extend(ids);
+        // More than that are not told apart: the first of them to end counts for those that are left out.
+        while self.tools.len() > TOOL_CALLS_MAX {
+            self.tools.pop_last();
+        }
+        self.tell_status_unless(before);
+    }
+
+    fn tools_end(&mut self, ids: &[String]) {
+        let before = self.agent_status();
+        for id in ids {
+            self.tools.remove(id);
+        }
+        self.tell_status_unless(before);
+    }
+
+    fn tell_status_unless(&mut self, before: AgentStatus) {
+        if self.agent_status() != before {
+            self.tell_status("");
+        }
+    }
+
+    /// What the turn was doing is over with it.
+    pub(super) fn forget_work(&mut self) {
+        self.tools.clear();
+        self.compacts = false;
     }
 
     pub(super) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) {
@@ -182,6 +220,7 @@ impl Conversation {
             return;
         }
         self.turn = None;
+        self.forget_work();
         self.requests.close();
         if !self.closing && self.agent == Agent::Running {
             self.kill_at_ms = None;
@@ -304,6 +343,7 @@ impl Conversation {
         let told_to = self.agent == Agent::Ending;
         let was_told = (self.activity(), self.stalled.is_some());
         self.agent = Agent::Away;
+        self.forget_work();
         // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
         (self.stalled, self.stalls) = (None, 0);
         (self.kill_at_ms, self.idle_until_ms) = (None, None);

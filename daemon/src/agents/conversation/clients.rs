@@ -137,6 +137,7 @@ impl Conversation {
 
     pub(super) fn begin(&mut self, now_ms: u64, said: QueuedPrompt) {
         self.idle_until_ms = None;
+        self.forget_work();
         let running = &self.agent_options;
         let asks_for_other = said.options.ask_for_other_than(running, &self.reported);
         let mut turn = Turn::of(&said);

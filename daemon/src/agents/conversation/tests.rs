@@ -62,6 +62,7 @@ fn began(session_id: &str, model: &str) -> AgentSignal {
         session_id: session_id.to_owned(),
         model: model.to_owned(),
         plan_mode: None,
+        version: String::new(),
     }
 }
 
@@ -546,4 +547,39 @@ fn messages_that_are_forgotten_are_said_to_be() {
     let told = errors(&mut talk);
     assert_eq!(told[0].1.code, "UNAVAILABLE");
     assert_eq!(told[0].1.details["messages_forgotten"], "1");
+}
+
+#[test]
+fn a_turn_is_at_work_on_its_tools_until_all_have_results() {
+    let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect();
+    let mut talk = in_turn();
+    talk.seen(0, 2, AgentSignal::ToolsBegin(ids(&["a", "b"])));
+    assert_eq!(statuses(&mut talk), [AgentStatus::ExecutingTool]);
+    talk.seen(0, 3, ask("r"));
+    assert_eq!(statuses(&mut talk), [AgentStatus::WaitingForUser]);
+    talk.replied(0, 1, 3, allow("r"));
+    talk.written(0, InputKind::Answer, Ok(4));
+    assert_eq!(statuses(&mut talk), [AgentStatus::ExecutingTool]);
+    talk.seen(0, 5, AgentSignal::ToolsEnd(ids(&["a", "x"])));
+    assert_eq!(statuses(&mut talk), []);
+    talk.seen(0, 6, AgentSignal::ToolsEnd(ids(&["b"])));
+    assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
+    // Who attaches while it compacts learns that.
+    talk.seen(0, 7, AgentSignal::Compacts(true));
+    talk.attached(3, "eve".into(), 7, Arc::default());
+    let compacts = talk.take_effects().into_iter().any(|effect| match effect {
+        Effect::Tell(Recipients::One(3), _, Event::StatusChange(change)) => {
+            change.status() == AgentStatus::Compacting
+        }
+        _ => false,
+    });
+    assert!(compacts);
+    // All of it ends with the turn, and tools without one are nobody's work.
+    talk.seen(0, 8, AgentSignal::ToolsBegin(ids(&["c"])));
+    talk.seen(0, 9, AgentSignal::TurnOver);
+    talk.seen(0, 10, AgentSignal::ToolsBegin(ids(&["d"])));
+    assert_eq!(statuses(&mut talk), [AgentStatus::Idle]);
+    prompt_of(&mut talk, 1, "next");
+    talk.written(0, InputKind::Prompt, Ok(12));
+    assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }
