@@ -167,8 +167,8 @@ pub(crate) enum Reply {
 struct EarlyReply {
     key: StreamKey,
     reply: Reply,
-    /// The last line that the client had been told.
-    told: u64,
+    /// The last line that the client had been sent.
+    last_sent: u64,
     until_ms: u64,
 }
 

@@ -23,7 +23,7 @@ use super::signals::Ask;
 use crate::limits::{
     GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
 };
-use crate::translate::{self, is_told_whole, question_text, readable, value_of};
+use crate::translate::{self, is_sent_whole, question_text, readable, value_of};
 
 /// The tool by which the agent asks the user something.
 const ASK_USER: &str = "AskUserQuestion";
@@ -44,8 +44,8 @@ impl Open {
         self.ask.tool_name == ASK_USER
     }
 
-    fn is_told_whole(&self) -> bool {
-        is_told_whole(&value_of(&readable(self.ask.input.as_bytes())))
+    fn is_sent_whole(&self) -> bool {
+        is_sent_whole(&value_of(&readable(self.ask.input.as_bytes())))
     }
 
     fn input(&self) -> Map<String, Value> {
@@ -246,7 +246,7 @@ impl Requests {
             Decision::AllowOnce | Decision::AllowSession => {
                 answer(request_id, &Verdict::Allow(&open.ask.input))
             }
-            Decision::AllowWithEdit if !open.is_told_whole() => {
+            Decision::AllowWithEdit if !open.is_sent_whole() => {
                 let message =
                     "its input is too large to be told whole: allow it as it is, or deny it";
                 return Err(Refusal::invalid(message).with("request_id", request_id));

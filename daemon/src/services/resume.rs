@@ -77,15 +77,15 @@ pub(super) type NextBatch = std::result::Result<EventBatch, Status>;
 
 /// Events, one by one.
 pub(super) struct EventStream {
-    tellings: ReceiverStream<NextBatch>,
-    told: EventBatch,
+    batches: ReceiverStream<NextBatch>,
+    batch: EventBatch,
 }
 
 impl EventStream {
-    pub(super) fn of(tellings: ReceiverStream<NextBatch>) -> Self {
+    pub(super) fn of(batches: ReceiverStream<NextBatch>) -> Self {
         Self {
-            tellings,
-            told: EventBatch::default(),
+            batches,
+            batch: EventBatch::default(),
         }
     }
 }
@@ -95,12 +95,12 @@ impl Stream for EventStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(event) = self.told.events.next() {
+            if let Some(event) = self.batch.events.next() {
                 return Poll::Ready(Some(Ok(event)));
             }
-            self.told = EventBatch::default();
-            match ready!(Pin::new(&mut self.tellings).poll_next(context)) {
-                Some(Ok(told)) => self.told = told,
+            self.batch = EventBatch::default();
+            match ready!(Pin::new(&mut self.batches).poll_next(context)) {
+                Some(Ok(batch)) => self.batch = batch,
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 None => return Poll::Ready(None),
             }
@@ -127,8 +127,8 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
             if events.is_empty() {
                 continue;
             }
-            let told = EventBatch::new(events, room.clone());
-            if pages.hand_to(sender, Ok(told)).await.is_err() {
+            let batch = EventBatch::new(events, room.clone());
+            if pages.hand_to(sender, Ok(batch)).await.is_err() {
                 return;
             }
         }
@@ -366,14 +366,14 @@ mod tests {
     }
 
     fn events(translator: &mut Translator, lines: &[String], after: usize) -> Vec<AgentEvent> {
-        let told = lines.iter().enumerate().skip(after).map(|(at, bytes)| {
+        let events = lines.iter().enumerate().skip(after).map(|(at, bytes)| {
             translator.translate(Line {
                 sequence: at as u64 + 1,
                 received_ms: 0,
                 bytes: bytes.as_bytes(),
             })
         });
-        told.flatten().collect()
+        events.flatten().collect()
     }
 
     proptest! {
@@ -389,9 +389,9 @@ mod tests {
             let all = events(&mut Translator::new("s"), &lines, 0);
             for after in 0..=lines.len() {
                 let mut resumed = in_context(&store, &session, after as u64).unwrap();
-                let told = events(&mut resumed, &lines, after);
+                let sent = events(&mut resumed, &lines, after);
                 let rest = all.iter().filter(|event| event.sequence > after as u64);
-                prop_assert_eq!(told, rest.cloned().collect::<Vec<_>>(), "after {}", after);
+                prop_assert_eq!(sent, rest.cloned().collect::<Vec<_>>(), "after {}", after);
             }
         }
     }

@@ -26,7 +26,7 @@ const FEATURES: [&str; 11] = [
     "agents.input_lock",
 ];
 
-/// The service.
+/// `VersionService` of this daemon.
 #[derive(Debug, Clone)]
 pub struct Version(pub Arc<Core>);
 

@@ -28,14 +28,14 @@ pub(super) fn parts(mut event: Event) -> Vec<Event> {
     let mut parts = Vec::new();
     while !rest.is_empty() {
         let (part, behind) = rest.split_at(rest.floor_char_boundary(EVENT_BYTES_MAX));
-        let mut told = event.clone();
-        if let Some(text) = text_of(&mut told) {
+        let mut next = event.clone();
+        if let Some(text) = text_of(&mut next) {
             part.clone_into(text);
         }
-        if let Event::TextDelta(delta) = &mut told {
+        if let Event::TextDelta(delta) = &mut next {
             delta.is_complete &= behind.is_empty();
         }
-        parts.push(told);
+        parts.push(next);
         rest = behind;
     }
     parts
@@ -113,7 +113,7 @@ pub(super) fn input(value: &Value) -> Option<Struct> {
 }
 
 /// Whether all of what a tool is to be given is told.
-pub(crate) fn is_told_whole(value: &Value) -> bool {
+pub(crate) fn is_sent_whole(value: &Value) -> bool {
     json::to_struct(value).is_none_or(|whole| whole.encoded_len() <= EVENT_BYTES_MAX)
 }
 

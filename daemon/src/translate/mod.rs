@@ -46,7 +46,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::limits::{FIRST_INIT_LINES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
-pub(crate) use fit::is_told_whole;
+pub(crate) use fit::is_sent_whole;
 use json::{flag, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
 pub(crate) use readable::readable;
@@ -197,10 +197,10 @@ impl Translator {
         }
         self.torn = ending == Ending::Torn;
         for value in objects {
-            let told = self.object(&value, line.sequence);
+            let whole = self.object(&value, line.sequence);
             let timestamp = timestamp(&value, line.received_ms);
-            let told = told.into_iter().flat_map(fit::parts);
-            events.extend(told.map(|event| AgentEvent {
+            let parts = whole.into_iter().flat_map(fit::parts);
+            events.extend(parts.map(|event| AgentEvent {
                 sequence: line.sequence,
                 timestamp: Some(timestamp),
                 parent_tool_use_id: fit::cut(parent(&value)),
@@ -331,8 +331,13 @@ impl Translator {
             match text(&block, "type") {
                 "text" => {
                     // Told already as it was written: this says only that it is complete.
-                    let told = streamed.is_some_and(|s| s.text);
-                    let text = if told { "" } else { text(&block, "text") }.to_owned();
+                    let was_streamed = streamed.is_some_and(|s| s.text);
+                    let text = if was_streamed {
+                        ""
+                    } else {
+                        text(&block, "text")
+                    }
+                    .to_owned();
                     events.push(Event::TextDelta(TextDelta {
                         text,
                         is_complete: true,
@@ -451,8 +456,8 @@ fn tool_call_start(block: &Value) -> ToolCallStart {
 
 /// What an agent asks, as events that fit.
 pub(crate) fn asked(value: &Value) -> Vec<Event> {
-    let told = control_request(value).into_iter();
-    told.flat_map(fit::parts).collect()
+    let events = control_request(value).into_iter();
+    events.flat_map(fit::parts).collect()
 }
 
 fn control_request(value: &Value) -> Vec<Event> {

@@ -31,10 +31,11 @@ fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
             received_ms: 1_500,
             bytes: line.as_bytes(),
         };
-        let told = translator.translate(line);
+        let translated = translator.translate(line);
         if at >= from {
             events.extend(
-                told.into_iter()
+                translated
+                    .into_iter()
                     .filter_map(|e| Some((e.sequence, e.event?))),
             );
         }
@@ -210,15 +211,15 @@ fn pieces_of_a_line_give_no_events_whatever_they_look_like_and_wherever_a_replay
     let lines = [
         first, second, prompt, first, &middle, "", prompt, first, prompt,
     ];
-    let told = [(3, true), (7, true), (9, true)];
+    let prompts = [(3, true), (7, true), (9, true)];
     for from in 0..lines.len() {
         let events = translate_all(&lines, from).into_iter();
         let seen: Vec<_> = events
             .map(|(sequence, event)| (sequence, matches!(event, Event::UserInput(_))))
             .collect();
-        let expected: Vec<_> = told
+        let expected: Vec<_> = prompts
             .into_iter()
-            .filter(|told| told.0 > from as u64)
+            .filter(|prompt| prompt.0 > from as u64)
             .collect();
         assert_eq!(seen, expected, "from {from}");
     }
@@ -279,11 +280,11 @@ fn an_agent_resumes_a_session_when_an_earlier_one_began_there() {
     let prompt = r#"{"type":"user","message":{"content":"hi"}}"#;
     let lines = [prompt, init, result, init];
     let resumed = |events: &[(u64, Event)]| -> Vec<(u64, bool)> {
-        let told = events.iter().filter_map(|(sequence, event)| match event {
+        let infos = events.iter().filter_map(|(sequence, event)| match event {
             Event::SessionInfo(info) => Some((*sequence, info.is_resumed)),
             _ => None,
         });
-        told.collect()
+        infos.collect()
     };
     assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (4, true)]);
     let late = vec![r#"{"type":"x"}"#; 2 * FIRST_INIT_LINES_MAX as usize];

@@ -45,7 +45,7 @@ impl Conversation {
     }
 
     /// Another session needs the agent's place.
-    pub(crate) fn give_way(&mut self, now_ms: u64) {
+    pub(crate) fn yield_slot(&mut self, now_ms: u64) {
         if self.is_idle() {
             self.end_input();
             self.end_soon(now_ms);
@@ -269,7 +269,7 @@ impl Conversation {
 
     /// A line did not reach the agent, which has closed its input. It may finish a turn that it has;
     /// the next one is another agent's.
-    pub(crate) fn deaf(&mut self, now_ms: u64, what: InputKind) {
+    pub(crate) fn input_closed(&mut self, now_ms: u64, what: InputKind) {
         self.end_input();
         let goes_on = self.turn.as_ref().is_some_and(|turn| turn.written);
         if what == InputKind::Prompt || !goes_on {
@@ -312,7 +312,7 @@ impl Conversation {
     }
 
     /// Nothing can be recorded: the agent waits, as do we.
-    pub(crate) fn stalled(&mut self, refusal: Refusal) {
+    pub(crate) fn recording_stalled(&mut self, refusal: Refusal) {
         self.tell(Recipients::All, refusal.clone().event());
         self.stalled = Some(refusal);
         self.stalls += 1;
@@ -320,7 +320,7 @@ impl Conversation {
     }
 
     /// Recording goes on, for one of those that waited.
-    pub(crate) fn flows(&mut self) {
+    pub(crate) fn recording_resumed(&mut self) {
         self.stalls = self.stalls.saturating_sub(1);
         if self.stalls == 0 && self.stalled.take().is_some() {
             self.tell_status("recording goes on");
@@ -328,7 +328,7 @@ impl Conversation {
     }
 
     /// A line was longer than a message may be.
-    pub(crate) fn came_in_pieces(&mut self, first: u64, bytes_max: usize) {
+    pub(crate) fn line_split(&mut self, first: u64, bytes_max: usize) {
         let message = format!(
             "a line of the agent is longer than {}, and was recorded in pieces; they give no \
              events; raise max_payload_bytes",
@@ -340,8 +340,8 @@ impl Conversation {
 
     /// It is gone, and all that it printed is on disk.
     pub(crate) fn exited(&mut self, exit: &Exit) {
-        let told_to = self.agent == Agent::Ending;
-        let was_told = (self.activity(), self.stalled.is_some());
+        let was_ending = self.agent == Agent::Ending;
+        let status_before = (self.activity(), self.stalled.is_some());
         self.agent = Agent::Away;
         self.forget_work();
         // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
@@ -368,9 +368,9 @@ impl Conversation {
                 let cancelled = turn.cancelled;
                 self.turn_failed(gone(exit, cancelled, self.closing));
             }
-            None if exit.success || told_to => {
+            None if exit.success || was_ending => {
                 self.requests.close();
-                if was_told != (self.activity(), false) {
+                if status_before != (self.activity(), false) {
                     self.tell_status("");
                 }
             }

@@ -186,18 +186,18 @@ impl Conversation {
         }
     }
 
-    /// The user replies to a request. `told` is the last line that the stream had been told then.
-    pub(crate) fn replied(&mut self, now_ms: u64, key: StreamKey, told: u64, reply: Reply) {
+    /// The user replies to a request. `last_sent` is the last line that the stream had been sent then.
+    pub(crate) fn replied(&mut self, now_ms: u64, key: StreamKey, last_sent: u64, reply: Reply) {
         let (Reply::Decision { request_id: id, .. }
         | Reply::Answers {
             question_id: id, ..
         }) = &reply;
-        let may_come = told > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
+        let may_come = last_sent > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
         if may_come && !self.requests.is_open(id) {
             self.early.push_back(EarlyReply {
                 key,
                 reply,
-                told,
+                last_sent,
                 until_ms: now_ms + EARLY_ANSWER_MS_MAX,
             });
             return;
@@ -247,13 +247,13 @@ impl Conversation {
     pub(super) fn take_up_early(&mut self, now_ms: u64) {
         for early in std::mem::take(&mut self.early) {
             // Late enough: it is answered now, or found to be about nothing.
-            let told = if early.until_ms <= now_ms {
+            let last_sent = if early.until_ms <= now_ms {
                 0
             } else {
-                early.told
+                early.last_sent
             };
             let until_ms = early.until_ms;
-            self.replied(now_ms, early.key, told, early.reply);
+            self.replied(now_ms, early.key, last_sent, early.reply);
             // One that still waits keeps its time.
             if let Some(last) = self.early.back_mut() {
                 last.until_ms = last.until_ms.min(until_ms.max(now_ms + 1));

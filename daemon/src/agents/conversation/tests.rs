@@ -8,7 +8,7 @@ use crate::limits::{
     WAITING_MESSAGES_MAX,
 };
 
-const PATIENCE: Timeouts = Timeouts {
+const TIMEOUTS: Timeouts = Timeouts {
     idle_ms: 1_000,
     unattended_ms: 500,
 };
@@ -25,7 +25,7 @@ fn plans() -> Arc<Options> {
 
 /// A conversation with a stream of `ann` (key 1), who plans, and one of `bob` (key 2).
 fn attended() -> Conversation {
-    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0);
+    let mut talk = Conversation::new(TIMEOUTS, 10_000, String::new(), 0, 0);
     talk.attached(1, "ann".into(), 0, plans());
     talk.attached(2, "bob".into(), 0, Arc::default());
     talk.take_effects();
@@ -79,7 +79,7 @@ fn decide(id: &str, decision: PermissionDecision) -> Reply {
     }
 }
 
-/// What is done, without what is told.
+/// What is done, without what is sent.
 fn done(talk: &mut Conversation) -> Vec<Effect> {
     let effects = talk.take_effects().into_iter();
     effects.filter(|e| !matches!(e, Effect::Tell(..))).collect()
@@ -168,9 +168,9 @@ fn a_cancelled_turn_is_interrupted_once_the_agent_has_it_and_killed_when_it_goes
     talk.tick(10 + INTERRUPT_MS_MAX);
     assert_eq!(done(&mut talk), [Effect::Kill]);
     talk.exited(&Exit::default());
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.code, "AGENT_EXITED");
-    assert!(!told[0].1.is_fatal);
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.code, "AGENT_EXITED");
+    assert!(!sent[0].1.is_fatal);
     // What waited is forgotten, and the session goes on.
     assert_eq!(talk.activity(), Activity::Idle);
     prompt_of(&mut talk, 1, "again");
@@ -186,14 +186,14 @@ fn an_agent_starts_as_the_stream_asked_whose_message_starts_it_though_it_has_lef
     talk.detached(0, 2);
     talk.attached(3, "eve".into(), 1, Arc::default());
     // It closes its input: another one gets what waits.
-    talk.deaf(0, InputKind::Answer);
+    talk.input_closed(0, InputKind::Answer);
     talk.seen(0, 2, AgentSignal::TurnOver);
     talk.take_effects();
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(plans())]);
     talk.started();
     talk.written(0, InputKind::Prompt, Ok(3));
-    talk.deaf(0, InputKind::Answer);
+    talk.input_closed(0, InputKind::Answer);
     talk.seen(0, 4, AgentSignal::TurnOver);
     talk.take_effects();
     talk.exited(&Exit::default());
@@ -206,9 +206,9 @@ fn an_agent_that_ends_with_its_conversation_is_not_said_to_be_started_again() {
     talk.close(0);
     talk.take_effects();
     talk.exited(&Exit::default());
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.code, "AGENT_EXITED");
-    assert!(!told[0].1.message.contains("next message"), "{told:?}");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.code, "AGENT_EXITED");
+    assert!(!sent[0].1.message.contains("next message"), "{sent:?}");
 }
 
 #[test]
@@ -249,10 +249,10 @@ fn a_crash_is_told_with_what_the_agent_said_last() {
         how: "exit status: 3".to_owned(),
         stderr: vec!["a".to_owned(), "b".to_owned()],
     });
-    let told = errors(&mut talk);
-    assert_eq!(told[0].0, Recipients::All);
-    assert_eq!(told[0].1.details["exit"], "exit status: 3");
-    assert_eq!(told[0].1.details["stderr"], "a\nb");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].0, Recipients::All);
+    assert_eq!(sent[0].1.details["exit"], "exit status: 3");
+    assert_eq!(sent[0].1.details["stderr"], "a\nb");
     assert_eq!(talk.activity(), Activity::Idle);
     talk.replied(0, 1, 2, allow("r"));
     assert_eq!(errors(&mut talk)[0].1.code, "UNKNOWN_REQUEST");
@@ -273,14 +273,14 @@ fn a_prompt_that_cannot_be_recorded_never_reaches_the_agent() {
 #[test]
 fn while_nothing_can_be_recorded_messages_are_refused() {
     let mut talk = in_turn();
-    talk.stalled(Refusal::new("RESOURCE_EXHAUSTED", "full"));
+    talk.recording_stalled(Refusal::new("RESOURCE_EXHAUSTED", "full"));
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
     assert_eq!(errors(&mut talk)[0].0, Recipients::One(1));
-    // Who comes now is told as well.
+    // Who comes now learns it as well.
     talk.attached(3, "eve".into(), 1, Arc::default());
     assert_eq!(errors(&mut talk).len(), 1);
-    talk.flows();
+    talk.recording_resumed();
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
     assert!(errors(&mut talk).is_empty());
@@ -308,21 +308,21 @@ fn who_attaches_later_is_told_what_is_open() {
     talk.seen(0, 2, ask("r"));
     talk.take_effects();
     talk.attached(3, "eve".into(), 1, Arc::default());
-    let told = |talk: &mut Conversation| {
+    let sent = |talk: &mut Conversation| {
         let effects = talk.take_effects().into_iter();
         effects
             .filter(|e| matches!(e, Effect::Tell(_, _, Event::PermissionRequest(_))))
             .count()
     };
     // Line 2 comes to it by itself.
-    assert_eq!(told(&mut talk), 0);
+    assert_eq!(sent(&mut talk), 0);
     talk.attached(4, "eve".into(), 2, Arc::default());
-    assert_eq!(told(&mut talk), 1);
+    assert_eq!(sent(&mut talk), 1);
     // It attached behind a line of which we hear only now.
     talk.attached(5, "eve".into(), 7, Arc::default());
     talk.take_effects();
     talk.seen(0, 6, ask("s"));
-    assert_eq!(told(&mut talk), 1);
+    assert_eq!(sent(&mut talk), 1);
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
         let mut talk = in_turn();
         if !had {
             talk.seen(0, 2, AgentSignal::TurnOver);
-            talk.tick(PATIENCE.idle_ms);
+            talk.tick(TIMEOUTS.idle_ms);
             // The agent is ending: the next one gets this.
             prompt_of(&mut talk, 1, "two");
         }
@@ -421,17 +421,17 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
         prompt_of(&mut talk, 1, "four");
         talk.take_effects();
         assert!(talk.cancel(2_000));
-        let told = talk.take_effects().into_iter().any(|effect| match effect {
+        let sent = talk.take_effects().into_iter().any(|effect| match effect {
             Effect::Tell(Recipients::All, _, Event::StatusChange(status)) => {
                 status.message.contains("2 messages forgotten")
             }
             _ => false,
         });
-        assert!(told, "{had}");
+        assert!(sent, "{had}");
     }
 }
 
-/// The statuses that are told.
+/// The statuses that are sent.
 fn statuses(talk: &mut Conversation) -> Vec<AgentStatus> {
     let effects = talk.take_effects().into_iter();
     effects
@@ -448,13 +448,13 @@ fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_lo
     talk.seen(0, 2, AgentSignal::TurnOver);
     talk.seen(10, 3, ask("r"));
     assert_eq!(talk.next_ms(), None);
-    talk.tick(10 * PATIENCE.idle_ms);
+    talk.tick(10 * TIMEOUTS.idle_ms);
     assert!(done(&mut talk).is_empty());
-    let now_ms = 20 * PATIENCE.idle_ms;
+    let now_ms = 20 * TIMEOUTS.idle_ms;
     talk.replied(now_ms, 1, 3, allow("r"));
     assert_eq!(writes(&done(&mut talk)), 1);
-    assert_eq!(talk.next_ms(), Some(now_ms + PATIENCE.idle_ms));
-    talk.tick(now_ms + PATIENCE.idle_ms);
+    assert_eq!(talk.next_ms(), Some(now_ms + TIMEOUTS.idle_ms));
+    talk.tick(now_ms + TIMEOUTS.idle_ms);
     assert_eq!(done(&mut talk), [Effect::EndInput]);
 }
 
@@ -462,13 +462,13 @@ fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_lo
 fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
     let mut talk = in_turn();
     let full = || Refusal::new("RESOURCE_EXHAUSTED", "the disk is full");
-    talk.stalled(full());
-    talk.stalled(full());
-    talk.flows();
+    talk.recording_stalled(full());
+    talk.recording_stalled(full());
+    talk.recording_resumed();
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
     assert_eq!(errors(&mut talk)[0].1.code, "RESOURCE_EXHAUSTED");
-    talk.flows();
+    talk.recording_resumed();
     assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }
 
@@ -536,17 +536,17 @@ fn messages_that_are_forgotten_are_said_to_be() {
     prompt_of(&mut talk, 1, "waits");
     talk.take_effects();
     talk.exited(&Exit::default());
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.details["messages_forgotten"], "1");
-    assert!(told[0].1.message.contains("1 message"), "{told:?}");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.details["messages_forgotten"], "1");
+    assert!(sent[0].1.message.contains("1 message"), "{sent:?}");
 
     let mut talk = in_turn();
     prompt_of(&mut talk, 1, "waits");
     talk.take_effects();
     talk.close(0);
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.code, "UNAVAILABLE");
-    assert_eq!(told[0].1.details["messages_forgotten"], "1");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.code, "UNAVAILABLE");
+    assert_eq!(sent[0].1.details["messages_forgotten"], "1");
 }
 
 #[test]

@@ -211,7 +211,7 @@ fn a_recorded_answer_says_which_request_it_settles_and_how() {
 
 #[test]
 fn a_result_of_a_tool_has_the_time_that_the_agent_tells() {
-    for (told, duration_ms) in [
+    for (field, duration_ms) in [
         (r#""tool_use_result":{"durationMs":12.7}"#, 12),
         (r#""toolUseResult":{"totalDurationMs":34}"#, 34),
         (r#""tool_use_result":{"durationSeconds":1.25}"#, 1_250),
@@ -221,13 +221,13 @@ fn a_result_of_a_tool_has_the_time_that_the_agent_tells() {
         (r#""other":1"#, 0),
     ] {
         let line = format!(
-            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t","content":"x"}}]}},{told}}}"#
+            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t","content":"x"}}]}},{field}}}"#
         );
         let events = events(&[&line]);
         let [Event::ToolCallResult(result)] = &events[..] else {
             panic!("{events:?}")
         };
-        assert_eq!(result.duration_ms, duration_ms, "{told}");
+        assert_eq!(result.duration_ms, duration_ms, "{field}");
     }
     // It cannot be known which of two it is of.
     let two = r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t"},{"type":"tool_result","tool_use_id":"u"}]},"tool_use_result":{"durationMs":12}}"#;
@@ -238,7 +238,7 @@ fn a_result_of_a_tool_has_the_time_that_the_agent_tells() {
 
 #[test]
 fn usage_has_the_model_that_wrote_most() {
-    for (told, model) in [
+    for (field, model) in [
         (r#"{"claude-x":{"outputTokens":0}}"#, "claude-x"),
         (
             r#"{"a":{"outputTokens":5},"b":{"outputTokens":70},"c":{"outputTokens":6}}"#,
@@ -247,11 +247,11 @@ fn usage_has_the_model_that_wrote_most() {
         ("{}", ""),
         ("7", ""),
     ] {
-        let line = format!(r#"{{"type":"result","subtype":"success","modelUsage":{told}}}"#);
+        let line = format!(r#"{{"type":"result","subtype":"success","modelUsage":{field}}}"#);
         let events = events(&[&line]);
         let Some(Event::Usage(usage)) = events.first() else {
             panic!("{events:?}")
         };
-        assert_eq!(usage.model, model, "{told}");
+        assert_eq!(usage.model, model, "{field}");
     }
 }

@@ -42,11 +42,11 @@ fn a_message_that_asks_for_the_model_that_runs_has_it() {
             ..Options::default()
         })
     };
-    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0)
+    let mut talk = Conversation::new(TIMEOUTS, 10_000, String::new(), 0, 0)
         .with_model("the-sessions".to_owned());
     talk.attached(1, "ann".into(), 0, Arc::default());
     talk.attached(2, "bob".into(), 0, asks_for("the-sessions"));
-    talk.attached(3, "eve".into(), 0, asks_for("as-told"));
+    talk.attached(3, "eve".into(), 0, asks_for("as-reported"));
     prompt_of(&mut talk, 1, "go");
     assert_eq!(done(&mut talk), [Effect::Start(asks_for("the-sessions"))]);
     talk.started();
@@ -54,7 +54,7 @@ fn a_message_that_asks_for_the_model_that_runs_has_it() {
     talk.take_effects();
     for key in [2, 3] {
         talk.written(0, InputKind::Prompt, Ok(1));
-        talk.seen(0, 2, began("a-1", "as-told"));
+        talk.seen(0, 2, began("a-1", "as-reported"));
         talk.seen(0, 3, AgentSignal::TurnOver);
         talk.take_effects();
         prompt_of(&mut talk, key, "go on");
@@ -96,23 +96,23 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
     talk.heard(0, 3, vec![(3, ask("r"))]);
     talk.take_effects();
     prompt_of(&mut talk, 3, "go on");
-    let told = talk.take_effects();
-    assert!(told.contains(&Effect::EndInput), "{told:?}");
+    let sent = talk.take_effects();
+    assert!(sent.contains(&Effect::EndInput), "{sent:?}");
     assert!(
-        told.iter().any(|effect| matches!(
+        sent.iter().any(|effect| matches!(
             effect,
             Effect::Tell(Recipients::All, _, Event::StatusChange(change))
                 if change.status == i32::from(AgentStatus::Thinking)
         )),
-        "{told:?}"
+        "{sent:?}"
     );
     talk.heard(0, 4, vec![(4, ask("late"))]);
     for id in ["r", "late"] {
         talk.replied(0, 1, 4, allow(id));
-        let told = talk.take_effects();
-        assert_eq!(writes(&told), 0, "{id}");
-        let [Effect::Tell(Recipients::One(1), _, Event::Error(refused))] = &told[..] else {
-            panic!("{told:?}")
+        let sent = talk.take_effects();
+        assert_eq!(writes(&sent), 0, "{id}");
+        let [Effect::Tell(Recipients::One(1), _, Event::Error(refused))] = &sent[..] else {
+            panic!("{sent:?}")
         };
         assert_eq!(refused.code, "UNKNOWN_REQUEST");
     }
@@ -121,16 +121,16 @@ fn an_agent_that_gives_way_to_another_leaves_no_request_open() {
 #[test]
 fn an_agent_makes_room_when_it_rests_and_not_while_it_has_something_to_do() {
     let mut talk = in_turn();
-    talk.give_way(0);
+    talk.yield_slot(0);
     assert!(!talk.is_idle() && done(&mut talk).is_empty());
     talk.seen(0, 2, AgentSignal::TurnOver);
     assert!(talk.is_idle());
     talk.seen(0, 3, ask("r"));
-    talk.give_way(0);
+    talk.yield_slot(0);
     assert!(!talk.is_idle() && done(&mut talk).is_empty());
     talk.replied(0, 1, 3, allow("r"));
     talk.take_effects();
-    talk.give_way(0);
+    talk.yield_slot(0);
     assert_eq!(done(&mut talk), [Effect::EndInput]);
     assert!(talk.next_ms().is_some(), "one that does not end is killed");
 }
@@ -198,7 +198,7 @@ fn an_agent_that_changes_its_mode_keeps_the_model_that_it_has() {
         plan_mode: true,
         ..Options::default()
     };
-    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0)
+    let mut talk = Conversation::new(TIMEOUTS, 10_000, String::new(), 0, 0)
         .with_model("the-sessions".to_owned());
     talk.attached(1, "ann".into(), 0, Arc::new(planner.clone()));
     talk.attached(2, "bob".into(), 0, Arc::default());
