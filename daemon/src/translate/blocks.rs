@@ -16,6 +16,16 @@ pub(super) fn of(content: &Value) -> Vec<Value> {
     }
 }
 
+/// Whether a content has a text that is wanted.
+pub(super) fn any_text(content: &Value, is_wanted: impl Fn(&str) -> bool) -> bool {
+    let is_text = |block: &Value| text(block, "type") == "text" && is_wanted(text(block, "text"));
+    match content {
+        Value::Array(blocks) => blocks.iter().any(is_text),
+        Value::String(text) => is_wanted(text),
+        _ => false,
+    }
+}
+
 /// A `user` line: results of tools, fed back to the agent, or a prompt.
 pub(super) fn user(value: &Value) -> Vec<Event> {
     let blocks = of(object(object(value, "message"), "content"));
@@ -43,11 +53,8 @@ pub(super) fn user(value: &Value) -> Vec<Event> {
 
 /// Whether a `user` line has text that a command of the agent's own printed.
 pub(super) fn prints(value: &Value) -> bool {
-    let prints = |block: &Value| printed(text(block, "text")).is_some();
-    !is_prompt(value)
-        && of(object(object(value, "message"), "content"))
-            .iter()
-            .any(prints)
+    let content = object(object(value, "message"), "content");
+    !is_prompt(value) && any_text(content, |text| printed(text).is_some())
 }
 
 /// Text of a `user` line: what the user said, or what a command of the agent's own printed. The agent puts

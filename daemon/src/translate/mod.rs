@@ -407,9 +407,8 @@ fn is_command_output(value: &Value) -> bool {
 
 /// Whether the agent itself, and no sub-agent, says something in a whole message.
 fn speaks(value: &Value) -> bool {
-    let says = |block: &Value| text(block, "type") == "text" && !text(block, "text").is_empty();
     let content = object(object(value, "message"), "content");
-    parent(value).is_empty() && blocks::of(content).iter().any(says)
+    parent(value).is_empty() && blocks::any_text(content, |text| !text.is_empty())
 }
 
 /// Whether this is what the daemon wrote to the agent for the user. Lines that the agent prints have more

@@ -129,8 +129,13 @@ impl Conversation {
             }
             AgentSignal::ToolsBegin(ids) => self.tools_begin(ids),
             AgentSignal::ToolsEnd(ids) => self.tools_end(&ids),
-            // The line itself tells clients.
-            AgentSignal::Compacts(compacts) => self.compacts = compacts,
+            AgentSignal::Compacts(compacts) => {
+                self.compacts = compacts;
+                // Clients learn it from the line, whose status is THINKING when it is over.
+                if !compacts {
+                    self.tell_status_unless(AgentStatus::Thinking);
+                }
+            }
             AgentSignal::TurnOver => self.turn_over(now_ms),
         }
     }
@@ -295,6 +300,7 @@ impl Conversation {
             }
             (InputKind::Prompt, Ok(sequence)) => {
                 self.recorded(sequence);
+                self.is_fresh = false;
                 if let Some(turn) = &mut self.turn {
                     turn.written = true;
                     if turn.cancelled {

@@ -177,7 +177,7 @@ impl Conversation {
         if let Some(content) = turn.and_then(|turn| turn.prompt.take()) {
             // The first one names no session, which the command line does. So the lines show where a process
             // begins, and `SessionInfo` knows which `init` resumes the session.
-            let session_id = match std::mem::take(&mut self.is_fresh) {
+            let session_id = match self.is_fresh {
                 true => "",
                 false => &self.agent_session_id,
             };

@@ -574,11 +574,20 @@ fn a_turn_is_at_work_on_its_tools_until_all_have_results() {
         _ => false,
     });
     assert!(compacts);
+    talk.seen(0, 8, ask("s"));
+    talk.take_effects();
+    talk.seen(0, 8, AgentSignal::Compacts(false));
+    assert_eq!(statuses(&mut talk), [AgentStatus::WaitingForUser]);
+    talk.replied(0, 1, 8, allow("s"));
+    talk.take_effects();
+    talk.seen(0, 8, AgentSignal::Compacts(false));
+    assert_eq!(statuses(&mut talk), []);
     // All of it ends with the turn, and tools without one are nobody's work.
     talk.seen(0, 8, AgentSignal::ToolsBegin(ids(&["c"])));
     talk.seen(0, 9, AgentSignal::TurnOver);
     talk.seen(0, 10, AgentSignal::ToolsBegin(ids(&["d"])));
-    assert_eq!(statuses(&mut talk), [AgentStatus::Idle]);
+    let expected = [AgentStatus::ExecutingTool, AgentStatus::Idle];
+    assert_eq!(statuses(&mut talk), expected);
     prompt_of(&mut talk, 1, "next");
     talk.written(0, InputKind::Prompt, Ok(12));
     assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
