@@ -4,7 +4,7 @@
 //!             message           started / written        result
 //!   idle ─────────────▶ turn ───────────────────▶ turn ─────────▶ idle ──(a while)──▶ agent ends
 //!                         │ control_request ▶ waiting for somebody ▶ answered
-//!                         └ exit ▶ told, idle; the next message starts the agent again
+//!                         └ exit ▶ clients learn it, idle; the next message starts the agent again
 //! ```
 //!
 //! One turn at a time: messages that come meanwhile wait, and a cancellation forgets them. Time is
@@ -42,11 +42,11 @@ pub(crate) enum Effect {
     EndInput,
     /// End it now.
     Kill,
-    /// Tell clients, once they were told the lines up to a sequence.
+    /// Send clients an event, once they were sent the lines up to a sequence.
     Tell(Recipients, u64, Event),
 }
 
-/// Who is told.
+/// Who gets an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recipients {
     All,
@@ -93,7 +93,7 @@ pub(crate) struct Timeouts {
 enum Agent {
     Away,
     Running,
-    /// It was told to end.
+    /// Its input is closed, so that it ends.
     Ending,
 }
 
@@ -133,7 +133,7 @@ struct Stream {
     client: Arc<str>,
     /// How the agent runs that one of its messages starts.
     options: Arc<Options>,
-    /// It is told the lines behind this one.
+    /// It gets the lines behind this one.
     from: u64,
 }
 
@@ -268,7 +268,7 @@ impl Conversation {
         std::mem::take(&mut self.effects)
     }
 
-    /// The agent's own name for the conversation; empty before it told one.
+    /// The agent's own name for the conversation; empty before it named one.
     pub(crate) fn agent_session_id(&self) -> &str {
         &self.agent_session_id
     }

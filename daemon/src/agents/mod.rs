@@ -7,7 +7,7 @@
 //! * `running` is an agent at work: `process` starts and ends it, `recorder` has its pipes;
 //! * `mailbox` holds the daemon's own events for a stream.
 //!
-//! Every line is recorded before anything is told of it: clients are told from the store's commits,
+//! Every line is recorded before anything is sent of it: clients get it from the store's commits,
 //! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
 
 mod command;
@@ -401,7 +401,7 @@ async fn end_conversation(inbox: &mpsc::Sender<Command>) {
 }
 
 /// What the store knows of a session. The agent's name for the conversation is the one that its
-/// last lines tell, for it may give a new one when it resumes; else the first that it ever told.
+/// last lines have, for it may take a new one when it resumes; else the first that it ever had.
 fn known(store: &Store, id: SessionId) -> betcode_storage::Result<StoredConversation> {
     let session = store.session(&id)?;
     let mut agent_session_id = session.meta.agent_session_id;

@@ -226,7 +226,7 @@ impl ConversationTask {
     async fn carry_out(&mut self) {
         loop {
             let effects = self.conversation.take_effects();
-            // Before anybody is told: who hears of a change finds it in the list of sessions.
+            // Before anything is sent: who hears of a change finds it in the list of sessions.
             let activity = self.conversation.activity();
             self.activity.store(activity as u8, Ordering::Relaxed);
             self.core

@@ -9,7 +9,7 @@
 //!    between them. A stream that is too slow for its buffer is served from the store.
 //!
 //! Every event carries the sequence of its line. The daemon's own carry that of the last line the
-//! stream was told, so that a client may resume from whatever it saw last.
+//! stream was sent, so that a client may resume from whatever it saw last.
 
 mod inbound;
 mod open;
@@ -96,7 +96,7 @@ struct Attached {
     key: StreamKey,
     inbox: mpsc::Sender<Command>,
     mailbox: Arc<Mailbox>,
-    /// The last line that the stream was told.
+    /// The last line that the stream was sent.
     last_sent: Arc<AtomicU64>,
 }
 

@@ -262,7 +262,7 @@ fn part(
     };
     // It is not known yet whether the part before it ends with a torn line.
     let mut choice = Choice { torn: true };
-    // Damage hides context, not events: it is told when the replay comes to it.
+    // Damage hides context, not events: it is reported when the replay comes to it.
     for message in store.read(session, range)?.filter_map(Result::ok) {
         part.read_bytes += message.payload.len();
         if part.read_bytes > bytes_max {

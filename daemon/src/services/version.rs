@@ -12,7 +12,7 @@ use crate::core::Core;
 const API_VERSION: &str = "v1";
 
 /// What this daemon can do.
-const FEATURES: [&str; 11] = [
+const FEATURES: [&str; 14] = [
     "sessions.list",
     "sessions.resume",
     "sessions.compact",
@@ -24,6 +24,9 @@ const FEATURES: [&str; 11] = [
     "agents.permissions",
     "agents.grants",
     "agents.input_lock",
+    "agents.todos",
+    "agents.plan_mode",
+    "agents.tool_status",
 ];
 
 /// `VersionService` of this daemon.

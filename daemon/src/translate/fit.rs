@@ -1,8 +1,8 @@
 //! Events as clients take them: gRPC's usual bound for a message is 4 MiB, and a client that is sent
 //! more can never get past that line.
 //!
-//! A long text is told in parts, one event after the other; put together they are the text. What a
-//! tool is to be given, and what the user is asked, is told whole, or, when it is too large, with what
+//! A long text is sent in parts, one event after the other; put together they are the text. What a
+//! tool is to be given, and what the user is asked, is sent whole, or, when it is too large, with what
 //! is long in it cut short, which it says. So is any other text, which none is that is not hostile.
 
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ fn text_of(event: &mut Event) -> Option<&mut String> {
     }
 }
 
-/// Cuts what is no text that is told in parts: ids, names, reasons, and what is asked.
+/// Cuts what is no text that is sent in parts: ids, names, reasons, and what is asked.
 fn cut_names(event: &mut Event) {
     match event {
         Event::SessionInfo(info) => cut_each([&mut info.model, &mut info.working_directory]),
@@ -102,7 +102,7 @@ pub(super) fn description(input: &Value) -> String {
     }
 }
 
-/// What a tool is to be given, as it is told.
+/// What a tool is to be given, as it is sent.
 pub(super) fn input(value: &Value) -> Option<Struct> {
     let whole = json::to_struct(value)?;
     match whole.encoded_len() <= EVENT_BYTES_MAX {
@@ -112,7 +112,7 @@ pub(super) fn input(value: &Value) -> Option<Struct> {
     }
 }
 
-/// Whether all of what a tool is to be given is told.
+/// Whether all of what a tool is to be given is sent.
 pub(crate) fn is_sent_whole(value: &Value) -> bool {
     json::to_struct(value).is_none_or(|whole| whole.encoded_len() <= EVENT_BYTES_MAX)
 }

@@ -11,8 +11,8 @@
 //! # Context
 //!
 //! What a line gives depends on lines before it in little: text and tool calls that partial
-//! output has told already are not told again by the whole message. A tool call that partial output
-//! begins without what the tool is given, as it mostly does, is told by the whole message. A
+//! output has given already are not given again by the whole message. A tool call that partial output
+//! begins without what the tool is given, as it mostly does, is given by the whole message. A
 //! [`Translator`] remembers that much, and forgets it when the message or the turn is over. Of a turn it
 //! remembers whether the agent has said anything, for its `result` says that again, and whether the prompt
 //! was the first one of a process. Before a replay resumes, it is shown the lines of the message or the turn
@@ -113,7 +113,7 @@ pub enum Matters {
     Begins,
 }
 
-/// What partial output has told of a message.
+/// What partial output has given of a message.
 #[derive(Debug, Default)]
 struct Streamed {
     message_id: String,

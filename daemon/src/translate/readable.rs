@@ -2,7 +2,7 @@
 //!
 //! A string of JavaScript may hold half of a surrogate pair, where text was cut within a character,
 //! and its JSON has it as an escape. Readers that know Unicode only, and protobuf, have no such
-//! text: each half is told as U+FFFD, as is what is not UTF-8. What is recorded stays as it is.
+//! text: each half is sent as U+FFFD, as is what is not UTF-8. What is recorded stays as it is.
 
 use std::borrow::Cow;
 

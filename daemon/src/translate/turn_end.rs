@@ -79,7 +79,7 @@ fn model_of(usage: &Value) -> String {
     model.map(|(name, _)| name.clone()).unwrap_or_default()
 }
 
-/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype. The agent
+/// Why the turn ended: the model's reason when there is one and nothing failed, else the subtype. The agent
 /// says "success" of a turn that an error of its API ended, too: that is none.
 fn turn_complete(value: &Value) -> Event {
     let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));

@@ -143,7 +143,7 @@ impl Conversation {
     fn tools_begin(&mut self, ids: Vec<String>) {
         let before = self.agent_status();
         self.tools.extend(ids);
-        // More than that are not told apart: the first of them to end counts for those that are left out.
+        // Of more than that some are left out: the turn is at work until those that are known have ended.
         while self.tools.len() > TOOL_CALLS_MAX {
             self.tools.pop_last();
         }

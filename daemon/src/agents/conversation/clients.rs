@@ -19,7 +19,7 @@ use crate::limits::{
 };
 
 impl Conversation {
-    /// A stream is there that was told the lines up to `from`.
+    /// A stream is there that has the lines up to `from`.
     pub(crate) fn attached(
         &mut self,
         key: StreamKey,
@@ -43,7 +43,7 @@ impl Conversation {
         if self.agent == Agent::Running && self.shown_plan_mode {
             self.tell_plan_mode(Recipients::One(key), true);
         }
-        // What is open and stands in lines that it is not told.
+        // What is open and stands in lines that it does not get.
         for event in self.requests.events_up_to(from) {
             self.tell(Recipients::One(key), event);
         }
@@ -142,7 +142,7 @@ impl Conversation {
         let asks_for_other = said.options.ask_for_other_than(running, &self.reported);
         let mut turn = Turn::of(&said);
         if self.agent == Agent::Running && asks_for_other && said.options.model.is_empty() {
-            // Clients were told that this model answers them.
+            // `SessionInfo` has said that this model answers them.
             Arc::make_mut(&mut turn.options)
                 .model
                 .clone_from(&running.model);

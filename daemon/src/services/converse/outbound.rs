@@ -101,7 +101,7 @@ impl EventSender {
         StoreError::SessionNotFound { id }.into()
     }
 
-    /// Tells what the store has and the stream was not told.
+    /// Sends what the store has and the stream does not.
     async fn catch_up(&mut self) -> Result<(), End> {
         let session = find(&self.core, &self.session).await?;
         if session.key != self.key {
@@ -142,7 +142,7 @@ impl EventSender {
         self.answers.send(Ok(batch)).await.map_err(|_| Gone)
     }
 
-    /// Events of lines that were not told yet, the daemon's own between them.
+    /// Events of lines that were not sent yet, the daemon's own between them.
     fn translate(&mut self, messages: &[Message]) -> Vec<AgentEvent> {
         let mut events = Vec::new();
         let last_sent = self.last_sent;
