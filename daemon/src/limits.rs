@@ -245,6 +245,8 @@ pub const OPEN_REQUESTS_MAX: usize = 64;
 /// How long an answer to a request that the conversation does not know waits for it: clients get a line at its
 /// commit, which may be before the conversation hears of it.
 pub const EARLY_ANSWER_MS_MAX: u64 = 1_000;
+/// Tool calls of an agent that are known to be under way, and that are looked for on one line.
+pub const TOOL_CALLS_MAX: usize = 64;
 /// Grants of a session.
 pub const GRANTS_MAX: usize = 256;
 /// Bytes of a tool's name in a grant or a list of tools, and of a model's.

@@ -9,10 +9,11 @@
 mod support;
 
 use betcode_schema_grpc::v1 as proto;
-use betcode_schema_grpc::v1::PermissionDecision as Decision;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
+use betcode_schema_grpc::v1::version_service_client::VersionServiceClient;
+use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision as Decision};
 use support::talk::{Talk, said, serve, start};
 use tonic::Code;
 use tonic::transport::Channel;
@@ -84,6 +85,86 @@ async fn the_first_valid_answer_wins_whoever_gives_it() {
         "{text}"
     );
     assert!(text.contains(r#"c {"behavior": "deny""#), "{text}");
+}
+
+#[tokio::test]
+async fn a_replay_says_which_requests_have_an_answer_as_it_was_said_live() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("asks:a,b").await;
+    for id in ["a", "b"] {
+        assert_eq!(talk.permission().await.request_id, id);
+    }
+    talk.decide("a", Decision::AllowOnce).await;
+    talk.decide("b", Decision::Deny).await;
+    talk.turn_over().await;
+    let settled = |events: &[proto::AgentEvent]| -> Vec<(u64, String)> {
+        let settled = events.iter().filter_map(|event| match &event.event {
+            Some(Event::StatusChange(change)) if change.message.contains(": ") => {
+                Some((event.sequence, change.message.clone()))
+            }
+            _ => None,
+        });
+        settled.collect()
+    };
+    let live = settled(&talk.told);
+    let messages: Vec<_> = live.iter().map(|(_, message)| message.as_str()).collect();
+    assert_eq!(messages, ["a: allowed", "b: denied: the user said no"]);
+    let replayed = support::talk::resume(&channel, "s", 0).await;
+    assert_eq!(settled(&replayed), live);
+}
+
+#[tokio::test]
+async fn a_tool_at_work_is_said_to_be_until_its_result_comes() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let gate = folder.join("gate");
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say(&format!("tool:t1:{} say:done", gate.display()))
+        .await;
+    talk.status(AgentStatus::ExecutingTool).await;
+    // Who comes now learns it as well.
+    let mut late = Talk::open(&channel, start("s", &folder)).await;
+    late.status(AgentStatus::ExecutingTool).await;
+    std::fs::write(&gate, "").unwrap();
+    talk.idle().await;
+    let statuses = talk.told.iter().filter_map(|event| match &event.event {
+        Some(Event::StatusChange(change)) => Some(change.status()),
+        _ => None,
+    });
+    let statuses: Vec<_> = statuses.collect();
+    let [.., tool, then, end] = statuses[..] else {
+        panic!("{statuses:?}")
+    };
+    assert_eq!(
+        [tool, then, end],
+        [
+            AgentStatus::ExecutingTool,
+            AgentStatus::Thinking,
+            AgentStatus::Idle
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_version_of_the_agent_is_known_once_one_has_run() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut client = VersionServiceClient::new(channel.clone());
+    let mut version = async || {
+        let version = client
+            .get_version(proto::GetVersionRequest::default())
+            .await;
+        version.unwrap().into_inner().claude_code
+    };
+    assert_eq!(version().await, None);
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("say:hello").await;
+    talk.turn_over().await;
+    // Said when the conversation has taken note of the lines.
+    talk.idle().await;
+    assert_eq!(version().await.unwrap().version, "9.8.7");
 }
 
 #[tokio::test]

@@ -77,6 +77,8 @@ impl Said {
                     }
                 }
             }
+            // Made by the agent itself.
+            (Some("user"), _) if value["isMeta"] == true => {}
             (Some("user"), _) if content.is_string() => self.inputs += 1,
             (Some("user"), _) => {
                 for block in blocks {

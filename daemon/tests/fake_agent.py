@@ -24,6 +24,7 @@ A prompt is words that are done one after the other:
                   a minute; says its id
   odd             a control request that nobody here knows; says what it was answered
   print:BASE64    exactly these bytes, and a line end
+  tool:ID[:FILE]  uses a tool without asking; its result comes when the file is there
   await:ID        waits for the answer to a request; says it
   long:BYTES      asks to use a tool, its input so long; says how much of it came back
 """
@@ -216,6 +217,16 @@ def do(word):
         ask("Write", "long-1", {"content": "x" * int(rest)})
         given = answers(["long-1"])["long-1"]["response"]
         say("%d bytes" % len(given["updatedInput"]["content"]))
+    elif verb == "tool":
+        name, _, gate = rest.partition(":")
+        use = {"type": "tool_use", "id": name, "name": "Bash", "input": {"command": "ls"}}
+        tell({"type": "assistant", "message": {"id": "m-" + name, "content": [use]}, "session_id": ME})
+        flush()
+        while gate and not os.path.exists(gate):
+            time.sleep(0.005)
+        result = {"type": "tool_result", "tool_use_id": name, "content": "x"}
+        tell({"type": "user", "message": {"content": [result]}, "session_id": ME, "uuid": "u-" + name})
+        flush()
     elif verb == "await":
         say(rest + " " + said(answers([rest])[rest]))
 
@@ -230,7 +241,7 @@ def text_of(content):
 def turn(content):
     global stop_turn
     stop_turn = False
-    tell({"type": "system", "subtype": "init", "session_id": ME, "model": MODEL, "cwd": os.getcwd(), "tools": ["Bash"], "pid": os.getpid()})
+    tell({"type": "system", "subtype": "init", "session_id": ME, "model": MODEL, "cwd": os.getcwd(), "tools": ["Bash"], "pid": os.getpid(), "claude_code_version": "9.8.7"})
     flush()
     subtype = "success"
     try:

@@ -9,6 +9,7 @@ use tonic::Status;
 use super::refusal::Refusal;
 use crate::limits::{ALLOWED_TOOLS_MAX, TOOL_NAME_BYTES_MAX};
 use crate::status::invalid;
+use crate::translate::PLAN_MODE;
 
 /// What a client may say about the agent, and what the session knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,16 +24,29 @@ pub(crate) struct Options {
     pub(crate) allowed_tools: Vec<String>,
 }
 
+/// What a running agent says of itself: it may name its model otherwise than it was asked for, and leave
+/// plan mode when a plan was approved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Reported {
+    /// Its model; empty until it names one.
+    pub(crate) model: String,
+    /// Whether it plans only; `None` until it says.
+    pub(crate) plan_mode: Option<bool>,
+}
+
 impl Options {
-    /// Whether a client that says this asks for another agent than one that was started so and says
-    /// that it has the model `told`. Who says nothing takes the one that there is.
-    pub(crate) fn ask_for_other_than(&self, running: &Self, told: &str) -> bool {
+    /// Whether a client with these options asks for another agent than one that was started with
+    /// `running` and says `reported` of itself. Plan mode counts on and off, because a client has no
+    /// other way to ask for either. A client that names neither a model nor tools takes those that
+    /// there are.
+    pub(crate) fn ask_for_other_than(&self, running: &Self, reported: &Reported) -> bool {
         let named = !self.model.is_empty();
-        let says_something = named || self.plan_mode || !self.allowed_tools.is_empty();
-        let other_mode = self.plan_mode != running.plan_mode;
-        let other_tools = self.tools() != running.tools();
-        let other_model = named && self.model != running.model && self.model != told;
-        says_something && (other_mode || other_tools || other_model)
+        let names_something = named || self.plan_mode || !self.allowed_tools.is_empty();
+        let same_mode =
+            self.plan_mode == running.plan_mode || Some(self.plan_mode) == reported.plan_mode;
+        let other_tools = names_something && self.tools() != running.tools();
+        let other_model = named && self.model != running.model && self.model != reported.model;
+        !same_mode || other_tools || other_model
     }
 
     fn tools(&self) -> BTreeSet<&str> {
@@ -98,7 +112,7 @@ pub(crate) fn arguments(
         add(&["--model", &options.model]);
     }
     if options.plan_mode {
-        add(&["--permission-mode", "plan"]);
+        add(&["--permission-mode", PLAN_MODE]);
     }
     if !options.allowed_tools.is_empty() {
         // Last: it takes every word that follows.
@@ -197,8 +211,37 @@ mod tests {
             ("short", &["Edit"], true),
         ] {
             let asked = options(model, tools);
-            let is_other = asked.ask_for_other_than(&running, "short-2");
+            let reported = Reported {
+                model: "short-2".to_owned(),
+                plan_mode: None,
+            };
+            let is_other = asked.ask_for_other_than(&running, &reported);
             assert_eq!(is_other, other, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn plan_mode_is_asked_for_on_and_off_and_both_are_had_once_a_plan_was_approved() {
+        let options = |plan_mode| Options {
+            plan_mode,
+            ..Options::default()
+        };
+        let reported = |plan_mode| Reported {
+            plan_mode,
+            ..Reported::default()
+        };
+        for (started, reports, asks, other) in [
+            (true, None, true, false),
+            (true, None, false, true),
+            (false, None, true, true),
+            (true, Some(true), false, true),
+            (true, Some(false), false, false),
+            // A client that began in plan mode and approved the plan wants it carried out.
+            (true, Some(false), true, false),
+            (false, Some(true), true, false),
+        ] {
+            let is_other = options(asks).ask_for_other_than(&options(started), &reported(reports));
+            assert_eq!(is_other, other, "{started} {reports:?} {asks}");
         }
     }
 

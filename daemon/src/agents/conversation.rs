@@ -4,7 +4,7 @@
 //!             message           started / written        result
 //!   idle ─────────────▶ turn ───────────────────▶ turn ─────────▶ idle ──(a while)──▶ agent ends
 //!                         │ control_request ▶ waiting for somebody ▶ answered
-//!                         └ exit ▶ told, idle; the next message starts the agent again
+//!                         └ exit ▶ clients learn it, idle; the next message starts the agent again
 //! ```
 //!
 //! One turn at a time: messages that come meanwhile wait, and a cancellation forgets them. Time is
@@ -14,15 +14,15 @@ mod agent;
 mod clients;
 mod time;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision, StatusChange};
+use betcode_schema_grpc::v1::{AgentStatus, PermissionDecision, PlanModeChange, StatusChange};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::command::Options;
+use super::command::{Options, Reported};
 use super::refusal::Refusal;
 use super::requests::Requests;
 
@@ -42,11 +42,11 @@ pub(crate) enum Effect {
     EndInput,
     /// End it now.
     Kill,
-    /// Tell clients, once they were told the lines up to a sequence.
+    /// Send clients an event, once they were sent the lines up to a sequence.
     Tell(Recipients, u64, Event),
 }
 
-/// Who is told.
+/// Who gets an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recipients {
     All,
@@ -93,7 +93,7 @@ pub(crate) struct Timeouts {
 enum Agent {
     Away,
     Running,
-    /// It was told to end.
+    /// Its input is closed, so that it ends.
     Ending,
 }
 
@@ -133,7 +133,7 @@ struct Stream {
     client: Arc<str>,
     /// How the agent runs that one of its messages starts.
     options: Arc<Options>,
-    /// It is told the lines behind this one.
+    /// It gets the lines behind this one.
     from: u64,
 }
 
@@ -167,8 +167,8 @@ pub(crate) enum Reply {
 struct EarlyReply {
     key: StreamKey,
     reply: Reply,
-    /// The last line that the client had been told.
-    told: u64,
+    /// The last line that the client had been sent.
+    last_sent: u64,
     until_ms: u64,
 }
 
@@ -179,12 +179,20 @@ pub(crate) struct Conversation {
     agent: Agent,
     /// How the last agent was started.
     agent_options: Arc<Options>,
-    /// The model that it said it has: what it was started with may be another name for it.
-    told_model: String,
+    /// What that one says of itself.
+    reported: Reported,
+    /// It has had no prompt yet.
+    is_fresh: bool,
+    /// Whether the last agent of which clients heard planned only.
+    shown_plan_mode: bool,
     /// The session's, for agents that are asked for without one.
     session_model: String,
     agent_session_id: String,
     turn: Option<Turn>,
+    /// The turn's tool calls that have no result yet.
+    tools: BTreeSet<String>,
+    /// The agent compacts what its model reads.
+    compacts: bool,
     waiting: VecDeque<QueuedPrompt>,
     requests: Requests,
     streams: BTreeMap<StreamKey, Stream>,
@@ -223,10 +231,14 @@ impl Conversation {
             timeouts,
             agent: Agent::Away,
             agent_options: Arc::default(),
-            told_model: String::new(),
+            reported: Reported::default(),
+            is_fresh: false,
+            shown_plan_mode: false,
             session_model: String::new(),
             agent_session_id,
             turn: None,
+            tools: BTreeSet::new(),
+            compacts: false,
             waiting: VecDeque::new(),
             requests: Requests::new(line_bytes_max),
             streams: BTreeMap::new(),
@@ -256,7 +268,7 @@ impl Conversation {
         std::mem::take(&mut self.effects)
     }
 
-    /// The agent's own name for the conversation; empty before it told one.
+    /// The agent's own name for the conversation; empty before it named one.
     pub(crate) fn agent_session_id(&self) -> &str {
         &self.agent_session_id
     }
@@ -304,15 +316,25 @@ impl Conversation {
         self.tell(Recipients::All, status);
     }
 
-    fn status(&self, message: &str) -> Event {
-        let status = match self.activity() {
+    fn tell_plan_mode(&mut self, to: Recipients, active: bool) {
+        let plan = String::new();
+        self.tell(to, Event::PlanMode(PlanModeChange { active, plan }));
+    }
+
+    fn agent_status(&self) -> AgentStatus {
+        match self.activity() {
             _ if self.stalled.is_some() => AgentStatus::Error,
             Activity::Waiting => AgentStatus::WaitingForUser,
+            Activity::Active if self.compacts => AgentStatus::Compacting,
+            Activity::Active if !self.tools.is_empty() => AgentStatus::ExecutingTool,
             Activity::Active => AgentStatus::Thinking,
             Activity::Idle => AgentStatus::Idle,
-        };
+        }
+    }
+
+    fn status(&self, message: &str) -> Event {
         Event::StatusChange(StatusChange {
-            status: status.into(),
+            status: self.agent_status().into(),
             message: message.to_owned(),
         })
     }

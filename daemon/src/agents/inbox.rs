@@ -1,4 +1,4 @@
-//! What a conversation is told, by clients and by its own tasks.
+//! Commands for a conversation, from clients and from its own tasks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ pub(crate) struct Attachment {
     pub(crate) model: String,
 }
 
-/// What a conversation is told.
+/// A command for a conversation.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A stream is there, and was told the lines up to `from`.
+    /// A stream is there, and has the lines up to `from`.
     Attach {
         key: StreamKey,
         client: Arc<str>,

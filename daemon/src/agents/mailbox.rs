@@ -1,8 +1,8 @@
 //! The daemon's own events on their way to one stream.
 //!
-//! They are not history, so they are not in the store: each waits here until its stream has been told
+//! They are not history, so they are not in the store: each waits here until its stream has been sent
 //! the lines that it comes after. The box is bounded; a stream that does not read loses the oldest
-//! of them, and is told the newest, which say how things stand.
+//! of them, and is sent the newest, which say how things stand.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Mailbox {
-    /// Puts an event in, to be told after the lines up to `after`.
+    /// Puts an event in, to be sent after the lines up to `after`.
     pub(crate) fn put(&self, after: u64, event: Event) {
         let mut events = lock(&self.events);
         if events.len() >= MAILBOX_EVENTS_MAX {

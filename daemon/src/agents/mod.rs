@@ -7,7 +7,7 @@
 //! * `running` is an agent at work: `process` starts and ends it, `recorder` has its pipes;
 //! * `mailbox` holds the daemon's own events for a stream.
 //!
-//! Every line is recorded before anything is told of it: clients are told from the store's commits,
+//! Every line is recorded before anything is sent of it: clients get it from the store's commits,
 //! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
 
 mod command;
@@ -47,21 +47,24 @@ pub(crate) use refusal::Refusal;
 use crate::core::Core;
 use crate::limits::{
     AGENT_ID_LINES_MAX, CONVERSATION_ENTRIES_MAX, CONVERSATION_INBOX_MAX, CONVERSATIONS_MAX,
-    LAST_LINES_MS,
+    LAST_LINES_MS, TOOL_NAME_BYTES_MAX,
 };
 use crate::observe::ms;
 use crate::status::{being_deleted, draining, exhausted, from_store, internal};
 use conversation::Activity;
 use session::{ConversationTask, StoredConversation};
+use signals::AgentSignal;
 
 /// The conversations of this daemon.
 #[derive(Debug, Default)]
 pub struct Agents {
     live: Mutex<HashMap<SessionId, ConversationHandle>>,
-    going: Mutex<Deletions>,
+    deletions: Mutex<Deletions>,
     streams: AtomicU64,
     /// The last number given to an agent that became idle.
     idle_numbers: AtomicU64,
+    /// The version that the agent which began last said of itself.
+    version: Mutex<Option<String>>,
     tasks: TaskTracker,
 }
 
@@ -92,34 +95,36 @@ pub(crate) struct DeletionGuard {
 
 impl Drop for DeletionGuard {
     fn drop(&mut self) {
-        let mut going = self.core.agents.going();
-        going.completed += 1;
-        if let Some(count) = going.under_way.get_mut(&self.id) {
+        let mut deletions = self.core.agents.lock_deletions();
+        deletions.completed += 1;
+        if let Some(count) = deletions.under_way.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
-                going.under_way.remove(&self.id);
+                deletions.under_way.remove(&self.id);
             }
         }
     }
 }
 
 impl Agents {
-    fn going(&self) -> MutexGuard<'_, Deletions> {
-        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_deletions(&self) -> MutexGuard<'_, Deletions> {
+        self.deletions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many deletions are over, unless one of this session is under way.
-    fn deletions(&self, id: &SessionId) -> Result<u64, Status> {
-        let going = self.going();
-        match going.under_way.contains_key(id) {
+    fn completed_deletions(&self, id: &SessionId) -> Result<u64, Status> {
+        let deletions = self.lock_deletions();
+        match deletions.under_way.contains_key(id) {
             true => Err(being_deleted()),
-            false => Ok(going.completed),
+            false => Ok(deletions.completed),
         }
     }
 
     /// Whether a session is being deleted.
     pub(crate) fn is_being_deleted(&self, id: &SessionId) -> bool {
-        self.going().under_way.contains_key(id)
+        self.lock_deletions().under_way.contains_key(id)
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, ConversationHandle>> {
@@ -175,6 +180,24 @@ impl Agents {
         })
     }
 
+    /// Notes the version that an agent says of itself when it begins.
+    fn note_version(&self, signals: &[(u64, AgentSignal)]) {
+        for (_, signal) in signals {
+            if let AgentSignal::Began { version, .. } = signal
+                && (1..=TOOL_NAME_BYTES_MAX).contains(&version.len())
+            {
+                *self.version.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(version.clone());
+            }
+        }
+    }
+
+    /// The version of the agent that began last in this daemon, if any said.
+    pub(crate) fn version(&self) -> Option<String> {
+        let version = self.version.lock();
+        version.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Conversations in memory.
     #[must_use]
     pub fn conversations(&self) -> usize {
@@ -198,7 +221,7 @@ impl Agents {
     ) -> Result<mpsc::Sender<Command>, Status> {
         let id = &session.id;
         loop {
-            let deletions = self.deletions(id)?;
+            let deletions = self.completed_deletions(id)?;
             let handle = self.handle(id);
             if let Some(ConversationHandle { inbox, .. }) =
                 handle.as_ref().filter(|live| live.key == session.key)
@@ -213,7 +236,7 @@ impl Agents {
                 return Err(from_store(&StoreError::SessionNotFound { id }));
             }
             if let Some(of_another) = handle {
-                forsake(&of_another.inbox).await;
+                end_conversation(&of_another.inbox).await;
                 continue;
             }
             // Under this lock: a deletion that begins from now on finds the conversation.
@@ -221,7 +244,7 @@ impl Agents {
             if core.is_draining() {
                 return Err(draining());
             }
-            if self.deletions(id)? != deletions {
+            if self.completed_deletions(id)? != deletions {
                 // It may have been this session's.
                 continue;
             }
@@ -325,15 +348,19 @@ impl Agents {
     /// with it. No conversation begins in the session while the answer is kept: what its agent
     /// printed would begin the session anew.
     pub(crate) async fn end(&self, core: &Arc<Core>, id: &SessionId) -> DeletionGuard {
-        *self.going().under_way.entry(id.clone()).or_default() += 1;
-        let going = DeletionGuard {
+        *self
+            .lock_deletions()
+            .under_way
+            .entry(id.clone())
+            .or_default() += 1;
+        let guard = DeletionGuard {
             core: Arc::clone(core),
             id: id.clone(),
         };
         if let Some(ConversationHandle { inbox, .. }) = self.handle(id) {
-            forsake(&inbox).await;
+            end_conversation(&inbox).await;
         }
-        going
+        guard
     }
 
     /// Waits until all agents are gone and recorded, which begins with the drain. Those that are
@@ -346,13 +373,13 @@ impl Agents {
         {
             return true;
         }
-        let doors: Vec<_> = self
+        let inboxes: Vec<_> = self
             .live()
             .values()
             .map(|live| live.inbox.clone())
             .collect();
         let killed = async {
-            for inbox in doors {
+            for inbox in inboxes {
                 let _ = inbox.send(Command::Kill).await;
             }
             self.tasks.wait().await;
@@ -368,13 +395,13 @@ impl Agents {
 }
 
 /// Ends a conversation whose session is to go, or has gone.
-async fn forsake(inbox: &mpsc::Sender<Command>) {
+async fn end_conversation(inbox: &mpsc::Sender<Command>) {
     let _ = inbox.send(Command::SessionDeleted).await;
     inbox.closed().await;
 }
 
 /// What the store knows of a session. The agent's name for the conversation is the one that its
-/// last lines tell, for it may give a new one when it resumes; else the first that it ever told.
+/// last lines have, for it may take a new one when it resumes; else the first that it ever had.
 fn known(store: &Store, id: SessionId) -> betcode_storage::Result<StoredConversation> {
     let session = store.session(&id)?;
     let mut agent_session_id = session.meta.agent_session_id;
@@ -384,9 +411,9 @@ fn known(store: &Store, id: SessionId) -> betcode_storage::Result<StoredConversa
     };
     // Damage hides names, not the session.
     for message in store.read(&id, range)?.flatten() {
-        let told = betcode_storage::classify::classify(&message.payload).session;
-        if let Some(told) = told.filter(|told| !told.agent_session_id.is_empty()) {
-            agent_session_id = told.agent_session_id;
+        let named = betcode_storage::classify::classify(&message.payload).session;
+        if let Some(named) = named.filter(|named| !named.agent_session_id.is_empty()) {
+            agent_session_id = named.agent_session_id;
         }
     }
     Ok(StoredConversation {

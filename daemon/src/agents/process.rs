@@ -41,7 +41,7 @@ pub(crate) struct Started {
     pub(crate) stderr: ChildStderr,
 }
 
-/// Starts it.
+/// Starts an agent in a process group of its own.
 ///
 /// # Errors
 /// Those of the system.

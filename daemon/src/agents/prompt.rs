@@ -92,7 +92,7 @@ fn block(attachment: &Attachment) -> Result<Value, Refusal> {
     Err(Refusal::new("ATTACHMENT", message))
 }
 
-/// The line of a prompt.
+/// The line of a prompt. `agent_session_id` is empty for the first one of a process.
 pub(crate) fn line(content: &Value, agent_session_id: &str) -> Bytes {
     json!({
         "type": "user",

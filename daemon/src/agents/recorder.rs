@@ -41,7 +41,7 @@ pub(crate) struct Recorder {
     pub(crate) inbox: mpsc::Sender<Command>,
     pub(crate) times: Arc<ReadTimes>,
     /// Cancelled when the session is to go: what cannot be recorded goes with it.
-    pub(crate) forsaken: CancellationToken,
+    pub(crate) session_deleted: CancellationToken,
 }
 
 /// Whether recording is tried again.
@@ -194,14 +194,14 @@ impl Recorder {
         let bytes = batch.iter().map(|(line, _)| line.bytes.len()).sum();
         add(&metrics.agent_bytes, bytes);
         if let Some(first) = pieces {
-            let told = Command::LineSplit { first, bytes_max };
-            let _ = self.inbox.send(told).await;
+            let command = Command::LineSplit { first, bytes_max };
+            let _ = self.inbox.send(command).await;
         }
-        let told = Command::Recorded {
+        let command = Command::Recorded {
             last: done.last_sequence,
             signals,
         };
-        let _ = self.inbox.send(told).await;
+        let _ = self.inbox.send(command).await;
     }
 
     /// Records each line for the agent, then writes it. Once the agent has `exited`, prompts that came
@@ -287,7 +287,7 @@ impl Recorder {
             };
             let refusal = Refusal::from_status(&from_store(&error));
             let gone = matches!(error, StoreError::SessionNotFound { .. });
-            if gone && !self.forsaken.is_cancelled() {
+            if gone && !self.session_deleted.is_cancelled() {
                 tracing::warn!(session = %self.session, "deleted by another process: its agent ends");
                 let _ = self.inbox.send(Command::SessionDeleted).await;
             }
@@ -304,7 +304,7 @@ impl Recorder {
                 }
                 return Err(refusal);
             }
-            if self.forsaken.is_cancelled() {
+            if self.session_deleted.is_cancelled() {
                 let lines = payloads.len();
                 tracing::warn!(%error, session = %self.session, lines, "not recorded: the session is to go");
                 return Err(refusal);
@@ -316,7 +316,7 @@ impl Recorder {
             }
             tokio::select! {
                 () = sleep(ms(pause_ms)) => {}
-                () = self.forsaken.cancelled() => {}
+                () = self.session_deleted.cancelled() => {}
                 () = given_up.cancelled() => {}
             }
             pause_ms = (pause_ms * 2).min(RECORD_RETRY_MS_MAX);

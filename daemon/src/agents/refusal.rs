@@ -1,4 +1,4 @@
-//! What a client is told when something is not done: a code for programs, words for people.
+//! What a client gets when something is not done: a code for programs, words for people.
 
 use std::collections::HashMap;
 

@@ -23,7 +23,7 @@ use super::signals::Ask;
 use crate::limits::{
     GRANTS_MAX, LARGE_INPUT_TEXT_BYTES_MAX, OPEN_REQUESTS_MAX, TOOL_NAME_BYTES_MAX,
 };
-use crate::translate::{self, is_told_whole, question_text, readable, value_of};
+use crate::translate::{self, is_sent_whole, question_text, readable, value_of};
 
 /// The tool by which the agent asks the user something.
 const ASK_USER: &str = "AskUserQuestion";
@@ -44,8 +44,8 @@ impl Open {
         self.ask.tool_name == ASK_USER
     }
 
-    fn is_told_whole(&self) -> bool {
-        is_told_whole(&value_of(&readable(self.ask.input.as_bytes())))
+    fn is_sent_whole(&self) -> bool {
+        is_sent_whole(&value_of(&readable(self.ask.input.as_bytes())))
     }
 
     fn input(&self) -> Map<String, Value> {
@@ -79,8 +79,6 @@ pub(crate) struct Requests {
 pub(crate) struct Decided {
     /// Answers for the agent.
     pub(crate) answers: Vec<Bytes>,
-    /// Other requests that a grant answers now.
-    pub(crate) by_grant: Vec<String>,
     /// Whether the turn is to be interrupted.
     pub(crate) interrupts: bool,
 }
@@ -248,7 +246,7 @@ impl Requests {
             Decision::AllowOnce | Decision::AllowSession => {
                 answer(request_id, &Verdict::Allow(&open.ask.input))
             }
-            Decision::AllowWithEdit if !open.is_told_whole() => {
+            Decision::AllowWithEdit if !open.is_sent_whole() => {
                 let message =
                     "its input is too large to be told whole: allow it as it is, or deny it";
                 return Err(Refusal::invalid(message).with("request_id", request_id));
@@ -274,16 +272,12 @@ impl Requests {
             self.check_grant(&tool)?;
         }
         self.take(request_id);
-        let (mut answers, mut by_grant) = (vec![line], Vec::new());
+        let mut answers = vec![line];
         if decision == Decision::AllowSession {
-            for (request_id, answer) in self.set_grant(&tool, true)? {
-                by_grant.push(request_id);
-                answers.push(answer);
-            }
+            answers.extend(self.set_grant(&tool, true)?);
         }
         Ok(Decided {
             answers,
-            by_grant,
             interrupts: decision == Decision::DenyWithInterrupt,
         })
     }
@@ -370,22 +364,18 @@ impl Requests {
         Ok(())
     }
 
-    /// Answers a tool's requests from now on; the ids of those that are open, and the answers to them.
+    /// Answers a tool's requests from now on; the answers to those that are open.
     ///
     /// # Errors
     /// A name that is none; too many grants.
-    pub(crate) fn set_grant(
-        &mut self,
-        tool: &str,
-        granted: bool,
-    ) -> Result<Vec<(String, Bytes)>, Refusal> {
+    pub(crate) fn set_grant(&mut self, tool: &str, granted: bool) -> Result<Vec<Bytes>, Refusal> {
         self.check_grant(tool)?;
         self.grants.insert(tool.to_owned(), granted);
         let open = std::mem::take(&mut self.open);
         let mut answers = Vec::new();
         for open in open {
             match self.by_grant(&open) {
-                Some(answer) => answers.push((open.ask.request_id, answer)),
+                Some(answer) => answers.push(answer),
                 None => self.open.push(open),
             }
         }

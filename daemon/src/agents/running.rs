@@ -133,7 +133,7 @@ async fn accompany(
     };
     // A child that inherited its input must not receive what is meant for the agent.
     exited.cancel();
-    // A line that is being recorded is recorded, and told before the end is.
+    // A line that is being recorded is recorded, and reported before the end is.
     let _ = input.await;
     let _ = tell_ended.send(());
     let recorded = match recorded {
@@ -143,7 +143,7 @@ async fn accompany(
     if let Err(error) = recorded {
         tracing::error!(%error, %session, "recording an agent's lines ended by a panic");
     }
-    // What escaped from its group may hold the pipe open: what came until now is what is told.
+    // What escaped from its group may hold the pipe open: what came until now is what clients get.
     let _ = timeout(ms(OUTPUT_REST_MS), &mut stderr).await;
     stderr.abort();
     let exit = Exit {

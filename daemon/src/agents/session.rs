@@ -47,7 +47,7 @@ pub(crate) struct ConversationTask {
     idle_number: Arc<AtomicU64>,
     running: Option<Running>,
     /// Cancelled when the session is to go.
-    forsaken: CancellationToken,
+    session_deleted: CancellationToken,
     inbox: mpsc::Sender<Command>,
 }
 
@@ -95,7 +95,7 @@ impl ConversationTask {
             activity,
             idle_number,
             running: None,
-            forsaken: CancellationToken::new(),
+            session_deleted: CancellationToken::new(),
             inbox,
         }
     }
@@ -195,25 +195,26 @@ impl ConversationTask {
                 conversation.clear_grants(&tool);
                 let _ = reply.send(());
             }
-            Command::Recorded { last, signals } => conversation.heard(now_ms, last, signals),
-            Command::RecordingStalled(refusal) => conversation.stalled(refusal),
-            Command::RecordingResumed => conversation.flows(),
-            Command::LineSplit { first, bytes_max } => {
-                conversation.came_in_pieces(first, bytes_max)
+            Command::Recorded { last, signals } => {
+                self.core.agents.note_version(&signals);
+                conversation.heard(now_ms, last, signals);
             }
+            Command::RecordingStalled(refusal) => conversation.recording_stalled(refusal),
+            Command::RecordingResumed => conversation.recording_resumed(),
+            Command::LineSplit { first, bytes_max } => conversation.line_split(first, bytes_max),
             Command::InputWritten(what, result) => conversation.written(now_ms, what, result),
-            Command::InputClosed(what) => conversation.deaf(now_ms, what),
+            Command::InputClosed(what) => conversation.input_closed(now_ms, what),
             Command::Exited(exit) => {
                 self.running = None;
                 conversation.exited(&exit);
             }
-            Command::YieldSlot => conversation.give_way(now_ms),
+            Command::YieldSlot => conversation.yield_slot(now_ms),
             Command::Kill => {
                 conversation.close(now_ms);
                 conversation.kill();
             }
             Command::SessionDeleted => {
-                self.forsaken.cancel();
+                self.session_deleted.cancel();
                 conversation.close(now_ms);
                 conversation.kill();
             }
@@ -225,7 +226,7 @@ impl ConversationTask {
     async fn carry_out(&mut self) {
         loop {
             let effects = self.conversation.take_effects();
-            // Before anybody is told: who hears of a change finds it in the list of sessions.
+            // Before anything is sent: who hears of a change finds it in the list of sessions.
             let activity = self.conversation.activity();
             self.activity.store(activity as u8, Ordering::Relaxed);
             self.core
@@ -308,7 +309,7 @@ impl ConversationTask {
             key: self.key,
             inbox: self.inbox.clone(),
             times: Arc::clone(&self.times),
-            forsaken: self.forsaken.clone(),
+            session_deleted: self.session_deleted.clone(),
         };
         Running::start(recorder, options, self.conversation.agent_session_id()).await
     }

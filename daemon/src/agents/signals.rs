@@ -1,9 +1,13 @@
 //! What a line of the agent means to its conversation. Pure; whatever cannot be read means nothing.
 
+use std::fmt;
+
 use betcode_storage::classify::json::{fields, string};
+use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::limits::TRANSLATE_OBJECTS_PER_LINE_MAX;
+use crate::limits::{TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
+use crate::translate::PLAN_MODE;
 
 /// Something that the conversation must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +18,15 @@ pub(crate) enum AgentSignal {
         session_id: String,
         /// The model that it has.
         model: String,
+        /// Whether it plans only, if it says.
+        plan_mode: Option<bool>,
+        /// Its own version; empty when it does not say.
+        version: String,
+    },
+    /// It has another permission mode from now on.
+    Mode {
+        /// Whether it plans only.
+        plan_mode: bool,
     },
     /// It asks whether it may use a tool, or asks the user.
     Asks(Ask),
@@ -26,6 +39,12 @@ pub(crate) enum AgentSignal {
     },
     /// It wants no answer any more.
     Withdraws(String),
+    /// It uses tools; a sub-agent's are its own.
+    ToolsBegin(Vec<String>),
+    /// Tools have their results, by the ids of their calls.
+    ToolsEnd(Vec<String>),
+    /// It begins or ends to compact what its model reads.
+    Compacts(bool),
     /// The turn is over.
     TurnOver,
 }
@@ -66,16 +85,46 @@ fn signal_in(object: &str) -> Option<AgentSignal> {
         "subtype",
         "session_id",
         "model",
+        "permissionMode",
+        "claude_code_version",
         "request_id",
         "request",
+        "status",
+        "message",
+        "parent_tool_use_id",
     ];
-    let [kind, subtype, session_id, model, request_id, request] = fields(object, &names)?;
+    let [
+        kind,
+        subtype,
+        session_id,
+        model,
+        mode,
+        version,
+        request_id,
+        request,
+        status,
+        message,
+        parent,
+    ] = fields(object, &names)?;
     let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
+    let plan_mode = || mode.and_then(string).map(|mode| mode == PLAN_MODE);
     match &*text(kind) {
         "system" if text(subtype) == "init" => Some(AgentSignal::Began {
             session_id: text(session_id),
             model: text(model),
+            plan_mode: plan_mode(),
+            version: text(version),
         }),
+        "system" if text(subtype) == "compact_boundary" => Some(AgentSignal::Compacts(false)),
+        "assistant" if text(parent).is_empty() => {
+            let ids = ids_of_blocks(message?, "tool_use", "id");
+            (!ids.is_empty()).then_some(AgentSignal::ToolsBegin(ids))
+        }
+        "user" if text(parent).is_empty() => {
+            let ids = ids_of_blocks(message?, "tool_result", "tool_use_id");
+            (!ids.is_empty()).then_some(AgentSignal::ToolsEnd(ids))
+        }
+        "system" if text(subtype) == "status" => of_status(status?, plan_mode()),
         "result" => Some(AgentSignal::TurnOver),
         "control_cancel_request" => Some(AgentSignal::Withdraws(text(request_id))),
         "control_request" => {
@@ -99,6 +148,55 @@ fn signal_in(object: &str) -> Option<AgentSignal> {
     }
 }
 
+/// A state that the agent names, or says to be over.
+fn of_status(status: &RawValue, plan_mode: Option<bool>) -> Option<AgentSignal> {
+    match (status.get(), plan_mode) {
+        (r#""compacting""#, _) => Some(AgentSignal::Compacts(true)),
+        (_, Some(plan_mode)) => Some(AgentSignal::Mode { plan_mode }),
+        ("null", None) => Some(AgentSignal::Compacts(false)),
+        _ => None,
+    }
+}
+
+/// The ids of a message's blocks of a kind. Longer ones than any agent makes are left out.
+fn ids_of_blocks(message: &RawValue, kind: &str, id: &str) -> Vec<String> {
+    let Some([Some(content)]) = fields(message.get(), &["content"]) else {
+        return Vec::new();
+    };
+    let mut json = serde_json::Deserializer::from_str(content.get());
+    // A content that is plain text has no blocks.
+    let blocks = json.deserialize_seq(First).unwrap_or_default();
+    let id_of = |block: &RawValue| {
+        let [found, id] = fields(block.get(), &["type", id])?;
+        let is_wanted = found.and_then(string)? == kind;
+        let id = id.and_then(string).filter(|_| is_wanted)?;
+        (id.len() <= TOOL_NAME_BYTES_MAX).then(|| id.into_owned())
+    };
+    blocks.into_iter().filter_map(id_of).collect()
+}
+
+/// The first [`TOOL_CALLS_MAX`] elements of an array, which may have millions.
+struct First;
+
+impl<'de> Visitor<'de> for First {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut first = Vec::new();
+        while first.len() < TOOL_CALLS_MAX
+            && let Some(item) = items.next_element()?
+        {
+            first.push(item);
+        }
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(first)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +216,67 @@ mod tests {
     }
 
     #[test]
+    fn the_mode_is_known_from_the_beginning_and_whenever_it_changes() {
+        let init = br#"{"type":"system","subtype":"init","permissionMode":"plan"}"#;
+        assert!(matches!(
+            signals_in(init)[..],
+            [AgentSignal::Began {
+                plan_mode: Some(true),
+                ..
+            }]
+        ));
+        let status =
+            br#"{"type":"system","subtype":"status","status":null,"permissionMode":"acceptEdits"}"#;
+        assert_eq!(signals_in(status), [AgentSignal::Mode { plan_mode: false }]);
+        let other = br#"{"type":"system","subtype":"status","status":"requesting"}"#;
+        assert!(signals_in(other).is_empty());
+    }
+
+    #[test]
+    fn tools_at_work_and_compaction_are_seen() {
+        let uses = r#"{"type":"assistant","message":{"content":[{"type":"text"},{"type":"tool_use","id":"a"},7,{"type":"tool_use"},{"type":"tool_use","id":"b"}]}}"#;
+        let ids = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(
+            signals_in(uses.as_bytes()),
+            [AgentSignal::ToolsBegin(ids.clone())]
+        );
+        let of_sub_agent = uses.replacen('{', r#"{"parent_tool_use_id":"t","#, 1);
+        assert!(signals_in(of_sub_agent.as_bytes()).is_empty());
+        let results = r#"{"type":"user","parent_tool_use_id":null,"message":{"content":[{"type":"tool_result","tool_use_id":"a"},{"type":"tool_result","tool_use_id":"b"}]}}"#;
+        assert_eq!(signals_in(results.as_bytes()), [AgentSignal::ToolsEnd(ids)]);
+        for none in [
+            r#"{"type":"user","message":{"content":"hi"}}"#,
+            r#"{"type":"user"}"#,
+            r#"{"type":"assistant","message":{"content":[{"type":"text","text":"hi"}]}}"#,
+        ] {
+            assert!(signals_in(none.as_bytes()).is_empty(), "{none}");
+        }
+        let many = vec![r#"{"type":"tool_use","id":"x"}"#; 10 * TOOL_CALLS_MAX].join(",");
+        let many = format!(r#"{{"type":"assistant","message":{{"content":[{many}]}}}}"#);
+        assert!(matches!(
+            &signals_in(many.as_bytes())[..],
+            [AgentSignal::ToolsBegin(ids)] if ids.len() == TOOL_CALLS_MAX
+        ));
+        for (line, begins) in [
+            (
+                r#"{"type":"system","subtype":"status","status":"compacting"}"#,
+                true,
+            ),
+            (r#"{"type":"system","subtype":"compact_boundary"}"#, false),
+            (
+                r#"{"type":"system","subtype":"status","status":null}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(
+                signals_in(line.as_bytes()),
+                [AgentSignal::Compacts(begins)],
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
     fn each_object_of_a_line_is_seen_and_nonsense_is_not() {
         let two = br#"{"type":"system","subtype":"init","session_id":"a","model":"m"}{"type":"result"} torn"#;
         assert_eq!(
@@ -125,7 +284,9 @@ mod tests {
             [
                 AgentSignal::Began {
                     session_id: "a".to_owned(),
-                    model: "m".to_owned()
+                    model: "m".to_owned(),
+                    plan_mode: None,
+                    version: String::new(),
                 },
                 AgentSignal::TurnOver
             ]

@@ -73,7 +73,7 @@ fn check_outcome(outcome: &CompactionOutcome) -> Result<(), Status> {
     }
 }
 
-/// The service.
+/// `AgentService` of this daemon.
 #[derive(Debug, Clone)]
 pub struct Agent(pub Arc<Core>);
 

@@ -9,7 +9,7 @@
 //!    between them. A stream that is too slow for its buffer is served from the store.
 //!
 //! Every event carries the sequence of its line. The daemon's own carry that of the last line the
-//! stream was told, so that a client may resume from whatever it saw last.
+//! stream was sent, so that a client may resume from whatever it saw last.
 
 mod inbound;
 mod open;
@@ -76,9 +76,9 @@ async fn run(
     core.admission.memory.check()?;
     let slot = core.admission.followers.acquire(1)?;
     let opened = open(&core, start).await?;
-    let (mut teller, attached) = attach(core, client, opened, answers.clone(), slot).await?;
+    let (mut sender, attached) = attach(core, client, opened, answers.clone(), slot).await?;
     tokio::select! {
-        end = teller.run() => end,
+        end = sender.run() => end,
         refused = forward_requests(&attached, requests) => Err(refused.into()),
         lost = conversation_crashed(&attached) => Err(lost.into()),
     }
@@ -96,7 +96,7 @@ struct Attached {
     key: StreamKey,
     inbox: mpsc::Sender<Command>,
     mailbox: Arc<Mailbox>,
-    /// The last line that the stream was told.
+    /// The last line that the stream was sent.
     last_sent: Arc<AtomicU64>,
 }
 
@@ -104,9 +104,9 @@ struct Attached {
 async fn conversation_crashed(attached: &Attached) -> Status {
     let Attached { core, session, .. } = attached;
     attached.inbox.closed().await;
-    let is_told = core.is_draining() || core.agents.is_being_deleted(&session.id);
+    let is_expected = core.is_draining() || core.agents.is_being_deleted(&session.id);
     match find(core, &session.id).await {
-        Ok(found) if !is_told && found.key == session.key => {
+        Ok(found) if !is_expected && found.key == session.key => {
             internal("the conversation ended by an internal error; begin it again")
         }
         // Whoever tells what is recorded comes to it.
@@ -158,7 +158,7 @@ async fn attach(
         last_sent: Arc::new(AtomicU64::new(from)),
     };
     let info = info(&session, opened.known, &opened.options, &place.model);
-    let teller = EventSender {
+    let sender = EventSender {
         core,
         session: id,
         key: session.key,
@@ -172,5 +172,5 @@ async fn attach(
         page: vec![info],
         _slot: slot,
     };
-    Ok((teller, attached))
+    Ok((sender, attached))
 }

@@ -12,7 +12,7 @@ use crate::core::Core;
 const API_VERSION: &str = "v1";
 
 /// What this daemon can do.
-const FEATURES: [&str; 11] = [
+const FEATURES: [&str; 14] = [
     "sessions.list",
     "sessions.resume",
     "sessions.compact",
@@ -24,9 +24,12 @@ const FEATURES: [&str; 11] = [
     "agents.permissions",
     "agents.grants",
     "agents.input_lock",
+    "agents.todos",
+    "agents.plan_mode",
+    "agents.tool_status",
 ];
 
-/// The service.
+/// `VersionService` of this daemon.
 #[derive(Debug, Clone)]
 pub struct Version(pub Arc<Core>);
 
@@ -40,8 +43,15 @@ impl VersionService for Version {
             api_version: API_VERSION.to_owned(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             features: FEATURES.map(str::to_owned).into(),
-            // Agents tell their version when they run, to their sessions.
-            claude_code: None,
+            // Not asked of the executable, which may be any: an agent says it when it begins.
+            claude_code: self
+                .0
+                .agents
+                .version()
+                .map(|version| proto::ClaudeCodeInfo {
+                    version,
+                    ..proto::ClaudeCodeInfo::default()
+                }),
             constraints: Some(proto::VersionConstraints::default()),
         }))
     }

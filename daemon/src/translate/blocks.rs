@@ -1,10 +1,11 @@
 //! Content blocks of messages: results of tools, and what the user said.
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{ToolCallResult, UserInput};
+use betcode_schema_grpc::v1::{TextDelta, ToolCallResult, UserInput};
 use serde_json::Value;
 
-use super::json::{flag, object, text};
+use super::json::{flag, narrow, object, text};
+use super::{derived, is_prompt, parent};
 
 /// The blocks of a content; a content that is plain text is one text block.
 pub(super) fn of(content: &Value) -> Vec<Value> {
@@ -15,27 +16,118 @@ pub(super) fn of(content: &Value) -> Vec<Value> {
     }
 }
 
+/// Whether a content has a text that is wanted.
+pub(super) fn any_text(content: &Value, is_wanted: impl Fn(&str) -> bool) -> bool {
+    let is_text = |block: &Value| text(block, "type") == "text" && is_wanted(text(block, "text"));
+    match content {
+        Value::Array(blocks) => blocks.iter().any(is_text),
+        Value::String(text) => is_wanted(text),
+        _ => false,
+    }
+}
+
 /// A `user` line: results of tools, fed back to the agent, or a prompt.
 pub(super) fn user(value: &Value) -> Vec<Event> {
-    of(object(object(value, "message"), "content"))
-        .iter()
-        .filter_map(|block| match text(block, "type") {
-            "tool_result" => Some(Event::ToolCallResult(ToolCallResult {
-                tool_id: text(block, "tool_use_id").to_owned(),
-                output: output(object(block, "content")),
-                is_error: flag(block, "is_error"),
-                duration_ms: 0,
-            })),
-            "text" => Some(Event::UserInput(UserInput {
-                content: text(block, "text").to_owned(),
-            })),
-            // These clients have no event for pictures: they are told that there is one.
-            "image" => Some(Event::UserInput(UserInput {
-                content: "[image]".to_owned(),
-            })),
-            _ => None,
-        })
-        .collect()
+    let blocks = of(object(object(value, "message"), "content"));
+    let results = blocks.iter().filter(|b| text(b, "type") == "tool_result");
+    // It is of the line, which mostly has one block, and says not of which.
+    let structured = match results.count() {
+        1 => structured_result(value),
+        _ => &Value::Null,
+    };
+    let events = blocks.iter().filter_map(|block| match text(block, "type") {
+        "tool_result" => Some(Event::ToolCallResult(ToolCallResult {
+            tool_id: text(block, "tool_use_id").to_owned(),
+            output: output(object(block, "content")),
+            is_error: flag(block, "is_error"),
+            duration_ms: duration_ms(structured),
+        })),
+        "text" => said(value, text(block, "text")),
+        // These clients have no event for pictures: they are told that there is one.
+        "image" if !is_of_agent(value) => Some(user_input("[image]")),
+        _ => None,
+    });
+    let plan = derived::of_tool_result(structured).filter(|_| parent(value).is_empty());
+    events.chain(plan).collect()
+}
+
+/// Whether a `user` line has text that a command of the agent's own printed.
+pub(super) fn prints(value: &Value) -> bool {
+    let content = object(object(value, "message"), "content");
+    !is_prompt(value) && any_text(content, |text| printed(text).is_some())
+}
+
+/// Text of a `user` line: what the user said, or what a command of the agent's own printed. The agent puts
+/// more into such lines that is for its model, and that nobody typed.
+fn said(value: &Value, text: &str) -> Option<Event> {
+    if is_prompt(value) {
+        return Some(user_input(text));
+    }
+    if let Some(output) = printed(text) {
+        return command_output(output);
+    }
+    let trimmed = text.trim_start();
+    let has_tag = AGENT_TAGS.iter().any(|tag| trimmed.starts_with(tag));
+    let is_of_agent = has_tag || is_of_agent(value);
+    (!is_of_agent).then(|| user_input(text))
+}
+
+/// How text begins that the agent puts into `user` lines itself.
+const AGENT_TAGS: [&str; 6] = [
+    "<local-command-",
+    "<command-name>",
+    "<command-message>",
+    "<command-args>",
+    "<system-reminder>",
+    "<task-notification>",
+];
+
+/// Marks of `user` lines that the agent makes itself.
+const AGENT_MARKS: [&str; 3] = ["isSynthetic", "isMeta", "isCompactSummary"];
+
+fn is_of_agent(value: &Value) -> bool {
+    AGENT_MARKS.iter().any(|mark| flag(value, mark))
+}
+
+/// What a command of the agent's own printed, without the tags around it.
+fn printed(text: &str) -> Option<&str> {
+    let rest = text.trim_start().strip_prefix("<local-command-")?;
+    let output = rest
+        .strip_prefix("stdout>")
+        .or_else(|| rest.strip_prefix("stderr>"))?;
+    output.split("</local-command-").next()
+}
+
+/// The output of a command of the agent's own, as text that the agent says.
+pub(super) fn command_output(text: &str) -> Option<Event> {
+    let text = text.trim().to_owned();
+    let says = !text.is_empty();
+    says.then_some(Event::TextDelta(TextDelta {
+        text,
+        is_complete: true,
+    }))
+}
+
+fn user_input(content: &str) -> Event {
+    let content = content.to_owned();
+    Event::UserInput(UserInput { content })
+}
+
+/// A tool's result as the agent has it itself, printed or in a transcript.
+fn structured_result(value: &Value) -> &Value {
+    let printed = value.get("tool_use_result");
+    printed.unwrap_or_else(|| object(value, "toolUseResult"))
+}
+
+/// How long the tool took, if it says.
+fn duration_ms(structured: &Value) -> u32 {
+    let of_it = |name: &str| structured.get(name).map(|_| narrow(structured, name));
+    let seconds = || structured.get("durationSeconds").and_then(Value::as_f64);
+    of_it("durationMs")
+        .or_else(|| of_it("totalDurationMs"))
+        // Saturating: an `as` from f64 is.
+        .or_else(|| seconds().map(|seconds| (seconds * 1000.0) as u32))
+        .unwrap_or_default()
 }
 
 /// A tool's output as text: its text blocks, one after the other; others by their type.

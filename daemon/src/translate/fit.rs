@@ -1,8 +1,8 @@
 //! Events as clients take them: gRPC's usual bound for a message is 4 MiB, and a client that is sent
 //! more can never get past that line.
 //!
-//! A long text is told in parts, one event after the other; put together they are the text. What a
-//! tool is to be given, and what the user is asked, is told whole, or, when it is too large, with what
+//! A long text is sent in parts, one event after the other; put together they are the text. What a
+//! tool is to be given, and what the user is asked, is sent whole, or, when it is too large, with what
 //! is long in it cut short, which it says. So is any other text, which none is that is not hostile.
 
 use std::collections::BTreeMap;
@@ -28,14 +28,14 @@ pub(super) fn parts(mut event: Event) -> Vec<Event> {
     let mut parts = Vec::new();
     while !rest.is_empty() {
         let (part, behind) = rest.split_at(rest.floor_char_boundary(EVENT_BYTES_MAX));
-        let mut told = event.clone();
-        if let Some(text) = text_of(&mut told) {
+        let mut next = event.clone();
+        if let Some(text) = text_of(&mut next) {
             part.clone_into(text);
         }
-        if let Event::TextDelta(delta) = &mut told {
+        if let Event::TextDelta(delta) = &mut next {
             delta.is_complete &= behind.is_empty();
         }
-        parts.push(told);
+        parts.push(next);
         rest = behind;
     }
     parts
@@ -50,7 +50,7 @@ fn text_of(event: &mut Event) -> Option<&mut String> {
     }
 }
 
-/// Cuts what is no text that is told in parts: ids, names, reasons, and what is asked.
+/// Cuts what is no text that is sent in parts: ids, names, reasons, and what is asked.
 fn cut_names(event: &mut Event) {
     match event {
         Event::SessionInfo(info) => cut_each([&mut info.model, &mut info.working_directory]),
@@ -70,6 +70,17 @@ fn cut_names(event: &mut Event) {
             }
         }
         Event::TurnComplete(turn) => cut_each([&mut turn.stop_reason]),
+        Event::Error(error) => cut_each([&mut error.message]),
+        Event::Usage(usage) => cut_each([&mut usage.model]),
+        Event::StatusChange(change) => cut_each([&mut change.message]),
+        Event::PlanMode(change) if change.plan.len() > EVENT_BYTES_MAX => {
+            change.plan = cut_to(&change.plan, EVENT_BYTES_MAX);
+        }
+        Event::TodoUpdate(update) if update.encoded_len() > EVENT_BYTES_MAX => {
+            for item in &mut update.items {
+                cut_each([&mut item.id, &mut item.subject, &mut item.active_form]);
+            }
+        }
         _ => {}
     }
 }
@@ -91,7 +102,7 @@ pub(super) fn description(input: &Value) -> String {
     }
 }
 
-/// What a tool is to be given, as it is told.
+/// What a tool is to be given, as it is sent.
 pub(super) fn input(value: &Value) -> Option<Struct> {
     let whole = json::to_struct(value)?;
     match whole.encoded_len() <= EVENT_BYTES_MAX {
@@ -101,8 +112,8 @@ pub(super) fn input(value: &Value) -> Option<Struct> {
     }
 }
 
-/// Whether all of what a tool is to be given is told.
-pub(crate) fn is_told_whole(value: &Value) -> bool {
+/// Whether all of what a tool is to be given is sent.
+pub(crate) fn is_sent_whole(value: &Value) -> bool {
     json::to_struct(value).is_none_or(|whole| whole.encoded_len() <= EVENT_BYTES_MAX)
 }
 
@@ -143,15 +154,24 @@ fn shortened_value(value: prost_types::Value, left: &mut usize) -> prost_types::
 }
 
 fn not_shown(more: usize) -> prost_types::Value {
-    let kind = Some(Kind::StringValue(format!("[{more} more are not shown]")));
+    let kind = Some(Kind::StringValue(not_shown_text(more)));
     prost_types::Value { kind }
+}
+
+/// What stands for values that are left out.
+pub(super) fn not_shown_text(more: usize) -> String {
+    format!("[{more} more are not shown]")
 }
 
 /// The beginning of a long text.
 pub(super) fn cut(text: &str) -> String {
-    let (told, more) = text.split_at(text.floor_char_boundary(LARGE_INPUT_TEXT_BYTES_MAX));
+    cut_to(text, LARGE_INPUT_TEXT_BYTES_MAX)
+}
+
+fn cut_to(text: &str, bytes_max: usize) -> String {
+    let (shown, more) = text.split_at(text.floor_char_boundary(bytes_max));
     match more.len() {
         0 => text.to_owned(),
-        more => format!("{told} [{more} bytes more are not shown]"),
+        more => format!("{shown} [{more} bytes more are not shown]"),
     }
 }

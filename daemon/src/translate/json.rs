@@ -51,6 +51,11 @@ pub(super) fn number(value: &Value, name: &str) -> u64 {
         .unwrap_or_default()
 }
 
+/// A number that the protocol has 32 bits for.
+pub(super) fn narrow(value: &Value, name: &str) -> u32 {
+    u32::try_from(number(value, name)).unwrap_or(u32::MAX)
+}
+
 pub(crate) fn timestamp(unix_ms: i64) -> Timestamp {
     Timestamp {
         seconds: unix_ms.div_euclid(1000),

@@ -11,12 +11,13 @@
 //! # Context
 //!
 //! What a line gives depends on lines before it in little: text and tool calls that partial
-//! output has told already are not told again by the whole message. A tool call that partial output
-//! begins without what the tool is given, as it mostly does, is told by the whole message. A
-//! [`Translator`] remembers that much, and forgets it when the message or the turn is over; before a
-//! replay resumes, it is shown the lines of the message under way ([`Translator::matters`] finds
-//! them), and told whether the session's agent had begun before (`Translator::began_before`). So the
-//! events of a line are the same wherever a replay begins.
+//! output has given already are not given again by the whole message. A tool call that partial output
+//! begins without what the tool is given, as it mostly does, is given by the whole message. A
+//! [`Translator`] remembers that much, and forgets it when the message or the turn is over. Of a turn it
+//! remembers whether the agent has said anything, for its `result` says that again, and whether the prompt
+//! was the first one of a process. Before a replay resumes, it is shown the lines of the message or the turn
+//! under way ([`Translator::matters`] finds them), and told whether the session's agent had begun before
+//! (`Translator::began_before`). So the events of a line are the same wherever a replay begins.
 //!
 //! # Lines in pieces
 //!
@@ -27,26 +28,31 @@
 //! Before a replay resumes, a translator is shown such a line too, and the whole one that ends it.
 
 mod blocks;
+mod derived;
 mod fit;
 mod json;
 mod readable;
+mod turn_end;
 
 use std::collections::{HashMap, HashSet};
 
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::{
     AgentEvent, PermissionRequest, QuestionOption, SessionInfo, TextDelta, ToolCallStart,
-    TurnComplete, UsageReport, UserQuestion,
+    UserQuestion,
 };
 use prost_types::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::limits::{FIRST_INIT_LINES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
-pub(crate) use fit::is_told_whole;
-use json::{flag, number, object, text};
+pub(crate) use fit::is_sent_whole;
+use json::{flag, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
 pub(crate) use readable::readable;
+
+/// What agents call the permission mode in which they plan only.
+pub(crate) const PLAN_MODE: &str = "plan";
 
 /// Streams under way that are remembered: the agent and its sub-agents.
 const STREAMS_MAX: usize = 64;
@@ -72,8 +78,24 @@ pub struct Translator {
     began: Option<u64>,
     /// The line before ended within a value, and may go on.
     torn: bool,
+    /// The turn has text of the agent's, which its `result` says again.
+    spoken: bool,
+    /// What is known of the process that prints the lines.
+    process: Process,
     /// Messages under way, by the tool call of the sub-agent that writes them (`""`: the agent).
     streams: HashMap<String, Streamed>,
+}
+
+/// What is known of the process whose lines come next. Agents that read prompts from a stream print
+/// `init` again at each turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    /// Nothing.
+    Unknown,
+    /// It was started for the prompt that came last.
+    Started,
+    /// It has printed something before.
+    Running,
 }
 
 /// What a line matters to the events of the lines after it.
@@ -91,7 +113,7 @@ pub enum Matters {
     Begins,
 }
 
-/// What partial output has told of a message.
+/// What partial output has given of a message.
 #[derive(Debug, Default)]
 struct Streamed {
     message_id: String,
@@ -109,6 +131,8 @@ impl Translator {
             is_compacted: false,
             began: None,
             torn: false,
+            spoken: false,
+            process: Process::Unknown,
             streams: HashMap::new(),
         }
     }
@@ -147,7 +171,13 @@ impl Translator {
             }
             _ => false,
         };
-        let matter = |value: &Value| begins(value) || text(value, "type") == "stream_event";
+        let matter = |value: &Value| match text(value, "type") {
+            "stream_event" => true,
+            "assistant" => speaks(value),
+            "user" => process_of_prompt(value).is_some() || blocks::prints(value),
+            "system" => is_init(value) || is_command_output(value),
+            _ => begins(value),
+        };
         match ending {
             Ending::Torn => Matters::IsTorn,
             // One that cannot be read to its end begins nothing behind a torn one.
@@ -167,10 +197,10 @@ impl Translator {
         }
         self.torn = ending == Ending::Torn;
         for value in objects {
-            let told = self.object(&value, line.sequence);
+            let whole = self.object(&value, line.sequence);
             let timestamp = timestamp(&value, line.received_ms);
-            let told = told.into_iter().flat_map(fit::parts);
-            events.extend(told.map(|event| AgentEvent {
+            let parts = whole.into_iter().flat_map(fit::parts);
+            events.extend(parts.map(|event| AgentEvent {
                 sequence: line.sequence,
                 timestamp: Some(timestamp),
                 parent_tool_use_id: fit::cut(parent(&value)),
@@ -184,15 +214,28 @@ impl Translator {
         match text(value, "type") {
             "system" if is_init(value) => {
                 self.streams.clear();
-                vec![self.session_info(value, sequence)]
+                self.spoken = false;
+                let info = self.session_info(value, sequence);
+                self.process = Process::Running;
+                let mode = derived::permission_mode(value);
+                [info].into_iter().chain(mode).collect()
             }
+            "system" if is_command_output(value) => {
+                self.spoken = true;
+                let output = blocks::command_output(text(value, "content"));
+                output.into_iter().collect()
+            }
+            "system" => derived::of_system(value),
             "stream_event" => self.partial(value).into_iter().collect(),
             "assistant" => self.assistant(value),
-            "user" => blocks::user(value),
+            "user" => self.user(value),
             "control_request" => control_request(value),
+            "control_response" => derived::answered(value).into_iter().collect(),
+            "control_cancel_request" => vec![derived::withdrawn(value)],
             "result" => {
                 self.streams.clear();
-                vec![usage(value), turn_complete(value)]
+                self.process = Process::Unknown;
+                turn_end::events(value, std::mem::take(&mut self.spoken))
             }
             _ => Vec::new(),
         }
@@ -206,8 +249,9 @@ impl Translator {
             model: text(value, "model").to_owned(),
             working_directory: text(value, "cwd").to_owned(),
             message_count: sequence,
-            // A later process of the agent went on with the session.
-            is_resumed: began < sequence || sequence > FIRST_INIT_LINES_MAX,
+            // A later process of the agent goes on with the session.
+            is_resumed: self.process != Process::Running
+                && (began < sequence || sequence > FIRST_INIT_LINES_MAX),
             worktree_id: self.worktree_id.clone(),
             is_compacted: self.is_compacted,
             context_usage_percent: 0.0,
@@ -227,6 +271,9 @@ impl Translator {
                     message_id,
                     ..Streamed::default()
                 };
+                if key.is_empty() {
+                    (self.spoken, self.process) = (true, Process::Running);
+                }
                 self.streams.insert(key.to_owned(), streamed);
                 None
             }
@@ -250,6 +297,7 @@ impl Translator {
                 if let Some(streamed) = self.streams.get_mut(key) {
                     streamed.text = true;
                 }
+                self.spoken |= key.is_empty();
                 let text = text(delta, "text").to_owned();
                 Some(Event::TextDelta(TextDelta {
                     text,
@@ -260,7 +308,18 @@ impl Translator {
         }
     }
 
-    fn assistant(&self, value: &Value) -> Vec<Event> {
+    fn user(&mut self, value: &Value) -> Vec<Event> {
+        let events = blocks::user(value);
+        let prints = |event: &Event| matches!(event, Event::TextDelta(_));
+        self.spoken |= events.iter().any(prints);
+        if let Some(process) = process_of_prompt(value) {
+            self.process = process;
+        }
+        events
+    }
+
+    fn assistant(&mut self, value: &Value) -> Vec<Event> {
+        self.spoken |= speaks(value);
         let message = object(value, "message");
         let id = text(message, "id");
         let streamed = self
@@ -272,8 +331,13 @@ impl Translator {
             match text(&block, "type") {
                 "text" => {
                     // Told already as it was written: this says only that it is complete.
-                    let told = streamed.is_some_and(|s| s.text);
-                    let text = if told { "" } else { text(&block, "text") }.to_owned();
+                    let was_streamed = streamed.is_some_and(|s| s.text);
+                    let text = if was_streamed {
+                        ""
+                    } else {
+                        text(&block, "text")
+                    }
+                    .to_owned();
                     events.push(Event::TextDelta(TextDelta {
                         text,
                         is_complete: true,
@@ -284,6 +348,11 @@ impl Translator {
                     if !streamed.is_some_and(|s| s.tools.contains(&start.tool_id)) {
                         events.push(Event::ToolCallStart(start));
                     }
+                    let derived = derived::of_tool_call(&block);
+                    events.extend(derived.filter(|event| {
+                        // A sub-agent may have things of its own to do, but no mode.
+                        parent(value).is_empty() || matches!(event, Event::TodoUpdate(_))
+                    }));
                 }
                 _ => {}
             }
@@ -331,6 +400,33 @@ fn is_init(value: &Value) -> bool {
     text(value, "type") == "system" && text(value, "subtype") == "init"
 }
 
+/// What a command of the agent's own printed, such as `/cost`.
+fn is_command_output(value: &Value) -> bool {
+    text(value, "subtype") == "local_command_output"
+}
+
+/// Whether the agent itself, and no sub-agent, says something in a whole message.
+fn speaks(value: &Value) -> bool {
+    let content = object(object(value, "message"), "content");
+    parent(value).is_empty() && blocks::any_text(content, |text| !text.is_empty())
+}
+
+/// Whether this is what the daemon wrote to the agent for the user. Lines that the agent prints have more
+/// to say of themselves.
+fn is_prompt(value: &Value) -> bool {
+    let printed = ["uuid", "parent_tool_use_id"];
+    value.get("session_id").is_some() && printed.iter().all(|name| value.get(name).is_none())
+}
+
+/// For which process a prompt is: the first one of each names no session (`prompt::line`).
+fn process_of_prompt(value: &Value) -> Option<Process> {
+    let session_id = object(value, "session_id").as_str()?;
+    is_prompt(value).then_some(match session_id {
+        "" => Process::Started,
+        _ => Process::Running,
+    })
+}
+
 fn parent(value: &Value) -> &str {
     text(value, "parent_tool_use_id")
 }
@@ -359,8 +455,8 @@ fn tool_call_start(block: &Value) -> ToolCallStart {
 
 /// What an agent asks, as events that fit.
 pub(crate) fn asked(value: &Value) -> Vec<Event> {
-    let told = control_request(value).into_iter();
-    told.flat_map(fit::parts).collect()
+    let events = control_request(value).into_iter();
+    events.flat_map(fit::parts).collect()
 }
 
 fn control_request(value: &Value) -> Vec<Event> {
@@ -419,39 +515,6 @@ fn user_question(request_id: &str, question: &Value) -> Event {
             })
             .collect(),
         multi_select: flag(question, "multiSelect"),
-    })
-}
-
-fn usage(value: &Value) -> Event {
-    let usage = object(value, "usage");
-    let count = |name| u32::try_from(number(usage, name)).unwrap_or(u32::MAX);
-    Event::Usage(UsageReport {
-        input_tokens: count("input_tokens"),
-        output_tokens: count("output_tokens"),
-        cache_read_tokens: count("cache_read_input_tokens"),
-        cache_creation_tokens: count("cache_creation_input_tokens"),
-        model: String::new(),
-        cost_usd: value
-            .get("total_cost_usd")
-            .and_then(Value::as_f64)
-            .unwrap_or_default(),
-        duration_ms: u32::try_from(number(value, "duration_ms")).unwrap_or(u32::MAX),
-    })
-}
-
-/// Why the turn ended: the model's reason when it is told and nothing failed, else the subtype. The agent
-/// says "success" of a turn that an error of its API ended, too: that is none.
-fn turn_complete(value: &Value) -> Event {
-    let (subtype, reason) = (text(value, "subtype"), text(value, "stop_reason"));
-    let failed = subtype.starts_with("error") || flag(value, "is_error");
-    let told = match failed {
-        true if subtype.starts_with("error") => subtype,
-        true => "error",
-        false if reason.is_empty() => subtype,
-        false => reason,
-    };
-    Event::TurnComplete(TurnComplete {
-        stop_reason: told.to_owned(),
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A string of JavaScript may hold half of a surrogate pair, where text was cut within a character,
 //! and its JSON has it as an escape. Readers that know Unicode only, and protobuf, have no such
-//! text: each half is told as U+FFFD, as is what is not UTF-8. What is recorded stays as it is.
+//! text: each half is sent as U+FFFD, as is what is not UTF-8. What is recorded stays as it is.
 
 use std::borrow::Cow;
 
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn halves_of_pairs_are_replaced_and_whole_pairs_are_not() {
-        for (line, told) in [
+        for (line, expected) in [
             (r#""a\ud83d""#, "a\u{fffd}"),
             (r#""\uDE00b""#, "\u{fffd}b"),
             (r#""\ud83d\ud83d\ude00\ude00""#, "\u{fffd}😀\u{fffd}"),
@@ -76,7 +76,7 @@ mod tests {
             (r#""\u00e9\ud83d\u00e9""#, "é\u{fffd}é"),
         ] {
             let text: String = serde_json::from_str(&readable(line.as_bytes())).unwrap();
-            assert_eq!(text, told, "{line}");
+            assert_eq!(text, expected, "{line}");
         }
     }
 

@@ -2,9 +2,23 @@ use prost::Message as _;
 
 use super::*;
 
+mod derived;
+mod unspoken;
+
 fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
     let mut translator = Translator::new("s-1");
     let mut events = Vec::new();
+    let mut first = Translator::new("s-1");
+    for (line, sequence) in lines.iter().take(from.min(64)).zip(1..) {
+        first.translate(Line {
+            sequence,
+            received_ms: 0,
+            bytes: line.as_bytes(),
+        });
+    }
+    if let Some(sequence) = first.began() {
+        translator.began_before(sequence);
+    }
     let context = (0..from)
         .rev()
         .find(|&at| Translator::matters(lines[at].as_bytes()) == Matters::Begins);
@@ -17,10 +31,11 @@ fn translate_all(lines: &[&str], from: usize) -> Vec<(u64, Event)> {
             received_ms: 1_500,
             bytes: line.as_bytes(),
         };
-        let told = translator.translate(line);
+        let translated = translator.translate(line);
         if at >= from {
             events.extend(
-                told.into_iter()
+                translated
+                    .into_iter()
                     .filter_map(|e| Some((e.sequence, e.event?))),
             );
         }
@@ -196,15 +211,15 @@ fn pieces_of_a_line_give_no_events_whatever_they_look_like_and_wherever_a_replay
     let lines = [
         first, second, prompt, first, &middle, "", prompt, first, prompt,
     ];
-    let told = [(3, true), (7, true), (9, true)];
+    let prompts = [(3, true), (7, true), (9, true)];
     for from in 0..lines.len() {
         let events = translate_all(&lines, from).into_iter();
         let seen: Vec<_> = events
             .map(|(sequence, event)| (sequence, matches!(event, Event::UserInput(_))))
             .collect();
-        let expected: Vec<_> = told
+        let expected: Vec<_> = prompts
             .into_iter()
-            .filter(|told| told.0 > from as u64)
+            .filter(|prompt| prompt.0 > from as u64)
             .collect();
         assert_eq!(seen, expected, "from {from}");
     }
@@ -261,15 +276,17 @@ fn an_event_has_the_lines_time_or_its_arrival() {
 #[test]
 fn an_agent_resumes_a_session_when_an_earlier_one_began_there() {
     let init = r#"{"type":"system","subtype":"init"}"#;
-    let lines = [r#"{"type":"user","message":{"content":"hi"}}"#, init, init];
+    let result = r#"{"type":"result","subtype":"success"}"#;
+    let prompt = r#"{"type":"user","message":{"content":"hi"}}"#;
+    let lines = [prompt, init, result, init];
     let resumed = |events: &[(u64, Event)]| -> Vec<(u64, bool)> {
-        let told = events.iter().filter_map(|(sequence, event)| match event {
+        let infos = events.iter().filter_map(|(sequence, event)| match event {
             Event::SessionInfo(info) => Some((*sequence, info.is_resumed)),
             _ => None,
         });
-        told.collect()
+        infos.collect()
     };
-    assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (3, true)]);
+    assert_eq!(resumed(&translate_all(&lines, 0)), [(2, false), (4, true)]);
     let late = vec![r#"{"type":"x"}"#; 2 * FIRST_INIT_LINES_MAX as usize];
     let late: Vec<_> = late.into_iter().chain([init]).collect();
     assert!(resumed(&translate_all(&late, 0))[0].1);
@@ -296,10 +313,26 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
     };
     let block =
         |block: Value| serde_json::json!({"type": "assistant", "message": {"content": [block]}});
+    let tool_use = |name: &str, input: Value| {
+        block(serde_json::json!({"type": "tool_use", "id": "t", "name": name, "input": input}))
+    };
+    let half = "x".repeat(1 << 19);
     vec![
         (
             "model, cwd",
             serde_json::json!({"type": "system", "subtype": "init", "model": long, "cwd": long}),
+        ),
+        (
+            "errors",
+            serde_json::json!({"type": "result", "subtype": "error_x", "errors": [long]}),
+        ),
+        (
+            "answer",
+            serde_json::json!({"type": "result", "subtype": "success", "result": long}),
+        ),
+        (
+            "failed",
+            serde_json::json!({"type": "result", "subtype": long, "is_error": true, "result": long}),
         ),
         (
             "stop_reason",
@@ -334,6 +367,37 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
         (
             "options",
             ask("AskUserQuestion", "r", question("x", "x", 1_000_000)),
+        ),
+        (
+            "to do",
+            tool_use(
+                "TodoWrite",
+                serde_json::json!({"todos": vec![serde_json::json!({"id": half, "content": half, "activeForm": half}); 4]}),
+            ),
+        ),
+        (
+            "many things to do",
+            tool_use(
+                "TodoWrite",
+                serde_json::json!({"todos": vec![serde_json::json!({"content": "x".repeat(8 << 10), "activeForm": "x".repeat(8 << 10)}); 600]}),
+            ),
+        ),
+        (
+            "plan",
+            tool_use("ExitPlanMode", serde_json::json!({"plan": long})),
+        ),
+        (
+            "answer",
+            serde_json::json!({"type": "control_response", "response": {"subtype": "success", "request_id": long,
+                "response": {"behavior": "deny", "message": long}}}),
+        ),
+        (
+            "compaction",
+            serde_json::json!({"type": "system", "subtype": "status", "status": null, "compact_result": "failed", "compact_error": long}),
+        ),
+        (
+            "model",
+            serde_json::json!({"type": "result", "modelUsage": {long.clone(): {}}}),
         ),
     ]
 }

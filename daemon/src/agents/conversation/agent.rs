@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use betcode_schema_grpc::v1::AgentStatus;
+
 use super::clients::messages;
 use super::{
-    Agent, AwaitedPlace, Conversation, Effect, Exit, InputKind, QueuedPrompt, Recipients, Turn,
+    Agent, AwaitedPlace, Conversation, Effect, Exit, InputKind, QueuedPrompt, Recipients,
+    StreamKey, Turn,
 };
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::signals::{AgentSignal, Ask};
 use crate::limits::{
-    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, LARGE_INPUT_TEXT_BYTES_MAX,
-    TOOL_NAME_BYTES_MAX,
+    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX,
 };
-use crate::status::short;
 use betcode_storage::capacity::text;
 
 impl Conversation {
@@ -21,6 +22,12 @@ impl Conversation {
     pub(crate) fn started(&mut self) {
         self.place = None;
         self.agent = Agent::Running;
+        self.is_fresh = true;
+        let plans = self.agent_options.plan_mode;
+        if plans || self.shown_plan_mode {
+            self.tell_plan_mode(Recipients::All, plans);
+        }
+        self.shown_plan_mode = plans;
         self.hand_over();
     }
 
@@ -38,7 +45,7 @@ impl Conversation {
     }
 
     /// Another session needs the agent's place.
-    pub(crate) fn give_way(&mut self, now_ms: u64) {
+    pub(crate) fn yield_slot(&mut self, now_ms: u64) {
         if self.is_idle() {
             self.end_input();
             self.end_soon(now_ms);
@@ -52,6 +59,7 @@ impl Conversation {
 
     pub(super) fn turn_failed(&mut self, mut refusal: Refusal) {
         self.turn = None;
+        self.forget_work();
         self.place = None;
         self.requests.close();
         refusal = self.forget_waiting(refusal);
@@ -90,15 +98,24 @@ impl Conversation {
     pub(super) fn seen(&mut self, now_ms: u64, sequence: u64, signal: AgentSignal) {
         self.recorded(sequence);
         match signal {
-            AgentSignal::Began { session_id, model } => {
+            AgentSignal::Began {
+                session_id,
+                model,
+                plan_mode,
+                version: _,
+            } => {
                 if !session_id.is_empty() {
                     self.agent_session_id = session_id;
                 }
                 // A longer one is none that a client can ask for.
                 if model.len() <= TOOL_NAME_BYTES_MAX {
-                    self.told_model = model;
+                    self.reported.model = model;
+                }
+                if let Some(plan_mode) = plan_mode {
+                    self.reports_plan_mode(sequence, plan_mode);
                 }
             }
+            AgentSignal::Mode { plan_mode } => self.reports_plan_mode(sequence, plan_mode),
             AgentSignal::Asks(ask) => self.asked(now_ms, sequence, ask),
             AgentSignal::AsksOther {
                 request_id,
@@ -107,11 +124,50 @@ impl Conversation {
             AgentSignal::Withdraws(request_id) => {
                 if self.requests.withdrawn(&request_id) {
                     self.rest_again(now_ms);
-                    self.tell_status(&format!("{request_id}: withdrawn"));
+                }
+                self.tell_status("");
+            }
+            AgentSignal::ToolsBegin(ids) => self.tools_begin(ids),
+            AgentSignal::ToolsEnd(ids) => self.tools_end(&ids),
+            AgentSignal::Compacts(compacts) => {
+                self.compacts = compacts;
+                // Clients learn it from the line, whose status is THINKING when it is over.
+                if !compacts {
+                    self.tell_status_unless(AgentStatus::Thinking);
                 }
             }
             AgentSignal::TurnOver => self.turn_over(now_ms),
         }
+    }
+
+    fn tools_begin(&mut self, ids: Vec<String>) {
+        let before = self.agent_status();
+        self.tools.extend(ids);
+        // Of more than that some are left out: the turn is at work until those that are known have ended.
+        while self.tools.len() > TOOL_CALLS_MAX {
+            self.tools.pop_last();
+        }
+        self.tell_status_unless(before);
+    }
+
+    fn tools_end(&mut self, ids: &[String]) {
+        let before = self.agent_status();
+        for id in ids {
+            self.tools.remove(id);
+        }
+        self.tell_status_unless(before);
+    }
+
+    fn tell_status_unless(&mut self, before: AgentStatus) {
+        if self.agent_status() != before {
+            self.tell_status("");
+        }
+    }
+
+    /// What the turn was doing is over with it.
+    pub(super) fn forget_work(&mut self) {
+        self.tools.clear();
+        self.compacts = false;
     }
 
     pub(super) fn asked(&mut self, now_ms: u64, sequence: u64, ask: Ask) {
@@ -119,17 +175,9 @@ impl Conversation {
         if self.agent == Agent::Ending {
             return;
         }
-        let request_id = short(ask.request_id.clone(), LARGE_INPUT_TEXT_BYTES_MAX);
-        let has_grant = self.requests.grants().contains_key(&ask.tool_name);
         match self.requests.asked(now_ms, sequence, ask) {
-            Some(answer) => {
-                self.write_answers(vec![answer]);
-                // Clients are shown its line as a request that is open.
-                match has_grant {
-                    true => self.tell_answered_by_grant(&[request_id]),
-                    false => self.tell_status(&format!("{request_id}: denied without asking")),
-                }
-            }
+            // Clients are shown the request as an open one until they get the answer's line.
+            Some(answer) => self.write_answers(vec![answer]),
             None => {
                 // It waits for the answer, in a turn or not.
                 self.idle_until_ms = None;
@@ -139,13 +187,28 @@ impl Conversation {
         }
     }
 
+    /// The agent's line says whether it plans only. The line itself tells clients, except those whose
+    /// stream began behind it.
+    fn reports_plan_mode(&mut self, sequence: u64, plan_mode: bool) {
+        self.reported.plan_mode = Some(plan_mode);
+        if self.shown_plan_mode != plan_mode {
+            for key in self.streams_behind(sequence) {
+                self.tell_plan_mode(Recipients::One(key), plan_mode);
+            }
+        }
+        self.shown_plan_mode = plan_mode;
+    }
+
+    /// Streams that began behind a line before we heard of it.
+    fn streams_behind(&self, sequence: u64) -> Vec<StreamKey> {
+        let streams = self.streams.iter();
+        let behind = streams.filter(|(_, stream)| stream.from >= sequence);
+        behind.map(|(key, _)| *key).collect()
+    }
+
     /// Tells a request again to streams that began behind its line before we heard of it.
     pub(super) fn retell(&mut self, sequence: u64) {
-        let behind = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.from >= sequence);
-        let behind: Vec<_> = behind.map(|(key, _)| *key).collect();
+        let behind = self.streams_behind(sequence);
         if behind.is_empty() {
             return;
         }
@@ -162,6 +225,7 @@ impl Conversation {
             return;
         }
         self.turn = None;
+        self.forget_work();
         self.requests.close();
         if !self.closing && self.agent == Agent::Running {
             self.kill_at_ms = None;
@@ -210,7 +274,7 @@ impl Conversation {
 
     /// A line did not reach the agent, which has closed its input. It may finish a turn that it has;
     /// the next one is another agent's.
-    pub(crate) fn deaf(&mut self, now_ms: u64, what: InputKind) {
+    pub(crate) fn input_closed(&mut self, now_ms: u64, what: InputKind) {
         self.end_input();
         let goes_on = self.turn.as_ref().is_some_and(|turn| turn.written);
         if what == InputKind::Prompt || !goes_on {
@@ -229,9 +293,14 @@ impl Conversation {
     /// A line for the agent is on disk, and it has it; or not.
     pub(crate) fn written(&mut self, now_ms: u64, what: InputKind, result: Result<u64, Refusal>) {
         match (what, result) {
-            (_, Ok(sequence)) if what == InputKind::Answer => self.recorded(sequence),
-            (_, Ok(sequence)) => {
+            (InputKind::Answer, Ok(sequence)) => {
                 self.recorded(sequence);
+                // Its line says that the agent goes on, and others may be open still.
+                self.tell_status("");
+            }
+            (InputKind::Prompt, Ok(sequence)) => {
+                self.recorded(sequence);
+                self.is_fresh = false;
                 if let Some(turn) = &mut self.turn {
                     turn.written = true;
                     if turn.cancelled {
@@ -249,7 +318,7 @@ impl Conversation {
     }
 
     /// Nothing can be recorded: the agent waits, as do we.
-    pub(crate) fn stalled(&mut self, refusal: Refusal) {
+    pub(crate) fn recording_stalled(&mut self, refusal: Refusal) {
         self.tell(Recipients::All, refusal.clone().event());
         self.stalled = Some(refusal);
         self.stalls += 1;
@@ -257,7 +326,7 @@ impl Conversation {
     }
 
     /// Recording goes on, for one of those that waited.
-    pub(crate) fn flows(&mut self) {
+    pub(crate) fn recording_resumed(&mut self) {
         self.stalls = self.stalls.saturating_sub(1);
         if self.stalls == 0 && self.stalled.take().is_some() {
             self.tell_status("recording goes on");
@@ -265,7 +334,7 @@ impl Conversation {
     }
 
     /// A line was longer than a message may be.
-    pub(crate) fn came_in_pieces(&mut self, first: u64, bytes_max: usize) {
+    pub(crate) fn line_split(&mut self, first: u64, bytes_max: usize) {
         let message = format!(
             "a line of the agent is longer than {}, and was recorded in pieces; they give no \
              events; raise max_payload_bytes",
@@ -277,9 +346,10 @@ impl Conversation {
 
     /// It is gone, and all that it printed is on disk.
     pub(crate) fn exited(&mut self, exit: &Exit) {
-        let told_to = self.agent == Agent::Ending;
-        let was_told = (self.activity(), self.stalled.is_some());
+        let was_ending = self.agent == Agent::Ending;
+        let status_before = (self.activity(), self.stalled.is_some());
         self.agent = Agent::Away;
+        self.forget_work();
         // Whatever waited for room is recorded, or went with it: the next line finds out for itself.
         (self.stalled, self.stalls) = (None, 0);
         (self.kill_at_ms, self.idle_until_ms) = (None, None);
@@ -304,9 +374,9 @@ impl Conversation {
                 let cancelled = turn.cancelled;
                 self.turn_failed(gone(exit, cancelled, self.closing));
             }
-            None if exit.success || told_to => {
+            None if exit.success || was_ending => {
                 self.requests.close();
-                if was_told != (self.activity(), false) {
+                if status_before != (self.activity(), false) {
                     self.tell_status("");
                 }
             }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use betcode_schema_grpc::v1::PermissionDecision;
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -11,7 +10,7 @@ use super::{
     Agent, Conversation, EarlyReply, Effect, InputKind, QueuedPrompt, Recipients, Reply, Stream,
     StreamKey, Turn,
 };
-use crate::agents::command::Options;
+use crate::agents::command::{Options, Reported};
 use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::requests::Decided;
@@ -20,7 +19,7 @@ use crate::limits::{
 };
 
 impl Conversation {
-    /// A stream is there that was told the lines up to `from`.
+    /// A stream is there that has the lines up to `from`.
     pub(crate) fn attached(
         &mut self,
         key: StreamKey,
@@ -41,7 +40,10 @@ impl Conversation {
         }
         let status = self.status("");
         self.tell(Recipients::One(key), status);
-        // What is open and stands in lines that it is not told.
+        if self.agent == Agent::Running && self.shown_plan_mode {
+            self.tell_plan_mode(Recipients::One(key), true);
+        }
+        // What is open and stands in lines that it does not get.
         for event in self.requests.events_up_to(from) {
             self.tell(Recipients::One(key), event);
         }
@@ -135,15 +137,21 @@ impl Conversation {
 
     pub(super) fn begin(&mut self, now_ms: u64, said: QueuedPrompt) {
         self.idle_until_ms = None;
-        self.turn = Some(Turn::of(&said));
+        self.forget_work();
+        let running = &self.agent_options;
+        let asks_for_other = said.options.ask_for_other_than(running, &self.reported);
+        let mut turn = Turn::of(&said);
+        if self.agent == Agent::Running && asks_for_other && said.options.model.is_empty() {
+            // `SessionInfo` has said that this model answers them.
+            Arc::make_mut(&mut turn.options)
+                .model
+                .clone_from(&running.model);
+        }
+        self.turn = Some(turn);
         match self.agent {
             Agent::Away => self.start(said.options),
             // What it is started with, it keeps: another one goes on where it was.
-            Agent::Running
-                if said
-                    .options
-                    .ask_for_other_than(&self.agent_options, &self.told_model) =>
-            {
+            Agent::Running if asks_for_other => {
                 self.end_input();
                 self.end_soon(now_ms);
             }
@@ -159,7 +167,7 @@ impl Conversation {
                 .model
                 .clone_from(&self.session_model);
         }
-        self.told_model.clear();
+        self.reported = Reported::default();
         self.agent_options = Arc::clone(&options);
         self.effects.push(Effect::Start(options));
     }
@@ -167,23 +175,29 @@ impl Conversation {
     pub(super) fn hand_over(&mut self) {
         let turn = self.turn.as_mut();
         if let Some(content) = turn.and_then(|turn| turn.prompt.take()) {
-            let line = prompt::line(&content, &self.agent_session_id);
+            // The first one names no session, which the command line does. So the lines show where a process
+            // begins, and `SessionInfo` knows which `init` resumes the session.
+            let session_id = match self.is_fresh {
+                true => "",
+                false => &self.agent_session_id,
+            };
+            let line = prompt::line(&content, session_id);
             self.effects.push(Effect::Write(line, InputKind::Prompt));
         }
     }
 
-    /// The user replies to a request. `told` is the last line that the stream had been told then.
-    pub(crate) fn replied(&mut self, now_ms: u64, key: StreamKey, told: u64, reply: Reply) {
+    /// The user replies to a request. `last_sent` is the last line that the stream had been sent then.
+    pub(crate) fn replied(&mut self, now_ms: u64, key: StreamKey, last_sent: u64, reply: Reply) {
         let (Reply::Decision { request_id: id, .. }
         | Reply::Answers {
             question_id: id, ..
         }) = &reply;
-        let may_come = told > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
+        let may_come = last_sent > self.heard && self.early.len() < OPEN_REQUESTS_MAX;
         if may_come && !self.requests.is_open(id) {
             self.early.push_back(EarlyReply {
                 key,
                 reply,
-                told,
+                last_sent,
                 until_ms: now_ms + EARLY_ANSWER_MS_MAX,
             });
             return;
@@ -197,40 +211,30 @@ impl Conversation {
             } => {
                 let input = updated_input.as_deref();
                 let decided = self.requests.decide(&request_id, decision, input, &message);
-                self.decided(now_ms, key, &request_id, decision, decided);
+                self.decided(now_ms, key, decided);
             }
             Reply::Answers {
                 question_id,
                 answers,
             } => match self.requests.answer(&question_id, answers) {
-                Ok(line) => {
-                    self.write_answers(line.into_iter().collect());
+                Ok(Some(line)) => {
+                    self.write_answers(vec![line]);
                     self.rest_again(now_ms);
-                    self.tell_status(&format!("{question_id}: answered"));
                 }
+                Ok(None) => self.tell_status(&format!("{question_id}: answered in part")),
                 Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
             },
         }
     }
 
-    fn decided(
-        &mut self,
-        now_ms: u64,
-        key: StreamKey,
-        request_id: &str,
-        decision: PermissionDecision,
-        decided: Result<Decided, Refusal>,
-    ) {
+    fn decided(&mut self, now_ms: u64, key: StreamKey, decided: Result<Decided, Refusal>) {
         match decided {
             Ok(Decided {
                 answers,
-                by_grant,
                 interrupts,
             }) => {
                 self.write_answers(answers);
                 self.rest_again(now_ms);
-                self.tell_status(&format!("{request_id}: {}", decision.as_str_name()));
-                self.tell_answered_by_grant(&by_grant);
                 if interrupts {
                     self.interrupt(now_ms);
                 }
@@ -243,13 +247,13 @@ impl Conversation {
     pub(super) fn take_up_early(&mut self, now_ms: u64) {
         for early in std::mem::take(&mut self.early) {
             // Late enough: it is answered now, or found to be about nothing.
-            let told = if early.until_ms <= now_ms {
+            let last_sent = if early.until_ms <= now_ms {
                 0
             } else {
-                early.told
+                early.last_sent
             };
             let until_ms = early.until_ms;
-            self.replied(now_ms, early.key, told, early.reply);
+            self.replied(now_ms, early.key, last_sent, early.reply);
             // One that still waits keeps its time.
             if let Some(last) = self.early.back_mut() {
                 last.until_ms = last.until_ms.min(until_ms.max(now_ms + 1));
@@ -257,6 +261,7 @@ impl Conversation {
         }
     }
 
+    /// Clients learn of the answers from their lines.
     pub(super) fn write_answers(&mut self, answers: Vec<Bytes>) {
         let write = |line| Effect::Write(line, InputKind::Answer);
         self.effects.extend(answers.into_iter().map(write));
@@ -273,21 +278,12 @@ impl Conversation {
         tool: &str,
         granted: bool,
     ) -> Result<(), Refusal> {
-        let answered = self.requests.set_grant(tool, granted)?;
-        if !answered.is_empty() {
-            let (request_ids, answers): (Vec<_>, Vec<_>) = answered.into_iter().unzip();
+        let answers = self.requests.set_grant(tool, granted)?;
+        if !answers.is_empty() {
             self.write_answers(answers);
             self.rest_again(now_ms);
-            self.tell_answered_by_grant(&request_ids);
         }
         Ok(())
-    }
-
-    /// Says which requests nobody is asked any more: every client was shown them as open ones.
-    pub(super) fn tell_answered_by_grant(&mut self, request_ids: &[String]) {
-        for request_id in request_ids {
-            self.tell_status(&format!("{request_id}: answered by a grant"));
-        }
     }
 
     pub(crate) fn clear_grants(&mut self, tool: &str) {

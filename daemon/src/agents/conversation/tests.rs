@@ -8,7 +8,7 @@ use crate::limits::{
     WAITING_MESSAGES_MAX,
 };
 
-const PATIENCE: Timeouts = Timeouts {
+const TIMEOUTS: Timeouts = Timeouts {
     idle_ms: 1_000,
     unattended_ms: 500,
 };
@@ -25,7 +25,7 @@ fn plans() -> Arc<Options> {
 
 /// A conversation with a stream of `ann` (key 1), who plans, and one of `bob` (key 2).
 fn attended() -> Conversation {
-    let mut talk = Conversation::new(PATIENCE, 10_000, String::new(), 0, 0);
+    let mut talk = Conversation::new(TIMEOUTS, 10_000, String::new(), 0, 0);
     talk.attached(1, "ann".into(), 0, plans());
     talk.attached(2, "bob".into(), 0, Arc::default());
     talk.take_effects();
@@ -61,19 +61,25 @@ fn began(session_id: &str, model: &str) -> AgentSignal {
     AgentSignal::Began {
         session_id: session_id.to_owned(),
         model: model.to_owned(),
+        plan_mode: None,
+        version: String::new(),
     }
 }
 
 fn allow(id: &str) -> Reply {
+    decide(id, PermissionDecision::AllowOnce)
+}
+
+fn decide(id: &str, decision: PermissionDecision) -> Reply {
     Reply::Decision {
         request_id: id.to_owned(),
-        decision: PermissionDecision::AllowOnce,
+        decision,
         updated_input: None,
         message: String::new(),
     }
 }
 
-/// What is done, without what is told.
+/// What is done, without what is sent.
 fn done(talk: &mut Conversation) -> Vec<Effect> {
     let effects = talk.take_effects().into_iter();
     effects.filter(|e| !matches!(e, Effect::Tell(..))).collect()
@@ -112,11 +118,22 @@ fn the_first_message_starts_the_agent_and_the_next_one_does_not() {
     talk.seen(0, 3, AgentSignal::TurnOver);
     assert_eq!(talk.activity(), Activity::Idle);
     talk.take_effects();
-    prompt_of(&mut talk, 2, "again");
+    prompt_of(&mut talk, 1, "again");
     let [Effect::Write(line, _)] = &done(&mut talk)[..] else {
         panic!()
     };
     assert!(String::from_utf8_lossy(line).contains(r#""session_id":"a-1""#));
+    // The first one of each process names none.
+    talk.written(0, InputKind::Prompt, Ok(4));
+    talk.seen(0, 5, AgentSignal::TurnOver);
+    talk.exited(&Exit::default());
+    prompt_of(&mut talk, 1, "once more");
+    talk.started();
+    let effects = done(&mut talk);
+    let Some(Effect::Write(line, _)) = effects.last() else {
+        panic!("{effects:?}")
+    };
+    assert!(String::from_utf8_lossy(line).contains(r#""session_id":"""#));
 }
 
 #[test]
@@ -151,9 +168,9 @@ fn a_cancelled_turn_is_interrupted_once_the_agent_has_it_and_killed_when_it_goes
     talk.tick(10 + INTERRUPT_MS_MAX);
     assert_eq!(done(&mut talk), [Effect::Kill]);
     talk.exited(&Exit::default());
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.code, "AGENT_EXITED");
-    assert!(!told[0].1.is_fatal);
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.code, "AGENT_EXITED");
+    assert!(!sent[0].1.is_fatal);
     // What waited is forgotten, and the session goes on.
     assert_eq!(talk.activity(), Activity::Idle);
     prompt_of(&mut talk, 1, "again");
@@ -169,14 +186,14 @@ fn an_agent_starts_as_the_stream_asked_whose_message_starts_it_though_it_has_lef
     talk.detached(0, 2);
     talk.attached(3, "eve".into(), 1, Arc::default());
     // It closes its input: another one gets what waits.
-    talk.deaf(0, InputKind::Answer);
+    talk.input_closed(0, InputKind::Answer);
     talk.seen(0, 2, AgentSignal::TurnOver);
     talk.take_effects();
     talk.exited(&Exit::default());
     assert_eq!(done(&mut talk), [Effect::Start(plans())]);
     talk.started();
     talk.written(0, InputKind::Prompt, Ok(3));
-    talk.deaf(0, InputKind::Answer);
+    talk.input_closed(0, InputKind::Answer);
     talk.seen(0, 4, AgentSignal::TurnOver);
     talk.take_effects();
     talk.exited(&Exit::default());
@@ -189,9 +206,9 @@ fn an_agent_that_ends_with_its_conversation_is_not_said_to_be_started_again() {
     talk.close(0);
     talk.take_effects();
     talk.exited(&Exit::default());
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.code, "AGENT_EXITED");
-    assert!(!told[0].1.message.contains("next message"), "{told:?}");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.code, "AGENT_EXITED");
+    assert!(!sent[0].1.message.contains("next message"), "{sent:?}");
 }
 
 #[test]
@@ -232,10 +249,10 @@ fn a_crash_is_told_with_what_the_agent_said_last() {
         how: "exit status: 3".to_owned(),
         stderr: vec!["a".to_owned(), "b".to_owned()],
     });
-    let told = errors(&mut talk);
-    assert_eq!(told[0].0, Recipients::All);
-    assert_eq!(told[0].1.details["exit"], "exit status: 3");
-    assert_eq!(told[0].1.details["stderr"], "a\nb");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].0, Recipients::All);
+    assert_eq!(sent[0].1.details["exit"], "exit status: 3");
+    assert_eq!(sent[0].1.details["stderr"], "a\nb");
     assert_eq!(talk.activity(), Activity::Idle);
     talk.replied(0, 1, 2, allow("r"));
     assert_eq!(errors(&mut talk)[0].1.code, "UNKNOWN_REQUEST");
@@ -256,14 +273,14 @@ fn a_prompt_that_cannot_be_recorded_never_reaches_the_agent() {
 #[test]
 fn while_nothing_can_be_recorded_messages_are_refused() {
     let mut talk = in_turn();
-    talk.stalled(Refusal::new("RESOURCE_EXHAUSTED", "full"));
+    talk.recording_stalled(Refusal::new("RESOURCE_EXHAUSTED", "full"));
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
     assert_eq!(errors(&mut talk)[0].0, Recipients::One(1));
-    // Who comes now is told as well.
+    // Who comes now learns it as well.
     talk.attached(3, "eve".into(), 1, Arc::default());
     assert_eq!(errors(&mut talk).len(), 1);
-    talk.flows();
+    talk.recording_resumed();
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
     assert!(errors(&mut talk).is_empty());
@@ -291,21 +308,21 @@ fn who_attaches_later_is_told_what_is_open() {
     talk.seen(0, 2, ask("r"));
     talk.take_effects();
     talk.attached(3, "eve".into(), 1, Arc::default());
-    let told = |talk: &mut Conversation| {
+    let sent = |talk: &mut Conversation| {
         let effects = talk.take_effects().into_iter();
         effects
             .filter(|e| matches!(e, Effect::Tell(_, _, Event::PermissionRequest(_))))
             .count()
     };
     // Line 2 comes to it by itself.
-    assert_eq!(told(&mut talk), 0);
+    assert_eq!(sent(&mut talk), 0);
     talk.attached(4, "eve".into(), 2, Arc::default());
-    assert_eq!(told(&mut talk), 1);
+    assert_eq!(sent(&mut talk), 1);
     // It attached behind a line of which we hear only now.
     talk.attached(5, "eve".into(), 7, Arc::default());
     talk.take_effects();
     talk.seen(0, 6, ask("s"));
-    assert_eq!(told(&mut talk), 1);
+    assert_eq!(sent(&mut talk), 1);
 }
 
 #[test]
@@ -396,7 +413,7 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
         let mut talk = in_turn();
         if !had {
             talk.seen(0, 2, AgentSignal::TurnOver);
-            talk.tick(PATIENCE.idle_ms);
+            talk.tick(TIMEOUTS.idle_ms);
             // The agent is ending: the next one gets this.
             prompt_of(&mut talk, 1, "two");
         }
@@ -404,17 +421,17 @@ fn a_cancellation_says_how_many_messages_it_forgets_whether_the_agent_had_the_fi
         prompt_of(&mut talk, 1, "four");
         talk.take_effects();
         assert!(talk.cancel(2_000));
-        let told = talk.take_effects().into_iter().any(|effect| match effect {
+        let sent = talk.take_effects().into_iter().any(|effect| match effect {
             Effect::Tell(Recipients::All, _, Event::StatusChange(status)) => {
                 status.message.contains("2 messages forgotten")
             }
             _ => false,
         });
-        assert!(told, "{had}");
+        assert!(sent, "{had}");
     }
 }
 
-/// The statuses that are told.
+/// The statuses that are sent.
 fn statuses(talk: &mut Conversation) -> Vec<AgentStatus> {
     let effects = talk.take_effects().into_iter();
     effects
@@ -431,13 +448,13 @@ fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_lo
     talk.seen(0, 2, AgentSignal::TurnOver);
     talk.seen(10, 3, ask("r"));
     assert_eq!(talk.next_ms(), None);
-    talk.tick(10 * PATIENCE.idle_ms);
+    talk.tick(10 * TIMEOUTS.idle_ms);
     assert!(done(&mut talk).is_empty());
-    let now_ms = 20 * PATIENCE.idle_ms;
+    let now_ms = 20 * TIMEOUTS.idle_ms;
     talk.replied(now_ms, 1, 3, allow("r"));
     assert_eq!(writes(&done(&mut talk)), 1);
-    assert_eq!(talk.next_ms(), Some(now_ms + PATIENCE.idle_ms));
-    talk.tick(now_ms + PATIENCE.idle_ms);
+    assert_eq!(talk.next_ms(), Some(now_ms + TIMEOUTS.idle_ms));
+    talk.tick(now_ms + TIMEOUTS.idle_ms);
     assert_eq!(done(&mut talk), [Effect::EndInput]);
 }
 
@@ -445,60 +462,58 @@ fn an_agent_that_asks_without_a_turn_is_kept_until_it_is_answered_and_a_while_lo
 fn recording_goes_on_when_the_last_that_waited_for_room_has_some() {
     let mut talk = in_turn();
     let full = || Refusal::new("RESOURCE_EXHAUSTED", "the disk is full");
-    talk.stalled(full());
-    talk.stalled(full());
-    talk.flows();
+    talk.recording_stalled(full());
+    talk.recording_stalled(full());
+    talk.recording_resumed();
     talk.take_effects();
     prompt_of(&mut talk, 1, "more");
     assert_eq!(errors(&mut talk)[0].1.code, "RESOURCE_EXHAUSTED");
-    talk.flows();
+    talk.recording_resumed();
     assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }
 
-fn status_messages(talk: &mut Conversation) -> Vec<String> {
-    let effects = talk.take_effects().into_iter();
-    let told = effects.filter_map(|effect| match effect {
-        Effect::Tell(Recipients::All, _, Event::StatusChange(status)) => Some(status.message),
-        _ => None,
-    });
-    told.filter(|message| !message.is_empty()).collect()
-}
-
 #[test]
-fn a_request_that_a_grant_answers_is_said_to_be_answered() {
+fn a_grant_answers_what_is_open_and_what_comes() {
     let mut talk = in_turn();
     talk.heard(0, 3, vec![(2, ask("p1")), (3, ask("p2"))]);
     talk.take_effects();
-    let Reply::Decision {
-        request_id,
-        updated_input,
-        message,
-        ..
-    } = allow("p1")
-    else {
-        unreachable!()
-    };
-    let always = Reply::Decision {
-        request_id,
-        decision: PermissionDecision::AllowSession,
-        updated_input,
-        message,
-    };
-    talk.replied(0, 1, 3, always);
-    assert_eq!(
-        status_messages(&mut talk),
-        [
-            "p1: PERMISSION_DECISION_ALLOW_SESSION",
-            "p2: answered by a grant"
-        ]
-    );
+    talk.replied(0, 1, 3, decide("p1", PermissionDecision::AllowSession));
+    assert_eq!(writes(&talk.take_effects()), 2);
     talk.heard(0, 4, vec![(4, ask("p3"))]);
-    assert_eq!(status_messages(&mut talk), ["p3: answered by a grant"]);
+    assert_eq!(writes(&talk.take_effects()), 1);
     talk.clear_grants("Bash");
     talk.heard(0, 5, vec![(5, ask("p4"))]);
     talk.take_effects();
     talk.set_grant(0, "Bash", false).unwrap();
-    assert_eq!(status_messages(&mut talk), ["p4: answered by a grant"]);
+    assert_eq!(writes(&talk.take_effects()), 1);
+}
+
+#[test]
+fn how_things_stand_is_said_behind_the_line_of_an_answer() {
+    let mut talk = in_turn();
+    talk.heard(0, 3, vec![(2, ask("p1")), (3, ask("p2"))]);
+    talk.take_effects();
+    let statuses = |talk: &mut Conversation| -> Vec<_> {
+        let effects = talk.take_effects().into_iter();
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Tell(Recipients::All, after, Event::StatusChange(change)) => {
+                    Some((after, change.status(), change.message))
+                }
+                _ => None,
+            })
+            .collect()
+    };
+    for (id, line, status) in [
+        ("p1", 4, AgentStatus::WaitingForUser),
+        ("p2", 5, AgentStatus::Thinking),
+    ] {
+        talk.replied(0, 1, 3, allow(id));
+        // The line tells which request has an answer, live as in a replay.
+        assert_eq!(statuses(&mut talk), [], "{id}");
+        talk.written(0, InputKind::Answer, Ok(line));
+        assert_eq!(statuses(&mut talk), [(line, status, String::new())], "{id}");
+    }
 }
 
 #[test]
@@ -521,15 +536,59 @@ fn messages_that_are_forgotten_are_said_to_be() {
     prompt_of(&mut talk, 1, "waits");
     talk.take_effects();
     talk.exited(&Exit::default());
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.details["messages_forgotten"], "1");
-    assert!(told[0].1.message.contains("1 message"), "{told:?}");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.details["messages_forgotten"], "1");
+    assert!(sent[0].1.message.contains("1 message"), "{sent:?}");
 
     let mut talk = in_turn();
     prompt_of(&mut talk, 1, "waits");
     talk.take_effects();
     talk.close(0);
-    let told = errors(&mut talk);
-    assert_eq!(told[0].1.code, "UNAVAILABLE");
-    assert_eq!(told[0].1.details["messages_forgotten"], "1");
+    let sent = errors(&mut talk);
+    assert_eq!(sent[0].1.code, "UNAVAILABLE");
+    assert_eq!(sent[0].1.details["messages_forgotten"], "1");
+}
+
+#[test]
+fn a_turn_is_at_work_on_its_tools_until_all_have_results() {
+    let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect();
+    let mut talk = in_turn();
+    talk.seen(0, 2, AgentSignal::ToolsBegin(ids(&["a", "b"])));
+    assert_eq!(statuses(&mut talk), [AgentStatus::ExecutingTool]);
+    talk.seen(0, 3, ask("r"));
+    assert_eq!(statuses(&mut talk), [AgentStatus::WaitingForUser]);
+    talk.replied(0, 1, 3, allow("r"));
+    talk.written(0, InputKind::Answer, Ok(4));
+    assert_eq!(statuses(&mut talk), [AgentStatus::ExecutingTool]);
+    talk.seen(0, 5, AgentSignal::ToolsEnd(ids(&["a", "x"])));
+    assert_eq!(statuses(&mut talk), []);
+    talk.seen(0, 6, AgentSignal::ToolsEnd(ids(&["b"])));
+    assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
+    // Who attaches while it compacts learns that.
+    talk.seen(0, 7, AgentSignal::Compacts(true));
+    talk.attached(3, "eve".into(), 7, Arc::default());
+    let compacts = talk.take_effects().into_iter().any(|effect| match effect {
+        Effect::Tell(Recipients::One(3), _, Event::StatusChange(change)) => {
+            change.status() == AgentStatus::Compacting
+        }
+        _ => false,
+    });
+    assert!(compacts);
+    talk.seen(0, 8, ask("s"));
+    talk.take_effects();
+    talk.seen(0, 8, AgentSignal::Compacts(false));
+    assert_eq!(statuses(&mut talk), [AgentStatus::WaitingForUser]);
+    talk.replied(0, 1, 8, allow("s"));
+    talk.take_effects();
+    talk.seen(0, 8, AgentSignal::Compacts(false));
+    assert_eq!(statuses(&mut talk), []);
+    // All of it ends with the turn, and tools without one are nobody's work.
+    talk.seen(0, 8, AgentSignal::ToolsBegin(ids(&["c"])));
+    talk.seen(0, 9, AgentSignal::TurnOver);
+    talk.seen(0, 10, AgentSignal::ToolsBegin(ids(&["d"])));
+    let expected = [AgentStatus::ExecutingTool, AgentStatus::Idle];
+    assert_eq!(statuses(&mut talk), expected);
+    prompt_of(&mut talk, 1, "next");
+    talk.written(0, InputKind::Prompt, Ok(12));
+    assert_eq!(statuses(&mut talk), [AgentStatus::Thinking]);
 }

@@ -80,7 +80,7 @@ fn a_grant_answers_what_is_open_and_what_comes() {
     let yes = requests.asked(0, 4, ask("d", "Bash", "{}")).unwrap();
     assert_eq!(response(&yes)["behavior"], "allow");
     let no = requests.set_grant("Edit", false).unwrap();
-    assert_eq!(response(&no[0].1)["behavior"], "deny");
+    assert_eq!(response(&no[0])["behavior"], "deny");
     requests.clear_grants("Bash");
     assert!(requests.asked(0, 5, ask("e", "Bash", "{}")).is_none());
     assert_eq!(requests.grants().len(), 1);

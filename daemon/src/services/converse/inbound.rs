@@ -28,7 +28,7 @@ pub(super) async fn forward_requests(
         let command = match command(attached, request) {
             Ok(command) => command,
             Err(InboundError::Rejected(refusal)) => {
-                // After whatever it has been told.
+                // After whatever it has been sent.
                 attached.mailbox.put(0, refusal.event());
                 continue;
             }
@@ -56,7 +56,7 @@ pub(super) fn inbound_status(core: &Core, status: Status) -> Status {
 }
 
 enum InboundError {
-    /// Not done, and told; the conversation goes on.
+    /// Not done, and the client learns it; the conversation goes on.
     Rejected(Refusal),
     /// The stream ends.
     ProtocolViolation(Status),

@@ -132,7 +132,7 @@ fn folder_of(session: &Session, named: &Path) -> Result<PathBuf, Status> {
     Ok(kept.to_owned())
 }
 
-/// What a stream is told first: of models the one that answers its messages. That is the one it asks
+/// What a stream gets first: of models the one that answers its messages. That is the one it asks
 /// for, else that of the agent that runs, else the session's.
 pub(super) fn info(session: &Session, known: bool, options: &Options, running: &str) -> Event {
     let models = [options.model.as_str(), running, &session.meta.model];

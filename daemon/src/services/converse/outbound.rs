@@ -22,13 +22,13 @@ use crate::services::resume::{EventBatch, NextBatch};
 use crate::status::draining;
 use crate::translate::{Line, Translator, timestamp_of};
 
-/// Tells one stream.
+/// Sends one stream its events.
 pub(super) struct EventSender {
     pub(super) core: Arc<Core>,
     pub(super) session: SessionId,
     /// A session deleted and made anew has another key.
     pub(super) key: SessionKey,
-    /// The last line that was told.
+    /// The last line that was sent.
     pub(super) last_sent: u64,
     /// The same, for who hears the client. Set before it can have seen anything of the line.
     pub(super) last_sent_shared: Arc<AtomicU64>,
@@ -101,7 +101,7 @@ impl EventSender {
         StoreError::SessionNotFound { id }.into()
     }
 
-    /// Tells what the store has and the stream was not told.
+    /// Sends what the store has and the stream does not.
     async fn catch_up(&mut self) -> Result<(), End> {
         let session = find(&self.core, &self.session).await?;
         if session.key != self.key {
@@ -121,8 +121,8 @@ impl EventSender {
             for lines in together(&messages) {
                 let events = self.translate(lines);
                 if !events.is_empty() {
-                    let told = EventBatch::new(events, room.clone());
-                    pages.hand_to(&self.answers, Ok(told)).await?;
+                    let batch = EventBatch::new(events, room.clone());
+                    pages.hand_to(&self.answers, Ok(batch)).await?;
                 }
             }
         }
@@ -138,15 +138,15 @@ impl EventSender {
         if events.is_empty() {
             return Ok(());
         }
-        let told = EventBatch::new(events, None);
-        self.answers.send(Ok(told)).await.map_err(|_| Gone)
+        let batch = EventBatch::new(events, None);
+        self.answers.send(Ok(batch)).await.map_err(|_| Gone)
     }
 
-    /// Events of lines that were not told yet, the daemon's own between them.
+    /// Events of lines that were not sent yet, the daemon's own between them.
     fn translate(&mut self, messages: &[Message]) -> Vec<AgentEvent> {
         let mut events = Vec::new();
-        let told = self.last_sent;
-        for message in messages.iter().filter(|m| m.sequence > told) {
+        let last_sent = self.last_sent;
+        for message in messages.iter().filter(|m| m.sequence > last_sent) {
             self.daemon_events_before(message.sequence, &mut events);
             events.extend(self.translator.translate(Line {
                 sequence: message.sequence,
