@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use betcode_storage::SessionId;
@@ -137,7 +137,7 @@ pub struct Admission {
     pub memory: Arc<Limit>,
     /// Agents that run.
     pub subprocesses: Arc<Limit>,
-    active: Mutex<HashMap<SessionId, (Instant, LimitGuard)>>,
+    active: ActiveSessions,
 }
 
 /// Values of the limits.
@@ -192,7 +192,7 @@ impl Admission {
                 "wait until an agent has ended, or raise max_subprocesses",
                 max.subprocesses,
             ),
-            active: Mutex::default(),
+            active: ActiveSessions::default(),
         }
     }
 
@@ -219,36 +219,97 @@ impl Admission {
         ]
     }
 
-    /// Lets a session be appended to: it counts as active for a while from now.
+    /// Lets a batch be appended to a session. The session counts as active until the batch is refused, or
+    /// for [`SESSION_ACTIVE_MS`] after one was recorded.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when it is not active, and too many are or memory is used up.
-    pub fn admit_session(&self, session: &SessionId) -> Result<(), Status> {
-        let now = Instant::now();
-        // Plain data, valid after every statement.
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((touched, _)) = active.get_mut(session) {
-            *touched = now;
-            return Ok(());
-        }
-        self.memory.check()?;
-        let taken = match self.sessions.acquire(1) {
-            Ok(taken) => taken,
-            Err(_) => {
-                let still = Duration::from_millis(SESSION_ACTIVE_MS);
-                active.retain(|_, (touched, _)| now.duration_since(*touched) < still);
-                self.sessions.acquire(1)?
+    pub fn admit_session(&self, session: &SessionId) -> Result<AdmittedSession, Status> {
+        let mut active = lock(&self.active);
+        if !active.contains_key(session) {
+            self.memory.check()?;
+            if self.sessions.used() >= self.sessions.max() {
+                active.retain(|_, session| session.is_active());
             }
-        };
-        active.insert(session.clone(), (now, taken));
-        Ok(())
+            let session_active = ActiveSession {
+                _place: self.sessions.acquire(1)?,
+                under_way: 0,
+                recorded: None,
+            };
+            active.insert(session.clone(), session_active);
+        }
+        if let Some(session) = active.get_mut(session) {
+            session.under_way += 1;
+        }
+        Ok(AdmittedSession {
+            active: Arc::clone(&self.active),
+            session: session.clone(),
+        })
+    }
+
+    /// Notes that something was recorded in a session, unless there are too many.
+    pub fn note_recorded(&self, session: &SessionId) {
+        if let Ok(admitted) = self.admit_session(session) {
+            admitted.recorded();
+        }
     }
 
     /// Forgets sessions that have paused.
     pub fn expire(&self) {
-        let still = Duration::from_millis(SESSION_ACTIVE_MS);
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        active.retain(|_, (touched, _)| touched.elapsed() < still);
+        lock(&self.active).retain(|_, session| session.is_active());
+    }
+}
+
+type ActiveSessions = Arc<Mutex<HashMap<SessionId, ActiveSession>>>;
+
+fn lock(active: &ActiveSessions) -> MutexGuard<'_, HashMap<SessionId, ActiveSession>> {
+    // Plain data, valid after every statement.
+    active.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A session that is appended to.
+#[derive(Debug)]
+struct ActiveSession {
+    _place: LimitGuard,
+    /// Batches that were let in and not answered yet.
+    under_way: usize,
+    /// When the last batch was recorded.
+    recorded: Option<Instant>,
+}
+
+impl ActiveSession {
+    fn is_active(&self) -> bool {
+        let active = Duration::from_millis(SESSION_ACTIVE_MS);
+        self.under_way > 0 || self.recorded.is_some_and(|at| at.elapsed() < active)
+    }
+}
+
+/// A batch that was let into a session. When it goes and nothing of the session was ever recorded, the
+/// session gives its place back: refused batches must not lock others out.
+#[derive(Debug)]
+pub struct AdmittedSession {
+    active: ActiveSessions,
+    session: SessionId,
+}
+
+impl AdmittedSession {
+    /// Notes that the batch was recorded.
+    pub fn recorded(self) {
+        if let Some(session) = lock(&self.active).get_mut(&self.session) {
+            session.recorded = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for AdmittedSession {
+    fn drop(&mut self) {
+        let mut active = lock(&self.active);
+        if let Some(session) = active.get_mut(&self.session) {
+            session.under_way = session.under_way.saturating_sub(1);
+            if session.under_way == 0 && session.recorded.is_none() {
+                active.remove(&self.session);
+            }
+        }
     }
 }
 
@@ -303,7 +364,7 @@ mod tests {
             SessionId::new("old").unwrap(),
             SessionId::new("new").unwrap(),
         );
-        admission.admit_session(&old).unwrap();
+        admission.note_recorded(&old);
         admission.sessions.set_max(2);
         admission.memory.observe(1000);
         let refused = admission.admit_session(&new).unwrap_err();
@@ -324,8 +385,30 @@ mod tests {
             SessionId::new("one").unwrap(),
             SessionId::new("two").unwrap(),
         );
-        admission.admit_session(&one).unwrap();
+        admission.admit_session(&one).unwrap().recorded();
         assert!(admission.admit_session(&two).is_err());
+        assert_eq!(admission.sessions.refused(), 1);
         admission.admit_session(&one).unwrap();
+    }
+
+    #[test]
+    fn a_refused_batch_leaves_its_place_to_other_sessions() {
+        let admission = admission();
+        let (refused, good) = (
+            SessionId::new("refused").unwrap(),
+            SessionId::new("good").unwrap(),
+        );
+        let (first, second) = (
+            admission.admit_session(&refused).unwrap(),
+            admission.admit_session(&refused).unwrap(),
+        );
+        drop(first);
+        assert!(admission.admit_session(&good).is_err(), "one is under way");
+        drop(second);
+        let admitted = admission.admit_session(&good).unwrap();
+        admitted.recorded();
+        // Refused later, it stays active for what was recorded before.
+        drop(admission.admit_session(&good).unwrap());
+        assert_eq!(admission.sessions.used(), 1);
     }
 }

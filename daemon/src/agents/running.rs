@@ -43,8 +43,8 @@ impl Running {
         core.admission.memory.check().map_err(|s| refused(&s))?;
         let place = core.admission.subprocesses.acquire(1);
         let _place = place.map_err(|s| refused(&s))?;
-        let touched = core.admission.admit_session(&recorder.session);
-        touched.map_err(|s| refused(&s))?;
+        let admitted = core.admission.admit_session(&recorder.session);
+        admitted.map_err(|s| refused(&s))?.recorded();
         let folder = options.working_directory.as_path();
         let settings = &core.settings;
         let executable = {

@@ -132,7 +132,7 @@ impl ConversationTask {
                 _ = touch.tick() => {
                     if self.running.is_some() {
                         // It was let in when the agent started; it goes on in any case.
-                        let _ = core.admission.admit_session(&self.id);
+                        core.admission.note_recorded(&self.id);
                     }
                 }
                 () = core.drained(), if !closing => {

@@ -23,7 +23,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{Instrument, Span};
 
 use super::ResponseStream;
-use crate::admission::LimitGuard;
+use crate::admission::{AdmittedSession, LimitGuard};
 use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
 use crate::deadline;
@@ -96,6 +96,8 @@ struct Admitted {
     had_refusal: Arc<AtomicBool>,
     /// When nothing of its own stream was before it any more.
     ordered: Instant,
+    /// Imported history does not count as use of a session.
+    session: Option<AdmittedSession>,
     _order: SessionPermit,
     _stream_bytes: Option<OwnedSemaphorePermit>,
     _daemon_bytes: LimitGuard,
@@ -115,11 +117,14 @@ struct Reply {
 
 impl Reply {
     /// Answers a batch that the writer has dealt with.
-    fn committed(self, result: Result<StoreAppended, StoreError>, queued: Instant) {
+    fn committed(mut self, result: Result<StoreAppended, StoreError>, queued: Instant) {
         let metrics = &self.core.metrics;
         metrics.commit.record(queued.elapsed());
         let answer = match result {
             Ok(done) => {
+                if let Some(session) = self.admitted.session.take() {
+                    session.recorded();
+                }
                 let (messages, bytes) = (self.messages, self.bytes);
                 let fresh = messages - usize::try_from(done.duplicates).unwrap_or(messages);
                 add(&metrics.messages_appended, fresh);
@@ -280,12 +285,9 @@ impl AppendStream {
             had_refusal.fetch_or(!expects_sequence, Ordering::Relaxed);
             status
         };
-        if !is_historical {
-            self.core
-                .admission
-                .admit_session(&session)
-                .map_err(refused)?;
-        }
+        let admission = &self.core.admission;
+        let counted = (!is_historical).then(|| admission.admit_session(&session));
+        let counted = counted.transpose().map_err(refused)?;
         // Messages without bytes take memory, too.
         let in_flight =
             bytes_of(&request.payloads) + request.payloads.len() * MESSAGE_IN_FLIGHT_BYTES;
@@ -296,6 +298,7 @@ impl AppendStream {
         let admitted = Admitted {
             had_refusal,
             ordered,
+            session: counted,
             _order: order,
             _stream_bytes: stream_bytes,
             _daemon_bytes: daemon_bytes,
