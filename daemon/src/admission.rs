@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use betcode_storage::SessionId;
 use tonic::Status;
 
-use crate::limits::SESSION_ACTIVE_MS;
+use crate::limits::{LIMIT_LOG_INTERVAL_MS, SESSION_ACTIVE_MS};
 use crate::status;
 
 /// A limit, how much of it is used, and how often it refused.
@@ -22,6 +22,8 @@ pub struct Limit {
     used: AtomicU64,
     max: AtomicU64,
     refused: AtomicU64,
+    /// When a refusal was last logged.
+    logged: Mutex<Option<Instant>>,
 }
 
 impl Limit {
@@ -33,6 +35,7 @@ impl Limit {
             used,
             max: AtomicU64::new(max),
             refused,
+            logged: Mutex::default(),
         })
     }
 
@@ -79,8 +82,26 @@ impl Limit {
         if used < max {
             return Ok(());
         }
+        Err(self.refusal(used, max))
+    }
+
+    /// Counts a refusal, and logs it unless one was logged a short time ago.
+    fn refusal(&self, used: u64, max: u64) -> Status {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        Err(status::exhausted(self.name, used, max, self.hint))
+        let interval = Duration::from_millis(LIMIT_LOG_INTERVAL_MS);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| at.elapsed() >= interval) {
+            *logged = Some(Instant::now());
+            let (limit, hint) = (self.name, self.hint);
+            tracing::warn!(
+                limit,
+                used,
+                max,
+                hint,
+                "a limit is reached, and requests are refused"
+            );
+        }
+        status::exhausted(self.name, used, max, self.hint)
     }
 
     /// Takes `amount`, or refuses. A single amount over the whole limit is let in when nothing
@@ -100,10 +121,7 @@ impl Limit {
                 limit: Arc::clone(self),
                 amount,
             }),
-            Err(used) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Err(status::exhausted(self.name, used, max, self.hint))
-            }
+            Err(used) => Err(self.refusal(used, max)),
         }
     }
 }

@@ -172,6 +172,8 @@ pub const LOCK_ATTEMPTS_MAX: u32 = 5;
 pub const LOCK_ATTEMPT_INTERVAL_MS: u64 = 20;
 /// How often the store is asked whether other processes have appended to sessions that are followed.
 pub const FOLLOW_POLL_MS: u64 = 1_000;
+/// Refusals by one limit are logged at most once in so long.
+pub const LIMIT_LOG_INTERVAL_MS: u64 = 60_000;
 /// A session counts as active for so long after its last append.
 pub const SESSION_ACTIVE_MS: u64 = 60_000;
 /// How long `CompactSession` waits for a run that is under way.

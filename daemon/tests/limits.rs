@@ -9,7 +9,10 @@
 
 mod support;
 
-use betcode_schema_grpc::history::{AppendRequest, FollowRequest, ListSessionsRequest};
+use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
+use betcode_schema_grpc::history::{
+    AppendRequest, BudgetRequest, FollowRequest, ListSessionsRequest,
+};
 use betcode_schema_grpc::v1::HealthDetailsRequest;
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use bytes::Bytes;
@@ -56,6 +59,9 @@ async fn clients_over_the_limit_are_told_and_let_in_later() {
         .get_health_details(HealthDetailsRequest {})
         .await
         .unwrap();
+    // An operator can ask what is going on.
+    let mut capacity = CapacityServiceClient::new(served.channel().await);
+    capacity.budget(BudgetRequest::default()).await.unwrap();
     drop(second);
     // On the connection that was refused: nobody has to connect again.
     for _ in 0..200 {
@@ -72,6 +78,15 @@ async fn followers_and_sessions_over_the_limit_are_told() {
     let served = serve(&[("max_followers", "1"), ("max_sessions", "2")]).await;
     let mut client = served.history().await;
     let mut appender = Appender::open(&mut client).await;
+    // What is refused takes no session's place.
+    for session in ["x", "y", "z"] {
+        let expected = AppendRequest {
+            expected_sequence: Some(7),
+            ..batch(session, &["x"])
+        };
+        let refused = appender.send(expected).await.unwrap_err();
+        assert_eq!(refused.code, i32::from(Code::AlreadyExists), "{refused:?}");
+    }
     for session in ["a", "b"] {
         appender.send(batch(session, &["x"])).await.unwrap();
     }

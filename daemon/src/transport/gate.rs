@@ -29,7 +29,15 @@ const ALWAYS: [&str; 4] = [
     "/grpc.reflection.",
 ];
 
-/// Those among them whose streams are not ours, and know nothing of the daemon's end.
+/// Services by which an operator looks at the daemon and makes space: they need no place among the clients,
+/// for whoever has to find out who has all of them. What they begin has limits of its own.
+const OPERATOR: [&str; 3] = [
+    "betcode.history.v1.CapacityService",
+    "betcode.history.v1.CompactionService",
+    "betcode.history.v1.MaintenanceService",
+];
+
+/// Those of [`ALWAYS`] whose streams are not ours, and know nothing of the daemon's end.
 const NOT_OURS: &str = "/grpc.";
 
 /// Why a service is not there.
@@ -73,6 +81,9 @@ impl<S> Gate<S> {
         }
         if self.core.is_draining() {
             return Some(status::draining());
+        }
+        if OPERATOR.contains(&service) {
+            return None;
         }
         let extensions = request.extensions();
         let client = extensions.get::<Client>();
