@@ -381,7 +381,7 @@ async fn ids_that_are_paths_and_batches_out_of_bounds_say_what_to_do() {
     };
     let refused = within(appender.send(many)).await.unwrap_err();
     assert_eq!(refused.code, i32::from(Code::InvalidArgument));
-    assert!(refused.message.contains("16384"), "{}", refused.message);
+    assert!(refused.message.contains("16,384"), "{}", refused.message);
     let wrong = AppendRequest {
         expected_sequence: Some(7),
         ..batch("t", &["x"])
