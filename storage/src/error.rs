@@ -150,14 +150,16 @@ pub enum StoreError {
     },
     /// A session has reached its own size limit.
     #[error(
-        "session {id} takes {} and its limit is {}",
-        shown_bytes(*used_bytes), shown_bytes(*limit_bytes)
+        "session {id} takes {}, and {} more do not fit under its limit of {}",
+        shown_bytes(*used_bytes), shown_bytes(*incoming_bytes), shown_bytes(*limit_bytes)
     )]
     SessionLimitReached {
         /// The session.
         id: SessionId,
         /// Segments, and hot messages as they are.
         used_bytes: u64,
+        /// Payload bytes of the batch that was refused.
+        incoming_bytes: u64,
         /// The limit in force.
         limit_bytes: u64,
     },
@@ -478,6 +480,29 @@ impl StoreError {
             | Self::OutOfMemory { .. }
             | Self::Sqlite { .. }
             | Self::Panicked { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// Payload bytes that would have fitted under the limit that refused a batch; `None` for errors that
+    /// no such limit is the reason of.
+    #[must_use]
+    pub fn fitting_bytes(&self) -> Option<u64> {
+        match self {
+            Self::LimitReached {
+                used_bytes,
+                limit_bytes,
+                ..
+            } => Some(
+                limit_bytes
+                    .saturating_sub(crate::limits::ADMISSION_SLACK_BYTES)
+                    .saturating_sub(*used_bytes),
+            ),
+            Self::SessionLimitReached {
+                used_bytes,
+                limit_bytes,
+                ..
+            } => Some(limit_bytes.saturating_sub(*used_bytes)),
+            _ => None,
         }
     }
 
