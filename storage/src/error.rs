@@ -8,15 +8,13 @@ mod details;
 use std::any::Any;
 use std::path::PathBuf;
 
-use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
-use crate::ids::SessionId;
-
 use rustix::io::Errno;
 
+use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
+use crate::ids::SessionId;
 use crate::segment::SegmentError;
 
 pub use details::{Argument, Held, Holder};
-
 /// Result of the engine's operations.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -480,29 +478,6 @@ impl StoreError {
             | Self::OutOfMemory { .. }
             | Self::Sqlite { .. }
             | Self::Panicked { .. } => ErrorKind::Internal,
-        }
-    }
-
-    /// Payload bytes that would have fitted under the limit that refused a batch; `None` for errors that
-    /// no such limit is the reason of.
-    #[must_use]
-    pub fn fitting_bytes(&self) -> Option<u64> {
-        match self {
-            Self::LimitReached {
-                used_bytes,
-                limit_bytes,
-                ..
-            } => Some(
-                limit_bytes
-                    .saturating_sub(crate::limits::ADMISSION_SLACK_BYTES)
-                    .saturating_sub(*used_bytes),
-            ),
-            Self::SessionLimitReached {
-                used_bytes,
-                limit_bytes,
-                ..
-            } => Some(limit_bytes.saturating_sub(*used_bytes)),
-            _ => None,
         }
     }
 
