@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::StoreError;
 use crate::limits::ADMISSION_SLACK_BYTES;
 
 /// What an operation found held, in [`StoreError::Busy`](super::StoreError::Busy).
@@ -112,7 +111,7 @@ impl fmt::Display for Argument {
     }
 }
 
-impl StoreError {
+impl super::StoreError {
     /// Payload bytes that would have fitted under the limit that refused a batch; `None` for errors that
     /// no such limit is the reason of.
     #[must_use]
