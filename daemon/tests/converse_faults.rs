@@ -30,7 +30,6 @@ fn flags(folder: &Path) -> Vec<String> {
     settings(folder).into_iter().flat_map(flag).collect()
 }
 
-/// Whether a process is there and has not ended.
 /// Changes what a session may take.
 fn limit_sessions(store: &Store, session_bytes_max: u64) {
     let limits = SizeLimits {
@@ -40,6 +39,7 @@ fn limit_sessions(store: &Store, session_bytes_max: u64) {
     store.set_limits(limits).unwrap();
 }
 
+/// Whether a process is there and has not ended.
 fn is_alive(pid: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -195,6 +195,92 @@ async fn without_room_the_agent_waits_clients_are_told_and_nothing_is_lost() {
     talk.turn_over().await;
     let expected: String = (0..20_000).map(|at| format!("{at} ")).collect();
     assert_eq!(said(&talk.told), expected);
+}
+
+#[tokio::test]
+async fn at_a_sessions_limit_an_agent_waits_with_the_line_that_does_not_fit_and_compaction_lets_it_go_on()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let mut flags = flags(folder.path());
+    let more = [
+        ("--max-session-bytes", "1000000"),
+        ("--compaction-interval-ms", "100"),
+        ("--quick-idle-ms", "500"),
+    ];
+    flags.extend(
+        more.into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value.to_owned()]),
+    );
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let log_path = folder.path().join("log");
+    let log = std::fs::File::create(&log_path).unwrap();
+    let process = Process::start_logging(folder.path(), &flags, log.into()).await;
+    let channel = connect(&process.socket).await.unwrap();
+    let mut talk = Talk::open(&channel, start("s", folder.path())).await;
+    // More than is read ahead and more than the limit, several times.
+    talk.say("lines:20000").await;
+    let error = talk.error().await;
+    assert_eq!(error.details["limit"], "max_session_bytes");
+    assert!(
+        error
+            .message
+            .contains("B more do not fit under its limit of 1.00 MB"),
+        "{}",
+        error.message
+    );
+    let lines = read_all(&mut process.history().await, "s", 1).await;
+    let bytes: usize = lines.unwrap().iter().map(|(_, line)| line.len()).sum();
+    assert!(bytes > 999_000, "it waits at {bytes} B of 1,000,000");
+    talk.turn_over().await;
+    let expected: String = (0..20_000).map(|at| format!("{at} ")).collect();
+    assert_eq!(said(&talk.told), expected);
+    let log = std::fs::read_to_string(&log_path).unwrap();
+    let count = |text: &str| log.matches(text).count();
+    let stalls = count("cannot be recorded: it waits");
+    assert!(stalls > 0, "{log}");
+    assert_eq!(count("lines are recorded again"), stalls, "{log}");
+}
+
+#[tokio::test]
+async fn what_a_line_took_to_the_disk_ends_with_its_commit() {
+    let (served, folder) = serve(&[("compaction", "false")]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    let (go_on, end) = (folder.join("go-on"), folder.join("end"));
+    // One write into the pipe, and nothing behind it that would be read ahead of the commit.
+    let prompt = format!(
+        "say:begun stop:{} lines:10 stop:{}",
+        go_on.display(),
+        end.display()
+    );
+    talk.say(&prompt).await;
+    talk.hears("begun").await;
+    // The writer waits with another batch, and the agent's lines wait in its queue.
+    let held = Held::take(&served.settings.db);
+    let store = served.daemon.core().store.clone();
+    let other = betcode_storage::Batch::new("t".parse().unwrap(), vec!["x".into()]);
+    let (answer, appended) = std::sync::mpsc::channel();
+    let answer = move |result| answer.send(result).unwrap();
+    store
+        .append_then(other, Duration::from_secs(30), answer)
+        .unwrap();
+    support::eventually(async || store.queue_depth().requests == 0).await;
+    std::fs::write(&go_on, "").unwrap();
+    support::eventually(async || store.queue_depth().requests > 0).await;
+    let giving_back = std::thread::spawn(move || held.give_back());
+    // Nothing but the store's own threads goes on meanwhile.
+    std::thread::sleep(Duration::from_secs(3));
+    giving_back.join().unwrap();
+    appended.recv().unwrap().unwrap();
+    std::fs::write(&end, "").unwrap();
+    talk.turn_over().await;
+    let metrics = &served.daemon.core().metrics;
+    let (record_ms, tell_ms) = (
+        metrics.record.quantile_ms(1.0),
+        metrics.tell.quantile_ms(1.0),
+    );
+    assert!(record_ms < 2_000.0, "{record_ms} ms");
+    assert!(tell_ms >= 2_000.0, "{tell_ms} ms");
 }
 
 #[tokio::test]

@@ -8,15 +8,13 @@ mod details;
 use std::any::Any;
 use std::path::PathBuf;
 
-use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
-use crate::ids::SessionId;
-
 use rustix::io::Errno;
 
+use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
+use crate::ids::SessionId;
 use crate::segment::SegmentError;
 
 pub use details::{Argument, Held, Holder};
-
 /// Result of the engine's operations.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -150,14 +148,16 @@ pub enum StoreError {
     },
     /// A session has reached its own size limit.
     #[error(
-        "session {id} takes {} and its limit is {}",
-        shown_bytes(*used_bytes), shown_bytes(*limit_bytes)
+        "session {id} takes {}, and {} more do not fit under its limit of {}",
+        shown_bytes(*used_bytes), shown_bytes(*incoming_bytes), shown_bytes(*limit_bytes)
     )]
     SessionLimitReached {
         /// The session.
         id: SessionId,
         /// Segments, and hot messages as they are.
         used_bytes: u64,
+        /// Payload bytes of the batch that was refused.
+        incoming_bytes: u64,
         /// The limit in force.
         limit_bytes: u64,
     },

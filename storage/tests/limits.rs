@@ -193,6 +193,41 @@ fn a_session_at_its_own_limit_leaves_the_others_alone() {
 }
 
 #[test]
+fn what_a_limit_says_that_would_have_fitted_does_fit_and_no_byte_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let limits = SizeLimits {
+        db_bytes_max: LIMIT_BYTES,
+        session_bytes_max: 1_000_000,
+    };
+    store.set_limits(limits).unwrap();
+    let bytes = |count: u64| {
+        let payload = Bytes::from(vec![b'x'; usize::try_from(count).unwrap()]);
+        Batch::new(id("s"), vec![payload])
+    };
+    let (_, of_session) = fill(&store, 1);
+    let fits = of_session.fitting_bytes().unwrap();
+    let refused = store.append(bytes(fits + 1)).unwrap_err();
+    let StoreError::SessionLimitReached { incoming_bytes, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(incoming_bytes, fits + 1);
+    store.append(bytes(fits)).unwrap();
+    assert_eq!(store.append(bytes(1)).unwrap_err().fitting_bytes(), Some(0));
+    store
+        .set_limits(SizeLimits {
+            session_bytes_max: LIMIT_BYTES,
+            ..limits
+        })
+        .unwrap();
+    let of_database = store.append(bytes(LIMIT_BYTES - 1_000_000)).unwrap_err();
+    assert!(matches!(of_database, StoreError::LimitReached { .. }));
+    let fits = of_database.fitting_bytes().unwrap();
+    store.append(bytes(fits + 1)).unwrap_err();
+    store.append(bytes(fits)).unwrap();
+}
+
+#[test]
 fn with_compaction_in_the_background_a_writer_goes_on_past_the_limit_of_raw_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);

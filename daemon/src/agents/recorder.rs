@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use betcode_storage::{Appended, Batch, ErrorKind, SessionId, SessionKey, StoreError};
+use betcode_storage::{Batch, ErrorKind, SessionId, SessionKey, StoreError};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
@@ -77,6 +77,17 @@ impl UncommittedLines {
         self.bytes = 0;
         self.lines.drain(..).collect()
     }
+}
+
+/// Messages that are on disk.
+#[derive(Debug, Clone, Copy)]
+struct Recorded {
+    first_sequence: u64,
+    last_sequence: u64,
+    /// How many: the first of those that were to be recorded.
+    count: usize,
+    /// When the writer had committed them.
+    committed: Instant,
 }
 
 impl Recorder {
@@ -149,20 +160,19 @@ impl Recorder {
                 bytes += line.0.bytes.len();
                 batch.push(line);
             }
-            let payloads = batch.iter().map(|(line, _)| line.bytes.clone()).collect();
-            if let Some((_, read)) = batch.first() {
+            let mut rest = batch.as_slice();
+            while let Some((_, read)) = rest.first() {
                 self.times.begin(*read);
+                let payloads: Vec<_> = rest.iter().map(|(line, _)| line.bytes.clone()).collect();
+                let retry = RetryPolicy::UntilRecorded;
+                let never_given_up = CancellationToken::new();
+                let recorded = self.record(&payloads, retry, &never_given_up);
+                let done = recorded.await.ok()?;
+                self.times.done(done.last_sequence);
+                let committed;
+                (committed, rest) = rest.split_at(done.count);
+                self.tell_recorded(committed, done, bytes_max).await;
             }
-            let done = self
-                .record(
-                    payloads,
-                    RetryPolicy::UntilRecorded,
-                    &CancellationToken::new(),
-                )
-                .await
-                .ok()?;
-            self.times.done(done.last_sequence);
-            self.tell_recorded(&batch, done, bytes_max).await;
         }
         Some(())
     }
@@ -170,13 +180,16 @@ impl Recorder {
     async fn tell_recorded(
         &self,
         batch: &[(OutputLine, Instant)],
-        done: Appended,
+        done: Recorded,
         bytes_max: usize,
     ) {
         let mut signals: Vec<(u64, AgentSignal)> = Vec::new();
         let mut pieces = None;
-        for ((line, read), sequence) in batch.iter().zip(done.first_sequence..) {
-            self.core.metrics.record.record(read.elapsed());
+        if let Some((_, read)) = batch.first() {
+            let latency = done.committed.saturating_duration_since(*read);
+            self.core.metrics.record.record(latency);
+        }
+        for ((line, _), sequence) in batch.iter().zip(done.first_sequence..) {
             // What stands in a piece of a line may be anything.
             if !line.is_piece {
                 signals.extend(
@@ -228,7 +241,9 @@ impl Recorder {
                 InputKind::Answer => RetryPolicy::UnlessInvalid,
                 InputKind::Prompt => RetryPolicy::Never,
             };
-            let recorded = self.record(vec![line.clone()], retry, &exited).await;
+            let recorded = self
+                .record(std::slice::from_ref(&line), retry, &exited)
+                .await;
             let result = recorded.map(|done| done.last_sequence);
             let is_recorded = result.is_ok();
             // Before it is written, so that nothing that the agent says to it comes first.
@@ -264,27 +279,35 @@ impl Recorder {
         }
     }
 
-    /// Appends to the session. As `retry` says, again and again until it is done, the store is shut or
+    /// Appends to the session, all messages or, where a limit has no more room, as many of the first as
+    /// fit, at least one. As `retry` says, again and again until it is done, the store is shut or
     /// the session is to go; the clients are told that the agent waits.
     /// Once `given_up`, it is not tried again.
     async fn record(
         &self,
-        payloads: Vec<Bytes>,
+        payloads: &[Bytes],
         retry: RetryPolicy,
         given_up: &CancellationToken,
-    ) -> Result<Appended, Refusal> {
+    ) -> Result<Recorded, Refusal> {
         let mut pause_ms = RECORD_RETRY_MS_MIN;
-        let mut stalled = false;
+        let mut stalled_since: Option<Instant> = None;
+        let mut offered = payloads;
         loop {
-            let error = match self.append(payloads.clone()).await {
+            let error = match self.append(offered.to_vec()).await {
                 Ok(done) => {
-                    if stalled {
+                    if let Some(since) = stalled_since {
+                        let waited_ms = since.elapsed().as_millis();
+                        tracing::info!(session = %self.session, waited_ms, "an agent's lines are recorded again");
                         let _ = self.inbox.send(Command::RecordingResumed).await;
                     }
                     return Ok(done);
                 }
                 Err(error) => error,
             };
+            if offered.len() > 1 && error.kind() == ErrorKind::NoSpace {
+                offered = fitting(offered, &error);
+                continue;
+            }
             let refusal = Refusal::from_status(&from_store(&error));
             let gone = matches!(error, StoreError::SessionNotFound { .. });
             if gone && !self.session_deleted.is_cancelled() {
@@ -298,7 +321,7 @@ impl Recorder {
             };
             let in_vain = in_vain || given_up.is_cancelled();
             if gone || in_vain || error.kind() == ErrorKind::Closed {
-                if stalled && in_vain {
+                if stalled_since.is_some() && in_vain {
                     // Nothing waits for room any more.
                     let _ = self.inbox.send(Command::RecordingResumed).await;
                 }
@@ -309,8 +332,8 @@ impl Recorder {
                 tracing::warn!(%error, session = %self.session, lines, "not recorded: the session is to go");
                 return Err(refusal);
             }
-            if !stalled {
-                stalled = true;
+            if stalled_since.is_none() {
+                stalled_since = Some(Instant::now());
                 tracing::warn!(%error, session = %self.session, "an agent's lines cannot be recorded: it waits");
                 let _ = self.inbox.send(Command::RecordingStalled(refusal)).await;
             }
@@ -323,16 +346,49 @@ impl Recorder {
         }
     }
 
-    async fn append(&self, payloads: Vec<Bytes>) -> Result<Appended, StoreError> {
+    async fn append(&self, payloads: Vec<Bytes>) -> Result<Recorded, StoreError> {
+        let count = payloads.len();
         let batch = Batch {
             key: Some(self.key),
             ..Batch::new(self.session.clone(), payloads)
         };
         let store = self.core.store.clone();
         let wait = Duration::from_millis(self.core.settings.max_append_wait_ms);
-        let append = move || store.append_within(batch, wait);
-        self.core.blocking.write(append).await
+        let (answer, answered) = oneshot::channel();
+        // The writer's thread takes the time: this task may be woken later.
+        let done = move |result| {
+            let _ = answer.send((result, Instant::now()));
+        };
+        let submit = move || store.append_then(batch, wait, done);
+        self.core.blocking.write(submit).await?;
+        // The sender goes without an answer only when its thread ended by a panic.
+        let closed = StoreError::Closed { why: None };
+        let (result, committed) = answered.await.map_err(|_| closed)?;
+        result.map(|done| Recorded {
+            first_sequence: done.first_sequence,
+            last_sequence: done.last_sequence,
+            count,
+            committed,
+        })
     }
+}
+
+/// The first of the messages that a limit refused together: as many as it has room for, half of them where
+/// that is not known, at least one, and not all.
+fn fitting<'p>(payloads: &'p [Bytes], refused: &StoreError) -> &'p [Bytes] {
+    let count = match refused.fitting_bytes() {
+        Some(mut room_bytes) => payloads
+            .iter()
+            .take_while(|payload| {
+                let left = room_bytes.checked_sub(payload.len() as u64);
+                room_bytes = left.unwrap_or(room_bytes);
+                left.is_some()
+            })
+            .count(),
+        None => payloads.len() / 2,
+    };
+    let count = count.clamp(1, payloads.len().saturating_sub(1).max(1));
+    payloads.get(..count).unwrap_or(payloads)
 }
 
 /// Returns when an agent that is gone has left nothing more to read: for a while, or at the latest

@@ -35,7 +35,7 @@ pub struct Metrics {
     pub deliver: Histogram,
     /// One page read from the store, its turn included.
     pub page: Histogram,
-    /// From an agent's line read off its pipe to the commit.
+    /// From an agent's line read off its pipe to the commit: of each batch its oldest line, as in `tell`.
     pub record: Histogram,
     /// From an agent's line read off its pipe to the hand-over of its events to a client's stream.
     pub tell: Histogram,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::limits::ADMISSION_SLACK_BYTES;
+
 /// What an operation found held, in [`StoreError::Busy`](super::StoreError::Busy).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -106,5 +108,30 @@ impl fmt::Display for Argument {
             Self::SessionBytesMax => "session_bytes_max",
             Self::Named(name) => name,
         })
+    }
+}
+
+impl super::StoreError {
+    /// Payload bytes that would have fitted under the limit that refused a batch; `None` for errors that
+    /// no such limit is the reason of.
+    #[must_use]
+    pub fn fitting_bytes(&self) -> Option<u64> {
+        match self {
+            Self::LimitReached {
+                used_bytes,
+                limit_bytes,
+                ..
+            } => Some(
+                limit_bytes
+                    .saturating_sub(ADMISSION_SLACK_BYTES)
+                    .saturating_sub(*used_bytes),
+            ),
+            Self::SessionLimitReached {
+                used_bytes,
+                limit_bytes,
+                ..
+            } => Some(limit_bytes.saturating_sub(*used_bytes)),
+            _ => None,
+        }
     }
 }

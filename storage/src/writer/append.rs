@@ -150,6 +150,7 @@ impl<'g> GroupWriter<'g> {
             return Err(StoreError::SessionLimitReached {
                 id: request.session.clone(),
                 used_bytes,
+                incoming_bytes: incoming,
                 limit_bytes: self.budget.limits.session_bytes_max,
             });
         }
