@@ -129,14 +129,18 @@ impl BaseBuilder {
     pub fn observe(&mut self, TakenApart(parts): TakenApart) {
         let segment = self.segment;
         self.segment += 1;
+        // A long segment by itself would take more memory than all may.
+        while self.sample < SAMPLE_QUICK
+            && parts.main.len() as u64 / self.sample > DENSE_STRETCHES_MAX as u64
+        {
+            self.forget_every_second();
+        }
         let (sample, stretches) = (self.sample, &mut self.stretches);
         each_sampled(&parts.main, sample, |_, hash| {
             count_in(stretches.entry(hash), segment);
         });
         while self.stretches.len() > self.stretches_max() {
-            self.sample *= 2;
-            let sample = self.sample;
-            self.stretches.retain(|&hash, _| is_sampled(hash, sample));
+            self.forget_every_second();
         }
         for &(hash, _) in &parts.blob_list {
             count_in(self.blobs.entry(hash), segment);
@@ -153,6 +157,12 @@ impl BaseBuilder {
             self.kept_bytes += bytes;
             self.kept.push(parts);
         }
+    }
+
+    fn forget_every_second(&mut self) {
+        self.sample *= 2;
+        let sample = self.sample;
+        self.stretches.retain(|&hash, _| is_sampled(hash, sample));
     }
 
     fn stretches_max(&self) -> usize {
