@@ -138,6 +138,12 @@ impl Daemon {
             settings,
             compaction: Mutex::new(compaction),
         });
+        let store = core.store.clone();
+        let runs = core.blocking.read(move || store.compaction_runs(1)).await;
+        // A store whose history of runs cannot be read is looked at by the probe.
+        core.metrics
+            .compaction_runs
+            .observe(&runs.unwrap_or_default());
         let mut prober = health::Prober::default();
         let found = health::probe(&core, &mut prober, ms(limits::PROBE_MS_MAX)).await;
         tell_health.send_modify(|health| found.apply_to(health));

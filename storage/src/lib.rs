@@ -105,6 +105,7 @@ pub use reader::{ReadRange, Replay};
 pub use retain::{RetentionOutcome, RetentionPhase, RetentionProgress};
 pub use session::{DamagedSession, Session, SessionFilter, SessionList};
 pub use space::Space;
+pub use sql::db::busy_waits;
 pub use sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 pub use sql::report::{ProjectGrowth, Untimed};
 pub use sql::runs::{CompactionRun, RunOutcome};

@@ -1,5 +1,7 @@
 //! Metrics in Prometheus' text format, over HTTP on loopback.
 
+mod store;
+
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ pub async fn serve(core: Arc<Core>, listener: TcpListener) -> std::io::Result<()
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&core))
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&core).await)
 }
 
 /// A level by its name, as the number that the relay's metrics have for it.
@@ -43,14 +45,15 @@ fn severity(name: &str) -> u64 {
 }
 
 /// All metrics as text.
-#[must_use]
-pub fn render(core: &Core) -> String {
+pub async fn render(core: &Arc<Core>) -> String {
     let mut text = Text::default();
     counters(core, &mut text);
     limits(core, &mut text);
     levels(core, &mut text);
     gauges(core, &mut text);
+    components(core, &mut text);
     stages(core, &mut text);
+    store::store(core, &mut text).await;
     text.0
 }
 
@@ -73,6 +76,11 @@ impl Text {
         for (labels, value) in samples {
             let _ = writeln!(self.0, "betcode_{name}{labels} {value}");
         }
+    }
+
+    /// Families that are written already.
+    fn append(&mut self, families: &str) {
+        self.0.push_str(families);
     }
 
     /// A metric without labels.
@@ -124,7 +132,10 @@ fn levels(core: &Core, text: &mut Text) {
 
 fn gauges(core: &Core, text: &mut Text) {
     let queue = core.store.queue_depth();
-    let tunnel_open = matches!(*core.tunnel.borrow(), TunnelState::Open { .. });
+    let tunnel_since = match *core.tunnel.borrow() {
+        TunnelState::Open { since, .. } => Some(since),
+        _ => None,
+    };
     for (name, help, value) in [
         (
             "queue_requests",
@@ -155,11 +166,26 @@ fn gauges(core: &Core, text: &mut Text) {
         (
             "tunnel_open",
             "1 while clients of the relay reach the daemon",
-            u64::from(tunnel_open),
+            u64::from(tunnel_since.is_some()),
         ),
     ] {
         text.one((name, "gauge", help), value);
     }
+    let age = tunnel_since.map(|since| (Cow::Borrowed(""), since.elapsed().as_secs_f64()));
+    let help = "For how long the tunnel is open; no sample while it is not";
+    text.family(("tunnel_open_seconds", "gauge", help), age);
+}
+
+/// The components of health, as clients of `BetCodeHealth` see them.
+fn components(core: &Core, text: &mut Text) {
+    let health = core.health.borrow();
+    let samples = health.components.iter().map(|component| {
+        let label = format!("{{component=\"{}\"}}", component.name);
+        let needs_somebody = component.degraded || !component.serving;
+        (Cow::Owned(label), f64::from(u8::from(needs_somebody)))
+    });
+    let help = "1 while a component of the daemon needs somebody; health says why";
+    text.family(("degraded", "gauge", help), samples);
 }
 
 fn stages(core: &Core, text: &mut Text) {
