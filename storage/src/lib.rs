@@ -69,6 +69,7 @@ mod open_files;
 mod options;
 mod probe;
 mod reader;
+mod refusals;
 mod reserve;
 mod retain;
 pub mod segment;
@@ -102,6 +103,7 @@ pub use message::{
 };
 pub use options::{CommitHook, Durability, SizeLimits, StoreOptions};
 pub use reader::{ReadRange, Replay};
+pub use refusals::{SpaceLimit, SpaceRefusals};
 pub use retain::{RetentionOutcome, RetentionPhase, RetentionProgress};
 pub use session::{DamagedSession, Session, SessionFilter, SessionList};
 pub use space::Space;
