@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use betcode_storage::SessionId;
 use tonic::Status;
 
-use crate::limits::{LIMIT_LOG_INTERVAL_MS, SESSION_ACTIVE_MS};
+use crate::limits::{CONVERSATIONS_MAX, LIMIT_LOG_INTERVAL_MS, SESSION_ACTIVE_MS};
 use crate::status;
 
 /// A limit, how much of it is used, and how often it refused.
@@ -27,7 +27,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn new(name: &'static str, hint: &'static str, max: u64) -> Arc<Self> {
+    pub(crate) fn new(name: &'static str, hint: &'static str, max: u64) -> Arc<Self> {
         let (used, refused) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self {
             name,
@@ -87,7 +87,7 @@ impl Limit {
 
     /// Counts a refusal, and logs it unless one was logged a short time ago.
     fn refusal(&self, used: u64, max: u64) -> Status {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.note_refused();
         let interval = Duration::from_millis(LIMIT_LOG_INTERVAL_MS);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.is_none_or(|at| at.elapsed() >= interval) {
@@ -102,6 +102,11 @@ impl Limit {
             );
         }
         status::exhausted(self.name, used, max, self.hint)
+    }
+
+    /// Counts a refusal that was made elsewhere.
+    pub(crate) fn note_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes `amount`, or refuses. A single amount over the whole limit is let in when nothing
@@ -155,6 +160,12 @@ pub struct Admission {
     pub memory: Arc<Limit>,
     /// Agents that run.
     pub subprocesses: Arc<Limit>,
+    /// Connections, idle ones too.
+    pub connections: Arc<Limit>,
+    /// Batches that wait for the writer: the store counts them, and refuses.
+    pub writer_queue: Arc<Limit>,
+    /// Conversations: counted where they are kept.
+    pub conversations: Arc<Limit>,
     active: ActiveSessions,
 }
 
@@ -210,6 +221,14 @@ impl Admission {
                 "wait until an agent has ended, or raise max_subprocesses",
                 max.subprocesses,
             ),
+            // Set when the daemon listens and knows how many files it may open.
+            connections: Limit::new("max_connections", "close idle connections", 0),
+            writer_queue: Limit::new("writer_queue", "wait until others are recorded", 0),
+            conversations: Limit::new(
+                "conversations",
+                "leave conversations that are not needed, or clear their grants",
+                CONVERSATIONS_MAX,
+            ),
             active: ActiveSessions::default(),
         }
     }
@@ -226,7 +245,7 @@ impl Admission {
 
     /// All limits.
     #[must_use]
-    pub fn all(&self) -> [&Arc<Limit>; 6] {
+    pub fn all(&self) -> [&Arc<Limit>; 9] {
         [
             &self.clients,
             &self.followers,
@@ -234,6 +253,9 @@ impl Admission {
             &self.sessions,
             &self.memory,
             &self.subprocesses,
+            &self.connections,
+            &self.writer_queue,
+            &self.conversations,
         ]
     }
 

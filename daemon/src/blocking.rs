@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::admission::{Limit, LimitGuard};
 use crate::limits::{
     APPENDS_QUEUING_MAX, FILE_LOOKS_MAX, LONG_JOBS_MAX, WARM_REPLAYS_MAX, WRITES_MAX,
 };
@@ -28,7 +29,7 @@ pub struct Blocking {
     writes: Arc<Semaphore>,
     appends: Arc<Semaphore>,
     files: Arc<Semaphore>,
-    long_jobs: Arc<Semaphore>,
+    long_jobs: Arc<Limit>,
     warm: Arc<Semaphore>,
     long_lines: LongLineBudget,
 }
@@ -42,7 +43,11 @@ impl Blocking {
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
             appends: Arc::new(Semaphore::new(APPENDS_QUEUING_MAX)),
             files: Arc::new(Semaphore::new(FILE_LOOKS_MAX)),
-            long_jobs: Arc::new(Semaphore::new(LONG_JOBS_MAX)),
+            long_jobs: Limit::new(
+                "long_jobs",
+                "wait for one of the compactions, checks or backups to end",
+                LONG_JOBS_MAX as u64,
+            ),
             warm: Arc::new(Semaphore::new(WARM_REPLAYS_MAX)),
             long_lines: LongLineBudget::default(),
         }
@@ -139,13 +144,13 @@ impl Blocking {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when too many run already.
-    pub(crate) fn long_job(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let place = Arc::clone(&self.long_jobs).try_acquire_owned();
-        place.map_err(|_| {
-            let max = LONG_JOBS_MAX as u64;
-            let hint = "wait for one of the compactions, checks or backups to end";
-            status::exhausted("long_jobs", max, max, hint)
-        })
+    pub(crate) fn long_job(&self) -> std::result::Result<LimitGuard, Status> {
+        self.long_jobs.acquire(1)
+    }
+
+    /// The limit of the long jobs.
+    pub(crate) fn long_jobs(&self) -> &Arc<Limit> {
+        &self.long_jobs
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::ResourceLevel;
-use betcode_storage::capacity::levels::{CPU_SAMPLE_INTERVAL_MS, Level};
+use betcode_storage::capacity::levels::{CPU_SAMPLE_INTERVAL_MS, Level, Metric};
 use betcode_storage::{Clock, StoreError, SystemClock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -117,7 +117,6 @@ pub(crate) async fn probe(
     prober.last_failed = !serving;
     let status = core.compaction().as_ref().map(|running| running.0.status());
     let trouble = status.and_then(|status| status.last_error);
-    let level = core.store.level();
     let mut components = vec![
         Component {
             name: "store",
@@ -133,19 +132,49 @@ pub(crate) async fn probe(
             message: trouble.unwrap_or_else(|| "in order".to_owned()),
             checked_ms,
         },
-        Component {
-            name: "capacity",
-            serving: true,
-            degraded: level != Level::Ok,
-            message: format!("the database's size is at level {}", level.name()),
-            checked_ms,
-        },
+        capacity(core, checked_ms),
     ];
     components.extend(agents(core, checked_ms).await);
     components.extend(relay(&core.tunnel.borrow(), checked_ms));
     ProbeResult {
         components,
         in_time,
+    }
+}
+
+/// How near the daemon is to its limits. It needs somebody while the database's size is not at level ok, while
+/// another measure is critical, and while appends are refused for want of space.
+fn capacity(core: &Core, checked_ms: i64) -> Component {
+    let size = core.store.level();
+    let mut message = format!("the database's size is at level {}", size.name());
+    let mut degraded = size != Level::Ok;
+    for level in core.levels.borrow().iter() {
+        if level.resource != Metric::SqliteSize.name() && level.level == Level::Critical.name() {
+            degraded = true;
+            let ResourceLevel {
+                resource,
+                used,
+                limit,
+                ..
+            } = level;
+            message.push_str(&format!(
+                "; {resource} is at level critical ({used} of {limit})"
+            ));
+        }
+    }
+    if let Some(limit) = core.store.space_refusals().refusing {
+        degraded = true;
+        message.push_str(&format!(
+            "; appends are refused for want of space ({})",
+            limit.name()
+        ));
+    }
+    Component {
+        name: "capacity",
+        serving: true,
+        degraded,
+        message,
+        checked_ms,
     }
 }
 

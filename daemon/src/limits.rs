@@ -278,6 +278,8 @@ pub const LAST_EVENTS_MS: u64 = 100;
 /// How long there is, when the daemon stops, to record the last lines of agents that outlasted the drain and were
 /// killed.
 pub const LAST_LINES_MS: u64 = 2_000;
+/// How long a scrape of the metrics waits for what is read from the store. Prometheus gives up after 10 s.
+pub const SCRAPE_READ_MS_MAX: u64 = 5_000;
 
 const _: () = {
     assert!(APPEND_SESSIONS_REMEMBERED_MAX > 2 * BATCHES_AHEAD_MAX);

@@ -12,18 +12,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::admission::Limit;
 use crate::limits::{
     LONG_LINE_BYTES_MIN, LONG_LINES_BYTES_MAX, LONG_LINES_UNIT_BYTES, LONG_LINES_WAIT_MS_MAX,
 };
 use crate::observe::ms;
 use crate::status::exhausted;
 
+const HINT: &str = "read the replays that are open, or end them, and go on after the last sequence";
 const UNITS_MAX: u32 = (LONG_LINES_BYTES_MAX / LONG_LINES_UNIT_BYTES) as u32;
 
 /// Bytes that long lines may take together.
 #[derive(Debug, Clone)]
 pub(crate) struct LongLineBudget {
     units: Arc<Semaphore>,
+    /// Counts what is refused; what is used of it is in `units`.
+    limit: Arc<Limit>,
     /// How long a replay waits for some.
     wait_max: Duration,
 }
@@ -36,6 +40,7 @@ impl Default for LongLineBudget {
     fn default() -> Self {
         Self {
             units: Arc::new(Semaphore::new(UNITS_MAX as usize)),
+            limit: Limit::new("long_lines_bytes", HINT, LONG_LINES_BYTES_MAX as u64),
             wait_max: ms(LONG_LINES_WAIT_MS_MAX),
         }
     }
@@ -57,14 +62,19 @@ impl LongLineBudget {
         match timeout(self.wait_max, taking).await {
             Ok(Ok(permit)) => Ok(LongLinePermit(Arc::new(permit))),
             _ => {
-                let left = self.units.available_permits() * LONG_LINES_UNIT_BYTES;
-                let used = LONG_LINES_BYTES_MAX.saturating_sub(left) as u64;
-                let hint = "read the replays that are open, or end them, and go on after the last \
-                            sequence";
-                let max = LONG_LINES_BYTES_MAX as u64;
-                Err(exhausted("long_lines_bytes", used, max, hint))
+                let limit = self.limit();
+                limit.note_refused();
+                Err(exhausted(limit.name(), limit.used(), limit.max(), HINT))
             }
         }
+    }
+
+    /// The limit, with what is used of it now.
+    pub(crate) fn limit(&self) -> &Arc<Limit> {
+        let left = self.units.available_permits() * LONG_LINES_UNIT_BYTES;
+        let used = LONG_LINES_BYTES_MAX.saturating_sub(left) as u64;
+        self.limit.observe(used);
+        &self.limit
     }
 }
 

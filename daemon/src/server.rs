@@ -15,7 +15,7 @@ use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
 use betcode_service::process::resident_bytes;
 use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tonic::service::Routes;
@@ -138,6 +138,12 @@ impl Daemon {
             settings,
             compaction: Mutex::new(compaction),
         });
+        let store = core.store.clone();
+        let runs = core.blocking.read(move || store.compaction_runs(1)).await;
+        // A store whose history of runs cannot be read is looked at by the probe.
+        core.metrics
+            .compaction_runs
+            .observe(&runs.unwrap_or_default());
         let mut prober = health::Prober::default();
         let found = health::probe(&core, &mut prober, ms(limits::PROBE_MS_MAX)).await;
         tell_health.send_modify(|health| found.apply_to(health));
@@ -191,24 +197,25 @@ impl Daemon {
             settings.tls_listen,
             settings.prometheus_listen,
         );
-        let slots = Arc::new(Semaphore::new(connections_max(settings.max_connections)));
+        let connections = connections_max(settings.max_connections) as u64;
+        self.core.admission.connections.set_max(connections);
         let at = settings.socket.clone();
         let socket = SocketFile::bind(&at).map_err(|source| ServeError::Listen {
             at: at.display().to_string(),
             source,
         })?;
-        self.serve(Listener::Unix(socket), &slots);
+        self.serve(Listener::Unix(socket));
         if let Some(address) = tcp {
             let listener = bind(address).await?;
             self.tcp = listener.local_addr().ok();
-            self.serve(Listener::Tcp(listener), &slots);
+            self.serve(Listener::Tcp(listener));
         }
         if let Some(address) = tls {
             let certificates = Arc::new(Tls::load(&self.core.settings)?);
             self.certificates = Some(Arc::clone(&certificates));
             let listener = bind(address).await?;
             self.tls = listener.local_addr().ok();
-            self.serve(Listener::Tls(listener, certificates), &slots);
+            self.serve(Listener::Tls(listener, certificates));
         }
         if let Some(address) = metrics {
             let listener = bind(address).await?;
@@ -226,7 +233,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn serve(&mut self, listener: Listener, slots: &Arc<Semaphore>) {
+    fn serve(&mut self, listener: Listener) {
         let mut server = Server::builder()
             .layer(GateLayer(Arc::clone(&self.core)))
             .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
@@ -240,7 +247,7 @@ impl Daemon {
                 .max_connection_age_grace(ms(limits::CONNECTION_GRACE_MS));
         }
         let (core, routes) = (Arc::clone(&self.core), self.routes.clone());
-        let incoming = listener.incoming(Arc::clone(&core), Arc::clone(slots));
+        let incoming = listener.incoming(Arc::clone(&core));
         self.servers.spawn(async move {
             server
                 .add_routes(routes)

@@ -108,6 +108,10 @@ async fn a_full_disk_is_told_by_name_and_recovered_from_without_a_restart() {
     // Everything that was answered can be read; health says what is wrong.
     let there = read_all(&mut client, "s", 1).await.unwrap();
     assert_eq!(there.len() as u64, answered);
+    let channel = connect(&process.socket).await.unwrap();
+    let refused = "appends are refused for want of space (disk)";
+    let told = async || health(channel.clone()).await.1.contains(refused);
+    support::eventually(told).await;
     std::fs::remove_file(other).unwrap();
     let mut again = Appender::open(&mut client).await;
     let done = within(again.send(noise(answered + 1))).await.unwrap();
@@ -117,7 +121,6 @@ async fn a_full_disk_is_told_by_name_and_recovered_from_without_a_restart() {
         name: "n".into(),
     };
     client.rename_session(rename).await.unwrap();
-    let channel = connect(&process.socket).await.unwrap();
     let recovered = async {
         while health(channel.clone()).await.0 != ServingStatus::Serving {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -319,6 +319,8 @@ pub const EVENTS_KEPT_MAX: usize = 256;
 /// Sessions that the writer remembers between commits. When there are more, it forgets them all and reads
 /// each again when it is needed.
 pub const CACHED_SESSIONS_MAX: usize = 4096;
+/// How long appends count as refused for want of space while only smaller ones than the refused are recorded.
+pub const SPACE_REFUSED_MS_MAX: u64 = 60_000;
 /// Compaction runs kept in the history.
 pub const COMPACTION_RUNS_KEPT_MAX: u32 = 1000;
 

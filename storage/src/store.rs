@@ -14,6 +14,7 @@ use crate::message::{Appended, Batch, ImportRecord};
 use crate::open_files::{CutOff, OpenFile};
 use crate::options::{SizeLimits, StoreOptions, check_size_limits};
 use crate::reader::{ReadRange, Readers, Replay};
+use crate::refusals::SpaceRefusals;
 use crate::reserve::Reserve;
 use crate::session::{Session, SessionFilter, SessionList};
 use crate::space::Space;
@@ -435,6 +436,12 @@ impl Store {
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()
+    }
+
+    /// Appends that were refused for want of space since the store was opened, and whether they are now.
+    #[must_use]
+    pub fn space_refusals(&self) -> SpaceRefusals {
+        self.inner.watch.refusals.now()
     }
 
     /// Logs a warning with the capacity level unless it is Ok: for who opened the store without

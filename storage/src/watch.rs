@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::capacity::levels::{CapacityEvent, Level, LevelTracker, Metric};
 use crate::limits::{AT_LIMIT_PERCENT_MIN, EVENTS_KEPT_MAX};
 use crate::options::SizeLimits;
+use crate::refusals::RefusalLog;
 
 /// A capacity event with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct CapacityWatch {
     limits: Mutex<SizeLimits>,
     /// Whether the log is told of each change.
     is_logged: bool,
+    /// Appends that were refused for want of space.
+    pub(crate) refusals: RefusalLog,
     state: Mutex<State>,
 }
 
@@ -41,6 +44,7 @@ impl CapacityWatch {
         Self {
             limits: Mutex::new(limits),
             is_logged,
+            refusals: RefusalLog::default(),
             state: Mutex::default(),
         }
     }

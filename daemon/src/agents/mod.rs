@@ -50,7 +50,7 @@ use crate::limits::{
     LAST_LINES_MS, TOOL_NAME_BYTES_MAX,
 };
 use crate::observe::ms;
-use crate::status::{being_deleted, draining, exhausted, from_store, internal};
+use crate::status::{being_deleted, draining, from_store, internal};
 use conversation::Activity;
 use session::{ConversationTask, StoredConversation};
 use signals::AgentSignal;
@@ -125,6 +125,11 @@ impl Agents {
     /// Whether a session is being deleted.
     pub(crate) fn is_being_deleted(&self, id: &SessionId) -> bool {
         self.lock_deletions().under_way.contains_key(id)
+    }
+
+    /// How many conversations there are.
+    pub(crate) fn count(&self) -> usize {
+        self.live().len()
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, ConversationHandle>> {
@@ -263,8 +268,8 @@ impl Agents {
     ) -> Result<mpsc::Sender<Command>, Status> {
         let used = live.len() as u64;
         if used >= CONVERSATIONS_MAX {
-            let hint = "leave conversations that are not needed, or clear their grants";
-            return Err(exhausted("conversations", used, CONVERSATIONS_MAX, hint));
+            core.admission.conversations.observe(used);
+            core.admission.conversations.check()?;
         }
         let (inbox, commands) = mpsc::channel(CONVERSATION_INBOX_MAX);
         let activity = Arc::new(AtomicU8::new(0));

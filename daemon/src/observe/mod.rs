@@ -1,5 +1,6 @@
 //! What operators see: latencies by stage, counters, logs, traces.
 
+pub mod compaction_runs;
 pub mod histogram;
 pub mod prometheus;
 pub mod trace;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use betcode_schema_grpc::history::StageLatency;
 use betcode_storage::capacity::planner::latency::Stage;
+use compaction_runs::CompactionRuns;
 use histogram::Histogram;
 
 /// What the capacity plan allows the daemon at p95, of 200 ms in all.
@@ -65,6 +67,8 @@ pub struct Metrics {
     pub tunnel_requests: AtomicU64,
     /// Times the tunnel opened.
     pub tunnels_opened: AtomicU64,
+    /// Runs of compaction.
+    pub compaction_runs: CompactionRuns,
 }
 
 /// Adds to a counter.

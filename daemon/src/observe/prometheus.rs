@@ -1,5 +1,7 @@
 //! Metrics in Prometheus' text format, over HTTP on loopback.
 
+mod store;
+
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use betcode_schema_grpc::history::ResourceLevel;
 use betcode_service::process::resident_bytes;
+use betcode_storage::SpaceLimit;
 use betcode_storage::capacity::levels::Level;
 use tokio::net::TcpListener;
 
@@ -32,7 +35,10 @@ pub async fn serve(core: Arc<Core>, listener: TcpListener) -> std::io::Result<()
 }
 
 async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&core))
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        render(&core).await,
+    )
 }
 
 /// A level by its name, as the number that the relay's metrics have for it.
@@ -43,14 +49,15 @@ fn severity(name: &str) -> u64 {
 }
 
 /// All metrics as text.
-#[must_use]
-pub fn render(core: &Core) -> String {
+pub async fn render(core: &Arc<Core>) -> String {
     let mut text = Text::default();
     counters(core, &mut text);
     limits(core, &mut text);
     levels(core, &mut text);
     gauges(core, &mut text);
+    components(core, &mut text);
     stages(core, &mut text);
+    store::store(core, &mut text).await;
     text.0
 }
 
@@ -75,6 +82,11 @@ impl Text {
         }
     }
 
+    /// Families that are written already.
+    fn append(&mut self, families: &str) {
+        self.0.push_str(families);
+    }
+
     /// A metric without labels.
     fn one(&mut self, described: (&str, &str, &str), value: u64) {
         self.family(described, [(Cow::Borrowed(""), value as f64)]);
@@ -87,20 +99,76 @@ fn counters(core: &Core, text: &mut Text) {
     }
 }
 
+/// A limit as it is shown. What has no use or maximum of its own has no sample of it.
+struct LimitSample {
+    name: &'static str,
+    used: Option<u64>,
+    max: Option<u64>,
+    refused: u64,
+}
+
+impl From<&Arc<Limit>> for LimitSample {
+    fn from(limit: &Arc<Limit>) -> Self {
+        Self {
+            name: limit.name(),
+            used: Some(limit.used()),
+            max: Some(limit.max()),
+            refused: limit.refused(),
+        }
+    }
+}
+
+/// The limits of space, which the store counts.
+fn space_limits(core: &Core) -> [LimitSample; 3] {
+    let (limits, refused) = (core.store.limits(), core.store.space_refusals());
+    [
+        LimitSample {
+            name: SpaceLimit::Database.name(),
+            used: Some(core.database_bytes()),
+            max: Some(limits.db_bytes_max),
+            refused: refused.database,
+        },
+        LimitSample {
+            name: SpaceLimit::Session.name(),
+            used: None,
+            max: Some(limits.session_bytes_max),
+            refused: refused.session,
+        },
+        LimitSample {
+            name: SpaceLimit::Disk.name(),
+            used: None,
+            max: None,
+            refused: refused.disk,
+        },
+    ]
+}
+
 fn limits(core: &Core, text: &mut Text) {
-    let all = core.admission.all();
-    let samples = |value: fn(&Limit) -> u64| {
-        all.iter().map(move |limit| {
-            let label = format!("{{limit=\"{}\"}}", limit.name());
-            (Cow::Owned(label), value(limit) as f64)
+    let admission = &core.admission;
+    admission.conversations.observe(core.agents.count() as u64);
+    let queued = core.store.queue_depth().requests as u64;
+    admission.writer_queue.observe(queued);
+    let queue_max = core.settings.max_queue_requests as u64;
+    admission.writer_queue.set_max(queue_max);
+    let blocking = [
+        core.blocking.long_jobs(),
+        core.blocking.long_lines().limit(),
+    ];
+    let counted = admission.all().into_iter().chain(blocking);
+    let mut all: Vec<LimitSample> = counted.map(LimitSample::from).collect();
+    all.extend(space_limits(core));
+    let samples = |value: fn(&LimitSample) -> Option<u64>| {
+        all.iter().filter_map(move |limit| {
+            let label = format!("{{limit=\"{}\"}}", limit.name);
+            Some((Cow::Owned(label), value(limit)? as f64))
         })
     };
     let used = ("limit_used", "gauge", "How much of a limit is used");
-    text.family(used, samples(Limit::used));
+    text.family(used, samples(|limit| limit.used));
     let max = ("limit_max", "gauge", "How much of it there is");
-    text.family(max, samples(Limit::max));
+    text.family(max, samples(|limit| limit.max));
     let refused = ("limit_refused_total", "counter", "Requests it refused");
-    text.family(refused, samples(Limit::refused));
+    text.family(refused, samples(|limit| Some(limit.refused)));
 }
 
 fn levels(core: &Core, text: &mut Text) {
@@ -124,7 +192,10 @@ fn levels(core: &Core, text: &mut Text) {
 
 fn gauges(core: &Core, text: &mut Text) {
     let queue = core.store.queue_depth();
-    let tunnel_open = matches!(*core.tunnel.borrow(), TunnelState::Open { .. });
+    let tunnel_since = match *core.tunnel.borrow() {
+        TunnelState::Open { since, .. } => Some(since),
+        _ => None,
+    };
     for (name, help, value) in [
         (
             "queue_requests",
@@ -155,27 +226,51 @@ fn gauges(core: &Core, text: &mut Text) {
         (
             "tunnel_open",
             "1 while clients of the relay reach the daemon",
-            u64::from(tunnel_open),
+            u64::from(tunnel_since.is_some()),
         ),
     ] {
         text.one((name, "gauge", help), value);
     }
+    let age = tunnel_since.map(|since| (Cow::Borrowed(""), since.elapsed().as_secs_f64()));
+    let help = "For how long the tunnel is open; no sample while it is not";
+    text.family(("tunnel_open_seconds", "gauge", help), age);
+}
+
+/// The components of health, as clients of `BetCodeHealth` see them.
+fn components(core: &Core, text: &mut Text) {
+    let health = core.health.borrow();
+    let samples = health.components.iter().map(|component| {
+        let label = format!("{{component=\"{}\"}}", component.name);
+        let needs_somebody = component.degraded || !component.serving;
+        (Cow::Owned(label), f64::from(u8::from(needs_somebody)))
+    });
+    let help = "1 while a component of the daemon needs somebody; health says why";
+    text.family(("degraded", "gauge", help), samples);
 }
 
 fn stages(core: &Core, text: &mut Text) {
     let (mut samples, mut sums, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-    for (stage, latency, _) in core.metrics.stages() {
+    let mut budgets = Vec::new();
+    for (stage, latency, budget_ms) in core.metrics.stages() {
+        let of_stage = format!("{{stage=\"{stage}\"}}");
+        // A quantile of nothing would look like a perfect one.
+        let passed = latency.count() > 0;
         for (name, quantile) in [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)] {
             let labels = format!("{{stage=\"{stage}\",quantile=\"{name}\"}}");
-            samples.push((Cow::Owned(labels), latency.quantile_ms(quantile) / 1000.0));
+            let seconds = latency.quantile_ms(quantile) / 1000.0;
+            samples.extend(passed.then_some((Cow::Owned(labels), seconds)));
         }
-        let labels = format!("_sum{{stage=\"{stage}\"}}");
+        let labels = format!("_sum{of_stage}");
         sums.push((Cow::Owned(labels), latency.sum_seconds()));
-        let labels = format!("_count{{stage=\"{stage}\"}}");
+        let labels = format!("_count{of_stage}");
         counts.push((Cow::Owned(labels), latency.count() as f64));
+        budgets.push((Cow::Owned(of_stage), budget_ms / 1000.0));
     }
     samples.append(&mut sums);
     samples.append(&mut counts);
-    let help = "Latency of a stage since the start";
+    let help = "Latency of a stage: quantiles of all since the start of the daemon, not of the last minutes; \
+                none before the first";
     text.family(("stage_seconds", "summary", help), samples);
+    let help = "What the capacity plan allows a stage at its 0.95 quantile";
+    text.family(("stage_budget_seconds", "gauge", help), budgets);
 }

@@ -153,6 +153,9 @@ impl Reply {
 
     fn refusal(&self, error: &StoreError) -> BatchResult {
         add(&self.core.metrics.batches_refused, 1);
+        if matches!(error, StoreError::QueueFull { .. }) {
+            self.core.admission.writer_queue.note_refused();
+        }
         let had_refusal = &self.admitted.had_refusal;
         had_refusal.fetch_or(!self.expects_sequence, Ordering::Relaxed);
         BatchResult::Refused(refusal(error))

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::transport::server::Connected;
@@ -79,11 +78,11 @@ pub struct Connection {
     client: Client,
     begins: Option<Pin<Box<Sleep>>>,
     read_bytes: usize,
-    _slot: OwnedSemaphorePermit,
+    _slot: LimitGuard,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, slot: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(stream: Stream, slot: LimitGuard) -> Self {
         let begins = Some(Box::pin(sleep(Duration::from_millis(PREFACE_MS_MAX))));
         Self {
             stream,

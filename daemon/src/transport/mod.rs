@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -63,9 +63,8 @@ impl Listener {
         })
     }
 
-    /// Accepts until the receiver is gone. `slots` bounds the connections of all listeners; what
-    /// comes beyond is closed at once.
-    pub fn incoming(self, core: Arc<Core>, slots: Arc<Semaphore>) -> Incoming {
+    /// Accepts until the receiver is gone. What comes beyond the limit of connections is closed at once.
+    pub fn incoming(self, core: Arc<Core>) -> Incoming {
         let (sender, receiver) = mpsc::channel(ACCEPTED_CONNECTIONS_MAX);
         tokio::spawn(async move {
             loop {
@@ -81,7 +80,7 @@ impl Listener {
                         continue;
                     }
                 };
-                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                let Ok(slot) = core.admission.connections.acquire(1) else {
                     add(&core.metrics.connections_refused, 1);
                     continue;
                 };

@@ -42,6 +42,8 @@ pub enum TunnelState {
         relay_id: String,
         /// The tunnel's number there.
         epoch: u64,
+        /// Since when.
+        since: Instant,
     },
     /// Waiting before the next attempt.
     Waiting {
@@ -191,7 +193,11 @@ impl TunnelTask {
                 Ok((stream, relay_id, epoch)) => {
                     let opened = Instant::now();
                     tracing::info!(relay = %relay_id, epoch, "tunnel open");
-                    let open = TunnelState::Open { relay_id, epoch };
+                    let open = TunnelState::Open {
+                        relay_id,
+                        epoch,
+                        since: opened,
+                    };
                     self.state.send_replace(open);
                     if let Some(old) = old.take() {
                         old.cancel();

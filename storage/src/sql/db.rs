@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -470,12 +471,22 @@ thread_local! {
     static BUSY_WAITED_MS: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Times that a connection of this process found a lock taken and waited for it.
+static BUSY_WAITS: AtomicU64 = AtomicU64::new(0);
+
+/// How often a connection of this process has waited for a lock that another connection had, in any store.
+#[must_use]
+pub fn busy_waits() -> u64 {
+    BUSY_WAITS.load(Ordering::Relaxed)
+}
+
 /// Looks for a lock every millisecond, and more often at first, instead of SQLite's sleeps of up to
 /// 100 ms: other processes' transactions are short, and appends wait behind this.
 fn set_busy_wait(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_handler(Some(|attempts| {
         let now = Instant::now();
         if attempts == 0 {
+            BUSY_WAITS.fetch_add(1, Ordering::Relaxed);
             BUSY_SINCE.set(Some(now));
             BUSY_WAITED_MS.set(0);
         }

@@ -10,7 +10,7 @@ use rusqlite::hooks::Wal;
 
 use super::append::{GroupWriter, SpaceBudget, Wrote};
 use super::disk_room::{self, PagesBefore};
-use super::request::{AppendRequest, Unanswered};
+use super::request::{AppendRequest, Unanswered, note_space};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::files::free_bytes;
 use crate::ids::SessionId;
@@ -203,6 +203,7 @@ impl WriterContext {
             }
             result => result,
         };
+        note_space(&self.watch, group, &result);
         let answers = result.as_ref().map_or(&[][..], Vec::as_slice);
         match answers.iter().find_map(limit_reached) {
             Some(used_bytes) => {

@@ -17,6 +17,7 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, SESSION_TEXT_BYTES_MAX};
 use crate::message::{Appended, Arrival, Batch, Committed, ImportMark, Message, SessionMeta};
 use crate::sql;
+use crate::watch::CapacityWatch;
 
 /// Answers an append.
 pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
@@ -236,6 +237,30 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes note of what was refused for want of space and what was recorded. A failed group of several is tried
+/// again one by one, and counted then.
+pub(super) fn note_space(
+    watch: &CapacityWatch,
+    group: &[AppendRequest],
+    result: &Result<Vec<Result<Appended>>>,
+) {
+    match (result, group) {
+        (Err(error), [request]) => watch.refusals.refused(error, request.bytes() as u64),
+        (Err(_), _) => {}
+        (Ok(answers), _) => {
+            for (request, answer) in group.iter().zip(answers) {
+                let bytes = request.bytes() as u64;
+                match answer {
+                    Err(error) => watch.refusals.refused(error, bytes),
+                    // Messages that were there already need no space.
+                    Ok(done) if done.duplicates > 0 => {}
+                    Ok(_) => watch.refusals.recorded(bytes),
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
