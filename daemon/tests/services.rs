@@ -16,6 +16,7 @@ use betcode_schema_grpc::history::run_compaction_response::Event;
 use betcode_schema_grpc::history::{backup_response, verify_response};
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
+use betcode_test_support::{Random, seed};
 use support::{Appender, Served, batch, eventually, read_all, serve, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -216,15 +217,17 @@ async fn capacity_is_told_now_and_as_it_changes() {
     while told.as_deref() != Some("ok") {
         told = level(within(levels.message()).await.unwrap().unwrap());
     }
-    // What SIGHUP does with a lower limit; more lines, for there is a least one.
+    // What SIGHUP does with a lower limit. So many lines of noise do not fit under the least one: compaction
+    // begins at once when the limit is near, and may be done before anybody looks.
     let mut history = served.history().await;
     let mut appender = Appender::open(&mut history).await;
-    appender
-        .send(batch("c", &["x".repeat(1000).as_str(); 800]))
-        .await
-        .unwrap();
+    let mut random = Random::new(seed());
+    let mut noise = || -> String { (0..60).map(|_| format!("{:016x}", random.bits())).collect() };
+    let lines: Vec<String> = (0..3000).map(|_| noise()).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    appender.send(batch("c", &lines)).await.unwrap();
     let mut lower = served.settings.clone();
-    lower.max_db_bytes = served.daemon.core().database_bytes().max(1_000_000);
+    lower.max_db_bytes = 1_000_000;
     served.daemon.reload(&lower).unwrap();
     while told.as_deref() == Some("ok") {
         told = level(within(levels.message()).await.unwrap().unwrap());
