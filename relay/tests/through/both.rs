@@ -78,9 +78,13 @@ async fn a_relay_that_is_gone_degrades_health_and_stops_nobody_on_the_machine() 
     let mut served = serve(&[]).await;
     with_a_line(&served).await;
     let metrics = || betcode_daemon::observe::prometheus::render(served.daemon.core());
-    assert!(metrics().contains("betcode_tunnel_open 1\n"));
-    assert!(metrics().contains("betcode_tunnels_opened_total 1\n"));
-    assert!(!metrics().contains("betcode_tunnel_requests_total 0\n"));
+    assert!(metrics().await.contains("betcode_tunnel_open 1\n"));
+    assert!(metrics().await.contains("betcode_tunnels_opened_total 1\n"));
+    assert!(
+        !metrics()
+            .await
+            .contains("betcode_tunnel_requests_total 0\n")
+    );
     let of_relay = |told: &HealthDetailsResponse| {
         let component = told.components.iter().find(|c| c.name == "relay").unwrap();
         (component.status(), component.message.clone())
@@ -98,7 +102,7 @@ async fn a_relay_that_is_gone_degrades_health_and_stops_nobody_on_the_machine() 
             && told.overall_status() == ServingStatus::Serving
     })
     .await;
-    let metrics = betcode_daemon::observe::prometheus::render(served.daemon.core());
+    let metrics = betcode_daemon::observe::prometheus::render(served.daemon.core()).await;
     assert!(metrics.contains("betcode_tunnel_open 0\n"));
     let channel = connect(&served.settings.socket).await.unwrap();
     let mut local = HistoryServiceClient::new(channel);
