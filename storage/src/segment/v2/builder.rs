@@ -43,7 +43,7 @@ const SAMPLE_QUICK: u64 = 16;
 const SAMPLE_DEEP: u64 = 2;
 /// Stretches counted in a sample denser than [`SAMPLE_QUICK`]. With more, every second is forgotten: in large
 /// projects a dense sample takes time and memory and saves little.
-const DENSE_STRETCHES_MAX: usize = 1 << 19;
+const DENSE_STRETCHES_MAX: usize = 1 << 18;
 /// Unshared bytes within a passage that do not end it.
 const GAP_BYTES_MAX: usize = 250;
 /// Shorter passages are left to the segments.
