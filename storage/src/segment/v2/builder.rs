@@ -44,6 +44,10 @@ const SAMPLE_DEEP: u64 = 2;
 /// Stretches counted in a sample denser than [`SAMPLE_QUICK`]. With more, every second is forgotten: in large
 /// projects a dense sample takes time and memory and saves little.
 const DENSE_STRETCHES_MAX: usize = 1 << 18;
+/// The same in projects of short segments, which lose more at the ends of passages.
+const DENSE_STRETCHES_MAX_SHORT: usize = 1 << 19;
+/// What a segment's text has on average in such projects, at most.
+const SHORT_SEGMENT_BYTES_MAX: u64 = 128 << 10;
 /// Unshared bytes within a passage that do not end it.
 const GAP_BYTES_MAX: usize = 250;
 /// Shorter passages are left to the segments.
@@ -100,6 +104,8 @@ pub struct BaseBuilder {
     sample: u64,
     level: i32,
     segment: u32,
+    /// Text of all segments.
+    text_bytes: u64,
     /// The first segments, split.
     kept: Vec<Streams>,
     kept_bytes: usize,
@@ -120,6 +126,7 @@ impl BaseBuilder {
             },
             level,
             segment: 0,
+            text_bytes: 0,
             kept: Vec::new(),
             kept_bytes: 0,
         }
@@ -129,6 +136,7 @@ impl BaseBuilder {
     pub fn observe(&mut self, TakenApart(parts): TakenApart) {
         let segment = self.segment;
         self.segment += 1;
+        self.text_bytes += parts.main.len() as u64;
         // A long segment by itself would take more memory than all may.
         while self.sample < SAMPLE_QUICK
             && parts.main.len() as u64 / self.sample > DENSE_STRETCHES_MAX as u64
@@ -166,10 +174,12 @@ impl BaseBuilder {
     }
 
     fn stretches_max(&self) -> usize {
-        if self.sample < SAMPLE_QUICK {
+        if self.sample >= SAMPLE_QUICK {
+            BASE_STRETCHES_COUNTED_MAX
+        } else if self.text_bytes > SHORT_SEGMENT_BYTES_MAX * u64::from(self.segment) {
             DENSE_STRETCHES_MAX
         } else {
-            BASE_STRETCHES_COUNTED_MAX
+            DENSE_STRETCHES_MAX_SHORT
         }
     }
 
