@@ -209,3 +209,28 @@ async fn health_names_a_measure_that_is_critical() {
     let critical = "sessions is at level critical (1 of 1)";
     eventually(async || degraded_reason(&served).await.contains(critical)).await;
 }
+
+#[tokio::test]
+async fn metrics_have_the_level_use_and_limit_of_each_measure() {
+    let served = serve(&[LISTEN, ("max_sessions", "1")]).await;
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    appender.send(batch("a", &["x"])).await.unwrap();
+    eventually(async || {
+        let metrics = scrape(&served).await;
+        let has = |line: &str| metrics.lines().any(|l| l == line);
+        has("betcode_level{metric=\"sessions\"} 2")
+    })
+    .await;
+    let metrics = scrape(&served).await;
+    for line in [
+        "betcode_level_used{metric=\"sessions\"} 1",
+        "betcode_level_limit{metric=\"sessions\"} 1",
+        "betcode_level{metric=\"sqlite_size\"} 0",
+        "betcode_level{metric=\"memory\"} 0",
+        "betcode_level{metric=\"cpu\"} 0",
+        "betcode_level_limit{metric=\"sqlite_size\"} 1000000000",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
+}

@@ -17,9 +17,7 @@ use betcode_schema_grpc::history::{backup_response, verify_response};
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
 use betcode_test_support::{Random, seed};
-use support::{Appender, Served, batch, eventually, read_all, serve, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use support::{Appender, Served, batch, read_all, serve, within};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -243,40 +241,6 @@ async fn every_level_is_known_as_soon_as_the_daemon_serves() {
     let processor = &levels[2];
     assert_eq!(processor.unit, "milliprocessors");
     assert!(processor.limit >= 1000, "{processor:?}");
-}
-
-#[tokio::test]
-async fn metrics_have_the_level_use_and_limit_of_each_measure() {
-    let served = serve(&[("prometheus_listen", "127.0.0.1:0"), ("max_sessions", "1")]).await;
-    let mut history = served.history().await;
-    let mut appender = Appender::open(&mut history).await;
-    appender.send(batch("a", &["x"])).await.unwrap();
-    let address = served.daemon.prometheus_address().unwrap();
-    let metrics = async || {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nhost: daemon\r\nconnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
-    eventually(async || {
-        let metrics = metrics().await;
-        let has = |line: &str| metrics.lines().any(|l| l == line);
-        has("betcode_level{metric=\"sessions\"} 2")
-    })
-    .await;
-    let metrics = metrics().await;
-    for line in [
-        "betcode_level_used{metric=\"sessions\"} 1",
-        "betcode_level_limit{metric=\"sessions\"} 1",
-        "betcode_level{metric=\"sqlite_size\"} 0",
-        "betcode_level{metric=\"memory\"} 0",
-        "betcode_level{metric=\"cpu\"} 0",
-        "betcode_level_limit{metric=\"sqlite_size\"} 1000000000",
-    ] {
-        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
-    }
 }
 
 #[tokio::test]
