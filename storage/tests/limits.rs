@@ -168,15 +168,21 @@ fn a_raised_limit_and_a_deleted_session_make_room_at_once() {
     assert!(store.set_limits(too_small).is_err());
 }
 
-#[test]
-fn a_session_at_its_own_limit_leaves_the_others_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder);
+/// A store whose sessions may take a megabyte each.
+fn open_with_limit_of_sessions(folder: &tempfile::TempDir) -> Store {
+    let store = open(folder);
     let limits = SizeLimits {
         db_bytes_max: LIMIT_BYTES,
         session_bytes_max: 1_000_000,
     };
     store.set_limits(limits).unwrap();
+    store
+}
+
+#[test]
+fn a_session_at_its_own_limit_leaves_the_others_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with_limit_of_sessions(&folder);
     let (count, error) = fill(&store, 1);
     assert!(
         matches!(error, StoreError::SessionLimitReached { .. }),
@@ -195,12 +201,7 @@ fn a_session_at_its_own_limit_leaves_the_others_alone() {
 #[test]
 fn what_a_limit_says_that_would_have_fitted_does_fit_and_no_byte_more() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder);
-    let limits = SizeLimits {
-        db_bytes_max: LIMIT_BYTES,
-        session_bytes_max: 1_000_000,
-    };
-    store.set_limits(limits).unwrap();
+    let store = open_with_limit_of_sessions(&folder);
     let bytes = |count: u64| {
         let payload = Bytes::from(vec![b'x'; usize::try_from(count).unwrap()]);
         Batch::new(id("s"), vec![payload])
@@ -217,7 +218,7 @@ fn what_a_limit_says_that_would_have_fitted_does_fit_and_no_byte_more() {
     store
         .set_limits(SizeLimits {
             session_bytes_max: LIMIT_BYTES,
-            ..limits
+            ..store.limits()
         })
         .unwrap();
     let of_database = store.append(bytes(LIMIT_BYTES - 1_000_000)).unwrap_err();
