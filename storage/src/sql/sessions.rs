@@ -49,15 +49,14 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
     })
 }
 
-/// What a row has as the agent's id of a session that is the session's own, as of most imported ones. Another id
-/// that begins so gets one more.
+/// What a row has as the agent's id of a session that is the session's own, as of most imported ones.
 const OWN_ID: &str = "=";
 
-/// The agent's id of the session `own` as its row has it.
+/// The agent's id of the session `own` as its row has it. An id of nothing but [`OWN_ID`]s gets one more.
 fn agent_id_of_row<'t>(agent_id: &'t str, own: &str) -> Cow<'t, str> {
     if agent_id == own {
         Cow::Borrowed(OWN_ID)
-    } else if agent_id.starts_with(OWN_ID) {
+    } else if is_own_ids(agent_id) {
         Cow::Owned(format!("{OWN_ID}{agent_id}"))
     } else {
         Cow::Borrowed(agent_id)
@@ -66,11 +65,17 @@ fn agent_id_of_row<'t>(agent_id: &'t str, own: &str) -> Cow<'t, str> {
 
 /// What [`agent_id_of_row`] was given. Rows of earlier formats have the id itself.
 fn agent_id_from_row(stored: String, own: &str) -> String {
-    match stored.strip_prefix(OWN_ID) {
-        None => stored,
-        Some("") => own.to_owned(),
-        Some(agent_id) => agent_id.to_owned(),
+    if stored == OWN_ID {
+        own.to_owned()
+    } else if is_own_ids(&stored) {
+        stored.replacen(OWN_ID, "", 1)
+    } else {
+        stored
     }
+}
+
+fn is_own_ids(text: &str) -> bool {
+    !text.is_empty() && text.replace(OWN_ID, "").is_empty()
 }
 
 /// A key beyond the range is that of another session once it is made part of a message's.
@@ -463,7 +468,7 @@ mod tests {
 
     #[test]
     fn an_agents_id_comes_back_whatever_it_is() {
-        for agent_id in ["", "own", "=", "==", "=own", "other"] {
+        for agent_id in ["", "own", "=", "==", "===", "=own", "other"] {
             let stored = agent_id_of_row(agent_id, "own").into_owned();
             assert_eq!(agent_id_from_row(stored, "own"), agent_id);
         }
