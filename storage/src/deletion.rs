@@ -293,6 +293,7 @@ fn delete_step(connection: &rusqlite::Connection, key: SessionKey) -> rusqlite::
     if sql::segments::delete_some(connection, key, step)? > 0 {
         return Ok(true);
     }
+    sql::segments::delete_tails_of_session(connection, key)?;
     sql::sessions::finish_deletion(connection, key)?;
     Ok(false)
 }

@@ -80,8 +80,14 @@ pub fn believed(said_ms: Option<i64>, received_ms: i64) -> Option<i64> {
 #[serde(default)]
 pub struct TurnTimes {
     /// When the turn began, as far as its lines tell.
+    #[serde(
+        rename = "s",
+        alias = "start_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
     start_ms: Option<i64>,
     /// Active time since then.
+    #[serde(rename = "a", alias = "active_ms")]
     active_ms: i64,
 }
 

@@ -119,6 +119,14 @@ pub const SEGMENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX_CEILING;
 /// Messages of a segment.
 pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
 
+/// Encoded bytes of a segment that may have a tail. In longer ones a tail would save less than one per cent, and
+/// cost a read of one more page.
+pub const SEGMENT_WITH_TAIL_BYTES_MAX: usize = 32 << 10;
+/// Bytes of a segment's tail. With more, they leave less of an overflow page empty than their pieces' rows take.
+pub const SEGMENT_TAIL_BYTES_MAX: usize = 3572;
+/// Bytes of a piece of a tail: eight fill a page.
+pub const SEGMENT_TAIL_PIECE_BYTES: usize = 492;
+
 /// The largest main stream of a segment that may be packed. A reader holds a packed stream twice.
 pub const COPIES_STREAM_BYTES_MAX: usize = 16 << 20;
 /// Bytes that a segment's main stream may have beyond twice the payload bytes and 16 for each message.

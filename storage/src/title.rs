@@ -7,9 +7,14 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 pub struct Title {
     /// One line.
+    #[serde(rename = "t", alias = "text")]
     pub text: String,
     /// Given by the agent's user; else by the agent.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        rename = "u",
+        alias = "by_user",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub by_user: bool,
 }
 

@@ -95,37 +95,66 @@ pub enum UsageFact {
     },
 }
 
-/// Running sums of a session; kept as JSON in its row, without what says nothing.
+/// Running sums of a session; kept as JSON in its row, without what says nothing, and under short names: a store
+/// of many short sessions is mostly rows. Stores before format 3 have the fields' own names.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionUsage {
     /// Turns that a `result` has settled.
-    #[serde(skip_serializing_if = "Tokens::is_zero")]
+    #[serde(
+        rename = "s",
+        alias = "settled",
+        skip_serializing_if = "Tokens::is_zero"
+    )]
     settled: Tokens,
     /// Messages since then, without the one that may still grow.
-    #[serde(skip_serializing_if = "Tokens::is_zero")]
+    #[serde(rename = "t", alias = "turn", skip_serializing_if = "Tokens::is_zero")]
     turn: Tokens,
     /// The message that may still grow, and its usage.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "m",
+        alias = "open_message_id",
+        skip_serializing_if = "String::is_empty"
+    )]
     open_message_id: String,
-    #[serde(skip_serializing_if = "Tokens::is_zero")]
+    #[serde(rename = "o", alias = "open", skip_serializing_if = "Tokens::is_zero")]
     open: Tokens,
     /// Cost of agent processes that have ended, and of the current one so far.
-    #[serde(skip_serializing_if = "costs_nothing")]
+    #[serde(
+        rename = "sc",
+        alias = "settled_cost_usd",
+        skip_serializing_if = "costs_nothing"
+    )]
     settled_cost_usd: f64,
-    #[serde(skip_serializing_if = "costs_nothing")]
+    #[serde(
+        rename = "pc",
+        alias = "process_cost_usd",
+        skip_serializing_if = "costs_nothing"
+    )]
     process_cost_usd: f64,
     /// Tokens of the current agent process so far, as it says itself; zero when it does not.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(
+        rename = "pt",
+        alias = "process_tokens",
+        skip_serializing_if = "is_zero"
+    )]
     process_tokens: u64,
     /// An `init` came since the last `result` that told a cost.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        rename = "i",
+        alias = "initialized",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     initialized: bool,
     /// No usage, but of the same kind: the turn that goes on, between two imports of a stream.
-    #[serde(skip_serializing_if = "TurnTimes::is_empty")]
+    #[serde(
+        rename = "tt",
+        alias = "turn_times",
+        skip_serializing_if = "TurnTimes::is_empty"
+    )]
     pub(crate) turn_times: TurnTimes,
     /// No usage either: the title that the lines told last.
-    #[serde(skip_serializing_if = "Title::is_empty")]
+    #[serde(rename = "n", alias = "title", skip_serializing_if = "Title::is_empty")]
     pub(crate) title: Title,
 }
 
@@ -363,7 +392,7 @@ mod tests {
         usage.add(&assistant("a", 8));
         assert_eq!(
             serde_json::to_string(&usage).unwrap(),
-            r#"{"open_message_id":"a","open":[0,8]}"#
+            r#"{"m":"a","o":[0,8]}"#
         );
     }
 

@@ -346,6 +346,7 @@ impl Check<'_> {
         let missing_bases = report.take(sums.missing_bases)?;
         let imports = report.take(sums.imports)?;
         let orphans = report.take(sums.orphans)?;
+        let tails = report.take(sums.tails)?;
         let invalid_deletions = report.take(sums.invalid_deletions)?;
         for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
@@ -364,6 +365,11 @@ impl Check<'_> {
         for key in orphans.into_iter().flatten().map(MessageKey::from_i64) {
             let session = key.session().as_i64();
             let what = format!("rows of session key {session}, which is not there");
+            report.add_at(ProblemKind::Orphan, None, Some(key.sequence()), what);
+        }
+        for key in tails.into_iter().flatten().map(MessageKey::from_i64) {
+            let session = key.session().as_i64();
+            let what = format!("pieces of a segment of session key {session}, which is not there");
             report.add_at(ProblemKind::Orphan, None, Some(key.sequence()), what);
         }
         Ok(())

@@ -1,6 +1,7 @@
-//! A store of format 1, as a build of before format 2 made it, and what it holds.
+//! Stores of formats 1 and 2, as builds of before formats 2 and 3 made them, and what they hold.
 //!
-//! Its sessions were imported from three folders below `/home/dev/sessions`: transcripts and those of
+//! The one of format 2 has six deeply compacted transcripts, of which one has a title, and a session `live` that is
+//! not compacted. The sessions of the one of format 1 were imported from three folders below `/home/dev/sessions`: transcripts and those of
 //! sub-agents, of which two have the same name; a name that is not UTF-8; a file reached by a symbolic
 //! link, whose relative path is no part of its path; one taken in three parts, torn each time; and
 //! two of the same relative path from different folders.
@@ -18,6 +19,13 @@ const FORMAT_1: &[u8] = include_bytes!("../fixtures/format-1.db.zst");
 /// Puts the store at `path`.
 pub fn unpack_format_1(path: &Path) {
     fs::write(path, zstd::decode_all(FORMAT_1).unwrap()).unwrap();
+}
+
+const FORMAT_2: &[u8] = include_bytes!("../fixtures/format-2.db.zst");
+
+/// Puts the store at `path`.
+pub fn unpack_format_2(path: &Path) {
+    fs::write(path, zstd::decode_all(FORMAT_2).unwrap()).unwrap();
 }
 
 /// `PRAGMA user_version` of the database at `path`, which nobody has open.
@@ -144,7 +152,8 @@ pub fn assert_migrates_whole(path: &Path) {
 }
 
 /// The format that new stores have.
-fn current_format() -> u32 {
+#[must_use]
+pub fn current_format() -> u32 {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
     Store::open(&path, options()).unwrap().close().unwrap();

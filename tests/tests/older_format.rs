@@ -11,13 +11,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use betcode_storage::{ErrorKind, Store, restore};
+use betcode_storage::{Batch, CompactionRequest, ErrorKind, ReadRange, Store, restore};
 use betcode_test_support::{Random, seed};
-use betcode_tests::history::options;
+use betcode_tests::history::{assert_sound, id, options};
 use betcode_tests::mounts::{Mount, skipped};
 use betcode_tests::older::{
-    Holdings, assert_migrates_whole, format_of, imports_of_format_1, unpack_format_1,
+    Holdings, assert_migrates_whole, current_format, format_of, imports_of_format_1,
+    unpack_format_1, unpack_format_2,
 };
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
@@ -98,7 +100,7 @@ fn its_files_come_back_and_are_known_when_they_are_imported_again() {
     unpack_format_1(&path);
     let imports = imports_of_format_1(&path);
     let out = folder.path().join("out");
-    for _format in 1..=2 {
+    for _format in ["1", "the current one"] {
         let _ = fs::remove_dir_all(&out);
         let export = ["export".as_ref(), "--out".as_ref(), out.as_os_str()];
         assert!(tool(&path, &export).status().unwrap().success());
@@ -122,7 +124,7 @@ fn its_files_come_back_and_are_known_when_they_are_imported_again() {
             let import = ["import".as_ref(), out.as_os_str()];
             assert!(tool(&path, &import).status().unwrap().success());
         }
-        assert_eq!(format_of(&path), 2);
+        assert_eq!(format_of(&path), current_format());
         let after = Store::open_read_only(&path, options())
             .map(|store| store.totals().unwrap())
             .unwrap();
@@ -154,4 +156,32 @@ fn a_migration_killed_at_any_moment_is_done_again() {
         assert_migrates_whole(&path);
     }
     eprintln!("{interrupted} of 20 were killed in the middle");
+}
+
+#[test]
+fn a_store_of_format_2_holds_the_same_before_and_after_it_is_migrated_and_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    unpack_format_2(&path);
+    let reader = Store::open_read_only(&path, options()).unwrap();
+    let before = Holdings::of(&reader);
+    let store = Store::open(&path, options()).unwrap();
+    assert_eq!(format_of(&path), current_format());
+    assert_eq!(Holdings::of(&store), before);
+    assert_eq!(Holdings::of(&reader), before);
+    let live = id("live");
+    let more = Batch::new(live.clone(), vec![Bytes::from_static(b"more"); 200]);
+    store.append(more).unwrap();
+    store
+        .compact(&CompactionRequest::manual(), &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let read = |store: &Store| -> Vec<Bytes> {
+        let messages = store.read(&live, ReadRange::all()).unwrap();
+        messages.map(|message| message.unwrap().payload).collect()
+    };
+    assert_eq!(read(&store).len(), 202);
+    assert_eq!(read(&reader), read(&store));
+    assert_sound(&reader);
 }

@@ -30,6 +30,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "import paths",
         sql: include_str!("../migrations/0002_import_paths.sql"),
     },
+    Migration {
+        version: 3,
+        name: "segment tails",
+        sql: include_str!("../migrations/0003_segment_tails.sql"),
+    },
 ];
 
 /// The schema version that this build writes: the number of the newest migration.

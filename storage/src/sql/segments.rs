@@ -1,4 +1,6 @@
-//! Rows of `segments`.
+//! Rows of `segments`, and the pieces of `segment_tails` that belong to them.
+
+mod tail;
 
 use rusqlite::blob::Blob;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -7,6 +9,8 @@ use super::db::is_damage;
 use super::{DeletionStep, out_of_range, sequence_of_row, signed, unsigned};
 use crate::ids::{MessageKey, SessionKey};
 use crate::limits::{SEGMENT_MESSAGES_MAX, SEQUENCE_MAX};
+use tail::TierAndTail;
+pub(crate) use tail::{delete_of_session as delete_tails_of_session, pieces_without_segment};
 
 /// How much effort went into a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,14 +28,6 @@ impl Tier {
         match self {
             Self::Quick => "quick",
             Self::Deep => "deep",
-        }
-    }
-
-    fn from_i64(number: i64) -> rusqlite::Result<Self> {
-        match number {
-            1 => Ok(Self::Quick),
-            2 => Ok(Self::Deep),
-            other => Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
         }
     }
 }
@@ -63,7 +59,7 @@ impl SegmentInfo {
     }
 }
 
-const INFO: &str = "segment_key, last_sequence, raw_bytes, length(encoded) AS encoded_bytes, tier, created_ms, base_id";
+const INFO: &str = "segment_key, last_sequence, raw_bytes, length(encoded) AS row_bytes, tier, created_ms, base_id";
 
 fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
     let first_sequence = MessageKey::from_i64(row.get("segment_key")?).sequence();
@@ -75,12 +71,13 @@ fn info(row: &Row<'_>) -> rusqlite::Result<SegmentInfo> {
     {
         return Err(out_of_range(row, "last_sequence", signed(last_sequence)));
     }
+    let tier = TierAndTail::of_row(row)?;
     Ok(SegmentInfo {
         first_sequence,
         last_sequence,
         raw_bytes: unsigned(row, "raw_bytes")?,
-        encoded_bytes: unsigned(row, "encoded_bytes")?,
-        tier: Tier::from_i64(row.get("tier")?)?,
+        encoded_bytes: unsigned(row, "row_bytes")?.saturating_add(tier.tail_bytes),
+        tier: tier.tier,
         created_ms: row.get("created_ms")?,
         base_id: row
             .get::<_, Option<i64>>("base_id")?
@@ -214,12 +211,28 @@ pub(crate) fn encoded(
     session: SessionKey,
     first_sequence: u64,
 ) -> rusqlite::Result<Option<Vec<u8>>> {
-    connection
-        .prepare_cached("SELECT encoded FROM segments WHERE segment_key = ?1")?
-        .query_row([MessageKey::new(session, first_sequence).as_i64()], |row| {
-            row.get(0)
+    let key = MessageKey::new(session, first_sequence);
+    let found = connection
+        .prepare_cached("SELECT last_sequence, tier, encoded FROM segments WHERE segment_key = ?1")?
+        .query_row([key.as_i64()], |row| {
+            let last_sequence = unsigned(row, "last_sequence")?;
+            let bytes: Vec<u8> = row.get("encoded")?;
+            Ok((bytes, TierAndTail::of_row(row)?, last_sequence))
         })
-        .optional()
+        .optional()?;
+    let Some((mut bytes, tier, last_sequence)) = found else {
+        return Ok(None);
+    };
+    if tier.tail_bytes > 0 {
+        tail::append_to(
+            connection,
+            session,
+            first_sequence,
+            last_sequence,
+            &mut bytes,
+        )?;
+    }
+    Ok(Some(bytes))
 }
 
 /// Hands the base of each segment in the file, as its row has it, and the first `bytes` of the
@@ -265,6 +278,7 @@ pub(crate) fn insert(
     segment: &SegmentInfo,
     encoded: &[u8],
 ) -> rusqlite::Result<()> {
+    let (row_bytes, tail_bytes) = tail::split(encoded, segment.tier);
     connection
         .prepare_cached(
             "INSERT INTO segments (segment_key, last_sequence, raw_bytes, tier, created_ms, base_id,
@@ -275,12 +289,17 @@ pub(crate) fn insert(
             MessageKey::new(session, segment.first_sequence).as_i64(),
             signed(segment.last_sequence),
             signed(segment.raw_bytes),
-            segment.tier as i64,
+            TierAndTail::of(segment.tier, tail_bytes).as_i64(),
             segment.created_ms,
             segment.base_id.map(u64::cast_signed),
-            encoded,
+            row_bytes,
         ])?;
-    Ok(())
+    tail::insert(
+        connection,
+        MessageKey::new(session, segment.first_sequence),
+        segment.messages(),
+        tail_bytes,
+    )
 }
 
 /// Deletes the segments that begin within `first..=last`; returns how many there were.
@@ -290,10 +309,21 @@ pub(crate) fn delete(
     first: u64,
     last: u64,
 ) -> rusqlite::Result<u64> {
-    let deleted = connection
-        .prepare_cached("DELETE FROM segments WHERE segment_key BETWEEN ?1 AND ?2")?
-        .execute(MessageKey::range(session, first, last))?;
-    Ok(deleted as u64)
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM segments WHERE segment_key BETWEEN ?1 AND ?2
+         RETURNING segment_key, last_sequence, tier",
+    )?;
+    let mut rows = statement.query(MessageKey::range(session, first, last))?;
+    let mut deleted = 0;
+    let mut tails = Vec::new();
+    while let Some(row) = rows.next()? {
+        deleted += 1;
+        tails.extend(tail::sequences_of_row(row));
+    }
+    for (first, last) in tails {
+        tail::delete(connection, session, first, last)?;
+    }
+    Ok(deleted)
 }
 
 /// Deletes the first segments of a session that is going away, as many as `step` allows; returns how many.

@@ -1,5 +1,7 @@
 //! Rows of `sessions`.
 
+use std::borrow::Cow;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, Rows, ffi, params};
 
@@ -15,6 +17,7 @@ use crate::usage::SessionUsage;
 pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
     let usage: String = row.get("usage")?;
     let id: String = row.get("session_id")?;
+    let agent_session_id = agent_id_from_row(row.get("agent_session_id")?, &id);
     let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error)
     };
@@ -26,7 +29,7 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
             model: row.get("model")?,
             working_directory: row.get("working_directory")?,
             worktree_id: row.get("worktree_id")?,
-            agent_session_id: row.get("agent_session_id")?,
+            agent_session_id,
         },
         created_ms: row.get("created_ms")?,
         updated_ms: row.get("updated_ms")?,
@@ -44,6 +47,35 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         usage: serde_json::from_str::<SessionUsage>(&usage).unwrap_or_default(),
         last_preview: row.get("last_preview")?,
     })
+}
+
+/// What a row has as the agent's id of a session that is the session's own, as of most imported ones.
+const OWN_ID: &str = "=";
+
+/// The agent's id of the session `own` as its row has it. An id of nothing but [`OWN_ID`]s gets one more.
+fn agent_id_of_row<'t>(agent_id: &'t str, own: &str) -> Cow<'t, str> {
+    if agent_id == own {
+        Cow::Borrowed(OWN_ID)
+    } else if is_own_ids(agent_id) {
+        Cow::Owned(format!("{OWN_ID}{agent_id}"))
+    } else {
+        Cow::Borrowed(agent_id)
+    }
+}
+
+/// What [`agent_id_of_row`] was given. Rows of earlier formats have the id itself.
+fn agent_id_from_row(stored: String, own: &str) -> String {
+    if stored == OWN_ID {
+        own.to_owned()
+    } else if is_own_ids(&stored) {
+        stored.replacen(OWN_ID, "", 1)
+    } else {
+        stored
+    }
+}
+
+fn is_own_ids(text: &str) -> bool {
+    !text.is_empty() && text.replace(OWN_ID, "").is_empty()
 }
 
 /// A key beyond the range is that of another session once it is made part of a message's.
@@ -276,7 +308,7 @@ pub(crate) fn insert(
             meta.model,
             meta.working_directory,
             meta.worktree_id,
-            meta.agent_session_id,
+            agent_id_of_row(&meta.agent_session_id, id.as_str()),
             now_ms
         ])?;
     Ok(SessionKey(connection.last_insert_rowid()))
@@ -302,7 +334,7 @@ pub(crate) fn update(connection: &Connection, session: &Session) -> rusqlite::Re
             session.meta.model,
             session.meta.working_directory,
             session.meta.worktree_id,
-            session.meta.agent_session_id,
+            agent_id_of_row(&session.meta.agent_session_id, session.id.as_str()),
             session.updated_ms,
             signed(session.messages),
             signed(session.raw_bytes),
@@ -428,4 +460,19 @@ pub(crate) fn finish_deletion(connection: &Connection, key: SessionKey) -> rusql
         [key.as_i64()],
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_id_comes_back_whatever_it_is() {
+        for agent_id in ["", "own", "=", "==", "===", "=own", "other"] {
+            let stored = agent_id_of_row(agent_id, "own").into_owned();
+            assert_eq!(agent_id_from_row(stored, "own"), agent_id);
+        }
+        assert_eq!(agent_id_of_row("own", "own"), "=");
+        assert_eq!(agent_id_from_row("own".to_owned(), "own"), "own");
+    }
 }

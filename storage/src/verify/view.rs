@@ -125,6 +125,7 @@ pub(super) struct Sums {
     pub(super) missing_bases: Result<Vec<u64>>,
     pub(super) imports: Result<Vec<String>>,
     pub(super) orphans: Result<Vec<i64>>,
+    pub(super) tails: Result<Vec<i64>>,
     pub(super) invalid_deletions: Result<Vec<i64>>,
 }
 
@@ -139,6 +140,10 @@ impl Sums {
             missing_bases: db.named("look for bases", sql::bases::missing(of)),
             imports: db.named("check the imports", sql::imports::problems(of)),
             orphans: db.named("look for orphans", sql::messages::orphans(of)),
+            tails: db.named(
+                "check the tails of segments",
+                sql::segments::pieces_without_segment(of),
+            ),
             invalid_deletions: db.named("look at deletions", sql::sessions::invalid_deletions(of)),
         })
     }

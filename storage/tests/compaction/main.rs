@@ -9,6 +9,7 @@
 mod background;
 mod damage;
 mod deleted;
+mod tails;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
