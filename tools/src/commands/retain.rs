@@ -162,7 +162,7 @@ fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Arg
         "stored_bytes_after": plan.stored_bytes_after,
         "over_bytes": plan.over_bytes,
         "clock_ahead": plan.clock_ahead,
-        // Where nothing goes, no archive is made.
+        // If nothing is to be removed, no archive is created.
         "archive": args.archive.as_ref().filter(|_| archive_bytes.is_some() || outcome.is_none())
             .map(|path| path.display().to_string()),
         "archive_bytes": archive_bytes,

@@ -79,7 +79,7 @@ pub fn pieces(
     pieces_with(store, session, &ends, range, sink)
 }
 
-/// As [`pieces`], with line ends that are known, as far as they are.
+/// As [`pieces`], with given line ends.
 ///
 /// # Errors
 /// What reading says, or `sink`.

@@ -85,7 +85,7 @@ pub struct ExportSummary {
     pub messages: u64,
     /// Bytes of those files.
     pub bytes: u64,
-    /// Files that stood there already with these bytes.
+    /// Files that existed already with these bytes.
     pub unchanged: u64,
     /// Sessions not written.
     pub failed: Vec<NotExported>,
@@ -178,7 +178,7 @@ fn check_sessions(store: &Store, sessions: &[SessionId]) -> Result<()> {
     Ok(())
 }
 
-/// A session's file, and whether it stood there already with these bytes; `None` when it was interrupted.
+/// A session's file, and whether it existed already with these bytes; `None` when interrupted.
 type Outcome = Option<(content::Written, bool)>;
 
 /// An export under way.
@@ -241,7 +241,7 @@ impl Run<'_> {
         }
     }
 
-    /// Notes what became of a session; whether to go on with the next.
+    /// Counts the outcome of a session, and returns whether to continue with the next.
     fn note(&mut self, planned: &Planned, written: Result<Outcome>) -> Result<ControlFlow<()>> {
         let summary = &mut self.summary;
         match written {

@@ -77,7 +77,7 @@ pub const BETWEEN_SESSIONS_MS: i64 = 3 * 86_400_000;
 
 /// Writes sessions of both kinds below `folder`, as an agent's folder looks: transcripts under
 /// `projects/`, streams under `streams/`. Asks before each line whether to go on. Returns the files, or
-/// `None` when told not to go on.
+/// `None` when `go_on` says stop.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -92,7 +92,7 @@ pub fn write_sessions_while(
         let seed = wanted.seed.wrapping_mul(1_000).wrapping_add(number as u64);
         // Sizes differ as they do in life: half of the share to one and a half.
         let bytes = each / 2 + each * (number as u64 % 5) / 4;
-        // The first one ends last: it is a transcript, whose lines all tell their times. The turns of a stream
+        // The first one ends last: it is a transcript, whose lines all have times. The turns of a stream
         // may be said to have taken longer than the times between its lines.
         let after = (wanted.sessions - number) % wanted.sessions;
         let end_ms = wanted
@@ -132,7 +132,7 @@ trait Told: Iterator<Item = Vec<u8>> + Clone {
 }
 
 /// The lines, moved in time so that the last of so many bytes is said at `end_ms`, if there is an end;
-/// `None` when told not to go on. A line is as long whenever it is said, so they are made once to see how
+/// `None` when `go_on` says stop. A line is as long whenever it is said, so they are made once to see how
 /// long they take.
 fn ending<L: Told>(
     lines: L,

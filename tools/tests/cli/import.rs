@@ -189,7 +189,7 @@ fn a_line_end_that_comes_later_is_told_and_no_new_message() {
     let told = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
     assert_eq!(
         told.text(),
-        "Took the end of the last line of 1 file, and no new message\n"
+        "Imported the end of the last line of 1 file, and no new message\n"
     );
     let told = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
     assert_eq!(told.text(), "Nothing new in 2 files\n");
