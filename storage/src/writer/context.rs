@@ -10,7 +10,7 @@ use rusqlite::hooks::Wal;
 
 use super::append::{GroupWriter, SpaceBudget, Wrote};
 use super::disk_room::{self, PagesBefore};
-use super::request::{AppendRequest, Unanswered, note_space};
+use super::request::{AppendRequest, Unanswered, note_refusals};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::files::free_bytes;
 use crate::ids::SessionId;
@@ -30,7 +30,7 @@ use crate::sql::{self};
 use crate::watch::CapacityWatch;
 
 thread_local! {
-    /// Pages in the WAL after the last commit of this thread's connection: SQLite tells it to a
+    /// Pages in the WAL after the last commit of this thread's connection: SQLite reports it to a
     /// plain function only.
     static WAL_PAGES: Cell<i32> = const { Cell::new(0) };
 }
@@ -45,7 +45,7 @@ fn wal_bytes() -> u64 {
     u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES)
 }
 
-/// Rows remembered between commits, valid as long as nobody else commits.
+/// Rows cached between commits, valid as long as no other process commits.
 #[derive(Default)]
 pub(super) struct Cache {
     pub(super) sessions: HashMap<SessionId, Session>,
@@ -68,21 +68,21 @@ impl Cache {
     }
 }
 
-/// No version that SQLite tells.
+/// SQLite never returns this version.
 const DATA_VERSION_UNKNOWN: i64 = -1;
 
-/// For how long nothing has waited for the writer.
+/// How idle the writer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriterIdleness {
     /// Appends wait.
     Busy,
-    /// Just now nobody waits.
+    /// No append waits at the moment.
     Drained,
-    /// Nothing came for so long that it tidies up.
+    /// Nothing came for a while, so it tidies up.
     Idle,
 }
 
-/// The writer thread's belongings; jobs get it to work with.
+/// Everything that the writer thread owns. Jobs work with it.
 pub(crate) struct WriterContext {
     pub(crate) db: Db,
     pub(crate) options: StoreOptions,
@@ -203,12 +203,12 @@ impl WriterContext {
             }
             result => result,
         };
-        note_space(&self.watch, group, &result);
+        note_refusals(&self.watch, group, &result);
         let answers = result.as_ref().map_or(&[][..], Vec::as_slice);
         match answers.iter().find_map(limit_reached) {
             Some(used_bytes) => {
                 let now_ms = self.options.clock.now_ms();
-                self.watch.refused(used_bytes, now_ms);
+                self.watch.observe_refusal(used_bytes, now_ms);
             }
             None => self.observe_size(),
         }
@@ -217,7 +217,7 @@ impl WriterContext {
 
     /// Takes a sample of the size for the levels.
     pub(crate) fn observe_size(&self) {
-        // A sample that failed is none: a zero would tell that there is room again.
+        // A failed sample is skipped: a zero would mean that there is room again.
         let Ok(pages) = sql::space::pages(&self.connection) else {
             return;
         };
@@ -258,17 +258,17 @@ impl WriterContext {
             let writer = GroupWriter::new(db, transaction, cache, now_ms, budget);
             let answers = write_group(writer, group)?;
             if keeps_reserve {
-                // The reserve is for making room; new messages leave it whole, log and all.
+                // The reserve is for freeing space; new messages and their log must leave all of it.
                 disk_room::check(db, transaction, before, 0)?;
             }
             Ok(answers)
         });
         match &result {
-            Ok(answers) => self.tell_committed(group, answers, now_ms),
+            Ok(answers) => self.call_commit_hook(group, answers, now_ms),
             // The cache may hold what was rolled back.
             Err(_) => self.cache.clear(),
         }
-        // One that was refused is no reason for compaction to make way: it may be what makes room.
+        // A refused append does not make compaction pause: compaction may be what frees the space.
         if result
             .as_ref()
             .is_ok_and(|answers| answers.iter().any(Result::is_ok))
@@ -279,15 +279,15 @@ impl WriterContext {
         result.map(|answers| answers.into_iter().map(appended).collect())
     }
 
-    /// Tells the hook what is on disk now, before it is answered.
-    fn tell_committed(&self, group: &[AppendRequest], answers: &[Result<Wrote>], now_ms: i64) {
-        let Some(tell) = &self.options.on_commit else {
+    /// Calls the hook with what is on disk now, before it is answered.
+    fn call_commit_hook(&self, group: &[AppendRequest], answers: &[Result<Wrote>], now_ms: i64) {
+        let Some(hook) = &self.options.on_commit else {
             return;
         };
         for (request, answer) in group.iter().zip(answers) {
             let wrote = answer.as_ref().ok();
-            if let Some(news) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
-                tell(&news);
+            if let Some(committed) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
+                hook(&committed);
             }
         }
     }
@@ -300,9 +300,9 @@ impl WriterContext {
         Ok(free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN)
     }
 
-    /// Moves the log into the main file before it holds more than the reserve. On a full disk the main
-    /// file grows by what the reserve gives up and no more: a longer log would stay for ever, with all
-    /// the room that compacting and deleting need.
+    /// Moves the log into the main file before it is larger than the reserve. On a full disk the main file can grow
+    /// only by the reserve, so a longer log would stay for ever and take the space that compacting and deleting
+    /// need.
     fn keep_log_within_reserve(&mut self, coming_bytes: u64) -> Result<()> {
         let log_bytes = self.fresh_wal_bytes() + coming_bytes;
         let held_bytes = self.reserve.held_bytes();
@@ -339,7 +339,7 @@ impl WriterContext {
 
     /// Bytes of the log that the last checkpoint has not seen.
     fn fresh_wal_bytes(&mut self) -> u64 {
-        // It has begun anew since.
+        // SQLite has restarted the WAL since.
         if wal_bytes() < self.checkpointed_bytes {
             self.checkpointed_bytes = 0;
         }
@@ -392,8 +392,7 @@ impl WriterContext {
         }
     }
 
-    /// Forgets what was remembered of rows that other work than appends is going to change, and takes note
-    /// of another process's commits.
+    /// Clears the cache before work other than appends changes rows, and notes commits of other processes.
     fn forget_rows(&mut self) -> Result<()> {
         self.cache.clear();
         let version = data_version(&self.db, &self.connection)?;
@@ -481,7 +480,7 @@ impl WriterContext {
     }
 
     /// Ends the writer: everything into the main file. A reader of another process may keep some of it in
-    /// the log, which is no failure.
+    /// the log, which is not a failure.
     pub(super) fn finish(mut self) -> Result<()> {
         let done = self.checkpoint(CheckpointMode::Truncate);
         if let Err(error) = &done {

@@ -137,7 +137,7 @@ struct Packed {
     lengths: Vec<u8>,
     sources: Vec<u8>,
     literals: Vec<u8>,
-    /// The source that the next back reference has if it goes on where the one before ended.
+    /// The source that the next back reference has if it continues where the one before ended.
     expected_source: i64,
 }
 

@@ -71,8 +71,8 @@ fn a_callback_that_panics_while_the_writer_ends_leaves_nobody_without_an_answer(
         .append_then(batch("b"), TEST_WAIT_MAX, panics)
         .unwrap();
     let (answer, answered) = mpsc::channel();
-    let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-    store.append_then(batch("c"), TEST_WAIT_MAX, tells).unwrap();
+    let send = move |result: Result<Appended>| answer.send(result).unwrap();
+    store.append_then(batch("c"), TEST_WAIT_MAX, send).unwrap();
     go.send(()).unwrap();
     let refused = answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap_err();
     assert!(matches!(refused, StoreError::Closed { .. }), "{refused}");
@@ -103,8 +103,8 @@ fn a_callback_that_calls_the_store_is_refused_instead_of_waiting_for_itself() {
     let own = store.clone();
     let (answer, answered) = mpsc::channel();
     let done = move |_: Result<Appended>| {
-        let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-        own.append_then(batch("d"), TEST_WAIT_MAX, tells).unwrap();
+        let send = move |result: Result<Appended>| answer.send(result).unwrap();
+        own.append_then(batch("d"), TEST_WAIT_MAX, send).unwrap();
     };
     store.append_then(batch("c"), TEST_WAIT_MAX, done).unwrap();
     answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap();
