@@ -44,11 +44,7 @@ fn eager() -> ServiceOptions {
 
 /// Waits until the service is as it should be; a minute is for ever on any machine.
 fn wait_for(service: &CompactionService, what: &str, is: impl Fn(&ServiceStatus) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is(&service.status()) {
-        assert!(Instant::now() < deadline, "{what}: {:?}", service.status());
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    betcode_test_support::wait_for(what, || service.status(), is);
 }
 
 /// Lets the service look at the store at least twice.
