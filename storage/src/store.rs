@@ -438,7 +438,7 @@ impl Store {
         self.inner.watch.level()
     }
 
-    /// Appends that were refused for lack of space since the store was opened, and whether they are refused now.
+    /// Appends that were refused for want of space since the store was opened, and whether they are now.
     #[must_use]
     pub fn space_refusals(&self) -> SpaceRefusals {
         self.inner.watch.refusals.now()

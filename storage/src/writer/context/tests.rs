@@ -44,11 +44,7 @@ fn a_file_counts_as_open_as_long_as_the_writer_has_it_open() {
     store.append_then(batch("a"), TEST_WAIT_MAX, done).unwrap();
     handle.send(store).unwrap();
     assert!(answered.recv_timeout(TEST_WAIT_MAX).unwrap());
-    let deadline = Instant::now() + TEST_WAIT_MAX;
-    while open_files::is_open(&path) {
-        assert!(Instant::now() < deadline, "it was never closed");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    betcode_test_support::wait_for("closing", || open_files::is_open(&path), |is_open| !is_open);
 }
 
 #[test]
