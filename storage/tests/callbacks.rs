@@ -107,7 +107,7 @@ fn background_compaction_reports_a_panic_and_leaves_that_session_alone() {
 }
 
 #[test]
-fn background_compaction_reports_a_lock_that_is_no_compactions() {
+fn background_compaction_reports_a_lock_that_is_not_compactions() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("h.db");
     let (store, panics, _) = open_with_panicking_clock(&path);

@@ -209,7 +209,7 @@ fn a_session_that_cannot_be_compacted_is_named_and_the_others_are_done() {
     let error = service.status().last_error.unwrap();
     assert!(error.contains("damaged") && error.contains("11"), "{error}");
     assert_eq!(store.session(&id("whole")).unwrap().hot_messages, 0);
-    // It is left alone until there is more of it, and is told all the while.
+    // It is left alone until it has more messages, and reported all the time.
     append(&store, "whole", 50, 60);
     clock.advance(HOUR_MS);
     wait_for(&service, "compacting again", |s| s.runs > 1);

@@ -8,7 +8,7 @@ use betcode_storage::{CompactionPolicy, ManualClock, ServiceOptions, ServiceStat
 use super::*;
 
 #[test]
-fn the_history_of_runs_tells_the_tier_of_what_was_written() {
+fn the_history_of_runs_has_the_tier_of_what_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(1_700_000_000_000));
     let options = StoreOptions {

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_what_to_try_and_ends_with_the_same_code_as_without_a_daemon() {
+    fn a_refusal_says_what_to_try_and_has_the_same_exit_code_as_without_a_daemon() {
         let refused = Refused {
             code: Code::ResourceExhausted.into(),
             reason: "NO_SPACE".to_owned(),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_advice_is_taken_where_it_gives_some_and_no_sentence_is_cut() {
+    fn the_daemons_advice_is_used_if_it_gives_some_and_no_sentence_is_cut() {
         let metadata = HashMap::from([("try".to_owned(), "list the sessions".to_owned())]);
         for (metadata, what, hint) in [
             (metadata, "there is no x", "list the sessions"),

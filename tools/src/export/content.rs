@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_is_told_by_its_line() {
+    fn a_difference_is_reported_by_its_line() {
         for (file, expected) in [
             (&b"one\ntwo\nthree\n"[..], None),
             (b"one\ntwo\nthree\nfour\n", None),

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_past_is_told_by_the_newest_record_of_the_path() {
+    fn a_changed_past_is_decided_by_the_newest_record_of_the_path() {
         let decision = decide(&[candidate("b", 9, false), candidate("a", 9, false)], &[]);
         assert!(matches!(decision, Decision::Changed(r) if r.session.as_str() == "b"));
     }
