@@ -195,11 +195,11 @@ fn show(out: &mut Out, outcome: &Outcome) {
     }
     for NotCompacted { session, why } in &outcome.failures {
         let what = format!("not compacted: {session}, left as it is");
-        out.trouble(what, Some(why), Some("betcode-db verify"));
+        out.warn(what, Some(why), Some("betcode-db verify"));
     }
     if outcome.interrupted {
         let what = "interrupted: what was compacted stays; compact again to continue";
-        out.trouble(what, None, None);
+        out.warn(what, None, None);
     }
 }
 

@@ -318,7 +318,7 @@ fn verify(store: &Store, context: &mut Context<'_>) -> Result<bool> {
     })?;
     drop(progress);
     // With --quiet, only problems count.
-    let write: fn(&mut Out, String) = if report.ok() { Out::line } else { Out::finding };
+    let write: fn(&mut Out, String) = if report.ok() { Out::line } else { Out::problem };
     write(
         context.out,
         format!(
@@ -377,7 +377,7 @@ fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
         }
     ));
     for id in &replayed.differing {
-        context.out.finding(format!("differs from its file: {id}"));
+        context.out.problem(format!("differs from its file: {id}"));
     }
     context.out.flush();
     Ok(replayed)

@@ -125,7 +125,7 @@ fn show(out: &mut Out, check: &Check) {
     let (state, write): (_, fn(&mut Out, String)) = match check.state {
         State::Ok => ("ok", Out::line),
         State::Note => ("note", Out::line),
-        State::Problem => ("PROBLEM", Out::finding),
+        State::Problem => ("PROBLEM", Out::problem),
     };
     write(
         out,

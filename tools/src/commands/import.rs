@@ -174,7 +174,7 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     show_skipped(out, summary);
     if summary.interrupted {
         let what = "interrupted: run the same command again to continue";
-        out.trouble(what, None, None);
+        out.warn(what, None, None);
     }
 }
 
@@ -183,11 +183,11 @@ pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     for skipped in summary.skipped.iter().take(LISTED_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
         let what = format!("skipped: {}{line}", skipped.path);
-        out.trouble(what, Some(&skipped.why), Some(&skipped.hint));
+        out.warn(what, Some(&skipped.why), Some(&skipped.hint));
     }
     if summary.skipped.len() > LISTED_MAX {
         let more = (summary.skipped.len() - LISTED_MAX) as u64;
         let what = format!("and {} more; --json lists them all", format::count(more));
-        out.trouble(what, None, None);
+        out.warn(what, None, None);
     }
 }

@@ -291,7 +291,7 @@ fn show_damaged(out: &mut Out, damaged: &[DamagedSession]) {
             .map_or("whose id is damaged", SessionId::as_str);
         let what = format!("not looked at: session {id}");
         let hint = "write what can be read of it with `betcode-db export --salvage`";
-        out.trouble(what, Some(&session.what), Some(hint));
+        out.warn(what, Some(&session.what), Some(hint));
     }
 }
 

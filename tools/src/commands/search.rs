@@ -163,7 +163,7 @@ impl Search<'_, '_> {
     fn not_searched(&mut self, session: &SessionId, failure: Failure) {
         let what = format!("not all of it searched: {session}");
         let why = failure.to_string();
-        self.context.out.trouble(what, Some(&why), None);
+        self.context.out.warn(what, Some(&why), None);
         let document = json!({"session": session.as_str(), "why": failure.to_string()});
         self.failed.push(document);
     }
@@ -179,7 +179,7 @@ impl Search<'_, '_> {
         let searched = format::counted(self.searched, "message");
         if is_interrupted {
             let what = format!("interrupted: {searched} searched, not all");
-            out.trouble(what, None, None);
+            out.warn(what, None, None);
             return Ok(Exit::Interrupted);
         }
         if is_limited {

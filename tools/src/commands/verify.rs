@@ -62,7 +62,7 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
             .sequence
             .map(|n| format!(", sequence {n}"))
             .unwrap_or_default();
-        context.out.finding(format!(
+        context.out.problem(format!(
             "{}{session}{sequence}: {}",
             problem.kind,
             problem.reason()

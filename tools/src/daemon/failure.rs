@@ -1,4 +1,4 @@
-//! What a daemon refuses, as *what, why, try*.
+//! A daemon's refusals as *what, why, try*.
 
 use betcode_schema_grpc::history::Refused;
 use tonic::{Code, Status};
@@ -33,7 +33,7 @@ fn exit_of(reason: &str, code: Code) -> Exit {
     }
 }
 
-/// What the daemon answered to a call.
+/// The failure of a call.
 pub(super) fn of_status(status: &Status) -> Failure {
     let details = status.get_error_details();
     let info = details.error_info();
@@ -49,7 +49,7 @@ pub(super) fn of_status(status: &Status) -> Failure {
     of_message(reason, status.code(), status.message(), hint)
 }
 
-/// What the daemon refused in a stream that goes on.
+/// A refusal within a stream that continues.
 pub(super) fn of_refused(refused: &Refused) -> Failure {
     let code = Code::from_i32(refused.code);
     of_message(&refused.reason, code, &refused.message, &refused.hint)

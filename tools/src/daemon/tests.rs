@@ -18,7 +18,7 @@ use crate::error::Exit;
 /// Longer than any test waits for an answer.
 const NEVER: Duration = Duration::from_secs(600);
 
-/// A daemon that takes every call, says so, and answers it `after` that time with "not found".
+/// A daemon that accepts every call, reports it, and answers it after `after` with "not found".
 struct SlowDaemon {
     folder: TempDir,
     calls: mpsc::Receiver<()>,

@@ -1,4 +1,4 @@
-//! Sessions back into files, byte for byte.
+//! Writes sessions back into files, byte for byte.
 
 pub mod content;
 pub mod paths;
@@ -24,9 +24,9 @@ use crate::output::format;
 pub struct ExportOptions {
     /// Only these sessions; all when empty.
     pub sessions: Vec<SessionId>,
-    /// Replace files that are there with other content.
+    /// Replace existing files with other content.
     pub force: bool,
-    /// Write what can be read of damaged sessions, under a name that says so.
+    /// Write what can be read of damaged sessions, as `NAME.salvaged.jsonl`.
     pub salvage: bool,
 }
 
@@ -50,7 +50,7 @@ pub struct Salvaged {
 pub struct NotExported {
     /// The session.
     pub session: String,
-    /// Where it would stand.
+    /// The path it would have.
     pub path: String,
     /// The reason.
     pub why: String,

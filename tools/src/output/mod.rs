@@ -136,7 +136,7 @@ impl Out {
         self.note(written);
     }
 
-    /// Shows a remark on stderr, on one line, for people only.
+    /// Shows a line on stderr, for people only.
     pub fn remark(&mut self, text: impl AsRef<str>) {
         if self.mode == Mode::Human {
             self.flush();
@@ -144,18 +144,17 @@ impl Out {
         }
     }
 
-    /// Shows on stderr what went wrong with a part of the work, which `--quiet` asks for as well: *what*,
-    /// and with them *why* and *try*, a line each. With `--json` the document says it.
-    pub fn trouble(&mut self, what: impl AsRef<str>, why: Option<&str>, hint: Option<&str>) {
+    /// Shows on stderr, also with `--quiet`, what went wrong with a part of the work: *what*, *why* and *try*, a line
+    /// each. With `--json` the document says it.
+    pub fn warn(&mut self, what: impl AsRef<str>, why: Option<&str>, hint: Option<&str>) {
         if self.mode != Mode::Json {
             self.flush();
             to_stderr(&in_words(what.as_ref(), why, &[], hint));
         }
     }
 
-    /// Writes a line about a problem that a check was asked to look for: a result for people, and
-    /// for `--quiet`, which has no results, an error on stderr.
-    pub fn finding(&mut self, line: impl AsRef<str>) {
+    /// Writes a line about a problem that a check has found: to stdout, and with `--quiet` to stderr.
+    pub fn problem(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Quiet {
             to_stderr(&format::on_one_line(line.as_ref().trim_end()));
         } else {
