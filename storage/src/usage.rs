@@ -118,13 +118,13 @@ pub struct SessionUsage {
     /// Tokens of the current agent process so far, as it says itself; zero when it does not.
     #[serde(skip_serializing_if = "is_zero")]
     process_tokens: u64,
-    /// An `init` came since the last `result` with a cost.
+    /// An `init` came since the last `result` that told a cost.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     initialized: bool,
-    /// Not usage, but also state between two imports of a stream: the turn that has not ended.
+    /// No usage, but of the same kind: the turn that goes on, between two imports of a stream.
     #[serde(skip_serializing_if = "TurnTimes::is_empty")]
     pub(crate) turn_times: TurnTimes,
-    /// Not usage either: the last title in the lines.
+    /// No usage either: the title that the lines told last.
     #[serde(skip_serializing_if = "Title::is_empty")]
     pub(crate) title: Title,
 }

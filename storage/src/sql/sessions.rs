@@ -46,7 +46,7 @@ pub(crate) fn from_row(row: &Row<'_>) -> rusqlite::Result<Session> {
     })
 }
 
-/// A key out of range would become another session's once it is part of a message key.
+/// A key beyond the range is that of another session once it is made part of a message's.
 pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<SessionKey> {
     let key: i64 = row.get("session_key")?;
     if (1..=SESSION_KEY_MAX).contains(&key) {

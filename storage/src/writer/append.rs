@@ -126,7 +126,7 @@ impl<'g> GroupWriter<'g> {
                 max: SEQUENCE_MAX,
             });
         }
-        // Payload bytes only, because incoming messages are counted like this too.
+        // Payloads, as what comes in is counted: not what rows take beside them.
         let payloads = |session: &Session| session.segment_bytes.saturating_add(session.hot_bytes);
         let used_bytes = known.map_or(0, payloads);
         let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use self::wal::{note_wal_pages, wal_excess_bytes};
 use super::append::{GroupWriter, SpaceBudget, Wrote};
 use super::disk_room::{self, PagesBefore};
 use super::request::{AppendRequest, Unanswered, note_refusals};
@@ -98,7 +97,7 @@ impl WriterContext {
         watch: Arc<CapacityWatch>,
         open_file: Arc<OpenFile>,
     ) -> Self {
-        connection.wal_hook(Some(note_wal_pages));
+        connection.wal_hook(Some(wal::note_pages));
         Self {
             may_have_uncopied_frames: db.may_have_log(),
             last_truncate_attempt: None,
@@ -205,7 +204,7 @@ impl WriterContext {
         let Ok(pages) = sql::space::pages(&self.connection) else {
             return;
         };
-        let Ok(excess_bytes) = wal_excess_bytes(&self.db, &self.watch) else {
+        let Ok(excess_bytes) = wal::excess_bytes(&self.db, &self.watch) else {
             return;
         };
         let used_bytes = pages * u64::from(PAGE_BYTES) + excess_bytes;
@@ -248,7 +247,7 @@ impl WriterContext {
             Ok(answers)
         });
         match &result {
-            Ok(answers) => self.call_commit_hook(group, answers, now_ms),
+            Ok(answers) => self.tell_committed(group, answers, now_ms),
             // The cache may hold what was rolled back.
             Err(_) => self.cache.clear(),
         }
@@ -264,7 +263,7 @@ impl WriterContext {
     }
 
     /// Calls the hook with what is on disk now, before it is answered.
-    fn call_commit_hook(&self, group: &[AppendRequest], answers: &[Result<Wrote>], now_ms: i64) {
+    fn tell_committed(&self, group: &[AppendRequest], answers: &[Result<Wrote>], now_ms: i64) {
         let Some(hook) = &self.options.on_commit else {
             return;
         };
@@ -382,7 +381,7 @@ impl WriterContext {
         self.reserve.restore_when_possible();
         self.fresh_wal_bytes() == 0
             && !self.may_have_uncopied_frames
-            && matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
+            && matches!(wal::excess_bytes(&self.db, &self.watch), Ok(0))
             && self.reserve.allows_appends()
     }
 
@@ -465,7 +464,7 @@ fn space_budget(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Resu
     let free = db.named("count free pages", sql::space::free_pages(connection))?;
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
     Ok(SpaceBudget {
-        used_bytes: live_bytes + wal_excess_bytes(db, watch)?,
+        used_bytes: live_bytes + wal::excess_bytes(db, watch)?,
         limits: watch.limits(),
     })
 }

@@ -22,13 +22,13 @@ thread_local! {
     static WAL_PAGES: Cell<i32> = const { Cell::new(0) };
 }
 
-pub(super) fn note_wal_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
+pub(super) fn note_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
     WAL_PAGES.set(pages);
     Ok(())
 }
 
 /// Bytes of the WAL after the last commit.
-fn wal_bytes() -> u64 {
+fn pages_bytes() -> u64 {
     u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES)
 }
 
@@ -59,7 +59,7 @@ impl WriterContext {
     /// once per LOG_CUT_MS_MIN.
     pub(super) fn truncate_oversized_log(&mut self) -> bool {
         let wait = Duration::from_millis(LOG_CUT_MS_MIN);
-        if matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
+        if matches!(excess_bytes(&self.db, &self.watch), Ok(0))
             || self
                 .last_truncate_attempt
                 .is_some_and(|at| at.elapsed() < wait)
@@ -73,10 +73,10 @@ impl WriterContext {
     /// Bytes of the log that the last checkpoint has not seen.
     pub(super) fn fresh_wal_bytes(&mut self) -> u64 {
         // SQLite has restarted the WAL since.
-        if wal_bytes() < self.checkpointed_bytes {
+        if pages_bytes() < self.checkpointed_bytes {
             self.checkpointed_bytes = 0;
         }
-        wal_bytes() - self.checkpointed_bytes
+        pages_bytes() - self.checkpointed_bytes
     }
 
     pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
@@ -87,7 +87,7 @@ impl WriterContext {
             if mode == CheckpointMode::Truncate && !self.may_have_uncopied_frames {
                 WAL_PAGES.set(0);
             }
-            self.checkpointed_bytes = wal_bytes();
+            self.checkpointed_bytes = pages_bytes();
         }
         self.db.named("checkpoint", result)
     }
@@ -97,7 +97,7 @@ impl WriterContext {
     pub(in crate::writer) fn checkpoint_when_due(&mut self, idleness: WriterIdleness) {
         let fresh_bytes = self.fresh_wal_bytes();
         let is_due = match idleness {
-            WriterIdleness::Busy => fresh_bytes >= wal_soft_max(&self.watch),
+            WriterIdleness::Busy => fresh_bytes >= soft_max(&self.watch),
             WriterIdleness::Drained => fresh_bytes >= WAL_BYTES_LULL_MAX,
             WriterIdleness::Idle => fresh_bytes > 0 || self.may_have_uncopied_frames,
         };
@@ -111,14 +111,14 @@ impl WriterContext {
     }
 }
 
-fn wal_soft_max(watch: &CapacityWatch) -> u64 {
+fn soft_max(watch: &CapacityWatch) -> u64 {
     (watch.db_bytes_max() / WAL_LIMIT_DIVISOR).clamp(WAL_BYTES_SOFT_MIN, WAL_BYTES_SOFT_MAX)
 }
 
 /// The part of the log beyond what it usually has. The usual part is on its way into pages that
 /// the main file counts already; it comes and goes, and a size that counted it would flap. What
 /// exceeds it is held there by a reader, and takes space like anything else.
-pub(super) fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> Result<u64> {
+pub(super) fn excess_bytes(db: &Db, watch: &CapacityWatch) -> Result<u64> {
     let bytes = db.wal_bytes()?;
-    Ok(bytes.saturating_sub(wal_soft_max(watch) * 2))
+    Ok(bytes.saturating_sub(soft_max(watch) * 2))
 }
