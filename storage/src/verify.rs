@@ -47,7 +47,7 @@ impl VerifyReport {
     }
 
     /// Lists damage as a problem and returns `None`; other errors end the check.
-    fn list_damage<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+    fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
@@ -58,8 +58,8 @@ impl VerifyReport {
         }
     }
 
-    /// As [`VerifyReport::list_damage`], of a session.
-    fn list_damage_of<T>(&mut self, session: &Session, result: Result<T>) -> Result<Option<T>> {
+    /// As [`VerifyReport::take`], of a session.
+    fn take_of<T>(&mut self, session: &Session, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) => {
@@ -185,7 +185,7 @@ impl Check<'_> {
         });
         let db = &self.store.inner.db;
         let found = found.and_then(|found| db.named("check the structure", found));
-        for what in self.report.list_damage(found)?.unwrap_or_default() {
+        for what in self.report.take(found)?.unwrap_or_default() {
             self.report.add_global(ProblemKind::Structure, what);
         }
         Ok(())
@@ -223,7 +223,7 @@ impl Check<'_> {
     fn session(&mut self, listed: &Session) -> Result<bool> {
         let inner = &self.store.inner;
         let view = SessionView::read(&inner.db, &*inner.readers.get()?, listed.key);
-        let view = match self.report.list_damage_of(listed, view)? {
+        let view = match self.report.take_of(listed, view)? {
             Some(Some(view)) => view,
             Some(None) => return Ok(false),
             None => return Ok(true),
@@ -340,13 +340,13 @@ impl Check<'_> {
         let db = &store.inner.db;
         let sums = self.interruptible(|connection| Sums::read(db, connection))??;
         let report = &mut self.report;
-        let kept = report.list_damage(sums.kept)?;
-        let counted = report.list_damage(sums.counted)?;
-        let growth = report.list_damage(sums.growth)?;
-        let missing_bases = report.list_damage(sums.missing_bases)?;
-        let imports = report.list_damage(sums.imports)?;
-        let orphans = report.list_damage(sums.orphans)?;
-        let invalid_deletions = report.list_damage(sums.invalid_deletions)?;
+        let kept = report.take(sums.kept)?;
+        let counted = report.take(sums.counted)?;
+        let growth = report.take(sums.growth)?;
+        let missing_bases = report.take(sums.missing_bases)?;
+        let imports = report.take(sums.imports)?;
+        let orphans = report.take(sums.orphans)?;
+        let invalid_deletions = report.take(sums.invalid_deletions)?;
         for key in invalid_deletions.into_iter().flatten() {
             let what = format!("session key {key} is listed as deleted, and is there or is none");
             report.add_global(ProblemKind::Structure, what);
@@ -460,11 +460,11 @@ mod tests {
             holder: Holder::AnotherConnection,
             waited_ms: 0,
         };
-        assert!(report.list_damage::<()>(Err(busy())).is_err());
+        assert!(report.take::<()>(Err(busy())).is_err());
         assert!(what_is_damaged(busy()).is_err());
         assert!(report.problems.is_empty());
         let damaged = StoreError::damaged(None, "a page");
-        assert_eq!(report.list_damage::<()>(Err(damaged)).unwrap(), None);
+        assert_eq!(report.take::<()>(Err(damaged)).unwrap(), None);
         assert_eq!(report.problems.len(), 1);
     }
 }

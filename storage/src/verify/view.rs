@@ -98,11 +98,11 @@ impl SessionView {
             let what = format!("{unlisted} more of its segments' rows cannot be read");
             report.add(ProblemKind::Structure, &session, None, what);
         }
-        let source = report.list_damage_of(&session, self.source)?.flatten();
-        if let Some(growth) = report.list_damage_of(&session, self.growth)? {
+        let source = report.take_of(&session, self.source)?.flatten();
+        if let Some(growth) = report.take_of(&session, self.growth)? {
             check_growth(&session, growth, report);
         }
-        is_listed &= report.list_damage_of(&session, self.scanned)?.is_some();
+        is_listed &= report.take_of(&session, self.scanned)?.is_some();
         // Rows that could not be listed have been reported already.
         if is_listed {
             self.places.finish(&session, report);
