@@ -28,7 +28,7 @@ pub(super) fn note_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()
 }
 
 /// Bytes of the WAL after the last commit.
-fn pages_bytes() -> u64 {
+fn current_bytes() -> u64 {
     u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES)
 }
 
@@ -73,10 +73,10 @@ impl WriterContext {
     /// Bytes of the log that the last checkpoint has not seen.
     pub(super) fn fresh_wal_bytes(&mut self) -> u64 {
         // SQLite has restarted the WAL since.
-        if pages_bytes() < self.checkpointed_bytes {
+        if current_bytes() < self.checkpointed_bytes {
             self.checkpointed_bytes = 0;
         }
-        pages_bytes() - self.checkpointed_bytes
+        current_bytes() - self.checkpointed_bytes
     }
 
     pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
@@ -87,7 +87,7 @@ impl WriterContext {
             if mode == CheckpointMode::Truncate && !self.may_have_uncopied_frames {
                 WAL_PAGES.set(0);
             }
-            self.checkpointed_bytes = pages_bytes();
+            self.checkpointed_bytes = current_bytes();
         }
         self.db.named("checkpoint", result)
     }
