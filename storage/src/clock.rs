@@ -1,4 +1,4 @@
-//! Time is passed in: the engine never asks the system on its own.
+//! The clock that the engine reads dates from.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

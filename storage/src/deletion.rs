@@ -42,7 +42,7 @@ impl Store {
             Err(StoreError::SessionNotFound { .. }) => return Ok(false),
             found => found?,
         };
-        let Some(key) = self.take_out_of_sight(id, None)? else {
+        let Some(key) = self.hide_session(id, None)? else {
             return Ok(false);
         };
         self.delete_rows_of(id, key, observe)?;
@@ -59,7 +59,7 @@ impl Store {
         expected: SessionFingerprint,
         observe: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<bool> {
-        let Some(key) = self.take_out_of_sight(id, Some(expected))? else {
+        let Some(key) = self.hide_session(id, Some(expected))? else {
             return Ok(false);
         };
         self.delete_rows_of(id, key, observe)?;
@@ -68,7 +68,7 @@ impl Store {
 
     /// The first transaction of a deletion, after which nobody finds the session. Returns the session's key, if
     /// there was such a session.
-    fn take_out_of_sight(
+    fn hide_session(
         &self,
         id: &SessionId,
         expected: Option<SessionFingerprint>,
@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// Deletes the rows of sessions that are gone, a bounded number at a time, as long as `go_on` says so.
-    /// Where that meets damage the others are deleted all the same, and the first damage is the answer.
+    /// If one meets damage the others are still deleted, and the first damage is returned.
     fn finish_deletions(&self, go_on: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
         let (mut after, mut damaged) = (None, Ok(()));
         let mut pace = Pace::new(self);
@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// Crash point: each step is a transaction, and the key stays among the deletions until the last, so
-    /// that whoever comes next goes on from there.
+    /// that the next deletion or compaction continues from there.
     fn finish_deletion(
         &self,
         pace: &mut Pace<'_>,
@@ -238,8 +238,8 @@ impl SessionFingerprint {
     }
 }
 
-/// Takes a session out of sight and out of all sums; only if it has the contents `expected` of it.
-/// Its key, if there was such a session.
+/// Deletes a session's row and its share of all sums, only if the session is as `expected`. Returns its key, if
+/// there was such a session.
 fn delete_session(
     connection: &rusqlite::Connection,
     id: &SessionId,
@@ -247,7 +247,7 @@ fn delete_session(
     now_ms: i64,
 ) -> rusqlite::Result<Option<SessionKey>> {
     let (key, delta) = match sql::sessions::find(connection, id) {
-        // To say that there is none, or that it is deleted, it has to be in no row.
+        // The index may be wrong, so make sure that no row has the id.
         Ok(None) => {
             return match sql::sessions::key_by_rows(connection, id)? {
                 None => Ok(None),
@@ -262,7 +262,7 @@ fn delete_session(
             }
             (session.key, Delta::minus(&session))
         }
-        // An invalid number in its row must not keep a session for ever.
+        // An invalid number in its row must not make a session impossible to delete.
         Err(error) if is_invalid_value(&error) && expected.is_none() => {
             match sql::sessions::find_as_far_as_readable(connection, id)? {
                 Some(found) => found,

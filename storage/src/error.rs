@@ -166,7 +166,7 @@ pub enum StoreError {
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What gave it away.
+        /// How that was recognised.
         why: String,
     },
     /// The file was written by a newer version.
@@ -225,7 +225,7 @@ pub enum StoreError {
         /// What is wrong with it.
         source: SegmentError,
     },
-    /// Messages could not be made into a segment. They stand as they were.
+    /// Messages could not be encoded as a segment. They stay as they were.
     #[error(
         "session {id}: the messages from sequence {first_sequence} on cannot be encoded: {source}"
     )]
@@ -259,7 +259,7 @@ pub enum StoreError {
     CopyNotSynced {
         /// The copy.
         copy: PathBuf,
-        /// Where a restore put the store that stood in its place.
+        /// Where a restore moved the store that was there before.
         moved_aside: Option<PathBuf>,
         /// What the system said.
         source: Box<StoreError>,
@@ -272,7 +272,7 @@ pub enum StoreError {
         /// Why the restore failed.
         source: Box<StoreError>,
     },
-    /// The log of a database that is not there any more is in the way.
+    /// The log of a database that no longer exists is in the way.
     #[error(
         "{log} is the log of a database that is not there: it may hold the last messages of it"
     )]
@@ -325,13 +325,13 @@ pub enum StoreError {
     },
 }
 
-/// What a caller has to tell apart.
+/// The kinds of errors that callers distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The request can never succeed as it is.
     Invalid,
-    /// What it names is not there.
+    /// The file, session or folder does not exist.
     NotFound,
     /// Something of that name, with other content, is there.
     Conflict,
@@ -398,7 +398,7 @@ impl StoreError {
         }
     }
 
-    /// Whether it leaves other sessions and bases as they are: they can be compacted all the same.
+    /// Whether only one session is affected, so that others can still be compacted.
     pub(crate) fn is_of_one_session(&self) -> bool {
         matches!(
             self,
@@ -413,7 +413,7 @@ impl StoreError {
         Self::SessionNotFound { id: id.clone() }
     }
 
-    /// What became of an operation that panicked.
+    /// The error of an operation that panicked.
     pub(crate) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -454,7 +454,7 @@ impl StoreError {
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Closed { .. } => ErrorKind::Closed,
             Self::Io { source, .. } => match source.kind() {
-                // There can be nothing behind a file, or under a name that cannot be.
+                // A path through a file, or with an impossible name, leads to nothing.
                 std::io::ErrorKind::NotFound
                 | std::io::ErrorKind::NotADirectory
                 | std::io::ErrorKind::InvalidFilename => ErrorKind::NotFound,
@@ -552,7 +552,7 @@ impl StoreError {
                 "open the store again; the log says what ended the writer"
             }
             Self::Closed { why: None } => "open the store again",
-            // They say themselves what is wrong, or nobody can tell what would help.
+            // Their texts say what is wrong, or there is no general advice.
             Self::InvalidArgument { .. }
             | Self::Cancelled
             | Self::Io { .. }
@@ -566,7 +566,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_told_as_people_read_them_and_never_contradict_what_is_said_of_them() {
+    fn sizes_in_errors_are_readable_and_never_contradict_their_text() {
         let full = StoreError::LimitReached {
             path: "h.db".into(),
             used_bytes: 2_999_990,

@@ -1,5 +1,5 @@
-//! The files around a database: birth with the right permissions, and what a file is before
-//! SQLite touches it.
+//! The files around a database: creating them with the right permissions, and checking what a file is before
+//! SQLite opens it.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
@@ -46,7 +46,7 @@ pub(crate) fn io_error(
 /// ```
 #[must_use]
 pub fn resolve_links(path: &Path) -> PathBuf {
-    // As many as Linux follows; who opens a longer chain, or a circle, is told by the system.
+    // As many as Linux follows; opening a longer chain, or a loop, fails in the system.
     const LINKS_MAX: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -58,7 +58,7 @@ pub fn resolve_links(path: &Path) -> PathBuf {
     path
 }
 
-/// Whether two paths lead to one file, by whatever names. Where there is none they do not.
+/// Whether two paths lead to one file, by whatever names. A missing file is not the same as any.
 pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     let identity = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
     identity(one).is_some_and(|one| Some(one) == identity(other))
@@ -72,9 +72,8 @@ pub fn belongs_to_database(path: &Path) -> bool {
     is_database(path) || database_beside(path).is_some()
 }
 
-/// Whether this process has the store open that stands at `path`, or to which the file belongs. Such a
-/// file must not be opened beside SQLite: closing it lets go of the locks that keep other processes
-/// from taking the log away.
+/// Whether this process has the store at `path` open, or the store that the file belongs to. Only SQLite may open
+/// such a file: closing it would drop the locks that keep other processes from deleting the log.
 #[must_use]
 pub fn belongs_to_open_store(path: &Path) -> bool {
     let path = &resolve_links(path);
@@ -103,8 +102,8 @@ fn databases_beside(path: &Path) -> impl Iterator<Item = &Path> {
         .map(|main| Path::new(OsStr::from_bytes(main)))
 }
 
-/// Refuses to take the name of another database's log, reserve or lock for a store: what stands there
-/// is that database's, and is overwritten or deleted by whoever has it open.
+/// Refuses to take the name of another database's log, reserve or lock for a store: such a file
+/// belongs to that database, and is overwritten or deleted by any process that has it open.
 pub(crate) fn refuse_name_of_log(path: &Path) -> Result<()> {
     match database_beside(path) {
         None => Ok(()),
@@ -222,7 +221,7 @@ pub(crate) enum Header {
     /// There is nothing, or a store of ours.
     Known,
     /// A database that does not say whose it is: most programs' are like this, and so is a store that
-    /// has not been checkpointed since its birth, whose real header is in the log. Only SQLite can tell.
+    /// has not been checkpointed since its birth, whose real header is in the log. Only SQLite can decide.
     Unidentified,
 }
 
@@ -318,7 +317,7 @@ pub(crate) struct Disk {
     pub(crate) total_bytes: u64,
 }
 
-/// The file system of `path`; `None` when it does not tell.
+/// The file system of `path`; `None` when its size is unknown.
 pub(crate) fn disk(path: &Path) -> Option<Disk> {
     let stat = rustix::fs::statvfs(folder_of(path)).ok()?;
     (stat.f_blocks > 0).then(|| Disk {
@@ -327,12 +326,12 @@ pub(crate) fn disk(path: &Path) -> Option<Disk> {
     })
 }
 
-/// Bytes that the file system of `path` has left for us; `None` when it does not tell.
+/// Bytes that the file system of `path` has left for us; `None` when unknown.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     disk(path).map(|disk| disk.free_bytes)
 }
 
-/// Whether the file system really accepts so many more bytes, tried with an unnamed temporary file; false
+/// Whether the file system really accepts this many more bytes, tried with an unnamed temporary file; false
 /// as well where that cannot be tried. statvfs may count space that is reserved for root, or ignore quotas.
 pub(crate) fn takes_bytes(path: &Path, bytes: u64) -> bool {
     try_to_hold(path, bytes).is_ok()
@@ -356,7 +355,7 @@ fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
 }
 
-/// The folder that a file stands in.
+/// The folder that a file is in.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())

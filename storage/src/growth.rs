@@ -1,16 +1,15 @@
 //! How time and bytes of a session add up: pure accounting, kept with each commit.
 //!
-//! A message is attributed to the Unix hour in which it was said. Active time is the sum of the
-//! gaps between one message and the latest said before it, each capped at
-//! [`ACTIVE_GAP_MS_MAX`], attributed to the hour of the later message; a message said before
-//! the latest adds none, so clock jumps and disorder never count twice.
+//! A message counts in the Unix hour of its time: its timestamp, or else its arrival. Active time is the sum of
+//! the gaps between a message and the latest time before it. Each gap is capped at [`ACTIVE_GAP_MS_MAX`] and
+//! counts in the hour of the later message. A message with an earlier time than the latest adds nothing, so
+//! clock jumps and disorder never count twice.
 //!
-//! Imported streams tell no times, or few. There the `result` that ends a turn says how long it
-//! took ([`TurnEnd`]), and the turn counts as that long when its lines tell less: it lasts from the
-//! first of its lines that tells a time, else from the latest time that the session knows, and the
-//! session's latest time moves on to its end. So active time stays within wall-clock time, and a line
-//! of the next turn that was said before that end adds nothing. Lines received live have times of
-//! their own, and durations are left alone there.
+//! Imported streams have few timestamps or none. There the `result` that ends a turn says how long the turn took
+//! ([`TurnEnd`]), and the turn counts as that long if its lines show less. It begins at its first line with a
+//! timestamp, else at the session's latest time, and moves the session's latest time to its end. So active time
+//! stays within wall-clock time, and a line of the next turn with a time before that end adds nothing. For live
+//! messages durations are ignored, because each has a time.
 
 #[cfg(test)]
 mod tests;
@@ -20,62 +19,60 @@ use std::iter;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    ACTIVE_GAP_MS_MAX, PAGE_BYTES, SAID_AFTER_ARRIVAL_MS_MAX, SAID_MS_MIN, TURN_MS_MAX,
+    ACTIVE_GAP_MS_MAX, PAGE_BYTES, TIMESTAMP_AFTER_ARRIVAL_MS_MAX, TIMESTAMP_MS_MIN, TURN_MS_MAX,
 };
 use crate::message::Arrival;
 
 /// Milliseconds of an hour.
 pub const HOUR_MS: i64 = 3_600_000;
 
-/// What the line that ends a turn tells of it.
+/// What the line that ends a turn says about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TurnEnd {
-    /// How long the turn took, from 0 to [`TURN_MS_MAX`]; `None` when the line does not tell.
+    /// How long the turn took, from 0 to [`TURN_MS_MAX`]; `None` when the line does not say.
     ///
     /// **Assumption:** `duration_ms` of a `result` line is wall-clock time of the turn that the line
-    /// ends, from its prompt on, as Claude Code and its SDK measure it. It is no sum over the turns
+    /// ends, from its prompt on, as Claude Code and its SDK measure it. It is not a sum over the turns
     /// before, as `total_cost_usd` is, and not the time spent waiting for the model, which is
-    /// `duration_api_ms`. Streams that tell a few times agree; that it begins anew in each turn of
-    /// one process is taken on trust.
+    /// `duration_api_ms`. Streams with a few timestamps confirm this; that it starts from zero in each turn of one
+    /// process is not confirmed.
     pub duration_ms: Option<i64>,
 }
 
 /// What is known of the times of one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineTimes {
-    /// The time that it carries.
-    pub said_ms: Option<i64>,
+    /// Its own timestamp.
+    pub timestamp_ms: Option<i64>,
     /// The turn that it ends.
     pub turn_end: Option<TurnEnd>,
     /// When it was received.
     pub received_ms: i64,
-    /// The time that the head of its session ends with, see [`head_ends_ms`]; `None` when no line
-    /// received with it tells.
+    /// When the head of its session ends, see [`head_ends_ms`]; `None` if no line received with it says.
     pub head_ends_ms: Option<i64>,
 }
 
-/// When the head of a session ends: its lines before the first that tells a time, such as the summaries
-/// that a transcript begins with. `lines` are the first that were received. `None` when none tells a
-/// time, or a turn's end tells before how long it took: then these are lines of a stream.
+/// When the head of a session ends. The head is the lines before the first with a timestamp, such as the
+/// summaries that a transcript begins with. `lines` are the first that were received. `None` if none has a
+/// timestamp, or if a turn's end with a duration comes first: then these are lines of a stream.
 #[must_use]
 pub fn head_ends_ms(lines: impl IntoIterator<Item = LineTimes>) -> Option<i64> {
-    let tells_duration =
+    let has_duration =
         |line: &LineTimes| line.turn_end.is_some_and(|end| end.duration_ms.is_some());
     let mut head = lines.into_iter();
-    let told = head.find(|line| line.said_ms.is_some() || tells_duration(line))?;
-    told.said_ms
+    let end = head.find(|line| line.timestamp_ms.is_some() || has_duration(line))?;
+    end.timestamp_ms
 }
 
-/// The time that a line tells, if it can have been said then: any other would be its session's first or
-/// last for good.
+/// A line's timestamp, if it is plausible. Any other would be its session's first or last time for good.
 #[must_use]
-pub fn believed(said_ms: Option<i64>, received_ms: i64) -> Option<i64> {
-    let latest_ms = received_ms.saturating_add(SAID_AFTER_ARRIVAL_MS_MAX);
-    said_ms.filter(|said_ms| (SAID_MS_MIN..=latest_ms).contains(said_ms))
+pub fn plausible_timestamp(timestamp_ms: Option<i64>, received_ms: i64) -> Option<i64> {
+    let latest_ms = received_ms.saturating_add(TIMESTAMP_AFTER_ARRIVAL_MS_MAX);
+    timestamp_ms.filter(|timestamp_ms| (TIMESTAMP_MS_MIN..=latest_ms).contains(timestamp_ms))
 }
 
-/// What lines of an imported turn have told so far. Kept with the session, because an import may
-/// end within a turn and a later one go on there.
+/// The state of an imported turn that has not ended. Stored with the session, because an import may end within
+/// a turn and a later one continue there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TurnTimes {
@@ -92,7 +89,7 @@ pub struct TurnTimes {
 }
 
 impl TurnTimes {
-    /// Whether no line has told anything.
+    /// Whether nothing is known of the turn.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -102,13 +99,13 @@ impl TurnTimes {
 /// A session's times so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SessionTimes {
-    /// Earliest time at which a message was said.
+    /// The earliest time of a message.
     pub first_ms: Option<i64>,
     /// Latest.
     pub last_ms: Option<i64>,
     /// Active time.
     pub active_ms: i64,
-    /// The turn that goes on.
+    /// The turn that has not ended.
     pub turn: TurnTimes,
 }
 
@@ -150,23 +147,23 @@ impl TimeStep {
 }
 
 impl SessionTimes {
-    /// Takes in a message.
+    /// Adds a message.
     pub fn step(&mut self, line: LineTimes, arrival: Arrival) -> TimeStep {
         match arrival {
             Arrival::Live => {
                 self.turn = TurnTimes::default();
-                self.said_at(line.said_ms.unwrap_or(line.received_ms))
+                self.add_at(line.timestamp_ms.unwrap_or(line.received_ms))
             }
             Arrival::Historical => self.historical(line),
         }
     }
 
     fn historical(&mut self, line: LineTimes) -> TimeStep {
-        let step = match (line.said_ms, line.turn_end) {
+        let step = match (line.timestamp_ms, line.turn_end) {
             (Some(time_ms), _) => {
-                let step = self.said_at(time_ms);
+                let step = self.add_at(time_ms);
                 match self.turn.start_ms {
-                    // The gap before its first line is none of the turn's.
+                    // The gap before its first line is not part of the turn.
                     None => self.turn.start_ms = self.last_ms,
                     Some(_) => {
                         self.turn.active_ms = self.turn.active_ms.saturating_add(step.active_ms);
@@ -179,10 +176,10 @@ impl SessionTimes {
                 Some(TurnEnd {
                     duration_ms: Some(duration_ms),
                 }),
-            ) => self.turn_took(duration_ms, line.received_ms),
-            // An old line that tells no time: said when the one before it was, and in the head of a
-            // session when the first that tells was. Else only its arrival is known, and that must not
-            // stretch the session.
+            ) => self.end_turn(duration_ms, line.received_ms),
+            // An old line without a timestamp has the time of the line before it, and in the head of a session
+            // that of the first line with one. Otherwise only its arrival is known, which must not stretch the
+            // session.
             (None, _) => TimeStep {
                 hour: self
                     .last_ms
@@ -200,11 +197,11 @@ impl SessionTimes {
         step
     }
 
-    fn said_at(&mut self, time_ms: i64) -> TimeStep {
+    fn add_at(&mut self, time_ms: i64) -> TimeStep {
         let wall_before = self.wall_ms();
         let gap_ms = self.last_ms.map_or(0, |last| time_ms.saturating_sub(last));
         let active_ms = gap_ms.clamp(0, ACTIVE_GAP_MS_MAX);
-        // Turns that ended before any line told a time took place before this one.
+        // Turns that ended before the first timestamp took place before it.
         let earliest_ms = match self.first_ms {
             Some(first) => first.min(time_ms),
             None => time_ms.saturating_sub(self.active_ms),
@@ -220,19 +217,19 @@ impl SessionTimes {
         }
     }
 
-    /// Ends a turn whose last line tells how long it was and not when.
-    fn turn_took(&mut self, duration_ms: i64, received_ms: i64) -> TimeStep {
+    /// Ends a turn whose last line has a duration and no timestamp.
+    fn end_turn(&mut self, duration_ms: i64, received_ms: i64) -> TimeStep {
         let wall_before = self.wall_ms();
         // No turn ends long after its end arrived. A day allows for clocks that differ, and for a
         // beginning that is known late, so that it does not matter how soon a stream is imported.
-        let believed_ms = |start_ms: i64| {
+        let plausible_ms = |start_ms: i64| {
             let latest_ms = received_ms.saturating_add(TURN_MS_MAX);
             duration_ms.clamp(0, latest_ms.saturating_sub(start_ms).clamp(0, TURN_MS_MAX))
         };
         let (took_ms, hour_ms, end_ms) = match self.last_ms {
             Some(last) => {
                 let start_ms = self.turn.start_ms.map_or(last, |start| start.min(last));
-                let took_ms = believed_ms(start_ms);
+                let took_ms = plausible_ms(start_ms);
                 let end_ms = last.max(start_ms.saturating_add(took_ms));
                 self.last_ms = Some(end_ms);
                 (took_ms, end_ms, end_ms)
@@ -242,7 +239,7 @@ impl SessionTimes {
             None => {
                 let laid_ms = self.active_ms.rem_euclid(TURN_MS_MAX);
                 let end_ms = received_ms.saturating_sub(laid_ms);
-                (believed_ms(received_ms), received_ms, end_ms)
+                (plausible_ms(received_ms), received_ms, end_ms)
             }
         };
         let active_ms = took_ms

@@ -100,7 +100,7 @@ impl SessionKey {
 pub struct MessageKey(i64);
 
 impl MessageKey {
-    /// The key of `sequence` of a session. Sequence 0 stands before the first message.
+    /// The key of `sequence` of a session. Sequence 0 is before the first message.
     #[must_use]
     pub fn new(session: SessionKey, sequence: u64) -> Self {
         debug_assert!(sequence <= SEQUENCE_MAX);
@@ -110,7 +110,7 @@ impl MessageKey {
         Self((session.0 << 32) | low)
     }
 
-    /// The keys of two sequences of a session, as SQLite has them: what stands between them is the session's.
+    /// The keys of two sequences of a session, as SQLite has them. All keys between them are the session's.
     pub(crate) fn range(session: SessionKey, first: u64, last: u64) -> [i64; 2] {
         [first, last].map(|sequence| Self::new(session, sequence).0)
     }

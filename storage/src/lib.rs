@@ -3,8 +3,8 @@
 //! An embedded engine on SQLite. It records durably (an answered append is on disk), compacts in
 //! the background without losing a byte, gives the space back to the file system, replays
 //! compacted history like fresh history, and knows how fast it grows and how big it is against
-//! its limit. It is synchronous, prints nothing, and reads no environment. Dates come from the clock that it
-//! is given ([`StoreOptions::clock`]); it measures waits and pauses itself.
+//! its limit. It is synchronous, prints nothing, and reads no environment variables. Dates come from
+//! [`StoreOptions::clock`]; waits and pauses are measured with the system's monotonic clock.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -22,7 +22,7 @@
 //! let appended = store.append(Batch::new(session.clone(), lines.to_vec()))?;
 //! assert_eq!((appended.first_sequence, appended.last_sequence), (1, 2));
 //!
-//! // Compaction changes where messages stand, never what they are.
+//! // Compaction changes where messages are stored, never what they are.
 //! store.compact(&CompactionRequest::manual(), &mut |_progress| ControlFlow::Continue(()))?;
 //! for (line, message) in lines.iter().zip(store.read(&session, ReadRange::all())?) {
 //!     assert_eq!(message?.payload, line);
@@ -36,20 +36,21 @@
 //!
 //! # What holds
 //!
-//! * Sequences of a session run from 1 without gaps, and each stands in exactly one place: a row
-//!   of its own (*hot*) or one *segment*.
-//! * What was answered survives kill -9 and power loss; what failed was not answered as done.
+//! * Sequences of a session run from 1 without gaps, and each is stored in exactly one place: a row of its own
+//!   (*hot*) or one *segment*.
+//! * An append that returned survives kill -9 and power loss; one that failed has recorded nothing.
 //! * Compaction deletes messages only after their segment was decoded and compared with them byte
 //!   for byte. The transaction that deletes them checks that neither has changed since, and that
 //!   the stored segment reads back.
-//! * Bytes on disk are input: damage is a typed error that names its place, and never takes the
-//!   rest of the history, or the process, with it.
-//! * Memory, time and sizes are bounded; the bounds stand in [`limits`].
+//! * Bytes on disk are input: damage is a typed error that names its place. The rest of the history stays
+//!   readable, and the process goes on.
+//! * Memory, time and sizes are bounded; the bounds are in [`limits`].
 //!
 //! # Modules
 //!
-//! `sql` owns every statement on the store's tables; [`segment`] is the pure codec; `writer` is the one thread that
-//! writes; `reader` replays; [`compact`] decides (pure) and carries out; [`Store`] ties them.
+//! [`Store`] is the façade. `writer` is the one thread that writes, `reader` replays, [`compact`] decides (pure) and
+//! runs compaction, [`segment`] is the codec (pure), [`capacity`] plans and forecasts (pure), and `sql` has every
+//! statement on the store's tables. `docs/ARCHITECTURE.md` lists all modules.
 
 mod backup;
 pub mod capacity;

@@ -1,6 +1,6 @@
 //! The bounds of memory, time and sizes that users, callers or the format depend on, in one place, with their
-//! units in their names. Beside the code that uses them are how often and how long its loops wait, and what
-//! only tunes the codec.
+//! units in their names. Intervals of single loops, and values that only tune the codec, are beside the code
+//! that uses them.
 //!
 //! A value that users may set has a default here and, where the value can do harm, a minimum
 //! and a maximum. Relations that the engine relies on are asserted at compile time below.
@@ -53,11 +53,11 @@ pub const GROUP_REQUESTS_MAX: usize = 1024;
 /// Payload bytes that one commit takes together (a single larger request is committed alone).
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// After so long without work the writer tidies up: it moves the log into the main file, and restores the
+/// After this time without work the writer tidies up: it moves the log into the main file, and restores the
 /// reserve.
 pub const WRITER_IDLE_MS_MIN: u64 = 200;
-/// How often an idle writer that has nothing left to tidy up looks for what other processes did. Each time wakes
-/// the processor.
+/// How often an idle writer that has nothing left to tidy up checks what other processes did. Each check wakes the
+/// processor.
 pub const WRITER_TIDY_AGAIN_MS: u64 = 10_000;
 /// How long a writer waits for another process's transaction.
 pub const BUSY_WAIT_MS_MAX: u64 = 5_000;
@@ -92,7 +92,7 @@ pub const READ_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Messages of one page of a replay.
 pub const READ_PAGE_MESSAGES_MAX: usize = 4096;
 
-/// How often a session is listed anew that compaction changed while it was inspected.
+/// How often an inspection starts again because compaction changed the session meanwhile.
 pub const INSPECTION_TRIES_MAX: u32 = 10;
 
 /// A long replay decodes the next segment on a second thread, unless that or the current one has more raw
@@ -260,17 +260,16 @@ pub const FOOTPRINT_TARGET: f64 = 0.30;
 pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
 /// A turn of an imported stream counts as active time up to this long.
 pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
-/// The earliest time that a line is believed to have, in Unix milliseconds: the beginning of 2020. No agent
-/// wrote before.
-pub const SAID_MS_MIN: i64 = 1_577_836_800_000;
-/// How long after its arrival a line is believed to have been written. This allows for clocks that differ by
-/// a time zone.
-pub const SAID_AFTER_ARRIVAL_MS_MAX: i64 = 24 * 60 * 60 * 1000;
-/// The highest cost of a turn that is believed, in US dollars. A line that claims more would spoil its
-/// session's sum for good.
+/// The earliest plausible timestamp of a line, in Unix milliseconds: the beginning of 2020. No agent wrote
+/// before.
+pub const TIMESTAMP_MS_MIN: i64 = 1_577_836_800_000;
+/// How far a plausible timestamp may be after the line's arrival. This allows for clocks that differ by a time
+/// zone.
+pub const TIMESTAMP_AFTER_ARRIVAL_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+/// The highest plausible cost of a turn, in US dollars. A line with more would spoil its session's sum for good.
 pub const COST_USD_MAX: f64 = 1e9;
-/// The longest duration of a turn that is believed. The protocol that tells it to clients has 32 bits.
-pub const TOLD_DURATION_MS_MAX: f64 = u32::MAX as f64;
+/// The longest duration of a turn that is read from a line. The protocol for clients has 32 bits for it.
+pub const DURATION_FIELD_MS_MAX: f64 = u32::MAX as f64;
 /// A relative path of an imported file that has more parts is kept as it is, so that a search by path need
 /// not try more.
 pub const IMPORT_PATH_PARTS_MAX: usize = 64;
@@ -281,9 +280,9 @@ pub const ARCHIVE_BATCH_MESSAGES_MAX: usize = 4096;
 pub const ARCHIVE_BYTES_MAX: u64 = 1 << 50;
 /// Compaction runs that a report holds.
 pub const REPORTED_RUNS_MAX: u32 = 20;
-/// Distinct message types that growth tells apart; further ones count as `(other)`.
+/// Distinct message types in the growth figures; further ones count as `(other)`.
 pub const MESSAGE_TYPES_MAX: usize = 256;
-/// Length of an agent's id of a message. A longer text is not taken for one.
+/// Length of an agent's id of a message. A longer text is not read as one.
 pub const MESSAGE_ID_BYTES_MAX: usize = 256;
 /// Length of a message type's name; longer counts as `(other)`.
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
@@ -327,7 +326,7 @@ pub const EVENTS_KEPT_MAX: usize = 256;
 /// Sessions that the writer remembers between commits. When there are more, it forgets them all and reads
 /// each again when it is needed.
 pub const CACHED_SESSIONS_MAX: usize = 4096;
-/// How long appends count as refused for want of space while only smaller ones than the refused are recorded.
+/// How long appends count as refused for lack of space while only smaller ones than the refused are recorded.
 pub const SPACE_REFUSED_MS_MAX: u64 = 60_000;
 /// Compaction runs kept in the history.
 pub const COMPACTION_RUNS_KEPT_MAX: u32 = 1000;

@@ -31,19 +31,19 @@ pub struct SessionMeta {
     pub agent_session_id: String,
 }
 
-/// What receipt says about when messages were said.
+/// How a message without a timestamp gets its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Arrival {
-    /// Received as they were said: a message without a timestamp of its own was said on arrival.
+    /// Received as they were written: a message without a timestamp has the time of its arrival.
     #[default]
     Live,
-    /// Old messages: one without a timestamp of its own was said when the one before it was.
+    /// Old messages: one without a timestamp has the time of the message before it.
     Historical,
 }
 
 /// Messages to append to one session, all or none.
 ///
-/// Whoever did not hear the answer to an append may append the same again, if the batch says where it goes:
+/// An append whose answer was lost may be repeated, if the batch has its expected sequence:
 ///
 /// ```
 /// use betcode_storage::{Batch, SessionId, Store, StoreOptions};
@@ -81,7 +81,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch of live messages without more.
+    /// A batch of live messages with nothing else set.
     #[must_use]
     pub fn new(session: SessionId, payloads: Vec<Bytes>) -> Self {
         Self {
@@ -113,29 +113,29 @@ pub struct Appended {
     pub duplicates: u64,
 }
 
-/// New messages of one batch that are on disk now: what live followers are told.
+/// New messages of one batch that are on disk now, for live followers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     /// Their session.
     pub session: SessionId,
-    /// Its key: one deleted and made anew has another.
+    /// Its key. A session that was deleted and created again has another.
     pub key: SessionKey,
     /// The messages, in order, at least one.
     pub messages: Vec<Message>,
 }
 
-/// How far an imported file was taken, kept in the transaction that takes its lines.
+/// How far a file was imported, stored in the transaction that records its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportMark {
     /// Absolute path of the file, as the system's bytes.
     pub source_path: Vec<u8>,
     /// Path below the imported folder: where an export writes it.
     pub relative_path: Vec<u8>,
-    /// Bytes of the file taken so far, this batch included.
+    /// Bytes of the file imported so far, this batch included.
     pub taken_bytes: u64,
     /// XXH3-128 over them.
     pub taken_digest: u128,
-    /// Whether the last line taken has no newline.
+    /// Whether the last line imported has no newline.
     pub unterminated: bool,
     /// Sequences (of this batch or the one before it) that the next message continues on the
     /// same line.
@@ -149,6 +149,6 @@ pub struct ImportRecord {
     pub session: SessionId,
     /// Messages that the session has.
     pub last_sequence: u64,
-    /// How far the file was taken; `joins` holds all of the session.
+    /// How far the file was imported; `joins` holds all of the session.
     pub mark: ImportMark,
 }

@@ -1,8 +1,8 @@
 //! Which database files this process has open, for nothing but SQLite may open these.
 //!
-//! A process that closes any handle of a file gives up all the locks that it has on it (POSIX).
-//! SQLite minds this among its own handles, and cannot know of ours: one look at the file, and
-//! another process believes that nobody has it open, and deletes the log that is still written to.
+//! By POSIX, a process that closes any handle of a file loses all its locks on that file. SQLite takes care of
+//! this for its own handles, but does not know of ours: if we opened and closed the file once, another process
+//! would find no locks and delete the log that is still written to.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::limits::PAGE_BYTES;
 use crate::sqlite_header::FileBegin;
 
-/// How much of a database file is there whose header tells of more.
+/// How much is there of a database file whose header claims more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CutOff {
     /// Whole pages that it has.
@@ -43,9 +43,8 @@ impl CutOff {
     }
 }
 
-/// What a file's header says of its length, held against the length. Nothing else may be concluded from
-/// it: where there is a log, that holds the pages that are missing here, and where somebody writes, the
-/// two were not read at the same moment.
+/// Compares a file's length with that in its header. A difference alone proves nothing: a log may have the missing
+/// pages, and if another process writes, the two were not read at the same moment.
 fn read_cut_off(path: &Path) -> Option<CutOff> {
     let mut file = File::open(path).ok()?;
     let FileBegin::Database(header) = FileBegin::read(&mut file).ok()? else {
@@ -59,7 +58,7 @@ fn read_cut_off(path: &Path) -> Option<CutOff> {
 /// Device and inode: locks belong to the file, whatever its name.
 type FileId = (u64, u64);
 
-/// How often a file is open, and what its header told before it was.
+/// How often a file is open, and what its header said before it was opened.
 #[derive(Debug, Default)]
 struct Opened {
     times: usize,
@@ -93,7 +92,7 @@ impl OpenFile {
         Self::note_id(id_of(path), || read_cut_off(path))
     }
 
-    /// As [`OpenFile::note`], of a file that was just made, whatever stands at its path by now.
+    /// As [`OpenFile::note`], of a file that was just created, even if its path leads to another one by now.
     pub(crate) fn note_new(file: &File) -> Self {
         Self::note_id(file.metadata().ok().map(|metadata| id(&metadata)), || None)
     }
@@ -119,7 +118,7 @@ impl OpenFile {
         self.cut_off
     }
 
-    /// Whether it is this file that stands at `path`.
+    /// Whether `path` leads to this file.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         self.id.is_some() && id_of(path) == self.id
     }

@@ -51,9 +51,9 @@ pub struct StoreOptions {
     pub logs_levels: bool,
     /// Source of time.
     pub clock: Arc<dyn Clock>,
-    /// Told of each batch's new messages after they are on disk and before their appender is
-    /// answered. Runs on the writer's thread, so it must hand on and return, and not panic, which ends
-    /// the writer. What other processes append is not told.
+    /// Called with each batch's new messages, after they are on disk and before the append is answered. It runs on
+    /// the writer's thread, so it must return quickly, and must not panic, which ends the writer. It is not called for
+    /// appends of other processes.
     pub on_commit: Option<CommitHook>,
 }
 

@@ -1,4 +1,4 @@
-//! A sign of life: one real write and one real read.
+//! A health probe: one real write and one real read.
 
 use crate::error::{Result, StoreError};
 use crate::store::Store;
@@ -6,7 +6,7 @@ use crate::writer::WriterContext;
 
 impl Store {
     /// Writes a page as it is, durably, through the writer's queue, and reads it back by another
-    /// connection. What answers in time is a store that records.
+    /// connection. If it returns in time, the store can record.
     ///
     /// It works at the size limit as well: nothing grows by it.
     ///

@@ -1,4 +1,4 @@
-//! Appends that were refused for want of space: how many, by what, and whether they go on.
+//! Counts appends that were refused for lack of space, by limit, and whether they are refused now.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::{ErrorKind, StoreError};
 use crate::limits::SPACE_REFUSED_MS_MAX;
 
-/// What kept an append from being recorded for want of space.
+/// The limit on space that an append met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpaceLimit {
     /// The disk is full.
@@ -18,7 +18,7 @@ pub enum SpaceLimit {
 }
 
 impl SpaceLimit {
-    /// Its name, as refusals tell it.
+    /// Its name in refusals.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl SpaceLimit {
     }
 }
 
-/// Appends refused for want of space since the store was opened.
+/// Appends refused for lack of space since the store was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SpaceRefusals {
     /// By the disk.
@@ -48,8 +48,8 @@ pub struct SpaceRefusals {
     pub database: u64,
     /// By the limit of a session.
     pub session: u64,
-    /// What refuses appends now; `None` while they are recorded. The limit of one session is not counted here:
-    /// it stops no other.
+    /// The limit that refuses appends now; `None` while they are recorded. The limit of one session does not count
+    /// here, because it stops no other session.
     pub refusing: Option<SpaceLimit>,
 }
 
@@ -57,7 +57,7 @@ pub struct SpaceRefusals {
 #[derive(Debug, Clone, Copy)]
 struct Refusing {
     limit: SpaceLimit,
-    /// Bytes of the smallest append that was refused: a smaller one that fits shows no space for it.
+    /// Bytes of the smallest append that was refused. That a smaller one fits does not mean that there is space.
     bytes_min: u64,
     last: Instant,
 }
@@ -68,12 +68,12 @@ struct State {
     refusing: Option<Refusing>,
 }
 
-/// Counts refusals, and logs when appends begin to be refused and when they go on.
+/// Counts refusals, and logs when appends begin to be refused and when they are recorded again.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalLog(Mutex<State>);
 
 impl RefusalLog {
-    /// Takes note of an append that was refused; of other errors than want of space it takes none.
+    /// Counts an append that was refused. Errors that are not about space are ignored.
     pub(crate) fn refused(&self, error: &StoreError, bytes: u64) {
         let Some(limit) = SpaceLimit::of(error) else {
             return;
@@ -98,7 +98,7 @@ impl RefusalLog {
         }
     }
 
-    /// Takes note of an append that was recorded.
+    /// Notes an append that was recorded.
     pub(crate) fn recorded(&self, bytes: u64) {
         let mut state = self.lock();
         let Some(refusing) = state.refusing else {
@@ -120,7 +120,7 @@ impl RefusalLog {
         }
     }
 
-    /// Plain data, valid after every statement.
+    /// Plain data, valid after every statement, so a poisoned lock is harmless.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn other_errors_are_no_want_of_space() {
+    fn other_errors_are_not_counted() {
         let log = RefusalLog::default();
         let error = StoreError::not_found(&"s".parse().unwrap());
         log.refused(&error, 1);

@@ -23,7 +23,7 @@ pub(crate) struct Reserve {
     held_bytes: u64,
     /// It was given up, by us or by an earlier opening, and is not back yet.
     given_up: bool,
-    /// When it could last not be put aside, though the file system said that there was room.
+    /// When writing it last failed although the file system reported free space.
     failed: Option<Instant>,
 }
 
@@ -75,8 +75,8 @@ impl Reserve {
         self.given_up
     }
 
-    /// Whether new messages may be taken. Not while the reserve is given up: they would use up
-    /// what compacting and deleting need to make room, and nothing could help the store any more.
+    /// Whether new messages may be accepted. Not while the reserve is given up: they would use the space that
+    /// compacting and deleting need.
     pub(crate) fn allows_appends(&mut self) -> bool {
         self.refresh();
         if self.given_up {
@@ -117,7 +117,7 @@ impl Reserve {
         }
         let bytes = match disk(&self.path) {
             Some(disk) => self.bytes_to_hold(disk),
-            // A file system that does not tell its size may have room for all of it.
+            // A file system that does not report its size may have room for all of it.
             None => Some(self.bytes),
         };
         let Some(bytes) = bytes else { return };
@@ -128,20 +128,19 @@ impl Reserve {
             return;
         }
         self.failed = Some(Instant::now());
-        // Without its reserve the store works as well, until the disk is full. An empty file would say
-        // that it was given up.
+        // Without a reserve the store works until the disk is full. An empty file would mean that it was given up.
         if self.held_bytes == 0 && !self.given_up {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
-    /// How much to hold from now on, if that is more than now. What is already held counts as free: a
-    /// reserve put aside amid a compaction, when little was free, would else stay too small for the next one.
+    /// How much to hold from now on, if that is more than now. What is held already counts as free.
+    /// Otherwise a reserve written during a compaction, when little was free, would stay too small.
     fn bytes_to_hold(&self, disk: Disk) -> Option<u64> {
         let room_bytes = disk.free_bytes.saturating_add(self.held_bytes);
         let share = room_bytes / RESERVE_FREE_DIVISOR;
-        // Given up once it was needed. A quarter of what that left, and then a quarter of this, would
-        // soon be too little to compact with, while new messages take the rest each time.
+        // It was needed before. If it came back with a quarter of what is left each time, it would soon be too small
+        // to compact with, while new messages use the rest.
         let at_least = if self.given_up {
             disk.total_bytes / RESERVE_DISK_DIVISOR
         } else {
@@ -154,7 +153,7 @@ impl Reserve {
     }
 }
 
-/// Makes the file in `path` hold so many bytes, or as many as before if there is no room.
+/// Grows the file in `path` to `bytes`, or leaves its size as it is if there is no space.
 fn grow(path: &Path, bytes: u64) -> std::io::Result<()> {
     let mut file: File = OpenOptions::new()
         .write(true)

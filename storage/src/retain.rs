@@ -1,7 +1,7 @@
 //! Retention carried out: archive, compare, and only then remove.
 //!
 //! Crash points: until the archive is on disk and was compared, nothing is removed; a run that
-//! ends before that leaves an archive which the next run goes on with, because appending what is
+//! ends before that leaves an archive that the next run continues, because appending what is
 //! there already changes nothing. Removal goes session by session, each in one transaction, and
 //! takes a session only if it still is what was archived.
 
@@ -51,12 +51,12 @@ pub struct RetentionProgress {
 pub struct RetentionOutcome {
     /// Sessions removed, in order.
     pub removed: Vec<Removal>,
-    /// Sessions that were to go and stay, with the reason.
+    /// Sessions that were planned for removal and stay, with the reason.
     pub kept: Vec<Kept>,
     /// Size of the archive afterwards, in bytes; `None` without one.
     pub archive_bytes: Option<u64>,
-    /// Sessions that stood in the archive before, byte for byte, with messages received at other times:
-    /// they were imported anew, and the archive keeps the first times.
+    /// Sessions that were in the archive before, byte for byte, with other received times: they were imported again,
+    /// and the archive keeps the first times.
     pub archived_before: Vec<SessionId>,
     /// Whether it was stopped while removing.
     pub cancelled: bool,
@@ -71,7 +71,7 @@ struct SessionToRemove<'a> {
     fingerprint: SessionFingerprint,
 }
 
-/// Tells the observer, and counts for it.
+/// Reports progress to the observer.
 struct Watcher<'a> {
     observe: Observer<'a>,
     sessions: u64,
@@ -121,9 +121,9 @@ impl Store {
     /// # Errors
     /// An error before the removal means that nothing was removed: what opening and appending to
     /// the archive answers ([`StoreError::SequenceConflict`] when it holds other messages under
-    /// the same id, [`StoreError::InvalidArgument`] when it holds the same messages, told of otherwise,
-    /// or received at other times though they were not imported), [`StoreError::Damaged`] when the archive is not what was written to it,
-    /// [`StoreError::Cancelled`].
+    /// the same id, [`StoreError::InvalidArgument`] when it holds the same messages with other session data,
+    /// or received at other times although they were not imported), [`StoreError::Damaged`] when the archive is not
+    /// what was written to it, [`StoreError::Cancelled`].
     /// Afterwards, when the file cannot be written; what was removed until then is logged.
     ///
     /// # Examples
@@ -226,7 +226,7 @@ impl Store {
 
     fn fingerprint(&self, id: &SessionId) -> Result<SessionFingerprint> {
         let session = self.session(id)?;
-        // Messages past the end that its row tells would go with it, and into no archive.
+        // Messages past the end in its row would be deleted with it and are in no archive.
         let (key, end) = (session.key, session.messages);
         let has_more = self.query("look past the end", |connection| {
             sql::damaged::has_rows_past(connection, key, end)

@@ -33,10 +33,10 @@ pub struct Session {
     pub segments: u64,
     /// Their encoded bytes.
     pub segment_bytes: u64,
-    /// When the first message was said (its own timestamp, else arrival); `None` while no line of
-    /// an imported session has told a time.
+    /// Time of the first message (its own timestamp, else its arrival); `None` while no line of an imported
+    /// session has had a timestamp.
     pub first_time_ms: Option<i64>,
-    /// When the last was said.
+    /// Time of the last message.
     pub last_time_ms: Option<i64>,
     /// Active time: gaps between messages, each capped at five minutes, and turns of imported
     /// streams, as [`growth`](crate::growth) adds them up.
@@ -91,9 +91,9 @@ pub struct SessionFilter {
 }
 
 impl SessionFilter {
-    /// Whether a session is among those asked for; the same as the list's statement says. A trailing
-    /// slash is ignored; `/` is not the same as no directory.
-    pub(crate) fn takes(&self, meta: &SessionMeta) -> bool {
+    /// Whether a session matches, by the same rules as the list's SQL statement. A trailing slash is ignored; `/` is
+    /// not the same as no directory.
+    pub(crate) fn matches(&self, meta: &SessionMeta) -> bool {
         let bare = |directory: &str| directory.trim_end_matches('/').to_owned();
         let directory = &meta.working_directory;
         let in_directory = self.working_directory.as_ref().is_none_or(|wanted| {
@@ -125,7 +125,7 @@ pub struct DamagedSession {
 }
 
 impl DamagedSession {
-    /// The error that an operation meets which needs the session.
+    /// The error of an operation that needs the session.
     #[must_use]
     pub fn error(&self) -> StoreError {
         StoreError::damaged(self.id.as_ref().map(SessionId::as_str), self.what.clone())

@@ -1,4 +1,4 @@
-//! How big the database is, against how big it may be.
+//! The database's size and its limit.
 
 use crate::capacity::levels::{Level, Metric, level_of};
 use crate::error::Result;

@@ -32,7 +32,7 @@ pub(crate) struct SqliteHeader {
 pub(crate) enum FileBegin {
     /// It has no bytes.
     Empty,
-    /// It has fewer bytes than a database has at least: so many.
+    /// It is shorter than any database: this many bytes.
     Short(usize),
     /// It is no database.
     Other,

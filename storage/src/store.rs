@@ -68,7 +68,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
-    /// [`StoreError::StrayLog`] when the log of a database that is gone stands at `path`,
+    /// [`StoreError::StrayLog`] when there is a log of a deleted database at `path`,
     /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
     /// [`StoreError::InvalidArgument`] for options out of bounds, and for a name that belongs to another
     /// database, such as that of its log, [`StoreError::Damaged`], [`StoreError::CutOff`],
@@ -113,7 +113,7 @@ impl Store {
             connected => connected,
         }
         .map_err(|error| match (&error, open.cut_off()) {
-            // SQLite opens no file that is shorter than its header says, and does not say why.
+            // SQLite does not open a file that is shorter than its header says, and does not say why.
             (StoreError::Damaged { .. }, Some(cut_off)) => cut_off.error(path),
             _ => error,
         })?;
@@ -184,7 +184,7 @@ impl Store {
                     why,
                 });
             }
-            // Nothing is in it yet, as at the birth of a store.
+            // It is empty: another process is about to create the store.
             FileState::Empty => {
                 return Err(StoreError::Missing {
                     path: path.to_owned(),
@@ -432,7 +432,7 @@ impl Store {
     /// That size is what the file takes: all its pages, also those that hold nothing, and the part of the log
     /// beyond the usual size. Appends are refused by another one, in which free pages do not count
     /// ([`StoreOptions::db_bytes_max`]): after a big deletion the level goes down only when compaction has
-    /// given the free pages back, and appends are taken at once.
+    /// given the free pages back, and appends are accepted at once.
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()

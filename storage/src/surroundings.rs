@@ -1,4 +1,4 @@
-//! What a store stands on: the file system, the files beside it, and how its own file was made.
+//! A store's surroundings: the file system, the files beside it, and how its own file was created.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::store::Store;
 pub struct Surroundings {
     /// The network file system that holds it, when it is one.
     pub network_file_system: Option<&'static str>,
-    /// Bytes that its file system has left; `None` when it does not tell.
+    /// Bytes that its file system has left; `None` when it does not report that.
     pub free_bytes: Option<u64>,
-    /// Main file, as far as the system tells.
+    /// Size of the main file, 0 if unknown.
     pub database_bytes: u64,
-    /// Write-ahead log, as far as the system tells.
+    /// Size of the write-ahead log, 0 if unknown.
     pub wal_bytes: u64,
     /// Held for a full disk; `None` when no writer has made a reserve yet.
     pub reserve_bytes: Option<u64>,

@@ -23,16 +23,16 @@ impl Title {
         self.text.is_empty()
     }
 
-    /// Replaces the title by one told later, unless that one was made by the agent and this one was not.
-    /// A session that is named by its title, or not at all, gets the new one as its name.
-    pub(crate) fn follow(&mut self, told: &Self, name: &mut String) {
-        if self.by_user && !told.by_user {
+    /// Replaces the title by a later one, unless the user gave this one and the agent made the later one. A
+    /// session that has no name, or the old title as its name, is named by the new title.
+    pub(crate) fn update(&mut self, later: &Self, name: &mut String) {
+        if self.by_user && !later.by_user {
             return;
         }
         if name.is_empty() || *name == self.text {
-            name.clone_from(&told.text);
+            name.clone_from(&later.text);
         }
-        self.clone_from(told);
+        self.clone_from(later);
     }
 }
 
@@ -46,16 +46,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_title_is_the_name_and_what_the_user_gave_goes_before_what_the_agent_made() {
+    fn the_last_title_is_the_name_and_one_of_the_user_goes_before_one_of_the_agent() {
         let (mut kept, mut name) = (Title::default(), String::new());
-        for (told, by_user, named) in [
+        for (text, by_user, named) in [
             ("made", false, "made"),
             ("made later", false, "made later"),
             ("given", true, "given"),
             ("made again", false, "given"),
             ("given later", true, "given later"),
         ] {
-            kept.follow(&title(told, by_user), &mut name);
+            kept.update(&title(text, by_user), &mut name);
             assert_eq!(name, named);
         }
     }
@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn a_name_from_elsewhere_stays() {
         let (mut kept, mut name) = (Title::default(), "mine".to_owned());
-        kept.follow(&title("made", false), &mut name);
-        kept.follow(&title("given", true), &mut name);
+        kept.update(&title("made", false), &mut name);
+        kept.update(&title("given", true), &mut name);
         assert_eq!(name, "mine");
     }
 }

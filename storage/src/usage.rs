@@ -1,4 +1,4 @@
-//! Tokens and cost of a session, summed from what its lines tell.
+//! Tokens and cost of a session, summed from its lines.
 //!
 //! An agent prints one `assistant` line per content block, all with the same message id and the
 //! same (growing) usage, and a `result` line that sums the turn. Counting every line would inflate
@@ -70,7 +70,7 @@ impl Tokens {
 #[derive(Debug, Clone, PartialEq)]
 pub enum UsageFact {
     /// `system`/`init`: an agent process began, and its costs count from zero, or an agent that reads
-    /// its prompts from a stream begins another turn. The next `result` tells which.
+    /// its prompts from a stream begins another turn. The next `result` shows which.
     Initialized,
     /// An `assistant` line's `message.usage`.
     Assistant {
@@ -162,13 +162,13 @@ fn is_zero(tokens: &u64) -> bool {
     *tokens == 0
 }
 
-/// Bit for bit what reading gives when there is none: a negative zero is kept.
+/// Compares bits, because a negative zero must be written.
 fn costs_nothing(usd: &f64) -> bool {
     usd.to_bits() == 0
 }
 
 impl SessionUsage {
-    /// Takes in what a line tells.
+    /// Adds what a line says.
     pub fn add(&mut self, fact: &UsageFact) {
         match fact {
             UsageFact::Initialized => self.initialized = true,

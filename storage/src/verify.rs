@@ -46,7 +46,7 @@ impl VerifyReport {
         self.problems.is_empty()
     }
 
-    /// Lists what is damaged; other errors end the check.
+    /// Lists damage as a problem and returns `None`; other errors end the check.
     fn take<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -125,7 +125,7 @@ struct ReadBack {
 
 impl Store {
     /// Checks everything: SQLite's structure, every segment's checksum and digests, every hot
-    /// message's digest, that sequences have no gap and stand in one place only, that imported
+    /// message's digest, that every sequence is in exactly one place, that imported
     /// sessions still make the files they came from, and that the counters are those of the rows.
     /// Others may write meanwhile.
     ///
@@ -143,7 +143,7 @@ impl Store {
             store: self,
             reader: PageReader::default(),
             report: VerifyReport::default(),
-            // How many messages there are stands in a page that may be damaged.
+            // The page with the number of messages may be damaged.
             progress: VerifyProgress {
                 messages_done: 0,
                 messages: self.totals().map_or(0, |totals| totals.messages),

@@ -1,5 +1,5 @@
-//! The limits of an open store, which may change while it runs, and what is told when the
-//! database nears its own.
+//! The size limits of an open store, which may change while it runs, and the events as the database nears its
+//! limit.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,9 +30,9 @@ struct State {
 
 /// Limits, levels and events of one open store.
 pub(crate) struct CapacityWatch {
-    /// Both are changed together, and nobody sees one that is new and one that is not.
+    /// Both are changed together, so nobody sees one new and one old limit.
     limits: Mutex<SizeLimits>,
-    /// Whether the log is told of each change.
+    /// Whether each change is logged.
     is_logged: bool,
     /// Appends that were refused for want of space.
     pub(crate) refusals: RefusalLog,
@@ -61,7 +61,7 @@ impl CapacityWatch {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// Takes a sample of the database's size and tells what changed by it. Called by the writer's
+    /// Takes a sample of the database's size, and logs and reports the changes of level. Called by the writer's
     /// thread only.
     pub(crate) fn observe(&self, used_bytes: u64, now_ms: i64) {
         let limit = self.db_bytes_max();
@@ -88,14 +88,14 @@ impl CapacityWatch {
             }
             state.events.push_back(event);
             drop(state);
-            self.tell(&event);
+            self.notify(&event);
             state = self.lock();
         }
     }
 
-    /// Listeners are called without the lock: they may ask for levels and events, and add others,
-    /// which hear the next event.
-    fn tell(&self, event: &TimedEvent) {
+    /// Listeners are called without the lock, so they may ask for levels and events, and add listeners, which
+    /// are called from the next event on.
+    fn notify(&self, event: &TimedEvent) {
         let mut listeners = std::mem::take(&mut self.lock().listeners);
         listeners.retain(|listener| listener(event));
         let mut state = self.lock();
@@ -103,8 +103,8 @@ impl CapacityWatch {
         state.listeners = listeners;
     }
 
-    /// Takes note that an append was refused for want of room.
-    pub(crate) fn refused(&self, used_bytes: u64, now_ms: i64) {
+    /// Takes a sample after an append was refused at the limit.
+    pub(crate) fn observe_refusal(&self, used_bytes: u64, now_ms: i64) {
         let limit = self.db_bytes_max();
         if used_bytes >= limit / 100 * AT_LIMIT_PERCENT_MIN {
             self.observe(used_bytes.max(limit), now_ms);
@@ -142,7 +142,7 @@ impl CapacityWatch {
         self.lock().listeners.push(listener);
     }
 
-    /// Plain data, valid after every statement: a panic elsewhere does not spoil it.
+    /// Plain data, valid after every statement, so a poisoned lock is harmless.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

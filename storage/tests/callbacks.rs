@@ -1,4 +1,4 @@
-//! What runs inside the engine and is not its own: listeners and clocks that ask back, or panic.
+//! Callbacks that run inside the engine: listeners and clocks that call the store, or panic.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use betcode_storage::capacity::levels::{CapacityEvent, Level};
 use betcode_storage::{
@@ -19,8 +19,8 @@ use betcode_storage::{
 };
 use bytes::Bytes;
 
-/// For ever on any machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything takes on any machine.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn options() -> StoreOptions {
     StoreOptions {
@@ -38,13 +38,13 @@ fn batch(session: &str, messages: usize) -> Batch {
     Batch::new(id(session), vec![line; messages])
 }
 
-/// Panics on the threads that encode, as long as it is told to.
-struct Unlucky {
+/// Panics on the threads that encode while `panics` is set.
+struct PanickingClock {
     clock: ManualClock,
     panics: Arc<AtomicBool>,
 }
 
-impl Clock for Unlucky {
+impl Clock for PanickingClock {
     fn now_ms(&self) -> i64 {
         let encodes = std::thread::current().name() == Some("betcode-encode");
         assert!(!encodes || !self.panics.load(Ordering::SeqCst), "unlucky");
@@ -53,42 +53,38 @@ impl Clock for Unlucky {
 }
 
 /// A store whose only session is due to be compacted, whether that panics, and its clock.
-fn open_unlucky(path: &Path) -> (Store, Arc<AtomicBool>, Arc<Unlucky>) {
+fn open_with_panicking_clock(path: &Path) -> (Store, Arc<AtomicBool>, Arc<PanickingClock>) {
     let panics = Arc::new(AtomicBool::new(true));
-    let clock = Arc::new(Unlucky {
+    let clock = Arc::new(PanickingClock {
         clock: ManualClock::at(1_800_000_000_000),
         panics: Arc::clone(&panics),
     });
-    let told = Arc::clone(&clock);
+    let handle = Arc::clone(&clock);
     let clock: Arc<dyn Clock> = clock;
     let store = Store::open(path, StoreOptions { clock, ..options() }).unwrap();
     store.append(batch("s", 100)).unwrap();
-    told.clock.advance(7 * 24 * 3_600_000);
-    (store, panics, told)
+    handle.clock.advance(7 * 24 * 3_600_000);
+    (store, panics, handle)
 }
 
 fn wait_for(service: &CompactionService, what: &str, is: impl Fn(&ServiceStatus) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is(&service.status()) {
-        assert!(Instant::now() < deadline, "{what}: {:?}", service.status());
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    betcode_test_support::wait_for(what, || service.status(), is);
 }
 
 #[test]
-fn background_compaction_tells_of_a_panic_and_leaves_that_session_alone() {
+fn background_compaction_reports_a_panic_and_leaves_that_session_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, panics, told) = open_unlucky(&folder.path().join("h.db"));
+    let (store, panics, clock) = open_with_panicking_clock(&folder.path().join("h.db"));
     let options = ServiceOptions {
         interval_ms: 10,
         ..ServiceOptions::default()
     };
     let service = store.start_compaction(options).unwrap();
-    wait_for(&service, "told", |status| status.last_error.is_some());
+    wait_for(&service, "an error", |status| status.last_error.is_some());
     let error = service.status().last_error.unwrap();
     assert!(error.contains("internal error"), "{error}");
-    // At later looks it is told, and not met again.
-    wait_for(&service, "told whose", |status| {
+    // Later runs leave the session alone and keep the error.
+    wait_for(&service, "the session in the error", |status| {
         let error = status.last_error.as_deref().unwrap_or_default();
         error.starts_with("session s: ")
     });
@@ -101,7 +97,7 @@ fn background_compaction_tells_of_a_panic_and_leaves_that_session_alone() {
 
     panics.store(false, Ordering::SeqCst);
     store.append(batch("s", 1)).unwrap();
-    told.clock.advance(7 * 24 * 3_600_000);
+    clock.clock.advance(7 * 24 * 3_600_000);
     wait_for(&service, "compacted", |status| status.runs == 1);
     wait_for(&service, "in order", |status| {
         status.last_error.is_none() && status.state == ServiceState::Idle
@@ -111,10 +107,10 @@ fn background_compaction_tells_of_a_panic_and_leaves_that_session_alone() {
 }
 
 #[test]
-fn background_compaction_tells_of_a_lock_that_is_no_compactions() {
+fn background_compaction_reports_a_lock_that_is_not_compactions() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("h.db");
-    let (store, panics, _) = open_unlucky(&path);
+    let (store, panics, _) = open_with_panicking_clock(&path);
     panics.store(false, Ordering::SeqCst);
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -123,7 +119,7 @@ fn background_compaction_tells_of_a_lock_that_is_no_compactions() {
         ..ServiceOptions::default()
     };
     let service = store.start_compaction(options).unwrap();
-    wait_for(&service, "told", |status| status.last_error.is_some());
+    wait_for(&service, "an error", |status| status.last_error.is_some());
     other.execute_batch("ROLLBACK").unwrap();
     wait_for(&service, "in order", |status| {
         status.runs == 1 && status.last_error.is_none()
@@ -134,7 +130,7 @@ fn background_compaction_tells_of_a_lock_that_is_no_compactions() {
 #[test]
 fn a_panic_in_a_run_of_compaction_is_its_error() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _, _) = open_unlucky(&folder.path().join("h.db"));
+    let (store, _, _) = open_with_panicking_clock(&folder.path().join("h.db"));
     let go_on = &mut |_: &_| ControlFlow::Continue(());
     let error = store
         .compact(&CompactionRequest::manual(), go_on)
@@ -153,16 +149,16 @@ fn a_capacity_listener_may_ask_the_store_and_add_listeners() {
         ..options()
     };
     let store = Store::open(&folder.path().join("h.db"), limited).unwrap();
-    let (tell, told) = mpsc::channel();
+    let (send, received) = mpsc::channel();
     let asked = store.clone();
     store.on_capacity_event(move |event| {
-        let tell_also = tell.clone();
+        let send_also = send.clone();
         asked.on_capacity_event(move |event| {
-            let _ = tell_also.send(("added", event.event, Level::Ok, 0));
+            let _ = send_also.send(("added", event.event, Level::Ok, 0));
             false
         });
         let (level, events) = (asked.level(), asked.capacity_events().len());
-        let _ = tell.send(("first", event.event, level, events));
+        let _ = send.send(("first", event.event, level, events));
         true
     });
     let (filled, ended) = mpsc::channel();
@@ -172,12 +168,12 @@ fn a_capacity_listener_may_ask_the_store_and_add_listeners() {
             std::iter::from_fn(|| Some(writes.append(batch("s", 16)))).find_map(Result::err);
         let _ = filled.send(refused);
     });
-    let refused = ended.recv_timeout(PATIENCE).unwrap().unwrap();
+    let refused = ended.recv_timeout(WAIT_MAX).unwrap().unwrap();
     assert!(
         matches!(refused, StoreError::LimitReached { .. }),
         "{refused}"
     );
-    let heard: Vec<_> = told.try_iter().collect();
+    let heard: Vec<_> = received.try_iter().collect();
     let by = |who| heard.iter().filter(move |heard| heard.0 == who);
     let levels: Vec<Level> = by("first").map(|heard| heard.2).collect();
     assert_eq!(levels, [Level::Warning, Level::Critical, Level::Critical]);
@@ -189,7 +185,7 @@ fn a_capacity_listener_may_ask_the_store_and_add_listeners() {
     assert_eq!(added, first[1..]);
 }
 
-/// The reason that a closed store tells.
+/// The reason in the error of a closed store.
 fn why(error: &StoreError) -> &str {
     match error {
         StoreError::Closed { why: Some(why) } => why,
@@ -203,21 +199,21 @@ fn after_a_panic_of_a_callback_everybody_is_answered_with_the_reason() {
     let store = Store::open(&folder.path().join("h.db"), options()).unwrap();
     let (begun, has_begun) = mpsc::channel();
     let (go_on, may_go_on) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (send, received) = mpsc::channel();
     let wait = move |_| {
         begun.send(()).unwrap();
         may_go_on.recv().unwrap();
     };
     // While the first is answered the others come together in one group.
-    store.append_then(batch("s", 1), PATIENCE, wait).unwrap();
-    has_begun.recv_timeout(PATIENCE).unwrap();
+    store.append_then(batch("s", 1), WAIT_MAX, wait).unwrap();
+    has_begun.recv_timeout(WAIT_MAX).unwrap();
     let unlucky = |_| panic!("unlucky");
-    store.append_then(batch("s", 1), PATIENCE, unlucky).unwrap();
-    let done = move |answer| tell.send(answer).unwrap();
-    store.append_then(batch("s", 1), PATIENCE, done).unwrap();
+    store.append_then(batch("s", 1), WAIT_MAX, unlucky).unwrap();
+    let done = move |answer| send.send(answer).unwrap();
+    store.append_then(batch("s", 1), WAIT_MAX, done).unwrap();
     go_on.send(()).unwrap();
 
-    let answer = told.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    let answer = received.recv_timeout(WAIT_MAX).unwrap().unwrap_err();
     assert!(why(&answer).contains("not known"), "{answer}");
     let later = store.append(batch("s", 1)).unwrap_err();
     assert!(why(&later).contains("internal error"), "{later}");

@@ -110,8 +110,8 @@ fn nothing_is_put_where_another_database_has_its_own_files() {
             Store::open(&name, StoreOptions::default()).unwrap_err(),
         ];
         for error in refused {
-            let taken = error.kind() == ErrorKind::Invalid || before.is_some();
-            assert!(taken, "{suffix}: {error}");
+            let refused = error.kind() == ErrorKind::Invalid || before.is_some();
+            assert!(refused, "{suffix}: {error}");
         }
         // Reading is refused as well, but changes nothing.
         assert!(Store::open_read_only(&name, StoreOptions::default()).is_err());
@@ -309,7 +309,7 @@ fn a_copy_that_another_process_begins_meanwhile_is_not_taken_for_the_one_that_wa
     record(&store, "s", 500);
     let to = folder.path().join("copy.db");
     let partial = folder.path().join("copy.db.partial");
-    let taken = store
+    let busy = store
         .backup(&to, &mut |progress| {
             if progress.messages_done > 0 {
                 // As a copy begins.
@@ -319,7 +319,7 @@ fn a_copy_that_another_process_begins_meanwhile_is_not_taken_for_the_one_that_wa
             ControlFlow::Continue(())
         })
         .unwrap_err();
-    assert!(matches!(taken, StoreError::Busy { .. }), "{taken}");
+    assert!(matches!(busy, StoreError::Busy { .. }), "{busy}");
     assert!(!to.exists());
     assert!(partial.exists(), "it is the other process's");
 }

@@ -126,24 +126,25 @@ fn an_append_that_meets_a_damaged_page_says_whose_and_does_not_fail_those_beside
          ORDER BY path LIMIT 1 OFFSET 2",
     );
     let store = open(&path);
-    let (tell, told) = std::sync::mpsc::channel();
+    let (send, answers) = std::sync::mpsc::channel();
     for session in &sessions {
-        let (tell, name) = (tell.clone(), session.clone());
+        let (send, name) = (send.clone(), session.clone());
         let batch = Batch::new(id(session), line());
-        let done = move |answer| tell.send((name, answer)).unwrap();
+        let done = move |answer| send.send((name, answer)).unwrap();
         store
             .append_then(batch, std::time::Duration::from_secs(60), done)
             .unwrap();
     }
-    drop(tell);
-    let (taken, refused): (Vec<_>, Vec<_>) = told.iter().partition(|(_, answer)| answer.is_ok());
+    drop(send);
+    let (recorded, refused): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|(_, answer)| answer.is_ok());
     // Rows that grow move between a page and those beside it, so that these can be concerned too.
-    assert!(taken.len() > 700, "{}", taken.len());
-    let told = |(session, answer): (String, Result<_, StoreError>)| {
-        let told = answer.unwrap_err().to_string();
-        told.contains(&session) && told.contains("find the session")
+    assert!(recorded.len() > 700, "{}", recorded.len());
+    let names_session = |(session, answer): (String, Result<_, StoreError>)| {
+        let error = answer.unwrap_err().to_string();
+        error.contains(&session) && error.contains("find the session")
     };
-    assert!(refused.into_iter().any(told));
+    assert!(refused.into_iter().any(names_session));
 }
 
 /// The last leaf of the segments, where those of later sessions would stand.

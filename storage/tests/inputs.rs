@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use betcode_storage::segment::{CodecVersion, DecodeLimits, EncodeParams, Entry, decode, encode};
+use betcode_test_support::{Random, noise};
 use proptest::prelude::*;
 
 /// Beyond the messages' own bytes: the segment's header and the parts' lengths …
@@ -52,22 +53,6 @@ fn both_tiers(messages: &[Vec<u8>]) -> f64 {
     share(messages, 4).max(share(messages, 16))
 }
 
-/// A cheap random sequence.
-fn random(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed | 1;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    }
-}
-
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut next = random(seed);
-    (0..bytes).map(|_| (next() >> 32) as u8).collect()
-}
-
 fn base64(bytes: &[u8]) -> String {
     let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let threes = bytes.as_chunks::<3>().0.iter();
@@ -79,8 +64,8 @@ fn base64(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn uuid(next: &mut impl FnMut() -> u64) -> String {
-    let (high, low) = (next(), next());
+fn uuid(random: &mut Random) -> String {
+    let (high, low) = (random.bits(), random.bits());
     format!(
         "{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}",
         high >> 32,
@@ -93,18 +78,18 @@ fn uuid(next: &mut impl FnMut() -> u64) -> String {
 
 #[test]
 fn partial_messages_come_back_and_shrink_to_a_fifth() {
-    let mut next = random(7);
+    let mut random = Random::new(7);
     let words = [
         "the ", "store ", "keeps ", "every ", "\\n", "line, ", "byte ", "\\u00e9",
     ];
-    let session = uuid(&mut next);
+    let session = uuid(&mut random);
     let messages: Vec<Vec<u8>> = (0..3000)
         .map(|n| {
-            let word = words[(next() >> 40) as usize % words.len()];
+            let word = random.one_of(&words);
             format!(
                 r#"{{"type":"stream_event","event":{{"type":"content_block_delta","index":{},"delta":{{"type":"text_delta","text":"{word}"}}}},"session_id":"{session}","parent_tool_use_id":null,"uuid":"{}"}}"#,
                 n / 500,
-                uuid(&mut next)
+                uuid(&mut random)
             )
             .into_bytes()
         })
@@ -128,7 +113,7 @@ fn an_image_that_comes_again_is_stored_once() {
 
 #[test]
 fn lines_of_other_agents_come_back_and_shrink() {
-    let mut next = random(3);
+    let mut random = Random::new(3);
     let messages: Vec<Vec<u8>> = (0..600)
         .map(|n| {
             let text = match n % 4 {
@@ -138,15 +123,15 @@ fn lines_of_other_agents_come_back_and_shrink() {
                     n % 60,
                     n % 59,
                     n + 40,
-                    next()
+                    random.bits()
                 ),
                 1 => format!(
                     r#"{{ "role" : "tool", "ok" : true, "cost" : {:.6}, "tokens" : [ {n}, -{n}, 1e{} ] }}"#,
                     n as f64 / 7.0,
                     n % 30
                 ),
-                2 => format!("[{n:05}] INFO  agent::run: step {n} of 600 took {} ms", next() % 900),
-                _ => format!(r#"{{"kind":"usage_update","sessionUpdate":{{"used":{},"size":200000}},"at":{}}}"#, next() % 200_000, 1_759_000_000 + n),
+                2 => format!("[{n:05}] INFO  agent::run: step {n} of 600 took {} ms", random.below(900)),
+                _ => format!(r#"{{"kind":"usage_update","sessionUpdate":{{"used":{},"size":200000}},"at":{}}}"#, random.below(200_000), 1_759_000_000 + n),
             };
             text.into_bytes()
         })

@@ -69,7 +69,7 @@ fn assert_all_there(store: &Store, count: u64) {
 }
 
 #[test]
-fn each_level_is_told_once_and_compaction_makes_room_at_once() {
+fn each_level_is_an_event_once_and_compaction_makes_room_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let (answered, error) = fill(&store, 1);
@@ -82,24 +82,24 @@ fn each_level_is_told_once_and_compaction_makes_room_at_once() {
     );
     assert_all_there(&store, answered);
 
-    let told: Vec<_> = store
+    let events: Vec<_> = store
         .capacity_events()
         .into_iter()
-        .map(|told| told.event)
+        .map(|timed| timed.event)
         .collect();
-    let levels: Vec<_> = told
+    let levels: Vec<_> = events
         .iter()
         .filter_map(|event| match event {
             CapacityEvent::LevelChanged { to, .. } => Some(*to),
             _ => None,
         })
         .collect();
-    assert_eq!(levels, [Level::Warning, Level::Critical], "{told:?}");
-    let reached = told
+    assert_eq!(levels, [Level::Warning, Level::Critical], "{events:?}");
+    let reached = events
         .iter()
         .filter(|e| matches!(e, CapacityEvent::LimitReached { .. }))
         .count();
-    assert_eq!(reached, 1, "{told:?}");
+    assert_eq!(reached, 1, "{events:?}");
 
     store
         .compact(&CompactionRequest::manual(), &mut |_| {

@@ -13,6 +13,8 @@ use std::time::Instant;
 use betcode_storage::capacity::planner::memory::DAEMON_SESSION_BYTES;
 use betcode_storage::capacity::text::{bytes, percent};
 use betcode_storage::{Arrival, Batch, CompactionRequest, ReadRange, Store, StoreOptions};
+use betcode_test_support::Random;
+use betcode_test_support::proc::resident_bytes;
 use bytes::Bytes;
 
 /// The plan's message.
@@ -27,13 +29,7 @@ fn record(path: &Path, sessions: usize) -> Store {
         ..StoreOptions::default()
     };
     let store = Store::open(path, options).unwrap();
-    let mut seed = 1_u64;
-    let mut random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
+    let mut random = Random::new(1);
     for session in 0..sessions {
         let lines = (0..MESSAGES_PER_HOUR)
             .map(|n| {
@@ -42,7 +38,7 @@ fn record(path: &Path, sessions: usize) -> Store {
                     r#"{{"type":"user","timestamp":"2026-02-14T09:{minute:02}:{second:02}Z","text":""#
                 );
                 while line.len() < MESSAGE_BYTES - 2 {
-                    line.push_str(&format!("word{} ", random() % 5_000));
+                    line.push_str(&format!("word{} ", random.below(5_000)));
                 }
                 line.truncate(MESSAGE_BYTES - 2);
                 line.push_str("\"}");
@@ -54,16 +50,6 @@ fn record(path: &Path, sessions: usize) -> Store {
         store.append(batch).unwrap();
     }
     store
-}
-
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|p| p.parse().ok())
-        .unwrap_or(0);
-    pages * 4096
 }
 
 /// The median of 21 reports, in milliseconds.

@@ -466,7 +466,7 @@ fn a_session_with_a_damaged_message_stays_and_keeps_no_other_from_being_removed(
 }
 
 #[test]
-fn a_session_whose_row_tells_too_little_of_it_goes_into_no_archive_and_not_without_one() {
+fn a_session_whose_row_has_too_few_messages_is_neither_archived_nor_removed() {
     for archived in [false, true] {
         let case = Case::new();
         damage(

@@ -247,14 +247,16 @@ fn a_new_session_does_not_get_a_key_under_which_messages_stand() {
 
 #[test]
 fn a_row_that_says_more_messages_than_there_are_ends_every_reading_of_them() {
-    for told in ["4294967295", "4294967296", "9223372036854775807"] {
+    for last_sequence in ["4294967295", "4294967296", "9223372036854775807"] {
         let place = Place::new();
         let store = place.open();
         record(&store, "s", &lines(100, 1));
         compact(&store, Tier::Deep);
         record(&store, "s", &lines(50, 2));
         store.close().unwrap();
-        place.damage(&format!("UPDATE sessions SET last_sequence = {told}"));
+        place.damage(&format!(
+            "UPDATE sessions SET last_sequence = {last_sequence}"
+        ));
         let store = place.open();
         let report = verify(&store);
         assert!(!report.ok() && report.problems.len() < 20, "{report:?}");
@@ -489,10 +491,10 @@ fn wrong_sums_do_not_keep_a_backup_from_being_made() {
     place.damage("UPDATE store SET wall_ms = wall_ms + 1");
     let store = place.open();
     let go_on = &mut |_: &_| std::ops::ControlFlow::Continue(());
-    let told = store.verify(go_on).unwrap().problems;
+    let reported = store.verify(go_on).unwrap().problems;
     assert!(
-        !told.is_empty() && told.iter().all(|p| p.kind == ProblemKind::Counter),
-        "{told:?}"
+        !reported.is_empty() && reported.iter().all(|p| p.kind == ProblemKind::Counter),
+        "{reported:?}"
     );
     let copy = tempfile::tempdir().unwrap();
     let copied = store.backup(&copy.path().join("copy.db"), go_on).unwrap();

@@ -74,7 +74,7 @@ fn assert_sound(store: &Store) {
 }
 
 #[test]
-fn a_stream_of_an_hour_counts_as_the_hour_that_its_results_tell() {
+fn a_stream_of_an_hour_counts_as_the_hour_of_its_results() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open(folder.path());
     import(&store, 1, &STREAM[..5]);
@@ -182,15 +182,15 @@ fn live_recording_counts_when_lines_were_received_and_no_durations() {
         }
         figures(&store)
     };
-    let told = record(folder.path(), &STREAM.map(str::to_owned)[..6]);
-    assert_eq!(told.0.active_ms, 5 * 1500);
-    assert_eq!(told.1.wall_ms, 5 * 1500);
+    let recorded = record(folder.path(), &STREAM.map(str::to_owned)[..6]);
+    assert_eq!(recorded.0.active_ms, 5 * 1500);
+    assert_eq!(recorded.1.wall_ms, 5 * 1500);
     let (mut session, totals, hours) = record(other.path(), &without[..6]);
     // The other name is longer.
-    session.raw_bytes = told.0.raw_bytes;
-    session.hot_bytes = told.0.hot_bytes;
-    session.uncompacted_bytes = told.0.uncompacted_bytes;
-    assert_eq!(session, told.0);
+    session.raw_bytes = recorded.0.raw_bytes;
+    session.hot_bytes = recorded.0.hot_bytes;
+    session.uncompacted_bytes = recorded.0.uncompacted_bytes;
+    assert_eq!(session, recorded.0);
     assert_eq!((totals.active_ms, totals.wall_ms), (5 * 1500, 5 * 1500));
     let active = |hours: &[HourGrowth]| -> Vec<_> {
         hours
@@ -198,7 +198,7 @@ fn live_recording_counts_when_lines_were_received_and_no_durations() {
             .map(|h| (h.hour, h.messages, h.active_ms))
             .collect()
     };
-    assert_eq!(active(&hours), active(&told.2));
+    assert_eq!(active(&hours), active(&recorded.2));
 }
 
 #[test]
@@ -227,15 +227,15 @@ fn a_time_at_which_nobody_can_have_said_a_line_is_none() {
                 Arrival::Live => NOON_MS,
                 Arrival::Historical => first_ms + 60_000,
             };
-            let told = (session.first_time_ms, session.last_time_ms);
-            assert_eq!(told, (Some(first_ms), Some(last_ms)), "{absurd}");
+            let recorded = (session.first_time_ms, session.last_time_ms);
+            assert_eq!(recorded, (Some(first_ms), Some(last_ms)), "{absurd}");
             assert_eq!(store.totals().unwrap().wall_ms, last_ms - first_ms);
         }
     }
 }
 
 #[test]
-fn a_clock_a_few_hours_ahead_is_believed() {
+fn a_clock_a_few_hours_ahead_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open(folder.path());
     let ahead = r#"{"type":"user","timestamp":"2026-02-15T11:00:00Z"}"#;

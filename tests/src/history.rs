@@ -1,7 +1,7 @@
 //! What was acknowledged, and whether a store still has it.
 //!
-//! A worker writes a line to a file of its own, outside the store, for each answer it got. After
-//! the fault the test holds that file against the store.
+//! A worker writes a line to a file of its own, outside the store, for each answer it got. After the fault the test
+//! compares that file with the store.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
@@ -12,7 +12,7 @@ use betcode_storage::{ReadRange, SessionFilter, SessionId, Store, StoreOptions};
 
 use crate::lines;
 
-/// Something that a worker was told, or was about to ask for.
+/// What a worker got acknowledged, or was about to ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// `messages` messages of `writer`, from its number `n` on, stand at `sequence` and after it.
@@ -88,13 +88,13 @@ pub struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Takes in the events of a file. A last line without its newline was not told to anybody.
+    /// Adds the events of a file. A last line without its newline was not acknowledged.
     pub fn read(&mut self, file: &Path) {
         self.read_first(file, usize::MAX);
     }
 
     /// As [`Self::read`], of which the events behind the first `bytes` of the file are no promises.
-    /// But a deletion that began there may have taken place.
+    /// But a deletion that began may have happened.
     pub fn read_first(&mut self, file: &Path, bytes: usize) {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         let (promised, later) = text.split_at(bytes.min(text.len()));

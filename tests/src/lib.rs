@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: payloads that can be made again from their name, child
-//! processes that die when told to, faults of the file system, and the questions that every
+//! processes that die on request, faults of the file system, and the questions that every
 //! test asks of a store afterwards.
 //!
 //! `tests/README.md` says which fault of the field each test reproduces.

@@ -1,4 +1,4 @@
-//! Dependencies point down. What must not be there is as much of the architecture as what is.
+//! Checks the dependencies between crates: they point down, and some must not exist.
 
 // A failed unwrap is a failed test, in helpers as well.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -56,7 +56,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What must never come with the engine, by whatever way.
+/// What the engine must not depend on, directly or not.
 const NOT_IN_STORAGE: &[&str] = &[
     "tokio",
     "tonic",
@@ -91,7 +91,7 @@ fn text(value: &serde_json::Value) -> &str {
 }
 
 /// Direct dependencies of each crate, tests' own left out.
-fn rooms() -> BTreeMap<String, BTreeSet<String>> {
+fn crates() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = metadata(&["--no-deps"]);
     metadata["packages"]
         .as_array()
@@ -111,17 +111,17 @@ fn rooms() -> BTreeMap<String, BTreeSet<String>> {
 }
 
 #[test]
-fn dependencies_between_rooms_point_down() {
-    let rooms = rooms();
-    for (room, dependencies) in &rooms {
-        let Some((_, allowed)) = ALLOWED.iter().find(|(name, _)| name == room) else {
-            panic!("{room} is new: say here what it may depend on");
+fn dependencies_between_crates_point_down() {
+    let crates = crates();
+    for (name, dependencies) in &crates {
+        let Some((_, allowed)) = ALLOWED.iter().find(|(known, _)| known == name) else {
+            panic!("{name} is new: say here what it may depend on");
         };
         for dependency in dependencies {
-            if rooms.contains_key(dependency) {
+            if crates.contains_key(dependency) {
                 assert!(
                     allowed.contains(&dependency.as_str()),
-                    "{room} must not depend on {dependency}"
+                    "{name} must not depend on {dependency}"
                 );
             }
         }
@@ -143,8 +143,8 @@ fn nothing_depends_on_tests_and_benches() {
     }
 }
 
-/// All that a room is built with, directly or not.
-fn closure(metadata: &serde_json::Value, room: &str) -> BTreeSet<String> {
+/// All that a crate is built with, directly or not.
+fn closure(metadata: &serde_json::Value, name: &str) -> BTreeSet<String> {
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
     let names: BTreeMap<&str, &str> = metadata["packages"]
         .as_array()
@@ -152,7 +152,7 @@ fn closure(metadata: &serde_json::Value, room: &str) -> BTreeSet<String> {
         .iter()
         .map(|package| (text(&package["id"]), text(&package["name"])))
         .collect();
-    let root = names.iter().find(|(_, name)| **name == room).unwrap().0;
+    let root = names.iter().find(|(_, known)| **known == name).unwrap().0;
     let mut found = BTreeSet::from([*root]);
     let mut open = vec![*root];
     while let Some(id) = open.pop() {
@@ -175,12 +175,12 @@ fn closure(metadata: &serde_json::Value, room: &str) -> BTreeSet<String> {
 #[test]
 fn the_engine_knows_no_network_no_terminal_and_no_async_runtime() {
     let metadata = metadata(&[]);
-    for room in ["betcode-storage", "betcode-schema-sql"] {
-        let closure = closure(&metadata, room);
+    for name in ["betcode-storage", "betcode-schema-sql"] {
+        let closure = closure(&metadata, name);
         for unwanted in NOT_IN_STORAGE {
             assert!(
                 !closure.contains(*unwanted),
-                "{room} is built with {unwanted}"
+                "{name} is built with {unwanted}"
             );
         }
     }

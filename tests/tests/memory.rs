@@ -98,11 +98,11 @@ fn big_session(bytes: u64) {
     let folder = tempfile::tempdir().unwrap();
     let db = folder.path().join("history.db");
     let store = Store::open(&db, roomy()).unwrap();
-    let told = record(&store, bytes);
+    let recorded = record(&store, bytes);
     for state in ["hot", "compacted"] {
         eprintln!("{state}:");
         let replayed = replay(&db);
-        assert_eq!((replayed.messages, replayed.bytes), told);
+        assert_eq!((replayed.messages, replayed.bytes), recorded);
         assert!(
             replayed.peak_bytes < RESIDENT_BYTES_MAX,
             "{state}: {} bytes resident",

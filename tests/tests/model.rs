@@ -188,13 +188,13 @@ impl Pair {
 
     fn append(&mut self, session: &'static str, payloads: Vec<Bytes>) {
         let before = self.messages(session).len() as u64;
-        let told = self
+        let answer = self
             .store()
             .append(Batch::new(id(session), payloads.clone()))
             .unwrap();
-        assert_eq!(told.first_sequence, before + 1);
-        assert_eq!(told.last_sequence, before + payloads.len() as u64);
-        assert_eq!(told.duplicates, 0);
+        assert_eq!(answer.first_sequence, before + 1);
+        assert_eq!(answer.last_sequence, before + payloads.len() as u64);
+        assert_eq!(answer.duplicates, 0);
         let known = self.model.entry(session).or_default();
         known.messages.extend(payloads);
     }
@@ -226,19 +226,19 @@ impl Pair {
             expected_sequence: Some(expected as u64 + 1),
             ..Batch::new(id(session), payloads.clone())
         };
-        let told = self.store().append(batch);
+        let answer = self.store().append(batch);
         if changed {
-            let refused = told.unwrap_err();
+            let refused = answer.unwrap_err();
             let StoreError::SequenceConflict { sequence, .. } = refused else {
                 panic!("{refused:?}");
             };
             assert_eq!(sequence, (expected + back / 2) as u64 + 1);
             return;
         }
-        let told = told.unwrap();
-        assert_eq!(told.first_sequence, expected as u64 + 1);
-        assert_eq!(told.last_sequence, (expected + payloads.len()) as u64);
-        assert_eq!(told.duplicates, back as u64);
+        let answer = answer.unwrap();
+        assert_eq!(answer.first_sequence, expected as u64 + 1);
+        assert_eq!(answer.last_sequence, (expected + payloads.len()) as u64);
+        assert_eq!(answer.duplicates, back as u64);
         self.model.entry(session).or_default().messages.extend(more);
     }
 

@@ -30,7 +30,7 @@ fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, Lost)> 
     let seed = seed();
     let mut random = Random::new(seed);
     let mut acknowledged = Acknowledged::default();
-    let (mut told, mut lost) = (0, Lost::default());
+    let (mut acknowledged_messages, mut lost) = (0, Lost::default());
     for round in 0..rounds {
         let db = device.path().join("history.db");
         let acks = outside.path().join(format!("acks-{round}"));
@@ -43,9 +43,9 @@ fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, Lost)> 
             .start();
         assert_eq!(worker.line().as_deref(), Some("open"));
         std::thread::sleep(Duration::from_millis(random.between(20, 400)));
-        // What is answered while the power is being cut is not asked for: an fsync that races with
-        // the cut may be told that all is well, to a program of three lines as well.
-        let told_before = std::fs::read_to_string(&acks).unwrap_or_default();
+        // Only what was answered before the cut began has to be there: an fsync that races with the cut may succeed
+        // although nothing is on disk. A program of three lines shows that as well.
+        let acks_before = std::fs::read_to_string(&acks).unwrap_or_default();
         if let Err(error) = cut_power(&device.path()) {
             skipped(test, &format!("the power cannot be cut here: {error}"));
             return None;
@@ -54,14 +54,16 @@ fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, Lost)> 
         device.unmount().unwrap();
         device.again().unwrap();
         let before = acknowledged.messages();
-        acknowledged.read_first(&acks, told_before.len());
-        told += acknowledged.messages().saturating_sub(before);
+        acknowledged.read_first(&acks, acks_before.len());
+        acknowledged_messages += acknowledged.messages().saturating_sub(before);
         let now = acknowledged.lost(&db, options());
         lost.messages += now.messages;
         lost.deletions += now.deletions;
     }
-    eprintln!("{durability}: {rounds} rounds, {told} messages acknowledged, {lost:?}");
-    Some((told, lost))
+    eprintln!(
+        "{durability}: {rounds} rounds, {acknowledged_messages} messages acknowledged, {lost:?}"
+    );
+    Some((acknowledged_messages, lost))
 }
 
 /// `BETCODE_POWER_ROUNDS` sets the number of rounds.
@@ -69,8 +71,11 @@ fn cut_rounds(test: &str, durability: &str, rounds: u64) -> Option<(u64, Lost)> 
 #[ignore = "needs root and a loop device, and takes minutes"]
 fn what_was_answered_survives_power_loss() {
     let rounds = setting("BETCODE_POWER_ROUNDS", 20);
-    if let Some((told, lost)) = cut_rounds("power loss", "full", rounds) {
-        assert!(told > 0, "nothing was acknowledged: the test tests nothing");
+    if let Some((acknowledged_messages, lost)) = cut_rounds("power loss", "full", rounds) {
+        assert!(
+            acknowledged_messages > 0,
+            "nothing was acknowledged: the test tests nothing"
+        );
         assert_eq!(lost, Lost::default());
     }
 }

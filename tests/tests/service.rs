@@ -44,11 +44,7 @@ fn eager() -> ServiceOptions {
 
 /// Waits until the service is as it should be; a minute is for ever on any machine.
 fn wait_for(service: &CompactionService, what: &str, is: impl Fn(&ServiceStatus) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is(&service.status()) {
-        assert!(Instant::now() < deadline, "{what}: {:?}", service.status());
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    betcode_test_support::wait_for(what, || service.status(), is);
 }
 
 /// Lets the service look at the store at least twice.
@@ -213,7 +209,7 @@ fn a_session_that_cannot_be_compacted_is_named_and_the_others_are_done() {
     let error = service.status().last_error.unwrap();
     assert!(error.contains("damaged") && error.contains("11"), "{error}");
     assert_eq!(store.session(&id("whole")).unwrap().hot_messages, 0);
-    // It is left alone until there is more of it, and is told all the while.
+    // It is left alone until it has more messages, and reported all the time.
     append(&store, "whole", 50, 60);
     clock.advance(HOUR_MS);
     wait_for(&service, "compacting again", |s| s.runs > 1);

@@ -231,9 +231,9 @@ fn a_deletion_on_a_full_disk_says_at_whatever_moment_whether_the_session_is_gone
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::NoSpace, "write {n}: {error}");
-                let told = matches!(error, StoreError::SpaceNotGivenBack { .. });
-                assert_eq!(told, !is_there, "write {n}: {error}");
-                *(if told { &mut gone } else { &mut there_still }) += 1;
+                let is_gone = matches!(error, StoreError::SpaceNotGivenBack { .. });
+                assert_eq!(is_gone, !is_there, "write {n}: {error}");
+                *(if is_gone { &mut gone } else { &mut there_still }) += 1;
             }
         }
         drop(store);
@@ -316,8 +316,8 @@ fn cut_power_at(moments: u64) {
         .map(|file| (file.clone(), std::fs::read(file).unwrap_or_default()))
         .collect();
     faults.start_tape();
-    // Length of the tape when each event was told, so that a cut knows what was promised.
-    let mut told: Vec<(usize, Event)> = Vec::new();
+    // Length of the tape when each event was acknowledged, so that a cut knows what was promised.
+    let mut promises: Vec<(usize, Event)> = Vec::new();
     let mut n = 0;
     for step in 0..120_u64 {
         let messages = random.between(1, 6);
@@ -330,7 +330,7 @@ fn cut_power_at(moments: u64) {
             n,
             messages,
         };
-        told.push((faults.tape_length(), event));
+        promises.push((faults.tape_length(), event));
         n += messages;
         match step % 20 {
             7 => compact(&store, Tier::Quick).unwrap(),
@@ -348,7 +348,7 @@ fn cut_power_at(moments: u64) {
         let own = tempfile::tempdir().unwrap();
         write_all(&files, own.path());
         let mut acknowledged = Acknowledged::default();
-        for (at, event) in &told {
+        for (at, event) in &promises {
             if *at <= cut {
                 acknowledged.add(event.clone());
             }

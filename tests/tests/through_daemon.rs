@@ -116,7 +116,7 @@ fn every_command_that_writes_works_through_the_daemon_and_gives_what_it_gives_wi
     let imported = place.json(&["import", "logs"], 0);
     assert_eq!(imported["via"], "daemon");
     assert_eq!(imported["sessions"], 2);
-    // The torn line goes on, and is taken up where it was left.
+    // The torn line is continued where it ended.
     place.log(
         "torn.jsonl",
         b"{\"type\":\"user\"}\r\n\n\x00\xff torn no more\n",
@@ -180,7 +180,7 @@ fn the_daemons_limits_and_refusals_end_with_the_same_codes_as_without_it() {
             .contains("there.db"),
         "{error}"
     );
-    // A line longer than the daemon takes is told by its file; the others are taken.
+    // A line longer than the daemon accepts is reported with its file; the others are imported.
     place.log(
         "long.jsonl",
         &[b"x".repeat(12 << 20), b"\n".to_vec()].concat(),

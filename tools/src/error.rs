@@ -297,7 +297,7 @@ fn hint_of(error: &StoreError, exit: Exit) -> Option<&'static str> {
         | StoreError::Segment { .. } => Some(DAMAGED_SESSION_HINT),
         StoreError::Damaged { session: None, .. } => Some(DAMAGED_STORE_HINT),
         StoreError::CutOff { .. } => Some(
-            "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` tells what is missing",
+            "restore a backup; `betcode-db export --salvage --out DIR` writes what is left, and `betcode-db verify` says what is missing",
         ),
         other => other.hint().or(usual_hint(exit)),
     }
@@ -309,7 +309,7 @@ impl From<StoreError> for Failure {
         let hint = hint_of(&error, exit);
         let stop = stop_holder(&error)
             .map(|stop| format!("wait for it, or {stop}, and run the command again"));
-        // A lease that is held is seen at once.
+        // A held lease is reported without waiting.
         let mut what = error.to_string().replace(" (waited 0 ms)", "");
         let mut why = None;
         if let StoreError::Missing { path } = &error

@@ -59,7 +59,7 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// The same, as the engine's observers want it.
+    /// The same as a `ControlFlow`, as the engine's observers return it.
     pub fn flow(&self) -> ControlFlow<()> {
         if self.raised() {
             ControlFlow::Break(())
@@ -69,8 +69,7 @@ impl Interrupt {
     }
 }
 
-/// A bit for each signal that this process ignores, from signal 1 on; none where the system does not
-/// tell.
+/// A bit for each signal that this process ignores, from signal 1 on; 0 if the system does not say.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,8 +1,8 @@
-//! Every bound of the tool's waits, buffers and lists, with its unit in its name. What the engine bounds
-//! stands in `betcode_storage::limits`; how much the generator makes, with the generator.
+//! Every bound of the tool's waits, buffers and lists, with its unit in its name. The engine's bounds
+//! are in `betcode_storage::limits`, the generator's sizes beside the generator.
 
-/// A signal that comes no later than this after the first one is taken as the same one: `timeout` of coreutils
-/// sends its signal twice, and a wrapper may pass on what the terminal has sent to the tool already.
+/// A signal within this time after the first counts as the same one: `timeout` of coreutils sends its signal
+/// twice, and a wrapper may pass on a signal that the terminal has already sent to the tool.
 pub const REPEATED_SIGNAL_MS_MAX: u64 = 1_000;
 
 /// How long a daemon that is just starting is waited for.
@@ -46,14 +46,14 @@ pub const IMPORT_BATCH_LINES_MAX: usize = 4096;
 /// Bytes imported between two quick compactions, so that a large import never needs space for all
 /// its lines uncompacted.
 pub const IMPORT_COMPACT_EVERY_BYTES: u64 = 64_000_000;
-/// How often the import of a file is begun anew, when another import of it records the same lines.
+/// How often the import of a file is retried when another import records the same lines.
 pub const OVERTAKEN_TRIES_MAX: usize = 4;
 /// Sessions that a file is compared with to see whether it is an older copy of one.
 pub const OLDER_COPY_REPLAYS_MAX: usize = 32;
 
-/// Letters and digits, made up anew for each, with which the name of an unfinished export ends.
+/// Random letters and digits at the end of the name of an unfinished export.
 pub const UNFINISHED_RANDOM_BYTES: usize = 6;
-/// How long an unfinished file of another export is left alone: one that has just been made is not held yet.
+/// How long an unfinished file of another export is left alone: a new one may not be locked yet.
 pub const UNFINISHED_MS_MIN: u64 = 3_600_000;
 
 /// Lines of a list (sessions to go, steps of a plan, files that were skipped) before the rest is summed up.

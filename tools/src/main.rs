@@ -55,7 +55,7 @@ fn command() -> clap::Command {
     })
 }
 
-/// Whether the command line has an option. What stands after `--` is none.
+/// Whether the command line has an option before `--`.
 fn is_given(option: &str) -> bool {
     let mut options = std::env::args_os()
         .skip(1)

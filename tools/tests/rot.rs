@@ -40,7 +40,7 @@ fn options() -> StoreOptions {
     }
 }
 
-/// A line that tells whose it is, with a text that others have as well; some are empty, or no JSON.
+/// A line that names its writer, with a text that others have as well; some are empty, or no JSON.
 fn line(writer: u64, n: u64) -> Bytes {
     let mut random = Random::new(writer << 32 | n);
     let mut shared = Random::new(n);
@@ -383,7 +383,7 @@ fn assert_kept(before: &Histories, after: &Histories, by: &str, is_tree_whole: b
     }
 }
 
-/// Where the last page ends that a tree begins on, and that tells what tables there are.
+/// Where the last page ends that a tree begins on, and that lists the tables.
 fn roots_end(path: &Path) -> u64 {
     let connection = rusqlite::Connection::open(path).unwrap();
     let sql = "SELECT max(pageno) FROM dbstat
@@ -429,7 +429,7 @@ fn a_store_damaged_anywhere_names_it_and_loses_nothing_more() {
     rot(4, 1_796_005_670);
 }
 
-/// What a session's messages are is told by their rows, whatever the index of ids says.
+/// A session's messages are those of its rows, whatever the index of ids says.
 #[test]
 fn a_bit_of_the_index_of_ids_gives_no_session_the_messages_of_another() {
     // What the ids take at the end of their page.

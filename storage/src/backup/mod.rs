@@ -1,4 +1,4 @@
-//! Copies of a store: before a migration, on request while writing goes on, and back.
+//! Copies of a store: before a migration, backups during writing, and restores.
 
 mod partial;
 mod place;
@@ -18,7 +18,7 @@ use crate::sql::totals::HistoryFingerprint;
 use crate::store::Store;
 use crate::verify::{VerifyProgress, VerifyReport};
 
-/// Refuses a place where something stands, or where a log waits for a database that is gone: the
+/// Refuses a place where a file exists, or where a log waits for a database that is gone: the
 /// next one that opens the copy would read it into it.
 fn refuse_taken(to: &Path) -> Result<()> {
     if to.exists() {
@@ -82,7 +82,7 @@ pub struct BackupReport {
     pub messages: u64,
     /// Their payload bytes.
     pub raw_bytes: u64,
-    /// Where a restore put the store that stood in its place.
+    /// Where a restore moved the store that was there before.
     pub moved_aside: Option<PathBuf>,
 }
 
@@ -127,7 +127,7 @@ impl Store {
         Ok(report(to, &checked, None))
     }
 
-    /// What is missing may be no message at all. It is damage all the same, and no copy hides it.
+    /// The missing pages may hold no message, but a copy must not hide the damage.
     fn refuse_cut_off(&self) -> Result<()> {
         match self.inner.cut_off {
             Some(cut_off) => Err(cut_off.error(self.path())),
@@ -160,7 +160,7 @@ pub fn restore(
             why: format!("{} is the database itself", backup.display()),
         });
     }
-    // First of all: nobody is to make room for a backup that is none.
+    // Checked first, before anything is moved for a file that is not a backup.
     let source = Store::open_read_only(backup, StoreOptions::default())?;
     source.refuse_cut_off()?;
     if !replace {
@@ -198,7 +198,7 @@ pub fn restore(
 
 fn report(to: &Path, checked: &VerifyReport, moved_aside: Option<PathBuf>) -> BackupReport {
     BackupReport {
-        // The copy is there and was checked; only its size would not be told.
+        // The copy exists and was checked; only its size is unknown.
         bytes: Db::at(to).main_bytes().unwrap_or(0),
         sessions: checked.sessions,
         messages: checked.messages,

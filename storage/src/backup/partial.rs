@@ -153,7 +153,7 @@ impl Partial {
         }
     }
 
-    /// Refuses to go on when another copy stands at `path`.
+    /// Fails if there is another copy at `path`.
     pub(super) fn check_place(&self, path: &Path) -> Result<()> {
         if self.file.is_at(path) {
             Ok(())
@@ -162,7 +162,7 @@ impl Partial {
         }
     }
 
-    /// Gives the copy its name, at which nothing may stand. Crash point: before the rename there
+    /// Gives the copy its name, which must be free. Crash point: before the rename there
     /// is only the partial file. It has its name when this fails with
     /// [`StoreError::CopyNotSynced`], and else has not.
     pub(super) fn publish(mut self, to: &Path) -> Result<()> {
@@ -219,13 +219,13 @@ impl PlaceLock {
                 .open(&path);
             let file = match opened {
                 Ok(file) => file,
-                // Whoever had it is done, and has taken it away.
+                // Its owner is done and has removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(io_error("open", &path)(error)),
             };
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => break,
-                // Where there are no locks, it goes on without.
+                // The file system has no locks: continue without.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
             let lock = Self {

@@ -1,4 +1,4 @@
-//! Where a copy goes: what stands there is nobody's while it is replaced, and is moved aside.
+//! The place of a copy: a store that is replaced is locked meanwhile, and moved aside.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use crate::error::{Held, Holder, Result, StoreError};
 use crate::files::io_error;
 use crate::sql::db::Db;
 
-/// What may stand beside a main file and belongs to it.
+/// Suffixes of the files that belong to a main file.
 pub(super) const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 pub(super) fn busy(path: &Path, what: Held, holder: Holder) -> StoreError {
@@ -28,7 +28,7 @@ pub(super) fn busy(path: &Path, what: Held, holder: Holder) -> StoreError {
 pub(super) struct ExclusiveClaim(#[expect(dead_code, reason = "it holds the lock")] Option<File>);
 
 impl ExclusiveClaim {
-    /// If nothing stands at `path`, nothing is locked. This process must not have it open: closing a handle
+    /// If there is nothing at `path`, nothing is locked. This process must not have it open: closing a handle
     /// of a file gives up all locks that a process has on it.
     pub(super) fn claim(path: &Path, what: Held) -> Result<Self> {
         let mut options = OpenOptions::new();

@@ -24,7 +24,7 @@ use super::quantity::{Amount, Input};
 use super::text::DAY_MS;
 use crate::HourGrowth;
 use crate::growth::HOUR_MS;
-use crate::limits::SAID_MS_MIN;
+use crate::limits::TIMESTAMP_MS_MIN;
 
 /// Days of history that the pace is taken from: four weeks, so that weekends count as they come.
 pub const WINDOW_DAYS: usize = 28;
@@ -38,7 +38,7 @@ const RUNS_IN_WINDOW: usize = 4;
 /// Dates further ahead than this are not told: no pace of four weeks says anything about them.
 pub const HORIZON_DAYS: f64 = 3652.5;
 /// Hours before hold what earlier versions believed of clocks that were reset.
-const EARLIEST_HOUR: i64 = SAID_MS_MIN / HOUR_MS;
+const EARLIEST_HOUR: i64 = TIMESTAMP_MS_MIN / HOUR_MS;
 const HOURS_PER_DAY: i64 = 24;
 
 /// What a forecast is made from.

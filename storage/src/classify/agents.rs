@@ -1,4 +1,4 @@
-//! What lines of each agent tell, by their type.
+//! Reads the lines of each agent by their type.
 //!
 //! To read another agent's lines, add its types to [`READERS`].
 
@@ -13,26 +13,26 @@ use super::preview;
 use super::{Line, SessionFacts};
 use crate::growth::TurnEnd;
 use crate::limits::{
-    CONTENT_BLOCKS_MAX, COST_USD_MAX, MESSAGE_ID_BYTES_MAX, SESSION_TEXT_BYTES_MAX,
-    TOLD_DURATION_MS_MAX, TURN_MS_MAX,
+    CONTENT_BLOCKS_MAX, COST_USD_MAX, DURATION_FIELD_MS_MAX, MESSAGE_ID_BYTES_MAX,
+    SESSION_TEXT_BYTES_MAX, TURN_MS_MAX,
 };
 use crate::title::Title;
 use crate::usage::{Tokens, UsageFact};
 
-/// What readers fill.
+/// What readers find in a line of their type.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct ContentFacts {
     pub(super) usage: Option<UsageFact>,
     pub(super) preview: Option<String>,
     pub(super) turn_end: Option<TurnEnd>,
     pub(super) session: SessionFacts,
 }
 
-/// Adds what a line tells beyond what lines of all types do.
-type Reader = fn(&Line<'_>, &mut Told);
+/// Adds what lines of one type say beyond the fields that all types have.
+type Reader = fn(&Line<'_>, &mut ContentFacts);
 
-/// Which lines are read further. No two agents give one type different meanings, so far: a
-/// reader that does not find what it looks for adds nothing.
+/// The reader of each type. So far no two agents give one type different meanings. A reader that does not find
+/// its fields adds nothing.
 const READERS: &[(&str, Reader)] = &[
     // Claude Code, printed and in transcripts.
     ("assistant", claude_assistant),
@@ -51,42 +51,41 @@ const READERS: &[(&str, Reader)] = &[
     ("session", pi_session),
 ];
 
-/// Reads further what is told by lines of this type.
-pub(super) fn read(kind: &str, line: &Line<'_>, told: &mut Told) {
+/// Runs the reader of this type, if there is one.
+pub(super) fn read(kind: &str, line: &Line<'_>, facts: &mut ContentFacts) {
     if let Some((_, reader)) = READERS.iter().find(|(name, _)| *name == kind) {
-        reader(line, told);
+        reader(line, facts);
     }
 }
 
-/// A message's id. It is kept in the session's row until the next one comes, so longer texts are not
-/// taken for ids.
+/// A message's id. It is stored in the session's row until the next one comes, so longer texts are ignored.
 fn message_id(value: &RawValue) -> Option<Cow<'_, str>> {
     string(value).filter(|id| id.len() <= MESSAGE_ID_BYTES_MAX)
 }
 
-fn claude_assistant(line: &Line<'_>, told: &mut Told) {
+fn claude_assistant(line: &Line<'_>, facts: &mut ContentFacts) {
     let [id, model, usage, content] = fields_of(line.message, &["id", "model", "usage", "content"]);
-    // What Claude Code writes for messages that no model made.
+    // Claude Code's name for messages that no model wrote.
     let model = model.and_then(string).filter(|m| m != "<synthetic>");
-    fill(&mut told.session.model, model);
+    fill(&mut facts.session.model, model);
     let tokens = usage.and_then(claude_tokens);
     if let (Some(id), Some(tokens)) = (id.and_then(message_id), tokens) {
-        told.usage = Some(UsageFact::Assistant {
+        facts.usage = Some(UsageFact::Assistant {
             message_id: id.into_owned(),
             tokens,
         });
     }
-    told.preview = content.and_then(first_text);
+    facts.preview = content.and_then(first_text);
 }
 
-fn claude_result(line: &Line<'_>, told: &mut Told) {
-    told.usage = Some(UsageFact::Result {
+fn claude_result(line: &Line<'_>, facts: &mut ContentFacts) {
+    facts.usage = Some(UsageFact::Result {
         tokens: line.usage.and_then(claude_tokens).unwrap_or_default(),
         cost_usd: line.total_cost_usd.and_then(cost_usd),
         process_tokens: own_field(line, "modelUsage").and_then(tokens_of_models),
     });
-    told.preview = line.result.and_then(string).and_then(|t| preview::of(&t));
-    told.turn_end = Some(TurnEnd {
+    facts.preview = line.result.and_then(string).and_then(|t| preview::of(&t));
+    facts.turn_end = Some(TurnEnd {
         duration_ms: line.duration_ms.and_then(turn_ms),
     });
 }
@@ -97,12 +96,12 @@ fn own_field<'a>(line: &Line<'a>, key: &'static str) -> Option<&'a RawValue> {
 }
 
 /// Written by the agent's user.
-fn claude_custom_title(line: &Line<'_>, told: &mut Told) {
-    told.session.title = title(own_field(line, "customTitle"), true);
+fn claude_custom_title(line: &Line<'_>, facts: &mut ContentFacts) {
+    facts.session.title = title(own_field(line, "customTitle"), true);
 }
 
-fn claude_ai_title(line: &Line<'_>, told: &mut Told) {
-    told.session.title = title(own_field(line, "aiTitle"), false);
+fn claude_ai_title(line: &Line<'_>, facts: &mut ContentFacts) {
+    facts.session.title = title(own_field(line, "aiTitle"), false);
 }
 
 fn title(text: Option<&RawValue>, by_user: bool) -> Option<Title> {
@@ -155,9 +154,9 @@ fn tokens_of_models(usage: &RawValue) -> Option<u64> {
     deserializer.deserialize_map(Sum).ok()
 }
 
-fn claude_system(line: &Line<'_>, told: &mut Told) {
+fn claude_system(line: &Line<'_>, facts: &mut ContentFacts) {
     if line.subtype.and_then(string).as_deref() == Some("init") {
-        told.usage = Some(UsageFact::Initialized);
+        facts.usage = Some(UsageFact::Initialized);
     }
 }
 
@@ -179,35 +178,35 @@ fn claude_tokens(usage: &RawValue) -> Option<Tokens> {
     })
 }
 
-fn codex_context(line: &Line<'_>, told: &mut Told) {
+fn codex_context(line: &Line<'_>, facts: &mut ContentFacts) {
     let [id, cwd, model] = fields_of(line.payload, &["id", "cwd", "model"]);
-    fill(&mut told.session.agent_session_id, id.and_then(string));
-    fill(&mut told.session.working_directory, cwd.and_then(string));
-    fill(&mut told.session.model, model.and_then(string));
+    fill(&mut facts.session.agent_session_id, id.and_then(string));
+    fill(&mut facts.session.working_directory, cwd.and_then(string));
+    fill(&mut facts.session.model, model.and_then(string));
 }
 
-fn codex_event(line: &Line<'_>, told: &mut Told) {
+fn codex_event(line: &Line<'_>, facts: &mut ContentFacts) {
     let [kind, info, message] = fields_of(line.payload, &["type", "info", "message"]);
     match kind.and_then(string).as_deref() {
         Some("token_count") => {
             let [total] = fields_of(info, &["total_token_usage"]);
-            told.usage = total
+            facts.usage = total
                 .and_then(codex_tokens)
                 .map(|tokens| UsageFact::SoFar { tokens });
         }
         Some("agent_message" | "user_message") => {
-            told.preview = message.and_then(string).and_then(|t| preview::of(&t));
+            facts.preview = message.and_then(string).and_then(|t| preview::of(&t));
         }
         _ => {}
     }
 }
 
-fn codex_item(line: &Line<'_>, told: &mut Told) {
+fn codex_item(line: &Line<'_>, facts: &mut ContentFacts) {
     let [kind, role, content] = fields_of(line.payload, &["type", "role", "content"]);
     if kind.and_then(string).as_deref() != Some("message") {
         return;
     }
-    told.preview = match role.and_then(string).as_deref() {
+    facts.preview = match role.and_then(string).as_deref() {
         Some("assistant") => content.and_then(first_text),
         // What Codex itself puts before the user's words comes in the user's name, in tags or
         // under this title.
@@ -230,19 +229,19 @@ fn codex_tokens(usage: &RawValue) -> Option<Tokens> {
     })
 }
 
-fn pi_message(line: &Line<'_>, told: &mut Told) {
+fn pi_message(line: &Line<'_>, facts: &mut ContentFacts) {
     let names = &["role", "model", "usage", "content"];
     let [role, model, usage, content] = fields_of(line.message, names);
     if role.and_then(string).as_deref() != Some("assistant") {
         return;
     }
-    fill(&mut told.session.model, model.and_then(string));
+    fill(&mut facts.session.model, model.and_then(string));
     let id = line.id.and_then(message_id);
     if let (Some(id), Some(usage)) = (id, usage) {
         let names = &["input", "output", "cacheRead", "cacheWrite"];
         let [input, output, cache_read, cache_creation] =
             fields_of(Some(usage), names).map(number_of);
-        told.usage = Some(UsageFact::Assistant {
+        facts.usage = Some(UsageFact::Assistant {
             message_id: id.into_owned(),
             tokens: Tokens {
                 input,
@@ -252,23 +251,26 @@ fn pi_message(line: &Line<'_>, told: &mut Told) {
             },
         });
     }
-    told.preview = content.and_then(first_text);
+    facts.preview = content.and_then(first_text);
 }
 
-fn pi_model(line: &Line<'_>, told: &mut Told) {
-    fill(&mut told.session.model, line.model_id.and_then(string));
+fn pi_model(line: &Line<'_>, facts: &mut ContentFacts) {
+    fill(&mut facts.session.model, line.model_id.and_then(string));
 }
 
-fn pi_session(line: &Line<'_>, told: &mut Told) {
-    fill(&mut told.session.agent_session_id, line.id.and_then(string));
+fn pi_session(line: &Line<'_>, facts: &mut ContentFacts) {
+    fill(
+        &mut facts.session.agent_session_id,
+        line.id.and_then(string),
+    );
 }
 
-/// Keeps a text about the session, unless there is one already. A text that is too long for the
-/// session's row is dropped here, so that it takes no memory while its message waits for the writer.
-pub(super) fn fill(kept: &mut String, told: Option<Cow<'_, str>>) {
-    let told = told.filter(|text| text.len() <= SESSION_TEXT_BYTES_MAX);
-    if kept.is_empty() {
-        *kept = told.unwrap_or_default().into_owned();
+/// Sets a text about the session unless it is set already. A text that is too long for the session's row is
+/// dropped here, so that it takes no memory while its message waits for the writer.
+pub(super) fn fill(field: &mut String, value: Option<Cow<'_, str>>) {
+    let value = value.filter(|text| text.len() <= SESSION_TEXT_BYTES_MAX);
+    if field.is_empty() {
+        *field = value.unwrap_or_default().into_owned();
     }
 }
 
@@ -282,7 +284,7 @@ fn cost_usd(value: &RawValue) -> Option<f64> {
 
 /// How long a turn took, if the value can be a duration. A duration beyond [`TURN_MS_MAX`] counts as that.
 fn turn_ms(value: &RawValue) -> Option<i64> {
-    let ms = number(value).filter(|ms| (0.0..=TOLD_DURATION_MS_MAX).contains(ms))?;
+    let ms = number(value).filter(|ms| (0.0..=DURATION_FIELD_MS_MAX).contains(ms))?;
     // Cut off to whole milliseconds.
     Some((ms as i64).min(TURN_MS_MAX))
 }

@@ -1,6 +1,6 @@
 //! Reading JSON that others wrote: nothing about one field keeps the others from being read.
 //!
-//! A key that stands twice, or a field of another type than expected, is no error here: the last
+//! A key that occurs twice, or a field of another type than expected, is no error here: the last
 //! of equal keys counts (as in every JSON reader that agents are written with), and a value of
 //! another type reads as absent. So only what is not JSON at all has no fields.
 
@@ -142,7 +142,7 @@ impl<'de, const N: usize> Visitor<'de> for Wanted<'_, N> {
     }
 }
 
-/// Where a key stands among the wanted ones.
+/// The position of a key among the wanted ones.
 struct Key<'n, const N: usize>(&'n [&'n str; N]);
 
 impl<'de, const N: usize> DeserializeSeed<'de> for Key<'_, N> {

@@ -1,6 +1,6 @@
-//! What a line says about itself: its type, when it was said, and what it adds to usage.
+//! Reads what a line says about itself: its type, its timestamp, and its usage.
 //!
-//! Lines are input: whatever cannot be read is history all the same, and is classed as such.
+//! Lines are input. A line that cannot be read is recorded like any other, with a type that says so.
 
 mod agents;
 pub mod json;
@@ -9,7 +9,7 @@ mod preview;
 use chrono::DateTime;
 use serde_json::value::RawValue;
 
-use self::agents::{Told, fill};
+use self::agents::{ContentFacts, fill};
 use self::json::{number, string};
 use crate::growth::TurnEnd;
 use crate::limits::MESSAGE_TYPE_BYTES_MAX;
@@ -21,24 +21,24 @@ pub const TYPE_NOT_JSON: &str = "(not json)";
 /// Type of JSON objects without a usable `type`.
 pub const TYPE_UNTYPED: &str = "(untyped)";
 
-/// What one line tells.
+/// What was read from one line.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LineFacts {
     /// The top-level `type`, or one of the names in parentheses.
     pub message_type: String,
     /// The line's own timestamp, Unix milliseconds.
-    pub said_ms: Option<i64>,
+    pub timestamp_ms: Option<i64>,
     /// The turn that it ends.
     pub turn_end: Option<TurnEnd>,
     /// What it adds to the session's usage.
     pub usage: Option<UsageFact>,
     /// Text for the session's preview.
     pub preview: Option<String>,
-    /// What it tells about the session itself.
+    /// What it says about the session itself.
     pub session: Option<SessionFacts>,
 }
 
-/// What lines tell about their session.
+/// What a line says about its session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionFacts {
     /// The agent's working directory.
@@ -103,31 +103,31 @@ pub fn classify(line: &[u8]) -> LineFacts {
         .kind
         .and_then(string)
         .filter(|k| !k.is_empty() && k.len() <= MESSAGE_TYPE_BYTES_MAX);
-    let mut told = Told::default();
-    let session = &mut told.session;
+    let mut facts = ContentFacts::default();
+    let session = &mut facts.session;
     fill(&mut session.working_directory, line.cwd.and_then(string));
     fill(&mut session.model, line.model.and_then(string));
     // Printed lines have `session_id`, transcripts `sessionId`; transcripts since 2.1.218 have
     // both. There `sessionId` is the one that all lines of the file carry, that names the file
-    // and that the agent resumes by, while `session_id` stands on some lines and may be another.
+    // and that the agent resumes by. `session_id` is on some lines only and may differ.
     for id in [line.conversation_id, line.process_id] {
         fill(&mut session.agent_session_id, id.and_then(string));
     }
-    // Its prompts were said in sessions of their own: their times would count a second time.
+    // Its prompts are in the sessions' own files too, so their times would count twice.
     let is_of_prompt_history = kind.is_none() && agents::is_of_prompt_history(&line);
     if let Some(kind) = &kind {
-        agents::read(kind, &line, &mut told);
+        agents::read(kind, &line, &mut facts);
     }
     LineFacts {
         message_type: kind.map_or_else(|| TYPE_UNTYPED.to_owned(), Into::into),
-        said_ms: line
+        timestamp_ms: line
             .timestamp
             .filter(|_| !is_of_prompt_history)
             .and_then(time_ms),
-        turn_end: told.turn_end,
-        usage: told.usage,
-        preview: told.preview,
-        session: (told.session != SessionFacts::default()).then_some(told.session),
+        turn_end: facts.turn_end,
+        usage: facts.usage,
+        preview: facts.preview,
+        session: (facts.session != SessionFacts::default()).then_some(facts.session),
     }
 }
 
@@ -139,7 +139,7 @@ fn time_ms(raw: &RawValue) -> Option<i64> {
             .map(|t| t.timestamp_millis());
     }
     let number = number(raw)?;
-    // 10^11 ms is 1973 and 10^11 s is the year 5138: what stands between is unambiguous.
+    // 10^11 ms is 1973 and 10^11 s is the year 5138, so the two cannot be confused.
     let ms = if number < 1e11 {
         number * 1000.0
     } else {
@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn a_transcript_line_tells_type_time_and_session() {
         let line = br#"{"parentUuid":null,"cwd":"/home/me/x","sessionId":"s-1","type":"user","message":{"role":"user","content":"hi"},"timestamp":"2025-09-03T00:47:19.293Z"}"#;
-        let told = classify(line);
-        assert_eq!(told.message_type, "user");
-        assert_eq!(told.said_ms, Some(1_756_860_439_293));
-        let session = told.session.unwrap();
+        let facts = classify(line);
+        assert_eq!(facts.message_type, "user");
+        assert_eq!(facts.timestamp_ms, Some(1_756_860_439_293));
+        let session = facts.session.unwrap();
         assert_eq!(session.working_directory, "/home/me/x");
         assert_eq!(session.agent_session_id, "s-1");
     }
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn an_assistant_line_tells_usage_model_and_preview() {
         let line = br#"{"type":"assistant","message":{"id":"msg_1","model":"claude","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"  two\n words "}],"usage":{"input_tokens":3,"output_tokens":5,"cache_read_input_tokens":7,"service_tier":"standard"}},"session_id":"s"}"#;
-        let told = classify(line);
+        let facts = classify(line);
         let tokens = Tokens {
             input: 3,
             output: 5,
@@ -178,14 +178,14 @@ mod tests {
             cache_creation: 0,
         };
         assert_eq!(
-            told.usage,
+            facts.usage,
             Some(UsageFact::Assistant {
                 message_id: "msg_1".into(),
                 tokens
             })
         );
-        assert_eq!(told.preview.as_deref(), Some("two words"));
-        assert_eq!(told.session.unwrap().model, "claude");
+        assert_eq!(facts.preview.as_deref(), Some("two words"));
+        assert_eq!(facts.session.unwrap().model, "claude");
     }
 
     #[test]
@@ -221,15 +221,15 @@ mod tests {
     #[test]
     fn numeric_timestamps_are_seconds_or_milliseconds() {
         assert_eq!(
-            classify(br#"{"type":"x","timestamp":1756860439}"#).said_ms,
+            classify(br#"{"type":"x","timestamp":1756860439}"#).timestamp_ms,
             Some(1_756_860_439_000)
         );
         assert_eq!(
-            classify(br#"{"type":"x","timestamp":1756860439293}"#).said_ms,
+            classify(br#"{"type":"x","timestamp":1756860439293}"#).timestamp_ms,
             Some(1_756_860_439_293)
         );
         assert_eq!(
-            classify(br#"{"type":"x","timestamp":"yesterday"}"#).said_ms,
+            classify(br#"{"type":"x","timestamp":"yesterday"}"#).timestamp_ms,
             None
         );
     }
@@ -237,17 +237,17 @@ mod tests {
     #[test]
     fn a_line_with_both_names_of_the_session_id_is_read_and_the_conversation_wins() {
         let line = br#"{"message":{"model":"claude-opus-5","id":"msg_1","role":"assistant","content":[{"type":"text","text":"I'll start"}],"usage":{"input_tokens":2,"cache_creation_input_tokens":60280,"output_tokens":482,"service_tier":"standard","cache_creation":{"ephemeral_1h_input_tokens":60280}}},"type":"assistant","timestamp":"2026-07-30T18:13:42.637Z","session_id":"process","cwd":"/p","sessionId":"conversation","version":"2.1.220"}"#;
-        let told = classify(line);
-        assert_eq!(told.message_type, "assistant");
-        assert_eq!(told.said_ms, Some(1_785_435_222_637));
-        assert_eq!(told.preview.as_deref(), Some("I'll start"));
-        let session = told.session.unwrap();
+        let facts = classify(line);
+        assert_eq!(facts.message_type, "assistant");
+        assert_eq!(facts.timestamp_ms, Some(1_785_435_222_637));
+        assert_eq!(facts.preview.as_deref(), Some("I'll start"));
+        let session = facts.session.unwrap();
         assert_eq!(session.agent_session_id, "conversation");
         assert_eq!(
             (session.model.as_str(), session.working_directory.as_str()),
             ("claude-opus-5", "/p")
         );
-        let Some(UsageFact::Assistant { tokens, .. }) = told.usage else {
+        let Some(UsageFact::Assistant { tokens, .. }) = facts.usage else {
             panic!("no usage");
         };
         assert_eq!((tokens.output, tokens.cache_creation), (482, 60_280));
@@ -256,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn texts_about_a_session_that_are_too_long_to_keep_are_not_told() {
-        let told = |top: usize, inside: usize| {
+    fn texts_about_a_session_that_are_too_long_to_keep_are_dropped() {
+        let directory = |top: usize, inside: usize| {
             let (top, inside) = ("a".repeat(top), "b".repeat(inside));
             let line = format!(
                 r#"{{"type":"turn_context","cwd":"{top}","payload":{{"cwd":"{inside}"}}}}"#
@@ -266,33 +266,33 @@ mod tests {
             session.working_directory
         };
         const MAX: usize = SESSION_TEXT_BYTES_MAX;
-        assert_eq!(told(MAX, 1), "a".repeat(MAX));
+        assert_eq!(directory(MAX, 1), "a".repeat(MAX));
         assert_eq!(
-            told(MAX + 1, 2),
+            directory(MAX + 1, 2),
             "bb",
             "a shorter one that comes later counts"
         );
-        assert_eq!(told(MAX + 1, MAX + 1), "");
+        assert_eq!(directory(MAX + 1, MAX + 1), "");
     }
 
     #[test]
     fn an_odd_block_or_count_does_not_hide_the_others() {
         let line = br#"{"type":"assistant","message":{"id":"m","content":[null,{"type":7},{"text":"x"},{"type":"text","text":null},{"type":"text","text":"here"}],"usage":{"input_tokens":"3","output_tokens":5.0,"cache_read_input_tokens":null}}}"#;
-        let told = classify(line);
-        assert_eq!(told.preview.as_deref(), Some("here"));
+        let facts = classify(line);
+        assert_eq!(facts.preview.as_deref(), Some("here"));
         let tokens = Tokens {
             output: 5,
             ..Tokens::default()
         };
         let message_id = "m".into();
         assert_eq!(
-            told.usage,
+            facts.usage,
             Some(UsageFact::Assistant { message_id, tokens })
         );
     }
 
     #[test]
-    fn costs_that_no_turn_has_are_not_believed() {
+    fn costs_that_no_turn_has_are_ignored() {
         for cost in ["-1", "1e300", "1e999", "\"7\"", "null"] {
             let line = format!(r#"{{"type":"result","total_cost_usd":{cost}}}"#);
             let Some(UsageFact::Result { cost_usd, .. }) = classify(line.as_bytes()).usage else {
@@ -305,17 +305,17 @@ mod tests {
     #[test]
     fn a_line_of_the_prompt_history_has_no_time_of_its_own() {
         let line = |rest: &str| format!(r#"{{"timestamp":1756860439293{rest}}}"#);
-        let said_ms = |rest: &str| classify(line(rest).as_bytes()).said_ms;
+        let timestamp_ms = |rest: &str| classify(line(rest).as_bytes()).timestamp_ms;
         let history = r#","display":"a prompt","pastedContents":{},"project":"/p""#;
-        assert_eq!(said_ms(history), None);
+        assert_eq!(timestamp_ms(history), None);
         let typed = format!(r#","type":"x"{history}"#);
         for other in ["", r#","display":"x""#, &typed] {
-            assert_eq!(said_ms(other), Some(1_756_860_439_293), "{other}");
+            assert_eq!(timestamp_ms(other), Some(1_756_860_439_293), "{other}");
         }
     }
 
     #[test]
-    fn titles_are_told_by_whom_they_were_given() {
+    fn titles_say_whether_the_user_gave_them() {
         let title = |line: &str| classify(line.as_bytes()).session.unwrap().title.unwrap();
         let given = title(r#"{"type":"custom-title","customTitle":" a\n name ","sessionId":"s"}"#);
         assert_eq!((given.text.as_str(), given.by_user), ("a name", true));
@@ -325,14 +325,14 @@ mod tests {
             r#"{"type":"custom-title","customTitle":"","sessionId":"s"}"#,
             r#"{"type":"summary","summary":"of another session","leafUuid":"u","sessionId":"s"}"#,
         ] {
-            let told = classify(none.as_bytes()).session.unwrap();
-            assert_eq!(told.title, None, "{none}");
+            let facts = classify(none.as_bytes()).session.unwrap();
+            assert_eq!(facts.title, None, "{none}");
         }
     }
 
     #[test]
     fn the_tokens_of_a_process_are_those_of_all_its_models() {
-        let told = |usage: &str| {
+        let process_tokens = |usage: &str| {
             let line = format!(r#"{{"type":"result","modelUsage":{usage}}}"#);
             let Some(UsageFact::Result { process_tokens, .. }) = classify(line.as_bytes()).usage
             else {
@@ -342,27 +342,27 @@ mod tests {
         };
         let of_two = r#"{"opus":{"inputTokens":1,"outputTokens":20,"cacheReadInputTokens":300,
             "cacheCreationInputTokens":4000,"costUSD":0.5},"haiku":{"outputTokens":50000}}"#;
-        assert_eq!(told(of_two), Some(54_321));
+        assert_eq!(process_tokens(of_two), Some(54_321));
         for other in [
             "null",
             "7",
             r#"{"opus":{"inputTokens":-1}}"#,
             r#"{"opus":7}"#,
         ] {
-            assert_eq!(told(other), None, "{other}");
+            assert_eq!(process_tokens(other), None, "{other}");
         }
     }
 
     #[test]
     fn a_result_ends_a_turn_and_only_a_duration_says_how_long_it_was() {
-        let told = |duration: &str| {
+        let duration_ms = |duration: &str| {
             let line = format!(r#"{{"type":"result","duration_ms":{duration}}}"#);
             classify(line.as_bytes()).turn_end.unwrap().duration_ms
         };
-        assert_eq!(told("135384"), Some(135_384));
-        assert_eq!(told("0"), Some(0));
-        assert_eq!(told("1.5e3"), Some(1500));
-        assert_eq!(told("86400001"), Some(86_400_000), "a day at most");
+        assert_eq!(duration_ms("135384"), Some(135_384));
+        assert_eq!(duration_ms("0"), Some(0));
+        assert_eq!(duration_ms("1.5e3"), Some(1500));
+        assert_eq!(duration_ms("86400001"), Some(86_400_000), "a day at most");
         for none in [
             "-1",
             "-0.5",
@@ -373,7 +373,7 @@ mod tests {
             "null",
             "[]",
         ] {
-            assert_eq!(told(none), None, "{none}");
+            assert_eq!(duration_ms(none), None, "{none}");
         }
         let silent = classify(br#"{"type":"result"}"#).turn_end;
         assert_eq!(silent, Some(TurnEnd { duration_ms: None }));
@@ -386,18 +386,18 @@ mod tests {
         let line = format!(
             r#"{{"timestamp":"2026-03-23T07:39:39.741Z","type":"{kind}","payload":{payload}}}"#
         );
-        let told = classify(line.as_bytes());
-        assert_eq!(told.message_type, kind);
-        assert_eq!(told.said_ms, Some(1_774_251_579_741));
-        told
+        let facts = classify(line.as_bytes());
+        assert_eq!(facts.message_type, kind);
+        assert_eq!(facts.timestamp_ms, Some(1_774_251_579_741));
+        facts
     }
 
     #[test]
     fn codex_rollouts_tell_directory_model_and_id() {
         let meta = codex("session_meta", r#"{"id":"c-1","cwd":"/p","source":"cli"}"#);
-        let told = meta.session.unwrap();
-        assert_eq!(told.agent_session_id, "c-1");
-        assert_eq!(told.working_directory, "/p");
+        let facts = meta.session.unwrap();
+        assert_eq!(facts.agent_session_id, "c-1");
+        assert_eq!(facts.working_directory, "/p");
         let turn = codex(
             "turn_context",
             r#"{"cwd":"/q","model":"gpt-5.4","effort":"low"}"#,
@@ -447,19 +447,19 @@ mod tests {
     #[test]
     fn pi_sessions_tell_directory_model_usage_and_text() {
         let head = br#"{"type":"session","version":3,"id":"p-1","timestamp":"2026-04-27T08:10:29.847Z","cwd":"/p"}"#;
-        let told = classify(head).session.unwrap();
+        let facts = classify(head).session.unwrap();
         assert_eq!(
             (
-                told.agent_session_id.as_str(),
-                told.working_directory.as_str()
+                facts.agent_session_id.as_str(),
+                facts.working_directory.as_str()
             ),
             ("p-1", "/p")
         );
         let change = br#"{"type":"model_change","id":"9f","provider":"x","modelId":"kimi-k2.5"}"#;
         assert_eq!(classify(change).session.unwrap().model, "kimi-k2.5");
         let line = br#"{"type":"message","id":"e9","message":{"role":"assistant","content":[{"type":"text","text":"I see"},{"type":"toolCall"}],"model":"kimi-k2.5","usage":{"input":3610,"output":66,"cacheRead":5,"cacheWrite":0,"cost":{"total":0}}}}"#;
-        let told = classify(line);
-        assert_eq!(told.preview.as_deref(), Some("I see"));
+        let facts = classify(line);
+        assert_eq!(facts.preview.as_deref(), Some("I see"));
         let tokens = Tokens {
             input: 3610,
             output: 66,
@@ -468,7 +468,7 @@ mod tests {
         };
         let message_id = "e9".into();
         assert_eq!(
-            told.usage,
+            facts.usage,
             Some(UsageFact::Assistant { message_id, tokens })
         );
         let user = br#"{"type":"message","id":"9c","message":{"role":"user","content":"why"}}"#;

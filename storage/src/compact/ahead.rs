@@ -1,4 +1,4 @@
-//! Work done ahead on other threads; its results are taken one by one, in order.
+//! Does work ahead on other threads; its results are taken one by one, in order.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -42,7 +42,7 @@ where
     let (jobs, queue) = mpsc::channel::<(&I, mpsc::SyncSender<std::thread::Result<R>>)>();
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
-        // Owned here: when it goes, however that comes about, the workers end, and the scope with them.
+        // Owned here: when it is dropped, also by a panic, the workers end, and the scope with them.
         let jobs = jobs;
         let work_on_jobs = || {
             let mut work = worker();
@@ -63,7 +63,7 @@ where
             thread.spawn_scoped(scope, work_on_jobs).is_ok()
         };
         if (0..threads).filter(start).count() == 0 {
-            // The system gives out no more threads: slower, and as good.
+            // No thread could be started: slower, with the same result.
             return in_turn(&mut take);
         }
         let mut waiting = items.iter().peekable();
@@ -83,7 +83,7 @@ where
             let Some((item, answered)) = begun.pop_front() else {
                 return Ok(());
             };
-            // Workers answer all that comes before the item that they panic at, and that one as well.
+            // A worker answers every item that it receives, also one at which it panics.
             let result = answered.recv().map_err(|_| StoreError::Panicked {
                 what: "compaction",
                 why: "a worker ended without an answer".into(),

@@ -2,7 +2,7 @@
 //!
 //! A *base* holds what sessions of one project share (see [`crate::segment::v2`]). Reading a
 //! segment takes at most its one base besides, so reach over sessions costs a bounded amount.
-//! A base is made anew when its project has doubled or grown by
+//! A new base is made when its project has doubled or grown by
 //! [`BASE_SOURCE_BYTES_MAX`], from what is new and, as far as there is room, from the newest
 //! segments, which are then written again with it: each byte is written a bounded number of
 //! times, and what lies further back stays as it is, with the base that it has.
@@ -63,7 +63,7 @@ pub(super) struct ProjectState {
 }
 
 impl ProjectState {
-    /// Whether the newest base still stands for the project.
+    /// Whether the newest base is still good enough for the project.
     pub(super) fn is_current(&self) -> bool {
         self.newest.is_some_and(|base| {
             let then = base.source_raw_bytes;

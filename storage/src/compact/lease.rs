@@ -52,7 +52,7 @@ impl Lease {
             }
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &path)(error)),
         }
-        // Only for the message above: a holder that cannot be written down holds all the same. Background
+        // Only for the message above: the lock is held even if the holder's id cannot be written. Background
         // compaction takes the lease every few seconds, and a write each time would keep a disk awake.
         let own_id = std::process::id().to_string();
         if noted_holder(&mut file) != own_id {

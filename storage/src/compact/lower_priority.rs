@@ -1,4 +1,4 @@
-//! Letting whoever appends and reads go first where cores are scarce. Encoding takes whole cores for
+//! Lets appends and reads go first where cores are scarce. Encoding takes whole cores for
 //! minutes, and nobody waits for it.
 
 /// Makes the calling thread, and those that it starts, give way to others from now on. It cannot be
@@ -31,7 +31,7 @@ mod linux {
         if is_idle() {
             return Ok(());
         }
-        // Whoever was told to run lower stays there.
+        // A thread with a lower priority keeps it.
         let niceness = rustix::process::getpriority_process(None)?.max(NICENESS);
         let Err(refused) = set_batch(niceness) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! How far apart the steps of a run's maintenance are.
+//! The pauses between the maintenance steps of a run.
 //!
 //! A swap, or a step of giving pages back, blocks appends for a millisecond or two. One such delay does no
 //! harm; many in a row do. So while others append, a run pauses after each step, and encodes meanwhile.
@@ -57,14 +57,14 @@ impl<'s> Pace<'s> {
     }
 }
 
-/// Lets writers of other processes come in between two steps. They look for the lock every
-/// [`BUSY_POLL_MS`], and would hardly ever find it free if the next step began at once.
+/// Lets writers of other processes get the lock between two steps. They try every [`BUSY_POLL_MS`], and would hardly
+/// ever find it free if the next step began at once.
 pub(crate) fn rest_for_other_processes() {
     std::thread::sleep(Duration::from_millis(STEP_REST_POLLS * BUSY_POLL_MS));
 }
 
-/// How long a run leaves the writer to others after work that took so long: less near the limit, and
-/// not at all where there is hardly any room left. Then making some is more urgent than anything.
+/// The pause after a step that took `took`. It is shorter near the database's limit, and zero at the critical level,
+/// where freeing space is most urgent.
 fn rest_after(took: Duration, beside_appends: bool, level: Level) -> Duration {
     let times = match level {
         _ if !beside_appends => 0,

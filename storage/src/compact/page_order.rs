@@ -1,7 +1,7 @@
 //! The order of the pages of new bases.
 //!
 //! Giving space back moves pages from the end of the file to the first free places, one by one, so that
-//! what was written in order may stand backwards. A system reads ahead, never back, so from a disk each of
+//! what was written in order may be in reverse order. A system reads ahead, never back, so from a disk each of
 //! these pages is a read of its own, and nothing that needs the base is read without all of them.
 
 use super::pace::Pace;

@@ -7,7 +7,7 @@ use crate::growth::uncompacted_row_bytes;
 use crate::ids::SessionId;
 use crate::sql::segments::{SegmentInfo, Tier};
 
-/// A piece of a session that a step takes whole.
+/// A piece of a session that a step packs as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     /// A hot message.
@@ -63,7 +63,7 @@ pub(super) struct Packing {
     pub(super) keep_remainder: bool,
 }
 
-/// One new segment: what it takes in and what it replaces.
+/// One new segment: the messages it packs and the segments it replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedStep {
     /// The session.
@@ -78,11 +78,11 @@ pub struct PlannedStep {
     pub stored_bytes: u64,
     /// Tier of the new segment.
     pub tier: Tier,
-    /// Hot messages that it takes in.
+    /// Hot messages that it packs.
     pub hot_messages: u64,
     /// Segments that it replaces.
     pub replaces_segments: u64,
-    /// It writes a segment of this tier again, for a newer base: nothing is amiss when it is not done.
+    /// It only writes a segment of this tier again with a newer base, so it may be left out.
     pub is_rewrite: bool,
 }
 
@@ -109,12 +109,12 @@ impl PlannedStep {
     }
 }
 
-/// Packs a session's segments and hot messages, in order, into steps. Hot messages are taken in as they
-/// are read and not kept: there may be millions.
+/// Packs a session's segments and hot messages, in order, into steps. Hot messages are added as they
+/// are read and not kept, because there may be millions.
 ///
-/// The quick tier takes hot messages only. The deep tier also takes in segments of the quick
-/// tier, and deep ones up to half the size of a full segment: a session that goes on has its last
-/// segment written again until it is half full, and no byte more often than the halving allows.
+/// The quick tier packs hot messages only. The deep tier also packs segments of the quick tier, and deep ones up to
+/// half the size of a full segment: the last segment of a session that grows is written again until it is half
+/// full, so each byte is rewritten a bounded number of times.
 /// A step never spans a gap.
 pub(super) struct Packer<'s> {
     session: &'s SessionId,
@@ -143,7 +143,7 @@ impl<'s> Packer<'s> {
         }
     }
 
-    /// Takes in the next hot message, and the segments before it.
+    /// Adds the next hot message, and the segments before it.
     pub(super) fn hot(&mut self, sequence: u64, raw_bytes: u64) {
         while let Some(info) = self.segments.next_if(|s| s.first_sequence <= sequence) {
             self.add(&Unit::Segment(info));
@@ -154,7 +154,7 @@ impl<'s> Packer<'s> {
         });
     }
 
-    /// Takes in what segments are left; the steps.
+    /// Adds the remaining segments, and returns the steps.
     pub(super) fn finish(mut self) -> Vec<PlannedStep> {
         while let Some(info) = self.segments.next() {
             self.add(&Unit::Segment(info));
@@ -167,7 +167,7 @@ impl<'s> Packer<'s> {
 
     fn add(&mut self, unit: &Unit) {
         self.ends_hot = matches!(unit, Unit::Hot { .. });
-        if !takes(unit, &self.packing) {
+        if !is_packed(unit, &self.packing) {
             self.cut();
             return;
         }
@@ -254,7 +254,8 @@ impl SegmentDraft {
     }
 }
 
-fn takes(unit: &Unit, packing: &Packing) -> bool {
+/// Whether a tier packs this unit into new segments.
+fn is_packed(unit: &Unit, packing: &Packing) -> bool {
     match (unit, packing.tier) {
         (Unit::Hot { .. }, _) => true,
         (Unit::Segment(_), Tier::Quick) => false,

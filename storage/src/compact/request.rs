@@ -1,4 +1,4 @@
-//! What a run of compaction is asked for, and what it tells: its plan, its progress, its outcome.
+//! The request, plan, progress and outcome of a run of compaction.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -18,7 +18,7 @@ pub struct CompactionRequest {
     pub session: Option<SessionId>,
     /// Tier to bring the sessions to.
     pub tier: Tier,
-    /// Take in everything now; otherwise only sessions that the policy finds due.
+    /// Compact everything now; otherwise only sessions that the policy finds due.
     pub force: bool,
     /// Settings.
     pub policy: CompactionPolicy,
@@ -54,7 +54,7 @@ impl CompactionRequest {
     }
 }
 
-/// Refuses a share of a core's time that is none.
+/// Refuses a share of a core's time that is out of range.
 pub(super) fn check_cpu_fraction(cpu_fraction_max: f64) -> Result<()> {
     if cpu_fraction_max > 0.0 && cpu_fraction_max <= 1.0 {
         return Ok(());
@@ -107,7 +107,7 @@ impl CompactionPlan {
         self.batches.iter().flat_map(|batch| &batch.steps)
     }
 
-    /// Messages that it takes in.
+    /// Messages that it packs.
     #[must_use]
     pub fn messages(&self) -> u64 {
         self.steps().map(PlannedStep::messages).sum()
@@ -126,7 +126,7 @@ impl CompactionPlan {
     }
 }
 
-/// What a run is at.
+/// The phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompactionPhase {
     /// Finding what there is to do, and what the sessions of a project share.
@@ -140,7 +140,7 @@ pub enum CompactionPhase {
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompactionProgress {
-    /// What it is at.
+    /// Its phase.
     pub phase: CompactionPhase,
     /// Steps done.
     pub steps_done: u64,

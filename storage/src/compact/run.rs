@@ -30,7 +30,7 @@ use crate::sql::runs::{CompactionRun, RunOutcome};
 use crate::sql::segments::Tier;
 use crate::store::Store;
 
-/// How long planning goes on without being asked to stop.
+/// How often planning asks whether to stop.
 const PLANNING_ASKS_EVERY: Duration = Duration::from_millis(50);
 
 impl Store {
@@ -75,22 +75,23 @@ impl Store {
         panicked_session: &PanickedSession,
         observe: &mut dyn FnMut(&CompactionProgress) -> ControlFlow<()>,
     ) -> Result<CompactionOutcome> {
-        let (tell, told) = mpsc::channel();
-        let (answer, answered) = mpsc::channel();
+        let (ask, questions) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
         let throttle = Throttle {
             cpu_fraction_max: request.cpu_fraction_max,
             stop: &StopSignal::default(),
         };
-        // It owns both ends: when `observe` panics they go, and the worker does not wait for ever.
+        // The closure owns both channels: if `observe` panics they are dropped, and the worker ends.
         std::thread::scope(move |scope| {
-            // A thread of its own, because a thread that has given way cannot take it back.
+            // A thread of its own, because a thread cannot raise its priority again.
             let worker = std::thread::Builder::new()
                 .name("betcode-compact".into())
                 .spawn_scoped(scope, move || {
                     lower_priority();
                     self.run_compaction(request, throttle, panicked_session, &mut |progress| {
-                        let told = tell.send(*progress).ok();
-                        told.and_then(|()| answered.recv().ok())
+                        let asked = ask.send(*progress).ok();
+                        asked
+                            .and_then(|()| answers.recv().ok())
                             .unwrap_or(ControlFlow::Break(()))
                     })
                 })
@@ -99,7 +100,7 @@ impl Store {
                     path: self.path().to_owned(),
                     source,
                 })?;
-            throttle.answer_run(&told, &answer, observe);
+            throttle.answer_run(&questions, &answer, observe);
             worker.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
         })
     }
@@ -135,7 +136,7 @@ impl Store {
                 outcome.seconds = started.elapsed().as_secs_f64();
                 return Ok(outcome);
             }
-            // There was nothing to run on.
+            // There is no session or no store to run on.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Closed) => {
                 return Err(error);
             }
@@ -145,16 +146,16 @@ impl Store {
         let result = plan.and_then(|plan| {
             outcome.failures.clone_from(&plan.failures);
             let tally = Tally::new(&mut outcome, &mut tier_max, panicked_session, throttle);
-            let carry_out = AssertUnwindSafe(|| self.carry_out(&plan, request, tally, observe));
-            catch_unwind(carry_out).unwrap_or_else(|panic| Err(panicked(&*panic)))
+            let run_plan = AssertUnwindSafe(|| self.run_plan(&plan, request, tally, observe));
+            catch_unwind(run_plan).unwrap_or_else(|panic| Err(panicked(&*panic)))
         });
         if result.is_err()
             && let Err(error) = cut_log(self)
         {
-            // What ended the run may keep the log from being cut as well; it is the one to tell.
+            // The run's own error is the one to report. It may be the cause of this one.
             tracing::debug!(%error, "the log of a run that ended early was not cut");
         }
-        // What ended the run may keep the sizes from being read; it is the one to tell.
+        // If the sizes cannot be read, the run's own error is the one to report.
         outcome.bytes_after = self
             .space()
             .map_or(bytes_before, |space| space.used_bytes());
@@ -165,9 +166,9 @@ impl Store {
             let error = result.as_ref().err();
             let noted = self.record_run(request.trigger, tier, started_ms, &outcome, error);
             match (&result, noted) {
-                // What stopped the run may well keep it from being noted; it is the one to tell.
+                // The run's own error is the one to report. It may be the cause of this one.
                 (Err(_), Err(error)) => tracing::warn!(%error, "a failed run could not be noted"),
-                // The reserve is not there for notes, and what was done is done.
+                // The reserve is not for notes. What the run did is done.
                 (Ok(()), Err(error @ StoreError::DiskFull { .. })) => {
                     tracing::warn!(%error, "a run could not be noted");
                 }
@@ -203,7 +204,7 @@ impl Store {
         })
     }
 
-    fn carry_out(
+    fn run_plan(
         &self,
         plan: &CompactionPlan,
         request: &CompactionRequest,
@@ -219,7 +220,7 @@ impl Store {
         };
         let mut pace = Pace::new(self);
         for batch in &plan.batches {
-            self.do_batch(
+            self.compact_batch(
                 batch,
                 request,
                 &mut tally,
@@ -241,7 +242,7 @@ impl Store {
         Ok(())
     }
 
-    fn do_batch(
+    fn compact_batch(
         &self,
         batch: &PlannedBatch,
         request: &CompactionRequest,
@@ -258,7 +259,7 @@ impl Store {
         let began = Instant::now();
         let base = match self.batch_base(batch, &params, ahead(request), &mut || observe(progress))
         {
-            // Without a base it takes more space, and is as safe.
+            // Without a base the segments are larger, and nothing else changes.
             Err(error) if error.is_of_one_session() => {
                 tracing::warn!(project = batch.project, %error, "compacting without a base");
                 None

@@ -155,11 +155,11 @@ impl Store {
         });
         // A database that nears its limit is looked at now, not at the next interval.
         let waiting = Arc::downgrade(&shared);
-        self.on_capacity_event(move |told| {
+        self.on_capacity_event(move |event| {
             let Some(shared) = waiting.upgrade() else {
                 return false;
             };
-            if told.event.is_worse() {
+            if event.event.is_worse() {
                 shared.commands().run_now = true;
                 shared.changed.notify_all();
             }
@@ -235,7 +235,7 @@ struct Failed {
     since: Instant,
 }
 
-/// However the thread ends, nobody is told that it goes on.
+/// Sets the status to stopped however the thread ends.
 struct Ended<'s>(&'s Shared);
 
 impl Drop for Ended<'_> {
@@ -306,7 +306,7 @@ fn serve(store: &Store, options: &ServiceOptions, shared: &Shared) {
                     status.last_outcome = Some(outcome);
                 }
             }
-            // Somebody compacts by hand: as good.
+            // A manual compaction is running instead.
             Err(StoreError::Busy {
                 what: Held::Compaction,
                 ..

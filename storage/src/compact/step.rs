@@ -1,4 +1,4 @@
-//! One step: messages out of the file, a segment into it.
+//! One step: reads messages, and replaces them by a segment.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,9 +27,9 @@ use crate::store::Store;
 /// What became of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StepResult {
-    /// The segment stands.
+    /// The segment was written.
     Written,
-    /// The session went away, or changed, between planning and swapping: nothing was done.
+    /// The session was deleted or changed between planning and swapping: nothing was done.
     Outdated,
     /// Writing segments again would not have made them smaller: nothing was done.
     NotSmaller,
@@ -39,7 +39,7 @@ pub(super) enum StepResult {
 pub(super) struct BatchEncoder<'b> {
     params: EncodeParams,
     base: Option<&'b RunBase>,
-    /// Made once, because taking in the base costs as much as compressing it.
+    /// Made once, because indexing the base costs as much as compressing it.
     v2: Option<v2::Encoder<'b>>,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn swap_in(
 }
 
 /// First half of a step: reads, encodes, decodes and compares, outside any write transaction. `None`
-/// when the session is not there as planned.
+/// when the session has changed since it was planned.
 pub(super) fn prepare(
     store: &Store,
     step: &PlannedStep,
@@ -263,8 +263,8 @@ fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool>
     Ok(true)
 }
 
-/// Sees to it that the base of a new segment is in the file, in the transaction that commits the
-/// segment; the change to the totals.
+/// Writes the base of a new segment unless it is in the file, in the segment's transaction. Returns the change to
+/// the totals.
 fn put_base(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<Delta> {
     let Some(base) = &new.base else {
         return Ok(Delta::default());

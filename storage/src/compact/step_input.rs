@@ -1,4 +1,4 @@
-//! What a step takes in, as it stands in the file; and, in the swap, whether it still does.
+//! Reads the input of a step, and checks in the swap that it has not changed.
 
 use std::ops::RangeInclusive;
 
@@ -16,7 +16,7 @@ use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
 use crate::store::Store;
 
-/// Messages of a step, and the segments that some of them stand in.
+/// The messages of a step, and the segments that hold some of them.
 pub(super) struct StepInput {
     pub(super) key: SessionKey,
     pub(super) messages: Vec<Message>,
@@ -40,7 +40,7 @@ pub(super) struct ReplacedSegment {
     encoded: Vec<u8>,
 }
 
-/// Reads a step's messages; `None` when the session is not there as planned.
+/// Reads a step's messages; `None` when the session has changed since it was planned.
 pub(super) fn read(
     store: &Store,
     step: &PlannedStep,

@@ -29,7 +29,7 @@ pub(super) struct Throttle<'s> {
 }
 
 impl Throttle<'_> {
-    /// Sleeps so long that the work before it took only its share of the time, or until the run is to stop.
+    /// Sleeps long enough that the work before it took only its share of the time, or until the run is to stop.
     pub(super) fn pause_after(self, worked: Duration) {
         if self.cpu_fraction_max >= 1.0 {
             return;

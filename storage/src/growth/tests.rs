@@ -1,4 +1,4 @@
-//! Time and bytes add up, whatever lines tell.
+//! Time and bytes add up, whatever timestamps and durations lines have.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use super::*;
 const MINUTE_MS: i64 = 60_000;
 const NOW_MS: i64 = 1_800_000_000_000;
 
-/// An old line that carries the time `said_ms`.
-fn old(said_ms: i64) -> LineTimes {
+/// An old line with this timestamp.
+fn old(timestamp_ms: i64) -> LineTimes {
     LineTimes {
-        said_ms: Some(said_ms),
+        timestamp_ms: Some(timestamp_ms),
         received_ms: NOW_MS,
         ..LineTimes::default()
     }
 }
 
-/// A line that carries no time.
+/// A line without a timestamp.
 fn silent(received_ms: i64) -> LineTimes {
     LineTimes {
         received_ms,
@@ -26,7 +26,7 @@ fn silent(received_ms: i64) -> LineTimes {
     }
 }
 
-/// A `result` line that carries no time.
+/// A `result` line without a timestamp.
 fn result(duration_ms: i64) -> LineTimes {
     LineTimes {
         turn_end: Some(TurnEnd {
@@ -134,7 +134,7 @@ fn a_turn_whose_lines_tell_more_than_its_result_counts_as_they_tell() {
 #[test]
 fn a_result_that_carries_a_time_counts_as_any_line_that_does() {
     let end = LineTimes {
-        said_ms: Some(MINUTE_MS),
+        timestamp_ms: Some(MINUTE_MS),
         ..result(HOUR_MS)
     };
     assert_eq!(imported(&[old(0), end]).active_ms, MINUTE_MS);
@@ -293,9 +293,9 @@ fn any_line() -> impl Strategy<Value = (LineTimes, Arrival)> {
         any_time(),
         arrival,
     )
-        .prop_map(|(said_ms, turn_end, received_ms, arrival)| {
+        .prop_map(|(timestamp_ms, turn_end, received_ms, arrival)| {
             let line = LineTimes {
-                said_ms,
+                timestamp_ms,
                 turn_end,
                 received_ms,
                 head_ends_ms: None,
@@ -331,8 +331,8 @@ proptest! {
     ) {
         let mut with = SessionTimes::default();
         let mut without = SessionTimes::default();
-        for (said_ms, (line, arrival)) in lines {
-            let line = LineTimes { said_ms: Some(said_ms), ..line };
+        for (timestamp_ms, (line, arrival)) in lines {
+            let line = LineTimes { timestamp_ms: Some(timestamp_ms), ..line };
             let step = with.step(line, arrival);
             let plain = LineTimes { turn_end: None, ..line };
             prop_assert_eq!(step, without.step(plain, arrival));

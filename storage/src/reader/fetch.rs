@@ -53,7 +53,7 @@ impl PageReader {
         }
     }
 
-    /// Makes the segment that was decoded ahead the one at hand, if it holds `sequence` of session `key`.
+    /// Makes the segment that was decoded ahead the current one, if it holds `sequence` of session `key`.
     fn advance(&mut self, key: SessionKey, sequence: u64) {
         let holds = |decoded: &Decoded| decoded.holds(key, sequence);
         if !self.decoded.as_ref().is_some_and(holds) {
@@ -115,7 +115,7 @@ impl Decoded {
     }
 }
 
-/// A segment that a thread of its own decodes. Dropped, the thread comes to its end unheard.
+/// A segment that another thread decodes. If this is dropped, the thread ends without its result being used.
 #[derive(Debug)]
 struct ReadAhead {
     key: SessionKey,
@@ -149,7 +149,7 @@ impl ReadAhead {
         })
     }
 
-    /// What it decoded; nothing if that failed: why is told when it is decoded again.
+    /// The decoded segment; `None` if that failed. The segment is then decoded again, which reports the error.
     fn wait(self) -> Option<Decoded> {
         self.thread.join().ok()?.ok()
     }
@@ -208,7 +208,7 @@ impl<'a> SessionSource<'a> {
         }
     }
 
-    /// All of a segment: its bytes as they stand in the file, and its messages.
+    /// All of a segment: its bytes in the file, and its messages.
     pub(crate) fn segment(
         &self,
         info: &SegmentInfo,
@@ -268,8 +268,8 @@ impl<'a> SessionSource<'a> {
             None
         };
         let segment = match sql::segments::at_or_after(connection, key, from) {
-            // Damage among the segments hides no message that has a row of its own. No segment's place is
-            // needed: where one begins, the run of rows has a gap.
+            // Damage among the segments must not hide a message with a row of its own. The run of rows ends at a gap,
+            // which is where the next segment begins.
             Err(error) if is_damage(&error) && self.is_hot(from)? => {
                 return self.hot_page(from, to).map(PageSource::Rows);
             }
@@ -278,7 +278,7 @@ impl<'a> SessionSource<'a> {
         let found = match segment {
             Some(info) if info.first_sequence <= from => {
                 let stored = self.stored(info, None, reader)?;
-                let long = !is_few(&info, from, to) && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
+                let long = !is_partial(&info, from, to) && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
                 let next = if read_ahead && long {
                     self.next_whole(to, &stored, reader)
                 } else {
@@ -301,7 +301,7 @@ impl<'a> SessionSource<'a> {
     }
 
     /// The segment after `before`, if all of it is wanted up to `to` and it is not too big to be decoded ahead.
-    /// What is wrong with it is told when its turn comes.
+    /// An error is ignored here, and reported when the replay reaches the segment.
     fn next_whole(&self, to: u64, before: &Stored, reader: &PageReader) -> Option<Stored> {
         let first = before.info.last_sequence + 1;
         if first > to {
@@ -309,7 +309,7 @@ impl<'a> SessionSource<'a> {
         }
         let info = sql::segments::at_or_after(self.connection, self.key, first).ok()??;
         let wanted = info.first_sequence == first
-            && !is_few(&info, first, to)
+            && !is_partial(&info, first, to)
             && info.raw_bytes <= READ_AHEAD_BYTES_MAX;
         if !wanted {
             return None;
@@ -399,7 +399,7 @@ impl<'a> SessionSource<'a> {
                 format!("message {sequence} {what}"),
             ));
         }
-        // Damage after a good run is met by the next page, which begins with it.
+        // Damage after a good run is reported by the next page, which begins with it.
         Ok(messages)
     }
 }
@@ -421,8 +421,8 @@ fn whole_segment<'a>(key: SessionKey, id: &'a SessionId, info: &SegmentInfo) -> 
     }
 }
 
-/// Whether so few messages are wanted of a segment, and not all, that only they are put together.
-fn is_few(info: &SegmentInfo, from: u64, to: u64) -> bool {
+/// Whether so few messages of a segment are wanted that only these are decoded.
+fn is_partial(info: &SegmentInfo, from: u64, to: u64) -> bool {
     let all = from <= info.first_sequence && to >= info.last_sequence;
     !all && to.min(info.last_sequence) - from < PARTIAL_MESSAGES_MAX
 }
@@ -434,7 +434,7 @@ pub(crate) fn next_sequence_after_damage(
     key: SessionKey,
     sequence: u64,
 ) -> u64 {
-    // Never back: a damaged tree may find what was not asked for.
+    // Never go back: a damaged tree may return rows that were not asked for.
     let further = |next: u64| next.max(sequence + 1);
     let segment = sql::segments::at_or_after(connection, key, sequence);
     if let Ok(Some(info)) = &segment
@@ -454,14 +454,14 @@ pub(crate) fn next_sequence_after_damage(
     further(next.min().unwrap_or(SEQUENCE_MAX + 1))
 }
 
-/// Decodes a segment, or the few messages of it that are asked for, and holds it against its row.
+/// Decodes a segment, or the few messages of it that are wanted, and compares it with its row.
 fn decode(shared: &Shared, range: &MessageRange<'_>, stored: &Stored) -> Result<Decoded> {
     let &MessageRange { key, id, from, to } = range;
     let Stored { info, encoded, .. } = stored;
     let base = stored.base.as_deref();
     let to = to.min(info.last_sequence);
-    let few = is_few(info, from, to);
-    let (first, last) = if few {
+    let partial = is_partial(info, from, to);
+    let (first, last) = if partial {
         (from, to)
     } else {
         (info.first_sequence, info.last_sequence)
@@ -475,7 +475,7 @@ fn decode(shared: &Shared, range: &MessageRange<'_>, stored: &Stored) -> Result<
         })
         .map_err(|source| StoreError::of_segment(id, info.first_sequence, source))?;
     let complete = messages.len() as u64 == last - first + 1;
-    if !complete || (!few && messages.raw_bytes() as u64 != info.raw_bytes) {
+    if !complete || (!partial && messages.raw_bytes() as u64 != info.raw_bytes) {
         return Err(StoreError::damaged(
             Some(id.as_str()),
             format!(
@@ -496,7 +496,7 @@ fn decode(shared: &Shared, range: &MessageRange<'_>, stored: &Stored) -> Result<
     })
 }
 
-/// The base that a segment needs: the one at hand, or from the file.
+/// The base that a segment needs: the cached one, or from the file.
 pub(crate) fn base_of(
     db: &Db,
     connection: &Connection,
@@ -527,8 +527,7 @@ pub(crate) fn decode_base(db: &Db, base_id: u64, encoded: Bytes) -> Result<Base>
         },
         error => damaged_base(db, base_id, &error.to_string()),
     })?;
-    // What is encoded with it names the id that its bytes have, and could not be read with a row
-    // that has another.
+    // Segments refer to a base by the id that its bytes have, so a row with another id would make them unreadable.
     if base.id() != base_id {
         let what = format!("in its row stands base {:016x}", base.id());
         return Err(damaged_base(db, base_id, &what));

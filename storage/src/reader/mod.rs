@@ -58,7 +58,7 @@ pub struct ReadRange {
     pub from: u64,
     /// Last sequence, or `None` for the last one there is when reading begins.
     pub to: Option<u64>,
-    /// Only so many, counted from the end of the range.
+    /// Only this many, counted from the end of the range.
     pub last: Option<u64>,
 }
 
@@ -94,21 +94,21 @@ impl ReadRange {
 
 /// A session's messages, in order, a page at a time.
 ///
-/// It holds no transaction and no connection between pages: a slow caller holds nobody up, and
-/// compaction may move messages meanwhile. Memory is bounded by two segments with
+/// It holds no transaction and no connection between pages, so a slow caller blocks nobody, and compaction may
+/// move messages meanwhile. Memory is bounded by two segments with
 /// their encoded bytes and streams, their base, and one page. A
 /// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
 /// has got its id.
 ///
 /// An error about damaged bytes does not end the replay: what follows the damage comes after it. Any
-/// other ends the iteration, where [`Replay::position`] tells what to go on from. A replay to the
+/// other ends the iteration, where [`Replay::position`] says where to continue. A replay to the
 /// session's last message ends with an error about damage when there are messages after that.
 #[derive(Debug)]
 #[must_use = "a replay reads only what is asked of it"]
 pub struct Replay {
     readers: Readers,
     session: SessionId,
-    /// A session deleted and made anew has another key.
+    /// A session deleted and created again has another key.
     key: SessionKey,
     next: u64,
     end: u64,
@@ -127,7 +127,7 @@ impl Replay {
         })
     }
 
-    /// Of a session of which not even the row need be whole.
+    /// As [`Replay::new`], of a session whose row may be damaged.
     pub(crate) fn of_damaged(
         readers: Readers,
         session: SessionId,
@@ -139,7 +139,7 @@ impl Replay {
                 Ok(Some((key, end))) => {
                     return match sql::damaged::has_rows_past(connection, key, end) {
                         Ok(false) => Ok(Some((key, end))),
-                        // Where that cannot be read, there may be more.
+                        // If that cannot be read, there may be more.
                         Err(error) if !is_damage(&error) => Err(error),
                         Ok(true) | Err(_) => {
                             let last = sql::damaged::last_sequence(connection, key)?;
@@ -202,7 +202,7 @@ impl Replay {
     /// The next run of messages, at least one, or `None` at the end of the range.
     ///
     /// # Errors
-    /// Damage is reported once, with the place; the next call goes on after it. After any other error
+    /// Damage is reported once, with the place; the next call continues after it. After any other error
     /// the next call tries the same place again.
     pub fn next_page(&mut self) -> Result<Option<Vec<Message>>> {
         let rest: Vec<Message> = std::mem::take(&mut self.page).collect();
@@ -231,13 +231,13 @@ impl Replay {
                 Ok(Some(page))
             }
             Err(error) => {
-                // What is missing in a session that has just been deleted is no damage.
+                // Missing messages of a session that was just deleted are not damage.
                 if let Err(gone @ StoreError::SessionNotFound { .. }) =
                     self.check_is_there(&connection)
                 {
                     return Err(gone);
                 }
-                // Anything else may be gone the next time, and hides no message.
+                // Any other error may not occur at the next try, so the position stays.
                 if error.kind() == ErrorKind::Damaged {
                     self.next = fetch::next_sequence_after_damage(&connection, self.key, self.next);
                 }
@@ -246,8 +246,8 @@ impl Replay {
         }
     }
 
-    /// What was appended since the replay began is no damage: it stands before the end that the row tells
-    /// by now.
+    /// Reports messages after the end in the session's row as damage. Messages appended since the replay began are
+    /// before that end by now.
     fn check_past_end(&mut self) -> Result<()> {
         if !std::mem::take(&mut self.checks_past_end) {
             return Ok(());
@@ -266,16 +266,16 @@ impl Replay {
         match found {
             Ok(None) => Ok(()),
             Ok(Some(end)) => Err(StoreError::rows_past_end(&self.session, end)),
-            // What cannot be read tells of no message.
+            // Damage here does not prove that there is a message.
             Err(error) if is_damage(&error) => Ok(()),
             Err(error) => Err(db.name_error("look past the end", error)),
         }
     }
 
-    /// By its key: a session deleted and made anew has another one.
+    /// Looks the session up by its key: one deleted and created again has another key.
     fn check_is_there(&self, connection: &Connection) -> Result<()> {
         let is_there = match sql::sessions::is_there(connection, self.key) {
-            // Where its row would stand nothing can be read, and nothing be deleted.
+            // On a damaged page the row can neither be read nor deleted.
             Err(error) if is_damaged_page(&error) => true,
             is_there => self.readers.db.named("find the session", is_there)?,
         };
@@ -298,7 +298,7 @@ impl Replay {
         self.end
     }
 
-    /// Key of the session that is read, which tells it from a later one of the same id.
+    /// Key of the session that is read. A later session with the same id has another key.
     #[must_use]
     pub fn session_key(&self) -> SessionKey {
         self.key

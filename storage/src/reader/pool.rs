@@ -1,8 +1,11 @@
-//! Connections that cannot write, kept for the next reader.
+//! The pool of read-only connections: `r2d2` with `r2d2_sqlite`, and two additions.
 //!
-//! r2d2 opens them on threads of its own, and such a thread may be the last that holds one. So whoever
-//! drops the pool waits until all are closed: a process that ended before that would leave an empty
-//! log and its shared memory beside the file.
+//! r2d2 opens connections on its own threads, so one of these may be the last to hold a connection. Therefore the
+//! pool counts connections, and dropping it waits until all are closed. Otherwise a process could end before, and
+//! leave an empty log and its shared memory beside the file.
+//!
+//! r2d2 retries when a connection cannot be opened, and keeps only the text of the error. Therefore the last error
+//! is kept here, and a waiting reader gets it at once.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
@@ -24,7 +27,7 @@ pub(crate) type Reader = PooledConnection<Manager>;
 #[derive(Debug)]
 pub(super) struct Pool {
     db: Db,
-    /// There until it is dropped.
+    /// `Some` until the pool is dropped.
     connections: Option<r2d2::Pool<Manager>>,
     open: Arc<OpenConnections>,
     failure: Arc<LastFailure>,
@@ -33,7 +36,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Opens no connection yet. Beside no writer of this process they leave the log alone, see
+    /// Opens no connection yet. Without a writer in this process the connections leave the log alone, see
     /// [`Db::leave_log`].
     pub(super) fn new(
         db: &Db,
@@ -77,8 +80,8 @@ impl Pool {
         }
     }
 
-    /// A connection, waiting up to [`READER_WAIT_MS_MAX`] until one is free. Where a further one is to be
-    /// opened and cannot be, that error is the answer.
+    /// A connection. Waits up to [`READER_WAIT_MS_MAX`] until one is free; fails at once if another one has to be
+    /// opened and cannot be.
     pub(super) fn get(&self) -> Result<Reader> {
         let started = Instant::now();
         let wait_max = Duration::from_millis(READER_WAIT_MS_MAX);
@@ -188,8 +191,8 @@ impl Drop for Counted {
 pub(crate) struct Manager {
     manager: SqliteConnectionManager,
     open: Arc<OpenConnections>,
-    /// A thread of r2d2 may hold the manager a moment longer than there is a pool: it opens nothing then,
-    /// and does not keep the file among those that are open.
+    /// Weak, because a thread of r2d2 may hold the manager a little longer than the pool exists. It opens nothing
+    /// then, and must not keep the file registered as open.
     open_file: Weak<OpenFile>,
 }
 
@@ -253,7 +256,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn a_connection_that_cannot_be_opened_is_told_by_its_own_error_and_soon() {
+    fn a_connection_that_cannot_be_opened_fails_with_its_own_error_and_soon() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("h.db");
         let store = Store::open(&path, StoreOptions::default()).unwrap();

@@ -1,6 +1,6 @@
 //! What the replays of one store share while they decode.
 //!
-//! Nothing here belongs to a replay between two pages: a daemon holds many that are idle.
+//! An idle replay holds nothing of this: a daemon has many of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -55,8 +55,7 @@ impl Shared {
         }
     }
 
-    /// Leave to decode on one more thread: until it is dropped, and only while cores are free
-    /// of others'.
+    /// Permission to decode on one more thread, until it is dropped; `None` if no core is free.
     pub(crate) fn try_read_ahead(self: &Arc<Self>) -> Option<ReadAheadPermit> {
         let admitted =
             self.reading_ahead
@@ -77,7 +76,7 @@ impl Drop for ReadAheadPermit {
     }
 }
 
-/// What is behind these locks is whole after every step: a panic elsewhere does not spoil it.
+/// The data behind these locks is valid after every step, so a poisoned lock is harmless.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

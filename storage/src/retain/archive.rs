@@ -1,5 +1,5 @@
-//! Sessions on their way into an archive: refused where it has others of their ids, copied, and compared with
-//! what a new reader finds there.
+//! Copies sessions into an archive: refuses an archive that has other sessions with their ids, copies, and compares
+//! them with what a new reader finds there.
 
 use std::path::Path;
 
@@ -94,7 +94,7 @@ impl Store {
         // nothing but SQLite opens its file; only the name is left to be put on disk.
         archive.close()?;
         files::sync_folder(files::folder_of(path))?;
-        // Opened anew: what counts is what somebody finds who comes later.
+        // Opened again, because what counts is what a later reader finds.
         let archive = Store::open_read_only(path, options)?;
         let mut with_other_times = Vec::new();
         outcome.keep_damaged_of(leaving, |done, one| {
@@ -179,7 +179,7 @@ impl Store {
                 sequence,
             }));
         }
-        // Imported from an older copy of its file. The archive would be told that it was taken from that.
+        // This session was imported from an older copy of its file, and would replace the archive's import record.
         if found.other_time.is_some() && there.messages > fingerprint.messages {
             return Err(other_session(id, "has more of them").into());
         }
@@ -237,11 +237,11 @@ impl Store {
         if let Some(sequence) = found.difference {
             return Err(differs(format!("message {sequence} is not the same")));
         }
-        let told = (fingerprint.messages, fingerprint.raw_bytes);
-        if (found.messages, found.raw_bytes) != told {
+        let expected = (fingerprint.messages, fingerprint.raw_bytes);
+        if (found.messages, found.raw_bytes) != expected {
             let what = format!(
-                "its row tells of {} messages of {} bytes, and {} of {} are there",
-                told.0, told.1, found.messages, found.raw_bytes
+                "its row says {} messages of {} bytes, and {} of {} are there",
+                expected.0, expected.1, found.messages, found.raw_bytes
             );
             return Err(Failure::OfSession(StoreError::damaged(
                 Some(id.as_str()),
@@ -287,7 +287,7 @@ struct ArchiveBatch<'a> {
 
 impl<'a> ArchiveBatch<'a> {
     fn new(one: &'a SessionToRemove<'_>) -> Self {
-        // As they were taken in, so that the archive counts the same active time.
+        // As they were recorded, so that the archive counts the same active time.
         let arrival = if one.fingerprint.is_imported() {
             Arrival::Historical
         } else {
@@ -334,31 +334,31 @@ impl<'a> ArchiveBatch<'a> {
     }
 }
 
-/// What a session tells of itself and the archive would not. Where the session tells nothing, the archive
-/// may know more: it has read the lines anew.
-fn lost_of(told: &SessionMeta, kept: &SessionMeta) -> Option<&'static str> {
+/// A text of the session that the archive has differently. A text that the session does not have may be set in
+/// the archive, which has read the lines again.
+fn lost_of(own: &SessionMeta, archived: &SessionMeta) -> Option<&'static str> {
     let pairs = [
-        ("name", &told.name, &kept.name),
-        ("model", &told.model, &kept.model),
+        ("name", &own.name, &archived.name),
+        ("model", &own.model, &archived.model),
         (
             "working directory",
-            &told.working_directory,
-            &kept.working_directory,
+            &own.working_directory,
+            &archived.working_directory,
         ),
-        ("worktree", &told.worktree_id, &kept.worktree_id),
+        ("worktree", &own.worktree_id, &archived.worktree_id),
         (
             "id of the agent's session",
-            &told.agent_session_id,
-            &kept.agent_session_id,
+            &own.agent_session_id,
+            &archived.agent_session_id,
         ),
     ];
     let lost = pairs
         .into_iter()
-        .find(|(_, told, kept)| !told.is_empty() && told != kept);
+        .find(|(_, own, archived)| !own.is_empty() && own != archived);
     lost.map(|(what, ..)| what)
 }
 
-/// The archive has had a session of these messages before, which is not the same one.
+/// The archive has another session with these messages.
 fn other_session(id: &SessionId, what: &str) -> StoreError {
     StoreError::InvalidArgument {
         what: Argument::Named("the archive"),

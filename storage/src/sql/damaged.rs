@@ -1,7 +1,7 @@
-//! Sessions of a file in which pages are damaged that they are listed or looked up by.
+//! Lists and finds sessions of a file in which pages of the session table or of its index are damaged.
 //!
-//! A session stands in two trees: with its row in that of the keys, with its id and key in that of
-//! the index. What one of them has lost, the other has as a rule; and the messages stand in neither.
+//! A session is in two b-trees: its row in the table, and its id and key in the index. What one of them has lost,
+//! the other usually has, and the messages are in neither.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ use crate::ids::{SessionId, SessionKey};
 use crate::limits::{DAMAGED_KEYS_IN_A_ROW_MAX, SEQUENCE_MAX, SESSION_KEY_MAX};
 use crate::session::{DamagedSession, Session, SessionFilter, SessionList};
 
-/// What was read in the usual way, or in another one when a page is damaged that it needs.
+/// The usual result, or that of `otherwise` if the usual way met a damaged page.
 pub(crate) fn or_else<T>(
     usual: rusqlite::Result<T>,
     otherwise: impl FnOnce() -> rusqlite::Result<T>,
@@ -33,7 +33,7 @@ pub(crate) fn list(
     filter: &SessionFilter,
 ) -> rusqlite::Result<SessionList> {
     let (mut sessions, damaged) = all(connection)?;
-    sessions.retain(|session| filter.takes(&session.meta));
+    sessions.retain(|session| filter.matches(&session.meta));
     sessions.sort_by_key(|session| std::cmp::Reverse((session.updated_ms, session.key)));
     let bounded = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
     let total = (sessions.len() + damaged.len()) as u64;
@@ -53,7 +53,7 @@ pub(crate) fn list(
     })
 }
 
-/// As [`sessions::compactable`], or a few more: what there is to do for a session, its segments tell.
+/// As [`sessions::compactable`], and perhaps a few more: planning finds out whether a session has work.
 pub(crate) fn compactable(
     connection: &Connection,
     everything: bool,
@@ -81,12 +81,12 @@ pub(crate) fn origins(connection: &Connection) -> rusqlite::Result<Vec<Origin>> 
     sessions.into_iter().map(origin).collect()
 }
 
-/// All sessions in the order of their keys, and those of which nothing can be made. One without an
-/// id stands for all that are in neither tree any more.
+/// All sessions in the order of their keys, and those that cannot be read. One without an id stands for all that
+/// are in neither b-tree any more.
 pub(crate) fn all(
     connection: &Connection,
 ) -> rusqlite::Result<(Vec<Session>, Vec<DamagedSession>)> {
-    // One snapshot: of a session that is deleted meanwhile one tree would know.
+    // One snapshot, so that a concurrent deletion does not make the two trees differ.
     let _snapshot = connection
         .is_autocommit()
         .then(|| connection.unchecked_transaction())
@@ -104,7 +104,7 @@ pub(crate) fn all(
     while next <= end && failed_in_a_row < DAMAGED_KEYS_IN_A_ROW_MAX {
         let from = next;
         let failure = rows_from(connection, from, |key, session| {
-            // Never back: a damaged tree may find what was not asked for.
+            // Never go back: a damaged tree may return rows that were not asked for.
             if key < next {
                 return;
             }
@@ -120,7 +120,7 @@ pub(crate) fn all(
         failed_in_a_row = if next == from { failed_in_a_row + 1 } else { 0 };
         next = next.saturating_add(1);
     }
-    // An entry that leads elsewhere stands for a session that may be found all the same.
+    // A session whose index entry is wrong may have been found by its row.
     let names: HashSet<&str> = found.iter().map(|session| session.id.as_str()).collect();
     let why = first_failure.as_deref().unwrap_or("it has none");
     let left = ids.values().filter(|id| !names.contains(id.as_str()));
@@ -134,7 +134,7 @@ pub(crate) fn all(
     Ok((found, damaged))
 }
 
-/// The sessions of a whole index; `None` when it says something else than the rows that it leads to.
+/// The sessions of a complete index; `None` if it and the rows contradict each other.
 fn all_of(
     connection: &Connection,
     ids: &BTreeMap<i64, String>,
@@ -160,8 +160,7 @@ fn lost(id: Option<&str>, why: &str) -> DamagedSession {
     }
 }
 
-/// Hands the rows from `key` on to `each`, as far as pages can be read; what ended that, if it was not
-/// the last row.
+/// Calls `each` with the rows from `key` on, as far as pages can be read. Returns the error that ended it, if any.
 fn rows_from(
     connection: &Connection,
     key: i64,
@@ -187,7 +186,7 @@ fn indexed(connection: &Connection) -> rusqlite::Result<(BTreeMap<i64, String>, 
     let mut ids = BTreeMap::new();
     let mut is_unambiguous = true;
     for order in ["ASC", "DESC"] {
-        // Both columns stand in the index: no row is looked at.
+        // Both columns are in the index, so no row is read.
         let mut statement = connection.prepare_cached(&format!(
             "SELECT session_key, session_id FROM sessions ORDER BY session_id {order}"
         ))?;
@@ -209,7 +208,7 @@ fn indexed(connection: &Connection) -> rusqlite::Result<(BTreeMap<i64, String>, 
     Ok((ids, false))
 }
 
-/// The highest key that was ever given, as far as that is known.
+/// The highest key that was ever used, as far as that is known.
 fn last_key(connection: &Connection) -> rusqlite::Result<i64> {
     let last = connection
         .query_row(
@@ -229,7 +228,7 @@ fn last_key(connection: &Connection) -> rusqlite::Result<i64> {
 ///
 /// A wrong entry is noticed when it is followed; a missing one is not. So when an id is not found the whole
 /// index is compared with the rows, once per opened store. The writer skips this, because it would hold up
-/// appends: it creates the session anew, both are listed, and `verify` reports the old one.
+/// appends: it creates a new session, both are listed, and `verify` reports the old one.
 #[derive(Debug, Default)]
 pub(crate) struct IdIndex {
     is_whole: OnceLock<bool>,
@@ -322,7 +321,7 @@ fn key_without_index(
     if let Some(found) = sessions.iter().rfind(|session| session.id == *id) {
         return Ok(Some(found.key));
     }
-    // Where no row can be read, none tells that the index is wrong.
+    // If the row cannot be read, nothing contradicts the index.
     let entry = sessions::entry_of(connection, id);
     if let Ok(Some(key)) = entry
         && sessions::by_key(connection, key).is_err_and(|error| is_damage(&error))
@@ -332,7 +331,7 @@ fn key_without_index(
     failure.map_or(Ok(None), Err)
 }
 
-/// Whether a message or a segment stands after `end`, where a session's row says that it ends.
+/// Whether there is a message or a segment after `end`, the last sequence in the session's row.
 pub(crate) fn has_rows_past(
     connection: &Connection,
     key: SessionKey,
@@ -343,19 +342,18 @@ pub(crate) fn has_rows_past(
     Ok(has_more || messages::next_after(connection, key, end)?.is_some())
 }
 
-/// The highest sequence that anything says a session has, whatever its row says.
+/// The highest sequence of a session's messages and segments, whatever its row says.
 ///
-/// What its messages and segments tell is enough, unless some of these cannot be read: then it is
-/// as many as were counted when they were appended.
+/// If some of these cannot be read, the count of appended messages in the growth table is used as well.
 pub(crate) fn last_sequence(connection: &Connection, key: SessionKey) -> rusqlite::Result<u64> {
-    let told = [
+    let found = [
         messages::last_sequence(connection, key),
         segments::last_sequence(connection, key),
     ];
     let mut last = 0;
     let mut is_all_read = true;
-    for told in told {
-        match told {
+    for found in found {
+        match found {
             Ok(sequence) => last = last.max(sequence.unwrap_or_default()),
             Err(error) if is_damage(&error) => is_all_read = false,
             Err(error) => return Err(error),

@@ -53,7 +53,7 @@ impl Db {
         bytes_of(&self.path)
     }
 
-    /// Whether there may be something in the log: also where the system does not tell.
+    /// Whether there may be something in the log. True if its size cannot be read.
     pub(crate) fn may_have_log(&self) -> bool {
         !matches!(self.wal_bytes(), Ok(0))
     }
@@ -106,7 +106,7 @@ impl Db {
         let is_in_use = self.is_in_use();
         let mut failure = None;
         for (name, flags) in candidates {
-            // Opened so, a file is read without its log.
+            // `immutable` reads the file without its log.
             if flags.contains(OpenFlags::SQLITE_OPEN_URI) && self.may_have_log() {
                 continue;
             }
@@ -135,7 +135,7 @@ impl Db {
                     return Err(StoreError::Damaged {
                         session: None,
                         what: format!(
-                            "{}: {cut_off}, and what tells of its tables is not among them: nothing of it \
+                            "{}: {cut_off}, and the pages with its schema are not among them: nothing of it \
                              can be read",
                             self.path.display()
                         ),
@@ -145,7 +145,7 @@ impl Db {
                 Err(error) if is_out_of_space(&error) && !is_in_use => {
                     failure = failure.or(Some(error));
                 }
-                // A file that somebody holds is not one that nobody changes.
+                // A file in use must not be opened as immutable.
                 Err(error) => return Err(self.name_error("open for reading", error)),
             }
         }
@@ -166,8 +166,7 @@ impl Db {
         Ok(connection)
     }
 
-    /// How the file is cut off, where something of its last page is there: SQLite takes such a page for
-    /// a whole one.
+    /// How the file is cut off if a part of its last page is there: SQLite treats such a page as whole.
     pub(crate) fn cut_off_in_last_page(&self, connection: &Connection) -> Result<Option<CutOff>> {
         // The file has no other length while something is read from it and its log is empty.
         let snapshot = self.named("begin to read", connection.unchecked_transaction())?;
@@ -181,10 +180,10 @@ impl Db {
         }))
     }
 
-    /// Keeps a reader that is the last to close from moving the log into the main file: who only
-    /// looks at what a killed process left changes nothing. The next writer reads that log.
+    /// Keeps a reader that is the last to close from moving the log into the main file, so that reading the store of
+    /// a killed process changes nothing. The next writer reads that log.
     ///
-    /// Where nothing is in the log there is nothing to move, and closing clears the empty files away.
+    /// If the log is empty, closing removes the empty files as usual.
     pub(crate) fn leave_log(&self, connection: &Connection) -> rusqlite::Result<()> {
         if self.may_have_log() {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -192,8 +191,8 @@ impl Db {
         Ok(())
     }
 
-    /// Whether somebody has the file open: its shared memory is there then. A failed attempt to make
-    /// it leaves a few bytes.
+    /// Whether a process has the file open: its shared memory exists then. A failed attempt to create that leaves a
+    /// few bytes.
     fn is_in_use(&self) -> bool {
         const SHARED_MEMORY_BYTES_MIN: u64 = 32 << 10;
         bytes_of(&self.beside("-shm")).map_or(true, |bytes| bytes >= SHARED_MEMORY_BYTES_MIN)
@@ -251,7 +250,7 @@ impl Db {
                 path,
                 why: source.to_string(),
             },
-            // Ours are rows that an undamaged file takes.
+            // An undamaged file accepts all rows that we write.
             ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation => StoreError::Damaged {
                 session: None,
                 what: format!("{}: {why}", path.display()),
@@ -286,7 +285,7 @@ impl Db {
     }
 }
 
-/// Bytes of a file; 0 only when there is none. Where the system does not tell, decisions that hang on a
+/// Bytes of a file; 0 only when there is none. If the system does not say, decisions that depend on a
 /// file's being empty must not be made.
 fn bytes_of(path: &Path) -> Result<u64> {
     match std::fs::metadata(path) {
@@ -347,7 +346,7 @@ pub(crate) fn is_invalid_value(error: &rusqlite::Error) -> bool {
             | Error::FromSqlConversionFailure(..)
             | Error::IntegralValueOutOfRange(..)
             | Error::Utf8Error(..)
-            // Whoever asks for a row that need not be there takes this for an answer.
+            // Callers treat this error as the answer that there is no such row.
             | Error::QueryReturnedNoRows
     ) || is_integer_overflow(error)
 }
@@ -467,7 +466,7 @@ thread_local! {
     /// SQLite's busy handler is a plain function.
     static BUSY_WAIT_MS: Cell<u64> = const { Cell::new(limits::BUSY_WAIT_MS_MAX) };
     static BUSY_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// How long the last wait was that was given up; 0 once that was told.
+    /// How long the last wait was that was given up; 0 once that was reported.
     static BUSY_WAITED_MS: Cell<u64> = const { Cell::new(0) };
 }
 

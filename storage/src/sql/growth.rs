@@ -169,7 +169,7 @@ pub(crate) fn remove_session(connection: &Connection, key: SessionKey) -> rusqli
                       UNION SELECT hour FROM activity WHERE session_key = ?1)",
         key,
     )?;
-    // One that is left without messages would keep others from being told apart. Its number, which a
+    // A type without messages would take one of the few places. Its number, which a
     // writer may remember, is forgotten with each commit of another kind than its own appends.
     connection.execute(
         "DELETE FROM message_types WHERE messages = 0 AND raw_bytes = 0

@@ -1,7 +1,7 @@
 //! Rows of `imports`, `import_folders`, `import_paths` and `joins`.
 //!
-//! Reading takes the tables of format 1 as well, so that a store that cannot be migrated, because
-//! its file system is read-only or it is a backup, can be read all the same.
+//! Reading understands the tables of format 1 as well, for stores that cannot be migrated because they are backups
+//! or on a read-only file system.
 
 mod paths;
 #[cfg(test)]
@@ -215,8 +215,7 @@ fn remove_row(
 
 /// Brings the rows of format 1 into the tables of format 2, in the transaction that made these.
 ///
-/// A damaged row, of which nothing could be read, is left to the copy that was made before: it must
-/// not keep all others from being written to.
+/// A damaged row is not carried over (the backup has it): it must not keep the store from being migrated.
 pub(crate) fn carry_over_format_1(connection: &Connection) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
         "SELECT imports_1.*, session_id FROM imports_1 LEFT JOIN sessions USING (session_key)
@@ -297,7 +296,7 @@ pub(crate) fn by_source(
         let found = match layout {
             Layout::Format1 => rows(connection, layout, "source_path = ?1", [source_path])?,
             Layout::Format2 => {
-                // The row stands under its relative path, which is one of the path's ends.
+                // The row is found by its relative path, which is one of the path's ends.
                 let ends = part_starts(source_path).filter_map(|at| source_path.get(at..));
                 let hashes: BTreeSet<_> = ends.chain([source_path]).map(path_hash).collect();
                 let mut found = Vec::new();
@@ -315,7 +314,7 @@ pub(crate) fn by_source(
     })
 }
 
-/// Records of files that stood at `relative_path` below an imported folder, newest first.
+/// Records of files with this `relative_path` below an imported folder, newest first.
 pub(crate) fn by_relative(
     connection: &Connection,
     relative_path: &[u8],
@@ -344,7 +343,7 @@ pub(crate) fn of_session(
     })
 }
 
-/// Where a session comes from, for telling its project.
+/// Where a session comes from, to find its project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) session: SessionKey,
@@ -370,7 +369,7 @@ pub(crate) fn origins(connection: &Connection) -> rusqlite::Result<Vec<Origin>> 
             ))?
             .query_map([], |row| {
                 let is_imported: bool = row.get("is_imported")?;
-                // What is damaged tells nothing, and keeps no other session from its project.
+                // A damaged value counts as missing, so that the other sessions still get their projects.
                 let id: String = row.get("session_id").unwrap_or_default();
                 let source = is_imported.then(|| source_path(row, layout, &id).ok());
                 Ok(Origin {

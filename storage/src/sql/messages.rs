@@ -76,7 +76,7 @@ pub(crate) fn scan(
     Ok(())
 }
 
-/// What tells a row from any other that could stand in its place.
+/// What distinguishes a row from any other with its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowMark {
     pub(crate) received_ms: i64,

@@ -97,7 +97,7 @@ fn apply(
     if version > 0 {
         back_up(connection, version)?;
     }
-    // All steps or none: a crash in between leaves the old format, and the next opening goes on.
+    // All steps or none: a crash in between leaves the old format, and the next opening tries again.
     write_transaction(db, connection, "migrate the schema", |transaction| {
         // Another process may have done it while this one waited for the lock.
         let now: u32 = db.named(

@@ -76,7 +76,7 @@ impl DeletionStep {
         let mut rows = statement.query((from, to, self.rows_max))?;
         let (mut last, mut bytes) = (None, 0_u64);
         while let Some(row) = rows.next()? {
-            // Whatever stands where a value should, it goes as well.
+            // A row with an invalid value is deleted as well.
             let size: Option<i64> = row.get(1)?;
             bytes = bytes.saturating_add(size.unwrap_or(0).unsigned_abs());
             if last.is_some() && bytes > self.bytes_max {

@@ -28,7 +28,7 @@ pub struct ProjectGrowth {
     pub active_ms: i64,
 }
 
-/// Sessions that tell no time: none of their lines does, and none how long a turn took. They are in no
+/// Sessions without times: none of their lines has a timestamp, and none says how long a turn took. They are in no
 /// figure by the hour. One with a single time is not among them: it took no time, and its bytes count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Untimed {
@@ -155,7 +155,7 @@ fn fastest(
 
 /// The projects that take the most room, and how many projects there are.
 fn projects(connection: &Connection, limit: u32) -> rusqlite::Result<(Vec<ProjectGrowth>, u64)> {
-    // The length of a blob stands in its row's header: the bases themselves are not read.
+    // The length of a blob is in its row's header, so the bases themselves are not read.
     let mut statement = connection.prepare_cached(&format!(
         "WITH shared AS
             (SELECT project, sum(length(encoded)) AS bytes FROM bases GROUP BY project)

@@ -97,7 +97,7 @@ fn last_sequence(row: &Row<'_>) -> rusqlite::Result<u64> {
     }
 }
 
-/// The sessions of a query, and those of which nothing can be made.
+/// The sessions of a query, and those whose rows cannot be read.
 pub(super) fn readable(
     mut rows: Rows<'_>,
 ) -> rusqlite::Result<(Vec<Session>, Vec<DamagedSession>)> {
@@ -144,7 +144,7 @@ fn by_id<T>(
         .optional()
 }
 
-/// The index of ids and the rows tell different things.
+/// The index of ids and the rows contradict each other.
 pub(crate) fn index_mismatch() -> rusqlite::Error {
     let what = "the index of session ids does not lead to the session's row";
     rusqlite::Error::SqliteFailure(
@@ -159,7 +159,7 @@ pub(crate) fn is_index_mismatch(error: &rusqlite::Error) -> bool {
     extended == Some(ffi::SQLITE_CORRUPT_INDEX)
 }
 
-/// The key of a session, of whose row nothing else need be readable.
+/// The key of a session. Nothing else of its row has to be readable.
 pub(crate) fn key_of(
     connection: &Connection,
     id: &SessionId,
@@ -249,7 +249,7 @@ pub(crate) fn position(
     by_id(connection, id, |row| Ok((key(row)?, last_sequence(row)?)))
 }
 
-/// Whether a session is there, whatever its row says.
+/// Whether the session exists, whatever else its row says.
 pub(crate) fn is_there(connection: &Connection, key: SessionKey) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM sessions WHERE session_key = ?1)")?
@@ -384,7 +384,7 @@ pub(crate) fn rename(
     Ok(())
 }
 
-/// Takes the session out of sight; its messages are deleted afterwards, in steps.
+/// Removes the session's row; its messages are deleted afterwards, in steps.
 pub(crate) fn mark_deleted(
     connection: &Connection,
     key: SessionKey,
@@ -415,8 +415,8 @@ pub(crate) fn compactable(
     readable(statement.query([everything])?)
 }
 
-/// A session whose rows still have to be deleted. One that is there, or whose key is none, was
-/// never deleted, whatever its row says.
+/// A session whose rows still have to be deleted. A row in `deletions` for a session that exists, or with a key
+/// out of range, is ignored.
 pub(crate) fn next_deletion(
     connection: &Connection,
     after: Option<SessionKey>,
@@ -433,7 +433,7 @@ pub(crate) fn next_deletion(
         .optional()
 }
 
-/// Whether a key is listed as deleted, and of no session that is there.
+/// Whether a key is listed as deleted and no session has it.
 pub(crate) fn is_deletion(connection: &Connection, key: SessionKey) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
@@ -443,7 +443,7 @@ pub(crate) fn is_deletion(connection: &Connection, key: SessionKey) -> rusqlite:
         .query_row([key.0], |row| row.get(0))
 }
 
-/// Keys that are listed as deleted, and cannot be or are not, for `verify`.
+/// Keys in `deletions` that are out of range or of existing sessions, for `verify`.
 pub(crate) fn invalid_deletions(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     connection
         .prepare(

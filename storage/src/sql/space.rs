@@ -81,7 +81,7 @@ pub(crate) fn reclaim(connection: &Connection, pages_max: u32) -> rusqlite::Resu
 
 /// SQLite's own check of the file's structure; the problems, at most `problems_max`, in its words.
 ///
-/// It tells all that is wrong with the pages as one text of many lines, under a heading.
+/// SQLite reports all that is wrong with the pages as one text of many lines, under a heading.
 pub(crate) fn integrity_problems(
     connection: &Connection,
     problems_max: u32,

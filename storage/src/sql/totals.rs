@@ -94,7 +94,7 @@ impl Delta {
 
 /// Writes a page as it is: it goes to disk like any other. The store's name.
 pub(crate) fn touch(connection: &Connection) -> rusqlite::Result<String> {
-    // Not an UPDATE: SQLite compares a row with what stands there, and writes nothing when it is equal.
+    // Not an UPDATE: SQLite does not write a row that is equal to the stored one.
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     connection.pragma_update(None, "user_version", version)?;
     connection
@@ -125,7 +125,7 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
         })
 }
 
-/// What tells two states of a history apart, in any format. One change does not show: a session that gets a
+/// What distinguishes two states of a history, in any format. One change does not show: a session that gets a
 /// name as long as its last one, while the clock is behind the last change of any session.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct HistoryFingerprint {

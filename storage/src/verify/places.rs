@@ -1,14 +1,14 @@
-//! Where a session's messages stand: every sequence in exactly one place.
+//! Checks that every sequence of a session is in exactly one place.
 
 use super::{ProblemKind, VerifyReport, check_count};
 use crate::limits::SESSION_PROBLEMS_MAX;
 use crate::session::Session;
 use crate::sql::segments::SegmentInfo;
 
-/// Holds a session's segments against its hot messages, which are told in order, and counts both.
+/// Merges a session's segments with its hot messages, which are passed in order, and counts both.
 pub(super) struct Places {
     segments: Vec<SegmentInfo>,
-    /// How many of them have had their turn.
+    /// How many of them have been passed.
     passed: usize,
     /// The sequence after all that were looked at.
     next: u64,
@@ -72,7 +72,7 @@ impl Places {
         }
     }
 
-    /// Reports what is wrong, and where the session's row says other sums.
+    /// Reports gaps, overlaps, and wrong sums in the session's row.
     pub(super) fn finish(mut self, session: &Session, report: &mut VerifyReport) {
         self.pass_segments_before(u64::MAX);
         let next = self.next;

@@ -1,4 +1,4 @@
-//! What one snapshot tells of a session, and of the store as a whole.
+//! What one snapshot has of a session, and of the store as a whole.
 
 use rusqlite::Connection;
 
@@ -15,12 +15,12 @@ use crate::sql::db::Db;
 use crate::sql::growth::GrowthSum;
 use crate::sql::segments::SegmentInfo;
 
-/// What one snapshot tells of a session, without its contents.
+/// What one snapshot has of a session, without its contents.
 pub(super) struct SessionView {
     session: Session,
     /// The index of session ids does not lead to it.
     is_missed_by_index: bool,
-    /// The segments of which something can be made.
+    /// The segments whose rows can be read.
     segments: Vec<SegmentInfo>,
     /// What is wrong with the others.
     segment_damage: Vec<StoreError>,
@@ -31,7 +31,7 @@ pub(super) struct SessionView {
     source: Result<Option<ImportRecord>>,
 }
 
-/// What there is to go on with after a [`SessionView`] was checked.
+/// What remains to be checked after a [`SessionView`].
 pub(super) struct CheckedView {
     pub(super) session: Session,
     pub(super) segments: Vec<SegmentInfo>,
@@ -103,7 +103,7 @@ impl SessionView {
             check_growth(&session, growth, report);
         }
         is_listed &= report.take_of(&session, self.scanned)?.is_some();
-        // Of rows that could not be listed it is known already that something is wrong with them.
+        // Rows that could not be listed have been reported already.
         if is_listed {
             self.places.finish(&session, report);
         }
@@ -116,8 +116,8 @@ impl SessionView {
     }
 }
 
-/// What one snapshot tells of the store as a whole. Each is looked at for itself: a damaged table hides
-/// nothing that the others tell.
+/// What one snapshot has of the store as a whole. Each table is read on its own, so that a damaged one does not hide
+/// the others.
 pub(super) struct Sums {
     pub(super) kept: Result<sql::totals::Totals>,
     pub(super) counted: Result<sql::totals::Totals>,

@@ -27,7 +27,7 @@ pub(super) struct Wrote {
     pub(super) appended: Appended,
 }
 
-/// What a group of appends adds to the store-wide sums.
+/// What a group of appends adds to the sums over all sessions.
 #[derive(Default)]
 struct GroupSums {
     totals: Delta,
@@ -43,16 +43,16 @@ pub(super) struct Admitted {
     appended: Appended,
 }
 
-/// What a group may still take.
+/// The space that a group may still use.
 pub(super) struct SpaceBudget {
-    /// What the database takes, with what was admitted of the group before.
+    /// Bytes in use, including what was admitted of the group before.
     pub(super) used_bytes: u64,
     pub(super) limits: SizeLimits,
 }
 
-/// Why an append is refused whose rows SQLite took and does not find.
-const WRITTEN_ROW_MISSING: &str = "what was just written is not found where it is looked for, so the pages \
-     of its table are in disorder; nothing was appended";
+/// Why an append is refused whose rows SQLite accepted and does not find again.
+const WRITTEN_ROW_MISSING: &str = "a row that was just written is not found by its key, so the pages of its \
+     table are in the wrong order; nothing was appended";
 
 /// Writes a group of appends in one transaction.
 pub(super) struct GroupWriter<'g> {
@@ -82,9 +82,8 @@ impl<'g> GroupWriter<'g> {
         }
     }
 
-    /// Looks whether a request may be written. What refuses it (conflict, bounds, damage) has changed
-    /// nothing, so that it does not touch the rest of the group. Messages that are there already need no
-    /// room.
+    /// Checks whether a request may be written. A refusal (conflict, bounds, damage) has changed nothing, so the rest
+    /// of the group can go on. Messages that are recorded already need no space.
     pub(super) fn admit(&mut self, request: &AppendRequest) -> Result<Admitted> {
         let known = match self.cache.sessions.remove(&request.session) {
             Some(session) => Some(session),
@@ -103,7 +102,7 @@ impl<'g> GroupWriter<'g> {
         }
     }
 
-    /// How many of the request's messages are there already, and what its answer will be.
+    /// How many of the request's messages are recorded already, and what its answer will be.
     fn check_admission(
         &mut self,
         known: Option<&Session>,
@@ -132,7 +131,7 @@ impl<'g> GroupWriter<'g> {
         let used_bytes = known.map_or(0, payloads);
         let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
         let grows = known.is_none() || !fresh.is_empty();
-        // Rows take a little more than their payloads, and the pages of indexes and counters grow with them.
+        // Rows take a little more than their payloads, and indexes and counters grow with them.
         let used_with_rows = self.budget.used_bytes.saturating_add(ADMISSION_SLACK_BYTES);
         if grows
             && !limits_policy::admits(used_with_rows, incoming, self.budget.limits.db_bytes_max)
@@ -158,7 +157,7 @@ impl<'g> GroupWriter<'g> {
         Ok((duplicates, appended))
     }
 
-    /// The session as its row has it, if nothing stands where its next messages go.
+    /// The session's row, after checking that nothing is stored where its next messages go.
     fn find_checked(&self, request: &AppendRequest) -> Result<Option<Session>> {
         let found = sql::sessions::find(self.connection, &request.session);
         let found = self.db.named("find the session", found);
@@ -169,14 +168,14 @@ impl<'g> GroupWriter<'g> {
         Ok(found)
     }
 
-    /// Refuses a session past whose end something stands: a message that went there would not be read
-    /// again, or another one for it.
+    /// Refuses a session that has messages past the end in its row: a new message there would not be read back, or
+    /// another one in its place.
     fn refuse_rows_past_end(&self, session: &Session, request: &AppendRequest) -> Result<()> {
         let (key, end) = (session.key, session.messages);
         let mut segment = Ok(None);
         if !request.met_damage.get() {
             segment = sql::segments::last_sequence(self.connection, key);
-            // Segments of others keep nobody from appending who has none.
+            // A damaged page of other sessions' segments must not stop a session that has none.
             let is_of_others = |error| session.segments == 0 && is_damaged_page(error);
             request
                 .met_damage
@@ -208,9 +207,9 @@ impl<'g> GroupWriter<'g> {
             }
         };
         fill_empty(&mut session.meta, &request.meta);
-        let told_nothing = session.last_time_ms.is_none() && session.active_ms == 0;
+        let has_no_time = session.last_time_ms.is_none() && session.active_ms == 0;
         let head_ends_ms = match request.arrival {
-            Arrival::Historical if told_nothing => {
+            Arrival::Historical if has_no_time => {
                 growth::head_ends_ms(fresh.iter().map(|message| times_of(message, now_ms)))
             }
             _ => None,
@@ -247,9 +246,9 @@ impl<'g> GroupWriter<'g> {
         Ok(Wrote { key, appended })
     }
 
-    /// Sees to it that what was written is found again. In a tree whose pages are in disorder SQLite puts
-    /// rows where no look-up leads, and reports success. Asked for at the end of the group, since each
-    /// row may move those before it.
+    /// Checks that what was written is found again. In a b-tree whose pages are in the wrong order SQLite puts rows
+    /// where no look-up finds them, and reports success. Done at the end of the group, because each row may move
+    /// those before it.
     pub(super) fn check_written(&self, request: &AppendRequest, wrote: &Wrote) -> Result<()> {
         let Wrote { key, appended } = wrote;
         let first = appended.first_sequence + appended.duplicates;
@@ -262,7 +261,7 @@ impl<'g> GroupWriter<'g> {
         Err(StoreError::damaged(id, WRITTEN_ROW_MISSING))
     }
 
-    /// Number of the request's messages that the session has already, from its expected sequence on.
+    /// Number of the request's messages that the session has already, from the expected sequence on.
     fn already_there(
         &self,
         request: &AppendRequest,
@@ -365,18 +364,18 @@ impl<'g> GroupWriter<'g> {
         if let Some(preview) = &facts.preview {
             session.last_preview.clone_from(preview);
         }
-        if let Some(told) = &facts.session {
+        if let Some(found) = &facts.session {
             fill_empty(
                 &mut session.meta,
                 &SessionMeta {
-                    working_directory: told.working_directory.clone(),
-                    model: told.model.clone(),
-                    agent_session_id: told.agent_session_id.clone(),
+                    working_directory: found.working_directory.clone(),
+                    model: found.model.clone(),
+                    agent_session_id: found.agent_session_id.clone(),
                     ..SessionMeta::default()
                 },
             );
-            if let Some(title) = &told.title {
-                session.usage.title.follow(title, &mut session.meta.name);
+            if let Some(title) = &found.title {
+                session.usage.title.update(title, &mut session.meta.name);
             }
         }
 
@@ -390,7 +389,7 @@ impl<'g> GroupWriter<'g> {
         }
         let id = sql::growth::type_id(self.connection, name);
         let id = self.db.named("name a message type", id)?;
-        // A name that is new each time counts among the others, and must not fill the memory.
+        // Types beyond the bound share one id, and must not fill the memory.
         if self.cache.types.len() < MESSAGE_TYPES_MAX {
             self.cache.types.insert(name.to_owned(), id);
         }
@@ -437,17 +436,18 @@ impl<'g> GroupWriter<'g> {
     }
 }
 
-fn fill_empty(kept: &mut SessionMeta, told: &SessionMeta) {
+/// Sets the texts of `meta` that are empty.
+fn fill_empty(meta: &mut SessionMeta, found: &SessionMeta) {
     let pairs = [
-        (&mut kept.name, &told.name),
-        (&mut kept.model, &told.model),
-        (&mut kept.working_directory, &told.working_directory),
-        (&mut kept.worktree_id, &told.worktree_id),
-        (&mut kept.agent_session_id, &told.agent_session_id),
+        (&mut meta.name, &found.name),
+        (&mut meta.model, &found.model),
+        (&mut meta.working_directory, &found.working_directory),
+        (&mut meta.worktree_id, &found.worktree_id),
+        (&mut meta.agent_session_id, &found.agent_session_id),
     ];
-    for (kept, told) in pairs {
-        if kept.is_empty() && told.len() <= SESSION_TEXT_BYTES_MAX {
-            kept.clone_from(told);
+    for (field, value) in pairs {
+        if field.is_empty() && value.len() <= SESSION_TEXT_BYTES_MAX {
+            field.clone_from(value);
         }
     }
 }
@@ -455,7 +455,7 @@ fn fill_empty(kept: &mut SessionMeta, told: &SessionMeta) {
 fn times_of(message: &PreparedMessage, now_ms: i64) -> LineTimes {
     let received_ms = message.received_ms.unwrap_or(now_ms);
     LineTimes {
-        said_ms: growth::believed(message.facts.said_ms, received_ms),
+        timestamp_ms: growth::plausible_timestamp(message.facts.timestamp_ms, received_ms),
         turn_end: message.facts.turn_end,
         received_ms,
         head_ends_ms: None,

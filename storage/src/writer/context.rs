@@ -1,23 +1,22 @@
-//! What the writer thread owns: the one connection that writes, and what it remembers of the file.
+//! What the writer thread owns: the one connection that writes, and what it caches of the file.
 
-use std::cell::Cell;
+mod wal;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use rusqlite::hooks::Wal;
 
 use super::append::{GroupWriter, SpaceBudget, Wrote};
 use super::disk_room::{self, PagesBefore};
-use super::request::{AppendRequest, Unanswered, note_space};
+use super::request::{AppendRequest, Unanswered, note_refusals};
 use crate::error::{ErrorKind, Result, StoreError};
 use crate::files::free_bytes;
 use crate::ids::SessionId;
 use crate::limits::{
-    APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, LOG_CUT_MS_MIN, PAGE_BYTES,
-    RESERVE_BYTES_DEFAULT, WAL_BYTES_LULL_MAX, WAL_BYTES_SOFT_MAX, WAL_BYTES_SOFT_MIN,
-    WAL_LIMIT_DIVISOR,
+    APPENDING_MS_MAX, CACHED_SESSIONS_MAX, FULL_DISK_FREE_BYTES_MIN, PAGE_BYTES,
+    RESERVE_BYTES_DEFAULT,
 };
 use crate::message::Appended;
 use crate::open_files::OpenFile;
@@ -25,27 +24,11 @@ use crate::options::StoreOptions;
 use crate::reserve::Reserve;
 use crate::session::Session;
 use crate::sql::db::{Db, write_transaction};
-use crate::sql::space::{Checkpoint, CheckpointMode};
+use crate::sql::space::CheckpointMode;
 use crate::sql::{self};
 use crate::watch::CapacityWatch;
 
-thread_local! {
-    /// Pages in the WAL after the last commit of this thread's connection: SQLite tells it to a
-    /// plain function only.
-    static WAL_PAGES: Cell<i32> = const { Cell::new(0) };
-}
-
-fn note_wal_pages(_: &Wal, pages: std::ffi::c_int) -> rusqlite::Result<()> {
-    WAL_PAGES.set(pages);
-    Ok(())
-}
-
-/// Bytes of the WAL after the last commit.
-fn wal_bytes() -> u64 {
-    u64::from(WAL_PAGES.get().unsigned_abs()) * u64::from(PAGE_BYTES)
-}
-
-/// Rows remembered between commits, valid as long as nobody else commits.
+/// Rows cached between commits, valid as long as no other process commits.
 #[derive(Default)]
 pub(super) struct Cache {
     pub(super) sessions: HashMap<SessionId, Session>,
@@ -68,21 +51,21 @@ impl Cache {
     }
 }
 
-/// No version that SQLite tells.
+/// SQLite never returns this version.
 const DATA_VERSION_UNKNOWN: i64 = -1;
 
-/// For how long nothing has waited for the writer.
+/// How idle the writer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriterIdleness {
     /// Appends wait.
     Busy,
-    /// Just now nobody waits.
+    /// No append waits at the moment.
     Drained,
-    /// Nothing came for so long that it tidies up.
+    /// Nothing came for a while, so it tidies up.
     Idle,
 }
 
-/// The writer thread's belongings; jobs get it to work with.
+/// Everything that the writer thread owns. Jobs work with it.
 pub(crate) struct WriterContext {
     pub(crate) db: Db,
     pub(crate) options: StoreOptions,
@@ -114,7 +97,7 @@ impl WriterContext {
         watch: Arc<CapacityWatch>,
         open_file: Arc<OpenFile>,
     ) -> Self {
-        connection.wal_hook(Some(note_wal_pages));
+        connection.wal_hook(Some(wal::note_pages));
         Self {
             may_have_uncopied_frames: db.may_have_log(),
             last_truncate_attempt: None,
@@ -203,12 +186,12 @@ impl WriterContext {
             }
             result => result,
         };
-        note_space(&self.watch, group, &result);
+        note_refusals(&self.watch, group, &result);
         let answers = result.as_ref().map_or(&[][..], Vec::as_slice);
         match answers.iter().find_map(limit_reached) {
             Some(used_bytes) => {
                 let now_ms = self.options.clock.now_ms();
-                self.watch.refused(used_bytes, now_ms);
+                self.watch.observe_refusal(used_bytes, now_ms);
             }
             None => self.observe_size(),
         }
@@ -217,11 +200,11 @@ impl WriterContext {
 
     /// Takes a sample of the size for the levels.
     pub(crate) fn observe_size(&self) {
-        // A sample that failed is none: a zero would tell that there is room again.
+        // A failed sample is skipped: a zero would mean that there is room again.
         let Ok(pages) = sql::space::pages(&self.connection) else {
             return;
         };
-        let Ok(excess_bytes) = wal_excess_bytes(&self.db, &self.watch) else {
+        let Ok(excess_bytes) = wal::excess_bytes(&self.db, &self.watch) else {
             return;
         };
         let used_bytes = pages * u64::from(PAGE_BYTES) + excess_bytes;
@@ -258,7 +241,7 @@ impl WriterContext {
             let writer = GroupWriter::new(db, transaction, cache, now_ms, budget);
             let answers = write_group(writer, group)?;
             if keeps_reserve {
-                // The reserve is for making room; new messages leave it whole, log and all.
+                // The reserve is for freeing space; new messages and their log must leave all of it.
                 disk_room::check(db, transaction, before, 0)?;
             }
             Ok(answers)
@@ -268,7 +251,7 @@ impl WriterContext {
             // The cache may hold what was rolled back.
             Err(_) => self.cache.clear(),
         }
-        // One that was refused is no reason for compaction to make way: it may be what makes room.
+        // A refused append does not make compaction pause: compaction may be what frees the space.
         if result
             .as_ref()
             .is_ok_and(|answers| answers.iter().any(Result::is_ok))
@@ -279,15 +262,15 @@ impl WriterContext {
         result.map(|answers| answers.into_iter().map(appended).collect())
     }
 
-    /// Tells the hook what is on disk now, before it is answered.
+    /// Calls the hook with what is on disk now, before it is answered.
     fn tell_committed(&self, group: &[AppendRequest], answers: &[Result<Wrote>], now_ms: i64) {
-        let Some(tell) = &self.options.on_commit else {
+        let Some(hook) = &self.options.on_commit else {
             return;
         };
         for (request, answer) in group.iter().zip(answers) {
             let wrote = answer.as_ref().ok();
-            if let Some(news) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
-                tell(&news);
+            if let Some(committed) = wrote.and_then(|wrote| request.committed(wrote, now_ms)) {
+                hook(&committed);
             }
         }
     }
@@ -298,52 +281,6 @@ impl WriterContext {
         let free = sql::space::free_pages(&self.connection);
         let free = self.db.named("count free pages", free)?;
         Ok(free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN)
-    }
-
-    /// Moves the log into the main file before it holds more than the reserve. On a full disk the main
-    /// file grows by what the reserve gives up and no more: a longer log would stay for ever, with all
-    /// the room that compacting and deleting need.
-    fn keep_log_within_reserve(&mut self, coming_bytes: u64) -> Result<()> {
-        let log_bytes = self.fresh_wal_bytes() + coming_bytes;
-        let held_bytes = self.reserve.held_bytes();
-        if held_bytes.is_none_or(|held| log_bytes <= held.max(WAL_BYTES_LULL_MAX)) {
-            return Ok(());
-        }
-        self.checkpoint(CheckpointMode::Passive).map(drop)
-    }
-
-    /// Moves the log into the main file and truncates it. The log may be another process's, or that of one that
-    /// crashed. Returns false if there was none, or if a reader kept it from being truncated.
-    fn truncate_log(&mut self) -> bool {
-        self.db.may_have_log()
-            && self
-                .checkpoint(CheckpointMode::Truncate)
-                .is_ok_and(|done| !done.busy)
-    }
-
-    /// Truncates the WAL if it is longer than usual, as happens while a long reader blocks checkpoints.
-    /// Returns whether it was truncated. It waits CHECKPOINT_WAIT_MS_MAX for readers, so it is tried at most
-    /// once per LOG_CUT_MS_MIN.
-    fn truncate_oversized_log(&mut self) -> bool {
-        let wait = Duration::from_millis(LOG_CUT_MS_MIN);
-        if matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
-            || self
-                .last_truncate_attempt
-                .is_some_and(|at| at.elapsed() < wait)
-        {
-            return false;
-        }
-        self.last_truncate_attempt = Some(Instant::now());
-        self.truncate_log()
-    }
-
-    /// Bytes of the log that the last checkpoint has not seen.
-    fn fresh_wal_bytes(&mut self) -> u64 {
-        // It has begun anew since.
-        if wal_bytes() < self.checkpointed_bytes {
-            self.checkpointed_bytes = 0;
-        }
-        wal_bytes() - self.checkpointed_bytes
     }
 
     /// Runs maintenance in a transaction of its own. When the disk is full the reserve is given
@@ -392,8 +329,7 @@ impl WriterContext {
         }
     }
 
-    /// Forgets what was remembered of rows that other work than appends is going to change, and takes note
-    /// of another process's commits.
+    /// Clears the cache before work other than appends changes rows, and notes commits of other processes.
     fn forget_rows(&mut self) -> Result<()> {
         self.cache.clear();
         let version = data_version(&self.db, &self.connection)?;
@@ -436,37 +372,6 @@ impl WriterContext {
         })
     }
 
-    pub(crate) fn checkpoint(&mut self, mode: CheckpointMode) -> Result<Checkpoint> {
-        let result = sql::space::checkpoint(&self.connection, mode);
-        if let Ok(done) = &result {
-            self.may_have_uncopied_frames =
-                done.busy || done.log_frames != done.checkpointed_frames;
-            if mode == CheckpointMode::Truncate && !self.may_have_uncopied_frames {
-                WAL_PAGES.set(0);
-            }
-            self.checkpointed_bytes = wal_bytes();
-        }
-        self.db.named("checkpoint", result)
-    }
-
-    /// Moves the WAL into the main file when it has grown, between commits, so that no answer
-    /// waits for it.
-    pub(super) fn checkpoint_when_due(&mut self, idleness: WriterIdleness) {
-        let fresh_bytes = self.fresh_wal_bytes();
-        let is_due = match idleness {
-            WriterIdleness::Busy => fresh_bytes >= wal_soft_max(&self.watch),
-            WriterIdleness::Drained => fresh_bytes >= WAL_BYTES_LULL_MAX,
-            WriterIdleness::Idle => fresh_bytes > 0 || self.may_have_uncopied_frames,
-        };
-        if is_due {
-            if let Err(error) = self.checkpoint(CheckpointMode::Passive) {
-                tracing::warn!(%error, "checkpoint failed");
-            }
-            // A busy store must not be without its reserve until it is idle.
-            self.reserve.restore_when_possible();
-        }
-    }
-
     /// Does what can be done when nothing else is asked for. Returns whether nothing is left of it: all of the
     /// log is in the main file, its file is no longer than usual, and the reserve is not given up.
     pub(super) fn tidy_when_idle(&mut self) -> bool {
@@ -476,12 +381,12 @@ impl WriterContext {
         self.reserve.restore_when_possible();
         self.fresh_wal_bytes() == 0
             && !self.may_have_uncopied_frames
-            && matches!(wal_excess_bytes(&self.db, &self.watch), Ok(0))
+            && matches!(wal::excess_bytes(&self.db, &self.watch), Ok(0))
             && self.reserve.allows_appends()
     }
 
     /// Ends the writer: everything into the main file. A reader of another process may keep some of it in
-    /// the log, which is no failure.
+    /// the log, which is not a failure.
     pub(super) fn finish(mut self) -> Result<()> {
         let done = self.checkpoint(CheckpointMode::Truncate);
         if let Err(error) = &done {
@@ -552,18 +457,6 @@ fn data_version(db: &Db, connection: &Connection) -> Result<i64> {
     db.named("look for other writers", version)
 }
 
-fn wal_soft_max(watch: &CapacityWatch) -> u64 {
-    (watch.db_bytes_max() / WAL_LIMIT_DIVISOR).clamp(WAL_BYTES_SOFT_MIN, WAL_BYTES_SOFT_MAX)
-}
-
-/// The part of the log beyond what it usually has. The usual part is on its way into pages that
-/// the main file counts already; it comes and goes, and a size that counted it would flap. What
-/// exceeds it is held there by a reader, and takes space like anything else.
-fn wal_excess_bytes(db: &Db, watch: &CapacityWatch) -> Result<u64> {
-    let bytes = db.wal_bytes()?;
-    Ok(bytes.saturating_sub(wal_soft_max(watch) * 2))
-}
-
 /// What the database takes, and may take. Free pages do not count: they are what the next messages
 /// are written to.
 fn space_budget(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<SpaceBudget> {
@@ -571,7 +464,7 @@ fn space_budget(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Resu
     let free = db.named("count free pages", sql::space::free_pages(connection))?;
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
     Ok(SpaceBudget {
-        used_bytes: live_bytes + wal_excess_bytes(db, watch)?,
+        used_bytes: live_bytes + wal::excess_bytes(db, watch)?,
         limits: watch.limits(),
     })
 }

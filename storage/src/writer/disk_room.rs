@@ -37,7 +37,7 @@ pub(super) fn check(
         return Ok(());
     }
     // The transaction's new pages are written to the log, and later to the main file; what was committed
-    // before stands in the log already. The rest is for pages that change.
+    // before is in the log already. The rest is for pages that change.
     let needed_bytes = grows_by + new_pages * page_bytes + WAL_BYTES_LULL_MAX;
     let Some(free_bytes) = free_bytes(db.path()) else {
         return Ok(());
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_is_needed_is_told_as_more_than_what_is_free() {
-        // The file would grow by 1,863,680 bytes: new pages stand in the log as well.
+        // The file would grow by 1,863,680 bytes: new pages are in the log as well.
         let needed_bytes = 2 * 1_863_680 + WAL_BYTES_LULL_MAX;
         assert_eq!(
             no_room(needed_bytes, 3_702_784, 0),

@@ -1,9 +1,9 @@
-//! The one writer: a thread that owns the only connection of this process that writes.
+//! The one writer: a thread that owns the only writing connection of this process.
 //!
-//! It takes all appends that wait, commits them in one transaction (one fsync for all), and
-//! answers them; then it gives one maintenance job its turn; then it looks after the WAL.
+//! It takes all waiting appends, commits them in one transaction (one fsync for all), and answers them. Then it
+//! runs one maintenance job, and then it checkpoints the WAL if that is due.
 //! Between processes SQLite's write lock arbitrates: every transaction begins by taking it, and
-//! what is remembered between transactions is dropped when somebody else has committed.
+//! what is cached between transactions is dropped when another process has committed.
 
 mod append;
 pub(crate) mod context;
@@ -35,13 +35,13 @@ use crate::reserve::Reserve;
 use crate::sql::db::Db;
 use crate::watch::CapacityWatch;
 
-/// Thirty years: stands for a deadline that `Instant` cannot represent.
+/// Thirty years, used for a deadline that `Instant` cannot represent.
 const FAR_OFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Handle to the writer thread.
 pub(crate) struct Writer {
     queue: Arc<Queue>,
-    /// There until it was waited for.
+    /// `Some` until it was joined.
     thread: Mutex<Option<JoinHandle<Result<()>>>>,
     thread_id: ThreadId,
     payload_bytes_max: usize,
@@ -191,19 +191,18 @@ impl Drop for Writer {
     }
 }
 
-/// A function that answers, and one that waits for the answer. Whoever waits may have given up: what is
-/// answered holds all the same.
+/// A function that answers, and one that waits for the answer. If the caller has given up, the answer is dropped.
 fn answer_channel<T>() -> (impl FnOnce(Result<T>), impl FnOnce() -> Result<T>) {
     let (answer, answered) = mpsc::sync_channel(1);
-    let tell = move |result| {
+    let send = move |result| {
         let _ = answer.send(result);
     };
-    (tell, move || {
+    (send, move || {
         answered.recv().unwrap_or_else(|_| Err(ended()))
     })
 }
 
-/// A wait longer than clocks can tell is one of [`FAR_OFF`].
+/// A wait that `Instant` cannot represent becomes one of [`FAR_OFF`].
 fn deadline_after(wait_max: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(wait_max).unwrap_or(now + FAR_OFF)
@@ -246,8 +245,8 @@ fn run(queue: &Queue, mut context: WriterContext) -> Result<()> {
         }
     }));
     if worked.is_err() {
-        // A bug, not an input. An open transaction rolls back with its connection; nobody who
-        // waits may hang, and whoever comes later is told.
+        // A bug. An open transaction rolls back with its connection. Waiting callers get an error, and so do later
+        // ones.
         tracing::error!("the writer ended by a panic; the store takes no more messages");
         drop(Unanswered::not_begun(queue.close_and_drain(ENDED)));
     }

@@ -44,8 +44,8 @@ struct State {
     /// What they take, as [`queued_bytes`] counts it.
     append_bytes: usize,
     jobs: VecDeque<Job>,
-    /// Those who wait for room, the one that came first in front. Only that one may enter: else a big
-    /// request would wait for ever behind small ones that take all room that comes.
+    /// Appenders that wait for room, in order. Only the first may enter: otherwise a big request would wait for ever
+    /// while small ones use the room.
     waiters: VecDeque<Arc<Condvar>>,
     closed: bool,
     /// Why, when it was not asked for.
@@ -59,14 +59,14 @@ impl State {
         }
     }
 
-    /// Tells the one whose turn it is that there may be room.
-    fn tell_first_waiter(&self) {
+    /// Wakes the first waiter: there may be room.
+    fn wake_first_waiter(&self) {
         if let Some(first) = self.waiters.front() {
             first.notify_one();
         }
     }
 
-    fn tell_all_waiters(&self) {
+    fn wake_all_waiters(&self) {
         self.waiters.iter().for_each(|waiter| waiter.notify_one());
     }
 }
@@ -88,12 +88,12 @@ impl Queue {
         }
     }
 
-    /// The state is plain data, valid after every statement: a panic elsewhere does not spoil it.
+    /// The state is plain data, valid after every statement, so a poisoned lock is harmless.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an append. Where there is no room it waits for it, until its deadline, if it `may_wait`.
+    /// Adds an append. If there is no room and it `may_wait`, it waits until its deadline.
     pub(super) fn push(&self, request: AppendRequest, may_wait: bool) -> Result<()> {
         let started = Instant::now();
         let bytes = queued_bytes(&request);
@@ -116,8 +116,8 @@ impl Queue {
             });
             state.waiters.retain(|waiter| !Arc::ptr_eq(waiter, &own));
             if let Some(refusal) = refusal {
-                // It was perhaps the one that kept those behind it waiting.
-                state.tell_first_waiter();
+                // Those behind it may have been waiting for it alone.
+                state.wake_first_waiter();
                 return Err(refusal);
             }
         }
@@ -125,7 +125,7 @@ impl Queue {
         state.appends.push_back(request);
         self.work_came.notify_one();
         // There may be room for more than one.
-        state.tell_first_waiter();
+        state.wake_first_waiter();
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Queue {
                 let group = take_group(&mut state);
                 let job = state.jobs.pop_front();
                 if !group.is_empty() {
-                    state.tell_first_waiter();
+                    state.wake_first_waiter();
                 }
                 return Work::Some { group, job };
             }
@@ -202,22 +202,22 @@ impl Queue {
         }
     }
 
-    /// Lets nothing more in; what waits is still carried out.
+    /// Accepts nothing more; what waits is still carried out.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.tell_all_waiters();
+        state.wake_all_waiters();
         self.work_came.notify_all();
     }
 
-    /// Closes because of `why`, and hands out what waits so that it can be refused.
+    /// Closes because of `why`, and returns the waiting requests so that they can be refused.
     pub(super) fn close_and_drain(&self, why: &'static str) -> Vec<AppendRequest> {
         let mut state = self.lock();
         state.closed = true;
         state.why = Some(why);
         state.append_bytes = 0;
         state.jobs.clear();
-        state.tell_all_waiters();
+        state.wake_all_waiters();
         state.appends.drain(..).collect()
     }
 
@@ -248,7 +248,7 @@ fn take_group(state: &mut State) -> Vec<AppendRequest> {
     group
 }
 
-/// What a request takes while it waits: its payloads, and what is known of each.
+/// What a request takes while it waits: its payloads, and a fixed size for each message.
 fn queued_bytes(request: &AppendRequest) -> usize {
     request.bytes() + request.messages.len() * QUEUED_MESSAGE_BYTES
 }
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(queue.waiting(), QueueDepth { requests, bytes });
     }
 
-    /// Ends when so many requests wait for room.
+    /// Returns once this many requests wait for room.
     fn wait_for_waiters(queue: &Queue, waiters: usize) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while queue.lock().waiters.len() < waiters {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_room_in_vain_keeps_nobody_behind_from_it() {
+    fn a_waiter_that_gives_up_does_not_block_those_behind_it() {
         let queue = Queue::new(100, 25 * QUEUED_MESSAGE_BYTES);
         queue.push(empty(20), true).unwrap();
         std::thread::scope(|scope| {

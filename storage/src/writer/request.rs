@@ -1,5 +1,5 @@
-//! Batches on their way to the writer: checked against the bounds, their lines read, and each answered
-//! whatever becomes of the writer.
+//! Batches on their way to the writer: checked against the bounds, their lines classified, and each answered even
+//! if the writer panics.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ use crate::watch::CapacityWatch;
 /// Answers an append.
 pub(crate) type Done = Box<dyn FnOnce(Result<Appended>) + Send>;
 
-/// A payload with all that can be known of it before its turn, so that the writer thread only writes.
+/// A payload with everything that is computed on the caller's thread, so that the writer thread only writes.
 pub(crate) struct PreparedMessage {
     pub(super) payload: Bytes,
     pub(super) digest: i64,
@@ -44,7 +44,7 @@ pub(crate) struct AppendRequest {
     pub(super) queued: Instant,
     pub(super) done: Done,
     bytes: usize,
-    /// A damaged page was met where segments of this session would stand, if it had any.
+    /// A page where segments of this session would be, if it had any, is damaged.
     pub(super) met_damage: Cell<bool>,
 }
 
@@ -114,7 +114,7 @@ impl AppendRequest {
         (self.done)(Err(StoreError::DeadlineExceeded { id, waited_ms }));
     }
 
-    /// The messages that were new, for those who follow; `None` when there are none.
+    /// The messages that were new, for followers; `None` when there are none.
     pub(super) fn committed(&self, wrote: &Wrote, now_ms: i64) -> Option<Committed> {
         let Wrote { key, appended } = wrote;
         let fresh = self.messages.iter().zip(appended.first_sequence..);
@@ -138,8 +138,8 @@ impl AppendRequest {
 /// Requests that have no answer yet. When a panic ends the writer they get one.
 pub(super) struct Unanswered {
     requests: std::vec::IntoIter<AppendRequest>,
-    /// What became of their messages, as far as is known.
-    fate: &'static str,
+    /// What is known of their messages.
+    outcome: &'static str,
 }
 
 impl Unanswered {
@@ -147,7 +147,7 @@ impl Unanswered {
     pub(super) fn of(group: Vec<AppendRequest>) -> Self {
         Self {
             requests: group.into_iter(),
-            fate: "whether this was recorded is not known",
+            outcome: "whether this was recorded is not known",
         }
     }
 
@@ -155,7 +155,7 @@ impl Unanswered {
     pub(super) fn not_begun(requests: Vec<AppendRequest>) -> Self {
         Self {
             requests: requests.into_iter(),
-            fate: "this was not recorded",
+            outcome: "this was not recorded",
         }
     }
 
@@ -175,10 +175,10 @@ impl Iterator for Unanswered {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         for request in self.requests.by_ref() {
-            let why = Some(format!("{ENDED}; {}", self.fate));
-            let tell = || (request.done)(Err(StoreError::Closed { why }));
+            let why = Some(format!("{ENDED}; {}", self.outcome));
+            let answer = || (request.done)(Err(StoreError::Closed { why }));
             // A second panic would end the process.
-            let _ = catch_unwind(AssertUnwindSafe(tell));
+            let _ = catch_unwind(AssertUnwindSafe(answer));
         }
     }
 }
@@ -239,9 +239,9 @@ fn check(batch: &Batch, payload_bytes_max: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes note of what was refused for want of space and what was recorded. A failed group of several is tried
-/// again one by one, and counted then.
-pub(super) fn note_space(
+/// Counts appends that were refused for lack of space, and notes those that were recorded. A failed group of
+/// several is tried again one by one, and counted then.
+pub(super) fn note_refusals(
     watch: &CapacityWatch,
     group: &[AppendRequest],
     result: &Result<Vec<Result<Appended>>>,
@@ -254,7 +254,7 @@ pub(super) fn note_space(
                 let bytes = request.bytes() as u64;
                 match answer {
                     Err(error) => watch.refusals.refused(error, bytes),
-                    // Messages that were there already need no space.
+                    // Messages that were recorded already need no space.
                     Ok(done) if done.duplicates > 0 => {}
                     Ok(_) => watch.refusals.recorded(bytes),
                 }
@@ -268,19 +268,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_that_a_line_tells_takes_more_memory_than_a_session_keeps() {
+    fn texts_of_a_line_take_no_more_memory_than_a_session_keeps() {
         let line = |cwd: &str| {
             format!(r#"{{"type":"system","subtype":"init","cwd":"{cwd}","session_id":"x"}}"#)
         };
-        let told = |cwd: &str| {
+        let facts_of = |cwd: &str| {
             let batch = Batch::new("s".parse().unwrap(), vec![line(cwd).into()]);
             let done: Done = Box::new(|_| {});
             let prepared = AppendRequest::prepare(batch, None, 1 << 20, Instant::now(), done);
             let mut request = prepared.unwrap();
             request.messages.remove(0).facts.session.unwrap()
         };
-        assert_eq!(told("/here").working_directory, "/here");
-        let long = told(&"x".repeat(SESSION_TEXT_BYTES_MAX + 1));
+        assert_eq!(facts_of("/here").working_directory, "/here");
+        let long = facts_of(&"x".repeat(SESSION_TEXT_BYTES_MAX + 1));
         assert_eq!(long.working_directory, "");
         assert_eq!(long.agent_session_id, "x");
     }

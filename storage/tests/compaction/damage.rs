@@ -77,7 +77,7 @@ fn a_damaged_message_takes_the_base_from_nobody() {
 }
 
 #[test]
-fn damage_is_told_in_its_place_wherever_it_is_in_a_long_replay() {
+fn damage_is_reported_in_its_place_wherever_it_is_in_a_long_replay() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("h.db");
     let store = open(&path);

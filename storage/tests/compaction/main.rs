@@ -22,6 +22,7 @@ use betcode_storage::{
     RunOutcome, SessionId, SessionMeta, Store, StoreError, StoreOptions, Tier, VerifyReport,
     restore,
 };
+use betcode_test_support::Random;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -414,14 +415,9 @@ fn a_run_ends_on_a_file_that_gives_no_space_back() {
 fn a_line_longer_than_what_a_base_holds_takes_the_base_from_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("h.db"));
-    let mut state = 7_u64;
+    let mut random = Random::new(7);
     let long: String = (0..7_000_000)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            char::from(b" etaoinshrdlu"[(state >> 33) as usize % 13])
-        })
+        .map(|_| char::from(random.one_of(b" etaoinshrdlu")))
         .collect();
     let mut all = lines(300, 1);
     all.push(format!(r#"{{"text":"{long}"}}"#).into());
@@ -433,7 +429,7 @@ fn a_line_longer_than_what_a_base_holds_takes_the_base_from_nobody() {
     assert_eq!(totals.bases, 1);
     assert!(
         totals.segment_bytes + totals.base_bytes < 7_000_000 * 3 / 4,
-        "{} and {} bytes: the line stands twice",
+        "{} and {} bytes: the line is stored twice",
         totals.segment_bytes,
         totals.base_bytes
     );

@@ -126,7 +126,7 @@ fn a_retry_with_the_same_bytes_succeeds_and_other_bytes_conflict() {
 }
 
 #[test]
-fn an_import_that_comes_late_does_not_take_back_how_far_a_file_was_taken() {
+fn an_import_that_comes_late_does_not_reset_how_far_a_file_was_imported() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let import = |payloads: &[&'static [u8]], mark| Batch {
@@ -204,7 +204,7 @@ fn ranges_select_what_they_say() {
 }
 
 #[test]
-fn a_session_is_called_by_the_title_that_its_lines_tell_until_it_is_renamed() {
+fn a_session_is_named_by_the_title_in_its_lines_until_it_is_renamed() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
     let named_after = |line: &str| {
@@ -399,11 +399,11 @@ fn a_replay_that_ends_with_an_error_still_stands_at_the_message_that_did_not_com
 }
 
 #[test]
-fn followers_are_told_of_new_messages_once_and_in_order() {
+fn followers_get_new_messages_once_and_in_order() {
     use std::sync::{Arc, Mutex};
     let folder = tempfile::tempdir().unwrap();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&told);
+    let committed = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&committed);
     let options = StoreOptions {
         on_commit: Some(Arc::new(move |news| {
             seen.lock().unwrap().extend(
@@ -437,7 +437,7 @@ fn followers_are_told_of_new_messages_once_and_in_order() {
     let expected: Vec<_> = [(1, "a"), (2, "b"), (3, "c")]
         .map(|(n, p)| (n, Bytes::from(p)))
         .into();
-    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(*committed.lock().unwrap(), expected);
 }
 
 /// Puts a value into a session's row as SQLite's own shell could, whatever the column's type.
@@ -513,7 +513,7 @@ fn a_store_that_is_let_go_by_its_last_callback_carries_out_what_waits() {
     let store = open(&folder);
     let wait_max = std::time::Duration::from_secs(60);
     let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (send, answered) = std::sync::mpsc::channel();
     let last = store.clone();
     let done = move |appended: betcode_storage::Result<_>| {
         may_go_on.recv().unwrap();
@@ -523,11 +523,11 @@ fn a_store_that_is_let_go_by_its_last_callback_carries_out_what_waits() {
     store
         .append_then(batch("s", &[b"a"]), wait_max, done)
         .unwrap();
-    let answer = move |appended| tell.send(appended).unwrap();
+    let answer = move |appended| send.send(appended).unwrap();
     store
         .append_then(batch("s", &[b"b"]), wait_max, answer)
         .unwrap();
     drop(store);
     go_on.send(()).unwrap();
-    told.recv().unwrap().unwrap();
+    answered.recv().unwrap().unwrap();
 }

@@ -5,7 +5,8 @@
 
 pub mod proc;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fmt::Debug;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A small, fast, seeded generator (SplitMix64). Tests print their seeds; the same seed gives
 /// the same run on every machine.
@@ -38,7 +39,7 @@ impl Random {
         from + self.below(to - from + 1)
     }
 
-    /// A place in a list of so many.
+    /// An index of a list with `len` items.
     pub fn index(&mut self, len: usize) -> usize {
         // Lossless: below `len`.
         self.below(len as u64) as usize
@@ -48,6 +49,13 @@ impl Random {
     pub fn one_of<T: Clone>(&mut self, all: &[T]) -> T {
         all[self.index(all.len())].clone()
     }
+}
+
+/// Bytes that do not compress.
+#[must_use]
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..bytes).map(|_| random.bits() as u8).collect()
 }
 
 /// A seed: the one in `BETCODE_TEST_SEED`, else a new one from the clock. Printed either way.
@@ -71,5 +79,26 @@ pub fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().expect(name),
         Err(_) => default,
+    }
+}
+
+/// Looks again and again until what it sees is as wanted, and returns that. Fails after a minute, which is long
+/// enough on any machine.
+pub fn wait_for<T: Debug>(
+    what: &str,
+    mut look: impl FnMut() -> T,
+    is_wanted: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = look();
+        if is_wanted(&seen) {
+            return seen;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited in vain: {what}: {seen:?}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -246,7 +246,7 @@ fn deletions_pending(path: &Path) -> i64 {
 }
 
 #[test]
-fn a_deletion_that_a_full_disk_cuts_short_is_told_as_it_is_and_keeps_no_store_from_opening() {
+fn a_deletion_that_a_full_disk_cuts_short_is_reported_and_keeps_no_store_from_opening() {
     const PAGE_BYTES: u64 = 16 << 10;
     /// The shared memory beside an open file.
     const SHARED_BYTES: u64 = 32 << 10;
@@ -267,7 +267,7 @@ fn a_deletion_that_a_full_disk_cuts_short_is_told_as_it_is_and_keeps_no_store_fr
     store.close().unwrap();
 
     // Where the session's row finds room to go, and its messages do not.
-    let told = (0..100)
+    let shown = (0..100)
         .find_map(|pages| {
             leave_room(&filler, SHARED_BYTES + pages * PAGE_BYTES);
             let ran = Command::new(WORKER)
@@ -277,15 +277,15 @@ fn a_deletion_that_a_full_disk_cuts_short_is_told_as_it_is_and_keeps_no_store_fr
                 .output()
                 .unwrap();
             assert_eq!(ran.status.code(), Some(6), "{ran:?}");
-            let told = String::from_utf8(ran.stderr).unwrap();
+            let shown = String::from_utf8(ran.stderr).unwrap();
             let is_there = session_is_there(&path);
-            assert_eq!(told.contains("nothing is lost"), is_there, "{told}");
-            (!is_there).then_some(told)
+            assert_eq!(shown.contains("nothing is lost"), is_there, "{shown}");
+            (!is_there).then_some(shown)
         })
         .expect("the deletion was never cut short");
     assert!(
-        told.contains("session s is deleted, but its space could not be given back yet"),
-        "{told}"
+        shown.contains("session s is deleted, but its space could not be given back yet"),
+        "{shown}"
     );
 
     leave_room(&filler, SHARED_BYTES);
@@ -471,7 +471,7 @@ fn a_copy_for_which_there_is_no_room_is_refused_at_once_and_names_its_own_place(
 }
 
 #[test]
-fn a_disk_that_does_not_tell_its_size_is_no_full_one() {
+fn a_disk_that_does_not_report_its_size_is_not_full() {
     let disk = match Mount::in_memory(0) {
         Ok(disk) => disk,
         Err(why) => return skipped("disk full, untold size", &why),

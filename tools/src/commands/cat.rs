@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "N", conflicts_with_all = ["from", "to"])]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     last: Option<u64>,
-    /// Go on with what is appended, until Ctrl-C
+    /// Continue with what is appended, until Ctrl-C
     #[arg(long, short, conflicts_with = "to")]
     follow: bool,
 }
@@ -101,7 +101,7 @@ fn write_json(
         out.raw(b"\n]}\n");
         return Ok(Exit::Ok);
     };
-    // Half of the document stands there: the error goes into it.
+    // A part of the document is written already, so the error is added to it.
     out.raw(format!("\n],\"error\":{}}}\n", failure.to_json()["error"]).as_bytes());
     out.failure_in_words(&failure);
     Ok(failure.exit)
@@ -152,7 +152,7 @@ fn write(
     Ok(written.last_sequence)
 }
 
-/// Writes what is appended from sequence `next` on, until somebody ends it. `is_open` says that the
+/// Writes what is appended from sequence `next` on, until it is interrupted. `is_open` says that the
 /// line before has no newline yet, which an import may bring.
 fn follow(
     store: &Store,

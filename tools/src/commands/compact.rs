@@ -121,7 +121,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     })
 }
 
-/// What a compaction did, by whoever did it. The fields of `compact --json`.
+/// The result of a compaction, made by this process or by the daemon. The fields of `compact --json`.
 #[derive(Serialize)]
 struct Outcome {
     bytes_before: u64,
@@ -195,16 +195,16 @@ fn show(out: &mut Out, outcome: &Outcome) {
     }
     for NotCompacted { session, why } in &outcome.failures {
         let what = format!("not compacted: {session}, left as it is");
-        out.trouble(what, Some(why), Some("betcode-db verify"));
+        out.warn(what, Some(why), Some("betcode-db verify"));
     }
     if outcome.interrupted {
-        let what = "interrupted: what was compacted stays; compact again to go on";
-        out.trouble(what, None, None);
+        let what = "interrupted: what was compacted stays; compact again to continue";
+        out.warn(what, None, None);
     }
 }
 
 /// What the steps would save, about: of the whole store what `report` and `doctor` say, of a session what
-/// its history would take at the same ratio. What is saved by compressing segments anew is not known before.
+/// its history would take at the same ratio. What recompressing segments saves is not known in advance.
 fn saves_bytes(plan: &CompactionPlan, session: Option<&SessionId>, report: &CapacityReport) -> u64 {
     if plan.batches.is_empty() {
         return 0;

@@ -71,7 +71,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
         .prefix("betcode-demo-")
         .tempdir()
         .map_err(|e| Failure::io("create a folder in", &std::env::temp_dir(), &e))?;
-    let mut result = tell(args, &mut context, scratch.path());
+    let mut result = run_in(args, &mut context, scratch.path());
     if let (Err(failure), Some(database)) = (&mut result, &context.global.db)
         && failure.exit == Exit::Interrupted
         && database.exists()
@@ -81,8 +81,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
             database.display()
         ));
     }
-    // A demo that failed or was stopped leaves nothing behind, nor does one whose store stands
-    // elsewhere.
+    // The folder is removed if the demo failed or was stopped, or if its store is elsewhere.
     let finished = matches!(result, Ok(Exit::Ok | Exit::Problems));
     if finished && !args.remove && context.global.db.is_none() {
         let _ = scratch.keep();
@@ -90,7 +89,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     result
 }
 
-fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> {
+fn run_in(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> {
     let database = context
         .global
         .db
@@ -110,7 +109,7 @@ fn tell(args: &Args, context: &mut Context<'_>, scratch: &Path) -> Result<Exit> 
     context.out.flush();
     let store = Store::open(&database, context.global.options())?;
 
-    // What a store takes that holds nothing, with the log of its making: of a tiny history it is most.
+    // Most of what a tiny history takes is what an empty store takes, log included.
     let empty_bytes = store.space()?.used_bytes();
     let imported = record(&store, std::mem::take(&mut source.plan), context)?;
     if imported.interrupted || context.interrupt.raised() {
@@ -303,7 +302,7 @@ fn compact(
             "Compacted   {} of plain rows to {}: {}",
             format::bytes(plain),
             format::bytes(outcome.bytes_after),
-            format::percent(outcome.bytes_after, plain)
+            format::share(outcome.bytes_after, plain)
         ));
         context.out.line(format!("            {took}"));
     }
@@ -319,7 +318,7 @@ fn verify(store: &Store, context: &mut Context<'_>) -> Result<bool> {
     })?;
     drop(progress);
     // With --quiet, only problems count.
-    let write: fn(&mut Out, String) = if report.ok() { Out::line } else { Out::finding };
+    let write: fn(&mut Out, String) = if report.ok() { Out::line } else { Out::problem };
     write(
         context.out,
         format!(
@@ -378,7 +377,7 @@ fn replay(store: &Store, context: &mut Context<'_>) -> Result<Replayed> {
         }
     ));
     for id in &replayed.differing {
-        context.out.finding(format!("differs from its file: {id}"));
+        context.out.problem(format!("differs from its file: {id}"));
     }
     context.out.flush();
     Ok(replayed)

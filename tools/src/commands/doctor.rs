@@ -1,4 +1,4 @@
-//! `doctor`: what the database stands on, looked at in a moment; and what to do about it.
+//! `doctor`: quick checks of the database's surroundings, and what to do about problems.
 
 use std::fs;
 use std::io::Read;
@@ -93,7 +93,7 @@ pub(super) fn run(_args: &Args, context: Context<'_>) -> Result<Exit> {
             checks.extend(file(settings, &around, report));
             checks.push(limit(report));
             checks.push(compaction(report));
-            checks.push(room(&around, report));
+            checks.push(disk_space(&around, report));
             checks.push(log(&around));
         }
         Err(failure) => checks.push(unopened(failure)),
@@ -125,7 +125,7 @@ fn show(out: &mut Out, check: &Check) {
     let (state, write): (_, fn(&mut Out, String)) = match check.state {
         State::Ok => ("ok", Out::line),
         State::Note => ("note", Out::line),
-        State::Problem => ("PROBLEM", Out::finding),
+        State::Problem => ("PROBLEM", Out::problem),
     };
     write(
         out,
@@ -166,7 +166,7 @@ fn file(settings: &FileSettings, around: &Surroundings, report: &CapacityReport)
             ),
         ),
         match settings.gives_space_back {
-            true if is_worth_a_word(report.free_bytes, report) => {
+            true if is_worth_showing(report.free_bytes, report) => {
                 let what = format!("{free} that compacting gives back to the disk");
                 Check::note("free pages", what, "betcode-db compact")
             }
@@ -192,7 +192,7 @@ fn file(settings: &FileSettings, around: &Surroundings, report: &CapacityReport)
 }
 
 fn limit(report: &CapacityReport) -> Check {
-    let free = match is_worth_a_word(report.free_bytes, report) {
+    let free = match is_worth_showing(report.free_bytes, report) {
         true => format!(
             ", of which {} are free for new messages",
             format::bytes(report.free_bytes)
@@ -224,19 +224,19 @@ fn compaction(report: &CapacityReport) -> Check {
         format::bytes(report.compactable_bytes),
         report.by_the_plan()
     );
-    if is_worth_a_word(report.compactable_bytes, report) {
+    if is_worth_showing(report.compactable_bytes, report) {
         return Check::note("compaction", saves, "betcode-db compact");
     }
     Check::ok("compaction", saves)
 }
 
-/// There are always a few fresh messages and free pages; a tenth of the file is another matter.
-fn is_worth_a_word(bytes: u64, report: &CapacityReport) -> bool {
+/// There are always a few new messages and free pages; more than a tenth of the file is worth showing.
+fn is_worth_showing(bytes: u64, report: &CapacityReport) -> bool {
     bytes > report.used_bytes() / 10
 }
 
-/// What is left on the disk, against what working takes: the log, and a copy.
-fn room(around: &Surroundings, report: &CapacityReport) -> Check {
+/// Free space on the disk, compared with what the log and a copy need.
+fn disk_space(around: &Surroundings, report: &CapacityReport) -> Check {
     let copy = report.database_bytes.saturating_sub(report.free_bytes);
     let Some(free) = around.free_bytes else {
         return Check::note("disk", "does not say how much is free", "look with df");
@@ -356,7 +356,7 @@ fn reserve(around: &Surroundings) -> Check {
     }
 }
 
-/// Files that work which was ended, or a restore, has left beside the database.
+/// Files that killed commands, or restores, have left beside the database.
 fn leftovers(path: &Path) -> Vec<Check> {
     let of_database = beside(path).filter_map(|(file, suffix)| {
         let hint = hint_for_leftover(&suffix)?;
@@ -538,7 +538,7 @@ mod tests {
             stages,
             ..DaemonStatus::default()
         };
-        let told = |status| -> Vec<_> {
+        let shown = |status| -> Vec<_> {
             let checks = daemon_checks(Some(status)).into_iter();
             checks.map(|check| (check.state, check.what)).collect()
         };
@@ -546,12 +546,12 @@ mod tests {
             vec![level("sessions", "ok"), level("sqlite_size", "critical")],
             vec![stage(50.0)],
         );
-        assert_eq!(told(ok), [(State::Ok, "process 7".to_owned())]);
+        assert_eq!(shown(ok), [(State::Ok, "process 7".to_owned())]);
         let busy = status(
             vec![level("sessions", "critical"), level("memory", "warning")],
             vec![stage(120.2)],
         );
-        let busy = told(busy);
+        let busy = shown(busy);
         let states: Vec<_> = busy.iter().map(|(state, _)| *state).collect();
         assert_eq!(states, [State::Problem, State::Note, State::Note]);
         assert_eq!(busy[0].1, "process 7: sessions 20 of 20, critical");
@@ -565,12 +565,12 @@ mod tests {
             hint: hint.map(str::to_owned),
             ..DaemonStatus::default()
         };
-        for (hint, told) in [
+        for (hint, expected) in [
             (Some("close clients"), "close clients"),
             (None, "look at its log; restart it"),
         ] {
             let [check] = daemon_checks(Some(status(hint))).try_into().unwrap();
-            assert_eq!(check.hint.as_deref(), Some(told));
+            assert_eq!(check.hint.as_deref(), Some(expected));
         }
     }
 }

@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     for failed in &summary.failed {
         let what = format!("not exported: {} to {}", failed.session, failed.path);
         let out = &mut *context.out;
-        out.trouble(what, Some(&failed.why), Some(&failed.hint));
+        out.warn(what, Some(&failed.why), Some(&failed.hint));
     }
     for salvaged in &summary.salvaged {
         let missing: Vec<_> = salvaged
@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     }
     if summary.interrupted {
         let what = "interrupted: the files written are whole; export again to go on";
-        context.out.trouble(what, None, None);
+        context.out.warn(what, None, None);
     }
     Ok(summary.exit())
 }

@@ -17,15 +17,15 @@ use crate::output::{Out, Unit, format};
 /// Record files of agent lines; run again, only what is new
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A last line without its end is taken as it stands: the file may never get more. When a later \
-import finds it completed, the rest is a message of its own, because what was recorded does not \
-change: export joins the two again, and search and report see them apart.
+A last line without a newline is imported as it is: the file may never get more. When a later \
+import finds the line completed, the rest becomes a message of its own, because recorded messages \
+never change. Export joins the two again; search and report see them apart.
 
-A file is known by its path and by the bytes that were taken of it: copies, also older ones, exports \
-and folders that were moved or renamed hold nothing new. One that gets another name itself is taken as \
-another session.
+A file is recognised by its path and by the bytes that were imported: copies, also older ones, exports \
+and folders that were moved or renamed have nothing new. A file that is itself renamed becomes another \
+session.
 
-What was deleted, or removed by retain, is taken again while its file is there. Delete the file \
+What was deleted, or removed by retain, is imported again as long as its file is there. Delete the file \
 too, or leave old files alone with --modified-within.")]
 pub struct Args {
     /// Files, or folders that hold *.jsonl and *.ndjson files, such as ~/.claude/projects
@@ -35,14 +35,13 @@ pub struct Args {
     /// instead of skipping it
     #[arg(long)]
     as_new: bool,
-    /// Take files that look like databases, programs or archives as well
+    /// Also import files that look like databases, programs or archives
     #[arg(long)]
     binary: bool,
-    /// Only files modified within this time, such as 90d, 12w or 1y, and those of which an earlier
-    /// import took something
+    /// Only files modified within this time, such as 90d, 12w or 1y, and those that were imported before
     #[arg(long, value_name = "AGE", value_parser = age)]
     modified_within: Option<i64>,
-    /// Longest line to take: by default 10MiB, at most 100MiB
+    /// Longest line to import: by default 10MiB, at most 100MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     #[arg(default_value_t = PAYLOAD_BYTES_MAX_DEFAULT as u64, hide_default_value = true)]
     max_payload_bytes: u64,
@@ -72,7 +71,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     };
     let store_options = StoreOptions {
         payload_bytes_max,
-        // It compacts whenever there is no room: levels come and go, and the last one counts.
+        // It compacts whenever space runs out, so levels come and go. Only the last one is logged.
         logs_levels: false,
         ..context.global.options()
     };
@@ -98,7 +97,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     }
     // A daemon compacts by itself.
     let report = match (&summary, &daemon) {
-        (Ok(taken), None) if taken.messages > 0 => store.capacity_report().ok(),
+        (Ok(summary), None) if summary.messages > 0 => store.capacity_report().ok(),
         _ => None,
     };
     let database = store.path().to_owned();
@@ -113,8 +112,7 @@ pub(super) fn run(args: &Args, mut context: Context<'_>) -> Result<Exit> {
     Ok(summary.exit())
 }
 
-/// What the database takes now, and how it takes less. There are always a few fresh messages: a tenth of
-/// it is worth a word.
+/// Shows the database's size, and what compacting would save if that is more than a tenth of it.
 fn show_size(out: &mut Out, around: &Surroundings, report: Option<&CapacityReport>) {
     let bytes = around.database_bytes + around.wal_bytes;
     let takes = format!("The database takes {}", format::bytes(bytes));
@@ -133,15 +131,15 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     let took = if summary.messages == 0 && summary.sessions == 0 {
         match summary.resumed {
             0 if summary.unchanged == 0 && !summary.skipped.is_empty() => {
-                "Nothing was taken".to_owned()
+                "Nothing was imported".to_owned()
             }
             0 => {
                 let looked_at = summary.files - summary.left_old;
                 format!("Nothing new in {}", format::counted(looked_at, "file"))
             }
-            // A file without messages of its own has grown by that alone.
+            // A file that was resumed without a new message has only got the end of its last line.
             ended => format!(
-                "Took the end of the last line of {}, and no new message",
+                "Imported the end of the last line of {}, and no new message",
                 format::counted(ended, "file")
             ),
         }
@@ -175,21 +173,21 @@ fn show(out: &mut Out, summary: &ImportSummary) {
     }
     show_skipped(out, summary);
     if summary.interrupted {
-        let what = "interrupted: run the same command again to go on";
-        out.trouble(what, None, None);
+        let what = "interrupted: run the same command again to continue";
+        out.warn(what, None, None);
     }
 }
 
-/// Shows on stderr what an import did not take.
+/// Shows on stderr what was not imported.
 pub(super) fn show_skipped(out: &mut Out, summary: &ImportSummary) {
     for skipped in summary.skipped.iter().take(LISTED_MAX) {
         let line = skipped.line.map(|n| format!(":{n}")).unwrap_or_default();
         let what = format!("skipped: {}{line}", skipped.path);
-        out.trouble(what, Some(&skipped.why), Some(&skipped.hint));
+        out.warn(what, Some(&skipped.why), Some(&skipped.hint));
     }
     if summary.skipped.len() > LISTED_MAX {
         let more = (summary.skipped.len() - LISTED_MAX) as u64;
         let what = format!("and {} more; --json lists them all", format::count(more));
-        out.trouble(what, None, None);
+        out.warn(what, None, None);
     }
 }

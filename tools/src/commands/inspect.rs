@@ -8,7 +8,7 @@ use betcode_storage::{
 };
 use serde_json::{Value, json};
 
-use super::{Context, damaged_documents, resolve, tell_damaged};
+use super::{Context, damaged_documents, resolve, show_damaged};
 use crate::error::{Exit, Result};
 use crate::output::{Out, Unit, format};
 
@@ -113,14 +113,14 @@ fn run_all(store: &Store, context: Context<'_>) -> Result<Exit> {
         format::counted(sums.sessions, "session"),
         format::bytes(sums.raw_bytes),
         format::bytes(stored_bytes),
-        format::percent(stored_bytes, sums.raw_bytes),
+        format::share(stored_bytes, sums.raw_bytes),
         format::bytes(sums.base_share_bytes),
     ));
     show_hot(out, sums.hot_messages, sums.hot_bytes);
     if sums.segment_bytes > 0 {
         show_tables(out, sums.parts, sums.types, sums.segment_bytes);
     }
-    tell_damaged(out, &damaged);
+    show_damaged(out, &damaged);
     Ok(if damaged.is_empty() {
         Exit::Ok
     } else {
@@ -220,7 +220,7 @@ fn show(out: &mut Out, found: &Inspection) {
         found.session,
         format::bytes(raw_bytes(found)),
         format::bytes(stored),
-        format::percent(stored, raw_bytes(found)),
+        format::share(stored, raw_bytes(found)),
     ));
     show_hot(out, found.hot_messages, found.hot_bytes);
     if !found.bases.is_empty() {
@@ -246,7 +246,7 @@ fn show(out: &mut Out, found: &Inspection) {
             .into_iter()
             .take(3)
             .map(|(part, bytes)| {
-                let share = format::percent(bytes.stored_bytes, anatomy.stored_bytes);
+                let share = format::share(bytes.stored_bytes, anatomy.stored_bytes);
                 format!("{} {share}", part.name())
             })
             .collect();
@@ -321,7 +321,7 @@ fn row(out: &mut Out, name: &str, raw: u64, stored: u64, apportioned: bool, all:
         "{name:<24} {:>10} {:>11} {:>7}",
         format::bytes(raw),
         format!("{mark}{}", format::bytes(stored)),
-        format::percent(stored, all)
+        format::share(stored, all)
     ));
 }
 

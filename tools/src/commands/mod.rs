@@ -95,16 +95,15 @@ impl Context<'_> {
     /// Opens the database for writing; it must exist.
     fn open(&self) -> Result<Store> {
         let path = self.database()?;
-        // Asked of the engine for its words, and so that only imports make databases, also of files
-        // that are empty.
+        // Only imports create databases. Opening for reading gives the engine's error for a missing or empty
+        // file.
         if std::fs::metadata(&path).map_or(true, |there| there.len() == 0) {
             drop(self.open_read_only()?);
         }
         Ok(Store::open(&path, self.global.options())?)
     }
 
-    /// The daemon that serves the database, unless the user wants to do without; says which way
-    /// the command goes.
+    /// The daemon that serves the database, unless `--direct` is given. Reports which way the command takes.
     fn daemon(&mut self) -> Result<Option<Daemon>> {
         let daemon = if self.global.direct {
             None
@@ -131,8 +130,8 @@ impl Context<'_> {
         }
     }
 
-    /// What the database may reach, and whence: the limit that was given, else that of the daemon
-    /// that writes to it, else the default.
+    /// The database's size limit and its source: the limit that was given, else that of the daemon that
+    /// writes to it, else the default.
     fn limit(&self, daemon: Option<&DaemonStatus>) -> Input<ByteCount> {
         let of_daemon = || {
             let daemon = daemon.filter(|_| !self.global.direct)?;
@@ -149,7 +148,7 @@ impl Context<'_> {
         }
     }
 
-    /// What the daemon that serves the database knows, unless the user wants to do without.
+    /// The status of the daemon that serves the database, unless `--direct` is given.
     fn daemon_status(&self) -> Result<Option<DaemonStatus>> {
         match self.global.direct {
             true => Ok(None),
@@ -157,8 +156,8 @@ impl Context<'_> {
         }
     }
 
-    /// Opens the database for reading, and judges its size by [`limit`](Self::limit). Where that is the
-    /// daemon's, the level goes on from the daemon's: both say the same.
+    /// Opens the database for reading, and compares its size with [`limit`](Self::limit). If that is the
+    /// daemon's limit, the level continues the daemon's, so that both show the same.
     fn judge(&self, daemon: Option<&DaemonStatus>) -> Result<(Store, CapacityReport)> {
         let limit = self.limit(daemon);
         let options = StoreOptions {
@@ -245,8 +244,7 @@ fn for_a_shell(path: &Path) -> String {
     }
 }
 
-/// What to try against an error that is about a file named by an argument, and not about the
-/// database.
+/// A hint for an error about a file that an argument names, instead of about the database.
 fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
     let file = resolve_links(file);
     let is_at_file = |path: &PathBuf| *path == file;
@@ -261,7 +259,7 @@ fn hint_about(file: &Path, role: &str, error: &StoreError) -> Option<String> {
     }
 }
 
-/// Why a copy of the database was not made, or not for certain. It is the place of the copy that matters then.
+/// The failure of a copy of the database: hints are about the copy's place, not the database's.
 fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     let full = matches!(error, StoreError::DiskFull { .. });
     let held = matches!(error, StoreError::Busy { .. });
@@ -269,7 +267,7 @@ fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     if matches!(error, StoreError::Cancelled) {
         return Failure::new(Exit::Interrupted, format!("interrupted: {outcome}"));
     }
-    // These say themselves what was done.
+    // These errors already say what was done.
     if let StoreError::CopyNotSynced { .. } | StoreError::LeftAside { .. } = error {
         return error.into();
     }
@@ -284,8 +282,8 @@ fn copy_failure(error: StoreError, outcome: &str) -> Failure {
     failure
 }
 
-/// Sessions that are not shown, because their rows are damaged.
-fn tell_damaged(out: &mut Out, damaged: &[DamagedSession]) {
+/// Shows the sessions that were left out because their rows are damaged.
+fn show_damaged(out: &mut Out, damaged: &[DamagedSession]) {
     for session in damaged {
         let id = session
             .id
@@ -293,11 +291,11 @@ fn tell_damaged(out: &mut Out, damaged: &[DamagedSession]) {
             .map_or("whose id is damaged", SessionId::as_str);
         let what = format!("not looked at: session {id}");
         let hint = "write what can be read of it with `betcode-db export --salvage`";
-        out.trouble(what, Some(&session.what), Some(hint));
+        out.warn(what, Some(&session.what), Some(hint));
     }
 }
 
-/// Those sessions in JSON.
+/// The same in JSON.
 fn damaged_documents(damaged: &[DamagedSession]) -> Vec<Value> {
     let document = |session: &DamagedSession| {
         let id = session.id.as_ref().map(SessionId::as_str);
@@ -333,7 +331,7 @@ fn resolve(store: &Store, text: &str) -> Result<SessionId> {
     if let Ok(id) = SessionId::new(text) {
         match store.session(&id) {
             Ok(_) => return Ok(id),
-            // It is there; what can be read of it may be all.
+            // It exists, and parts of it may be readable.
             Err(error) if error.kind() == ErrorKind::Damaged => return Ok(id),
             Err(_) => {}
         }
@@ -346,7 +344,7 @@ fn resolve(store: &Store, text: &str) -> Result<SessionId> {
         ("ids begin with it", |s, text| {
             s.id.as_str().starts_with(text)
         }),
-        ("are called so", |s, text| s.meta.name == text),
+        ("have this name", |s, text| s.meta.name == text),
         ("ids contain it", |s, text| s.id.as_str().contains(text)),
     ];
     for (how, fits) in ways {
@@ -366,15 +364,15 @@ fn resolve(store: &Store, text: &str) -> Result<SessionId> {
 
 fn ambiguous(text: &str, how: &str, matching: &[&Session]) -> Failure {
     let candidate = |session: &&Session| {
-        let said = session.last_time_ms.map(format::date_time);
-        let told = [
+        let last_time = session.last_time_ms.map(format::date_time);
+        let parts = [
             Some(session.id.to_string()),
             Some(session.meta.name.clone()),
             Some(elide_middle(&session.meta.working_directory, 40)),
-            said,
+            last_time,
         ];
-        let told = told.into_iter().flatten().filter(|told| !told.is_empty());
-        told.collect::<Vec<_>>().join("  ")
+        let parts = parts.into_iter().flatten().filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join("  ")
     };
     let mut among: Vec<String> = matching
         .iter()

@@ -84,7 +84,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     show_outcome(context.out, &outcome, args);
     if outcome.cancelled {
         let what = "interrupted: what was removed is gone; run the same command again to go on";
-        context.out.trouble(what, None, None);
+        context.out.warn(what, None, None);
     }
     Ok(match (outcome.cancelled, outcome.kept.is_empty()) {
         (true, _) => Exit::Interrupted,
@@ -162,7 +162,7 @@ fn document(plan: &RetentionPlan, outcome: Option<&RetentionOutcome>, args: &Arg
         "stored_bytes_after": plan.stored_bytes_after,
         "over_bytes": plan.over_bytes,
         "clock_ahead": plan.clock_ahead,
-        // Where nothing goes, no archive is made.
+        // If nothing is to be removed, no archive is created.
         "archive": args.archive.as_ref().filter(|_| archive_bytes.is_some() || outcome.is_none())
             .map(|path| path.display().to_string()),
         "archive_bytes": archive_bytes,
@@ -271,6 +271,6 @@ fn show_outcome(out: &mut Out, outcome: &RetentionOutcome, args: &Args) {
         format::counted(outcome.removed.len() as u64, "session")
     ));
     for kept in &outcome.kept {
-        out.finding(format!("Kept        {}: {}", kept.session_id, kept.why));
+        out.problem(format!("Kept        {}: {}", kept.session_id, kept.why));
     }
 }

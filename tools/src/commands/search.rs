@@ -70,7 +70,7 @@ fn sessions_to_search(store: &Store, args: &Args) -> Result<Vec<SessionId>> {
         return Ok(vec![resolve(store, text)?]);
     }
     let list = store.sessions(&SessionFilter::default())?;
-    // What stands in those whose row is damaged may be whole.
+    // The messages of sessions whose rows are damaged may be whole.
     let damaged = list.damaged.into_iter().filter_map(|session| session.id);
     let ids = list.sessions.into_iter().map(|session| session.id);
     Ok(ids.chain(damaged).collect())
@@ -92,9 +92,9 @@ struct Search<'a, 'c> {
 }
 
 impl Search<'_, '_> {
-    /// Searches a session. What goes wrong with it does not hide what the others hold.
+    /// Searches a session. A failure is noted and does not end the search of the others.
     fn session(&mut self, session: &SessionId) -> Result<ControlFlow<()>> {
-        // Among all sessions, one that was deleted since they were listed is none.
+        // A session that was deleted since the listing is skipped.
         let is_listed = self.args.session.is_none();
         let replay = match self.store.read(session, ReadRange::all()) {
             Err(error) if error.kind() == ErrorKind::Damaged => {
@@ -113,7 +113,7 @@ impl Search<'_, '_> {
             }
             match message {
                 Ok(message) => self.message(session, &message),
-                // Behind the damage it goes on.
+                // The replay continues after the damage.
                 Err(error) if error.kind() == ErrorKind::Damaged => {
                     if !is_damaged {
                         self.not_searched(session, error.into());
@@ -159,11 +159,11 @@ impl Search<'_, '_> {
         self.context.out.line(line);
     }
 
-    /// Tells of a session that could not be read, or not all of it.
+    /// Reports a session that could not be read, or not completely.
     fn not_searched(&mut self, session: &SessionId, failure: Failure) {
         let what = format!("not all of it searched: {session}");
         let why = failure.to_string();
-        self.context.out.trouble(what, Some(&why), None);
+        self.context.out.warn(what, Some(&why), None);
         let document = json!({"session": session.as_str(), "why": failure.to_string()});
         self.failed.push(document);
     }
@@ -179,7 +179,7 @@ impl Search<'_, '_> {
         let searched = format::counted(self.searched, "message");
         if is_interrupted {
             let what = format!("interrupted: {searched} searched, not all");
-            out.trouble(what, None, None);
+            out.warn(what, None, None);
             return Ok(Exit::Interrupted);
         }
         if is_limited {
@@ -189,7 +189,7 @@ impl Search<'_, '_> {
         if self.found == 0 {
             out.remark(format!("nothing in {searched} matches"));
             if let Some(wanted) = &self.args.message_type {
-                tell_types(self.store, wanted, out)?;
+                show_known_types(self.store, wanted, out)?;
             }
         }
         Ok(match (self.found, self.failed.is_empty()) {
@@ -200,8 +200,8 @@ impl Search<'_, '_> {
     }
 }
 
-/// Says which types there are when no message has the one that was asked for.
-fn tell_types(store: &Store, wanted: &str, out: &mut Out) -> Result<()> {
+/// If no message has the type that was asked for, shows the types that exist.
+fn show_known_types(store: &Store, wanted: &str, out: &mut Out) -> Result<()> {
     let types = store.capacity_report()?.by_type;
     if types.iter().all(|known| known.message_type != wanted) {
         let known: Vec<_> = types.iter().map(|t| t.message_type.as_str()).collect();
@@ -247,7 +247,7 @@ fn document(session: &SessionId, message: &Message, excerpt: &str) -> Value {
     })
 }
 
-/// The match with what stands around it, on one line.
+/// The match with the text around it, on one line.
 fn excerpt(payload: &[u8], start: usize, end: usize) -> String {
     let around = EXCERPT_CHARS_MAX.saturating_sub(end - start) / 2;
     let (from, to) = (

@@ -7,7 +7,7 @@ use betcode_storage::{Session, SessionFilter, SessionList, Store};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Context, damaged_documents, tell_damaged};
+use super::{Context, damaged_documents, show_damaged};
 use crate::error::{Exit, Result};
 use crate::limits::ABOUT_CELLS_MAX;
 use crate::output::{Out, format};
@@ -34,9 +34,9 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// By the time of the last message, newest first; sessions that tell no time come last
+    /// By the time of the last message, newest first; sessions without times come last
     Updated,
-    /// By RAW, what their messages take as they came, biggest first
+    /// By RAW, the bytes of their messages, biggest first
     Size,
     /// Most messages first
     Messages,
@@ -53,8 +53,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         sessions.retain(|s| mentions(s, text));
     }
     match args.sort {
-        // When the last message was said: imported sessions were all updated today. Those that
-        // tell no time come last.
+        // By their messages' times: imported sessions were all updated today. Those without times come last.
         Sort::Updated => sessions.sort_by_key(|s| std::cmp::Reverse(s.last_time_ms)),
         Sort::Size => sessions.sort_by_key(|s| std::cmp::Reverse(s.raw_bytes)),
         Sort::Messages => sessions.sort_by_key(|s| std::cmp::Reverse(s.messages)),
@@ -76,7 +75,7 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
     } else {
         show(context.out, &sessions, total);
     }
-    tell_damaged(context.out, &list.damaged);
+    show_damaged(context.out, &list.damaged);
     Ok(if list.damaged.is_empty() {
         Exit::Ok
     } else {
@@ -143,7 +142,7 @@ fn show(out: &mut Out, sessions: &[Session], total: usize) {
     }
 }
 
-/// A session's lines: ids are never cut, a long one stands on a line of its own.
+/// A session's lines. An id is never cut: a long one gets a line of its own.
 fn rows(session: &Session) -> Vec<String> {
     let id = session.id.as_str();
     let mut rows = Vec::with_capacity(3);
@@ -158,24 +157,24 @@ fn rows(session: &Session) -> Vec<String> {
         format::count(session.messages),
         format::bytes(session.raw_bytes),
         format::bytes(session.stored_bytes()),
-        format::percent(session.stored_bytes(), session.raw_bytes).replace(' ', ""),
-        format::hours(session.active_ms).replace(' ', ""),
+        format::share(session.stored_bytes(), session.raw_bytes).replace(' ', ""),
+        format::hours(session.active_ms as f64 / 3_600_000.0).replace(' ', ""),
     ));
-    let said = session.last_time_ms.map_or_else(
-        || format!("{:<20}", "no time told"),
+    let last_time = session.last_time_ms.map_or_else(
+        || format!("{:<20}", "no time known"),
         |time| format!("{} UTC", format::date_time(time)),
     );
-    rows.push(format!("  {said}  {}", about(session)));
+    rows.push(format!("  {last_time}  {}", about(session)));
     rows
 }
 
-/// What a session is about, as far as it is known.
+/// The session's name, else its preview, else its directory.
 fn about(session: &Session) -> String {
-    let (name, said) = (&session.meta.name, &session.last_preview);
+    let (name, preview) = (&session.meta.name, &session.last_preview);
     if !name.is_empty() {
         elide_middle(name, ABOUT_CELLS_MAX)
-    } else if !said.is_empty() {
-        format::cut(said, ABOUT_CELLS_MAX)
+    } else if !preview.is_empty() {
+        format::cut(preview, ABOUT_CELLS_MAX)
     } else {
         elide_middle(&session.meta.working_directory, ABOUT_CELLS_MAX)
     }

@@ -26,7 +26,7 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
     let progress = context.out.progress("verifying", 0, Unit::Count);
     let interrupt = context.interrupt;
     let report = match daemon {
-        Some(daemon) => Findings::of_daemon(daemon.verify(&mut |at| {
+        Some(daemon) => VerifySummary::of_daemon(daemon.verify(&mut |at| {
             if let Some((done, all)) = at {
                 progress.at_of(done, all);
             }
@@ -34,7 +34,7 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
         })?),
         None => {
             let store = context.open_read_only().map_err(unopened)?;
-            Findings::of_store(store.verify(&mut |at| {
+            VerifySummary::of_store(store.verify(&mut |at| {
                 progress.at_of(at.messages_done, at.messages);
                 interrupt.flow()
             })?)
@@ -62,7 +62,7 @@ pub(super) fn run(_args: &Args, mut context: Context<'_>) -> Result<Exit> {
             .sequence
             .map(|n| format!(", sequence {n}"))
             .unwrap_or_default();
-        context.out.finding(format!(
+        context.out.problem(format!(
             "{}{session}{sequence}: {}",
             problem.kind,
             problem.reason()
@@ -106,8 +106,8 @@ fn unopened(failure: Failure) -> Failure {
     failure.hint("restore a backup: `betcode-db restore FILE --replace` keeps this file aside")
 }
 
-/// What a check found, by whoever made it.
-struct Findings {
+/// The result of a check, made by this process or by the daemon.
+struct VerifySummary {
     sessions: u64,
     messages: u64,
     raw_bytes: u64,
@@ -125,7 +125,7 @@ struct Problem {
 }
 
 impl Problem {
-    /// What is wrong, without the place, which stands before it.
+    /// What is wrong, without the session and sequence, which are shown before it.
     fn reason(&self) -> &str {
         let (Some(session), Some(sequence)) = (&self.session, self.sequence) else {
             return &self.what;
@@ -140,12 +140,12 @@ impl Problem {
     }
 }
 
-impl Findings {
+impl VerifySummary {
     fn ok(&self) -> bool {
         self.problems_total == 0
     }
 
-    /// Whether a session that no problem names was looked at, and found whole.
+    /// Whether every session that no problem names was checked and found whole.
     fn names_all(&self) -> bool {
         self.problems_total == self.problems.len() as u64
             && self

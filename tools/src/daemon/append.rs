@@ -18,7 +18,7 @@ use crate::limits;
 pub enum AppendError {
     /// The session has other messages from the expected sequence on.
     Conflict,
-    /// The batch is more than the daemon takes at once.
+    /// The batch is larger than the daemon accepts.
     TooLarge,
     /// Anything else.
     Failed(Failure),
@@ -45,7 +45,7 @@ impl Appender<'_> {
     /// Appends a batch and waits until it is durable.
     ///
     /// # Errors
-    /// When it was refused; nothing of it was kept then.
+    /// When it was refused. Nothing of it was recorded then.
     pub fn append(&mut self, batch: Batch) -> Result<Appended, AppendError> {
         let request = request(batch);
         let stream = match self.stream.take() {

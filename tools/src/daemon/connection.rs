@@ -1,5 +1,5 @@
 //! One HTTP/2 connection over the daemon's socket. The transport that comes with tonic would bring
-//! TLS, balancing and a server into a tool that wants neither.
+//! TLS, balancing and a server, none of which the tool needs.
 
 use std::future::Future;
 use std::io;

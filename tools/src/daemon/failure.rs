@@ -1,4 +1,4 @@
-//! What a daemon refuses, as *what, why, try*.
+//! A daemon's refusals as *what, why, try*.
 
 use betcode_schema_grpc::history::Refused;
 use tonic::{Code, Status};
@@ -33,7 +33,7 @@ fn exit_of(reason: &str, code: Code) -> Exit {
     }
 }
 
-/// What the daemon answered to a call.
+/// The failure of a call.
 pub(super) fn of_status(status: &Status) -> Failure {
     let details = status.get_error_details();
     let info = details.error_info();
@@ -49,7 +49,7 @@ pub(super) fn of_status(status: &Status) -> Failure {
     of_message(reason, status.code(), status.message(), hint)
 }
 
-/// What the daemon refused in a stream that goes on.
+/// A refusal within a stream that continues.
 pub(super) fn of_refused(refused: &Refused) -> Failure {
     let code = Code::from_i32(refused.code);
     of_message(&refused.reason, code, &refused.message, &refused.hint)
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_what_to_try_and_ends_with_the_same_code_as_without_a_daemon() {
+    fn a_refusal_says_what_to_try_and_has_the_same_exit_code_as_without_a_daemon() {
         let refused = Refused {
             code: Code::ResourceExhausted.into(),
             reason: "NO_SPACE".to_owned(),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_advice_is_taken_where_it_gives_some_and_no_sentence_is_cut() {
+    fn the_daemons_advice_is_used_if_it_gives_some_and_no_sentence_is_cut() {
         let metadata = HashMap::from([("try".to_owned(), "list the sessions".to_owned())]);
         for (metadata, what, hint) in [
             (metadata, "there is no x", "list the sessions"),

@@ -1,4 +1,4 @@
-//! Long work done by the daemon: it reports its progress, and ends when the call does.
+//! Long work of the daemon: it reports its progress, and ends when the call is dropped.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::{Daemon, failure};
 use crate::error::{Exit, Failure, Result};
 use crate::limits;
 
-/// Watches work: done, of how much; asked often, also when nothing is new. `Break` ends it.
+/// Watches work: how much is done, of how much. Called often, also when nothing is new. `Break` ends the work.
 pub type Watch<'a> = &'a mut dyn FnMut(Option<(u64, u64)>) -> ControlFlow<()>;
 
 /// What an answer of a stream is.
@@ -53,9 +53,8 @@ impl Daemon {
         outcome_of(outcome)
     }
 
-    /// Compacts as [`Daemon::compact`] does, once no other run is under way: one of the daemon's own, or
-    /// one that was just cancelled and ends at its next step. That is waited for no longer than
-    /// `wait_max`.
+    /// As [`Daemon::compact`], after waiting up to `wait_max` for another run to end: one of the daemon's own, or one
+    /// that was just cancelled.
     ///
     /// # Errors
     /// As [`Daemon::compact`]; [`Exit::Busy`] after that wait.
@@ -148,7 +147,7 @@ impl Daemon {
     }
 }
 
-/// What a compaction did, as the engine says it.
+/// The outcome of a compaction as the engine's type.
 fn outcome_of(answer: history::CompactionOutcome) -> Result<CompactionOutcome> {
     let failures = answer.failures.into_iter().map(|failure| {
         Ok(SessionFailure {
@@ -169,7 +168,7 @@ fn outcome_of(answer: history::CompactionOutcome) -> Result<CompactionOutcome> {
     })
 }
 
-/// Waits for `work`, and asks `watch` often meanwhile whether to go on; `None` when it wants to stop.
+/// Waits for `work`, and often asks `watch` whether to continue; `None` when it says stop.
 pub(super) async fn unless_stopped<T>(
     work: impl Future<Output = T>,
     watch: Watch<'_>,

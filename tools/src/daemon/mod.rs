@@ -1,9 +1,9 @@
-//! A running daemon of the store at hand, and working through it.
+//! Finds a running daemon of the store, and works through it.
 //!
-//! Whatever writes, or would contend with the daemon, is asked of it: its limits then hold for
-//! everybody, its followers hear of every message at once, and there is one compaction. Reading
-//! needs nobody. Nothing breaks when the file is written directly all the same (`--direct`):
-//! SQLite's lock arbitrates between processes, and one compaction at a time is held by a lock.
+//! Commands that write, or would compete with the daemon, go through it: then its limits apply to everybody, its
+//! followers get every message at once, and there is one compaction. Reading commands read the file. Writing the
+//! file directly (`--direct`) is safe too: SQLite's lock arbitrates between processes, and a lock allows one
+//! compaction at a time.
 
 mod append;
 mod connection;
@@ -34,7 +34,7 @@ use crate::error::{Exit, Failure, Result};
 use crate::limits;
 use connection::Connection;
 
-/// Where requests say they go; the socket is what counts.
+/// The authority in requests. It is not used for connecting, which is done by the socket's path.
 const ORIGIN: &str = "http://daemon";
 
 /// A daemon that serves the store.
@@ -54,8 +54,7 @@ impl Daemon {
         Self::find_within(db, Duration::from_millis(limits::ANSWER_MS_MAX))
     }
 
-    /// The same, waiting no longer than `wait_max` in all, however often another daemon takes the store
-    /// over meanwhile.
+    /// The same, waiting no longer than `wait_max` in all, even if other daemons take over the store meanwhile.
     fn find_within(db: &Path, wait_max: Duration) -> Result<Option<Self>> {
         let begun = Instant::now();
         let start_wait_max = Duration::from_millis(limits::DAEMON_START_MS_MAX).min(wait_max);
@@ -79,8 +78,8 @@ impl Daemon {
         }
     }
 
-    /// Connects to this daemon. The inner error is that its socket refuses, which a daemon that is just
-    /// starting does; one that accepts and does not answer within `wait_max` will not do so later.
+    /// Connects to this daemon. The inner error means that its socket refuses connections, as while a daemon is
+    /// starting. One that accepts and does not answer within `wait_max` is an outer error.
     fn connect(holder: Holder, wait_max: Duration) -> Result<Result<Self>> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -119,12 +118,12 @@ impl Daemon {
         self.answer(client.rename_session(request)).map(drop)
     }
 
-    /// Deletes a session; whether there was one. That takes as long as its rows are many: `watch` is asked
-    /// often whether to wait for it.
+    /// Deletes a session, and returns whether there was one. That may take long: `watch` is often asked whether to
+    /// go on waiting.
     ///
     /// # Errors
     /// What the daemon answers; [`Exit::Interrupted`] when `watch` ended the wait, [`Exit::Busy`] when it
-    /// took too long. The daemon goes on with the deletion in both cases.
+    /// took too long. The daemon continues the deletion in both cases.
     pub fn delete(&self, session: &SessionId, watch: Watch<'_>) -> Result<bool> {
         self.delete_within(Duration::from_millis(limits::DELETE_MS_MAX), session, watch)
     }
@@ -195,7 +194,7 @@ fn origin() -> tonic::codegen::http::Uri {
     tonic::codegen::http::Uri::from_static(ORIGIN)
 }
 
-/// A daemon that holds the store and cannot be talked to.
+/// The failure of a daemon that holds the store and does not answer.
 fn unreachable(holder: Option<&Holder>, why: &str) -> Failure {
     let (what, stop) = match holder {
         Some(holder) => (
@@ -216,7 +215,7 @@ fn unreachable(holder: Option<&Holder>, why: &str) -> Failure {
     ))
 }
 
-/// A daemon that took a call and did not answer it in time. What was asked may be done all the same.
+/// The failure of a call that the daemon accepted and did not answer in time. It may still be carried out.
 fn slow_answer(holder: &Holder, wait_max: Duration) -> Failure {
     let pid = holder.pid;
     Failure::new(

@@ -32,7 +32,7 @@ pub struct DaemonStatus {
     /// What to try, where it answered why it cannot be asked.
     #[serde(skip)]
     pub hint: Option<String>,
-    /// Memory, beside the plan's formula.
+    /// Memory, and what the plan's formula gives.
     pub memory: Option<Memory>,
     /// Each measure against its limit.
     pub levels: Vec<Level>,
@@ -170,7 +170,7 @@ impl DaemonStatus {
         }
     }
 
-    /// Puts its levels and latencies beside the plan's.
+    /// Adds its levels and latencies to the report.
     pub fn add_to(&self, measured: &mut Measured) {
         for level in &self.levels {
             measured.take_level(&level.resource, level.used, level.limit, &level.level);

@@ -18,7 +18,7 @@ use crate::error::Exit;
 /// Longer than any test waits for an answer.
 const NEVER: Duration = Duration::from_secs(600);
 
-/// A daemon that takes every call, says so, and answers it `after` that time with "not found".
+/// A daemon that accepts every call, reports it, and answers it after `after` with "not found".
 struct SlowDaemon {
     folder: TempDir,
     calls: mpsc::Receiver<()>,
@@ -123,7 +123,7 @@ fn a_wait_for_a_deletion_ends_when_the_user_wants_to_stop_and_says_that_it_goes_
 }
 
 #[test]
-fn a_call_that_was_accepted_and_is_not_answered_in_time_is_told_as_such() {
+fn a_call_that_was_accepted_and_is_not_answered_in_time_is_reported_as_such() {
     let server = SlowDaemon::start(NEVER);
     let daemon = server.connect();
     let mut client = daemon.history();

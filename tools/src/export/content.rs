@@ -1,4 +1,4 @@
-//! A session as the file it came from: its messages with their line ends.
+//! Writes a session as the file it came from: its messages with their line ends.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,20 +10,20 @@ use betcode_storage::{ReadRange, SessionId, Store, StoreError};
 use crate::error::{Exit, Failure, Result};
 use crate::limits::FILE_BUFFER_BYTES;
 
-/// Where newlines stand in a session's file.
+/// The positions of newlines in a session's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LineEnds {
     /// Messages that the next one continues on the same line.
     joins: BTreeSet<u64>,
     /// The message after which the file ends without a newline.
     unterminated: Option<u64>,
-    /// The last message that this is known of: an import may take the file further meanwhile, and
-    /// begin with the newline that is lacking here.
+    /// The last message that this holds for: a concurrent import may add messages, and begin with the newline that
+    /// is missing here.
     known_to: Option<u64>,
 }
 
 impl LineEnds {
-    /// Those of a session: as its file had them, or a newline after each message.
+    /// Those of an imported session's file; for other sessions a newline after each message.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -36,7 +36,7 @@ impl LineEnds {
         }))
     }
 
-    /// The part of a range that this is known of.
+    /// The part of a range that this holds for.
     #[must_use]
     pub fn known_of(&self, range: ReadRange) -> ReadRange {
         let ends = [range.to, self.known_to];
@@ -53,7 +53,7 @@ impl LineEnds {
     }
 }
 
-/// What was handed out of a session.
+/// How much of a session was passed to the sink.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Written {
     /// Messages.
@@ -64,8 +64,8 @@ pub struct Written {
     pub last_sequence: Option<u64>,
 }
 
-/// Hands out a range of a session's file piece by piece, a page of messages in memory at a time.
-/// `Break` ends it early.
+/// Passes a range of a session's file to `sink` piece by piece, with one page of messages in memory. `Break` ends it
+/// early.
 ///
 /// # Errors
 /// What reading says, or `sink`.
@@ -79,7 +79,7 @@ pub fn pieces(
     pieces_with(store, session, &ends, range, sink)
 }
 
-/// As [`pieces`], with line ends that are known, as far as they are.
+/// As [`pieces`], with given line ends.
 ///
 /// # Errors
 /// What reading says, or `sink`.
@@ -111,7 +111,7 @@ pub fn pieces_with(
     Ok(written)
 }
 
-/// Where a file stops being what a session holds.
+/// The first difference between a file and a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Difference {
     /// The line, from 1.
@@ -174,7 +174,7 @@ fn unreadable(error: &io::Error) -> Failure {
     Failure::new(Exit::Internal, "cannot read the file to compare").why(error.to_string())
 }
 
-/// A file read along with pieces that should be the same bytes.
+/// Compares a file with pieces that should be the same bytes.
 struct Compared<R> {
     file: BufReader<R>,
     line: u64,
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_is_told_by_its_line() {
+    fn a_difference_is_reported_by_its_line() {
         for (file, expected) in [
             (&b"one\ntwo\nthree\n"[..], None),
             (b"one\ntwo\nthree\nfour\n", None),

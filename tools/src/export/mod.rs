@@ -1,4 +1,4 @@
-//! Sessions back into files, byte for byte.
+//! Writes sessions back into files, byte for byte.
 
 pub mod content;
 pub mod paths;
@@ -24,9 +24,9 @@ use crate::output::format;
 pub struct ExportOptions {
     /// Only these sessions; all when empty.
     pub sessions: Vec<SessionId>,
-    /// Replace files that are there with other content.
+    /// Replace existing files with other content.
     pub force: bool,
-    /// Write what can be read of damaged sessions, under a name that says so.
+    /// Write what can be read of damaged sessions, as `NAME.salvaged.jsonl`.
     pub salvage: bool,
 }
 
@@ -50,7 +50,7 @@ pub struct Salvaged {
 pub struct NotExported {
     /// The session.
     pub session: String,
-    /// Where it would stand.
+    /// The path it would have.
     pub path: String,
     /// The reason.
     pub why: String,
@@ -85,7 +85,7 @@ pub struct ExportSummary {
     pub messages: u64,
     /// Bytes of those files.
     pub bytes: u64,
-    /// Files that stood there already with these bytes.
+    /// Files that existed already with these bytes.
     pub unchanged: u64,
     /// Sessions not written.
     pub failed: Vec<NotExported>,
@@ -178,7 +178,7 @@ fn check_sessions(store: &Store, sessions: &[SessionId]) -> Result<()> {
     Ok(())
 }
 
-/// A session's file, and whether it stood there already with these bytes; `None` when it was interrupted.
+/// A session's file, and whether it existed already with these bytes; `None` when interrupted.
 type Outcome = Option<(content::Written, bool)>;
 
 /// An export under way.
@@ -241,7 +241,7 @@ impl Run<'_> {
         }
     }
 
-    /// Notes what became of a session; whether to go on with the next.
+    /// Counts the outcome of a session, and returns whether to continue with the next.
     fn note(&mut self, planned: &Planned, written: Result<Outcome>) -> Result<ControlFlow<()>> {
         let summary = &mut self.summary;
         match written {

@@ -55,7 +55,7 @@ pub fn checked(relative: &[u8]) -> Result<PathBuf, UnsafePath> {
 pub struct Paths {
     files: HashSet<PathBuf>,
     folders: HashSet<PathBuf>,
-    /// Where numbering of a path goes on, so that a thousand of the same name stay cheap.
+    /// The next number for a path, so that a thousand files of one name stay cheap.
     next: HashMap<PathBuf, u64>,
 }
 
@@ -81,7 +81,7 @@ impl Paths {
         if !taken(self, path) {
             return path.to_path_buf();
         }
-        // Folders always start anew: two sessions below a renamed folder belong together.
+        // Folders are always numbered from 2: two sessions below a renamed folder belong together.
         let mut number = if as_file {
             self.next.get(path).copied().unwrap_or(2)
         } else {

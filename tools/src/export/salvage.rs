@@ -32,12 +32,12 @@ pub fn pieces(
     let mut written = Written::default();
     let mut missing = Vec::new();
     let mut next = 1;
-    // To the last one that stands there, also beyond what the session's row or file says.
+    // Up to the last message in the database, also beyond what the session's row or import record says.
     let mut replay = store.salvage(session, ReadRange::all())?;
     for message in replay.by_ref() {
         let message = match message {
             Ok(message) => message,
-            // It goes on after the damage.
+            // The replay continues after the damage.
             Err(error) if error.kind() == ErrorKind::Damaged => continue,
             Err(error) => return Err(error.into()),
         };

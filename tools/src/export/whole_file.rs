@@ -1,4 +1,4 @@
-//! A file that stands there whole or not at all, in folders that no link leads out of.
+//! Writes a file completely or not at all, in folders that no symbolic link leads out of.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -55,7 +55,7 @@ pub(super) fn write_whole_file(
         Ok(_) => true,
         Err(_) => false,
     };
-    // Also where nothing stands: SQLite would take a new file of that name for the database's log.
+    // Also where there is no such file yet: SQLite would read a new file of that name as the database's log.
     if belongs_to_database(&target) {
         return Err(Failure::database_in_the_way(&target));
     }

@@ -1,12 +1,12 @@
-//! Sessions out of nothing: seeded, plausible, of any size; for the demo, tests and benchmarks.
+//! Generates plausible sessions of any size from a seed, for the demo, tests and benchmarks.
 //!
 //! How they compress, `zstd -19 --long=27` per session: generated transcripts 9.3 %, generated
 //! streams 9.9 %; real transcripts 11.7 to 15.1 % (18.8 % where images are many), real streams
-//! with partial messages 10.3 %, without them 12.8 %. So generated sessions flatter a footprint a
-//! little; figures that are to be believed are measured on real ones.
+//! with partial messages 10.3 %, without them 12.8 %. So generated sessions compress a
+//! little better than real ones; published figures are measured on real ones.
 //!
-//! A seed gives the same bytes for ever; with an end, only the dates follow from that. Sessions of any size come line by line from
-//! [`TranscriptLines`] and [`StreamLines`], which take bounded memory:
+//! A seed always gives the same bytes, except for the dates if an end is given. [`TranscriptLines`] and
+//! [`StreamLines`] give the lines of endless sessions in bounded memory:
 //!
 //! ```
 //! use betcode_db::generator::{TranscriptLines, transcript};
@@ -77,7 +77,7 @@ pub const BETWEEN_SESSIONS_MS: i64 = 3 * 86_400_000;
 
 /// Writes sessions of both kinds below `folder`, as an agent's folder looks: transcripts under
 /// `projects/`, streams under `streams/`. Asks before each line whether to go on. Returns the files, or
-/// `None` when told not to go on.
+/// `None` when `go_on` says stop.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -90,9 +90,9 @@ pub fn write_sessions_while(
     let each = wanted.target_bytes / wanted.sessions.max(1) as u64;
     for number in 0..wanted.sessions {
         let seed = wanted.seed.wrapping_mul(1_000).wrapping_add(number as u64);
-        // Sizes differ as they do in life: half of the share to one and a half.
+        // Sizes differ, from half of the average to one and a half.
         let bytes = each / 2 + each * (number as u64 % 5) / 4;
-        // The first one ends last: it is a transcript, whose lines all tell their times. The turns of a stream
+        // The first one ends last: it is a transcript, whose lines all have times. The turns of a stream
         // may be said to have taken longer than the times between its lines.
         let after = (wanted.sessions - number) % wanted.sessions;
         let end_ms = wanted
@@ -123,17 +123,17 @@ pub fn write_sessions_while(
     Ok(Some(files))
 }
 
-/// Lines that are said at some time.
+/// Lines with times.
 trait Told: Iterator<Item = Vec<u8>> + Clone {
-    /// When the last one was, Unix milliseconds.
+    /// Time of the last line, Unix milliseconds.
     fn now_ms(&self) -> i64;
-    /// The same lines, said so many milliseconds later, or earlier.
+    /// The same lines, this many milliseconds later, or earlier.
     fn later(self, ms: i64) -> Self;
 }
 
-/// The lines, moved in time so that the last of so many bytes is said at `end_ms`, if there is an end;
-/// `None` when told not to go on. A line is as long whenever it is said, so they are made once to see how
-/// long they take.
+/// The lines, moved in time so that the last one of `bytes` is at `end_ms`, if there is an end; `None` when `go_on`
+/// says stop. The length of a line does not depend on its time, so the lines are generated once before to find their
+/// end.
 fn ending<L: Told>(
     lines: L,
     bytes: u64,
@@ -152,7 +152,7 @@ fn ending<L: Told>(
         let Some(line) = ahead.next() else { break };
         written += line.len() as u64 + 1;
     }
-    // A turn is made at once: the lines of it that are left over count as said.
+    // A whole turn is generated at once, so its remaining lines count as well.
     Some(lines.later(end_ms - ahead.now_ms()))
 }
 

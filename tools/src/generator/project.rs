@@ -30,7 +30,7 @@ pub(super) struct SourceFile {
     pub(super) lines: Vec<String>,
 }
 
-/// An edit: what stood there, and what stands there now.
+/// An edit: the lines before and after it.
 #[derive(Debug, Clone)]
 pub(super) struct Edit {
     /// Absolute path.

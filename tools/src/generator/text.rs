@@ -50,7 +50,7 @@ const OPENINGS: [&str; 14] = [
     "The test shows that",
 ];
 
-/// Gives out words, names and paragraphs of one project.
+/// Generates words, names and paragraphs of one project.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     words: Vec<&'static str>,

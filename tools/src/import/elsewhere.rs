@@ -1,5 +1,5 @@
-//! Records of files that may be a given one all the same, although neither its path nor its path below the
-//! folder that was named is known. Whether they are is for their bytes to say.
+//! Finds records of files that may be the given one although its path and relative path are unknown. Whether
+//! they are is decided by comparing bytes.
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
@@ -15,12 +15,12 @@ use super::identity;
 use super::walk::{Found, path_bytes};
 use crate::export::paths;
 
-/// The records, the one of which most was taken first:
+/// The records, sorted by imported bytes, most first:
 ///
 /// - of files that stood at the same place below another folder, where another part of the path was named:
 ///   `projects` then, `projects/my-project` now, or the other way round;
-/// - of the file's own name, where the file that was taken is gone: its folder was renamed;
-/// - of the name without the number that an export has given it.
+/// - of the file's own name, if the imported file is gone: its folder was renamed;
+/// - of the name without the number that an export has appended.
 pub(super) fn records(run: &Run<'_>, found: &Found) -> Result<Vec<ImportRecord>, StoreError> {
     let mut records = Vec::new();
     for place in ends(&found.canonical).filter(|end| *end != found.relative) {
@@ -33,7 +33,7 @@ pub(super) fn records(run: &Run<'_>, found: &Found) -> Result<Vec<ImportRecord>,
         );
     }
     records.extend(of_same_name(run, found)?);
-    // What stands in the folder that was named is taken for itself: all its files have to come back.
+    // A file that is still in the named folder is a file of its own: an export must write all of them back.
     let folder = folder_named(found);
     records.retain(|record| !source(record).starts_with(folder) || !is_still_there(record));
     records.sort_by_key(|record| Reverse(record.mark.taken_bytes));
@@ -48,7 +48,7 @@ fn of_same_name(run: &Run<'_>, found: &Found) -> Result<Option<ImportRecord>, St
     };
     let record = match run.store.import_of(&id) {
         Ok(record) => record,
-        // Damage in another session keeps no file from being taken.
+        // Damage in another session must not stop this file.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Damaged) => None,
         Err(error) => return Err(error),
     };
@@ -60,7 +60,7 @@ fn of_same_name(run: &Run<'_>, found: &Found) -> Result<Option<ImportRecord>, St
     }))
 }
 
-/// Whether the file that was taken is still where it was, and holds as much.
+/// Whether the imported file still exists and is not shorter.
 pub(super) fn is_still_there(record: &ImportRecord) -> bool {
     fs::metadata(source(record))
         .is_ok_and(|file| file.is_file() && file.len() >= record.mark.taken_bytes)
@@ -77,7 +77,7 @@ fn folder_named(found: &Found) -> &Path {
     folder.unwrap_or(Path::new("/"))
 }
 
-/// Where the file stood that was taken.
+/// The path of the imported file.
 fn source(record: &ImportRecord) -> &Path {
     Path::new(OsStr::from_bytes(&record.mark.source_path))
 }

@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::output::format;
 
-/// What was taken of a file so far.
+/// What was imported of a file so far.
 #[derive(Debug, Default)]
 pub(super) struct FileProgress {
     /// Whether its session was created now.
@@ -30,23 +30,23 @@ pub(super) struct FileProgress {
     pub(super) messages: u64,
     /// Bytes, line ends included.
     pub(super) bytes: u64,
-    /// Messages that were there by the time that they were to be recorded: another import ran beside.
-    pub(super) already_there: u64,
+    /// Messages that another import had recorded by the time that they were appended.
+    pub(super) already_recorded: u64,
 }
 
 impl FileProgress {
-    /// Whether another import has recorded all that was to be taken.
+    /// Whether another import has recorded everything that was new in the file.
     pub(super) fn recorded_by_another(&self) -> bool {
-        self.messages == 0 && self.already_there > 0
+        self.messages == 0 && self.already_recorded > 0
     }
 }
 
-/// Why a file was not taken to its end.
+/// Why a file was not imported to its end.
 pub(super) enum Stop {
     /// Something about this file; the others go on.
     Skip(Skipped),
-    /// Another import has begun the file meanwhile, or recorded what stands from here on and split it
-    /// otherwise, because it saw less of its last line; or somebody else appended to the session.
+    /// Another import has begun the file meanwhile, or has split the rest of it into other messages because
+    /// it saw less of the last line; or another program appended to the session.
     Overtaken(Skipped),
     /// The user asked to stop.
     Interrupted,
@@ -60,25 +60,29 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// Takes what `found` holds beyond what was taken of it before.
-pub(super) fn take(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Result<(), Stop> {
+/// Imports what is new in the file.
+pub(super) fn import_file(
+    run: &mut Run<'_>,
+    found: &Found,
+    progress: &mut FileProgress,
+) -> Result<(), Stop> {
     let done_before = run.progress.bytes_done;
     for _ in 1..OVERTAKEN_TRIES_MAX {
-        match take_once(run, found, taken) {
+        match import_once(run, found, progress) {
             Err(Stop::Overtaken(_)) => run.progress.bytes_done = done_before,
             ended => return ended,
         }
     }
-    take_once(run, found, taken)
+    import_once(run, found, progress)
 }
 
-fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Result<(), Stop> {
+fn import_once(run: &mut Run<'_>, found: &Found, progress: &mut FileProgress) -> Result<(), Stop> {
     let unreadable = |error: &io::Error| {
-        let hint = "check its permissions, then import again: only what is new is taken";
+        let hint = "check its permissions, then import again: only what is new is imported";
         Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
     };
     if belongs_to_open_store(&found.canonical) {
-        let why = "it is a file of the database that the lines are taken into";
+        let why = "it is a file of the database that the lines are recorded in";
         let hint = "name the folders and files that hold agent lines";
         return Err(Stop::Skip(Skipped::new(&found.path, why, hint)));
     }
@@ -88,7 +92,7 @@ fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Resu
     }
     let stopped = |stop| match stop {
         FindStop::Io(error) => unreadable(&error),
-        // Damage in one session keeps no other file from being taken.
+        // Damage in one session must not stop the other files.
         FindStop::Stop(Stop::Fail(failure)) if failure.exit == Exit::Damaged => {
             Stop::Skip(Skipped::of_failure(&found.path, failure))
         }
@@ -99,7 +103,7 @@ fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Resu
         let _ = run.advance(found.bytes);
         return Ok(());
     };
-    taken.is_new |= place.is_new;
+    progress.is_new |= place.is_new;
     file.seek(SeekFrom::Start(place.prefix.bytes))
         .map_err(|e| unreadable(&e))?;
     let _ = run.advance(place.prefix.bytes);
@@ -108,14 +112,14 @@ fn take_once(run: &mut Run<'_>, found: &Found, taken: &mut FileProgress) -> Resu
         run,
         found,
         place,
-        taken,
+        progress,
         joins: Vec::new(),
     }
-    .take_rest(&mut file.take(rest))
+    .import_rest(&mut file.take(rest))
     .map_err(stopped)
 }
 
-/// The same, before it is known which file an I/O error is about.
+/// A [`Stop`], or an I/O error that does not name its file yet.
 pub(super) enum FindStop {
     Io(io::Error),
     Stop(Stop),
@@ -149,7 +153,7 @@ fn refuse_binary(file: &mut File, found: &Found) -> io::Result<Result<(), Stop>>
         None => Ok(()),
         Some(kind) => {
             let why = format!("it is {kind}, not lines that an agent printed");
-            let hint = "unpack or convert it first, or take its bytes as they are with --binary";
+            let hint = "unpack or convert it first, or import its bytes as they are with --binary";
             Err(Stop::Skip(Skipped::new(&found.path, why, hint)))
         }
     })
@@ -159,13 +163,13 @@ struct FileImport<'a, 'r> {
     run: &'a mut Run<'r>,
     found: &'a Found,
     place: ResumePoint,
-    taken: &'a mut FileProgress,
+    progress: &'a mut FileProgress,
     /// Sequences that the next message continues on the same line.
     joins: Vec<u64>,
 }
 
 impl FileImport<'_, '_> {
-    fn take_rest(mut self, input: &mut impl Read) -> Result<(), FindStop> {
+    fn import_rest(mut self, input: &mut impl Read) -> Result<(), FindStop> {
         let mut lines = LineSplitter::new(
             self.run.options.payload_bytes_max,
             IMPORT_BATCH_BYTES_MAX,
@@ -204,8 +208,8 @@ impl FileImport<'_, '_> {
         Ok(())
     }
 
-    /// The last line taken had no newline: what comes now either is that newline, or goes on with
-    /// the line. Returns what is left to split into lines.
+    /// If the last line imported had no newline, `bytes` begin with that newline or continue the line.
+    /// Returns what is left to split into lines.
     fn continue_last_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         if !self.place.unterminated {
             return bytes;
@@ -215,7 +219,7 @@ impl FileImport<'_, '_> {
         match bytes.split_first() {
             Some((b'\n', rest)) => {
                 self.place.prefix.push(b"\n");
-                self.taken.bytes += 1;
+                self.progress.bytes += 1;
                 rest
             }
             _ => {
@@ -253,10 +257,10 @@ impl FileImport<'_, '_> {
         let appended = self.append_with_room(batch)?;
         self.place.next_sequence += messages;
         self.place.record_is_stale = false;
-        let found_there = appended.duplicates.min(messages);
-        self.taken.already_there += found_there;
-        self.taken.messages += messages - found_there;
-        self.taken.bytes += source_bytes.saturating_sub(source_bytes_of(&lines, found_there));
+        let duplicates = appended.duplicates.min(messages);
+        self.progress.already_recorded += duplicates;
+        self.progress.messages += messages - duplicates;
+        self.progress.bytes += source_bytes.saturating_sub(source_bytes_of(&lines, duplicates));
         self.run.compact_when_due(source_bytes);
         match self.run.advance(source_bytes) {
             std::ops::ControlFlow::Continue(()) => Ok(()),
@@ -278,14 +282,14 @@ impl FileImport<'_, '_> {
         appended.map_err(|reason| match reason {
             NotRecorded::Conflict => {
                 let why = format!(
-                    "session {} has other messages from sequence {sequence} on: somebody else appended to it",
+                    "session {} has other messages from sequence {sequence} on: another program appended to it",
                     self.place.session
                 );
                 let hint = "record the file beside it with --as-new";
                 Stop::Overtaken(Skipped::new(&self.found.path, why, hint))
             }
             NotRecorded::TooLarge => {
-                let why = "lines from here on are longer than the daemon takes; what stands before was taken";
+                let why = "lines from here on are longer than the daemon accepts; the lines before them were imported";
                 let hint = "raise the daemon's max_payload_bytes, or import with --direct";
                 Stop::Skip(Skipped::new(&self.found.path, why, hint))
             }
@@ -303,7 +307,7 @@ impl FileImport<'_, '_> {
         let bytes = bytes_min + rest;
         let why = |has: &str| {
             format!(
-                "the line has {has}, over the limit of {}; what stands before it was taken",
+                "the line has {has}, over the limit of {}; the lines before it were imported",
                 format::bytes(self.run.options.payload_bytes_max as u64)
             )
         };
@@ -313,13 +317,13 @@ impl FileImport<'_, '_> {
             Skipped::new(&self.found.path, why(&format!("over {most}")), hint)
         } else {
             let megabytes = bytes.div_ceil(1_000_000);
-            // The most that there is, which is no whole number of MB.
+            // The limit itself is no whole number of MB.
             let enough = match megabytes * 1_000_000 > PAYLOAD_BYTES_MAX_CEILING {
                 true => "100MiB".to_owned(),
                 false => format!("{megabytes}MB"),
             };
             let hint = format!(
-                "import again with --max-payload-bytes {enough}: only what is new is taken"
+                "import again with --max-payload-bytes {enough}: only what is new is imported"
             );
             Skipped::new(&self.found.path, why(&format::bytes(bytes as u64)), hint)
         };
@@ -327,7 +331,7 @@ impl FileImport<'_, '_> {
     }
 }
 
-/// Bytes in the file of the first so many lines, each with its end.
+/// Bytes in the file of the first `count` lines, with their newlines.
 fn source_bytes_of(lines: &[Bytes], count: u64) -> u64 {
     // Lossless: not more than there are.
     let counted = lines.iter().take(count as usize);

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 pub struct Candidate {
     /// What is recorded.
     pub record: ImportRecord,
-    /// Whether the file still begins with the bytes that were taken.
+    /// Whether the file still begins with the bytes that were imported.
     pub prefix_matches: bool,
 }
 
@@ -18,16 +18,16 @@ pub struct Candidate {
 pub enum Decision {
     /// Not seen before: a session of its own.
     New,
-    /// Goes on where this record ends (it may end where the file ends).
+    /// Continues where this record ends, which may be the end of the file.
     Continue(ImportRecord),
-    /// Recorded from this very path, and the bytes that were taken are not there any more.
+    /// Imported from this path, but the bytes that were imported have changed.
     Changed(ImportRecord),
 }
 
-/// Decides from the records of the file's own path and those of files that stood at the same
-/// place below another imported folder, each newest first.
+/// Decides from the records of the file's own path and those of the same relative path below other imported
+/// folders, each newest first.
 ///
-/// An empty record matches any file: under another path it says nothing, and is not used.
+/// A record without bytes matches any file, so it is used only for the file's own path.
 #[must_use]
 pub fn decide(by_source: &[Candidate], by_relative: &[Candidate]) -> Decision {
     if let Some(found) = by_source.iter().find(|c| c.prefix_matches) {
@@ -69,15 +69,15 @@ impl Prefix {
         self.hasher.digest128()
     }
 
-    /// Messages that lines so far have made, in a session with `joins` lines told in two parts:
-    /// one for each line, the last one counting when it has no newline yet, and one for each join.
+    /// Number of messages that these bytes were imported as: one for each line (also an unterminated last one),
+    /// and one more for each of `joins`, lines that were imported in two parts.
     #[must_use]
     pub fn messages(&self, unterminated: bool, joins: usize) -> u64 {
         self.newlines + u64::from(unterminated) + joins as u64
     }
 }
 
-/// A session id for a file: its stem, with what an id may not contain made `_`.
+/// A session id for a file: its stem, with `_` for each byte that an id may not contain.
 #[must_use]
 pub fn id_from_stem(stem: &[u8]) -> String {
     let mut id: String = stem
@@ -100,17 +100,16 @@ pub fn id_from_stem(stem: &[u8]) -> String {
     id
 }
 
-/// Session ids for a file, best first, without end: the stem alone; then with a mark made of the
-/// path, so that a thousand files called `full.jsonl` get the same ids whatever order they come
-/// in; then numbered.
+/// An endless list of session ids for a file, best first: the stem; the stem with a hash of the path, so that a
+/// thousand files called `full.jsonl` get the same ids in any order; then numbered.
 pub fn ids(stem: &[u8], relative_path: &[u8]) -> impl Iterator<Item = SessionId> {
     let base = id_from_stem(stem);
-    let mark = format!("~{:08x}", xxh3_64(relative_path) >> 32);
+    let hash = format!("~{:08x}", xxh3_64(relative_path) >> 32);
     (0_u64..).filter_map(move |attempt| {
         let suffix = match attempt {
             0 => String::new(),
-            1 => mark.clone(),
-            n => format!("{mark}~{n}"),
+            1 => hash.clone(),
+            n => format!("{hash}~{n}"),
         };
         let kept = base.len().min(SESSION_ID_BYTES_MAX - suffix.len());
         SessionId::new(format!("{}{suffix}", base.get(..kept)?)).ok()
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_past_is_told_by_the_newest_record_of_the_path() {
+    fn a_changed_past_is_decided_by_the_newest_record_of_the_path() {
         let decision = decide(&[candidate("b", 9, false), candidate("a", 9, false)], &[]);
         assert!(matches!(decision, Decision::Changed(r) if r.session.as_str() == "b"));
     }

@@ -1,14 +1,14 @@
-//! Bytes to lines, and nothing lost on the way: the lines that [`LineSplitter`] gives out, in order and
-//! with their ends, are the bytes that were put in.
+//! Splits bytes into lines without loss: the lines that [`LineSplitter`] returns, in order and with their ends,
+//! are exactly the bytes that were pushed.
 
 use bytes::{Bytes, BytesMut};
 
-/// Lines to hand over together.
+/// Lines to append together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LineBatch {
-    /// What stands between newlines, without them; a `\r` belongs to the line.
+    /// The lines without their newlines; a `\r` belongs to the line.
     pub lines: Vec<Bytes>,
-    /// All the bytes the lines were taken from, newlines included: what a digest must see.
+    /// The bytes of these lines with their newlines, for the digest.
     pub source: Bytes,
     /// Whether the last line has no newline: the input ended there.
     pub unterminated: bool,
@@ -23,7 +23,7 @@ pub struct LineTooLong {
     pub ended: bool,
 }
 
-/// Collects bytes and gives out whole lines.
+/// Collects bytes and returns whole lines.
 #[derive(Debug)]
 pub struct LineSplitter {
     held: BytesMut,
@@ -53,7 +53,7 @@ impl LineSplitter {
         self.held.extend_from_slice(bytes);
     }
 
-    /// Whether enough is held that a batch should be taken before more is pushed.
+    /// Whether a batch should be taken before more bytes are pushed.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held.len() >= self.batch_bytes_max
@@ -62,8 +62,7 @@ impl LineSplitter {
     /// The next batch of whole lines; `None` when more input is needed.
     ///
     /// # Errors
-    /// [`LineTooLong`] when the line at the front is over the bound. The lines before it
-    /// have all been given out.
+    /// [`LineTooLong`] when the line at the front is over the bound. All lines before it have been returned.
     pub fn next_batch(&mut self) -> Result<Option<LineBatch>, LineTooLong> {
         let mut ends = Vec::new();
         let mut start = 0;

@@ -1,9 +1,8 @@
 //! Files of agent lines into sessions, byte for byte, and again whenever they have grown.
 //!
-//! One file is one session; a message is what stands between two newlines. How far a file was
-//! taken is written in the transaction that takes its lines, so an import that was killed goes on
-//! where it stopped. A file is recognised by its path and by the digest of the part that was
-//! taken, see [`identity`].
+//! One file is one session, and a message is a line. How far a file was imported is written in the
+//! transaction that records its lines, so an import that was killed continues where it stopped. A file is
+//! recognised by its path and by the digest of the part that was imported, see [`identity`].
 
 mod elsewhere;
 mod file;
@@ -34,11 +33,11 @@ pub use target::ImportTarget;
 pub struct ImportOptions {
     /// Record a file whose past changed as a new session, beside the one recorded.
     pub as_new: bool,
-    /// Take files that look like no lines at all.
+    /// Import files that do not look like lines, too.
     pub binary: bool,
     /// Bytes of one line.
     pub payload_bytes_max: usize,
-    /// Leave alone what was last modified longer ago than this, unless some of it was taken before.
+    /// Leave alone what was last modified longer ago than this, unless a part of it was imported before.
     pub modified_within: Option<Duration>,
 }
 
@@ -54,7 +53,7 @@ impl Default for ImportOptions {
     }
 }
 
-/// A file, or the rest of one, that was not taken.
+/// A file, or the rest of one, that was not imported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Skipped {
     /// The file.
@@ -110,21 +109,21 @@ pub struct ImportSummary {
     pub files: u64,
     /// Sessions that got messages, or are new.
     pub sessions: u64,
-    /// Messages taken.
+    /// Messages imported.
     pub messages: u64,
-    /// Bytes of the files taken, line ends included.
+    /// Bytes imported, line ends included.
     pub bytes: u64,
     /// Files with nothing new.
     pub unchanged: u64,
-    /// Files of which an earlier import had taken the beginning.
+    /// Files that had grown since an earlier import.
     pub resumed: u64,
     /// Files left alone, see [`ImportOptions::modified_within`].
     pub left_old: u64,
-    /// Files not taken, or not to their end.
+    /// Files not imported, or not to their end.
     pub skipped: Vec<Skipped>,
     /// How long it took.
     pub seconds: f64,
-    /// Whether it was stopped before the end; the next run goes on there.
+    /// Whether it was stopped before the end; the next run continues there.
     pub interrupted: bool,
 }
 
@@ -187,10 +186,10 @@ impl ImportPlan {
     }
 }
 
-/// Imports the files of `plan`: `store` says what was taken before, `target` takes the rest.
+/// Imports the files of `plan`: `store` says what was imported before, `target` records the rest.
 ///
 /// # Errors
-/// When the store refuses to go on. What was taken before stays, and is not taken again.
+/// When the store fails. What was imported until then stays, and is not imported again.
 pub fn import(
     store: &Store,
     target: ImportTarget<'_>,
@@ -227,18 +226,18 @@ pub fn import(
             }
             continue;
         }
-        let mut taken = FileProgress::default();
-        let ended = file::take(&mut run, found, &mut taken);
-        // A file of which nothing could be taken has made no session.
-        let made = taken.is_new && ended.is_ok() && !taken.recorded_by_another();
-        summary.sessions += u64::from(made || taken.messages > 0);
-        summary.resumed += u64::from(!taken.is_new && taken.bytes > 0);
-        summary.messages += taken.messages;
-        summary.bytes += taken.bytes;
+        let mut progress = FileProgress::default();
+        let ended = file::import_file(&mut run, found, &mut progress);
+        // A file of which nothing could be imported has created no session.
+        let created = progress.is_new && ended.is_ok() && !progress.recorded_by_another();
+        summary.sessions += u64::from(created || progress.messages > 0);
+        summary.resumed += u64::from(!progress.is_new && progress.bytes > 0);
+        summary.messages += progress.messages;
+        summary.bytes += progress.bytes;
         match ended {
             Ok(()) => {
-                let nothing_new = !taken.is_new && taken.bytes == 0;
-                summary.unchanged += u64::from(nothing_new || taken.recorded_by_another());
+                let nothing_new = !progress.is_new && progress.bytes == 0;
+                summary.unchanged += u64::from(nothing_new || progress.recorded_by_another());
             }
             Err(Stop::Skip(skipped) | Stop::Overtaken(skipped)) => summary.skipped.push(skipped),
             Err(Stop::Interrupted) => {
@@ -247,7 +246,7 @@ pub fn import(
             }
             Err(Stop::Fail(failure)) => {
                 let done = format!(
-                    "import stopped at {} ({} taken before; the next run goes on there)",
+                    "import stopped at {} ({} imported before; the next run continues there)",
                     found.path.display(),
                     format::counted(summary.messages, "message")
                 );
@@ -260,8 +259,8 @@ pub fn import(
     Ok(summary)
 }
 
-/// Whether a file was last modified too long ago, and nothing of it was taken. What is known of it says
-/// whether it has grown, whatever its time says.
+/// Whether a file was last modified too long ago, and was never imported. A file that was imported before is
+/// always looked at: it may have grown whatever its modification time.
 fn is_left_old(store: &Store, found: &walk::Found, within: Option<Duration>) -> Result<bool> {
     let age = found.modified.and_then(|at| at.elapsed().ok());
     let is_old = within.is_some_and(|within| age.is_some_and(|age| age > within));
@@ -270,7 +269,7 @@ fn is_left_old(store: &Store, found: &walk::Found, within: Option<Duration>) -> 
     }
     match store.imports_by_source_path(&walk::path_bytes(&found.canonical)) {
         Ok(known) => Ok(known.is_empty()),
-        // Taking it says what is damaged, and goes on with the others.
+        // Importing it reports the damage and continues with the others.
         Err(error) if error.kind() == ErrorKind::Damaged => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -288,13 +287,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Reports `bytes` more as done; says whether to go on.
+    /// Counts `bytes` more as done, reports it, and returns whether to continue.
     fn advance(&mut self, bytes: u64) -> ControlFlow<()> {
         self.progress.bytes_done += bytes;
         (self.observe)(self.progress)
     }
 
-    /// Compacts what was imported when it has become much.
+    /// Compacts once enough was imported since the last time.
     fn compact_when_due(&mut self, bytes: u64) {
         self.uncompacted_bytes += bytes;
         if self.uncompacted_bytes >= IMPORT_COMPACT_EVERY_BYTES {
@@ -302,7 +301,7 @@ impl Run<'_> {
         }
     }
 
-    /// Compacts, so that there is space again, as far as that is possible.
+    /// Compacts to free space, as far as possible.
     fn compact(&mut self) {
         self.uncompacted_bytes = 0;
         let progress = ImportProgress {
@@ -310,8 +309,8 @@ impl Run<'_> {
             ..self.progress
         };
         let observe = &mut self.observe;
-        // A bar says so from the beginning: it stands still until this ends. Whether to go on, the
-        // compaction asks itself.
+        // The progress bar shows this from the beginning, because it does not move until the compaction ends. The
+        // compaction itself asks whether to continue.
         let _ = observe(progress);
         self.target.compact(&mut || observe(progress));
     }

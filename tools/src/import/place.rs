@@ -1,4 +1,4 @@
-//! Where the import of a file goes on: in which session, and after which byte.
+//! Where the import of a file continues: in which session, and after which byte.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -18,37 +18,37 @@ use crate::error::Exit;
 use crate::export::{content, paths};
 use crate::limits::{FILE_BUFFER_BYTES, OLDER_COPY_REPLAYS_MAX};
 
-/// Where in a file, and in its session, the import goes on.
+/// Where in a file, and in its session, the import continues.
 pub(super) struct ResumePoint {
     pub(super) session: SessionId,
     pub(super) is_new: bool,
-    /// Bytes of the file, of which the import takes no more: it may be written to.
+    /// Bytes of the file to import. The file may grow meanwhile.
     pub(super) length: u64,
-    /// What was taken of the file.
+    /// The part of the file that was imported before.
     pub(super) prefix: Prefix,
-    /// Whether the last line taken had no newline.
+    /// Whether the last line imported had no newline.
     pub(super) unterminated: bool,
     pub(super) next_sequence: u64,
     pub(super) relative_path: Vec<u8>,
-    /// Whether the record says something else than what will be written with the next batch.
+    /// Whether the stored import record has to be written again even if no line is new.
     pub(super) record_is_stale: bool,
 }
 
-/// What is known of a file before the import of it begins.
-struct Known {
+/// What the store's import records say of a file.
+struct Lookup {
     decision: Decision,
     /// Bytes of the file when it was last compared with records.
     length: u64,
-    /// The file's beginnings that records know, by their length.
+    /// The prefixes of the file that records have digests of, by their length.
     prefixes: HashMap<u64, Prefix>,
-    /// The records of other files that may be this one, from elsewhere.
+    /// Records of files with other paths that may be this one.
     others: Vec<Candidate>,
-    /// How many of them are of the same name, of which most have the first numbers of its id.
-    namesakes: usize,
+    /// How many of them have the same relative path. Their sessions have most of the first numbered ids.
+    ids_in_use: usize,
 }
 
-/// Finds the session that the file belongs to, and how far it was taken. `None` when the file is an
-/// older copy, from elsewhere, of one that was taken: every byte of it is recorded.
+/// Finds the session that the file belongs to, and how far it was imported. `None` when the file is an older
+/// copy of another file that was imported: every byte of it is recorded.
 pub(super) fn find_place(
     run: &Run<'_>,
     file: &mut File,
@@ -57,33 +57,35 @@ pub(super) fn find_place(
     let known = look_up(run, file, found)?;
     let as_new = run.options.as_new;
     match known.decision {
-        Decision::Continue(record) if !(as_new && goes_beyond(&record, &known.prefixes)) => {
+        Decision::Continue(record) if !(as_new && has_other_messages(&record, &known.prefixes)) => {
             let place = resume(found, record, known.length, known.prefixes);
             Ok(Some(place))
         }
-        Decision::Changed(record) if !as_new => Err(changed(run, file, found, &record)?.into()),
+        Decision::Changed(record) if !as_new => {
+            Err(skip_changed(run, file, found, &record)?.into())
+        }
         Decision::New if !as_new && is_older_copy(run, file, known.length, &known.others)? => {
             Ok(None)
         }
         decision @ (Decision::New | Decision::Continue(_) | Decision::Changed(_)) => {
             let is_unknown = decision == Decision::New;
-            begin(run, found, known.length, known.namesakes, is_unknown).map(Some)
+            new_session(run, found, known.length, known.ids_in_use, is_unknown).map(Some)
         }
     }
 }
 
-/// Compares the file with the records of its own path; of files at the same place below other folders,
-/// if none of its own fits; and with those of its copies elsewhere, if none of these does.
-fn look_up(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Known, FindStop> {
+/// Compares the file with the records of its own path; if none matches, with those of the same relative path
+/// below other folders; and if none of these matches, with those of copies elsewhere.
+fn look_up(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Lookup, FindStop> {
     let by_source = run
         .store
         .imports_by_source_path(&path_bytes(&found.canonical))?;
-    // Afterwards: what an import beside this one took of a file that grows is there then.
+    // Read after the records, so that the file has at least what a concurrent import has recorded of it.
     let mut length = file.metadata()?.len();
     let mut prefixes = prefixes(file, length, &by_source)?;
     let by_source = compare(by_source, &prefixes);
     let mut others = Vec::new();
-    // Thousands of files may stand at the same place below other folders.
+    // Looked up only if needed: thousands of files may have the same relative path.
     if !by_source.iter().any(|candidate| candidate.prefix_matches) {
         let records = run
             .store
@@ -93,7 +95,7 @@ fn look_up(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Known, FindS
         others = compare(records, &prefixes);
     }
     let mut decision = identity::decide(&by_source, &others);
-    let namesakes = others.len();
+    let ids_in_use = others.len();
     if decision == Decision::New {
         let records = elsewhere::records(run, found)?;
         length = file.metadata()?.len();
@@ -103,16 +105,16 @@ fn look_up(run: &Run<'_>, file: &mut File, found: &Found) -> Result<Known, FindS
         prefixes.extend(of_copies);
         others.extend(candidates);
     }
-    Ok(Known {
+    Ok(Lookup {
         decision,
         length,
         prefixes,
         others,
-        namesakes,
+        ids_in_use,
     })
 }
 
-/// Goes on after what `record` says was taken of the file.
+/// Continues after the part that `record` says was imported.
 fn resume(
     found: &Found,
     record: ImportRecord,
@@ -126,7 +128,7 @@ fn resume(
     let is_moved = record.mark.source_path != path_bytes(&found.canonical)
         && !elsewhere::is_still_there(&record);
     let recorded_place = Path::new(OsStr::from_bytes(&record.mark.relative_path));
-    // A number after the name is what an export gave it.
+    // An export appends a number to a name that is in use.
     let is_at_recorded_place = found.canonical.ends_with(recorded_place)
         || paths::without_number(&found.relative).as_deref() == Some(recorded_place);
     let relative_path = match is_moved && !is_at_recorded_place {
@@ -139,26 +141,26 @@ fn resume(
         length,
         prefix,
         unterminated: record.mark.unterminated,
-        // Counted, not asked from the session: messages beyond the mark (of an import
-        // that ran beside this one) are then recognised as the same, not doubled.
+        // Counted in the file, not read from the session: messages that a concurrent import has added are then
+        // recognised as duplicates.
         next_sequence: messages + 1,
-        // Of a copy that holds nothing new no note is made: the original keeps its place.
+        // A copy without new lines leaves the record as it is: the original keeps its place.
         record_is_stale: is_moved,
         relative_path,
     }
 }
 
-/// Begins a session of the file. If nothing was known of the file and another import has begun it
-/// meanwhile, that is looked up once more: it may have taken the id that this session would have.
-fn begin(
+/// Begins a new session for the file. If the file was unknown and another import has begun it meanwhile, the
+/// caller looks it up again: that import may use the id that this session would get.
+fn new_session(
     run: &Run<'_>,
     found: &Found,
     length: u64,
-    namesakes: usize,
+    ids_in_use: usize,
     is_unknown: bool,
 ) -> Result<ResumePoint, FindStop> {
     let relative_path = path_bytes(&found.relative);
-    let session = free_id(run, found, &relative_path, namesakes)?;
+    let session = free_id(run, found, &relative_path, ids_in_use)?;
     let source_path = path_bytes(&found.canonical);
     if is_unknown && !run.store.imports_by_source_path(&source_path)?.is_empty() {
         let why = "another import has begun it, and its session was deleted again";
@@ -177,9 +179,9 @@ fn begin(
     })
 }
 
-/// Whether all of the file is the beginning of what was taken from the same place below another
-/// folder: a backup, say, from before that file grew. Compared byte for byte, because nothing is kept
-/// of it, and with the newest few alone, for each is a replay. Nothing has to be kept of an empty file.
+/// Whether the file is the beginning of one that was imported from the same place below another folder, such
+/// as a backup from before that file grew. It is compared byte for byte, because nothing of it will be stored,
+/// and with the newest few only, because each comparison is a replay.
 fn is_older_copy(
     run: &Run<'_>,
     file: &mut File,
@@ -200,22 +202,22 @@ fn is_older_copy(
         match content::first_difference(run.store, &record.session, copy) {
             Ok(Some(difference)) if difference.file_ended => return Ok(true),
             Err(failure) if failure.exit == Exit::Busy => return Err(Stop::Fail(failure).into()),
-            // What cannot be read, or is gone, proves nothing: the file may be all that is left.
+            // If it cannot be read or is gone, the file may be the only copy left.
             Ok(_) | Err(_) => {}
         }
     }
     Ok(false)
 }
 
-/// Whether the session holds messages that did not come from the file.
-fn goes_beyond(record: &ImportRecord, prefixes: &HashMap<u64, Prefix>) -> bool {
+/// Whether the session has messages that did not come from the file.
+fn has_other_messages(record: &ImportRecord, prefixes: &HashMap<u64, Prefix>) -> bool {
     let prefix = prefixes.get(&record.mark.taken_bytes);
     prefix.is_some_and(|p| {
         record.last_sequence > p.messages(record.mark.unterminated, record.mark.joins.len())
     })
 }
 
-/// How each record compares with the file.
+/// Says of each record whether the file still begins with what was imported.
 fn compare(records: Vec<ImportRecord>, prefixes: &HashMap<u64, Prefix>) -> Vec<Candidate> {
     let compared = records.into_iter().map(|record| {
         let prefix = prefixes.get(&record.mark.taken_bytes);
@@ -228,7 +230,8 @@ fn compare(records: Vec<ImportRecord>, prefixes: &HashMap<u64, Prefix>) -> Vec<C
     compared.collect()
 }
 
-/// The file's beginnings that records know, as far as it reaches, by their length.
+/// Hashes the prefixes of the file that records have digests of, and returns them by their length. Longer
+/// ones than the file are left out.
 fn prefixes(
     file: &mut File,
     length: u64,
@@ -254,7 +257,7 @@ fn prefixes(
     Ok(reached)
 }
 
-fn changed(
+fn skip_changed(
     run: &Run<'_>,
     file: &mut File,
     found: &Found,
@@ -264,7 +267,7 @@ fn changed(
     let hint = "restore the file, or record it beside the old one with --as-new";
     let session = &record.session;
     let difference = match content::first_difference(run.store, session, file) {
-        // Damage in one session keeps no other file from being taken.
+        // Damage in one session must not stop the other files.
         Err(failure) if failure.exit == Exit::Damaged => {
             let why = format!("its past differs from session {session}, which is damaged");
             return Ok(Stop::Skip(Skipped::new(&found.path, why, hint)));
@@ -288,26 +291,25 @@ fn changed(
     Ok(Stop::Skip(skipped))
 }
 
-/// An id for a new session. `namesakes` have been made of files at the same place, and have most of the
-/// first numbers.
+/// A free id for a new session. The first `ids_in_use` numbered ids are mostly taken and not tried.
 fn free_id(
     run: &Run<'_>,
     found: &Found,
     relative: &[u8],
-    namesakes: usize,
+    ids_in_use: usize,
 ) -> Result<SessionId, StoreError> {
     let stem = found.relative.file_stem().unwrap_or_default();
-    // The id without a number, and the first that has one, do not depend on how many there are.
+    // The id without a number and the first numbered one are always tried.
     let ids = identity::ids(stem.as_bytes(), relative).enumerate();
-    let worth_a_look = ids.filter(|(number, _)| *number < 2 || *number >= namesakes);
-    for (_, id) in worth_a_look {
+    let to_try = ids.filter(|(number, _)| *number < 2 || *number >= ids_in_use);
+    for (_, id) in to_try {
         match run.store.session(&id) {
             Err(StoreError::SessionNotFound { .. }) => return Ok(id),
             Err(other) => return Err(other),
             Ok(_) => {}
         }
     }
-    // The iterator numbers without end.
+    // Not reached: the iterator has no end.
     Err(StoreError::Closed {
         why: Some("no session id is free".to_owned()),
     })

@@ -1,4 +1,4 @@
-//! Files that hold no lines at all, recognised by how they begin.
+//! Recognises files that do not hold lines by their first bytes.
 
 const MAGICS: [(&[u8], &str); 14] = [
     (b"SQLite format 3\0", "an SQLite database"),
@@ -17,8 +17,8 @@ const MAGICS: [(&[u8], &str); 14] = [
     (b"%PDF-", "a PDF"),
 ];
 
-/// What the file is, when its beginning shows that it holds no lines. A file whose name promises
-/// lines may hold any bytes, NUL among them: only an unmistakable beginning speaks against it.
+/// What the file is, if its beginning shows that it does not hold lines. A file whose name says that it has lines
+/// may contain any bytes, also NUL, so only a known magic number counts against it.
 #[must_use]
 pub fn not_lines(head: &[u8], named_as_lines: bool) -> Option<&'static str> {
     let known = MAGICS

@@ -17,7 +17,7 @@ pub(super) enum NotRecorded {
     NoSpace(Failure),
     /// The session has other messages from the expected sequence on.
     Conflict,
-    /// The batch is more than a daemon takes at once.
+    /// The batch is larger than the daemon accepts.
     TooLarge,
     /// Anything else.
     Failed(Failure),
@@ -66,8 +66,8 @@ impl<'a> ImportTarget<'a> {
         }
     }
 
-    /// Compacts, as far as possible: the import does not depend on it, and what keeps it from working
-    /// (another compaction, damage in another session) is reported by the commands that are about it.
+    /// Compacts if possible. The import does not depend on it, so a failure (another compaction, damage in another
+    /// session) is only logged.
     pub(super) fn compact(&mut self, go_on: &mut dyn FnMut() -> ControlFlow<()>) {
         let done = match self {
             Self::File(store) => {

@@ -25,7 +25,7 @@ fn import_while(store: &Store, path: &std::path::Path, then: impl FnOnce()) -> I
 }
 
 #[test]
-fn an_import_goes_on_after_the_half_line_that_another_took_beside_it() {
+fn an_import_continues_after_the_half_line_that_a_concurrent_one_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("h.db"), StoreOptions::default()).unwrap();
     let path = fs::canonicalize(folder.path()).unwrap().join("a.jsonl");

@@ -68,7 +68,7 @@ pub fn find(
             return Err(no_file(path));
         }
     }
-    // A file reached on several ways is one file; the way without links says where it belongs.
+    // A file that is reached in several ways is one file. The way without links gives its relative path.
     let mut seen = HashSet::new();
     let (direct, linked): (Vec<_>, Vec<_>) = found
         .into_iter()
@@ -172,7 +172,7 @@ fn refused(root: &Path, error: &walkdir::Error) -> Skipped {
     let hint = if path.is_symlink() && !path.exists() {
         "nothing, if you do not expect history there: it is a link, and what it leads to is not there"
     } else {
-        "check its permissions, then import again: only what is new is taken"
+        "check its permissions, then import again: only what is new is imported"
     };
     Skipped::new(path, why, hint)
 }

@@ -1,7 +1,7 @@
 //! Numbers, sizes and times as people read them. Sizes are decimal: MB is 10^6 bytes.
 
-use betcode_storage::capacity::text::acts_on_terminal;
-pub use betcode_storage::capacity::text::{bytes, count, date_time};
+use betcode_storage::capacity::text::{acts_on_terminal, percent};
+pub use betcode_storage::capacity::text::{bytes, count, date_time, hours};
 
 /// A count and what is counted: `1 session`, `2,000 sessions`.
 #[must_use]
@@ -19,22 +19,11 @@ pub fn counted_es(number: u64, singular: &str) -> String {
 
 /// `part` of `whole` as a percentage: `8.4 %`; a dash when there is no whole.
 #[must_use]
-pub fn percent(part: u64, whole: u64) -> String {
+pub fn share(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "–".to_owned();
     }
-    percent_of(part as f64 / whole as f64)
-}
-
-/// A fraction as a percentage.
-#[must_use]
-pub fn percent_of(fraction: f64) -> String {
-    let percent = fraction * 100.0;
-    if percent >= 99.95 {
-        format!("{percent:.0} %")
-    } else {
-        format!("{percent:.1} %")
-    }
+    percent(part as f64 / whole as f64)
 }
 
 /// A duration: `0.8 s`, `42 s`, `3 min 5 s`, `2 h 10 min`.
@@ -59,12 +48,6 @@ pub fn rate(bytes: u64, seconds: f64) -> String {
     }
     // Lossless enough: three figures are shown.
     format!("{}/s", self::bytes((bytes as f64 / seconds) as u64))
-}
-
-/// Active time as hours: `0.4 h`.
-#[must_use]
-pub fn hours(ms: i64) -> String {
-    format!("{:.1} h", ms as f64 / 3_600_000.0)
 }
 
 /// Text in which what [acts on a terminal](acts_on_terminal) is written as Rust writes it: what a file is

@@ -36,7 +36,7 @@ pub struct Out {
     via: Option<Via>,
 }
 
-/// Which way a command works.
+/// How a command reaches the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Via {
@@ -46,7 +46,7 @@ pub enum Via {
     Daemon,
 }
 
-/// A document, and which way it came about.
+/// A document with its `via`.
 #[derive(Serialize)]
 struct WithVia<'a, T: Serialize> {
     via: Via,
@@ -68,7 +68,7 @@ impl Out {
         }
     }
 
-    /// From now on documents say which way the command works.
+    /// Adds `via` to the document.
     pub fn set_via(&mut self, via: Via) {
         self.via = Some(via);
     }
@@ -105,8 +105,8 @@ impl Out {
         }
     }
 
-    /// Writes a line for people; nothing with `--json` and `--quiet`. One line it stays, whatever is in
-    /// the paths in it.
+    /// Writes a line for people; nothing with `--json` and `--quiet`. It stays one line whatever a path
+    /// in it contains.
     pub fn line(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Human {
             self.raw(format::on_one_line(line.as_ref().trim_end()).as_bytes());
@@ -136,7 +136,7 @@ impl Out {
         self.note(written);
     }
 
-    /// Shows a remark on stderr, on one line, for people only.
+    /// Shows a line on stderr, for people only.
     pub fn remark(&mut self, text: impl AsRef<str>) {
         if self.mode == Mode::Human {
             self.flush();
@@ -144,18 +144,17 @@ impl Out {
         }
     }
 
-    /// Shows on stderr what went wrong with a part of the work, which `--quiet` asks for as well: *what*,
-    /// and with them *why* and *try*, a line each. With `--json` the document says it.
-    pub fn trouble(&mut self, what: impl AsRef<str>, why: Option<&str>, hint: Option<&str>) {
+    /// Shows on stderr, also with `--quiet`, what went wrong with a part of the work: *what*, *why* and *try*, a line
+    /// each. With `--json` the document says it.
+    pub fn warn(&mut self, what: impl AsRef<str>, why: Option<&str>, hint: Option<&str>) {
         if self.mode != Mode::Json {
             self.flush();
             to_stderr(&in_words(what.as_ref(), why, &[], hint));
         }
     }
 
-    /// Writes a line about a problem that a check was asked to look for: a result for people, and
-    /// for `--quiet`, which has no results, an error on stderr.
-    pub fn finding(&mut self, line: impl AsRef<str>) {
+    /// Writes a line about a problem that a check has found: to stdout, and with `--quiet` to stderr.
+    pub fn problem(&mut self, line: impl AsRef<str>) {
         if self.mode == Mode::Quiet {
             to_stderr(&format::on_one_line(line.as_ref().trim_end()));
         } else {
@@ -193,7 +192,7 @@ impl Out {
     }
 
     /// Hands over what is buffered and says whether writing failed for a reason that the user
-    /// must know: a redirection to a full disk, say. A reader that went away is none.
+    /// must know, such as a redirection to a full disk. A reader that went away is not an error.
     ///
     /// # Errors
     /// The first write that failed.
@@ -254,7 +253,7 @@ pub fn exit_after(out: &mut Out, result: Result<Exit, Failure>) -> Exit {
         Ok(()) => exit,
         Err(failure) => {
             out.failure(&failure);
-            // What the command itself had to say weighs more than where it could not say it.
+            // The command's own exit code goes before that of a failed write.
             if exit == Exit::Ok { failure.exit } else { exit }
         }
     }

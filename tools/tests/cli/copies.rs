@@ -51,7 +51,7 @@ fn what_says_that_nothing_was_changed_has_changed_nothing() {
 }
 
 #[test]
-fn of_copies_to_one_place_at_once_one_is_made_and_the_others_are_told_so() {
+fn of_copies_to_one_place_at_once_one_is_made_and_the_others_say_so() {
     let tool = tool();
     let copy = tool.path("copy.db");
     for _ in 0..10 {
@@ -69,15 +69,15 @@ fn of_copies_to_one_place_at_once_one_is_made_and_the_others_are_told_so() {
             .into_iter()
             .map(|copy| Ran::of(copy.wait_with_output().unwrap()))
             .collect();
-        let told: Vec<_> = ran.iter().map(|ran| (ran.code, &ran.stderr)).collect();
+        let shown: Vec<_> = ran.iter().map(|ran| (ran.code, &ran.stderr)).collect();
         assert_eq!(
             ran.iter().filter(|ran| ran.code == 0).count(),
             1,
-            "{told:?}"
+            "{shown:?}"
         );
         assert!(
             ran.iter().all(|ran| [0, 4, 5].contains(&ran.code)),
-            "{told:?}"
+            "{shown:?}"
         );
         let left = fs::read_dir(tool.path("")).unwrap().flatten();
         let left: Vec<_> = left

@@ -173,7 +173,7 @@ fn a_demo_that_is_interrupted_early_ends_and_later_names_the_store_it_leaves() {
 }
 
 #[test]
-fn generated_sessions_end_today_so_that_the_report_has_weeks_of_use_and_dates_to_tell() {
+fn generated_sessions_end_today_so_that_the_report_has_weeks_of_use_and_dates() {
     let tool = Tool::new();
     // So little that a year of it fills the store.
     let limit = "3MB";
@@ -203,7 +203,7 @@ fn generated_sessions_end_today_so_that_the_report_has_weeks_of_use_and_dates_to
 }
 
 #[test]
-fn a_tiny_history_is_not_told_to_have_grown_by_compaction() {
+fn a_tiny_history_is_not_reported_to_have_grown_by_compaction() {
     let tool = Tool::new();
     let source = tool.write("src/a.jsonl", "{}\n");
     let story = tool.ok(["demo".as_ref(), source.as_os_str()]).text();

@@ -151,7 +151,7 @@ fn a_file_whose_pages_cannot_be_given_back_is_a_problem() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_is_told_with_what_is_around_it() {
+fn a_store_that_cannot_be_opened_is_reported_with_its_surroundings() {
     let tool = tool();
     let bytes = fs::read(tool.db()).unwrap();
     fs::write(tool.db(), &bytes[..bytes.len() / 2]).unwrap();
@@ -189,14 +189,14 @@ fn what_a_killed_backup_leaves_beside_the_database_is_named() {
 #[test]
 fn report_and_doctor_say_what_the_reserve_is_for() {
     let tool = tool();
-    let told = tool.ok(["report"]).text();
+    let shown = tool.ok(["report"]).text();
     assert!(
-        told.contains("16.8 MB for a full disk in history.db-reserve"),
-        "{told}"
+        shown.contains("16.8 MB for a full disk in history.db-reserve"),
+        "{shown}"
     );
-    let told = tool.ok(["doctor"]).text();
+    let shown = tool.ok(["doctor"]).text();
     assert!(
-        told.contains("16.8 MB kept beside it for a full disk"),
-        "{told}"
+        shown.contains("16.8 MB kept beside it for a full disk"),
+        "{shown}"
     );
 }

@@ -17,11 +17,15 @@ fn import(tool: &Tool, path: &str) -> Value {
 }
 
 fn assert_nothing_new(tool: &Tool, path: &str) {
-    let taken = import(tool, path);
+    let imported = import(tool, path);
     assert_eq!(
-        (&taken["sessions"], &taken["messages"], &taken["unchanged"]),
-        (&0.into(), &0.into(), &taken["files"]),
-        "{path}: {taken}"
+        (
+            &imported["sessions"],
+            &imported["messages"],
+            &imported["unchanged"]
+        ),
+        (&0.into(), &0.into(), &imported["files"]),
+        "{path}: {imported}"
     );
 }
 
@@ -150,7 +154,7 @@ fn an_empty_file_at_a_known_place_is_the_session_that_is_there() {
     assert_eq!(import(&tool, "day-0")["sessions"], 2);
     assert_nothing_new(&tool, "day-1");
     assert_nothing_new(&tool, "day-2");
-    // A file that was empty and is not any more is taken.
+    // A file that is no longer empty is imported.
     tool.write("day-2/p/empty.jsonl", "{}\n");
     assert_eq!(import(&tool, "day-2")["messages"], 1);
 }

@@ -68,7 +68,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(run(&store, &src, usize::MAX), 0, "all was taken");
+        prop_assert_eq!(run(&store, &src, usize::MAX), 0, "everything was imported");
         let exported = export(&store, &out, &ExportOptions::default(), &mut |_| {
             ControlFlow::Continue(())
         }).unwrap();
@@ -79,7 +79,7 @@ proptest! {
     }
 }
 
-/// Imports, stopping after `batches` looks at progress; returns the messages taken.
+/// Imports, stopping after `batches` looks at progress; returns the messages imported.
 fn run(store: &Store, src: &std::path::Path, batches: usize) -> u64 {
     let plan = ImportPlan::of(&[PathBuf::from(src)]).unwrap();
     let mut left = batches;

@@ -58,9 +58,13 @@ fn the_files_of_the_database_itself_are_not_opened() {
         for binary in [&[][..], &["--binary".as_ref()]] {
             let mut arguments = vec!["import".as_ref(), file.as_os_str(), a.as_os_str()];
             arguments.extend(binary);
-            let (taken, code) = tool.json(arguments);
-            assert_eq!((code, &taken["sessions"]), (1, &Value::from(0)), "{taken}");
-            let why = taken["skipped"][0]["why"].as_str().unwrap();
+            let (imported, code) = tool.json(arguments);
+            assert_eq!(
+                (code, &imported["sessions"]),
+                (1, &Value::from(0)),
+                "{imported}"
+            );
+            let why = imported["skipped"][0]["why"].as_str().unwrap();
             assert!(why.contains("of the database that"), "{why}");
         }
     }
@@ -129,7 +133,7 @@ fn growth_of_a_stream_imported_while_it_is_printed_is_that_of_one_imported_at_th
 }
 
 #[test]
-fn importing_again_takes_only_what_was_appended() {
+fn importing_again_imports_only_what_was_appended() {
     let tool = Tool::new();
     let grown = tool.write("src/grown.jsonl", "{\"n\":1}\n{\"n\":2}\n");
     tool.write("src/same.jsonl", "{}\n");
@@ -171,7 +175,7 @@ fn a_last_line_without_newline_goes_on_in_every_way() {
 }
 
 #[test]
-fn a_line_end_that_comes_later_is_told_and_no_new_message() {
+fn a_line_end_that_comes_later_is_reported_without_a_new_message() {
     let tool = Tool::new();
     let file = tool.write("src/a.jsonl", "{}\n{}");
     tool.write("src/b.jsonl", "{}\n");
@@ -186,13 +190,13 @@ fn a_line_end_that_comes_later_is_told_and_no_new_message() {
     fs::write(&file, "{}\n{}\n{}").unwrap();
     import(&tool);
     append(&file, b"\n");
-    let told = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    let shown = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
     assert_eq!(
-        told.text(),
-        "Took the end of the last line of 1 file, and no new message\n"
+        shown.text(),
+        "Imported the end of the last line of 1 file, and no new message\n"
     );
-    let told = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
-    assert_eq!(told.text(), "Nothing new in 2 files\n");
+    let shown = tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
+    assert_eq!(shown.text(), "Nothing new in 2 files\n");
 }
 
 #[test]
@@ -275,7 +279,7 @@ fn files_of_one_name_become_sessions_of_their_own() {
 }
 
 #[test]
-fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
+fn a_line_over_the_limit_is_named_and_imported_when_the_limit_is_raised() {
     let tool = Tool::new();
     let long = format!("{{}}\n{{\"long\":\"{}\"}}\n{{}}\n", "x".repeat(2_000_000));
     tool.write("src/long.jsonl", long);
@@ -288,7 +292,7 @@ fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
         (code, &refused["messages"], &refused["skipped"][0]["line"]),
         (1, &2.into(), &2.into())
     );
-    // The line is longer than what is read at once, and its length is told all the same.
+    // The line is longer than what is read at once, and its length is reported nevertheless.
     let skipped = &refused["skipped"][0];
     assert!(
         skipped["why"].as_str().unwrap().contains("has 2.00 MB,"),
@@ -301,8 +305,8 @@ fn a_line_over_the_limit_is_named_and_taken_when_the_limit_is_raised() {
             .contains("--max-payload-bytes 3MB"),
         "{skipped}"
     );
-    let (taken, code) = tool.json(args("3MB"));
-    assert_eq!((code, &taken["messages"]), (0, &2.into()));
+    let (imported, code) = tool.json(args("3MB"));
+    assert_eq!((code, &imported["messages"]), (0, &2.into()));
     assert_same(&src, &tool.export("out"));
 }
 
@@ -336,12 +340,12 @@ fn files_that_hold_no_lines_are_refused_unless_asked_for() {
     );
     let gz = tool.write("x.jsonl", b"\x1f\x8b\x08\0\0\0rest");
     assert_eq!(tool.json(["import".as_ref(), gz.as_os_str()]).1, 1);
-    let (taken, code) = tool.json(["import".as_ref(), gz.as_os_str(), "--binary".as_ref()]);
-    assert_eq!((code, &taken["messages"]), (0, &1.into()));
+    let (imported, code) = tool.json(["import".as_ref(), gz.as_os_str(), "--binary".as_ref()]);
+    assert_eq!((code, &imported["messages"]), (0, &1.into()));
 }
 
 #[test]
-fn a_named_file_is_taken_whatever_its_ending() {
+fn a_named_file_is_imported_whatever_its_ending() {
     let tool = Tool::new();
     let log = tool.write("agent.log", "starting\n{}\n");
     assert_eq!(

@@ -17,7 +17,7 @@ mod export;
 mod growing;
 mod growth;
 mod import;
-mod import_told;
+mod import_output;
 mod interrupted;
 mod maintain;
 mod named;

@@ -60,13 +60,13 @@ fn commands_agree_on_space_that_a_deletion_left_free() {
         (&plan["steps"], &plan["free_bytes"]),
         (&serde_json::json!([]), &free.into())
     );
-    let told = tool.ok(["compact", "--dry-run"]).text();
-    assert!(told.contains("back to the disk"), "{told}");
-    let told = tool.ok(["doctor"]).text();
-    let line = told.lines().find(|line| line.starts_with("free pages"));
-    assert!(line.is_some_and(|line| line.contains("note")), "{told}");
-    let told = tool.ok(["compact"]).text();
-    assert!(told.contains("space was given back"), "{told}");
+    let shown = tool.ok(["compact", "--dry-run"]).text();
+    assert!(shown.contains("back to the disk"), "{shown}");
+    let shown = tool.ok(["doctor"]).text();
+    let line = shown.lines().find(|line| line.starts_with("free pages"));
+    assert!(line.is_some_and(|line| line.contains("note")), "{shown}");
+    let shown = tool.ok(["compact"]).text();
+    assert!(shown.contains("space was given back"), "{shown}");
     assert_eq!(tool.json(["report"]).0["free_bytes"], 0);
     assert!(!tool.ok(["compact"]).text().contains("given back"));
 }
@@ -177,7 +177,7 @@ fn levels_follow_the_limit() {
 }
 
 #[test]
-fn damage_to_the_pages_is_told_line_by_line() {
+fn damage_to_the_pages_is_reported_line_by_line() {
     let tool = tool();
     let connection = rusqlite::Connection::open(tool.db()).unwrap();
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'hot_messages'";
@@ -410,10 +410,10 @@ fn a_dry_run_says_what_it_would_save_and_lists_twenty_segments_of_many() {
     let saves = plan["saves_bytes_estimate"].as_u64().unwrap();
     let stored = plan["stored_bytes"].as_u64().unwrap();
     assert!(saves > stored / 2 && saves < stored, "{saves} of {stored}");
-    let told = tool.ok(["compact", "--dry-run"]).text();
-    let lines: Vec<&str> = told.lines().collect();
+    let shown = tool.ok(["compact", "--dry-run"]).text();
+    let lines: Vec<&str> = shown.lines().collect();
     assert!(lines[0].starts_with("Would write ") && lines[1].starts_with("Would save about "));
-    assert_eq!(told.matches("  deep ").count(), 20, "{told}");
+    assert_eq!(shown.matches("  deep ").count(), 20, "{shown}");
     assert_eq!(
         *lines.last().unwrap(),
         format!("  … and {} more", steps - 20)
@@ -421,7 +421,7 @@ fn a_dry_run_says_what_it_would_save_and_lists_twenty_segments_of_many() {
 }
 
 #[test]
-fn a_name_that_is_taken_away_is_told_as_that() {
+fn a_name_that_is_removed_is_reported_as_that() {
     let tool = tool();
     tool.ok(["rename", "a", "first"]);
     assert!(

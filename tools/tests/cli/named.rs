@@ -48,21 +48,21 @@ fn a_text_that_names_several_sessions_lists_them_with_what_is_known_of_them() {
     assert_eq!(code, 3, "{error}");
     let among = error["error"]["among"].as_array().unwrap();
     assert_eq!(among.len(), 2, "{error}");
-    let told = tool.run(["cat", "alpha"]).stderr;
+    let shown = tool.run(["cat", "alpha"]).stderr;
     for part in [
         "one__alpha",
         "first of all",
         "/home/dev/two__alpha-old",
         "2 ids contain it",
     ] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(shown.contains(part), "{part}: {shown}");
     }
     for n in 0..12 {
         tool.write(format!("many/n{n:02}.jsonl"), "{}\n");
     }
     tool.ok(["import".as_ref(), tool.path("many").as_os_str()]);
-    let told = tool.run(["cat", "n"]).stderr;
-    assert_eq!(told.matches("       n").count(), 10, "{told}");
-    assert!(told.contains("and 2 more"), "{told}");
+    let shown = tool.run(["cat", "n"]).stderr;
+    assert_eq!(shown.matches("       n").count(), 10, "{shown}");
+    assert!(shown.contains("and 2 more"), "{shown}");
     assert_eq!(tool.run(["cat", "no such"]).code, 3);
 }

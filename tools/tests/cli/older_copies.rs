@@ -67,8 +67,8 @@ fn an_older_copy_is_recorded_when_asked_for_and_when_the_recorded_one_is_damaged
         } else {
             tool.damage("{\"n\":2}");
         }
-        let (taken, code) = tool.json(args);
-        assert_eq!((code, &taken["messages"]), (0, &2.into()), "{taken}");
+        let (imported, code) = tool.json(args);
+        assert_eq!((code, &imported["messages"]), (0, &2.into()), "{imported}");
     }
 }
 

@@ -110,7 +110,7 @@ fn quiet_writes_nothing_but_errors() {
 }
 
 #[test]
-fn quiet_still_tells_of_skipped_files_damage_and_problems() {
+fn quiet_still_reports_skipped_files_damage_and_problems() {
     let tool = Tool::new();
     for name in ["whole", "damaged"] {
         tool.write(format!("src/{name}.jsonl"), format!("{{}}\n{name}\n"));
@@ -130,8 +130,8 @@ fn quiet_still_tells_of_skipped_files_damage_and_problems() {
     only_on_stderr(&["search", "{}"], 1, "not all of it searched: damaged");
     fs::set_permissions(tool.db(), fs::Permissions::from_mode(0o644)).unwrap();
     only_on_stderr(&["doctor"], 1, "PROBLEM");
-    let told = tool.run(["doctor", "-q"]).stderr;
-    assert_eq!(told.lines().count(), 2, "one problem, what to do: {told}");
+    let shown = tool.run(["doctor", "-q"]).stderr;
+    assert_eq!(shown.lines().count(), 2, "one problem, what to do: {shown}");
 }
 
 #[test]

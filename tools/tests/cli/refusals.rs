@@ -289,7 +289,7 @@ fn errors_of_a_named_file_are_not_about_the_database() {
 }
 
 #[test]
-fn a_wrong_value_of_the_environment_is_told_with_its_variable() {
+fn a_wrong_value_of_the_environment_is_reported_with_its_variable() {
     let tool = Tool::new();
     for (variable, value) in [("BETCODE_LIMIT_BYTES", "abc"), ("BETCODE_DB", "")] {
         let run = |args: &[&str]| {
@@ -406,7 +406,7 @@ fn standard_input_is_no_file_to_import() {
 }
 
 #[test]
-fn a_database_of_no_bytes_is_told_to_be_empty() {
+fn a_database_of_no_bytes_is_reported_as_empty() {
     let tool = Tool::new();
     tool.write("store/history.db", "");
     for command in [["report"].as_slice(), &["compact"], &["cat", "a"]] {

@@ -113,14 +113,14 @@ fn an_archive_that_cannot_be_written_removes_nothing() {
 }
 
 #[test]
-fn sessions_that_stay_because_they_were_just_imported_are_told_as_that() {
+fn sessions_that_stay_because_they_were_just_imported_are_counted_as_that() {
     let tool = tool();
-    let told = tool.ok(["retain", "--keep-bytes", "1KB"]).text();
+    let shown = tool.ok(["retain", "--keep-bytes", "1KB"]).text();
     assert!(
-        told.contains("over the size stay: 1 session imported within the last day"),
-        "{told}"
+        shown.contains("over the size stay: 1 session imported within the last day"),
+        "{shown}"
     );
-    assert!(told.contains("--session"), "{told}");
+    assert!(shown.contains("--session"), "{shown}");
 }
 
 /// Makes the session `a` look last used long ago.

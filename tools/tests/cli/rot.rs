@@ -35,8 +35,8 @@ fn a_session_whose_row_is_damaged_is_named_and_hides_no_other() {
     let (listed, code) = tool.json(["sessions"]);
     assert_eq!((code, &listed["total"]), (9, &2.into()), "{listed}");
     assert_eq!(listed["damaged"][0]["session"], "odd");
-    let told = tool.run(["sessions"]);
-    assert!(told.text().contains("first") && told.stderr.contains("odd"));
+    let shown = tool.run(["sessions"]);
+    assert!(shown.text().contains("first") && shown.stderr.contains("odd"));
     let (inspected, code) = tool.json(["inspect"]);
     assert_eq!(
         (code, &inspected["sessions"]),
@@ -157,7 +157,7 @@ fn a_check_that_cannot_name_every_session_does_not_call_the_others_whole() {
 }
 
 #[test]
-fn an_import_takes_the_files_behind_one_whose_session_is_damaged() {
+fn an_import_continues_after_a_file_whose_session_is_damaged() {
     for sql in [
         "UPDATE imports SET taken_bytes = -1 WHERE session_key =
             (SELECT session_key FROM sessions WHERE session_id = 'odd')",
@@ -195,7 +195,7 @@ fn a_check_names_an_imported_session_that_would_not_come_back_as_its_file_was() 
         ),
     ] {
         let tool = Tool::new();
-        // Its first line is taken in two parts.
+        // Its first line is imported in two parts.
         for part in [&file[..1], file] {
             tool.write("src/s.jsonl", part);
             tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);

@@ -40,7 +40,7 @@ fn a_session_deleted_during_a_search_takes_nothing_from_what_was_found() {
 }
 
 #[test]
-fn what_stands_behind_damage_is_found_and_the_damage_is_told_once() {
+fn what_follows_damage_is_found_and_the_damage_is_reported_once() {
     let tool = Tool::new();
     let file = tool.write("s.jsonl", "needle 1\nlost 2\nneedle 3\nlost 4\nneedle 5\n");
     tool.ok(["import".as_ref(), file.as_os_str()]);
@@ -62,7 +62,7 @@ fn what_stands_behind_damage_is_found_and_the_damage_is_told_once() {
 }
 
 #[test]
-fn a_type_that_no_message_has_is_told_with_those_there_are_and_an_empty_text_is_refused() {
+fn an_unknown_type_is_answered_with_the_known_ones_and_an_empty_text_is_refused() {
     let tool = Tool::new();
     let lines = "{\"type\":\"user\",\"n\":1}\n{\"type\":\"assistant\"}\n";
     let file = tool.write("s.jsonl", lines);

@@ -351,7 +351,7 @@ impl Base {
         }
         let frame = self.frames.get(chunk.frame.clone()).ok_or(MISSING)?;
         let bytes = (self.tail_bytes - number * BASE_TAIL_CHUNK_BYTES).min(BASE_TAIL_CHUNK_BYTES);
-        // The decompressor begins anew with each frame, so a poisoned lock does no harm.
+        // The decompressor is reset for each frame, so a poisoned lock is harmless.
         let mut unpacker = self.unpacker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(text) = chunk.text.get() {
             return Ok(text);

@@ -186,7 +186,7 @@ impl Columns {
     }
 
     /// Writes a string: as one of the column's recent ones, as one that occurred in any column, as one of the
-    /// base's blobs (`in_base` tells its number), or as a new one.
+    /// base's blobs (`in_base` returns its number), or as a new one.
     pub(super) fn put_string(
         &mut self,
         index: usize,

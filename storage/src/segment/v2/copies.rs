@@ -137,7 +137,7 @@ struct Packed {
     lengths: Vec<u8>,
     sources: Vec<u8>,
     literals: Vec<u8>,
-    /// The source that the next back reference has if it goes on where the one before ended.
+    /// The source that the next back reference has if it continues where the one before ended.
     expected_source: i64,
 }
 
@@ -332,6 +332,7 @@ pub(super) fn unpack(
 
 #[cfg(test)]
 mod tests {
+    use betcode_test_support::noise;
     use proptest::prelude::*;
 
     use super::*;
@@ -374,17 +375,6 @@ mod tests {
                 "{bytes}"
             );
         }
-    }
-
-    fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-        let mut state = seed;
-        let mut next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 56) as u8
-        };
-        (0..bytes).map(|_| next()).collect()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Finds the values of a JSON line.
 //!
-//! In goes a line, out come [`Token`]s: where its keys, strings, numbers and arrays stand. The
+//! A line becomes a list of [`Token`]s: the positions of its keys, strings, numbers and arrays. The
 //! [splitter](super::splitter) takes the values out; what lies between them (keys, punctuation, spacing,
 //! `true`, `false` and `null`) is the line's shape. Every byte is part of a value or of the shape, and
 //! is kept as it is. So the scanner checks the grammar, but neither the spelling of numbers nor UTF-8.
@@ -18,7 +18,7 @@ pub(super) enum Token {
         end: u32,
         /// Whether it has a backslash.
         has_escapes: bool,
-        /// Whether control bytes stand in it as they are, which JSON forbids.
+        /// Whether it has unescaped control bytes, which JSON forbids.
         has_controls: bool,
     },
     /// A number.
@@ -215,12 +215,12 @@ fn number_end(line: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// How a string goes on after its opening quote.
+/// How a string continues after its opening quote.
 struct StringEnd {
     /// Position of the closing quote.
     end: usize,
     has_escapes: bool,
-    /// Whether control bytes stand in it as they are, which JSON forbids.
+    /// Whether it has unescaped control bytes, which JSON forbids.
     has_controls: bool,
 }
 

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Its **shape** is the line with a marker byte in place of each value, here written as `⟨kind⟩`. Words such as
-//! `user`, which tell one sort of line from another, stay in it:
+//! `user`, which distinguish kinds of lines, stay in it:
 //!
 //! ```text
 //! {"type":"user","uuid":"⟨Uuid⟩","timestamp":"⟨TimeMs⟩Z","n":⟨Integer⟩,"text":"⟨Text⟩"}

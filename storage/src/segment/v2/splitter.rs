@@ -19,8 +19,8 @@ use crate::limits::SEGMENT_COLUMNS_MAX;
 
 /// Shorter base64 is left as text.
 const BASE64_BYTES_MIN: usize = 128;
-/// Keys whose short values say what a line is. These values stay in the shape, so that the number of the
-/// shape tells the line's other keys.
+/// Keys whose short values say what a line is. These values stay in the shape: they mostly go with the line's other
+/// keys, so that the number of the shape says them as well.
 const SHAPING_KEYS: [&[u8]; 12] = [
     b"type",
     b"subtype",

@@ -20,7 +20,7 @@ pub struct Techniques {
     pub patches: bool,
     /// A string that occurred before is stored as a back reference.
     pub repeats: bool,
-    /// Words that tell what a line is stay in its shape.
+    /// Words that say what a line is stay in its shape.
     pub words: bool,
     /// Long repeats are replaced by back references before zstd.
     pub copies: bool,

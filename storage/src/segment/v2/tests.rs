@@ -5,6 +5,7 @@ mod example;
 mod fixtures;
 mod fuzz;
 
+use betcode_test_support::Random;
 use proptest::prelude::*;
 
 use super::body::{Body, Inflated};
@@ -224,36 +225,24 @@ fn every_damaged_byte_is_found() {
     }
 }
 
-/// A generator of its own, so that a failure is repeated from the seed it prints.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % bound.max(1) as u64) as usize
-    }
-
-    fn mutate(&mut self, bytes: &mut Vec<u8>) {
-        for _ in 0..=self.below(4) {
-            let at = self.below(bytes.len());
-            match self.below(7) {
-                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
-                1 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.below(5)],
-                2 => bytes.truncate(at),
-                3 => bytes.insert(at.min(bytes.len()), self.below(256) as u8),
-                4 if !bytes.is_empty() => drop(bytes.remove(at)),
-                5 if !bytes.is_empty() => {
-                    let to = (at + self.below(40)).min(bytes.len());
-                    let piece = bytes[at..to].to_vec();
-                    let into = self.below(bytes.len());
-                    bytes.splice(into..into, piece);
-                }
-                _ if !bytes.is_empty() => bytes[at] = self.below(256) as u8,
-                _ => bytes.push(0),
+/// Damages bytes in up to five places.
+fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
+    for _ in 0..=random.index(4) {
+        let at = random.index(bytes.len());
+        match random.index(7) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << random.index(8),
+            1 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.index(5)],
+            2 => bytes.truncate(at),
+            3 => bytes.insert(at.min(bytes.len()), random.index(256) as u8),
+            4 if !bytes.is_empty() => drop(bytes.remove(at)),
+            5 if !bytes.is_empty() => {
+                let to = (at + random.index(40)).min(bytes.len());
+                let piece = bytes[at..to].to_vec();
+                let into = random.index(bytes.len());
+                bytes.splice(into..into, piece);
             }
+            _ if !bytes.is_empty() => bytes[at] = random.index(256) as u8,
+            _ => bytes.push(0),
         }
     }
 }

@@ -44,11 +44,7 @@ fn a_file_counts_as_open_as_long_as_the_writer_has_it_open() {
     store.append_then(batch("a"), TEST_WAIT_MAX, done).unwrap();
     handle.send(store).unwrap();
     assert!(answered.recv_timeout(TEST_WAIT_MAX).unwrap());
-    let deadline = Instant::now() + TEST_WAIT_MAX;
-    while open_files::is_open(&path) {
-        assert!(Instant::now() < deadline, "it was never closed");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    betcode_test_support::wait_for("closing", || open_files::is_open(&path), |is_open| !is_open);
 }
 
 #[test]
@@ -71,8 +67,8 @@ fn a_callback_that_panics_while_the_writer_ends_leaves_nobody_without_an_answer(
         .append_then(batch("b"), TEST_WAIT_MAX, panics)
         .unwrap();
     let (answer, answered) = mpsc::channel();
-    let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-    store.append_then(batch("c"), TEST_WAIT_MAX, tells).unwrap();
+    let send = move |result: Result<Appended>| answer.send(result).unwrap();
+    store.append_then(batch("c"), TEST_WAIT_MAX, send).unwrap();
     go.send(()).unwrap();
     let refused = answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap_err();
     assert!(matches!(refused, StoreError::Closed { .. }), "{refused}");
@@ -103,8 +99,8 @@ fn a_callback_that_calls_the_store_is_refused_instead_of_waiting_for_itself() {
     let own = store.clone();
     let (answer, answered) = mpsc::channel();
     let done = move |_: Result<Appended>| {
-        let tells = move |result: Result<Appended>| answer.send(result).unwrap();
-        own.append_then(batch("d"), TEST_WAIT_MAX, tells).unwrap();
+        let send = move |result: Result<Appended>| answer.send(result).unwrap();
+        own.append_then(batch("d"), TEST_WAIT_MAX, send).unwrap();
     };
     store.append_then(batch("c"), TEST_WAIT_MAX, done).unwrap();
     answered.recv_timeout(TEST_WAIT_MAX).unwrap().unwrap();

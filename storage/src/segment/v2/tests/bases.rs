@@ -76,9 +76,9 @@ pub(super) fn base_with_a_tail(segments: &[Vec<Vec<u8>>]) -> Vec<u8> {
 
 /// A line of `bytes` of text that repeats nothing.
 fn passage(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let text: String = (0..bytes)
-        .map(|_| char::from(b" etaoinshrdlu"[random.below(13)]))
+        .map(|_| char::from(b" etaoinshrdlu"[random.index(13)]))
         .collect();
     format!(r#"{{"text":"{text}"}}"#).into_bytes()
 }

@@ -82,30 +82,30 @@ fn fuzz(seed: u64, executions: usize) -> usize {
     let (targets, base_bytes) = (targets(), fuzzed_base());
     let mut accepted = 0;
     for execution in 0..executions {
-        let mut random = Random(seed ^ (execution as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let target = &targets[random.below(targets.len())];
+        let mut random = Random::new(seed ^ (execution as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let target = &targets[random.index(targets.len())];
         let base = target.base.as_deref();
         let mut header = target.header;
-        if random.below(8) == 0 {
-            header.raw_bytes = random.below(1 << 16) as u32;
-            header.messages = 1 + random.below(100) as u32;
+        if random.index(8) == 0 {
+            header.raw_bytes = random.index(1 << 16) as u32;
+            header.messages = 1 + random.index(100) as u32;
         }
         let (raw_bytes, messages) = (header.raw_bytes as usize, header.messages as usize);
-        let first = random.below(messages + 1);
-        let wanted = if random.below(2) == 0 {
+        let first = random.index(messages + 1);
+        let wanted = if random.index(2) == 0 {
             0..usize::MAX
         } else {
             first..first + 1
         };
-        let decoded = if random.below(16) == 0 {
+        let decoded = if random.index(16) == 0 {
             let mut body = target.body.clone();
-            random.mutate(&mut body);
+            mutate(&mut random, &mut body);
             decode_segment_range(&header.seal(&body), wanted, base)
-        } else if base.is_some() && random.below(8) == 0 {
+        } else if base.is_some() && random.index(8) == 0 {
             // A base that says that it is whole, and a segment that believes it.
             let mut bytes = base_bytes.clone();
             let mut rest = bytes.split_off(BASE_LABEL_BYTES);
-            random.mutate(&mut rest);
+            mutate(&mut random, &mut rest);
             let id = xxh3_64(&rest).to_le_bytes();
             bytes[3..].copy_from_slice(&id);
             bytes.append(&mut rest);
@@ -118,19 +118,19 @@ fn fuzz(seed: u64, executions: usize) -> usize {
         } else {
             let (mut main, mut blobs) = (target.main.clone(), target.blobs.clone());
             match &target.packed {
-                Some(packed) if random.below(2) == 0 => {
+                Some(packed) if random.index(2) == 0 => {
                     let mut packed = packed.clone();
-                    random.mutate(&mut packed);
+                    mutate(&mut random, &mut packed);
                     let main_bytes = target.main.len();
                     if copies::unpack(&packed, &base, main_bytes, &mut main).is_err() {
                         continue;
                     }
                     assert!(main.len() == main_bytes && main.capacity() <= main_bytes + 64);
                 }
-                _ => random.mutate(&mut main),
+                _ => mutate(&mut random, &mut main),
             }
-            if random.below(8) == 0 {
-                random.mutate(&mut blobs);
+            if random.index(8) == 0 {
+                mutate(&mut random, &mut blobs);
             }
             let Ok(body) = Body::parse(&target.body, raw_bytes, messages) else {
                 continue;

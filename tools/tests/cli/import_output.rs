@@ -17,30 +17,30 @@ fn an_import_ends_with_the_size_of_the_database_and_how_it_gets_smaller() {
     tool.write("src/a.jsonl", generator::transcript(3, 400_000));
     let src = tool.path("src");
     let import = ["import", src.to_str().unwrap()];
-    let told = tool.ok(import).text();
-    assert!(told.contains("The database takes "), "{told}");
+    let shown = tool.ok(import).text();
+    assert!(shown.contains("The database takes "), "{shown}");
     assert!(
-        told.contains("`betcode-db compact` makes that about "),
-        "{told}"
+        shown.contains("`betcode-db compact` makes that about "),
+        "{shown}"
     );
     let again = tool.ok(import).text();
-    assert!(!again.contains("takes"), "nothing was taken: {again}");
+    assert!(!again.contains("takes"), "nothing was imported: {again}");
     tool.write("src/b.jsonl", generator::transcript(4, 400_000));
     let quiet = tool.ok(import.iter().chain(&["--quiet"]));
     assert_eq!(quiet.text(), "");
 }
 
 #[test]
-fn files_that_had_nothing_new_are_told_without_those_that_are_none() {
+fn files_that_had_nothing_new_are_counted() {
     let tool = Tool::new();
     tool.write("src/a.jsonl", "{}\n");
     let src = tool.path("src");
     let import = ["import", src.to_str().unwrap()];
     tool.ok(import);
     tool.write("src/b.jsonl", "{}\n");
-    let told = tool.ok(import).text();
-    assert!(told.contains("  1 file had nothing new\n"), "{told}");
-    assert!(!told.contains("had grown"), "{told}");
+    let shown = tool.ok(import).text();
+    assert!(shown.contains("  1 file had nothing new\n"), "{shown}");
+    assert!(!shown.contains("had grown"), "{shown}");
 }
 
 #[test]
@@ -117,23 +117,23 @@ fn files_not_modified_for_long_are_left_alone_unless_they_are_known() {
     // What was deleted stays away.
     tool.ok(["delete", "stays", "--yes"]);
     assert_eq!(import("90d").0["left_old"], 2);
-    let told = tool.ok([
+    let shown = tool.ok([
         "import",
         tool.path("src").to_str().unwrap(),
         "--modified-within",
         "90d",
     ]);
     assert_eq!(
-        told.text(),
+        shown.text(),
         "Nothing new in 2 files\n  2 files left alone: not modified within the time given\n"
     );
     assert_eq!(tool.run(["cat", "stays"]).code, 3);
-    // Without it, all that is there is taken.
+    // Without it, everything is imported.
     assert_eq!(import("1y").0["sessions"], 2);
 }
 
 #[test]
-fn an_import_that_compacts_as_it_goes_tells_its_level_once() {
+fn an_import_that_compacts_as_it_goes_logs_its_level_once() {
     let tool = Tool::new();
     for n in 0..4 {
         tool.write(
