@@ -76,6 +76,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the relay that serves from the state folder how busy it is: memory, routing, thresholds and
+    /// load beside what the capacity plan gives them.
+    Budget {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the settings in force.
     Config(commands::ServeFlags),
 }

@@ -89,10 +89,10 @@ pub fn plan(load: &Load) -> Result<RelayPlan, CapacityError> {
     })
 }
 
-/// Memory that the plan gives a relay with these settings; 0 when it cannot be computed.
+/// Memory that the plan gives a relay with this load; 0 when it cannot be computed.
 #[must_use]
-pub fn memory_bytes(settings: &Settings) -> u64 {
-    plan(&Load::of(settings)).map_or(0, |plan| plan.memory.total_bytes.0)
+pub fn memory_bytes(load: &Load) -> u64 {
+    plan(load).map_or(0, |plan| plan.memory.total_bytes.0)
 }
 
 #[cfg(test)]

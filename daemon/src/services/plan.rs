@@ -100,8 +100,12 @@ pub(super) fn inputs(
     let mut measured = Measured::default();
     if let Some(report) = report {
         measured = inputs.take_measured(report, Source::Measured);
-        for level in core.levels.borrow().iter() {
+        for level in core.levels_now() {
             measured.take_level(&level.resource, level.used, level.limit, &level.level);
+        }
+        measured.memory = Some(super::capacity::memory_now(core));
+        for rate in core.metrics.traffic_rates() {
+            measured.take_traffic(&rate.traffic, rate.measured_bytes_per_second);
         }
         for stage in core.metrics.budget() {
             measured.take_stage(&stage.stage, stage.count, stage.p95_ms);

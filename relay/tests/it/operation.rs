@@ -98,7 +98,7 @@ async fn metrics_count_and_say_nothing_of_contents() {
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, _) = daemon(options).await;
     let authority = folder.file("authority.pem");
-    let token = folder.token("ann", &["m-1"]);
+    let token = folder.token("zoe", &["m-1"]);
     let caller = client(&relay, &authority, "m-1", Some(&token)).await;
     caller
         .unary("Unary", Bytes::from_static(b"secret"))
@@ -120,7 +120,7 @@ async fn metrics_count_and_say_nothing_of_contents() {
     assert!(text.starts_with("HTTP/1.1 200 OK"));
     assert!(text.contains("betcode_relay_level{metric=\"tunnels\"} 0"));
     assert!(text.contains("betcode_relay_routing_seconds_count 2\n"));
-    for private in ["secret", "ann", "m-1", &token] {
+    for private in ["secret", "zoe", "m-1", &token] {
         assert!(!text.contains(private), "{private} in the metrics");
     }
 }

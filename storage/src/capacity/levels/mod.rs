@@ -155,7 +155,9 @@ impl Metric {
             Self::Memory => "memory",
             Self::Cpu => "processor time",
             Self::Tunnels => "tunnels",
-            Self::BufferSize => "the buffer (requests or bytes, whichever is nearer)",
+            Self::BufferSize => {
+                "the buffer (requests in all or of one machine, or bytes, whichever is nearest)"
+            }
             Self::SqliteSize => "the database",
         }
     }

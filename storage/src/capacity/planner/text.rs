@@ -1,10 +1,13 @@
 //! The plan as text of at most 80 columns, with every input and where it comes from.
 
+use super::bandwidth::Traffic;
 use super::machines::MachineRow;
+use super::memory::BudgetNow;
 use super::plan::Plan;
 use super::storage_growth::CompactedGrowth;
 use super::thresholds::ThresholdRow;
 use crate::capacity::forecast::HORIZON_DAYS;
+use crate::capacity::levels::Metric;
 use crate::capacity::quantity::{ByteCount, Source};
 use crate::capacity::report::DAYS_PER_MONTH;
 use crate::capacity::text::{count, fit, percent, round_bytes, three_digits, used_percent};
@@ -125,8 +128,16 @@ fn budgets(out: &mut Lines, plan: &Plan) {
         let note = row.measured_p95_ms.map_or_else(
             || row.notes.to_owned(),
             |ms| {
-                let verdict = verdict(row.within == Some(true));
-                format!("measured {} ms: {verdict}", three_digits(ms.get()))
+                let ms = three_digits(ms.get());
+                match (row.measured_part, row.within) {
+                    (Some(part), None) => format!("measured {ms} ms, {part}"),
+                    (Some(part), Some(within)) => {
+                        format!("measured {ms} ms, {part}: {}", verdict(within))
+                    }
+                    (None, within) => {
+                        format!("measured {ms} ms: {}", verdict(within == Some(true)))
+                    }
+                }
             },
         );
         out.row(row.component, &format!("{} ms", row.budget_ms), &note);
@@ -145,7 +156,8 @@ fn budgets(out: &mut Lines, plan: &Plan) {
     out.row("total", &total, &estimate);
     out.title("Memory budget");
     for row in &plan.memory_budget.rows {
-        out.size(&row.component, row.budget_bytes);
+        let note = row.now.map_or_else(String::new, now);
+        out.row(&row.component, &round_bytes(row.budget_bytes.0), &note);
     }
     if plan.memory_budget.fits() {
         out.size("Headroom", plan.memory_budget.headroom_bytes);
@@ -156,7 +168,30 @@ fn budgets(out: &mut Lines, plan: &Plan) {
             "over the limit",
         );
     }
-    out.size("limit", plan.memory_budget.limit_bytes);
+    let budget = &plan.memory_budget;
+    let in_ram = match (budget.resident_bytes, budget.above_base_bytes) {
+        (Some(all), Some(above)) => format!(
+            "in RAM {}, {} above the base",
+            round_bytes(all.0),
+            round_bytes(above.0)
+        ),
+        _ => String::new(),
+    };
+    out.row("limit", &round_bytes(budget.limit_bytes.0), &in_ram);
+}
+
+/// What is known of a row of the memory budget.
+fn now(known: BudgetNow) -> String {
+    match known {
+        BudgetNow::Measured { bytes } => format!("measured {}", round_bytes(bytes.0)),
+        BudgetNow::Derived { in_use, bytes } => {
+            let planned = round_bytes(bytes.0);
+            format!("{} in use, by the plan {planned}", count(in_use))
+        }
+        BudgetNow::Configured { bytes } => {
+            format!("configured {} at most", round_bytes(bytes.0))
+        }
+    }
 }
 
 fn verdict(within: bool) -> &'static str {
@@ -187,6 +222,10 @@ fn of_limit(row: &ThresholdRow) -> String {
             format!("{used_of} ({share}): {}", level.shown())
         }
         (_, Some(limit), _) => format!("of {}, not measured", row.metric.amount(limit)),
+        // A daemon has no tunnels but its own, and no buffer.
+        _ if matches!(row.metric, Metric::Tunnels | Metric::BufferSize) => {
+            "the relay's: `betcode-relay budget`".into()
+        }
         _ => "not measured".into(),
     }
 }
@@ -195,7 +234,17 @@ fn bandwidth(out: &mut Lines, plan: &Plan) {
     out.title("Bandwidth");
     let rate = |size: ByteCount| format!("{}/s", round_bytes(size.0));
     for row in &plan.bandwidth.rows {
-        let note = format!("{} at {}", count(row.streams), row.rate);
+        let measured = match row.measured_bytes_per_second {
+            Some(bytes) if row.traffic == Traffic::IdleKeepalive => {
+                format!(
+                    ", measured {}/min",
+                    round_bytes((bytes * 60.0).round() as u64)
+                )
+            }
+            Some(bytes) => format!(", measured {}/s", round_bytes(bytes.round() as u64)),
+            None => String::new(),
+        };
+        let note = format!("{} at {}{measured}", count(row.streams), row.rate);
         out.row(row.name, &rate(row.bytes_per_second), &note);
     }
     out.row(
@@ -239,7 +288,7 @@ fn plain(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::planner::{Measured, MetricSample, PlanInputs};
+    use crate::capacity::planner::{Measured, MemoryNow, MetricSample, PlanInputs};
     use crate::capacity::quantity::Amount;
 
     #[test]
@@ -251,6 +300,15 @@ mod tests {
         let mut measured = Measured {
             footprint: Some(Amount(0.1)),
             latency_p95_ms: Vec::new(),
+            traffic: Vec::new(),
+            memory: Some(MemoryNow {
+                resident_bytes: 30_000_000,
+                base_bytes: 18_000_000,
+                sessions: 3,
+                clients: 2,
+                subprocesses: 1,
+                sqlite_cache_bytes: 33_554_432,
+            }),
             samples: [
                 MetricSample::named("cpu", 250, 2_000, "ok"),
                 MetricSample::named("sqlite_size", 699_960_000, 1_000_000_000, "ok"),
@@ -264,6 +322,12 @@ mod tests {
         measured.take_stage("answer", 0, 99.0);
         measured.take_stage("record", 1, 41.0);
         measured.take_stage("page", 1, 7.0);
+        measured.take_stage("relay_routing", 9, 0.5);
+        measured.take_stage("relay_round_trip", 2, 12.0);
+        measured.take_traffic("idle_keepalive", Some(9.0));
+        measured.take_traffic("active_streaming", Some(88_000.0));
+        measured.take_traffic("large_file_read", None);
+        measured.take_traffic("small_talk", Some(1.0));
         let plan = Plan::compute(&inputs, &measured, Some(50)).unwrap();
         let text = text(&plan);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -274,10 +338,19 @@ mod tests {
             "a month, compacted 528 MB to 30 % (plan), full in 1.89 months",
             "a month, compacted 176 MB to 10 % (measured), full in 5.68 months",
             "> 10-100 daemon 4 CPU, 4 GB RAM",
-            "Network RTT (2x) 80 ms 40ms one-way",
+            "Network RTT (2x) 80 ms measured 12.0 ms, daemon to relay and back",
+            "Relay routing 10 ms measured 0.50 ms: within",
             "Daemon processing 50 ms measured 2.50 ms: within",
             "Subprocess overhead 40 ms measured 41.0 ms: OVER",
-            "total 200 ms estimate 154 ms: within",
+            "total 200 ms estimate 144 ms: within",
+            "Base runtime 50 MB measured 18 MB",
+            "Session state (20) 100 MB 3 in use, by the plan 15 MB",
+            "SQLite cache 100 MB configured 33.6 MB at most",
+            "limit 512 MB in RAM 30 MB, 12 MB above the base",
+            "Tunnels 70 % 90 % the relay's: `betcode-relay budget`",
+            "Idle keepalive 17 B/s 1 at 1 KB/min, measured 540 B/min",
+            "Active streaming 100 KB/s 1 at 100 KB/s, measured 88 KB/s",
+            "Large file read 1 MB/s 1 at 1 MB/s burst",
             "Sessions 80 % 95 % not measured",
             "Memory 70 % 85 % of 512 MB, not measured",
             "CPU 70 % 90 % 0.250 of 2.000 processors (12 %): ok",
