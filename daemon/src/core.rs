@@ -120,6 +120,10 @@ impl Core {
                 Some((sessions.used(), sessions.max()))
             }
             Metric::Memory => Some((resident_bytes().now, self.admission.memory.max())),
+            Metric::Disk => {
+                let used = self.database_bytes();
+                Some((used, self.store.disk_limit_bytes(used)?))
+            }
             Metric::Cpu | Metric::Tunnels | Metric::BufferSize => None,
         }
     }

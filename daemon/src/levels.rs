@@ -16,7 +16,7 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// Takes a sample of everything but the processor; all levels.
     pub(crate) fn sample(&mut self, core: &Core) -> Vec<ResourceLevel> {
-        for metric in Metric::ALL {
+        for metric in Metric::ALL.into_iter().chain([Metric::Disk]) {
             if let Some((used, limit)) = core.used_now(metric) {
                 self.observe(metric, used, limit);
             }
@@ -59,7 +59,7 @@ impl Sampler {
 /// What a metric is counted in, as programs know it.
 fn unit(metric: Metric) -> &'static str {
     match metric {
-        Metric::SqliteSize | Metric::Memory => "bytes",
+        Metric::SqliteSize | Metric::Memory | Metric::Disk => "bytes",
         Metric::Cpu => "milliprocessors",
         Metric::Sessions | Metric::Tunnels | Metric::BufferSize => "count",
     }

@@ -93,7 +93,7 @@ fn used_now(metric: Metric, gauges: &Gauges) -> Option<(u64, u64)> {
             Some((used, limit))
         }
         Metric::Memory => Some((gauges.resident_bytes, gauges.memory_bytes_max)),
-        Metric::Cpu | Metric::Sessions | Metric::SqliteSize => None,
+        Metric::Cpu | Metric::Sessions | Metric::SqliteSize | Metric::Disk => None,
     }
 }
 

@@ -150,11 +150,12 @@ fn limits(core: &Core, text: &mut Text) {
     admission.writer_queue.observe(queued);
     let queue_max = core.settings.max_queue_requests as u64;
     admission.writer_queue.set_max(queue_max);
-    let blocking = [
+    let elsewhere = [
         core.blocking.long_jobs(),
         core.blocking.long_lines().limit(),
+        &core.metrics.tunnel.large_answers,
     ];
-    let counted = admission.all().into_iter().chain(blocking);
+    let counted = admission.all().into_iter().chain(elsewhere);
     let mut all: Vec<LimitSample> = counted.map(LimitSample::from).collect();
     all.extend(space_limits(core));
     let samples = |value: fn(&LimitSample) -> Option<u64>| {

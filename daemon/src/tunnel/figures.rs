@@ -8,21 +8,40 @@ use betcode_schema_tunnel::RelayRouting;
 use betcode_service::histogram::Histogram;
 use betcode_service::io_bytes::IoBytes;
 
+use super::buffered_body::large_answers;
+use crate::admission::Limit;
+
 /// A pace by the minute takes a minute.
 const IDLE_MIN: Duration = Duration::from_secs(60);
 
 /// Figures of all tunnels since the daemon started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TunnelFigures {
     /// Bytes of the connections to the relay, TLS and probes included.
     pub bytes: Arc<IoBytes>,
     /// From the greeting's hand-over to the connection to the relay's answer: one round trip, and what the
     /// relay takes to answer.
     pub round_trip: Histogram,
+    /// Large answers to calls that may wait.
+    pub(crate) large_answers: Arc<Limit>,
     routing: Mutex<Option<RelayRouting>>,
     calls_begun: AtomicU64,
     calls_under_way: AtomicU64,
     idle: Mutex<IdleTime>,
+}
+
+impl Default for TunnelFigures {
+    fn default() -> Self {
+        Self {
+            bytes: Arc::default(),
+            round_trip: Histogram::default(),
+            large_answers: large_answers(),
+            routing: Mutex::default(),
+            calls_begun: AtomicU64::new(0),
+            calls_under_way: AtomicU64::new(0),
+            idle: Mutex::default(),
+        }
+    }
 }
 
 /// Time in which the tunnel was only kept open.

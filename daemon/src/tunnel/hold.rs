@@ -102,6 +102,7 @@ impl Tunnel {
         let cut = CancellationToken::new();
         let connections = TaskTracker::new();
         let tls = Arc::new(RwLock::new(options.tls.clone()));
+        let large_answers = Arc::clone(&options.figures.large_answers);
         let holder = TunnelTask {
             instance: uuid::Uuid::new_v4().simple().to_string(),
             options,
@@ -110,7 +111,7 @@ impl Tunnel {
             cut: cut.clone(),
             connections: connections.clone(),
             tls: Arc::clone(&tls),
-            calls: IdempotentCalls::default(),
+            calls: IdempotentCalls::counted_by(&large_answers),
         };
         connections.spawn(holder.run(service));
         Self {
