@@ -282,7 +282,7 @@ async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
         let row = measured.inputs.iter().find(|row| row.name == name);
         row.unwrap().source.clone()
     };
-    assert_eq!(named("storage_growth.limit_bytes"), "measured");
+    assert_eq!(named("storage_growth.limit_bytes"), "given");
     let daemon = &measured.latency[3];
     assert_eq!(
         (daemon.component.as_str(), daemon.budget_ms),

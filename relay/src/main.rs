@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use betcode_relay::StartError;
 use betcode_relay::settings::SettingsError;
+use betcode_storage::capacity::CapacityError;
 use clap::{Parser, Subcommand};
 
 /// Routes calls of clients to the daemons of machines behind NAT.
@@ -89,7 +90,7 @@ enum Command {
 
 /// Why the relay ended, for who would start it again.
 fn exit_code(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    if error.is::<SettingsError>() {
+    if error.is::<SettingsError>() || error.is::<CapacityError>() {
         return ExitCode::from(2);
     }
     match error.downcast_ref() {

@@ -99,7 +99,7 @@ pub(super) fn inputs(
     };
     let mut measured = Measured::default();
     if let Some(report) = report {
-        measured = inputs.take_measured(report, Source::Measured);
+        measured = inputs.take_measured(report, Source::Given);
         for level in core.levels_now() {
             measured.take_level(&level.resource, level.used, level.limit, &level.level);
         }

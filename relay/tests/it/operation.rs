@@ -263,6 +263,8 @@ fn the_plan_and_the_settings_are_printed() {
         "150000",
     ]);
     assert!(text.contains("relays  3"), "{text}");
+    let too_large = folder.try_run(&["plan", "--tunnels", "18446744073709551615"]);
+    assert_eq!(too_large.status.code(), Some(2), "{too_large:?}");
     let settings: serde_json::Value = serde_json::from_str(&folder.run(&["config"])).unwrap();
     assert_eq!(settings["tunnels_max"], 10_000);
     let refused = folder.try_run(&[

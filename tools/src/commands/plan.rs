@@ -45,7 +45,12 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         let (_, report) = context.judge(status.as_ref())?;
         let limit = context.limit(status.as_ref());
         measured_until_ms = report.planned_until_ms();
-        measured = inputs.take_measured(&report, limit.source);
+        // A daemon's limit is a setting of it.
+        let limit_source = match limit.source {
+            Source::Measured => Source::Given,
+            source => source,
+        };
+        measured = inputs.take_measured(&report, limit_source);
         if let Some(status) = status.filter(|status| status.unreachable.is_none()) {
             status.add_to(&mut measured);
             for (name, value) in plan_inputs(&context.database()?) {

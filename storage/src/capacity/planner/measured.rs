@@ -119,8 +119,8 @@ impl StorageGrowthInputs {
         if let Some(per_day) = per_day.filter(|_| per_hour > 0.0) {
             let hours = per_day / per_hour;
             let sessions = (hours / HOURS_OF_A_DAY).ceil().max(1.0);
-            self.sessions = Input::measured(sessions as u64);
-            self.session_hours_per_day = Input::measured(HoursPerDay(hours / sessions));
+            self.sessions = Input::derived(sessions as u64);
+            self.session_hours_per_day = Input::derived(HoursPerDay(hours / sessions));
         }
         let used_of_window = match &report.forecast {
             Forecast::Projected {
@@ -240,6 +240,9 @@ mod tests {
         inputs.take_measured(&busy, Source::Given);
         let growth = inputs.storage_growth;
         assert_eq!(growth.sessions.value, 3);
+        // No more than a way to write the measured day: nobody counted three sessions.
+        assert_eq!(growth.sessions.source, Source::Derived);
+        assert_eq!(growth.session_hours_per_day.source, Source::Derived);
         assert!((growth.session_hours_per_day.value.as_f64() - 20.0).abs() < 1e-6);
     }
 

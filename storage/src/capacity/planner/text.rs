@@ -45,25 +45,47 @@ impl Lines {
     }
 
     fn size(&mut self, label: &str, size: ByteCount) {
-        self.row(label, &round_bytes(size.0), "");
+        self.size_of(label, size, "");
+    }
+
+    fn size_of(&mut self, label: &str, size: ByteCount, note: &str) {
+        self.row(label, &round_bytes(size.0), note);
     }
 }
 
 fn memory(out: &mut Lines, plan: &Plan) {
+    let of = |name: &str| number_of(plan, name);
     let daemon = &plan.daemon_memory;
     out.title("Daemon memory");
     out.size("base", daemon.base_bytes);
-    out.size("sessions", daemon.sessions_bytes);
-    out.size("clients", daemon.clients_bytes);
-    out.size("subprocesses", daemon.subprocesses_bytes);
+    out.size_of(
+        "sessions",
+        daemon.sessions_bytes,
+        &of("daemon_memory.sessions"),
+    );
+    out.size_of(
+        "clients",
+        daemon.clients_bytes,
+        &of("daemon_memory.clients"),
+    );
+    let subprocesses = of("daemon_memory.subprocesses");
+    out.size_of("subprocesses", daemon.subprocesses_bytes, &subprocesses);
     out.size("total", daemon.total_bytes);
     let relay = &plan.relay_memory;
-    out.title("Relay memory");
+    // Of another load than that of all relays together, which has inputs of its own.
+    out.title("Relay memory, of one relay");
     out.size("base", relay.base_bytes);
-    out.size("tunnels", relay.tunnels_bytes);
-    out.size("clients", relay.clients_bytes);
-    out.size("buffered messages", relay.buffer_bytes);
+    out.size_of("tunnels", relay.tunnels_bytes, &of("relay_memory.tunnels"));
+    out.size_of("clients", relay.clients_bytes, &of("relay_memory.clients"));
+    let buffered = of("relay_memory.buffered_messages");
+    out.size_of("buffered messages", relay.buffer_bytes, &buffered);
     out.size("total", relay.total_bytes);
+}
+
+/// A number that the plan was computed for.
+fn number_of(plan: &Plan, input: &str) -> String {
+    let row = plan.inputs.iter().find(|row| row.name == input);
+    row.map_or_else(String::new, |row| format!("for {}", plain(row.value)))
 }
 
 fn growth(out: &mut Lines, plan: &Plan) {
@@ -101,10 +123,21 @@ fn months(to_limit: Option<f64>) -> String {
 }
 
 fn relays(out: &mut Lines, plan: &Plan) {
-    out.title("Relays needed");
-    out.row("for tunnels", &count(plan.relays.for_tunnels), "");
-    out.row("for clients", &count(plan.relays.for_clients), "");
-    out.row("for requests", &count(plan.relays.for_requests), "");
+    let of = |name: &str| number_of(plan, name);
+    out.title("Relays needed, for all together");
+    let needed = &plan.relays;
+    out.row(
+        "for tunnels",
+        &count(needed.for_tunnels),
+        &of("relays.tunnels"),
+    );
+    out.row(
+        "for clients",
+        &count(needed.for_clients),
+        &of("relays.clients"),
+    );
+    let requests = of("relays.requests_per_second");
+    out.row("for requests", &count(needed.for_requests), &requests);
     out.row("relays", &count(plan.relays.relays), "");
 }
 
@@ -264,7 +297,7 @@ fn inputs(out: &mut Lines, plan: &Plan) {
         };
         let mark = match row.source {
             Source::PlanDefault | Source::PlanExample => "",
-            Source::Given | Source::Measured => " *",
+            Source::Given | Source::Measured | Source::Derived => " *",
         };
         let line = format!(
             "  {} {value:>14}  {}{mark}",
@@ -357,6 +390,8 @@ mod tests {
             "SQLite size 70 % 90 % 700 MB of 1.00 GB (69 %): ok",
             "Headroom 112 MB",
             "relays.tunnels 26,000 given *",
+            "Relay memory, of one relay base 100 MB tunnels 250 MB for 5,000",
+            "Relays needed, for all together for tunnels 3 for 26,000",
             "storage_growth.session_hours_per_day 8 h/day plan",
         ] {
             assert!(words.contains(expected), "{expected} is missing in\n{text}");
