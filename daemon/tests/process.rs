@@ -191,7 +191,10 @@ async fn the_log_warns_of_a_session_that_nears_the_bytes_that_it_may_have() {
         eventually(async || warnings().len() == expected).await;
     }
     let [warning, critical] = warnings().try_into().unwrap();
-    for (line, level, used) in [(warning, "warning", "700 KB"), (critical, "critical", "900 KB")] {
+    for (line, level, used) in [
+        (warning, "warning", "700 KB"),
+        (critical, "critical", "900 KB"),
+    ] {
         let told = ["WARN", "long", level, used, "1.00 MB"];
         assert!(told.iter().all(|part| line.contains(part)), "{line}");
     }

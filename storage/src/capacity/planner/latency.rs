@@ -79,7 +79,7 @@ impl Stage {
     /// What of it is measured, if that is only a part of it.
     #[must_use]
     pub fn measured_part(self) -> Option<&'static str> {
-        (self == Self::Network).then_some("daemon to relay and back")
+        (self == Self::Network).then_some("daemon-relay only")
     }
 
     /// The plan's note on it.
@@ -258,7 +258,7 @@ mod tests {
             let budget = LatencyBudget::plan(&[(Stage::Network, ms)]).unwrap();
             let row = budget.rows[1];
             assert_eq!(row.measured_p95_ms, Some(Amount(ms)));
-            assert_eq!(row.measured_part, Some("daemon to relay and back"));
+            assert_eq!(row.measured_part, Some("daemon-relay only"));
             (row.within, budget.total_estimate_ms)
         };
         // The client's way to the relay takes the rest of the budget, for all that is known.

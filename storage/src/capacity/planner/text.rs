@@ -371,7 +371,7 @@ mod tests {
             "a month, compacted 528 MB to 30 % (plan), full in 1.89 months",
             "a month, compacted 176 MB to 10 % (measured), full in 5.68 months",
             "> 10-100 daemon 4 CPU, 4 GB RAM",
-            "Network RTT (2x) 80 ms measured 12.0 ms, daemon to relay and back",
+            "Network RTT (2x) 80 ms measured 12.0 ms, daemon-relay only",
             "Relay routing 10 ms measured 0.50 ms: within",
             "Daemon processing 50 ms measured 2.50 ms: within",
             "Subprocess overhead 40 ms measured 41.0 ms: OVER",
