@@ -285,6 +285,14 @@ async fn bytes_that_clients_are_sent_are_counted_by_kind_and_stand_beside_the_pl
     assert_eq!(metric("betcode_bytes_followed_total").await, Some(40_000.0));
     assert_eq!(metric("betcode_bytes_replayed_total").await, Some(60_000.0));
     assert_eq!(traffic(&served).await[0].1, None, "there is no tunnel");
+    let burst = "betcode_traffic_bytes_per_second{traffic=\"large_file_read\"}";
+    assert_eq!(metric(burst).await, Some(20_000.0));
+    let idle = "betcode_traffic_bytes_per_second{traffic=\"idle_keepalive\"}";
+    assert_eq!(metric(idle).await, None);
+    let planned = "betcode_traffic_planned_bytes_per_second{traffic=\"history_replay\"}";
+    assert_eq!(metric(planned).await, Some(500_000.0));
+    assert!(metric("betcode_base_bytes").await > Some(0.0));
+    assert!(metric("betcode_planned_bytes").await >= Some(50_000_000.0));
 }
 
 #[tokio::test]

@@ -237,7 +237,7 @@ async fn every_level_is_known_as_soon_as_the_daemon_serves() {
     let served = serve(&[]).await;
     let levels = served.daemon.core().levels.borrow().clone();
     let names: Vec<_> = levels.iter().map(|level| level.resource.as_str()).collect();
-    assert_eq!(names, ["sessions", "memory", "cpu", "sqlite_size"]);
+    assert_eq!(names, ["sessions", "memory", "cpu", "sqlite_size", "disk"]);
     let processor = &levels[2];
     assert_eq!(processor.unit, "milliprocessors");
     assert!(processor.limit >= 1000, "{processor:?}");

@@ -202,6 +202,14 @@ impl Metrics {
     #[must_use]
     pub fn budget(&self) -> Vec<StageLatency> {
         let mut stages = self.own_stages();
+        stages.extend(self.tunnel_stages());
+        stages
+    }
+
+    /// What is known of the way through the relay.
+    #[must_use]
+    pub fn tunnel_stages(&self) -> Vec<StageLatency> {
+        let mut stages = Vec::new();
         let of_us = |us: u64| us as f64 / 1000.0;
         if let Some(routing) = self.tunnel.routing() {
             stages.push(StageLatency {
