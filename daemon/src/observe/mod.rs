@@ -110,7 +110,7 @@ impl Metrics {
 
     /// The counters by name, with what they count.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, &'static str, u64); 18] {
+    pub fn counters(&self) -> [(&'static str, &'static str, u64); 13] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             (
@@ -132,31 +132,6 @@ impl Metrics {
                 "messages_followed",
                 "Messages handed to followers",
                 of(&self.messages_followed),
-            ),
-            (
-                "bytes_read",
-                "Payload bytes handed to readers",
-                of(&self.bytes_read),
-            ),
-            (
-                "bytes_followed",
-                "Payload bytes handed to followers, history that they caught up on included",
-                of(&self.bytes_followed),
-            ),
-            (
-                "bytes_replayed",
-                "Payload bytes of history handed to clients: read, resumed, or caught up on",
-                self.traffic.replayed.bytes(),
-            ),
-            (
-                "tunnel_received_bytes",
-                "Bytes from the relay, TLS and probes included",
-                self.tunnel.bytes.received(),
-            ),
-            (
-                "tunnel_sent_bytes",
-                "Bytes to the relay, TLS and probes included",
-                self.tunnel.bytes.sent(),
             ),
             (
                 "batches_refused",
@@ -194,6 +169,39 @@ impl Metrics {
                 "agent_turns",
                 "Turns of agents begun",
                 of(&self.agent_turns),
+            ),
+        ]
+    }
+
+    /// Counters of what goes over the network, by name, with what they count.
+    #[must_use]
+    pub fn traffic_counters(&self) -> [(&'static str, &'static str, u64); 5] {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            (
+                "bytes_read",
+                "Payload bytes handed to readers",
+                of(&self.bytes_read),
+            ),
+            (
+                "bytes_followed",
+                "Payload bytes handed to followers, history that they caught up on included",
+                of(&self.bytes_followed),
+            ),
+            (
+                "bytes_replayed",
+                "Payload bytes of history handed to clients: read, resumed, or caught up on",
+                self.traffic.replayed.bytes(),
+            ),
+            (
+                "tunnel_received_bytes",
+                "Bytes from the relay, TLS and probes included",
+                self.tunnel.bytes.received(),
+            ),
+            (
+                "tunnel_sent_bytes",
+                "Bytes to the relay, TLS and probes included",
+                self.tunnel.bytes.sent(),
             ),
         ]
     }

@@ -97,7 +97,9 @@ impl Text {
 }
 
 fn counters(core: &Core, text: &mut Text) {
-    for (name, help, value) in core.metrics.counters() {
+    let metrics = &core.metrics;
+    let all = metrics.counters().into_iter();
+    for (name, help, value) in all.chain(metrics.traffic_counters()) {
         text.one((&format!("{name}_total"), "counter", help), value);
     }
 }

@@ -49,7 +49,26 @@ async fn a_running_relay_says_how_busy_it_is_beside_the_plan() {
         away.unary("Record", asked).await.unwrap_err();
     }
 
-    let now = budget(&folder);
+    is_beside_the_plan(&budget(&folder));
+    let text = folder.run(&["budget"]);
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in [
+        "1 tunnels x 0.05",
+        "2 clients x 0.02",
+        "4 waiting requests x 0.01",
+        "4 of 4 requests of one machine (100 %): CRITICAL",
+        "Tunnels 70 % 90 % 1 of 10 (10 %): ok",
+        "Relays needed by the plan 1 (tunnels 1, clients 1, calls/s at most",
+    ] {
+        assert!(words.contains(expected), "{expected} is missing in\n{text}");
+    }
+    for private in ["ann", "m-1", "away", &token] {
+        assert!(!text.contains(private), "{private} in the budget");
+    }
+}
+
+/// Of a relay with a tunnel, two clients, twenty calls that it routed, and four requests that wait.
+fn is_beside_the_plan(now: &Value) {
     let memory = &now["memory"];
     // Of the plan's formula: a tunnel, two clients, and four requests that wait.
     assert_eq!(memory["tunnels"], 1);
@@ -68,14 +87,14 @@ async fn a_running_relay_says_how_busy_it_is_beside_the_plan() {
     );
     let within = routing["p95_ms"].as_f64().unwrap() <= 10.0;
     assert_eq!(routing["within"], within);
-    let tunnels = threshold(&now, "tunnels");
+    let tunnels = threshold(now, "tunnels");
     assert_eq!(
         (&tunnels["used"], &tunnels["limit"]),
         (&json!(1), &json!(10))
     );
     assert_eq!(tunnels["level"], "ok");
     // Four of 10,000 in all, and four of four for the machine: the latter refuses first.
-    let buffer = threshold(&now, "buffer_size");
+    let buffer = threshold(now, "buffer_size");
     assert_eq!(buffer["bound"], "requests_of_one_machine");
     assert_eq!((&buffer["used"], &buffer["limit"]), (&json!(4), &json!(4)));
     assert_eq!(buffer["level"], "critical");
@@ -83,22 +102,6 @@ async fn a_running_relay_says_how_busy_it_is_beside_the_plan() {
     let bytes = &now["tunnel_bytes"];
     for direction in ["received", "sent"] {
         assert!(bytes[direction].as_u64().unwrap() > 20_000, "{bytes}");
-    }
-
-    let text = folder.run(&["budget"]);
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for expected in [
-        "1 tunnels x 0.05",
-        "2 clients x 0.02",
-        "4 waiting requests x 0.01",
-        "4 of 4 requests of one machine (100 %): CRITICAL",
-        "Tunnels 70 % 90 % 1 of 10 (10 %): ok",
-        "Relays needed by the plan 1 (tunnels 1, clients 1, calls/s at most",
-    ] {
-        assert!(words.contains(expected), "{expected} is missing in\n{text}");
-    }
-    for private in ["ann", "m-1", "away", &token] {
-        assert!(!text.contains(private), "{private} in the budget");
     }
 }
 
