@@ -87,6 +87,18 @@ impl Limit {
 
     /// Counts a refusal, and logs it unless one was logged a short time ago.
     fn refusal(&self, used: u64, max: u64) -> Status {
+        self.note_and_log(used, max);
+        status::exhausted(self.name, used, max, self.hint)
+    }
+
+    /// The same, where it is known when there is space again at the earliest.
+    fn refusal_for(&self, retry_after: Duration) -> Status {
+        let (used, max) = (self.used(), self.max());
+        self.note_and_log(used, max);
+        status::exhausted_for(retry_after, self.name, used, max, self.hint)
+    }
+
+    fn note_and_log(&self, used: u64, max: u64) {
         self.note_refused();
         let interval = Duration::from_millis(LIMIT_LOG_INTERVAL_MS);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +113,6 @@ impl Limit {
                 "a limit is reached, and requests are refused"
             );
         }
-        status::exhausted(self.name, used, max, self.hint)
     }
 
     /// Counts a refusal that was made elsewhere.
@@ -271,6 +282,11 @@ impl Admission {
             if self.sessions.used() >= self.sessions.max() {
                 active.retain(|_, session| session.is_active());
             }
+            if self.sessions.used() >= self.sessions.max()
+                && let Some(pauses_in) = active.values().filter_map(ActiveSession::pauses_in).min()
+            {
+                return Err(self.sessions.refusal_for(pauses_in));
+            }
             let session_active = ActiveSession {
                 _place: self.sessions.acquire(1)?,
                 under_way: 0,
@@ -318,6 +334,15 @@ struct ActiveSession {
 }
 
 impl ActiveSession {
+    /// When it gives its place back, if nothing more is appended to it; `None` while something is under way.
+    fn pauses_in(&self) -> Option<Duration> {
+        let active = Duration::from_millis(SESSION_ACTIVE_MS);
+        let recorded = self.recorded.filter(|_| self.under_way == 0)?;
+        // A client that comes back a moment before that would be refused once more.
+        let moment = Duration::from_millis(1);
+        Some(active.saturating_sub(recorded.elapsed()) + moment)
+    }
+
     fn is_active(&self) -> bool {
         let active = Duration::from_millis(SESSION_ACTIVE_MS);
         self.under_way > 0 || self.recorded.is_some_and(|at| at.elapsed() < active)
@@ -426,8 +451,17 @@ mod tests {
             SessionId::new("two").unwrap(),
         );
         admission.admit_session(&one).unwrap().recorded();
-        assert!(admission.admit_session(&two).is_err());
+        let refused = admission.admit_session(&two).unwrap_err();
         assert_eq!(admission.sessions.refused(), 1);
+        // Nothing earlier than the end of the first one's minute makes space.
+        let details = refused.get_error_details();
+        let retry_after = details.retry_info().unwrap().retry_delay.unwrap();
+        let active = Duration::from_millis(SESSION_ACTIVE_MS);
+        assert!(
+            retry_after > active - Duration::from_secs(5),
+            "{retry_after:?}"
+        );
+        assert!(retry_after <= active + Duration::from_secs(1));
         admission.admit_session(&one).unwrap();
     }
 

@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use betcode_daemon::limits::BUDGET_ANSWER_MS_MAX;
 use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
-use betcode_schema_grpc::history::{BudgetRequest, BudgetResponse, MemoryUse, StageLatency};
+use betcode_schema_grpc::history::{
+    BudgetRequest, BudgetResponse, MemoryUse, StageLatency, TrafficRate,
+};
 use betcode_schema_grpc::locate::{self, Holder, Server};
+use betcode_storage::capacity::planner::bandwidth::Traffic;
+use betcode_storage::capacity::planner::memory::SQLITE_CACHE_BYTES;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
 const MB: f64 = 1e6;
+const KB: f64 = 1e3;
 
 /// Asks the daemon of the store at `db` and prints what it says.
 ///
@@ -99,11 +104,24 @@ fn as_json(holder: &Holder, answer: &BudgetResponse) -> serde_json::Value {
             })
         })
         .collect();
+    let traffic: Vec<_> = answer
+        .traffic
+        .iter()
+        .map(|rate| {
+            serde_json::json!({
+                "traffic": rate.traffic,
+                "planned_bytes_per_second": rate.planned_bytes_per_second,
+                "measured_bytes_per_second": rate.measured_bytes_per_second,
+                "seconds": rate.seconds,
+            })
+        })
+        .collect();
     let memory = answer.memory.unwrap_or_default();
     serde_json::json!({
         "pid": holder.pid,
         "socket": holder.socket,
         "stages": stages,
+        "traffic": traffic,
         "memory": {
             "resident_bytes": memory.resident_bytes,
             "resident_bytes_max": memory.resident_bytes_max,
@@ -115,6 +133,7 @@ fn as_json(holder: &Holder, answer: &BudgetResponse) -> serde_json::Value {
             "client_bytes_planned": memory.client_bytes_planned,
             "subprocesses": memory.subprocesses,
             "subprocess_bytes_planned": memory.subprocess_bytes_planned,
+            "sqlite_cache_bytes": memory.sqlite_cache_bytes,
             "planned_bytes": memory.planned_bytes,
             "limit_bytes": memory.limit_bytes,
         },
@@ -140,7 +159,7 @@ fn as_text(answer: &BudgetResponse) -> String {
             budget_ms,
         } = stage;
         text.push_str(&format!(
-            "  {stage:<9} {count:>12} times {p50_ms:>9.2} {p95_ms:>9.2} {p99_ms:>9.2} \
+            "  {stage:<16} {count:>5} times {p50_ms:>9.2} {p95_ms:>9.2} {p99_ms:>9.2} \
              {budget_ms:>7} {verdict}\n"
         ));
     }
@@ -157,6 +176,7 @@ fn as_text(answer: &BudgetResponse) -> String {
         subprocess_bytes_planned,
         planned_bytes,
         limit_bytes,
+        sqlite_cache_bytes,
     } = answer.memory.unwrap_or_default();
     let mb = |bytes: u64| bytes as f64 / MB;
     text.push_str(&format!(
@@ -176,7 +196,38 @@ fn as_text(answer: &BudgetResponse) -> String {
         mb(resident_bytes_max),
         mb(limit_bytes),
     ));
+    text.push_str(&format!(
+        "  SQLite's caches       configured {:>10.1} {:>9.1}  at most\n",
+        mb(sqlite_cache_bytes),
+        mb(SQLITE_CACHE_BYTES.0),
+    ));
+    traffic(&mut text, &answer.traffic);
     text
+}
+
+/// The plan's kinds of traffic, each beside what was measured.
+fn traffic(text: &mut String, rates: &[TrafficRate]) {
+    if rates.is_empty() {
+        return;
+    }
+    text.push_str("Traffic, KB/s                    measured      plan\n");
+    for rate in rates {
+        let mut known = Traffic::ALL.into_iter();
+        let known = known.find(|traffic| traffic.programs_name() == rate.traffic);
+        let name = known.map_or(rate.traffic.as_str(), |traffic| traffic.name());
+        let kb = |bytes: f64| format!("{:.2}", bytes / KB);
+        let (measured, how) = match rate.measured_bytes_per_second {
+            Some(bytes) => {
+                let how = known.map_or("", Traffic::measured_how);
+                (kb(bytes), format!("{} s, {how}", rate.seconds))
+            }
+            None => ("-".to_owned(), "not measured yet".to_owned()),
+        };
+        let planned = kb(rate.planned_bytes_per_second);
+        text.push_str(&format!(
+            "  {name:<26} {measured:>10} {planned:>9}  {how}\n"
+        ));
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +253,7 @@ mod tests {
         let within = |stage| {
             let answer = BudgetResponse {
                 stages: vec![stage],
-                memory: None,
+                ..BudgetResponse::default()
             };
             as_json(&holder, &answer)["stages"][0]["within"].clone()
         };
@@ -220,7 +271,7 @@ mod tests {
         ] {
             let answer = BudgetResponse {
                 stages: vec![stage],
-                memory: None,
+                ..BudgetResponse::default()
             };
             assert!(as_text(&answer).contains(verdict), "{}", as_text(&answer));
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use betcode_schema_grpc::history::ResourceLevel;
+use betcode_service::process::resident_bytes;
 use betcode_storage::capacity::levels::{Metric, level_of};
 use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
 use tokio::sync::watch;
@@ -89,20 +90,42 @@ impl Core {
         bytes(path) + bytes(Path::new(&log))
     }
 
-    /// The levels when they were last sampled, with the database's size and level as they are now: it may
-    /// have grown by far since, and a report of it stands beside.
+    /// The levels when they were last sampled, with uses, limits and levels as they are now: the figures
+    /// that stand beside them are of now as well. The processor's use is one between two samples, and stays.
     pub(crate) fn levels_now(&self) -> Vec<ResourceLevel> {
         let mut levels = self.levels.borrow().clone();
-        let size = Metric::SqliteSize.name();
-        if let Some(level) = levels.iter_mut().find(|level| level.resource == size) {
-            level.used = self.database_bytes();
+        for level in &mut levels {
+            let Ok(metric) = level.resource.parse() else {
+                continue;
+            };
+            let Some((used, limit)) = self.used_now(metric) else {
+                continue;
+            };
             // Never fails: a limit of 0 is refused when it is set.
             let before = level.level.parse().unwrap_or_default();
-            if let Ok(now) = level_of(Metric::SqliteSize, level.used, level.limit, before) {
+            if let Ok(now) = level_of(metric, used, limit, before) {
                 level.level = now.name().to_owned();
             }
+            (level.used, level.limit) = (used, limit);
         }
         levels
+    }
+
+    /// What is used of a metric's limit, and the limit; `None` of what cannot be looked at in a moment.
+    pub(crate) fn used_now(&self, metric: Metric) -> Option<(u64, u64)> {
+        match metric {
+            Metric::SqliteSize => Some((self.database_bytes(), self.store.limits().db_bytes_max)),
+            Metric::Sessions => {
+                let sessions = &self.admission.sessions;
+                Some((sessions.used(), sessions.max()))
+            }
+            Metric::Memory => Some((resident_bytes().now, self.admission.memory.max())),
+            Metric::Disk => {
+                let used = self.database_bytes();
+                Some((used, self.store.disk_limit_bytes(used)?))
+            }
+            Metric::Cpu | Metric::Tunnels | Metric::BufferSize => None,
+        }
     }
 
     /// Waits until the daemon begins to stop.

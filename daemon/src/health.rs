@@ -300,6 +300,8 @@ pub(crate) async fn watch(
         let now = sampler.sample(&core);
         levels.send_if_modified(|kept| levels::changed(kept, now));
         core.admission.expire();
+        let open = matches!(*core.tunnel.borrow(), TunnelState::Open { .. });
+        core.metrics.tunnel.look(open);
     }
     // In this order: streams that watch end with what is told here.
     report(&reporter, false).await;

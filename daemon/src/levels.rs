@@ -1,7 +1,7 @@
 //! How near the daemon is to its limits, by the capacity plan's thresholds.
 
 use betcode_schema_grpc::history::ResourceLevel;
-use betcode_service::process::{CpuSampler, CpuUse, resident_bytes};
+use betcode_service::process::{CpuSampler, CpuUse};
 use betcode_storage::capacity::levels::{LevelTracker, Metric};
 
 use crate::core::Core;
@@ -16,12 +16,11 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// Takes a sample of everything but the processor; all levels.
     pub(crate) fn sample(&mut self, core: &Core) -> Vec<ResourceLevel> {
-        let db_bytes_max = core.store.limits().db_bytes_max;
-        let sessions = &core.admission.sessions;
-        self.observe(Metric::SqliteSize, core.database_bytes(), db_bytes_max);
-        self.observe(Metric::Sessions, sessions.used(), sessions.max());
-        let memory_bytes_max = core.admission.memory.max();
-        self.observe(Metric::Memory, resident_bytes().now, memory_bytes_max);
+        for metric in Metric::ALL.into_iter().chain([Metric::Disk]) {
+            if let Some((used, limit)) = core.used_now(metric) {
+                self.observe(metric, used, limit);
+            }
+        }
         self.tracker
             .states()
             .map(|(metric, state)| ResourceLevel {
@@ -60,7 +59,7 @@ impl Sampler {
 /// What a metric is counted in, as programs know it.
 fn unit(metric: Metric) -> &'static str {
     match metric {
-        Metric::SqliteSize | Metric::Memory => "bytes",
+        Metric::SqliteSize | Metric::Memory | Metric::Disk => "bytes",
         Metric::Cpu => "milliprocessors",
         Metric::Sessions | Metric::Tunnels | Metric::BufferSize => "count",
     }

@@ -166,10 +166,23 @@ pub fn refusal_of(status: &Status) -> Refused {
 /// A limit of the daemon itself was reached: which one, how far, and what to try.
 #[must_use]
 pub fn exhausted(limit: &'static str, used: u64, max: u64, hint: &str) -> Status {
+    let retry_after = Duration::from_millis(RETRY_MS.into());
+    exhausted_for(retry_after, limit, used, max, hint)
+}
+
+/// The same of a limit of which it is known when there is space again at the earliest.
+#[must_use]
+pub fn exhausted_for(
+    retry_after: Duration,
+    limit: &'static str,
+    used: u64,
+    max: u64,
+    hint: &str,
+) -> Status {
     let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, metadata(Some(hint)));
     let what = format!("{limit}: {used} of {max} in use");
     details.add_quota_failure_violation(limit, what.clone());
-    details.set_retry_info(Some(Duration::from_millis(RETRY_MS.into())));
+    details.set_retry_info(Some(retry_after));
     Status::with_error_details(Code::ResourceExhausted, format!("{what}; {hint}"), details)
 }
 

@@ -85,6 +85,8 @@ async fn the_first_valid_answer_wins_whoever_gives_it() {
         "{text}"
     );
     assert!(text.contains(r#"c {"behavior": "deny""#), "{text}");
+    // Each answer that reached the agent was timed, from its client's stream to the agent's pipe.
+    assert_eq!(served.daemon.core().metrics.permit.count(), 3);
 }
 
 #[tokio::test]

@@ -13,8 +13,11 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
 use betcode_schema_grpc::history::maintenance_service_client::MaintenanceServiceClient;
-use betcode_schema_grpc::history::{AppendRequest, Refused, RenameSessionRequest, VerifyRequest};
+use betcode_schema_grpc::history::{
+    AppendRequest, Refused, RenameSessionRequest, VerifyRequest, WatchLevelsRequest,
+};
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
 use bytes::Bytes;
@@ -127,6 +130,56 @@ async fn a_full_disk_is_told_by_name_and_recovered_from_without_a_restart() {
         }
     };
     within(recovered).await;
+}
+
+/// The level of the disk, as it is asked for now.
+async fn disk_level(channel: &Channel) -> String {
+    let mut capacity = CapacityServiceClient::new(channel.clone());
+    let levels = capacity.watch_levels(WatchLevelsRequest {}).await.unwrap();
+    let levels = within(levels.into_inner().message()).await.unwrap();
+    let levels = levels.unwrap().levels.into_iter();
+    let mut disk = levels.filter(|level| level.resource == "disk");
+    disk.next().unwrap().level
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_is_warned_of_before_anything_is_refused() {
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let Some(_disk) = Disk::mount(folder.path(), 64) else {
+        return;
+    };
+    let path = outside.path().join("daemon.log");
+    let log = std::fs::File::create(&path).unwrap();
+    let flags = ["--health-interval-ms", "100", "--compaction", "false"];
+    let process = Process::start_logging(folder.path(), &flags, log.into()).await;
+    let channel = connect(&process.socket).await.unwrap();
+    assert_eq!(disk_level(&channel).await, "ok");
+    let mut client = process.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let (mut sequence, mut seen) = (0, vec!["ok".to_owned()]);
+    while seen.last().unwrap() != "critical" {
+        sequence += 1;
+        within(appender.send(noise(sequence))).await.unwrap();
+        let level = disk_level(&channel).await;
+        if *seen.last().unwrap() != level {
+            seen.push(level);
+        }
+    }
+    assert_eq!(seen, ["ok", "warning", "critical"]);
+    let told = || std::fs::read_to_string(&path).unwrap();
+    support::eventually(async || {
+        let log = told();
+        let mut lines = log.lines().filter(|line| line.contains("WARN"));
+        lines.any(|line| line.contains("the disk") && line.contains("critical"))
+    })
+    .await;
+    let named = async || {
+        health(channel.clone())
+            .await
+            .1
+            .contains("disk is at level critical")
+    };
+    support::eventually(named).await;
 }
 
 #[tokio::test]

@@ -8,11 +8,12 @@
 
 mod support;
 
-use betcode_schema_grpc::history::AppendRequest;
+use betcode_schema_grpc::history::capacity_service_client::CapacityServiceClient;
+use betcode_schema_grpc::history::{AppendRequest, BudgetRequest, FollowRequest};
 use betcode_schema_grpc::v1::HealthDetailsRequest;
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use bytes::Bytes;
-use support::{Appender, Served, batch, eventually, serve, within};
+use support::{Appender, Served, batch, eventually, read_all, serve, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -220,4 +221,100 @@ async fn metrics_have_the_level_use_and_limit_of_each_measure() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
     }
+}
+
+/// The plan's kinds of traffic as they were measured: name and bytes a second.
+async fn traffic(served: &Served) -> Vec<(String, Option<f64>)> {
+    let mut capacity = CapacityServiceClient::new(served.channel().await);
+    let budget = capacity.budget(BudgetRequest {}).await.unwrap();
+    let rates = budget.into_inner().traffic.into_iter();
+    rates
+        .map(|rate| (rate.traffic, rate.measured_bytes_per_second))
+        .collect()
+}
+
+#[tokio::test]
+async fn bytes_that_clients_are_sent_are_counted_by_kind_and_stand_beside_the_plans_rates() {
+    let served = serve(&[LISTEN]).await;
+    let names = [
+        "idle_keepalive",
+        "active_streaming",
+        "large_file_read",
+        "history_replay",
+    ];
+    let unmeasured = |(traffic, rate): (String, Option<f64>)| (traffic, rate.is_none());
+    let before: Vec<_> = traffic(&served).await.into_iter().map(unmeasured).collect();
+    assert_eq!(before, names.map(|name| (name.to_owned(), true)));
+
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    appender.send(of_20_kb("s")).await.unwrap();
+    // Caught up on 20 KB of history, and then sent 20 KB as they are recorded.
+    let follow = FollowRequest {
+        session_id: "s".into(),
+        from_sequence: 1,
+    };
+    let mut following = history.follow(follow).await.unwrap().into_inner();
+    let mut followed = 0;
+    while followed < 20_000 {
+        let answer = within(following.message()).await.unwrap().unwrap();
+        followed += answer
+            .messages
+            .iter()
+            .map(|m| m.payload.len())
+            .sum::<usize>();
+    }
+    within(following.message()).await.unwrap();
+    appender.send(of_20_kb("s")).await.unwrap();
+    within(following.message()).await.unwrap();
+    drop(following);
+    assert_eq!(read_all(&mut history, "s", 1).await.unwrap().len(), 2);
+    let metric = async |name: &str| sample(&scrape(&served).await, name);
+    eventually(async || metric("betcode_bytes_read_total").await == Some(40_000.0)).await;
+    eventually(async || {
+        let rates = traffic(&served).await;
+        let rate = |name: &str| rates.iter().find(|(n, _)| n == name).unwrap().1;
+        // A second in which a stream had 20 KB, and one in which one had 40 KB.
+        let near =
+            |rate: Option<f64>, bytes: f64| rate.is_some_and(|r| (r / bytes - 1.0).abs() < 0.1);
+        near(rate("active_streaming"), 20_000.0)
+            && rate("large_file_read") == Some(20_000.0)
+            && near(rate("history_replay"), 40_000.0)
+    })
+    .await;
+    assert_eq!(metric("betcode_bytes_followed_total").await, Some(40_000.0));
+    assert_eq!(metric("betcode_bytes_replayed_total").await, Some(60_000.0));
+    assert_eq!(traffic(&served).await[0].1, None, "there is no tunnel");
+    let burst = "betcode_traffic_bytes_per_second{traffic=\"large_file_read\"}";
+    assert_eq!(metric(burst).await, Some(20_000.0));
+    let idle = "betcode_traffic_bytes_per_second{traffic=\"idle_keepalive\"}";
+    assert_eq!(metric(idle).await, None);
+    let planned = "betcode_traffic_planned_bytes_per_second{traffic=\"history_replay\"}";
+    assert_eq!(metric(planned).await, Some(500_000.0));
+    assert!(metric("betcode_base_bytes").await > Some(0.0));
+    assert!(metric("betcode_planned_bytes").await >= Some(50_000_000.0));
+}
+
+#[tokio::test]
+async fn a_level_is_of_the_moment_at_which_it_is_asked_for() {
+    let served = serve(&[
+        LISTEN,
+        ("max_sessions", "5"),
+        ("health_interval_ms", "60000"),
+    ])
+    .await;
+    let mut history = served.history().await;
+    let mut appender = Appender::open(&mut history).await;
+    for session in ["a", "b", "c", "d", "e"] {
+        appender.send(batch(session, &["x"])).await.unwrap();
+    }
+    let metrics = scrape(&served).await;
+    for name in [
+        "limit_used{limit=\"sessions\"}",
+        "level_used{metric=\"sessions\"}",
+    ] {
+        assert_eq!(sample(&metrics, &format!("betcode_{name}")), Some(5.0));
+    }
+    let level = sample(&metrics, "betcode_level{metric=\"sessions\"}");
+    assert_eq!(level, Some(2.0), "{metrics}");
 }

@@ -14,9 +14,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use betcode_schema_grpc::history::FollowRequest;
+use betcode_schema_grpc::history::{AppendRequest, FollowRequest};
 use betcode_schema_grpc::v1::bet_code_health_client::BetCodeHealthClient;
 use betcode_schema_grpc::v1::{HealthDetailsRequest, ServingStatus};
+use bytes::Bytes;
 use support::process::{Process, command};
 use support::{Appender, batch, eventually, read_all, within};
 use tonic_health::pb::HealthCheckRequest;
@@ -69,7 +70,7 @@ async fn budget_shows_a_running_daemons_figures_beside_the_plans() {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["pid"], process.pid());
     let names: Vec<_> = json["stages"].as_array().unwrap().iter().collect();
-    assert_eq!(names.len(), 7);
+    assert_eq!(names.len(), 8);
     assert!(names.iter().any(|stage| stage["stage"] == "answer"
         && stage["count"] == 1
         && stage["budget_ms"] == 50.0));
@@ -77,6 +78,11 @@ async fn budget_shows_a_running_daemons_figures_beside_the_plans() {
     // One session and one client, this one: the command needs no place.
     assert_eq!(memory["planned_bytes"], 56_000_000);
     assert!(memory["resident_bytes"].as_u64().unwrap() > 1_000_000);
+    // 16 MiB of the writer's, and 2 MiB for each of eight readers.
+    assert_eq!(memory["sqlite_cache_bytes"], 32 << 20);
+    let traffic = json["traffic"].as_array().unwrap();
+    assert_eq!(traffic.len(), 4);
+    assert_eq!(traffic[1]["planned_bytes_per_second"], 100_000.0);
     let text = command(folder.path(), "budget", &[]).output().unwrap();
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     for word in ["answer", "commit", "base", "1 sessions x 5", "limit"] {
@@ -155,6 +161,43 @@ async fn sigterm_drains_in_time_with_clients_that_stay() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn the_log_warns_of_a_session_that_nears_the_bytes_that_it_may_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("daemon.log");
+    let log = std::fs::File::create(&path).unwrap();
+    let flags = ["--max-session-bytes", "1000000", "--compaction", "false"];
+    let process = Process::start_logging(folder.path(), &flags, log.into()).await;
+    let mut client = process.history().await;
+    let mut appender = Appender::open(&mut client).await;
+    let of_100_kb = || AppendRequest {
+        payloads: vec![Bytes::from(vec![b'x'; 100_000])],
+        ..batch("long", &[])
+    };
+    let warnings = || {
+        let log = std::fs::read_to_string(&path).unwrap();
+        let lines = log.lines().filter(|line| line.contains("near its limit"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for hundreds in 1..=9 {
+        appender.send(of_100_kb()).await.unwrap();
+        let expected = match hundreds {
+            ..7 => 0,
+            7..9 => 1,
+            _ => 2,
+        };
+        eventually(async || warnings().len() == expected).await;
+    }
+    let [warning, critical] = warnings().try_into().unwrap();
+    for (line, level, used) in [
+        (warning, "warning", "700 KB"),
+        (critical, "critical", "900 KB"),
+    ] {
+        let told = ["WARN", "long", level, used, "1.00 MB"];
+        assert!(told.iter().all(|part| line.contains(part)), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -237,7 +237,7 @@ async fn every_level_is_known_as_soon_as_the_daemon_serves() {
     let served = serve(&[]).await;
     let levels = served.daemon.core().levels.borrow().clone();
     let names: Vec<_> = levels.iter().map(|level| level.resource.as_str()).collect();
-    assert_eq!(names, ["sessions", "memory", "cpu", "sqlite_size"]);
+    assert_eq!(names, ["sessions", "memory", "cpu", "sqlite_size", "disk"]);
     let processor = &levels[2];
     assert_eq!(processor.unit, "milliprocessors");
     assert!(processor.limit >= 1000, "{processor:?}");
@@ -282,7 +282,7 @@ async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
         let row = measured.inputs.iter().find(|row| row.name == name);
         row.unwrap().source.clone()
     };
-    assert_eq!(named("storage_growth.limit_bytes"), "measured");
+    assert_eq!(named("storage_growth.limit_bytes"), "given");
     let daemon = &measured.latency[3];
     assert_eq!(
         (daemon.component.as_str(), daemon.budget_ms),

@@ -11,6 +11,7 @@
 //! holds every bound.
 
 pub mod auth;
+pub mod budget;
 pub mod buffer;
 pub mod enrol;
 pub mod levels;

@@ -160,6 +160,10 @@ pub const LEVELS_SAMPLE_MS: u64 = betcode_storage::capacity::levels::CPU_SAMPLE_
 
 /// How long a reader of metrics may take.
 pub const METRICS_MS_MAX: u64 = 1_000;
+/// How long `betcode-relay budget` waits for the running relay.
+pub const BUDGET_ANSWER_MS_MAX: u64 = 5_000;
+/// Bytes of its answer.
+pub const BUDGET_ANSWER_BYTES_MAX: u64 = 1_000_000;
 /// Bytes of a request for metrics.
 pub const METRICS_REQUEST_BYTES_MAX: usize = 4096;
 /// Pause after a connection could not be accepted: there may be too many open files, and some close meanwhile.

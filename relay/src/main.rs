@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use betcode_relay::StartError;
 use betcode_relay::settings::SettingsError;
+use betcode_storage::capacity::CapacityError;
 use clap::{Parser, Subcommand};
 
 /// Routes calls of clients to the daemons of machines behind NAT.
@@ -76,13 +77,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the relay that serves from the state folder how busy it is: memory, routing, thresholds and
+    /// load beside what the capacity plan gives them.
+    Budget {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the settings in force.
     Config(commands::ServeFlags),
 }
 
 /// Why the relay ended, for who would start it again.
 fn exit_code(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    if error.is::<SettingsError>() {
+    if error.is::<SettingsError>() || error.is::<CapacityError>() {
         return ExitCode::from(2);
     }
     match error.downcast_ref() {

@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use betcode_storage::capacity::levels::{Level, Metric};
+use betcode_schema_tunnel::RelayRouting;
+use betcode_service::histogram::Histogram as Times;
+use betcode_service::io_bytes::IoBytes;
+use betcode_storage::capacity::planner::MetricSample;
+use betcode_storage::capacity::planner::latency::Stage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +34,10 @@ pub struct Metrics {
     /// Calls that the relay answered itself, by code; 0 is a call passed on.
     answered: [AtomicU64; CODES],
     routing: Histogram,
+    /// The same times, finely enough for quantiles.
+    routing_times: Times,
+    /// Bytes of all tunnels.
+    tunnel_bytes: Arc<IoBytes>,
     answers: Histogram,
     tunnels_opened: AtomicU64,
     tunnels_refused: AtomicU64,
@@ -55,18 +63,32 @@ pub struct Gauges {
     pub tunnels_max: usize,
     /// Client connections.
     pub clients: usize,
+    /// The most there may be.
+    pub clients_max: usize,
     /// Calls under way.
     pub calls: usize,
+    /// The most there may be.
+    pub calls_max: usize,
     /// Requests that wait.
     pub waiting: usize,
     /// The most that may.
     pub waiting_max: usize,
-    /// Their bytes.
+    /// Requests that wait for the machine that has the most of them.
+    pub waiting_of_fullest: usize,
+    /// The most that may wait for one machine.
+    pub waiting_per_machine_max: usize,
+    /// Bytes of all that wait.
     pub waiting_bytes: u64,
     /// The most that may be.
     pub waiting_bytes_max: u64,
     /// Resident memory.
     pub resident_bytes: u64,
+    /// The most that it ever was.
+    pub resident_bytes_max: u64,
+    /// What it was before anybody came: what the plan calls the base.
+    pub base_bytes: u64,
+    /// Memory that the plan gives a relay with as many tunnels, clients and waiting requests as there are.
+    pub planned_bytes: u64,
     /// Memory that the plan gives a relay of this size.
     pub memory_bytes_max: u64,
 }
@@ -75,6 +97,35 @@ impl Metrics {
     /// A call was handed over to its tunnel `time` after the relay could do so.
     pub(crate) fn routed(&self, time: Duration) {
         self.routing.count(time);
+        self.routing_times.record(time);
+    }
+
+    /// How long the relay took to hand calls over to their tunnels.
+    pub(crate) fn routing_times(&self) -> &Times {
+        &self.routing_times
+    }
+
+    /// The same for daemons, in microseconds; `None` before the first call.
+    pub(crate) fn routing_now(&self) -> Option<RelayRouting> {
+        let times = &self.routing_times;
+        let us = |q| times.quantile(q) as u64;
+        (times.count() > 0).then(|| RelayRouting {
+            calls: times.count(),
+            p50_us: us(0.5),
+            p95_us: us(0.95),
+            p99_us: us(0.99),
+        })
+    }
+
+    /// Where the bytes of tunnels are counted.
+    pub(crate) fn tunnel_bytes(&self) -> Arc<IoBytes> {
+        self.tunnel_bytes.clone()
+    }
+
+    /// Calls so far, passed on or answered by the relay itself.
+    pub(crate) fn calls(&self) -> u64 {
+        let answered = self.answered.iter();
+        answered.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// A call was passed on, and its answer began after `time`.
@@ -116,35 +167,47 @@ impl Metrics {
 
     /// All of it as text.
     #[must_use]
-    pub fn render(&self, gauges: &Gauges, levels: &[(Metric, Level)]) -> String {
+    pub fn render(&self, gauges: &Gauges, levels: &[MetricSample]) -> String {
         let mut text = String::new();
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        for (name, help, value) in [
-            ("tunnels", "Open tunnels", gauges.tunnels as u64),
-            ("tunnels_max", "Tunnels at most", gauges.tunnels_max as u64),
-            ("clients", "Client connections", gauges.clients as u64),
-            ("calls", "Calls under way", gauges.calls as u64),
-            (
-                "waiting_requests",
-                "Requests that wait",
-                gauges.waiting as u64,
-            ),
-            (
-                "waiting_requests_max",
-                "Requests that may wait",
-                gauges.waiting_max as u64,
-            ),
-            ("waiting_bytes", "Bytes that wait", gauges.waiting_bytes),
-            ("resident_bytes", "Resident memory", gauges.resident_bytes),
-            (
-                "memory_bytes_max",
-                "Memory by the plan",
-                gauges.memory_bytes_max,
-            ),
-        ] {
+        for (name, help, value) in gauges.described() {
             put(&mut text, name, help, "gauge", &[("", value)]);
         }
-        for (name, help, count) in [
+        for (name, help, count) in self.counters() {
+            put(&mut text, name, help, "counter", &[("", read(count))]);
+        }
+        let bytes = [
+            ("{direction=\"from_daemons\"}", self.tunnel_bytes.received()),
+            ("{direction=\"to_daemons\"}", self.tunnel_bytes.sent()),
+        ];
+        let help = "Bytes of connections from daemons, TLS and probes included";
+        put(&mut text, "tunnel_bytes_total", help, "counter", &bytes);
+        render_levels(&mut text, levels);
+        let labels: Vec<_> = (0..CODES)
+            .map(|code| (format!("{{code=\"{code}\"}}"), read(&self.answered[code])))
+            .collect();
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(label, n)| (label.as_str(), *n))
+            .collect();
+        let help = "Calls: passed on (code 0), or answered by the relay itself with this code";
+        put(&mut text, "calls_total", help, "counter", &labels);
+        let name = "betcode_relay_routing_seconds";
+        let help = "The relay's own part: from a call's arrival (of one that may wait: whole) to its \
+                    hand-over to the tunnel. The plan gives it 10 ms";
+        self.routing.render(&mut text, name, help);
+        render_routing_budget(&mut text);
+        let name = "betcode_relay_answer_seconds";
+        let help =
+            "From a call's arrival to the beginning of its answer: network and daemon included";
+        self.answers.render(&mut text, name, help);
+        text
+    }
+}
+
+impl Metrics {
+    fn counters(&self) -> [(&'static str, &'static str, &AtomicU64); 6] {
+        [
             (
                 "tunnels_opened_total",
                 "Tunnels opened",
@@ -171,28 +234,76 @@ impl Metrics {
                 "Requests that waited too long",
                 &self.expired,
             ),
-        ] {
-            put(&mut text, name, help, "counter", &[("", read(count))]);
-        }
-        render_levels(&mut text, levels);
-        let labels: Vec<_> = (0..CODES)
-            .map(|code| (format!("{{code=\"{code}\"}}"), read(&self.answered[code])))
-            .collect();
-        let labels: Vec<_> = labels
-            .iter()
-            .map(|(label, n)| (label.as_str(), *n))
-            .collect();
-        let help = "Calls: passed on (code 0), or answered by the relay itself with this code";
-        put(&mut text, "calls_total", help, "counter", &labels);
-        let name = "betcode_relay_routing_seconds";
-        let help = "The relay's own part: from a call's arrival (of one that may wait: whole) to its \
-                    hand-over to the tunnel. The plan gives it 10 ms";
-        self.routing.render(&mut text, name, help);
-        let name = "betcode_relay_answer_seconds";
-        let help =
-            "From a call's arrival to the beginning of its answer: network and daemon included";
-        self.answers.render(&mut text, name, help);
-        text
+        ]
+    }
+}
+
+impl Gauges {
+    fn described(&self) -> [(&'static str, &'static str, u64); 17] {
+        let per_machine = self.waiting_per_machine_max as u64;
+        [
+            ("tunnels", "Open tunnels", self.tunnels as u64),
+            ("tunnels_max", "Tunnels at most", self.tunnels_max as u64),
+            ("clients", "Client connections", self.clients as u64),
+            (
+                "clients_max",
+                "Client connections at most",
+                self.clients_max as u64,
+            ),
+            ("calls", "Calls under way", self.calls as u64),
+            (
+                "calls_max",
+                "Calls under way at most",
+                self.calls_max as u64,
+            ),
+            (
+                "waiting_requests",
+                "Requests that wait",
+                self.waiting as u64,
+            ),
+            (
+                "waiting_requests_max",
+                "Requests that may wait",
+                self.waiting_max as u64,
+            ),
+            (
+                "waiting_requests_of_fullest_machine",
+                "Requests that wait for the machine that has the most of them",
+                self.waiting_of_fullest as u64,
+            ),
+            (
+                "waiting_requests_per_machine_max",
+                "Requests that may wait for one machine",
+                per_machine,
+            ),
+            ("waiting_bytes", "Bytes that wait", self.waiting_bytes),
+            (
+                "waiting_bytes_max",
+                "Bytes that may wait",
+                self.waiting_bytes_max,
+            ),
+            ("resident_bytes", "Resident memory", self.resident_bytes),
+            (
+                "resident_bytes_max",
+                "The most that it ever was",
+                self.resident_bytes_max,
+            ),
+            (
+                "base_bytes",
+                "Resident memory when the relay began to serve",
+                self.base_bytes,
+            ),
+            (
+                "planned_bytes",
+                "Memory by the plan, for as many tunnels, clients and waiting requests as there are",
+                self.planned_bytes,
+            ),
+            (
+                "memory_bytes_max",
+                "Memory by the plan, for as many as there may be by the settings",
+                self.memory_bytes_max,
+            ),
+        ]
     }
 }
 
@@ -220,17 +331,35 @@ impl Histogram {
 }
 
 /// How near its limits the relay is: 0 for well, 1 for a warning, 2 for critical.
-fn render_levels(text: &mut String, levels: &[(Metric, Level)]) {
-    let levels: Vec<_> = levels
+fn render_levels(text: &mut String, levels: &[MetricSample]) {
+    let labels: Vec<String> = levels
         .iter()
-        .map(|(metric, level)| (format!("{{metric=\"{}\"}}", metric.name()), *level as u64))
+        .map(|sample| format!("{{metric=\"{}\"}}", sample.metric.name()))
         .collect();
-    let levels: Vec<_> = levels
-        .iter()
-        .map(|(label, n)| (label.as_str(), *n))
-        .collect();
-    let help = "How near its limit: 0 ok, 1 warning, 2 critical";
-    put(text, "level", help, "gauge", &levels);
+    let mut family = |name: &str, help: &str, value: fn(&MetricSample) -> u64| {
+        let values = labels.iter().zip(levels);
+        let values: Vec<_> = values
+            .map(|(label, of)| (label.as_str(), value(of)))
+            .collect();
+        put(text, name, help, "gauge", &values);
+    };
+    let help = "How near its limit by the capacity plan: 0 ok, 1 warning, 2 critical";
+    family("level", help, |sample| sample.level as u64);
+    let help = "How much of it is used: bytes, a count, or thousandths of a processor";
+    family("level_used", help, |sample| sample.used);
+    let help = "How much there may be, in the same unit";
+    family("level_limit", help, |sample| sample.limit);
+}
+
+/// What `betcode_relay_routing_seconds` may be at its 0.95 quantile.
+fn render_routing_budget(text: &mut String) {
+    let name = "betcode_relay_routing_budget_seconds";
+    let budget_s = Stage::Relay.budget_ms() as f64 / 1000.0;
+    let _ = writeln!(
+        text,
+        "# HELP {name} What the capacity plan allows the relay's routing at its 0.95 quantile\n\
+         # TYPE {name} gauge\n{name} {budget_s}"
+    );
 }
 
 fn put(text: &mut String, name: &str, help: &str, kind: &str, values: &[(&str, u64)]) {
@@ -289,6 +418,8 @@ async fn answer(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use betcode_storage::capacity::levels::{Level, Metric};
+
     use super::*;
 
     #[test]
@@ -306,10 +437,20 @@ mod tests {
             tunnels_max: 10,
             ..Gauges::default()
         };
-        let text = metrics.render(&gauges, &[(Metric::Tunnels, Level::Warning)]);
+        let sample = MetricSample {
+            metric: Metric::Tunnels,
+            used: 7,
+            limit: 10,
+            level: Level::Warning,
+        };
+        let text = metrics.render(&gauges, &[sample]);
         for line in [
             "betcode_relay_tunnels 7",
             "betcode_relay_level{metric=\"tunnels\"} 1",
+            "betcode_relay_level_used{metric=\"tunnels\"} 7",
+            "betcode_relay_level_limit{metric=\"tunnels\"} 10",
+            "betcode_relay_routing_budget_seconds 0.01",
+            "betcode_relay_tunnel_bytes_total{direction=\"to_daemons\"} 0",
             "betcode_relay_calls_total{code=\"0\"} 3",
             "betcode_relay_calls_total{code=\"14\"} 1",
             "betcode_relay_delivered_total 1",

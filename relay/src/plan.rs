@@ -5,6 +5,7 @@ use betcode_storage::capacity::planner::PlanInputs;
 use betcode_storage::capacity::planner::memory::RelayMemory;
 use betcode_storage::capacity::planner::relays::RelaysNeeded;
 use betcode_storage::capacity::quantity::Source;
+use betcode_storage::capacity::text::bytes;
 use serde::Serialize;
 
 use crate::settings::Settings;
@@ -44,6 +45,8 @@ pub struct RelayPlan {
     pub memory: RelayMemory,
     /// Relays that share it.
     pub relays: RelaysNeeded,
+    /// Memory of each of them, if they share it evenly.
+    pub memory_each: RelayMemory,
 }
 
 impl RelayPlan {
@@ -56,12 +59,20 @@ impl RelayPlan {
             buffered,
             rps,
         } = self.load;
-        let mb = self.memory.total_bytes.0 / 1_000_000;
         let relays = self.relays.relays;
+        let all = bytes(self.memory.total_bytes.0);
+        let each = match relays {
+            0 | 1 => String::new(),
+            _ => format!(
+                ", {} for each of {relays} that share it",
+                bytes(self.memory_each.total_bytes.0)
+            ),
+        };
         format!(
             "load    {tunnels} tunnels, {clients} clients, {buffered} waiting requests, {rps} calls/s\n\
-             relays  {relays}\n\
-             memory  {mb} MB for one that carries all"
+             relays  {relays} (for tunnels {}, clients {}, calls {})\n\
+             memory  {all} for one that carries all{each}",
+            self.relays.for_tunnels, self.relays.for_clients, self.relays.for_requests
         )
     }
 }
@@ -71,6 +82,25 @@ impl RelayPlan {
 /// # Errors
 /// When a number is beyond what the plan can be computed for.
 pub fn plan(load: &Load) -> Result<RelayPlan, CapacityError> {
+    let inputs = inputs(load)?;
+    let relays = RelaysNeeded::plan(&inputs.relays)?;
+    let share = |of_all: u64| of_all.div_ceil(relays.relays.max(1));
+    let each = Load {
+        tunnels: share(load.tunnels),
+        clients: share(load.clients),
+        buffered: share(load.buffered),
+        rps: share(load.rps),
+    };
+    let of_each = self::inputs(&each)?;
+    Ok(RelayPlan {
+        load: *load,
+        memory: RelayMemory::plan(&inputs.relay_memory)?,
+        relays,
+        memory_each: RelayMemory::plan(&of_each.relay_memory)?,
+    })
+}
+
+fn inputs(load: &Load) -> Result<PlanInputs, CapacityError> {
     let mut inputs = PlanInputs::default();
     for (name, value) in [
         ("relay_memory.tunnels", load.tunnels),
@@ -82,17 +112,13 @@ pub fn plan(load: &Load) -> Result<RelayPlan, CapacityError> {
     ] {
         inputs.set(name, value as f64, Source::Given)?;
     }
-    Ok(RelayPlan {
-        load: *load,
-        memory: RelayMemory::plan(&inputs.relay_memory)?,
-        relays: RelaysNeeded::plan(&inputs.relays)?,
-    })
+    Ok(inputs)
 }
 
-/// Memory that the plan gives a relay with these settings; 0 when it cannot be computed.
+/// Memory that the plan gives a relay with this load; 0 when it cannot be computed.
 #[must_use]
-pub fn memory_bytes(settings: &Settings) -> u64 {
-    plan(&Load::of(settings)).map_or(0, |plan| plan.memory.total_bytes.0)
+pub fn memory_bytes(load: &Load) -> u64 {
+    plan(load).map_or(0, |plan| plan.memory.total_bytes.0)
 }
 
 #[cfg(test)]
@@ -114,6 +140,15 @@ mod tests {
             buffered: 0,
             rps: 150_000,
         });
-        assert_eq!(relays.unwrap().relays.relays, 3);
+        let relays = relays.unwrap();
+        assert_eq!(relays.relays.relays, 3);
+        // 100 MB, and a third of 25,000 x 0.05 and of 80,000 x 0.02, each rounded up to a whole one.
+        assert_eq!(relays.memory.total_bytes.0, 2_950_000_000);
+        assert_eq!(relays.memory_each.total_bytes.0, 1_050_040_000);
+        let text = relays.text();
+        assert!(
+            text.contains("2.95 GB for one that carries all, 1.05 GB for each of 3"),
+            "{text}"
+        );
     }
 }

@@ -20,13 +20,14 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{
     LiveTokens, Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier,
 };
+use crate::budget::{self, Budget, BudgetSocket};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use crate::enrol::Enrol;
 use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
 use crate::own::RelayServices;
-use crate::plan;
+use crate::plan::{self, Load};
 use crate::registry::EmbeddedRegistry;
 use crate::revocation::RevocationList;
 use crate::router::{Access, Gate, Intake, Router};
@@ -46,6 +47,8 @@ pub struct Relay {
     metrics: Arc<Metrics>,
     levels: Arc<Levels>,
     in_force: Arc<RevocationList>,
+    /// Memory in RAM when everything was open and nobody had come.
+    base_bytes: u64,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
     /// Held while it serves.
@@ -137,10 +140,12 @@ impl Relay {
             metrics: shared.metrics,
             levels: Arc::default(),
             in_force: Arc::new(in_force),
+            base_bytes: process::resident_bytes().now,
             settings,
             _lock: lock,
         };
         relay.spawn_metrics().await?;
+        relay.spawn_budget(state.budget_socket());
         tokio::spawn(listeners.clone().serve_clients(clients));
         tokio::spawn(listeners.serve_tunnels(tunnels));
         relay.spawn_levels();
@@ -239,10 +244,31 @@ impl Relay {
         tracing::info!(address = %listener.local_addr().unwrap_or(address), "metrics");
         let (metrics, levels) = (self.metrics.clone(), self.levels.clone());
         let gauges = self.gauges();
-        let render = move || metrics.render(&gauges(), &levels.now());
+        let render = move || {
+            let gauges = gauges();
+            metrics.render(&gauges, &levels.now(&gauges))
+        };
         let stop = self.listeners.stop.clone();
         tokio::spawn(metrics::serve(listener, Arc::new(render), stop));
         Ok(())
+    }
+
+    /// Lets an operator's command ask how busy the relay is. Without that it serves all the same.
+    fn spawn_budget(&self, path: PathBuf) {
+        let socket = match BudgetSocket::bind(path) {
+            Ok(socket) => socket,
+            Err(error) => {
+                return tracing::warn!(
+                    %error,
+                    "`betcode-relay budget` cannot ask this relay: there is no socket in its state folder"
+                );
+            }
+        };
+        let (metrics, levels) = (self.metrics.clone(), self.levels.clone());
+        let (gauges, relay_id) = (self.gauges(), self.settings.relay_id.clone());
+        let budget = move || Budget::of(&relay_id, &gauges(), &metrics, &levels);
+        let stop = self.listeners.stop.clone();
+        tokio::spawn(budget::serve(socket, Arc::new(budget), stop));
     }
 
     /// What is measured, at any moment.
@@ -252,26 +278,41 @@ impl Relay {
             self.buffer.clone(),
             self.listeners.clone(),
         );
-        let settings = self.settings.clone();
+        let (settings, base_bytes) = (self.settings.clone(), self.base_bytes);
         move || {
-            let waiting = buffer.counts();
+            let (waiting, resident) = (buffer.counts(), process::resident_bytes());
+            let tunnels = table.len();
+            let clients = settings.clients_max - listeners.client_places.available_permits();
             Gauges {
-                tunnels: table.len(),
+                tunnels,
                 tunnels_max: settings.tunnels_max,
-                clients: settings.clients_max - listeners.client_places.available_permits(),
+                clients,
+                clients_max: settings.clients_max,
                 calls: settings.calls_max - listeners.router.calls.available_permits(),
+                calls_max: settings.calls_max,
                 waiting: waiting.requests,
                 waiting_max: settings.buffer_requests_max,
+                waiting_of_fullest: waiting.requests_of_fullest,
+                waiting_per_machine_max: settings.buffer_requests_per_machine_max,
                 waiting_bytes: waiting.bytes,
                 waiting_bytes_max: settings.buffer_bytes_max,
-                resident_bytes: process::resident_bytes().now,
-                memory_bytes_max: plan::memory_bytes(&settings),
+                resident_bytes: resident.now,
+                resident_bytes_max: resident.peak,
+                base_bytes,
+                planned_bytes: plan::memory_bytes(&Load {
+                    tunnels: tunnels as u64,
+                    clients: clients as u64,
+                    buffered: waiting.requests as u64,
+                    rps: 0,
+                }),
+                memory_bytes_max: plan::memory_bytes(&Load::of(&settings)),
             }
         }
     }
 
     fn spawn_levels(&self) {
         let (gauges, levels) = (self.gauges(), self.levels.clone());
+        let metrics = self.metrics.clone();
         let stop = self.listeners.stop.clone();
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(limits::LEVELS_SAMPLE_MS));
@@ -279,7 +320,7 @@ impl Relay {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    _ = ticks.tick() => levels.sample(&gauges()),
+                    _ = ticks.tick() => levels.sample(&gauges(), metrics.calls()),
                     () = stop.cancelled() => return,
                 }
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX, ReadAhead};
+use betcode_service::io_bytes::Counted;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -105,6 +106,7 @@ impl Listeners {
     }
 
     async fn serve_tunnel(&self, stream: TcpStream) -> Result<(), AcceptError> {
+        let stream = Counted::new(stream, self.router.metrics.tunnel_bytes());
         let Some(tls) = &self.tunnel_tls else {
             let identity = Identity::AnyOnLoopback;
             return self.accept.accept(stream, &identity).await.map(drop);

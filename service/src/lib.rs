@@ -4,6 +4,8 @@ pub mod backoff;
 pub mod body;
 pub mod grpc_timeout;
 pub mod hex;
+pub mod histogram;
+pub mod io_bytes;
 pub mod logging;
 pub mod private_file;
 pub mod process;

@@ -106,6 +106,15 @@ impl StoreOptions {
         }
     }
 
+    /// What the page caches of all connections may take at most.
+    #[must_use]
+    pub fn sqlite_cache_bytes(&self) -> u64 {
+        let readers = self.readers_max as u64;
+        let kib = limits::WRITER_CACHE_KIB.unsigned_abs()
+            + limits::READER_CACHE_KIB.unsigned_abs() * readers;
+        kib << 10
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let refuse = |name, why: String| {
             let what = Argument::Named(name);

@@ -9,7 +9,7 @@ use crate::capacity::levels::Level;
 use crate::error::{Argument, Result, StoreError};
 use crate::files;
 use crate::ids::{SessionId, SessionKey};
-use crate::limits::SESSION_TEXT_BYTES_MAX;
+use crate::limits::{FULL_DISK_FREE_BYTES_MIN, SESSION_TEXT_BYTES_MAX};
 use crate::message::{Appended, Batch, ImportRecord};
 use crate::open_files::{CutOff, OpenFile};
 use crate::options::{SizeLimits, StoreOptions, check_size_limits};
@@ -436,6 +436,15 @@ impl Store {
     #[must_use]
     pub fn level(&self) -> Level {
         self.inner.watch.level()
+    }
+
+    /// What main file and log together may reach before the disk is full and appends are refused, when they
+    /// take `used_bytes`; `None` when the system does not tell.
+    #[must_use]
+    pub fn disk_limit_bytes(&self, used_bytes: u64) -> Option<u64> {
+        let free_bytes = crate::files::free_bytes(self.path())?;
+        let left_bytes = free_bytes.saturating_sub(FULL_DISK_FREE_BYTES_MIN);
+        Some(used_bytes.saturating_add(left_bytes))
     }
 
     /// Appends that were refused for want of space since the store was opened, and whether they are now.

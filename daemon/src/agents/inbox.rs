@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
         stream: StreamKey,
         last_sent: u64,
         reply: Reply,
+        /// When it was read off the client's stream.
+        heard: Instant,
     },
     /// Cancel the turn.
     Cancel(Option<oneshot::Sender<bool>>),

@@ -21,6 +21,7 @@ use super::inbox::Command;
 use super::lines::{OutputLine, Splitter};
 use super::mailbox::ReadTimes;
 use super::refusal::Refusal;
+use super::running::InputLine;
 use super::signals::{AgentSignal, signals_in};
 
 use crate::core::Core;
@@ -222,7 +223,7 @@ impl Recorder {
     pub(crate) async fn input(
         self,
         mut stdin: ChildStdin,
-        mut lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>,
+        mut lines: mpsc::UnboundedReceiver<InputLine>,
         exited: CancellationToken,
     ) {
         loop {
@@ -232,7 +233,9 @@ impl Recorder {
                 line = lines.recv() => line,
                 () = exited.cancelled() => None,
             };
-            let Some((line, what)) = line else { return };
+            let Some(InputLine { line, what, heard }) = line else {
+                return;
+            };
             if what == InputKind::Answer && exited.is_cancelled() {
                 continue;
             }
@@ -263,12 +266,15 @@ impl Recorder {
                 let _ = self.inbox.send(Command::InputClosed(what)).await;
                 return self.refuse(lines).await;
             }
+            if let Some(heard) = heard {
+                self.core.metrics.permit.record(heard.elapsed());
+            }
         }
     }
 
     /// Says of each line that it does not reach the agent, which is gone or has closed its input.
-    async fn refuse(self, mut lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>) {
-        while let Some((_, what)) = lines.recv().await {
+    async fn refuse(self, mut lines: mpsc::UnboundedReceiver<InputLine>) {
+        while let Some(InputLine { what, .. }) = lines.recv().await {
             let message =
                 "the agent has closed its input, and another one takes its place; say it again";
             let refusal = Refusal::new("AGENT_EXITED", message);

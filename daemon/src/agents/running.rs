@@ -1,6 +1,7 @@
 //! A running agent: started, given its pipes, looked after until all that it printed is on disk.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rustix::process::Signal;
@@ -19,12 +20,21 @@ use crate::admission::LimitGuard;
 use crate::limits::{AGENT_END_MS_MAX, OUTPUT_REST_MS};
 use crate::observe::ms;
 
+/// A line for an agent.
+#[derive(Debug)]
+pub(crate) struct InputLine {
+    pub(crate) line: Bytes,
+    pub(crate) what: InputKind,
+    /// Of an answer: when what it answers with was heard.
+    pub(crate) heard: Option<Instant>,
+}
+
 /// A running agent's ends.
 #[derive(Debug)]
 pub(crate) struct Running {
     group: Group,
     /// Gone when its input is closed.
-    input: Option<mpsc::UnboundedSender<(Bytes, InputKind)>>,
+    input: Option<mpsc::UnboundedSender<InputLine>>,
     _place: LimitGuard,
 }
 
@@ -78,10 +88,10 @@ impl Running {
     }
 
     /// Records a line, then writes it to the agent; whether it is there to get it.
-    pub(crate) fn write(&self, line: Bytes, what: InputKind) -> bool {
+    pub(crate) fn write(&self, line: InputLine) -> bool {
         // Unbounded, and holds little: one prompt, and answers to open requests.
         let input = self.input.as_ref();
-        input.is_some_and(|input| input.send((line, what)).is_ok())
+        input.is_some_and(|input| input.send(line).is_ok())
     }
 
     /// Closes its input, once it has all that was written.
@@ -106,7 +116,7 @@ impl Drop for Running {
 async fn accompany(
     recorder: Recorder,
     started: Started,
-    lines: mpsc::UnboundedReceiver<(Bytes, InputKind)>,
+    lines: mpsc::UnboundedReceiver<InputLine>,
 ) {
     let Started {
         mut child,

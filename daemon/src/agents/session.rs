@@ -19,7 +19,7 @@ use super::inbox::{Attachment, Command};
 use super::mailbox::{Mailbox, ReadTimes};
 use super::recorder::Recorder;
 use super::refusal::Refusal;
-use super::running::Running;
+use super::running::{InputLine, Running};
 use crate::core::Core;
 use crate::limits::AGENT_TOUCH_MS;
 use crate::observe::{add, ms};
@@ -46,6 +46,8 @@ pub(crate) struct ConversationTask {
     activity: Arc<AtomicU8>,
     idle_number: Arc<AtomicU64>,
     running: Option<Running>,
+    /// When what may make the conversation answer its agent was heard; of the command at hand.
+    heard: Option<Instant>,
     /// Cancelled when the session is to go.
     session_deleted: CancellationToken,
     inbox: mpsc::Sender<Command>,
@@ -95,6 +97,7 @@ impl ConversationTask {
             activity,
             idle_number,
             running: None,
+            heard: None,
             session_deleted: CancellationToken::new(),
             inbox,
         }
@@ -142,6 +145,7 @@ impl ConversationTask {
                 }
             }
             self.carry_out().await;
+            self.heard = None;
             if self.conversation.is_over() && core.agents.leave(&self.id, &commands) {
                 return;
             }
@@ -176,7 +180,11 @@ impl ConversationTask {
                 stream,
                 last_sent,
                 reply,
-            } => conversation.replied(now_ms, stream, last_sent, reply),
+                heard,
+            } => {
+                self.heard = Some(heard);
+                conversation.replied(now_ms, stream, last_sent, reply);
+            }
             Command::Cancel(reply) => {
                 let was_active = conversation.cancel(now_ms);
                 // Whoever asked may have left; so it is with the other replies.
@@ -196,6 +204,7 @@ impl ConversationTask {
                 let _ = reply.send(());
             }
             Command::Recorded { last, signals } => {
+                self.heard = Some(Instant::now());
                 self.core.agents.note_version(&signals);
                 conversation.heard(now_ms, last, signals);
             }
@@ -259,7 +268,10 @@ impl ConversationTask {
                     add(&self.core.metrics.agent_turns, 1);
                 }
                 let running = self.running.as_ref();
-                let sent = running.is_some_and(|running| running.write(line, what));
+                let sent = running.is_some_and(|running| {
+                    let heard = self.heard.filter(|_| what == InputKind::Answer);
+                    running.write(InputLine { line, what, heard })
+                });
                 if !sent {
                     tracing::debug!(session = %self.id, "the agent is gone: it gets no more lines");
                 }

@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use betcode_schema_grpc::history::ResourceLevel;
+use betcode_schema_grpc::history::{ResourceLevel, TrafficRate};
 use betcode_service::process::resident_bytes;
 use betcode_storage::SpaceLimit;
 use betcode_storage::capacity::levels::Level;
@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::admission::Limit;
 use crate::core::Core;
+use crate::settings::planned_memory_bytes;
 use crate::tunnel::TunnelState;
 
 /// Serves `/metrics` until the daemon begins to stop.
@@ -55,6 +56,8 @@ pub async fn render(core: &Arc<Core>) -> String {
     limits(core, &mut text);
     levels(core, &mut text);
     gauges(core, &mut text);
+    memory(core, &mut text);
+    traffic(core, &mut text);
     components(core, &mut text);
     stages(core, &mut text);
     store::store(core, &mut text).await;
@@ -94,7 +97,9 @@ impl Text {
 }
 
 fn counters(core: &Core, text: &mut Text) {
-    for (name, help, value) in core.metrics.counters() {
+    let metrics = &core.metrics;
+    let all = metrics.counters().into_iter();
+    for (name, help, value) in all.chain(metrics.traffic_counters()) {
         text.one((&format!("{name}_total"), "counter", help), value);
     }
 }
@@ -150,11 +155,12 @@ fn limits(core: &Core, text: &mut Text) {
     admission.writer_queue.observe(queued);
     let queue_max = core.settings.max_queue_requests as u64;
     admission.writer_queue.set_max(queue_max);
-    let blocking = [
+    let elsewhere = [
         core.blocking.long_jobs(),
         core.blocking.long_lines().limit(),
+        &core.metrics.tunnel.large_answers,
     ];
-    let counted = admission.all().into_iter().chain(blocking);
+    let counted = admission.all().into_iter().chain(elsewhere);
     let mut all: Vec<LimitSample> = counted.map(LimitSample::from).collect();
     all.extend(space_limits(core));
     let samples = |value: fn(&LimitSample) -> Option<u64>| {
@@ -236,6 +242,53 @@ fn gauges(core: &Core, text: &mut Text) {
     text.family(("tunnel_open_seconds", "gauge", help), age);
 }
 
+/// The capacity plan's kinds of traffic, one of each, beside what was measured.
+fn traffic(core: &Core, text: &mut Text) {
+    let rates = core.metrics.traffic_rates();
+    let samples = |value: fn(&TrafficRate) -> Option<f64>| {
+        rates.iter().filter_map(move |rate| {
+            let label = format!("{{traffic=\"{}\"}}", rate.traffic);
+            Some((Cow::Owned(label), value(rate)?))
+        })
+    };
+    let help = "What one of a kind of traffic takes: of the tunnel while it is idle, else payload bytes of a \
+                stream in the seconds in which it had any; none before the first";
+    let measured = ("traffic_bytes_per_second", "gauge", help);
+    text.family(measured, samples(|rate| rate.measured_bytes_per_second));
+    let help = "What it takes by the capacity plan";
+    let planned = ("traffic_planned_bytes_per_second", "gauge", help);
+    text.family(planned, samples(|rate| Some(rate.planned_bytes_per_second)));
+}
+
+/// Memory beside the capacity plan's formula.
+fn memory(core: &Core, text: &mut Text) {
+    let admission = &core.admission;
+    let planned = planned_memory_bytes(
+        admission.sessions.used(),
+        admission.clients.used(),
+        admission.subprocesses.used(),
+    );
+    for (name, help, value) in [
+        (
+            "base_bytes",
+            "Memory in RAM when the daemon began to serve",
+            core.base_bytes,
+        ),
+        (
+            "planned_bytes",
+            "Memory by the capacity plan for the sessions, clients and agents in use",
+            planned,
+        ),
+        (
+            "sqlite_cache_limit_bytes",
+            "What the page caches of the store may take",
+            core.store.options().sqlite_cache_bytes(),
+        ),
+    ] {
+        text.one((name, "gauge", help), value);
+    }
+}
+
 /// The components of health, as clients of `BetCodeHealth` see them.
 fn components(core: &Core, text: &mut Text) {
     let health = core.health.borrow();
@@ -265,6 +318,22 @@ fn stages(core: &Core, text: &mut Text) {
         let labels = format!("_count{of_stage}");
         counts.push((Cow::Owned(labels), latency.count() as f64));
         budgets.push((Cow::Owned(of_stage), budget_ms / 1000.0));
+    }
+    for of_tunnel in core.metrics.tunnel_stages() {
+        let stage = &of_tunnel.stage;
+        for (name, ms) in [
+            ("0.5", of_tunnel.p50_ms),
+            ("0.95", of_tunnel.p95_ms),
+            ("0.99", of_tunnel.p99_ms),
+        ] {
+            let labels = format!("{{stage=\"{stage}\",quantile=\"{name}\"}}");
+            samples.push((Cow::Owned(labels), ms / 1000.0));
+        }
+        // Their sums are not known: the relay tells quantiles.
+        let labels = format!("_count{{stage=\"{stage}\"}}");
+        counts.push((Cow::Owned(labels), of_tunnel.count as f64));
+        let labels = format!("{{stage=\"{stage}\"}}");
+        budgets.push((Cow::Owned(labels), of_tunnel.budget_ms / 1000.0));
     }
     samples.append(&mut sums);
     samples.append(&mut counts);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use betcode_schema_grpc::history as proto;
 use betcode_schema_grpc::history::capacity_service_server::CapacityService;
 use betcode_service::process;
-use betcode_storage::capacity::planner::memory;
+use betcode_storage::capacity::planner::{MemoryNow, memory};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -120,7 +120,20 @@ impl CapacityService for Capacity {
         Ok(Response::new(proto::BudgetResponse {
             stages: self.0.metrics.budget(),
             memory: Some(memory(&self.0)),
+            traffic: self.0.metrics.traffic_rates(),
         }))
+    }
+}
+
+/// Memory, and what is in use.
+pub(super) fn memory_now(core: &Core) -> MemoryNow {
+    MemoryNow {
+        resident_bytes: process::resident_bytes().now,
+        base_bytes: core.base_bytes,
+        sessions: core.admission.sessions.used(),
+        clients: core.admission.clients.used(),
+        subprocesses: core.admission.subprocesses.used(),
+        sqlite_cache_bytes: core.store.options().sqlite_cache_bytes(),
     }
 }
 
@@ -143,6 +156,7 @@ fn memory(core: &Core) -> proto::MemoryUse {
         subprocess_bytes_planned: memory::DAEMON_SUBPROCESS_BYTES.0,
         planned_bytes: planned_memory_bytes(sessions, clients, subprocesses),
         limit_bytes: core.admission.memory.max(),
+        sqlite_cache_bytes: core.store.options().sqlite_cache_bytes(),
     }
 }
 

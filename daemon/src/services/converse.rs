@@ -31,6 +31,7 @@ use crate::admission::LimitGuard;
 use crate::agents::{Command, Mailbox, StreamKey};
 use crate::core::Core;
 use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::observe::traffic::StreamMeter;
 use crate::status::{draining, internal, invalid};
 use crate::transport::Client;
 use inbound::{forward_requests, inbound_status};
@@ -158,6 +159,9 @@ async fn attach(
         last_sent: Arc::new(AtomicU64::new(from)),
     };
     let info = info(&session, opened.known, &opened.options, &place.model);
+    let traffic = &core.metrics.traffic;
+    let live = StreamMeter::new(&traffic.live);
+    let caught_up = StreamMeter::new(&traffic.replayed);
     let sender = EventSender {
         core,
         session: id,
@@ -170,6 +174,8 @@ async fn attach(
         subscription,
         answers,
         page: vec![info],
+        live,
+        caught_up,
         _slot: slot,
     };
     Ok((sender, attached))

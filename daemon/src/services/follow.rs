@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use betcode_schema_grpc::history::{FollowRequest, FollowResponse};
+use betcode_schema_grpc::history::{self as proto, FollowRequest, FollowResponse};
 use betcode_storage::{Message, ReadRange, SessionId, SessionKey, StoreError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +20,7 @@ use crate::core::{Core, session_id};
 use crate::hub::{FollowEvent, LiveMessages, Subscription, new_messages};
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::observe::add;
+use crate::observe::traffic::StreamMeter;
 use crate::reading::{Gone, Page, Pages, frames};
 use crate::status::{draining, from_store};
 
@@ -38,12 +39,17 @@ pub(super) async fn follow(
     let key = found.map_err(|error| from_store(&error))?.key;
     subscription.set_key(key);
     let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
+    let traffic = &core.metrics.traffic;
+    let live = StreamMeter::new(&traffic.live);
+    let caught_up = StreamMeter::new(&traffic.replayed);
     let mut follower = Follower {
         core,
         session,
         key,
         next,
         answers,
+        live,
+        caught_up,
         _slot: slot,
     };
     tokio::spawn(async move {
@@ -62,6 +68,9 @@ struct Follower {
     /// Sequence to send next.
     next: u64,
     answers: mpsc::Sender<Result<FollowResponse, Status>>,
+    /// Bytes of new messages, and of history.
+    live: StreamMeter,
+    caught_up: StreamMeter,
     _slot: LimitGuard,
 }
 
@@ -126,11 +135,13 @@ impl Follower {
                 // Until the last of them is handed on.
                 let _room = room;
                 for messages in frames(messages) {
+                    let bytes = self.count_bytes(&messages);
                     let answer = FollowResponse {
                         messages,
                         caught_up_at: None,
                     };
                     pages.hand_to(&self.answers, Ok(answer)).await?;
+                    self.caught_up.add(bytes);
                 }
             }
         }
@@ -157,12 +168,20 @@ impl Follower {
     async fn send(&mut self, messages: Vec<Message>) -> Result<(), Gone> {
         self.count(&messages);
         for messages in frames(messages) {
+            let bytes = self.count_bytes(&messages);
             let answer = FollowResponse {
                 messages,
                 caught_up_at: None,
             };
             self.answers.send(Ok(answer)).await.map_err(|_| Gone)?;
+            self.live.add(bytes);
         }
         Ok(())
+    }
+
+    fn count_bytes(&self, messages: &[proto::Message]) -> u64 {
+        let bytes = messages.iter().map(|message| message.payload.len()).sum();
+        add(&self.core.metrics.bytes_followed, bytes);
+        bytes as u64
     }
 }

@@ -4,8 +4,13 @@ use betcode_schema_grpc::history as proto;
 use betcode_storage::Totals;
 use betcode_storage::capacity::CapacityError;
 use betcode_storage::capacity::forecast::{Forecast, When};
+use betcode_storage::capacity::planner::bandwidth::BandwidthRow;
+use betcode_storage::capacity::planner::machines::MachineRow;
+use betcode_storage::capacity::planner::memory::{MemoryBudget, MemoryBudgetRow};
 use betcode_storage::capacity::planner::storage_growth::CompactedGrowth;
-use betcode_storage::capacity::planner::{self, DAEMON_INPUTS, Measured, Plan, PlanInputs};
+use betcode_storage::capacity::planner::{
+    self, DAEMON_INPUTS, InputRow, Measured, Plan, PlanInputs, ThresholdRow,
+};
 use betcode_storage::capacity::quantity::{Amount, Source};
 use betcode_storage::capacity::report::{self, CapacityReport};
 use tonic::Status;
@@ -56,10 +61,21 @@ pub(super) fn report(report: &CapacityReport, totals: &Totals) -> proto::Capacit
                 planned: row.planned,
                 measured: row.measured,
                 ratio: row.ratio,
+                unit: name_of(row.unit),
             })
             .collect(),
         limit_reached_ms: likely,
         limit_reached_earliest_ms: earliest,
+        disk_full_ms: disk_full(&report.forecast, report.generated_ms),
+        by_type: report
+            .by_type
+            .iter()
+            .map(|row| proto::TypeGrowth {
+                message_type: row.message_type.clone(),
+                messages: row.messages,
+                raw_bytes: row.raw_bytes,
+            })
+            .collect(),
         text: report::text(report),
         json: json(report),
     }
@@ -73,13 +89,27 @@ fn limit_reached(forecast: &Forecast, now_ms: i64) -> (Option<i64>, Option<i64>)
     else {
         return (None, None);
     };
-    let date = |when: When| match when {
+    let limit = &with_compaction.limit;
+    (date(limit.likely, now_ms), date(limit.earliest, now_ms))
+}
+
+/// When the disk is full with compaction, if that is before the limit is reached.
+fn disk_full(forecast: &Forecast, now_ms: i64) -> Option<i64> {
+    let Forecast::Projected {
+        with_compaction, ..
+    } = forecast
+    else {
+        return None;
+    };
+    date(with_compaction.disk.as_ref()?.likely, now_ms)
+}
+
+fn date(when: When, now_ms: i64) -> Option<i64> {
+    match when {
         When::Reached => Some(now_ms),
         When::At { unix_ms, .. } => Some(unix_ms),
         When::Beyond | When::Never => None,
-    };
-    let limit = &with_compaction.limit;
-    (date(limit.likely), date(limit.earliest))
+    }
 }
 
 /// Inputs as the request has them, and what was measured.
@@ -99,9 +129,13 @@ pub(super) fn inputs(
     };
     let mut measured = Measured::default();
     if let Some(report) = report {
-        measured = inputs.take_measured(report, Source::Measured);
-        for level in core.levels.borrow().iter() {
+        measured = inputs.take_measured(report, Source::Given);
+        for level in core.levels_now() {
             measured.take_level(&level.resource, level.used, level.limit, &level.level);
+        }
+        measured.memory = Some(super::capacity::memory_now(core));
+        for rate in core.metrics.traffic_rates() {
+            measured.take_traffic(&rate.traffic, rate.measured_bytes_per_second);
         }
         for stage in core.metrics.budget() {
             measured.take_stage(&stage.stage, stage.count, stage.p95_ms);
@@ -136,19 +170,9 @@ pub(super) fn plan(
     let users = (users > 0).then_some(users);
     let plan = Plan::compute(inputs, measured, users).map_err(|error| refused(&error))?;
     let (daemon, relay) = (plan.daemon_memory, plan.relay_memory);
-    let (growth, budget) = (&plan.storage_growth, &plan.memory_budget);
+    let growth = &plan.storage_growth;
     Ok(proto::PlanResponse {
-        inputs: plan
-            .inputs
-            .iter()
-            .map(|row| proto::PlanInputRow {
-                name: row.name.clone(),
-                value: row.value,
-                unit: row.unit.to_owned(),
-                source: source(row.source),
-                meaning: row.meaning.trim().to_owned(),
-            })
-            .collect(),
+        inputs: plan.inputs.iter().map(input_row).collect(),
         daemon_memory: Some(proto::DaemonMemoryPlan {
             base_bytes: daemon.base_bytes.0,
             sessions_bytes: daemon.sessions_bytes.0,
@@ -184,25 +208,81 @@ pub(super) fn plan(
                 component: row.component.to_owned(),
                 budget_ms: row.budget_ms,
                 measured_p95_ms: row.measured_p95_ms.map(Amount::get),
+                within: row.within,
+                measured_part: row.measured_part.unwrap_or_default().to_owned(),
             })
             .collect(),
-        memory_budget: Some(proto::MemoryBudgetPlan {
-            rows: budget
-                .rows
-                .iter()
-                .map(|row| proto::MemoryBudgetRow {
-                    component: row.component.clone(),
-                    budget_bytes: row.budget_bytes.0,
-                })
-                .collect(),
-            limit_bytes: budget.limit_bytes.0,
-            used_bytes: budget.used_bytes.0,
-            headroom_bytes: budget.headroom_bytes.0,
-            missing_bytes: budget.missing_bytes.0,
-        }),
+        machines: machines(&plan),
+        thresholds: plan.thresholds.iter().map(threshold).collect(),
+        bandwidth: plan.bandwidth.rows.iter().map(bandwidth).collect(),
+        sustained_bytes_per_second: plan.bandwidth.sustained_bytes_per_second.0,
+        peak_bytes_per_second: plan.bandwidth.peak_bytes_per_second.0,
+        latency_budget_ms: plan.latency_budget.total_budget_ms,
+        latency_estimate_ms: plan.latency_budget.total_estimate_ms,
+        latency_within: plan.latency_budget.within,
+        memory_budget: Some(memory_budget(&plan.memory_budget)),
         text: planner::text(&plan),
         json: json(&plan),
     })
+}
+
+fn input_row(row: &InputRow) -> proto::PlanInputRow {
+    proto::PlanInputRow {
+        name: row.name.clone(),
+        value: row.value,
+        unit: row.unit.to_owned(),
+        source: source(row.source),
+        meaning: row.meaning.trim().to_owned(),
+    }
+}
+
+fn memory_budget(budget: &MemoryBudget) -> proto::MemoryBudgetPlan {
+    let row = |row: &MemoryBudgetRow| proto::MemoryBudgetRow {
+        component: row.component.clone(),
+        budget_bytes: row.budget_bytes.0,
+    };
+    proto::MemoryBudgetPlan {
+        rows: budget.rows.iter().map(row).collect(),
+        limit_bytes: budget.limit_bytes.0,
+        used_bytes: budget.used_bytes.0,
+        headroom_bytes: budget.headroom_bytes.0,
+        missing_bytes: budget.missing_bytes.0,
+        resident_bytes: budget.resident_bytes.map(|bytes| bytes.0),
+        above_base_bytes: budget.above_base_bytes.map(|bytes| bytes.0),
+    }
+}
+
+fn machines(plan: &Plan) -> Vec<proto::MachinePlan> {
+    let row = |row: &MachineRow| proto::MachinePlan {
+        users_min: row.users_min,
+        users_max: row.users_max,
+        daemon: row.daemon.to_string(),
+        relay: row.relay.to_string(),
+        asked: plan.machine.as_ref() == Some(row),
+    };
+    plan.machines.iter().map(row).collect()
+}
+
+fn threshold(row: &ThresholdRow) -> proto::ThresholdPlan {
+    proto::ThresholdPlan {
+        metric: row.metric.name().to_owned(),
+        warning_percent: row.warning_percent.into(),
+        critical_percent: row.critical_percent.into(),
+        limit: row.limit,
+        used: row.used,
+        level: row
+            .level
+            .map_or(String::new(), |level| level.name().to_owned()),
+    }
+}
+
+fn bandwidth(row: &BandwidthRow) -> proto::BandwidthPlan {
+    proto::BandwidthPlan {
+        traffic: row.traffic.programs_name().to_owned(),
+        streams: row.streams,
+        bytes_per_second: row.bytes_per_second.0,
+        measured_bytes_per_second: row.measured_bytes_per_second,
+    }
 }
 
 fn compacted(growth: &CompactedGrowth) -> proto::CompactedGrowthPlan {
@@ -215,9 +295,13 @@ fn compacted(growth: &CompactedGrowth) -> proto::CompactedGrowthPlan {
     }
 }
 
-/// The source as programs know it: as in the JSON.
 fn source(source: Source) -> String {
-    let name = serde_json::to_value(source).ok();
+    name_of(source)
+}
+
+/// The name of one of a few as programs know it: as in the JSON.
+fn name_of(value: impl serde::Serialize) -> String {
+    let name = serde_json::to_value(value).ok();
     name.as_ref()
         .and_then(serde_json::Value::as_str)
         .unwrap_or_default()

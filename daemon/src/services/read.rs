@@ -12,6 +12,7 @@ use tonic::Status;
 use super::ResponseStream;
 use crate::core::{Core, session_id};
 use crate::limits::{ANSWERS_AHEAD_MAX, PACE_PAUSE_MS_MAX, SLOW_CLIENT_MS};
+use crate::observe::traffic::StreamMeter;
 use crate::observe::{add, ms};
 use crate::reading::{Page, Pages, ReadError, frames, is_damage};
 use crate::status::{beyond_the_end, from_store};
@@ -74,6 +75,7 @@ async fn pump(
     skip_damaged: bool,
     answers: &mpsc::Sender<Result<ReadResponse, Status>>,
 ) {
+    let mut meter = StreamMeter::new(&core.metrics.traffic.replayed);
     loop {
         let first_sequence = pages.position();
         let Page { messages, room } = match pages.next().await {
@@ -103,7 +105,7 @@ async fn pump(
         // Until the last of them is handed on.
         let _room = room;
         for messages in frames(messages) {
-            let bytes = messages.iter().map(|m| m.payload.len()).sum();
+            let bytes: usize = messages.iter().map(|m| m.payload.len()).sum();
             let answer = ReadResponse {
                 messages,
                 damage: None,
@@ -111,6 +113,8 @@ async fn pump(
             if pages.hand_to(answers, Ok(answer)).await.is_err() {
                 return;
             }
+            meter.add(bytes as u64);
+            add(&core.metrics.bytes_read, bytes);
             let until = pace.next_after(bytes);
             if until > Instant::now() + ms(SLOW_CLIENT_MS) {
                 pages.step_aside();

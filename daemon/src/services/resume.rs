@@ -20,6 +20,7 @@ use crate::limits::{
     TRANSLATE_CONTEXT_LINES_MAX,
 };
 use crate::long_lines::LongLinePermit;
+use crate::observe::traffic::StreamMeter;
 use crate::reading::{Page, Pages, together};
 use crate::status::{from_store, out_of_range};
 use crate::translate::{Line, Matters, Translator};
@@ -49,7 +50,8 @@ pub(super) async fn resume(
     let opened = Pages::open(Arc::clone(&core), session, range).await;
     let pages = opened.map_err(|error| from_store(&error))?;
     let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
-    tokio::spawn(async move { pump(pages, translator, &sender).await });
+    let meter = StreamMeter::new(&core.metrics.traffic.replayed);
+    tokio::spawn(async move { pump(pages, translator, meter, &sender).await });
     // Events of some lines come out together: those of one line share a transport frame.
     Ok(Box::pin(EventStream::of(ReceiverStream::new(receiver))))
 }
@@ -108,7 +110,12 @@ impl Stream for EventStream {
     }
 }
 
-async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sender<NextBatch>) {
+async fn pump(
+    mut pages: Pages,
+    mut translator: Translator,
+    mut meter: StreamMeter,
+    sender: &mpsc::Sender<NextBatch>,
+) {
     loop {
         let Page { messages, room } = match pages.next().await {
             Ok(Some(page)) => page,
@@ -131,11 +138,17 @@ async fn pump(mut pages: Pages, mut translator: Translator, sender: &mpsc::Sende
             if pages.hand_to(sender, Ok(batch)).await.is_err() {
                 return;
             }
+            meter.add(payload_bytes(lines));
         }
         if sender.is_closed() {
             return;
         }
     }
+}
+
+/// Bytes of lines as they were recorded.
+pub(super) fn payload_bytes(lines: &[Message]) -> u64 {
+    lines.iter().map(|line| line.payload.len() as u64).sum()
 }
 
 /// A translator that has seen the lines of the message under way at `after`.

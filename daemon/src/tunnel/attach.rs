@@ -7,7 +7,7 @@ use tonic::service::Routes;
 use tower::Layer;
 
 use super::users::Users;
-use super::{EnrolmentFolder, FolderError, Tunnel, TunnelState};
+use super::{EnrolmentFolder, FolderError, Tunnel, TunnelOptions, TunnelState};
 use crate::core::Core;
 use crate::observe::add;
 use crate::transport::GateLayer;
@@ -25,7 +25,10 @@ pub(crate) fn attach(
     }
     let folder = EnrolmentFolder::at(&settings.relay_folder);
     let options = match folder.tunnel_options(&settings.relay_address) {
-        Ok(options) => options,
+        Ok(options) => TunnelOptions {
+            figures: Arc::clone(&core.metrics.tunnel),
+            ..options
+        },
         // Nobody has asked for a relay.
         Err(FolderError::Absent(_)) if settings.relay_address.is_empty() => return None,
         Err(error) => {

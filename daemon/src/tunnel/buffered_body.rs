@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
+use crate::admission::{Limit, LimitGuard};
 use crate::limits::{
     IDEMPOTENT_ANSWER_BYTES_MAX, IDEMPOTENT_LARGE_MAX, IDEMPOTENT_LARGE_WAIT_MS_MAX,
     IDEMPOTENT_LARGE_WAITING_MAX, IDEMPOTENT_PIECE_BYTES, IDEMPOTENT_SMALL_BYTES_MAX,
@@ -44,7 +45,17 @@ pub(super) struct LargeBodySlots {
     places: Arc<Semaphore>,
     /// Of answers that wait for one of those.
     waiting: Arc<Semaphore>,
+    /// The places as metrics show them.
+    limit: Arc<Limit>,
     pub(super) timeouts: LargeBodyTimeouts,
+}
+
+/// A place among the large answers.
+#[derive(Debug)]
+struct LargeBodySlot {
+    // Given back first, so that no more are ever counted than there are places.
+    _counted: Option<LimitGuard>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// How long what is large waits.
@@ -56,11 +67,18 @@ pub(super) struct LargeBodyTimeouts {
     pub(super) unread: Duration,
 }
 
+/// The limit of large answers.
+pub(crate) fn large_answers() -> Arc<Limit> {
+    let hint = "read the answers that were asked for, or ask for less at once";
+    Limit::new("large_answers", hint, IDEMPOTENT_LARGE_MAX as u64)
+}
+
 impl Default for LargeBodySlots {
     fn default() -> Self {
         Self {
             places: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_MAX)),
             waiting: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_WAITING_MAX)),
+            limit: large_answers(),
             timeouts: LargeBodyTimeouts {
                 place: ms(IDEMPOTENT_LARGE_WAIT_MS_MAX),
                 unread: ms(IDEMPOTENT_UNREAD_MS_MAX),
@@ -70,23 +88,41 @@ impl Default for LargeBodySlots {
 }
 
 impl LargeBodySlots {
+    /// Places that `limit` counts.
+    pub(super) fn counted_by(limit: &Arc<Limit>) -> Self {
+        Self {
+            limit: Arc::clone(limit),
+            ..Self::default()
+        }
+    }
+
+    fn slot(&self, permit: OwnedSemaphorePermit) -> LargeBodySlot {
+        LargeBodySlot {
+            _counted: self.limit.acquire(1).ok(),
+            _permit: permit,
+        }
+    }
+
     /// A place, at once or after a while. `carried` is given back meanwhile, so that others, whose
     /// answers are small, need not wait for those who do not read theirs.
     async fn place(
         &self,
         carried: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<OwnedSemaphorePermit, BufferBodyError> {
+    ) -> Result<LargeBodySlot, BufferBodyError> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(place);
+            return Ok(self.slot(place));
         }
-        let no_place = || BufferBodyError::NoPlace {
-            used: IDEMPOTENT_LARGE_MAX.saturating_sub(self.places.available_permits()),
+        let no_place = || {
+            self.limit.note_refused();
+            BufferBodyError::NoPlace {
+                used: IDEMPOTENT_LARGE_MAX.saturating_sub(self.places.available_permits()),
+            }
         };
         let _waits = self.waiting.try_acquire().map_err(|_| no_place())?;
         *carried = None;
         let placed = Arc::clone(&self.places).acquire_owned();
         match timeout(self.timeouts.place, placed).await {
-            Ok(Ok(place)) => Ok(place),
+            Ok(Ok(place)) => Ok(self.slot(place)),
             _ => Err(no_place()),
         }
     }
@@ -107,7 +143,7 @@ struct Unsent {
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
     /// Of a large answer, until it is sent or its reader gone.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<LargeBodySlot>,
     /// When its reader last took some of it; `None` when there is no more.
     taken: watch::Sender<Option<Instant>>,
 }
@@ -116,7 +152,7 @@ impl BufferedBody {
     fn of(
         data: VecDeque<Bytes>,
         trailers: Option<HeaderMap>,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<LargeBodySlot>,
         unread: Duration,
     ) -> Self {
         let is_large = place.is_some();

@@ -8,6 +8,7 @@ use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
     GreetingError, Hello, PROTOCOL, ReadAhead, Refusal, Welcome, read_greeting, write_greeting,
 };
+use betcode_service::io_bytes::Counted;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -101,6 +102,7 @@ impl Tunnel {
         let cut = CancellationToken::new();
         let connections = TaskTracker::new();
         let tls = Arc::new(RwLock::new(options.tls.clone()));
+        let large_answers = Arc::clone(&options.figures.large_answers);
         let holder = TunnelTask {
             instance: uuid::Uuid::new_v4().simple().to_string(),
             options,
@@ -109,7 +111,7 @@ impl Tunnel {
             cut: cut.clone(),
             connections: connections.clone(),
             tls: Arc::clone(&tls),
-            calls: IdempotentCalls::default(),
+            calls: IdempotentCalls::counted_by(&large_answers),
         };
         connections.spawn(holder.run(service));
         Self {
@@ -316,6 +318,8 @@ impl TunnelTask {
         })?;
         // Small messages must not wait for larger ones.
         let _ = tcp.set_nodelay(true);
+        let figures = &self.options.figures;
+        let tcp = Counted::new(tcp, Arc::clone(&figures.bytes));
         let tls = self
             .tls
             .read()
@@ -341,9 +345,17 @@ impl TunnelTask {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             probe,
         };
+        let greeted = Instant::now();
         write_greeting(&mut stream, &hello).await?;
         match read_greeting(&mut stream).await? {
-            Welcome::Accepted { relay_id, epoch } => Ok((stream, relay_id, epoch)),
+            Welcome::Accepted {
+                relay_id,
+                epoch,
+                routing,
+            } => {
+                figures.greeted(greeted.elapsed(), routing);
+                Ok((stream, relay_id, epoch))
+            }
             Welcome::Refused { reason, message } => Err(DialError::Refused { reason, message }),
         }
     }
@@ -366,6 +378,14 @@ mod tests {
 
     const FIRST: Duration = Duration::from_millis(1);
 
+    fn welcome() -> Welcome {
+        Welcome::Accepted {
+            relay_id: "r".to_owned(),
+            epoch: 1,
+            routing: None,
+        }
+    }
+
     /// A relay that takes every tunnel, and then sends it on or breaks it at once.
     async fn fickle_relay(drains: bool) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -373,8 +393,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let _: Hello = read_greeting(&mut stream).await.unwrap();
-                let (relay_id, epoch) = ("r".to_owned(), 1);
-                let welcome = Welcome::Accepted { relay_id, epoch };
+                let welcome = welcome();
                 write_greeting(&mut stream, &welcome).await.unwrap();
                 if drains {
                     tokio::spawn(drain(stream));
@@ -421,8 +440,7 @@ mod tests {
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _: Hello = read_greeting(&mut stream).await.unwrap();
-            let (relay_id, epoch) = ("r".to_owned(), 1);
-            let welcome = Welcome::Accepted { relay_id, epoch };
+            let welcome = welcome();
             write_greeting(&mut stream, &welcome).await.unwrap();
             drop(listener);
             drain(stream).await;

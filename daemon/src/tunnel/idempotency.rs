@@ -29,6 +29,7 @@ use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
 use super::buffered_body::{BufferBodyError, LargeBodySlots, buffer_body};
+use crate::admission::Limit;
 use crate::limits::{
     IDEMPOTENCY_KEYS_MAX, IDEMPOTENT_ANSWER_BYTES_MAX, IDEMPOTENT_BEGIN_MS_MAX,
     IDEMPOTENT_END_MS_MAX, IDEMPOTENT_LARGE_MAX, IDEMPOTENT_MAX, IDEMPOTENT_SMALL_BYTES_MAX,
@@ -109,6 +110,14 @@ pub(super) struct Completion {
 }
 
 impl IdempotentCalls {
+    /// Calls whose large answers `limit` counts.
+    pub(super) fn counted_by(limit: &Arc<Limit>) -> Self {
+        Self {
+            large: LargeBodySlots::counted_by(limit),
+            ..Self::default()
+        }
+    }
+
     /// The key of a request that may come more than once: one that waited, or that might have.
     pub(super) fn key_of(headers: &HeaderMap) -> Option<String> {
         let waited = headers.contains_key(metadata::BUFFERED_AT_MS);

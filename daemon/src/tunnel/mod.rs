@@ -23,6 +23,7 @@
 mod attach;
 mod buffered_body;
 mod enrol;
+mod figures;
 mod folder;
 mod hold;
 mod idempotency;
@@ -35,6 +36,7 @@ mod users;
 pub(crate) use attach::{attach, renew};
 pub use betcode_service::backoff::Backoff;
 pub use enrol::{Enrolled, EnrolmentError, enrol};
+pub use figures::TunnelFigures;
 pub use folder::{Enrolment, EnrolmentFolder, FolderError};
 pub use hold::{Tunnel, TunnelState};
 pub use options::TunnelOptions;

@@ -1,10 +1,11 @@
 //! How a tunnel is held.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use betcode_schema_tunnel::MachineId;
 
-use super::{Backoff, TunnelTls};
+use super::{Backoff, TunnelFigures, TunnelTls};
 use crate::limits::{
     TUNNEL_CALLS_MAX, TUNNEL_DIAL_MS_MAX, TUNNEL_KEEPALIVE_INTERVAL_MS,
     TUNNEL_KEEPALIVE_TIMEOUT_MS, TUNNEL_PAUSE_MS_MAX, TUNNEL_PAUSE_MS_MIN, TUNNEL_PLACE_CHECK_MS,
@@ -45,6 +46,8 @@ pub struct TunnelOptions {
     pub calls_max: u32,
     /// Bytes of one call and direction that are taken in before the service takes them out.
     pub stream_window_bytes: u32,
+    /// Where what the tunnel measures is kept.
+    pub figures: Arc<TunnelFigures>,
 }
 
 impl TunnelOptions {
@@ -68,6 +71,7 @@ impl TunnelOptions {
             dial_timeout: ms(TUNNEL_DIAL_MS_MAX),
             calls_max: TUNNEL_CALLS_MAX,
             stream_window_bytes: TUNNEL_STREAM_WINDOW_BYTES,
+            figures: Arc::default(),
         }
     }
 }

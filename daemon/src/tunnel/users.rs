@@ -14,6 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 use tower::Service;
 
+use super::figures::CallUnderWay;
 use crate::core::Core;
 use crate::observe::add;
 use crate::transport::Client;
@@ -66,6 +67,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         add(&self.core.metrics.tunnel_requests, 1);
+        let call = self.core.metrics.tunnel.begin_call();
         let user = request.headers().get(metadata::USER);
         let user = user.and_then(|user| user.to_str().ok()).unwrap_or_default();
         let client = self.client(user);
@@ -75,7 +77,7 @@ where
             let Ok(response) = answered.await;
             Ok(response.map(|body| Held {
                 body,
-                client: Some(client),
+                held: Some((client, call)),
             }))
         })
     }
@@ -84,7 +86,7 @@ where
 /// An answer that holds its client's place until it is over.
 pub(crate) struct Held {
     body: Body,
-    client: Option<Arc<Client>>,
+    held: Option<(Arc<Client>, CallUnderWay)>,
 }
 
 impl HttpBody for Held {
@@ -97,7 +99,7 @@ impl HttpBody for Held {
     ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if frame.is_none() {
-            self.client = None;
+            self.held = None;
         }
         Poll::Ready(frame)
     }

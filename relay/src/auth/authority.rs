@@ -162,6 +162,12 @@ impl StateFolder {
         self.file("serving")
     }
 
+    /// The socket on which the relay that serves from the folder says how busy it is.
+    #[must_use]
+    pub fn budget_socket(&self) -> PathBuf {
+        self.file("budget.sock")
+    }
+
     fn authority_key(&self) -> PathBuf {
         self.file("authority.key")
     }

@@ -250,11 +250,17 @@ impl Index {
             .map_or(0, |queue| queue.entries.len())
     }
 
+    fn fullest(&self) -> usize {
+        let lengths = self.queues.values().map(|queue| queue.entries.len());
+        lengths.max().unwrap_or_default()
+    }
+
     pub(super) fn counts(&self) -> BufferCounts {
         BufferCounts {
             requests: self.requests,
             bytes: self.bytes,
             machines: self.queues.len(),
+            requests_of_fullest: self.fullest(),
         }
     }
 }

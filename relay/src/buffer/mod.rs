@@ -107,6 +107,8 @@ pub struct BufferCounts {
     pub bytes: u64,
     /// Machines that they wait for.
     pub machines: usize,
+    /// Requests that wait for the machine that has the most of them.
+    pub requests_of_fullest: usize,
 }
 
 /// What a buffer refuses, or fails at.

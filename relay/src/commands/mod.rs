@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use betcode_relay::auth::{Revocations, StateError, StateFolder};
+use betcode_relay::budget;
 use betcode_relay::plan::{self, Load};
 use betcode_relay::settings::Settings;
 use betcode_relay::unix_now_s;
@@ -70,6 +71,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode, Error> {
                 false => plan.text(),
             })?;
         }
+        Command::Budget { json } => say(&budget::ask(&state()?.budget_socket(), json)?)?,
         Command::Config(flags) => {
             let settings = settings(flags.settings())?;
             say(&serde_json::to_string_pretty(&settings)?)?;

@@ -228,6 +228,7 @@ impl Accept {
         let accepted = Welcome::Accepted {
             relay_id: self.relay_id.clone(),
             epoch: claim.as_ref().map_or(0, |claim| claim.epoch),
+            routing: self.metrics.routing_now(),
         };
         write_greeting(stream, &accepted).await?;
         Ok((hello, claim, place))

@@ -12,6 +12,7 @@ mod harness;
 mod program;
 mod wire;
 
+mod budget;
 mod calls;
 mod credentials;
 mod damaged;

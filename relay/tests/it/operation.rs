@@ -98,7 +98,7 @@ async fn metrics_count_and_say_nothing_of_contents() {
     let options = folder.enrolled(&relay, "m-1").await;
     let (_tunnel, _) = daemon(options).await;
     let authority = folder.file("authority.pem");
-    let token = folder.token("ann", &["m-1"]);
+    let token = folder.token("zoe", &["m-1"]);
     let caller = client(&relay, &authority, "m-1", Some(&token)).await;
     caller
         .unary("Unary", Bytes::from_static(b"secret"))
@@ -120,7 +120,7 @@ async fn metrics_count_and_say_nothing_of_contents() {
     assert!(text.starts_with("HTTP/1.1 200 OK"));
     assert!(text.contains("betcode_relay_level{metric=\"tunnels\"} 0"));
     assert!(text.contains("betcode_relay_routing_seconds_count 2\n"));
-    for private in ["secret", "ann", "m-1", &token] {
+    for private in ["secret", "zoe", "m-1", &token] {
         assert!(!text.contains(private), "{private} in the metrics");
     }
 }
@@ -263,6 +263,8 @@ fn the_plan_and_the_settings_are_printed() {
         "150000",
     ]);
     assert!(text.contains("relays  3"), "{text}");
+    let too_large = folder.try_run(&["plan", "--tunnels", "18446744073709551615"]);
+    assert_eq!(too_large.status.code(), Some(2), "{too_large:?}");
     let settings: serde_json::Value = serde_json::from_str(&folder.run(&["config"])).unwrap();
     assert_eq!(settings["tunnels_max"], 10_000);
     let refused = folder.try_run(&[

@@ -80,6 +80,12 @@ async fn a_relay_that_is_gone_degrades_health_and_stops_nobody_on_the_machine() 
     let metrics = || betcode_daemon::observe::prometheus::render(served.daemon.core());
     assert!(metrics().await.contains("betcode_tunnel_open 1\n"));
     assert!(metrics().await.contains("betcode_tunnels_opened_total 1\n"));
+    let round_trip = "betcode_stage_seconds{stage=\"relay_round_trip\",quantile=\"0.95\"} ";
+    assert!(metrics().await.contains(round_trip));
+    for empty in ["received", "sent"] {
+        let empty = format!("betcode_tunnel_{empty}_bytes_total 0\n");
+        assert!(!metrics().await.contains(&empty));
+    }
     assert!(
         !metrics()
             .await

@@ -42,6 +42,10 @@ pub enum Welcome {
         /// Number of this tunnel: a later tunnel of the same machine has a higher one. 0 for a
         /// probe.
         epoch: u64,
+        /// How long the relay takes to route calls; absent before the first, and of relays that do not
+        /// say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        routing: Option<RelayRouting>,
     },
     /// The tunnel is refused, and the connection ends.
     Refused {
@@ -50,6 +54,19 @@ pub enum Welcome {
         /// Why, for people.
         message: String,
     },
+}
+
+/// How long a relay takes to hand a call over to its tunnel, of all calls since it started, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayRouting {
+    /// How many there were.
+    pub calls: u64,
+    /// Half of them were faster.
+    pub p50_us: u64,
+    /// 95 % of them were faster.
+    pub p95_us: u64,
+    /// 99 % of them were faster.
+    pub p99_us: u64,
 }
 
 /// Why a relay refuses a tunnel.
@@ -182,6 +199,20 @@ mod tests {
         let mut torn = [0, 0, 0, 9, b'{'].as_slice();
         let refused = read_greeting::<Hello, _>(&mut torn).await;
         assert!(matches!(refused, Err(GreetingError::Io(_))));
+    }
+
+    #[test]
+    fn a_relay_that_does_not_say_how_fast_it_routes_is_understood() {
+        let text = r#"{"answer":"accepted","relay_id":"r","epoch":3}"#;
+        let read: Welcome = serde_json::from_str(text).unwrap();
+        let (relay_id, epoch, routing) = ("r".into(), 3, None);
+        let welcome = Welcome::Accepted {
+            relay_id,
+            epoch,
+            routing,
+        };
+        assert_eq!(serde_json::to_string(&welcome).unwrap(), text);
+        assert_eq!(read, welcome);
     }
 
     #[test]

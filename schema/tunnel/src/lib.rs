@@ -15,7 +15,7 @@ mod read_ahead;
 
 pub use greeting::{
     EnrolmentAnswer, EnrolmentRequest, GREETING_BYTES_MAX, GreetingError, Hello, PROTOCOL, Refusal,
-    Welcome, read_greeting, write_greeting,
+    RelayRouting, Welcome, read_greeting, write_greeting,
 };
 pub use machine::{InvalidMachineId, MACHINE_ID_BYTES_MAX, MachineId};
 pub use read_ahead::ReadAhead;

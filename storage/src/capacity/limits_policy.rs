@@ -306,7 +306,7 @@ impl LimitSettings {
             limit_bytes: Input::given(ByteCount(self.max_memory_bytes)),
             ..MemoryBudgetInputs::default()
         };
-        MemoryBudget::plan(&daemon, &limits)
+        MemoryBudget::plan(&daemon, &limits, None)
     }
 }
 

@@ -202,6 +202,8 @@ pub enum Source {
     Given,
     /// Measured in a store or a process.
     Measured,
+    /// Computed from what was measured, so that the plan's formula comes to a measured result.
+    Derived,
 }
 
 impl Source {
@@ -213,6 +215,7 @@ impl Source {
             Self::PlanExample => "plan's example",
             Self::Given => "given",
             Self::Measured => "measured",
+            Self::Derived => "derived",
         }
     }
 }
@@ -227,6 +230,14 @@ pub struct Input<T> {
 }
 
 impl<T> Input<T> {
+    /// A value computed from measured ones.
+    pub fn derived(value: T) -> Self {
+        Self {
+            value,
+            source: Source::Derived,
+        }
+    }
+
     /// A value given by the user.
     pub fn given(value: T) -> Self {
         Self {

@@ -4,7 +4,9 @@ use rusqlite::Connection;
 
 use super::context::Cache;
 use super::request::{AppendRequest, PreparedMessage};
+use crate::capacity::levels::{Level, Metric, level_of};
 use crate::capacity::limits_policy;
+use crate::capacity::text;
 use crate::error::{Argument, Result, StoreError};
 use crate::growth::{self, LineTimes, uncompacted_row_bytes};
 use crate::ids::{MessageKey, SessionKey};
@@ -25,6 +27,52 @@ pub(super) struct Wrote {
     /// The key of its session.
     pub(super) key: SessionKey,
     pub(super) appended: Appended,
+    /// That the session came near the bytes that it may have, if it did by this.
+    pub(super) nears_limit: Option<NearsLimit>,
+}
+
+/// A session that came near the bytes that it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NearsLimit {
+    pub(super) level: Level,
+    pub(super) used_bytes: u64,
+    pub(super) limit_bytes: u64,
+}
+
+impl NearsLimit {
+    /// Looks whether a session came to another level, by the thresholds of the database's size. One that
+    /// compaction has made smaller may come there again.
+    fn by(before_bytes: u64, used_bytes: u64, limit_bytes: u64) -> Option<Self> {
+        // A limit of 0 is refused when it is set.
+        let level = |bytes| level_of(Metric::SqliteSize, bytes, limit_bytes, Level::Ok).ok();
+        let (before, now) = (level(before_bytes)?, level(used_bytes)?);
+        (now > before).then_some(Self {
+            level: now,
+            used_bytes,
+            limit_bytes,
+        })
+    }
+}
+
+/// Warns of sessions that came near the bytes that they may have.
+pub(super) fn warn_of_sessions(group: &[AppendRequest], answers: &[Result<Wrote>]) {
+    for (request, answer) in group.iter().zip(answers) {
+        let Some(nears) = answer.as_ref().ok().and_then(|wrote| wrote.nears_limit) else {
+            continue;
+        };
+        tracing::warn!(
+            session = %request.session,
+            level = nears.level.name(),
+            used = text::bytes(nears.used_bytes),
+            limit = text::bytes(nears.limit_bytes),
+            "a session is near its limit: compact it, go on in another one, or raise max_session_bytes"
+        );
+    }
+}
+
+/// Payload bytes of a session as they count against its limit.
+fn payload_bytes(session: &Session) -> u64 {
+    session.segment_bytes.saturating_add(session.hot_bytes)
 }
 
 /// What a group of appends adds to the sums over all sessions.
@@ -127,8 +175,7 @@ impl<'g> GroupWriter<'g> {
             });
         }
         // Payloads, as what comes in is counted: not what rows take beside them.
-        let payloads = |session: &Session| session.segment_bytes.saturating_add(session.hot_bytes);
-        let used_bytes = known.map_or(0, payloads);
+        let used_bytes = known.map_or(0, payload_bytes);
         let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
         let grows = known.is_none() || !fresh.is_empty();
         // Rows take a little more than their payloads, and indexes and counters grow with them.
@@ -199,6 +246,7 @@ impl<'g> GroupWriter<'g> {
         } = admitted;
         let now_ms = self.now_ms;
         let fresh = request.messages.get(duplicates..).unwrap_or_default();
+        let before_bytes = known.as_ref().map_or(0, payload_bytes);
         let mut session = match known {
             Some(session) => session,
             None => {
@@ -242,15 +290,21 @@ impl<'g> GroupWriter<'g> {
             )?;
         }
         let key = session.key;
+        let limit_bytes = self.budget.limits.session_bytes_max;
+        let nears_limit = NearsLimit::by(before_bytes, payload_bytes(&session), limit_bytes);
         self.cache.keep(Some(session));
-        Ok(Wrote { key, appended })
+        Ok(Wrote {
+            key,
+            appended,
+            nears_limit,
+        })
     }
 
     /// Checks that what was written is found again. In a b-tree whose pages are in the wrong order SQLite puts rows
     /// where no look-up finds them, and reports success. Done at the end of the group, because each row may move
     /// those before it.
     pub(super) fn check_written(&self, request: &AppendRequest, wrote: &Wrote) -> Result<()> {
-        let Wrote { key, appended } = wrote;
+        let Wrote { key, appended, .. } = wrote;
         let first = appended.first_sequence + appended.duplicates;
         let count = sql::messages::count(self.connection, *key, first, appended.last_sequence);
         let found = self.db.named("find the messages again", count)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::append::{GroupWriter, SpaceBudget, Wrote};
+use super::append::{self, GroupWriter, SpaceBudget, Wrote};
 use super::disk_room::{self, PagesBefore};
 use super::request::{AppendRequest, Unanswered, note_refusals};
 use crate::error::{ErrorKind, Result, StoreError};
@@ -247,7 +247,10 @@ impl WriterContext {
             Ok(answers)
         });
         match &result {
-            Ok(answers) => self.tell_committed(group, answers, now_ms),
+            Ok(answers) => {
+                append::warn_of_sessions(group, answers);
+                self.tell_committed(group, answers, now_ms);
+            }
             // The cache may hold what was rolled back.
             Err(_) => self.cache.clear(),
         }

@@ -116,7 +116,7 @@ impl AppendRequest {
 
     /// The messages that were new, for followers; `None` when there are none.
     pub(super) fn committed(&self, wrote: &Wrote, now_ms: i64) -> Option<Committed> {
-        let Wrote { key, appended } = wrote;
+        let Wrote { key, appended, .. } = wrote;
         let fresh = self.messages.iter().zip(appended.first_sequence..);
         // Lossless: not more than the batch has.
         let messages: Vec<_> = fresh

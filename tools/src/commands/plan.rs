@@ -1,7 +1,7 @@
 //! `plan`: the capacity plan's tables, with inputs of one's own or measured ones.
 
 use betcode_storage::capacity::CapacityError;
-use betcode_storage::capacity::planner::{self, Measured, Plan, PlanInputs};
+use betcode_storage::capacity::planner::{self, Measured, Plan, PlanInputs, machines};
 use betcode_storage::capacity::quantity::{ByteCount, Input, Source};
 use betcode_storage::capacity::text::date;
 use serde::Serialize;
@@ -45,7 +45,12 @@ pub(super) fn run(args: &Args, context: Context<'_>) -> Result<Exit> {
         let (_, report) = context.judge(status.as_ref())?;
         let limit = context.limit(status.as_ref());
         measured_until_ms = report.planned_until_ms();
-        measured = inputs.take_measured(&report, limit.source);
+        // A daemon's limit is a setting of it.
+        let limit_source = match limit.source {
+            Source::Measured => Source::Given,
+            source => source,
+        };
+        measured = inputs.take_measured(&report, limit_source);
         if let Some(status) = status.filter(|status| status.unreachable.is_none()) {
             status.add_to(&mut measured);
             for (name, value) in plan_inputs(&context.database()?) {
@@ -93,14 +98,20 @@ struct ThisMachine {
     cpus: Option<usize>,
     /// Memory that the system has.
     ram_bytes: Option<u64>,
+    /// Users that the guide gives such a machine's daemon.
+    users: Option<u64>,
 }
 
 impl ThisMachine {
     fn measured() -> Self {
         let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let cpus = std::thread::available_parallelism().ok().map(usize::from);
+        let ram_bytes = ram_bytes_of(&memory);
+        let both = cpus.zip(ram_bytes);
         Self {
-            cpus: std::thread::available_parallelism().ok().map(usize::from),
-            ram_bytes: ram_bytes_of(&memory),
+            cpus,
+            ram_bytes,
+            users: both.map(|(cpus, ram)| machines::users_of_machine(cpus as u64, ram)),
         }
     }
 
@@ -113,7 +124,15 @@ impl ThisMachine {
             .map(|bytes| format!("{} of RAM", format::bytes(bytes)));
         let known: Vec<_> = cpus.into_iter().chain(ram).collect();
         if !known.is_empty() {
-            out.line(format!("  this machine             {}", known.join(", ")));
+            let users = match self.users {
+                Some(0) => ": less than the guide gives any daemon".to_owned(),
+                Some(users) => format!(": for {users} users by the guide"),
+                None => String::new(),
+            };
+            out.line(format!(
+                "  this machine             {}{users}",
+                known.join(", ")
+            ));
         }
     }
 }

@@ -9,7 +9,7 @@ use betcode_schema_grpc::history::{
 };
 use betcode_schema_grpc::locate::{self, Server};
 use betcode_storage::capacity::levels::{self, Metric};
-use betcode_storage::capacity::planner::{DAEMON_INPUTS, Measured};
+use betcode_storage::capacity::planner::{DAEMON_INPUTS, Measured, MemoryNow};
 use betcode_storage::capacity::report::CapacityReport;
 use serde::Serialize;
 
@@ -38,6 +38,8 @@ pub struct DaemonStatus {
     pub levels: Vec<Level>,
     /// Latency of each stage since it started.
     pub stages: Vec<Stage>,
+    /// The capacity plan's kinds of traffic; none of a daemon of an earlier version.
+    pub traffic: Vec<Traffic>,
     /// What its compaction is doing: `idle`, `running`, `paused`, `stopped` or `disabled`.
     pub compaction: String,
     /// Runs since it started that did something.
@@ -51,6 +53,10 @@ pub struct DaemonStatus {
 pub struct Memory {
     /// In RAM now.
     pub resident_bytes: u64,
+    /// In RAM when it began to serve.
+    pub base_bytes: u64,
+    /// What SQLite's page caches may take as they are configured.
+    pub sqlite_cache_bytes: u64,
     /// Sessions that are in use.
     pub sessions: u64,
     /// Connections that have made a request.
@@ -91,6 +97,19 @@ pub struct Stage {
     pub p99_ms: f64,
     /// What it may take at p95: the capacity plan's budget, or our share of it; 0 where there is none.
     pub budget_ms: f64,
+}
+
+/// What one of a kind of traffic takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Traffic {
+    /// Its name, as the plan's JSON has it.
+    pub traffic: String,
+    /// By the plan.
+    pub planned_bytes_per_second: f64,
+    /// Measured; `null` when there was nothing to measure.
+    pub measured_bytes_per_second: Option<f64>,
+    /// Seconds that it was measured in.
+    pub seconds: u64,
 }
 
 impl Level {
@@ -178,6 +197,17 @@ impl DaemonStatus {
         for stage in &self.stages {
             measured.take_stage(&stage.stage, stage.count, stage.p95_ms);
         }
+        for rate in &self.traffic {
+            measured.take_traffic(&rate.traffic, rate.measured_bytes_per_second);
+        }
+        measured.memory = self.memory.map(|memory| MemoryNow {
+            resident_bytes: memory.resident_bytes,
+            base_bytes: memory.base_bytes,
+            sessions: memory.sessions,
+            clients: memory.clients,
+            subprocesses: memory.subprocesses,
+            sqlite_cache_bytes: memory.sqlite_cache_bytes,
+        });
     }
 
     /// The levels that are not ok, but for the database's size, which a report of it judges.
@@ -247,11 +277,23 @@ impl Daemon {
         let budget = self.answer_within(WAIT_MAX, capacity.budget(BudgetRequest {}))?;
         status.memory = budget.memory.map(|memory| Memory {
             resident_bytes: memory.resident_bytes,
+            base_bytes: memory.base_bytes,
+            sqlite_cache_bytes: memory.sqlite_cache_bytes,
             sessions: memory.sessions,
             clients: memory.clients,
             subprocesses: memory.subprocesses,
             planned_bytes: memory.planned_bytes,
         });
+        status.traffic = budget
+            .traffic
+            .into_iter()
+            .map(|rate| Traffic {
+                traffic: rate.traffic,
+                planned_bytes_per_second: rate.planned_bytes_per_second,
+                measured_bytes_per_second: rate.measured_bytes_per_second,
+                seconds: rate.seconds,
+            })
+            .collect();
         status.stages = budget
             .stages
             .into_iter()

@@ -1,6 +1,7 @@
 //! What a client says, for its conversation.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::{AgentRequest, PermissionResponse};
@@ -65,6 +66,7 @@ enum InboundError {
 fn command(attached: &Attached, request: AgentRequest) -> Result<Command, InboundError> {
     let (stream, last_sent) = (attached.key, attached.last_sent.load(Ordering::Acquire));
     let bytes_max = attached.core.settings.max_payload_bytes;
+    let heard = Instant::now();
     Ok(match request.request {
         Some(Asked::Message(message)) => {
             let content = prompt_content(&message, bytes_max).map_err(InboundError::Rejected)?;
@@ -74,6 +76,7 @@ fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Inboun
             stream,
             last_sent,
             reply: decide(answer, bytes_max).map_err(InboundError::Rejected)?,
+            heard,
         },
         Some(Asked::QuestionResponse(answer)) => {
             let texts = answer.answers.iter();
@@ -91,6 +94,7 @@ fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Inboun
                 stream,
                 last_sent,
                 reply,
+                heard,
             }
         }
         Some(Asked::Cancel(_)) => Command::Cancel(None),

@@ -16,6 +16,7 @@ use crate::agents::{Mailbox, ReadTimes};
 use crate::core::Core;
 use crate::hub::{FollowEvent, Subscription, new_messages};
 use crate::limits::LAST_EVENTS_MS;
+use crate::observe::traffic::StreamMeter;
 use crate::observe::{add, ms};
 use crate::reading::{Gone, Page, Pages, together};
 use crate::services::resume::{EventBatch, NextBatch};
@@ -39,6 +40,9 @@ pub(super) struct EventSender {
     pub(super) answers: mpsc::Sender<NextBatch>,
     /// The daemon's own events that come first.
     pub(super) page: Vec<Event>,
+    /// Bytes of new lines, and of history.
+    pub(super) live: StreamMeter,
+    pub(super) caught_up: StreamMeter,
     pub(super) _slot: LimitGuard,
 }
 
@@ -119,10 +123,12 @@ impl EventSender {
                 return Err(draining().into());
             }
             for lines in together(&messages) {
+                let bytes = self.fresh_bytes(lines);
                 let events = self.translate(lines);
                 if !events.is_empty() {
                     let batch = EventBatch::new(events, room.clone());
                     pages.hand_to(&self.answers, Ok(batch)).await?;
+                    self.caught_up.add(bytes);
                 }
             }
         }
@@ -130,8 +136,19 @@ impl EventSender {
     }
 
     async fn send_messages(&mut self, messages: &[Message]) -> Result<(), Gone> {
+        let bytes = self.fresh_bytes(messages);
         let events = self.translate(messages);
-        self.send(events).await
+        self.send(events).await?;
+        self.live.add(bytes);
+        Ok(())
+    }
+
+    /// Bytes of the lines among these that were not sent yet.
+    fn fresh_bytes(&self, messages: &[Message]) -> u64 {
+        let fresh = messages.iter().filter(|m| m.sequence > self.last_sent);
+        let bytes = fresh.map(|message| message.payload.len()).sum();
+        add(&self.core.metrics.bytes_followed, bytes);
+        bytes as u64
     }
 
     async fn send(&mut self, events: Vec<AgentEvent>) -> Result<(), Gone> {

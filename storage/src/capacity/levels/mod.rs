@@ -70,7 +70,8 @@ impl FromStr for Metric {
     type Err = CapacityError;
 
     fn from_str(name: &str) -> Result<Self> {
-        by_name("metric", name, &Self::ALL, Metric::name)
+        let known: Vec<_> = Self::ALL.into_iter().chain([Self::Disk]).collect();
+        by_name("metric", name, &known, Metric::name)
     }
 }
 
@@ -108,10 +109,12 @@ pub enum Metric {
     BufferSize,
     /// Bytes of the database and its WAL, of the size limit.
     SqliteSize,
+    /// The same, of what they may take until the disk is full. Ours: the plan names no disk.
+    Disk,
 }
 
 impl Metric {
-    /// All metrics, in the plan's order.
+    /// The plan's metrics, in its order: all but [`Metric::Disk`].
     pub const ALL: [Self; 6] = [
         Self::Sessions,
         Self::Memory,
@@ -131,6 +134,7 @@ impl Metric {
             Self::Tunnels => "tunnels",
             Self::BufferSize => "buffer_size",
             Self::SqliteSize => "sqlite_size",
+            Self::Disk => "disk",
         }
     }
 
@@ -144,6 +148,7 @@ impl Metric {
             Self::Tunnels => "Tunnels",
             Self::BufferSize => "Buffer size",
             Self::SqliteSize => "SQLite size",
+            Self::Disk => "Disk",
         }
     }
 
@@ -155,8 +160,11 @@ impl Metric {
             Self::Memory => "memory",
             Self::Cpu => "processor time",
             Self::Tunnels => "tunnels",
-            Self::BufferSize => "the buffer (requests or bytes, whichever is nearer)",
+            Self::BufferSize => {
+                "the buffer (requests in all or of one machine, or bytes, whichever is nearest)"
+            }
             Self::SqliteSize => "the database",
+            Self::Disk => "the disk (the database, of what it may take before the disk is full)",
         }
     }
 
@@ -180,6 +188,9 @@ impl Metric {
             Self::SqliteSize => {
                 "compact, delete sessions, or raise the limit (--limit-bytes, a daemon's max_db_bytes)"
             }
+            Self::Disk => {
+                "free space on the disk, compact, delete sessions, or move the database (betcode-db backup)"
+            }
         }
     }
 
@@ -189,7 +200,9 @@ impl Metric {
         let (warning_percent, critical_percent) = match self {
             Self::Sessions => (80, 95),
             Self::Memory => (70, 85),
-            Self::Cpu | Self::Tunnels | Self::BufferSize | Self::SqliteSize => (70, 90),
+            Self::Cpu | Self::Tunnels | Self::BufferSize | Self::SqliteSize | Self::Disk => {
+                (70, 90)
+            }
         };
         let samples_min = match self {
             Self::Cpu => CPU_SUSTAINED_SAMPLES,
@@ -214,7 +227,7 @@ impl Metric {
 
     pub(crate) fn amount(self, value: u64) -> String {
         match self {
-            Self::Memory | Self::SqliteSize => text::bytes(value),
+            Self::Memory | Self::SqliteSize | Self::Disk => text::bytes(value),
             Self::Cpu => format!("{}.{:03} processors", value / 1000, value % 1000),
             Self::Sessions | Self::Tunnels | Self::BufferSize => text::count(value),
         }
@@ -298,6 +311,12 @@ mod tests {
     #[test]
     fn threshold_row_sqlite_size_70_and_90_percent() {
         assert_thresholds(Metric::SqliteSize, 70, 90);
+    }
+
+    #[test]
+    fn the_disk_has_the_levels_of_the_database_and_its_name_is_read() {
+        assert_thresholds(Metric::Disk, 70, 90);
+        assert_eq!("disk".parse::<Metric>().unwrap(), Metric::Disk);
     }
 
     #[test]

@@ -40,6 +40,38 @@ impl Traffic {
         }
     }
 
+    /// The kind as in JSON.
+    #[must_use]
+    pub fn programs_name(self) -> &'static str {
+        match self {
+            Self::IdleKeepalive => "idle_keepalive",
+            Self::ActiveStreaming => "active_streaming",
+            Self::LargeFileRead => "large_file_read",
+            Self::HistoryReplay => "history_replay",
+        }
+    }
+
+    /// How a daemon measures one of it.
+    #[must_use]
+    pub fn measured_how(self) -> &'static str {
+        match self {
+            Self::IdleKeepalive => {
+                "the tunnel while no call is on it, probes of the relay and TLS included"
+            }
+            Self::ActiveStreaming => {
+                "95 % of the seconds in which a stream had new messages stay below"
+            }
+            Self::LargeFileRead => "the busiest second of a stream of new messages",
+            Self::HistoryReplay => "95 % of the seconds in which a replay went on stay below",
+        }
+    }
+
+    /// Bytes a second of one of it.
+    #[must_use]
+    pub fn bytes_per_second(self) -> f64 {
+        self.bytes().0 as f64 / self.per_seconds() as f64
+    }
+
     /// What one of it takes: bytes …
     #[must_use]
     pub const fn bytes(self) -> ByteCount {
@@ -93,7 +125,7 @@ inputs! {
 }
 
 /// A kind of traffic and what it adds up to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BandwidthRow {
     /// The kind.
     pub traffic: Traffic,
@@ -105,10 +137,14 @@ pub struct BandwidthRow {
     pub streams: u64,
     /// What they take together in a second, rounded up.
     pub bytes_per_second: ByteCount,
+    /// What a daemon measured of one of it, bytes a second.
+    pub measured_bytes_per_second: Option<f64>,
+    /// How, if it was.
+    pub measured_how: Option<&'static str>,
 }
 
 /// The network's load.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bandwidth {
     /// The kinds in the plan's order.
     pub rows: Vec<BandwidthRow>,
@@ -119,11 +155,11 @@ pub struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// Computes the load of `inputs`.
+    /// Computes the load of `inputs`, with rates of one of each kind that were `measured`, bytes a second.
     ///
     /// # Errors
     /// `CapacityError::Overflow` beyond 2^64 bytes per second.
-    pub fn plan(inputs: &BandwidthInputs) -> Result<Self> {
+    pub fn plan(inputs: &BandwidthInputs, measured: &[(Traffic, f64)]) -> Result<Self> {
         const WHAT: &str = "bandwidth";
         let rows = Traffic::ALL
             .into_iter()
@@ -135,12 +171,16 @@ impl Bandwidth {
                     Traffic::HistoryReplay => inputs.history_replays.value,
                 };
                 let bytes = traffic.bytes().times(WHAT, streams)?.0;
+                let found = measured.iter().find(|(kind, _)| *kind == traffic);
+                let measured = found.map(|(_, rate)| *rate);
                 Ok(BandwidthRow {
                     traffic,
                     name: traffic.name(),
                     rate: traffic.rate(),
                     streams,
                     bytes_per_second: ByteCount(bytes.div_ceil(traffic.per_seconds())),
+                    measured_bytes_per_second: measured,
+                    measured_how: measured.map(|_| traffic.measured_how()),
                 })
             })
             .collect::<Result<Vec<_>>>()?;
@@ -167,7 +207,7 @@ mod tests {
     use crate::capacity::quantity::Input;
 
     fn assert_row(name: &str, rate: &str, bytes_per_second: u64) {
-        let bandwidth = Bandwidth::plan(&BandwidthInputs::default()).unwrap();
+        let bandwidth = Bandwidth::plan(&BandwidthInputs::default(), &[]).unwrap();
         let row = bandwidth.rows.iter().find(|row| row.name == name).unwrap();
         assert_eq!(row.rate, rate);
         assert_eq!(row.bytes_per_second, ByteCount(bytes_per_second));
@@ -207,7 +247,7 @@ mod tests {
             large_file_reads: Input::given(2),
             history_replays: Input::given(50),
         };
-        let bandwidth = Bandwidth::plan(&inputs).unwrap();
+        let bandwidth = Bandwidth::plan(&inputs, &[]).unwrap();
         let sustained = KB + 20 * 100 * KB + 50 * 500 * KB;
         assert_eq!(bandwidth.sustained_bytes_per_second, ByteCount(sustained));
         assert_eq!(

@@ -8,6 +8,11 @@ use crate::capacity::quantity::Amount;
 /// The whole, at the 95th percentile.
 pub const LATENCY_P95_MS_MAX: u64 = 200;
 
+/// A daemon's name for what its relay says of its routing.
+pub const RELAY_ROUTING: &str = "relay_routing";
+/// A daemon's name for the time to its relay and back.
+pub const RELAY_ROUND_TRIP: &str = "relay_round_trip";
+
 /// A part of a request's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,10 +68,18 @@ impl Stage {
     #[must_use]
     pub fn measured_as(self) -> &'static [&'static str] {
         match self {
-            Self::Daemon => &["answer", "deliver"],
+            Self::Daemon => &["answer", "deliver", "permit"],
             Self::Subprocess => &["record"],
-            Self::Client | Self::Network | Self::Relay => &[],
+            Self::Relay => &[RELAY_ROUTING],
+            Self::Network => &[RELAY_ROUND_TRIP],
+            Self::Client => &[],
         }
+    }
+
+    /// What of it is measured, if that is only a part of it.
+    #[must_use]
+    pub fn measured_part(self) -> Option<&'static str> {
+        (self == Self::Network).then_some("daemon-relay only")
     }
 
     /// The plan's note on it.
@@ -108,8 +121,10 @@ pub struct LatencyRow {
     pub notes: &'static str,
     /// Its measured 95th percentile.
     pub measured_p95_ms: Option<Amount>,
-    /// Whether it is within its budget; `None` when it was not measured.
+    /// Whether it is within its budget; `None` when it was not measured, and while a part of it is.
     pub within: Option<bool>,
+    /// What was measured, if that is only a part of the stage.
+    pub measured_part: Option<&'static str>,
 }
 
 /// All stages against the whole budget.
@@ -142,19 +157,27 @@ impl LatencyBudget {
                     .find(|(measured, _)| *measured == stage)
                     .map(|(_, ms)| Amount::new(stage.component(), *ms))
                     .transpose()?;
+                let within = measured.map(|ms| ms.get() <= as_ms(stage.budget_ms()));
+                let part = stage.measured_part().filter(|_| measured.is_some());
                 Ok(LatencyRow {
                     stage,
                     component: stage.component(),
                     budget_ms: stage.budget_ms(),
                     notes: stage.notes(),
                     measured_p95_ms: measured,
-                    within: measured.map(|ms| ms.get() <= as_ms(stage.budget_ms())),
+                    // A part that is within the budget says nothing of the whole.
+                    within: within.filter(|within| part.is_none() || !within),
+                    measured_part: part,
                 })
             })
             .collect::<Result<Vec<_>>>()?;
         let expected = |row: &LatencyRow| {
-            row.measured_p95_ms
-                .map_or(as_ms(row.budget_ms), Amount::get)
+            let budget_ms = as_ms(row.budget_ms);
+            match (row.measured_p95_ms.map(Amount::get), row.measured_part) {
+                (Some(ms), None) => ms,
+                (Some(part_ms), Some(_)) => part_ms.max(budget_ms),
+                (None, _) => budget_ms,
+            }
         };
         let total_estimate_ms = rows.iter().map(expected).sum();
         Ok(Self {
@@ -227,6 +250,20 @@ mod tests {
         assert!(budget.within, "what the relay saves pays for the daemon");
         let slow = LatencyBudget::plan(&[(Stage::Network, 81.0)]).unwrap();
         assert!(!slow.within);
+    }
+
+    #[test]
+    fn a_part_of_a_stage_is_not_taken_for_the_whole_of_it() {
+        let row = |ms| {
+            let budget = LatencyBudget::plan(&[(Stage::Network, ms)]).unwrap();
+            let row = budget.rows[1];
+            assert_eq!(row.measured_p95_ms, Some(Amount(ms)));
+            assert_eq!(row.measured_part, Some("daemon-relay only"));
+            (row.within, budget.total_estimate_ms)
+        };
+        // The client's way to the relay takes the rest of the budget, for all that is known.
+        assert_eq!(row(12.0), (None, 200.0));
+        assert_eq!(row(81.0), (Some(false), 201.0));
     }
 
     #[test]

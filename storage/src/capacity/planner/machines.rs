@@ -57,6 +57,30 @@ pub struct MachineRow {
     pub relay: RelayMachine,
 }
 
+impl MachineRow {
+    /// Whether a machine is what the row asks for the daemon. Of memory nine tenths are enough: a machine
+    /// that is sold with 4 GB tells less to its programs.
+    fn daemon_fits(&self, machine_cpus: u64, machine_ram_bytes: u64) -> bool {
+        match self.daemon {
+            DaemonMachine::One { cpus, ram_bytes } => {
+                machine_cpus >= u64::from(cpus)
+                    && u128::from(machine_ram_bytes) * 10 >= u128::from(ram_bytes.0) * 9
+            }
+            DaemonMachine::Several => false,
+        }
+    }
+}
+
+/// As many users as the guide gives a machine's daemon; 0 of one that is smaller than all in the guide.
+#[must_use]
+pub fn users_of_machine(cpus: u64, ram_bytes: u64) -> u64 {
+    let fitting = MACHINES
+        .iter()
+        .filter(|row| row.daemon_fits(cpus, ram_bytes));
+    let users = fitting.filter_map(|row| row.users_max);
+    users.max().unwrap_or_default()
+}
+
 /// The guide. Its rows meet at 10, 100 and 1000 users, as in the plan; there the smaller
 /// machine still does.
 pub const MACHINES: [MachineRow; 4] = [
@@ -173,6 +197,20 @@ mod tests {
             assert_eq!(row.users(), text);
             assert_eq!(row.daemon.to_string(), daemon);
             assert_eq!(row.relay.to_string(), relay);
+        }
+    }
+
+    #[test]
+    fn a_machine_serves_as_many_users_as_the_guide_gives_it() {
+        for (cpus, ram, users) in [
+            (1, 64 * GB, 0),
+            (2, 2 * GB, 10),
+            (2, 64 * GB, 10),
+            (4, 4 * GB - GB / 4, 100),
+            (16, 2 * GB, 10),
+            (64, 64 * GB, 1_000),
+        ] {
+            assert_eq!(users_of_machine(cpus, ram), users, "{cpus} CPU, {ram}");
         }
     }
 

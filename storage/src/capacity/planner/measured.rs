@@ -1,7 +1,9 @@
 //! Taking the plan's inputs from a real store and the daemon that serves it.
 
+use super::bandwidth::Traffic;
 use super::inputs::PlanInputs;
 use super::latency::Stage;
+use super::memory::MemoryNow;
 use super::storage_growth::StorageGrowthInputs;
 use super::thresholds::MetricSample;
 use crate::capacity::forecast::{Forecast, WINDOW_DAYS};
@@ -25,6 +27,10 @@ pub struct Measured {
     pub footprint: Option<Amount>,
     /// 95th percentiles of stages, milliseconds.
     pub latency_p95_ms: Vec<(Stage, f64)>,
+    /// Rates of one of each kind of traffic, bytes a second.
+    pub traffic: Vec<(Traffic, f64)>,
+    /// Memory of a daemon.
+    pub memory: Option<MemoryNow>,
     /// Uses of what has a limit. Of a metric that is there twice the first counts.
     pub samples: Vec<MetricSample>,
 }
@@ -42,6 +48,14 @@ impl Measured {
             Some((_, slowest)) => *slowest = slowest.max(p95_ms),
             None => known.push((stage, p95_ms)),
         }
+    }
+
+    /// Takes the rate of one of the plan's kinds of traffic, by its name, if it was measured.
+    pub fn take_traffic(&mut self, traffic: &str, bytes_per_second: Option<f64>) {
+        let mut all = Traffic::ALL.into_iter();
+        let named = all.find(|kind| kind.programs_name() == traffic);
+        let sound = bytes_per_second.filter(|rate| rate.is_finite() && *rate >= 0.0);
+        self.traffic.extend(named.zip(sound));
     }
 
     /// Takes a level of a daemon, if it is one of the plan's.
@@ -82,6 +96,8 @@ impl PlanInputs {
         Measured {
             footprint: report.compacted_ratio().map(Amount),
             latency_p95_ms: Vec::new(),
+            traffic: Vec::new(),
+            memory: None,
             samples: vec![MetricSample::of_store(report)],
         }
     }
@@ -103,8 +119,8 @@ impl StorageGrowthInputs {
         if let Some(per_day) = per_day.filter(|_| per_hour > 0.0) {
             let hours = per_day / per_hour;
             let sessions = (hours / HOURS_OF_A_DAY).ceil().max(1.0);
-            self.sessions = Input::measured(sessions as u64);
-            self.session_hours_per_day = Input::measured(HoursPerDay(hours / sessions));
+            self.sessions = Input::derived(sessions as u64);
+            self.session_hours_per_day = Input::derived(HoursPerDay(hours / sessions));
         }
         let used_of_window = match &report.forecast {
             Forecast::Projected {
@@ -224,6 +240,9 @@ mod tests {
         inputs.take_measured(&busy, Source::Given);
         let growth = inputs.storage_growth;
         assert_eq!(growth.sessions.value, 3);
+        // No more than a way to write the measured day: nobody counted three sessions.
+        assert_eq!(growth.sessions.source, Source::Derived);
+        assert_eq!(growth.session_hours_per_day.source, Source::Derived);
         assert!((growth.session_hours_per_day.value.as_f64() - 20.0).abs() < 1e-6);
     }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::inputs::inputs;
 use crate::capacity::error::{CapacityError, Result};
-use crate::capacity::quantity::{ByteCount, MB};
+use crate::capacity::quantity::{ByteCount, Input, MB};
 
 /// Memory of an idle daemon.
 pub const DAEMON_BASE_BYTES: ByteCount = ByteCount(50 * MB);
@@ -186,6 +186,61 @@ impl RelayMemory {
     }
 }
 
+/// Memory of a running daemon, and what it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct MemoryNow {
+    /// In RAM.
+    pub resident_bytes: u64,
+    /// In RAM when it began to serve.
+    pub base_bytes: u64,
+    /// Sessions in use.
+    pub sessions: u64,
+    /// Clients.
+    pub clients: u64,
+    /// Agents that run.
+    pub subprocesses: u64,
+    /// What SQLite's page caches may take as they are configured.
+    pub sqlite_cache_bytes: u64,
+}
+
+impl MemoryNow {
+    /// *Daemon Memory Formula* for what is in use.
+    ///
+    /// # Errors
+    /// [`CapacityError::Overflow`] beyond 2^64 bytes.
+    pub fn plan(&self) -> Result<DaemonMemory> {
+        DaemonMemory::plan(&DaemonMemoryInputs {
+            sessions: Input::measured(self.sessions),
+            clients: Input::measured(self.clients),
+            subprocesses: Input::measured(self.subprocesses),
+            ..DaemonMemoryInputs::default()
+        })
+    }
+}
+
+/// What is known of a line of the memory budget in a running daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum BudgetNow {
+    /// It was measured.
+    Measured {
+        /// How much.
+        bytes: ByteCount,
+    },
+    /// Nothing measures it apart: what the plan gives for so many.
+    Derived {
+        /// How many are in use.
+        in_use: u64,
+        /// The plan's, for these.
+        bytes: ByteCount,
+    },
+    /// It may take so much, as it is configured; what it takes is not measured apart.
+    Configured {
+        /// How much.
+        bytes: ByteCount,
+    },
+}
+
 /// One line of the memory budget.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryBudgetRow {
@@ -193,6 +248,8 @@ pub struct MemoryBudgetRow {
     pub component: String,
     /// How much it takes.
     pub budget_bytes: ByteCount,
+    /// What is known of it in a daemon that was asked.
+    pub now: Option<BudgetNow>,
 }
 
 /// The daemon's memory against its limit.
@@ -208,16 +265,24 @@ pub struct MemoryBudget {
     pub headroom_bytes: ByteCount,
     /// What is missing; 0 when it fits.
     pub missing_bytes: ByteCount,
+    /// In RAM now, of a daemon that was asked.
+    pub resident_bytes: Option<ByteCount>,
+    /// That less the base: sessions, clients, agents' pipes and caches together.
+    pub above_base_bytes: Option<ByteCount>,
 }
 
 impl MemoryBudget {
-    /// Computes *Memory Budget* for the loads of `daemon`.
+    /// Computes *Memory Budget* for the loads of `daemon`, with what a running daemon takes `now` beside it.
     ///
     /// # Errors
     /// [`CapacityError::Zero`] for a limit of 0, [`CapacityError::Overflow`] beyond 2^64 bytes.
     /// A load that does not fit is an answer, not an error: see
     /// [`missing_bytes`](Self::missing_bytes).
-    pub fn plan(daemon: &DaemonMemoryInputs, inputs: &MemoryBudgetInputs) -> Result<Self> {
+    pub fn plan(
+        daemon: &DaemonMemoryInputs,
+        inputs: &MemoryBudgetInputs,
+        now: Option<&MemoryNow>,
+    ) -> Result<Self> {
         let limit_bytes = inputs.limit_bytes.value;
         if limit_bytes.0 == 0 {
             let why = "a daemon needs memory; give the limit that it runs under";
@@ -227,9 +292,11 @@ impl MemoryBudget {
             });
         }
         let memory = DaemonMemory::plan(daemon)?;
-        let row = |component: String, budget_bytes| MemoryBudgetRow {
+        let mut of_rows = budget_now(now)?.into_iter();
+        let mut row = |component: String, budget_bytes| MemoryBudgetRow {
             component,
             budget_bytes,
+            now: of_rows.next(),
         };
         let counted = |name: &str, number: u64| format!("{name} ({number})");
         let rows = vec![
@@ -256,6 +323,9 @@ impl MemoryBudget {
             used_bytes,
             headroom_bytes: ByteCount(limit_bytes.0.saturating_sub(used_bytes.0)),
             missing_bytes: ByteCount(used_bytes.0.saturating_sub(limit_bytes.0)),
+            resident_bytes: now.map(|now| ByteCount(now.resident_bytes)),
+            above_base_bytes: now
+                .map(|now| ByteCount(now.resident_bytes.saturating_sub(now.base_bytes))),
         })
     }
 
@@ -266,10 +336,29 @@ impl MemoryBudget {
     }
 }
 
+/// What is known of each row of the budget, in its order; nothing without a daemon.
+fn budget_now(now: Option<&MemoryNow>) -> Result<Vec<BudgetNow>> {
+    let Some(now) = now else {
+        return Ok(Vec::new());
+    };
+    let planned = now.plan()?;
+    let derived = |in_use, bytes| BudgetNow::Derived { in_use, bytes };
+    Ok(vec![
+        BudgetNow::Measured {
+            bytes: ByteCount(now.base_bytes),
+        },
+        derived(now.sessions, planned.sessions_bytes),
+        derived(now.clients, planned.clients_bytes),
+        derived(now.subprocesses, planned.subprocesses_bytes),
+        BudgetNow::Configured {
+            bytes: ByteCount(now.sqlite_cache_bytes),
+        },
+    ])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::quantity::Input;
 
     #[test]
     fn plan_example_daemon_20_sessions_50_clients_5_subprocesses_is_300_mb() {
@@ -295,6 +384,7 @@ mod tests {
         MemoryBudget::plan(
             &DaemonMemoryInputs::default(),
             &MemoryBudgetInputs::default(),
+            None,
         )
         .unwrap()
     }
@@ -347,10 +437,39 @@ mod tests {
             sessions: Input::given(60),
             ..DaemonMemoryInputs::default()
         };
-        let budget = MemoryBudget::plan(&daemon, &MemoryBudgetInputs::default()).unwrap();
+        let budget = MemoryBudget::plan(&daemon, &MemoryBudgetInputs::default(), None).unwrap();
         assert!(!budget.fits());
         assert_eq!(budget.missing_bytes, ByteCount(88 * MB));
         assert_eq!(budget.headroom_bytes, ByteCount(0));
+    }
+
+    #[test]
+    fn each_row_of_the_budget_says_what_is_measured_derived_or_configured() {
+        let now = MemoryNow {
+            resident_bytes: 30 * MB,
+            base_bytes: 18 * MB,
+            sessions: 3,
+            clients: 2,
+            subprocesses: 1,
+            sqlite_cache_bytes: 33 * MB,
+        };
+        let (daemon, inputs) = Default::default();
+        let budget = MemoryBudget::plan(&daemon, &inputs, Some(&now)).unwrap();
+        let mb = |count: u64| ByteCount(count * MB);
+        let derived = |in_use, bytes| BudgetNow::Derived { in_use, bytes };
+        let of_rows: Vec<_> = budget.rows.iter().filter_map(|row| row.now).collect();
+        assert_eq!(
+            of_rows,
+            [
+                BudgetNow::Measured { bytes: mb(18) },
+                derived(3, mb(15)),
+                derived(2, mb(2)),
+                derived(1, mb(20)),
+                BudgetNow::Configured { bytes: mb(33) },
+            ]
+        );
+        assert_eq!(budget.above_base_bytes, Some(mb(12)));
+        assert_eq!(now.plan().unwrap().total_bytes, mb(50 + 15 + 2 + 20));
     }
 
     #[test]
@@ -359,7 +478,7 @@ mod tests {
             limit_bytes: Input::given(ByteCount(0)),
             ..MemoryBudgetInputs::default()
         };
-        let error = MemoryBudget::plan(&DaemonMemoryInputs::default(), &inputs).unwrap_err();
+        let error = MemoryBudget::plan(&DaemonMemoryInputs::default(), &inputs, None).unwrap_err();
         assert!(matches!(error, CapacityError::Zero { .. }), "{error}");
     }
 

@@ -17,6 +17,7 @@ mod thresholds;
 
 pub use inputs::{InputRow, PlanInputs};
 pub use measured::{DAEMON_INPUTS, Measured};
+pub use memory::MemoryNow;
 pub use plan::Plan;
 pub use text::text;
 pub use thresholds::{MetricSample, ThresholdRow};

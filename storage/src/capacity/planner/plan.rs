@@ -56,9 +56,13 @@ impl Plan {
             machines: MACHINES.to_vec(),
             machine: users.map(machines_for).transpose()?,
             latency_budget: LatencyBudget::plan(&measured.latency_p95_ms)?,
-            memory_budget: MemoryBudget::plan(&inputs.daemon_memory, &inputs.memory_budget)?,
+            memory_budget: MemoryBudget::plan(
+                &inputs.daemon_memory,
+                &inputs.memory_budget,
+                measured.memory.as_ref(),
+            )?,
             thresholds: thresholds(inputs, &measured.samples)?,
-            bandwidth: Bandwidth::plan(&inputs.bandwidth)?,
+            bandwidth: Bandwidth::plan(&inputs.bandwidth, &measured.traffic)?,
         })
     }
 }

@@ -1,10 +1,13 @@
 //! The plan as text of at most 80 columns, with every input and where it comes from.
 
+use super::bandwidth::Traffic;
 use super::machines::MachineRow;
+use super::memory::BudgetNow;
 use super::plan::Plan;
 use super::storage_growth::CompactedGrowth;
 use super::thresholds::ThresholdRow;
 use crate::capacity::forecast::HORIZON_DAYS;
+use crate::capacity::levels::Metric;
 use crate::capacity::quantity::{ByteCount, Source};
 use crate::capacity::report::DAYS_PER_MONTH;
 use crate::capacity::text::{count, fit, percent, round_bytes, three_digits, used_percent};
@@ -42,25 +45,47 @@ impl Lines {
     }
 
     fn size(&mut self, label: &str, size: ByteCount) {
-        self.row(label, &round_bytes(size.0), "");
+        self.size_of(label, size, "");
+    }
+
+    fn size_of(&mut self, label: &str, size: ByteCount, note: &str) {
+        self.row(label, &round_bytes(size.0), note);
     }
 }
 
 fn memory(out: &mut Lines, plan: &Plan) {
+    let of = |name: &str| number_of(plan, name);
     let daemon = &plan.daemon_memory;
     out.title("Daemon memory");
     out.size("base", daemon.base_bytes);
-    out.size("sessions", daemon.sessions_bytes);
-    out.size("clients", daemon.clients_bytes);
-    out.size("subprocesses", daemon.subprocesses_bytes);
+    out.size_of(
+        "sessions",
+        daemon.sessions_bytes,
+        &of("daemon_memory.sessions"),
+    );
+    out.size_of(
+        "clients",
+        daemon.clients_bytes,
+        &of("daemon_memory.clients"),
+    );
+    let subprocesses = of("daemon_memory.subprocesses");
+    out.size_of("subprocesses", daemon.subprocesses_bytes, &subprocesses);
     out.size("total", daemon.total_bytes);
     let relay = &plan.relay_memory;
-    out.title("Relay memory");
+    // Of another load than that of all relays together, which has inputs of its own.
+    out.title("Relay memory, of one relay");
     out.size("base", relay.base_bytes);
-    out.size("tunnels", relay.tunnels_bytes);
-    out.size("clients", relay.clients_bytes);
-    out.size("buffered messages", relay.buffer_bytes);
+    out.size_of("tunnels", relay.tunnels_bytes, &of("relay_memory.tunnels"));
+    out.size_of("clients", relay.clients_bytes, &of("relay_memory.clients"));
+    let buffered = of("relay_memory.buffered_messages");
+    out.size_of("buffered messages", relay.buffer_bytes, &buffered);
     out.size("total", relay.total_bytes);
+}
+
+/// A number that the plan was computed for.
+fn number_of(plan: &Plan, input: &str) -> String {
+    let row = plan.inputs.iter().find(|row| row.name == input);
+    row.map_or_else(String::new, |row| format!("for {}", plain(row.value)))
 }
 
 fn growth(out: &mut Lines, plan: &Plan) {
@@ -98,10 +123,21 @@ fn months(to_limit: Option<f64>) -> String {
 }
 
 fn relays(out: &mut Lines, plan: &Plan) {
-    out.title("Relays needed");
-    out.row("for tunnels", &count(plan.relays.for_tunnels), "");
-    out.row("for clients", &count(plan.relays.for_clients), "");
-    out.row("for requests", &count(plan.relays.for_requests), "");
+    let of = |name: &str| number_of(plan, name);
+    out.title("Relays needed, for all together");
+    let needed = &plan.relays;
+    out.row(
+        "for tunnels",
+        &count(needed.for_tunnels),
+        &of("relays.tunnels"),
+    );
+    out.row(
+        "for clients",
+        &count(needed.for_clients),
+        &of("relays.clients"),
+    );
+    let requests = of("relays.requests_per_second");
+    out.row("for requests", &count(needed.for_requests), &requests);
     out.row("relays", &count(plan.relays.relays), "");
 }
 
@@ -125,8 +161,16 @@ fn budgets(out: &mut Lines, plan: &Plan) {
         let note = row.measured_p95_ms.map_or_else(
             || row.notes.to_owned(),
             |ms| {
-                let verdict = verdict(row.within == Some(true));
-                format!("measured {} ms: {verdict}", three_digits(ms.get()))
+                let ms = three_digits(ms.get());
+                match (row.measured_part, row.within) {
+                    (Some(part), None) => format!("measured {ms} ms, {part}"),
+                    (Some(part), Some(within)) => {
+                        format!("measured {ms} ms, {part}: {}", verdict(within))
+                    }
+                    (None, within) => {
+                        format!("measured {ms} ms: {}", verdict(within == Some(true)))
+                    }
+                }
             },
         );
         out.row(row.component, &format!("{} ms", row.budget_ms), &note);
@@ -145,7 +189,8 @@ fn budgets(out: &mut Lines, plan: &Plan) {
     out.row("total", &total, &estimate);
     out.title("Memory budget");
     for row in &plan.memory_budget.rows {
-        out.size(&row.component, row.budget_bytes);
+        let note = row.now.map_or_else(String::new, now);
+        out.row(&row.component, &round_bytes(row.budget_bytes.0), &note);
     }
     if plan.memory_budget.fits() {
         out.size("Headroom", plan.memory_budget.headroom_bytes);
@@ -156,7 +201,30 @@ fn budgets(out: &mut Lines, plan: &Plan) {
             "over the limit",
         );
     }
-    out.size("limit", plan.memory_budget.limit_bytes);
+    let budget = &plan.memory_budget;
+    let in_ram = match (budget.resident_bytes, budget.above_base_bytes) {
+        (Some(all), Some(above)) => format!(
+            "in RAM {}, {} above the base",
+            round_bytes(all.0),
+            round_bytes(above.0)
+        ),
+        _ => String::new(),
+    };
+    out.row("limit", &round_bytes(budget.limit_bytes.0), &in_ram);
+}
+
+/// What is known of a row of the memory budget.
+fn now(known: BudgetNow) -> String {
+    match known {
+        BudgetNow::Measured { bytes } => format!("measured {}", round_bytes(bytes.0)),
+        BudgetNow::Derived { in_use, bytes } => {
+            let planned = round_bytes(bytes.0);
+            format!("{} in use, by the plan {planned}", count(in_use))
+        }
+        BudgetNow::Configured { bytes } => {
+            format!("configured {} at most", round_bytes(bytes.0))
+        }
+    }
 }
 
 fn verdict(within: bool) -> &'static str {
@@ -187,6 +255,10 @@ fn of_limit(row: &ThresholdRow) -> String {
             format!("{used_of} ({share}): {}", level.shown())
         }
         (_, Some(limit), _) => format!("of {}, not measured", row.metric.amount(limit)),
+        // A daemon has no tunnels but its own, and no buffer.
+        _ if matches!(row.metric, Metric::Tunnels | Metric::BufferSize) => {
+            "the relay's: `betcode-relay budget`".into()
+        }
         _ => "not measured".into(),
     }
 }
@@ -195,7 +267,17 @@ fn bandwidth(out: &mut Lines, plan: &Plan) {
     out.title("Bandwidth");
     let rate = |size: ByteCount| format!("{}/s", round_bytes(size.0));
     for row in &plan.bandwidth.rows {
-        let note = format!("{} at {}", count(row.streams), row.rate);
+        let measured = match row.measured_bytes_per_second {
+            Some(bytes) if row.traffic == Traffic::IdleKeepalive => {
+                format!(
+                    ", measured {}/min",
+                    round_bytes((bytes * 60.0).round() as u64)
+                )
+            }
+            Some(bytes) => format!(", measured {}/s", round_bytes(bytes.round() as u64)),
+            None => String::new(),
+        };
+        let note = format!("{} at {}{measured}", count(row.streams), row.rate);
         out.row(row.name, &rate(row.bytes_per_second), &note);
     }
     out.row(
@@ -215,7 +297,7 @@ fn inputs(out: &mut Lines, plan: &Plan) {
         };
         let mark = match row.source {
             Source::PlanDefault | Source::PlanExample => "",
-            Source::Given | Source::Measured => " *",
+            Source::Given | Source::Measured | Source::Derived => " *",
         };
         let line = format!(
             "  {} {value:>14}  {}{mark}",
@@ -239,7 +321,7 @@ fn plain(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::planner::{Measured, MetricSample, PlanInputs};
+    use crate::capacity::planner::{Measured, MemoryNow, MetricSample, PlanInputs};
     use crate::capacity::quantity::Amount;
 
     #[test]
@@ -251,6 +333,15 @@ mod tests {
         let mut measured = Measured {
             footprint: Some(Amount(0.1)),
             latency_p95_ms: Vec::new(),
+            traffic: Vec::new(),
+            memory: Some(MemoryNow {
+                resident_bytes: 30_000_000,
+                base_bytes: 18_000_000,
+                sessions: 3,
+                clients: 2,
+                subprocesses: 1,
+                sqlite_cache_bytes: 33_554_432,
+            }),
             samples: [
                 MetricSample::named("cpu", 250, 2_000, "ok"),
                 MetricSample::named("sqlite_size", 699_960_000, 1_000_000_000, "ok"),
@@ -264,6 +355,12 @@ mod tests {
         measured.take_stage("answer", 0, 99.0);
         measured.take_stage("record", 1, 41.0);
         measured.take_stage("page", 1, 7.0);
+        measured.take_stage("relay_routing", 9, 0.5);
+        measured.take_stage("relay_round_trip", 2, 12.0);
+        measured.take_traffic("idle_keepalive", Some(9.0));
+        measured.take_traffic("active_streaming", Some(88_000.0));
+        measured.take_traffic("large_file_read", None);
+        measured.take_traffic("small_talk", Some(1.0));
         let plan = Plan::compute(&inputs, &measured, Some(50)).unwrap();
         let text = text(&plan);
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -274,16 +371,27 @@ mod tests {
             "a month, compacted 528 MB to 30 % (plan), full in 1.89 months",
             "a month, compacted 176 MB to 10 % (measured), full in 5.68 months",
             "> 10-100 daemon 4 CPU, 4 GB RAM",
-            "Network RTT (2x) 80 ms 40ms one-way",
+            "Network RTT (2x) 80 ms measured 12.0 ms, daemon-relay only",
+            "Relay routing 10 ms measured 0.50 ms: within",
             "Daemon processing 50 ms measured 2.50 ms: within",
             "Subprocess overhead 40 ms measured 41.0 ms: OVER",
-            "total 200 ms estimate 154 ms: within",
+            "total 200 ms estimate 144 ms: within",
+            "Base runtime 50 MB measured 18 MB",
+            "Session state (20) 100 MB 3 in use, by the plan 15 MB",
+            "SQLite cache 100 MB configured 33.6 MB at most",
+            "limit 512 MB in RAM 30 MB, 12 MB above the base",
+            "Tunnels 70 % 90 % the relay's: `betcode-relay budget`",
+            "Idle keepalive 17 B/s 1 at 1 KB/min, measured 540 B/min",
+            "Active streaming 100 KB/s 1 at 100 KB/s, measured 88 KB/s",
+            "Large file read 1 MB/s 1 at 1 MB/s burst",
             "Sessions 80 % 95 % not measured",
             "Memory 70 % 85 % of 512 MB, not measured",
             "CPU 70 % 90 % 0.250 of 2.000 processors (12 %): ok",
             "SQLite size 70 % 90 % 700 MB of 1.00 GB (69 %): ok",
             "Headroom 112 MB",
             "relays.tunnels 26,000 given *",
+            "Relay memory, of one relay base 100 MB tunnels 250 MB for 5,000",
+            "Relays needed, for all together for tunnels 3 for 26,000",
             "storage_growth.session_hours_per_day 8 h/day plan",
         ] {
             assert!(words.contains(expected), "{expected} is missing in\n{text}");

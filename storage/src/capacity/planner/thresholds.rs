@@ -77,7 +77,11 @@ pub(super) fn thresholds(
         let configured = match metric {
             Metric::Memory => Some(inputs.memory_budget.limit_bytes.value.0),
             Metric::SqliteSize => Some(inputs.storage_growth.limit_bytes.value.0),
-            Metric::Sessions | Metric::Cpu | Metric::Tunnels | Metric::BufferSize => None,
+            Metric::Sessions
+            | Metric::Cpu
+            | Metric::Tunnels
+            | Metric::BufferSize
+            | Metric::Disk => None,
         };
         let limit = configured.or_else(|| sample.map(|sample| sample.limit));
         let level = match (sample, limit) {
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_sample_of_something_unknown_is_none() {
-        assert_eq!(MetricSample::named("disk", 1, 2, "ok"), None);
+        assert_eq!(MetricSample::named("network", 1, 2, "ok"), None);
         assert_eq!(MetricSample::named("cpu", 1, 2, "fine"), None);
     }
 }

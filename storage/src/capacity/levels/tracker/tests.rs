@@ -149,7 +149,7 @@ fn the_buffers_event_says_what_its_numbers_may_be() {
     let events = tracker.observe(Metric::BufferSize, used, limit).unwrap();
     assert_eq!(
         events[0].to_string(),
-        "the buffer (requests or bytes, whichever is nearer): 950,000,000 of 1,000,000,000 (95 %), \
+        "the buffer (requests in all or of one machine, or bytes, whichever is nearest): 950,000,000 of 1,000,000,000 (95 %), \
          critical: bring the daemons that are away back, or raise the buffer's limits"
     );
 }

@@ -1,19 +1,20 @@
-//! A histogram of latencies: lock-free to record, quantiles within a few per cent.
+//! A histogram of latencies or of rates: lock-free to record, quantiles within a few per cent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Buckets per doubling: the error of a quantile is at most 2^(1/8) - 1 = 9 %.
 const PER_DOUBLING: usize = 8;
-/// From 1 µs over 30 doublings to 18 minutes.
+/// From 1 over 30 doublings to a thousand million: of latencies in µs, 18 minutes.
 const BUCKETS: usize = PER_DOUBLING * 30;
 
-/// Latencies since the start.
+/// Latencies since the start, in microseconds; or other whole numbers in their own unit.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: Box<[AtomicU64]>,
     count: AtomicU64,
-    sum_us: AtomicU64,
+    sum: AtomicU64,
+    max: AtomicU64,
 }
 
 impl Default for Histogram {
@@ -21,7 +22,8 @@ impl Default for Histogram {
         Self {
             buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
             count: AtomicU64::new(0),
-            sum_us: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+            max: AtomicU64::new(0),
         }
     }
 }
@@ -29,15 +31,25 @@ impl Default for Histogram {
 impl Histogram {
     /// Adds one latency.
     pub fn record(&self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        let place = ((us as f64).log2() * PER_DOUBLING as f64) as usize;
+        self.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Adds one number; 0 counts as 1.
+    pub fn add(&self, value: u64) {
+        let value = value.max(1);
+        let place = ((value as f64).log2() * PER_DOUBLING as f64) as usize;
         if let Some(bucket) = self.buckets.get(place.min(BUCKETS - 1)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
+        self.max.fetch_max(value, Ordering::Relaxed);
+    }
+
+    /// The largest number; 0 when there is none.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        self.max.load(Ordering::Relaxed)
     }
 
     /// How many there are.
@@ -49,12 +61,18 @@ impl Histogram {
     /// Their sum in seconds.
     #[must_use]
     pub fn sum_seconds(&self) -> f64 {
-        self.sum_us.load(Ordering::Relaxed) as f64 / 1e6
+        self.sum.load(Ordering::Relaxed) as f64 / 1e6
     }
 
     /// The latency, in milliseconds, that a share `q` of all stays below; 0 when there is none.
     #[must_use]
     pub fn quantile_ms(&self, q: f64) -> f64 {
+        self.quantile(q) / 1000.0
+    }
+
+    /// The number that a share `q` of all stays below; 0 when there is none.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> f64 {
         let counts: Vec<u64> = self
             .buckets
             .iter()
@@ -66,7 +84,7 @@ impl Histogram {
         for (place, count) in counts.iter().enumerate() {
             seen += count;
             if *count > 0 && seen >= rank {
-                return 2f64.powf((place + 1) as f64 / PER_DOUBLING as f64) / 1000.0;
+                return 2f64.powf((place + 1) as f64 / PER_DOUBLING as f64);
             }
         }
         0.0
@@ -88,6 +106,7 @@ mod tests {
             assert!((found / expected - 1.0).abs() < 0.1, "{q}: {found}");
         }
         assert_eq!(histogram.count(), 1000);
+        assert_eq!(histogram.max(), 1_000_000, "microseconds");
     }
 
     #[test]
