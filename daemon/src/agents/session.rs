@@ -196,7 +196,7 @@ impl ConversationTask {
                 let _ = reply.send(());
             }
             Command::Recorded { last, signals } => {
-                self.core.agents.note_version(&signals);
+                self.core.agents.note_began(&signals);
                 conversation.heard(now_ms, last, signals);
             }
             Command::RecordingStalled(refusal) => conversation.recording_stalled(refusal),

@@ -34,7 +34,7 @@ use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::status::{draining, internal, invalid};
 use crate::transport::Client;
 use inbound::{forward_requests, inbound_status};
-use open::{Opened, info, open};
+use open::{Opened, directory_ignored, info, open};
 use outbound::EventSender;
 
 /// What a client is called.
@@ -157,7 +157,15 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         last_sent: Arc::new(AtomicU64::new(from)),
     };
-    let info = info(&session, opened.known, &opened.options, &place.model);
+    let mut first = vec![info(&session, opened.known, &opened.options, &place.model)];
+    if let Some(named) = &opened.ignored_directory {
+        let works_in = &opened.options.working_directory;
+        first.push(directory_ignored(
+            core.agents.status(&session),
+            works_in,
+            named,
+        ));
+    }
     let sender = EventSender {
         core,
         session: id,
@@ -169,7 +177,7 @@ async fn attach(
         times: place.times,
         subscription,
         answers,
-        page: vec![info],
+        page: first,
         _slot: slot,
     };
     Ok((sender, attached))

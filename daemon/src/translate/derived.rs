@@ -81,11 +81,28 @@ pub(super) fn of_tool_call(block: &Value) -> Option<Event> {
     }
 }
 
-/// What a tool's structured result says of plan mode: one that has a plan is that of an approved plan.
+/// What a tool's structured result says of plan mode. One that has a plan is that of an approved plan. That of
+/// `EnterPlanMode` has a message and nothing else.
 pub(super) fn of_tool_result(result: &Value) -> Option<Event> {
+    if is_plan_mode_entered(result) {
+        return Some(plan_mode(true, ""));
+    }
     let plan = object(result, "plan").as_str()?;
     let approved = result.get("isAgent")? == &Value::Bool(false);
     approved.then(|| plan_mode(false, plan))
+}
+
+fn is_plan_mode_entered(result: &Value) -> bool {
+    let is_alone = result.as_object().is_some_and(|fields| fields.len() == 1);
+    is_alone && text(result, "message").starts_with("Entered plan mode")
+}
+
+/// The mode that a tool's structured result says that the agent has from now on.
+pub(crate) fn plan_mode_of(result: &Value) -> Option<bool> {
+    match of_tool_result(result)? {
+        Event::PlanMode(change) => Some(change.active),
+        _ => None,
+    }
 }
 
 fn todo_update(todos: &Value) -> Option<Event> {

@@ -46,6 +46,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::limits::{FIRST_INIT_LINES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
+pub(crate) use derived::plan_mode_of;
 pub(crate) use fit::is_sent_whole;
 use json::{flag, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
@@ -514,7 +515,7 @@ fn user_question(request_id: &str, question: &Value) -> Event {
                 description: text(option, "description").to_owned(),
             })
             .collect(),
-        multi_select: flag(question, "multiSelect"),
+        multi_select: flag(question, "multiSelect") || flag(question, "multi_select"),
     })
 }
 
