@@ -301,3 +301,79 @@ async fn the_tools_of_the_agent_that_began_last_are_among_the_capabilities() {
     talk.idle().await;
     assert_eq!(tools(&mut client).await, ["Bash"]);
 }
+
+#[tokio::test]
+async fn what_an_agent_has_to_do_is_told_as_a_whole_wherever_a_stream_begins() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    let result = |structured: &str| {
+        printing(&format!(
+            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t","content":"x"}}]}},"uuid":"u","parent_tool_use_id":null,"tool_use_result":{structured}}}"#
+        ))
+    };
+    let created = |id: u8| {
+        result(&format!(
+            r#"{{"task":{{"id":"{id}","subject":"do {id}"}}}}"#
+        ))
+    };
+    let moved = |id: u8, to: &str| {
+        let change = format!(r#"{{"from":"pending","to":"{to}"}}"#);
+        result(&format!(
+            r#"{{"success":true,"taskId":"{id}","updatedFields":["status"],"statusChange":{change}}}"#
+        ))
+    };
+    let todo = |event: &Event| match event {
+        Event::TodoUpdate(update) => Some(update.items.clone()),
+        _ => None,
+    };
+    let said_of = |items: &[proto::TodoItem]| -> Vec<String> {
+        let one =
+            |item: &proto::TodoItem| format!("{} {}: {:?}", item.id, item.subject, item.status());
+        items.iter().map(one).collect()
+    };
+    talk.say(&[created(1), created(2), moved(1, "in_progress")].join(" "))
+        .await;
+    talk.turn_over().await;
+    talk.idle().await;
+    // One that begins here has none of these lines.
+    let mut late = Talk::open(&channel, start("s", &folder)).await;
+    talk.say(
+        &[
+            moved(1, "completed"),
+            moved(2, "deleted"),
+            moved(7, "completed"),
+        ]
+        .join(" "),
+    )
+    .await;
+    late.turn_over().await;
+    talk.turn_over().await;
+    let lists = |events: &[proto::AgentEvent]| -> Vec<Vec<String>> {
+        let lists = events
+            .iter()
+            .filter_map(|event| todo(event.event.as_ref()?));
+        lists.map(|items| said_of(&items)).collect()
+    };
+    let one = |status| format!("1 do 1: {status}");
+    let two = "2 do 2: Pending".to_owned();
+    let all = [
+        vec![one("Pending")],
+        vec![one("Pending"), two.clone()],
+        vec![one("InProgress"), two.clone()],
+        vec![one("Completed"), two],
+        vec![one("Completed")],
+    ];
+    assert_eq!(lists(&talk.told), all);
+    assert_eq!(lists(&late.told), all[3..]);
+    let replayed = resume(&channel, "s", 0).await;
+    assert_eq!(lists(&replayed), all);
+    for from in 0..replayed.last().unwrap().sequence {
+        let rest: Vec<_> = replayed
+            .iter()
+            .filter(|event| event.sequence > from)
+            .cloned()
+            .collect();
+        assert_eq!(resume(&channel, "s", from).await, rest, "{from}");
+    }
+}

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::resume::{EventStream, NextBatch, in_context};
+use super::resume::{EventStream, Lines, NextBatch, in_context};
 use super::{End, ResponseStream};
 use crate::admission::LimitGuard;
 use crate::agents::{Command, Mailbox, StreamKey};
@@ -166,6 +166,10 @@ async fn attach(
             named,
         ));
     }
+    let lines = Lines {
+        core: Arc::clone(&core),
+        session: id.clone(),
+    };
     let sender = EventSender {
         core,
         session: id,
@@ -173,6 +177,7 @@ async fn attach(
         last_sent: from,
         last_sent_shared: Arc::clone(&attached.last_sent),
         translator,
+        lines,
         mailbox,
         times: place.times,
         subscription,

@@ -5,12 +5,11 @@
 //! says a state again that has not changed, so do the events.
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{
-    AgentStatus, PlanModeChange, StatusChange, TodoItem, TodoStatus, TodoUpdate,
-};
+use betcode_schema_grpc::v1::{AgentStatus, PlanModeChange, StatusChange, TodoItem, TodoUpdate};
 use serde_json::Value;
 
 use super::json::{number, object, text};
+use super::tasks::todo_status;
 use super::{PLAN_MODE, fit};
 use crate::limits::LARGE_INPUT_VALUES_MAX;
 
@@ -129,18 +128,12 @@ fn todo_item(todo: &Value, place: usize) -> TodoItem {
         "" => place.to_string(),
         id => id.to_owned(),
     };
-    let status = match text(todo, "status") {
-        "pending" => TodoStatus::Pending,
-        "in_progress" => TodoStatus::InProgress,
-        "completed" => TodoStatus::Completed,
-        _ => TodoStatus::Unspecified,
-    };
     TodoItem {
         id,
         subject: text(todo, "content").to_owned(),
         description: String::new(),
         active_form: text(todo, "activeForm").to_owned(),
-        status: status.into(),
+        status: todo_status(text(todo, "status")).into(),
     }
 }
 
