@@ -266,6 +266,10 @@ impl Conversation {
     /// clients show one request at a time, the newest: they would never show the earlier ones again, and the
     /// agent would wait for ever. Who answers in order is told nothing twice.
     fn retell_earlier(&mut self, key: StreamKey, id: &str, sequence: Option<u64>) {
+        // A turn that is being cancelled takes its requests along.
+        if self.turn.as_ref().is_some_and(|turn| turn.cancelled) {
+            return;
+        }
         let mut earlier = match sequence {
             Some(sequence) => self.requests.events_before(sequence),
             None => Vec::new(),

@@ -53,3 +53,25 @@ fn an_agent_that_ends_at_rest_ends_no_turn() {
     talk.exited(&Exit::default());
     assert!(ends(&mut talk).is_empty());
 }
+
+#[test]
+fn who_denies_a_request_and_stops_the_turn_is_shown_no_other_again() {
+    for (decision, shown) in [
+        (PermissionDecision::Deny, 1),
+        (PermissionDecision::DenyWithInterrupt, 0),
+    ] {
+        let mut talk = in_turn();
+        talk.seen(0, 2, ask("a"));
+        talk.seen(0, 3, ask("b"));
+        talk.take_effects();
+        talk.replied(0, 1, 3, decide("b", decision));
+        let effects = talk.take_effects().into_iter();
+        let again = effects.filter(|effect| {
+            matches!(
+                effect,
+                Effect::Tell(Recipients::One(1), _, Event::PermissionRequest(_))
+            )
+        });
+        assert_eq!(again.count(), shown, "{decision:?}");
+    }
+}
