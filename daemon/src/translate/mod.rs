@@ -435,9 +435,10 @@ pub(crate) fn task_changes(bytes: &[u8]) -> Vec<TaskChange> {
         return Vec::new();
     }
     match read(&readable(bytes)) {
-        Objects { objects, ending } if ending == Ending::Whole => {
-            objects.iter().filter_map(task_change).collect()
-        }
+        Objects {
+            objects,
+            ending: Ending::Whole,
+        } => objects.iter().filter_map(task_change).collect(),
         _ => Vec::new(),
     }
 }

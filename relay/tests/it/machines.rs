@@ -60,7 +60,7 @@ async fn a_token_lists_its_machines_and_says_which_are_there() {
         (list(Offline, 0, 1), &all[2..], 2),
     ] {
         for machine in [None, Some("away"), Some("never heard of")] {
-            let asked = with(request.clone(), &token, machine);
+            let asked = with(request, &token, machine);
             assert_eq!(listed(&mut client, asked).await, (named(machines), total));
         }
     }
@@ -92,7 +92,7 @@ async fn who_has_no_token_learns_nothing_and_who_has_one_changes_nothing() {
     let relay = Running::start(&folder, (0, 0), &[]);
     let mut client = MachineServiceClient::new(channel(&relay, &folder.file("authority.pem")));
     let message = proto::ListMachinesRequest::default();
-    let refused = client.list_machines(message.clone()).await.unwrap_err();
+    let refused = client.list_machines(message).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     let reason = refused.get_details_error_info().unwrap().reason;
     assert_eq!(reason, "TOKEN_MISSING");
