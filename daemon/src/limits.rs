@@ -196,6 +196,8 @@ pub const TRANSLATE_OBJECTS_PER_LINE_MAX: usize = 64;
 /// Nesting of values that are handed on as `google.protobuf.Struct`: each takes three messages, and
 /// readers of protobuf take 100 within each other.
 pub const STRUCT_DEPTH_MAX: usize = 30;
+/// Bytes of a tool call's description that is made from what the tool is given.
+pub const DESCRIPTION_BYTES_MAX: usize = 160;
 /// Bytes of an event's text, and of a tool's input: clients take 4 MiB for a message. A longer text is sent in
 /// parts.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -249,6 +251,8 @@ pub const OPEN_REQUESTS_MAX: usize = 64;
 pub const EARLY_ANSWER_MS_MAX: u64 = 1_000;
 /// Tool calls of an agent that are known to be under way, and that are looked for on one line.
 pub const TOOL_CALLS_MAX: usize = 64;
+/// Names of an agent's tools that are told to clients.
+pub const AGENT_TOOLS_MAX: usize = 512;
 /// Grants of a session.
 pub const GRANTS_MAX: usize = 256;
 /// Bytes of a tool's name in a grant or a list of tools, and of a model's.

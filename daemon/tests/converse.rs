@@ -147,15 +147,6 @@ async fn a_session_goes_on_where_it_was_with_its_model_and_directory() {
         .await;
     let list = list.unwrap().into_inner();
     assert_eq!(list.sessions[0].name, "named");
-    // Elsewhere it does not work.
-    let elsewhere = proto::StartConversation {
-        session_id: "s".into(),
-        working_directory: "/".into(),
-        ..proto::StartConversation::default()
-    };
-    let mut talk = Talk::silent(&channel).await;
-    talk.ask(Asked::Start(elsewhere)).await;
-    assert_eq!(talk.ended().await.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]

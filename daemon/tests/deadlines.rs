@@ -12,6 +12,7 @@ mod held;
 mod raw;
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::{
@@ -161,17 +162,39 @@ async fn a_stream_whose_client_reads_nothing_holds_nothing_after_its_deadline() 
     assert_eq!(raw.status().await, Code::DeadlineExceeded);
 }
 
+/// How many tasks and connections hold the daemon's parts, at rest.
+async fn holders(served: &Served) -> usize {
+    let mut fewest = usize::MAX;
+    for _ in 0..20 {
+        fewest = fewest.min(Arc::strong_count(served.daemon.core()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    fewest
+}
+
 #[tokio::test]
 async fn an_append_stream_whose_client_reads_no_answers_ends_at_its_deadline() {
     let served = serve(&[]).await;
     let path = "/betcode.history.v1.HistoryService/Append";
     let socket = &served.settings.socket;
-    let mut raw = Raw::begin_with_window(socket, path, Some("1S"), 1_000).await;
+    let mut raw = Raw::begin_with_window(socket, path, Some("4S"), 1_000).await;
     // More than the answers that fit the window, the transport and the queue of answers.
     let request = framed(&batch("s", &[""]).encode_to_vec());
     let requests = request.repeat(5_000);
     raw.body.send_data(requests.into(), false).unwrap();
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let mut client = served.history().await;
+    let mut recorded = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = read_all(&mut client, "s", 1).await.unwrap().len();
+        if std::mem::replace(&mut recorded, now) == now {
+            break;
+        }
+    }
+    assert!(recorded < 5_000, "{recorded} answers fit");
+    let with_stream = holders(&served).await;
+    // Nothing is read, and the stream is gone all the same.
+    eventually(async || holders(&served).await < with_stream).await;
     assert_eq!(raw.status().await, Code::DeadlineExceeded);
 }
 

@@ -11,35 +11,18 @@ mod support;
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_event::Event;
 use support::read_all;
-use support::talk::{Talk, said, serve, start};
-
-/// A word of a prompt: the agent prints this line.
-fn print(line: &str) -> String {
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut word = "print:".to_owned();
-    for three in line.as_bytes().chunks(3) {
-        let bits = three
-            .iter()
-            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte))
-            << (8 * (3 - three.len()));
-        for at in 0..4 {
-            let digit = alphabet[bits >> (18 - 6 * at) & 63];
-            word.push(if at <= three.len() { digit.into() } else { '=' });
-        }
-    }
-    word
-}
+use support::talk::{Talk, printing, said, serve, start};
 
 fn delta(text: &str) -> String {
     let delta = format!(r#"{{"type":"text_delta","text":"{text}"}}"#);
     let event = format!(r#"{{"type":"content_block_delta","index":0,"delta":{delta}}}"#);
-    print(&format!(r#"{{"type":"stream_event","event":{event}}}"#))
+    printing(&format!(r#"{{"type":"stream_event","event":{event}}}"#))
 }
 
 fn ask(id: &str, input: &str) -> String {
     let request = format!(r#"{{"subtype":"can_use_tool","tool_name":"Bash","input":{input}}}"#);
     let line = format!(r#"{{"type":"control_request","request_id":"{id}","request":{request}}}"#);
-    format!("{} await:{id}", print(&line))
+    format!("{} await:{id}", printing(&line))
 }
 
 #[tokio::test]
@@ -47,7 +30,7 @@ async fn text_that_was_cut_within_a_character_is_told_and_so_is_the_end_of_its_t
     let (served, folder) = serve(&[]).await;
     let mut talk = Talk::open(&served.channel().await, start("s", &folder)).await;
     let result = r#"{"type":"result","subtype":"success","stop_reason":"cut","result":"a\ud83d"}"#;
-    let words = [delta(r"a\ud83d"), delta(r"\ude00b"), print(result)];
+    let words = [delta(r"a\ud83d"), delta(r"\ude00b"), printing(result)];
     talk.say(&words.join(" ")).await;
     assert_eq!(talk.turn_over().await, "cut");
     assert_eq!(said(&talk.told), "a\u{fffd}\u{fffd}b");
@@ -96,7 +79,7 @@ async fn a_result_whose_other_fields_are_odd_ends_its_turn() {
         ("object", r#""request_id":{},"subtype":"odd""#),
     ] {
         let mut talk = Talk::open(&channel, start(session, &folder)).await;
-        let result = print(&format!(r#"{{"type":"result",{fields}}}"#));
+        let result = printing(&format!(r#"{{"type":"result",{fields}}}"#));
         talk.say(&format!("{result} hang")).await;
         assert_eq!(talk.turn_over().await, "odd");
         talk.idle().await;

@@ -1,10 +1,17 @@
-//! The relay's own services: health, and reflection of it.
+//! The relay's own services: health, its callers' machines, and reflection of both.
 
+use std::sync::Arc;
+
+use betcode_schema_grpc::v1::machine_service_server::{self, MachineServiceServer};
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server;
 use tonic_health::server::HealthReporter;
 
-/// The services that answer calls which name no machine.
+use crate::router::Machines;
+use crate::tunnel::Table;
+
+/// The services that answer calls of the relay's own.
 pub struct RelayServices {
     reporter: HealthReporter,
     routes: Routes,
@@ -14,17 +21,21 @@ pub struct RelayServices {
 pub const ROUTER_HEALTH: &str = "betcode.relay.v1.Router";
 
 impl RelayServices {
-    /// The services, reporting that the relay serves.
-    pub async fn new(reflection: bool) -> Self {
+    /// The services, reporting that the relay serves; of machines, those that have a tunnel here are online.
+    pub async fn new(reflection: bool, table: Arc<Table>) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter
             .set_service_status(ROUTER_HEALTH, ServingStatus::Serving)
             .await;
         let mut routes = Routes::new(health);
+        routes = routes.add_service(MachineServiceServer::new(Machines { table }));
         if reflection {
             let described = || {
                 tonic_reflection::server::Builder::configure()
                     .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                    .register_encoded_file_descriptor_set(betcode_schema_grpc::DESCRIPTORS)
+                    .with_service_name(health_server::SERVICE_NAME)
+                    .with_service_name(machine_service_server::SERVICE_NAME)
             };
             match (described().build_v1(), described().build_v1alpha()) {
                 (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),

@@ -104,7 +104,7 @@ impl Relay {
         let live = Arc::new(LiveTokens::default());
         let in_force = RevocationList::load(state.clone(), table.clone(), live.clone())?;
         let metrics = Arc::new(Metrics::default());
-        let own = RelayServices::new(settings.reflection).await;
+        let own = RelayServices::new(settings.reflection, table.clone()).await;
         let shared = Shared {
             table,
             buffer,

@@ -63,9 +63,18 @@ pub struct Agents {
     streams: AtomicU64,
     /// The last number given to an agent that became idle.
     idle_numbers: AtomicU64,
-    /// The version that the agent which began last said of itself.
-    version: Mutex<Option<String>>,
+    /// What the agent which began last said of itself.
+    last_began: Mutex<AgentInfo>,
     tasks: TaskTracker,
+}
+
+/// What an agent says of itself when it begins.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AgentInfo {
+    /// Its version, if it has said one.
+    pub(crate) version: Option<String>,
+    /// The tools that it has.
+    pub(crate) tools: Vec<String>,
 }
 
 /// How a conversation is reached.
@@ -185,22 +194,28 @@ impl Agents {
         })
     }
 
-    /// Notes the version that an agent says of itself when it begins.
-    fn note_version(&self, signals: &[(u64, AgentSignal)]) {
+    /// Notes what an agent says of itself when it begins.
+    fn note_began(&self, signals: &[(u64, AgentSignal)]) {
         for (_, signal) in signals {
-            if let AgentSignal::Began { version, .. } = signal
-                && (1..=TOOL_NAME_BYTES_MAX).contains(&version.len())
-            {
-                *self.version.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(version.clone());
+            if let AgentSignal::Began { version, tools, .. } = signal {
+                let mut last = self.lock_last_began();
+                if (1..=TOOL_NAME_BYTES_MAX).contains(&version.len()) {
+                    last.version = Some(version.clone());
+                }
+                last.tools.clone_from(tools);
             }
         }
     }
 
-    /// The version of the agent that began last in this daemon, if any said.
-    pub(crate) fn version(&self) -> Option<String> {
-        let version = self.version.lock();
-        version.unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the agent that began last in this daemon said of itself.
+    pub(crate) fn last_began(&self) -> AgentInfo {
+        self.lock_last_began().clone()
+    }
+
+    fn lock_last_began(&self) -> MutexGuard<'_, AgentInfo> {
+        // Plain data, valid after every statement.
+        let last = self.last_began.lock();
+        last.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Conversations in memory.

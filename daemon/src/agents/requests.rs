@@ -48,6 +48,25 @@ impl Open {
         is_sent_whole(&value_of(&readable(self.ask.input.as_bytes())))
     }
 
+    /// What is still asked.
+    fn events(&self) -> Vec<Event> {
+        let asked = translate::asked(&value_of(&readable(self.ask.object.as_bytes())));
+        let unanswered = asked.into_iter().filter(|event| !self.has_answer(event));
+        unanswered.collect()
+    }
+
+    /// What is still asked before the last question that has an answer.
+    fn skipped(&self) -> Vec<Event> {
+        let asked = translate::asked(&value_of(&readable(self.ask.object.as_bytes())));
+        let last = asked.iter().rposition(|event| self.has_answer(event));
+        let before = asked.into_iter().take(last.unwrap_or_default());
+        before.filter(|event| !self.has_answer(event)).collect()
+    }
+
+    fn has_answer(&self, event: &Event) -> bool {
+        matches!(event, Event::UserQuestion(ask) if self.answers.contains_key(&ask.question))
+    }
+
     fn input(&self) -> Map<String, Value> {
         match value_of(&readable(self.ask.input.as_bytes())) {
             Value::Object(fields) => fields,
@@ -180,16 +199,42 @@ impl Requests {
         self.position(request_id).is_some()
     }
 
+    /// The line that brought an open request.
+    pub(crate) fn sequence_of(&self, request_id: &str) -> Option<u64> {
+        let open = self.open.get(self.position(request_id)?)?;
+        Some(open.sequence)
+    }
+
     /// Open requests from lines up to `sequence`, as events.
     pub(crate) fn events_up_to(&self, sequence: u64) -> Vec<Event> {
-        let open = self.open.iter().filter(|open| open.sequence <= sequence);
-        open.flat_map(|open| events(&open.ask)).collect()
+        self.events_where(|open| open.sequence <= sequence)
+    }
+
+    /// Open requests from lines before `sequence`, as events.
+    pub(crate) fn events_before(&self, sequence: u64) -> Vec<Event> {
+        self.events_where(|open| open.sequence < sequence)
     }
 
     /// The open requests of one line, as events.
     pub(crate) fn events_of(&self, sequence: u64) -> Vec<Event> {
-        let open = self.open.iter().filter(|open| open.sequence == sequence);
-        open.flat_map(|open| events(&open.ask)).collect()
+        self.events_where(|open| open.sequence == sequence)
+    }
+
+    /// A request, if it is open, as events.
+    pub(crate) fn events_of_request(&self, request_id: &str) -> Vec<Event> {
+        self.events_where(|open| open.ask.request_id == request_id)
+    }
+
+    /// Questions of an open request that have no answer, though later ones of it have.
+    pub(crate) fn skipped_questions(&self, request_id: &str) -> Vec<Event> {
+        let open = self.open.iter();
+        let of_it = open.filter(|open| open.ask.request_id == request_id);
+        of_it.flat_map(Open::skipped).collect()
+    }
+
+    fn events_where(&self, is_wanted: impl Fn(&Open) -> bool) -> Vec<Event> {
+        let open = self.open.iter().filter(|open| is_wanted(open));
+        open.flat_map(Open::events).collect()
     }
 
     fn take(&mut self, request_id: &str) -> Option<Open> {
@@ -391,10 +436,6 @@ impl Requests {
             }
         }
     }
-}
-
-fn events(ask: &Ask) -> Vec<Event> {
-    translate::asked(&value_of(&readable(ask.object.as_bytes())))
 }
 
 #[cfg(test)]

@@ -205,7 +205,7 @@ impl ConversationTask {
             }
             Command::Recorded { last, signals } => {
                 self.heard = Some(Instant::now());
-                self.core.agents.note_version(&signals);
+                self.core.agents.note_began(&signals);
                 conversation.heard(now_ms, last, signals);
             }
             Command::RecordingStalled(refusal) => conversation.recording_stalled(refusal),

@@ -6,8 +6,10 @@ use betcode_storage::classify::json::{fields, string};
 use serde::de::{Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::limits::{TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
-use crate::translate::PLAN_MODE;
+use crate::limits::{
+    AGENT_TOOLS_MAX, TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX,
+};
+use crate::translate::{PLAN_MODE, plan_mode_of, value_of};
 
 /// Something that the conversation must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(crate) enum AgentSignal {
         plan_mode: Option<bool>,
         /// Its own version; empty when it does not say.
         version: String,
+        /// The tools that it has.
+        tools: Vec<String>,
     },
     /// It has another permission mode from now on.
     Mode {
@@ -75,8 +79,20 @@ pub(crate) fn signals_in(line: &[u8]) -> Vec<AgentSignal> {
         .map_while(Result::ok)
         .filter(|value| value.get().starts_with('{'))
         .take(TRANSLATE_OBJECTS_PER_LINE_MAX)
-        .filter_map(|object| signal_in(object.get()))
+        .flat_map(|object| {
+            let signal = signal_in(object.get());
+            let mode = matches!(signal, Some(AgentSignal::ToolsEnd(_)));
+            let mode = mode.then(|| mode_of_tool_result(object.get())).flatten();
+            signal.into_iter().chain(mode)
+        })
         .collect()
+}
+
+/// The mode that the result of a tool says: one that enters or leaves plan mode.
+fn mode_of_tool_result(object: &str) -> Option<AgentSignal> {
+    let [result] = fields(object, &["tool_use_result"])?;
+    let plan_mode = plan_mode_of(&value_of(result?.get()))?;
+    Some(AgentSignal::Mode { plan_mode })
 }
 
 fn signal_in(object: &str) -> Option<AgentSignal> {
@@ -92,6 +108,7 @@ fn signal_in(object: &str) -> Option<AgentSignal> {
         "status",
         "message",
         "parent_tool_use_id",
+        "tools",
     ];
     let [
         kind,
@@ -105,6 +122,7 @@ fn signal_in(object: &str) -> Option<AgentSignal> {
         status,
         message,
         parent,
+        tools,
     ] = fields(object, &names)?;
     let text = |value: Option<&RawValue>| value.and_then(string).unwrap_or_default().into_owned();
     let plan_mode = || mode.and_then(string).map(|mode| mode == PLAN_MODE);
@@ -114,6 +132,7 @@ fn signal_in(object: &str) -> Option<AgentSignal> {
             model: text(model),
             plan_mode: plan_mode(),
             version: text(version),
+            tools: tools.map(names_in).unwrap_or_default(),
         }),
         "system" if text(subtype) == "compact_boundary" => Some(AgentSignal::Compacts(false)),
         "assistant" if text(parent).is_empty() => {
@@ -158,6 +177,17 @@ fn of_status(status: &RawValue, plan_mode: Option<bool>) -> Option<AgentSignal> 
     }
 }
 
+/// The names in an array. Longer ones than any tool has are left out.
+fn names_in(array: &RawValue) -> Vec<String> {
+    let mut json = serde_json::Deserializer::from_str(array.get());
+    let names = json
+        .deserialize_seq(First(AGENT_TOOLS_MAX))
+        .unwrap_or_default();
+    let names = names.into_iter().filter_map(string);
+    let names = names.filter(|name| name.len() <= TOOL_NAME_BYTES_MAX);
+    names.map(std::borrow::Cow::into_owned).collect()
+}
+
 /// The ids of a message's blocks of a kind. Longer ones than any agent makes are left out.
 fn ids_of_blocks(message: &RawValue, kind: &str, id: &str) -> Vec<String> {
     let Some([Some(content)]) = fields(message.get(), &["content"]) else {
@@ -165,7 +195,9 @@ fn ids_of_blocks(message: &RawValue, kind: &str, id: &str) -> Vec<String> {
     };
     let mut json = serde_json::Deserializer::from_str(content.get());
     // A content that is plain text has no blocks.
-    let blocks = json.deserialize_seq(First).unwrap_or_default();
+    let blocks = json
+        .deserialize_seq(First(TOOL_CALLS_MAX))
+        .unwrap_or_default();
     let id_of = |block: &RawValue| {
         let [found, id] = fields(block.get(), &["type", id])?;
         let is_wanted = found.and_then(string)? == kind;
@@ -175,8 +207,8 @@ fn ids_of_blocks(message: &RawValue, kind: &str, id: &str) -> Vec<String> {
     blocks.into_iter().filter_map(id_of).collect()
 }
 
-/// The first [`TOOL_CALLS_MAX`] elements of an array, which may have millions.
-struct First;
+/// The first elements of an array, at most so many: it may have millions.
+struct First(usize);
 
 impl<'de> Visitor<'de> for First {
     type Value = Vec<&'de RawValue>;
@@ -187,7 +219,7 @@ impl<'de> Visitor<'de> for First {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
         let mut first = Vec::new();
-        while first.len() < TOOL_CALLS_MAX
+        while first.len() < self.0
             && let Some(item) = items.next_element()?
         {
             first.push(item);
@@ -230,6 +262,49 @@ mod tests {
         assert_eq!(signals_in(status), [AgentSignal::Mode { plan_mode: false }]);
         let other = br#"{"type":"system","subtype":"status","status":"requesting"}"#;
         assert!(signals_in(other).is_empty());
+        let result = |structured: &str| {
+            let line = format!(
+                r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t"}}]}},"tool_use_result":{structured}}}"#
+            );
+            let mut signals = signals_in(line.as_bytes());
+            assert_eq!(
+                signals.remove(0),
+                AgentSignal::ToolsEnd(vec!["t".to_owned()])
+            );
+            signals
+        };
+        for (structured, plan_mode) in [
+            (r#"{"message":"Entered plan mode. Explore."}"#, true),
+            (r#"{"plan":"do","isAgent":false,"filePath":"/p"}"#, false),
+        ] {
+            assert_eq!(result(structured), [AgentSignal::Mode { plan_mode }]);
+        }
+        for other in [
+            r#""Entered plan mode""#,
+            r#"{"message":"Entered plan mode","stdout":"x"}"#,
+            r#"{"message":"Done"}"#,
+        ] {
+            assert!(result(other).is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_tools_of_an_agent_are_known_within_bounds() {
+        let long = "x".repeat(TOOL_NAME_BYTES_MAX + 1);
+        let names = |names: &str| {
+            let line = format!(r#"{{"type":"system","subtype":"init","tools":{names}}}"#);
+            match signals_in(line.as_bytes()).remove(0) {
+                AgentSignal::Began { tools, .. } => tools,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            names(&format!(r#"["Bash",7,"{long}","Read"]"#)),
+            ["Bash", "Read"]
+        );
+        assert!(names("7").is_empty());
+        let many = format!("[{}]", vec![r#""x""#; 2 * AGENT_TOOLS_MAX].join(","));
+        assert_eq!(names(&many).len(), AGENT_TOOLS_MAX);
     }
 
     #[test]
@@ -287,6 +362,7 @@ mod tests {
                     model: "m".to_owned(),
                     plan_mode: None,
                     version: String::new(),
+                    tools: Vec::new(),
                 },
                 AgentSignal::TurnOver
             ]

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::resume::{EventStream, NextBatch, in_context};
+use super::resume::{EventStream, Lines, NextBatch, in_context};
 use super::{End, ResponseStream};
 use crate::admission::LimitGuard;
 use crate::agents::{Command, Mailbox, StreamKey};
@@ -35,7 +35,7 @@ use crate::observe::traffic::StreamMeter;
 use crate::status::{draining, internal, invalid};
 use crate::transport::Client;
 use inbound::{forward_requests, inbound_status};
-use open::{Opened, info, open};
+use open::{Opened, directory_ignored, info, open};
 use outbound::EventSender;
 
 /// What a client is called.
@@ -158,7 +158,19 @@ async fn attach(
         mailbox: Arc::clone(&mailbox),
         last_sent: Arc::new(AtomicU64::new(from)),
     };
-    let info = info(&session, opened.known, &opened.options, &place.model);
+    let mut first = vec![info(&session, opened.known, &opened.options, &place.model)];
+    if let Some(named) = &opened.ignored_directory {
+        let works_in = &opened.options.working_directory;
+        first.push(directory_ignored(
+            core.agents.status(&session),
+            works_in,
+            named,
+        ));
+    }
+    let lines = Lines {
+        core: Arc::clone(&core),
+        session: id.clone(),
+    };
     let traffic = &core.metrics.traffic;
     let live = StreamMeter::new(&traffic.live);
     let caught_up = StreamMeter::new(&traffic.replayed);
@@ -169,11 +181,12 @@ async fn attach(
         last_sent: from,
         last_sent_shared: Arc::clone(&attached.last_sent),
         translator,
+        lines,
         mailbox,
         times: place.times,
         subscription,
         answers,
-        page: vec![info],
+        page: first,
         live,
         caught_up,
         _slot: slot,

@@ -23,7 +23,7 @@ use crate::long_lines::LongLinePermit;
 use crate::observe::traffic::StreamMeter;
 use crate::reading::{Page, Pages, together};
 use crate::status::{from_store, out_of_range};
-use crate::translate::{Line, Matters, Translator};
+use crate::translate::{Line, Matters, TaskChange, Translator, task_changes};
 
 pub(super) async fn resume(
     core: Arc<Core>,
@@ -41,6 +41,10 @@ pub(super) async fn resume(
         return Err(out_of_range(message));
     }
     let (store, id) = (core.store.clone(), session.clone());
+    let lines = Lines {
+        core: Arc::clone(&core),
+        session: session.clone(),
+    };
     let ready = core
         .blocking
         .read(move || in_context(&store, &id, after))
@@ -51,7 +55,7 @@ pub(super) async fn resume(
     let pages = opened.map_err(|error| from_store(&error))?;
     let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     let meter = StreamMeter::new(&core.metrics.traffic.replayed);
-    tokio::spawn(async move { pump(pages, translator, meter, &sender).await });
+    tokio::spawn(async move { pump(pages, lines, translator, meter, &sender).await });
     // Events of some lines come out together: those of one line share a transport frame.
     Ok(Box::pin(EventStream::of(ReceiverStream::new(receiver))))
 }
@@ -110,8 +114,31 @@ impl Stream for EventStream {
     }
 }
 
+/// The lines of a session, for what stands before others.
+#[derive(Clone)]
+pub(super) struct Lines {
+    pub(super) core: Arc<Core>,
+    pub(super) session: SessionId,
+}
+
+impl Lines {
+    /// Tells a translator the things to do before a line, if it needs them for that line.
+    pub(super) async fn tell_tasks(&self, translator: &mut Translator, message: &Message) {
+        if !translator.lacks_tasks(&message.payload) {
+            return;
+        }
+        let (store, session) = (self.core.store.clone(), self.session.clone());
+        let before = message.sequence.saturating_sub(1);
+        let look = move || tasks_up_to(&store, &session, before);
+        // What cannot be read hides the list, not the events of the line.
+        let found = self.core.blocking.read(look).await;
+        translator.begin_tasks(found.unwrap_or_default());
+    }
+}
+
 async fn pump(
     mut pages: Pages,
+    lines: Lines,
     mut translator: Translator,
     mut meter: StreamMeter,
     sender: &mpsc::Sender<NextBatch>,
@@ -126,9 +153,10 @@ async fn pump(
                 return;
             }
         };
-        for lines in together(&messages) {
+        for messages in together(&messages) {
             let mut events = Vec::new();
-            for message in lines {
+            for message in messages {
+                lines.tell_tasks(&mut translator, message).await;
                 events.extend(translator.translate(line(message)));
             }
             if events.is_empty() {
@@ -138,7 +166,7 @@ async fn pump(
             if pages.hand_to(sender, Ok(batch)).await.is_err() {
                 return;
             }
-            meter.add(payload_bytes(lines));
+            meter.add(payload_bytes(messages));
         }
         if sender.is_closed() {
             return;
@@ -161,6 +189,8 @@ pub(super) fn in_context(store: &Store, session: &SessionId, after: u64) -> Resu
     for message in context(store, session, after, TRANSLATE_CONTEXT_BYTES_MAX)? {
         translator.translate(line(&message));
     }
+    // Of what the agent has to do, these lines have parts.
+    translator.forget_tasks();
     Ok(translator)
 }
 
@@ -251,6 +281,43 @@ fn context(
     let lines = parts.into_iter().rev().flatten();
     let chosen = lines.filter(|(matters, _)| choice.takes(*matters));
     Ok(chosen.map(|(_, message)| message).collect())
+}
+
+/// What the lines up to `last` say of things to do, from the last beginning of a list on; nothing if that is not among
+/// the last [`TRANSLATE_CONTEXT_LINES_MAX`] lines and [`TRANSLATE_CONTEXT_BYTES_MAX`] bytes.
+fn tasks_up_to(store: &Store, session: &SessionId, last: u64) -> Result<Vec<TaskChange>> {
+    // The newest part first.
+    let mut parts = Vec::new();
+    let mut first = last + 1;
+    let oldest = first.saturating_sub(TRANSLATE_CONTEXT_LINES_MAX).max(1);
+    let (mut step, mut left) = (64, TRANSLATE_CONTEXT_BYTES_MAX);
+    while first > oldest {
+        let from = first.saturating_sub(step).max(oldest);
+        let range = ReadRange {
+            to: Some(first - 1),
+            ..ReadRange::from(from)
+        };
+        let (mut changes, mut begins) = (Vec::new(), false);
+        // Damage hides what was done in it.
+        for message in store.read(session, range)?.filter_map(Result::ok) {
+            left = match left.checked_sub(message.payload.len()) {
+                Some(left) => left,
+                None => return Ok(Vec::new()),
+            };
+            for change in task_changes(&message.payload) {
+                if change.begins() {
+                    (begins, changes) = (true, Vec::new());
+                }
+                changes.push(change);
+            }
+        }
+        parts.push(changes);
+        if begins {
+            return Ok(parts.into_iter().rev().flatten().collect());
+        }
+        (first, step) = (from, step * 4);
+    }
+    Ok(Vec::new())
 }
 
 /// Context from one part of a session.
@@ -350,7 +417,7 @@ mod tests {
     }
 
     /// Values that lines are made of: those that change what is known, and those that tell it.
-    const VALUES: [&str; 13] = [
+    const VALUES: [&str; 17] = [
         r#"{"type":"rate_limit_event"}"#,
         r#"{"type":"result","subtype":"success","result":"/x is not known"}"#,
         r#"{"type":"assistant","message":{"id":"o","content":[{"type":"text","text":"/x is not known"}]}}"#,
@@ -364,6 +431,10 @@ mod tests {
         r#"{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"xy"}]}}"#,
         r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":"r"}]}}"#,
         r#"{"type":"result","subtype":"success"}"#,
+        r#"{"type":"user","message":{"content":[{"type":"tool_result"}]},"tool_use_result":{"task":{"id":"1","subject":"a"}}}"#,
+        r#"{"type":"user","message":{"content":[{"type":"tool_result"}]},"tool_use_result":{"task":{"id":"2","subject":"b"}}}"#,
+        r#"{"type":"user","message":{"content":[{"type":"tool_result"}]},"toolUseResult":{"success":true,"taskId":"1","statusChange":{"to":"completed"}}}"#,
+        r#"{"type":"user","message":{"content":[{"type":"tool_result"}]},"toolUseResult":{"success":true,"taskId":"2","statusChange":{"to":"deleted"}}}"#,
     ];
     const ENDS: [&str; 5] = ["", "", "", r#"{"type":"ass"#, r#""}]}}"#];
 
@@ -378,8 +449,17 @@ mod tests {
         prop::collection::vec(prop_oneof![line, plain], 1..100)
     }
 
-    fn events(translator: &mut Translator, lines: &[String], after: usize) -> Vec<AgentEvent> {
+    fn events(
+        store: &Store,
+        translator: &mut Translator,
+        lines: &[String],
+        after: usize,
+    ) -> Vec<AgentEvent> {
+        let session = SessionId::new("s").unwrap();
         let events = lines.iter().enumerate().skip(after).map(|(at, bytes)| {
+            if translator.lacks_tasks(bytes.as_bytes()) {
+                translator.begin_tasks(tasks_up_to(store, &session, at as u64).unwrap());
+            }
             translator.translate(Line {
                 sequence: at as u64 + 1,
                 received_ms: 0,
@@ -387,6 +467,31 @@ mod tests {
             })
         });
         events.flatten().collect()
+    }
+
+    #[test]
+    fn things_to_do_are_looked_for_within_a_bound() {
+        let create = VALUES[13].to_owned();
+        let found = |before: Vec<String>| {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&folder.path().join("db"), StoreOptions::default()).unwrap();
+            let session = SessionId::new("s").unwrap();
+            let lines = [vec![create.clone()], before].concat();
+            for lines in lines.chunks(1000) {
+                let payloads = lines.iter().cloned().map(Bytes::from).collect();
+                store.append(Batch::new(session.clone(), payloads)).unwrap();
+            }
+            tasks_up_to(&store, &session, lines.len() as u64)
+                .unwrap()
+                .len()
+        };
+        assert_eq!(found(vec![VALUES[14].to_owned(); 2]), 3);
+        assert_eq!(found(vec![tool_result(100); 3000]), 1);
+        assert_eq!(found(vec![tool_result(1 << 20); 17]), 0);
+        assert_eq!(
+            found(vec![String::new(); TRANSLATE_CONTEXT_LINES_MAX as usize]),
+            0
+        );
     }
 
     proptest! {
@@ -399,10 +504,10 @@ mod tests {
             let session = SessionId::new("s").unwrap();
             let payloads = lines.iter().cloned().map(Bytes::from).collect();
             store.append(Batch::new(session.clone(), payloads)).unwrap();
-            let all = events(&mut Translator::new("s"), &lines, 0);
+            let all = events(&store, &mut Translator::new("s"), &lines, 0);
             for after in 0..=lines.len() {
                 let mut resumed = in_context(&store, &session, after as u64).unwrap();
-                let sent = events(&mut resumed, &lines, after);
+                let sent = events(&store, &mut resumed, &lines, after);
                 let rest = all.iter().filter(|event| event.sequence > after as u64);
                 prop_assert_eq!(sent, rest.cloned().collect::<Vec<_>>(), "after {}", after);
             }

@@ -47,7 +47,8 @@ impl VersionService for Version {
             claude_code: self
                 .0
                 .agents
-                .version()
+                .last_began()
+                .version
                 .map(|version| proto::ClaudeCodeInfo {
                     version,
                     ..proto::ClaudeCodeInfo::default()
@@ -74,6 +75,8 @@ impl VersionService for Version {
                 .collect(),
             capabilities: Some(proto::CapabilitySet {
                 streaming_supported: true,
+                // As with the version: those of the agent that began last.
+                available_tools: self.0.agents.last_began().tools,
                 max_message_size: u32::try_from(message_bytes_max).unwrap_or(u32::MAX),
                 ..proto::CapabilitySet::default()
             }),

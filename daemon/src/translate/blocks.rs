@@ -5,6 +5,7 @@ use betcode_schema_grpc::v1::{TextDelta, ToolCallResult, UserInput};
 use serde_json::Value;
 
 use super::json::{flag, narrow, object, text};
+use super::tasks::TaskChange;
 use super::{derived, is_prompt, parent};
 
 /// The blocks of a content; a content that is plain text is one text block.
@@ -29,12 +30,7 @@ pub(super) fn any_text(content: &Value, is_wanted: impl Fn(&str) -> bool) -> boo
 /// A `user` line: results of tools, fed back to the agent, or a prompt.
 pub(super) fn user(value: &Value) -> Vec<Event> {
     let blocks = of(object(object(value, "message"), "content"));
-    let results = blocks.iter().filter(|b| text(b, "type") == "tool_result");
-    // It is of the line, which mostly has one block, and says not of which.
-    let structured = match results.count() {
-        1 => structured_result(value),
-        _ => &Value::Null,
-    };
+    let structured = structured_result_of(value, &blocks);
     let events = blocks.iter().filter_map(|block| match text(block, "type") {
         "tool_result" => Some(Event::ToolCallResult(ToolCallResult {
             tool_id: text(block, "tool_use_id").to_owned(),
@@ -111,6 +107,25 @@ pub(super) fn command_output(text: &str) -> Option<Event> {
 fn user_input(content: &str) -> Event {
     let content = content.to_owned();
     Event::UserInput(UserInput { content })
+}
+
+/// The result of a line with one result, as the agent has it itself. It is of the line, which mostly has one, and says
+/// not of which.
+fn structured_result_of<'a>(value: &'a Value, blocks: &[Value]) -> &'a Value {
+    let results = blocks.iter().filter(|b| text(b, "type") == "tool_result");
+    match results.count() {
+        1 => structured_result(value),
+        _ => &Value::Null,
+    }
+}
+
+/// What the result of a call of the agent's own says of a thing to do.
+pub(super) fn task_change(value: &Value) -> Option<TaskChange> {
+    // Before the blocks are copied: most results are of other calls.
+    let change = TaskChange::of(structured_result(value))?;
+    let blocks = of(object(object(value, "message"), "content"));
+    let is_its_own = parent(value).is_empty() && !structured_result_of(value, &blocks).is_null();
+    is_its_own.then_some(change)
 }
 
 /// A tool's result as the agent has it itself, printed or in a transcript.

@@ -5,12 +5,11 @@
 //! says a state again that has not changed, so do the events.
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{
-    AgentStatus, PlanModeChange, StatusChange, TodoItem, TodoStatus, TodoUpdate,
-};
+use betcode_schema_grpc::v1::{AgentStatus, PlanModeChange, StatusChange, TodoItem, TodoUpdate};
 use serde_json::Value;
 
 use super::json::{number, object, text};
+use super::tasks::todo_status;
 use super::{PLAN_MODE, fit};
 use crate::limits::LARGE_INPUT_VALUES_MAX;
 
@@ -81,11 +80,28 @@ pub(super) fn of_tool_call(block: &Value) -> Option<Event> {
     }
 }
 
-/// What a tool's structured result says of plan mode: one that has a plan is that of an approved plan.
+/// What a tool's structured result says of plan mode. One that has a plan is that of an approved plan. That of
+/// `EnterPlanMode` has a message and nothing else.
 pub(super) fn of_tool_result(result: &Value) -> Option<Event> {
+    if is_plan_mode_entered(result) {
+        return Some(plan_mode(true, ""));
+    }
     let plan = object(result, "plan").as_str()?;
     let approved = result.get("isAgent")? == &Value::Bool(false);
     approved.then(|| plan_mode(false, plan))
+}
+
+fn is_plan_mode_entered(result: &Value) -> bool {
+    let is_alone = result.as_object().is_some_and(|fields| fields.len() == 1);
+    is_alone && text(result, "message").starts_with("Entered plan mode")
+}
+
+/// The mode that a tool's structured result says that the agent has from now on.
+pub(crate) fn plan_mode_of(result: &Value) -> Option<bool> {
+    match of_tool_result(result)? {
+        Event::PlanMode(change) => Some(change.active),
+        _ => None,
+    }
 }
 
 fn todo_update(todos: &Value) -> Option<Event> {
@@ -112,18 +128,12 @@ fn todo_item(todo: &Value, place: usize) -> TodoItem {
         "" => place.to_string(),
         id => id.to_owned(),
     };
-    let status = match text(todo, "status") {
-        "pending" => TodoStatus::Pending,
-        "in_progress" => TodoStatus::InProgress,
-        "completed" => TodoStatus::Completed,
-        _ => TodoStatus::Unspecified,
-    };
     TodoItem {
         id,
         subject: text(todo, "content").to_owned(),
         description: String::new(),
         active_form: text(todo, "activeForm").to_owned(),
-        status: status.into(),
+        status: todo_status(text(todo, "status")).into(),
     }
 }
 

@@ -15,7 +15,9 @@ use prost_types::{ListValue, Struct};
 use serde_json::Value;
 
 use super::json;
-use crate::limits::{EVENT_BYTES_MAX, LARGE_INPUT_TEXT_BYTES_MAX, LARGE_INPUT_VALUES_MAX};
+use crate::limits::{
+    DESCRIPTION_BYTES_MAX, EVENT_BYTES_MAX, LARGE_INPUT_TEXT_BYTES_MAX, LARGE_INPUT_VALUES_MAX,
+};
 
 /// An event that fits, or the parts of one whose text is long.
 pub(super) fn parts(mut event: Event) -> Vec<Event> {
@@ -93,9 +95,32 @@ fn cut_each<const N: usize>(texts: [&mut String; N]) {
     }
 }
 
-/// What the agent says that a tool is used for.
+/// Fields that say most of a tool's use, for tools whose calls have no description of their own.
+const TELLING_FIELDS: [&str; 9] = [
+    "command",
+    "file_path",
+    "notebook_path",
+    "pattern",
+    "url",
+    "query",
+    "path",
+    "subject",
+    "skill",
+];
+
+/// What the agent says that a tool is used for; else what it is used on.
 pub(super) fn description(input: &Value) -> String {
     let text = json::text(input, "description");
+    if text.is_empty() {
+        let mut fields = TELLING_FIELDS.iter().map(|name| json::text(input, name));
+        let text = fields.find(|text| !text.is_empty()).unwrap_or_default();
+        let (shown, more) = text.split_at(text.floor_char_boundary(DESCRIPTION_BYTES_MAX));
+        return if more.is_empty() {
+            shown.to_owned()
+        } else {
+            format!("{shown}…")
+        };
+    }
     match text.len() <= EVENT_BYTES_MAX {
         true => text.to_owned(),
         false => cut(text),

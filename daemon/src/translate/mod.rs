@@ -19,6 +19,9 @@
 //! under way ([`Translator::matters`] finds them), and told whether the session's agent had begun before
 //! (`Translator::began_before`). So the events of a line are the same wherever a replay begins.
 //!
+//! What an agent has to do, if it keeps that by single calls, depends on all of these calls. A translator that comes
+//! to one and has not seen those before it is told of them first (`Translator::lacks_tasks`).
+//!
 //! # Lines in pieces
 //!
 //! A line that was too long for a message stands in several. The first of them ends within a value,
@@ -32,6 +35,7 @@ mod derived;
 mod fit;
 mod json;
 mod readable;
+mod tasks;
 mod turn_end;
 
 use std::collections::{HashMap, HashSet};
@@ -46,10 +50,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::limits::{FIRST_INIT_LINES_MAX, TRANSLATE_OBJECTS_PER_LINE_MAX};
+pub(crate) use derived::plan_mode_of;
 pub(crate) use fit::is_sent_whole;
 use json::{flag, object, text};
 pub(crate) use json::{from_struct, timestamp as timestamp_of, value_of};
 pub(crate) use readable::readable;
+pub(crate) use tasks::TaskChange;
+use tasks::Tasks;
 
 /// What agents call the permission mode in which they plan only.
 pub(crate) const PLAN_MODE: &str = "plan";
@@ -82,6 +89,8 @@ pub struct Translator {
     spoken: bool,
     /// What is known of the process that prints the lines.
     process: Process,
+    /// What the agent has to do, kept by single calls.
+    tasks: Tasks,
     /// Messages under way, by the tool call of the sub-agent that writes them (`""`: the agent).
     streams: HashMap<String, Streamed>,
 }
@@ -133,6 +142,7 @@ impl Translator {
             torn: false,
             spoken: false,
             process: Process::Unknown,
+            tasks: Tasks::default(),
             streams: HashMap::new(),
         }
     }
@@ -157,6 +167,24 @@ impl Translator {
     /// The line with which the session's first agent began, of those that were seen.
     pub(crate) fn began(&self) -> Option<u64> {
         self.began
+    }
+
+    /// Whether a line changes things to do of which the list is not known: then what the lines before it say of them
+    /// ([`task_changes`], from the last one that [begins](TaskChange::begins) a list) has to be told first.
+    pub(crate) fn lacks_tasks(&self, bytes: &[u8]) -> bool {
+        let changes = task_changes(bytes);
+        let first = changes.first();
+        first.is_some_and(|change| self.tasks.lack_what_is_before(change))
+    }
+
+    /// What the lines before the next one say of things to do, from the beginning of the list on.
+    pub(crate) fn begin_tasks(&mut self, changes: Vec<TaskChange>) {
+        self.tasks.begin_with(changes);
+    }
+
+    /// Forgets what the agent has to do: not all lines before the next one were seen.
+    pub(crate) fn forget_tasks(&mut self) {
+        self.tasks = Tasks::default();
     }
 
     /// What a line matters to the lines after it.
@@ -196,8 +224,13 @@ impl Translator {
             return events;
         }
         self.torn = ending == Ending::Torn;
+        let may_change_tasks = ending == Ending::Whole && mentions_tasks(line.bytes);
         for value in objects {
-            let whole = self.object(&value, line.sequence);
+            let mut whole = self.object(&value, line.sequence);
+            if may_change_tasks {
+                let change = task_change(&value);
+                whole.extend(change.and_then(|change| self.tasks.apply(change)));
+            }
             let timestamp = timestamp(&value, line.received_ms);
             let parts = whole.into_iter().flat_map(fit::parts);
             events.extend(parts.map(|event| AgentEvent {
@@ -396,6 +429,33 @@ fn read(line: &str) -> Objects {
     Objects { objects, ending }
 }
 
+/// What a line says of things to do.
+pub(crate) fn task_changes(bytes: &[u8]) -> Vec<TaskChange> {
+    if !mentions_tasks(bytes) {
+        return Vec::new();
+    }
+    match read(&readable(bytes)) {
+        Objects {
+            objects,
+            ending: Ending::Whole,
+        } => objects.iter().filter_map(task_change).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a line can say something of things to do. Most do not, and need not be read for that.
+fn mentions_tasks(bytes: &[u8]) -> bool {
+    const NAME: &[u8] = br#""task"#;
+    bytes.windows(NAME.len()).any(|part| part == NAME)
+}
+
+fn task_change(value: &Value) -> Option<TaskChange> {
+    match text(value, "type") {
+        "user" => blocks::task_change(value),
+        _ => None,
+    }
+}
+
 fn is_init(value: &Value) -> bool {
     text(value, "type") == "system" && text(value, "subtype") == "init"
 }
@@ -514,7 +574,7 @@ fn user_question(request_id: &str, question: &Value) -> Event {
                 description: text(option, "description").to_owned(),
             })
             .collect(),
-        multi_select: flag(question, "multiSelect"),
+        multi_select: flag(question, "multiSelect") || flag(question, "multi_select"),
     })
 }
 

@@ -41,8 +41,8 @@ const OPERATOR: [&str; 3] = [
 const NOT_OURS: &str = "/grpc.";
 
 /// Why a service is not there.
-const NOT_HERE: &str = "this daemon has no such service; MachineService and TunnelService of betcode.v1 \
-                        are not offered, by the relay neither; reflection lists what is here";
+const NOT_HERE: &str = "this daemon has no such service; MachineService of betcode.v1 is the relay's, and \
+                        TunnelService is not offered; reflection lists what is here";
 
 /// Why a method is not there.
 const NO_METHOD: &str = "this service has no such method; reflection lists what is here";

@@ -224,6 +224,23 @@ pub(crate) fn said(events: &[AgentEvent]) -> String {
     events.iter().filter_map(text).collect()
 }
 
+/// A word of a prompt: the agent prints this line.
+pub(crate) fn printing(line: &str) -> String {
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut word = "print:".to_owned();
+    for three in line.as_bytes().chunks(3) {
+        let bits = three
+            .iter()
+            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte))
+            << (8 * (3 - three.len()));
+        for at in 0..4 {
+            let digit = alphabet[bits >> (18 - 6 * at) & 63];
+            word.push(if at <= three.len() { digit.into() } else { '=' });
+        }
+    }
+    word
+}
+
 /// A session's events from the store, after a sequence.
 pub(crate) async fn resume(channel: &Channel, session: &str, from: u64) -> Vec<AgentEvent> {
     let mut client = AgentServiceClient::new(channel.clone()).max_decoding_message_size(32 << 20);

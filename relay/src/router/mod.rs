@@ -9,6 +9,7 @@ mod forward;
 mod gate;
 mod intake;
 mod join;
+mod machines;
 mod meter;
 mod status;
 mod wait;
@@ -18,6 +19,7 @@ pub(crate) use forward::set_metadata;
 pub(crate) use gate::rate_limit_key;
 pub use gate::{Access, Gate};
 pub use intake::Intake;
+pub(crate) use machines::Machines;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,7 +84,11 @@ impl Router {
         if !is_grpc(request.headers()) {
             return self.refuse_not_grpc(address);
         }
-        let answered = if request.headers().contains_key(metadata::MACHINE_ID) {
+        let answered = if request.uri().path().starts_with(machines::PATH_PREFIX) {
+            let answered = self.answer_of_machines(request, address, connection);
+            let count = |status: &Status| self.metrics.refused(status.code());
+            answered.await.inspect_err(count)
+        } else if request.headers().contains_key(metadata::MACHINE_ID) {
             let arrived = Instant::now();
             let trace_id = trace_context::ensure(request.headers_mut());
             let answered = self.route(request, address, arrived, connection).await;
@@ -146,8 +152,28 @@ impl Router {
             let why = "no machine named: send its id as `x-machine-id`";
             return Err(status::invalid(metadata::MACHINE_ID, why));
         }
+        Ok(self.answer_own(request).await)
+    }
+
+    /// Answers who asks about the machines that its token names. Which machine the call itself names does not
+    /// matter: some clients send that with every call.
+    async fn answer_of_machines(
+        &self,
+        mut request: Request<Incoming>,
+        address: IpAddr,
+        connection: &ConnectionAuth,
+    ) -> Result<Response<RelayBody>, Status> {
+        let now = Instant::now();
+        self.gate.admit_address(address, now)?;
+        let (caller, _token) = self.gate.caller(request.headers(), now)?;
+        connection.mark_authenticated();
+        request.extensions_mut().insert(caller);
+        Ok(self.answer_own(request).await)
+    }
+
+    async fn answer_own(&self, request: Request<Incoming>) -> Response<RelayBody> {
         match self.own.clone().oneshot(request).await {
-            Ok(response) => Ok(response.map(RelayBody::Own)),
+            Ok(response) => response.map(RelayBody::Own),
             Err(never) => match never {},
         }
     }
@@ -164,13 +190,7 @@ impl Router {
         connection.mark_authenticated();
         let machine = machine_of(request.headers())?;
         if !caller.may_call(&machine) {
-            // The same answer whether there is such a machine or not.
-            let what = "the token does not name this machine";
-            return Err(
-                Draft::new(Code::PermissionDenied, "MACHINE_NOT_ALLOWED", what)
-                    .hint("ask for one that does")
-                    .build(),
-            );
+            return Err(status::machine_not_allowed());
         }
         if request.uri().path().starts_with(CONTROL_PREFIX) {
             let what = "this method is the relay's own";

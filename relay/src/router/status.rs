@@ -68,6 +68,14 @@ impl Draft {
     }
 }
 
+/// The token does not name a machine: the same answer whether there is such a machine or not.
+pub(crate) fn machine_not_allowed() -> Status {
+    let what = "the token does not name this machine";
+    Draft::new(Code::PermissionDenied, "MACHINE_NOT_ALLOWED", what)
+        .hint("ask for one that does")
+        .build()
+}
+
 /// The status for a call that broke between relay and daemon, told apart as gRPC does it.
 pub(crate) fn of_broken_tunnel(error: &(dyn Error + 'static), stopping: bool) -> Status {
     let mut cause = Some(error);

@@ -24,6 +24,7 @@ mod fleet;
 mod intake;
 mod killed;
 mod load;
+mod machines;
 mod operation;
 mod shut_out;
 mod starts;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use betcode_daemon::tunnel::{Tunnel, TunnelOptions, TunnelTls, enrol};
 use betcode_schema_tunnel::MachineId;
 use tonic::service::Routes;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use super::echo::Echo;
 use super::harness::{Client, open};
@@ -228,11 +228,15 @@ pub(crate) async fn client(
     machine: &str,
     token: Option<&str>,
 ) -> Client {
+    Client::over(channel(relay, authority), Some(machine)).with_token(token)
+}
+
+/// A connection to a relay's clients' port.
+pub(crate) fn channel(relay: &Running, authority: &Path) -> Channel {
     let trusted = Certificate::from_pem(std::fs::read(authority).unwrap());
     let tls = ClientTlsConfig::new()
         .ca_certificate(trusted)
         .domain_name(NAME);
     let endpoint = Endpoint::from_shared(format!("https://{}", relay.clients)).unwrap();
-    let channel = endpoint.tls_config(tls).unwrap().connect_lazy();
-    Client::over(channel, Some(machine)).with_token(token)
+    endpoint.tls_config(tls).unwrap().connect_lazy()
 }

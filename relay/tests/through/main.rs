@@ -19,6 +19,10 @@ mod agent;
 mod converse;
 #[path = "../../../daemon/tests/converse_asks.rs"]
 mod converse_asks;
+#[path = "../../../daemon/tests/following.rs"]
+mod following;
+#[path = "../../../daemon/tests/habits.rs"]
+mod habits;
 #[path = "../../../daemon/tests/history.rs"]
 mod history;
 #[path = "../../../daemon/tests/limits.rs"]

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use betcode_schema_grpc::v1::AgentStatus;
+use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_schema_grpc::v1::{AgentStatus, TurnComplete};
 
 use super::clients::messages;
 use super::{
@@ -16,6 +17,9 @@ use crate::limits::{
     AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX,
 };
 use betcode_storage::capacity::text;
+
+/// Why a turn ended that was cancelled, and of which the agent printed no `result`.
+pub(super) const CANCELLED: &str = "cancelled";
 
 impl Conversation {
     /// It runs.
@@ -58,13 +62,27 @@ impl Conversation {
     }
 
     pub(super) fn turn_failed(&mut self, mut refusal: Refusal) {
-        self.turn = None;
+        let turn = self.turn.take();
         self.forget_work();
         self.place = None;
         self.requests.close();
         refusal = self.forget_waiting(refusal);
         self.tell(Recipients::All, refusal.event());
+        if let Some(turn) = turn {
+            self.tell_turn_complete(match turn.cancelled {
+                true => CANCELLED,
+                false => "error",
+            });
+        }
         self.tell_status("");
+    }
+
+    /// Tells that a turn is over of which the agent prints no `result`: whoever waits for the end of a turn
+    /// has nothing else to wait for.
+    pub(super) fn tell_turn_complete(&mut self, stop_reason: &str) {
+        let stop_reason = stop_reason.to_owned();
+        let complete = Event::TurnComplete(TurnComplete { stop_reason });
+        self.tell(Recipients::All, complete);
     }
 
     /// Forgets the messages that wait, and says so.
@@ -102,7 +120,7 @@ impl Conversation {
                 session_id,
                 model,
                 plan_mode,
-                version: _,
+                ..
             } => {
                 if !session_id.is_empty() {
                     self.agent_session_id = session_id;
@@ -364,6 +382,7 @@ impl Conversation {
             Some(turn) if turn.cancelled && !self.closing && !self.waiting.is_empty() => {
                 self.requests.close();
                 self.turn = None;
+                self.tell_turn_complete(CANCELLED);
                 if let Some(said) = self.waiting.pop_front() {
                     self.turn = Some(Turn::of(&said));
                     self.start(said.options);

@@ -1,11 +1,13 @@
 //! What clients do: come and go, write, decide, cancel, take the input lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use betcode_schema_grpc::v1::agent_event::Event;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::agent::CANCELLED;
 use super::{
     Agent, Conversation, EarlyReply, Effect, InputKind, QueuedPrompt, Recipients, Reply, Stream,
     StreamKey, Turn,
@@ -202,7 +204,9 @@ impl Conversation {
             });
             return;
         }
-        match reply {
+        let id = id.clone();
+        let sequence = self.requests.sequence_of(&id);
+        let answered = match reply {
             Reply::Decision {
                 request_id,
                 decision,
@@ -211,35 +215,72 @@ impl Conversation {
             } => {
                 let input = updated_input.as_deref();
                 let decided = self.requests.decide(&request_id, decision, input, &message);
-                self.decided(now_ms, key, decided);
+                self.decided(now_ms, decided)
             }
             Reply::Answers {
                 question_id,
                 answers,
-            } => match self.requests.answer(&question_id, answers) {
-                Ok(Some(line)) => {
-                    self.write_answers(vec![line]);
-                    self.rest_again(now_ms);
-                }
-                Ok(None) => self.tell_status(&format!("{question_id}: answered in part")),
-                Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
-            },
+            } => self.questions_answered(now_ms, &question_id, answers),
+        };
+        match answered {
+            Ok(()) => self.retell_earlier(key, &id, sequence),
+            Err(refusal) => {
+                self.tell(Recipients::One(key), refusal.event());
+                // A client that has put it away needs it again.
+                let open = self.requests.events_of_request(&id);
+                self.tell_each(key, open);
+            }
         }
     }
 
-    fn decided(&mut self, now_ms: u64, key: StreamKey, decided: Result<Decided, Refusal>) {
-        match decided {
-            Ok(Decided {
-                answers,
-                interrupts,
-            }) => {
-                self.write_answers(answers);
+    fn decided(&mut self, now_ms: u64, decided: Result<Decided, Refusal>) -> Result<(), Refusal> {
+        let Decided {
+            answers,
+            interrupts,
+        } = decided?;
+        self.write_answers(answers);
+        self.rest_again(now_ms);
+        if interrupts {
+            self.interrupt(now_ms);
+        }
+        Ok(())
+    }
+
+    fn questions_answered(
+        &mut self,
+        now_ms: u64,
+        question_id: &str,
+        answers: HashMap<String, String>,
+    ) -> Result<(), Refusal> {
+        match self.requests.answer(question_id, answers)? {
+            Some(line) => {
+                self.write_answers(vec![line]);
                 self.rest_again(now_ms);
-                if interrupts {
-                    self.interrupt(now_ms);
-                }
             }
-            Err(refusal) => self.tell(Recipients::One(key), refusal.event()),
+            None => self.tell_status(&format!("{question_id}: answered in part")),
+        }
+        Ok(())
+    }
+
+    /// Tells a stream again what it has left unanswered, when it answered something that came later. Some
+    /// clients show one request at a time, the newest: they would never show the earlier ones again, and the
+    /// agent would wait for ever. Who answers in order is told nothing twice.
+    fn retell_earlier(&mut self, key: StreamKey, id: &str, sequence: Option<u64>) {
+        // A turn that is being cancelled takes its requests along.
+        if self.turn.as_ref().is_some_and(|turn| turn.cancelled) {
+            return;
+        }
+        let mut earlier = match sequence {
+            Some(sequence) => self.requests.events_before(sequence),
+            None => Vec::new(),
+        };
+        earlier.extend(self.requests.skipped_questions(id));
+        self.tell_each(key, earlier);
+    }
+
+    fn tell_each(&mut self, key: StreamKey, events: Vec<Event>) {
+        for event in events {
+            self.tell(Recipients::One(key), event);
         }
     }
 
@@ -303,6 +344,7 @@ impl Conversation {
             // The agent does not know of it.
             self.turn = None;
             self.place = None;
+            self.tell_turn_complete(CANCELLED);
             self.tell_status(&format!("cancelled before the agent had it{forgotten}"));
         } else {
             self.interrupt(now_ms);

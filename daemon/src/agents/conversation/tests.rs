@@ -13,9 +13,10 @@ const TIMEOUTS: Timeouts = Timeouts {
     unattended_ms: 500,
 };
 
-/// Options other than the default ones.
+mod ends;
 mod giving_way;
 
+/// Options other than the default ones.
 fn plans() -> Arc<Options> {
     Arc::new(Options {
         plan_mode: true,
@@ -63,6 +64,7 @@ fn began(session_id: &str, model: &str) -> AgentSignal {
         model: model.to_owned(),
         plan_mode: None,
         version: String::new(),
+        tools: Vec::new(),
     }
 }
 

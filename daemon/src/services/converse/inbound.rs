@@ -106,11 +106,10 @@ fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Inboun
             let why = "this daemon does not encrypt end to end yet: use its socket or mutual TLS";
             return Err(InboundError::ProtocolViolation(invalid("encrypted", why)));
         }
+        // Those of a newer protocol have a field that is not known here, and look as empty ones do.
         None => {
-            return Err(InboundError::ProtocolViolation(invalid(
-                "request",
-                "it is empty",
-            )));
+            let why = "the request is empty, or of a kind that this daemon does not know";
+            return Err(InboundError::Rejected(Refusal::invalid(why)));
         }
     })
 }

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use betcode_schema_grpc::v1::agent_event::Event;
-use betcode_schema_grpc::v1::{SessionInfo, StartConversation};
+use betcode_schema_grpc::v1::{AgentStatus, SessionInfo, StartConversation, StatusChange};
 use betcode_storage::{Batch, Session, SessionId, SessionMeta, StoreError};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::find;
 use crate::agents::{Options, working_directory};
 use crate::core::{Core, session_id};
-use crate::limits::METADATA_ENTRIES_MAX;
-use crate::status::{failed_precondition, from_store, invalid, out_of_range};
+use crate::limits::{METADATA_ENTRIES_MAX, REFUSAL_TEXT_BYTES_MAX};
+use crate::status::{failed_precondition, from_store, invalid, out_of_range, short};
 
 /// A session that a client may attach to.
 pub(super) struct Opened {
@@ -21,10 +22,16 @@ pub(super) struct Opened {
     pub(super) options: Options,
     /// The line after which the stream begins; `None`: the session's last.
     pub(super) from: Option<u64>,
+    /// The directory that the client named, if the session works in another one.
+    pub(super) ignored_directory: Option<PathBuf>,
 }
 
 pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<Opened, Status> {
-    let id = session_id(&start.session_id)?;
+    let id = match start.session_id.as_str() {
+        // A client that leaves the name to the daemon; `SessionInfo` has it.
+        "" => session_id(&Uuid::new_v4().to_string())?,
+        named => session_id(named)?,
+    };
     let from = check_metadata(&start)?;
     let mut options = Options {
         working_directory: PathBuf::from(&start.working_directory),
@@ -56,13 +63,15 @@ pub(super) async fn open(core: &Arc<Core>, start: StartConversation) -> Result<O
         }
     };
     let (named, kept) = (options.working_directory, session.clone());
-    let folder = core.blocking.files(move || folder_of(&kept, &named));
-    options.working_directory = folder.await??;
+    let folder = core.blocking.files(move || folder_of(&kept, named));
+    let ignored_directory;
+    (options.working_directory, ignored_directory) = folder.await??;
     Ok(Opened {
         session,
         known,
         options,
         from,
+        ignored_directory,
     })
 }
 
@@ -110,26 +119,38 @@ fn check_folder(folder: &Path) -> Result<(), Status> {
     })
 }
 
-/// Where the agent of a session works: where it always did.
-fn folder_of(session: &Session, named: &Path) -> Result<PathBuf, Status> {
+/// Where the agent of a session works: where it always did, because its own memory of the session belongs to
+/// that directory. Many clients name the directory that they are in themselves, whatever the session: another
+/// one than the session's is returned beside it, so that the client can be told that it does not count.
+fn folder_of(session: &Session, named: PathBuf) -> Result<(PathBuf, Option<PathBuf>), Status> {
     let kept = Path::new(&session.meta.working_directory);
     if kept.as_os_str().is_empty() {
-        check_folder(named)?;
-        return Ok(named.to_owned());
+        check_folder(&named)?;
+        return Ok((named, None));
     }
     let same = |a: &Path, b: &Path| {
         a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
     };
-    if !named.as_os_str().is_empty() && !same(kept, named) {
-        let message = format!(
-            "session {} works in {kept:?}, and {named:?} was named; leave it out, or start another \
-             session",
-            session.id
-        );
-        return Err(failed_precondition("WORKING_DIRECTORY", message));
-    }
+    let is_other = !named.as_os_str().is_empty() && !same(kept, &named);
     // Whether it is there still is found when the agent starts: history can be looked at without it.
-    Ok(kept.to_owned())
+    Ok((kept.to_owned(), is_other.then_some(named)))
+}
+
+/// Tells a client that the directory it named does not count.
+pub(super) fn directory_ignored(status: &str, works_in: &Path, named: &Path) -> Event {
+    let status = match status {
+        "active" => AgentStatus::Thinking,
+        "waiting" => AgentStatus::WaitingForUser,
+        _ => AgentStatus::Idle,
+    };
+    Event::StatusChange(StatusChange {
+        status: status.into(),
+        message: format!(
+            "the session works in {}, where it began, and not in {}",
+            works_in.display(),
+            short(named.display().to_string(), REFUSAL_TEXT_BYTES_MAX),
+        ),
+    })
 }
 
 /// What a stream gets first: of models the one that answers its messages. That is the one it asks

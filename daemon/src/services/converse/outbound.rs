@@ -19,7 +19,7 @@ use crate::limits::LAST_EVENTS_MS;
 use crate::observe::traffic::StreamMeter;
 use crate::observe::{add, ms};
 use crate::reading::{Gone, Page, Pages, together};
-use crate::services::resume::{EventBatch, NextBatch};
+use crate::services::resume::{EventBatch, Lines, NextBatch};
 use crate::status::draining;
 use crate::translate::{Line, Translator, timestamp_of};
 
@@ -34,6 +34,8 @@ pub(super) struct EventSender {
     /// The same, for who hears the client. Set before it can have seen anything of the line.
     pub(super) last_sent_shared: Arc<AtomicU64>,
     pub(super) translator: Translator,
+    /// What the translator may have to be told of.
+    pub(super) lines: Lines,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) times: Arc<ReadTimes>,
     pub(super) subscription: Subscription,
@@ -124,7 +126,7 @@ impl EventSender {
             }
             for lines in together(&messages) {
                 let bytes = self.fresh_bytes(lines);
-                let events = self.translate(lines);
+                let events = self.translate(lines).await;
                 if !events.is_empty() {
                     let batch = EventBatch::new(events, room.clone());
                     pages.hand_to(&self.answers, Ok(batch)).await?;
@@ -137,7 +139,7 @@ impl EventSender {
 
     async fn send_messages(&mut self, messages: &[Message]) -> Result<(), Gone> {
         let bytes = self.fresh_bytes(messages);
-        let events = self.translate(messages);
+        let events = self.translate(messages).await;
         self.send(events).await?;
         self.live.add(bytes);
         Ok(())
@@ -160,11 +162,12 @@ impl EventSender {
     }
 
     /// Events of lines that were not sent yet, the daemon's own between them.
-    fn translate(&mut self, messages: &[Message]) -> Vec<AgentEvent> {
+    async fn translate(&mut self, messages: &[Message]) -> Vec<AgentEvent> {
         let mut events = Vec::new();
         let last_sent = self.last_sent;
         for message in messages.iter().filter(|m| m.sequence > last_sent) {
             self.daemon_events_before(message.sequence, &mut events);
+            self.lines.tell_tasks(&mut self.translator, message).await;
             events.extend(self.translator.translate(Line {
                 sequence: message.sequence,
                 received_ms: message.received_ms,
