@@ -76,7 +76,7 @@ pub fn plausible_timestamp(timestamp_ms: Option<i64>, received_ms: i64) -> Optio
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TurnTimes {
-    /// When the turn began, as far as its lines tell.
+    /// The latest time just after the turn's first line with a timestamp.
     #[serde(
         rename = "s",
         alias = "start_ms",

@@ -439,7 +439,7 @@ impl Store {
     }
 
     /// What main file and log together may reach before the disk is full and appends are refused, when they
-    /// take `used_bytes`; `None` when the system does not tell.
+    /// take `used_bytes`; `None` when the free space is unknown.
     #[must_use]
     pub fn disk_limit_bytes(&self, used_bytes: u64) -> Option<u64> {
         let free_bytes = crate::files::free_bytes(self.path())?;
@@ -447,7 +447,7 @@ impl Store {
         Some(used_bytes.saturating_add(left_bytes))
     }
 
-    /// Appends that were refused for want of space since the store was opened, and whether they are now.
+    /// Appends that were refused for lack of space since the store was opened, and whether they are refused now.
     #[must_use]
     pub fn space_refusals(&self) -> SpaceRefusals {
         self.inner.watch.refusals.now()

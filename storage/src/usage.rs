@@ -139,21 +139,21 @@ pub struct SessionUsage {
         skip_serializing_if = "is_zero"
     )]
     process_tokens: u64,
-    /// An `init` came since the last `result` that told a cost.
+    /// An `init` came since the last `result` with a cost.
     #[serde(
         rename = "i",
         alias = "initialized",
         skip_serializing_if = "std::ops::Not::not"
     )]
     initialized: bool,
-    /// No usage, but of the same kind: the turn that goes on, between two imports of a stream.
+    /// Not usage, but also state between two imports of a stream: the turn that has not ended.
     #[serde(
         rename = "tt",
         alias = "turn_times",
         skip_serializing_if = "TurnTimes::is_empty"
     )]
     pub(crate) turn_times: TurnTimes,
-    /// No usage either: the title that the lines told last.
+    /// Not usage either: the last title in the lines.
     #[serde(rename = "n", alias = "title", skip_serializing_if = "Title::is_empty")]
     pub(crate) title: Title,
 }

@@ -174,7 +174,7 @@ impl<'g> GroupWriter<'g> {
                 max: SEQUENCE_MAX,
             });
         }
-        // Payloads, as what comes in is counted: not what rows take beside them.
+        // Payload bytes only, because incoming messages are counted like this too.
         let used_bytes = known.map_or(0, payload_bytes);
         let incoming: u64 = fresh.iter().map(|m| m.payload.len() as u64).sum();
         let grows = known.is_none() || !fresh.is_empty();
