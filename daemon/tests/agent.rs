@@ -13,7 +13,7 @@ use betcode_schema_grpc::history::{AppendRequest, RunCompactionRequest, SessionM
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
-use betcode_schema_grpc::v1::machine_service_client::MachineServiceClient;
+use betcode_schema_grpc::v1::tunnel_service_client::TunnelServiceClient;
 use betcode_schema_grpc::v1::version_service_client::VersionServiceClient;
 use support::{Appender, Served, batch, eventually, serve, within};
 use tonic::Code;
@@ -367,9 +367,9 @@ async fn what_is_not_there_says_why_and_versions_are_told() {
     let refused = keys.await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
     assert!(refused.message().contains("encrypt"), "{refused}");
-    let mut machines = MachineServiceClient::new(served.channel().await);
-    let elsewhere = machines
-        .list_machines(proto::ListMachinesRequest::default())
+    let mut tunnels = TunnelServiceClient::new(served.channel().await);
+    let elsewhere = tunnels
+        .register(proto::TunnelRegisterRequest::default())
         .await;
     let elsewhere = elsewhere.unwrap_err();
     assert_eq!(elsewhere.code(), Code::Unimplemented);
