@@ -311,6 +311,61 @@ async fn the_plan_is_computed_for_examples_for_a_load_and_for_this_store() {
 }
 
 #[tokio::test]
+async fn every_table_of_the_plan_stands_in_fields_as_well() {
+    let served = filled().await;
+    let mut client = CapacityServiceClient::new(served.channel().await);
+    let request = proto::PlanRequest {
+        measured: true,
+        users: 50,
+        ..proto::PlanRequest::default()
+    };
+    let plan = client.plan(request).await.unwrap().into_inner();
+    let asked: Vec<_> = plan.machines.iter().filter(|row| row.asked).collect();
+    assert_eq!((plan.machines.len(), asked.len()), (4, 1));
+    assert_eq!(
+        (asked[0].users_max, asked[0].daemon.as_str()),
+        (Some(100), "4 CPU, 4 GB RAM")
+    );
+    let names: Vec<_> = plan.thresholds.iter().map(|row| &row.metric).collect();
+    let expected = [
+        "sessions",
+        "memory",
+        "cpu",
+        "tunnels",
+        "buffer_size",
+        "sqlite_size",
+    ];
+    assert_eq!(names, expected);
+    let sessions = &plan.thresholds[0];
+    assert_eq!(
+        (sessions.warning_percent, sessions.critical_percent),
+        (80, 95)
+    );
+    assert!(sessions.used.is_some() && sessions.level == "ok");
+    assert_eq!(plan.thresholds[3].used, None, "tunnels are the relay's");
+    let rates: Vec<_> = plan
+        .bandwidth
+        .iter()
+        .map(|row| row.bytes_per_second)
+        .collect();
+    assert_eq!(rates, [17, 100_000, 1_000_000, 500_000]);
+    assert_eq!(plan.peak_bytes_per_second, rates.iter().sum::<u64>());
+    assert_eq!(plan.latency_budget_ms, 200);
+    let within = plan.latency_estimate_ms <= 200.0;
+    assert_eq!(
+        (plan.latency_within, plan.latency[0].within),
+        (within, None)
+    );
+    let budget = plan.memory_budget.unwrap();
+    assert!(budget.resident_bytes > budget.above_base_bytes);
+    let report = client.report(proto::CapacityReportRequest {}).await;
+    let report = report.unwrap().into_inner();
+    assert!(report.planned.iter().all(|row| !row.unit.is_empty()));
+    let by_type: u64 = report.by_type.iter().map(|row| row.messages).sum();
+    assert_eq!(by_type, report.messages);
+}
+
+#[tokio::test]
 async fn health_is_told_until_and_while_the_daemon_stops() {
     let served = serve(&[]).await;
     let mut details = BetCodeHealthClient::new(served.channel().await);

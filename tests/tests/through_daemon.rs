@@ -227,7 +227,7 @@ fn a_store_is_judged_by_the_limit_of_its_daemon_unless_another_is_given() {
         )
     };
     let (bytes, source, check) = judged(&[]);
-    assert_eq!((bytes, source.as_str()), (2_000_000, "measured"));
+    assert_eq!((bytes, source.as_str()), (2_000_000, "given"));
     assert!(check.contains("of 2.00 MB"), "{check}");
     let (bytes, source, check) = judged(&["--limit-bytes", "500MB"]);
     assert_eq!((bytes, source.as_str()), (500_000_000, "given"));

@@ -1,6 +1,7 @@
 //! The plan as text of at most 80 columns, with every input and where it comes from.
 
 use super::bandwidth::Traffic;
+use super::latency::Stage;
 use super::machines::MachineRow;
 use super::memory::BudgetNow;
 use super::plan::Plan;
@@ -159,7 +160,7 @@ fn budgets(out: &mut Lines, plan: &Plan) {
     for row in &plan.latency_budget.rows {
         // Beside the plan's own note it would not fit the line.
         let note = row.measured_p95_ms.map_or_else(
-            || row.notes.to_owned(),
+            || unmeasured(plan, row.stage).unwrap_or(row.notes).to_owned(),
             |ms| {
                 let ms = three_digits(ms.get());
                 match (row.measured_part, row.within) {
@@ -227,6 +228,21 @@ fn now(known: BudgetNow) -> String {
     }
 }
 
+/// Whether a daemon was asked what it measures.
+fn daemon_was_asked(plan: &Plan) -> bool {
+    plan.memory_budget.resident_bytes.is_some()
+}
+
+/// Why a daemon that was asked has no figure of a stage.
+fn unmeasured(plan: &Plan, stage: Stage) -> Option<&'static str> {
+    let why = match stage {
+        Stage::Client => "not measured: clients are other programs",
+        Stage::Network | Stage::Relay => "not measured: nothing came through a relay",
+        Stage::Daemon | Stage::Subprocess => "not measured yet",
+    };
+    daemon_was_asked(plan).then_some(why)
+}
+
 fn verdict(within: bool) -> &'static str {
     if within { "within" } else { "OVER" }
 }
@@ -275,6 +291,7 @@ fn bandwidth(out: &mut Lines, plan: &Plan) {
                 )
             }
             Some(bytes) => format!(", measured {}/s", round_bytes(bytes.round() as u64)),
+            None if daemon_was_asked(plan) => ", not measured yet".to_owned(),
             None => String::new(),
         };
         let note = format!("{} at {}{measured}", count(row.streams), row.rate);
@@ -371,6 +388,7 @@ mod tests {
             "a month, compacted 528 MB to 30 % (plan), full in 1.89 months",
             "a month, compacted 176 MB to 10 % (measured), full in 5.68 months",
             "> 10-100 daemon 4 CPU, 4 GB RAM",
+            "Client processing 20 ms not measured: clients are other programs",
             "Network RTT (2x) 80 ms measured 12.0 ms, daemon-relay only",
             "Relay routing 10 ms measured 0.50 ms: within",
             "Daemon processing 50 ms measured 2.50 ms: within",
@@ -383,7 +401,7 @@ mod tests {
             "Tunnels 70 % 90 % the relay's: `betcode-relay budget`",
             "Idle keepalive 17 B/s 1 at 1 KB/min, measured 540 B/min",
             "Active streaming 100 KB/s 1 at 100 KB/s, measured 88 KB/s",
-            "Large file read 1 MB/s 1 at 1 MB/s burst",
+            "Large file read 1 MB/s 1 at 1 MB/s burst, not measured yet",
             "Sessions 80 % 95 % not measured",
             "Memory 70 % 85 % of 512 MB, not measured",
             "CPU 70 % 90 % 0.250 of 2.000 processors (12 %): ok",
