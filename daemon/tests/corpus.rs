@@ -77,14 +77,15 @@ impl Said {
                     }
                 }
             }
-            // Made by the agent itself.
-            (Some("user"), _) if value["isMeta"] == true => {}
-            (Some("user"), _) if content.is_string() => self.inputs += 1,
+            (Some("user"), _) if content.is_string() => {
+                self.user_text(value, content.as_str().unwrap_or_default());
+            }
             (Some("user"), _) => {
                 for block in blocks {
                     match block["type"].as_str() {
                         Some("tool_result") => self.results.push(text(block, "tool_use_id")),
-                        Some("text" | "image") => self.inputs += 1,
+                        Some("text") => self.user_text(value, &text(block, "text")),
+                        Some("image") => self.inputs += 1,
                         _ => {}
                     }
                 }
@@ -92,6 +93,31 @@ impl Said {
             (Some("result"), _) => self.turns += 1,
             (Some("system"), Some("init")) => self.begins += 1,
             _ => {}
+        }
+    }
+
+    /// A text of a `user` line: what a command of the agent's own printed, what the agent says to itself, or
+    /// what somebody typed.
+    fn user_text(&mut self, line: &Value, text: &str) {
+        let text = text.trim_start();
+        let begins = |tag: &str| text.starts_with(tag);
+        if let Some(printed) = text.strip_prefix("<local-command-stdout>") {
+            let end = printed.find("</local-command-").unwrap_or(printed.len());
+            let said = self.text.entry(String::new()).or_default();
+            said.push_str(printed[..end].trim());
+        } else if !["isMeta", "isSynthetic", "isCompactSummary"]
+            .iter()
+            .any(|mark| line[mark] == true)
+            && ![
+                "<local-command-",
+                "<command-",
+                "<system-reminder>",
+                "<task-notification>",
+            ]
+            .into_iter()
+            .any(begins)
+        {
+            self.inputs += 1;
         }
     }
 
