@@ -119,9 +119,9 @@ pub const SEGMENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX_CEILING;
 /// Messages of a segment.
 pub const SEGMENT_MESSAGES_MAX: usize = 16_384;
 
-/// Encoded bytes of a segment that may have a tail. In longer ones a tail would save less than one per cent, and
+/// Encoded bytes of a segment that may have a tail. In longer ones a tail would save a few per cent at most, and
 /// cost a read of one more page.
-pub const SEGMENT_WITH_TAIL_BYTES_MAX: usize = 32 << 10;
+pub const SEGMENT_WITH_TAIL_BYTES_MAX: usize = 12 << 10;
 /// Bytes of a segment's tail. With more, they leave less of an overflow page empty than their pieces' rows take.
 pub const SEGMENT_TAIL_BYTES_MAX: usize = 3572;
 /// Bytes of a piece of a tail: eight fill a page.
