@@ -241,29 +241,33 @@ async fn what_a_tool_is_used_on_describes_its_call_unless_the_agent_does() {
     assert!(asked.multi_select, "{asked:?}");
 }
 
+/// Has the agent print the result of a tool call, with what it keeps of it itself.
+fn tool_result(structured: &str) -> String {
+    printing(&format!(
+        r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t","content":"x"}}]}},"uuid":"u","parent_tool_use_id":null,"tool_use_result":{structured}}}"#
+    ))
+}
+
 #[tokio::test]
 async fn an_agent_that_enters_plan_mode_by_itself_is_said_to_plan() {
     let (served, folder) = serve(&[]).await;
     let channel = served.channel().await;
     let mut talk = Talk::open(&channel, start("s", &folder)).await;
-    let result = |structured: &str| {
-        printing(&format!(
-            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t","content":"x"}}]}},"uuid":"u","parent_tool_use_id":null,"tool_use_result":{structured}}}"#
-        ))
-    };
     let plan_mode = |event: &Event| match event {
         Event::PlanMode(change) => Some(change.active),
         _ => None,
     };
-    talk.say(&result(r#"{"message":"Entered plan mode. Explore."}"#))
+    talk.say(&tool_result(r#"{"message":"Entered plan mode. Explore."}"#))
         .await;
     assert!(talk.until(plan_mode).await);
     talk.idle().await;
     let mut late = Talk::open(&channel, start("s", &folder)).await;
     assert!(late.until(plan_mode).await);
     // The same agent goes on: nobody asked for another one.
-    talk.say(&result(r#"{"plan":"do","isAgent":false,"filePath":"/p"}"#))
-        .await;
+    talk.say(&tool_result(
+        r#"{"plan":"do","isAgent":false,"filePath":"/p"}"#,
+    ))
+    .await;
     assert!(!talk.until(plan_mode).await);
     talk.idle().await;
     let mut later = Talk::open(&channel, start("s", &folder)).await;
@@ -307,19 +311,14 @@ async fn what_an_agent_has_to_do_is_told_as_a_whole_wherever_a_stream_begins() {
     let (served, folder) = serve(&[]).await;
     let channel = served.channel().await;
     let mut talk = Talk::open(&channel, start("s", &folder)).await;
-    let result = |structured: &str| {
-        printing(&format!(
-            r#"{{"type":"user","message":{{"content":[{{"type":"tool_result","tool_use_id":"t","content":"x"}}]}},"uuid":"u","parent_tool_use_id":null,"tool_use_result":{structured}}}"#
-        ))
-    };
     let created = |id: u8| {
-        result(&format!(
+        tool_result(&format!(
             r#"{{"task":{{"id":"{id}","subject":"do {id}"}}}}"#
         ))
     };
     let moved = |id: u8, to: &str| {
         let change = format!(r#"{{"from":"pending","to":"{to}"}}"#);
-        result(&format!(
+        tool_result(&format!(
             r#"{{"success":true,"taskId":"{id}","updatedFields":["status"],"statusChange":{change}}}"#
         ))
     };

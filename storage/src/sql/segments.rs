@@ -205,12 +205,14 @@ pub(crate) fn overlapping(
     Ok(found.into_iter().filter(reaches).collect())
 }
 
-/// The bytes of the segment that begins at `first_sequence`.
+/// The bytes of the segment that begins at `first_sequence`. In a transaction: its row and its tail are read one
+/// after the other, and compaction may replace both between.
 pub(crate) fn encoded(
     connection: &Connection,
     session: SessionKey,
     first_sequence: u64,
 ) -> rusqlite::Result<Option<Vec<u8>>> {
+    debug_assert!(!connection.is_autocommit());
     let key = MessageKey::new(session, first_sequence);
     let found = connection
         .prepare_cached("SELECT last_sequence, tier, encoded FROM segments WHERE segment_key = ?1")?

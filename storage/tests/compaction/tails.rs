@@ -59,6 +59,8 @@ fn a_tail_goes_with_its_segment() {
     compact(&store, Tier::Deep);
     assert_sound(&store);
     assert_reads_back(&store, 12..=20);
+    let went_on = [lines(10 + 7 * 11, 11), lines(50, 99)].concat();
+    assert_eq!(contents(&store, "s11"), went_on);
     for seed in 11..=20 {
         store.delete(&id(&format!("s{seed}"))).unwrap();
     }
