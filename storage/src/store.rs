@@ -119,7 +119,7 @@ impl Store {
         })?;
         let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
         let target = db.reader_target(None)?;
-        let readers = Readers::open(&db, target, options.readers_max, true, Arc::clone(&open));
+        let readers = Readers::open(&db, target, options.readers_max, None, Arc::clone(&open));
         let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
         let watch = Arc::new(watch);
         let writer = Writer::start(
@@ -191,7 +191,13 @@ impl Store {
                 });
             }
         }
-        let readers = Readers::open(&db, target, options.readers_max, false, Arc::clone(&open));
+        let readers = Readers::open(
+            &db,
+            target,
+            options.readers_max,
+            Some(connection),
+            Arc::clone(&open),
+        );
         let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
         let watch = Arc::new(watch);
         Ok(Self {

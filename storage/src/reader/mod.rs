@@ -35,12 +35,12 @@ impl Readers {
         db: &Db,
         target: ReaderTarget,
         readers_max: u32,
-        beside_writer: bool,
+        first: Option<Connection>,
         open: Arc<OpenFile>,
     ) -> Self {
         Self {
             db: db.clone(),
-            pool: Arc::new(Pool::new(db, target, readers_max, beside_writer, open)),
+            pool: Arc::new(Pool::new(db, target, readers_max, first, open)),
             shared: Arc::default(),
             ids: Arc::default(),
         }

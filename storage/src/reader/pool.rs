@@ -36,15 +36,16 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Opens no connection yet. Without a writer in this process the connections leave the log alone, see
-    /// [`Db::leave_log`].
+    /// Opens no connection yet. A store without a writer was opened with a connection, set up as `target` says, which
+    /// becomes the `first` one. The connections of such a store leave the log alone, see [`Db::leave_log`].
     pub(super) fn new(
         db: &Db,
         target: ReaderTarget,
         connections_max: u32,
-        beside_writer: bool,
+        first: Option<Connection>,
         open_file: Arc<OpenFile>,
     ) -> Self {
+        let leaves_log = first.is_some();
         let of_log = db.clone();
         let open = Arc::<OpenConnections>::default();
         let failure = Arc::<LastFailure>::default();
@@ -52,9 +53,9 @@ impl Pool {
             .with_flags(target.flags)
             .with_init(move |connection| {
                 target.set_up(connection)?;
-                match beside_writer {
-                    true => Ok(()),
-                    false => of_log.leave_log(connection),
+                match leaves_log {
+                    true => of_log.leave_log(connection),
+                    false => Ok(()),
                 }
             });
         let connections = r2d2::Pool::builder()
@@ -68,6 +69,11 @@ impl Pool {
             .error_handler(Box::new(NoteErrors(Arc::clone(&failure))))
             .build_unchecked(Manager {
                 manager,
+                first: Mutex::new(first.map(|connection| CountedConnection {
+                    connection,
+                    _open_file: Arc::clone(&open_file),
+                    _counted: open.count(),
+                })),
                 open: Arc::clone(&open),
                 open_file: Arc::downgrade(&open_file),
             });
@@ -190,6 +196,8 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(crate) struct Manager {
     manager: SqliteConnectionManager,
+    /// A connection that is open already, until it is given out.
+    first: Mutex<Option<CountedConnection>>,
     open: Arc<OpenConnections>,
     /// Weak, because a thread of r2d2 may hold the manager a little longer than the pool exists. It opens nothing
     /// then, and must not keep the file registered as open.
@@ -224,6 +232,11 @@ impl ManageConnection for Manager {
     type Error = rusqlite::Error;
 
     fn connect(&self) -> rusqlite::Result<CountedConnection> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = first.take() {
+            return Ok(first);
+        }
+        drop(first);
         let counted = self.open.count();
         let Some(open_file) = self.open_file.upgrade() else {
             let code = ffi::Error::new(ffi::SQLITE_INTERRUPT);
@@ -266,6 +279,20 @@ mod tests {
         let error = store.inner.readers.get().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
         assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn the_connection_that_looked_at_a_store_serves_its_first_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("h.db");
+        drop(Store::open(&path, StoreOptions::default()).unwrap());
+        let store = Store::open_read_only(&path, StoreOptions::default()).unwrap();
+        std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
+        let first = store.inner.readers.get().unwrap();
+        let error = store.inner.readers.get().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        drop(first);
+        assert!(store.inner.readers.get().is_ok());
     }
 
     #[test]
