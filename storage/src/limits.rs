@@ -236,9 +236,9 @@ pub const OPEN_DELETION_STEPS_MAX: u32 = 4;
 
 /// While others append, a run of compaction pauses after each of its maintenance jobs, this many times as long
 /// as the job took.
-pub const MAINTENANCE_REST_TIMES: u32 = 20;
+pub const MAINTENANCE_REST_TIMES: u32 = 80;
 /// The same near the database's limit, where space is needed sooner.
-pub const MAINTENANCE_REST_TIMES_NEAR_LIMIT: u32 = MAINTENANCE_REST_TIMES / 5;
+pub const MAINTENANCE_REST_TIMES_NEAR_LIMIT: u32 = MAINTENANCE_REST_TIMES / 20;
 /// The longest such pause.
 pub const MAINTENANCE_REST_MS_MAX: u64 = 250;
 /// Others count as appending until this long after their last append.
