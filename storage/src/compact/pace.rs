@@ -18,21 +18,25 @@ use crate::writer::WriterContext;
 pub(crate) struct MaintenanceStep<T> {
     pub(crate) value: T,
     pub(crate) took: Duration,
-    /// Someone appended shortly before, in this process or another.
+    /// Someone appended shortly before and since the run began, in this process or another.
     pub(crate) beside_appends: bool,
 }
 
 /// Does a run's maintenance on the writer's thread, step by step.
 pub(crate) struct Pace<'s> {
     store: &'s Store,
+    /// When the run began. Who appended before may be who waits for the run now, as an import does.
+    began: Instant,
     not_before: Instant,
 }
 
 impl<'s> Pace<'s> {
     pub(crate) fn new(store: &'s Store) -> Self {
+        let now = Instant::now();
         Self {
             store,
-            not_before: Instant::now(),
+            began: now,
+            not_before: now,
         }
     }
 
@@ -42,13 +46,14 @@ impl<'s> Pace<'s> {
         work: impl FnOnce(&mut WriterContext) -> Result<T> + Send + 'static,
     ) -> Result<MaintenanceStep<T>> {
         std::thread::sleep(self.not_before.saturating_duration_since(Instant::now()));
-        let step = self.store.writer()?.run(|context| {
+        let run_began = self.began;
+        let step = self.store.writer()?.run(move |context| {
             let began = Instant::now();
             let value = work(context)?;
             Ok(MaintenanceStep {
                 value,
                 took: began.elapsed(),
-                beside_appends: context.is_appended_to(),
+                beside_appends: context.is_appended_to_since(run_began),
             })
         })?;
         let rest = rest_after(step.took, step.beside_appends, self.store.level());
@@ -80,9 +85,15 @@ mod tests {
     use super::*;
     use crate::{Batch, SessionId, StoreOptions};
 
-    fn beside_appends(store: &Store) -> bool {
+    fn append(store: &Store) {
+        let session = SessionId::new("s").unwrap();
+        let batch = Batch::new(session, vec!["a line".into()]);
+        store.append(batch).unwrap();
+    }
+
+    fn beside_appends(run: &mut Pace<'_>) -> bool {
         let nothing = |context: &mut WriterContext| context.maintain("do nothing", |_, _| Ok(()));
-        Pace::new(store).maintain(nothing).unwrap().beside_appends
+        run.maintain(nothing).unwrap().beside_appends
     }
 
     #[test]
@@ -90,21 +101,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.db");
         let store = Store::open(&path, StoreOptions::default()).unwrap();
-        assert!(!beside_appends(&store));
-        assert!(!beside_appends(&store), "its own maintenance is no append");
+        let mut run = Pace::new(&store);
+        assert!(!beside_appends(&mut run));
+        assert!(
+            !beside_appends(&mut run),
+            "its own maintenance is no append"
+        );
 
         let elsewhere = rusqlite::Connection::open(&path).unwrap();
         let commit = "UPDATE store SET created_ms = created_ms + 1";
         elsewhere.execute(commit, []).unwrap();
-        assert!(beside_appends(&store));
+        assert!(beside_appends(&mut run));
 
         let path = folder.path().join("other.db");
         let store = Store::open(&path, StoreOptions::default()).unwrap();
-        let session = SessionId::new("s").unwrap();
-        store
-            .append(Batch::new(session, vec!["a line".into()]))
-            .unwrap();
-        assert!(beside_appends(&store));
+        let mut run = Pace::new(&store);
+        append(&store);
+        assert!(beside_appends(&mut run));
+    }
+
+    #[test]
+    fn what_was_appended_before_a_run_began_does_not_slow_it_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        append(&store);
+        let mut run = Pace::new(&store);
+        assert!(!beside_appends(&mut run));
+        append(&store);
+        assert!(beside_appends(&mut run));
     }
 
     const STEP: Duration = Duration::from_millis(1);

@@ -359,11 +359,11 @@ impl WriterContext {
         })
     }
 
-    /// Whether somebody appended not long ago, in this process or, as far as it is known, in another.
-    pub(crate) fn is_appended_to(&self) -> bool {
+    /// Whether somebody appended since `began` and not long ago, in this process or, as far as it is known, in another.
+    pub(crate) fn is_appended_to_since(&self, began: Instant) -> bool {
         let recently = Duration::from_millis(APPENDING_MS_MAX);
         self.last_write_seen
-            .is_some_and(|at| at.elapsed() < recently)
+            .is_some_and(|at| at >= began && at.elapsed() < recently)
     }
 
     /// Commits the store's row as it is, and returns the store's name. Unlike [`Self::maintain`]
