@@ -346,13 +346,9 @@ pub(crate) fn is_full(path: &Path) -> bool {
 }
 
 fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {
-    use rustix::fs::{FallocateFlags, Mode, OFlags};
-    let file = rustix::fs::open(
-        folder_of(path),
-        OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::RUSR | Mode::WUSR,
-    )?;
-    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)
+    let file = tempfile::tempfile_in(folder_of(path))
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)
 }
 
 /// The folder that a file is in.
@@ -364,6 +360,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 
 /// Name of the network file system that holds `path`, when it is one: SQLite's locks and shared
 /// memory do not work across machines.
+#[cfg(target_os = "linux")]
 pub(crate) fn network_file_system(path: &Path) -> Option<&'static str> {
     let stat = rustix::fs::statfs(path).ok()?;
     // Magic numbers from linux/magic.h.
@@ -378,13 +375,27 @@ pub(crate) fn network_file_system(path: &Path) -> Option<&'static str> {
     })
 }
 
+/// The same where file systems have names instead of numbers.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn network_file_system(path: &Path) -> Option<&'static str> {
+    let stat = rustix::fs::statfs(path).ok()?;
+    let name = stat.f_fstypename.map(|byte| byte as u8);
+    Some(match name.split(|&byte| byte == 0).next()? {
+        b"nfs" => "NFS",
+        b"smbfs" => "SMB",
+        b"afpfs" => "AFP",
+        b"webdav" => "WebDAV",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::StoreOptions;
     use crate::store::Store;
 
-    /// POSIX locks that this process has on a file, as the system lists them for what it has open. The
+    /// POSIX locks that this process has on a file, as Linux lists them for what it has open. The
     /// list of all processes' locks is read in pieces, and leaves some out when others come and go.
     fn locks_on(path: &Path) -> usize {
         let file = format!(":{}", std::fs::metadata(path).unwrap().ino());
@@ -471,14 +482,8 @@ mod tests {
     fn a_pipe_is_refused_without_waiting_for_somebody_to_write_to_it() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &pipe,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR,
-            0,
-        )
-        .unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
         let refused = refuse_unknown(&Db::at(&pipe)).unwrap_err();
         assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
     }

@@ -1,6 +1,8 @@
 //! `report`: size against the limit, growth beside the plan, forecast, biggest sessions.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -190,6 +192,7 @@ fn write_page(path: &Path, page: &[u8], out: &mut Out) -> Result<()> {
 
 /// Whether it is what this process writes its results to.
 fn is_stdout(there: &std::fs::Metadata) -> bool {
-    rustix::fs::fstat(std::io::stdout())
-        .is_ok_and(|stdout| (stdout.st_dev, stdout.st_ino) == (there.dev(), there.ino()))
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+    let stdout = stdout.and_then(|stdout| File::from(stdout).metadata());
+    stdout.is_ok_and(|stdout| (stdout.dev(), stdout.ino()) == (there.dev(), there.ino()))
 }
