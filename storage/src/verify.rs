@@ -369,7 +369,7 @@ impl Check<'_> {
         }
         for key in tails.into_iter().flatten().map(MessageKey::from_i64) {
             let session = key.session().as_i64();
-            let what = format!("pieces of a segment of session key {session}, which is not there");
+            let what = format!("pieces of session key {session} that belong to no segment");
             report.add_at(ProblemKind::Orphan, None, Some(key.sequence()), what);
         }
         Ok(())

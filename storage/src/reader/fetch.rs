@@ -15,7 +15,7 @@ use crate::limits::{
     SEQUENCE_MAX,
 };
 use crate::message::Message;
-use crate::segment::{Base, DecodeLimits, DecodedSegment, SegmentError};
+use crate::segment::{self, Base, DecodeLimits, DecodedSegment, SegmentError};
 use crate::sql::db::{Db, is_damage};
 use crate::sql::segments::SegmentInfo;
 use crate::sql::{self};
@@ -474,8 +474,10 @@ fn decode(shared: &Shared, range: &MessageRange<'_>, stored: &Stored) -> Result<
             decoder.decode_range(encoded, wanted, &DecodeLimits::default(), base)
         })
         .map_err(|source| StoreError::of_segment(id, info.first_sequence, source))?;
-    let complete = messages.len() as u64 == last - first + 1;
-    if !complete || (!partial && messages.raw_bytes() as u64 != info.raw_bytes) {
+    // A row with another first sequence would give its messages the places of others.
+    let is_of_row = segment::messages_in_head(encoded) == Some(info.messages());
+    let is_complete = messages.len() as u64 == last - first + 1;
+    if !is_of_row || !is_complete || (!partial && messages.raw_bytes() as u64 != info.raw_bytes) {
         return Err(StoreError::damaged(
             Some(id.as_str()),
             format!(

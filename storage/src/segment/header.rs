@@ -17,7 +17,7 @@ use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_MESSAGES_MAX};
 
 const MAGIC: [u8; 2] = *b"BS";
 pub(super) const VERSION_AT: usize = 2;
-const COUNTS_AT: usize = 4;
+pub(super) const COUNTS_AT: usize = 4;
 const CHECKSUM_AT: usize = 12;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 20;

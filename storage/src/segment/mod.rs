@@ -18,8 +18,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 pub use anatomy::{Anatomy, KindBytes, Part, PartBytes, anatomy, by_kind};
+use header::{COUNTS_AT, HEADER_BYTES, VERSION_AT};
 pub use header::{CodecVersion, Header};
-use header::{HEADER_BYTES, VERSION_AT};
 
 use crate::limits::DECODER_BUFFER_BYTES_MAX;
 pub use v2::Base;
@@ -300,6 +300,13 @@ impl Decoder {
             self.buffers.out = messages.bytes.into();
         }
     }
+}
+
+/// How many messages a segment has by its header, whose checksum is not looked at.
+pub(crate) fn messages_in_head(bytes: &[u8]) -> Option<u64> {
+    let (_, counts) = bytes.split_at_checked(COUNTS_AT)?;
+    let messages = counts.first_chunk()?;
+    Some(u64::from(u32::from_le_bytes(*messages)))
 }
 
 /// Bytes of a segment's beginning that say which base it needs.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use betcode_schema_sql::SCHEMA_VERSION;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 
@@ -523,11 +524,29 @@ pub(crate) fn write_transaction<T>(
 ) -> Result<T> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
     let transaction = db.named(action, transaction)?;
+    refuse_newer(db, &transaction)?;
     let value = work(&transaction)?;
     // Crash point: until the commit returns, nothing of this exists; a failed commit rolls back
     // when the transaction is dropped.
     db.named(action, transaction.commit())?;
     Ok(value)
+}
+
+/// Refuses to write a file that a newer build has migrated since this process opened it: rows of an earlier format
+/// would be damage there.
+fn refuse_newer(db: &Db, connection: &Connection) -> Result<()> {
+    let found = connection
+        .prepare_cached("PRAGMA user_version")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+    let found: i64 = db.named("read the file's header", found)?;
+    if found > i64::from(SCHEMA_VERSION) {
+        return Err(StoreError::Newer {
+            path: db.path().to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -231,6 +231,7 @@ pub(crate) fn encoded(
             session,
             first_sequence,
             last_sequence,
+            tier.tail_bytes,
             &mut bytes,
         )?;
     }
@@ -298,8 +299,9 @@ pub(crate) fn insert(
         ])?;
     tail::insert(
         connection,
-        MessageKey::new(session, segment.first_sequence),
-        segment.messages(),
+        session,
+        segment.first_sequence,
+        segment.last_sequence,
         tail_bytes,
     )
 }
@@ -334,7 +336,8 @@ pub(crate) fn delete_some(
     session: SessionKey,
     step: DeletionStep,
 ) -> rusqlite::Result<u64> {
-    let sizes = "SELECT segment_key, length(encoded) FROM segments
+    // With its tail, of which it has no more bytes than this mask, whatever a damaged row says.
+    let sizes = "SELECT segment_key, length(encoded) + ((tier >> 2) & 4095) FROM segments
          WHERE segment_key BETWEEN ?1 AND ?2 ORDER BY segment_key LIMIT ?3";
     match step.last_of(
         connection,

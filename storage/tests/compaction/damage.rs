@@ -179,3 +179,41 @@ fn two_segments_that_hold_the_same_messages_are_damage_of_their_session_only() {
     assert!(!failed.contains(&"u"), "{outcome:?}");
     assert_eq!(contents(&store, "u"), lines(20, 20));
 }
+
+#[test]
+fn a_segment_under_a_wrong_key_gives_no_message_the_place_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    let all = lines(1000, 1);
+    record(&store, "s", &all);
+    compact(&store, Tier::Quick);
+    store.close().unwrap();
+    for (change, first) in [
+        ("segment_key = segment_key + 4", 5),
+        ("segment_key = segment_key + 256", 257),
+        ("last_sequence = last_sequence - 1", 1),
+    ] {
+        let copy = folder.path().join("copy.db");
+        std::fs::copy(&path, &copy).unwrap();
+        let connection = rusqlite::Connection::open(&copy).unwrap();
+        let sql = format!("UPDATE segments SET {change} WHERE segment_key & 4294967295 = 1");
+        assert_eq!(connection.execute(&sql, []), Ok(1), "{change}");
+        drop(connection);
+        let store = open(&copy);
+        for from in [first, first + 3, 300, 900] {
+            // Few messages, for which not all of the segment is decoded.
+            let range = ReadRange {
+                from,
+                to: Some(from + 5),
+                last: None,
+            };
+            for message in store.read(&id("s"), range).unwrap().flatten() {
+                let sent = &all[message.sequence as usize - 1];
+                assert_eq!(&message.payload, sent, "{change}: {}", message.sequence);
+            }
+        }
+        assert!(!verify(&store).ok());
+        store.close().unwrap();
+    }
+}

@@ -116,3 +116,145 @@ fn a_tail_that_is_damaged_or_left_over_is_named() {
         store.close().unwrap();
     }
 }
+
+/// Changes rows of a closed store as no statement of ours does.
+fn change(path: &Path, sql: &str) -> usize {
+    let connection = Connection::open(path).unwrap();
+    connection.execute(sql, []).unwrap()
+}
+
+#[test]
+fn stray_pieces_keep_no_session_from_being_compacted_and_go_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = open(&path);
+    let small = lines(100, 1);
+    record(&store, "s", &small);
+    store.close().unwrap();
+    for sequence in [1, 2, 60] {
+        let stray = format!(
+            "INSERT INTO segment_tails
+             SELECT session_key << 32 | {sequence}, x'00ff' FROM sessions"
+        );
+        assert_eq!(change(&path, &stray), 1);
+    }
+    let store = open(&path);
+    let [problem] = &verify(&store).problems[..] else {
+        panic!("{:#?}", verify(&store).problems);
+    };
+    assert_eq!(problem.kind, ProblemKind::Orphan);
+    for tier in [Tier::Quick, Tier::Deep] {
+        compact(&store, tier);
+        assert_sound(&store);
+        assert_eq!(contents(&store, "s"), small);
+    }
+}
+
+#[test]
+fn surplus_pieces_of_a_tail_hide_no_message_and_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    small_sessions(&path).close().unwrap();
+    const LAST_PIECE: &str = "(SELECT max(piece_key) FROM segment_tails
+        WHERE piece_key >> 32 = (SELECT min(piece_key) >> 32 FROM segment_tails))";
+    for surplus in [
+        // A piece more.
+        format!("INSERT INTO segment_tails VALUES ({LAST_PIECE} + 1, zeroblob(1000))"),
+        // One that is longer than it was.
+        format!(
+            "UPDATE segment_tails SET bytes = CAST(bytes || x'00' AS BLOB)
+             WHERE piece_key = {LAST_PIECE}"
+        ),
+    ] {
+        let copy = folder.path().join("copy.db");
+        std::fs::copy(&path, &copy).unwrap();
+        assert_eq!(change(&copy, &surplus), 1);
+        let store = open(&copy);
+        assert_reads_back(&store, 1..=20);
+        let [problem] = &verify(&store).problems[..] else {
+            panic!("{surplus}: {:#?}", verify(&store).problems);
+        };
+        assert_eq!(problem.kind, ProblemKind::Orphan, "{surplus}");
+        store.close().unwrap();
+    }
+}
+
+/// One of the ways in which rows of a segment with a tail can be wrong.
+fn damage(random: &mut Random) -> String {
+    let mut one_of = |column: &str, rows: &str| {
+        let at = random.below(1000);
+        format!(
+            "(SELECT {column} FROM {rows} ORDER BY {column}
+              LIMIT 1 OFFSET {at} % (SELECT count(*) FROM {rows}))"
+        )
+    };
+    let [piece, other] = [(); 2].map(|()| one_of("piece_key", "segment_tails"));
+    let segment = one_of("segment_key", "segments WHERE tier > 3");
+    let set =
+        |what: &str| format!("UPDATE OR IGNORE segment_tails SET {what} WHERE piece_key = {piece}");
+    let add = |column: &str, by: i64| {
+        format!("UPDATE segments SET {column} = {column} + {by} WHERE segment_key = {segment}")
+    };
+    let by = random.between(1, 12);
+    match random.index(11) {
+        0 => format!("DELETE FROM segment_tails WHERE piece_key = {piece}"),
+        1 => set("bytes = zeroblob(length(bytes))"),
+        2 => set("bytes = CAST(substr(bytes, 2) AS BLOB)"),
+        3 => set("bytes = CAST(bytes || x'00' AS BLOB)"),
+        4 => set("bytes = x''"),
+        5 => set(&format!("piece_key = piece_key + {by}")),
+        6 => set(&format!("piece_key = piece_key - {by}")),
+        7 => set(&format!(
+            "bytes = (SELECT bytes FROM segment_tails WHERE piece_key = {other})"
+        )),
+        8 => format!("INSERT OR IGNORE INTO segment_tails SELECT {piece} + {by}, zeroblob({by})"),
+        9 => add("tier", random.one_of(&[-4, -1, 1, 4, 400, 1 << 40])),
+        _ => add("last_sequence", random.one_of(&[-1, 1, 9, 1 << 40])),
+    }
+}
+
+/// How many messages of the sessions can be read. Asserts that they are those that were recorded.
+fn readable(store: &Store) -> usize {
+    let read = |seed: usize| {
+        let sent = lines(10 + 7 * seed, seed);
+        let messages = store
+            .read(&id(&format!("s{seed}")), ReadRange::all())
+            .unwrap();
+        let good = messages.flatten().inspect(|message| {
+            assert_eq!(message.payload, sent[message.sequence as usize - 1]);
+        });
+        good.count()
+    };
+    (1..=20).map(read).sum()
+}
+
+#[test]
+fn whatever_rows_of_tails_hold_no_message_is_altered_and_a_check_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("h.db");
+    let store = small_sessions(&path);
+    let whole = readable(&store);
+    store.close().unwrap();
+    let seed = betcode_test_support::seed();
+    for round in 0..15 {
+        let mut random = Random::new(seed.wrapping_add(round));
+        let copy = folder.path().join("copy.db");
+        std::fs::copy(&path, &copy).unwrap();
+        let sql = damage(&mut random);
+        eprintln!("BETCODE_TEST_SEED={}: {sql}", seed.wrapping_add(round));
+        change(&copy, &sql);
+        let store = open(&copy);
+        let before = readable(&store);
+        assert!(before == whole || !verify(&store).ok());
+        let go_on = &mut |_: &_| ControlFlow::Continue(());
+        let _ = store.compact(&CompactionRequest::manual(), go_on);
+        assert_eq!(readable(&store), before);
+        for seed in 1..=20 {
+            assert!(store.delete(&id(&format!("s{seed}"))).unwrap());
+        }
+        store.close().unwrap();
+        let connection = Connection::open(&copy).unwrap();
+        let left = "SELECT count(*) FROM segment_tails WHERE piece_key >> 32 BETWEEN 1 AND 20";
+        assert_eq!(number(&connection, left), 0);
+    }
+}

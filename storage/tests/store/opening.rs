@@ -195,3 +195,33 @@ fn a_store_whose_pages_another_program_has_made_smaller_is_refused_for_what_it_i
     let store = Store::open(&path, small_reserve()).unwrap();
     assert_eq!(contents(&store, "s"), ["one"]);
 }
+
+#[test]
+fn a_store_that_a_newer_build_migrates_meanwhile_is_read_and_not_written_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"one"])).unwrap();
+    let other = rusqlite::Connection::open(store.path()).unwrap();
+    let known: i64 = other
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    let set_format = |format: i64| other.pragma_update(None, "user_version", format).unwrap();
+    set_format(known + 1);
+    let refusals = [
+        store.append(batch("s", &[b"two"])).err(),
+        store.rename(&id("s"), "named").err(),
+        store.delete(&id("s")).err(),
+        store.probe().err(),
+    ];
+    for refused in refusals {
+        let refused = refused.unwrap();
+        assert!(
+            matches!(&refused, StoreError::Newer { found, .. } if *found == known + 1),
+            "{refused}"
+        );
+    }
+    assert_eq!(contents(&store, "s"), ["one"]);
+    set_format(known);
+    store.append(batch("s", &[b"two"])).unwrap();
+    assert_eq!(contents(&store, "s"), ["one", "two"]);
+}

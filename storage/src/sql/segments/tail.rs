@@ -87,14 +87,20 @@ pub(super) fn split(encoded: &[u8], tier: Tier) -> (&[u8], &[u8]) {
     encoded.split_at(encoded.len() - tail_bytes)
 }
 
-/// Writes the tail of the segment `key` of so many messages, at least one. Its pieces are longer than usual if the
+/// Writes the tail of the segment that has the messages `first..=last`. Its pieces are longer than usual if the
 /// segment has fewer messages than pieces.
+///
+/// Pieces that have these keys already belong to no segment, which only a damaged file has. They must not keep
+/// the session from being compacted.
 pub(super) fn insert(
     connection: &Connection,
-    key: MessageKey,
-    messages: u64,
+    session: SessionKey,
+    first: u64,
+    last: u64,
     tail: &[u8],
 ) -> rusqlite::Result<()> {
+    delete(connection, session, first, last)?;
+    let messages = (last + 1).saturating_sub(first);
     let pieces_max = usize::try_from(messages).unwrap_or(usize::MAX).max(1);
     let piece_bytes = tail
         .len()
@@ -102,27 +108,35 @@ pub(super) fn insert(
         .max(SEGMENT_TAIL_PIECE_BYTES);
     let mut statement = connection
         .prepare_cached("INSERT INTO segment_tails (piece_key, bytes) VALUES (?1, ?2)")?;
-    for (piece_key, piece) in (key.as_i64()..).zip(tail.chunks(piece_bytes)) {
-        statement.execute(params![piece_key, piece])?;
+    for (sequence, piece) in (first..=last).zip(tail.chunks(piece_bytes)) {
+        statement.execute(params![MessageKey::new(session, sequence).as_i64(), piece])?;
     }
     Ok(())
 }
 
-/// Appends the tail of the segment that has the messages `first..=last` to the bytes of its row.
+/// Appends the tail of the segment that has the messages `first..=last` to the bytes of its row: no more than
+/// `tail_bytes`, whatever pieces a damaged file has. If there are fewer, the segment's checksum does not fit.
 pub(super) fn append_to(
     connection: &Connection,
     session: SessionKey,
     first: u64,
     last: u64,
+    tail_bytes: u64,
     bytes: &mut Vec<u8>,
 ) -> rusqlite::Result<()> {
+    // Lossless: at most SEGMENT_TAIL_BYTES_MAX.
+    let mut missing_bytes = tail_bytes as usize;
     let mut statement = connection.prepare_cached(
         "SELECT bytes FROM segment_tails WHERE piece_key BETWEEN ?1 AND ?2 ORDER BY piece_key",
     )?;
     let mut rows = statement.query(MessageKey::range(session, first, last))?;
-    while let Some(row) = rows.next()? {
-        let piece = row.get_ref("bytes")?;
-        bytes.extend_from_slice(piece.as_blob().map_err(rusqlite::Error::from)?);
+    while missing_bytes > 0
+        && let Some(row) = rows.next()?
+    {
+        let piece = row.get_ref("bytes")?.as_blob()?;
+        let (piece, _surplus) = piece.split_at(piece.len().min(missing_bytes));
+        bytes.extend_from_slice(piece);
+        missing_bytes -= piece.len();
     }
     Ok(())
 }
@@ -148,7 +162,7 @@ pub(crate) fn delete_of_session(
     delete(connection, session, 0, SEQUENCE_MAX)
 }
 
-/// The first key of each session's pieces that belong to no segment.
+/// The first key of each session's pieces that belong to no segment, or of which not all is part of its tail.
 pub(crate) fn pieces_without_segment(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version < FIRST_FORMAT_WITH_TAILS {
@@ -156,8 +170,11 @@ pub(crate) fn pieces_without_segment(connection: &Connection) -> rusqlite::Resul
     }
     connection
         .prepare(
-            "SELECT min(piece_key) FROM segment_tails
-             WHERE NOT coalesce((SELECT last_sequence >= (piece_key & 4294967295) AND tier > 3
+            "SELECT min(piece_key) FROM segment_tails AS piece
+             WHERE length(bytes) = 0 OR NOT coalesce((
+                SELECT last_sequence >= (piece_key & 4294967295) AND tier > 3 AND tier >> 2 >= (
+                    SELECT sum(length(bytes)) FROM segment_tails AS other
+                    WHERE other.piece_key BETWEEN segment_key AND piece.piece_key)
                 FROM segments WHERE segment_key BETWEEN (piece_key >> 32) << 32 AND piece_key
                 ORDER BY segment_key DESC LIMIT 1), 0)
              GROUP BY piece_key >> 32",
@@ -171,6 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::SESSION_KEY_MAX;
 
     fn deep(bytes: usize) -> (usize, usize) {
         let encoded = vec![7; bytes];
@@ -229,15 +247,15 @@ mod tests {
             connection.execute_batch(schema).unwrap();
             let session = SessionKey(3);
             let key = |sequence| MessageKey::new(session, sequence);
-            insert(&connection, key(5), messages, &tail).unwrap();
             let last = 5 + messages - 1;
+            insert(&connection, session, 5, last, &tail).unwrap();
             let others: [i64; 2] = [key(4).as_i64(), key(last + 1).as_i64()];
             for other in others {
                 let sql = "INSERT INTO segment_tails VALUES (?1, x'00')";
                 connection.execute(sql, [other]).unwrap();
             }
             let mut bytes = b"row".to_vec();
-            append_to(&connection, session, 5, last, &mut bytes).unwrap();
+            append_to(&connection, session, 5, last, tail.len() as u64, &mut bytes).unwrap();
             prop_assert_eq!(&bytes[3..], &tail[..]);
             delete(&connection, session, 5, last).unwrap();
             let left: Vec<i64> = connection
@@ -246,5 +264,41 @@ mod tests {
                 .collect::<rusqlite::Result<_>>().unwrap();
             prop_assert_eq!(left, others);
         }
+    }
+
+    #[test]
+    fn the_last_key_that_there_can_be_is_a_pieces_as_well() {
+        let connection = Connection::open_in_memory().unwrap();
+        let schema = "CREATE TABLE segment_tails (piece_key INTEGER PRIMARY KEY, bytes BLOB)";
+        connection.execute_batch(schema).unwrap();
+        let session = SessionKey(SESSION_KEY_MAX);
+        insert(&connection, session, SEQUENCE_MAX, SEQUENCE_MAX, &[7; 3000]).unwrap();
+        let found: i64 = connection
+            .query_row("SELECT piece_key FROM segment_tails", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(found, i64::MAX);
+    }
+    #[test]
+    fn a_step_of_a_deletion_counts_tails() {
+        let connection = Connection::open_in_memory().unwrap();
+        for migration in betcode_schema_sql::MIGRATIONS {
+            connection.execute_batch(migration.sql).unwrap();
+        }
+        let session = SessionKey(3);
+        let tail_bytes = 3000;
+        for sequence in 1..=5 {
+            let sql = "INSERT INTO segments VALUES (?1, ?2, 1, ?3, 0, NULL, zeroblob(10))";
+            let key = MessageKey::new(session, sequence).as_i64();
+            let tier = Tier::Deep as i64 | tail_bytes << TAIL_SHIFT;
+            connection
+                .execute(sql, params![key, signed(sequence), tier])
+                .unwrap();
+        }
+        let step = crate::sql::DeletionStep {
+            rows_max: 100,
+            bytes_max: 7000,
+        };
+        let mut delete_some = || super::super::delete_some(&connection, session, step).unwrap();
+        assert_eq!([delete_some(), delete_some(), delete_some()], [2, 2, 1]);
     }
 }
