@@ -376,3 +376,35 @@ async fn what_an_agent_has_to_do_is_told_as_a_whole_wherever_a_stream_begins() {
         assert_eq!(resume(&channel, "s", from).await, rest, "{from}");
     }
 }
+
+#[tokio::test]
+async fn who_resumes_and_then_converses_misses_no_line_between_the_two() {
+    let (served, folder) = serve(&[]).await;
+    let mut talk = Talk::open(&served.channel().await, start("s", &folder)).await;
+    let gates: Vec<_> = (0..3).map(|at| folder.join(format!("gate-{at}"))).collect();
+    let stops = gates.iter().zip(["b", "c", "d"]);
+    let stops = stops.map(|(gate, text)| format!("stop:{} say:{text}", gate.display()));
+    talk.say(&format!("say:a {}", stops.collect::<Vec<_>>().join(" ")))
+        .await;
+    talk.hears("a").await;
+    // Comes in the middle of a turn: what there was, then what comes.
+    let channel = served.channel().await;
+    let mut had = resume(&channel, "s", 0).await;
+    std::fs::write(&gates[0], "").unwrap();
+    talk.hears("b").await;
+    let mut late = Talk::open(&channel, start("s", &folder)).await;
+    late.hears("b").await;
+    // One that was told where to begin begins there, and one that comes again at the end.
+    std::fs::write(&gates[1], "").unwrap();
+    talk.hears("c").await;
+    late.hears("c").await;
+    let mut again = Talk::open(&channel, start("s", &folder)).await;
+    std::fs::write(&gates[2], "").unwrap();
+    for talk in [&mut talk, &mut late, &mut again] {
+        talk.turn_over().await;
+    }
+    assert_eq!(said(&again.told), "d");
+    had.extend(late.recorded());
+    had.retain(support::talk::is_of_line);
+    assert_eq!(had, talk.recorded());
+}
