@@ -263,6 +263,10 @@ pub const ALLOWED_TOOLS_MAX: usize = 256;
 pub const METADATA_ENTRIES_MAX: usize = 64;
 /// Bytes that a prompt's line needs besides its content.
 pub const PROMPT_OVERHEAD_BYTES: usize = 512;
+/// How long the end of a client's replay is known: a conversation that it begins meanwhile goes on there.
+pub const REPLAY_NOTED_MS: u64 = 60_000;
+/// Ends of replays that are known; then the oldest are forgotten.
+pub const REPLAYS_NOTED_MAX: usize = 1024;
 /// The daemon's own events that wait for one stream; then the oldest are forgotten.
 pub const MAILBOX_EVENTS_MAX: usize = 256;
 /// Batches of lines whose time of reading is remembered.

@@ -490,6 +490,7 @@ async fn pictures_and_texts_reach_the_agent_as_blocks() {
     };
     talk.ask(message(vec![attachment("video/mp4", b"")])).await;
     assert_eq!(talk.error().await.code, "ATTACHMENT");
+    assert_eq!(talk.turn_over().await, "error");
     talk.ask(message(vec![attachment("image/png", b"\x89PNG")]))
         .await;
     talk.turn_over().await;

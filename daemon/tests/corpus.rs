@@ -85,7 +85,7 @@ impl Said {
                     match block["type"].as_str() {
                         Some("tool_result") => self.results.push(text(block, "tool_use_id")),
                         Some("text") => self.user_text(value, &text(block, "text")),
-                        Some("image") => self.inputs += 1,
+                        Some("image") if !is_for_sub_agent(value) => self.inputs += 1,
                         _ => {}
                     }
                 }
@@ -105,9 +105,10 @@ impl Said {
             let end = printed.find("</local-command-").unwrap_or(printed.len());
             let said = self.text.entry(String::new()).or_default();
             said.push_str(printed[..end].trim());
-        } else if !["isMeta", "isSynthetic", "isCompactSummary"]
-            .iter()
-            .any(|mark| line[mark] == true)
+        } else if !is_for_sub_agent(line)
+            && !["isMeta", "isSynthetic", "isCompactSummary"]
+                .iter()
+                .any(|mark| line[mark] == true)
             && ![
                 "<local-command-",
                 "<command-",
@@ -141,6 +142,12 @@ impl Said {
         said.tools.sort();
         said
     }
+}
+
+/// Whether an agent tells its sub-agent this, in output or in a transcript that has both of them.
+fn is_for_sub_agent(line: &Value) -> bool {
+    let among_others = line["isSidechain"] == true && line["agentId"].is_null();
+    line["parent_tool_use_id"].is_string() || among_others
 }
 
 async fn record(served: &Served, session: &str, lines: &[Bytes]) {

@@ -13,9 +13,11 @@ use std::path::Path;
 use betcode_schema_grpc::v1 as proto;
 use betcode_schema_grpc::v1::agent_event::Event;
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
+use betcode_schema_grpc::v1::agent_service_client::AgentServiceClient;
 use betcode_schema_grpc::v1::version_service_client::VersionServiceClient;
 use betcode_schema_grpc::v1::{AgentRequest, AgentStatus, PermissionDecision};
 use support::talk::{Talk, printing, resume, said, serve, start};
+use tonic::transport::Channel;
 
 #[tokio::test]
 async fn a_client_may_leave_the_name_of_a_new_session_to_the_daemon() {
@@ -375,4 +377,135 @@ async fn what_an_agent_has_to_do_is_told_as_a_whole_wherever_a_stream_begins() {
             .collect();
         assert_eq!(resume(&channel, "s", from).await, rest, "{from}");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_while_nothing_runs_ends_as_a_turn_does() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    let mut other = Talk::open(&served.channel().await, start("s", &folder)).await;
+    talk.idle().await;
+    let archive = proto::Attachment {
+        filename: "a.zip".into(),
+        mime_type: "application/zip".into(),
+        data: vec![0],
+    };
+    for (attachments, code) in [(Vec::new(), "INVALID"), (vec![archive], "ATTACHMENT")] {
+        let refused = proto::UserMessage {
+            attachments,
+            ..proto::UserMessage::default()
+        };
+        talk.ask(Asked::Message(refused)).await;
+        assert_eq!(ends(&mut talk).await, [code, "error"]);
+    }
+    lock(&channel).await;
+    other.idle().await;
+    other.say("say:x").await;
+    assert_eq!(ends(&mut other).await, ["INPUT_LOCKED", "error"]);
+    // While a turn runs there is an end to wait for.
+    let gate = folder.join("gate");
+    talk.say(&format!("say:before stop:{}", gate.display()))
+        .await;
+    other.hears("before").await;
+    other.say("say:x").await;
+    other.error().await;
+    std::fs::write(&gate, "").unwrap();
+    assert_eq!(ends(&mut talk).await, ["success"]);
+    assert_eq!(ends(&mut other).await, ["success"]);
+}
+
+/// Takes the input lock of the session `s`.
+async fn lock(channel: &Channel) {
+    let request = proto::InputLockRequest {
+        session_id: "s".into(),
+    };
+    let mut client = AgentServiceClient::new(channel.clone());
+    let answer = client.request_input_lock(request).await.unwrap();
+    assert!(answer.into_inner().granted);
+}
+
+/// Says that nothing more will be said: the client's side of the stream ends.
+fn half_close(talk: &mut Talk) {
+    talk.requests = tokio::sync::mpsc::channel(1).0;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_turns_once_its_client_has_said_all() {
+    let (served, folder) = serve(&[]).await;
+    let channel = served.channel().await;
+    // It only watches.
+    let mut watches = Talk::open(&channel, start("s", &folder)).await;
+    half_close(&mut watches);
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("say:one").await;
+    talk.say("say:two").await;
+    half_close(&mut talk);
+    let ended = talk.ended().await;
+    assert_eq!(ended.message(), "the stream has ended");
+    let turns = talk.told.iter();
+    let turns = turns.filter(|event| matches!(event.event, Some(Event::TurnComplete(_))));
+    assert_eq!((said(&talk.told).as_str(), turns.count()), ("onetwo", 2));
+    let last = talk.told.last().unwrap().event.clone();
+    assert!(
+        matches!(last, Some(Event::StatusChange(change)) if change.status() == AgentStatus::Idle)
+    );
+    // So does one whose message is refused.
+    let mut refused = Talk::open(&channel, start("s", &folder)).await;
+    refused.say("").await;
+    half_close(&mut refused);
+    assert_eq!(refused.ended().await.message(), "the stream has ended");
+    for _ in 0..2 {
+        watches.turn_over().await;
+    }
+    let later = Talk::open(&channel, start("s", &folder)).await;
+    later.say("say:three").await;
+    watches.turn_over().await;
+    assert_eq!(said(&watches.told), "onetwothree");
+}
+
+#[tokio::test]
+async fn a_request_is_not_kept_open_by_clients_that_cannot_answer_it() {
+    let (served, folder) = serve(&[("agent_request_wait_ms", "200")]).await;
+    let channel = served.channel().await;
+    let mut watches = Talk::open(&channel, start("s", &folder)).await;
+    half_close(&mut watches);
+    let mut talk = Talk::open(&channel, start("s", &folder)).await;
+    talk.say("ask:Bash:a").await;
+    half_close(&mut talk);
+    assert_eq!(talk.turn_over().await, "success");
+    assert!(said(&talk.told).contains("nobody was there to answer"));
+    watches.turn_over().await;
+}
+
+#[tokio::test]
+async fn who_resumes_and_then_converses_misses_no_line_between_the_two() {
+    let (served, folder) = serve(&[]).await;
+    let mut talk = Talk::open(&served.channel().await, start("s", &folder)).await;
+    let gates: Vec<_> = (0..3).map(|at| folder.join(format!("gate-{at}"))).collect();
+    let stops = gates.iter().zip(["b", "c", "d"]);
+    let stops = stops.map(|(gate, text)| format!("stop:{} say:{text}", gate.display()));
+    talk.say(&format!("say:a {}", stops.collect::<Vec<_>>().join(" ")))
+        .await;
+    talk.hears("a").await;
+    // Comes in the middle of a turn: what there was, then what comes.
+    let channel = served.channel().await;
+    let mut had = resume(&channel, "s", 0).await;
+    std::fs::write(&gates[0], "").unwrap();
+    talk.hears("b").await;
+    let mut late = Talk::open(&channel, start("s", &folder)).await;
+    late.hears("b").await;
+    // One that was told where to begin begins there, and one that comes again at the end.
+    std::fs::write(&gates[1], "").unwrap();
+    talk.hears("c").await;
+    late.hears("c").await;
+    let mut again = Talk::open(&channel, start("s", &folder)).await;
+    std::fs::write(&gates[2], "").unwrap();
+    for talk in [&mut talk, &mut late, &mut again] {
+        talk.turn_over().await;
+    }
+    assert_eq!(said(&again.told), "d");
+    had.extend(late.recorded());
+    had.retain(support::talk::is_of_line);
+    assert_eq!(had, talk.recorded());
 }

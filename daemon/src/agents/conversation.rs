@@ -44,6 +44,8 @@ pub(crate) enum Effect {
     Kill,
     /// Send clients an event, once they were sent the lines up to a sequence.
     Tell(Recipients, u64, Event),
+    /// End a stream, once it was sent the lines up to a sequence.
+    EndStream(StreamKey, u64),
 }
 
 /// Who gets an event.
@@ -111,6 +113,8 @@ struct Turn {
     prompt: Option<Value>,
     /// How the agent runs if the prompt starts it.
     options: Arc<Options>,
+    /// The stream that it came on.
+    stream: StreamKey,
     /// The agent has it.
     written: bool,
     cancelled: bool,
@@ -122,6 +126,7 @@ impl Turn {
         Self {
             prompt: Some(said.content.clone()),
             options: Arc::clone(&said.options),
+            stream: said.stream,
             written: false,
             cancelled: false,
         }
@@ -135,6 +140,12 @@ struct Stream {
     options: Arc<Options>,
     /// It gets the lines behind this one.
     from: u64,
+    /// Its client has said something to the agent.
+    has_spoken: bool,
+    /// Its client says nothing more: neither messages nor answers.
+    half_closed: bool,
+    /// It is to end.
+    ends: bool,
 }
 
 /// What a user says, and how the agent runs if that starts it. Its stream may have left by then.
@@ -142,6 +153,7 @@ struct Stream {
 struct QueuedPrompt {
     content: Value,
     options: Arc<Options>,
+    stream: StreamKey,
 }
 
 /// What a user says to something that the agent asked.
@@ -265,6 +277,7 @@ impl Conversation {
 
     /// What is to be done now, in order.
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
+        self.end_streams();
         std::mem::take(&mut self.effects)
     }
 

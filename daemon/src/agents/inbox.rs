@@ -35,8 +35,12 @@ pub(crate) enum Command {
     },
     /// The stream was closed.
     Detach(StreamKey),
+    /// The client closed its side of the stream, and listens on.
+    HalfClosed(StreamKey),
     /// The user says something.
     Message(StreamKey, Value),
+    /// The user said something that cannot be taken.
+    MessageRefused(StreamKey, Refusal),
     /// The user replies to what the agent asked, having been sent the lines up to `last_sent`.
     Reply {
         stream: StreamKey,

@@ -16,8 +16,15 @@ use crate::limits::{MAILBOX_EVENTS_MAX, READ_TIMES_MAX};
 /// Events for one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
-    events: Mutex<VecDeque<(u64, Event)>>,
+    mail: Mutex<Mail>,
     changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    events: VecDeque<(u64, Event)>,
+    /// The stream ends when it was sent the lines up to this one.
+    end_after: Option<u64>,
 }
 
 /// Plain data, valid after every statement: a panic elsewhere does not spoil it.
@@ -28,20 +35,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Mailbox {
     /// Puts an event in, to be sent after the lines up to `after`.
     pub(crate) fn put(&self, after: u64, event: Event) {
-        let mut events = lock(&self.events);
-        if events.len() >= MAILBOX_EVENTS_MAX {
-            events.pop_front();
+        let mut mail = lock(&self.mail);
+        if mail.events.len() >= MAILBOX_EVENTS_MAX {
+            mail.events.pop_front();
         }
-        events.push_back((after, event));
-        drop(events);
+        mail.events.push_back((after, event));
+        drop(mail);
         self.changed.notify_one();
+    }
+
+    /// The stream ends behind what was put in, once it was sent the lines up to `after`.
+    pub(crate) fn end(&self, after: u64) {
+        lock(&self.mail).end_after = Some(after);
+        self.changed.notify_one();
+    }
+
+    /// Whether a stream ends that was sent the lines up to `sequence`.
+    pub(crate) fn ends_at(&self, sequence: u64) -> bool {
+        let end_after = lock(&self.mail).end_after;
+        end_after.is_some_and(|after| after <= sequence)
     }
 
     /// The next event that comes before line `sequence`.
     pub(crate) fn take_before(&self, sequence: u64) -> Option<Event> {
-        let mut events = lock(&self.events);
-        match events.front() {
-            Some((after, _)) if *after < sequence => events.pop_front().map(|(_, event)| event),
+        let mut mail = lock(&self.mail);
+        match mail.events.front() {
+            Some((after, _)) if *after < sequence => {
+                mail.events.pop_front().map(|(_, event)| event)
+            }
             _ => None,
         }
     }
@@ -110,5 +131,13 @@ mod tests {
         }
         let left = std::iter::from_fn(|| mailbox.take_before(1)).count();
         assert_eq!(left, MAILBOX_EVENTS_MAX);
+    }
+
+    #[test]
+    fn a_stream_ends_when_it_was_sent_the_lines_before_its_end() {
+        let mailbox = Mailbox::default();
+        assert!(!mailbox.ends_at(u64::MAX));
+        mailbox.end(5);
+        assert!(!mailbox.ends_at(4) && mailbox.ends_at(5) && mailbox.ends_at(6));
     }
 }

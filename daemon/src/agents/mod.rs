@@ -5,7 +5,8 @@
 //! * `session` is the task that carries the effects out, one for each session in
 //!   use, and hears through its `inbox`;
 //! * `running` is an agent at work: `process` starts and ends it, `recorder` has its pipes;
-//! * `mailbox` holds the daemon's own events for a stream.
+//! * `mailbox` holds the daemon's own events for a stream;
+//! * `replays` knows where clients' replays ended.
 //!
 //! Every line is recorded before anything is sent of it: clients get it from the store's commits,
 //! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
@@ -19,6 +20,7 @@ mod process;
 mod prompt;
 mod recorder;
 mod refusal;
+mod replays;
 mod requests;
 mod running;
 mod session;
@@ -52,6 +54,7 @@ use crate::limits::{
 use crate::observe::ms;
 use crate::status::{being_deleted, draining, from_store, internal};
 use conversation::Activity;
+use replays::Replays;
 use session::{ConversationTask, StoredConversation};
 use signals::AgentSignal;
 
@@ -65,6 +68,8 @@ pub struct Agents {
     idle_numbers: AtomicU64,
     /// What the agent which began last said of itself.
     last_began: Mutex<AgentInfo>,
+    /// Where clients' replays ended.
+    pub(crate) replays: Replays,
     tasks: TaskTracker,
 }
 

@@ -175,7 +175,9 @@ impl ConversationTask {
                 self.mailboxes.remove(&key);
                 conversation.detached(now_ms, key);
             }
+            Command::HalfClosed(key) => conversation.half_closed(now_ms, key),
             Command::Message(key, content) => conversation.message(now_ms, key, content),
+            Command::MessageRefused(key, refusal) => conversation.message_refused(key, refusal),
             Command::Reply {
                 stream,
                 last_sent,
@@ -291,6 +293,11 @@ impl ConversationTask {
             Effect::Tell(Recipients::One(key), after, event) => {
                 if let Some(mailbox) = self.mailboxes.get(&key) {
                     mailbox.put(after, event);
+                }
+            }
+            Effect::EndStream(key, after) => {
+                if let Some(mailbox) = self.mailboxes.get(&key) {
+                    mailbox.end(after);
                 }
             }
         }

@@ -116,7 +116,8 @@ impl AgentService for Agent {
         &self,
         request: Request<proto::ResumeSessionRequest>,
     ) -> Result<Response<Self::ResumeSessionStream>, Status> {
-        resume::resume(Arc::clone(&self.0), request.into_inner())
+        let client = client_name(&request);
+        resume::resume(Arc::clone(&self.0), client, request.into_inner())
             .await
             .map(Response::new)
     }

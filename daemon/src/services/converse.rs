@@ -3,7 +3,8 @@
 //!
 //! 1. The first request is `start`. It finds the session, or makes it.
 //! 2. Subscribe to what is committed; from here on none is missed. Then look where the session ends:
-//!    the stream begins there (or where the client says that it is).
+//!    the stream begins there (or where the client says that it is, or where a replay that it was sent just
+//!    now ended).
 //! 3. Attach to the conversation, so that the daemon's own events come.
 //! 4. Tell: `SessionInfo`, then lines as they are committed, translated; the daemon's own events
 //!    between them. A stream that is too slow for its buffer is served from the store.
@@ -17,6 +18,7 @@ mod outbound;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::{AgentEvent, AgentRequest};
@@ -135,7 +137,10 @@ async fn attach(
     let subscription = core.hub.subscribe(id.clone());
     let session = find(&core, &id).await?;
     subscription.set_key(session.key);
-    let from = opened.from.unwrap_or(session.messages);
+    // A replay that the client was sent just now: the conversation goes on behind it, without a gap.
+    let replays = &core.agents.replays;
+    let replayed = replays.take(Instant::now(), &client, session.key);
+    let from = opened.from.or(replayed).unwrap_or(session.messages);
     let (store, in_session) = (core.store.clone(), id.clone());
     let context = move || in_context(&store, &in_session, from);
     let mut translator = core.blocking.read(context).await?;

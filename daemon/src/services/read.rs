@@ -21,7 +21,7 @@ use crate::status::{beyond_the_end, from_store};
 ///
 /// # Errors
 /// NOT_FOUND.
-pub(super) async fn last_of(core: &Core, session: &SessionId) -> Result<u64, Status> {
+async fn last_of(core: &Core, session: &SessionId) -> Result<u64, Status> {
     let (store, id) = (core.store.clone(), session.clone());
     let read = core.blocking.read(move || store.session(&id)).await;
     read.map(|session| session.messages)

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use betcode_schema_grpc::v1::{AgentEvent, ResumeSessionRequest};
 use betcode_storage::{Message, ReadRange, Result, SessionId, Store};
@@ -13,7 +14,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::ResponseStream;
-use super::read::last_of;
 use crate::core::{Core, session_id};
 use crate::limits::{
     ANSWERS_AHEAD_MAX, FIRST_INIT_LINES_MAX, TRANSLATE_CONTEXT_BYTES_MAX,
@@ -21,18 +21,22 @@ use crate::limits::{
 };
 use crate::long_lines::LongLinePermit;
 use crate::observe::traffic::StreamMeter;
-use crate::reading::{Page, Pages, together};
+use crate::reading::{Gone, Page, Pages, together};
 use crate::status::{from_store, out_of_range};
 use crate::translate::{Line, Matters, TaskChange, Translator, task_changes};
 
 pub(super) async fn resume(
     core: Arc<Core>,
+    client: Arc<str>,
     request: ResumeSessionRequest,
 ) -> std::result::Result<ResponseStream<AgentEvent>, Status> {
     let session = session_id(&request.session_id)?;
     let after = request.from_sequence;
     core.admission.memory.check()?;
-    let last = last_of(&core, &session).await?;
+    let (store, id) = (core.store.clone(), session.clone());
+    let found = core.blocking.read(move || store.session(&id)).await;
+    let found = found.map_err(|error| from_store(&error))?;
+    let last = found.messages;
     if after > last {
         let message = format!(
             "session {session} ends at sequence {last}, and it was to be resumed behind {after}; \
@@ -51,11 +55,16 @@ pub(super) async fn resume(
         .await;
     let translator = ready.map_err(|error| from_store(&error))?;
     let range = ReadRange::from(after + 1);
-    let opened = Pages::open(Arc::clone(&core), session, range).await;
-    let pages = opened.map_err(|error| from_store(&error))?;
+    let pages = Pages::of(Arc::clone(&core), &found, range);
     let (sender, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     let meter = StreamMeter::new(&core.metrics.traffic.replayed);
-    tokio::spawn(async move { pump(pages, lines, translator, meter, &sender).await });
+    tokio::spawn(async move {
+        if pump(pages, lines, translator, meter, &sender).await.is_ok() {
+            let replays = &core.agents.replays;
+            // Before its client sees the end.
+            replays.note(Instant::now(), client, found.key, last);
+        }
+    });
     // Events of some lines come out together: those of one line share a transport frame.
     Ok(Box::pin(EventStream::of(ReceiverStream::new(receiver))))
 }
@@ -136,21 +145,22 @@ impl Lines {
     }
 }
 
+/// Sends a replay to its end, unless its client leaves or damage ends it.
 async fn pump(
     mut pages: Pages,
     lines: Lines,
     mut translator: Translator,
     mut meter: StreamMeter,
     sender: &mpsc::Sender<NextBatch>,
-) {
+) -> std::result::Result<(), Gone> {
     loop {
         let Page { messages, room } = match pages.next().await {
             Ok(Some(page)) => page,
-            Ok(None) => return,
+            Ok(None) => return Ok(()),
             Err(error) => {
                 // These clients cannot be told of damage between events: the replay ends with it.
                 let _ = sender.send(Err(error.into())).await;
-                return;
+                return Err(Gone);
             }
         };
         for messages in together(&messages) {
@@ -163,13 +173,11 @@ async fn pump(
                 continue;
             }
             let batch = EventBatch::new(events, room.clone());
-            if pages.hand_to(sender, Ok(batch)).await.is_err() {
-                return;
-            }
+            pages.hand_to(sender, Ok(batch)).await?;
             meter.add(payload_bytes(messages));
         }
         if sender.is_closed() {
-            return;
+            return Err(Gone);
         }
     }
 }

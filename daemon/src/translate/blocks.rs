@@ -82,7 +82,14 @@ const AGENT_TAGS: [&str; 6] = [
 const AGENT_MARKS: [&str; 3] = ["isSynthetic", "isMeta", "isCompactSummary"];
 
 fn is_of_agent(value: &Value) -> bool {
-    AGENT_MARKS.iter().any(|mark| flag(value, mark))
+    AGENT_MARKS.iter().any(|mark| flag(value, mark)) || is_for_sub_agent(value)
+}
+
+/// Whether a sub-agent is told this, by the agent that called it. In some transcripts such lines stand among the
+/// agent's own; a transcript of the sub-agent's own names it, and begins with what it was told.
+fn is_for_sub_agent(value: &Value) -> bool {
+    let is_among_others = flag(value, "isSidechain") && value.get("agentId").is_none();
+    !parent(value).is_empty() || is_among_others
 }
 
 /// What a command of the agent's own printed, without the tags around it.

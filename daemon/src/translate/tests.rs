@@ -340,7 +340,7 @@ fn hostile_lines() -> Vec<(&'static str, Value)> {
         ),
         (
             "parent",
-            serde_json::json!({"type": "user", "parent_tool_use_id": long, "message": {"content": "x"}}),
+            serde_json::json!({"type": "assistant", "parent_tool_use_id": long, "message": {"content": "x"}}),
         ),
         (
             "tool",

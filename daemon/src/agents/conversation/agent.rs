@@ -20,6 +20,8 @@ use betcode_storage::capacity::text;
 
 /// Why a turn ended that was cancelled, and of which the agent printed no `result`.
 pub(super) const CANCELLED: &str = "cancelled";
+/// Why a turn ended that did not come about, or not to a `result`.
+pub(super) const FAILED: &str = "error";
 
 impl Conversation {
     /// It runs.
@@ -69,20 +71,21 @@ impl Conversation {
         refusal = self.forget_waiting(refusal);
         self.tell(Recipients::All, refusal.event());
         if let Some(turn) = turn {
-            self.tell_turn_complete(match turn.cancelled {
+            let stop_reason = match turn.cancelled {
                 true => CANCELLED,
-                false => "error",
-            });
+                false => FAILED,
+            };
+            self.tell_turn_complete(Recipients::All, stop_reason);
         }
         self.tell_status("");
     }
 
     /// Tells that a turn is over of which the agent prints no `result`: whoever waits for the end of a turn
     /// has nothing else to wait for.
-    pub(super) fn tell_turn_complete(&mut self, stop_reason: &str) {
+    pub(super) fn tell_turn_complete(&mut self, to: Recipients, stop_reason: &str) {
         let stop_reason = stop_reason.to_owned();
         let complete = Event::TurnComplete(TurnComplete { stop_reason });
-        self.tell(Recipients::All, complete);
+        self.tell(to, complete);
     }
 
     /// Forgets the messages that wait, and says so.
@@ -382,7 +385,7 @@ impl Conversation {
             Some(turn) if turn.cancelled && !self.closing && !self.waiting.is_empty() => {
                 self.requests.close();
                 self.turn = None;
-                self.tell_turn_complete(CANCELLED);
+                self.tell_turn_complete(Recipients::All, CANCELLED);
                 if let Some(said) = self.waiting.pop_front() {
                     self.turn = Some(Turn::of(&said));
                     self.start(said.options);
@@ -415,6 +418,7 @@ impl Conversation {
             self.waiting.push_front(QueuedPrompt {
                 content: turn.prompt.unwrap_or_default(),
                 options: turn.options,
+                stream: turn.stream,
             });
         }
         if !self.waiting.is_empty() {

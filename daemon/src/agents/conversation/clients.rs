@@ -7,7 +7,7 @@ use betcode_schema_grpc::v1::agent_event::Event;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::agent::CANCELLED;
+use super::agent::{CANCELLED, FAILED};
 use super::{
     Agent, Conversation, EarlyReply, Effect, InputKind, QueuedPrompt, Recipients, Reply, Stream,
     StreamKey, Turn,
@@ -33,6 +33,9 @@ impl Conversation {
             client,
             options,
             from,
+            has_spoken: false,
+            half_closed: false,
+            ends: false,
         };
         self.streams.insert(key, stream);
         self.recorded = self.recorded.max(from);
@@ -53,14 +56,45 @@ impl Conversation {
 
     /// A stream is gone. A lock goes with its holder's last one.
     pub(crate) fn detached(&mut self, now_ms: u64, key: StreamKey) {
+        let was_unattended = self.is_unattended();
         let Some(gone) = self.streams.remove(&key) else {
             return;
         };
-        if self.streams.is_empty() {
+        if !was_unattended && self.is_unattended() {
             self.unattended_since_ms = now_ms;
         }
         if !self.is_attached(&gone.client) && self.holder.as_ref() == Some(&gone.client) {
             self.holder = None;
+        }
+    }
+
+    /// The client of a stream has closed its side, and listens on: it cannot answer the agent any more.
+    pub(crate) fn half_closed(&mut self, now_ms: u64, key: StreamKey) {
+        let was_unattended = self.is_unattended();
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.half_closed = true;
+        }
+        if !was_unattended && self.is_unattended() {
+            self.unattended_since_ms = now_ms;
+        }
+    }
+
+    /// Whether there is nobody who could answer the agent.
+    pub(super) fn is_unattended(&self) -> bool {
+        self.streams.values().all(|stream| stream.half_closed)
+    }
+
+    /// Ends the streams whose clients have said all that they wanted, once the turns of that are over: such
+    /// a client may wait for the stream's end. One that has said nothing watches, and does not wait.
+    pub(super) fn end_streams(&mut self) {
+        let turn = self.turn.iter().map(|turn| turn.stream);
+        let waiting = self.waiting.iter().map(|said| said.stream);
+        let at_work: Vec<StreamKey> = turn.chain(waiting).collect();
+        for (key, stream) in &mut self.streams {
+            let has_all = stream.half_closed && stream.has_spoken && !at_work.contains(key);
+            if has_all && !std::mem::replace(&mut stream.ends, true) {
+                self.effects.push(Effect::EndStream(*key, self.recorded));
+            }
         }
     }
 
@@ -91,13 +125,18 @@ impl Conversation {
 
     /// The user says something.
     pub(crate) fn message(&mut self, now_ms: u64, key: StreamKey, content: Value) {
-        let options = self.streams.get(&key).map(|s| Arc::clone(&s.options));
+        let mut options = Arc::default();
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.has_spoken = true;
+            options = Arc::clone(&stream.options);
+        }
         let said = QueuedPrompt {
             content,
-            options: options.unwrap_or_default(),
+            options,
+            stream: key,
         };
         if let Err(refusal) = self.may_write(key) {
-            self.tell(Recipients::One(key), refusal.event());
+            self.refuse(key, refusal);
         } else if self.turn.is_none() {
             self.begin(now_ms, said);
         } else if self.waiting.len() < WAITING_MESSAGES_MAX {
@@ -115,6 +154,26 @@ impl Conversation {
             let refusal =
                 Refusal::new("RESOURCE_EXHAUSTED", message).with("limit", "waiting_messages");
             self.tell(Recipients::One(key), refusal.event());
+        }
+    }
+
+    /// A message cannot be taken as it is.
+    pub(crate) fn message_refused(&mut self, key: StreamKey, refusal: Refusal) {
+        if let Some(stream) = self.streams.get_mut(&key) {
+            stream.has_spoken = true;
+        }
+        self.refuse(key, refusal);
+    }
+
+    /// Tells a stream that its message is not taken. While nothing runs, that is the end of its turn: there
+    /// will be no other that its client could wait for.
+    fn refuse(&mut self, key: StreamKey, refusal: Refusal) {
+        let stream = Recipients::One(key);
+        self.tell(stream, refusal.event());
+        if self.turn.is_none() {
+            self.tell_turn_complete(stream, FAILED);
+            let status = self.status("");
+            self.tell(stream, status);
         }
     }
 
@@ -344,7 +403,7 @@ impl Conversation {
             // The agent does not know of it.
             self.turn = None;
             self.place = None;
-            self.tell_turn_complete(CANCELLED);
+            self.tell_turn_complete(Recipients::All, CANCELLED);
             self.tell_status(&format!("cancelled before the agent had it{forgotten}"));
         } else {
             self.interrupt(now_ms);

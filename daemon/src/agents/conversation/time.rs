@@ -21,10 +21,7 @@ impl Conversation {
     }
 
     pub(super) fn expires_ms(&self) -> Option<u64> {
-        let unattended = self
-            .streams
-            .is_empty()
-            .then_some(self.unattended_since_ms)?;
+        let unattended = self.is_unattended().then_some(self.unattended_since_ms)?;
         let oldest = self.requests.oldest_ms()?.max(unattended);
         Some(oldest + self.timeouts.unattended_ms)
     }

@@ -15,7 +15,7 @@ use crate::status::{being_deleted, draining, invalid, too_long};
 use crate::translate::from_struct;
 
 /// Hands on what the client says, until it breaks the rules. A client that has said all that it
-/// wanted goes on listening.
+/// wanted goes on listening, until the turns of that are over.
 pub(super) async fn forward_requests(
     attached: &Attached,
     mut requests: Streaming<AgentRequest>,
@@ -23,7 +23,10 @@ pub(super) async fn forward_requests(
     loop {
         let request = match requests.message().await {
             Ok(Some(request)) => request,
-            Ok(None) => std::future::pending().await,
+            Ok(None) => {
+                let _ = attached.inbox.send(Command::HalfClosed(attached.key)).await;
+                std::future::pending().await
+            }
             Err(status) => return inbound_status(&attached.core, status),
         };
         let command = match command(attached, request) {
@@ -68,10 +71,10 @@ fn command(attached: &Attached, request: AgentRequest) -> Result<Command, Inboun
     let bytes_max = attached.core.settings.max_payload_bytes;
     let heard = Instant::now();
     Ok(match request.request {
-        Some(Asked::Message(message)) => {
-            let content = prompt_content(&message, bytes_max).map_err(InboundError::Rejected)?;
-            Command::Message(stream, content)
-        }
+        Some(Asked::Message(message)) => match prompt_content(&message, bytes_max) {
+            Ok(content) => Command::Message(stream, content),
+            Err(refusal) => Command::MessageRefused(stream, refusal),
+        },
         Some(Asked::Permission(answer)) => Command::Reply {
             stream,
             last_sent,

@@ -58,6 +58,11 @@ impl EventSender {
         self.send(page).await?;
         self.catch_up().await?;
         loop {
+            if self.mailbox.ends_at(self.last_sent) {
+                let mut page = Vec::new();
+                self.daemon_events_before(self.last_sent + 1, &mut page);
+                return Ok(self.send(page).await?);
+            }
             let news = tokio::select! {
                 biased;
                 () = self.answers.closed() => return Err(End::Gone),

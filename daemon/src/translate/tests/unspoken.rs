@@ -145,3 +145,26 @@ fn an_agent_that_prints_init_at_each_turn_resumes_nothing() {
     // Where prompts are not recorded, each is taken for another process.
     assert_eq!(resumed(&[INIT, result, INIT]), [false, true]);
 }
+
+#[test]
+fn what_a_sub_agent_is_asked_is_nothing_that_the_user_typed() {
+    let live = r#"{"type":"user","message":{"content":[{"type":"text","text":"look"},{"type":"image"}]},"parent_tool_use_id":"t","session_id":"a","uuid":"u"}"#;
+    // In transcripts that hold what sub-agents do among their agent's own lines.
+    let beside = r#"{"type":"user","isSidechain":true,"message":{"content":"look"},"uuid":"u"}"#;
+    for line in [live, beside] {
+        assert!(events(&[line]).is_empty(), "{line}");
+    }
+    let inputs = |line: &str| {
+        let events = events(&[line]).into_iter();
+        let inputs = events.filter(|event| matches!(event, Event::UserInput(_)));
+        inputs.count()
+    };
+    // A transcript of its own begins with it.
+    let own = beside.replacen('{', r#"{"agentId":"1","#, 1);
+    assert_eq!(inputs(&own), 1);
+    let typed = beside.replace("true", "false");
+    assert_eq!(inputs(&typed), 1);
+    // What tools give it is told.
+    let result = r#"{"type":"user","isSidechain":true,"message":{"content":[{"type":"tool_result","tool_use_id":"r","content":"x"}]}}"#;
+    assert!(matches!(&events(&[result])[..], [Event::ToolCallResult(_)]));
+}
