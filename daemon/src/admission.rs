@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use betcode_service::sync::lock;
 use betcode_storage::SessionId;
 use tonic::Status;
 
@@ -101,7 +102,7 @@ impl Limit {
     fn note_and_log(&self, used: u64, max: u64) {
         self.note_refused();
         let interval = Duration::from_millis(LIMIT_LOG_INTERVAL_MS);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         if logged.is_none_or(|at| at.elapsed() >= interval) {
             *logged = Some(Instant::now());
             let (limit, hint) = (self.name, self.hint);
@@ -317,11 +318,6 @@ impl Admission {
 }
 
 type ActiveSessions = Arc<Mutex<HashMap<SessionId, ActiveSession>>>;
-
-fn lock(active: &ActiveSessions) -> MutexGuard<'_, HashMap<SessionId, ActiveSession>> {
-    // Plain data, valid after every statement.
-    active.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A session that is appended to.
 #[derive(Debug)]

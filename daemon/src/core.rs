@@ -1,10 +1,11 @@
 //! What all services share.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use betcode_schema_grpc::history::ResourceLevel;
 use betcode_service::process::resident_bytes;
+use betcode_service::sync::lock;
 use betcode_storage::capacity::levels::{Metric, level_of};
 use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
 use tokio::sync::watch;
@@ -63,9 +64,7 @@ impl std::fmt::Debug for BackgroundCompaction {
 impl Core {
     /// The background compaction.
     pub fn compaction(&self) -> MutexGuard<'_, Option<BackgroundCompaction>> {
-        self.compaction
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.compaction)
     }
 
     /// The policy of compaction, as the settings have it.

@@ -7,9 +7,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use betcode_service::sync::lock;
 use betcode_storage::{Committed, Message, Session, SessionId, SessionKey};
 use tokio::sync::Notify;
 
@@ -86,11 +87,6 @@ pub(crate) fn new_messages(live: LiveMessages, key: SessionKey, last: u64) -> Op
     let expected = last + 1..=last + fresh.len() as u64;
     let whole = fresh.iter().map(|m| m.sequence).eq(expected);
     whole.then_some(fresh)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain data, valid after every statement: a panic elsewhere does not spoil it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Buffer {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use betcode_schema_grpc::history::capacity_service_server::CapacityServiceServer;
 use betcode_schema_grpc::history::compaction_service_server::CompactionServiceServer;
@@ -13,6 +13,7 @@ use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
 use betcode_schema_grpc::v1::health_server::HealthServer;
 use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
 use betcode_service::process::resident_bytes;
+use betcode_service::sync::lock;
 use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -183,7 +184,7 @@ impl Daemon {
 
     /// Opens the tunnel, or gives the one that is open the credentials as they are now.
     fn attach(&self) {
-        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tunnel = lock(&self.tunnel);
         match &*tunnel {
             None => *tunnel = tunnel::attach(&self.core, &self.routes, &self.tell_tunnel),
             Some(open) => tunnel::renew(&self.core, open),
@@ -320,8 +321,7 @@ impl Daemon {
             }
         };
         let drain_max = ms(self.core.settings.max_drain_ms);
-        let tunnel = self.tunnel.get_mut();
-        let tunnel = tunnel.unwrap_or_else(PoisonError::into_inner).take();
+        let tunnel = lock(&self.tunnel).take();
         let left = async {
             match tunnel {
                 Some(tunnel) => tunnel.stop(drain_max).await,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
 use betcode_schema_tunnel::metadata::GoAway;
+use betcode_service::sync::{lock, write};
 
 use crate::auth::{LiveTokens, Revocations, StateError, StateFolder};
 use crate::tunnel::Table;
@@ -70,8 +71,7 @@ impl RevocationList {
     /// # Errors
     /// When it cannot be read. The same failure of the same writing is an error once.
     pub(crate) fn refresh_if_written(&self) -> Result<(), StateError> {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let mut watched = self.watched.lock().unwrap_or_else(|e| e.into_inner());
+        let mut watched = lock(&self.watched);
         let now = self.written();
         if now == watched.seen {
             return Ok(());
@@ -100,11 +100,10 @@ impl RevocationList {
     /// # Errors
     /// When it cannot be read; the old one stays in force then.
     pub(crate) fn refresh(&self) -> Result<(), StateError> {
-        // No code panics while it holds a lock, so a poisoned one is still whole.
-        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        let _turn = lock(&self.turn);
         let new = read(&self.state)?;
         // The list first: who is admitted from here on has met it, all others are found below.
-        *self.current.write().unwrap_or_else(|e| e.into_inner()) = new.clone();
+        *write(&self.current) = new.clone();
         self.live.end_revoked(&new);
         for link in self.table.connections() {
             if new.covers_link(link.machine(), link.certificate_issued_s()) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use betcode_schema_tunnel::{ENROLMENT_ALPN, TUNNEL_ALPN};
+use betcode_service::sync;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -49,8 +50,7 @@ impl Tls {
     /// As [`Tls::load`]; then everything stays as it was.
     pub fn reload(&self) -> Result<(), TlsError> {
         let new = read(&self.state)?;
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        *self.current.write().unwrap_or_else(|e| e.into_inner()) = new;
+        *sync::write(&self.current) = new;
         Ok(())
     }
 
@@ -67,8 +67,7 @@ impl Tls {
     }
 
     fn current(&self) -> Current {
-        let current = self.current.read().unwrap_or_else(|e| e.into_inner());
-        current.clone()
+        sync::read(&self.current).clone()
     }
 }
 

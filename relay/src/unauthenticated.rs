@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use betcode_service::sync::lock;
+
 use crate::limits;
 use crate::router::rate_limit_key;
 
@@ -55,9 +57,8 @@ impl UnauthenticatedConnections {
         Some(ConnectionAuth(Mutex::new(Some(counted))))
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.by_address.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.by_address)
     }
 }
 
@@ -81,8 +82,8 @@ impl ConnectionAuth {
 
     /// Says that a caller was let in on the connection.
     pub(crate) fn mark_authenticated(&self) {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let counted = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let counted = lock(&self.0).take();
+        // Not under that lock: it takes the other one.
         drop(counted);
     }
 }

@@ -6,13 +6,15 @@
 //! drops the body, and the client gets the trailers when it reads again.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::sync::lock;
 
 /// An answer that is given out as it comes, and may be ended with other trailers than its own.
 #[derive(Debug)]
@@ -80,11 +82,6 @@ where
             _watch: Some(AbortOnDropHandle::new(tokio::spawn(watch))),
         }
     }
-}
-
-// A body that panics takes its own call along; the state is whole after every statement.
-fn lock<B>(state: &Mutex<State<B>>) -> MutexGuard<'_, State<B>> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<B> State<B> {

@@ -11,4 +11,5 @@ pub mod private_file;
 pub mod process;
 pub mod service_manager;
 pub mod status;
+pub mod sync;
 pub mod trace_context;

@@ -5,10 +5,11 @@
 //! of them, and is sent the newest, which say how things stand.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_service::sync::lock;
 use tokio::sync::Notify;
 
 use crate::limits::{MAILBOX_EVENTS_MAX, READ_TIMES_MAX};
@@ -18,11 +19,6 @@ use crate::limits::{MAILBOX_EVENTS_MAX, READ_TIMES_MAX};
 pub(crate) struct Mailbox {
     events: Mutex<VecDeque<(u64, Event)>>,
     changed: Notify,
-}
-
-/// Plain data, valid after every statement: a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Mailbox {

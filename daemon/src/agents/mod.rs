@@ -28,8 +28,9 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use betcode_service::sync::lock;
 use betcode_storage::{
     ReadRange, Session as StoredSession, SessionId, SessionKey, Store, StoreError,
 };
@@ -117,9 +118,7 @@ impl Drop for DeletionGuard {
 
 impl Agents {
     fn lock_deletions(&self) -> MutexGuard<'_, Deletions> {
-        self.deletions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.deletions)
     }
 
     /// How many deletions are over, unless one of this session is under way.
@@ -142,8 +141,7 @@ impl Agents {
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, ConversationHandle>> {
-        // Plain data, valid after every statement.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.live)
     }
 
     /// A key for a stream.
@@ -213,9 +211,7 @@ impl Agents {
     }
 
     fn lock_last_began(&self) -> MutexGuard<'_, AgentInfo> {
-        // Plain data, valid after every statement.
-        let last = self.last_began.lock();
-        last.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last_began)
     }
 
     /// Conversations in memory.

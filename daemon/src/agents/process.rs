@@ -6,8 +6,9 @@ use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use betcode_service::sync::lock;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -94,11 +95,6 @@ pub(crate) async fn tail(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
 /// The lines that there are.
 pub(crate) fn lines_of(tail: &Mutex<Tail>) -> Vec<String> {
     std::mem::take(&mut *lock(tail)).lines()
-}
-
-/// Plain data, valid after every statement: a panic elsewhere does not spoil it.
-fn lock(tail: &Mutex<Tail>) -> MutexGuard<'_, Tail> {
-    tail.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The end of a text, bounded.

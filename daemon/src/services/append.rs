@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::append_response::Result as BatchResult;
 use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended};
+use betcode_service::sync::lock;
 use betcode_storage::{
     Appended as StoreAppended, Arrival, Batch, QueueDepth, SessionId, StoreError,
 };
@@ -316,10 +317,10 @@ impl AppendStream {
         expects_sequence: bool,
     ) -> (Arc<AtomicBool>, SessionPermit) {
         let order = self.orders.entry(session.clone()).or_default();
-        let (had_refusal, lock) = (Arc::clone(&order.had_refusal), Arc::clone(&order.lock));
+        let (had_refusal, turn) = (Arc::clone(&order.had_refusal), Arc::clone(&order.lock));
         let permit = match expects_sequence {
-            true => SessionPermit::Shared(lock.read_owned().await),
-            false => SessionPermit::Exclusive(lock.write_owned().await),
+            true => SessionPermit::Shared(turn.read_owned().await),
+            false => SessionPermit::Exclusive(turn.write_owned().await),
         };
         (had_refusal, permit)
     }
@@ -411,7 +412,7 @@ async fn submit(batch: Batch, wait: Duration, reply: Reply) {
 }
 
 fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(slot).take()
 }
 
 fn bytes_of(payloads: &[Bytes]) -> usize {

@@ -3,10 +3,11 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use betcode_service::sync::lock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
@@ -54,8 +55,7 @@ impl Client {
     /// # Errors
     /// RESOURCE_EXHAUSTED; the next request may find a place.
     pub fn admit(&self, clients: &Arc<Limit>) -> Result<(), Status> {
-        // Set whole or not at all: a panic elsewhere does not spoil it.
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = lock(&self.place);
         if place.is_none() {
             *place = Some(clients.acquire(1)?);
         }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
+use betcode_service::sync;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -47,13 +48,13 @@ impl Tls {
     /// As [`Tls::load`].
     pub fn reload(&self, settings: &Settings) -> Result<(), TlsError> {
         let config = Arc::new(config(settings)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+        *sync::write(&self.0) = config;
         Ok(())
     }
 
     /// Agrees on TLS with a client, which must have a certificate of our authorities.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        let config = Arc::clone(&sync::read(&self.0));
         TlsAcceptor::from(config).accept(stream).await
     }
 }

@@ -1,12 +1,13 @@
 //! What the daemon measures of its tunnel, and what the relay says of itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::RelayRouting;
 use betcode_service::histogram::Histogram;
 use betcode_service::io_bytes::IoBytes;
+use betcode_service::sync::lock;
 
 use super::buffered_body::large_answers;
 use crate::admission::Limit;
@@ -61,11 +62,6 @@ impl Drop for CallUnderWay {
     fn drop(&mut self) {
         self.0.calls_under_way.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-// Plain data, valid after every statement.
-fn lock<T>(data: &Mutex<T>) -> MutexGuard<'_, T> {
-    data.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl TunnelFigures {

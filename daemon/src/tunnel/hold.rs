@@ -1,7 +1,7 @@
 //! Holding a tunnel: dialling, serving, dialling again.
 
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
@@ -9,6 +9,7 @@ use betcode_schema_tunnel::{
     GreetingError, Hello, PROTOCOL, ReadAhead, Refusal, Welcome, read_greeting, write_greeting,
 };
 use betcode_service::io_bytes::Counted;
+use betcode_service::sync;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -131,8 +132,7 @@ impl Tunnel {
 
     /// Dials with these credentials from the next time on. A tunnel that is open stays.
     pub fn set_tls(&self, tls: TunnelTls) {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+        *sync::write(&self.tls) = Some(tls);
     }
 
     /// Takes no more calls, lets those under way finish for at most `grace`, and ends. Returns
@@ -320,11 +320,7 @@ impl TunnelTask {
         let _ = tcp.set_nodelay(true);
         let figures = &self.options.figures;
         let tcp = Counted::new(tcp, Arc::clone(&figures.bytes));
-        let tls = self
-            .tls
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let tls = sync::read(&self.tls).clone();
         let mut stream: Box<dyn Connection> = match tls {
             None => Box::new(tcp),
             Some(tls) => {

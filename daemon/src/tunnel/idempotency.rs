@@ -13,10 +13,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use betcode_schema_tunnel::metadata;
+use betcode_service::sync::lock;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
@@ -199,9 +200,8 @@ impl IdempotentCalls {
         })
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
-    fn lock(&self) -> std::sync::MutexGuard<'_, KnownCalls> {
-        self.memory.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, KnownCalls> {
+        lock(&self.memory)
     }
 }
 

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
 
 use betcode_schema_tunnel::metadata;
+use betcode_service::sync::lock;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -37,11 +38,7 @@ impl<S> Users<S> {
     }
 
     fn client(&self, user: &str) -> Arc<Client> {
-        // Plain data, valid after every statement.
-        let mut users = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut users = lock(&self.under_way);
         if let Some(client) = users.get(user).and_then(Weak::upgrade) {
             return client;
         }

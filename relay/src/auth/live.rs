@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use betcode_service::sync::lock;
 use tokio_util::sync::CancellationToken;
 
 use super::{Revocations, Token};
@@ -51,9 +52,8 @@ impl LiveTokens {
         });
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.0)
     }
 }
 

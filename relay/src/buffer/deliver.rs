@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use betcode_schema_tunnel::{MachineId, metadata};
 use betcode_service::backoff::Backoff;
+use betcode_service::sync;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full, Limited};
 use tonic::Code;
@@ -166,8 +167,7 @@ impl Deliverer {
 
     /// Whether the token that a request was sent with, or all of its user's, were revoked since.
     fn is_revoked(&self, kept: &Kept) -> bool {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+        let revoked = sync::read(&self.revoked);
         let user = &kept.request.user;
         match &kept.request.token {
             Some(token) => revoked.covers_token(user, &token.id, token.issued_s),
@@ -205,8 +205,7 @@ impl Deliverer {
     }
 
     fn turn_of(&self, machine: &MachineId) -> Arc<tokio::sync::Mutex<()>> {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let mut turns = self.turns.lock().unwrap_or_else(|e| e.into_inner());
+        let mut turns = sync::lock(&self.turns);
         if let Some(turn) = turns.get(machine).and_then(Weak::upgrade) {
             return turn;
         }

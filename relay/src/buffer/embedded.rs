@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::sync::lock;
 use betcode_storage::{
     Batch, Clock, ErrorKind, Message, ReadRange, SessionFilter, SessionId, Store, StoreError,
     StoreOptions,
@@ -437,11 +438,6 @@ fn failed(error: StoreError) -> BufferError {
         },
         _ => record::failed(error),
     }
-}
-
-// No code panics while it holds one of these locks, so a poisoned one is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// Runs what waits for the disk where waiting is allowed. It runs to its end even when nobody

@@ -5,6 +5,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::sync;
 use http::HeaderMap;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -64,8 +65,7 @@ impl Gate {
             }
             Access::Tokens(verifier) => {
                 let authorization = headers.get(http::header::AUTHORIZATION);
-                // No code panics while it holds the lock, so a poisoned one is still whole.
-                let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+                let revoked = sync::read(&self.revoked);
                 let caller = verifier
                     .verify(authorization.map(|value| value.as_bytes()), |claims| {
                         revoked.covers(claims)

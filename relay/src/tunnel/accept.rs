@@ -8,6 +8,7 @@ use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
     GreetingError, Hello, MachineId, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
 };
+use betcode_service::sync;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
@@ -235,9 +236,7 @@ impl Accept {
     }
 
     fn is_revoked(&self, machine: &MachineId, certificate_issued_s: Option<u64>) -> bool {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
-        revoked.covers_link(machine, certificate_issued_s)
+        sync::read(&self.revoked).covers_link(machine, certificate_issued_s)
     }
 
     /// Whether a machine may have a tunnel, and its place: held from here on, so that no more are

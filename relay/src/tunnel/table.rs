@@ -1,9 +1,10 @@
 //! The newest tunnel of each machine.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::sync::{lock, read, write};
 
 use super::Link;
 
@@ -31,8 +32,8 @@ impl Table {
     /// Makes `link` its machine's tunnel, unless a newer one is there.
     pub fn register(&self, link: &Arc<Link>) -> Registered {
         let id = (link.machine().clone(), link.epoch());
-        self.lock().insert(id, link.clone());
-        let mut links = self.write();
+        lock(&self.connections).insert(id, link.clone());
+        let mut links = write(&self.links);
         match links.get(link.machine()) {
             Some(there) if there.epoch() > link.epoch() => Registered::Outdated,
             _ => Registered::Newest {
@@ -43,7 +44,7 @@ impl Table {
 
     /// Takes `link` out, unless a newer tunnel has its place.
     pub fn remove(&self, link: &Link) -> bool {
-        let mut links = self.write();
+        let mut links = write(&self.links);
         let mine = links
             .get(link.machine())
             .is_some_and(|there| there.epoch() == link.epoch());
@@ -56,52 +57,43 @@ impl Table {
     /// Forgets the connection of `link`, which is gone.
     pub(crate) fn forget(&self, link: &Link) {
         let id = (link.machine().clone(), link.epoch());
-        self.lock().remove(&id);
+        lock(&self.connections).remove(&id);
     }
 
     /// All tunnels, and those that are being left and still have their connection.
     pub(crate) fn connections(&self) -> Vec<Arc<Link>> {
-        self.lock().values().cloned().collect()
+        lock(&self.connections).values().cloned().collect()
     }
 
     /// The tunnel of a machine, if it takes calls.
     #[must_use]
     pub fn find(&self, machine: &MachineId) -> Option<Arc<Link>> {
-        let links = self.links.read().unwrap_or_else(|e| e.into_inner());
+        let links = read(&self.links);
         links.get(machine).filter(|link| link.is_open()).cloned()
     }
 
     /// The newest tunnel of a machine, also when it is being left.
     pub(super) fn newest(&self, machine: &MachineId) -> Option<Arc<Link>> {
-        let links = self.links.read().unwrap_or_else(|e| e.into_inner());
+        let links = read(&self.links);
         links.get(machine).cloned()
     }
 
     /// All tunnels.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Link>> {
-        let links = self.links.read().unwrap_or_else(|e| e.into_inner());
+        let links = read(&self.links);
         links.values().cloned().collect()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.links.read().unwrap_or_else(|e| e.into_inner()).len()
+        read(&self.links).len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(MachineId, u64), Arc<Link>>> {
-        self.connections.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    // No code panics while it holds a lock, so a poisoned one is still whole.
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<MachineId, Arc<Link>>> {
-        self.links.write().unwrap_or_else(|e| e.into_inner())
     }
 }
