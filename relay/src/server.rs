@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX, ReadAhead};
-use betcode_service::io_bytes::Counted;
+use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX};
+use betcode_service::io_bytes::counted;
+use betcode_service::read_ahead::read_ahead;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -73,7 +74,7 @@ impl Listeners {
                 match &listeners.client_tls {
                     None => listeners.serve_client(stream, address.ip(), met).await,
                     Some(tls) => {
-                        match in_time(tls.for_clients().accept(ReadAhead::new(stream))).await {
+                        match in_time(tls.for_clients().accept(read_ahead(stream))).await {
                             Ok(stream) => listeners.serve_client(stream, address.ip(), met).await,
                             Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
                         }
@@ -106,12 +107,12 @@ impl Listeners {
     }
 
     async fn serve_tunnel(&self, stream: TcpStream) -> Result<(), AcceptError> {
-        let stream = Counted::new(stream, self.router.metrics.tunnel_bytes());
+        let stream = counted(stream, self.router.metrics.tunnel_bytes());
         let Some(tls) = &self.tunnel_tls else {
             let identity = Identity::AnyOnLoopback;
             return self.accept.accept(stream, &identity).await.map(drop);
         };
-        let stream = ReadAhead::new(stream);
+        let stream = read_ahead(stream);
         let accepted = in_time(tls.for_tunnels().accept(stream)).await;
         let mut stream = accepted.map_err(|error| AcceptError::Greeting(error.into()))?;
         let (_, session) = stream.get_ref();

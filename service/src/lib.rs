@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod body;
+pub mod connection;
 pub mod grpc_timeout;
 pub mod hex;
 pub mod histogram;
@@ -9,6 +10,7 @@ pub mod io_bytes;
 pub mod logging;
 pub mod private_file;
 pub mod process;
+pub mod read_ahead;
 pub mod service_manager;
 pub mod status;
 pub mod sync;

@@ -1,12 +1,12 @@
-//! One connection: its bytes, its place among the clients, and the time to begin.
+//! One connection of a client: its place among the clients, and the time it has to begin.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use betcode_service::connection::{self, Hook};
 use betcode_service::sync::lock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
@@ -15,6 +15,7 @@ use tonic::transport::server::Connected;
 
 use crate::admission::{Limit, LimitGuard};
 use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
+use crate::observe::ms;
 
 /// What a request knows of its connection. A connection becomes a client with its first request:
 /// those that only stand there take no client's place.
@@ -70,31 +71,39 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Io for T {}
 
 pub(super) type Stream = Box<dyn Io>;
 
-/// An accepted connection. One that says nothing for a while after it was accepted is closed: what
-/// HTTP/2 looks after begins only with its preface.
+/// A connection on its way to the server.
+pub(crate) type Connection = connection::Connection<Stream, ClientHook>;
+
+/// What an accepted connection holds. It is closed unless it sends HTTP/2's preface in time: HTTP/2's own
+/// keep-alive begins only with that.
 #[derive(Debug)]
-pub struct Connection {
-    stream: Stream,
+pub(crate) struct ClientHook {
     client: Client,
-    begins: Option<Pin<Box<Sleep>>>,
-    read_bytes: usize,
+    preface: Option<AwaitedPreface>,
     _slot: LimitGuard,
 }
 
-impl Connection {
-    pub(super) fn new(stream: Stream, slot: LimitGuard) -> Self {
-        let begins = Some(Box::pin(sleep(Duration::from_millis(PREFACE_MS_MAX))));
-        Self {
-            stream,
-            client: Client::default(),
-            begins,
-            read_bytes: 0,
-            _slot: slot,
-        }
-    }
+#[derive(Debug)]
+struct AwaitedPreface {
+    deadline: Pin<Box<Sleep>>,
+    bytes_read: usize,
 }
 
-impl Connected for Connection {
+/// A connection that takes a slot among the connections.
+pub(super) fn client_connection(stream: Stream, slot: LimitGuard) -> Connection {
+    let preface = AwaitedPreface {
+        deadline: Box::pin(sleep(ms(PREFACE_MS_MAX))),
+        bytes_read: 0,
+    };
+    let hook = ClientHook {
+        client: Client::default(),
+        preface: Some(preface),
+        _slot: slot,
+    };
+    connection::Connection::new(stream, hook)
+}
+
+impl Connected for ClientHook {
     type ConnectInfo = Client;
 
     fn connect_info(&self) -> Client {
@@ -102,53 +111,24 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl Hook for ClientHook {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if let Some(begins) = &mut self.begins {
-            let late = begins.as_mut().poll(context).is_ready();
-            self.read_bytes += buffer.filled().len() - before;
-            if self.read_bytes >= PREFACE_BYTES {
-                self.begins = None;
-            } else if late {
+        let read = Pin::new(stream).poll_read(context, buffer);
+        if let Some(preface) = &mut self.preface {
+            let is_late = preface.deadline.as_mut().poll(context).is_ready();
+            preface.bytes_read += buffer.filled().len() - before;
+            if preface.bytes_read >= PREFACE_BYTES {
+                self.preface = None;
+            } else if is_late {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
         read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

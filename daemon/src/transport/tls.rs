@@ -31,14 +31,14 @@ pub struct TlsError {
 
 /// What new connections are met with. Those that are open keep what they began with.
 #[derive(Debug)]
-pub struct Tls(RwLock<Arc<ServerConfig>>);
+pub(crate) struct Tls(RwLock<Arc<ServerConfig>>);
 
 impl Tls {
     /// Reads the files that the settings name.
     ///
     /// # Errors
     /// When one is absent or not what it should be.
-    pub fn load(settings: &Settings) -> Result<Self, TlsError> {
+    pub(crate) fn load(settings: &Settings) -> Result<Self, TlsError> {
         Ok(Self(RwLock::new(Arc::new(config(settings)?))))
     }
 
@@ -46,7 +46,7 @@ impl Tls {
     ///
     /// # Errors
     /// As [`Tls::load`].
-    pub fn reload(&self, settings: &Settings) -> Result<(), TlsError> {
+    pub(crate) fn reload(&self, settings: &Settings) -> Result<(), TlsError> {
         let config = Arc::new(config(settings)?);
         *sync::write(&self.0) = config;
         Ok(())

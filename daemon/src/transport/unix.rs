@@ -9,7 +9,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// A listening socket and its file, which goes with it.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     listener: UnixListener,
     user: u32,
@@ -22,7 +22,7 @@ impl SocketFile {
     /// # Errors
     /// When the directory belongs to somebody else or is open to others, when something else
     /// stands at `path`, when a daemon of another store listens there.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let user = rustix::process::geteuid().as_raw();
         let folder = path
             .parent()

@@ -115,7 +115,7 @@ impl TunnelFigures {
 
 #[cfg(test)]
 mod tests {
-    use betcode_service::io_bytes::Counted;
+    use betcode_service::io_bytes::counted;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test]
     async fn only_time_without_calls_on_an_open_tunnel_is_idle() {
         let figures = Arc::<TunnelFigures>::default();
-        let mut stream = Counted::new(tokio::io::sink(), Arc::clone(&figures.bytes));
+        let mut stream = counted(tokio::io::sink(), Arc::clone(&figures.bytes));
         let begun = Instant::now();
         let at = |s| begun + Duration::from_secs(s);
         figures.look_at(at(0), false);

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
-    GreetingError, Hello, PROTOCOL, ReadAhead, Refusal, Welcome, read_greeting, write_greeting,
+    GreetingError, Hello, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
 };
-use betcode_service::io_bytes::Counted;
+use betcode_service::io_bytes::counted;
+use betcode_service::read_ahead::read_ahead;
 use betcode_service::sync;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -319,14 +320,14 @@ impl TunnelTask {
         // Small messages must not wait for larger ones.
         let _ = tcp.set_nodelay(true);
         let figures = &self.options.figures;
-        let tcp = Counted::new(tcp, Arc::clone(&figures.bytes));
+        let tcp = counted(tcp, Arc::clone(&figures.bytes));
         let tls = sync::read(&self.tls).clone();
         let mut stream: Box<dyn Connection> = match tls {
             None => Box::new(tcp),
             Some(tls) => {
                 let connector = TlsConnector::from(tls.config.clone());
                 let secured = connector
-                    .connect(tls.server_name.clone(), ReadAhead::new(tcp))
+                    .connect(tls.server_name.clone(), read_ahead(tcp))
                     .await;
                 Box::new(secured.map_err(|source| DialError::Tls {
                     address: address.clone(),

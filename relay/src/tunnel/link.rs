@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::cut::Cuttable;
+use super::cut::cuttable;
 use super::spawn::TunnelExecutor;
 use crate::limits;
 use crate::router::TunnelBody;
@@ -101,7 +101,7 @@ impl Link {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
-        let stream = Cuttable::new(stream, cut.clone(), gone.clone().drop_guard());
+        let stream = cuttable(stream, cut.clone(), gone.clone().drop_guard());
         let (sender, connection) = http2::Builder::new(TunnelExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
