@@ -7,8 +7,8 @@ use betcode_storage::{
 };
 use tonic::Status;
 
-use crate::limits::{PROBLEMS_MAX, STATUS_TEXT_BYTES_MAX};
-use crate::status::{invalid, short};
+use crate::limits::PROBLEMS_MAX;
+use crate::status::{STATUS_TEXT_BYTES_MAX, invalid, short};
 
 /// What is known of a session, from a client.
 #[must_use]

@@ -206,9 +206,6 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 pub const LARGE_INPUT_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Values that are sent of a tool's input that is larger than `EVENT_BYTES_MAX`; the rest is cut.
 pub const LARGE_INPUT_VALUES_MAX: usize = 256;
-/// Bytes of a status's message: it stands in headers twice, percent-encoded and in the details, and
-/// clients take 8 KiB of them.
-pub const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 /// Bytes of each text of an `ErrorEvent`.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 32 << 10;
 

@@ -17,7 +17,7 @@ use super::body::{Activity, DaemonBody, LiveBody, RelayBody, TunnelBody, Verdict
 use super::end::CallLifetime;
 use super::join::Joined;
 use super::meter::MessageMeter;
-use super::status::{self, Draft};
+use super::status;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
@@ -132,7 +132,7 @@ pub(crate) fn set_metadata(
     let value = |text: &str| {
         HeaderValue::from_str(text).map_err(|_| {
             let what = "a name that cannot stand in metadata";
-            Draft::new(Code::Internal, "INTERNAL", what).build()
+            status::error(Code::Internal, "INTERNAL", what).build()
         })
     };
     headers.insert(metadata::USER, value(user)?);

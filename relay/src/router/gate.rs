@@ -10,7 +10,7 @@ use http::HeaderMap;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use super::status::{self, Draft};
+use super::status;
 use crate::auth::{Caller, InUse, LiveTokens, RateLimiter, Revocations, TokenVerifier};
 
 /// How clients prove who they are.
@@ -106,10 +106,10 @@ fn machine_asked_for(headers: &HeaderMap) -> Vec<MachineId> {
 fn too_fast(limit: &str, who: &str, wait: Duration) -> Status {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
     let what = format!("{who} calls too often");
-    let mut status = Draft::new(Code::ResourceExhausted, "OVERLOADED", what)
+    let mut status = status::error(Code::ResourceExhausted, "OVERLOADED", what)
         .limit(limit)
         .hint(&format!("try again in {wait_ms} ms"))
-        .retry_after_ms(wait_ms)
+        .retry_after(Duration::from_millis(wait_ms))
         .build();
     // What gRPC clients that retry by themselves wait for.
     let pushback = MetadataValue::from(wait_ms);

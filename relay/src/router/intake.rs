@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
-use super::status::{self, Draft};
+use super::status;
 use super::wait;
 use crate::buffer::BufferError;
 use crate::limits;
@@ -48,7 +48,7 @@ impl Intake {
                 "a request that may wait has {} ms to be whole",
                 limits::INTAKE_MS_MAX
             );
-            Err(Draft::new(Code::DeadlineExceeded, "TIMEOUT", what)
+            Err(status::error(Code::DeadlineExceeded, "TIMEOUT", what)
                 .hint("end it, or send it without")
                 .build())
         })?;
@@ -69,7 +69,7 @@ impl Intake {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
                 let what = "the request ended before it was whole";
-                Draft::new(Code::Cancelled, "CANCELLED", what).build()
+                status::error(Code::Cancelled, "CANCELLED", what).build()
             })?;
             let Ok(data) = frame.into_data() else {
                 continue;

@@ -38,7 +38,6 @@ use tower::ServiceExt;
 
 use self::end::CallLifetime;
 use self::forward::Sent;
-use self::status::Draft;
 use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
@@ -194,7 +193,7 @@ impl Router {
         }
         if request.uri().path().starts_with(CONTROL_PREFIX) {
             let what = "this method is the relay's own";
-            return Err(Draft::new(Code::PermissionDenied, "METHOD_NOT_ALLOWED", what).build());
+            return Err(status::error(Code::PermissionDenied, "METHOD_NOT_ALLOWED", what).build());
         }
         let may_wait = wait::may_wait(request.headers())?;
         let lifetime = CallLifetime::of(request.headers(), token);

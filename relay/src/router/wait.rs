@@ -1,6 +1,7 @@
 //! Calls that may wait: unary requests that the relay keeps while their daemon is away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use betcode_schema_tunnel::{MachineId, metadata};
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use http::{HeaderMap, header};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use super::status::{self, Draft};
+use super::status;
 use crate::auth::Caller;
 use crate::buffer::{Buffer, BufferError, Known, Placed, SentWith, Waiting};
 use crate::limits;
@@ -150,7 +151,7 @@ fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
 
 fn buffered() -> Status {
     // No time after which to try again: it is the relay's task now.
-    let mut status = Draft::new(
+    let mut status = status::error(
         Code::Unavailable,
         "BUFFERED",
         "the machine is away; the request is buffered by the relay, not stored, and will be \
@@ -169,37 +170,37 @@ fn settled(code: Code) -> Status {
         "a request of this idempotency key was settled before: {code:?} ({})",
         code.description()
     );
-    let mut status = Draft::new(Code::AlreadyExists, "SETTLED", what).build();
+    let mut status = status::error(Code::AlreadyExists, "SETTLED", what).build();
     let code = MetadataValue::from(code as i32);
     status.metadata_mut().insert(metadata::DELIVERED_CODE, code);
     status
 }
 
 pub(super) fn refused(error: &BufferError) -> Status {
-    let draft = |code, reason| Draft::new(code, reason, error.to_string());
+    let refusal = |code, reason| status::error(code, reason, error.to_string());
     let full = Code::ResourceExhausted;
     match error {
         BufferError::MachineFull { .. } => {
-            draft(full, "BUFFER_FULL").limit("buffer_requests_per_machine_max")
+            refusal(full, "BUFFER_FULL").limit("buffer_requests_per_machine_max")
         }
-        BufferError::Full { .. } => draft(full, "BUFFER_FULL").limit("buffer"),
-        BufferError::TooBig { .. } => draft(full, "TOO_LARGE").limit("buffer_request_bytes"),
-        BufferError::KeyTaken => draft(Code::AlreadyExists, "CONFLICT"),
+        BufferError::Full { .. } => refusal(full, "BUFFER_FULL").limit("buffer"),
+        BufferError::TooBig { .. } => refusal(full, "TOO_LARGE").limit("buffer_request_bytes"),
+        BufferError::KeyTaken => refusal(Code::AlreadyExists, "CONFLICT"),
         BufferError::BeingWritten => {
-            draft(Code::Aborted, "BUSY").retry_after_ms(limits::RETRY_OVERLOADED_MS)
+            refusal(Code::Aborted, "BUSY").retry_after(Duration::from_millis(limits::RETRY_OVERLOADED_MS))
         }
         // What these say is for operators: it names files of the relay.
         BufferError::NoSpace { .. } => {
             tracing::error!(%error, "a request could not be buffered");
             let what = "the relay has no space to keep the request";
-            Draft::new(full, "NO_SPACE", what)
+            status::error(full, "NO_SPACE", what)
                 .limit("disk")
                 .hint("try again later")
         }
         BufferError::Damaged { .. } | BufferError::Store { .. } => {
             tracing::error!(%error, "a request could not be buffered");
             let what = "the relay cannot keep the request now";
-            Draft::new(Code::Internal, "INTERNAL", what).hint("try when the machine is back")
+            status::error(Code::Internal, "INTERNAL", what).hint("try when the machine is back")
         }
     }
     .build()
