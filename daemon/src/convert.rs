@@ -1,6 +1,8 @@
 //! The store's values as messages of `betcode.history.v1`.
 
 use betcode_schema_grpc::history as proto;
+use betcode_storage::capacity::levels::Metric;
+use betcode_storage::capacity::planner::MetricSample;
 use betcode_storage::{
     CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, DamagedSession,
     ImportMark, Session, SessionMeta, VerifyProgress, VerifyReport,
@@ -144,6 +146,23 @@ pub fn compaction_run(run: CompactionRun) -> proto::CompactionRun {
         segments_written: run.segments_written,
         segments_replaced: run.segments_replaced,
         detail: run.detail,
+    }
+}
+
+/// How near a limit is.
+#[must_use]
+pub fn resource_level(sample: MetricSample) -> proto::ResourceLevel {
+    let unit = match sample.metric {
+        Metric::SqliteSize | Metric::Memory | Metric::Disk => "bytes",
+        Metric::Cpu => "milliprocessors",
+        Metric::Sessions | Metric::Tunnels | Metric::BufferSize => "count",
+    };
+    proto::ResourceLevel {
+        resource: sample.metric.name().to_owned(),
+        used: sample.used,
+        limit: sample.limit,
+        unit: unit.to_owned(),
+        level: sample.level.name().to_owned(),
     }
 }
 

@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use betcode_schema_grpc::history::ResourceLevel;
-use betcode_service::process::resident_bytes;
 use betcode_service::sync::lock;
-use betcode_storage::capacity::levels::{Metric, level_of};
+use betcode_storage::capacity::planner::MetricSample;
 use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
 use tokio::sync::watch;
 use tonic::Status;
@@ -38,8 +36,8 @@ pub struct Core {
     pub metrics: Metrics,
     /// Health as last found.
     pub health: watch::Receiver<Health>,
-    /// Levels as last found.
-    pub levels: watch::Receiver<Vec<ResourceLevel>>,
+    /// Levels as last sampled.
+    pub levels: watch::Receiver<Vec<MetricSample>>,
     /// Turns true when the daemon begins to stop.
     pub draining: watch::Receiver<bool>,
     /// The tunnel to the relay as it stands.
@@ -87,44 +85,6 @@ impl Core {
         log.push("-wal");
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
         bytes(path) + bytes(Path::new(&log))
-    }
-
-    /// The levels when they were last sampled, with uses, limits and levels as they are now: the figures
-    /// that stand beside them are of now as well. The processor's use is one between two samples, and stays.
-    pub(crate) fn levels_now(&self) -> Vec<ResourceLevel> {
-        let mut levels = self.levels.borrow().clone();
-        for level in &mut levels {
-            let Ok(metric) = level.resource.parse() else {
-                continue;
-            };
-            let Some((used, limit)) = self.used_now(metric) else {
-                continue;
-            };
-            // Never fails: a limit of 0 is refused when it is set.
-            let before = level.level.parse().unwrap_or_default();
-            if let Ok(now) = level_of(metric, used, limit, before) {
-                level.level = now.name().to_owned();
-            }
-            (level.used, level.limit) = (used, limit);
-        }
-        levels
-    }
-
-    /// What is used of a metric's limit, and the limit; `None` of what cannot be looked at in a moment.
-    pub(crate) fn used_now(&self, metric: Metric) -> Option<(u64, u64)> {
-        match metric {
-            Metric::SqliteSize => Some((self.database_bytes(), self.store.limits().db_bytes_max)),
-            Metric::Sessions => {
-                let sessions = &self.admission.sessions;
-                Some((sessions.used(), sessions.max()))
-            }
-            Metric::Memory => Some((resident_bytes().now, self.admission.memory.max())),
-            Metric::Disk => {
-                let used = self.database_bytes();
-                Some((used, self.store.disk_limit_bytes(used)?))
-            }
-            Metric::Cpu | Metric::Tunnels | Metric::BufferSize => None,
-        }
     }
 
     /// Waits until the daemon begins to stop.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use betcode_schema_grpc::history::ResourceLevel;
 use betcode_storage::capacity::levels::{CPU_SAMPLE_INTERVAL_MS, Level, Metric};
+use betcode_storage::capacity::planner::MetricSample;
 use betcode_storage::{Clock, StoreError, SystemClock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -148,19 +148,18 @@ fn capacity(core: &Core, checked_ms: i64) -> Component {
     let size = core.store.level();
     let mut message = format!("the database's size is at level {}", size.name());
     let mut degraded = size != Level::Ok;
-    for level in core.levels.borrow().iter() {
-        if level.resource != Metric::SqliteSize.name() && level.level == Level::Critical.name() {
-            degraded = true;
-            let ResourceLevel {
-                resource,
-                used,
-                limit,
-                ..
-            } = level;
-            message.push_str(&format!(
-                "; {resource} is at level critical ({used} of {limit})"
-            ));
-        }
+    let levels = core.levels.borrow();
+    for sample in levels
+        .iter()
+        .filter(|sample| sample.metric != Metric::SqliteSize && sample.level == Level::Critical)
+    {
+        degraded = true;
+        message.push_str(&format!(
+            "; {} is at level critical ({} of {})",
+            sample.metric.name(),
+            sample.used,
+            sample.limit
+        ));
     }
     if let Some(limit) = core.store.space_refusals().refusing {
         degraded = true;
@@ -268,7 +267,7 @@ fn relay(tunnel: &TunnelState, checked_ms: i64) -> Option<Component> {
 pub(crate) async fn watch(
     core: Arc<Core>,
     health: watch::Sender<Health>,
-    levels: watch::Sender<Vec<ResourceLevel>>,
+    levels: watch::Sender<Vec<MetricSample>>,
     reporter: HealthReporter,
     mut prober: Prober,
     mut sampler: levels::Sampler,
@@ -298,7 +297,7 @@ pub(crate) async fn watch(
             sampler.sample_processor();
         }
         let now = sampler.sample(&core);
-        levels.send_if_modified(|kept| levels::changed(kept, now));
+        levels.send_if_modified(|last| levels::replace(last, now));
         core.admission.expire();
         let open = matches!(*core.tunnel.borrow(), TunnelState::Open { .. });
         core.metrics.tunnel.look(open);

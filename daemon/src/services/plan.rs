@@ -16,6 +16,7 @@ use betcode_storage::capacity::report::{self, CapacityReport};
 use tonic::Status;
 
 use crate::core::Core;
+use crate::levels::levels_now;
 use crate::status::invalid;
 
 /// The report and the totals it was made from, for a client.
@@ -130,9 +131,7 @@ pub(super) fn inputs(
     let mut measured = Measured::default();
     if let Some(report) = report {
         measured = inputs.take_measured(report, Source::Given);
-        for level in core.levels_now() {
-            measured.take_level(&level.resource, level.used, level.limit, &level.level);
-        }
+        measured.samples.extend(levels_now(core));
         measured.memory = Some(super::capacity::memory_now(core));
         for rate in core.metrics.traffic_rates() {
             measured.take_traffic(&rate.traffic, rate.measured_bytes_per_second);
