@@ -20,7 +20,6 @@ pub mod agents;
 pub mod blocking;
 pub mod convert;
 pub mod core;
-pub mod deadline;
 pub mod health;
 pub mod hub;
 pub mod levels;

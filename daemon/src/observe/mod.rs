@@ -1,8 +1,7 @@
-//! What operators see: latencies by stage, counters, logs, traces.
+//! What operators see: latencies by stage, counters, rates of traffic; `prometheus` serves them as metrics.
 
 pub mod compaction_runs;
 pub mod prometheus;
-pub mod trace;
 pub mod traffic;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::append_response::Result as BatchResult;
 use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended};
+use betcode_service::grpc_timeout;
 use betcode_service::sync::lock;
 use betcode_storage::{
     Appended as StoreAppended, Arrival, Batch, QueueDepth, SessionId, StoreError,
@@ -27,7 +28,6 @@ use super::ResponseStream;
 use crate::admission::{AdmittedSession, LimitGuard};
 use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
-use crate::deadline;
 use crate::limits::{
     APPEND_SESSIONS_REMEMBERED_MAX, BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES, MESSAGE_IN_FLIGHT_BYTES,
 };
@@ -41,7 +41,7 @@ pub(super) fn append(
     core: Arc<Core>,
     request: Request<Streaming<AppendRequest>>,
 ) -> ResponseStream<AppendResponse> {
-    let deadline = deadline::from_headers(request.metadata().as_ref());
+    let deadline = grpc_timeout::deadline(request.metadata().as_ref());
     let (pending, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let bytes_max = core
         .settings

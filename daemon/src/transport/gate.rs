@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use betcode_service::body::EndingBody;
+use betcode_service::{grpc_timeout, trace_context};
 use betcode_service::status::trailers;
 use tokio::time::{sleep_until, timeout_at};
 use tonic::body::Body;
@@ -14,9 +15,7 @@ use tracing::Instrument;
 
 use super::Client;
 use crate::core::Core;
-use crate::deadline::{self, KeptByService};
 use crate::limits::DEADLINE_LEAD_MS;
-use crate::observe::trace::TraceId;
 use crate::observe::{add, ms};
 use crate::server::SERVICES;
 use crate::status;
@@ -98,8 +97,12 @@ fn is_no_method(response: &Response<Body>) -> bool {
     code == Some(b"12") && !headers.contains_key("grpc-message")
 }
 
-fn is_kept(response: &Response<Body>) -> bool {
-    response.extensions().get::<KeptByService>().is_some()
+/// In the extensions of a response whose service ends the stream at the deadline itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndsAtDeadline;
+
+fn ends_at_deadline(response: &Response<Body>) -> bool {
+    response.extensions().get::<EndsAtDeadline>().is_some()
 }
 
 impl<S, B> Service<Request<B>> for Gate<S>
@@ -121,11 +124,11 @@ where
         if let Some(status) = self.refusal(&request) {
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
-        let trace = TraceId::from_headers(request.headers());
+        let trace_id = trace_context::from_headers_or_new(request.headers());
         let method = request.uri().path();
-        let span = tracing::info_span!("request", method, trace_id = trace.as_str());
+        let span = tracing::info_span!("request", method, trace_id = trace_id.as_str());
         span.in_scope(|| tracing::debug!("begun"));
-        let deadline = deadline::from_headers(request.headers());
+        let deadline = grpc_timeout::deadline(request.headers());
         let serving = method.starts_with(NOT_OURS).then(|| Arc::clone(&self.core));
         let answer = self.inner.call(request).instrument(span);
         let answer = async move {
@@ -154,7 +157,7 @@ where
                 let at = at.unwrap_or(deadline);
                 match timeout_at(at.into(), answer).await {
                     Err(_) => Ok(status::deadline_exceeded().into_http()),
-                    Ok(Ok(response)) if !is_kept(&response) => Ok(response.map(|answer| {
+                    Ok(Ok(response)) if !ends_at_deadline(&response) => Ok(response.map(|answer| {
                         Body::new(EndingBody::until(answer, async move {
                             sleep_until(at.into()).await;
                             trailers(&status::deadline_exceeded())

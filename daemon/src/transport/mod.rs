@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use connection::Client;
+pub(crate) use gate::EndsAtDeadline;
 pub use gate::{Gate, GateLayer};
 pub(crate) use tls::Tls;
 pub use tls::TlsError;

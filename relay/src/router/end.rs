@@ -23,8 +23,7 @@ impl CallLifetime {
     pub(super) fn of(headers: &HeaderMap, token: Option<InUse>) -> Self {
         let now = Instant::now();
         let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS);
-        let deadline = grpc_timeout::from_headers(headers)
-            .and_then(|timeout| now.checked_add(timeout.saturating_add(grace)));
+        let deadline = grpc_timeout::deadline(headers).and_then(|at| at.checked_add(grace));
         let token = token.map(|token| {
             let end_s = token.end_s().saturating_add(limits::TOKEN_LEEWAY_S);
             let today = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -32,7 +31,10 @@ impl CallLifetime {
             let ends = now.checked_add(left);
             (token, ends)
         });
-        Self { deadline, token }
+        Self {
+            deadline: deadline.map(Instant::from_std),
+            token,
+        }
     }
 
     /// Returns when the call has to end, with the status that its caller gets.
