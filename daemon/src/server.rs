@@ -12,7 +12,7 @@ use betcode_schema_grpc::v1::agent_service_server::AgentServiceServer;
 use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
 use betcode_schema_grpc::v1::health_server::HealthServer;
 use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
-use betcode_service::process::resident_bytes;
+use betcode_service::process::{open_files_max, resident_bytes};
 use betcode_service::sync::lock;
 use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
@@ -362,8 +362,7 @@ async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> 
 /// As many connections as are wanted, within the files that the system lets us open: the store
 /// needs some of them.
 fn connections_max(wanted: usize) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.map_or(usize::MAX, |files| {
+    let files = open_files_max().map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
     });
     wanted.min(files.saturating_sub(limits::FILES_RESERVED).max(1))

@@ -1,10 +1,11 @@
-//! The Unix socket: private from birth, and only for our own user.
+//! The Unix socket: created private, and only for our own user.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use betcode_service::private_file;
 use tokio::net::{UnixListener, UnixStream};
 
 /// A listening socket and its file, which goes with it.
@@ -28,10 +29,7 @@ impl SocketFile {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.ok_or_else(|| refuse("the socket needs a directory of its own"))?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        private_file::create_private_folder(folder)?;
         let found = fs::symlink_metadata(folder)?;
         if !found.is_dir() || found.uid() != user {
             return Err(refuse(&format!(
