@@ -11,6 +11,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
+/// Bytes both ways, whatever carries them: a socket, or TLS over one.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Io for T {}
+
+/// A stream of a kind that is known at run time only.
+pub type BoxedStream = Box<dyn Io>;
+
 /// What is done with the reads and writes of a connection. By default they are passed on as they are.
 pub trait Hook: Unpin {
     /// Reads from `stream`, or from what was read before.

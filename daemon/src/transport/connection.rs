@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use betcode_service::connection::{self, Hook};
+use betcode_service::connection::{self, BoxedStream, Hook};
 use betcode_service::sync::lock;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::transport::server::Connected;
@@ -64,15 +64,8 @@ impl Client {
     }
 }
 
-/// Bytes both ways: a socket, or TLS over one.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Io for T {}
-
-pub(super) type Stream = Box<dyn Io>;
-
 /// A connection on its way to the server.
-pub(crate) type Connection = connection::Connection<Stream, ClientHook>;
+pub(crate) type Connection = connection::Connection<BoxedStream, ClientHook>;
 
 /// What an accepted connection holds. It is closed unless it sends HTTP/2's preface in time: HTTP/2's own
 /// keep-alive begins only with that.
@@ -90,7 +83,7 @@ struct AwaitedPreface {
 }
 
 /// A connection that takes a slot among the connections.
-pub(super) fn client_connection(stream: Stream, slot: LimitGuard) -> Connection {
+pub(super) fn client_connection(stream: BoxedStream, slot: LimitGuard) -> Connection {
     let preface = AwaitedPreface {
         deadline: Box::pin(sleep(ms(PREFACE_MS_MAX))),
         bytes_read: 0,

@@ -12,6 +12,7 @@ mod unix;
 use std::io;
 use std::sync::Arc;
 
+use betcode_service::connection::BoxedStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -27,7 +28,7 @@ pub(crate) use unix::SocketFile;
 use crate::core::Core;
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTED_CONNECTIONS_MAX, PREFACE_MS_MAX};
 use crate::observe::{add, ms};
-use connection::{Connection, Stream, client_connection};
+use connection::{Connection, client_connection};
 
 /// Connections on their way to the server.
 pub(crate) type Incoming = ReceiverStream<io::Result<Connection>>;
@@ -46,7 +47,7 @@ pub(crate) enum Listener {
 /// Connections as they are accepted.
 #[derive(Debug)]
 enum Accepted {
-    Plain(Stream),
+    Plain(BoxedStream),
     /// The handshake is still to be done.
     Tls(TcpStream, Arc<Tls>),
 }
@@ -123,7 +124,7 @@ impl Listener {
     }
 }
 
-async fn handshake(tls: &Tls, stream: TcpStream) -> io::Result<Stream> {
+async fn handshake(tls: &Tls, stream: TcpStream) -> io::Result<BoxedStream> {
     let done = timeout(ms(PREFACE_MS_MAX), tls.accept(stream)).await;
     Ok(Box::new(done.map_err(|_| io::ErrorKind::TimedOut)??))
 }

@@ -1,5 +1,5 @@
-//! Users behind the tunnel meet the limits of connections: one with calls under way counts as one
-//! client, however many connections it has to the relay.
+//! Users behind the tunnel count among the daemon's clients: a user with calls under way is one client, however
+//! many connections it has to the relay.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use crate::core::Core;
 use crate::observe::add;
 use crate::transport::Client;
 
-/// Says of every request which client it is of, for the gate behind it.
+/// Adds its client to every request, for the gate behind it.
 #[derive(Clone)]
 pub(crate) struct Users<S> {
     core: Arc<Core>,
@@ -54,7 +54,7 @@ where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    type Response = Response<Held>;
+    type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -72,21 +72,19 @@ where
         let answered = self.inner.call(request);
         Box::pin(async move {
             let Ok(response) = answered.await;
-            Ok(response.map(|body| Held {
-                body,
-                held: Some((client, call)),
-            }))
+            let held = Some((client, call));
+            Ok(response.map(|body| Body::new(HeldBody { body, held })))
         })
     }
 }
 
-/// An answer that holds its client's place until it is over.
-pub(crate) struct Held {
+/// An answer that keeps its client's place, and counts as a call under way, until it is over.
+struct HeldBody {
     body: Body,
     held: Option<(Arc<Client>, CallUnderWay)>,
 }
 
-impl HttpBody for Held {
+impl HttpBody for HeldBody {
     type Data = Bytes;
     type Error = tonic::Status;
 

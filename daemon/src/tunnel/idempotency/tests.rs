@@ -1,6 +1,7 @@
 use super::*;
 use crate::limits::IDEMPOTENT_PIECE_BYTES;
-use http_body::Frame;
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -65,7 +66,7 @@ async fn ask(
             }
         }
     });
-    let request = Request::new(Full::new(Bytes::new()));
+    let request = Request::new(Body::empty());
     let answered = calls.answer(key.to_owned(), request, service).await;
     Status::from_header_map(answered.headers()).map_or(Code::Ok, |status| status.code())
 }
@@ -144,7 +145,7 @@ async fn answer_of(calls: &IdempotentCalls, key: &str, bytes: usize) -> Response
         let body = Full::new(Bytes::from(vec![0; bytes]));
         Ok::<_, Infallible>(Response::new(Body::new(body)))
     });
-    let request = Request::new(Full::new(Bytes::new()));
+    let request = Request::new(Body::empty());
     calls.answer(key.to_owned(), request, service).await
 }
 
@@ -156,7 +157,7 @@ async fn an_error_ends_with_its_head() {
             crate::status::with_reason(Code::NotFound, "NOT_FOUND", "no").into_http::<Body>(),
         )
     });
-    let request = Request::new(Full::new(Bytes::new()));
+    let request = Request::new(Body::empty());
     let answered = calls.answer("k".to_owned(), request, service).await;
     assert!(answered.body().is_end_stream());
     let some = answer_of(&calls, "some", 1).await;
