@@ -1,4 +1,4 @@
-//! What all services share.
+//! What all services share: the store, and what is around it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,25 +24,25 @@ use crate::tunnel::TunnelState;
 pub struct Core {
     /// The store.
     pub store: Store,
-    /// Followers.
+    /// Messages on their way to followers.
     pub hub: Arc<Hub>,
     /// Agents that run.
     pub agents: Agents,
     /// Limits.
     pub admission: Admission,
-    /// Where the store is called.
+    /// Runs calls into the store.
     pub blocking: Blocking,
     /// Counters and latencies.
     pub metrics: Metrics,
-    /// Health as last found.
+    /// Health, as the last probe found it.
     pub health: watch::Receiver<Health>,
     /// Levels as last sampled.
     pub levels: watch::Receiver<Vec<MetricSample>>,
     /// Turns true when the daemon begins to stop.
     pub draining: watch::Receiver<bool>,
-    /// The tunnel to the relay as it stands.
+    /// The state of the tunnel to the relay.
     pub tunnel: watch::Receiver<TunnelState>,
-    /// Memory in RAM when the store was open and nobody had come.
+    /// Memory in RAM when the store was open and no client was connected.
     pub base_bytes: u64,
     /// Settings at the start.
     pub settings: Settings,
@@ -94,10 +94,11 @@ impl Core {
         let _ = draining.wait_for(|draining| *draining).await;
     }
 
-    /// Waits until whoever watches the daemon's health can have heard that it stops.
-    pub async fn stop_told(&self) {
+    /// Waits until the daemon's health says that it stops: those who watch it are sent that before their
+    /// streams end.
+    pub async fn stop_reported(&self) {
         let mut health = self.health.clone();
-        // As above.
+        // An error means that the sender is gone: the daemon ends as well.
         let _ = health.wait_for(|health| health.draining).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Putting it together: the store, the services, the transports; start, stop, reload.
+//! The daemon put together: the store, the services, the transports; start, stop, reload.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,6 @@ use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -26,11 +25,11 @@ use crate::admission::Admission;
 use crate::agents::Agents;
 use crate::blocking::Blocking;
 use crate::core::{BackgroundCompaction, Core};
-use crate::health::{self, Health};
+use crate::health::Health;
 use crate::hub::Hub;
-use crate::levels;
 use crate::limits;
 use crate::lock::{Lock, LockError};
+use crate::monitor::{self, Monitor};
 use crate::observe::{Metrics, ms, prometheus};
 use crate::services::agent::Agent;
 use crate::services::capacity::Capacity;
@@ -94,7 +93,7 @@ pub struct Daemon {
     draining: watch::Sender<bool>,
     routes: Routes,
     tunnel: Mutex<Option<Tunnel>>,
-    tell_tunnel: watch::Sender<TunnelState>,
+    tunnel_state: watch::Sender<TunnelState>,
     servers: JoinSet<Result<(), ServeError>>,
     certificates: Option<Arc<Tls>>,
     tcp: Option<SocketAddr>,
@@ -120,10 +119,10 @@ impl Daemon {
             )),
             false => None,
         };
-        let (draining, drain) = watch::channel(false);
-        let (tell_health, health) = watch::channel(Health::default());
-        let (tell_levels, levels) = watch::channel(Vec::new());
-        let (tell_tunnel, tunnel) = watch::channel(TunnelState::Off);
+        let (draining, draining_receiver) = watch::channel(false);
+        let (health_sender, health) = watch::channel(Health::default());
+        let (levels_sender, levels) = watch::channel(Vec::new());
+        let (tunnel_state, tunnel) = watch::channel(TunnelState::Off);
         let core = Arc::new(Core {
             store,
             hub,
@@ -134,7 +133,7 @@ impl Daemon {
             health,
             levels,
             tunnel,
-            draining: drain,
+            draining: draining_receiver,
             base_bytes: resident_bytes().now,
             settings,
             compaction: Mutex::new(compaction),
@@ -145,31 +144,18 @@ impl Daemon {
         core.metrics
             .compaction_runs
             .observe(&runs.unwrap_or_default());
-        let mut prober = health::Prober::default();
-        let found = health::probe(&core, &mut prober, ms(limits::PROBE_MS_MAX)).await;
-        tell_health.send_modify(|health| found.apply_to(health));
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let serving = core.health.borrow().serving();
-        health::report(&reporter, serving).await;
-        let mut sampler = levels::Sampler::default();
-        sampler.sample_processor();
-        tell_levels.send_replace(sampler.sample(&core));
-        tokio::spawn(health::watch(
-            Arc::clone(&core),
-            tell_health,
-            tell_levels,
-            reporter,
-            prober,
-            sampler,
-        ));
-        tokio::spawn(watch_followed(Arc::clone(&core)));
+        let mut monitor = Monitor::new(health_sender, levels_sender, reporter);
+        monitor.begin(&core).await;
+        tokio::spawn(monitor.run(Arc::clone(&core)));
+        tokio::spawn(monitor::poll(Arc::clone(&core)));
         let routes = routes(&core)?.add_service(health_service);
         let mut daemon = Self {
             core,
             draining,
             routes,
             tunnel: Mutex::default(),
-            tell_tunnel,
+            tunnel_state,
             servers: JoinSet::new(),
             certificates: None,
             tcp: None,
@@ -186,7 +172,7 @@ impl Daemon {
     fn attach(&self) {
         let mut tunnel = lock(&self.tunnel);
         match &*tunnel {
-            None => *tunnel = tunnel::attach(&self.core, &self.routes, &self.tell_tunnel),
+            None => *tunnel = tunnel::attach(&self.core, &self.routes, &self.tunnel_state),
             Some(open) => tunnel::renew(&self.core, open),
         }
     }
@@ -350,7 +336,7 @@ impl Daemon {
 async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> {
     let mut options = settings.store_options();
     let hub = Arc::clone(hub);
-    options.on_commit = Some(Arc::new(move |news| hub.publish(news)));
+    options.on_commit = Some(Arc::new(move |commit| hub.publish(commit)));
     let path = settings.db.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
     let panicked = || StoreError::Closed {
@@ -406,27 +392,4 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
         .add_service(BetCodeHealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
-}
-
-/// Looks now and then at what nobody announces: memory, and what another process appends to the
-/// sessions that are followed, or deletes.
-async fn watch_followed(core: Arc<Core>) {
-    let mut ticks = tokio::time::interval(ms(limits::FOLLOW_POLL_MS));
-    // A pause follows a pass over many sessions that took long, too.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = core.drained() => return,
-        }
-        core.admission.memory.observe(resident_bytes().now);
-        for id in core.hub.followed() {
-            let (store, session) = (core.store.clone(), id.clone());
-            match core.blocking.read(move || store.session(&session)).await {
-                Ok(session) => core.hub.note_session(&session),
-                Err(StoreError::SessionNotFound { .. }) => core.hub.deleted(&id),
-                Err(error) => tracing::warn!(%error, session = %id, "cannot look at a session"),
-            }
-        }
-    }
 }

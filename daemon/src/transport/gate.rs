@@ -1,4 +1,5 @@
-//! Before every request: is its client let in, is the daemon not stopping; and the trace it is of.
+//! Asked before every request: whether its client is let in and the daemon is not stopping. It also opens the
+//! request's trace, and ends it at its deadline.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,15 +29,15 @@ const ALWAYS: [&str; 4] = [
     "/grpc.reflection.",
 ];
 
-/// Services by which an operator looks at the daemon and makes space: they need no place among the clients,
-/// for whoever has to find out who has all of them. What they begin has limits of its own.
+/// Services by which an operator looks at the daemon and makes space. They need no place among the clients, so that
+/// they answer also when clients have taken all of them. What they begin has limits of its own.
 const OPERATOR: [&str; 3] = [
     "betcode.history.v1.CapacityService",
     "betcode.history.v1.CompactionService",
     "betcode.history.v1.MaintenanceService",
 ];
 
-/// Those of [`ALWAYS`] whose streams are not ours, and know nothing of the daemon's end.
+/// Those of [`ALWAYS`] that tonic implements. Their streams do not end by themselves when the daemon stops.
 const NOT_OURS: &str = "/grpc.";
 
 /// Why a service is not there.
@@ -61,7 +62,7 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
-/// Lets requests through, or answers in the services' place.
+/// Passes requests on, or answers them in the services' place.
 #[derive(Debug, Clone)]
 pub struct Gate<S> {
     core: Arc<Core>,
@@ -90,7 +91,7 @@ impl<S> Gate<S> {
     }
 }
 
-/// Whether a service knows no such method: it says so without a word.
+/// Whether a service knows no such method: tonic answers that with a code and no message.
 fn is_no_method(response: &Response<Body>) -> bool {
     let headers = response.headers();
     let code = headers.get("grpc-status").map(|code| code.as_bytes());
@@ -139,10 +140,10 @@ where
             match serving {
                 None => answer,
                 Some(core) => answer.map(|response| {
-                    // A Watch has told NOT_SERVING by then.
+                    // A Watch has sent NOT_SERVING by then.
                     response.map(|answer| {
                         Body::new(EndingBody::until_idle(answer, async move {
-                            core.stop_told().await;
+                            core.stop_reported().await;
                             trailers(&status::draining())
                         }))
                     })

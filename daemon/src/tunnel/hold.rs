@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 
 use super::dial::{Dialled, Dialer};
 use super::idempotency::IdempotentCalls;
@@ -68,7 +68,7 @@ impl Tunnel {
     pub fn hold<S>(options: TunnelOptions, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-        S: Clone + Send + 'static,
+        S: Clone + Send + Sync + 'static,
         S::Future: Send,
     {
         let (state_sender, state) = watch::channel(TunnelState::Dialling);
@@ -80,7 +80,7 @@ impl Tunnel {
             dialer: Dialer::new(options.clone(), Arc::clone(&tls)),
             calls: IdempotentCalls::counted_by(&options.figures.large_answers),
             options,
-            service: BoxCloneService::new(service),
+            service: BoxCloneSyncService::new(service),
             state: state_sender,
             stop: stop.clone(),
             cut: cut.clone(),

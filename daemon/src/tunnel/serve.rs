@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower::ServiceExt;
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 
 use super::TunnelOptions;
 use super::idempotency::IdempotentCalls;
@@ -24,7 +24,7 @@ use crate::limits::TUNNEL_RESETS_PENDING_MAX;
 use crate::status::unimplemented;
 
 /// What answers the calls of a tunnel.
-pub(super) type TunnelService = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
+pub(super) type TunnelService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
 
 /// Serves until the connection ends. When the relay tells the daemon to leave the tunnel, `go_away` gets the
 /// reason at once, and the calls under way go on.
