@@ -1,5 +1,5 @@
-//! Client connections that have shown no token yet, counted by address, so that whoever has none takes
-//! only a part of the places.
+//! Client connections that have shown no token yet, counted by address: callers without a token can take only a part
+//! of the slots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,19 +18,19 @@ pub struct UnauthenticatedConnections {
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection's part of the count.
+/// Counts one connection until it is dropped.
 #[derive(Debug)]
-struct Counted {
+struct CountGuard {
     unauthenticated: Arc<UnauthenticatedConnections>,
     address: IpAddr,
 }
 
-/// What is known of a connection.
+/// Whether a caller of a connection has shown a token. Until then the connection is counted.
 #[derive(Debug)]
-pub(crate) struct ConnectionAuth(Mutex<Option<Counted>>);
+pub(crate) struct ConnectionAuth(Mutex<Option<CountGuard>>);
 
 impl UnauthenticatedConnections {
-    /// The count for a relay with so many places for clients.
+    /// The count for a relay with so many slots for clients.
     #[must_use]
     pub fn among(clients_max: usize) -> Arc<Self> {
         let share = clients_max.div_ceil(limits::CLIENTS_UNKNOWN_SHARE);
@@ -50,7 +50,7 @@ impl UnauthenticatedConnections {
         }
         *count += 1;
         let unauthenticated = self.clone();
-        let counted = Counted {
+        let counted = CountGuard {
             unauthenticated,
             address,
         };
@@ -62,7 +62,7 @@ impl UnauthenticatedConnections {
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         let mut by_address = self.unauthenticated.lock();
         if let Some(count) = by_address.get_mut(&self.address) {
@@ -80,7 +80,7 @@ impl ConnectionAuth {
         Self(Mutex::new(None))
     }
 
-    /// Says that a caller was let in on the connection.
+    /// A caller of the connection has shown a token: it is no longer counted.
     pub(crate) fn mark_authenticated(&self) {
         let counted = lock(&self.0).take();
         // Not under that lock: it takes the other one.

@@ -11,12 +11,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full, Limited};
 use tonic::Code;
 
-use super::{Buffer, BufferError, Kept, Ticket};
+use super::{Buffer, BufferError, TakenRequest, Ticket};
 use crate::auth::Revocations;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::router::{TunnelBody, set_metadata};
-use crate::tunnel::{Link, call_uri};
+use crate::tunnel::{Tunnel, call_uri};
 
 /// Delivers from a buffer into tunnels.
 pub struct Deliverer {
@@ -93,33 +93,33 @@ impl Deliverer {
 
     /// Delivers what waits for the tunnel's machine, and what comes to wait, until the tunnel
     /// closes or is left for another one, which may have its turn then.
-    pub async fn deliver(&self, link: Arc<Link>) {
-        let turn = self.turn_of(link.machine());
+    pub async fn deliver(&self, tunnel: Arc<Tunnel>) {
+        let turn = self.turn_of(tunnel.machine());
         let _turn = tokio::select! {
             turn = turn.lock() => turn,
-            () = link.left() => return,
+            () = tunnel.left() => return,
         };
         let (mut in_vain, mut tries) = (0_u32, DeliveryAttempts::default());
-        while link.is_open() {
-            match self.deliver_one(&link, &mut tries).await {
+        while tunnel.is_open() {
+            match self.deliver_one(&tunnel, &mut tries).await {
                 Ok(Some(true)) => in_vain = 0,
                 Ok(Some(false)) => {
                     in_vain = in_vain.saturating_add(1);
                     let pause = pause_after(in_vain);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
-                        () = link.left() => return,
+                        () = tunnel.left() => return,
                     }
                 }
                 Ok(None) => tokio::select! {
-                    () = link.waiting_notified() => {}
-                    () = link.left() => return,
+                    () = tunnel.waiting_notified() => {}
+                    () = tunnel.left() => return,
                 },
                 Err(error) => {
-                    tracing::error!(machine = %link.machine(), %error, "delivery stands still");
+                    tracing::error!(machine = %tunnel.machine(), %error, "delivery stands still");
                     tokio::select! {
                         () = tokio::time::sleep(Duration::from_millis(limits::DELIVERY_RETRY_MS_MAX)) => {}
-                        () = link.left() => return,
+                        () = tunnel.left() => return,
                     }
                 }
             }
@@ -129,10 +129,10 @@ impl Deliverer {
     /// Delivers the first request. `None` when there is none, else whether it is settled.
     async fn deliver_one(
         &self,
-        link: &Link,
+        tunnel: &Tunnel,
         tries: &mut DeliveryAttempts,
     ) -> Result<Option<bool>, BufferError> {
-        let Some(kept) = self.buffer.first(link.machine()).await? else {
+        let Some(kept) = self.buffer.take_first(tunnel.machine()).await? else {
             return Ok(None);
         };
         let within = Duration::from_millis(limits::DELIVERY_MS_MAX);
@@ -145,7 +145,7 @@ impl Deliverer {
             Delivered::Settled(Code::Unauthenticated)
         } else {
             match self.request(kept) {
-                Ok(request) => tokio::time::timeout(within, call(link, request))
+                Ok(request) => tokio::time::timeout(within, call(tunnel, request))
                     .await
                     .unwrap_or(Delivered::Failed(Code::DeadlineExceeded)),
                 Err(status) => Delivered::Settled(status.code()),
@@ -166,7 +166,7 @@ impl Deliverer {
     }
 
     /// Whether the token that a request was sent with, or all of its user's, were revoked since.
-    fn is_revoked(&self, kept: &Kept) -> bool {
+    fn is_revoked(&self, kept: &TakenRequest) -> bool {
         let revoked = sync::read(&self.revoked);
         let user = &kept.request.user;
         match &kept.request.token {
@@ -179,7 +179,7 @@ impl Deliverer {
         }
     }
 
-    fn request(&self, kept: Kept) -> Result<Request<TunnelBody>, tonic::Status> {
+    fn request(&self, kept: TakenRequest) -> Result<Request<TunnelBody>, tonic::Status> {
         let waiting = kept.request;
         let mut headers = HeaderMap::new();
         for (name, value) in &waiting.metadata {
@@ -196,7 +196,7 @@ impl Deliverer {
             metadata::BUFFERED_AT_MS,
             HeaderValue::from(kept.buffered_ms),
         );
-        let mut request = Request::new(TunnelBody::Kept(Full::new(waiting.body)));
+        let mut request = Request::new(TunnelBody::Complete(Full::new(waiting.body)));
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = call_uri(&waiting.machine, &waiting.path);
@@ -226,11 +226,11 @@ fn pause_after(in_vain: u32) -> Duration {
 }
 
 /// Makes the call and waits for all of its answer, of which only the status counts.
-async fn call(link: &Link, request: Request<TunnelBody>) -> Delivered {
-    let Some(permit) = link.permit(None) else {
+async fn call(tunnel: &Tunnel, request: Request<TunnelBody>) -> Delivered {
+    let Some(permit) = tunnel.permit(None) else {
         return Delivered::Later;
     };
-    let Ok(response) = link.call(request).await else {
+    let Ok(response) = tunnel.call(request).await else {
         return Delivered::Later;
     };
     let (head, body) = response.into_parts();

@@ -24,7 +24,7 @@ use tonic::Code;
 use super::index::{Bounds, Entry, Index, Reserved};
 use super::record::{self, Outcome};
 use super::{
-    Buffer, BufferCounts, BufferError, BufferFuture, Kept, Known, Placed, Ticket, Waiting,
+    Buffer, BufferCounts, BufferError, BufferFuture, TakenRequest, KeyState, PutOutcome, Ticket, PendingRequest,
 };
 use crate::limits;
 
@@ -277,7 +277,7 @@ impl Inner {
     }
 
     /// A request, its size on disk, and when it was buffered.
-    fn read(&self, id: &SessionId) -> Result<(Waiting, usize, i64), BufferError> {
+    fn read(&self, id: &SessionId) -> Result<(PendingRequest, usize, i64), BufferError> {
         let mut messages = self.store.read(id, ReadRange::all()).map_err(failed)?;
         let message = messages
             .next()
@@ -288,7 +288,7 @@ impl Inner {
         Ok((request, bytes, message.received_ms))
     }
 
-    fn put(&self, request: &Waiting) -> Result<Placed, BufferError> {
+    fn put(&self, request: &PendingRequest) -> Result<PutOutcome, BufferError> {
         let record = record::encode(request)?;
         let (bytes, bytes_max) = (record.len(), limits::BUFFER_REQUEST_BYTES_MAX);
         if bytes > bytes_max {
@@ -309,8 +309,8 @@ impl Inner {
             expiring: false,
         };
         match lock(&self.index).reserve(&ticket, entry)? {
-            Reserved::There => return Ok(Placed::Buffered),
-            Reserved::Settled(code) => return Ok(Placed::Settled(code)),
+            Reserved::There => return Ok(PutOutcome::Buffered),
+            Reserved::Settled(code) => return Ok(PutOutcome::Settled(code)),
             Reserved::Place => {}
         }
         let appended = session_of(&ticket)
@@ -319,7 +319,7 @@ impl Inner {
         match appended {
             Ok(_) => {
                 index.written(&ticket);
-                Ok(Placed::Buffered)
+                Ok(PutOutcome::Buffered)
             }
             Err(error) => {
                 index.remove(&ticket);
@@ -328,7 +328,7 @@ impl Inner {
         }
     }
 
-    fn first(&self, machine: &MachineId) -> Result<Option<Kept>, BufferError> {
+    fn take_first(&self, machine: &MachineId) -> Result<Option<TakenRequest>, BufferError> {
         loop {
             let Some(ticket) = lock(&self.index).take_first(machine) else {
                 return Ok(None);
@@ -336,7 +336,7 @@ impl Inner {
             let session = session_of(&ticket).map_err(failed)?;
             match self.read(&session) {
                 Ok((request, _, buffered_ms)) => {
-                    return Ok(Some(Kept {
+                    return Ok(Some(TakenRequest {
                         ticket,
                         buffered_ms,
                         request,
@@ -454,20 +454,20 @@ fn blocking<'a, T: Send + 'static>(
 }
 
 impl Buffer for EmbeddedBuffer {
-    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed> {
+    fn put(&self, request: PendingRequest) -> BufferFuture<'_, PutOutcome> {
         blocking(&self.inner, move |inner| inner.put(&request))
     }
 
-    fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
-        lock(&self.inner.index).known(machine, key)
+    fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState> {
+        lock(&self.inner.index).key_state(machine, key)
     }
 
-    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>> {
+    fn take_first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<TakenRequest>> {
         if self.waiting(machine) == 0 {
             return Box::pin(std::future::ready(Ok(None)));
         }
         let machine = machine.clone();
-        blocking(&self.inner, move |inner| inner.first(&machine))
+        blocking(&self.inner, move |inner| inner.take_first(&machine))
     }
 
     fn put_back(&self, ticket: &Ticket) {

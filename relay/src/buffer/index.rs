@@ -6,7 +6,7 @@ use betcode_schema_tunnel::MachineId;
 use betcode_storage::capacity::text;
 
 use super::record::Outcome;
-use super::{BufferCounts, BufferError, Known, Ticket};
+use super::{BufferCounts, BufferError, KeyState, Ticket};
 
 /// The buffer's bounds.
 #[derive(Debug, Clone, Copy)]
@@ -236,12 +236,12 @@ impl Index {
         self.outcomes.get(&(machine.clone(), key.to_owned()))
     }
 
-    pub(super) fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
+    pub(super) fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState> {
         if let Some(outcome) = self.outcome(machine, key) {
-            return Some(Known::Settled(outcome.code()));
+            return Some(KeyState::Settled(outcome.code()));
         }
         let queue = self.queues.get(machine)?;
-        queue.by_key.contains_key(key).then_some(Known::Waits)
+        queue.by_key.contains_key(key).then_some(KeyState::Waiting)
     }
 
     pub(super) fn waiting(&self, machine: &MachineId) -> usize {
@@ -383,6 +383,6 @@ mod tests {
         let repeat = index.reserve(&ticket("m", 5, 2), entry("k", 1));
         assert_eq!(repeat, Ok(Reserved::Settled(tonic::Code::Ok)));
         index.forget_before(21);
-        assert_eq!(index.known(&first.machine, "k"), None);
+        assert_eq!(index.key_state(&first.machine, "k"), None);
     }
 }

@@ -29,7 +29,7 @@ pub type BufferFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BufferError
 
 /// A unary request as it came, with what is needed to make it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct PendingRequest {
     /// Machine that it is for.
     pub machine: MachineId,
     /// Names it among the machine's requests.
@@ -40,7 +40,7 @@ pub struct Waiting {
     pub user: String,
     /// The token that it was sent with; `None` where callers need none, and in records of earlier
     /// builds.
-    pub token: Option<SentWith>,
+    pub token: Option<TokenRef>,
     /// Path of the method.
     pub path: String,
     /// Metadata, names in lower case.
@@ -51,7 +51,7 @@ pub struct Waiting {
 
 /// What of a token decides whether a revocation covers what was sent with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SentWith {
+pub struct TokenRef {
     /// Its id.
     pub id: String,
     /// When it was issued, Unix seconds.
@@ -71,18 +71,18 @@ pub struct Ticket {
 
 /// A request taken from the buffer, which keeps it until it is settled.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct TakenRequest {
     /// Its place.
     pub ticket: Ticket,
     /// When it was buffered, Unix milliseconds.
     pub buffered_ms: i64,
     /// The request.
-    pub request: Waiting,
+    pub request: PendingRequest,
 }
 
 /// What is known of a request by its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyState {
     /// It waits.
     Waits,
     /// It was settled with this code.
@@ -91,7 +91,7 @@ pub enum Known {
 
 /// What became of a request that was put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
+pub enum PutOutcome {
     /// It is on disk now, or was already.
     Buffered,
     /// A request of this key was settled before, with this code.
@@ -166,14 +166,14 @@ pub enum BufferError {
 /// Where requests wait.
 pub trait Buffer: Send + Sync {
     /// Keeps a request. When this returns it is on disk, or refused.
-    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed>;
+    fn put(&self, request: PendingRequest) -> BufferFuture<'_, PutOutcome>;
 
     /// What is known of a machine's request by its key.
-    fn known(&self, machine: &MachineId, key: &str) -> Option<Known>;
+    fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState>;
 
     /// Takes the machine's next request, by priority, then order, for a delivery. It stays until it
     /// is settled, and does not grow too old until then, or until it is [put back](Self::put_back).
-    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>>;
+    fn take_first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<TakenRequest>>;
 
     /// Ends a delivery that has settled nothing.
     fn put_back(&self, ticket: &Ticket);

@@ -4,11 +4,11 @@
 //! service, so a new one needs no new relay.
 
 mod body;
-mod end;
 mod forward;
 mod gate;
 mod intake;
 mod join;
+mod lifetime;
 mod machines;
 mod meter;
 mod status;
@@ -36,13 +36,13 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use self::end::CallLifetime;
-use self::forward::Sent;
+use self::lifetime::CallLifetime;
+use self::forward::RequestBody;
 use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
-use crate::tunnel::{Link, Table};
+use crate::tunnel::{Tunnel, Table};
 use crate::unauthenticated::ConnectionAuth;
 
 /// Takes calls from clients and passes them on.
@@ -66,7 +66,7 @@ pub struct Router {
     /// Counters that `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// The relay's own services, for calls that name no machine.
-    pub own: Routes,
+    pub services: Routes,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
 }
@@ -171,7 +171,7 @@ impl Router {
     }
 
     async fn answer_own(&self, request: Request<Incoming>) -> Response<RelayBody> {
-        match self.own.clone().oneshot(request).await {
+        match self.services.clone().oneshot(request).await {
             Ok(response) => response.map(RelayBody::Own),
             Err(never) => match never {},
         }
@@ -204,10 +204,10 @@ impl Router {
                 .route_waiting(call, may_wait, &caller, machine, lifetime)
                 .await;
         }
-        let link = self.table.find(&machine).ok_or_else(|| self.no_tunnel())?;
+        let tunnel = self.table.find(&machine).ok_or_else(|| self.no_tunnel())?;
         let place = self.place()?;
-        let call = (head, Sent::Live(body));
-        self.forward(call, &caller, &link, place, lifetime, arrived)
+        let call = (head, RequestBody::Streamed(body));
+        self.forward(call, &caller, &tunnel, place, lifetime, arrived)
             .await
     }
 
@@ -223,7 +223,7 @@ impl Router {
         let place = self.place()?;
         let taken = tokio::select! {
             taken = self.intake.take(body) => taken?,
-            ended = lifetime.passed() => return Err(ended),
+            ended = lifetime.ended() => return Err(ended),
         };
         let whole = Instant::now();
         // Before it goes anywhere: what waits is not looked at again.
@@ -231,12 +231,12 @@ impl Router {
             .pass(&taken.body)
             .map_err(status::too_big)?;
         // Looked up now: the machine may have come or gone while the request was taken in.
-        if let Some(link) = self.table.find(&machine)
+        if let Some(tunnel) = self.table.find(&machine)
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)
         {
-            let call = (head, Sent::Whole(taken.body.clone()));
+            let call = (head, RequestBody::Complete(taken.body.clone()));
             return self
-                .forward(call, caller, &link, place, lifetime, whole)
+                .forward(call, caller, &tunnel, place, lifetime, whole)
                 .await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
@@ -245,8 +245,8 @@ impl Router {
             self.metrics.buffered();
         }
         // The tunnel may have come while the request was written.
-        if let Some(link) = self.table.find(&id) {
-            link.notify_waiting();
+        if let Some(tunnel) = self.table.find(&id) {
+            tunnel.notify_waiting();
         }
         Err(told)
     }
@@ -268,14 +268,14 @@ impl Router {
 
     async fn forward(
         &self,
-        (head, sent): (Parts, Sent),
+        (head, request_body): (Parts, RequestBody),
         caller: &Caller,
-        link: &Link,
+        tunnel: &Tunnel,
         place: OwnedSemaphorePermit,
         lifetime: CallLifetime,
         since: Instant,
     ) -> Result<Response<RelayBody>, Status> {
-        let permit = link.permit(Some(place)).ok_or_else(|| {
+        let permit = tunnel.permit(Some(place)).ok_or_else(|| {
             let what = "the machine has as many calls under way as it may";
             status::overloaded("calls_per_tunnel", what, "end some, or try later")
         })?;
@@ -287,7 +287,7 @@ impl Router {
             metrics: &self.metrics,
             stop: &self.stop,
         };
-        forward::forward(head, sent, link, permit, lifetime, &context).await
+        forward::forward(head, request_body, tunnel, permit, lifetime, &context).await
     }
 
     /// Counts a connection to the tunnel port before anything else is done for it. A load

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::status;
 use crate::auth::Caller;
-use crate::buffer::{Buffer, BufferError, Known, Placed, SentWith, Waiting};
+use crate::buffer::{Buffer, BufferError, KeyState, PutOutcome, TokenRef, PendingRequest};
 use crate::limits;
 
 /// Length of the prefix of a gRPC message.
@@ -79,8 +79,8 @@ pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &Ma
     // it is known.
     buffer.waiting(machine) > 0
         || matches!(
-            buffer.known(machine, &may_wait.key),
-            Some(Known::Settled(_))
+            buffer.key_state(machine, &may_wait.key),
+            Some(KeyState::Settled(_))
         )
 }
 
@@ -98,12 +98,12 @@ pub(super) async fn keep(
         Ok(metadata) => metadata,
         Err(status) => return status,
     };
-    let waiting = Waiting {
+    let waiting = PendingRequest {
         machine,
         key: may_wait.key,
         priority: may_wait.priority,
         user: caller.user.clone(),
-        token: caller.token.as_ref().map(|token| SentWith {
+        token: caller.token.as_ref().map(|token| TokenRef {
             id: token.id.clone(),
             issued_s: token.issued_s,
         }),
@@ -112,8 +112,8 @@ pub(super) async fn keep(
         body,
     };
     match buffer.put(waiting).await {
-        Ok(Placed::Buffered) => buffered(),
-        Ok(Placed::Settled(code)) => settled(code),
+        Ok(PutOutcome::Buffered) => buffered(),
+        Ok(PutOutcome::Settled(code)) => settled(code),
         Err(error) => refused(&error),
     }
 }
