@@ -46,7 +46,7 @@ impl Histogram {
         self.max.fetch_max(value, Ordering::Relaxed);
     }
 
-    /// The largest number; 0 when there is none.
+    /// The largest number; 0 if there is none.
     #[must_use]
     pub fn max(&self) -> u64 {
         self.max.load(Ordering::Relaxed)
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_says_zero() {
+    fn an_empty_one_has_quantiles_of_zero() {
         assert_eq!(Histogram::default().quantile_ms(0.95), 0.0);
     }
 }

@@ -1,7 +1,13 @@
 //! The way of a call: who calls, which machine, through its tunnel, and back.
 //!
-//! A call is passed on as it is: method, metadata, messages, trailers. Nothing here knows any
-//! service, so a new one needs no new relay.
+//! A call is passed on as it is: method, metadata, messages, trailers. Nothing here knows the services of daemons,
+//! so a new one needs no new relay. [`Router::handle`] tells three kinds of calls apart: those to a machine, those about
+//! machines (`machines`), and those to the relay itself (health, reflection).
+//!
+//! A call to a machine passes `gate` (its caller, and how often that may call), then `forward`. One that may wait is
+//! received whole first (`intake`), and goes to the buffer if its machine is away (`wait`). `body` has the bodies of both
+//! directions, `join` joins their small frames, `meter` measures their messages, and `lifetime` ends the call at its
+//! deadline and with its token. `status` has the relay's own answers.
 
 mod body;
 mod forward;
@@ -55,7 +61,7 @@ pub struct Router {
     pub buffer: Arc<dyn Buffer>,
     /// Who may call.
     pub gate: Gate,
-    /// Places for calls under way in the whole relay.
+    /// Slots for calls under way in the whole relay.
     pub calls: Arc<Semaphore>,
     /// Requests that may wait, while they are received.
     pub intake: Intake,
@@ -72,7 +78,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Answers one call. What goes wrong is an answer too.
+    /// Answers one call, if need be with an error.
     pub(crate) async fn handle(
         self: Arc<Self>,
         mut request: Request<Incoming>,
@@ -84,7 +90,7 @@ impl Router {
             return self.refuse_not_grpc(address);
         }
         let answered = if request.uri().path().starts_with(machines::PATH_PREFIX) {
-            let answered = self.answer_of_machines(request, address, connection);
+            let answered = self.answer_about_machines(request, address, connection);
             let count = |status: &Status| self.metrics.refused(status.code());
             answered.await.inspect_err(count)
         } else if request.headers().contains_key(metadata::MACHINE_ID) {
@@ -154,9 +160,9 @@ impl Router {
         Ok(self.answer_own(request).await)
     }
 
-    /// Answers who asks about the machines that its token names. Which machine the call itself names does not
+    /// Answers a call about the machines that the caller's token names. Which machine the call itself names does not
     /// matter: some clients send that with every call.
-    async fn answer_of_machines(
+    async fn answer_about_machines(
         &self,
         mut request: Request<Incoming>,
         address: IpAddr,
@@ -205,13 +211,13 @@ impl Router {
                 .await;
         }
         let tunnel = self.table.find(&machine).ok_or_else(|| self.no_tunnel())?;
-        let place = self.place()?;
+        let slot = self.call_slot()?;
         let call = (head, RequestBody::Streamed(body));
-        self.forward(call, &caller, &tunnel, place, lifetime, arrived)
+        self.forward(call, &caller, &tunnel, slot, lifetime, arrived)
             .await
     }
 
-    /// Takes a request in that may wait, and passes it on or keeps it.
+    /// Receives a request that may wait, and passes it on or buffers it.
     async fn route_waiting(
         &self,
         (head, body): (Parts, Incoming),
@@ -220,39 +226,39 @@ impl Router {
         machine: MachineId,
         lifetime: CallLifetime,
     ) -> Result<Response<RelayBody>, Status> {
-        let place = self.place()?;
-        let taken = tokio::select! {
-            taken = self.intake.take(body) => taken?,
+        let slot = self.call_slot()?;
+        let received = tokio::select! {
+            received = self.intake.receive(body) => received?,
             ended = lifetime.ended() => return Err(ended),
         };
         let whole = Instant::now();
-        // Before it goes anywhere: what waits is not looked at again.
+        // Checked here also for delivery later.
         meter::MessageMeter::new(self.message_bytes_max)
-            .pass(&taken.body)
+            .pass(&received.body)
             .map_err(status::too_big)?;
-        // Looked up now: the machine may have come or gone while the request was taken in.
+        // Looked up now: the machine may have come or gone while the request was received.
         if let Some(tunnel) = self.table.find(&machine)
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)
         {
-            let call = (head, RequestBody::Complete(taken.body.clone()));
+            let call = (head, RequestBody::Complete(received.body.clone()));
             return self
-                .forward(call, caller, &tunnel, place, lifetime, whole)
+                .forward(call, caller, &tunnel, slot, lifetime, whole)
                 .await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
-        let told = wait::keep(&head, taken.body.clone(), may_wait, caller, machine, buffer).await;
-        if told.metadata().contains_key(metadata::BUFFERED) {
+        let status = wait::put(&head, received.body.clone(), may_wait, caller, machine, buffer).await;
+        if status.metadata().contains_key(metadata::BUFFERED) {
             self.metrics.buffered();
         }
-        // The tunnel may have come while the request was written.
+        // The tunnel may have opened while the request was written.
         if let Some(tunnel) = self.table.find(&id) {
             tunnel.notify_waiting();
         }
-        Err(told)
+        Err(status)
     }
 
-    /// A place among the calls of the relay.
-    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+    /// A slot among the calls of the relay.
+    fn call_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.calls.clone().try_acquire_owned().map_err(|_| {
             let what = "the relay has as many calls under way as it may";
             status::overloaded("calls_max", what, "try later")
@@ -271,11 +277,11 @@ impl Router {
         (head, request_body): (Parts, RequestBody),
         caller: &Caller,
         tunnel: &Tunnel,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
         lifetime: CallLifetime,
         since: Instant,
     ) -> Result<Response<RelayBody>, Status> {
-        let permit = tunnel.permit(Some(place)).ok_or_else(|| {
+        let permit = tunnel.permit(Some(slot)).ok_or_else(|| {
             let what = "the machine has as many calls under way as it may";
             status::overloaded("calls_per_tunnel", what, "end some, or try later")
         })?;

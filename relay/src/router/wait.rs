@@ -73,10 +73,9 @@ pub(super) fn may_wait(headers: &HeaderMap) -> Result<Option<MayWait>, Status> {
     }))
 }
 
-/// Whether a call of this key must not overtake, or was settled already.
+/// Whether a call goes to the buffer although its machine is online.
 pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &MayWait) -> bool {
-    // Behind requests that wait already, so that order holds; and a key that is known goes where
-    // it is known.
+    // It must not overtake requests that wait; and the buffer knows how a request of its key was settled.
     buffer.waiting(machine) > 0
         || matches!(
             buffer.key_state(machine, &may_wait.key),
@@ -84,9 +83,9 @@ pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &Ma
         )
 }
 
-/// Keeps the request and returns the status for its caller, which is never OK: the daemon has not
-/// done anything yet.
-pub(super) async fn keep(
+/// Puts the request into the buffer and returns the status for its caller, which is never OK: the daemon has not
+/// executed it yet.
+pub(super) async fn put(
     head: &Parts,
     body: Bytes,
     may_wait: MayWait,
@@ -94,7 +93,7 @@ pub(super) async fn keep(
     machine: MachineId,
     buffer: &Arc<dyn Buffer>,
 ) -> Status {
-    let metadata = match kept_metadata(&head.headers) {
+    let metadata = match metadata_to_keep(&head.headers) {
         Ok(metadata) => metadata,
         Err(status) => return status,
     };
@@ -128,7 +127,7 @@ pub(super) fn is_one_message(body: &Bytes) -> bool {
 
 /// The metadata that goes on to the daemon. Not the deadline: it says how long the caller waits, and
 /// the caller is gone by then. Not the token.
-fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
+fn metadata_to_keep(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
     let left = [
         header::AUTHORIZATION.as_str(),
         header::TE.as_str(),
@@ -211,16 +210,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_fails_is_told_without_its_path_and_a_full_one_as_such() {
+    fn a_store_that_fails_is_reported_without_its_path_and_a_full_one_as_such() {
         let why = || "/var/lib/betcode-relay/buffer.db: no room".to_owned();
         for (error, code) in [
             (BufferError::NoSpace { why: why() }, Code::ResourceExhausted),
             (BufferError::Store { why: why() }, Code::Internal),
             (BufferError::Damaged { why: why() }, Code::Internal),
         ] {
-            let told = refused(&error);
-            assert_eq!(told.code(), code);
-            assert!(!told.message().contains("buffer.db"), "{told:?}");
+            let status = refused(&error);
+            assert_eq!(status.code(), code);
+            assert!(!status.message().contains("buffer.db"), "{status:?}");
         }
     }
 }
