@@ -20,7 +20,6 @@ use crate::status;
 use crate::tunnel::TunnelState;
 
 /// The open store and everything around it. Services hold it in an [`Arc`].
-#[derive(Debug)]
 pub struct Core {
     /// The store.
     pub store: Store,
@@ -47,21 +46,18 @@ pub struct Core {
     /// Settings at the start.
     pub settings: Settings,
     /// Background compaction; `None` when it is disabled or has ended.
-    pub compaction: Mutex<Option<BackgroundCompaction>>,
+    pub compaction: Mutex<Option<CompactionService>>,
 }
 
-/// Background compaction, with a name for [`std::fmt::Debug`].
-pub struct BackgroundCompaction(pub CompactionService);
-
-impl std::fmt::Debug for BackgroundCompaction {
+impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CompactionService")
+        f.debug_struct("Core").finish_non_exhaustive()
     }
 }
 
 impl Core {
     /// The background compaction.
-    pub fn compaction(&self) -> MutexGuard<'_, Option<BackgroundCompaction>> {
+    pub fn compaction(&self) -> MutexGuard<'_, Option<CompactionService>> {
         lock(&self.compaction)
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use betcode_storage::capacity::levels::{Level, Metric};
-use betcode_storage::{Clock, StoreError, SystemClock};
+use betcode_storage::{Clock, CompactionService, StoreError, SystemClock};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -111,8 +111,8 @@ pub(crate) async fn probe(
         }
     };
     prober.last_failed = !serving;
-    let status = core.compaction().as_ref().map(|running| running.0.status());
-    let trouble = status.and_then(|status| status.last_error);
+    let compaction = core.compaction().as_ref().map(CompactionService::status);
+    let trouble = compaction.and_then(|status| status.last_error);
     let mut components = vec![
         Component {
             name: "store",

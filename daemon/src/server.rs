@@ -24,7 +24,7 @@ use tonic::transport::Server;
 use crate::admission::Admission;
 use crate::agents::Agents;
 use crate::blocking::Blocking;
-use crate::core::{BackgroundCompaction, Core};
+use crate::core::Core;
 use crate::health::Health;
 use crate::hub::Hub;
 use crate::limits;
@@ -114,9 +114,7 @@ impl Daemon {
         let hub = Arc::new(Hub::new(settings.max_follower_buffer_bytes));
         let store = open(&settings, &hub).await?;
         let compaction = match settings.compaction {
-            true => Some(BackgroundCompaction(
-                store.start_compaction(settings.compaction_options())?,
-            )),
+            true => Some(store.start_compaction(settings.compaction_options())?),
             false => None,
         };
         let (draining, draining_receiver) = watch::channel(false);
@@ -297,7 +295,7 @@ impl Daemon {
         let _ = self.draining.send(true);
         if let Some(running) = self.core.compaction().take() {
             // Ends at its next step; it must not hold up the drain.
-            tokio::task::spawn_blocking(move || running.0.stop());
+            tokio::task::spawn_blocking(move || running.stop());
         }
         let all_done = async {
             while let Some(done) = self.servers.join_next().await {

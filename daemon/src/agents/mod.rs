@@ -135,11 +135,6 @@ impl Agents {
         self.lock_deletions().under_way.contains_key(id)
     }
 
-    /// How many conversations there are.
-    pub(crate) fn count(&self) -> usize {
-        self.live().len()
-    }
-
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, ConversationHandle>> {
         lock(&self.live)
     }
@@ -214,7 +209,7 @@ impl Agents {
         lock(&self.last_began)
     }
 
-    /// Conversations in memory.
+    /// How many conversations there are.
     #[must_use]
     pub fn conversations(&self) -> usize {
         self.live().len()

@@ -144,7 +144,7 @@ fn space_limits(core: &Core) -> [LimitSample; 3] {
 
 fn limits(core: &Core, text: &mut Text) {
     let admission = &core.admission;
-    admission.conversations.observe(core.agents.count() as u64);
+    admission.conversations.observe(core.agents.conversations() as u64);
     let queued = core.store.queue_depth().requests as u64;
     admission.writer_queue.observe(queued);
     let queue_max = core.settings.max_queue_requests as u64;

@@ -1,7 +1,7 @@
 //! The way of a call: who calls, which machine, through its tunnel, and back.
 //!
 //! A call is passed on as it is: method, metadata, messages, trailers. Nothing here knows the services of daemons,
-//! so a new one needs no new relay. [`Router::handle`] tells three kinds of calls apart: those to a machine, those about
+//! so a new one needs no new relay. `Router::handle` tells three kinds of calls apart: those to a machine, those about
 //! machines (`machines`), and those to the relay itself (health, reflection).
 //!
 //! A call to a machine passes `gate` (its caller, and how often that may call), then `forward`. One that may wait is
