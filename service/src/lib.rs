@@ -4,7 +4,7 @@
 //! * Calls: [`grpc_timeout`] and [`trace_context`] read their headers, [`body`] ends an answer that is under way,
 //!   [`status`] makes the statuses that callers get.
 //! * The process: [`logging`], [`process`] (memory, processor, open files), [`service_manager`] (systemd).
-//! * Small things: [`backoff`], [`hex`], [`histogram`], [`private_file`], [`sync`].
+//! * Small things: [`backoff`], [`hex`], [`histogram`], [`pem`], [`private_file`], [`sync`].
 
 pub mod backoff;
 pub mod body;
@@ -14,6 +14,7 @@ pub mod hex;
 pub mod histogram;
 pub mod io_bytes;
 pub mod logging;
+pub mod pem;
 pub mod private_file;
 pub mod process;
 pub mod read_ahead;
