@@ -1,11 +1,10 @@
 //! Calls into the store, which is synchronous, from tasks, which must not block.
 //!
-//! Every kind of call has a bound of its own, and all of them together leave threads over: the probe
-//! of the store's health finds one however many appends wait for a place in the writer's queue.
+//! Every kind of call has a bound of its own, and together they leave threads free: the probe of the store's health finds
+//! one however many appends wait for the writer's queue.
 //!
-//! Reads take turns: so many at once, in the order in which they asked. A long replay asks again
-//! for every page, so that fifty of them share fairly and nobody holds a connection while its
-//! client is slow.
+//! Reads take turns: a bounded number at once, first come, first served. A long replay asks again for every page, so
+//! fifty of them share fairly, and none holds a connection while its client is slow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +60,7 @@ impl Blocking {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        // Closed only when the semaphore is, which nobody does; then reading goes on unordered.
+        // The semaphore is never closed.
         let turn = Arc::clone(&self.reads).acquire_owned().await.ok();
         run(move || {
             let _turn = turn;
@@ -101,7 +100,7 @@ impl Blocking {
         .await
     }
 
-    /// Looks at files whose names clients give: they may be on a network, which may hang.
+    /// Looks at files that clients name. They may be on a network file system, which may hang.
     ///
     /// # Errors
     /// INTERNAL when `work` panics.
@@ -157,7 +156,7 @@ impl Blocking {
 async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        // A panic is a bug of ours, told apart from what the world does; the daemon goes on.
+        // A panic is a bug; the daemon goes on, and the log has it.
         Err(error) => {
             tracing::error!(%error, "a call into the store ended by a panic");
             Err(StoreError::Closed {

@@ -22,10 +22,9 @@ use crate::status::from_store;
 
 /// A part of a session, read page by page in turn with others.
 ///
-/// A replay keeps the segment it is in decoded. Only so many do so at once; the others wait, and
-/// one whose client is slow ([`Pages::hand_to`]), or that rests itself ([`Pages::step_aside`]), gives
-/// its place away and decodes again later. A page is copied out of its segment, so that what waits
-/// for a client keeps no segment alive.
+/// A replay keeps the segment it is in decoded, and is *warm* then. Only a bounded number are warm at once. One whose
+/// client is slow ([`Pages::hand_to`]), or that pauses itself ([`Pages::step_aside`]), gives its slot to another and
+/// decodes again later. A page is copied out of its segment, so that what waits for a client keeps no segment alive.
 #[derive(Debug)]
 pub struct Pages {
     core: Arc<Core>,
@@ -35,7 +34,7 @@ pub struct Pages {
     /// Sequence to read next, and the last one wanted.
     next: u64,
     last: u64,
-    /// Away while a page is read, and while the client is slow or the replay rests.
+    /// `None` while a page is read, and while the client is slow or the replay pauses.
     warm: Option<Warm>,
 }
 
@@ -96,7 +95,7 @@ impl Pages {
             if room.is_some() {
                 return Ok(Some(Page { messages, room }));
             }
-            // What waits keeps nothing: it is read again when there is room.
+            // While it waits it holds nothing: the lines are read again when there is room.
             drop(messages);
             self.step_aside();
             self.next = first;
@@ -155,7 +154,7 @@ impl Pages {
         })
     }
 
-    /// Hands an answer to a client; the place goes to somebody else when it takes long.
+    /// Hands an answer to a client. If that takes long, the slot goes to another replay.
     ///
     /// # Errors
     /// The client is gone.
@@ -176,7 +175,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Gives the place to somebody else before a pause; the next page takes one again.
+    /// Gives the slot to another replay before a pause. The next page takes one again.
     pub fn step_aside(&mut self) {
         self.warm = None;
     }
@@ -188,12 +187,12 @@ impl Pages {
     }
 }
 
-/// Lines, and the room that the long ones among them have.
+/// Lines, and the room that was taken for the long ones among them.
 #[derive(Debug)]
 pub struct Page {
     /// The lines.
     pub messages: Vec<Message>,
-    /// To be kept as long as anything of them.
+    /// To be kept as long as the lines, or anything made of them.
     pub(crate) room: Option<LongLinePermit>,
 }
 
@@ -202,7 +201,7 @@ pub struct Page {
 pub enum ReadError {
     /// The store's answer.
     Store(StoreError),
-    /// Long lines wait for room, and whoever has it does not read.
+    /// There was no room for long lines, because the clients that have it do not read.
     NoRoom(Status),
 }
 
@@ -227,11 +226,11 @@ impl From<ReadError> for Status {
     }
 }
 
-/// The client has left: nobody to tell.
+/// The client has left, so it gets no answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Gone;
 
-/// The page in memory of its own.
+/// A copy of the page in memory of its own.
 fn detached(page: Vec<Message>) -> Vec<Message> {
     let mut bytes = BytesMut::with_capacity(page.iter().map(|m| m.payload.len()).sum());
     for message in &page {

@@ -1,8 +1,8 @@
 //! The daemon's own events on their way to one stream.
 //!
 //! They are not history, so they are not in the store: each waits here until its stream has been sent
-//! the lines that it comes after. The box is bounded; a stream that does not read loses the oldest
-//! of them, and is sent the newest, which say how things stand.
+//! the lines that it comes after. The mailbox is bounded; a stream that does not read loses the oldest
+//! of them, and is sent the newest, which have the present state.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

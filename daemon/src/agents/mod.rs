@@ -1,14 +1,29 @@
 //! Running agents: each session's conversation, its process, and what goes between them.
 //!
-//! * `conversation`, `requests`, `signals`, `lines`, `prompt`, `command` decide and are
-//!   pure: requests, lines and exits in, effects out;
-//! * `session` is the task that carries the effects out, one for each session in
-//!   use, and hears through its `inbox`;
-//! * `running` is an agent at work: `process` starts and ends it, `recorder` has its pipes;
-//! * `mailbox` holds the daemon's own events for a stream.
+//! ```text
+//!  client's stream ──Command──▶ inbox ──▶ session ──▶ conversation (pure)
+//!   ▲   ▲                         ▲          │ Effect      │ requests (pure)
+//!   │   └──────── mailbox ◀───────┼──────────┤
+//!   │                             │          ▼
+//!   │            recorder ────────┘       running ──▶ process (stdin, stdout, stderr)
+//!   │             │   ▲ lines, signals                     │
+//!   └── hub ◀── store └────────────────────────────────────┘
+//! ```
+//!
+//! * `conversation` decides, with `requests` for what the agent asks: commands, lines and exits in, effects out. It
+//!   does no I/O. `command`, `prompt`, `lines` and `signals` are pure as well: how an agent is started, what is written
+//!   to it, how its output is cut into lines, and what these mean to the conversation.
+//! * `session` is the task of one conversation. It receives commands through its `inbox` and carries effects out.
+//! * `running` is a running agent: `process` starts and ends it, `recorder` records its pipes.
+//! * `mailbox` holds the daemon's own events for one stream.
+//!
+//! Where state is: of the agent, its turn, the messages that wait, the input lock and the streams in
+//! `Conversation`; of open requests and grants in `Requests`; of
+//! which sessions have a conversation, and which are being deleted, in [`Agents`]; of the lines that are not
+//! committed yet in `recorder`. Nothing of it outlives the daemon: what has to is history.
 //!
 //! Every line is recorded before anything is sent of it: clients get it from the store's commits,
-//! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
+//! as followers do, never from the pipe. `docs/design/agents.md` has the reasons.
 
 mod command;
 mod conversation;
@@ -156,7 +171,7 @@ impl Agents {
         }
     }
 
-    /// Notes whether a conversation's agent is at rest.
+    /// Records whether a conversation's agent is idle.
     fn note_idle(&self, idle_number: &AtomicU64, is_idle: bool) {
         if !is_idle {
             idle_number.store(0, Ordering::Relaxed);
@@ -166,14 +181,14 @@ impl Agents {
         }
     }
 
-    /// Whether an agent is at rest, and so could make room.
+    /// Whether an agent is idle, and so could make room.
     pub(crate) fn could_make_room(&self) -> bool {
         let live = self.live();
         live.values()
             .any(|live| live.idle_number.load(Ordering::Relaxed) > 0)
     }
 
-    /// Asks the agent that is longest at rest to end. Whether there is one; each is asked once.
+    /// Asks the agent that has been idle longest to end; whether there is one. Each is asked once.
     fn make_room(&self) -> bool {
         let live = self.live();
         let numbered = live
@@ -187,7 +202,7 @@ impl Agents {
         })
     }
 
-    /// Notes what an agent says of itself when it begins.
+    /// Records what an agent says of itself when it begins.
     fn note_began(&self, signals: &[(u64, AgentSignal)]) {
         for (_, signal) in signals {
             if let AgentSignal::Began { version, tools, .. } = signal {

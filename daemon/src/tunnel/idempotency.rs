@@ -241,7 +241,7 @@ async fn execute<S>(
     request: Request<Body>,
     service: S,
     timeouts: CallTimeouts,
-    place: Option<OwnedSemaphorePermit>,
+    slot: Option<OwnedSemaphorePermit>,
     large: LargeBodySlots,
     done: Completion,
 ) -> Response<Body>
@@ -252,10 +252,10 @@ where
         return given_up(timeouts.first_byte);
     };
     let (head, body) = response.into_parts();
-    let body = match timeout(timeouts.whole_response, buffer_body(body, &large, place)).await {
+    let body = match timeout(timeouts.whole_response, buffer_body(body, &large, slot)).await {
         Ok(Ok(body)) => body,
         Ok(Err(BufferBodyError::TooLarge)) => return too_large(),
-        Ok(Err(BufferBodyError::NoPlace { used })) => return no_place(used),
+        Ok(Err(BufferBodyError::NoSlot { used })) => return no_slot(used),
         Ok(Err(BufferBodyError::Broken)) => return internal("the answer broke off").into_http(),
         Err(_) => return given_up(timeouts.whole_response),
     };
@@ -278,7 +278,7 @@ fn too_large() -> Response<Body> {
     out_of_range(text).into_http()
 }
 
-fn no_place(used: usize) -> Response<Body> {
+fn no_slot(used: usize) -> Response<Body> {
     let hint = format!(
         "so many answers of more than {IDEMPOTENT_SMALL_BYTES_MAX} bytes are not read to their end, and it may \
          be done in part; read them, or call without `{}`",

@@ -223,7 +223,7 @@ async fn what_waits_for_a_place_lets_small_answers_pass() {
 #[tokio::test]
 async fn what_waits_for_a_place_in_vain_is_told_what_it_waited_for() {
     let mut calls = IdempotentCalls::default();
-    calls.large.timeouts.place = Duration::from_millis(1);
+    calls.large.timeouts.slot = Duration::from_millis(1);
     let _unread = unread(&calls).await;
     let told = in_time(answer_of(&calls, "waits", 1 << 20)).await;
     let told = Status::from_header_map(told.headers()).unwrap();
