@@ -1,4 +1,5 @@
-//! What operators see: latencies by stage, counters, rates of traffic; `prometheus` serves them as metrics.
+//! What operators see: latencies by stage, counters, [`traffic`] in bytes per second, and how the last
+//! [`compaction_runs`] ended. [`prometheus`] serves them as metrics.
 
 pub mod compaction_runs;
 pub mod prometheus;
