@@ -44,7 +44,7 @@ pub fn import_mark_from(mark: proto::ImportMark) -> Result<ImportMark, Status> {
     })
 }
 
-/// A session of which nothing can be told, for a client.
+/// A session whose row cannot be read, for a client.
 #[must_use]
 pub fn damaged(session: DamagedSession) -> proto::DamagedSession {
     proto::DamagedSession {

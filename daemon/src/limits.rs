@@ -72,7 +72,7 @@ pub const PROBLEMS_MAX: usize = 1000;
 
 /// Compactions, checks and backups at once.
 pub const LONG_JOBS_MAX: usize = 4;
-/// How often a long job tells how far it is, milliseconds.
+/// How often a long job reports its progress, milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 100;
 
 /// Requests with an idempotency key that are carried out at once; further ones wait.
@@ -188,7 +188,7 @@ pub const DRAINING_RETRY_MS: u64 = 1_000;
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// Bytes read before the place where a replay resumes, to know what was sent already.
 pub const TRANSLATE_CONTEXT_BYTES_MAX: usize = 16 << 20;
-/// Lines of a session's beginning in which its first agent is looked for, to tell whether a later one
+/// Lines of a session's beginning in which its first agent is looked for, to know whether a later one
 /// resumed the session; one that begins further on did.
 pub const FIRST_INIT_LINES_MAX: u64 = 64;
 /// Objects on one line that are translated.
@@ -248,7 +248,7 @@ pub const OPEN_REQUESTS_MAX: usize = 64;
 pub const EARLY_ANSWER_MS_MAX: u64 = 1_000;
 /// Tool calls of an agent that are known to be under way, and that are looked for on one line.
 pub const TOOL_CALLS_MAX: usize = 64;
-/// Names of an agent's tools that are told to clients.
+/// Names of an agent's tools that are sent to clients.
 pub const AGENT_TOOLS_MAX: usize = 512;
 /// Grants of a session.
 pub const GRANTS_MAX: usize = 256;

@@ -289,8 +289,8 @@ impl Daemon {
     }
 
     /// Stops: takes no new requests, answers those under way, lets what waits in the queue reach
-    /// the disk. After `max_drain_ms` whoever is still connected is cut off. Returns whether
-    /// nobody was.
+    /// the disk. After `max_drain_ms` the connections that are left are cut. Returns whether
+    /// there were none.
     pub async fn stop(mut self) -> bool {
         let _ = self.draining.send(true);
         if let Some(running) = self.core.compaction().take() {

@@ -1,5 +1,5 @@
 //! How near its limits the relay is: sampled, judged by the evaluation that all programs share,
-//! told to the log when it changes and to the metrics when they are asked for.
+//! written to the log when it changes, and to the metrics when they are asked for.
 
 use std::sync::Mutex;
 use std::time::Instant;

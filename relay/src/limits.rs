@@ -173,7 +173,7 @@ pub const ACCEPT_PAUSE_MS: u64 = 50;
 /// counts as one that would never end, and is ended.
 pub const DRAIN_QUIET_MS: u64 = 2_000;
 /// How long before the end of its drain a relay ends the calls that are still under way, so that
-/// callers are told.
+/// callers get a status.
 pub const DRAIN_LAST_WORDS_MS: u64 = 500;
 /// How long the relay may take to stop.
 pub const DRAIN_MS_MAX_DEFAULT: u64 = 30_000;

@@ -4,7 +4,7 @@ use crate::limits;
 use crate::settings::Settings;
 
 /// Lowers tunnels and clients to what `files` allow, clients first: a relay that ran out
-/// of files could neither refuse anybody nor write its buffer. Returns what to tell the operator.
+/// of files could neither refuse anybody nor write its buffer. Returns what an operator has to know, if it lowered any.
 pub fn lower_to_open_files(settings: &mut Settings, files: Option<u64>) -> Option<String> {
     let files = usize::try_from(files?).unwrap_or(usize::MAX);
     let connections = files.saturating_sub(limits::FILES_BESIDE).max(2);
@@ -35,8 +35,8 @@ mod tests {
             clients_max: clients,
             ..Settings::default()
         };
-        let told = lower_to_open_files(&mut settings, files).is_some();
-        (settings.tunnels_max, settings.clients_max, told)
+        let lowered = lower_to_open_files(&mut settings, files).is_some();
+        (settings.tunnels_max, settings.clients_max, lowered)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 /// What every HTTP/2 client sends first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection whose preface was read, and is read once more by whoever takes it from here.
+/// A connection whose preface was read, and is read once more by who takes it from here.
 pub(crate) type Prefaced<S> = Connection<S, Preface>;
 
 /// Gives the preface out again before the rest of the connection.

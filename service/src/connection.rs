@@ -1,4 +1,4 @@
-//! Connections that do a little more than pass bytes on: count them, wait for the first ones, end when told.
+//! Connections that do a little more than pass bytes on: count them, wait for the first ones, end when asked to.
 //!
 //! A [`Connection`] repeats the methods of [`AsyncRead`] and [`AsyncWrite`] once; a [`Hook`] says what is
 //! done on the way.

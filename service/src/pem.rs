@@ -45,7 +45,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     PrivateKeyDer::from_pem_file(path).map_err(PemError::at(path))
 }
 
-/// The authorities of a file: whoever has a certificate of one of them is trusted.
+/// The authorities of a file: a certificate of one of them is trusted.
 ///
 /// # Errors
 /// [`PemError`].

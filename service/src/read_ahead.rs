@@ -111,7 +111,7 @@ mod tests {
         assert!(ahead_once);
         let sender = sending.await.unwrap();
         let mut more = [0; 1];
-        // Nothing comes: whoever waits holds nothing.
+        // Nothing comes: a connection that waits holds nothing.
         let waiting = std::time::Duration::from_millis(20);
         let none = tokio::time::timeout(waiting, reader.read(&mut more)).await;
         assert!(none.is_err() && reader.hook().buffer.is_empty());

@@ -323,7 +323,7 @@ fn stages(core: &Core, text: &mut Text) {
             let labels = format!("{{stage=\"{stage}\",quantile=\"{name}\"}}");
             samples.push((Cow::Owned(labels), ms / 1000.0));
         }
-        // Their sums are not known: the relay tells quantiles.
+        // Their sums are not known: the relay sends quantiles.
         let labels = format!("_count{{stage=\"{stage}\"}}");
         counts.push((Cow::Owned(labels), of_tunnel.count as f64));
         let labels = format!("{{stage=\"{stage}\"}}");

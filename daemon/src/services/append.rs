@@ -57,7 +57,7 @@ pub(super) fn append(
     let (end, ended) = oneshot::channel();
     let work = async move {
         if let Err(status) = stream.run(request.into_inner(), pending).await {
-            // A client that has left is told nothing.
+            // The client may have left.
             let _ = end.send(status);
         }
     };
@@ -163,7 +163,7 @@ impl Reply {
     }
 
     fn send(self, answer: BatchResult) {
-        // Before the answer: whoever has it may send as much again.
+        // Before the answer: a client that has it may send as much again.
         drop(self.admitted);
         // The client may have left; its messages are safe all the same.
         let _ = self.sender.send(answer);
@@ -194,7 +194,7 @@ impl AppendStream {
                 biased;
                 () = pending.closed() => return Ok(()),
                 ended = self.ended() => return Err(ended),
-                // Malformed, oversized, or the client is gone: the last is told nobody.
+                // Malformed, oversized, or the client is gone; in the last case nobody gets the status.
                 request = requests.message() => request?,
             };
             let Some(request) = request else {

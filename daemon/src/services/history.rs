@@ -126,7 +126,7 @@ impl HistoryService for History {
     }
 }
 
-/// A page of the list. Sessions of which nothing can be told are logged, for not all clients hear of
+/// A page of the list. Sessions whose rows cannot be read are logged, because not every protocol has a place for
 /// them.
 pub(super) async fn sessions(core: &Core, filter: SessionFilter) -> Result<SessionList, Status> {
     let store = core.store.clone();

@@ -326,9 +326,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_store_is_told_from_one_that_is_never_full() {
+    fn a_full_store_differs_from_one_that_is_never_full() {
         const NOW_MS: i64 = 1_771_070_400_000;
-        let told = |used_bytes, daily_bytes| {
+        let reached = |used_bytes, daily_bytes| {
             let day = |day: i64| HourGrowth {
                 hour: NOW_MS / HOUR_MS - 24 * day - 23,
                 messages: 1,
@@ -353,8 +353,8 @@ mod tests {
             limit_reached(&found.unwrap(), NOW_MS)
         };
         let days_ahead = |days: i64| Some(NOW_MS + days * 24 * HOUR_MS);
-        assert_eq!(told(900_000, 10_000), (days_ahead(10), days_ahead(10)));
-        assert_eq!(told(1_000_000, 10_000), (Some(NOW_MS), Some(NOW_MS)));
-        assert_eq!(told(900_000, 0), (None, None));
+        assert_eq!(reached(900_000, 10_000), (days_ahead(10), days_ahead(10)));
+        assert_eq!(reached(1_000_000, 10_000), (Some(NOW_MS), Some(NOW_MS)));
+        assert_eq!(reached(900_000, 0), (None, None));
     }
 }

@@ -58,7 +58,7 @@ pub(crate) fn renew(core: &Core, tunnel: &Tunnel) {
     }
 }
 
-/// Forwards the tunnel's state to whoever watches the daemon's, and counts how often it opened.
+/// Forwards the tunnel's state to those who watch the daemon's, and counts how often it opened.
 async fn forward_state(
     core: Arc<Core>,
     mut tunnel: watch::Receiver<TunnelState>,

@@ -117,8 +117,8 @@ async fn quiet_at_stop(stop: &CancellationToken, activity: &Activity) {
     activity.quiet_for(quiet).await;
 }
 
-/// Takes out what is meant for the relay or may only come from it, and puts in what the daemon is
-/// told about the caller. The token stays here: a daemon has no use for it but misuse.
+/// Takes out what is meant for the relay or may only come from it, and puts in what the daemon
+/// may know of the caller. The token stays here: a daemon does not need it.
 pub(crate) fn set_metadata(
     headers: &mut HeaderMap,
     user: &str,

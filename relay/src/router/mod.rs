@@ -138,9 +138,9 @@ impl Router {
             .unwrap_or(connection)
     }
 
-    /// Whether a connection comes from a load balancer whose word is taken.
+    /// Whether a connection comes from a load balancer that is trusted to say where its connections come from.
     pub(crate) fn trusts(&self, connection: IpAddr) -> bool {
-        // A listener for both families tells IPv4 addresses as IPv6 has them.
+        // A listener for both families has IPv4 addresses in their IPv6 form.
         let connection = connection.to_canonical();
         let mut proxies = self.trusted_proxies.iter();
         proxies.any(|proxy| proxy.to_canonical() == connection)
@@ -297,7 +297,7 @@ impl Router {
     }
 
     /// Counts a connection to the tunnel port before anything else is done for it. A load
-    /// balancer's address stands for many, and is not counted.
+    /// balancer's is not counted, because it has those of many machines.
     pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
         match self.trusts(address) {
             true => Ok(()),

@@ -30,7 +30,7 @@ pub(crate) fn machine_not_allowed() -> Status {
         .build()
 }
 
-/// The status for a call that broke between relay and daemon, told apart as gRPC does it.
+/// The status for a call that broke between relay and daemon, by its cause, as gRPC defines it.
 pub(crate) fn of_broken_tunnel(broken: &(dyn Error + 'static), stopping: bool) -> Status {
     let mut cause = Some(broken);
     while let Some(this) = cause {

@@ -242,7 +242,7 @@ impl Tunnel {
     }
 
     /// Tells the daemon to leave, lets calls under way finish for at most `grace` from now, then cuts.
-    /// With no grace at all it cuts also when the daemon was told before, with more.
+    /// Without grace it also cuts a tunnel that the daemon was asked to leave before, with some.
     pub async fn go_away(&self, why: GoAway, grace: Duration) {
         let until = tokio::time::Instant::now() + grace;
         if self.leaving.swap(true, Ordering::AcqRel) {

@@ -21,7 +21,7 @@ pub struct Table {
 pub enum Registered {
     /// It is the machine's tunnel now.
     Newest {
-        /// The one it took over from, which has to be told.
+        /// The one it took over from, which the daemon has to be asked to leave.
         replaced: Option<Arc<Tunnel>>,
     },
     /// A tunnel with a higher epoch is there already: this one has to go.
