@@ -12,6 +12,7 @@ use betcode_schema_grpc::v1::agent_service_server::AgentServiceServer;
 use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
 use betcode_schema_grpc::v1::health_server::HealthServer;
 use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
+use betcode_service::connection::listen_hint;
 use betcode_service::process::{open_files_max, resident_bytes};
 use betcode_service::sync::lock;
 use betcode_storage::{SizeLimits, Store, StoreError};
@@ -69,7 +70,7 @@ pub enum ServeError {
         source: StoreError,
     },
     /// A transport cannot be opened.
-    #[error("listen at {at}: {source}")]
+    #[error("listen at {at}: {source}{}", listen_hint(.source))]
     Listen {
         /// Where.
         at: String,

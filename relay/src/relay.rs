@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
+use betcode_service::connection::listen_hint;
 use betcode_service::{private_file, process};
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
@@ -77,7 +78,7 @@ pub enum StartError {
     #[error("the buffer: {0}")]
     Buffer(#[from] StoreError),
     /// An address that cannot be listened on.
-    #[error("listen on {address}: {source}")]
+    #[error("listen on {address}: {source}{}", listen_hint(.source))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -354,8 +355,7 @@ impl Relay {
         tokio::spawn(async move {
             while !stop.is_cancelled() {
                 let revocations = revocations.clone();
-                let reading =
-                    tokio::task::spawn_blocking(move || revocations.refresh_if_written());
+                let reading = tokio::task::spawn_blocking(move || revocations.refresh_if_written());
                 if let Ok(Err(error)) = reading.await {
                     tracing::error!(
                         %error,
@@ -383,7 +383,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn router(&self, settings: &Settings, verifier: TokenVerifier, services: &RelayServices) -> Router {
+    fn router(
+        &self,
+        settings: &Settings,
+        verifier: TokenVerifier,
+        services: &RelayServices,
+    ) -> Router {
         let rate = |per_s, burst| Rate { per_s, burst };
         let of_user = rate(settings.user_calls_per_s, settings.user_calls_burst);
         let of_address = rate(settings.address_calls_per_s, settings.address_calls_burst);

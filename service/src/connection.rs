@@ -19,6 +19,21 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Io for T {}
 /// A stream of a kind that is known at run time only.
 pub type BoxedStream = Box<dyn Io>;
 
+/// What to try when an address cannot be listened on, as the end of a message; empty where nothing is known.
+#[must_use]
+pub fn listen_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; stop the program that listens there, or choose another address"
+        }
+        io::ErrorKind::AddrNotAvailable => "; choose an address that this machine has",
+        io::ErrorKind::PermissionDenied => {
+            "; choose another address, or give the process the right to use this one"
+        }
+        _ => "",
+    }
+}
+
 /// What is done with the reads and writes of a connection. By default they are passed on as they are.
 pub trait Hook: Unpin {
     /// Reads from `stream`, or from what was read before.
@@ -127,5 +142,18 @@ impl<S, H: Connected> Connected for Connection<S, H> {
 
     fn connect_info(&self) -> H::ConnectInfo {
         self.hook.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_taken_says_what_to_try() {
+        let first = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let again = std::net::TcpListener::bind(first.local_addr().unwrap());
+        assert!(listen_hint(&again.unwrap_err()).contains("choose another"));
+        assert_eq!(listen_hint(&io::Error::other("refused")), "");
     }
 }
