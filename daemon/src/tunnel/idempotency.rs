@@ -83,7 +83,7 @@ impl Default for IdempotentCalls {
 struct KnownCalls {
     by_key: HashMap<String, KnownCall>,
     /// Of requests that have ended, the one first that ended first. What is under way is never
-    /// forgotten, and bounded: by the calls that wait for a place, and by the places.
+    /// forgotten, and bounded: by the calls that wait for a slot, and by the slots.
     ended: VecDeque<String>,
 }
 
@@ -249,7 +249,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let Ok(Ok(response)) = timeout(timeouts.first_byte, service.oneshot(request)).await else {
-        return given_up(timeouts.first_byte);
+        return given_up("had not begun", timeouts.first_byte);
     };
     let (head, body) = response.into_parts();
     let body = match timeout(timeouts.whole_response, buffer_body(body, &large, slot)).await {
@@ -257,7 +257,7 @@ where
         Ok(Err(BufferBodyError::TooLarge)) => return too_large(),
         Ok(Err(BufferBodyError::NoSlot { used })) => return no_slot(used),
         Ok(Err(BufferBodyError::Broken)) => return internal("the answer broke off").into_http(),
-        Err(_) => return given_up(timeouts.whole_response),
+        Err(_) => return given_up("was not complete", timeouts.whole_response),
     };
     let status = match Status::from_header_map(&head.headers) {
         Some(status) => Some(status),
@@ -288,10 +288,11 @@ fn no_slot(used: usize) -> Response<Body> {
     exhausted("large_answers", used, max, &hint).into_http()
 }
 
-fn given_up(after: Duration) -> Response<Body> {
+/// The answer to a request whose own answer was waited for in vain.
+fn given_up(what: &str, after: Duration) -> Response<Body> {
     let text = format!(
-        "its answer was not buffer_body after {} s, and it may be done in part; what has no end soon, as a \
-         follower has none, is to be called without `{}`",
+        "its answer {what} after {} s, and the request may have been carried out in part; call without `{}` \
+         what does not end soon, for example following a session",
         after.as_secs(),
         metadata::MAY_WAIT
     );

@@ -53,6 +53,15 @@ async fn ask(
     key: &str,
     body: Option<mpsc::Receiver<Result<Frame<Bytes>, Status>>>,
 ) -> Code {
+    let status = ask_for_status(calls, key, body).await;
+    status.map_or(Code::Ok, |status| status.code())
+}
+
+async fn ask_for_status(
+    calls: &IdempotentCalls,
+    key: &str,
+    body: Option<mpsc::Receiver<Result<Frame<Bytes>, Status>>>,
+) -> Option<Status> {
     let body = std::sync::Mutex::new(body);
     let service = tower::service_fn(move |_: Request<Body>| {
         let body = body.lock().unwrap().take();
@@ -68,7 +77,7 @@ async fn ask(
     });
     let request = Request::new(Body::empty());
     let answered = calls.answer(key.to_owned(), request, service).await;
-    Status::from_header_map(answered.headers()).map_or(Code::Ok, |status| status.code())
+    Status::from_header_map(answered.headers())
 }
 
 fn in_a_hurry() -> IdempotentCalls {
@@ -102,6 +111,20 @@ async fn what_does_not_end_is_given_up_and_may_be_tried_again() {
     let (sent, body): (Sent, _) = mpsc::channel(1);
     drop(sent);
     assert_eq!(in_time(ask(&calls, "ends", Some(body))).await, Code::Ok);
+}
+
+#[tokio::test]
+async fn what_is_given_up_says_for_what_it_waited() {
+    let calls = in_a_hurry();
+    let (_sent, body): (Sent, _) = mpsc::channel(1);
+    for (key, body, expected) in [
+        ("stream", Some(body), "its answer was not complete after"),
+        ("mute", None, "its answer had not begun after"),
+    ] {
+        let given_up = in_time(ask_for_status(&calls, key, body)).await.unwrap();
+        let message = given_up.message();
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -180,7 +203,7 @@ async fn only_so_many_large_answers_are_there_until_they_are_taken_and_small_one
     assert_eq!(next.to_bytes().len(), 1 << 20);
 }
 
-/// With all places of large answers taken by some that nobody reads.
+/// With all slots of large answers taken by some that nobody reads.
 async fn unread(calls: &IdempotentCalls) -> Vec<Response<Body>> {
     let mut unread = Vec::new();
     for n in 0..IDEMPOTENT_LARGE_MAX {
