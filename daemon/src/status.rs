@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use betcode_schema_grpc::history::Refused;
-pub(crate) use betcode_service::status::{STATUS_TEXT_BYTES_MAX, short};
 use betcode_service::status::{HINT, StatusBuilder};
+pub(crate) use betcode_service::status::{STATUS_TEXT_BYTES_MAX, short};
 use betcode_storage::{ErrorKind, StoreError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;

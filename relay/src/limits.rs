@@ -43,7 +43,7 @@ pub const KEEPALIVE_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// How long a connection may take for TLS and greeting.
 pub const GREETING_MS_MAX: u64 = 10_000;
 /// Client connections of one address of which no caller is known yet: without such a bound, whoever
-/// has no token could take all places.
+/// has no token could take all slots.
 pub const CLIENTS_UNKNOWN_PER_ADDRESS_MAX: usize = 1_024;
 /// On a small relay, one address may hold at most 1/N of `clients_max` without a token.
 pub const CLIENTS_UNKNOWN_SHARE: usize = 4;

@@ -127,7 +127,8 @@ mod tests {
     fn a_list_that_cannot_be_read_is_said_once_and_read_when_it_can_be() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let revocations = RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        let revocations =
+            RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
         revocations.refresh_if_written().unwrap();
         std::fs::write(state.revoked(), "no JSON").unwrap();
         revocations.refresh_if_written().unwrap_err();
@@ -149,7 +150,8 @@ mod tests {
     fn two_writings_within_one_tick_of_the_clock_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let revocations = RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        let revocations =
+            RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
         let write = |user: &str| {
             let path = state.revoked();
             let revoke = |revoked: &mut Revocations| {

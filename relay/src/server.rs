@@ -23,7 +23,7 @@ use crate::limits;
 use crate::preface;
 use crate::router::Router;
 use crate::tls::Tls;
-use crate::tunnel::{Acceptor, AcceptError, Identity, Keepalive};
+use crate::tunnel::{AcceptError, Acceptor, Identity, Keepalive};
 use crate::unauthenticated::{ConnectionAuth, UnauthenticatedConnections};
 
 /// What both listeners share.

@@ -158,7 +158,10 @@ mod tests {
         assert!(bytes < 8 << 10, "{bytes}");
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID", "test"));
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            ("INVALID", "test")
+        );
         assert_eq!(info.metadata[HINT], "use a name that ends in -bin");
     }
 }

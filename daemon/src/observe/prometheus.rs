@@ -144,7 +144,9 @@ fn space_limits(core: &Core) -> [LimitSample; 3] {
 
 fn limits(core: &Core, text: &mut Text) {
     let admission = &core.admission;
-    admission.conversations.observe(core.agents.conversations() as u64);
+    admission
+        .conversations
+        .observe(core.agents.conversations() as u64);
     let queued = core.store.queue_depth().requests as u64;
     admission.writer_queue.observe(queued);
     let queue_max = core.settings.max_queue_requests as u64;
@@ -187,7 +189,10 @@ fn levels(core: &Core, text: &mut Text) {
     let help = "How much of it is used: bytes, a count, or thousandths of a processor";
     text.family(("level_used", "gauge", help), samples(|sample| sample.used));
     let help = "How much there may be, in the same unit";
-    text.family(("level_limit", "gauge", help), samples(|sample| sample.limit));
+    text.family(
+        ("level_limit", "gauge", help),
+        samples(|sample| sample.limit),
+    );
 }
 
 fn gauges(core: &Core, text: &mut Text) {

@@ -1,4 +1,4 @@
-//! One connection of a client: its place among the clients, and the time it has to begin.
+//! One connection of a client: its slot among the clients, and the time it has to begin.
 
 use std::io;
 use std::pin::Pin;
@@ -18,11 +18,11 @@ use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
 use crate::observe::ms;
 
 /// What a request knows of its connection. A connection becomes a client with its first request:
-/// those that only stand there take no client's place.
+/// those that only stay open take no client's slot.
 #[derive(Debug, Clone)]
 pub struct Client {
     name: Arc<str>,
-    place: Arc<Mutex<Option<LimitGuard>>>,
+    slot: Arc<Mutex<Option<LimitGuard>>>,
 }
 
 impl Default for Client {
@@ -40,7 +40,7 @@ impl Client {
     pub fn named(name: &str) -> Self {
         Self {
             name: name.into(),
-            place: Arc::default(),
+            slot: Arc::default(),
         }
     }
 
@@ -51,14 +51,14 @@ impl Client {
         &self.name
     }
 
-    /// Takes a place among the clients, unless it has one.
+    /// Takes a client's slot, unless it has one.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED; the next request may find a place.
+    /// RESOURCE_EXHAUSTED; the next request may find one free.
     pub fn admit(&self, clients: &Arc<Limit>) -> Result<(), Status> {
-        let mut place = lock(&self.place);
-        if place.is_none() {
-            *place = Some(clients.acquire(1)?);
+        let mut slot = lock(&self.slot);
+        if slot.is_none() {
+            *slot = Some(clients.acquire(1)?);
         }
         Ok(())
     }

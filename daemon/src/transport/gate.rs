@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use betcode_service::body::EndingBody;
-use betcode_service::{grpc_timeout, trace_context};
 use betcode_service::status::trailers;
+use betcode_service::{grpc_timeout, trace_context};
 use tokio::time::{sleep_until, timeout_at};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -29,7 +29,7 @@ const ALWAYS: [&str; 4] = [
     "/grpc.reflection.",
 ];
 
-/// Services by which an operator looks at the daemon and makes space. They need no place among the clients, so that
+/// Services by which an operator looks at the daemon and makes space. They need no client's slot, so that
 /// they answer also when clients have taken all of them. What they begin has limits of its own.
 const OPERATOR: [&str; 3] = [
     "betcode.history.v1.CapacityService",
@@ -158,12 +158,14 @@ where
                 let at = at.unwrap_or(deadline);
                 match timeout_at(at.into(), answer).await {
                     Err(_) => Ok(status::deadline_exceeded().into_http()),
-                    Ok(Ok(response)) if !ends_at_deadline(&response) => Ok(response.map(|answer| {
-                        Body::new(EndingBody::until(answer, async move {
-                            sleep_until(at.into()).await;
-                            trailers(&status::deadline_exceeded())
+                    Ok(Ok(response)) if !ends_at_deadline(&response) => {
+                        Ok(response.map(|answer| {
+                            Body::new(EndingBody::until(answer, async move {
+                                sleep_until(at.into()).await;
+                                trailers(&status::deadline_exceeded())
+                            }))
                         }))
-                    })),
+                    }
                     Ok(answered) => answered,
                 }
             }),

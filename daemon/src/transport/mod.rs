@@ -1,7 +1,7 @@
 //! Where connections come from: the Unix socket, loopback, mutual TLS.
 //!
 //! * `unix` is the socket and its file, `tls` the handshake with certificates that may be replaced;
-//! * `connection` is an accepted connection, which takes a place among the clients with its first request;
+//! * `connection` is an accepted connection, which takes a client's slot with its first request;
 //! * `gate` is asked before every request, also those of the tunnel.
 
 mod connection;

@@ -40,7 +40,11 @@ pub(crate) fn attach(
     };
     let gate = GateLayer(Arc::clone(core)).layer(routes.clone().prepare());
     let tunnel = Tunnel::hold(options, Users::before(Arc::clone(core), gate));
-    tokio::spawn(forward_state(Arc::clone(core), tunnel.state(), state.clone()));
+    tokio::spawn(forward_state(
+        Arc::clone(core),
+        tunnel.state(),
+        state.clone(),
+    ));
     Some(tunnel)
 }
 

@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
-use super::dial::{Dialled, Dialer};
+use super::dial::{Dialer, Dialled};
 use super::idempotency::IdempotentCalls;
 use super::redial::Redial;
 use super::serve::{TunnelService, serve};
@@ -216,9 +216,9 @@ impl TunnelTask {
         } = dialled;
         let (go_away_sender, mut go_away) = watch::channel(None);
         // A task of its own: after a go-away it finishes its calls beside the next tunnel.
-        let mut serving = self
-            .connections
-            .spawn(self.serve_until_cut(stream, go_away_sender, leave));
+        let mut serving =
+            self.connections
+                .spawn(self.serve_until_cut(stream, go_away_sender, leave));
         tokio::select! {
             ended = &mut serving => TunnelEnd::Closed(match ended {
                 Ok(Ok(())) => "the relay closed the tunnel".to_owned(),
@@ -266,8 +266,8 @@ impl TunnelTask {
 
 #[cfg(test)]
 mod tests {
-    use betcode_schema_tunnel::{GO_AWAY_PATH, Hello, Welcome, read_greeting, write_greeting};
     use betcode_schema_tunnel::metadata::GO_AWAY;
+    use betcode_schema_tunnel::{GO_AWAY_PATH, Hello, Welcome, read_greeting, write_greeting};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;

@@ -76,10 +76,7 @@ pub(super) async fn serve(
 }
 
 /// Answers calls of the relay's own.
-fn control(
-    request: &Request<Incoming>,
-    go_away: &watch::Sender<Option<GoAway>>,
-) -> Response<Body> {
+fn control(request: &Request<Incoming>, go_away: &watch::Sender<Option<GoAway>>) -> Response<Body> {
     if request.uri().path() != GO_AWAY_PATH {
         return unimplemented("this daemon does not know that control call").into_http();
     }

@@ -78,7 +78,7 @@ where
     }
 }
 
-/// An answer that keeps its client's place, and counts as a call under way, until it is over.
+/// An answer that keeps its client's slot, and counts as a call under way, until it is over.
 struct HeldBody {
     body: Body,
     held: Option<(Arc<Client>, CallUnderWay)>,

@@ -23,7 +23,8 @@ use tonic::Code;
 use super::index::{Bounds, Entry, Index, Reservation};
 use super::record::{self, Outcome};
 use super::{
-    Buffer, BufferCounts, BufferError, BufferFuture, TakenRequest, KeyState, PutOutcome, Ticket, PendingRequest,
+    Buffer, BufferCounts, BufferError, BufferFuture, KeyState, PendingRequest, PutOutcome,
+    TakenRequest, Ticket,
 };
 use crate::limits;
 

@@ -26,7 +26,7 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     /// From when its age counts: see [`Index::clock_jumped`].
     pub(super) buffered_ms: i64,
-    /// Whether it is on disk. Until then it only holds its place.
+    /// Whether it is on disk. Until then it only reserves its slot.
     pub(super) written: bool,
     /// Whether a delivery is under way: then only its outcome may settle the request or put it back.
     pub(super) delivering: bool,
@@ -55,7 +55,7 @@ pub(super) struct Index {
 /// The index's answer to a request that is to be buffered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reservation {
-    /// Its place is reserved: write the request, then call [`Index::written`] or [`Index::remove`].
+    /// It is reserved: write the request, then call [`Index::written`] or [`Index::remove`].
     Reserved,
     /// The same request waits already, on disk.
     Waiting,
@@ -305,8 +305,9 @@ mod tests {
         let mut index = index();
         let machine: MachineId = "m".parse().unwrap();
         for (priority, order) in [(5, 1), (5, 2)] {
-            let place = index.reserve(&ticket("m", priority, order), entry(&format!("{order}"), 1));
-            assert_eq!(place, Ok(Reservation::Reserved));
+            let reserved =
+                index.reserve(&ticket("m", priority, order), entry(&format!("{order}"), 1));
+            assert_eq!(reserved, Ok(Reservation::Reserved));
         }
         let urgent = ticket("m", 0, 3);
         let unwritten = Entry {

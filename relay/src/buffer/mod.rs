@@ -62,7 +62,7 @@ pub struct TokenRef {
     pub issued_s: u64,
 }
 
-/// A request's place in the buffer.
+/// What a request in the buffer is found and ordered by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ticket {
     /// Machine that it waits for.
@@ -76,7 +76,7 @@ pub struct Ticket {
 /// A request taken from the buffer, which keeps it until it is settled.
 #[derive(Debug, Clone)]
 pub struct TakenRequest {
-    /// Its place.
+    /// What it is found by.
     pub ticket: Ticket,
     /// When it was buffered, Unix milliseconds.
     pub buffered_ms: i64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{BufferError, TokenRef, PendingRequest};
+use super::{BufferError, PendingRequest, TokenRef};
 
 #[derive(Serialize, Deserialize)]
 struct Head {

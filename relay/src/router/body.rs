@@ -156,7 +156,8 @@ impl Body for DaemonBody {
             Ok(frame.unwrap_or_else(|error| {
                 let abort_reason = self.abort_reason.get();
                 let stopping = self.stop.is_cancelled();
-                let ended = abort_reason.unwrap_or_else(|| status::of_broken_tunnel(&error, stopping));
+                let ended =
+                    abort_reason.unwrap_or_else(|| status::of_broken_tunnel(&error, stopping));
                 Frame::trailers(status::trailers(&ended))
             }))
         }))

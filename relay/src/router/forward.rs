@@ -13,14 +13,14 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::body::{Activity, DaemonBody, StreamedBody, RelayBody, TunnelBody, AbortReason};
-use super::lifetime::CallLifetime;
+use super::body::{AbortReason, Activity, DaemonBody, RelayBody, StreamedBody, TunnelBody};
 use super::join::Joined;
+use super::lifetime::CallLifetime;
 use super::meter::MessageMeter;
 use super::status;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::tunnel::{CallPermit, Tunnel, CallError, call_uri};
+use crate::tunnel::{CallError, CallPermit, Tunnel, call_uri};
 
 /// What is needed of the relay to pass a call on.
 pub(super) struct Context<'a> {

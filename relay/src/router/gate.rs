@@ -11,7 +11,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use super::status;
-use crate::auth::{Caller, TokenUse, ActiveTokens, RateLimiter, Revocations, TokenVerifier};
+use crate::auth::{ActiveTokens, Caller, RateLimiter, Revocations, TokenUse, TokenVerifier};
 
 /// How clients prove who they are.
 pub enum Access {
@@ -108,7 +108,7 @@ fn too_fast(limit: &str, who: &str, wait: Duration) -> Status {
     let what = format!("{who} calls too often");
     let mut status = status::error(Code::ResourceExhausted, "OVERLOADED", what)
         .limit(limit)
-        .hint(&format!("try again in {wait_ms} ms"))
+        .hint(format!("try again in {wait_ms} ms"))
         .retry_after(Duration::from_millis(wait_ms))
         .build();
     // What gRPC clients that retry by themselves wait for.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::status;
-use crate::auth::{TokenUse, InvalidToken};
+use crate::auth::{InvalidToken, TokenUse};
 use crate::limits;
 
 /// How long one call may last.

@@ -42,13 +42,13 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use self::lifetime::CallLifetime;
 use self::forward::RequestBody;
+use self::lifetime::CallLifetime;
 use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
-use crate::tunnel::{Tunnel, Table};
+use crate::tunnel::{Table, Tunnel};
 use crate::unauthenticated::ConnectionAuth;
 
 /// Takes calls from clients and passes them on.
@@ -246,7 +246,15 @@ impl Router {
                 .await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
-        let status = wait::put(&head, received.body.clone(), may_wait, caller, machine, buffer).await;
+        let status = wait::put(
+            &head,
+            received.body.clone(),
+            may_wait,
+            caller,
+            machine,
+            buffer,
+        )
+        .await;
         if status.metadata().contains_key(metadata::BUFFERED) {
             self.metrics.buffered();
         }

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::status;
 use crate::auth::Caller;
-use crate::buffer::{Buffer, BufferError, KeyState, PutOutcome, TokenRef, PendingRequest};
+use crate::buffer::{Buffer, BufferError, KeyState, PendingRequest, PutOutcome, TokenRef};
 use crate::limits;
 
 /// Length of the prefix of a gRPC message.
@@ -185,9 +185,8 @@ pub(super) fn refused(error: &BufferError) -> Status {
         BufferError::Full { .. } => refusal(full, "BUFFER_FULL").limit("buffer"),
         BufferError::TooBig { .. } => refusal(full, "TOO_LARGE").limit("buffer_request_bytes"),
         BufferError::KeyTaken => refusal(Code::AlreadyExists, "CONFLICT"),
-        BufferError::BeingWritten => {
-            refusal(Code::Aborted, "BUSY").retry_after(Duration::from_millis(limits::RETRY_OVERLOADED_MS))
-        }
+        BufferError::BeingWritten => refusal(Code::Aborted, "BUSY")
+            .retry_after(Duration::from_millis(limits::RETRY_OVERLOADED_MS)),
         // What these say is for operators: it names files of the relay.
         BufferError::NoSpace { .. } => {
             tracing::error!(%error, "a request could not be buffered");

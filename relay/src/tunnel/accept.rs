@@ -1,4 +1,4 @@
-//! The greeting of a new tunnel, from the first byte to its place in the table.
+//! The greeting of a new tunnel, from the first byte to its entry in the table.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
@@ -12,8 +12,8 @@ use betcode_service::sync;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use super::open::{TunnelInfo, Keepalive, MachineSlot};
-use super::{Tunnel, Registered, Table};
+use super::open::{Keepalive, MachineSlot, TunnelInfo};
+use super::{Registered, Table, Tunnel};
 use crate::auth::{MachineCertificate, Revocations};
 use crate::buffer::Deliverer;
 use crate::limits;

@@ -13,6 +13,6 @@ mod table;
 
 pub use accept::{AcceptError, Acceptor, Identity};
 pub(crate) use open::call_uri;
-pub use open::{CallPermit, Keepalive, Tunnel, CallError};
+pub use open::{CallError, CallPermit, Keepalive, Tunnel};
 pub(crate) use spawn::register_body_start;
 pub use table::{Registered, Table};

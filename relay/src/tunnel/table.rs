@@ -42,7 +42,7 @@ impl Table {
         }
     }
 
-    /// Takes `tunnel` out, unless a newer tunnel has its place.
+    /// Takes `tunnel` out, unless a newer one has replaced it.
     pub fn remove(&self, tunnel: &Tunnel) -> bool {
         let mut tunnels = write(&self.tunnels);
         let mine = tunnels
@@ -69,7 +69,10 @@ impl Table {
     #[must_use]
     pub fn find(&self, machine: &MachineId) -> Option<Arc<Tunnel>> {
         let tunnels = read(&self.tunnels);
-        tunnels.get(machine).filter(|tunnel| tunnel.is_open()).cloned()
+        tunnels
+            .get(machine)
+            .filter(|tunnel| tunnel.is_open())
+            .cloned()
     }
 
     /// The newest tunnel of a machine, also when it is being left.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, KeyState, PutOutcome, PendingRequest};
+use betcode_relay::buffer::{
+    Buffer, BufferOptions, EmbeddedBuffer, KeyState, PendingRequest, PutOutcome,
+};
 use betcode_schema_tunnel::MachineId;
 use bytes::Bytes;
 use tonic::Code;
@@ -66,7 +68,10 @@ async fn a_damaged_outcome_keeps_no_other_from_being_known_and_no_request_from_w
         let known = buffer.key_state(&machine(), key);
         assert_eq!(known, Some(KeyState::Settled(Code::Ok)), "{key}");
     }
-    assert_eq!(buffer.key_state(&machine(), "waits"), Some(KeyState::Waiting));
+    assert_eq!(
+        buffer.key_state(&machine(), "waits"),
+        Some(KeyState::Waiting)
+    );
     assert_eq!(buffer.put(waiting("new")).await, Ok(PutOutcome::Buffered));
 }
 

@@ -170,7 +170,7 @@ async fn a_relay_short_of_files_says_so_and_lets_in_only_as_many_as_there_are_fi
         .arg(folder.path.path())
         .arg("serve")
         .env("BETCODE_RELAY_TUNNELS_MAX", "10")
-        // An address of its own may have a part of the places only.
+        // An address of its own may have a part of the slots only.
         .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
         .stderr(std::fs::File::create(&log).unwrap());
     let relay = Running::spawn(command, (0, 0));

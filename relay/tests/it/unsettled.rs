@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use betcode_relay::buffer::{
-    Buffer, BufferCounts, BufferError, BufferFuture, BufferOptions, EmbeddedBuffer, TakenRequest, KeyState,
-    PutOutcome, Ticket, PendingRequest,
+    Buffer, BufferCounts, BufferError, BufferFuture, BufferOptions, EmbeddedBuffer, KeyState,
+    PendingRequest, PutOutcome, TakenRequest, Ticket,
 };
 use betcode_relay::limits;
 use betcode_schema_tunnel::MachineId;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, KeyState, TokenRef, PendingRequest};
+use betcode_relay::buffer::{
+    Buffer, BufferOptions, EmbeddedBuffer, KeyState, PendingRequest, TokenRef,
+};
 use betcode_storage::ManualClock;
 use bytes::Bytes;
 use tonic::{Code, Request, Status};
@@ -319,7 +321,7 @@ async fn what_waits_goes_through_the_newest_tunnel_while_the_old_one_still_has_c
         relay
             .table
             .find(&machine)
-            .filter(|link| link.epoch() > epoch)
+            .filter(|tunnel| tunnel.epoch() > epoch)
     };
     until("the new tunnel is in the table", || newest().is_some()).await;
     relay
