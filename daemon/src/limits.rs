@@ -42,8 +42,8 @@ pub const APPEND_SESSIONS_REMEMBERED_MAX: usize = 1024;
 pub const APPENDS_QUEUING_MAX: usize = 256;
 /// Other writes at once: what agents print, new names, deletions.
 pub const WRITES_MAX: usize = 64;
-/// Looks at files that clients name, at once.
-pub const FILE_LOOKS_MAX: usize = 32;
+/// Checks of files that clients name, at once.
+pub const FILE_CHECKS_MAX: usize = 32;
 /// Reads at once, the most that a setting may ask for.
 pub const READS_MAX_CEILING: usize = 64;
 /// Threads for calls that block.
@@ -113,7 +113,7 @@ pub const TUNNEL_RESTART_MS_MAX: u64 = 120_000;
 /// Pause after a newer tunnel of this machine took over, or the relay shut the machine out.
 pub const TUNNEL_REPLACED_PAUSE_MS: u64 = 60_000;
 /// How often the daemon asks, over a short connection of its own, which relay it reaches now.
-pub const TUNNEL_PLACE_CHECK_MS: u64 = 60_000;
+pub const TUNNEL_PROBE_INTERVAL_MS: u64 = 60_000;
 /// How often the relay is asked whether it is still there.
 pub const TUNNEL_KEEPALIVE_INTERVAL_MS: u64 = 20_000;
 /// How long the relay may take to answer that.
@@ -183,7 +183,7 @@ pub const COMPACTION_TURN_POLL_MS: u64 = 100;
 /// When a refused client may try again.
 pub const RETRY_MS: u32 = 250;
 /// When a client of a daemon that stops may try again.
-pub const DRAINING_RETRY_MS: u64 = 1_000;
+pub const RETRY_DRAINING_MS: u64 = 1_000;
 /// Lines read before the place where a replay resumes, to know what was sent already.
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// Bytes read before the place where a replay resumes, to know what was sent already.
@@ -287,7 +287,7 @@ const _: () = {
     assert!(
         APPENDS_QUEUING_MAX
             + WRITES_MAX
-            + FILE_LOOKS_MAX
+            + FILE_CHECKS_MAX
             + READS_MAX_CEILING
             + LONG_JOBS_MAX
             + BLOCKING_THREADS_RESERVED

@@ -42,7 +42,7 @@ pub struct Pages {
 struct Warm {
     replay: Replay,
     pages: usize,
-    _place: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Pages {
@@ -120,7 +120,7 @@ impl Pages {
         let (mut warm, page) = self.core.blocking.read(read).await?;
         self.next = warm.replay.position().max(self.next);
         warm.pages += 1;
-        let others_wait = self.core.blocking.warm_places_left() == 0;
+        let others_wait = self.core.blocking.free_warm_slots() == 0;
         if self.next <= self.last && !(others_wait && warm.pages >= WARM_PAGES_MAX) {
             self.warm = Some(warm);
         }
@@ -132,7 +132,7 @@ impl Pages {
     }
 
     async fn warm_up(&self) -> Result<Warm> {
-        let _place = self.core.blocking.warm_place().await;
+        let _slot = self.core.blocking.warm_slot().await;
         let (store, id) = (self.core.store.clone(), self.session.clone());
         let range = ReadRange {
             to: Some(self.last),
@@ -150,7 +150,7 @@ impl Pages {
         Ok(Warm {
             replay,
             pages: 0,
-            _place,
+            _slot,
         })
     }
 
@@ -164,14 +164,14 @@ impl Pages {
         answer: T,
     ) -> std::result::Result<(), Gone> {
         let slow = Duration::from_millis(SLOW_CLIENT_MS);
-        let place = match timeout(slow, answers.reserve()).await {
-            Ok(place) => place,
+        let slot = match timeout(slow, answers.reserve()).await {
+            Ok(slot) => slot,
             Err(_) => {
                 self.step_aside();
                 answers.reserve().await
             }
         };
-        place.map_err(|_| Gone)?.send(answer);
+        slot.map_err(|_| Gone)?.send(answer);
         Ok(())
     }
 

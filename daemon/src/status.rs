@@ -11,7 +11,7 @@ use betcode_storage::{ErrorKind, StoreError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::limits::{DRAINING_RETRY_MS, RETRY_MS};
+use crate::limits::{RETRY_DRAINING_MS, RETRY_MS};
 use crate::observe::ms;
 
 /// Domain of the reasons in `ErrorInfo`.
@@ -190,7 +190,7 @@ pub fn exhausted_for(
 pub fn draining() -> Status {
     let message = "the daemon is stopping; connect again, and go on after the last sequence";
     error(Code::Unavailable, "DRAINING", message)
-        .retry_after(ms(DRAINING_RETRY_MS))
+        .retry_after(ms(RETRY_DRAINING_MS))
         .build()
 }
 

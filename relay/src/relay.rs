@@ -198,10 +198,10 @@ impl Relay {
     /// callers get trailers from the relay. Whether everything finished by itself.
     pub async fn drain(self) -> bool {
         let within = Duration::from_millis(self.settings.drain_ms_max);
-        let last_words = Duration::from_millis(limits::DRAIN_LAST_WORDS_MS).min(within / 2);
+        let cancel_lead = Duration::from_millis(limits::DRAIN_CANCEL_LEAD_MS).min(within / 2);
         let until = Instant::now() + within;
-        let grace = within - last_words;
-        let cut_at = until - last_words;
+        let grace = within - cancel_lead;
+        let cut_at = until - cancel_lead;
         self.services.stop().await;
         self.listeners
             .accept

@@ -204,13 +204,13 @@ impl AppendStream {
             let (sender, receiver) = oneshot::channel();
             // A client that does not read its answers keeps the stream here, and no longer than its
             // deadline or the daemon's stop.
-            let place = tokio::select! {
+            let slot = tokio::select! {
                 biased;
                 ended = self.ended() => return Err(ended),
-                place = pending.reserve() => place,
+                slot = pending.reserve() => slot,
             };
-            match place {
-                Ok(place) => place.send((request.request_id, receiver)),
+            match slot {
+                Ok(slot) => slot.send((request.request_id, receiver)),
                 Err(_) => return Ok(()),
             }
             self.enqueue(request, received, sender).await;
@@ -360,7 +360,7 @@ async fn passed(deadline: Option<Instant>) {
 async fn submit(batch: Batch, wait: Duration, reply: Reply) {
     let core = Arc::clone(&reply.core);
     let until = Instant::now() + wait;
-    let Some(place) = core.blocking.append_place(wait).await else {
+    let Some(slot) = core.blocking.append_slot(wait).await else {
         let QueueDepth { requests, bytes } = core.store.queue_depth();
         reply.not_queued(&StoreError::QueueFull {
             waited_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
@@ -379,7 +379,7 @@ async fn submit(batch: Batch, wait: Duration, reply: Reply) {
         Arc::new(OnceLock::new()),
     );
     let submitting = move || {
-        let _place = place;
+        let _slot = slot;
         let done = {
             let queued = Arc::clone(&queued);
             move |result| {

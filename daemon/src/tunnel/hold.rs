@@ -253,7 +253,7 @@ impl TunnelTask {
         loop {
             // Spread over half the time, so that not all daemons ask at once.
             let fraction = (uuid::Uuid::new_v4().as_u128() % 1024) as f64 / 1024.0;
-            let pause = self.options.place_check.mul_f64(0.75 + fraction / 2.0);
+            let pause = self.options.probe_interval.mul_f64(0.75 + fraction / 2.0);
             tokio::time::sleep(pause).await;
             match self.dialer.probe().await {
                 Ok(reached) if reached != relay_id => return,

@@ -110,7 +110,7 @@ impl Router {
             }
             answered
         } else {
-            self.answer_itself(request, address).await
+            self.answer_without_machine(request, address).await
         };
         answered
             .unwrap_or_else(|status| status.into_http::<tonic::body::Body>().map(RelayBody::Own))
@@ -146,7 +146,7 @@ impl Router {
         proxies.any(|proxy| proxy.to_canonical() == connection)
     }
 
-    async fn answer_itself(
+    async fn answer_without_machine(
         &self,
         request: Request<Incoming>,
         address: IpAddr,
@@ -157,7 +157,7 @@ impl Router {
             let why = "no machine named: send its id as `x-machine-id`";
             return Err(status::invalid(metadata::MACHINE_ID, why));
         }
-        Ok(self.answer_own(request).await)
+        Ok(self.call_service(request).await)
     }
 
     /// Answers a call about the machines that the caller's token names. Which machine the call itself names does not
@@ -173,10 +173,10 @@ impl Router {
         let (caller, _token) = self.gate.caller(request.headers(), now)?;
         connection.mark_authenticated();
         request.extensions_mut().insert(caller);
-        Ok(self.answer_own(request).await)
+        Ok(self.call_service(request).await)
     }
 
-    async fn answer_own(&self, request: Request<Incoming>) -> Response<RelayBody> {
+    async fn call_service(&self, request: Request<Incoming>) -> Response<RelayBody> {
         match self.services.clone().oneshot(request).await {
             Ok(response) => response.map(RelayBody::Own),
             Err(never) => match never {},

@@ -180,7 +180,7 @@ async fn a_relay_short_of_files_says_so_and_lets_in_only_as_many_as_there_are_fi
         "{told}"
     );
     // 300, less those besides and the ten of tunnels.
-    let room = 300 - betcode_relay::limits::FILES_BESIDE - 10;
+    let room = 300 - betcode_relay::limits::FILES_RESERVED - 10;
     let connect = |_| {
         let stream = std::net::TcpStream::connect(relay.clients).unwrap();
         stream.set_nonblocking(true).unwrap();
