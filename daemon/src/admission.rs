@@ -1,13 +1,14 @@
-//! Who is let in: clients, sessions, streams, bytes in flight.
+//! The limits of clients, sessions, streams, bytes in flight and others.
 //!
-//! Each limit has a name, is counted here and nowhere else, and is refused with
-//! RESOURCE_EXHAUSTED and that name. All may be changed while the daemon runs.
+//! Each limit has a name and is counted here. What is beyond it is refused with RESOURCE_EXHAUSTED and that name. All
+//! may be changed while the daemon runs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use betcode_service::sync::lock;
 use betcode_storage::SessionId;
 use tonic::Status;
 
@@ -39,7 +40,7 @@ impl Limit {
         })
     }
 
-    /// Its name, as refusals tell it.
+    /// Its name, as refusals have it.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
@@ -63,12 +64,12 @@ impl Limit {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Changes the limit. What is let in already stays.
+    /// Changes the limit. What was admitted already stays.
     pub fn set_max(&self, max: u64) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// Notes how much is used of what nobody takes and gives back, such as memory.
+    /// Sets how much is used, of what is measured and not acquired, such as memory.
     pub fn observe(&self, used: u64) {
         self.used.store(used, Ordering::Relaxed);
     }
@@ -87,21 +88,21 @@ impl Limit {
 
     /// Counts a refusal, and logs it unless one was logged a short time ago.
     fn refusal(&self, used: u64, max: u64) -> Status {
-        self.note_and_log(used, max);
+        self.count_and_log(used, max);
         status::exhausted(self.name, used, max, self.hint)
     }
 
     /// The same, where it is known when there is space again at the earliest.
     fn refusal_for(&self, retry_after: Duration) -> Status {
         let (used, max) = (self.used(), self.max());
-        self.note_and_log(used, max);
+        self.count_and_log(used, max);
         status::exhausted_for(retry_after, self.name, used, max, self.hint)
     }
 
-    fn note_and_log(&self, used: u64, max: u64) {
+    fn count_and_log(&self, used: u64, max: u64) {
         self.note_refused();
         let interval = Duration::from_millis(LIMIT_LOG_INTERVAL_MS);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         if logged.is_none_or(|at| at.elapsed() >= interval) {
             *logged = Some(Instant::now());
             let (limit, hint) = (self.name, self.hint);
@@ -120,8 +121,8 @@ impl Limit {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes `amount`, or refuses. A single amount over the whole limit is let in when nothing
-    /// else is: otherwise it never could be.
+    /// Takes `amount`, or refuses. A single amount over the whole limit is admitted while nothing else is:
+    /// otherwise it never could be.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED with the limit's name.
@@ -142,7 +143,7 @@ impl Limit {
     }
 }
 
-/// A part of a limit; given back when it goes.
+/// A part of a limit, given back when it is dropped.
 #[derive(Debug)]
 pub struct LimitGuard {
     limit: Arc<Limit>,
@@ -166,8 +167,7 @@ pub struct Admission {
     pub in_flight_bytes: Arc<Limit>,
     /// Sessions that are being appended to.
     pub sessions: Arc<Limit>,
-    /// Memory in RAM. When it is used up, what is under way goes on and nothing new that needs
-    /// more is begun.
+    /// Memory in RAM. When it is used up, what is under way goes on, and nothing is begun that would need more.
     pub memory: Arc<Limit>,
     /// Agents that run.
     pub subprocesses: Arc<Limit>,
@@ -270,7 +270,7 @@ impl Admission {
         ]
     }
 
-    /// Lets a batch be appended to a session. The session counts as active until the batch is refused, or
+    /// Admits a batch to a session. The session counts as active until the batch is refused, or
     /// for [`SESSION_ACTIVE_MS`] after one was recorded.
     ///
     /// # Errors
@@ -303,7 +303,7 @@ impl Admission {
         })
     }
 
-    /// Notes that something was recorded in a session, unless there are too many.
+    /// Counts a session as active because something was recorded in it, unless there are too many.
     pub fn note_recorded(&self, session: &SessionId) {
         if let Ok(admitted) = self.admit_session(session) {
             admitted.recorded();
@@ -318,23 +318,18 @@ impl Admission {
 
 type ActiveSessions = Arc<Mutex<HashMap<SessionId, ActiveSession>>>;
 
-fn lock(active: &ActiveSessions) -> MutexGuard<'_, HashMap<SessionId, ActiveSession>> {
-    // Plain data, valid after every statement.
-    active.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A session that is appended to.
 #[derive(Debug)]
 struct ActiveSession {
     _place: LimitGuard,
-    /// Batches that were let in and not answered yet.
+    /// Batches that were admitted and not answered yet.
     under_way: usize,
     /// When the last batch was recorded.
     recorded: Option<Instant>,
 }
 
 impl ActiveSession {
-    /// When it gives its place back, if nothing more is appended to it; `None` while something is under way.
+    /// When it is no longer active, if nothing more is appended to it; `None` while a batch is under way.
     fn pauses_in(&self) -> Option<Duration> {
         let active = Duration::from_millis(SESSION_ACTIVE_MS);
         let recorded = self.recorded.filter(|_| self.under_way == 0)?;
@@ -349,8 +344,8 @@ impl ActiveSession {
     }
 }
 
-/// A batch that was let into a session. When it goes and nothing of the session was ever recorded, the
-/// session gives its place back: refused batches must not lock others out.
+/// A batch that was admitted to a session. If it is dropped and nothing of the session was ever recorded, the session
+/// is no longer active: refused batches must not keep other sessions out.
 #[derive(Debug)]
 pub struct AdmittedSession {
     active: ActiveSessions,
@@ -358,7 +353,7 @@ pub struct AdmittedSession {
 }
 
 impl AdmittedSession {
-    /// Notes that the batch was recorded.
+    /// The batch was recorded.
     pub fn recorded(self) {
         if let Some(session) = lock(&self.active).get_mut(&self.session) {
             session.recorded = Some(Instant::now());

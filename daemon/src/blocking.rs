@@ -1,11 +1,10 @@
 //! Calls into the store, which is synchronous, from tasks, which must not block.
 //!
-//! Every kind of call has a bound of its own, and all of them together leave threads over: the probe
-//! of the store's health finds one however many appends wait for a place in the writer's queue.
+//! Every kind of call has a bound of its own, and together they leave threads free: the probe of the store's health finds
+//! one however many appends wait for the writer's queue.
 //!
-//! Reads take turns: so many at once, in the order in which they asked. A long replay asks again
-//! for every page, so that fifty of them share fairly and nobody holds a connection while its
-//! client is slow.
+//! Reads take turns: a bounded number at once, first come, first served. A long replay asks again for every page, so
+//! fifty of them share fairly, and none holds a connection while its client is slow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tonic::Status;
 
 use crate::admission::{Limit, LimitGuard};
 use crate::limits::{
-    APPENDS_QUEUING_MAX, FILE_LOOKS_MAX, LONG_JOBS_MAX, WARM_REPLAYS_MAX, WRITES_MAX,
+    APPENDS_QUEUING_MAX, FILE_CHECKS_MAX, LONG_JOBS_MAX, WARM_REPLAYS_MAX, WRITES_MAX,
 };
 use crate::long_lines::LongLineBudget;
 use crate::status;
@@ -42,7 +41,7 @@ impl Blocking {
             reads: Arc::new(Semaphore::new(reads_max)),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
             appends: Arc::new(Semaphore::new(APPENDS_QUEUING_MAX)),
-            files: Arc::new(Semaphore::new(FILE_LOOKS_MAX)),
+            files: Arc::new(Semaphore::new(FILE_CHECKS_MAX)),
             long_jobs: Limit::new(
                 "long_jobs",
                 "wait for one of the compactions, checks or backups to end",
@@ -61,7 +60,7 @@ impl Blocking {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        // Closed only when the semaphore is, which nobody does; then reading goes on unordered.
+        // The semaphore is never closed.
         let turn = Arc::clone(&self.reads).acquire_owned().await.ok();
         run(move || {
             let _turn = turn;
@@ -70,13 +69,13 @@ impl Blocking {
         .await
     }
 
-    /// Waits for a place among the replays that keep a decoded segment.
-    pub(crate) async fn warm_place(&self) -> Option<OwnedSemaphorePermit> {
+    /// Waits for a slot among the replays that keep a decoded segment.
+    pub(crate) async fn warm_slot(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.warm).acquire_owned().await.ok()
     }
 
-    /// How many such places are free.
-    pub(crate) fn warm_places_left(&self) -> usize {
+    /// How many such slots are free.
+    pub(crate) fn free_warm_slots(&self) -> usize {
         self.warm.available_permits()
     }
 
@@ -93,15 +92,15 @@ impl Blocking {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let place = Arc::clone(&self.writes).acquire_owned().await.ok();
+        let slot = Arc::clone(&self.writes).acquire_owned().await.ok();
         run(move || {
-            let _place = place;
+            let _slot = slot;
             work()
         })
         .await
     }
 
-    /// Looks at files whose names clients give: they may be on a network, which may hang.
+    /// Checks files that clients name. They may be on a network file system, which may hang.
     ///
     /// # Errors
     /// INTERNAL when `work` panics.
@@ -109,22 +108,22 @@ impl Blocking {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> std::result::Result<T, Status> {
-        let place = Arc::clone(&self.files).acquire_owned().await.ok();
-        let looked = tokio::task::spawn_blocking(move || {
-            let _place = place;
+        let slot = Arc::clone(&self.files).acquire_owned().await.ok();
+        let checked = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
             work()
         });
-        looked.await.map_err(|error| {
-            tracing::error!(%error, "a look at files ended by a panic");
-            status::internal("looking at a file ended by an internal error")
+        checked.await.map_err(|error| {
+            tracing::error!(%error, "a check of files ended by a panic");
+            status::internal("checking a file ended by an internal error")
         })
     }
 
-    /// A place among the batches that are being put into the writer's queue, each of which takes a
+    /// A slot among the batches that are being put into the writer's queue, each of which takes a
     /// thread while the queue is full; `None` when there was none for `wait_max`.
-    pub(crate) async fn append_place(&self, wait_max: Duration) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.appends).acquire_owned();
-        timeout(wait_max, place).await.ok()?.ok()
+    pub(crate) async fn append_slot(&self, wait_max: Duration) -> Option<OwnedSemaphorePermit> {
+        let slot = Arc::clone(&self.appends).acquire_owned();
+        timeout(wait_max, slot).await.ok()?.ok()
     }
 
     /// Starts a job that takes long; it goes on until it ends by itself.
@@ -132,15 +131,15 @@ impl Blocking {
     /// # Errors
     /// RESOURCE_EXHAUSTED when too many run already.
     pub fn start_long_job(&self, work: impl FnOnce() + Send + 'static) -> Result<(), Status> {
-        let place = self.long_job()?;
+        let slot = self.long_job()?;
         tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _slot = slot;
             work();
         });
         Ok(())
     }
 
-    /// Takes a place among the long jobs.
+    /// Takes a slot among the long jobs.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when too many run already.
@@ -157,7 +156,7 @@ impl Blocking {
 async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        // A panic is a bug of ours, told apart from what the world does; the daemon goes on.
+        // A panic is a bug; the daemon goes on, and the log has it.
         Err(error) => {
             tracing::error!(%error, "a call into the store ended by a panic");
             Err(StoreError::Closed {
@@ -174,13 +173,13 @@ mod tests {
     #[tokio::test]
     async fn appends_that_wait_for_room_leave_threads_for_others() {
         let blocking = Blocking::new(1);
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..APPENDS_QUEUING_MAX {
-            places.push(blocking.append_place(Duration::ZERO).await.unwrap());
+            slots.push(blocking.append_slot(Duration::ZERO).await.unwrap());
         }
-        assert!(blocking.append_place(Duration::ZERO).await.is_none());
+        assert!(blocking.append_slot(Duration::ZERO).await.is_none());
         assert_eq!(blocking.write(|| Ok(1)).await.unwrap(), 1);
-        places.pop();
-        assert!(blocking.append_place(Duration::ZERO).await.is_some());
+        slots.pop();
+        assert!(blocking.append_slot(Duration::ZERO).await.is_some());
     }
 }

@@ -1,14 +1,16 @@
 //! The store's values as messages of `betcode.history.v1`.
 
 use betcode_schema_grpc::history as proto;
+use betcode_storage::capacity::levels::Metric;
+use betcode_storage::capacity::planner::MetricSample;
 use betcode_storage::{
     CompactionOutcome, CompactionPhase, CompactionProgress, CompactionRun, DamagedSession,
     ImportMark, Session, SessionMeta, VerifyProgress, VerifyReport,
 };
 use tonic::Status;
 
-use crate::limits::{PROBLEMS_MAX, STATUS_TEXT_BYTES_MAX};
-use crate::status::{invalid, short};
+use crate::limits::PROBLEMS_MAX;
+use crate::status::{STATUS_TEXT_BYTES_MAX, invalid, short};
 
 /// What is known of a session, from a client.
 #[must_use]
@@ -42,7 +44,7 @@ pub fn import_mark_from(mark: proto::ImportMark) -> Result<ImportMark, Status> {
     })
 }
 
-/// A session of which nothing can be told, for a client.
+/// A session whose row cannot be read, for a client.
 #[must_use]
 pub fn damaged(session: DamagedSession) -> proto::DamagedSession {
     proto::DamagedSession {
@@ -144,6 +146,23 @@ pub fn compaction_run(run: CompactionRun) -> proto::CompactionRun {
         segments_written: run.segments_written,
         segments_replaced: run.segments_replaced,
         detail: run.detail,
+    }
+}
+
+/// How near a limit is.
+#[must_use]
+pub fn resource_level(sample: MetricSample) -> proto::ResourceLevel {
+    let unit = match sample.metric {
+        Metric::SqliteSize | Metric::Memory | Metric::Disk => "bytes",
+        Metric::Cpu => "milliprocessors",
+        Metric::Sessions | Metric::Tunnels | Metric::BufferSize => "count",
+    };
+    proto::ResourceLevel {
+        resource: sample.metric.name().to_owned(),
+        used: sample.used,
+        limit: sample.limit,
+        unit: unit.to_owned(),
+        level: sample.level.name().to_owned(),
     }
 }
 

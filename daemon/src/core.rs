@@ -1,11 +1,10 @@
-//! What all services share.
+//! What all services share: the store, and what is around it.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use betcode_schema_grpc::history::ResourceLevel;
-use betcode_service::process::resident_bytes;
-use betcode_storage::capacity::levels::{Metric, level_of};
+use betcode_service::sync::lock;
+use betcode_storage::capacity::planner::MetricSample;
 use betcode_storage::{CompactionPolicy, CompactionService, SessionId, Store};
 use tokio::sync::watch;
 use tonic::Status;
@@ -21,51 +20,45 @@ use crate::status;
 use crate::tunnel::TunnelState;
 
 /// The open store and everything around it. Services hold it in an [`Arc`].
-#[derive(Debug)]
 pub struct Core {
     /// The store.
     pub store: Store,
-    /// Followers.
+    /// Messages on their way to followers.
     pub hub: Arc<Hub>,
     /// Agents that run.
     pub agents: Agents,
     /// Limits.
     pub admission: Admission,
-    /// Where the store is called.
+    /// Runs calls into the store.
     pub blocking: Blocking,
     /// Counters and latencies.
     pub metrics: Metrics,
-    /// Health as last found.
+    /// Health, as the last probe found it.
     pub health: watch::Receiver<Health>,
-    /// Levels as last found.
-    pub levels: watch::Receiver<Vec<ResourceLevel>>,
+    /// Levels as last sampled.
+    pub levels: watch::Receiver<Vec<MetricSample>>,
     /// Turns true when the daemon begins to stop.
     pub draining: watch::Receiver<bool>,
-    /// The tunnel to the relay as it stands.
+    /// The state of the tunnel to the relay.
     pub tunnel: watch::Receiver<TunnelState>,
-    /// Memory in RAM when the store was open and nobody had come.
+    /// Memory in RAM when the store was open and no client was connected.
     pub base_bytes: u64,
     /// Settings at the start.
     pub settings: Settings,
     /// Background compaction; `None` when it is disabled or has ended.
-    pub compaction: Mutex<Option<BackgroundCompaction>>,
+    pub compaction: Mutex<Option<CompactionService>>,
 }
 
-/// Background compaction, with a name for [`std::fmt::Debug`].
-pub struct BackgroundCompaction(pub CompactionService);
-
-impl std::fmt::Debug for BackgroundCompaction {
+impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CompactionService")
+        f.debug_struct("Core").finish_non_exhaustive()
     }
 }
 
 impl Core {
     /// The background compaction.
-    pub fn compaction(&self) -> MutexGuard<'_, Option<BackgroundCompaction>> {
-        self.compaction
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub fn compaction(&self) -> MutexGuard<'_, Option<CompactionService>> {
+        lock(&self.compaction)
     }
 
     /// The policy of compaction, as the settings have it.
@@ -90,44 +83,6 @@ impl Core {
         bytes(path) + bytes(Path::new(&log))
     }
 
-    /// The levels when they were last sampled, with uses, limits and levels as they are now: the figures
-    /// that stand beside them are of now as well. The processor's use is one between two samples, and stays.
-    pub(crate) fn levels_now(&self) -> Vec<ResourceLevel> {
-        let mut levels = self.levels.borrow().clone();
-        for level in &mut levels {
-            let Ok(metric) = level.resource.parse() else {
-                continue;
-            };
-            let Some((used, limit)) = self.used_now(metric) else {
-                continue;
-            };
-            // Never fails: a limit of 0 is refused when it is set.
-            let before = level.level.parse().unwrap_or_default();
-            if let Ok(now) = level_of(metric, used, limit, before) {
-                level.level = now.name().to_owned();
-            }
-            (level.used, level.limit) = (used, limit);
-        }
-        levels
-    }
-
-    /// What is used of a metric's limit, and the limit; `None` of what cannot be looked at in a moment.
-    pub(crate) fn used_now(&self, metric: Metric) -> Option<(u64, u64)> {
-        match metric {
-            Metric::SqliteSize => Some((self.database_bytes(), self.store.limits().db_bytes_max)),
-            Metric::Sessions => {
-                let sessions = &self.admission.sessions;
-                Some((sessions.used(), sessions.max()))
-            }
-            Metric::Memory => Some((resident_bytes().now, self.admission.memory.max())),
-            Metric::Disk => {
-                let used = self.database_bytes();
-                Some((used, self.store.disk_limit_bytes(used)?))
-            }
-            Metric::Cpu | Metric::Tunnels | Metric::BufferSize => None,
-        }
-    }
-
     /// Waits until the daemon begins to stop.
     pub async fn drained(&self) {
         let mut draining = self.draining.clone();
@@ -135,10 +90,11 @@ impl Core {
         let _ = draining.wait_for(|draining| *draining).await;
     }
 
-    /// Waits until whoever watches the daemon's health can have heard that it stops.
-    pub async fn stop_told(&self) {
+    /// Waits until the daemon's health says that it stops: those who watch it are sent that before their
+    /// streams end.
+    pub async fn stop_reported(&self) {
         let mut health = self.health.clone();
-        // As above.
+        // An error means that the sender is gone: the daemon ends as well.
         let _ = health.wait_for(|health| health.draining).await;
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn enrol(settings: &Settings, asked: Enrol) -> Result<(), String> {
     EnrolmentFolder::at(&settings.relay_folder)
         .save(&about, &enrolled)
         .map_err(|error| error.to_string())?;
-    let told = writeln!(
+    let printed = writeln!(
         std::io::stdout(),
         "{} is enrolled at {}; key and certificates are in {}. The daemon takes them at its next \
          start, or on SIGHUP.",
@@ -52,7 +52,7 @@ pub(crate) fn enrol(settings: &Settings, asked: Enrol) -> Result<(), String> {
         settings.relay_folder.display()
     );
     // A reader that went away is no error.
-    let _ = told;
+    let _ = printed;
     Ok(())
 }
 

@@ -1,22 +1,18 @@
-//! Health: measured by reading from and writing to the store, and reported to whoever asks.
+//! Health of the daemon: measured by reading from and writing to the store, and by looking at its other components.
+//!
+//! `monitor` probes at intervals and reports what was found.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use betcode_schema_grpc::history::ResourceLevel;
-use betcode_storage::capacity::levels::{CPU_SAMPLE_INTERVAL_MS, Level, Metric};
-use betcode_storage::{Clock, StoreError, SystemClock};
-use tokio::sync::watch;
+use betcode_storage::capacity::levels::{Level, Metric};
+use betcode_storage::{Clock, CompactionService, StoreError, SystemClock};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
+use tokio::time::{Instant, timeout};
 
 use crate::core::Core;
-use crate::levels;
-use crate::limits::{PROBE_MS_MAX, PROBES_PER_WRITE};
-use crate::observe::ms;
+use crate::limits::PROBES_PER_WRITE;
 use crate::tunnel::TunnelState;
 
 /// Components, by their names.
@@ -115,8 +111,8 @@ pub(crate) async fn probe(
         }
     };
     prober.last_failed = !serving;
-    let status = core.compaction().as_ref().map(|running| running.0.status());
-    let trouble = status.and_then(|status| status.last_error);
+    let compaction = core.compaction().as_ref().map(CompactionService::status);
+    let trouble = compaction.and_then(|status| status.last_error);
     let mut components = vec![
         Component {
             name: "store",
@@ -148,19 +144,18 @@ fn capacity(core: &Core, checked_ms: i64) -> Component {
     let size = core.store.level();
     let mut message = format!("the database's size is at level {}", size.name());
     let mut degraded = size != Level::Ok;
-    for level in core.levels.borrow().iter() {
-        if level.resource != Metric::SqliteSize.name() && level.level == Level::Critical.name() {
-            degraded = true;
-            let ResourceLevel {
-                resource,
-                used,
-                limit,
-                ..
-            } = level;
-            message.push_str(&format!(
-                "; {resource} is at level critical ({used} of {limit})"
-            ));
-        }
+    let levels = core.levels.borrow();
+    for sample in levels
+        .iter()
+        .filter(|sample| sample.metric != Metric::SqliteSize && sample.level == Level::Critical)
+    {
+        degraded = true;
+        message.push_str(&format!(
+            "; {} is at level critical ({} of {})",
+            sample.metric.name(),
+            sample.used,
+            sample.limit
+        ));
     }
     if let Some(limit) = core.store.space_refusals().refusing {
         degraded = true;
@@ -264,67 +259,12 @@ fn relay(tunnel: &TunnelState, checked_ms: i64) -> Option<Component> {
     })
 }
 
-/// Probes at intervals and reports, until the daemon stops.
-pub(crate) async fn watch(
-    core: Arc<Core>,
-    health: watch::Sender<Health>,
-    levels: watch::Sender<Vec<ResourceLevel>>,
-    reporter: HealthReporter,
-    mut prober: Prober,
-    mut sampler: levels::Sampler,
-) {
-    let every = Duration::from_millis(core.settings.health_interval_ms);
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let processor_every = Duration::from_millis(CPU_SAMPLE_INTERVAL_MS);
-    let mut processor_ticks = interval_at(Instant::now() + processor_every, processor_every);
-    // Samples that are closer than that would make a moment's load a sustained one.
-    processor_ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let looks = tokio::select! {
-            _ = ticks.tick() => true,
-            _ = processor_ticks.tick() => false,
-            () = core.drained() => break,
-        };
-        if looks {
-            let found = tokio::select! {
-                found = probe(&core, &mut prober, every.max(ms(PROBE_MS_MAX))) => found,
-                () = core.drained() => break,
-            };
-            health.send_modify(|health| found.apply_to(health));
-            let serving = health.borrow().serving();
-            report(&reporter, serving).await;
-        } else {
-            sampler.sample_processor();
-        }
-        let now = sampler.sample(&core);
-        levels.send_if_modified(|kept| levels::changed(kept, now));
-        core.admission.expire();
-        let open = matches!(*core.tunnel.borrow(), TunnelState::Open { .. });
-        core.metrics.tunnel.look(open);
-    }
-    // In this order: streams that watch end with what is told here.
-    report(&reporter, false).await;
-    health.send_modify(|health| health.draining = true);
-}
-
-pub(crate) async fn report(reporter: &HealthReporter, serving: bool) {
-    let status = if serving {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    };
-    for service in std::iter::once("").chain(crate::server::SERVICES) {
-        reporter.set_service_status(service, status).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_look_writes_when_nobody_did_for_long_and_while_there_is_trouble() {
+    fn a_probe_writes_when_nobody_did_for_long_and_while_there_is_trouble() {
         let mut prober = Prober::default();
         let idle = (1..=2 * PROBES_PER_WRITE).filter(|_| prober.writes(0));
         assert_eq!(idle.count(), 2);

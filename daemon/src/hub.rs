@@ -7,9 +7,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use betcode_service::sync::lock;
 use betcode_storage::{Committed, Message, Session, SessionId, SessionKey};
 use tokio::sync::Notify;
 
@@ -37,8 +38,8 @@ pub enum FollowEvent {
     Messages(LiveMessages),
     /// There is more in the store than the buffer could hold.
     Behind,
-    /// Somebody else may have appended: the store knows.
-    Look,
+    /// Another process may have appended, or made the session anew: the store has to be read.
+    CheckStore,
     /// The session was deleted. Subscribers to a newer session of that name get this too, and must check
     /// the key in the store.
     Deleted,
@@ -62,7 +63,7 @@ struct State {
     /// The session that they are of, and when the last of them was committed.
     committed: Option<(SessionKey, Instant)>,
     behind: bool,
-    look: bool,
+    check_store: bool,
     deleted: bool,
 }
 
@@ -88,11 +89,6 @@ pub(crate) fn new_messages(live: LiveMessages, key: SessionKey, last: u64) -> Op
     whole.then_some(fresh)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain data, valid after every statement: a panic elsewhere does not spoil it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Buffer {
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut lock(&self.state));
@@ -115,50 +111,51 @@ impl Hub {
         self.buffer_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
-    /// Takes in a commit. Called on the writer's thread: it must not wait for anybody.
-    pub fn publish(&self, news: &Committed) {
+    /// Puts a commit's messages into the followers' buffers. Called on the writer's thread: it must not wait.
+    pub fn publish(&self, commit: &Committed) {
         let buffers = {
             let mut sessions = lock(&self.sessions);
-            let Some(followed) = sessions.get_mut(&news.session) else {
+            let Some(followed) = sessions.get_mut(&commit.session) else {
                 return;
             };
-            let last = news.messages.last().map_or(0, |message| message.sequence);
-            followed.published = Some((news.key, last));
+            let last = commit.messages.last().map_or(0, |message| message.sequence);
+            followed.published = Some((commit.key, last));
             followed.buffers.clone()
         };
         let now = Instant::now();
-        let taken = |message: &Message| message.payload.len() + MESSAGE_FOLLOWED_BYTES;
-        let bytes: usize = news.messages.iter().map(taken).sum();
+        let size = |message: &Message| message.payload.len() + MESSAGE_FOLLOWED_BYTES;
+        let bytes: usize = commit.messages.iter().map(size).sum();
         let bytes_max = self.buffer_bytes_max.load(Ordering::Relaxed);
         for buffer in buffers {
             buffer.change(|state| {
                 if state.behind {
                     return;
                 }
-                let is_another = state.committed.is_some_and(|(key, _)| key != news.key);
+                let is_another = state.committed.is_some_and(|(key, _)| key != commit.key);
                 if is_another || state.bytes + bytes > bytes_max {
                     state.messages = VecDeque::new();
                     state.bytes = 0;
                     state.behind = true;
                 } else {
-                    state.messages.extend(news.messages.iter().cloned());
+                    state.messages.extend(commit.messages.iter().cloned());
                     state.bytes += bytes;
-                    state.committed = Some((news.key, now));
+                    state.committed = Some((commit.key, now));
                 }
             });
         }
     }
 
-    /// The session is gone, which ends its followers.
+    /// The session was deleted, which ends its followers.
     pub fn deleted(&self, session: &SessionId) {
         for buffer in self.buffers(session) {
             buffer.change(|state| state.deleted = true);
         }
     }
 
-    /// The session is so now. When its end is beyond what was published, another process has
-    /// appended, and the followers are let look at the store; so are those of one that had its name.
-    pub fn note_session(&self, session: &Session) {
+    /// Compares the session, as the store has it now, with what was published. If it has more messages, another
+    /// process has appended; if it has another key, it was deleted and made anew. Its followers then have to
+    /// read the store.
+    pub fn compare(&self, session: &Session) {
         let published = lock(&self.sessions)
             .get(&session.id)
             .and_then(|followed| followed.published)
@@ -166,7 +163,7 @@ impl Hub {
         for buffer in self.buffers(&session.id) {
             let is_another = buffer.key.get().is_some_and(|key| *key != session.key);
             if is_another || session.messages > published {
-                buffer.change(|state| state.look = true);
+                buffer.change(|state| state.check_store = true);
             }
         }
     }
@@ -225,11 +222,11 @@ impl Subscription {
         let _ = self.buffer.key.set(key);
     }
 
-    /// Waits for news. May be dropped and called again without losing any.
+    /// Waits for the next event. May be dropped and called again without losing any.
     pub async fn next(&self) -> FollowEvent {
         loop {
-            if let Some(news) = self.take() {
-                return news;
+            if let Some(event) = self.take() {
+                return event;
             }
             self.buffer.changed.notified().await;
         }
@@ -257,7 +254,7 @@ impl Subscription {
                 committed,
             }));
         }
-        std::mem::take(&mut state.look).then_some(FollowEvent::Look)
+        std::mem::take(&mut state.check_store).then_some(FollowEvent::CheckStore)
     }
 }
 
@@ -315,7 +312,7 @@ mod tests {
     async fn live(follower: &Subscription) -> LiveMessages {
         match follower.next().await {
             FollowEvent::Messages(live) => live,
-            news => panic!("{news:?}"),
+            event => panic!("{event:?}"),
         }
     }
 
@@ -368,12 +365,12 @@ mod tests {
         hub.publish(&committed(new, 3..=3));
         assert!(matches!(follower.next().await, FollowEvent::Behind));
         hub.publish(&committed(new, 4..=4));
-        let news = live(&follower).await;
-        assert_eq!(news.key, new);
-        assert_eq!(new_messages(news, old, 3), None);
+        let messages = live(&follower).await;
+        assert_eq!(messages.key, new);
+        assert_eq!(new_messages(messages, old, 3), None);
         hub.publish(&committed(new, 5..=5));
-        let news = live(&follower).await;
-        assert_eq!(sequences(&new_messages(news, new, 4).unwrap()), [5]);
+        let messages = live(&follower).await;
+        assert_eq!(sequences(&new_messages(messages, new, 4).unwrap()), [5]);
     }
 
     #[tokio::test]

@@ -1,12 +1,12 @@
 //! How near the daemon is to its limits, by the capacity plan's thresholds.
 
-use betcode_schema_grpc::history::ResourceLevel;
-use betcode_service::process::{CpuSampler, CpuUse};
-use betcode_storage::capacity::levels::{LevelTracker, Metric};
+use betcode_service::process::{CpuSampler, CpuUse, resident_bytes};
+use betcode_storage::capacity::levels::{LevelTracker, Metric, level_of};
+use betcode_storage::capacity::planner::MetricSample;
 
 use crate::core::Core;
 
-/// Samples of the measures, and the levels they are at.
+/// Takes samples, and follows the levels that they are at.
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
     tracker: LevelTracker,
@@ -15,20 +15,19 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// Takes a sample of everything but the processor; all levels.
-    pub(crate) fn sample(&mut self, core: &Core) -> Vec<ResourceLevel> {
+    pub(crate) fn sample(&mut self, core: &Core) -> Vec<MetricSample> {
         for metric in Metric::ALL.into_iter().chain([Metric::Disk]) {
-            if let Some((used, limit)) = core.used_now(metric) {
+            if let Some((used, limit)) = used_now(core, metric) {
                 self.observe(metric, used, limit);
             }
         }
-        self.tracker
-            .states()
-            .map(|(metric, state)| ResourceLevel {
-                resource: metric.name().to_owned(),
+        let states = self.tracker.states();
+        states
+            .map(|(metric, state)| MetricSample {
+                metric,
                 used: state.used,
                 limit: state.limit,
-                unit: unit(metric).to_owned(),
-                level: state.level.name().to_owned(),
+                level: state.level,
             })
             .collect()
     }
@@ -40,12 +39,12 @@ impl Sampler {
         self.observe(Metric::Cpu, used, limit);
     }
 
-    /// Takes a sample, and tells the log what changed by it.
+    /// Takes a sample, and logs what changed by it.
     fn observe(&mut self, metric: Metric, used: u64, limit: u64) {
         // Refused only for a limit of 0, which no setting allows.
         let events = self.tracker.observe(metric, used, limit);
         let events = events.unwrap_or_default();
-        // The store tells of its database itself.
+        // The store logs the levels of its database itself.
         for event in events.iter().filter(|_| metric != Metric::SqliteSize) {
             if event.is_worse() {
                 tracing::warn!(%event, "capacity");
@@ -56,19 +55,48 @@ impl Sampler {
     }
 }
 
-/// What a metric is counted in, as programs know it.
-fn unit(metric: Metric) -> &'static str {
+/// The levels when they were last sampled, with uses, limits and levels as they are now: so they agree with the
+/// figures that clients see beside them. The processor's use is one between two samples, and stays.
+pub(crate) fn levels_now(core: &Core) -> Vec<MetricSample> {
+    let mut samples = core.levels.borrow().clone();
+    for sample in &mut samples {
+        let Some((used, limit)) = used_now(core, sample.metric) else {
+            continue;
+        };
+        // Never fails: a limit of 0 is refused when it is set.
+        let level = level_of(sample.metric, used, limit, sample.level);
+        *sample = MetricSample {
+            used,
+            limit,
+            level: level.unwrap_or(sample.level),
+            ..*sample
+        };
+    }
+    samples
+}
+
+/// What is used of a metric's limit, and the limit; `None` if that cannot be looked up at once.
+fn used_now(core: &Core, metric: Metric) -> Option<(u64, u64)> {
     match metric {
-        Metric::SqliteSize | Metric::Memory | Metric::Disk => "bytes",
-        Metric::Cpu => "milliprocessors",
-        Metric::Sessions | Metric::Tunnels | Metric::BufferSize => "count",
+        Metric::SqliteSize => Some((core.database_bytes(), core.store.limits().db_bytes_max)),
+        Metric::Sessions => {
+            let sessions = &core.admission.sessions;
+            Some((sessions.used(), sessions.max()))
+        }
+        Metric::Memory => Some((resident_bytes().now, core.admission.memory.max())),
+        Metric::Disk => {
+            let used = core.database_bytes();
+            Some((used, core.store.disk_limit_bytes(used)?))
+        }
+        Metric::Cpu | Metric::Tunnels | Metric::BufferSize => None,
     }
 }
 
-/// Keeps `now`; whether a level or a limit changed. Uses change all the time, and alone tell nobody.
-pub(crate) fn changed(kept: &mut Vec<ResourceLevel>, now: Vec<ResourceLevel>) -> bool {
-    let key = |level: &ResourceLevel| (level.resource.clone(), level.level.clone(), level.limit);
-    let changed = kept.iter().map(key).ne(now.iter().map(key));
-    *kept = now;
+/// Puts `now` in the place of `last`; whether a level or a limit changed. Uses change all the time, and alone are
+/// no change that clients are sent.
+pub(crate) fn replace(last: &mut Vec<MetricSample>, now: Vec<MetricSample>) -> bool {
+    let key = |sample: &MetricSample| (sample.metric, sample.level, sample.limit);
+    let changed = last.iter().map(key).ne(now.iter().map(key));
+    *last = now;
     changed
 }

@@ -42,8 +42,8 @@ pub const APPEND_SESSIONS_REMEMBERED_MAX: usize = 1024;
 pub const APPENDS_QUEUING_MAX: usize = 256;
 /// Other writes at once: what agents print, new names, deletions.
 pub const WRITES_MAX: usize = 64;
-/// Looks at files that clients name, at once.
-pub const FILE_LOOKS_MAX: usize = 32;
+/// Checks of files that clients name, at once.
+pub const FILE_CHECKS_MAX: usize = 32;
 /// Reads at once, the most that a setting may ask for.
 pub const READS_MAX_CEILING: usize = 64;
 /// Threads for calls that block.
@@ -72,7 +72,7 @@ pub const PROBLEMS_MAX: usize = 1000;
 
 /// Compactions, checks and backups at once.
 pub const LONG_JOBS_MAX: usize = 4;
-/// How often a long job tells how far it is, milliseconds.
+/// How often a long job reports its progress, milliseconds.
 pub const PROGRESS_INTERVAL_MS: u64 = 100;
 
 /// Requests with an idempotency key that are carried out at once; further ones wait.
@@ -113,7 +113,7 @@ pub const TUNNEL_RESTART_MS_MAX: u64 = 120_000;
 /// Pause after a newer tunnel of this machine took over, or the relay shut the machine out.
 pub const TUNNEL_REPLACED_PAUSE_MS: u64 = 60_000;
 /// How often the daemon asks, over a short connection of its own, which relay it reaches now.
-pub const TUNNEL_PLACE_CHECK_MS: u64 = 60_000;
+pub const TUNNEL_PROBE_INTERVAL_MS: u64 = 60_000;
 /// How often the relay is asked whether it is still there.
 pub const TUNNEL_KEEPALIVE_INTERVAL_MS: u64 = 20_000;
 /// How long the relay may take to answer that.
@@ -183,12 +183,12 @@ pub const COMPACTION_TURN_POLL_MS: u64 = 100;
 /// When a refused client may try again.
 pub const RETRY_MS: u32 = 250;
 /// When a client of a daemon that stops may try again.
-pub const DRAINING_RETRY_MS: u64 = 1_000;
+pub const RETRY_DRAINING_MS: u64 = 1_000;
 /// Lines read before the place where a replay resumes, to know what was sent already.
 pub const TRANSLATE_CONTEXT_LINES_MAX: u64 = 16_384;
 /// Bytes read before the place where a replay resumes, to know what was sent already.
 pub const TRANSLATE_CONTEXT_BYTES_MAX: usize = 16 << 20;
-/// Lines of a session's beginning in which its first agent is looked for, to tell whether a later one
+/// Lines of a session's beginning in which its first agent is looked for, to know whether a later one
 /// resumed the session; one that begins further on did.
 pub const FIRST_INIT_LINES_MAX: u64 = 64;
 /// Objects on one line that are translated.
@@ -206,9 +206,6 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 pub const LARGE_INPUT_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Values that are sent of a tool's input that is larger than `EVENT_BYTES_MAX`; the rest is cut.
 pub const LARGE_INPUT_VALUES_MAX: usize = 256;
-/// Bytes of a status's message: it stands in headers twice, percent-encoded and in the details, and
-/// clients take 8 KiB of them.
-pub const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 /// Bytes of each text of an `ErrorEvent`.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 32 << 10;
 
@@ -251,7 +248,7 @@ pub const OPEN_REQUESTS_MAX: usize = 64;
 pub const EARLY_ANSWER_MS_MAX: u64 = 1_000;
 /// Tool calls of an agent that are known to be under way, and that are looked for on one line.
 pub const TOOL_CALLS_MAX: usize = 64;
-/// Names of an agent's tools that are told to clients.
+/// Names of an agent's tools that are sent to clients.
 pub const AGENT_TOOLS_MAX: usize = 512;
 /// Grants of a session.
 pub const GRANTS_MAX: usize = 256;
@@ -294,7 +291,7 @@ const _: () = {
     assert!(
         APPENDS_QUEUING_MAX
             + WRITES_MAX
-            + FILE_LOOKS_MAX
+            + FILE_CHECKS_MAX
             + READS_MAX_CEILING
             + LONG_JOBS_MAX
             + BLOCKING_THREADS_RESERVED

@@ -3,12 +3,13 @@
 //! The lock goes with the process, so a killed daemon leaves a file and no lock. The file stays
 //! when the daemon ends: removing it could remove the next one's.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use betcode_schema_grpc::locate::{Holder, holder_in, lock_path, write_holder};
+use betcode_service::private_file;
 
 use crate::limits::{LOCK_ATTEMPT_INTERVAL_MS, LOCK_ATTEMPTS_MAX};
 use crate::observe::ms;
@@ -59,7 +60,7 @@ fn hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// Held while the daemon runs.
+/// The lock of a store, held while its daemon runs.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -113,9 +114,7 @@ impl Lock {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
         {
-            // Private whatever the umask: history is nobody else's to read.
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(failed)?;
+            private_file::create_private_folder(folder).map_err(failed)?;
         }
         let mut file = open(&path).map_err(failed)?;
         if lock(&file).map_err(failed)?.is_none() {

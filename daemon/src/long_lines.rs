@@ -1,8 +1,8 @@
-//! The bytes of long lines on their way to clients, of which there may be so many at once.
+//! A budget for the bytes of long lines on their way to clients.
 //!
-//! What a client has asked for and does not read stays in memory. Short lines are bounded by the
-//! answers that are read ahead; long ones count here, with what is made of them, until the client has
-//! taken it. A replay of lines for which there are not enough bytes left waits, and keeps nothing meanwhile.
+//! What a client has asked for and does not read stays in memory. For short lines, the number of answers that are read
+//! ahead bounds that. Long lines count against this budget, with the events made of them, until the client has taken
+//! them. A replay of lines that exceed what is left of it waits, and holds nothing meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;

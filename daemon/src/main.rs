@@ -45,7 +45,7 @@ fn fail(why: &str, code: u8) -> ExitCode {
 
 #[expect(
     clippy::print_stderr,
-    reason = "why a program ends is for whoever started it"
+    reason = "the reason why a program ends is for who started it"
 )]
 fn print(text: &str) {
     eprintln!("betcode-daemon: {text}");

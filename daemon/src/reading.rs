@@ -22,10 +22,9 @@ use crate::status::from_store;
 
 /// A part of a session, read page by page in turn with others.
 ///
-/// A replay keeps the segment it is in decoded. Only so many do so at once; the others wait, and
-/// one whose client is slow ([`Pages::hand_to`]), or that rests itself ([`Pages::step_aside`]), gives
-/// its place away and decodes again later. A page is copied out of its segment, so that what waits
-/// for a client keeps no segment alive.
+/// A replay keeps the segment it is in decoded, and is *warm* then. Only a bounded number are warm at once. One whose
+/// client is slow ([`Pages::hand_to`]), or that pauses itself ([`Pages::step_aside`]), gives its slot to another and
+/// decodes again later. A page is copied out of its segment, so that what waits for a client keeps no segment alive.
 #[derive(Debug)]
 pub struct Pages {
     core: Arc<Core>,
@@ -35,7 +34,7 @@ pub struct Pages {
     /// Sequence to read next, and the last one wanted.
     next: u64,
     last: u64,
-    /// Away while a page is read, and while the client is slow or the replay rests.
+    /// `None` while a page is read, and while the client is slow or the replay pauses.
     warm: Option<Warm>,
 }
 
@@ -43,7 +42,7 @@ pub struct Pages {
 struct Warm {
     replay: Replay,
     pages: usize,
-    _place: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Pages {
@@ -96,7 +95,7 @@ impl Pages {
             if room.is_some() {
                 return Ok(Some(Page { messages, room }));
             }
-            // What waits keeps nothing: it is read again when there is room.
+            // While it waits it holds nothing: the lines are read again when there is room.
             drop(messages);
             self.step_aside();
             self.next = first;
@@ -121,7 +120,7 @@ impl Pages {
         let (mut warm, page) = self.core.blocking.read(read).await?;
         self.next = warm.replay.position().max(self.next);
         warm.pages += 1;
-        let others_wait = self.core.blocking.warm_places_left() == 0;
+        let others_wait = self.core.blocking.free_warm_slots() == 0;
         if self.next <= self.last && !(others_wait && warm.pages >= WARM_PAGES_MAX) {
             self.warm = Some(warm);
         }
@@ -133,7 +132,7 @@ impl Pages {
     }
 
     async fn warm_up(&self) -> Result<Warm> {
-        let _place = self.core.blocking.warm_place().await;
+        let _slot = self.core.blocking.warm_slot().await;
         let (store, id) = (self.core.store.clone(), self.session.clone());
         let range = ReadRange {
             to: Some(self.last),
@@ -151,11 +150,11 @@ impl Pages {
         Ok(Warm {
             replay,
             pages: 0,
-            _place,
+            _slot,
         })
     }
 
-    /// Hands an answer to a client; the place goes to somebody else when it takes long.
+    /// Hands an answer to a client. If that takes long, the slot goes to another replay.
     ///
     /// # Errors
     /// The client is gone.
@@ -165,18 +164,18 @@ impl Pages {
         answer: T,
     ) -> std::result::Result<(), Gone> {
         let slow = Duration::from_millis(SLOW_CLIENT_MS);
-        let place = match timeout(slow, answers.reserve()).await {
-            Ok(place) => place,
+        let slot = match timeout(slow, answers.reserve()).await {
+            Ok(slot) => slot,
             Err(_) => {
                 self.step_aside();
                 answers.reserve().await
             }
         };
-        place.map_err(|_| Gone)?.send(answer);
+        slot.map_err(|_| Gone)?.send(answer);
         Ok(())
     }
 
-    /// Gives the place to somebody else before a pause; the next page takes one again.
+    /// Gives the slot to another replay before a pause. The next page takes one again.
     pub fn step_aside(&mut self) {
         self.warm = None;
     }
@@ -188,12 +187,12 @@ impl Pages {
     }
 }
 
-/// Lines, and the room that the long ones among them have.
+/// Lines, and the room that was taken for the long ones among them.
 #[derive(Debug)]
 pub struct Page {
     /// The lines.
     pub messages: Vec<Message>,
-    /// To be kept as long as anything of them.
+    /// To be kept as long as the lines, or anything made of them.
     pub(crate) room: Option<LongLinePermit>,
 }
 
@@ -202,7 +201,7 @@ pub struct Page {
 pub enum ReadError {
     /// The store's answer.
     Store(StoreError),
-    /// Long lines wait for room, and whoever has it does not read.
+    /// There was no room for long lines, because the clients that have it do not read.
     NoRoom(Status),
 }
 
@@ -227,11 +226,11 @@ impl From<ReadError> for Status {
     }
 }
 
-/// The client has left: nobody to tell.
+/// The client has left, so it gets no answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Gone;
 
-/// The page in memory of its own.
+/// A copy of the page in memory of its own.
 fn detached(page: Vec<Message>) -> Vec<Message> {
     let mut bytes = BytesMut::with_capacity(page.iter().map(|m| m.payload.len()).sum());
     for message in &page {

@@ -1,8 +1,8 @@
-//! Putting it together: the store, the services, the transports; start, stop, reload.
+//! The daemon put together: the store, the services, the transports; start, stop, reload.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use betcode_schema_grpc::history::capacity_service_server::CapacityServiceServer;
 use betcode_schema_grpc::history::compaction_service_server::CompactionServiceServer;
@@ -12,24 +12,25 @@ use betcode_schema_grpc::v1::agent_service_server::AgentServiceServer;
 use betcode_schema_grpc::v1::bet_code_health_server::BetCodeHealthServer;
 use betcode_schema_grpc::v1::health_server::HealthServer;
 use betcode_schema_grpc::v1::version_service_server::VersionServiceServer;
-use betcode_service::process::resident_bytes;
+use betcode_service::connection::listen_hint;
+use betcode_service::process::{open_files_max, resident_bytes};
+use betcode_service::sync::lock;
 use betcode_storage::{SizeLimits, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::admission::Admission;
 use crate::agents::Agents;
 use crate::blocking::Blocking;
-use crate::core::{BackgroundCompaction, Core};
-use crate::health::{self, Health};
+use crate::core::Core;
+use crate::health::Health;
 use crate::hub::Hub;
-use crate::levels;
 use crate::limits;
 use crate::lock::{Lock, LockError};
+use crate::monitor::{self, Monitor};
 use crate::observe::{Metrics, ms, prometheus};
 use crate::services::agent::Agent;
 use crate::services::capacity::Capacity;
@@ -69,7 +70,7 @@ pub enum ServeError {
         source: StoreError,
     },
     /// A transport cannot be opened.
-    #[error("listen at {at}: {source}")]
+    #[error("listen at {at}: {source}{}", listen_hint(.source))]
     Listen {
         /// Where.
         at: String,
@@ -93,7 +94,7 @@ pub struct Daemon {
     draining: watch::Sender<bool>,
     routes: Routes,
     tunnel: Mutex<Option<Tunnel>>,
-    tell_tunnel: watch::Sender<TunnelState>,
+    tunnel_state: watch::Sender<TunnelState>,
     servers: JoinSet<Result<(), ServeError>>,
     certificates: Option<Arc<Tls>>,
     tcp: Option<SocketAddr>,
@@ -114,15 +115,13 @@ impl Daemon {
         let hub = Arc::new(Hub::new(settings.max_follower_buffer_bytes));
         let store = open(&settings, &hub).await?;
         let compaction = match settings.compaction {
-            true => Some(BackgroundCompaction(
-                store.start_compaction(settings.compaction_options())?,
-            )),
+            true => Some(store.start_compaction(settings.compaction_options())?),
             false => None,
         };
-        let (draining, drain) = watch::channel(false);
-        let (tell_health, health) = watch::channel(Health::default());
-        let (tell_levels, levels) = watch::channel(Vec::new());
-        let (tell_tunnel, tunnel) = watch::channel(TunnelState::Off);
+        let (draining, draining_receiver) = watch::channel(false);
+        let (health_sender, health) = watch::channel(Health::default());
+        let (levels_sender, levels) = watch::channel(Vec::new());
+        let (tunnel_state, tunnel) = watch::channel(TunnelState::Off);
         let core = Arc::new(Core {
             store,
             hub,
@@ -133,7 +132,7 @@ impl Daemon {
             health,
             levels,
             tunnel,
-            draining: drain,
+            draining: draining_receiver,
             base_bytes: resident_bytes().now,
             settings,
             compaction: Mutex::new(compaction),
@@ -144,31 +143,18 @@ impl Daemon {
         core.metrics
             .compaction_runs
             .observe(&runs.unwrap_or_default());
-        let mut prober = health::Prober::default();
-        let found = health::probe(&core, &mut prober, ms(limits::PROBE_MS_MAX)).await;
-        tell_health.send_modify(|health| found.apply_to(health));
         let (reporter, health_service) = tonic_health::server::health_reporter();
-        let serving = core.health.borrow().serving();
-        health::report(&reporter, serving).await;
-        let mut sampler = levels::Sampler::default();
-        sampler.sample_processor();
-        tell_levels.send_replace(sampler.sample(&core));
-        tokio::spawn(health::watch(
-            Arc::clone(&core),
-            tell_health,
-            tell_levels,
-            reporter,
-            prober,
-            sampler,
-        ));
-        tokio::spawn(watch_followed(Arc::clone(&core)));
+        let mut monitor = Monitor::new(health_sender, levels_sender, reporter);
+        monitor.begin(&core).await;
+        tokio::spawn(monitor.run(Arc::clone(&core)));
+        tokio::spawn(monitor::poll(Arc::clone(&core)));
         let routes = routes(&core)?.add_service(health_service);
         let mut daemon = Self {
             core,
             draining,
             routes,
             tunnel: Mutex::default(),
-            tell_tunnel,
+            tunnel_state,
             servers: JoinSet::new(),
             certificates: None,
             tcp: None,
@@ -183,9 +169,9 @@ impl Daemon {
 
     /// Opens the tunnel, or gives the one that is open the credentials as they are now.
     fn attach(&self) {
-        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tunnel = lock(&self.tunnel);
         match &*tunnel {
-            None => *tunnel = tunnel::attach(&self.core, &self.routes, &self.tell_tunnel),
+            None => *tunnel = tunnel::attach(&self.core, &self.routes, &self.tunnel_state),
             Some(open) => tunnel::renew(&self.core, open),
         }
     }
@@ -304,13 +290,13 @@ impl Daemon {
     }
 
     /// Stops: takes no new requests, answers those under way, lets what waits in the queue reach
-    /// the disk. After `max_drain_ms` whoever is still connected is cut off. Returns whether
-    /// nobody was.
+    /// the disk. After `max_drain_ms` the connections that are left are cut. Returns whether
+    /// there were none.
     pub async fn stop(mut self) -> bool {
         let _ = self.draining.send(true);
         if let Some(running) = self.core.compaction().take() {
             // Ends at its next step; it must not hold up the drain.
-            tokio::task::spawn_blocking(move || running.0.stop());
+            tokio::task::spawn_blocking(move || running.stop());
         }
         let all_done = async {
             while let Some(done) = self.servers.join_next().await {
@@ -320,8 +306,7 @@ impl Daemon {
             }
         };
         let drain_max = ms(self.core.settings.max_drain_ms);
-        let tunnel = self.tunnel.get_mut();
-        let tunnel = tunnel.unwrap_or_else(PoisonError::into_inner).take();
+        let tunnel = lock(&self.tunnel).take();
         let left = async {
             match tunnel {
                 Some(tunnel) => tunnel.stop(drain_max).await,
@@ -350,7 +335,7 @@ impl Daemon {
 async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> {
     let mut options = settings.store_options();
     let hub = Arc::clone(hub);
-    options.on_commit = Some(Arc::new(move |news| hub.publish(news)));
+    options.on_commit = Some(Arc::new(move |commit| hub.publish(commit)));
     let path = settings.db.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options)).await;
     let panicked = || StoreError::Closed {
@@ -362,8 +347,7 @@ async fn open(settings: &Settings, hub: &Arc<Hub>) -> Result<Store, ServeError> 
 /// As many connections as are wanted, within the files that the system lets us open: the store
 /// needs some of them.
 fn connections_max(wanted: usize) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.map_or(usize::MAX, |files| {
+    let files = open_files_max().map_or(usize::MAX, |files| {
         usize::try_from(files).unwrap_or(usize::MAX)
     });
     wanted.min(files.saturating_sub(limits::FILES_RESERVED).max(1))
@@ -407,27 +391,4 @@ fn routes(core: &Arc<Core>) -> Result<Routes, ServeError> {
         .add_service(BetCodeHealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
-}
-
-/// Looks now and then at what nobody announces: memory, and what another process appends to the
-/// sessions that are followed, or deletes.
-async fn watch_followed(core: Arc<Core>) {
-    let mut ticks = tokio::time::interval(ms(limits::FOLLOW_POLL_MS));
-    // A pause follows a pass over many sessions that took long, too.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = core.drained() => return,
-        }
-        core.admission.memory.observe(resident_bytes().now);
-        for id in core.hub.followed() {
-            let (store, session) = (core.store.clone(), id.clone());
-            match core.blocking.read(move || store.session(&session)).await {
-                Ok(session) => core.hub.note_session(&session),
-                Err(StoreError::SessionNotFound { .. }) => core.hub.deleted(&id),
-                Err(error) => tracing::warn!(%error, session = %id, "cannot look at a session"),
-            }
-        }
-    }
 }

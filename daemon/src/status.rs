@@ -1,20 +1,18 @@
-//! What went wrong, as a gRPC status: the one mapping from the store's errors.
+//! What went wrong, as a gRPC status: the one mapping from the store's errors, and the daemon's own.
 //!
-//! The message says what happened and what to try. Details: `ErrorInfo` with the kind as reason;
-//! with RESOURCE_EXHAUSTED a `QuotaFailure` that names the limit, and a `RetryInfo` when waiting
-//! helps by itself. The table stands in `docs/OPERATIONS.md`.
+//! [`StatusBuilder`] says what a status has. The table of reasons stands in `docs/OPERATIONS.md`.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use betcode_schema_grpc::history::Refused;
-pub(crate) use betcode_service::status::short;
-use betcode_service::status::{HINT, metadata};
+use betcode_service::status::{HINT, StatusBuilder};
+pub(crate) use betcode_service::status::{STATUS_TEXT_BYTES_MAX, short};
 use betcode_storage::{ErrorKind, StoreError};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::StatusExt;
 
-use crate::limits::{DRAINING_RETRY_MS, RETRY_MS, STATUS_TEXT_BYTES_MAX};
+use crate::limits::{RETRY_DRAINING_MS, RETRY_MS};
+use crate::observe::ms;
 
 /// Domain of the reasons in `ErrorInfo`.
 pub const DOMAIN: &str = "betcode.history";
@@ -85,9 +83,8 @@ fn message_of(error: &StoreError) -> String {
     }
 }
 
-/// A status that fits the headers that clients take.
-fn status(code: Code, message: String, details: ErrorDetails) -> Status {
-    Status::with_error_details(code, short(message, STATUS_TEXT_BYTES_MAX), details)
+fn error(code: Code, reason: &'static str, what: impl Into<String>) -> StatusBuilder {
+    StatusBuilder::new(DOMAIN, code, reason, what)
 }
 
 /// The status of a store's error.
@@ -98,21 +95,23 @@ pub fn from_store(error: &StoreError) -> Status {
         reason,
         retry_ms,
     } = mapping_of(error.kind());
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata(hint_of(error)));
+    let mut status = self::error(code, reason, error.to_string());
     if let Some(limit) = limit_of(error) {
-        let what = short(error.to_string(), STATUS_TEXT_BYTES_MAX);
-        details.add_quota_failure_violation(limit, what);
+        status = status.limit(limit);
+    }
+    if let Some(hint) = hint_of(error) {
+        status = status.hint(hint);
     }
     if retry_ms > 0 {
-        details.set_retry_info(Some(Duration::from_millis(retry_ms.into())));
+        status = status.retry_after(ms(retry_ms.into()));
     }
     if code == Code::Internal {
         tracing::error!(%error, "a request failed");
     }
-    status(code, message_of(error), details)
+    status.build()
 }
 
-/// The same for one batch of an append stream, which goes on.
+/// A store's error as the answer to one batch of an append stream, which goes on.
 #[must_use]
 pub fn refusal(error: &StoreError) -> Refused {
     let StatusMapping {
@@ -135,7 +134,7 @@ pub fn refusal(error: &StoreError) -> Refused {
     }
 }
 
-/// A status, for one batch of an append stream.
+/// A status as the answer to one batch of an append stream.
 #[must_use]
 pub fn refusal_of(status: &Status) -> Refused {
     let details = status.get_error_details();
@@ -166,8 +165,7 @@ pub fn refusal_of(status: &Status) -> Refused {
 /// A limit of the daemon itself was reached: which one, how far, and what to try.
 #[must_use]
 pub fn exhausted(limit: &'static str, used: u64, max: u64, hint: &str) -> Status {
-    let retry_after = Duration::from_millis(RETRY_MS.into());
-    exhausted_for(retry_after, limit, used, max, hint)
+    exhausted_for(ms(RETRY_MS.into()), limit, used, max, hint)
 }
 
 /// The same of a limit of which it is known when there is space again at the earliest.
@@ -179,20 +177,21 @@ pub fn exhausted_for(
     max: u64,
     hint: &str,
 ) -> Status {
-    let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, metadata(Some(hint)));
     let what = format!("{limit}: {used} of {max} in use");
-    details.add_quota_failure_violation(limit, what.clone());
-    details.set_retry_info(Some(retry_after));
-    Status::with_error_details(Code::ResourceExhausted, format!("{what}; {hint}"), details)
+    error(Code::ResourceExhausted, "OVERLOADED", what)
+        .limit(limit)
+        .hint(hint)
+        .retry_after(retry_after)
+        .build()
 }
 
 /// The daemon stops: what to do instead.
 #[must_use]
 pub fn draining() -> Status {
-    let mut details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
-    details.set_retry_info(Some(Duration::from_millis(DRAINING_RETRY_MS)));
     let message = "the daemon is stopping; connect again, and go on after the last sequence";
-    Status::with_error_details(Code::Unavailable, message, details)
+    error(Code::Unavailable, "DRAINING", message)
+        .retry_after(ms(RETRY_DRAINING_MS))
+        .build()
 }
 
 /// The call's deadline passed: what was answered is on disk, and nothing else of it.
@@ -202,26 +201,26 @@ pub fn deadline_exceeded() -> Status {
     with_reason(Code::DeadlineExceeded, "TIMEOUT", message)
 }
 
-/// An argument that cannot be right.
+/// An argument that is not valid.
 #[must_use]
 pub fn invalid(field: &'static str, why: impl Into<String>) -> Status {
-    let why = short(why.into(), STATUS_TEXT_BYTES_MAX);
-    let mut details = ErrorDetails::with_error_info("INVALID", DOMAIN, HashMap::new());
-    details.add_bad_request_violation(field, why.clone());
+    let why = why.into();
     let message = format!("{field} is not valid: {why}");
-    status(Code::InvalidArgument, message, details)
+    error(Code::InvalidArgument, "INVALID", message)
+        .field(field, &why)
+        .build()
 }
 
 /// An argument that is longer than it may be.
 #[must_use]
 pub fn too_long(field: &'static str, why: String) -> Status {
-    let mut details = ErrorDetails::with_error_info("INVALID", DOMAIN, HashMap::new());
-    details.add_bad_request_violation(field, why.clone());
     let message = format!("{field} is too long: {why}");
-    status(Code::OutOfRange, message, details)
+    error(Code::OutOfRange, "INVALID", message)
+        .field(field, &why)
+        .build()
 }
 
-/// What was asked for cannot be done as things stand, and waiting does not change them.
+/// The request cannot be carried out in the present state, and waiting does not change that.
 #[must_use]
 pub fn failed_precondition(reason: &'static str, message: impl Into<String>) -> Status {
     with_reason(Code::FailedPrecondition, reason, message)
@@ -230,9 +229,9 @@ pub fn failed_precondition(reason: &'static str, message: impl Into<String>) -> 
 /// A read that begins beyond the end of its session: with the last sequence there is.
 #[must_use]
 pub fn beyond_the_end(message: impl Into<String>, last_sequence: u64) -> Status {
-    let last = (LAST_SEQUENCE.to_owned(), last_sequence.to_string());
-    let details = ErrorDetails::with_error_info("OUT_OF_RANGE", DOMAIN, HashMap::from([last]));
-    status(Code::OutOfRange, message.into(), details)
+    error(Code::OutOfRange, "OUT_OF_RANGE", message)
+        .metadata(LAST_SEQUENCE, last_sequence.to_string())
+        .build()
 }
 
 /// What was asked for is larger than it may be.
@@ -241,7 +240,7 @@ pub fn out_of_range(message: impl Into<String>) -> Status {
     with_reason(Code::OutOfRange, "OUT_OF_RANGE", message)
 }
 
-/// A bug of ours.
+/// A bug of the daemon.
 #[must_use]
 pub fn internal(message: impl Into<String>) -> Status {
     with_reason(Code::Internal, "INTERNAL", message)
@@ -250,18 +249,17 @@ pub fn internal(message: impl Into<String>) -> Status {
 /// A status with a reason for programs, and no more details.
 #[must_use]
 pub fn with_reason(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    status(code, message.into(), details)
+    error(code, reason, message).build()
 }
 
-/// What is stored is damaged, and something was left undone for it.
+/// What is stored is damaged, so something was not done.
 #[must_use]
 pub fn damaged(why: &str) -> Status {
     let message = format!("{why}; run `betcode-db verify` to see how far it goes");
     with_reason(Code::DataLoss, "DAMAGED", message)
 }
 
-/// Nobody can talk in a session that is being deleted.
+/// The session is being deleted, so there can be no conversation in it.
 #[must_use]
 pub fn being_deleted() -> Status {
     failed_precondition("CLOSED", "the session is being deleted")

@@ -86,13 +86,13 @@ async fn a_failed_run_of_compaction_is_in_the_metrics_and_so_are_the_stores_figu
     assert_eq!(metric(degraded).await, Some(0.0));
 
     let core = served.daemon.core();
-    core.compaction().as_ref().unwrap().0.pause();
+    core.compaction().as_ref().unwrap().pause();
     appender.send(batch("bad", &["one", "two"])).await.unwrap();
     let store = rusqlite::Connection::open(&served.settings.db).unwrap();
     let flip = "UPDATE hot_messages SET payload = x'00' WHERE message_key & 4294967295 = 2";
     assert_eq!(store.execute(flip, ()).unwrap(), 1);
     drop(store);
-    core.compaction().as_ref().unwrap().0.resume();
+    core.compaction().as_ref().unwrap().resume();
     eventually(async || metric(degraded).await == Some(1.0)).await;
     let metrics = scrape(&served).await;
     assert!(sample(&metrics, failed) > Some(0.0), "{metrics}");

@@ -235,7 +235,10 @@ async fn capacity_is_told_now_and_as_it_changes() {
 #[tokio::test]
 async fn every_level_is_known_as_soon_as_the_daemon_serves() {
     let served = serve(&[]).await;
-    let levels = served.daemon.core().levels.borrow().clone();
+    let mut client = CapacityServiceClient::new(served.channel().await);
+    let request = proto::WatchLevelsRequest {};
+    let mut levels = client.watch_levels(request).await.unwrap().into_inner();
+    let levels = within(levels.message()).await.unwrap().unwrap().levels;
     let names: Vec<_> = levels.iter().map(|level| level.resource.as_str()).collect();
     assert_eq!(names, ["sessions", "memory", "cpu", "sqlite_size", "disk"]);
     let processor = &levels[2];

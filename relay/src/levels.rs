@@ -1,10 +1,11 @@
 //! How near its limits the relay is: sampled, judged by the evaluation that all programs share,
-//! told to the log when it changes and to the metrics when they are asked for.
+//! written to the log when it changes, and to the metrics when they are asked for.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use betcode_service::process::CpuSampler;
+use betcode_service::sync::lock;
 use betcode_storage::capacity::levels::{LevelTracker, Metric, level_of};
 use betcode_storage::capacity::planner::MetricSample;
 
@@ -100,8 +101,7 @@ fn used_now(metric: Metric, gauges: &Gauges) -> Option<(u64, u64)> {
 impl Levels {
     /// Takes a sample of everything, and logs what changed. `calls` are those so far.
     pub fn sample(&self, gauges: &Gauges, calls: u64) {
-        // Plain data, valid after every statement.
-        let mut sampler = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sampler = lock(&self.0);
         let cpu = sampler.cpu.sample();
         sampler.rate.sample(Instant::now(), calls);
         sampler.samples.clear();
@@ -135,7 +135,7 @@ impl Levels {
     /// The levels of what there is now, but for the processor's, which is the last sample's.
     #[must_use]
     pub fn now(&self, gauges: &Gauges) -> Vec<MetricSample> {
-        let sampler = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sampler = lock(&self.0);
         let now = sampler.samples.iter().map(|sample| {
             let Some((used, limit)) = used_now(sample.metric, gauges) else {
                 return *sample;
@@ -155,7 +155,7 @@ impl Levels {
     /// Calls a second, as last sampled.
     #[must_use]
     pub fn call_rate(&self) -> CallRate {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).rate
+        lock(&self.0).rate
     }
 }
 

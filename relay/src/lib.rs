@@ -4,11 +4,15 @@
 //! it were there. The relay passes calls of any service through, keeps those that may wait for a
 //! daemon that is away, and knows nothing of what they say.
 //!
-//! # Modules
+//! [`Relay`] puts the modules together:
 //!
-//! [`server`] takes connections; `router` takes calls; [`tunnel`] holds the connections that
-//! daemons dialled; [`auth`] knows who may what; [`registry`] who holds which machine; [`limits`]
-//! holds every bound.
+//! * [`server`] accepts connections, of clients (`preface`, [`unauthenticated`]) and of daemons; [`tls`] is for both;
+//! * [`Router`] answers clients' calls; [`relay_services`] are those that the relay answers itself;
+//! * [`tunnel`] holds the connections that daemons dialled; [`registry`] numbers them; [`enrol`] certifies machines;
+//! * [`buffer`] keeps requests for daemons that are away, and delivers them;
+//! * [`auth`] decides who may do what; `revocation` puts a changed list of revocations in force;
+//! * [`settings`], [`limits`], [`open_files`]: what can be set, the bounds, and how many files there are for connections;
+//! * [`metrics`], [`levels`], [`plan`], [`budget`]: what operators see, beside the capacity plan.
 
 pub mod auth;
 pub mod budget;
@@ -18,11 +22,11 @@ pub mod levels;
 pub mod limits;
 pub mod metrics;
 pub mod open_files;
-pub mod own;
 pub mod plan;
 mod preface;
 pub mod registry;
 mod relay;
+pub mod relay_services;
 mod revocation;
 mod router;
 pub mod server;

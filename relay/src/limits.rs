@@ -4,7 +4,7 @@
 
 /// The most that tunnels, clients and calls may be set to: more than any machine can hold, and
 /// less than what they are counted with can count.
-pub const PLACES_MAX_CEILING: usize = 10_000_000;
+pub const SLOTS_MAX_CEILING: usize = 10_000_000;
 /// Tunnels that one relay holds: the plan's measure of an instance.
 pub const TUNNELS_MAX_DEFAULT: usize = 10_000;
 /// Client connections that one relay holds: the plan's measure of an instance.
@@ -43,7 +43,7 @@ pub const KEEPALIVE_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// How long a connection may take for TLS and greeting.
 pub const GREETING_MS_MAX: u64 = 10_000;
 /// Client connections of one address of which no caller is known yet: without such a bound, whoever
-/// has no token could take all places.
+/// has no token could take all slots.
 pub const CLIENTS_UNKNOWN_PER_ADDRESS_MAX: usize = 1_024;
 /// On a small relay, one address may hold at most 1/N of `clients_max` without a token.
 pub const CLIENTS_UNKNOWN_SHARE: usize = 4;
@@ -152,9 +152,9 @@ pub const CERTIFICATE_BACKDATE_S: u64 = 3600;
 /// How often files that a command may have changed are checked.
 pub const STATE_POLL_MS: u64 = 250;
 
-/// Open files besides tunnels and clients: the buffer's database, listeners, certificates being
+/// Open files that tunnels and clients leave for others: the buffer's database, listeners, certificates being
 /// read, connections that are being greeted or turned away.
-pub const FILES_BESIDE: usize = 256;
+pub const FILES_RESERVED: usize = 256;
 /// How often the relay measures how near it is to its limits.
 pub const LEVELS_SAMPLE_MS: u64 = betcode_storage::capacity::levels::CPU_SAMPLE_INTERVAL_MS;
 
@@ -173,8 +173,8 @@ pub const ACCEPT_PAUSE_MS: u64 = 50;
 /// counts as one that would never end, and is ended.
 pub const DRAIN_QUIET_MS: u64 = 2_000;
 /// How long before the end of its drain a relay ends the calls that are still under way, so that
-/// callers are told.
-pub const DRAIN_LAST_WORDS_MS: u64 = 500;
+/// callers get a status.
+pub const DRAIN_CANCEL_LEAD_MS: u64 = 500;
 /// How long the relay may take to stop.
 pub const DRAIN_MS_MAX_DEFAULT: u64 = 30_000;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use betcode_schema_tunnel::RelayRouting;
-use betcode_service::histogram::Histogram as Times;
+use betcode_service::histogram::Histogram;
 use betcode_service::io_bytes::IoBytes;
 use betcode_storage::capacity::planner::MetricSample;
 use betcode_storage::capacity::planner::latency::Stage;
@@ -31,14 +31,14 @@ const CODES: usize = 17;
 /// The relay's counters.
 #[derive(Default)]
 pub struct Metrics {
-    /// Calls that the relay answered itself, by code; 0 is a call passed on.
+    /// Calls that the relay answered itself, by code; under 0 those that it passed on.
     answered: [AtomicU64; CODES],
-    routing: Histogram,
+    routing: Buckets,
     /// The same times, finely enough for quantiles.
-    routing_times: Times,
+    routing_times: Histogram,
     /// Bytes of all tunnels.
     tunnel_bytes: Arc<IoBytes>,
-    answers: Histogram,
+    answers: Buckets,
     tunnels_opened: AtomicU64,
     tunnels_refused: AtomicU64,
     buffered: AtomicU64,
@@ -47,14 +47,14 @@ pub struct Metrics {
     expired: AtomicU64,
 }
 
-/// Times, counted by size.
+/// Times in the buckets of a Prometheus histogram.
 #[derive(Default)]
-struct Histogram {
+struct Buckets {
     times: [AtomicU64; TIMES_S.len() + 1],
     sum_us: AtomicU64,
 }
 
-/// What is measured when it is asked for.
+/// What is measured at the moment at which it is read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gauges {
     /// Open tunnels.
@@ -85,7 +85,7 @@ pub struct Gauges {
     pub resident_bytes: u64,
     /// The most that it ever was.
     pub resident_bytes_max: u64,
-    /// What it was before anybody came: what the plan calls the base.
+    /// What it was before anybody was connected: what the plan calls the base.
     pub base_bytes: u64,
     /// Memory that the plan gives a relay with as many tunnels, clients and waiting requests as there are.
     pub planned_bytes: u64,
@@ -101,7 +101,7 @@ impl Metrics {
     }
 
     /// How long the relay took to hand calls over to their tunnels.
-    pub(crate) fn routing_times(&self) -> &Times {
+    pub(crate) fn routing_times(&self) -> &Histogram {
         &self.routing_times
     }
 
@@ -203,9 +203,7 @@ impl Metrics {
         self.answers.render(&mut text, name, help);
         text
     }
-}
 
-impl Metrics {
     fn counters(&self) -> [(&'static str, &'static str, &AtomicU64); 6] {
         [
             (
@@ -307,7 +305,7 @@ impl Gauges {
     }
 }
 
-impl Histogram {
+impl Buckets {
     fn count(&self, time: Duration) {
         let time_s = time.as_secs_f64();
         let at = TIMES_S.partition_point(|bound| *bound < time_s);
@@ -384,7 +382,7 @@ pub(crate) async fn serve(
             () = stop.cancelled() => return,
         };
         match accepted {
-            // One after the other: there is one reader, and it is quick or cut off.
+            // One after the other: there is one reader, and a slow one is cut off.
             Ok((stream, _)) => {
                 let within = Duration::from_millis(limits::METRICS_MS_MAX);
                 let _ = tokio::time::timeout(within, answer(stream, &render())).await;
@@ -397,7 +395,7 @@ pub(crate) async fn serve(
 }
 
 async fn answer(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
-    // The request's end is awaited, its content is not of interest: there is one thing to get.
+    // The request is read to the end of its head. What it asks for does not matter: there is one page.
     let mut request = [0; limits::METRICS_REQUEST_BYTES_MAX];
     let mut bytes = 0;
     while !request[..bytes].windows(4).any(|end| end == b"\r\n\r\n") && bytes < request.len() {

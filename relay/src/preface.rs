@@ -1,22 +1,25 @@
 //! The first bytes of an HTTP/2 client, awaited before anything is set up for it.
 //!
-//! A peer that connects and then says nothing, or drips, costs a socket for seconds instead of an
-//! HTTP/2 connection for as long as it likes.
+//! A peer that connects and sends nothing, or only a few bytes, costs a socket for some seconds, and not an HTTP/2
+//! connection for as long as it likes.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use betcode_service::connection::{Connection, Hook};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-/// What every HTTP/2 client says first.
+/// What every HTTP/2 client sends first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection whose preface was read, and is read once more by whoever takes it from here.
-pub(crate) struct Prefaced<S> {
-    stream: S,
-    /// Bytes of the preface that were given out again.
-    given: usize,
+/// A connection whose preface was read, and is read once more by who takes it from here.
+pub(crate) type Prefaced<S> = Connection<S, Preface>;
+
+/// Gives the preface out again before the rest of the connection.
+#[derive(Default)]
+pub(crate) struct Preface {
+    bytes_given: usize,
 }
 
 /// Reads the preface.
@@ -24,58 +27,29 @@ pub(crate) struct Prefaced<S> {
 /// # Errors
 /// When the connection breaks, or is not HTTP/2.
 pub(crate) async fn read<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<Prefaced<S>> {
-    let mut said = [0; PREFACE.len()];
-    stream.read_exact(&mut said).await?;
-    if said != *PREFACE {
+    let mut received = [0; PREFACE.len()];
+    stream.read_exact(&mut received).await?;
+    if received != *PREFACE {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not HTTP/2"));
     }
-    Ok(Prefaced { stream, given: 0 })
+    Ok(Connection::new(stream, Preface::default()))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Prefaced<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+impl Hook for Preface {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let rest = &PREFACE[self.given..];
+        let rest = &PREFACE[self.bytes_given..];
         if rest.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+            return Pin::new(stream).poll_read(context, buffer);
         }
-        let take = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..take]);
-        self.given += take;
+        let bytes = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..bytes]);
+        self.bytes_given += bytes;
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefaced<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::sync::lock;
 use betcode_storage::Clock;
 
 /// What a registry's operations return: they may have to ask other machines.
@@ -66,9 +67,8 @@ impl EmbeddedRegistry {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 }
 

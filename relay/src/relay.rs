@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
+use betcode_service::connection::listen_hint;
 use betcode_service::{private_file, process};
 use betcode_storage::{StoreError, SystemClock};
 use tokio::net::TcpListener;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{
-    LiveTokens, Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier,
+    ActiveTokens, Rate, RateLimiter, Revocations, StateError, StateFolder, TokenVerifier,
 };
 use crate::budget::{self, Budget, BudgetSocket};
 use crate::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
@@ -26,15 +27,15 @@ use crate::enrol::Enrol;
 use crate::levels::Levels;
 use crate::limits;
 use crate::metrics::{self, Gauges, Metrics};
-use crate::own::RelayServices;
 use crate::plan::{self, Load};
 use crate::registry::EmbeddedRegistry;
+use crate::relay_services::RelayServices;
 use crate::revocation::RevocationList;
 use crate::router::{Access, Gate, Intake, Router};
 use crate::server::Listeners;
 use crate::settings::Settings;
 use crate::tls::{Tls, TlsError};
-use crate::tunnel::{Accept, Keepalive, Table};
+use crate::tunnel::{Acceptor, Keepalive, Table};
 use crate::unauthenticated::UnauthenticatedConnections;
 
 /// A relay that serves.
@@ -43,11 +44,11 @@ pub struct Relay {
     listeners: Listeners,
     buffer: Arc<dyn Buffer>,
     table: Arc<Table>,
-    own: RelayServices,
+    services: RelayServices,
     metrics: Arc<Metrics>,
     levels: Arc<Levels>,
-    in_force: Arc<RevocationList>,
-    /// Memory in RAM when everything was open and nobody had come.
+    revocations: Arc<RevocationList>,
+    /// Memory in RAM when everything was open and nobody was connected.
     base_bytes: u64,
     client_address: SocketAddr,
     tunnel_address: SocketAddr,
@@ -77,7 +78,7 @@ pub enum StartError {
     #[error("the buffer: {0}")]
     Buffer(#[from] StoreError),
     /// An address that cannot be listened on.
-    #[error("listen on {address}: {source}")]
+    #[error("listen on {address}: {source}{}", listen_hint(.source))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -101,19 +102,19 @@ impl Relay {
         let verifier = TokenVerifier::new(&state.read_token_public_key()?);
         let buffer = open_buffer(&settings, &state).await?;
         let table = Arc::new(Table::default());
-        let live = Arc::new(LiveTokens::default());
-        let in_force = RevocationList::load(state.clone(), table.clone(), live.clone())?;
+        let live = Arc::new(ActiveTokens::default());
+        let revocations = RevocationList::load(state.clone(), table.clone(), live.clone())?;
         let metrics = Arc::new(Metrics::default());
-        let own = RelayServices::new(settings.reflection, table.clone()).await;
+        let services = RelayServices::new(settings.reflection, table.clone()).await;
         let shared = Shared {
             table,
             buffer,
             live,
-            revoked: in_force.revoked().clone(),
+            revoked: revocations.revoked().clone(),
             metrics,
             stop: CancellationToken::new(),
         };
-        let router = shared.router(&settings, verifier, &own);
+        let router = shared.router(&settings, verifier, &services);
         let accept = shared.accept(&settings);
         let clients = listen(settings.client_listen).await?;
         let tunnels = listen(settings.tunnel_listen).await?;
@@ -124,7 +125,7 @@ impl Relay {
             tunnel_tls: tls.clone().filter(|_| !settings.tunnel_plaintext),
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
             keepalive: keepalive(&settings),
-            client_places: Arc::new(Semaphore::new(settings.clients_max)),
+            client_slots: Arc::new(Semaphore::new(settings.clients_max)),
             unauthenticated: UnauthenticatedConnections::among(settings.clients_max),
             stop: shared.stop.clone(),
             connections: TaskTracker::new(),
@@ -136,10 +137,10 @@ impl Relay {
             listeners: listeners.clone(),
             buffer: shared.buffer,
             table: shared.table,
-            own,
+            services,
             metrics: shared.metrics,
             levels: Arc::default(),
-            in_force: Arc::new(in_force),
+            revocations: Arc::new(revocations),
             base_bytes: process::resident_bytes().now,
             settings,
             _lock: lock,
@@ -150,7 +151,7 @@ impl Relay {
         tokio::spawn(listeners.serve_tunnels(tunnels));
         relay.spawn_levels();
         relay.spawn_sweeper();
-        relay.spawn_watch();
+        relay.spawn_revocation_watch();
         Ok(relay)
     }
 
@@ -186,7 +187,7 @@ impl Relay {
                 tracing::error!(%error, "certificates not reloaded: those in use stay in use");
             }
         }
-        if let Err(error) = self.in_force.refresh() {
+        if let Err(error) = self.revocations.refresh() {
             tracing::error!(%error, "revocations not reloaded");
         }
         tracing::info!("reloaded");
@@ -197,11 +198,11 @@ impl Relay {
     /// callers get trailers from the relay. Whether everything finished by itself.
     pub async fn drain(self) -> bool {
         let within = Duration::from_millis(self.settings.drain_ms_max);
-        let last_words = Duration::from_millis(limits::DRAIN_LAST_WORDS_MS).min(within / 2);
+        let cancel_lead = Duration::from_millis(limits::DRAIN_CANCEL_LEAD_MS).min(within / 2);
         let until = Instant::now() + within;
-        let grace = within - last_words;
-        let cut_at = until - last_words;
-        self.own.stop().await;
+        let grace = within - cancel_lead;
+        let cut_at = until - cancel_lead;
+        self.services.stop().await;
         self.listeners
             .accept
             .draining
@@ -211,13 +212,13 @@ impl Relay {
             .table
             .all()
             .into_iter()
-            .map(|link| tokio::spawn(async move { link.go_away(GoAway::Drain, grace).await }))
+            .map(|tunnel| tokio::spawn(async move { tunnel.go_away(GoAway::Drain, grace).await }))
             .collect();
         self.listeners.stop.cancel();
         self.listeners.connections.close();
         let finished = async {
-            for link in leaving {
-                let _ = link.await;
+            for task in leaving {
+                let _ = task.await;
             }
             self.listeners.connections.wait().await;
         };
@@ -228,9 +229,9 @@ impl Relay {
         {
             return true;
         }
-        // Those too that were being left before, with more time.
-        for link in self.table.connections() {
-            link.cut();
+        // Tunnels too that were left before the stop, with more time.
+        for tunnel in self.table.connections() {
+            tunnel.cut();
         }
         let _ = tokio::time::timeout_at(until.into(), finished).await;
         false
@@ -253,7 +254,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Lets an operator's command ask how busy the relay is. Without that it serves all the same.
+    /// Answers an operator's command that asks how busy the relay is. The relay serves also without that.
     fn spawn_budget(&self, path: PathBuf) {
         let socket = match BudgetSocket::bind(path) {
             Ok(socket) => socket,
@@ -271,7 +272,7 @@ impl Relay {
         tokio::spawn(budget::serve(socket, Arc::new(budget), stop));
     }
 
-    /// What is measured, at any moment.
+    /// Measures the gauges when it is called.
     fn gauges(&self) -> impl Fn() -> Gauges + Send + Sync + use<> {
         let (table, buffer, listeners) = (
             self.table.clone(),
@@ -282,7 +283,7 @@ impl Relay {
         move || {
             let (waiting, resident) = (buffer.counts(), process::resident_bytes());
             let tunnels = table.len();
-            let clients = settings.clients_max - listeners.client_places.available_permits();
+            let clients = settings.clients_max - listeners.client_slots.available_permits();
             Gauges {
                 tunnels,
                 tunnels_max: settings.tunnels_max,
@@ -349,14 +350,13 @@ impl Relay {
     }
 
     /// Takes revocations up as soon as a command has written them.
-    fn spawn_watch(&self) {
-        let (in_force, stop) = (self.in_force.clone(), self.listeners.stop.clone());
+    fn spawn_revocation_watch(&self) {
+        let (revocations, stop) = (self.revocations.clone(), self.listeners.stop.clone());
         tokio::spawn(async move {
             while !stop.is_cancelled() {
-                let in_force = in_force.clone();
-                // Files are read where waiting for a disk is allowed.
-                let looked = tokio::task::spawn_blocking(move || in_force.refresh_if_written());
-                if let Ok(Err(error)) = looked.await {
+                let revocations = revocations.clone();
+                let reading = tokio::task::spawn_blocking(move || revocations.refresh_if_written());
+                if let Ok(Err(error)) = reading.await {
                     tracing::error!(
                         %error,
                         "revocations not read: those read before stay in force; correct the file, \
@@ -376,14 +376,19 @@ impl Relay {
 struct Shared {
     table: Arc<Table>,
     buffer: Arc<dyn Buffer>,
-    live: Arc<LiveTokens>,
+    live: Arc<ActiveTokens>,
     revoked: Arc<RwLock<Revocations>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
 impl Shared {
-    fn router(&self, settings: &Settings, verifier: TokenVerifier, own: &RelayServices) -> Router {
+    fn router(
+        &self,
+        settings: &Settings,
+        verifier: TokenVerifier,
+        services: &RelayServices,
+    ) -> Router {
         let rate = |per_s, burst| Rate { per_s, burst };
         let of_user = rate(settings.user_calls_per_s, settings.user_calls_burst);
         let of_address = rate(settings.address_calls_per_s, settings.address_calls_burst);
@@ -403,13 +408,13 @@ impl Shared {
             message_bytes_max: settings.message_bytes_max,
             trusted_proxies: settings.trusted_proxies.clone(),
             metrics: self.metrics.clone(),
-            own: own.routes(),
+            services: services.routes(),
             stop: self.stop.clone(),
         }
     }
 
-    fn accept(&self, settings: &Settings) -> Accept {
-        Accept {
+    fn accept(&self, settings: &Settings) -> Acceptor {
+        Acceptor {
             relay_id: settings.relay_id.clone(),
             table: self.table.clone(),
             registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
@@ -422,7 +427,7 @@ impl Shared {
             revoked: self.revoked.clone(),
             metrics: self.metrics.clone(),
             keepalive: keepalive(settings),
-            places: Arc::new(Semaphore::new(settings.tunnels_max)),
+            slots: Arc::new(Semaphore::new(settings.tunnels_max)),
             go_away_grace: Duration::from_millis(settings.go_away_grace_ms),
             draining: false.into(),
         }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
 use betcode_schema_tunnel::metadata::GoAway;
+use betcode_service::sync::{lock, write};
 
-use crate::auth::{LiveTokens, Revocations, StateError, StateFolder};
+use crate::auth::{ActiveTokens, Revocations, StateError, StateFolder};
 use crate::tunnel::Table;
 
 /// The list in force, and what was admitted under earlier ones.
@@ -14,7 +15,7 @@ pub(crate) struct RevocationList {
     state: StateFolder,
     current: Arc<RwLock<Revocations>>,
     table: Arc<Table>,
-    live: Arc<LiveTokens>,
+    live: Arc<ActiveTokens>,
     /// Held while a list is read and put in force, so that an older one never follows a newer.
     turn: Mutex<()>,
     watched: Mutex<Watched>,
@@ -42,7 +43,7 @@ impl RevocationList {
     pub(crate) fn load(
         state: StateFolder,
         table: Arc<Table>,
-        live: Arc<LiveTokens>,
+        live: Arc<ActiveTokens>,
     ) -> Result<Self, StateError> {
         let current = Arc::new(RwLock::new(read(&state)?));
         Ok(Self {
@@ -70,8 +71,7 @@ impl RevocationList {
     /// # Errors
     /// When it cannot be read. The same failure of the same writing is an error once.
     pub(crate) fn refresh_if_written(&self) -> Result<(), StateError> {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let mut watched = self.watched.lock().unwrap_or_else(|e| e.into_inner());
+        let mut watched = lock(&self.watched);
         let now = self.written();
         if now == watched.seen {
             return Ok(());
@@ -100,15 +100,14 @@ impl RevocationList {
     /// # Errors
     /// When it cannot be read; the old one stays in force then.
     pub(crate) fn refresh(&self) -> Result<(), StateError> {
-        // No code panics while it holds a lock, so a poisoned one is still whole.
-        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        let _turn = lock(&self.turn);
         let new = read(&self.state)?;
         // The list first: who is admitted from here on has met it, all others are found below.
-        *self.current.write().unwrap_or_else(|e| e.into_inner()) = new.clone();
+        *write(&self.current) = new.clone();
         self.live.end_revoked(&new);
-        for link in self.table.connections() {
-            if new.covers_link(link.machine(), link.certificate_issued_s()) {
-                tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
+        for tunnel in self.table.connections() {
+            if new.covers_tunnel(tunnel.machine(), tunnel.certificate_issued_s()) {
+                tokio::spawn(async move { tunnel.go_away(GoAway::Revoked, Duration::ZERO).await });
             }
         }
         Ok(())
@@ -128,21 +127,22 @@ mod tests {
     fn a_list_that_cannot_be_read_is_said_once_and_read_when_it_can_be() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let in_force = RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
-        in_force.refresh_if_written().unwrap();
+        let revocations =
+            RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        revocations.refresh_if_written().unwrap();
         std::fs::write(state.revoked(), "no JSON").unwrap();
-        in_force.refresh_if_written().unwrap_err();
-        in_force.refresh_if_written().unwrap();
+        revocations.refresh_if_written().unwrap_err();
+        revocations.refresh_if_written().unwrap();
         // Written again, it is said again.
         std::fs::write(state.revoked(), "still no JSON").unwrap();
-        in_force.refresh_if_written().unwrap_err();
+        revocations.refresh_if_written().unwrap_err();
         std::fs::remove_file(state.revoked()).unwrap();
         let revoke = |revoked: &mut Revocations| {
             revoked.users.insert("ann".to_owned(), 1);
         };
         Revocations::change(&state.revoked(), 0, revoke).unwrap();
-        in_force.refresh_if_written().unwrap();
-        let revoked = in_force.revoked().read().unwrap();
+        revocations.refresh_if_written().unwrap();
+        let revoked = revocations.revoked().read().unwrap();
         assert!(revoked.users.contains_key("ann"));
     }
 
@@ -150,7 +150,8 @@ mod tests {
     fn two_writings_within_one_tick_of_the_clock_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::at(folder.path());
-        let in_force = RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
+        let revocations =
+            RevocationList::load(state.clone(), Arc::default(), Arc::default()).unwrap();
         let write = |user: &str| {
             let path = state.revoked();
             let revoke = |revoked: &mut Revocations| {
@@ -159,7 +160,7 @@ mod tests {
             Revocations::change(&path, 0, revoke).unwrap();
             let file = std::fs::File::options().write(true).open(&path).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-            in_force.written()
+            revocations.written()
         };
         assert_ne!(write("ann"), write("bob"));
     }

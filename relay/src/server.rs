@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX, ReadAhead};
-use betcode_service::io_bytes::Counted;
+use betcode_schema_tunnel::{ENROLMENT_ALPN, FRAME_BYTES_MAX};
+use betcode_service::io_bytes::counted;
+use betcode_service::read_ahead::read_ahead;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,16 +23,16 @@ use crate::limits;
 use crate::preface;
 use crate::router::Router;
 use crate::tls::Tls;
-use crate::tunnel::{Accept, AcceptError, Identity, Keepalive};
+use crate::tunnel::{AcceptError, Acceptor, Identity, Keepalive};
 use crate::unauthenticated::{ConnectionAuth, UnauthenticatedConnections};
 
 /// What both listeners share.
 #[derive(Clone)]
 pub struct Listeners {
-    /// Calls' way.
+    /// Answers clients' calls.
     pub router: Arc<Router>,
-    /// Tunnels' way.
-    pub accept: Arc<Accept>,
+    /// Opens daemons' tunnels.
+    pub accept: Arc<Acceptor>,
     /// TLS with clients; `None` only on loopback.
     pub client_tls: Option<Arc<Tls>>,
     /// TLS with daemons; `None` only on loopback.
@@ -40,9 +41,9 @@ pub struct Listeners {
     pub enrol: Option<Arc<Enrol>>,
     /// How client connections are kept alive.
     pub keepalive: Keepalive,
-    /// Places for client connections.
-    pub client_places: Arc<Semaphore>,
-    /// Client connections of which no caller is known yet.
+    /// Slots for client connections.
+    pub client_slots: Arc<Semaphore>,
+    /// Client connections that have shown no token yet.
     pub unauthenticated: Arc<UnauthenticatedConnections>,
     /// Cancelled when the relay stops: connections finish their calls.
     pub stop: CancellationToken,
@@ -54,27 +55,27 @@ impl Listeners {
     /// Serves clients until the relay stops.
     pub async fn serve_clients(self, listener: TcpListener) {
         while let Some((stream, address)) = self.next(&listener).await {
-            // Over the limit the connection is closed: the client sees it and goes elsewhere.
-            let Ok(place) = self.client_places.clone().try_acquire_owned() else {
+            // Over the limit the connection is closed, and the client may try another relay.
+            let Ok(slot) = self.client_slots.clone().try_acquire_owned() else {
                 tracing::warn!(%address, "client refused: as many connections as there may be");
                 continue;
             };
-            let met = match self.router.trusts(address.ip()) {
+            let auth = match self.router.trusts(address.ip()) {
                 true => Some(ConnectionAuth::of_proxy()),
                 false => self.unauthenticated.admit(address.ip()),
             };
-            let Some(met) = met else {
+            let Some(auth) = auth else {
                 tracing::warn!(%address, "client refused: too many of this address without a token");
                 continue;
             };
             let listeners = self.clone();
             self.connections.spawn(async move {
-                let _place = place;
+                let _slot = slot;
                 match &listeners.client_tls {
-                    None => listeners.serve_client(stream, address.ip(), met).await,
+                    None => listeners.serve_client(stream, address.ip(), auth).await,
                     Some(tls) => {
-                        match in_time(tls.for_clients().accept(ReadAhead::new(stream))).await {
-                            Ok(stream) => listeners.serve_client(stream, address.ip(), met).await,
+                        match in_time(tls.for_clients().accept(read_ahead(stream))).await {
+                            Ok(stream) => listeners.serve_client(stream, address.ip(), auth).await,
                             Err(error) => tracing::debug!(%address, %error, "no TLS with a client"),
                         }
                     }
@@ -85,19 +86,19 @@ impl Listeners {
 
     /// Serves daemons until the relay stops.
     pub async fn serve_tunnels(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(limits::GREETINGS_MAX));
+        let slots = Arc::new(Semaphore::new(limits::GREETINGS_MAX));
         while let Some((stream, address)) = self.next(&listener).await {
             if let Err(refused) = self.router.admit_tunnel(address.ip()) {
                 tracing::info!(%address, why = refused.message(), "no tunnel");
                 continue;
             }
-            let Ok(place) = places.clone().try_acquire_owned() else {
+            let Ok(slot) = slots.clone().try_acquire_owned() else {
                 tracing::warn!(%address, "tunnel refused: too many greetings at once");
                 continue;
             };
             let listeners = self.clone();
             self.connections.spawn(async move {
-                let _place = place;
+                let _slot = slot;
                 if let Err(error) = listeners.serve_tunnel(stream).await {
                     tracing::info!(%address, %error, "no tunnel");
                 }
@@ -106,12 +107,12 @@ impl Listeners {
     }
 
     async fn serve_tunnel(&self, stream: TcpStream) -> Result<(), AcceptError> {
-        let stream = Counted::new(stream, self.router.metrics.tunnel_bytes());
+        let stream = counted(stream, self.router.metrics.tunnel_bytes());
         let Some(tls) = &self.tunnel_tls else {
             let identity = Identity::AnyOnLoopback;
             return self.accept.accept(stream, &identity).await.map(drop);
         };
-        let stream = ReadAhead::new(stream);
+        let stream = read_ahead(stream);
         let accepted = in_time(tls.for_tunnels().accept(stream)).await;
         let mut stream = accepted.map_err(|error| AcceptError::Greeting(error.into()))?;
         let (_, session) = stream.get_ref();
@@ -152,7 +153,7 @@ impl Listeners {
         }
     }
 
-    async fn serve_client<S>(&self, stream: S, address: IpAddr, met: ConnectionAuth)
+    async fn serve_client<S>(&self, stream: S, address: IpAddr, auth: ConnectionAuth)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -160,10 +161,10 @@ impl Listeners {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%address, %error, "no HTTP/2 with a client"),
         };
-        let (router, met) = (self.router.clone(), Arc::new(met));
+        let (router, auth) = (self.router.clone(), Arc::new(auth));
         let service = service_fn(move |request| {
-            let (router, met) = (router.clone(), met.clone());
-            async move { Ok::<_, Infallible>(router.handle(request, address, &met).await) }
+            let (router, auth) = (router.clone(), auth.clone());
+            async move { Ok::<_, Infallible>(router.handle(request, address, &auth).await) }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -191,7 +192,7 @@ impl Listeners {
     }
 }
 
-/// What has to be done within the time for TLS and greetings.
+/// Does the work within the time that a connection has for TLS and greeting.
 async fn in_time<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
     let within = Duration::from_millis(limits::GREETING_MS_MAX);
     let done = tokio::time::timeout(within, work).await;

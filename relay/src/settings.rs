@@ -192,7 +192,7 @@ impl Settings {
             ("clients_max", self.clients_max),
             ("calls_max", self.calls_max),
         ] {
-            let ceiling = limits::PLACES_MAX_CEILING;
+            let ceiling = limits::SLOTS_MAX_CEILING;
             if !(1..=ceiling).contains(&value) {
                 return refuse(name, format!("{value} is not between 1 and {ceiling}"));
             }

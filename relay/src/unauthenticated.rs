@@ -1,9 +1,11 @@
-//! Client connections that have shown no token yet, counted by address, so that whoever has none takes
-//! only a part of the places.
+//! Client connections that have shown no token yet, counted by address: callers without a token can take only a part
+//! of the slots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use betcode_service::sync::lock;
 
 use crate::limits;
 use crate::router::rate_limit_key;
@@ -16,19 +18,19 @@ pub struct UnauthenticatedConnections {
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection's part of the count.
+/// Counts one connection until it is dropped.
 #[derive(Debug)]
-struct Counted {
+struct CountGuard {
     unauthenticated: Arc<UnauthenticatedConnections>,
     address: IpAddr,
 }
 
-/// What is known of a connection.
+/// Whether a caller of a connection has shown a token. Until then the connection is counted.
 #[derive(Debug)]
-pub(crate) struct ConnectionAuth(Mutex<Option<Counted>>);
+pub(crate) struct ConnectionAuth(Mutex<Option<CountGuard>>);
 
 impl UnauthenticatedConnections {
-    /// The count for a relay with so many places for clients.
+    /// The count for a relay with so many slots for clients.
     #[must_use]
     pub fn among(clients_max: usize) -> Arc<Self> {
         let share = clients_max.div_ceil(limits::CLIENTS_UNKNOWN_SHARE);
@@ -48,20 +50,19 @@ impl UnauthenticatedConnections {
         }
         *count += 1;
         let unauthenticated = self.clone();
-        let counted = Counted {
+        let counted = CountGuard {
             unauthenticated,
             address,
         };
         Some(ConnectionAuth(Mutex::new(Some(counted))))
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.by_address.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.by_address)
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         let mut by_address = self.unauthenticated.lock();
         if let Some(count) = by_address.get_mut(&self.address) {
@@ -79,10 +80,10 @@ impl ConnectionAuth {
         Self(Mutex::new(None))
     }
 
-    /// Says that a caller was let in on the connection.
+    /// A caller of the connection has shown a token: it is no longer counted.
     pub(crate) fn mark_authenticated(&self) {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let counted = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let counted = lock(&self.0).take();
+        // Not under that lock: it takes the other one.
         drop(counted);
     }
 }

@@ -1,12 +1,11 @@
 //! Answers that can be ended while they are under way.
 //!
-//! HTTP/2 asks a body for its next frame only when its client has taken the last one. So a body that
-//! looks at a clock when it is asked would outlast its deadline for as long as its client does not
-//! read, and keep everything that it was given. Here a task beside the body watches for the end: it
-//! drops the body, and the client gets the trailers when it reads again.
+//! HTTP/2 polls a body for its next frame only when the client has taken the last one. A body that looks at a clock when
+//! it is polled would outlast its deadline while its client does not read, and keep all that it holds. So a task
+//! beside the body waits for the end and drops the body. The client gets the trailers when it reads again.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -14,23 +13,25 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::task::AbortOnDropHandle;
 
-/// An answer that is given out as it comes, and may be ended with other trailers than its own.
+use crate::sync::lock;
+
+/// An answer that is passed on as it comes, and may be ended with other trailers than its own.
 #[derive(Debug)]
 pub struct EndingBody<B> {
     state: Arc<Mutex<State<B>>>,
-    /// Gone with the answer.
+    /// Waits for the end; aborted with the answer.
     _watch: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug)]
 struct State<B> {
-    /// Gone when it has ended, with everything that it holds.
+    /// `None` once it has ended: what it held is dropped then.
     body: Option<B>,
-    /// What the client gets instead of the rest.
+    /// The trailers that the client gets instead of the rest.
     ended: Option<HeaderMap>,
-    /// What the client gets as soon as the answer has nothing more to say.
+    /// The trailers that the client gets as soon as the answer has no frame ready.
     ended_when_idle: Option<HeaderMap>,
-    /// Who waits for the next frame.
+    /// Wakes the reader, which waits for the next frame.
     reader: Option<Waker>,
 }
 
@@ -38,13 +39,12 @@ impl<B> EndingBody<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    /// An answer that ends with the trailers of `end` as soon as they are there, at the latest.
+    /// An answer that ends with the trailers of `end` when that completes, unless it has ended before.
     pub fn until(body: B, end: impl Future<Output = HeaderMap> + Send + 'static) -> Self {
         Self::watched(body, end, State::end)
     }
 
-    /// An answer that ends with the trailers of `end` as soon as they are there and the answer has
-    /// nothing more to say.
+    /// An answer that ends with the trailers of `end` once that is complete and the answer has no frame ready.
     pub fn until_idle(body: B, end: impl Future<Output = HeaderMap> + Send + 'static) -> Self {
         Self::watched(body, end, State::end_when_idle)
     }
@@ -71,7 +71,7 @@ where
             let trailers = end.await;
             if let Some(state) = watched.upgrade() {
                 let body = ending(&mut lock(&state), trailers);
-                // Not under the lock: what it holds may take its time to go.
+                // Not under the lock: dropping all that it holds may take long.
                 drop(body);
             }
         };
@@ -80,11 +80,6 @@ where
             _watch: Some(AbortOnDropHandle::new(tokio::spawn(watch))),
         }
     }
-}
-
-// A body that panics takes its own call along; the state is whole after every statement.
-fn lock<B>(state: &Mutex<State<B>>) -> MutexGuard<'_, State<B>> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<B> State<B> {

@@ -1,13 +1,14 @@
-//! The time that a caller gives, as gRPC writes it in `grpc-timeout`.
+//! A call's deadline, which gRPC carries as a timeout in `grpc-timeout`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
-/// The time in a call's headers; `None` without one, or with one that cannot be read.
+/// When a call that begins now has to end; `None` without a timeout, or with one that cannot be read.
 #[must_use]
-pub fn from_headers(headers: &HeaderMap) -> Option<Duration> {
-    parse(headers.get("grpc-timeout")?.to_str().ok()?)
+pub fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    let timeout = parse(headers.get("grpc-timeout")?.to_str().ok()?)?;
+    Instant::now().checked_add(timeout)
 }
 
 /// At most eight digits and a unit.
@@ -57,6 +58,6 @@ mod tests {
 
     #[test]
     fn calls_without_a_timeout_have_none() {
-        assert_eq!(from_headers(&HeaderMap::new()), None);
+        assert_eq!(deadline(&HeaderMap::new()), None);
     }
 }

@@ -37,8 +37,8 @@ impl Histogram {
     /// Adds one number; 0 counts as 1.
     pub fn add(&self, value: u64) {
         let value = value.max(1);
-        let place = ((value as f64).log2() * PER_DOUBLING as f64) as usize;
-        if let Some(bucket) = self.buckets.get(place.min(BUCKETS - 1)) {
+        let index = ((value as f64).log2() * PER_DOUBLING as f64) as usize;
+        if let Some(bucket) = self.buckets.get(index.min(BUCKETS - 1)) {
             bucket.fetch_add(1, Ordering::Relaxed);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -46,7 +46,7 @@ impl Histogram {
         self.max.fetch_max(value, Ordering::Relaxed);
     }
 
-    /// The largest number; 0 when there is none.
+    /// The largest number; 0 if there is none.
     #[must_use]
     pub fn max(&self) -> u64 {
         self.max.load(Ordering::Relaxed)
@@ -81,10 +81,10 @@ impl Histogram {
         let total: u64 = counts.iter().sum();
         let rank = (q * total as f64).ceil() as u64;
         let mut seen = 0;
-        for (place, count) in counts.iter().enumerate() {
+        for (index, count) in counts.iter().enumerate() {
             seen += count;
             if *count > 0 && seen >= rank {
-                return 2f64.powf((place + 1) as f64 / PER_DOUBLING as f64);
+                return 2f64.powf((index + 1) as f64 / PER_DOUBLING as f64);
             }
         }
         0.0
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_says_zero() {
+    fn an_empty_one_has_quantiles_of_zero() {
         assert_eq!(Histogram::default().quantile_ms(0.95), 0.0);
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::connection::{Connection, Hook};
 
 /// Bytes of some connections in each direction.
 #[derive(Debug, Default)]
@@ -35,72 +37,32 @@ impl IoBytes {
     }
 }
 
-/// A connection whose bytes are counted. Inside TLS these are the bytes of HTTP/2, without what TLS, TCP
-/// and IP add.
+/// Counts the bytes of a connection. Inside TLS these are the bytes of HTTP/2, without what TLS, TCP and IP add.
 #[derive(Debug)]
-pub struct Counted<S> {
-    stream: S,
-    bytes: Arc<IoBytes>,
-}
+pub struct CountBytes(Arc<IoBytes>);
 
-impl<S> Counted<S> {
-    /// Counts the bytes of `stream` in `bytes`.
-    pub fn new(stream: S, bytes: Arc<IoBytes>) -> Self {
-        Self { stream, bytes }
-    }
-
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.bytes.sent.fetch_add(*bytes as u64, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+impl Hook for CountBytes {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = Pin::new(stream).poll_read(context, buffer);
         let bytes = buffer.filled().len().saturating_sub(before) as u64;
-        self.bytes.received.fetch_add(bytes, Ordering::Relaxed);
+        self.0.received.fetch_add(bytes, Ordering::Relaxed);
         read
+    }
+
+    fn after_write(&mut self, bytes: usize) {
+        self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+/// A connection whose bytes are counted in `bytes`.
+pub fn counted<S>(stream: S, bytes: Arc<IoBytes>) -> Connection<S, CountBytes> {
+    Connection::new(stream, CountBytes(bytes))
 }
 
 #[cfg(test)]
@@ -113,7 +75,7 @@ mod tests {
     async fn bytes_of_both_directions_are_counted_and_unchanged() {
         let (here, mut there) = tokio::io::duplex(64);
         let bytes = Arc::<IoBytes>::default();
-        let mut here = Counted::new(here, Arc::clone(&bytes));
+        let mut here = counted(here, Arc::clone(&bytes));
         here.write_all(b"hello").await.unwrap();
         there.write_all(b"you").await.unwrap();
         let (mut sent, mut received) = ([0; 5], [0; 3]);

@@ -44,7 +44,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Creates a folder (0700) with those above it.
+/// Creates a folder with those above it, private (0700) whatever the umask.
 ///
 /// # Errors
 /// When it cannot be created.

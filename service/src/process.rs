@@ -1,4 +1,4 @@
-//! What this process takes of the machine: memory, processor, open files.
+//! What this process uses of the machine: memory, processor, open files.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub struct ResidentBytes {
     /// Now.
     pub now: u64,
-    /// The most that there ever were.
+    /// The most so far.
     pub peak: u64,
 }
 
@@ -66,6 +66,12 @@ impl CpuSampler {
             limit: processors * 1000,
         }
     }
+}
+
+/// How many files this process may have open now; `None` is no limit.
+#[must_use]
+pub fn open_files_max() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
 }
 
 /// Raises the limit of open files to what the system lets this process have, and returns it; `None` is

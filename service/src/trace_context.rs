@@ -6,14 +6,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The trace id in a call's headers.
-#[must_use]
-pub fn from_headers(headers: &HeaderMap) -> Option<&str> {
+fn from_headers(headers: &HeaderMap) -> Option<&str> {
     parse(headers.get(&TRACEPARENT)?.to_str().ok()?)
 }
 
-/// A new trace id: a version 4 UUID is as random as one has to be.
+/// The trace id in a call's headers, or a new one.
 #[must_use]
-pub fn new_id() -> String {
+pub fn from_headers_or_new(headers: &HeaderMap) -> String {
+    from_headers(headers).map_or_else(new_id, str::to_owned)
+}
+
+/// A new trace id: a version 4 UUID is as random as one has to be.
+fn new_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 

@@ -1,14 +1,16 @@
-//! A conversation with an agent, decided. Pure: what happens goes in, what is to be done comes out.
+//! The state of a conversation with an agent. Pure: what happens goes in, what is to be done comes out.
+//!
+//! `clients` has what clients do, `agent` what the agent does, and `time` what time does.
 //!
 //! ```text
 //!             message           started / written        result
 //!   idle ─────────────▶ turn ───────────────────▶ turn ─────────▶ idle ──(a while)──▶ agent ends
 //!                         │ control_request ▶ waiting for somebody ▶ answered
-//!                         └ exit ▶ clients learn it, idle; the next message starts the agent again
+//!                         └ exit ▶ clients are sent an error, idle; the next message starts the agent again
 //! ```
 //!
-//! One turn at a time: messages that come meanwhile wait, and a cancellation forgets them. Time is
-//! told by the caller, in milliseconds of a clock that never goes back.
+//! One turn at a time: messages that come meanwhile wait, and a cancellation drops them. The caller gives the time,
+//! in milliseconds of a clock that never goes back.
 
 mod agent;
 mod clients;
@@ -29,7 +31,7 @@ use super::requests::Requests;
 /// One attached stream.
 pub(crate) type StreamKey = u64;
 
-/// Something to do.
+/// Something that the conversation's task is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     /// Start the agent so.
@@ -73,7 +75,7 @@ pub(crate) struct Exit {
     pub(crate) stderr: Vec<String>,
 }
 
-/// What a session is doing, as lists tell it.
+/// What a session is doing, as lists of sessions show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Activity {
@@ -99,7 +101,7 @@ enum Agent {
     Ending,
 }
 
-/// A place for an agent, that another session's is making.
+/// The slot of an agent, which another session's agent is giving up.
 #[derive(Debug)]
 struct AwaitedPlace {
     /// When to look whether it is there; none while somebody looks.
@@ -221,7 +223,7 @@ pub(crate) struct Conversation {
     early: VecDeque<EarlyReply>,
     unattended_since_ms: u64,
     idle_until_ms: Option<u64>,
-    /// Where the turn's agent is to go.
+    /// The slot that the turn's agent waits for.
     place: Option<AwaitedPlace>,
     kill_at_ms: Option<u64>,
     /// Nothing new is begun: the daemon stops, or the session is to go.

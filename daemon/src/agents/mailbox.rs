@@ -1,14 +1,15 @@
 //! The daemon's own events on their way to one stream.
 //!
 //! They are not history, so they are not in the store: each waits here until its stream has been sent
-//! the lines that it comes after. The box is bounded; a stream that does not read loses the oldest
-//! of them, and is sent the newest, which say how things stand.
+//! the lines that it comes after. The mailbox is bounded; a stream that does not read loses the oldest
+//! of them, and is sent the newest, which have the present state.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use betcode_schema_grpc::v1::agent_event::Event;
+use betcode_service::sync::lock;
 use tokio::sync::Notify;
 
 use crate::limits::{MAILBOX_EVENTS_MAX, READ_TIMES_MAX};
@@ -25,11 +26,6 @@ struct Mail {
     events: VecDeque<(u64, Event)>,
     /// The stream ends when it was sent the lines up to this one.
     end_after: Option<u64>,
-}
-
-/// Plain data, valid after every statement: a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Mailbox {

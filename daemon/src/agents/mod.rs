@@ -1,15 +1,29 @@
 //! Running agents: each session's conversation, its process, and what goes between them.
 //!
-//! * `conversation`, `requests`, `signals`, `lines`, `prompt`, `command` decide and are
-//!   pure: requests, lines and exits in, effects out;
-//! * `session` is the task that carries the effects out, one for each session in
-//!   use, and hears through its `inbox`;
-//! * `running` is an agent at work: `process` starts and ends it, `recorder` has its pipes;
-//! * `mailbox` holds the daemon's own events for a stream;
-//! * `replays` knows where clients' replays ended.
+//! ```text
+//!  client's stream ──Command──▶ inbox ──▶ session ──▶ conversation (pure)
+//!   ▲   ▲                         ▲          │ Effect      │ requests (pure)
+//!   │   └──────── mailbox ◀───────┼──────────┤
+//!   │                             │          ▼
+//!   │            recorder ────────┘       running ──▶ process (stdin, stdout, stderr)
+//!   │             │   ▲ lines, signals                     │
+//!   └── hub ◀── store └────────────────────────────────────┘
+//! ```
+//!
+//! * `conversation` decides, with `requests` for what the agent asks: commands, lines and exits in, effects out. It
+//!   does no I/O. `command`, `prompt`, `lines` and `signals` are pure as well: how an agent is started, what is written
+//!   to it, how its output is cut into lines, and what these mean to the conversation.
+//! * `session` is the task of one conversation. It receives commands through its `inbox` and carries effects out.
+//! * `running` is a running agent: `process` starts and ends it, `recorder` records its pipes.
+//! * `mailbox` holds the daemon's own events for one stream; `replays` knows where clients' replays ended.
+//!
+//! Where state is: of the agent, its turn, the messages that wait, the input lock and the streams in
+//! `Conversation`; of open requests and grants in `Requests`; of
+//! which sessions have a conversation, and which are being deleted, in [`Agents`]; of the lines that are not
+//! committed yet in `recorder`. Nothing of it outlives the daemon: what has to is history.
 //!
 //! Every line is recorded before anything is sent of it: clients get it from the store's commits,
-//! as followers are, never from the pipe. `docs/design/agents.md` says why it is as it is.
+//! as followers do, never from the pipe. `docs/design/agents.md` has the reasons.
 
 mod command;
 mod conversation;
@@ -30,8 +44,9 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use betcode_service::sync::lock;
 use betcode_storage::{
     ReadRange, Session as StoredSession, SessionId, SessionKey, Store, StoreError,
 };
@@ -122,9 +137,7 @@ impl Drop for DeletionGuard {
 
 impl Agents {
     fn lock_deletions(&self) -> MutexGuard<'_, Deletions> {
-        self.deletions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.deletions)
     }
 
     /// How many deletions are over, unless one of this session is under way.
@@ -141,14 +154,8 @@ impl Agents {
         self.lock_deletions().under_way.contains_key(id)
     }
 
-    /// How many conversations there are.
-    pub(crate) fn count(&self) -> usize {
-        self.live().len()
-    }
-
     fn live(&self) -> MutexGuard<'_, HashMap<SessionId, ConversationHandle>> {
-        // Plain data, valid after every statement.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.live)
     }
 
     /// A key for a stream.
@@ -168,7 +175,7 @@ impl Agents {
         }
     }
 
-    /// Notes whether a conversation's agent is at rest.
+    /// Records whether a conversation's agent is idle.
     fn note_idle(&self, idle_number: &AtomicU64, is_idle: bool) {
         if !is_idle {
             idle_number.store(0, Ordering::Relaxed);
@@ -178,14 +185,14 @@ impl Agents {
         }
     }
 
-    /// Whether an agent is at rest, and so could make room.
+    /// Whether an agent is idle, and so could make room.
     pub(crate) fn could_make_room(&self) -> bool {
         let live = self.live();
         live.values()
             .any(|live| live.idle_number.load(Ordering::Relaxed) > 0)
     }
 
-    /// Asks the agent that is longest at rest to end. Whether there is one; each is asked once.
+    /// Asks the agent that has been idle longest to end; whether there is one. Each is asked once.
     fn make_room(&self) -> bool {
         let live = self.live();
         let numbered = live
@@ -199,7 +206,7 @@ impl Agents {
         })
     }
 
-    /// Notes what an agent says of itself when it begins.
+    /// Records what an agent says of itself when it begins.
     fn note_began(&self, signals: &[(u64, AgentSignal)]) {
         for (_, signal) in signals {
             if let AgentSignal::Began { version, tools, .. } = signal {
@@ -218,12 +225,10 @@ impl Agents {
     }
 
     fn lock_last_began(&self) -> MutexGuard<'_, AgentInfo> {
-        // Plain data, valid after every statement.
-        let last = self.last_began.lock();
-        last.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last_began)
     }
 
-    /// Conversations in memory.
+    /// How many conversations there are.
     #[must_use]
     pub fn conversations(&self) -> usize {
         self.live().len()

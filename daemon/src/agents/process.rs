@@ -6,8 +6,9 @@ use std::io;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use betcode_service::sync::lock;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -25,7 +26,7 @@ impl Group {
     /// Sends a signal to all of the group; nothing once the agent has been waited for.
     pub(crate) fn signal(&self, signal: Signal) {
         if let (Some(pid), true) = (self.pid, self.alive.load(Ordering::Acquire)) {
-            // Nobody left is as good.
+            // It fails when the group is gone, which is as good.
             let _ = kill_process_group(pid, signal);
         }
     }
@@ -74,7 +75,7 @@ pub(crate) fn start(
     })
 }
 
-/// Waits for the end of the process, and ends what it left behind in its group.
+/// Waits for the end of the process, and kills what it left behind in its group.
 pub(crate) async fn ended(child: &mut Child, group: &Group) -> io::Result<ExitStatus> {
     let status = child.wait().await;
     // At once: a group's number is free for others when its last process is gone.
@@ -91,14 +92,9 @@ pub(crate) async fn tail(mut stderr: ChildStderr, tail: Arc<Mutex<Tail>>) {
     }
 }
 
-/// The lines that there are.
+/// The lines that were kept.
 pub(crate) fn lines_of(tail: &Mutex<Tail>) -> Vec<String> {
     std::mem::take(&mut *lock(tail)).lines()
-}
-
-/// Plain data, valid after every statement: a panic elsewhere does not spoil it.
-fn lock(tail: &Mutex<Tail>) -> MutexGuard<'_, Tail> {
-    tail.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The end of a text, bounded.

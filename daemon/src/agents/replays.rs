@@ -4,9 +4,10 @@
 //! two would be in neither, and such a client does not know that it misses them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use betcode_service::sync::lock;
 use betcode_storage::SessionKey;
 
 use crate::limits::{REPLAY_NOTED_MS, REPLAYS_NOTED_MAX};
@@ -26,14 +27,9 @@ struct Replayed {
 pub(crate) struct Replays(Mutex<VecDeque<Replayed>>);
 
 impl Replays {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Replayed>> {
-        // Plain data, valid after every statement.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A client was sent all of a session up to `last`.
     pub(crate) fn note(&self, now: Instant, client: Arc<str>, session: SessionKey, last: u64) {
-        let mut ends = self.lock();
+        let mut ends = lock(&self.0);
         ends.retain(|end| end.is_fresh(now) && !end.is_of(&client, session));
         if ends.len() >= REPLAYS_NOTED_MAX {
             ends.pop_front();
@@ -49,7 +45,7 @@ impl Replays {
     /// The last line of a session that a client was sent by a replay just now. It is told once: what the client
     /// is sent from then on is not known here.
     pub(crate) fn take(&self, now: Instant, client: &str, session: SessionKey) -> Option<u64> {
-        let mut ends = self.lock();
+        let mut ends = lock(&self.0);
         let at = ends.iter().position(|end| end.is_of(client, session))?;
         let end = ends.remove(at)?;
         end.is_fresh(now).then_some(end.last)
@@ -107,9 +103,9 @@ mod tests {
         for client in 0..=REPLAYS_NOTED_MAX {
             replays.note(now, client.to_string().into(), s, 1);
         }
-        assert_eq!(replays.lock().len(), REPLAYS_NOTED_MAX);
+        assert_eq!(lock(&replays.0).len(), REPLAYS_NOTED_MAX);
         assert_eq!(replays.take(now, "0", s), None);
         replays.note(now + ms(REPLAY_NOTED_MS), "ann".into(), s, 1);
-        assert_eq!(replays.lock().len(), 1);
+        assert_eq!(lock(&replays.0).len(), 1);
     }
 }

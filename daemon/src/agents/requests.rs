@@ -93,7 +93,7 @@ pub(crate) struct Requests {
     line_bytes_max: usize,
 }
 
-/// A decision, carried out.
+/// What follows from a decision.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Decided {
     /// Answers for the agent.
@@ -189,7 +189,7 @@ impl Requests {
         self.open.clear();
     }
 
-    /// Whether somebody is waited for.
+    /// Whether a request is open, and so the agent waits for somebody.
     pub(crate) fn waits(&self) -> bool {
         !self.open.is_empty()
     }

@@ -1,4 +1,4 @@
-//! A running agent: started, given its pipes, looked after until all that it printed is on disk.
+//! A running agent: started, with tasks for its pipes, until all that it printed is on disk.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -29,11 +29,11 @@ pub(crate) struct InputLine {
     pub(crate) heard: Option<Instant>,
 }
 
-/// A running agent's ends.
+/// A running agent, as its conversation holds it.
 #[derive(Debug)]
 pub(crate) struct Running {
     group: Group,
-    /// Gone when its input is closed.
+    /// `None` once its input is closed.
     input: Option<mpsc::UnboundedSender<InputLine>>,
     _place: LimitGuard,
 }
@@ -79,7 +79,7 @@ impl Running {
         tracing::info!(session = %recorder.session, pid = started.child.id(), "agent started");
         let (input, lines) = mpsc::unbounded_channel();
         let group = started.group.clone();
-        tokio::spawn(accompany(recorder, started, lines));
+        tokio::spawn(supervise(recorder, started, lines));
         Ok(Self {
             group,
             input: Some(input),
@@ -112,8 +112,8 @@ impl Drop for Running {
     }
 }
 
-/// Looks after a process until all that it printed is on disk, and says how it ended.
-async fn accompany(
+/// Supervises a process until all that it printed is on disk, then reports how it ended.
+async fn supervise(
     recorder: Recorder,
     started: Started,
     lines: mpsc::UnboundedReceiver<InputLine>,
@@ -136,7 +136,7 @@ async fn accompany(
     let status = tokio::select! {
         status = process::ended(&mut child, &group) => status,
         () = outlived(&mut output, &mut recorded) => {
-            // It has closed its output and lives on: nothing will come of it any more.
+            // It has closed its output and still runs: no more lines can come.
             group.signal(Signal::KILL);
             process::ended(&mut child, &group).await
         }
@@ -153,7 +153,7 @@ async fn accompany(
     if let Err(error) = recorded {
         tracing::error!(%error, %session, "recording an agent's lines ended by a panic");
     }
-    // What escaped from its group may hold the pipe open: what came until now is what clients get.
+    // A process that left its group may hold the pipe open: clients get what came until now.
     let _ = timeout(ms(OUTPUT_REST_MS), &mut stderr).await;
     stderr.abort();
     let exit = Exit {
@@ -165,8 +165,8 @@ async fn accompany(
     let _ = inbox.send(Command::Exited(exit)).await;
 }
 
-/// Returns when the process had time to end after its output did; what came of recording that is
-/// put down at once.
+/// Returns when the process has had time to end after its output did. The result of recording is in `recorded` as
+/// soon as it is known.
 async fn outlived(output: &mut JoinHandle<()>, recorded: &mut Option<Result<(), JoinError>>) {
     *recorded = Some(output.await);
     sleep(ms(AGENT_END_MS_MAX)).await;

@@ -1,4 +1,4 @@
-//! One session's conversation at work: a task that has the state, and carries out what it decides.
+//! The task of one session's conversation: it gives the state what happens, and carries out the effects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(crate) struct StoredConversation {
     pub(crate) messages: u64,
 }
 
-/// The task's belongings.
+/// The task of one conversation.
 pub(crate) struct ConversationTask {
     core: Arc<Core>,
     id: SessionId,
@@ -46,7 +46,7 @@ pub(crate) struct ConversationTask {
     activity: Arc<AtomicU8>,
     idle_number: Arc<AtomicU64>,
     running: Option<Running>,
-    /// When what may make the conversation answer its agent was heard; of the command at hand.
+    /// When the command that is being handled was received, if the conversation may answer its agent because of it.
     heard: Option<Instant>,
     /// Cancelled when the session is to go.
     session_deleted: CancellationToken,
@@ -107,7 +107,7 @@ impl ConversationTask {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Works until nothing would be forgotten with it.
+    /// Handles commands until the conversation has no state that is worth keeping.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let core = Arc::clone(&self.core);
         let _leaving = DeregisterOnDrop {
@@ -115,8 +115,8 @@ impl ConversationTask {
             id: self.id.clone(),
             inbox: self.inbox.clone(),
         };
-        // The first one is not at once: a conversation must not find itself over before it has met the
-        // command that it was begun for.
+        // The first tick is not at once: a conversation must not end before it has received the command that it was
+        // begun for.
         let mut touch = interval_at(Moment::now() + ms(AGENT_TOUCH_MS), ms(AGENT_TOUCH_MS));
         touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing = false;
@@ -134,7 +134,7 @@ impl ConversationTask {
                 }
                 _ = touch.tick() => {
                     if self.running.is_some() {
-                        // It was let in when the agent started; it goes on in any case.
+                        // It was admitted when the agent started, and goes on whatever the limit.
                         core.admission.note_recorded(&self.id);
                     }
                 }
@@ -237,7 +237,7 @@ impl ConversationTask {
     async fn carry_out(&mut self) {
         loop {
             let effects = self.conversation.take_effects();
-            // Before anything is sent: who hears of a change finds it in the list of sessions.
+            // Before anything is sent, so that a client that is sent a change finds it in the list of sessions.
             let activity = self.conversation.activity();
             self.activity.store(activity as u8, Ordering::Relaxed);
             self.core

@@ -1,8 +1,9 @@
 //! Runs of compaction that ended since the start, by how they ended.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use betcode_service::sync::lock;
 use betcode_storage::{CompactionRun, RunOutcome};
 
 /// Counts the runs of the store's history, whoever made them: the background, a call, or another process.
@@ -24,7 +25,7 @@ impl CompactionRuns {
     /// Takes note of the runs that the store's history has, in any order. Those of the first look ended before
     /// the start, and are not counted; the last failure among them is known all the same.
     pub fn observe(&self, runs: &[CompactionRun]) {
-        let mut counted = self.lock();
+        let mut counted = lock(&self.0);
         let newest = runs.iter().map(|run| run.run_id).max();
         for run in runs {
             if run.outcome == RunOutcome::Failed {
@@ -45,7 +46,7 @@ impl CompactionRuns {
     /// How many runs there were since the start, by outcome.
     #[must_use]
     pub fn by_outcome(&self) -> BTreeMap<&'static str, u64> {
-        let counted = self.lock();
+        let counted = lock(&self.0);
         BTreeMap::from([
             (RunOutcome::Done.name(), counted.done),
             (RunOutcome::Cancelled.name(), counted.cancelled),
@@ -56,12 +57,7 @@ impl CompactionRuns {
     /// When the last failed run of the history ended, Unix milliseconds; `None` when none failed.
     #[must_use]
     pub fn last_failed_ms(&self) -> Option<i64> {
-        self.lock().last_failed_ms
-    }
-
-    /// Plain data, valid after every statement.
-    fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).last_failed_ms
     }
 }
 

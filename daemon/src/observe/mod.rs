@@ -1,8 +1,8 @@
-//! What operators see: latencies by stage, counters, logs, traces.
+//! What operators see: latencies by stage, counters, [`traffic`] in bytes per second, and how the last
+//! [`compaction_runs`] ended. [`prometheus`] serves them as metrics.
 
 pub mod compaction_runs;
 pub mod prometheus;
-pub mod trace;
 pub mod traffic;
 
 use std::sync::Arc;

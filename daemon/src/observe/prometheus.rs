@@ -11,14 +11,15 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use betcode_schema_grpc::history::{ResourceLevel, TrafficRate};
+use betcode_schema_grpc::history::TrafficRate;
 use betcode_service::process::resident_bytes;
 use betcode_storage::SpaceLimit;
-use betcode_storage::capacity::levels::Level;
+use betcode_storage::capacity::planner::MetricSample;
 use tokio::net::TcpListener;
 
 use crate::admission::Limit;
 use crate::core::Core;
+use crate::levels::levels_now;
 use crate::settings::planned_memory_bytes;
 use crate::tunnel::TunnelState;
 
@@ -40,13 +41,6 @@ async fn metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
         [(CONTENT_TYPE, "text/plain; version=0.0.4")],
         render(&core).await,
     )
-}
-
-/// A level by its name, as the number that the relay's metrics have for it.
-fn severity(name: &str) -> u64 {
-    let levels = [Level::Ok, Level::Warning, Level::Critical];
-    let level = levels.into_iter().find(|level| level.name() == name);
-    level.unwrap_or_default() as u64
 }
 
 /// All metrics as text.
@@ -150,7 +144,9 @@ fn space_limits(core: &Core) -> [LimitSample; 3] {
 
 fn limits(core: &Core, text: &mut Text) {
     let admission = &core.admission;
-    admission.conversations.observe(core.agents.count() as u64);
+    admission
+        .conversations
+        .observe(core.agents.conversations() as u64);
     let queued = core.store.queue_depth().requests as u64;
     admission.writer_queue.observe(queued);
     let queue_max = core.settings.max_queue_requests as u64;
@@ -178,22 +174,25 @@ fn limits(core: &Core, text: &mut Text) {
 }
 
 fn levels(core: &Core, text: &mut Text) {
-    let all = core.levels_now();
-    let samples = |value: fn(&ResourceLevel) -> u64| {
-        all.iter().map(move |level| {
-            let label = format!("{{metric=\"{}\"}}", level.resource);
-            (Cow::Owned(label), value(level) as f64)
+    let all = levels_now(core);
+    let samples = |value: fn(&MetricSample) -> u64| {
+        all.iter().map(move |sample| {
+            let label = format!("{{metric=\"{}\"}}", sample.metric.name());
+            (Cow::Owned(label), value(sample) as f64)
         })
     };
     let help = "How near its limit by the capacity plan: 0 ok, 1 warning, 2 critical";
     text.family(
         ("level", "gauge", help),
-        samples(|level| severity(&level.level)),
+        samples(|sample| sample.level as u64),
     );
     let help = "How much of it is used: bytes, a count, or thousandths of a processor";
-    text.family(("level_used", "gauge", help), samples(|level| level.used));
+    text.family(("level_used", "gauge", help), samples(|sample| sample.used));
     let help = "How much there may be, in the same unit";
-    text.family(("level_limit", "gauge", help), samples(|level| level.limit));
+    text.family(
+        ("level_limit", "gauge", help),
+        samples(|sample| sample.limit),
+    );
 }
 
 fn gauges(core: &Core, text: &mut Text) {
@@ -329,7 +328,7 @@ fn stages(core: &Core, text: &mut Text) {
             let labels = format!("{{stage=\"{stage}\",quantile=\"{name}\"}}");
             samples.push((Cow::Owned(labels), ms / 1000.0));
         }
-        // Their sums are not known: the relay tells quantiles.
+        // Their sums are not known: the relay sends quantiles.
         let labels = format!("_count{{stage=\"{stage}\"}}");
         counts.push((Cow::Owned(labels), of_tunnel.count as f64));
         let labels = format!("{{stage=\"{stage}\"}}");

@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_grpc::history::append_response::Result as BatchResult;
 use betcode_schema_grpc::history::{AppendRequest, AppendResponse, Appended};
+use betcode_service::grpc_timeout;
+use betcode_service::sync::lock;
 use betcode_storage::{
     Appended as StoreAppended, Arrival, Batch, QueueDepth, SessionId, StoreError,
 };
@@ -26,7 +28,6 @@ use super::ResponseStream;
 use crate::admission::{AdmittedSession, LimitGuard};
 use crate::convert::{import_mark_from, meta_from};
 use crate::core::{Core, session_id};
-use crate::deadline;
 use crate::limits::{
     APPEND_SESSIONS_REMEMBERED_MAX, BATCHES_AHEAD_MAX, FLIGHT_UNIT_BYTES, MESSAGE_IN_FLIGHT_BYTES,
 };
@@ -40,7 +41,7 @@ pub(super) fn append(
     core: Arc<Core>,
     request: Request<Streaming<AppendRequest>>,
 ) -> ResponseStream<AppendResponse> {
-    let deadline = deadline::from_headers(request.metadata().as_ref());
+    let deadline = grpc_timeout::deadline(request.metadata().as_ref());
     let (pending, receiver) = mpsc::channel(BATCHES_AHEAD_MAX);
     let bytes_max = core
         .settings
@@ -56,7 +57,7 @@ pub(super) fn append(
     let (end, ended) = oneshot::channel();
     let work = async move {
         if let Err(status) = stream.run(request.into_inner(), pending).await {
-            // A client that has left is told nothing.
+            // The client may have left.
             let _ = end.send(status);
         }
     };
@@ -162,7 +163,7 @@ impl Reply {
     }
 
     fn send(self, answer: BatchResult) {
-        // Before the answer: whoever has it may send as much again.
+        // Before the answer: a client that has it may send as much again.
         drop(self.admitted);
         // The client may have left; its messages are safe all the same.
         let _ = self.sender.send(answer);
@@ -193,7 +194,7 @@ impl AppendStream {
                 biased;
                 () = pending.closed() => return Ok(()),
                 ended = self.ended() => return Err(ended),
-                // Malformed, oversized, or the client is gone: the last is told nobody.
+                // Malformed, oversized, or the client is gone; in the last case nobody gets the status.
                 request = requests.message() => request?,
             };
             let Some(request) = request else {
@@ -203,13 +204,13 @@ impl AppendStream {
             let (sender, receiver) = oneshot::channel();
             // A client that does not read its answers keeps the stream here, and no longer than its
             // deadline or the daemon's stop.
-            let place = tokio::select! {
+            let slot = tokio::select! {
                 biased;
                 ended = self.ended() => return Err(ended),
-                place = pending.reserve() => place,
+                slot = pending.reserve() => slot,
             };
-            match place {
-                Ok(place) => place.send((request.request_id, receiver)),
+            match slot {
+                Ok(slot) => slot.send((request.request_id, receiver)),
                 Err(_) => return Ok(()),
             }
             self.enqueue(request, received, sender).await;
@@ -316,10 +317,10 @@ impl AppendStream {
         expects_sequence: bool,
     ) -> (Arc<AtomicBool>, SessionPermit) {
         let order = self.orders.entry(session.clone()).or_default();
-        let (had_refusal, lock) = (Arc::clone(&order.had_refusal), Arc::clone(&order.lock));
+        let (had_refusal, turn) = (Arc::clone(&order.had_refusal), Arc::clone(&order.lock));
         let permit = match expects_sequence {
-            true => SessionPermit::Shared(lock.read_owned().await),
-            false => SessionPermit::Exclusive(lock.write_owned().await),
+            true => SessionPermit::Shared(turn.read_owned().await),
+            false => SessionPermit::Exclusive(turn.write_owned().await),
         };
         (had_refusal, permit)
     }
@@ -359,7 +360,7 @@ async fn passed(deadline: Option<Instant>) {
 async fn submit(batch: Batch, wait: Duration, reply: Reply) {
     let core = Arc::clone(&reply.core);
     let until = Instant::now() + wait;
-    let Some(place) = core.blocking.append_place(wait).await else {
+    let Some(slot) = core.blocking.append_slot(wait).await else {
         let QueueDepth { requests, bytes } = core.store.queue_depth();
         reply.not_queued(&StoreError::QueueFull {
             waited_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
@@ -378,7 +379,7 @@ async fn submit(batch: Batch, wait: Duration, reply: Reply) {
         Arc::new(OnceLock::new()),
     );
     let submitting = move || {
-        let _place = place;
+        let _slot = slot;
         let done = {
             let queued = Arc::clone(&queued);
             move |result| {
@@ -411,7 +412,7 @@ async fn submit(batch: Batch, wait: Duration, reply: Reply) {
 }
 
 fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(slot).take()
 }
 
 fn bytes_of(payloads: &[Bytes]) -> usize {

@@ -12,7 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{ResponseStream, plan};
+use crate::convert::resource_level;
 use crate::core::{Core, session_id};
+use crate::levels::levels_now;
 use crate::limits::ANSWERS_AHEAD_MAX;
 use crate::settings::planned_memory_bytes;
 use crate::status::{draining, from_store};
@@ -92,12 +94,11 @@ impl CapacityService for Capacity {
             let mut levels = core.levels.clone();
             loop {
                 levels.mark_unchanged();
-                let now = core.levels_now();
-                if answers
-                    .send(Ok(proto::WatchLevelsResponse { levels: now }))
-                    .await
-                    .is_err()
-                {
+                let now = levels_now(&core).into_iter().map(resource_level);
+                let answer = proto::WatchLevelsResponse {
+                    levels: now.collect(),
+                };
+                if answers.send(Ok(answer)).await.is_err() {
                     return;
                 }
                 tokio::select! {

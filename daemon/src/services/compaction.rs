@@ -66,11 +66,7 @@ impl CompactionService for Compaction {
         &self,
         _: Request<proto::CompactionStatusRequest>,
     ) -> Result<Response<proto::CompactionStatusResponse>, Status> {
-        let status = self
-            .0
-            .compaction()
-            .as_ref()
-            .map(|running| running.0.status());
+        let status = self.0.compaction().as_ref().map(|running| running.status());
         let response = match status {
             None => proto::CompactionStatusResponse {
                 state: "disabled".to_owned(),
@@ -91,7 +87,7 @@ impl CompactionService for Compaction {
         &self,
         _: Request<proto::PauseCompactionRequest>,
     ) -> Result<Response<proto::PauseCompactionResponse>, Status> {
-        self.0.compaction().as_ref().ok_or_else(disabled)?.0.pause();
+        self.0.compaction().as_ref().ok_or_else(disabled)?.pause();
         Ok(Response::new(proto::PauseCompactionResponse {}))
     }
 
@@ -99,12 +95,7 @@ impl CompactionService for Compaction {
         &self,
         _: Request<proto::ResumeCompactionRequest>,
     ) -> Result<Response<proto::ResumeCompactionResponse>, Status> {
-        self.0
-            .compaction()
-            .as_ref()
-            .ok_or_else(disabled)?
-            .0
-            .resume();
+        self.0.compaction().as_ref().ok_or_else(disabled)?.resume();
         Ok(Response::new(proto::ResumeCompactionResponse {}))
     }
 

@@ -77,28 +77,28 @@ struct Follower {
 impl Follower {
     async fn run(&mut self, subscription: &Subscription) -> Result<(), End> {
         self.catch_up().await?;
-        self.mark().await?;
+        self.send_caught_up().await?;
         loop {
-            let news = tokio::select! {
+            let event = tokio::select! {
                 biased;
                 () = self.answers.closed() => return Err(End::Gone),
                 () = self.core.drained() => return Err(End::Failed(draining())),
-                news = subscription.next() => news,
+                event = subscription.next() => event,
             };
-            match news {
+            match event {
                 FollowEvent::Behind => {
                     add(&self.core.metrics.followers_behind, 1);
                     self.catch_up().await?;
-                    self.mark().await?;
+                    self.send_caught_up().await?;
                 }
-                FollowEvent::Look | FollowEvent::Deleted => self.catch_up().await?,
-                FollowEvent::Messages(live) => self.pass_on(live).await?,
+                FollowEvent::CheckStore | FollowEvent::Deleted => self.catch_up().await?,
+                FollowEvent::Messages(live) => self.send_live(live).await?,
             }
         }
     }
 
     /// Sends live messages, those that were not sent yet.
-    async fn pass_on(&mut self, live: LiveMessages) -> Result<(), End> {
+    async fn send_live(&mut self, live: LiveMessages) -> Result<(), End> {
         let committed = live.committed;
         match new_messages(live, self.key, self.next - 1) {
             None => self.catch_up().await,
@@ -148,8 +148,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Says that everything there was has been sent.
-    async fn mark(&self) -> Result<(), End> {
+    /// Tells the client that it has everything that there was.
+    async fn send_caught_up(&self) -> Result<(), End> {
         let caught_up_at = Some(self.next - 1);
         let mark = FollowResponse {
             messages: Vec::new(),

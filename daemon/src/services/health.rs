@@ -73,11 +73,11 @@ impl HealthService for HealthServices {
         let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
         let mut health = self.0.health.clone();
         tokio::spawn(async move {
-            let mut told = None;
+            let mut sent = None;
             loop {
                 let now = status_of(&health.borrow_and_update(), &service);
-                if told != Some(now) {
-                    told = Some(now);
+                if sent != Some(now) {
+                    sent = Some(now);
                     let answer = proto::HealthCheckResponse { status: now.into() };
                     if answers.send(Ok(answer)).await.is_err() {
                         return;

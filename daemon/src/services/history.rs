@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{ResponseStream, append, follow, read};
 use crate::convert;
 use crate::core::{Core, session_id};
-use crate::deadline::KeptByService;
 use crate::limits::{SESSIONS_PAGE_BYTES_MAX, SESSIONS_PAGE_MAX};
 use crate::status::{from_store, internal};
+use crate::transport::EndsAtDeadline;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl HistoryService for History {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let mut answers = Response::new(append::append(Arc::clone(&self.0), request));
         // What is in the queue at the deadline is answered, too.
-        answers.extensions_mut().insert(KeptByService);
+        answers.extensions_mut().insert(EndsAtDeadline);
         Ok(answers)
     }
 
@@ -126,7 +126,7 @@ impl HistoryService for History {
     }
 }
 
-/// A page of the list. Sessions of which nothing can be told are logged, for not all clients hear of
+/// A page of the list. Sessions whose rows cannot be read are logged, because not every protocol has a place for
 /// them.
 pub(super) async fn sessions(core: &Core, filter: SessionFilter) -> Result<SessionList, Status> {
     let store = core.store.clone();

@@ -1,4 +1,9 @@
-//! One file per service: translation between the protocol and the store, and nothing else.
+//! One file for each service, and one for each stream that has a course of its own.
+//!
+//! A service translates between the protocol and what is below, and decides nothing about history:
+//! * [`history`]: its streams are `append` (batches in order, answers in order), `read` and `follow`;
+//! * [`agent`]: its streams are `converse` (a client's side of a conversation) and `resume` (a session's events);
+//! * [`capacity`] (`plan` has its reports and plans as messages), [`compaction`], [`maintenance`], [`health`], [`version`].
 
 pub mod agent;
 mod append;

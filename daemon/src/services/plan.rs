@@ -16,6 +16,7 @@ use betcode_storage::capacity::report::{self, CapacityReport};
 use tonic::Status;
 
 use crate::core::Core;
+use crate::levels::levels_now;
 use crate::status::invalid;
 
 /// The report and the totals it was made from, for a client.
@@ -130,9 +131,7 @@ pub(super) fn inputs(
     let mut measured = Measured::default();
     if let Some(report) = report {
         measured = inputs.take_measured(report, Source::Given);
-        for level in core.levels_now() {
-            measured.take_level(&level.resource, level.used, level.limit, &level.level);
-        }
+        measured.samples.extend(levels_now(core));
         measured.memory = Some(super::capacity::memory_now(core));
         for rate in core.metrics.traffic_rates() {
             measured.take_traffic(&rate.traffic, rate.measured_bytes_per_second);
@@ -327,9 +326,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_store_is_told_from_one_that_is_never_full() {
+    fn a_full_store_differs_from_one_that_is_never_full() {
         const NOW_MS: i64 = 1_771_070_400_000;
-        let told = |used_bytes, daily_bytes| {
+        let reached = |used_bytes, daily_bytes| {
             let day = |day: i64| HourGrowth {
                 hour: NOW_MS / HOUR_MS - 24 * day - 23,
                 messages: 1,
@@ -354,8 +353,8 @@ mod tests {
             limit_reached(&found.unwrap(), NOW_MS)
         };
         let days_ahead = |days: i64| Some(NOW_MS + days * 24 * HOUR_MS);
-        assert_eq!(told(900_000, 10_000), (days_ahead(10), days_ahead(10)));
-        assert_eq!(told(1_000_000, 10_000), (Some(NOW_MS), Some(NOW_MS)));
-        assert_eq!(told(900_000, 0), (None, None));
+        assert_eq!(reached(900_000, 10_000), (days_ahead(10), days_ahead(10)));
+        assert_eq!(reached(1_000_000, 10_000), (Some(NOW_MS), Some(NOW_MS)));
+        assert_eq!(reached(900_000, 0), (None, None));
     }
 }

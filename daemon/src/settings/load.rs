@@ -49,7 +49,7 @@ pub enum SettingsError {
         origin: Origin,
         /// The parameter.
         name: &'static str,
-        /// The value, as far as it can be told.
+        /// The value.
         value: OsString,
     },
     /// Values that do not go together.

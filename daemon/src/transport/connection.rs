@@ -1,26 +1,28 @@
-//! One connection: its bytes, its place among the clients, and the time to begin.
+//! One connection of a client: its slot among the clients, and the time it has to begin.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use betcode_service::connection::{self, BoxedStream, Hook};
+use betcode_service::sync::lock;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::transport::server::Connected;
 
 use crate::admission::{Limit, LimitGuard};
 use crate::limits::{PREFACE_BYTES, PREFACE_MS_MAX};
+use crate::observe::ms;
 
 /// What a request knows of its connection. A connection becomes a client with its first request:
-/// those that only stand there take no client's place.
+/// those that only stay open take no client's slot.
 #[derive(Debug, Clone)]
 pub struct Client {
     name: Arc<str>,
-    place: Arc<Mutex<Option<LimitGuard>>>,
+    slot: Arc<Mutex<Option<LimitGuard>>>,
 }
 
 impl Default for Client {
@@ -38,7 +40,7 @@ impl Client {
     pub fn named(name: &str) -> Self {
         Self {
             name: name.into(),
-            place: Arc::default(),
+            slot: Arc::default(),
         }
     }
 
@@ -49,52 +51,52 @@ impl Client {
         &self.name
     }
 
-    /// Takes a place among the clients, unless it has one.
+    /// Takes a client's slot, unless it has one.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED; the next request may find a place.
+    /// RESOURCE_EXHAUSTED; the next request may find one free.
     pub fn admit(&self, clients: &Arc<Limit>) -> Result<(), Status> {
-        // Set whole or not at all: a panic elsewhere does not spoil it.
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.is_none() {
-            *place = Some(clients.acquire(1)?);
+        let mut slot = lock(&self.slot);
+        if slot.is_none() {
+            *slot = Some(clients.acquire(1)?);
         }
         Ok(())
     }
 }
 
-/// Bytes both ways: a socket, or TLS over one.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+/// A connection on its way to the server.
+pub(crate) type Connection = connection::Connection<BoxedStream, ClientHook>;
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Io for T {}
-
-pub(super) type Stream = Box<dyn Io>;
-
-/// An accepted connection. One that says nothing for a while after it was accepted is closed: what
-/// HTTP/2 looks after begins only with its preface.
+/// What an accepted connection holds. It is closed unless it sends HTTP/2's preface in time: HTTP/2's own
+/// keep-alive begins only with that.
 #[derive(Debug)]
-pub struct Connection {
-    stream: Stream,
+pub(crate) struct ClientHook {
     client: Client,
-    begins: Option<Pin<Box<Sleep>>>,
-    read_bytes: usize,
+    preface: Option<AwaitedPreface>,
     _slot: LimitGuard,
 }
 
-impl Connection {
-    pub(super) fn new(stream: Stream, slot: LimitGuard) -> Self {
-        let begins = Some(Box::pin(sleep(Duration::from_millis(PREFACE_MS_MAX))));
-        Self {
-            stream,
-            client: Client::default(),
-            begins,
-            read_bytes: 0,
-            _slot: slot,
-        }
-    }
+#[derive(Debug)]
+struct AwaitedPreface {
+    deadline: Pin<Box<Sleep>>,
+    bytes_read: usize,
 }
 
-impl Connected for Connection {
+/// A connection that takes a slot among the connections.
+pub(super) fn client_connection(stream: BoxedStream, slot: LimitGuard) -> Connection {
+    let preface = AwaitedPreface {
+        deadline: Box::pin(sleep(ms(PREFACE_MS_MAX))),
+        bytes_read: 0,
+    };
+    let hook = ClientHook {
+        client: Client::default(),
+        preface: Some(preface),
+        _slot: slot,
+    };
+    connection::Connection::new(stream, hook)
+}
+
+impl Connected for ClientHook {
     type ConnectInfo = Client;
 
     fn connect_info(&self) -> Client {
@@ -102,53 +104,24 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
+impl Hook for ClientHook {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if let Some(begins) = &mut self.begins {
-            let late = begins.as_mut().poll(context).is_ready();
-            self.read_bytes += buffer.filled().len() - before;
-            if self.read_bytes >= PREFACE_BYTES {
-                self.begins = None;
-            } else if late {
+        let read = Pin::new(stream).poll_read(context, buffer);
+        if let Some(preface) = &mut self.preface {
+            let is_late = preface.deadline.as_mut().poll(context).is_ready();
+            preface.bytes_read += buffer.filled().len() - before;
+            if preface.bytes_read >= PREFACE_BYTES {
+                self.preface = None;
+            } else if is_late {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
         read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

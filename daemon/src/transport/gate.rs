@@ -1,4 +1,5 @@
-//! Before every request: is its client let in, is the daemon not stopping; and the trace it is of.
+//! Asked before every request: whether its client is let in and the daemon is not stopping. It also opens the
+//! request's trace, and ends it at its deadline.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::task::{Context, Poll};
 
 use betcode_service::body::EndingBody;
 use betcode_service::status::trailers;
+use betcode_service::{grpc_timeout, trace_context};
 use tokio::time::{sleep_until, timeout_at};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -14,9 +16,7 @@ use tracing::Instrument;
 
 use super::Client;
 use crate::core::Core;
-use crate::deadline::{self, KeptByService};
 use crate::limits::DEADLINE_LEAD_MS;
-use crate::observe::trace::TraceId;
 use crate::observe::{add, ms};
 use crate::server::SERVICES;
 use crate::status;
@@ -29,15 +29,15 @@ const ALWAYS: [&str; 4] = [
     "/grpc.reflection.",
 ];
 
-/// Services by which an operator looks at the daemon and makes space: they need no place among the clients,
-/// for whoever has to find out who has all of them. What they begin has limits of its own.
+/// Services by which an operator looks at the daemon and makes space. They need no client's slot, so that
+/// they answer also when clients have taken all of them. What they begin has limits of its own.
 const OPERATOR: [&str; 3] = [
     "betcode.history.v1.CapacityService",
     "betcode.history.v1.CompactionService",
     "betcode.history.v1.MaintenanceService",
 ];
 
-/// Those of [`ALWAYS`] whose streams are not ours, and know nothing of the daemon's end.
+/// Those of [`ALWAYS`] that tonic implements. Their streams do not end by themselves when the daemon stops.
 const NOT_OURS: &str = "/grpc.";
 
 /// Why a service is not there.
@@ -62,7 +62,7 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
-/// Lets requests through, or answers in the services' place.
+/// Passes requests on, or answers them in the services' place.
 #[derive(Debug, Clone)]
 pub struct Gate<S> {
     core: Arc<Core>,
@@ -91,15 +91,19 @@ impl<S> Gate<S> {
     }
 }
 
-/// Whether a service knows no such method: it says so without a word.
+/// Whether a service knows no such method: tonic answers that with a code and no message.
 fn is_no_method(response: &Response<Body>) -> bool {
     let headers = response.headers();
     let code = headers.get("grpc-status").map(|code| code.as_bytes());
     code == Some(b"12") && !headers.contains_key("grpc-message")
 }
 
-fn is_kept(response: &Response<Body>) -> bool {
-    response.extensions().get::<KeptByService>().is_some()
+/// In the extensions of a response whose service ends the stream at the deadline itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndsAtDeadline;
+
+fn ends_at_deadline(response: &Response<Body>) -> bool {
+    response.extensions().get::<EndsAtDeadline>().is_some()
 }
 
 impl<S, B> Service<Request<B>> for Gate<S>
@@ -121,11 +125,11 @@ where
         if let Some(status) = self.refusal(&request) {
             return Box::pin(std::future::ready(Ok(status.into_http())));
         }
-        let trace = TraceId::from_headers(request.headers());
+        let trace_id = trace_context::from_headers_or_new(request.headers());
         let method = request.uri().path();
-        let span = tracing::info_span!("request", method, trace_id = trace.as_str());
+        let span = tracing::info_span!("request", method, trace_id = trace_id.as_str());
         span.in_scope(|| tracing::debug!("begun"));
-        let deadline = deadline::from_headers(request.headers());
+        let deadline = grpc_timeout::deadline(request.headers());
         let serving = method.starts_with(NOT_OURS).then(|| Arc::clone(&self.core));
         let answer = self.inner.call(request).instrument(span);
         let answer = async move {
@@ -136,10 +140,10 @@ where
             match serving {
                 None => answer,
                 Some(core) => answer.map(|response| {
-                    // A Watch has told NOT_SERVING by then.
+                    // A Watch has sent NOT_SERVING by then.
                     response.map(|answer| {
                         Body::new(EndingBody::until_idle(answer, async move {
-                            core.stop_told().await;
+                            core.stop_reported().await;
                             trailers(&status::draining())
                         }))
                     })
@@ -154,12 +158,14 @@ where
                 let at = at.unwrap_or(deadline);
                 match timeout_at(at.into(), answer).await {
                     Err(_) => Ok(status::deadline_exceeded().into_http()),
-                    Ok(Ok(response)) if !is_kept(&response) => Ok(response.map(|answer| {
-                        Body::new(EndingBody::until(answer, async move {
-                            sleep_until(at.into()).await;
-                            trailers(&status::deadline_exceeded())
+                    Ok(Ok(response)) if !ends_at_deadline(&response) => {
+                        Ok(response.map(|answer| {
+                            Body::new(EndingBody::until(answer, async move {
+                                sleep_until(at.into()).await;
+                                trailers(&status::deadline_exceeded())
+                            }))
                         }))
-                    })),
+                    }
                     Ok(answered) => answered,
                 }
             }),

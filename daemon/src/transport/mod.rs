@@ -1,4 +1,8 @@
 //! Where connections come from: the Unix socket, loopback, mutual TLS.
+//!
+//! * `unix` is the socket and its file, `tls` the handshake with certificates that may be replaced;
+//! * `connection` is an accepted connection, which takes a client's slot with its first request;
+//! * `gate` is asked before every request, also those of the tunnel.
 
 mod connection;
 mod gate;
@@ -8,27 +12,30 @@ mod unix;
 use std::io;
 use std::sync::Arc;
 
+use betcode_service::connection::BoxedStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
-pub use connection::{Client, Connection};
+pub use connection::Client;
+pub(crate) use gate::EndsAtDeadline;
 pub use gate::{Gate, GateLayer};
-pub use tls::{Tls, TlsError};
-pub use unix::SocketFile;
+pub(crate) use tls::Tls;
+pub use tls::TlsError;
+pub(crate) use unix::SocketFile;
 
 use crate::core::Core;
 use crate::limits::{ACCEPT_PAUSE_MS, ACCEPTED_CONNECTIONS_MAX, PREFACE_MS_MAX};
 use crate::observe::{add, ms};
-use connection::Stream;
+use connection::{Connection, client_connection};
 
 /// Connections on their way to the server.
-pub type Incoming = ReceiverStream<io::Result<Connection>>;
+pub(crate) type Incoming = ReceiverStream<io::Result<Connection>>;
 
 /// What connections are accepted from.
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     /// The Unix socket: only our own user and root are let in.
     Unix(SocketFile),
     /// A loopback address.
@@ -40,8 +47,8 @@ pub enum Listener {
 /// Connections as they are accepted.
 #[derive(Debug)]
 enum Accepted {
-    Plain(Stream),
-    /// TLS is still to be agreed on.
+    Plain(BoxedStream),
+    /// The handshake is still to be done.
     Tls(TcpStream, Arc<Tls>),
 }
 
@@ -64,58 +71,60 @@ impl Listener {
     }
 
     /// Accepts until the receiver is gone. What comes beyond the limit of connections is closed at once.
-    pub fn incoming(self, core: Arc<Core>) -> Incoming {
+    pub(crate) fn incoming(self, core: Arc<Core>) -> Incoming {
         let (sender, receiver) = mpsc::channel(ACCEPTED_CONNECTIONS_MAX);
-        tokio::spawn(async move {
-            loop {
-                let accepted = tokio::select! {
-                    accepted = self.accept() => accepted,
-                    () = sender.closed() => return,
-                };
-                let accepted = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection was not accepted");
-                        tokio::time::sleep(ms(ACCEPT_PAUSE_MS)).await;
-                        continue;
-                    }
-                };
-                let Ok(slot) = core.admission.connections.acquire(1) else {
-                    add(&core.metrics.connections_refused, 1);
+        tokio::spawn(self.accept_all(core, sender));
+        ReceiverStream::new(receiver)
+    }
+
+    async fn accept_all(self, core: Arc<Core>, sender: mpsc::Sender<io::Result<Connection>>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = sender.closed() => return,
+            };
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ms(ACCEPT_PAUSE_MS)).await;
                     continue;
-                };
-                match accepted {
-                    Accepted::Plain(stream) => {
-                        let connection = Connection::new(stream, slot);
-                        if sender.send(Ok(connection)).await.is_err() {
-                            return;
-                        }
-                    }
-                    // Agreeing takes as long as the client likes: not here.
-                    Accepted::Tls(stream, tls) => {
-                        let (sender, core) = (sender.clone(), Arc::clone(&core));
-                        tokio::spawn(async move {
-                            match agree(&tls, stream).await {
-                                Ok(stream) => {
-                                    let connection = Connection::new(stream, slot);
-                                    // Refused only when the daemon stops.
-                                    let _ = sender.send(Ok(connection)).await;
-                                }
-                                Err(error) => {
-                                    add(&core.metrics.connections_refused, 1);
-                                    tracing::info!(%error, "no TLS with a client");
-                                }
-                            }
-                        });
+                }
+            };
+            let Ok(slot) = core.admission.connections.acquire(1) else {
+                add(&core.metrics.connections_refused, 1);
+                continue;
+            };
+            match accepted {
+                Accepted::Plain(stream) => {
+                    let connection = client_connection(stream, slot);
+                    if sender.send(Ok(connection)).await.is_err() {
+                        return;
                     }
                 }
+                // A handshake takes as long as the client likes, and must not hold others up.
+                Accepted::Tls(stream, tls) => {
+                    let (core, sender) = (Arc::clone(&core), sender.clone());
+                    tokio::spawn(async move {
+                        match handshake(&tls, stream).await {
+                            Ok(stream) => {
+                                let connection = client_connection(stream, slot);
+                                // Refused only when the daemon stops.
+                                let _ = sender.send(Ok(connection)).await;
+                            }
+                            Err(error) => {
+                                add(&core.metrics.connections_refused, 1);
+                                tracing::info!(%error, "no TLS with a client");
+                            }
+                        }
+                    });
+                }
             }
-        });
-        ReceiverStream::new(receiver)
+        }
     }
 }
 
-async fn agree(tls: &Tls, stream: TcpStream) -> io::Result<Stream> {
-    let agreed = timeout(ms(PREFACE_MS_MAX), tls.accept(stream)).await;
-    Ok(Box::new(agreed.map_err(|_| io::ErrorKind::TimedOut)??))
+async fn handshake(tls: &Tls, stream: TcpStream) -> io::Result<BoxedStream> {
+    let done = timeout(ms(PREFACE_MS_MAX), tls.accept(stream)).await;
+    Ok(Box::new(done.map_err(|_| io::ErrorKind::TimedOut)??))
 }

@@ -1,15 +1,16 @@
-//! The Unix socket: private from birth, and only for our own user.
+//! The Unix socket: created private, and only for our own user.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use betcode_service::private_file;
 use tokio::net::{UnixListener, UnixStream};
 
 /// A listening socket and its file, which goes with it.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     listener: UnixListener,
     user: u32,
@@ -22,16 +23,13 @@ impl SocketFile {
     /// # Errors
     /// When the directory belongs to somebody else or is open to others, when something else
     /// stands at `path`, when a daemon of another store listens there.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         let user = rustix::process::geteuid().as_raw();
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.ok_or_else(|| refuse("the socket needs a directory of its own"))?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        private_file::create_private_folder(folder)?;
         let found = fs::symlink_metadata(folder)?;
         if !found.is_dir() || found.uid() != user {
             return Err(refuse(&format!(

@@ -12,12 +12,12 @@ use crate::core::Core;
 use crate::observe::add;
 use crate::transport::GateLayer;
 
-/// Holds the tunnel that the settings ask for. Why there is none is told through `told`, never an
-/// error: this machine's own clients are served all the same.
+/// Holds the tunnel that the settings ask for. If there can be none, `state` gets the reason. That is no error:
+/// this machine's own clients are served all the same.
 pub(crate) fn attach(
     core: &Arc<Core>,
     routes: &Routes,
-    told: &watch::Sender<TunnelState>,
+    state: &watch::Sender<TunnelState>,
 ) -> Option<Tunnel> {
     let settings = &core.settings;
     if !settings.relay {
@@ -34,13 +34,17 @@ pub(crate) fn attach(
         Err(error) => {
             tracing::error!(%error, "no tunnel");
             let why = error.to_string();
-            told.send_replace(TunnelState::Unusable { why });
+            state.send_replace(TunnelState::Unusable { why });
             return None;
         }
     };
     let gate = GateLayer(Arc::clone(core)).layer(routes.clone().prepare());
     let tunnel = Tunnel::hold(options, Users::before(Arc::clone(core), gate));
-    tokio::spawn(tell(Arc::clone(core), tunnel.state(), told.clone()));
+    tokio::spawn(forward_state(
+        Arc::clone(core),
+        tunnel.state(),
+        state.clone(),
+    ));
     Some(tunnel)
 }
 
@@ -58,19 +62,19 @@ pub(crate) fn renew(core: &Core, tunnel: &Tunnel) {
     }
 }
 
-/// Hands the tunnel's state on, and counts how often it opened.
-async fn tell(
+/// Forwards the tunnel's state to those who watch the daemon's, and counts how often it opened.
+async fn forward_state(
     core: Arc<Core>,
-    mut state: watch::Receiver<TunnelState>,
-    told: watch::Sender<TunnelState>,
+    mut tunnel: watch::Receiver<TunnelState>,
+    state: watch::Sender<TunnelState>,
 ) {
     loop {
-        let now = state.borrow_and_update().clone();
+        let now = tunnel.borrow_and_update().clone();
         if matches!(now, TunnelState::Open { .. }) {
             add(&core.metrics.tunnels_opened, 1);
         }
-        told.send_replace(now);
-        if state.changed().await.is_err() {
+        state.send_replace(now);
+        if tunnel.changed().await.is_err() {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! Answers that are whole before any of them goes out.
+//! Answers that are complete before any of them is sent.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -25,13 +25,13 @@ use crate::limits::{
 use crate::observe::ms;
 use crate::status::with_reason;
 
-/// Why an answer is not whole.
+/// Why an answer is not complete.
 #[derive(Debug)]
 pub(super) enum BufferBodyError {
     /// It has more than [`IDEMPOTENT_ANSWER_BYTES_MAX`].
     TooLarge,
-    /// It is large, and found no place among those that are.
-    NoPlace {
+    /// It is large, and found no slot.
+    NoSlot {
         /// How many there were.
         used: usize,
     },
@@ -39,31 +39,31 @@ pub(super) enum BufferBodyError {
     Broken,
 }
 
-/// The places of large answers.
+/// The slots of large answers.
 #[derive(Debug, Clone)]
 pub(super) struct LargeBodySlots {
-    places: Arc<Semaphore>,
-    /// Of answers that wait for one of those.
+    slots: Arc<Semaphore>,
+    /// For answers that wait for one of those.
     waiting: Arc<Semaphore>,
-    /// The places as metrics show them.
+    /// The slots as metrics show them.
     limit: Arc<Limit>,
     pub(super) timeouts: LargeBodyTimeouts,
 }
 
-/// A place among the large answers.
+/// The slot of a large answer.
 #[derive(Debug)]
 struct LargeBodySlot {
-    // Given back first, so that no more are ever counted than there are places.
+    // Given back first, so that no more are ever counted than there are slots.
     _counted: Option<LimitGuard>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// How long what is large waits.
+/// How long a large answer waits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LargeBodyTimeouts {
-    /// For a place.
-    pub(super) place: Duration,
-    /// For a reader who takes nothing of it.
+    /// For a slot.
+    pub(super) slot: Duration,
+    /// For a reader that takes nothing of it.
     pub(super) unread: Duration,
 }
 
@@ -76,11 +76,11 @@ pub(crate) fn large_answers() -> Arc<Limit> {
 impl Default for LargeBodySlots {
     fn default() -> Self {
         Self {
-            places: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_MAX)),
+            slots: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_MAX)),
             waiting: Arc::new(Semaphore::new(IDEMPOTENT_LARGE_WAITING_MAX)),
             limit: large_answers(),
             timeouts: LargeBodyTimeouts {
-                place: ms(IDEMPOTENT_LARGE_WAIT_MS_MAX),
+                slot: ms(IDEMPOTENT_LARGE_WAIT_MS_MAX),
                 unread: ms(IDEMPOTENT_UNREAD_MS_MAX),
             },
         }
@@ -88,7 +88,7 @@ impl Default for LargeBodySlots {
 }
 
 impl LargeBodySlots {
-    /// Places that `limit` counts.
+    /// Slots that `limit` counts.
     pub(super) fn counted_by(limit: &Arc<Limit>) -> Self {
         Self {
             limit: Arc::clone(limit),
@@ -96,40 +96,40 @@ impl LargeBodySlots {
         }
     }
 
-    fn slot(&self, permit: OwnedSemaphorePermit) -> LargeBodySlot {
+    fn slot_of(&self, permit: OwnedSemaphorePermit) -> LargeBodySlot {
         LargeBodySlot {
             _counted: self.limit.acquire(1).ok(),
             _permit: permit,
         }
     }
 
-    /// A place, at once or after a while. `carried` is given back meanwhile, so that others, whose
-    /// answers are small, need not wait for those who do not read theirs.
-    async fn place(
+    /// A slot, at once or after a while. Meanwhile `execution` is given back, so that others, whose answers are small,
+    /// need not wait for those who do not read theirs.
+    async fn slot(
         &self,
-        carried: &mut Option<OwnedSemaphorePermit>,
+        execution: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<LargeBodySlot, BufferBodyError> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(self.slot(place));
+        if let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Ok(self.slot_of(permit));
         }
-        let no_place = || {
+        let no_slot = || {
             self.limit.note_refused();
-            BufferBodyError::NoPlace {
-                used: IDEMPOTENT_LARGE_MAX.saturating_sub(self.places.available_permits()),
+            BufferBodyError::NoSlot {
+                used: IDEMPOTENT_LARGE_MAX.saturating_sub(self.slots.available_permits()),
             }
         };
-        let _waits = self.waiting.try_acquire().map_err(|_| no_place())?;
-        *carried = None;
-        let placed = Arc::clone(&self.places).acquire_owned();
-        match timeout(self.timeouts.place, placed).await {
-            Ok(Ok(place)) => Ok(self.slot(place)),
-            _ => Err(no_place()),
+        let _waits = self.waiting.try_acquire().map_err(|_| no_slot())?;
+        *execution = None;
+        let permit = Arc::clone(&self.slots).acquire_owned();
+        match timeout(self.timeouts.slot, permit).await {
+            Ok(Ok(permit)) => Ok(self.slot_of(permit)),
+            _ => Err(no_slot()),
         }
     }
 }
 
-/// A whole answer. One without messages says so at once: its head is then its end, as clients
-/// expect of an error. A large one whose reader takes nothing for long is given up.
+/// A complete answer. If it has no messages, its head is its end, as clients expect of an error. A large one whose
+/// reader takes nothing for long is given up.
 #[derive(Debug)]
 pub(super) struct BufferedBody {
     /// The status that it ends with.
@@ -142,8 +142,8 @@ pub(super) struct BufferedBody {
 struct Unsent {
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
-    /// Of a large answer, until it is sent or its reader gone.
-    place: Option<LargeBodySlot>,
+    /// Of a large answer, until it is sent or its reader is gone.
+    slot: Option<LargeBodySlot>,
     /// When its reader last took some of it; `None` when there is no more.
     taken: watch::Sender<Option<Instant>>,
 }
@@ -152,16 +152,16 @@ impl BufferedBody {
     fn of(
         data: VecDeque<Bytes>,
         trailers: Option<HeaderMap>,
-        place: Option<LargeBodySlot>,
+        slot: Option<LargeBodySlot>,
         unread: Duration,
     ) -> Self {
-        let is_large = place.is_some();
+        let is_large = slot.is_some();
         let (sender, taken) = watch::channel(Some(Instant::now()));
         let status = trailers.as_ref().and_then(Status::from_header_map);
         let unsent = Unsent {
             data,
             trailers,
-            place,
+            slot,
             taken: sender,
         };
         let unsent = match is_large {
@@ -191,8 +191,7 @@ async fn given_up(taken: watch::Receiver<Option<Instant>>, unread: Duration) -> 
 }
 
 impl Unsent {
-    /// The next piece: small, so that what HTTP/2 holds for a reader is little, and how far he is can
-    /// be seen.
+    /// The next piece. It is small, so that HTTP/2 holds little for a reader, and it can be seen whether that reads.
     fn piece(&mut self) -> Option<Bytes> {
         let first = self.data.front_mut()?;
         let piece = first.split_to(first.len().min(IDEMPOTENT_PIECE_BYTES));
@@ -201,7 +200,7 @@ impl Unsent {
         }
         let is_last = self.data.is_empty();
         if is_last {
-            self.place = None;
+            self.slot = None;
         }
         self.taken.send_replace((!is_last).then(Instant::now));
         Some(piece)
@@ -226,18 +225,17 @@ impl Body for Unsent {
     }
 }
 
-/// Takes an answer to its end. It waits for a place among the large ones when it proves to be one, and
-/// holds little until then.
+/// Receives an answer to its end. If it proves to be large, it waits for a slot, and holds little until then.
 pub(super) async fn buffer_body<B>(
     body: B,
     large: &LargeBodySlots,
-    mut carried: Option<OwnedSemaphorePermit>,
+    mut execution: Option<OwnedSemaphorePermit>,
 ) -> Result<BufferedBody, BufferBodyError>
 where
     B: Body<Data = Bytes>,
 {
     let mut body = pin!(body.map_err(|_| BufferBodyError::Broken));
-    let (mut data, mut trailers, mut place) = (VecDeque::new(), None, None);
+    let (mut data, mut trailers, mut slot) = (VecDeque::new(), None, None);
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
         let next = match frame?.into_data() {
@@ -251,15 +249,15 @@ where
         if bytes > IDEMPOTENT_ANSWER_BYTES_MAX {
             return Err(BufferBodyError::TooLarge);
         }
-        if bytes > IDEMPOTENT_SMALL_BYTES_MAX && place.is_none() {
-            place = Some(large.place(&mut carried).await?);
+        if bytes > IDEMPOTENT_SMALL_BYTES_MAX && slot.is_none() {
+            slot = Some(large.slot(&mut execution).await?);
         }
         data.push_back(next);
     }
     Ok(BufferedBody::of(
         data,
         trailers,
-        place,
+        slot,
         large.timeouts.unread,
     ))
 }

@@ -1,17 +1,18 @@
 //! What the daemon measures of its tunnel, and what the relay says of itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::RelayRouting;
 use betcode_service::histogram::Histogram;
 use betcode_service::io_bytes::IoBytes;
+use betcode_service::sync::lock;
 
 use super::buffered_body::large_answers;
 use crate::admission::Limit;
 
-/// A pace by the minute takes a minute.
+/// A rate by the minute needs a minute.
 const IDLE_MIN: Duration = Duration::from_secs(60);
 
 /// Figures of all tunnels since the daemon started.
@@ -47,7 +48,7 @@ impl Default for TunnelFigures {
 /// Time in which the tunnel was only kept open.
 #[derive(Debug, Default)]
 struct IdleTime {
-    /// When it was last looked at, and the bytes and calls until then.
+    /// When it was last measured, and the bytes and calls until then.
     before: Option<(Instant, u64, u64)>,
     time: Duration,
     bytes: u64,
@@ -61,11 +62,6 @@ impl Drop for CallUnderWay {
     fn drop(&mut self) {
         self.0.calls_under_way.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-// Plain data, valid after every statement.
-fn lock<T>(data: &Mutex<T>) -> MutexGuard<'_, T> {
-    data.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl TunnelFigures {
@@ -89,14 +85,14 @@ impl TunnelFigures {
         *lock(&self.routing)
     }
 
-    /// Looks at the tunnel, which is open or not. Between two looks without a call it was idle.
-    pub(crate) fn look(&self, open: bool) {
-        self.look_at(Instant::now(), open);
+    /// Adds the time since the last time that this was called, if the tunnel was open and had no call meanwhile.
+    pub(crate) fn measure_idle(&self, is_open: bool) {
+        self.measure_idle_at(Instant::now(), is_open);
     }
 
-    fn look_at(&self, now: Instant, open: bool) {
+    fn measure_idle_at(&self, now: Instant, is_open: bool) {
         let (bytes, calls) = (self.bytes.total(), self.calls_begun.load(Ordering::Relaxed));
-        let quiet = open && self.calls_under_way.load(Ordering::Relaxed) == 0;
+        let quiet = is_open && self.calls_under_way.load(Ordering::Relaxed) == 0;
         let mut idle = lock(&self.idle);
         let before = std::mem::replace(&mut idle.before, quiet.then_some((now, bytes, calls)));
         if let Some((then, bytes_then, calls_then)) = before.filter(|_| quiet)
@@ -119,7 +115,7 @@ impl TunnelFigures {
 
 #[cfg(test)]
 mod tests {
-    use betcode_service::io_bytes::Counted;
+    use betcode_service::io_bytes::counted;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
@@ -127,26 +123,26 @@ mod tests {
     #[tokio::test]
     async fn only_time_without_calls_on_an_open_tunnel_is_idle() {
         let figures = Arc::<TunnelFigures>::default();
-        let mut stream = Counted::new(tokio::io::sink(), Arc::clone(&figures.bytes));
+        let mut stream = counted(tokio::io::sink(), Arc::clone(&figures.bytes));
         let begun = Instant::now();
         let at = |s| begun + Duration::from_secs(s);
-        figures.look_at(at(0), false);
-        figures.look_at(at(10), true);
+        figures.measure_idle_at(at(0), false);
+        figures.measure_idle_at(at(10), true);
         stream.write_all(&[0; 100]).await.unwrap();
-        figures.look_at(at(40), true);
+        figures.measure_idle_at(at(40), true);
         assert_eq!(figures.idle_bytes_per_minute(), None, "half a minute");
         let call = figures.begin_call();
         stream.write_all(&[0; 9_000]).await.unwrap();
-        figures.look_at(at(50), true);
+        figures.measure_idle_at(at(50), true);
         drop(call);
-        figures.look_at(at(60), true);
-        // A call between two looks.
+        figures.measure_idle_at(at(60), true);
+        // A call between two measurements.
         drop(figures.begin_call());
         stream.write_all(&[0; 9_000]).await.unwrap();
-        figures.look_at(at(70), true);
+        figures.measure_idle_at(at(70), true);
         stream.write_all(&[0; 200]).await.unwrap();
-        figures.look_at(at(100), true);
-        figures.look_at(at(110), false);
+        figures.measure_idle_at(at(100), true);
+        figures.measure_idle_at(at(110), false);
         assert_eq!(figures.idle_bytes_per_minute(), Some((300.0, 60)));
     }
 }

@@ -1,31 +1,27 @@
 //! Holding a tunnel: dialling, serving, dialling again.
 
 use std::convert::Infallible;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::metadata::GoAway;
-use betcode_schema_tunnel::{
-    GreetingError, Hello, PROTOCOL, ReadAhead, Refusal, Welcome, read_greeting, write_greeting,
-};
-use betcode_service::io_bytes::Counted;
-use bytes::Bytes;
+use betcode_service::connection::BoxedStream;
+use betcode_service::sync;
 use http::{Request, Response};
-use http_body::Body;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
 use tower::Service;
+use tower::util::BoxCloneSyncService;
 
+use super::dial::{Dialer, Dialled};
 use super::idempotency::IdempotentCalls;
 use super::redial::Redial;
-use super::serve::serve;
+use super::serve::{TunnelService, serve};
 use super::{TunnelOptions, TunnelTls};
 
-/// Where a tunnel stands, for status and health.
+/// The state of a tunnel, for status and health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TunnelState {
     /// No relay is asked for.
@@ -66,54 +62,31 @@ pub struct Tunnel {
     tls: Arc<RwLock<Option<TunnelTls>>>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum DialError {
-    #[error("dial {address}: {source}")]
-    Connect {
-        address: String,
-        source: std::io::Error,
-    },
-    #[error("TLS with {address}: {source}")]
-    Tls {
-        address: String,
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Greeting(#[from] GreetingError),
-    #[error("the relay refused ({reason:?}): {message}")]
-    Refused { reason: Refusal, message: String },
-    #[error("no answer in time")]
-    Slow,
-}
-
 impl Tunnel {
     /// Begins to hold a tunnel over which `service` is served. Must be called within a Tokio
     /// runtime.
-    pub fn hold<S, B>(options: TunnelOptions, service: S) -> Self
+    pub fn hold<S>(options: TunnelOptions, service: S) -> Self
     where
-        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+        S: Clone + Send + Sync + 'static,
         S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (told, state) = watch::channel(TunnelState::Dialling);
+        let (state_sender, state) = watch::channel(TunnelState::Dialling);
         let stop = CancellationToken::new();
         let cut = CancellationToken::new();
         let connections = TaskTracker::new();
         let tls = Arc::new(RwLock::new(options.tls.clone()));
-        let large_answers = Arc::clone(&options.figures.large_answers);
-        let holder = TunnelTask {
-            instance: uuid::Uuid::new_v4().simple().to_string(),
+        let task = TunnelTask {
+            dialer: Dialer::new(options.clone(), Arc::clone(&tls)),
+            calls: IdempotentCalls::counted_by(&options.figures.large_answers),
             options,
-            state: told,
+            service: BoxCloneSyncService::new(service),
+            state: state_sender,
             stop: stop.clone(),
             cut: cut.clone(),
             connections: connections.clone(),
-            tls: Arc::clone(&tls),
-            calls: IdempotentCalls::counted_by(&large_answers),
         };
-        connections.spawn(holder.run(service));
+        connections.spawn(task.run());
         Self {
             state,
             stop,
@@ -123,7 +96,7 @@ impl Tunnel {
         }
     }
 
-    /// Where the tunnel stands, now and as it changes.
+    /// The state of the tunnel, now and as it changes.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<TunnelState> {
         self.state.clone()
@@ -131,8 +104,7 @@ impl Tunnel {
 
     /// Dials with these credentials from the next time on. A tunnel that is open stays.
     pub fn set_tls(&self, tls: TunnelTls) {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+        *sync::write(&self.tls) = Some(tls);
     }
 
     /// Takes no more calls, lets those under way finish for at most `grace`, and ends. Returns
@@ -153,83 +125,77 @@ impl Drop for Tunnel {
 }
 
 struct TunnelTask {
-    instance: String,
+    dialer: Dialer,
     options: TunnelOptions,
+    service: TunnelService,
+    /// Shared by all connections: a repeat may come over a later one than the first request.
+    calls: IdempotentCalls,
     state: watch::Sender<TunnelState>,
     stop: CancellationToken,
-    /// Ends connections whose calls had their time.
+    /// Ends connections whose calls have had the time of the stop.
     cut: CancellationToken,
     connections: TaskTracker,
-    tls: Arc<RwLock<Option<TunnelTls>>>,
-    /// Outlives single tunnels: repeats come over the next one.
-    calls: IdempotentCalls,
 }
 
-/// Why a tunnel that was open is no longer the one to use.
-enum FinalStatus {
+/// Why an open tunnel is no longer the one to use.
+enum TunnelEnd {
+    /// The relay says so.
     GoAway(GoAway),
-    /// Another relay is the machine's now.
+    /// The address leads to another relay now.
     Moved,
-    Connection(String),
+    /// The connection ended, and why.
+    Closed(String),
 }
 
 impl TunnelTask {
-    async fn run<S, B>(self, service: S)
-    where
-        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn run(self) {
         let mut redial = Redial::new(&self.options);
-        // A tunnel that is served until the next one is open.
-        let mut old: Option<CancellationToken> = None;
+        // Ends the tunnel to the relay that the machine moved away from: once the next one is open.
+        let mut leave_old: Option<CancellationToken> = None;
         while !self.stop.is_cancelled() {
             self.state.send_replace(TunnelState::Dialling);
             let dialled = tokio::select! {
-                dialled = self.dial(false) => dialled,
+                dialled = self.dialer.dial() => dialled,
                 () = self.stop.cancelled() => break,
             };
             let (why, pause) = match dialled {
-                Ok((stream, relay_id, epoch)) => {
+                Err(error) => (error.to_string(), redial.pause()),
+                Ok(dialled) => {
                     let opened = Instant::now();
-                    tracing::info!(relay = %relay_id, epoch, "tunnel open");
-                    let open = TunnelState::Open {
-                        relay_id,
-                        epoch,
+                    let relay_id = dialled.relay_id.clone();
+                    tracing::info!(relay = %relay_id, epoch = dialled.epoch, "tunnel open");
+                    self.state.send_replace(TunnelState::Open {
+                        relay_id: relay_id.clone(),
+                        epoch: dialled.epoch,
                         since: opened,
-                    };
-                    self.state.send_replace(open);
-                    if let Some(old) = old.take() {
-                        old.cancel();
+                    });
+                    if let Some(leave) = leave_old.take() {
+                        leave.cancel();
                     }
                     let leave = self.stop.child_token();
-                    let served = self.serve_until_left(stream, service.clone(), leave.clone());
-                    let ended = served.await;
+                    let end = self.serve_until_left(dialled, leave.clone()).await;
                     redial.opened_for(opened.elapsed());
-                    match ended {
-                        FinalStatus::GoAway(GoAway::Drain) => {
+                    match end {
+                        TunnelEnd::Moved => {
+                            tracing::info!("another relay is this machine's now");
+                            leave_old = Some(leave);
+                            continue;
+                        }
+                        TunnelEnd::GoAway(GoAway::Drain) => {
                             redial.relay_restarts();
                             ("the relay restarts".to_owned(), redial.pause())
                         }
-                        FinalStatus::Moved => {
-                            tracing::info!("another relay is this machine's now");
-                            old = Some(leave);
-                            continue;
-                        }
-                        FinalStatus::GoAway(GoAway::Replaced) => {
+                        TunnelEnd::GoAway(GoAway::Replaced) => {
                             let why = "a newer tunnel of this machine took over".to_owned();
                             (why, self.options.replaced_pause)
                         }
-                        FinalStatus::GoAway(GoAway::Revoked) => {
+                        TunnelEnd::GoAway(GoAway::Revoked) => {
                             let why = "the relay no longer accepts this machine".to_owned();
                             (why, self.options.replaced_pause)
                         }
-                        FinalStatus::Connection(why) => (why, redial.pause()),
+                        TunnelEnd::Closed(why) => (why, redial.pause()),
                     }
                 }
-                Err(error) => (error.to_string(), redial.pause()),
             };
             if self.stop.is_cancelled() {
                 break;
@@ -244,134 +210,65 @@ impl TunnelTask {
         self.state.send_replace(TunnelState::Stopped);
     }
 
-    async fn serve_until_left<S, B>(
-        &self,
-        stream: Box<dyn Connection>,
-        service: S,
-        leave: CancellationToken,
-    ) -> FinalStatus
-    where
-        S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
-        S: Clone + Send + 'static,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (told, mut reason) = watch::channel(None);
-        let options = self.options.clone();
-        let (calls, cut) = (self.calls.clone(), self.cut.clone());
+    async fn serve_until_left(&self, dialled: Dialled, leave: CancellationToken) -> TunnelEnd {
+        let Dialled {
+            stream, relay_id, ..
+        } = dialled;
+        let (go_away_sender, mut go_away) = watch::channel(None);
         // A task of its own: after a go-away it finishes its calls beside the next tunnel.
-        let mut serving = self.connections.spawn(async move {
-            tokio::select! {
-                ended = serve(stream, service, &options, calls, told, leave) => {
-                    ended.map_err(|error| error.to_string())
-                }
-                () = cut.cancelled() => Ok(()),
-            }
-        });
+        let mut serving =
+            self.connections
+                .spawn(self.serve_until_cut(stream, go_away_sender, leave));
         tokio::select! {
-            ended = &mut serving => FinalStatus::Connection(match ended {
+            ended = &mut serving => TunnelEnd::Closed(match ended {
                 Ok(Ok(())) => "the relay closed the tunnel".to_owned(),
                 Ok(Err(error)) => format!("the tunnel broke: {error}"),
                 Err(error) => format!("serving failed: {error}"),
             }),
-            Ok(reason) = reason.wait_for(Option::is_some) => {
-                FinalStatus::GoAway((*reason).unwrap_or(GoAway::Drain))
+            Ok(reason) = go_away.wait_for(Option::is_some) => {
+                TunnelEnd::GoAway((*reason).unwrap_or(GoAway::Drain))
             }
-            () = self.until_moved() => FinalStatus::Moved,
+            () = self.until_moved(&relay_id) => TunnelEnd::Moved,
         }
     }
 
-    /// Returns when the relay that is reached is no longer the one of the open tunnel.
-    async fn until_moved(&self) {
-        let TunnelState::Open { relay_id: here, .. } = self.state.borrow().clone() else {
-            return std::future::pending().await;
-        };
+    fn serve_until_cut(
+        &self,
+        stream: BoxedStream,
+        go_away: watch::Sender<Option<GoAway>>,
+        leave: CancellationToken,
+    ) -> impl Future<Output = Result<(), hyper::Error>> + Send + use<> {
+        let (options, service) = (self.options.clone(), self.service.clone());
+        let (calls, cut) = (self.calls.clone(), self.cut.clone());
+        async move {
+            tokio::select! {
+                ended = serve(stream, service, &options, calls, go_away, leave) => ended,
+                () = cut.cancelled() => Ok(()),
+            }
+        }
+    }
+
+    /// Returns when the address leads to another relay than the one of the open tunnel.
+    async fn until_moved(&self, relay_id: &str) {
         loop {
             // Spread over half the time, so that not all daemons ask at once.
             let fraction = (uuid::Uuid::new_v4().as_u128() % 1024) as f64 / 1024.0;
-            let pause = self.options.place_check.mul_f64(0.75 + fraction / 2.0);
+            let pause = self.options.probe_interval.mul_f64(0.75 + fraction / 2.0);
             tokio::time::sleep(pause).await;
-            match self.dial(true).await {
-                Ok((_, relay_id, _)) if relay_id != here => return,
-                // What cannot be reached is no better place.
+            match self.dialer.probe().await {
+                Ok(reached) if reached != relay_id => return,
+                // A relay that cannot be reached is no better one.
                 Ok(_) | Err(_) => {}
             }
         }
     }
-
-    async fn dial(&self, probe: bool) -> Result<(Box<dyn Connection>, String, u64), DialError> {
-        tokio::time::timeout(self.options.dial_timeout, self.dial_slowly(probe))
-            .await
-            .unwrap_or(Err(DialError::Slow))
-    }
-
-    async fn dial_slowly(
-        &self,
-        probe: bool,
-    ) -> Result<(Box<dyn Connection>, String, u64), DialError> {
-        let address = &self.options.relay_address;
-        let connected = TcpStream::connect(address).await;
-        let tcp = connected.map_err(|source| DialError::Connect {
-            address: address.clone(),
-            source,
-        })?;
-        // Small messages must not wait for larger ones.
-        let _ = tcp.set_nodelay(true);
-        let figures = &self.options.figures;
-        let tcp = Counted::new(tcp, Arc::clone(&figures.bytes));
-        let tls = self
-            .tls
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let mut stream: Box<dyn Connection> = match tls {
-            None => Box::new(tcp),
-            Some(tls) => {
-                let connector = TlsConnector::from(tls.config.clone());
-                let secured = connector
-                    .connect(tls.server_name.clone(), ReadAhead::new(tcp))
-                    .await;
-                Box::new(secured.map_err(|source| DialError::Tls {
-                    address: address.clone(),
-                    source,
-                })?)
-            }
-        };
-        let hello = Hello {
-            protocol: PROTOCOL,
-            machine_id: self.options.machine.clone(),
-            instance: self.instance.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            probe,
-        };
-        let greeted = Instant::now();
-        write_greeting(&mut stream, &hello).await?;
-        match read_greeting(&mut stream).await? {
-            Welcome::Accepted {
-                relay_id,
-                epoch,
-                routing,
-            } => {
-                figures.greeted(greeted.elapsed(), routing);
-                Ok((stream, relay_id, epoch))
-            }
-            Welcome::Refused { reason, message } => Err(DialError::Refused { reason, message }),
-        }
-    }
 }
-
-/// A connection, with TLS or without.
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}
 
 #[cfg(test)]
 mod tests {
-    use betcode_schema_tunnel::GO_AWAY_PATH;
     use betcode_schema_tunnel::metadata::GO_AWAY;
-    use tokio::net::TcpListener;
-    use tonic::body::Body;
+    use betcode_schema_tunnel::{GO_AWAY_PATH, Hello, Welcome, read_greeting, write_greeting};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::tunnel::Backoff;

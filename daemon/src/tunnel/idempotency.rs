@@ -1,25 +1,27 @@
 //! Idempotency: a request with a key is executed once; repeats get the result of the first.
 //!
-//! The relay delivers a request that waited again when it could not learn of the daemon's answer.
-//! Such a request carries an idempotency key. The first of a key is carried out to its end, even
-//! when the connection breaks under it; a later one waits for that end and gets the same status.
-//! So many are carried out at once, and none for ever: a stream that has no end is given up.
-//! An answer is whole before any of it goes out; one that is large waits for one of a few slots,
-//! which it keeps until the last of it is sent, or its reader takes nothing for long.
-//! Another request of the same key is refused: told as a repeat, it would count as done.
-//! This memory is the process's: over a daemon's restart, what makes a repeat harmless is the
-//! request itself (an append names the sequence that it expects).
+//! The relay delivers a request that waited again if it did not receive the daemon's answer. Such a request
+//! carries an idempotency key.
+//!
+//! * The first request of a key is executed to its end, even if the connection breaks meanwhile. A repeat waits
+//!   for that end and gets the same status. The number of executions at once is bounded, and so is their time: a
+//!   stream without an end is given up.
+//! * An answer is complete before any of it is sent. A large one waits for one of a few slots, which it keeps until
+//!   all of it is sent, or its reader has taken nothing for long.
+//! * Another request with the same key is refused. If it were answered as a repeat, its caller would believe that
+//!   it was executed.
+//! * The keys are remembered in memory only. After a restart of the daemon, the request itself has to make a repeat
+//!   harmless (an append names the sequence that it expects).
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use betcode_schema_tunnel::metadata;
-use bytes::Bytes;
+use betcode_service::sync::lock;
 use http::{HeaderMap, Request, Response};
-use http_body::Body as HttpBody;
 use http_body_util::{BodyExt, Full, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
@@ -47,14 +49,14 @@ pub(super) type FinalStatus = (Code, String);
 #[derive(Clone)]
 pub(super) struct IdempotentCalls {
     memory: Arc<Mutex<KnownCalls>>,
-    /// Of requests that are carried out: they outlive the calls that brought them.
+    /// For executions, which outlive the calls that brought their requests.
     execution_slots: Arc<Semaphore>,
     /// For large answers, until they are sent.
     large: LargeBodySlots,
     timeouts: CallTimeouts,
 }
 
-/// Times after which a request that is carried out is given up.
+/// Times after which an execution is given up.
 #[derive(Clone, Copy)]
 struct CallTimeouts {
     /// Until it begins to answer.
@@ -81,7 +83,7 @@ impl Default for IdempotentCalls {
 struct KnownCalls {
     by_key: HashMap<String, KnownCall>,
     /// Of requests that have ended, the one first that ended first. What is under way is never
-    /// forgotten, and bounded: by the calls that wait for a place, and by the places.
+    /// forgotten, and bounded: by the calls that wait for a slot, and by the slots.
     ended: VecDeque<String>,
 }
 
@@ -93,20 +95,20 @@ struct KnownCall {
 
 /// What to do with a request.
 pub(super) enum Claim {
-    /// It is the first of its key: carry it out and say how it ended.
+    /// It is the first of its key: execute it, and complete it with its status.
     New(Completion),
-    /// It is a repeat: this is how the first one ends.
+    /// It is a repeat: it gets the status of the first one.
     Duplicate(watch::Receiver<Option<FinalStatus>>),
     /// It is another request of the same key.
     KeyReused,
 }
 
-/// Says how the first request of a key ended. When it is dropped without a word, or with an
-/// ending that invites another attempt, the key is forgotten.
+/// Completes the first request of a key. If it is dropped without that, or completed with a status after
+/// which another attempt makes sense, the key is forgotten.
 pub(super) struct Completion {
     calls: IdempotentCalls,
     key: String,
-    told: watch::Sender<Option<FinalStatus>>,
+    status: watch::Sender<Option<FinalStatus>>,
 }
 
 impl IdempotentCalls {
@@ -126,20 +128,16 @@ impl IdempotentCalls {
         (waited || may_wait).then(|| key.to_owned())
     }
 
-    /// Answers a request, carrying it out only if it is the first of its key.
-    pub(super) async fn answer<I, S, B>(
+    /// Answers a request, and executes it only if it is the first of its key.
+    pub(super) async fn answer<S>(
         &self,
         key: String,
-        request: Request<I>,
+        request: Request<Body>,
         service: S,
     ) -> Response<Body>
     where
-        I: HttpBody<Data = Bytes> + Send,
-        I::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Send + 'static,
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
         S::Future: Send,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
         let waited = head.headers.contains_key(metadata::BUFFERED_AT_MS);
@@ -159,7 +157,7 @@ impl IdempotentCalls {
             Claim::New(done) => done,
             Claim::Duplicate(first) => {
                 let status = repeat(first).await;
-                // A relay asks how it ended; a client has to be told that it is a repeat.
+                // A relay asks for the status; a client must learn that its request is a repeat.
                 return match waited || status.code() == Code::Unavailable {
                     true => status.into_http(),
                     false => settled(&status).into_http(),
@@ -176,9 +174,9 @@ impl IdempotentCalls {
         let slot = Arc::clone(&self.execution_slots).acquire_owned().await.ok();
         let large = self.large.clone();
         // A task of its own: dropping this future must not stop it halfway.
-        let carrying = execute(request, service, self.timeouts, slot, large, done);
-        let carried = tokio::spawn(carrying).await;
-        carried.unwrap_or_else(|_| internal("carrying it out failed").into_http())
+        let execution = execute(request, service, self.timeouts, slot, large, done);
+        let executed = tokio::spawn(execution).await;
+        executed.unwrap_or_else(|_| internal("carrying it out failed").into_http())
     }
 
     pub(super) fn claim(&self, key: &str, digest: u64) -> Claim {
@@ -189,25 +187,24 @@ impl IdempotentCalls {
                 false => Claim::KeyReused,
             };
         }
-        let (told, ended) = watch::channel(None);
+        let (status, ended) = watch::channel(None);
         let first = KnownCall { digest, ended };
         memory.by_key.insert(key.to_owned(), first);
         Claim::New(Completion {
             calls: self.clone(),
             key: key.to_owned(),
-            told,
+            status,
         })
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
-    fn lock(&self) -> std::sync::MutexGuard<'_, KnownCalls> {
-        self.memory.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, KnownCalls> {
+        lock(&self.memory)
     }
 }
 
 impl Completion {
     pub(super) fn complete(self, code: Code, text: &str) {
-        // These leave open whether it was carried out: the next attempt is a first one again.
+        // These leave open whether it was executed: the next attempt is a first one again.
         let again = matches!(
             code,
             Code::Unavailable
@@ -221,7 +218,7 @@ impl Completion {
         if again {
             return;
         }
-        self.told.send_replace(Some((code, text.to_owned())));
+        self.status.send_replace(Some((code, text.to_owned())));
         let mut memory = self.calls.lock();
         memory.ended.push_back(self.key.clone());
         while memory.ended.len() > IDEMPOTENCY_KEYS_MAX {
@@ -234,35 +231,33 @@ impl Completion {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        if self.told.borrow().is_none() {
+        if self.status.borrow().is_none() {
             self.calls.lock().by_key.remove(&self.key);
         }
     }
 }
 
-async fn execute<S, B>(
+async fn execute<S>(
     request: Request<Body>,
     service: S,
     timeouts: CallTimeouts,
-    place: Option<OwnedSemaphorePermit>,
+    slot: Option<OwnedSemaphorePermit>,
     large: LargeBodySlots,
     done: Completion,
 ) -> Response<Body>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let Ok(Ok(response)) = timeout(timeouts.first_byte, service.oneshot(request)).await else {
-        return given_up(timeouts.first_byte);
+        return given_up("had not begun", timeouts.first_byte);
     };
     let (head, body) = response.into_parts();
-    let body = match timeout(timeouts.whole_response, buffer_body(body, &large, place)).await {
+    let body = match timeout(timeouts.whole_response, buffer_body(body, &large, slot)).await {
         Ok(Ok(body)) => body,
         Ok(Err(BufferBodyError::TooLarge)) => return too_large(),
-        Ok(Err(BufferBodyError::NoPlace { used })) => return no_place(used),
+        Ok(Err(BufferBodyError::NoSlot { used })) => return no_slot(used),
         Ok(Err(BufferBodyError::Broken)) => return internal("the answer broke off").into_http(),
-        Err(_) => return given_up(timeouts.whole_response),
+        Err(_) => return given_up("was not complete", timeouts.whole_response),
     };
     let status = match Status::from_header_map(&head.headers) {
         Some(status) => Some(status),
@@ -283,7 +278,7 @@ fn too_large() -> Response<Body> {
     out_of_range(text).into_http()
 }
 
-fn no_place(used: usize) -> Response<Body> {
+fn no_slot(used: usize) -> Response<Body> {
     let hint = format!(
         "so many answers of more than {IDEMPOTENT_SMALL_BYTES_MAX} bytes are not read to their end, and it may \
          be done in part; read them, or call without `{}`",
@@ -293,10 +288,11 @@ fn no_place(used: usize) -> Response<Body> {
     exhausted("large_answers", used, max, &hint).into_http()
 }
 
-fn given_up(after: Duration) -> Response<Body> {
+/// The answer to a request whose own answer was waited for in vain.
+fn given_up(what: &str, after: Duration) -> Response<Body> {
     let text = format!(
-        "its answer was not buffer_body after {} s, and it may be done in part; what has no end soon, as a \
-         follower has none, is to be called without `{}`",
+        "its answer {what} after {} s, and the request may have been carried out in part; call without `{}` \
+         what does not end soon, for example following a session",
         after.as_secs(),
         metadata::MAY_WAIT
     );

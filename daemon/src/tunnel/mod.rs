@@ -12,16 +12,21 @@
 //! # }
 //! ```
 //!
-//! 1. Dial, with TLS that proves both sides, and greet.
-//! 2. Serve HTTP/2 on the connection: the relay is its client, the daemon's own services answer.
-//! 3. When the relay says *go away* because it restarts, dial anew after a moment and let calls under
-//!    way finish on the old connection; while it restarts, pauses stay short. When a newer tunnel of the same machine took over, leave it
-//!    the machine for a while.
-//! 4. When the connection breaks, dial again after a jittered pause. It grows until a tunnel has
-//!    lasted as long as the longest one.
+//! 1. Dial, with TLS that proves both sides, and greet (`dial`).
+//! 2. Serve HTTP/2 on the connection: the relay is its client, the daemon's own services answer (`serve`).
+//! 3. When the relay says *go away* because it restarts, dial again after a moment and let the calls under way
+//!    finish on the old connection; while it restarts, pauses stay short. When it says so because a newer tunnel of
+//!    the same machine took over, leave the machine to that one for a while.
+//! 4. When the connection breaks, dial again after a random pause (`redial`). Pauses grow until a tunnel has
+//!    lasted as long as the longest of them.
+//!
+//! `hold` is the task that does this. A call passes `serve`, `idempotency` if it may come more than once (its answer
+//! is a `buffered_body`), `users`, and the gate of all requests. `enrol`, `folder` and `tls` are about credentials;
+//! `attach` builds the tunnel of a daemon from its settings; `figures` is what is measured.
 
 mod attach;
 mod buffered_body;
+mod dial;
 mod enrol;
 mod figures;
 mod folder;

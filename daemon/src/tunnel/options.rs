@@ -8,9 +8,9 @@ use betcode_schema_tunnel::MachineId;
 use super::{Backoff, TunnelFigures, TunnelTls};
 use crate::limits::{
     TUNNEL_CALLS_MAX, TUNNEL_DIAL_MS_MAX, TUNNEL_KEEPALIVE_INTERVAL_MS,
-    TUNNEL_KEEPALIVE_TIMEOUT_MS, TUNNEL_PAUSE_MS_MAX, TUNNEL_PAUSE_MS_MIN, TUNNEL_PLACE_CHECK_MS,
-    TUNNEL_REPLACED_PAUSE_MS, TUNNEL_RESTART_MS_MAX, TUNNEL_RESTART_PAUSE_MS_MAX,
-    TUNNEL_STREAM_WINDOW_BYTES,
+    TUNNEL_KEEPALIVE_TIMEOUT_MS, TUNNEL_PAUSE_MS_MAX, TUNNEL_PAUSE_MS_MIN,
+    TUNNEL_PROBE_INTERVAL_MS, TUNNEL_REPLACED_PAUSE_MS, TUNNEL_RESTART_MS_MAX,
+    TUNNEL_RESTART_PAUSE_MS_MAX, TUNNEL_STREAM_WINDOW_BYTES,
 };
 use crate::observe::ms;
 
@@ -35,7 +35,7 @@ pub struct TunnelOptions {
     /// How often the daemon asks, by a short connection of its own, which relay it reaches now.
     /// Behind a load balancer that may become another one, and the tunnel then moves there before
     /// it leaves the old one.
-    pub place_check: Duration,
+    pub probe_interval: Duration,
     /// How often the relay is asked whether it lives.
     pub keepalive_interval: Duration,
     /// Without an answer for so long, the connection counts as dead.
@@ -65,7 +65,7 @@ impl TunnelOptions {
             restart_pause_max: ms(TUNNEL_RESTART_PAUSE_MS_MAX),
             restart_max: ms(TUNNEL_RESTART_MS_MAX),
             replaced_pause: ms(TUNNEL_REPLACED_PAUSE_MS),
-            place_check: ms(TUNNEL_PLACE_CHECK_MS),
+            probe_interval: ms(TUNNEL_PROBE_INTERVAL_MS),
             keepalive_interval: ms(TUNNEL_KEEPALIVE_INTERVAL_MS),
             keepalive_timeout: ms(TUNNEL_KEEPALIVE_TIMEOUT_MS),
             dial_timeout: ms(TUNNEL_DIAL_MS_MAX),

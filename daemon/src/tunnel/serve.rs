@@ -5,58 +5,49 @@ use std::sync::Arc;
 
 use betcode_schema_tunnel::metadata::{GO_AWAY, GoAway};
 use betcode_schema_tunnel::{CONTROL_PREFIX, FRAME_BYTES_MAX, GO_AWAY_PATH};
-use bytes::Bytes;
+use betcode_service::connection::BoxedStream;
 use http::{Request, Response};
-use http_body::Body;
-use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tower::{Service, ServiceExt};
+use tonic::body::Body;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use super::TunnelOptions;
 use super::idempotency::IdempotentCalls;
 use crate::limits::TUNNEL_RESETS_PENDING_MAX;
 use crate::status::unimplemented;
 
-/// Serves until the connection ends. The reason that the relay gives for leaving is told through
-/// `told` at once; the calls under way go on.
-pub(super) async fn serve<I, S, B>(
-    stream: I,
-    service: S,
+/// What answers the calls of a tunnel.
+pub(super) type TunnelService = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// Serves until the connection ends. When the relay tells the daemon to leave the tunnel, `go_away` gets the
+/// reason at once, and the calls under way go on.
+pub(super) async fn serve(
+    stream: BoxedStream,
+    service: TunnelService,
     options: &TunnelOptions,
     calls: IdempotentCalls,
-    told: watch::Sender<Option<GoAway>>,
+    go_away: watch::Sender<Option<GoAway>>,
     leave: CancellationToken,
-) -> Result<(), hyper::Error>
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Service<Request<tonic::body::Body>, Response = Response<B>, Error = Infallible>,
-    S: Clone + Send + 'static,
-    S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let told = Arc::new(told);
+) -> Result<(), hyper::Error> {
+    let go_away = Arc::new(go_away);
     let serving = service_fn(move |request: Request<Incoming>| {
-        let service = service.clone();
-        let (told, calls) = (told.clone(), calls.clone());
+        let (service, calls) = (service.clone(), calls.clone());
+        let go_away = Arc::clone(&go_away);
         async move {
             if request.uri().path().starts_with(CONTROL_PREFIX) {
-                return Ok(control(&request, &told).map(Either::Left));
+                return Ok(control(&request, &go_away));
             }
+            let request = request.map(Body::new);
             match IdempotentCalls::key_of(request.headers()) {
-                Some(key) => Ok(calls.answer(key, request, service).await.map(Either::Left)),
-                None => {
-                    let request = request.map(tonic::body::Body::new);
-                    let answered = service.oneshot(request).await;
-                    answered.map(|response| response.map(Either::Right))
-                }
+                Some(key) => Ok(calls.answer(key, request, service).await),
+                None => service.oneshot(request).await,
             }
         }
     });
@@ -84,16 +75,13 @@ where
     }
 }
 
-/// Answers what the relay itself asks.
-fn control(
-    request: &Request<Incoming>,
-    told: &watch::Sender<Option<GoAway>>,
-) -> Response<tonic::body::Body> {
+/// Answers calls of the relay's own.
+fn control(request: &Request<Incoming>, go_away: &watch::Sender<Option<GoAway>>) -> Response<Body> {
     if request.uri().path() != GO_AWAY_PATH {
         return unimplemented("this daemon does not know that control call").into_http();
     }
     let reason = request.headers().get(GO_AWAY);
     let reason = reason.and_then(|value| value.to_str().ok());
-    told.send_replace(Some(GoAway::parse(reason.unwrap_or_default())));
+    go_away.send_replace(Some(GoAway::parse(reason.unwrap_or_default())));
     Status::ok("").into_http()
 }

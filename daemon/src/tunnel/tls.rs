@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use betcode_schema_tunnel::{MachineId, TUNNEL_ALPN};
+use betcode_service::pem::{self, PemError};
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, version};
 
 /// How both sides prove who they are.
 #[derive(Clone)]
@@ -16,7 +16,7 @@ pub struct TunnelTls {
     pub(super) server_name: ServerName<'static>,
 }
 
-/// Files of which no TLS can be made.
+/// A file, or a name of the relay, of which no TLS can be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {why}; enrol the machine, or check the paths")]
 pub struct TunnelTlsError {
@@ -24,6 +24,15 @@ pub struct TunnelTlsError {
     pub what: String,
     /// What is wrong with it.
     pub why: String,
+}
+
+impl From<PemError> for TunnelTlsError {
+    fn from(error: PemError) -> Self {
+        Self {
+            what: error.path.display().to_string(),
+            why: error.why,
+        }
+    }
 }
 
 impl TunnelTls {
@@ -39,19 +48,14 @@ impl TunnelTls {
         relay_name: &str,
         machine: &MachineId,
     ) -> Result<Self, TunnelTlsError> {
-        let mut roots = RootCertStore::empty();
-        let trusted = CertificateDer::from_pem_file(authority).map_err(of_file(authority))?;
-        roots.add(trusted).map_err(of_file(authority))?;
-        let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect)
-            .map_err(of_file(certificate))?;
-        let private = PrivateKeyDer::from_pem_file(key).map_err(of_file(key))?;
+        let roots = pem::authority(authority)?;
+        let chain = pem::certificates(certificate)?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&version::TLS13])
-            .map_err(of_file(certificate))?
+            .map_err(PemError::at(certificate))?
             .with_root_certificates(roots)
-            .with_client_auth_cert(chain, private)
-            .map_err(of_file(certificate))?;
+            .with_client_auth_cert(chain, pem::private_key(key)?)
+            .map_err(PemError::at(certificate))?;
         config.alpn_protocols = vec![TUNNEL_ALPN.to_vec()];
         Ok(Self {
             config: Arc::new(config),
@@ -83,12 +87,4 @@ pub(super) fn server_name(
         what: format!("the relay's name {relay_name:?}"),
         why: error.to_string(),
     })
-}
-
-fn of_file<E: std::fmt::Display>(path: &Path) -> impl FnOnce(E) -> TunnelTlsError {
-    let what = path.display().to_string();
-    move |error| TunnelTlsError {
-        what,
-        why: error.to_string(),
-    }
 }

@@ -1,13 +1,14 @@
-//! Users behind the tunnel meet the limits of connections: one with calls under way counts as one
-//! client, however many connections it has to the relay.
+//! Users behind the tunnel count among the daemon's clients: a user with calls under way is one client, however
+//! many connections it has to the relay.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
 
 use betcode_schema_tunnel::metadata;
+use betcode_service::sync::lock;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -19,7 +20,7 @@ use crate::core::Core;
 use crate::observe::add;
 use crate::transport::Client;
 
-/// Says of every request which client it is of, for the gate behind it.
+/// Adds its client to every request, for the gate behind it.
 #[derive(Clone)]
 pub(crate) struct Users<S> {
     core: Arc<Core>,
@@ -37,11 +38,7 @@ impl<S> Users<S> {
     }
 
     fn client(&self, user: &str) -> Arc<Client> {
-        // Plain data, valid after every statement.
-        let mut users = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut users = lock(&self.under_way);
         if let Some(client) = users.get(user).and_then(Weak::upgrade) {
             return client;
         }
@@ -57,7 +54,7 @@ where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    type Response = Response<Held>;
+    type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -75,21 +72,19 @@ where
         let answered = self.inner.call(request);
         Box::pin(async move {
             let Ok(response) = answered.await;
-            Ok(response.map(|body| Held {
-                body,
-                held: Some((client, call)),
-            }))
+            let held = Some((client, call));
+            Ok(response.map(|body| Body::new(HeldBody { body, held })))
         })
     }
 }
 
-/// An answer that holds its client's place until it is over.
-pub(crate) struct Held {
+/// An answer that keeps its client's slot, and counts as a call under way, until it is over.
+struct HeldBody {
     body: Body,
     held: Option<(Arc<Client>, CallUnderWay)>,
 }
 
-impl HttpBody for Held {
+impl HttpBody for HeldBody {
     type Data = Bytes;
     type Error = tonic::Status;
 

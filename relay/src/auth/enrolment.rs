@@ -1,4 +1,4 @@
-//! PendingCode: a one-time code lets one machine have its key certified, once.
+//! Enrolment: with a one-time code, one machine has its key certified, once.
 //!
 //! The file holds digests of codes, never codes. A command and the relay both write it, under a
 //! lock, and a code is struck off before its certificate is made: used once, or not at all.

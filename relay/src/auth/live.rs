@@ -3,38 +3,39 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use betcode_service::sync::lock;
 use tokio_util::sync::CancellationToken;
 
 use super::{Revocations, Token};
 
 /// Tokens with calls under way, by id.
 #[derive(Default)]
-pub struct LiveTokens(Mutex<HashMap<String, Arc<Live>>>);
+pub struct ActiveTokens(Mutex<HashMap<String, Arc<ActiveToken>>>);
 
-struct Live {
+struct ActiveToken {
     user: String,
     token: Token,
     revoked: CancellationToken,
 }
 
-/// A call's hold on the token that it was made with.
-pub(crate) struct InUse {
-    tokens: Arc<LiveTokens>,
-    live: Arc<Live>,
+/// The use of a token by one call.
+pub(crate) struct TokenUse {
+    tokens: Arc<ActiveTokens>,
+    live: Arc<ActiveToken>,
 }
 
-impl LiveTokens {
+impl ActiveTokens {
     /// Counts a call of this token until the result is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, user: &str, token: &Token) -> InUse {
+    pub(crate) fn begin_use(self: &Arc<Self>, user: &str, token: &Token) -> TokenUse {
         let mut tokens = self.lock();
         let live = tokens.entry(token.id.clone()).or_insert_with(|| {
-            Arc::new(Live {
+            Arc::new(ActiveToken {
                 user: user.to_owned(),
                 token: token.clone(),
                 revoked: CancellationToken::new(),
             })
         });
-        InUse {
+        TokenUse {
             tokens: self.clone(),
             live: live.clone(),
         }
@@ -51,13 +52,12 @@ impl LiveTokens {
         });
     }
 
-    // No code panics while it holds the lock, so a poisoned one is still whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<ActiveToken>>> {
+        lock(&self.0)
     }
 }
 
-impl InUse {
+impl TokenUse {
     /// When the token ends, Unix seconds.
     pub(crate) fn end_s(&self) -> u64 {
         self.live.token.end_s
@@ -69,12 +69,12 @@ impl InUse {
     }
 }
 
-impl Drop for InUse {
+impl Drop for TokenUse {
     fn drop(&mut self) {
         let mut tokens = self.tokens.lock();
         let id = &self.live.token.id;
         let there = tokens.get(id);
-        // Under the lock nobody takes another hold: two are this one and the table's own.
+        // Nobody begins another use under the lock. The two references are this use's and the table's.
         if there.is_some_and(|there| Arc::ptr_eq(there, &self.live))
             && Arc::strong_count(&self.live) == 2
         {
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn a_token_is_known_while_it_has_calls_and_ended_with_all_of_them() {
-        let tokens = Arc::new(LiveTokens::default());
-        let first = tokens.enter("ann", &token("a"));
-        let second = tokens.enter("ann", &token("a"));
-        let other = tokens.enter("ann", &token("b"));
+        let tokens = Arc::new(ActiveTokens::default());
+        let first = tokens.begin_use("ann", &token("a"));
+        let second = tokens.begin_use("ann", &token("a"));
+        let other = tokens.begin_use("ann", &token("b"));
         drop(first);
         assert_eq!(tokens.lock().len(), 2);
         let mut revoked = Revocations::default();
@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn a_revoked_user_ends_by_the_tokens_issued_until_then() {
-        let tokens = Arc::new(LiveTokens::default());
-        let old = tokens.enter("ann", &token("old"));
-        let new = tokens.enter(
+        let tokens = Arc::new(ActiveTokens::default());
+        let old = tokens.begin_use("ann", &token("old"));
+        let new = tokens.begin_use(
             "ann",
             &Token {
                 issued_s: 151,

@@ -10,8 +10,8 @@ mod token;
 
 pub use authority::{MachineCertificate, StateError, StateFolder, read_machine_certificate};
 pub use enrolment::Enrolments;
-pub(crate) use live::InUse;
-pub use live::LiveTokens;
+pub use live::ActiveTokens;
+pub(crate) use live::TokenUse;
 pub use rate::{Rate, RateLimiter};
 pub use revoked::Revocations;
 pub use token::{Claims, InvalidToken, TokenIssuer, TokenVerifier, is_token_id};

@@ -5,6 +5,8 @@ use std::hash::Hash;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use betcode_service::sync::lock;
+
 use crate::limits;
 
 /// A rate: so many a second, and so many at once after a pause.
@@ -42,8 +44,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     /// # Errors
     /// The time after which there is one again.
     pub fn take(&self, key: &K, now: Instant) -> Result<(), Duration> {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let mut buckets = self.buckets.lock().unwrap_or_else(|e| e.into_inner());
+        let mut buckets = lock(&self.buckets);
         if buckets.len() >= limits::RATE_KEYS_MAX && !buckets.contains_key(key) {
             self.drop_idle(&mut buckets, now);
         }

@@ -103,7 +103,7 @@ impl Revocations {
 
     /// Whether a machine's certificate was revoked; a tunnel without one has none to revoke.
     #[must_use]
-    pub fn covers_link(&self, machine: &MachineId, issued_s: Option<u64>) -> bool {
+    pub fn covers_tunnel(&self, machine: &MachineId, issued_s: Option<u64>) -> bool {
         let until = self.machines.get(machine);
         until.is_some_and(|&until| issued_s.is_some_and(|issued_s| issued_s <= until))
     }
@@ -156,9 +156,9 @@ mod tests {
         for _ in 0..3 {
             revoked.revoke_machine(&machine, 100);
             let issued_s = revoked.issue_machine_s(&machine, 100).unwrap();
-            assert!(!revoked.covers_link(&machine, Some(issued_s)));
+            assert!(!revoked.covers_tunnel(&machine, Some(issued_s)));
             revoked.revoke_machine(&machine, 100);
-            assert!(revoked.covers_link(&machine, Some(issued_s)));
+            assert!(revoked.covers_tunnel(&machine, Some(issued_s)));
         }
         assert_eq!(revoked.issue_machine_s(&machine, 200), Ok(200));
     }
@@ -169,7 +169,7 @@ mod tests {
         let machine: MachineId = "m-1".parse().unwrap();
         revoked.revoke_machine(&machine, 1_000_000);
         revoked.revoke_machine(&machine, 100);
-        assert!(revoked.covers_link(&machine, Some(1_000_000)));
+        assert!(revoked.covers_tunnel(&machine, Some(1_000_000)));
         assert!(revoked.issue_machine_s(&machine, 100).is_err());
     }
 }

@@ -27,8 +27,7 @@ pub struct Claims {
     pub exp: u64,
 }
 
-/// A token that is not accepted, with what the client is told. The reason says nothing about
-/// keys or machines.
+/// A token that is not accepted; its text is for the client, and says nothing about keys or machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// There is none.
@@ -46,7 +45,7 @@ pub enum InvalidToken {
 }
 
 impl InvalidToken {
-    /// What programs tell it by.
+    /// Its name in statuses and metrics.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Delivery of what waited, when its daemon is back: one request at a time, in order.
+//! Delivery of requests that waited, when their daemon is back: one at a time, in order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, RwLock, Weak};
@@ -6,60 +6,71 @@ use std::time::Duration;
 
 use betcode_schema_tunnel::{MachineId, metadata};
 use betcode_service::backoff::Backoff;
+use betcode_service::sync;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use http_body_util::{BodyExt, Full, Limited};
 use tonic::Code;
 
-use super::{Buffer, BufferError, Kept, Ticket};
+use super::{Buffer, BufferError, TakenRequest, Ticket};
 use crate::auth::Revocations;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::router::{TunnelBody, set_metadata};
-use crate::tunnel::{Link, call_uri};
+use crate::tunnel::{Tunnel, call_uri};
 
 /// Delivers from a buffer into tunnels.
 pub struct Deliverer {
     relay_id: String,
     buffer: Arc<dyn Buffer>,
-    /// What is in force now; a request may have been let in before.
+    /// The revocations in force: a request may have been accepted before them.
     revoked: Arc<RwLock<Revocations>>,
     metrics: Arc<Metrics>,
     /// One delivery at a time for each machine, also while one tunnel replaces another.
     turns: Mutex<HashMap<MachineId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// What came of one delivery.
+/// The outcome of one attempt to deliver a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Delivered {
+enum Attempt {
     /// The daemon answered, and that is final.
     Settled(Code),
-    /// The daemon could not take it now; it stays first.
-    Later,
-    /// The daemon failed at it; after several times it counts as failed.
+    /// The daemon cannot execute it now: the request stays first, for days if needed.
+    RetryLater,
+    /// The daemon failed to execute it: tried again a few times, then the request counts as failed.
     Failed(Code),
 }
 
-/// How often the daemon has failed at the request that is first.
-#[derive(Default)]
-struct DeliveryAttempts {
-    order: u64,
-    failed: u32,
+/// What came of delivering the first request.
+enum Delivery {
+    /// No request waits.
+    NoRequest,
+    /// It is settled.
+    Settled,
+    /// It is still first, and is to be tried again after a pause.
+    Unsettled,
 }
 
-impl DeliveryAttempts {
-    /// Counts a failure; whether there were enough of them.
-    fn fail(&mut self, order: u64) -> bool {
+/// How often the daemon has failed to execute the request that is first.
+#[derive(Default)]
+struct Failures {
+    order: u64,
+    count: u32,
+}
+
+impl Failures {
+    /// Counts a failure; whether the request counts as failed now.
+    fn add(&mut self, order: u64) -> bool {
         if self.order != order {
-            *self = Self { order, failed: 0 };
+            *self = Self { order, count: 0 };
         }
-        self.failed += 1;
-        self.failed >= limits::DELIVERY_ATTEMPTS_MAX
+        self.count += 1;
+        self.count >= limits::DELIVERY_ATTEMPTS_MAX
     }
 }
 
-/// Ends a delivery however it ends: also when its outcome could not be written. Otherwise the request
-/// would count as being delivered for ever, and would never become too old. Nothing happens to a request
-/// that was settled, as it is no longer in the buffer.
+/// Puts a request back when its delivery ends without being settled, also if its outcome could not be written.
+/// Otherwise it would count as being delivered for ever, and would never expire. A request that was settled is no
+/// longer in the buffer, and nothing happens to it.
 struct PutBackOnDrop<'a> {
     buffer: &'a dyn Buffer,
     ticket: &'a Ticket,
@@ -90,70 +101,70 @@ impl Deliverer {
         }
     }
 
-    /// Delivers what waits for the tunnel's machine, and what comes to wait, until the tunnel
-    /// closes or is left for another one, which may have its turn then.
-    pub async fn deliver(&self, link: Arc<Link>) {
-        let turn = self.turn_of(link.machine());
+    /// Delivers the requests that wait for the tunnel's machine, and those that come, until the tunnel is left. A
+    /// newer tunnel of the machine delivers from then on.
+    pub async fn deliver(&self, tunnel: Arc<Tunnel>) {
+        let turn = self.turn_of(tunnel.machine());
         let _turn = tokio::select! {
             turn = turn.lock() => turn,
-            () = link.left() => return,
+            () = tunnel.left() => return,
         };
-        let (mut in_vain, mut tries) = (0_u32, DeliveryAttempts::default());
-        while link.is_open() {
-            match self.deliver_one(&link, &mut tries).await {
-                Ok(Some(true)) => in_vain = 0,
-                Ok(Some(false)) => {
-                    in_vain = in_vain.saturating_add(1);
-                    let pause = pause_after(in_vain);
+        let (mut unsettled, mut failures) = (0_u32, Failures::default());
+        while tunnel.is_open() {
+            match self.deliver_one(&tunnel, &mut failures).await {
+                Ok(Delivery::Settled) => unsettled = 0,
+                Ok(Delivery::Unsettled) => {
+                    unsettled = unsettled.saturating_add(1);
+                    let pause = pause_after(unsettled);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
-                        () = link.left() => return,
+                        () = tunnel.left() => return,
                     }
                 }
-                Ok(None) => tokio::select! {
-                    () = link.waiting_notified() => {}
-                    () = link.left() => return,
+                Ok(Delivery::NoRequest) => tokio::select! {
+                    () = tunnel.waiting_notified() => {}
+                    () = tunnel.left() => return,
                 },
                 Err(error) => {
-                    tracing::error!(machine = %link.machine(), %error, "delivery stands still");
+                    tracing::error!(machine = %tunnel.machine(), %error, "delivery stands still");
                     tokio::select! {
                         () = tokio::time::sleep(Duration::from_millis(limits::DELIVERY_RETRY_MS_MAX)) => {}
-                        () = link.left() => return,
+                        () = tunnel.left() => return,
                     }
                 }
             }
         }
     }
 
-    /// Delivers the first request. `None` when there is none, else whether it is settled.
+    /// Delivers the machine's first request.
     async fn deliver_one(
         &self,
-        link: &Link,
-        tries: &mut DeliveryAttempts,
-    ) -> Result<Option<bool>, BufferError> {
-        let Some(kept) = self.buffer.first(link.machine()).await? else {
-            return Ok(None);
+        tunnel: &Tunnel,
+        failures: &mut Failures,
+    ) -> Result<Delivery, BufferError> {
+        let Some(taken) = self.buffer.take_first(tunnel.machine()).await? else {
+            return Ok(Delivery::NoRequest);
         };
         let within = Duration::from_millis(limits::DELIVERY_MS_MAX);
-        let ticket = kept.ticket.clone();
+        let ticket = taken.ticket.clone();
         let _put_back = PutBackOnDrop {
             buffer: &*self.buffer,
             ticket: &ticket,
         };
-        let delivered = if self.is_revoked(&kept) {
-            Delivered::Settled(Code::Unauthenticated)
+        let attempt = if self.is_revoked(&taken) {
+            Attempt::Settled(Code::Unauthenticated)
         } else {
-            match self.request(kept) {
-                Ok(request) => tokio::time::timeout(within, call(link, request))
+            match self.request(taken) {
+                Ok(request) => tokio::time::timeout(within, call(tunnel, request))
                     .await
-                    .unwrap_or(Delivered::Failed(Code::DeadlineExceeded)),
-                Err(status) => Delivered::Settled(status.code()),
+                    .unwrap_or(Attempt::Failed(Code::DeadlineExceeded)),
+                Err(status) => Attempt::Settled(status.code()),
             }
         };
-        let code = match delivered {
-            Delivered::Settled(code) => code,
-            Delivered::Failed(code) if tries.fail(ticket.order) => code,
-            Delivered::Failed(_) | Delivered::Later => return Ok(Some(false)),
+        let code = match attempt {
+            Attempt::Settled(code) => code,
+            Attempt::Failed(code) if failures.add(ticket.order) => code,
+            Attempt::Failed(_) | Attempt::RetryLater => return Ok(Delivery::Unsettled),
         };
         if code != Code::Ok {
             let (machine, order) = (&ticket.machine, ticket.order);
@@ -161,29 +172,28 @@ impl Deliverer {
         }
         self.buffer.settle(&ticket, code).await?;
         self.metrics.delivered(code);
-        Ok(Some(true))
+        Ok(Delivery::Settled)
     }
 
     /// Whether the token that a request was sent with, or all of its user's, were revoked since.
-    fn is_revoked(&self, kept: &Kept) -> bool {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
-        let user = &kept.request.user;
-        match &kept.request.token {
+    fn is_revoked(&self, taken: &TakenRequest) -> bool {
+        let revoked = sync::read(&self.revoked);
+        let user = &taken.request.user;
+        match &taken.request.token {
             Some(token) => revoked.covers_token(user, &token.id, token.issued_s),
-            // Whichever token it was, it was issued before the request was buffered.
+            // Whichever token it was sent with, that was issued before the request was buffered.
             None => {
-                let buffered_s = u64::try_from(kept.buffered_ms / 1_000).unwrap_or(0);
+                let buffered_s = u64::try_from(taken.buffered_ms / 1_000).unwrap_or(0);
                 revoked.covers_user(user, buffered_s)
             }
         }
     }
 
-    fn request(&self, kept: Kept) -> Result<Request<TunnelBody>, tonic::Status> {
-        let waiting = kept.request;
+    fn request(&self, taken: TakenRequest) -> Result<Request<TunnelBody>, tonic::Status> {
+        let waiting = taken.request;
         let mut headers = HeaderMap::new();
         for (name, value) in &waiting.metadata {
-            // They came as headers, so they are.
+            // They came as headers, so they are valid ones.
             if let (Ok(name), Ok(value)) =
                 (name.parse::<HeaderName>(), HeaderValue::from_str(value))
             {
@@ -194,9 +204,9 @@ impl Deliverer {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(
             metadata::BUFFERED_AT_MS,
-            HeaderValue::from(kept.buffered_ms),
+            HeaderValue::from(taken.buffered_ms),
         );
-        let mut request = Request::new(TunnelBody::Kept(Full::new(waiting.body)));
+        let mut request = Request::new(TunnelBody::Complete(Full::new(waiting.body)));
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = call_uri(&waiting.machine, &waiting.path);
@@ -205,8 +215,7 @@ impl Deliverer {
     }
 
     fn turn_of(&self, machine: &MachineId) -> Arc<tokio::sync::Mutex<()>> {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let mut turns = self.turns.lock().unwrap_or_else(|e| e.into_inner());
+        let mut turns = sync::lock(&self.turns);
         if let Some(turn) = turns.get(machine).and_then(Weak::upgrade) {
             return turn;
         }
@@ -217,22 +226,22 @@ impl Deliverer {
     }
 }
 
-fn pause_after(in_vain: u32) -> Duration {
+fn pause_after(unsettled: u32) -> Duration {
     let backoff = Backoff {
         first: Duration::from_millis(limits::DELIVERY_RETRY_MS_MIN),
         last: Duration::from_millis(limits::DELIVERY_RETRY_MS_MAX),
     };
     // Not at random: one machine's requests go one at a time anyway.
-    backoff.bound(in_vain)
+    backoff.bound(unsettled)
 }
 
 /// Makes the call and waits for all of its answer, of which only the status counts.
-async fn call(link: &Link, request: Request<TunnelBody>) -> Delivered {
-    let Some(permit) = link.permit(None) else {
-        return Delivered::Later;
+async fn call(tunnel: &Tunnel, request: Request<TunnelBody>) -> Attempt {
+    let Some(permit) = tunnel.permit(None) else {
+        return Attempt::RetryLater;
     };
-    let Ok(response) = link.call(request).await else {
-        return Delivered::Later;
+    let Ok(response) = tunnel.call(request).await else {
+        return Attempt::RetryLater;
     };
     let (head, body) = response.into_parts();
     let bytes_max = usize::try_from(limits::MESSAGE_BYTES_MAX_CEILING).unwrap_or(usize::MAX);
@@ -240,17 +249,16 @@ async fn call(link: &Link, request: Request<TunnelBody>) -> Delivered {
         Some(status) => Some(status),
         None => match drain(Limited::new(body, bytes_max)).await {
             Ok(trailers) => trailers.as_ref().and_then(tonic::Status::from_header_map),
-            Err(()) => return Delivered::Later,
+            Err(()) => return Attempt::RetryLater,
         },
     };
     drop(permit);
     match status.map_or(Code::Unknown, |status| status.code()) {
-        // The daemon is there but cannot take it now: it is told again later, for days if needed.
-        Code::Unavailable | Code::ResourceExhausted | Code::Cancelled => Delivered::Later,
+        Code::Unavailable | Code::ResourceExhausted | Code::Cancelled => Attempt::RetryLater,
         code @ (Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Aborted) => {
-            Delivered::Failed(code)
+            Attempt::Failed(code)
         }
-        code => Delivered::Settled(code),
+        code => Attempt::Settled(code),
     }
 }
 
@@ -271,7 +279,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_bound() {
-        let pauses = [1, 2, 3, 20, 100].map(|in_vain| pause_after(in_vain).as_millis());
+        let pauses = [1, 2, 3, 20, 100].map(|unsettled| pause_after(unsettled).as_millis());
         assert_eq!(pauses, [100, 200, 400, 30_000, 30_000]);
     }
 }

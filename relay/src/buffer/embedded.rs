@@ -1,29 +1,30 @@
 //! The buffer of one relay alone, on the history engine: the same durability as the history.
 //!
-//! Each request is a session of its own with one message, because a request must be able to go on
-//! its own and the engine removes sessions, not single messages. Outcomes are messages of one
-//! session a day, so that old ones go a day at a time. A request is settled by writing its
-//! outcome, in one commit; removing it is housekeeping after that, which a crash may leave for the
-//! next start.
+//! Each request is a session of its own with one message, because requests are removed one by one and the engine removes
+//! sessions, not single messages. Outcomes are messages of one session for each day, so that old ones are removed a day
+//! at a time. A request is settled by writing its outcome, in one commit. Its session is removed after that; after a
+//! crash the next start does it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::sync::lock;
 use betcode_storage::{
     Batch, Clock, ErrorKind, Message, ReadRange, SessionFilter, SessionId, Store, StoreError,
     StoreOptions,
 };
 use tonic::Code;
 
-use super::index::{Bounds, Entry, Index, Reserved};
+use super::index::{Bounds, Entry, Index, Reservation};
 use super::record::{self, Outcome};
 use super::{
-    Buffer, BufferCounts, BufferError, BufferFuture, Kept, Known, Placed, Ticket, Waiting,
+    Buffer, BufferCounts, BufferError, BufferFuture, KeyState, PendingRequest, PutOutcome,
+    TakenRequest, Ticket,
 };
 use crate::limits;
 
@@ -70,10 +71,10 @@ struct Inner {
     order_next: AtomicU64,
     /// Days that have an outcome, and the time from which the age of the day's last one counts.
     outcome_days: Mutex<BTreeMap<i64, i64>>,
-    /// What the clock showed when it was last looked at, and when that was.
-    looked: Mutex<(i64, Instant)>,
-    /// Sessions that can go, for the thread that removes them.
-    done_with: mpsc::Sender<SessionId>,
+    /// The clock's time when it was last read, and when that was by the monotonic clock.
+    last_read: Mutex<(i64, Instant)>,
+    /// Sessions to be removed, for the thread that does that.
+    removals: mpsc::Sender<SessionId>,
 }
 
 impl EmbeddedBuffer {
@@ -91,8 +92,8 @@ impl EmbeddedBuffer {
             ..StoreOptions::default()
         };
         let store = Arc::new(Store::open(path, store_options)?);
-        let (done_with, sessions) = mpsc::channel();
-        let looked = Mutex::new((options.clock.now_ms(), Instant::now()));
+        let (removals, sessions) = mpsc::channel();
+        let last_read = Mutex::new((options.clock.now_ms(), Instant::now()));
         let inner = Arc::new(Inner {
             index: Mutex::new(Index::new(Bounds {
                 requests_per_machine_max: options.requests_per_machine_max,
@@ -104,8 +105,8 @@ impl EmbeddedBuffer {
             options,
             order_next: AtomicU64::new(1),
             outcome_days: Mutex::default(),
-            looked,
-            done_with,
+            last_read,
+            removals,
         });
         inner.load()?;
         std::thread::Builder::new()
@@ -164,7 +165,7 @@ fn remove_sessions(
 impl Inner {
     fn load(&self) -> Result<(), StoreError> {
         let listed = self.store.sessions(&SessionFilter::default())?;
-        // An order that is not known would be given out again.
+        // The number of a request that is not known would be used again.
         if let Some(damaged) = listed.damaged.first() {
             return Err(damaged.error());
         }
@@ -175,7 +176,7 @@ impl Inner {
                 continue;
             };
             if let Ok(day) = day.parse::<i64>() {
-                let ended_ms = self.found(end_of_day_ms(day), limits::OUTCOME_AGE_MS_MAX);
+                let ended_ms = self.age_from_ms(end_of_day_ms(day), limits::OUTCOME_AGE_MS_MAX);
                 lock(&self.outcome_days).insert(day, ended_ms);
             }
             for message in self.store.read(id, ReadRange::all())? {
@@ -183,7 +184,7 @@ impl Inner {
                     Ok(mut outcome) => {
                         settled.insert(outcome.order);
                         let age_ms_max = limits::OUTCOME_AGE_MS_MAX;
-                        outcome.settled_ms = self.found(outcome.settled_ms, age_ms_max);
+                        outcome.settled_ms = self.age_from_ms(outcome.settled_ms, age_ms_max);
                         lock(&self.index).settled(outcome);
                     }
                     Err(why) => {
@@ -194,9 +195,9 @@ impl Inner {
             }
         }
         if is_damaged {
-            // The number in it is not known and must not be given again: the request would be
-            // taken for a settled one once the outcome can be read. Numbers begin at 1 and fewer
-            // are given than milliseconds pass, so the time is above all of them.
+            // The number in it is not known and must not be used again: that request would be taken for a
+            // settled one once the outcome can be read. Numbers begin at 1 and fewer are used than milliseconds
+            // pass, so the time is above all of them.
             let above = u64::try_from(self.options.clock.now_ms()).unwrap_or(0);
             self.order_next.fetch_max(above, Ordering::Relaxed);
         }
@@ -212,11 +213,11 @@ impl Inner {
             self.order_next.fetch_max(order + 1, Ordering::Relaxed);
             if settled.contains(&order) {
                 // Settled before the last stop, and not yet removed.
-                let _ = self.done_with.send(id);
+                let _ = self.removals.send(id);
                 continue;
             }
             if let Err(error) = self.load_request(&id, order) {
-                // It stays in the file for a person to look at; the others go on.
+                // It stays in the file for a person to look at, and the others are delivered.
                 tracing::error!(session = %id, %error, "a request that waits cannot be read");
             }
         }
@@ -234,30 +235,30 @@ impl Inner {
             digest: record::digest(&request),
             key: request.key,
             bytes,
-            buffered_ms: self.found(buffered_ms, self.options.age_ms_max),
+            buffered_ms: self.age_from_ms(buffered_ms, self.options.age_ms_max),
             written: true,
-            taken: false,
+            delivering: false,
             expiring: false,
         };
         lock(&self.index).insert(&ticket, entry);
         Ok(())
     }
 
-    /// From when the age counts of something from `time_ms` that is found at the start. How long the
-    /// relay was away, and whether the clock is right, cannot be told.
-    fn found(&self, time_ms: i64, age_ms_max: i64) -> i64 {
+    /// The time from which the age counts of a request or outcome of `time_ms` that is found at the start. How long
+    /// the relay was stopped, and whether its clock is right, is not known, so it is kept for some hours at least.
+    fn age_from_ms(&self, time_ms: i64, age_ms_max: i64) -> i64 {
         let now_ms = self.options.clock.now_ms();
         let left_ms = limits::BUFFER_FOUND_AGE_LEFT_MS.min(age_ms_max);
         time_ms.clamp(now_ms.saturating_sub(age_ms_max - left_ms), now_ms)
     }
 
-    /// The time now. When the clock was set ahead since the last look, what is there does not get
-    /// older by that.
-    fn look(&self) -> i64 {
-        let mut looked = lock(&self.looked);
-        let (then_ms, then) = *looked;
+    /// The time now. If the clock was set ahead since it was last read, requests and outcomes do not become older
+    /// by that.
+    fn read_clock(&self) -> i64 {
+        let mut last_read = lock(&self.last_read);
+        let (then_ms, then) = *last_read;
         let now_ms = self.options.clock.now_ms();
-        *looked = (now_ms, Instant::now());
+        *last_read = (now_ms, Instant::now());
         let passed_ms = i64::try_from(then.elapsed().as_millis()).unwrap_or(i64::MAX);
         let jump_ms = now_ms.saturating_sub(then_ms).saturating_sub(passed_ms);
         if jump_ms > limits::BUFFER_CLOCK_JUMP_MS_MAX {
@@ -276,7 +277,7 @@ impl Inner {
     }
 
     /// A request, its size on disk, and when it was buffered.
-    fn read(&self, id: &SessionId) -> Result<(Waiting, usize, i64), BufferError> {
+    fn read(&self, id: &SessionId) -> Result<(PendingRequest, usize, i64), BufferError> {
         let mut messages = self.store.read(id, ReadRange::all()).map_err(failed)?;
         let message = messages
             .next()
@@ -287,7 +288,7 @@ impl Inner {
         Ok((request, bytes, message.received_ms))
     }
 
-    fn put(&self, request: &Waiting) -> Result<Placed, BufferError> {
+    fn put(&self, request: &PendingRequest) -> Result<PutOutcome, BufferError> {
         let record = record::encode(request)?;
         let (bytes, bytes_max) = (record.len(), limits::BUFFER_REQUEST_BYTES_MAX);
         if bytes > bytes_max {
@@ -304,13 +305,13 @@ impl Inner {
             bytes,
             buffered_ms: self.options.clock.now_ms(),
             written: false,
-            taken: false,
+            delivering: false,
             expiring: false,
         };
         match lock(&self.index).reserve(&ticket, entry)? {
-            Reserved::There => return Ok(Placed::Buffered),
-            Reserved::Settled(code) => return Ok(Placed::Settled(code)),
-            Reserved::Place => {}
+            Reservation::Waiting => return Ok(PutOutcome::Buffered),
+            Reservation::Settled(code) => return Ok(PutOutcome::Settled(code)),
+            Reservation::Reserved => {}
         }
         let appended = session_of(&ticket)
             .and_then(|session| self.store.append(Batch::new(session, vec![record])));
@@ -318,7 +319,7 @@ impl Inner {
         match appended {
             Ok(_) => {
                 index.written(&ticket);
-                Ok(Placed::Buffered)
+                Ok(PutOutcome::Buffered)
             }
             Err(error) => {
                 index.remove(&ticket);
@@ -327,7 +328,7 @@ impl Inner {
         }
     }
 
-    fn first(&self, machine: &MachineId) -> Result<Option<Kept>, BufferError> {
+    fn take_first(&self, machine: &MachineId) -> Result<Option<TakenRequest>, BufferError> {
         loop {
             let Some(ticket) = lock(&self.index).take_first(machine) else {
                 return Ok(None);
@@ -335,14 +336,14 @@ impl Inner {
             let session = session_of(&ticket).map_err(failed)?;
             match self.read(&session) {
                 Ok((request, _, buffered_ms)) => {
-                    return Ok(Some(Kept {
+                    return Ok(Some(TakenRequest {
                         ticket,
                         buffered_ms,
                         request,
                     }));
                 }
                 Err(error @ BufferError::Damaged { .. }) => {
-                    // It stays in the file for a person to look at; the others go on.
+                    // It stays in the file for a person to look at, and the others are delivered.
                     tracing::error!(%session, %error, "passed over");
                     lock(&self.index).remove(&ticket);
                 }
@@ -381,12 +382,12 @@ impl Inner {
         drop(index);
         let session = session_of(ticket).map_err(failed)?;
         // It fails only when the removing thread is gone; the next start finds the session.
-        let _ = self.done_with.send(session);
+        let _ = self.removals.send(session);
         Ok(())
     }
 
     fn expire(&self) -> Result<usize, BufferError> {
-        let now_ms = self.look();
+        let now_ms = self.read_clock();
         let old = lock(&self.index).take_older_than(now_ms - self.options.age_ms_max);
         for ticket in &old {
             tracing::warn!(machine = %ticket.machine, order = ticket.order, "waited too long");
@@ -402,7 +403,7 @@ impl Inner {
         lock(&self.outcome_days).retain(|day, ended_ms| {
             let kept = *ended_ms > forget_ms;
             if !kept && let Ok(session) = SessionId::new(format!("{OUTCOME_PREFIX}{day}")) {
-                let _ = self.done_with.send(session);
+                let _ = self.removals.send(session);
             }
             kept
         });
@@ -439,13 +440,8 @@ fn failed(error: StoreError) -> BufferError {
     }
 }
 
-// No code panics while it holds one of these locks, so a poisoned one is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// Runs what waits for the disk where waiting is allowed. It runs to its end even when nobody
-/// waits for it any more, so the index never says other than the disk.
+/// Runs work that waits for the disk on a thread where that is allowed. It runs to its end even if its caller has
+/// left, so that the index always agrees with the disk.
 fn blocking<'a, T: Send + 'static>(
     inner: &Arc<Inner>,
     work: impl FnOnce(&Inner) -> Result<T, BufferError> + Send + 'static,
@@ -458,20 +454,20 @@ fn blocking<'a, T: Send + 'static>(
 }
 
 impl Buffer for EmbeddedBuffer {
-    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed> {
+    fn put(&self, request: PendingRequest) -> BufferFuture<'_, PutOutcome> {
         blocking(&self.inner, move |inner| inner.put(&request))
     }
 
-    fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
-        lock(&self.inner.index).known(machine, key)
+    fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState> {
+        lock(&self.inner.index).key_state(machine, key)
     }
 
-    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>> {
+    fn take_first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<TakenRequest>> {
         if self.waiting(machine) == 0 {
             return Box::pin(std::future::ready(Ok(None)));
         }
         let machine = machine.clone();
-        blocking(&self.inner, move |inner| inner.first(&machine))
+        blocking(&self.inner, move |inner| inner.take_first(&machine))
     }
 
     fn put_back(&self, ticket: &Ticket) {
@@ -502,8 +498,8 @@ mod tests {
 
     #[test]
     fn what_could_not_be_removed_is_tried_again() {
-        let (done_with, sessions) = mpsc::channel();
-        let (tell, removed) = mpsc::channel();
+        let (removals, sessions) = mpsc::channel();
+        let (removed_sender, removed) = mpsc::channel();
         let attempts = std::cell::Cell::new(0);
         let thread = std::thread::spawn(move || {
             remove_sessions(&sessions, Duration::from_millis(5), |session| {
@@ -511,15 +507,15 @@ mod tests {
                 if attempts.get() < 3 {
                     return Err(StoreError::Closed { why: None });
                 }
-                tell.send(session.clone()).unwrap();
+                removed_sender.send(session.clone()).unwrap();
                 Ok(())
             });
         });
         let session = SessionId::new("w~m~1").unwrap();
-        done_with.send(session.clone()).unwrap();
+        removals.send(session.clone()).unwrap();
         let found = removed.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(found, session);
-        drop(done_with);
+        drop(removals);
         thread.join().unwrap();
     }
 

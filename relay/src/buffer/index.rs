@@ -1,4 +1,5 @@
-//! What waits, in memory: everything but the bodies. Pure; the disk is the caller's.
+//! The requests that wait and the outcomes that are remembered, in memory, without the bodies. Pure: reading and
+//! writing the disk is the caller's.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -6,7 +7,7 @@ use betcode_schema_tunnel::MachineId;
 use betcode_storage::capacity::text;
 
 use super::record::Outcome;
-use super::{BufferCounts, BufferError, Known, Ticket};
+use super::{BufferCounts, BufferError, KeyState, Ticket};
 
 /// The buffer's bounds.
 #[derive(Debug, Clone, Copy)]
@@ -25,10 +26,10 @@ pub(super) struct Entry {
     pub(super) bytes: usize,
     /// From when its age counts: see [`Index::clock_jumped`].
     pub(super) buffered_ms: i64,
-    /// Whether it is on disk. Until then it only holds its place.
+    /// Whether it is on disk. Until then it only reserves its slot.
     pub(super) written: bool,
-    /// A delivery is under way; only its result may settle or release the request.
-    pub(super) taken: bool,
+    /// Whether a delivery is under way: then only its outcome may settle the request or put it back.
+    pub(super) delivering: bool,
     /// Whether it is being settled as too old, and so not to be delivered any more.
     pub(super) expiring: bool,
 }
@@ -40,7 +41,7 @@ struct Queue {
     by_key: HashMap<String, (u8, u64)>,
 }
 
-/// Requests that wait, and outcomes that are remembered, with everything but the bodies.
+/// See the module.
 pub(super) struct Index {
     bounds: Bounds,
     queues: HashMap<MachineId, Queue>,
@@ -51,14 +52,14 @@ pub(super) struct Index {
     bytes: u64,
 }
 
-/// What the index says to a request that wants in.
+/// The index's answer to a request that is to be buffered.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reserved {
-    /// The place is held; write the request and call [`Index::written`] or [`Index::remove`].
-    Place,
-    /// It waits already, on disk.
-    There,
-    /// It was settled.
+pub(super) enum Reservation {
+    /// It is reserved: write the request, then call [`Index::written`] or [`Index::remove`].
+    Reserved,
+    /// The same request waits already, on disk.
+    Waiting,
+    /// It was settled before.
     Settled(tonic::Code),
 }
 
@@ -78,20 +79,20 @@ impl Index {
         &mut self,
         ticket: &Ticket,
         entry: Entry,
-    ) -> Result<Reserved, BufferError> {
+    ) -> Result<Reservation, BufferError> {
         let bounds = self.bounds;
         if let Some(outcome) = self.outcome(&ticket.machine, &entry.key) {
             if outcome.digest != entry.digest {
                 return Err(BufferError::KeyTaken);
             }
-            return Ok(Reserved::Settled(outcome.code()));
+            return Ok(Reservation::Settled(outcome.code()));
         }
         if let Some(queue) = self.queues.get(&ticket.machine) {
             if let Some(there) = queue.by_key.get(&entry.key).map(|at| &queue.entries[at]) {
                 return match (there.digest == entry.digest, there.written) {
                     (false, _) => Err(BufferError::KeyTaken),
                     (true, false) => Err(BufferError::BeingWritten),
-                    (true, true) => Ok(Reserved::There),
+                    (true, true) => Ok(Reservation::Waiting),
                 };
             }
             let requests_max = bounds.requests_per_machine_max;
@@ -108,10 +109,10 @@ impl Index {
             return Err(BufferError::Full { what });
         }
         self.insert(ticket, entry);
-        Ok(Reserved::Place)
+        Ok(Reservation::Reserved)
     }
 
-    /// Puts an entry in without asking the bounds: what is on disk is there.
+    /// Adds an entry whatever the bounds: its request is on disk already.
     pub(super) fn insert(&mut self, ticket: &Ticket, entry: Entry) {
         self.requests += 1;
         self.bytes += entry.bytes as u64;
@@ -147,13 +148,13 @@ impl Index {
         Some(entry)
     }
 
-    /// Takes the machine's next request that is on disk. It stays until it is removed.
+    /// The machine's next request that is on disk, for a delivery. It stays until it is removed.
     pub(super) fn take_first(&mut self, machine: &MachineId) -> Option<Ticket> {
         let queue = self.queues.get_mut(machine)?;
         let mut entries = queue.entries.iter_mut();
         let next = entries.find(|(_, entry)| entry.written && !entry.expiring);
         let (&(priority, order), entry) = next?;
-        entry.taken = true;
+        entry.delivering = true;
         Some(Ticket {
             machine: machine.clone(),
             priority,
@@ -161,18 +162,18 @@ impl Index {
         })
     }
 
-    /// Says that a request which was taken, or was to be settled as too old, only waits.
+    /// Ends a delivery, or the settling of a request as too old: the request waits again.
     pub(super) fn put_back(&mut self, ticket: &Ticket) {
         let at = (ticket.priority, ticket.order);
         if let Some(queue) = self.queues.get_mut(&ticket.machine)
             && let Some(entry) = queue.entries.get_mut(&at)
         {
-            (entry.taken, entry.expiring) = (false, false);
+            (entry.delivering, entry.expiring) = (false, false);
         }
     }
 
-    /// Moves what is there on with a clock that has jumped ahead to `now_ms`, so that nothing is
-    /// older than before, nor from the future.
+    /// Adjusts all times after the clock jumped ahead to `now_ms`, so that nothing is older than before, nor from
+    /// the future.
     pub(super) fn clock_jumped(&mut self, jump_ms: i64, now_ms: i64) {
         let move_on = |time_ms: &mut i64| *time_ms = time_ms.saturating_add(jump_ms).min(now_ms);
         for queue in self.queues.values_mut() {
@@ -185,13 +186,13 @@ impl Index {
         }
     }
 
-    /// Takes requests buffered before a time that are not being delivered, to be settled as too old.
+    /// Requests buffered before a time that are not being delivered, to be settled as too old.
     pub(super) fn take_older_than(&mut self, time_ms: i64) -> Vec<Ticket> {
         let all = self.queues.iter_mut().flat_map(|(machine, queue)| {
             let old = queue
                 .entries
                 .iter_mut()
-                .filter(move |(_, entry)| entry.written && !entry.taken)
+                .filter(move |(_, entry)| entry.written && !entry.delivering)
                 .filter(move |(_, entry)| entry.buffered_ms < time_ms);
             old.map(|(&(priority, order), entry)| {
                 entry.expiring = true;
@@ -236,12 +237,12 @@ impl Index {
         self.outcomes.get(&(machine.clone(), key.to_owned()))
     }
 
-    pub(super) fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
+    pub(super) fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState> {
         if let Some(outcome) = self.outcome(machine, key) {
-            return Some(Known::Settled(outcome.code()));
+            return Some(KeyState::Settled(outcome.code()));
         }
         let queue = self.queues.get(machine)?;
-        queue.by_key.contains_key(key).then_some(Known::Waits)
+        queue.by_key.contains_key(key).then_some(KeyState::Waiting)
     }
 
     pub(super) fn waiting(&self, machine: &MachineId) -> usize {
@@ -294,7 +295,7 @@ mod tests {
             bytes,
             buffered_ms: 10,
             written: true,
-            taken: false,
+            delivering: false,
             expiring: false,
         }
     }
@@ -304,8 +305,9 @@ mod tests {
         let mut index = index();
         let machine: MachineId = "m".parse().unwrap();
         for (priority, order) in [(5, 1), (5, 2)] {
-            let place = index.reserve(&ticket("m", priority, order), entry(&format!("{order}"), 1));
-            assert_eq!(place, Ok(Reserved::Place));
+            let reserved =
+                index.reserve(&ticket("m", priority, order), entry(&format!("{order}"), 1));
+            assert_eq!(reserved, Ok(Reservation::Reserved));
         }
         let urgent = ticket("m", 0, 3);
         let unwritten = Entry {
@@ -364,7 +366,7 @@ mod tests {
         let first = ticket("m", 5, 1);
         index.reserve(&first, entry("k", 1)).unwrap();
         let repeat = index.reserve(&ticket("m", 5, 2), entry("k", 1));
-        assert_eq!(repeat, Ok(Reserved::There));
+        assert_eq!(repeat, Ok(Reservation::Waiting));
         let other = Entry {
             digest: 2,
             ..entry("k", 1)
@@ -381,8 +383,8 @@ mod tests {
             settled_ms: 20,
         });
         let repeat = index.reserve(&ticket("m", 5, 2), entry("k", 1));
-        assert_eq!(repeat, Ok(Reserved::Settled(tonic::Code::Ok)));
+        assert_eq!(repeat, Ok(Reservation::Settled(tonic::Code::Ok)));
         index.forget_before(21);
-        assert_eq!(index.known(&first.machine, "k"), None);
+        assert_eq!(index.key_state(&first.machine, "k"), None);
     }
 }

@@ -4,8 +4,12 @@
 //! daemon's answer means that. A request leaves the buffer when its daemon has answered it, or
 //! when it is too old, and either way its outcome is remembered, so that a repeat is known.
 //!
-//! A redelivery is possible when the relay dies between the daemon's answer and its own note of
-//! it. The idempotency key goes with the request for that reason: the daemon counts it once.
+//! If the relay dies between the daemon's answer and the record of it, it delivers the request again. The
+//! idempotency key goes with the request for that reason: the daemon executes it once.
+//!
+//! * [`Buffer`] is what the relay needs of a buffer, and [`EmbeddedBuffer`] the one that there is: `embedded` does
+//!   the reading and writing, `index` has everything but the bodies in memory, `record` is the format on disk;
+//! * `deliver` delivers what waits for a machine while its tunnel is open.
 
 mod deliver;
 mod embedded;
@@ -27,9 +31,9 @@ use tonic::Code;
 /// What a buffer's operations return: they may have to ask a disk, or other machines.
 pub type BufferFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BufferError>> + Send + 'a>>;
 
-/// A unary request as it came, with what is needed to make it again.
+/// A unary request that waits: as it came, with what is needed to make it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct PendingRequest {
     /// Machine that it is for.
     pub machine: MachineId,
     /// Names it among the machine's requests.
@@ -40,7 +44,7 @@ pub struct Waiting {
     pub user: String,
     /// The token that it was sent with; `None` where callers need none, and in records of earlier
     /// builds.
-    pub token: Option<SentWith>,
+    pub token: Option<TokenRef>,
     /// Path of the method.
     pub path: String,
     /// Metadata, names in lower case.
@@ -49,16 +53,16 @@ pub struct Waiting {
     pub body: Bytes,
 }
 
-/// What of a token decides whether a revocation covers what was sent with it.
+/// What of a token decides whether a revocation covers a request that was sent with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SentWith {
+pub struct TokenRef {
     /// Its id.
     pub id: String,
     /// When it was issued, Unix seconds.
     pub issued_s: u64,
 }
 
-/// A request's place in the buffer.
+/// What a request in the buffer is found and ordered by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ticket {
     /// Machine that it waits for.
@@ -71,27 +75,27 @@ pub struct Ticket {
 
 /// A request taken from the buffer, which keeps it until it is settled.
 #[derive(Debug, Clone)]
-pub struct Kept {
-    /// Its place.
+pub struct TakenRequest {
+    /// What it is found by.
     pub ticket: Ticket,
     /// When it was buffered, Unix milliseconds.
     pub buffered_ms: i64,
     /// The request.
-    pub request: Waiting,
+    pub request: PendingRequest,
 }
 
-/// What is known of a request by its key.
+/// The state of the request that has a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyState {
     /// It waits.
-    Waits,
+    Waiting,
     /// It was settled with this code.
     Settled(Code),
 }
 
-/// What became of a request that was put.
+/// The result of putting a request into the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
+pub enum PutOutcome {
     /// It is on disk now, or was already.
     Buffered,
     /// A request of this key was settled before, with this code.
@@ -163,19 +167,19 @@ pub enum BufferError {
     },
 }
 
-/// Where requests wait.
+/// Where requests wait. A trait because relays of a fleet might share one, and because tests make it fail.
 pub trait Buffer: Send + Sync {
-    /// Keeps a request. When this returns it is on disk, or refused.
-    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed>;
+    /// Puts a request into the buffer. When this returns it is on disk, or refused.
+    fn put(&self, request: PendingRequest) -> BufferFuture<'_, PutOutcome>;
 
-    /// What is known of a machine's request by its key.
-    fn known(&self, machine: &MachineId, key: &str) -> Option<Known>;
+    /// The state of a machine's request by its key; `None` if the key is not known.
+    fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState>;
 
-    /// Takes the machine's next request, by priority, then order, for a delivery. It stays until it
-    /// is settled, and does not grow too old until then, or until it is [put back](Self::put_back).
-    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>>;
+    /// Takes the machine's next request, by priority, then order, for a delivery. It stays in the buffer until it is
+    /// settled, and does not expire while it is taken: see [`put_back`](Self::put_back).
+    fn take_first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<TakenRequest>>;
 
-    /// Ends a delivery that has settled nothing.
+    /// Ends a delivery that did not settle the request, which then waits as before.
     fn put_back(&self, ticket: &Ticket);
 
     /// Ends a request's wait and remembers its outcome. When this returns, that is on disk.

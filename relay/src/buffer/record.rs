@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{BufferError, SentWith, Waiting};
+use super::{BufferError, PendingRequest, TokenRef};
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -16,13 +16,13 @@ struct Head {
     user: String,
     /// Records of earlier builds have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    token: Option<SentWith>,
+    token: Option<TokenRef>,
     path: String,
     metadata: Vec<(String, String)>,
 }
 
 /// A request as the store keeps it.
-pub(super) fn encode(request: &Waiting) -> Result<Bytes, BufferError> {
+pub(super) fn encode(request: &PendingRequest) -> Result<Bytes, BufferError> {
     let head = Head {
         machine: request.machine.clone(),
         key: request.key.clone(),
@@ -42,7 +42,7 @@ pub(super) fn encode(request: &Waiting) -> Result<Bytes, BufferError> {
 }
 
 /// Reads a request back. Bytes on disk are input: damage is an error.
-pub(super) fn decode(mut record: Bytes) -> Result<Waiting, BufferError> {
+pub(super) fn decode(mut record: Bytes) -> Result<PendingRequest, BufferError> {
     let length = record
         .split_at_checked(4)
         .and_then(|(length, _)| length.try_into().ok())
@@ -52,7 +52,7 @@ pub(super) fn decode(mut record: Bytes) -> Result<Waiting, BufferError> {
     }
     let head = record.split_to(4 + length);
     let head: Head = serde_json::from_slice(&head[4..]).map_err(damaged)?;
-    Ok(Waiting {
+    Ok(PendingRequest {
         machine: head.machine,
         key: head.key,
         priority: head.priority,
@@ -65,7 +65,7 @@ pub(super) fn decode(mut record: Bytes) -> Result<Waiting, BufferError> {
 }
 
 /// What makes two requests of one key the same: who asks what, not how often or how urgently.
-pub(super) fn digest(request: &Waiting) -> u64 {
+pub(super) fn digest(request: &PendingRequest) -> u64 {
     let mut bytes = Vec::with_capacity(request.body.len() + request.path.len() + 64);
     for part in [request.user.as_bytes(), request.path.as_bytes()] {
         bytes.extend_from_slice(part);
@@ -108,13 +108,13 @@ pub(super) fn failed(what: impl std::fmt::Display) -> BufferError {
 mod tests {
     use super::*;
 
-    fn request() -> Waiting {
-        Waiting {
+    fn request() -> PendingRequest {
+        PendingRequest {
             machine: "m".parse().unwrap(),
             key: "k".into(),
             priority: 3,
             user: "ann".into(),
-            token: Some(SentWith {
+            token: Some(TokenRef {
                 id: "t".into(),
                 issued_s: 7,
             }),
@@ -136,7 +136,7 @@ mod tests {
         let mut record = (head.len() as u32).to_be_bytes().to_vec();
         record.extend_from_slice(head);
         record.extend_from_slice(&request().body);
-        let expected = Waiting {
+        let expected = PendingRequest {
             token: None,
             ..request()
         };

@@ -14,8 +14,8 @@ pub(super) fn run(load: impl Fn() -> Result<Settings, SettingsError>) -> Result<
     let mut settings = load()?;
     let log = logging::start(&settings.log_filter, settings.log_json)?;
     let files = process::raise_open_files();
-    if let Some(told) = open_files::lower_to_open_files(&mut settings, files) {
-        tracing::warn!("{told}");
+    if let Some(warning) = open_files::lower_to_open_files(&mut settings, files) {
+        tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -33,7 +33,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let relay = Relay::start(settings).await?;
-    // On standard output too, for whoever started it on port 0.
+    // On standard output too, for programs that start it on port 0.
     say(&format!("clients {}", relay.client_address()))?;
     say(&format!("tunnels {}", relay.tunnel_address()))?;
     tracing::info!(clients = %relay.client_address(), tunnels = %relay.tunnel_address(), "serving");

@@ -1,5 +1,5 @@
-//! The bodies that pass through: each frame is taken from one side when the other side can take it,
-//! so what a slow reader leaves waiting is bounded by HTTP/2's windows.
+//! The bodies that pass through. A frame is taken from one side when the other side can take it, so HTTP/2's windows
+//! bound what waits for a slow reader.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,13 +23,13 @@ use crate::tunnel::{self, CallPermit};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request's body stopped before its end; decides the status that the caller gets.
+/// Why the relay stopped sending a request's body; it becomes the status that the caller gets.
 #[derive(Debug, Default)]
-pub(crate) struct Verdict(OnceLock<Status>);
+pub(crate) struct AbortReason(OnceLock<Status>);
 
-impl Verdict {
+impl AbortReason {
     pub(crate) fn set(&self, status: Status) {
-        // The first reason is the reason.
+        // The first one counts.
         let _ = self.0.set(status);
     }
 
@@ -38,28 +38,29 @@ impl Verdict {
     }
 }
 
-/// What a call is cut off with when its answer is over or unwanted: CANCEL on the wire.
+/// The error that resets a stream with CANCEL, because the answer is over or unwanted.
 fn cancelled() -> BoxError {
     Box::new(h2::Error::from(h2::Reason::CANCEL))
 }
 
 /// A request's body on its way into a tunnel.
 pub(crate) enum TunnelBody {
-    /// From a client that is connected.
-    Live(LiveBody),
-    /// One that the relay has whole, or empty.
-    Kept(Full<Bytes>),
+    /// Frame by frame, from a client that is connected.
+    Streamed(StreamedBody),
+    /// All of it, or empty.
+    Complete(Full<Bytes>),
 }
 
-/// The body of a client that is connected.
-pub(crate) struct LiveBody {
+/// A request's body that its client is still sending.
+pub(crate) struct StreamedBody {
     pub(crate) from_client: Joined<Incoming>,
     pub(crate) meter: MessageMeter,
-    pub(crate) verdict: Arc<Verdict>,
+    pub(crate) abort_reason: Arc<AbortReason>,
     pub(crate) activity: Arc<Activity>,
-    /// Cancelled when nobody waits for the answer any more; taken when the body is first asked.
-    pub(crate) begins: Option<CancellationToken>,
-    /// Completes with it.
+    /// Cancelled when nobody waits for the answer any more. Registered, and taken, when hyper first polls the
+    /// body: see `tunnel/spawn.rs`.
+    pub(crate) call_over: Option<CancellationToken>,
+    /// Completes when that is cancelled.
     pub(crate) abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -72,8 +73,8 @@ impl Body for TunnelBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            Self::Live(live) => live.poll_frame(cx),
-            Self::Kept(full) => Pin::new(full)
+            Self::Streamed(body) => body.poll_frame(cx),
+            Self::Complete(full) => Pin::new(full)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
         }
@@ -81,23 +82,23 @@ impl Body for TunnelBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Live(live) => live.from_client.is_end_stream(),
-            Self::Kept(full) => full.is_end_stream(),
+            Self::Streamed(body) => body.from_client.is_end_stream(),
+            Self::Complete(full) => full.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Live(live) => live.from_client.size_hint(),
-            Self::Kept(full) => full.size_hint(),
+            Self::Streamed(body) => body.from_client.size_hint(),
+            Self::Complete(full) => full.size_hint(),
         }
     }
 }
 
-impl LiveBody {
+impl StreamedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(over) = self.begins.take() {
-            tunnel::register_body_start(&over);
+        if let Some(call_over) = self.call_over.take() {
+            tunnel::register_body_start(&call_over);
         }
         if self.abandoned.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(cancelled())));
@@ -107,7 +108,7 @@ impl LiveBody {
         Poll::Ready(match frame {
             Some(Ok(frame)) => match frame.data_ref().map(|data| self.meter.pass(data)) {
                 Some(Err(refused)) => {
-                    self.verdict.set(status::too_big(refused));
+                    self.abort_reason.set(status::too_big(refused));
                     Some(Err(cancelled()))
                 }
                 _ => Some(Ok(frame)),
@@ -122,20 +123,20 @@ impl LiveBody {
 pub(crate) enum RelayBody {
     /// The relay's own.
     Own(tonic::body::Body),
-    /// A daemon's. It ends with trailers in any case: when the call has to end, the relay writes the
-    /// ones that the daemon no longer can.
+    /// A daemon's. It always ends with trailers: when the call has to end before the daemon has sent its own, the
+    /// relay sends some.
     Through(EndingBody<DaemonBody>),
 }
 
-/// A daemon's answer, and what is under way as long as it is. When the tunnel breaks, it ends with
-/// trailers of the relay's.
+/// A daemon's answer, and what the call holds until it is over. When the tunnel breaks, it ends with trailers of
+/// the relay's.
 pub(crate) struct DaemonBody {
     pub(crate) from_daemon: Joined<Incoming>,
-    pub(crate) verdict: Arc<Verdict>,
+    pub(crate) abort_reason: Arc<AbortReason>,
     pub(crate) activity: Arc<Activity>,
     /// Cancelled when the relay stops.
     pub(crate) stop: CancellationToken,
-    /// Ends the request's body when the answer is over or unwanted.
+    /// Cancels the request's body when the answer is over or unwanted.
     pub(crate) _abandon: DropGuard,
     /// Counts the call as under way until its answer is over.
     pub(crate) _permit: CallPermit,
@@ -153,9 +154,10 @@ impl Body for DaemonBody {
         self.activity.note();
         Poll::Ready(frame.map(|frame| {
             Ok(frame.unwrap_or_else(|error| {
-                let verdict = self.verdict.get();
+                let abort_reason = self.abort_reason.get();
                 let stopping = self.stop.is_cancelled();
-                let ended = verdict.unwrap_or_else(|| status::of_broken_tunnel(&error, stopping));
+                let ended =
+                    abort_reason.unwrap_or_else(|| status::of_broken_tunnel(&error, stopping));
                 Frame::trailers(status::trailers(&ended))
             }))
         }))

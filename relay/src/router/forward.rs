@@ -13,16 +13,16 @@ use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::body::{Activity, DaemonBody, LiveBody, RelayBody, TunnelBody, Verdict};
-use super::end::CallLifetime;
+use super::body::{AbortReason, Activity, DaemonBody, RelayBody, StreamedBody, TunnelBody};
 use super::join::Joined;
+use super::lifetime::CallLifetime;
 use super::meter::MessageMeter;
-use super::status::{self, Draft};
+use super::status;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::tunnel::{CallPermit, Link, LinkError, call_uri};
+use crate::tunnel::{CallError, CallPermit, Tunnel, call_uri};
 
-/// What a call is given on its way.
+/// What is needed of the relay to pass a call on.
 pub(super) struct Context<'a> {
     pub(super) relay_id: &'a str,
     pub(super) user: &'a str,
@@ -35,54 +35,54 @@ pub(super) struct Context<'a> {
 }
 
 /// A request's body as the relay has it.
-pub(super) enum Sent {
+pub(super) enum RequestBody {
     /// Still coming from the client.
-    Live(Incoming),
-    /// All of it, metered.
-    Whole(Bytes),
+    Streamed(Incoming),
+    /// All of it, and no message in it is too large.
+    Complete(Bytes),
 }
 
 /// Passes a call on and returns the daemon's answer as it begins; the rest of both directions
 /// flows while the client reads, for as long as `lifetime` lets it. Dropping the future or the answer cancels the call.
 pub(super) async fn forward(
     mut head: Parts,
-    sent: Sent,
-    link: &Link,
+    request_body: RequestBody,
+    tunnel: &Tunnel,
     permit: CallPermit,
     lifetime: CallLifetime,
     context: &Context<'_>,
 ) -> Result<Response<RelayBody>, Status> {
     set_metadata(&mut head.headers, context.user, context.relay_id)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    head.uri = call_uri(link.machine(), path);
+    head.uri = call_uri(tunnel.machine(), path);
     head.extensions = http::Extensions::new();
 
-    let verdict = Arc::new(Verdict::default());
+    let abort_reason = Arc::new(AbortReason::default());
     let activity = Arc::new(Activity::default());
     let abandoned = CancellationToken::new();
-    let body = match sent {
-        Sent::Live(from_client) => TunnelBody::Live(LiveBody {
+    let body = match request_body {
+        RequestBody::Streamed(from_client) => TunnelBody::Streamed(StreamedBody {
             from_client: Joined::new(from_client),
             meter: MessageMeter::new(context.message_bytes_max),
-            verdict: verdict.clone(),
+            abort_reason: abort_reason.clone(),
             activity: activity.clone(),
-            begins: Some(abandoned.clone()),
+            call_over: Some(abandoned.clone()),
             abandoned: Box::pin(abandoned.clone().cancelled_owned()),
         }),
-        Sent::Whole(body) => TunnelBody::Kept(Full::new(body)),
+        RequestBody::Complete(body) => TunnelBody::Complete(Full::new(body)),
     };
     let abandon = abandoned.drop_guard();
     context.metrics.routed(context.since.elapsed());
     let answered = tokio::select! {
-        answered = link.call(Request::from_parts(head, body)) => answered,
-        ended = lifetime.passed() => return Err(ended),
+        answered = tunnel.call(Request::from_parts(head, body)) => answered,
+        ended = lifetime.ended() => return Err(ended),
     };
     let stop = context.stop;
-    let response = answered.map_err(|error| match (&error, verdict.get()) {
-        (_, Some(verdict)) => verdict,
-        (LinkError::Closed, None) if stop.is_cancelled() => status::draining(),
-        (LinkError::Closed, None) => status::offline(),
-        (LinkError::Broken(error), None) => status::of_broken_tunnel(error, stop.is_cancelled()),
+    let response = answered.map_err(|error| match (&error, abort_reason.get()) {
+        (_, Some(abort_reason)) => abort_reason,
+        (CallError::Closed, None) if stop.is_cancelled() => status::draining(),
+        (CallError::Closed, None) => status::offline(),
+        (CallError::Broken(error), None) => status::of_broken_tunnel(error, stop.is_cancelled()),
     })?;
     if response.headers().contains_key("grpc-status") {
         // Its head is its end, and clients of gRPC's C core take even an empty frame behind it for a
@@ -92,7 +92,7 @@ pub(super) async fn forward(
     Ok(response.map(|from_daemon| {
         let answer = DaemonBody {
             from_daemon: Joined::new(from_daemon),
-            verdict,
+            abort_reason,
             activity: activity.clone(),
             stop: stop.clone(),
             _abandon: abandon,
@@ -101,7 +101,7 @@ pub(super) async fn forward(
         let stop = stop.clone();
         RelayBody::Through(EndingBody::until(answer, async move {
             let ended = tokio::select! {
-                ended = lifetime.passed() => ended,
+                ended = lifetime.ended() => ended,
                 () = quiet_at_stop(&stop, &activity) => status::draining(),
             };
             status::trailers(&ended)
@@ -117,8 +117,8 @@ async fn quiet_at_stop(stop: &CancellationToken, activity: &Activity) {
     activity.quiet_for(quiet).await;
 }
 
-/// Takes out what is meant for the relay or may only come from it, and puts in what the daemon is
-/// told about the caller. The token stays here: a daemon has no use for it but misuse.
+/// Takes out what is meant for the relay or may only come from it, and puts in what the daemon
+/// may know of the caller. The token stays here: a daemon does not need it.
 pub(crate) fn set_metadata(
     headers: &mut HeaderMap,
     user: &str,
@@ -132,7 +132,7 @@ pub(crate) fn set_metadata(
     let value = |text: &str| {
         HeaderValue::from_str(text).map_err(|_| {
             let what = "a name that cannot stand in metadata";
-            Draft::new(Code::Internal, "INTERNAL", what).build()
+            status::error(Code::Internal, "INTERNAL", what).build()
         })
     };
     headers.insert(metadata::USER, value(user)?);

@@ -1,22 +1,23 @@
-//! Who comes in: the caller behind a call's credentials, and how often.
+//! Who is let in: the caller that a call's credentials name, and how often it may call.
 
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use betcode_schema_tunnel::MachineId;
+use betcode_service::sync;
 use http::HeaderMap;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use super::status::{self, Draft};
-use crate::auth::{Caller, InUse, LiveTokens, RateLimiter, Revocations, TokenVerifier};
+use super::status;
+use crate::auth::{ActiveTokens, Caller, RateLimiter, Revocations, TokenUse, TokenVerifier};
 
 /// How clients prove who they are.
 pub enum Access {
     /// By a token.
     Tokens(Box<TokenVerifier>),
-    /// Not at all: every caller may call every machine. Only for plain loopback, on request.
+    /// Not at all: every caller may call every machine. The program never uses this; tests do.
     Open,
 }
 
@@ -27,7 +28,7 @@ pub struct Gate {
     /// What was revoked; replaced when the file changes.
     pub revoked: Arc<RwLock<Revocations>>,
     /// Tokens with calls under way.
-    pub live: Arc<LiveTokens>,
+    pub live: Arc<ActiveTokens>,
     /// Calls by user.
     pub users: RateLimiter<String>,
     /// Calls by address.
@@ -44,7 +45,7 @@ impl Gate {
         taken.map_err(|wait| too_fast("address_calls_per_s", "this address", wait))
     }
 
-    /// The caller behind a call, and the call's hold on the token.
+    /// The caller of a call, and the use of its token, which ends with the call.
     ///
     /// # Errors
     /// UNAUTHENTICATED without a valid token, RESOURCE_EXHAUSTED over the user's rate.
@@ -52,7 +53,7 @@ impl Gate {
         &self,
         headers: &HeaderMap,
         now: Instant,
-    ) -> Result<(Caller, Option<InUse>), Status> {
+    ) -> Result<(Caller, Option<TokenUse>), Status> {
         let (caller, token) = match &self.access {
             Access::Open => {
                 let caller = Caller {
@@ -64,16 +65,15 @@ impl Gate {
             }
             Access::Tokens(verifier) => {
                 let authorization = headers.get(http::header::AUTHORIZATION);
-                // No code panics while it holds the lock, so a poisoned one is still whole.
-                let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
+                let revoked = sync::read(&self.revoked);
                 let caller = verifier
                     .verify(authorization.map(|value| value.as_bytes()), |claims| {
                         revoked.covers(claims)
                     })
                     .map_err(status::unauthenticated)?;
-                // Under the lock of the check: a later revocation finds the call.
+                // Under the lock of the check, so that a later revocation finds the call.
                 let token = caller.token.as_ref();
-                let token = token.map(|token| self.live.enter(&caller.user, token));
+                let token = token.map(|token| self.live.begin_use(&caller.user, token));
                 (caller, token)
             }
         };
@@ -83,8 +83,8 @@ impl Gate {
     }
 }
 
-/// What counts as one address. Of IPv6 it is the first 64 bits: whoever has one such address has
-/// all of that network.
+/// What counts as one address: of an IPv6 address the first 64 bits, because whoever has one usually has that whole
+/// network.
 pub(crate) fn rate_limit_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -106,10 +106,10 @@ fn machine_asked_for(headers: &HeaderMap) -> Vec<MachineId> {
 fn too_fast(limit: &str, who: &str, wait: Duration) -> Status {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
     let what = format!("{who} calls too often");
-    let mut status = Draft::new(Code::ResourceExhausted, "OVERLOADED", what)
+    let mut status = status::error(Code::ResourceExhausted, "OVERLOADED", what)
         .limit(limit)
-        .hint(&format!("try again in {wait_ms} ms"))
-        .retry_after_ms(wait_ms)
+        .hint(format!("try again in {wait_ms} ms"))
+        .retry_after(Duration::from_millis(wait_ms))
         .build();
     // What gRPC clients that retry by themselves wait for.
     let pushback = MetadataValue::from(wait_ms);

@@ -1,4 +1,4 @@
-//! Receiving requests that may wait: the relay holds all of one before it goes anywhere, so how
+//! Receiving requests that may wait. The relay holds the whole request before it passes it on or buffers it, so how
 //! much it holds, and for how long, has bounds of its own.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
-use super::status::{self, Draft};
+use super::status;
 use super::wait;
 use crate::buffer::BufferError;
 use crate::limits;
@@ -30,38 +30,38 @@ impl Default for Intake {
 }
 
 /// A request that is whole, and counts among those being received until it is dropped.
-pub(super) struct BufferedRequest {
+pub(super) struct ReceivedRequest {
     pub(super) body: Bytes,
     _bytes: Option<OwnedSemaphorePermit>,
 }
 
 impl Intake {
-    /// Takes a body in to its end.
+    /// Receives a body to its end.
     ///
     /// # Errors
     /// When it is too big, too slow, not one message, or too many are being received.
-    pub(super) async fn take(&self, body: Incoming) -> Result<BufferedRequest, Status> {
+    pub(super) async fn receive(&self, body: Incoming) -> Result<ReceivedRequest, Status> {
         let within = Duration::from_millis(limits::INTAKE_MS_MAX);
-        let taken = tokio::time::timeout(within, self.collect(body)).await;
-        let taken = taken.unwrap_or_else(|_| {
+        let received = tokio::time::timeout(within, self.collect(body)).await;
+        let received = received.unwrap_or_else(|_| {
             let what = format!(
                 "a request that may wait has {} ms to be whole",
                 limits::INTAKE_MS_MAX
             );
-            Err(Draft::new(Code::DeadlineExceeded, "TIMEOUT", what)
+            Err(status::error(Code::DeadlineExceeded, "TIMEOUT", what)
                 .hint("end it, or send it without")
                 .build())
         })?;
-        if !wait::is_one_message(&taken.body) {
+        if !wait::is_one_message(&received.body) {
             return Err(status::invalid(
                 metadata::MAY_WAIT,
                 "only a unary request may wait: one whole message",
             ));
         }
-        Ok(taken)
+        Ok(received)
     }
 
-    async fn collect(&self, mut body: Incoming) -> Result<BufferedRequest, Status> {
+    async fn collect(&self, mut body: Incoming) -> Result<ReceivedRequest, Status> {
         let bytes_max = limits::BUFFER_REQUEST_BYTES_MAX;
         // Copied together: a frame of one byte would hold the buffer that it was read into.
         let mut whole = BytesMut::new();
@@ -69,7 +69,7 @@ impl Intake {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| {
                 let what = "the request ended before it was whole";
-                Draft::new(Code::Cancelled, "CANCELLED", what).build()
+                status::error(Code::Cancelled, "CANCELLED", what).build()
             })?;
             let Ok(data) = frame.into_data() else {
                 continue;
@@ -90,7 +90,7 @@ impl Intake {
             }
             whole.extend_from_slice(&data);
         }
-        Ok(BufferedRequest {
+        Ok(ReceivedRequest {
             body: whole.freeze(),
             _bytes: permit,
         })

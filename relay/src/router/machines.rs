@@ -11,7 +11,7 @@ use betcode_schema_grpc::v1::machine_service_server::MachineService;
 use betcode_schema_tunnel::{MachineId, metadata};
 use tonic::{Code, Request, Response, Status};
 
-use super::status::{self, Draft};
+use super::status;
 use crate::auth::{Caller, InvalidToken};
 use crate::tunnel::Table;
 
@@ -53,7 +53,7 @@ fn caller_of<T>(request: Request<T>) -> Result<(Caller, T), Status> {
 }
 
 fn operators(what: &str, hint: &str) -> Status {
-    Draft::new(Code::Unimplemented, "UNIMPLEMENTED", what)
+    status::error(Code::Unimplemented, "UNIMPLEMENTED", what)
         .hint(hint)
         .build()
 }

@@ -1,14 +1,20 @@
 //! The way of a call: who calls, which machine, through its tunnel, and back.
 //!
-//! A call is passed on as it is: method, metadata, messages, trailers. Nothing here knows any
-//! service, so a new one needs no new relay.
+//! A call is passed on as it is: method, metadata, messages, trailers. Nothing here knows the services of daemons,
+//! so a new one needs no new relay. `Router::handle` tells three kinds of calls apart: those to a machine, those about
+//! machines (`machines`), and those to the relay itself (health, reflection).
+//!
+//! A call to a machine passes `gate` (its caller, and how often that may call), then `forward`. One that may wait is
+//! received whole first (`intake`), and goes to the buffer if its machine is away (`wait`). `body` has the bodies of both
+//! directions, `join` joins their small frames, `meter` measures their messages, and `lifetime` ends the call at its
+//! deadline and with its token. `status` has the relay's own answers.
 
 mod body;
-mod end;
 mod forward;
 mod gate;
 mod intake;
 mod join;
+mod lifetime;
 mod machines;
 mod meter;
 mod status;
@@ -36,14 +42,13 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use self::end::CallLifetime;
-use self::forward::Sent;
-use self::status::Draft;
+use self::forward::RequestBody;
+use self::lifetime::CallLifetime;
 use self::wait::MayWait;
 use crate::auth::Caller;
 use crate::buffer::Buffer;
 use crate::metrics::Metrics;
-use crate::tunnel::{Link, Table};
+use crate::tunnel::{Table, Tunnel};
 use crate::unauthenticated::ConnectionAuth;
 
 /// Takes calls from clients and passes them on.
@@ -56,7 +61,7 @@ pub struct Router {
     pub buffer: Arc<dyn Buffer>,
     /// Who may call.
     pub gate: Gate,
-    /// Places for calls under way in the whole relay.
+    /// Slots for calls under way in the whole relay.
     pub calls: Arc<Semaphore>,
     /// Requests that may wait, while they are received.
     pub intake: Intake,
@@ -67,13 +72,13 @@ pub struct Router {
     /// Counters that `/metrics` shows.
     pub metrics: Arc<Metrics>,
     /// The relay's own services, for calls that name no machine.
-    pub own: Routes,
+    pub services: Routes,
     /// Cancelled when the relay stops.
     pub stop: CancellationToken,
 }
 
 impl Router {
-    /// Answers one call. What goes wrong is an answer too.
+    /// Answers one call, if need be with an error.
     pub(crate) async fn handle(
         self: Arc<Self>,
         mut request: Request<Incoming>,
@@ -85,7 +90,7 @@ impl Router {
             return self.refuse_not_grpc(address);
         }
         let answered = if request.uri().path().starts_with(machines::PATH_PREFIX) {
-            let answered = self.answer_of_machines(request, address, connection);
+            let answered = self.answer_about_machines(request, address, connection);
             let count = |status: &Status| self.metrics.refused(status.code());
             answered.await.inspect_err(count)
         } else if request.headers().contains_key(metadata::MACHINE_ID) {
@@ -105,7 +110,7 @@ impl Router {
             }
             answered
         } else {
-            self.answer_itself(request, address).await
+            self.answer_without_machine(request, address).await
         };
         answered
             .unwrap_or_else(|status| status.into_http::<tonic::body::Body>().map(RelayBody::Own))
@@ -133,15 +138,15 @@ impl Router {
             .unwrap_or(connection)
     }
 
-    /// Whether a connection comes from a load balancer whose word is taken.
+    /// Whether a connection comes from a load balancer that is trusted to say where its connections come from.
     pub(crate) fn trusts(&self, connection: IpAddr) -> bool {
-        // A listener for both families tells IPv4 addresses as IPv6 has them.
+        // A listener for both families has IPv4 addresses in their IPv6 form.
         let connection = connection.to_canonical();
         let mut proxies = self.trusted_proxies.iter();
         proxies.any(|proxy| proxy.to_canonical() == connection)
     }
 
-    async fn answer_itself(
+    async fn answer_without_machine(
         &self,
         request: Request<Incoming>,
         address: IpAddr,
@@ -152,12 +157,12 @@ impl Router {
             let why = "no machine named: send its id as `x-machine-id`";
             return Err(status::invalid(metadata::MACHINE_ID, why));
         }
-        Ok(self.answer_own(request).await)
+        Ok(self.call_service(request).await)
     }
 
-    /// Answers who asks about the machines that its token names. Which machine the call itself names does not
+    /// Answers a call about the machines that the caller's token names. Which machine the call itself names does not
     /// matter: some clients send that with every call.
-    async fn answer_of_machines(
+    async fn answer_about_machines(
         &self,
         mut request: Request<Incoming>,
         address: IpAddr,
@@ -168,11 +173,11 @@ impl Router {
         let (caller, _token) = self.gate.caller(request.headers(), now)?;
         connection.mark_authenticated();
         request.extensions_mut().insert(caller);
-        Ok(self.answer_own(request).await)
+        Ok(self.call_service(request).await)
     }
 
-    async fn answer_own(&self, request: Request<Incoming>) -> Response<RelayBody> {
-        match self.own.clone().oneshot(request).await {
+    async fn call_service(&self, request: Request<Incoming>) -> Response<RelayBody> {
+        match self.services.clone().oneshot(request).await {
             Ok(response) => response.map(RelayBody::Own),
             Err(never) => match never {},
         }
@@ -194,7 +199,7 @@ impl Router {
         }
         if request.uri().path().starts_with(CONTROL_PREFIX) {
             let what = "this method is the relay's own";
-            return Err(Draft::new(Code::PermissionDenied, "METHOD_NOT_ALLOWED", what).build());
+            return Err(status::error(Code::PermissionDenied, "METHOD_NOT_ALLOWED", what).build());
         }
         let may_wait = wait::may_wait(request.headers())?;
         let lifetime = CallLifetime::of(request.headers(), token);
@@ -205,14 +210,14 @@ impl Router {
                 .route_waiting(call, may_wait, &caller, machine, lifetime)
                 .await;
         }
-        let link = self.table.find(&machine).ok_or_else(|| self.no_tunnel())?;
-        let place = self.place()?;
-        let call = (head, Sent::Live(body));
-        self.forward(call, &caller, &link, place, lifetime, arrived)
+        let tunnel = self.table.find(&machine).ok_or_else(|| self.no_tunnel())?;
+        let slot = self.call_slot()?;
+        let call = (head, RequestBody::Streamed(body));
+        self.forward(call, &caller, &tunnel, slot, lifetime, arrived)
             .await
     }
 
-    /// Takes a request in that may wait, and passes it on or keeps it.
+    /// Receives a request that may wait, and passes it on or buffers it.
     async fn route_waiting(
         &self,
         (head, body): (Parts, Incoming),
@@ -221,39 +226,47 @@ impl Router {
         machine: MachineId,
         lifetime: CallLifetime,
     ) -> Result<Response<RelayBody>, Status> {
-        let place = self.place()?;
-        let taken = tokio::select! {
-            taken = self.intake.take(body) => taken?,
-            ended = lifetime.passed() => return Err(ended),
+        let slot = self.call_slot()?;
+        let received = tokio::select! {
+            received = self.intake.receive(body) => received?,
+            ended = lifetime.ended() => return Err(ended),
         };
         let whole = Instant::now();
-        // Before it goes anywhere: what waits is not looked at again.
+        // Checked here also for delivery later.
         meter::MessageMeter::new(self.message_bytes_max)
-            .pass(&taken.body)
+            .pass(&received.body)
             .map_err(status::too_big)?;
-        // Looked up now: the machine may have come or gone while the request was taken in.
-        if let Some(link) = self.table.find(&machine)
+        // Looked up now: the machine may have come or gone while the request was received.
+        if let Some(tunnel) = self.table.find(&machine)
             && !wait::must_queue(&*self.buffer, &machine, &may_wait)
         {
-            let call = (head, Sent::Whole(taken.body.clone()));
+            let call = (head, RequestBody::Complete(received.body.clone()));
             return self
-                .forward(call, caller, &link, place, lifetime, whole)
+                .forward(call, caller, &tunnel, slot, lifetime, whole)
                 .await;
         }
         let (id, buffer) = (machine.clone(), &self.buffer);
-        let told = wait::keep(&head, taken.body.clone(), may_wait, caller, machine, buffer).await;
-        if told.metadata().contains_key(metadata::BUFFERED) {
+        let status = wait::put(
+            &head,
+            received.body.clone(),
+            may_wait,
+            caller,
+            machine,
+            buffer,
+        )
+        .await;
+        if status.metadata().contains_key(metadata::BUFFERED) {
             self.metrics.buffered();
         }
-        // The tunnel may have come while the request was written.
-        if let Some(link) = self.table.find(&id) {
-            link.notify_waiting();
+        // The tunnel may have opened while the request was written.
+        if let Some(tunnel) = self.table.find(&id) {
+            tunnel.notify_waiting();
         }
-        Err(told)
+        Err(status)
     }
 
-    /// A place among the calls of the relay.
-    fn place(&self) -> Result<OwnedSemaphorePermit, Status> {
+    /// A slot among the calls of the relay.
+    fn call_slot(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.calls.clone().try_acquire_owned().map_err(|_| {
             let what = "the relay has as many calls under way as it may";
             status::overloaded("calls_max", what, "try later")
@@ -269,14 +282,14 @@ impl Router {
 
     async fn forward(
         &self,
-        (head, sent): (Parts, Sent),
+        (head, request_body): (Parts, RequestBody),
         caller: &Caller,
-        link: &Link,
-        place: OwnedSemaphorePermit,
+        tunnel: &Tunnel,
+        slot: OwnedSemaphorePermit,
         lifetime: CallLifetime,
         since: Instant,
     ) -> Result<Response<RelayBody>, Status> {
-        let permit = link.permit(Some(place)).ok_or_else(|| {
+        let permit = tunnel.permit(Some(slot)).ok_or_else(|| {
             let what = "the machine has as many calls under way as it may";
             status::overloaded("calls_per_tunnel", what, "end some, or try later")
         })?;
@@ -288,11 +301,11 @@ impl Router {
             metrics: &self.metrics,
             stop: &self.stop,
         };
-        forward::forward(head, sent, link, permit, lifetime, &context).await
+        forward::forward(head, request_body, tunnel, permit, lifetime, &context).await
     }
 
     /// Counts a connection to the tunnel port before anything else is done for it. A load
-    /// balancer's address stands for many, and is not counted.
+    /// balancer's is not counted, because it has those of many machines.
     pub(crate) fn admit_tunnel(&self, address: IpAddr) -> Result<(), Status> {
         match self.trusts(address) {
             true => Ok(()),

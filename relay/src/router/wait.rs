@@ -1,6 +1,7 @@
 //! Calls that may wait: unary requests that the relay keeps while their daemon is away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use betcode_schema_tunnel::{MachineId, metadata};
 use bytes::Bytes;
@@ -9,9 +10,9 @@ use http::{HeaderMap, header};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use super::status::{self, Draft};
+use super::status;
 use crate::auth::Caller;
-use crate::buffer::{Buffer, BufferError, Known, Placed, SentWith, Waiting};
+use crate::buffer::{Buffer, BufferError, KeyState, PendingRequest, PutOutcome, TokenRef};
 use crate::limits;
 
 /// Length of the prefix of a gRPC message.
@@ -72,20 +73,19 @@ pub(super) fn may_wait(headers: &HeaderMap) -> Result<Option<MayWait>, Status> {
     }))
 }
 
-/// Whether a call of this key must not overtake, or was settled already.
+/// Whether a call goes to the buffer although its machine is online.
 pub(super) fn must_queue(buffer: &dyn Buffer, machine: &MachineId, may_wait: &MayWait) -> bool {
-    // Behind requests that wait already, so that order holds; and a key that is known goes where
-    // it is known.
+    // It must not overtake requests that wait; and the buffer knows how a request of its key was settled.
     buffer.waiting(machine) > 0
         || matches!(
-            buffer.known(machine, &may_wait.key),
-            Some(Known::Settled(_))
+            buffer.key_state(machine, &may_wait.key),
+            Some(KeyState::Settled(_))
         )
 }
 
-/// Keeps the request and returns the status for its caller, which is never OK: the daemon has not
-/// done anything yet.
-pub(super) async fn keep(
+/// Puts the request into the buffer and returns the status for its caller, which is never OK: the daemon has not
+/// executed it yet.
+pub(super) async fn put(
     head: &Parts,
     body: Bytes,
     may_wait: MayWait,
@@ -93,16 +93,16 @@ pub(super) async fn keep(
     machine: MachineId,
     buffer: &Arc<dyn Buffer>,
 ) -> Status {
-    let metadata = match kept_metadata(&head.headers) {
+    let metadata = match metadata_to_keep(&head.headers) {
         Ok(metadata) => metadata,
         Err(status) => return status,
     };
-    let waiting = Waiting {
+    let waiting = PendingRequest {
         machine,
         key: may_wait.key,
         priority: may_wait.priority,
         user: caller.user.clone(),
-        token: caller.token.as_ref().map(|token| SentWith {
+        token: caller.token.as_ref().map(|token| TokenRef {
             id: token.id.clone(),
             issued_s: token.issued_s,
         }),
@@ -111,8 +111,8 @@ pub(super) async fn keep(
         body,
     };
     match buffer.put(waiting).await {
-        Ok(Placed::Buffered) => buffered(),
-        Ok(Placed::Settled(code)) => settled(code),
+        Ok(PutOutcome::Buffered) => buffered(),
+        Ok(PutOutcome::Settled(code)) => settled(code),
         Err(error) => refused(&error),
     }
 }
@@ -127,7 +127,7 @@ pub(super) fn is_one_message(body: &Bytes) -> bool {
 
 /// The metadata that goes on to the daemon. Not the deadline: it says how long the caller waits, and
 /// the caller is gone by then. Not the token.
-fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
+fn metadata_to_keep(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
     let left = [
         header::AUTHORIZATION.as_str(),
         header::TE.as_str(),
@@ -150,7 +150,7 @@ fn kept_metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Status> {
 
 fn buffered() -> Status {
     // No time after which to try again: it is the relay's task now.
-    let mut status = Draft::new(
+    let mut status = status::error(
         Code::Unavailable,
         "BUFFERED",
         "the machine is away; the request is buffered by the relay, not stored, and will be \
@@ -169,37 +169,36 @@ fn settled(code: Code) -> Status {
         "a request of this idempotency key was settled before: {code:?} ({})",
         code.description()
     );
-    let mut status = Draft::new(Code::AlreadyExists, "SETTLED", what).build();
+    let mut status = status::error(Code::AlreadyExists, "SETTLED", what).build();
     let code = MetadataValue::from(code as i32);
     status.metadata_mut().insert(metadata::DELIVERED_CODE, code);
     status
 }
 
 pub(super) fn refused(error: &BufferError) -> Status {
-    let draft = |code, reason| Draft::new(code, reason, error.to_string());
+    let refusal = |code, reason| status::error(code, reason, error.to_string());
     let full = Code::ResourceExhausted;
     match error {
         BufferError::MachineFull { .. } => {
-            draft(full, "BUFFER_FULL").limit("buffer_requests_per_machine_max")
+            refusal(full, "BUFFER_FULL").limit("buffer_requests_per_machine_max")
         }
-        BufferError::Full { .. } => draft(full, "BUFFER_FULL").limit("buffer"),
-        BufferError::TooBig { .. } => draft(full, "TOO_LARGE").limit("buffer_request_bytes"),
-        BufferError::KeyTaken => draft(Code::AlreadyExists, "CONFLICT"),
-        BufferError::BeingWritten => {
-            draft(Code::Aborted, "BUSY").retry_after_ms(limits::RETRY_OVERLOADED_MS)
-        }
+        BufferError::Full { .. } => refusal(full, "BUFFER_FULL").limit("buffer"),
+        BufferError::TooBig { .. } => refusal(full, "TOO_LARGE").limit("buffer_request_bytes"),
+        BufferError::KeyTaken => refusal(Code::AlreadyExists, "CONFLICT"),
+        BufferError::BeingWritten => refusal(Code::Aborted, "BUSY")
+            .retry_after(Duration::from_millis(limits::RETRY_OVERLOADED_MS)),
         // What these say is for operators: it names files of the relay.
         BufferError::NoSpace { .. } => {
             tracing::error!(%error, "a request could not be buffered");
             let what = "the relay has no space to keep the request";
-            Draft::new(full, "NO_SPACE", what)
+            status::error(full, "NO_SPACE", what)
                 .limit("disk")
                 .hint("try again later")
         }
         BufferError::Damaged { .. } | BufferError::Store { .. } => {
             tracing::error!(%error, "a request could not be buffered");
             let what = "the relay cannot keep the request now";
-            Draft::new(Code::Internal, "INTERNAL", what).hint("try when the machine is back")
+            status::error(Code::Internal, "INTERNAL", what).hint("try when the machine is back")
         }
     }
     .build()
@@ -210,16 +209,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_fails_is_told_without_its_path_and_a_full_one_as_such() {
+    fn a_store_that_fails_is_reported_without_its_path_and_a_full_one_as_such() {
         let why = || "/var/lib/betcode-relay/buffer.db: no room".to_owned();
         for (error, code) in [
             (BufferError::NoSpace { why: why() }, Code::ResourceExhausted),
             (BufferError::Store { why: why() }, Code::Internal),
             (BufferError::Damaged { why: why() }, Code::Internal),
         ] {
-            let told = refused(&error);
-            assert_eq!(told.code(), code);
-            assert!(!told.message().contains("buffer.db"), "{told:?}");
+            let status = refused(&error);
+            assert_eq!(status.code(), code);
+            assert!(!status.message().contains("buffer.db"), "{status:?}");
         }
     }
 }

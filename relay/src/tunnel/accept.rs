@@ -1,4 +1,4 @@
-//! The greeting of a new tunnel, from the first byte to its place in the table.
+//! The greeting of a new tunnel, from the first byte to its entry in the table.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
@@ -8,11 +8,12 @@ use betcode_schema_tunnel::metadata::GoAway;
 use betcode_schema_tunnel::{
     GreetingError, Hello, MachineId, PROTOCOL, Refusal, Welcome, read_greeting, write_greeting,
 };
+use betcode_service::sync;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use super::link::{About, Keepalive, MachineSlot};
-use super::{Link, Registered, Table};
+use super::open::{Keepalive, MachineSlot, TunnelInfo};
+use super::{Registered, Table, Tunnel};
 use crate::auth::{MachineCertificate, Revocations};
 use crate::buffer::Deliverer;
 use crate::limits;
@@ -80,7 +81,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         let (registry, machine, epoch) = (self.registry.clone(), self.machine.clone(), self.epoch);
-        // Nobody holds a claim outside the runtime but at its end, when the process ends too.
+        // Without a runtime the process is about to end, and the claim with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -92,31 +93,31 @@ impl Drop for Claim {
     }
 }
 
-/// What turns connections into tunnels.
-pub struct Accept {
+/// Turns connections into tunnels.
+pub struct Acceptor {
     /// Name of this relay.
     pub relay_id: String,
-    /// Where open tunnels stand.
+    /// Open tunnels.
     pub table: Arc<Table>,
-    /// Who holds which machine.
+    /// Which relay holds which machine's tunnel.
     pub registry: Arc<dyn Registry>,
-    /// Delivers what waited.
+    /// Delivers requests that waited.
     pub deliverer: Arc<Deliverer>,
-    /// Machines whose certificates count no more.
+    /// Certificates that are no longer accepted.
     pub revoked: Arc<RwLock<Revocations>>,
-    /// What is counted.
+    /// Counters.
     pub metrics: Arc<Metrics>,
     /// How tunnels are kept alive.
     pub keepalive: Keepalive,
-    /// Places for the machines that have tunnels.
-    pub places: Arc<Semaphore>,
+    /// Slots for the machines that have tunnels.
+    pub slots: Arc<Semaphore>,
     /// How long a tunnel that has to go may finish its calls.
     pub go_away_grace: Duration,
     /// Whether new tunnels are refused because the relay stops.
     pub draining: AtomicBool,
 }
 
-impl Accept {
+impl Acceptor {
     /// Greets a new connection and opens the tunnel, which is in the table when this returns.
     /// `None` when the daemon only asked which relay this is.
     ///
@@ -126,7 +127,7 @@ impl Accept {
         self: &Arc<Self>,
         stream: S,
         identity: &Identity,
-    ) -> Result<Option<Arc<Link>>, AcceptError>
+    ) -> Result<Option<Arc<Tunnel>>, AcceptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -143,18 +144,18 @@ impl Accept {
         self: &Arc<Self>,
         mut stream: S,
         identity: &Identity,
-    ) -> Result<Option<Arc<Link>>, AcceptError>
+    ) -> Result<Option<Arc<Tunnel>>, AcceptError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let in_time = Duration::from_millis(limits::GREETING_MS_MAX);
         let greeted = tokio::time::timeout(in_time, self.greet(&mut stream, identity)).await;
-        let (hello, claim, place) = greeted.map_err(|_| AcceptError::Slow)??;
+        let (hello, claim, slot) = greeted.map_err(|_| AcceptError::Slow)??;
         let Some(claim) = claim else {
             return Ok(None);
         };
         let epoch = claim.epoch;
-        let about = About {
+        let info = TunnelInfo {
             machine: hello.machine_id,
             instance: hello.instance,
             epoch,
@@ -162,43 +163,43 @@ impl Accept {
                 Identity::Machine(certificate) => Some(certificate.issued_s),
                 Identity::Nobody(_) | Identity::AnyOnLoopback => None,
             },
-            place,
+            slot,
         };
-        let link = Link::open(stream, about, self.keepalive).await?;
+        let tunnel = Tunnel::open(stream, info, self.keepalive).await?;
         let grace = self.go_away_grace;
-        match self.table.register(&link) {
+        match self.table.register(&tunnel) {
             Registered::Newest { replaced } => {
-                let (machine, instance) = (link.machine(), link.instance());
+                let (machine, instance) = (tunnel.machine(), tunnel.instance());
                 tracing::info!(%machine, epoch, instance, "tunnel open");
                 tokio::spawn({
-                    let (deliverer, link) = (self.deliverer.clone(), link.clone());
-                    async move { deliverer.deliver(link).await }
+                    let (deliverer, tunnel) = (self.deliverer.clone(), tunnel.clone());
+                    async move { deliverer.deliver(tunnel).await }
                 });
                 if let Some(old) = replaced.filter(|old| old.is_open()) {
                     tokio::spawn(async move { old.go_away(GoAway::Replaced, grace).await });
                 }
             }
             Registered::Outdated => {
-                let link = link.clone();
-                tokio::spawn(async move { link.go_away(GoAway::Replaced, grace).await });
+                let tunnel = tunnel.clone();
+                tokio::spawn(async move { tunnel.go_away(GoAway::Replaced, grace).await });
             }
         }
-        // Once more, now that a revocation finds the tunnel: one that came before has not.
-        if self.is_revoked(link.machine(), link.certificate_issued_s()) {
-            let link = link.clone();
-            tokio::spawn(async move { link.go_away(GoAway::Revoked, Duration::ZERO).await });
+        // Checked once more, now that a revocation would find the tunnel: one that came meanwhile did not.
+        if self.is_revoked(tunnel.machine(), tunnel.certificate_issued_s()) {
+            let tunnel = tunnel.clone();
+            tokio::spawn(async move { tunnel.go_away(GoAway::Revoked, Duration::ZERO).await });
         }
         tokio::spawn({
-            let (accept, link) = (self.clone(), link.clone());
+            let (accept, tunnel) = (self.clone(), tunnel.clone());
             async move {
-                link.closed().await;
-                accept.table.remove(&link);
+                tunnel.closed().await;
+                accept.table.remove(&tunnel);
                 drop(claim);
-                link.gone().await;
-                accept.table.forget(&link);
+                tunnel.gone().await;
+                accept.table.forget(&tunnel);
             }
         });
-        Ok(Some(link))
+        Ok(Some(tunnel))
     }
 
     async fn greet<S>(
@@ -210,8 +211,8 @@ impl Accept {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let hello: Hello = read_greeting(stream).await?;
-        let place = match self.permit(&hello, identity) {
-            Ok(place) => place,
+        let slot = match self.permit(&hello, identity) {
+            Ok(slot) => slot,
             Err((reason, message)) => {
                 let refused = Welcome::Refused {
                     reason,
@@ -231,17 +232,15 @@ impl Accept {
             routing: self.metrics.routing_now(),
         };
         write_greeting(stream, &accepted).await?;
-        Ok((hello, claim, place))
+        Ok((hello, claim, slot))
     }
 
     fn is_revoked(&self, machine: &MachineId, certificate_issued_s: Option<u64>) -> bool {
-        // No code panics while it holds the lock, so a poisoned one is still whole.
-        let revoked = self.revoked.read().unwrap_or_else(|e| e.into_inner());
-        revoked.covers_link(machine, certificate_issued_s)
+        sync::read(&self.revoked).covers_tunnel(machine, certificate_issued_s)
     }
 
-    /// Whether a machine may have a tunnel, and its place: held from here on, so that no more are
-    /// greeted at once than there is room for.
+    /// Whether a machine may have a tunnel, and its slot: taken before the greeting is answered, so that no more
+    /// machines are accepted at once than there are slots.
     fn permit(
         &self,
         hello: &Hello,
@@ -270,11 +269,11 @@ impl Accept {
         if self.draining.load(Ordering::Acquire) {
             return Err((Refusal::Draining, "the relay is stopping".to_owned()));
         }
-        // A machine that reconnects shares its own old place.
+        // A machine that reconnects keeps its slot.
         if let Some(old) = self.table.newest(&hello.machine_id) {
-            return Ok(old.place());
+            return Ok(old.slot());
         }
-        match self.places.clone().try_acquire_owned() {
+        match self.slots.clone().try_acquire_owned() {
             Ok(held) => Ok(Arc::new(MachineSlot { _held: held })),
             Err(_) => {
                 let message = "the relay holds as many tunnels as it may (tunnels_max)".to_owned();

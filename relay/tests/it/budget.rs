@@ -184,7 +184,7 @@ async fn a_daemon_learns_from_its_relay_how_fast_it_routes_and_how_far_it_is() {
     let folder = Folder::init();
     let relay = Running::start(&folder, (0, 0), &[]);
     let mut options = folder.enrolled(&relay, "m-1").await;
-    options.place_check = std::time::Duration::from_millis(50);
+    options.probe_interval = std::time::Duration::from_millis(50);
     let figures = options.figures.clone();
     let (_tunnel, _) = daemon(options).await;
     assert!(figures.round_trip.count() > 0);

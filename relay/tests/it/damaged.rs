@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, Known, Placed, Waiting};
+use betcode_relay::buffer::{
+    Buffer, BufferOptions, EmbeddedBuffer, KeyState, PendingRequest, PutOutcome,
+};
 use betcode_schema_tunnel::MachineId;
 use bytes::Bytes;
 use tonic::Code;
@@ -13,8 +15,8 @@ fn machine() -> MachineId {
     "m-1".parse().unwrap()
 }
 
-fn waiting(key: &str) -> Waiting {
-    Waiting {
+fn waiting(key: &str) -> PendingRequest {
+    PendingRequest {
         machine: machine(),
         key: key.into(),
         priority: 5,
@@ -28,7 +30,7 @@ fn waiting(key: &str) -> Waiting {
 
 async fn settled(buffer: &EmbeddedBuffer, key: &str) {
     buffer.put(waiting(key)).await.unwrap();
-    let kept = buffer.first(&machine()).await.unwrap().unwrap();
+    let kept = buffer.take_first(&machine()).await.unwrap().unwrap();
     buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
 }
 
@@ -63,11 +65,14 @@ async fn a_damaged_outcome_keeps_no_other_from_being_known_and_no_request_from_w
 
     let buffer = open().unwrap();
     for key in ["before", "behind"] {
-        let known = buffer.known(&machine(), key);
-        assert_eq!(known, Some(Known::Settled(Code::Ok)), "{key}");
+        let known = buffer.key_state(&machine(), key);
+        assert_eq!(known, Some(KeyState::Settled(Code::Ok)), "{key}");
     }
-    assert_eq!(buffer.known(&machine(), "waits"), Some(Known::Waits));
-    assert_eq!(buffer.put(waiting("new")).await, Ok(Placed::Buffered));
+    assert_eq!(
+        buffer.key_state(&machine(), "waits"),
+        Some(KeyState::Waiting)
+    );
+    assert_eq!(buffer.put(waiting("new")).await, Ok(PutOutcome::Buffered));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,8 +89,8 @@ async fn a_damaged_request_keeps_no_other_of_its_machine_from_being_delivered() 
         [b"the-damaged-one"],
     );
     assert_eq!(changed, Ok(1));
-    let kept = buffer.first(&machine()).await.unwrap().unwrap();
+    let kept = buffer.take_first(&machine()).await.unwrap().unwrap();
     assert_eq!(kept.request.key, "behind");
     buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
-    assert!(buffer.first(&machine()).await.unwrap().is_none());
+    assert!(buffer.take_first(&machine()).await.unwrap().is_none());
 }

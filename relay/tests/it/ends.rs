@@ -66,9 +66,9 @@ async fn a_deadline_ends_the_answer_of_a_client_that_does_not_read() {
         .await
         .unwrap()
         .into_inner();
-    let link = relay.table.find(&"m-1".parse().unwrap()).unwrap();
-    assert_eq!(link.calls(), 1);
-    until("the call's place is free", || link.calls() == 0).await;
+    let tunnel = relay.table.find(&"m-1".parse().unwrap()).unwrap();
+    assert_eq!(tunnel.calls(), 1);
+    until("the call's slot is free", || tunnel.calls() == 0).await;
     until("the daemon let go", || {
         echo.seen.streaming.load(Ordering::SeqCst) == 0
     })

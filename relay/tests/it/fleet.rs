@@ -150,7 +150,7 @@ impl Fleet {
         options.tls = Some(TunnelTls::load(&authority, &crt, &private, NAME, &id).unwrap());
         options.backoff.first = Duration::from_millis(50);
         options.backoff.last = Duration::from_millis(500);
-        options.place_check = Duration::from_millis(500);
+        options.probe_interval = Duration::from_millis(500);
         options
     }
 

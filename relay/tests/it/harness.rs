@@ -9,7 +9,7 @@ use betcode_relay::auth::{Rate, RateLimiter, Revocations};
 use betcode_relay::buffer::{Buffer, BufferOptions, Deliverer, EmbeddedBuffer};
 use betcode_relay::registry::EmbeddedRegistry;
 use betcode_relay::server::Listeners;
-use betcode_relay::tunnel::{Accept, Keepalive, Table};
+use betcode_relay::tunnel::{Acceptor, Keepalive, Table};
 use betcode_relay::unauthenticated::UnauthenticatedConnections;
 use betcode_relay::{Access, Gate, Intake, Router, limits};
 use betcode_schema_tunnel::{MachineId, metadata};
@@ -97,10 +97,10 @@ impl Relay {
             message_bytes_max: options.message_bytes_max,
             trusted_proxies: Vec::new(),
             metrics: Arc::default(),
-            own: Routes::default(),
+            services: Routes::default(),
             stop: stop.clone(),
         };
-        let accept = Accept {
+        let accept = Acceptor {
             relay_id: "relay-test".into(),
             table: table.clone(),
             deliverer,
@@ -108,7 +108,7 @@ impl Relay {
             metrics: Arc::default(),
             registry: Arc::new(EmbeddedRegistry::new(&SystemClock)),
             keepalive: options.keepalive,
-            places: Arc::new(Semaphore::new(options.tunnels_max)),
+            slots: Arc::new(Semaphore::new(options.tunnels_max)),
             go_away_grace: options.go_away_grace,
             draining: false.into(),
         };
@@ -119,7 +119,7 @@ impl Relay {
             tunnel_tls: None,
             enrol: None,
             keepalive: options.keepalive,
-            client_places: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
+            client_slots: Arc::new(Semaphore::new(limits::CLIENTS_MAX_DEFAULT)),
             unauthenticated: UnauthenticatedConnections::among(limits::CLIENTS_MAX_DEFAULT),
             stop,
             connections: TaskTracker::new(),

@@ -53,7 +53,7 @@ async fn a_request_that_is_taken_in_has_a_place_among_the_calls() {
     let client = relay.client("away").await;
     let mut first = None;
     // Begun anew each time: where the other one comes first, this one is refused.
-    until_async("there is no place for another", async || {
+    until_async("there is no slot for another", async || {
         drop(first.take());
         let mut call = may_wait(&wire, "away", "1", &[]).await;
         call.say(message(b"whole"));
@@ -64,7 +64,7 @@ async fn a_request_that_is_taken_in_has_a_place_among_the_calls() {
     })
     .await;
     drop(first);
-    until_async("the place is free again", async || {
+    until_async("the slot is free again", async || {
         let told = client.unary("Record", request("3", None, b"c")).await;
         told.is_err_and(|status| is_buffered(&status))
     })

@@ -26,7 +26,7 @@ const MARK: &str = "@ ";
 /// Machines that the clients of one relay call.
 const CALLED: usize = 5;
 /// Files of a load process besides its connections.
-const FILES_BESIDE: usize = 500;
+const FILES_RESERVED: usize = 500;
 
 fn number(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
@@ -73,7 +73,7 @@ fn connect_clients(relays: &mut [Loaded], clients: usize, files: usize) {
         let state = loaded.folder.path.path().display();
         let mut left = clients;
         while left > 0 {
-            let here = left.min(files - FILES_BESIDE).min(10_000);
+            let here = left.min(files - FILES_RESERVED).min(10_000);
             let work = format!("clients {} {here} {state}", loaded.relay.clients);
             loaded.clients.push(Process::start(&work));
             left -= here;
@@ -104,7 +104,7 @@ async fn the_plans_example_on_one_machine() {
     );
     let files =
         betcode_service::process::raise_open_files().map_or(usize::MAX, |files| files as usize);
-    let needed = (tunnels + clients).div_ceil(files - limits::FILES_BESIDE - 16);
+    let needed = (tunnels + clients).div_ceil(files - limits::FILES_RESERVED - 16);
     let count = number("RELAY_LOAD_RELAYS", needed);
     println!("{files} open files for each process: {count} relays");
     let share = |all: usize| all.div_ceil(count);

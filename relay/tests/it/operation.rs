@@ -170,7 +170,7 @@ async fn a_relay_short_of_files_says_so_and_lets_in_only_as_many_as_there_are_fi
         .arg(folder.path.path())
         .arg("serve")
         .env("BETCODE_RELAY_TUNNELS_MAX", "10")
-        // An address of its own may have a part of the places only.
+        // An address of its own may have a part of the slots only.
         .env("BETCODE_RELAY_TRUSTED_PROXIES", r#"["127.0.0.1"]"#)
         .stderr(std::fs::File::create(&log).unwrap());
     let relay = Running::spawn(command, (0, 0));
@@ -180,7 +180,7 @@ async fn a_relay_short_of_files_says_so_and_lets_in_only_as_many_as_there_are_fi
         "{told}"
     );
     // 300, less those besides and the ten of tunnels.
-    let room = 300 - betcode_relay::limits::FILES_BESIDE - 10;
+    let room = 300 - betcode_relay::limits::FILES_RESERVED - 10;
     let connect = |_| {
         let stream = std::net::TcpStream::connect(relay.clients).unwrap();
         stream.set_nonblocking(true).unwrap();

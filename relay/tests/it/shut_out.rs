@@ -10,7 +10,7 @@ use std::time::Duration;
 use betcode_relay::auth::{MachineCertificate, Revocations};
 use betcode_relay::buffer::Deliverer;
 use betcode_relay::registry::{EmbeddedRegistry, Owner, Registry, RegistryFuture};
-use betcode_relay::tunnel::{Accept, AcceptError, Identity};
+use betcode_relay::tunnel::{AcceptError, Acceptor, Identity};
 use betcode_schema_tunnel::{
     Hello, MachineId, PROTOCOL, Refusal, TUNNEL_ALPN, Welcome, read_greeting, write_greeting,
 };
@@ -116,7 +116,7 @@ async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
     let relay = Relay::start(RelayOptions::default()).await;
     let revoked = Arc::<RwLock<Revocations>>::default();
     let buffer = relay.buffer.clone();
-    let accept = Arc::new(Accept {
+    let acceptor = Arc::new(Acceptor {
         relay_id: "relay-test".into(),
         table: relay.table.clone(),
         registry: Arc::new(Revoking {
@@ -132,7 +132,7 @@ async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
         revoked,
         metrics: Arc::default(),
         keepalive: RelayOptions::default().keepalive,
-        places: Arc::new(Semaphore::new(1)),
+        slots: Arc::new(Semaphore::new(1)),
         go_away_grace: Duration::from_secs(60),
         draining: false.into(),
     });
@@ -142,8 +142,8 @@ async fn a_machine_that_is_revoked_while_its_tunnel_opens_loses_it() {
     });
     let (mut daemon, stream) = tokio::io::duplex(1 << 16);
     write_greeting(&mut daemon, &hello(false)).await.unwrap();
-    let link = accept.accept(stream, &proved).await.unwrap().unwrap();
-    let gone = tokio::time::timeout(Duration::from_secs(10), link.gone()).await;
+    let tunnel = acceptor.accept(stream, &proved).await.unwrap().unwrap();
+    let gone = tokio::time::timeout(Duration::from_secs(10), tunnel.gone()).await;
     assert!(gone.is_ok(), "the tunnel is still there");
 }
 
@@ -257,10 +257,10 @@ async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may
         registry: EmbeddedRegistry::new(&SystemClock),
         go_on: Semaphore::new(0),
     });
-    let places = Arc::new(Semaphore::new(2));
+    let slots = Arc::new(Semaphore::new(2));
     let revoked = Arc::<RwLock<Revocations>>::default();
     let buffer = relay.buffer.clone();
-    let accept = Arc::new(Accept {
+    let acceptor = Arc::new(Acceptor {
         relay_id: "relay-test".into(),
         table: relay.table.clone(),
         registry: registry.clone(),
@@ -273,12 +273,12 @@ async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may
         revoked,
         metrics: Arc::default(),
         keepalive: RelayOptions::default().keepalive,
-        places: places.clone(),
+        slots: slots.clone(),
         go_away_grace: Duration::from_secs(60),
         draining: false.into(),
     });
     let dial = |machine: &str| {
-        let (accept, machine) = (accept.clone(), machine.parse().unwrap());
+        let (acceptor, machine) = (acceptor.clone(), machine.parse().unwrap());
         async move {
             let (mut daemon, stream) = tokio::io::duplex(1 << 16);
             let hello = Hello {
@@ -286,8 +286,8 @@ async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may
                 ..hello(false)
             };
             write_greeting(&mut daemon, &hello).await.unwrap();
-            let accepted = accept.accept(stream, &Identity::AnyOnLoopback).await;
-            accepted.map(|link| (link, daemon))
+            let accepted = acceptor.accept(stream, &Identity::AnyOnLoopback).await;
+            accepted.map(|tunnel| (tunnel, daemon))
         }
     };
     let dialled: Vec<_> = ["m-1", "m-2", "m-3"].map(|m| tokio::spawn(dial(m))).into();
@@ -297,7 +297,7 @@ async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may
     let mut open = Vec::new();
     for one in dialled {
         match one.await.unwrap() {
-            Ok((link, daemon)) => open.push((link.unwrap(), daemon)),
+            Ok((tunnel, daemon)) => open.push((tunnel.unwrap(), daemon)),
             Err(error) => {
                 let full = matches!(
                     error,
@@ -311,14 +311,14 @@ async fn machines_that_greet_at_the_same_time_get_no_more_tunnels_than_there_may
         }
     }
     assert_eq!(open.len(), 2);
-    // One that dials again shares its place, which is free when both are gone.
+    // One that dials again shares its slot, which is free when both are gone.
     let machine = open[0].0.machine().clone();
     let (again, daemon) = dial(machine.as_str()).await.unwrap();
-    assert_eq!(places.available_permits(), 0);
+    assert_eq!(slots.available_permits(), 0);
     drop(open);
     drop((again, daemon));
-    until("the places are free again", || {
-        places.available_permits() == 2
+    until("the slots are free again", || {
+        slots.available_permits() == 2
     })
     .await;
 }
@@ -354,7 +354,7 @@ async fn a_load_balancer_is_trusted_at_a_listener_of_both_families_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
+async fn an_address_without_a_token_takes_only_a_part_of_the_client_slots() {
     let folder = Folder::init();
     let mut command = folder.command();
     command
@@ -388,7 +388,7 @@ async fn an_address_without_a_token_takes_only_a_part_of_the_clients_places() {
     })
     .await;
     drop(connected);
-    // There are places left for those who have one.
+    // There are slots left for those who have one.
     until_async("another caller is let in", async || {
         let caller = client(&relay, &authority, "m-1", Some(&token)).await;
         caller.unary("Unary", bytes::Bytes::new()).await.is_ok()
@@ -428,7 +428,7 @@ async fn a_machine_that_leaves_in_the_middle_of_the_greeting_is_claimed_by_nobod
         releases: AtomicUsize::new(0),
     });
     let revoked = Arc::<RwLock<Revocations>>::default();
-    let accept = Arc::new(Accept {
+    let acceptor = Arc::new(Acceptor {
         relay_id: "relay-test".into(),
         table: relay.table.clone(),
         registry: registry.clone(),
@@ -441,14 +441,14 @@ async fn a_machine_that_leaves_in_the_middle_of_the_greeting_is_claimed_by_nobod
         revoked,
         metrics: Arc::default(),
         keepalive: RelayOptions::default().keepalive,
-        places: Arc::new(Semaphore::new(1)),
+        slots: Arc::new(Semaphore::new(1)),
         go_away_grace: Duration::from_secs(60),
         draining: false.into(),
     });
     let (mut daemon, stream) = tokio::io::duplex(1 << 16);
     write_greeting(&mut daemon, &hello(false)).await.unwrap();
     drop(daemon);
-    let accepted = accept.accept(stream, &Identity::AnyOnLoopback).await;
+    let accepted = acceptor.accept(stream, &Identity::AnyOnLoopback).await;
     assert!(accepted.is_err());
     assert_eq!(registry.claims.load(Ordering::SeqCst), 1);
     until("the claim is released", || {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use betcode_relay::buffer::{
-    Buffer, BufferCounts, BufferError, BufferFuture, BufferOptions, EmbeddedBuffer, Kept, Known,
-    Placed, Ticket, Waiting,
+    Buffer, BufferCounts, BufferError, BufferFuture, BufferOptions, EmbeddedBuffer, KeyState,
+    PendingRequest, PutOutcome, TakenRequest, Ticket,
 };
 use betcode_relay::limits;
 use betcode_schema_tunnel::MachineId;
@@ -21,16 +21,16 @@ struct FailsToSettleOnce(EmbeddedBuffer);
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
 impl Buffer for FailsToSettleOnce {
-    fn put(&self, request: Waiting) -> BufferFuture<'_, Placed> {
+    fn put(&self, request: PendingRequest) -> BufferFuture<'_, PutOutcome> {
         self.0.put(request)
     }
 
-    fn known(&self, machine: &MachineId, key: &str) -> Option<Known> {
-        self.0.known(machine, key)
+    fn key_state(&self, machine: &MachineId, key: &str) -> Option<KeyState> {
+        self.0.key_state(machine, key)
     }
 
-    fn first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<Kept>> {
-        self.0.first(machine)
+    fn take_first<'a>(&'a self, machine: &'a MachineId) -> BufferFuture<'a, Option<TakenRequest>> {
+        self.0.take_first(machine)
     }
 
     fn put_back(&self, ticket: &Ticket) {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use betcode_relay::buffer::{Buffer, BufferOptions, EmbeddedBuffer, Known, SentWith, Waiting};
+use betcode_relay::buffer::{
+    Buffer, BufferOptions, EmbeddedBuffer, KeyState, PendingRequest, TokenRef,
+};
 use betcode_storage::ManualClock;
 use bytes::Bytes;
 use tonic::{Code, Request, Status};
@@ -34,8 +36,8 @@ async fn keep(client: &Client, key: &str, priority: Option<&str>, body: &[u8]) {
 }
 
 /// A request of the buffer, with a message and its prefix.
-fn waiting(key: &str, body: &'static [u8]) -> Waiting {
-    Waiting {
+fn waiting(key: &str, body: &'static [u8]) -> PendingRequest {
+    PendingRequest {
         machine: "m-1".parse().unwrap(),
         key: key.into(),
         priority: 5,
@@ -319,7 +321,7 @@ async fn what_waits_goes_through_the_newest_tunnel_while_the_old_one_still_has_c
         relay
             .table
             .find(&machine)
-            .filter(|link| link.epoch() > epoch)
+            .filter(|tunnel| tunnel.epoch() > epoch)
     };
     until("the new tunnel is in the table", || newest().is_some()).await;
     relay
@@ -353,11 +355,11 @@ async fn what_waits_is_not_delivered_when_its_token_or_its_user_was_revoked_mean
         ("cat", None, Code::Ok),
     ];
     for (at, (user, token, _)) in requests.iter().enumerate() {
-        let token = token.map(|(id, issued_s)| SentWith {
+        let token = token.map(|(id, issued_s)| TokenRef {
             id: id.to_owned(),
             issued_s,
         });
-        let put = Waiting {
+        let put = PendingRequest {
             user: (*user).to_owned(),
             token,
             ..waiting(&at.to_string(), b"\0\0\0\0\x01b")
@@ -374,8 +376,8 @@ async fn what_waits_is_not_delivered_when_its_token_or_its_user_was_revoked_mean
     let (_tunnel, echo) = relay.daemon("m-1").await;
     until("all is settled", || relay.buffer.counts().requests == 0).await;
     for (at, (_, _, code)) in requests.iter().enumerate() {
-        let known = relay.buffer.known(&machine, &at.to_string());
-        assert_eq!(known, Some(Known::Settled(*code)), "{at}");
+        let known = relay.buffer.key_state(&machine, &at.to_string());
+        assert_eq!(known, Some(KeyState::Settled(*code)), "{at}");
     }
     assert_eq!(echo.recorded().len(), 4);
 }
@@ -416,12 +418,12 @@ async fn a_clock_that_jumps_years_ahead_discards_nothing_that_waits_and_forgets_
     let machine = "m-1".parse().unwrap();
     let waits = |buffer: &EmbeddedBuffer| {
         assert_eq!(buffer.counts().requests, 1);
-        let known = buffer.known(&machine, "done");
-        assert_eq!(known, Some(Known::Settled(Code::Ok)));
+        let known = buffer.key_state(&machine, "done");
+        assert_eq!(known, Some(KeyState::Settled(Code::Ok)));
     };
     let buffer = open();
     buffer.put(waiting("done", b"\0\0\0\0\x01b")).await.unwrap();
-    let kept = buffer.first(&machine).await.unwrap().unwrap();
+    let kept = buffer.take_first(&machine).await.unwrap().unwrap();
     buffer.settle(&kept.ticket, Code::Ok).await.unwrap();
     buffer
         .put(waiting("waits", b"\0\0\0\0\x01b"))
@@ -466,6 +468,6 @@ async fn a_request_is_not_too_old_while_it_is_being_delivered() {
     clock.advance(2_000);
     assert_eq!(relay.buffer.expire().await, Ok(0));
     until("it is settled", || relay.buffer.counts().requests == 0).await;
-    let known = relay.buffer.known(&"m-1".parse().unwrap(), "a");
-    assert_eq!(known, Some(Known::Settled(Code::Ok)));
+    let known = relay.buffer.key_state(&"m-1".parse().unwrap(), "a");
+    assert_eq!(known, Some(KeyState::Settled(Code::Ok)));
 }

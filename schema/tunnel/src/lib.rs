@@ -5,20 +5,17 @@
 //! reversed: the relay is the client and the daemon serves. Calls therefore cross the tunnel as
 //! they are, and flow control, cancellation and trailers are HTTP/2's own.
 //!
-//! This crate holds names and shapes, and how both ends read; what is done with them is the relay's
-//! and the daemon's.
+//! This crate holds names and shapes; what is done with them is the relay's and the daemon's.
 
 mod greeting;
 mod machine;
 pub mod metadata;
-mod read_ahead;
 
 pub use greeting::{
     EnrolmentAnswer, EnrolmentRequest, GREETING_BYTES_MAX, GreetingError, Hello, PROTOCOL, Refusal,
     RelayRouting, Welcome, read_greeting, write_greeting,
 };
 pub use machine::{InvalidMachineId, MACHINE_ID_BYTES_MAX, MachineId};
-pub use read_ahead::ReadAhead;
 
 /// Protocol of the tunnel as TLS negotiates it, so that a tunnel never reaches a port that
 /// expects something else.

@@ -80,7 +80,7 @@ impl EventSender {
                     add(&self.core.metrics.followers_behind, 1);
                     self.catch_up().await?;
                 }
-                FollowEvent::Look | FollowEvent::Deleted => self.catch_up().await?,
+                FollowEvent::CheckStore | FollowEvent::Deleted => self.catch_up().await?,
                 FollowEvent::Messages(live) => {
                     let committed = live.committed;
                     let Some(fresh) = new_messages(live, self.key, self.last_sent) else {

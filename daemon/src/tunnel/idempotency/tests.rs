@@ -1,6 +1,7 @@
 use super::*;
 use crate::limits::IDEMPOTENT_PIECE_BYTES;
-use http_body::Frame;
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -52,6 +53,15 @@ async fn ask(
     key: &str,
     body: Option<mpsc::Receiver<Result<Frame<Bytes>, Status>>>,
 ) -> Code {
+    let status = ask_for_status(calls, key, body).await;
+    status.map_or(Code::Ok, |status| status.code())
+}
+
+async fn ask_for_status(
+    calls: &IdempotentCalls,
+    key: &str,
+    body: Option<mpsc::Receiver<Result<Frame<Bytes>, Status>>>,
+) -> Option<Status> {
     let body = std::sync::Mutex::new(body);
     let service = tower::service_fn(move |_: Request<Body>| {
         let body = body.lock().unwrap().take();
@@ -65,9 +75,9 @@ async fn ask(
             }
         }
     });
-    let request = Request::new(Full::new(Bytes::new()));
+    let request = Request::new(Body::empty());
     let answered = calls.answer(key.to_owned(), request, service).await;
-    Status::from_header_map(answered.headers()).map_or(Code::Ok, |status| status.code())
+    Status::from_header_map(answered.headers())
 }
 
 fn in_a_hurry() -> IdempotentCalls {
@@ -101,6 +111,20 @@ async fn what_does_not_end_is_given_up_and_may_be_tried_again() {
     let (sent, body): (Sent, _) = mpsc::channel(1);
     drop(sent);
     assert_eq!(in_time(ask(&calls, "ends", Some(body))).await, Code::Ok);
+}
+
+#[tokio::test]
+async fn what_is_given_up_says_for_what_it_waited() {
+    let calls = in_a_hurry();
+    let (_sent, body): (Sent, _) = mpsc::channel(1);
+    for (key, body, expected) in [
+        ("stream", Some(body), "its answer was not complete after"),
+        ("mute", None, "its answer had not begun after"),
+    ] {
+        let given_up = in_time(ask_for_status(&calls, key, body)).await.unwrap();
+        let message = given_up.message();
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -144,7 +168,7 @@ async fn answer_of(calls: &IdempotentCalls, key: &str, bytes: usize) -> Response
         let body = Full::new(Bytes::from(vec![0; bytes]));
         Ok::<_, Infallible>(Response::new(Body::new(body)))
     });
-    let request = Request::new(Full::new(Bytes::new()));
+    let request = Request::new(Body::empty());
     calls.answer(key.to_owned(), request, service).await
 }
 
@@ -156,7 +180,7 @@ async fn an_error_ends_with_its_head() {
             crate::status::with_reason(Code::NotFound, "NOT_FOUND", "no").into_http::<Body>(),
         )
     });
-    let request = Request::new(Full::new(Bytes::new()));
+    let request = Request::new(Body::empty());
     let answered = calls.answer("k".to_owned(), request, service).await;
     assert!(answered.body().is_end_stream());
     let some = answer_of(&calls, "some", 1).await;
@@ -179,7 +203,7 @@ async fn only_so_many_large_answers_are_there_until_they_are_taken_and_small_one
     assert_eq!(next.to_bytes().len(), 1 << 20);
 }
 
-/// With all places of large answers taken by some that nobody reads.
+/// With all slots of large answers taken by some that nobody reads.
 async fn unread(calls: &IdempotentCalls) -> Vec<Response<Body>> {
     let mut unread = Vec::new();
     for n in 0..IDEMPOTENT_LARGE_MAX {
@@ -222,7 +246,7 @@ async fn what_waits_for_a_place_lets_small_answers_pass() {
 #[tokio::test]
 async fn what_waits_for_a_place_in_vain_is_told_what_it_waited_for() {
     let mut calls = IdempotentCalls::default();
-    calls.large.timeouts.place = Duration::from_millis(1);
+    calls.large.timeouts.slot = Duration::from_millis(1);
     let _unread = unread(&calls).await;
     let told = in_time(answer_of(&calls, "waits", 1 << 20)).await;
     let told = Status::from_header_map(told.headers()).unwrap();

@@ -8,23 +8,22 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::status;
-use crate::auth::{InUse, InvalidToken};
+use crate::auth::{InvalidToken, TokenUse};
 use crate::limits;
 
-/// The end of one call.
+/// How long one call may last.
 pub(super) struct CallLifetime {
     deadline: Option<Instant>,
-    /// The token, and when it ends.
-    token: Option<(InUse, Option<Instant>)>,
+    /// The token, and when it expires.
+    token: Option<(TokenUse, Option<Instant>)>,
 }
 
 impl CallLifetime {
-    /// The end of a call with these headers, made with this token.
-    pub(super) fn of(headers: &HeaderMap, token: Option<InUse>) -> Self {
+    /// The lifetime of a call with these headers, made with this token.
+    pub(super) fn of(headers: &HeaderMap, token: Option<TokenUse>) -> Self {
         let now = Instant::now();
         let grace = Duration::from_millis(limits::DEADLINE_GRACE_MS);
-        let deadline = grpc_timeout::from_headers(headers)
-            .and_then(|timeout| now.checked_add(timeout.saturating_add(grace)));
+        let deadline = grpc_timeout::deadline(headers).and_then(|at| at.checked_add(grace));
         let token = token.map(|token| {
             let end_s = token.end_s().saturating_add(limits::TOKEN_LEEWAY_S);
             let today = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -32,11 +31,14 @@ impl CallLifetime {
             let ends = now.checked_add(left);
             (token, ends)
         });
-        Self { deadline, token }
+        Self {
+            deadline: deadline.map(Instant::from_std),
+            token,
+        }
     }
 
     /// Returns when the call has to end, with the status that its caller gets.
-    pub(super) async fn passed(&self) -> Status {
+    pub(super) async fn ended(&self) -> Status {
         let revoked = async {
             match &self.token {
                 Some((token, _)) => token.revoked().await,

@@ -1,23 +1,29 @@
 //! Reading from a socket in larger pieces than TLS asks for.
 //!
 //! rustls reads at most 4 KiB at a time, which is four system calls for one record. While a
-//! connection is busy, this reads 32 KiB at once and hands them on piece by piece. A connection
-//! that rests holds no memory for it.
+//! connection is busy, this reads 32 KiB at once and hands them on piece by piece. An idle connection
+//! holds no memory for it.
 
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::connection::{Connection, Hook};
 
 /// Bytes that are read ahead at most.
 const AHEAD_BYTES_MAX: usize = 32 << 10;
 
-/// Reads ahead of whoever reads from it, while there is much to read. Writing passes through.
-#[derive(Debug)]
-pub struct ReadAhead<S> {
-    stream: S,
+/// A connection that is read ahead of its reader while there is much to read.
+pub fn read_ahead<S>(stream: S) -> Connection<S, ReadAhead> {
+    Connection::new(stream, ReadAhead::default())
+}
+
+/// Reads ahead. Writing passes through.
+#[derive(Debug, Default)]
+pub struct ReadAhead {
     /// Empty unless the connection is busy.
     buffer: Box<[u8]>,
     /// What of it was read and not yet handed on.
@@ -25,17 +31,7 @@ pub struct ReadAhead<S> {
     busy: bool,
 }
 
-impl<S> ReadAhead<S> {
-    /// Reads from this stream.
-    pub fn new(stream: S) -> Self {
-        Self {
-            stream,
-            buffer: Box::default(),
-            ahead: 0..0,
-            busy: false,
-        }
-    }
-
+impl ReadAhead {
     fn hand_on(&mut self, into: &mut ReadBuf<'_>) {
         let bytes = self.ahead.len().min(into.remaining());
         let end = self.ahead.start + bytes;
@@ -44,70 +40,40 @@ impl<S> ReadAhead<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+impl Hook for ReadAhead {
+    fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.ahead.is_empty() {
-            this.hand_on(into);
+        if !self.ahead.is_empty() {
+            self.hand_on(into);
             return Poll::Ready(Ok(()));
         }
-        if !this.busy {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+        if !self.busy {
+            ready!(Pin::new(stream).poll_read(context, into))?;
             // As much as there was room for: there is probably more.
-            this.busy = into.remaining() == 0;
+            self.busy = into.remaining() == 0;
             return Poll::Ready(Ok(()));
         }
-        if this.buffer.is_empty() {
-            this.buffer = vec![0; AHEAD_BYTES_MAX].into_boxed_slice();
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; AHEAD_BYTES_MAX].into_boxed_slice();
         }
-        let mut ahead = ReadBuf::new(&mut this.buffer);
-        match Pin::new(&mut this.stream).poll_read(cx, &mut ahead) {
+        let mut ahead = ReadBuf::new(&mut self.buffer);
+        match Pin::new(stream).poll_read(context, &mut ahead) {
             Poll::Ready(Ok(())) => {
-                this.ahead = 0..ahead.filled().len();
-                this.hand_on(into);
+                self.ahead = 0..ahead.filled().len();
+                self.hand_on(into);
                 Poll::Ready(Ok(()))
             }
             pending_or_error => {
-                // It rests, and keeps no memory meanwhile.
-                this.buffer = Box::default();
-                this.busy = false;
+                // While it is idle it keeps no memory.
+                self.buffer = Box::default();
+                self.busy = false;
                 pending_or_error
             }
         }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -129,14 +95,14 @@ mod tests {
             }
             sender
         });
-        let mut reader = ReadAhead::new(receiver);
+        let mut reader = read_ahead(receiver);
         let mut read = vec![0; bytes.len()];
         let mut at = 0;
         let mut ahead_once = false;
         for size in [1, 4096, 5, 40_000].into_iter().cycle() {
             let end = (at + size).min(read.len());
             at += reader.read(&mut read[at..end]).await.unwrap();
-            ahead_once |= !reader.buffer.is_empty();
+            ahead_once |= !reader.hook().buffer.is_empty();
             if at == read.len() {
                 break;
             }
@@ -145,10 +111,10 @@ mod tests {
         assert!(ahead_once);
         let sender = sending.await.unwrap();
         let mut more = [0; 1];
-        // Nothing comes: whoever waits holds nothing.
+        // Nothing comes: a connection that waits holds nothing.
         let waiting = std::time::Duration::from_millis(20);
         let none = tokio::time::timeout(waiting, reader.read(&mut more)).await;
-        assert!(none.is_err() && reader.buffer.is_empty());
+        assert!(none.is_err() && reader.hook().buffer.is_empty());
         drop(sender);
         assert_eq!(reader.read(&mut more).await.unwrap(), 0);
     }

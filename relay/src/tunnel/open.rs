@@ -15,23 +15,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::cut::Cuttable;
+use super::cut::cuttable;
 use super::spawn::TunnelExecutor;
 use crate::limits;
 use crate::router::TunnelBody;
 
-/// How often a tunnel is asked whether it lives.
+/// How often a connection is pinged.
 #[derive(Debug, Clone, Copy)]
 pub struct Keepalive {
     /// Between two pings.
     pub interval: Duration,
-    /// Without an answer for so long, the tunnel counts as dead.
+    /// Without an answer for so long, the connection counts as dead.
     pub timeout: Duration,
 }
 
-/// Who is at the other end of a tunnel.
+/// What is known of a tunnel when it opens.
 #[derive(Debug, Clone)]
-pub struct About {
+pub struct TunnelInfo {
     /// The machine.
     pub machine: MachineId,
     /// The process there.
@@ -40,36 +40,38 @@ pub struct About {
     pub epoch: u64,
     /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
     pub certificate_issued_s: Option<u64>,
-    /// The machine's place among those that have tunnels.
-    pub place: Arc<MachineSlot>,
+    /// The machine's slot among those that have tunnels.
+    pub slot: Arc<MachineSlot>,
 }
 
-/// A machine's place, which its tunnels share while one replaces another. Free again when the last
-/// of them is gone.
+/// A machine's slot among those that have tunnels. Its tunnels share it while one replaces another; it is free
+/// again when the last of them is gone.
 #[derive(Debug)]
 pub struct MachineSlot {
     pub(super) _held: OwnedSemaphorePermit,
 }
 
 /// A tunnel on which calls can be made.
-pub struct Link {
-    about: About,
+///
+/// It ends in three steps: it is *left* when the daemon is told to leave it, and no new call is made on it; it is
+/// *closed* when the connection takes no more calls, for whatever reason; it is *gone* when the last call has left
+/// the connection.
+pub struct Tunnel {
+    info: TunnelInfo,
     sender: SendRequest<TunnelBody>,
     slots: Arc<Semaphore>,
     /// Wakes the delivery of requests that waited.
     waiting: Notify,
     leaving: AtomicBool,
-    /// Cancelled when the daemon is told to leave.
+    /// See above.
     left: CancellationToken,
-    /// Cancelled when the connection takes no more calls, for whatever reason.
     closed: CancellationToken,
+    gone: CancellationToken,
     /// Cancelled to end the connection with the calls on it.
     cut: CancellationToken,
-    /// Cancelled when the connection is gone, with the calls that were still on it.
-    gone: CancellationToken,
 }
 
-/// A place among the calls of a tunnel and of the relay, given back when dropped.
+/// A call's slots on the tunnel and in the relay, given back when dropped.
 #[derive(Debug)]
 pub struct CallPermit {
     _of_tunnel: OwnedSemaphorePermit,
@@ -78,7 +80,7 @@ pub struct CallPermit {
 
 /// Why a call could not be made on a tunnel.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum CallError {
     /// The tunnel ended, or the daemon is leaving it: nothing of the call was sent.
     #[error("the tunnel is closed")]
     Closed,
@@ -87,21 +89,21 @@ pub enum LinkError {
     Broken(#[source] hyper::Error),
 }
 
-impl Link {
+impl Tunnel {
     /// Opens HTTP/2 on a connection whose greeting is done, and drives it until it ends.
     ///
     /// # Errors
     /// When the connection breaks at once.
     pub async fn open<S>(
         stream: S,
-        about: About,
+        info: TunnelInfo,
         keepalive: Keepalive,
     ) -> Result<Arc<Self>, hyper::Error>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
-        let stream = Cuttable::new(stream, cut.clone(), gone.clone().drop_guard());
+        let stream = cuttable(stream, cut.clone(), gone.clone().drop_guard());
         let (sender, connection) = http2::Builder::new(TunnelExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
@@ -116,7 +118,7 @@ impl Link {
             .await?;
         let closed = CancellationToken::new();
         tokio::spawn({
-            let (closed, machine, epoch) = (closed.clone(), about.machine.clone(), about.epoch);
+            let (closed, machine, epoch) = (closed.clone(), info.machine.clone(), info.epoch);
             async move {
                 let _ended = closed.drop_guard();
                 match connection.await {
@@ -126,7 +128,7 @@ impl Link {
             }
         });
         Ok(Arc::new(Self {
-            about,
+            info,
             sender,
             slots: Arc::new(Semaphore::new(limits::CALLS_PER_TUNNEL_MAX)),
             waiting: Notify::new(),
@@ -141,30 +143,30 @@ impl Link {
     /// Machine at the other end.
     #[must_use]
     pub fn machine(&self) -> &MachineId {
-        &self.about.machine
+        &self.info.machine
     }
 
     /// Process at the other end.
     #[must_use]
     pub fn instance(&self) -> &str {
-        &self.about.instance
+        &self.info.instance
     }
 
     /// Number of the tunnel; a later one of the same machine has a higher one.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.about.epoch
+        self.info.epoch
     }
 
     /// When the machine's certificate was issued, Unix seconds; `None` without TLS.
     #[must_use]
     pub fn certificate_issued_s(&self) -> Option<u64> {
-        self.about.certificate_issued_s
+        self.info.certificate_issued_s
     }
 
-    /// The machine's place.
-    pub(super) fn place(&self) -> Arc<MachineSlot> {
-        self.about.place.clone()
+    /// The machine's slot.
+    pub(super) fn slot(&self) -> Arc<MachineSlot> {
+        self.info.slot.clone()
     }
 
     /// Whether new calls may be made on it.
@@ -175,17 +177,17 @@ impl Link {
             && !self.sender.is_closed()
     }
 
-    /// Returns when the connection takes no more calls: it ended, or the daemon is leaving.
+    /// Returns when the connection takes no more calls.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
     }
 
-    /// Returns when the connection is gone: no call is on it any more.
+    /// Returns when the connection is gone, with the calls that were on it.
     pub async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// Returns when no new calls may be made on it, though there be some under way for long.
+    /// Returns when no new calls may be made on it; some may still be under way.
     pub async fn left(&self) {
         tokio::select! {
             () = self.left.cancelled() => {}
@@ -199,7 +201,7 @@ impl Link {
         limits::CALLS_PER_TUNNEL_MAX.saturating_sub(self.slots.available_permits())
     }
 
-    /// Takes a place for a call, unless all are taken.
+    /// Takes a slot for a call, unless all are taken.
     #[must_use]
     pub fn permit(&self, of_relay: Option<OwnedSemaphorePermit>) -> Option<CallPermit> {
         let of_tunnel = self.slots.clone().try_acquire_owned().ok()?;
@@ -212,24 +214,24 @@ impl Link {
     /// Makes a call. Dropping the future cancels it on the daemon's side too.
     ///
     /// # Errors
-    /// [`LinkError::Closed`] when nothing was sent, [`LinkError::Broken`] when something may have
+    /// [`CallError::Closed`] when nothing was sent, [`CallError::Broken`] when something may have
     /// been.
     pub(crate) async fn call(
         &self,
         request: Request<TunnelBody>,
-    ) -> Result<Response<Incoming>, LinkError> {
+    ) -> Result<Response<Incoming>, CallError> {
         let mut sender = self.sender.clone();
         match sender.try_send_request(request).await {
             Ok(response) => Ok(response),
             Err(mut error) => match error.take_message() {
-                // The request came back: it never left.
-                Some(_) => Err(LinkError::Closed),
-                None => Err(LinkError::Broken(error.into_error())),
+                // hyper gives the request back: nothing of it was sent.
+                Some(_) => Err(CallError::Closed),
+                None => Err(CallError::Broken(error.into_error())),
             },
         }
     }
 
-    /// Says that a request waits for this machine.
+    /// Wakes the delivery: a request waits for this machine.
     pub fn notify_waiting(&self) {
         self.waiting.notify_one();
     }
@@ -240,7 +242,7 @@ impl Link {
     }
 
     /// Tells the daemon to leave, lets calls under way finish for at most `grace` from now, then cuts.
-    /// With no grace at all it cuts also when the daemon was told before, with more.
+    /// Without grace it also cuts a tunnel that the daemon was asked to leave before, with some.
     pub async fn go_away(&self, why: GoAway, grace: Duration) {
         let until = tokio::time::Instant::now() + grace;
         if self.leaving.swap(true, Ordering::AcqRel) {
@@ -255,13 +257,13 @@ impl Link {
             true => Duration::from_millis(limits::GO_AWAY_AT_ONCE_ANSWER_MS_MAX),
             false => Duration::from_millis(limits::GO_AWAY_ANSWER_MS_MAX).min(grace),
         };
-        let told =
-            tokio::time::timeout(answer_within, self.call(go_away_call(self.machine(), why))).await;
-        if !matches!(told, Ok(Ok(_))) {
+        let call = self.call(go_away_call(self.machine(), why));
+        let answered = tokio::time::timeout(answer_within, call).await;
+        if !matches!(answered, Ok(Ok(_))) {
             tracing::debug!(machine = %self.machine(), epoch = self.epoch(), "go-away not answered");
         }
         let idle = async {
-            // All places at once: there is no call under way, and none can begin.
+            // With all slots taken there is no call under way, and none can begin.
             let all = limits::CALLS_PER_TUNNEL_MAX as u32;
             let _all = self.slots.acquire_many(all).await;
         };
@@ -283,7 +285,7 @@ impl Link {
 }
 
 fn go_away_call(machine: &MachineId, why: GoAway) -> Request<TunnelBody> {
-    let mut request = Request::new(TunnelBody::Kept(Full::default()));
+    let mut request = Request::new(TunnelBody::Complete(Full::default()));
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = Version::HTTP_2;
     *request.uri_mut() = call_uri(machine, GO_AWAY_PATH);
