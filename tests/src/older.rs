@@ -7,7 +7,7 @@
 //! two of the same relative path from different folders.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use betcode_storage::{ImportMark, Message, ReadRange, Session, SessionFilter, Store};
 use rusqlite::{Connection, OpenFlags};
@@ -122,13 +122,7 @@ impl Holdings {
 /// that it is brought to the current format, with a copy of the old one beside it, and with
 /// nothing lost.
 pub fn assert_migrates_whole(path: &Path) {
-    let pristine = tempfile::tempdir().unwrap();
-    let original = pristine.path().join("history.db");
-    unpack_format_1(&original);
-    let store = Store::open_read_only(&original, options()).unwrap();
-    let before = Holdings::of(&store);
-    drop(store);
-    assert_eq!(before.imports, imports_of_format_1(&original));
+    let before = holdings_as_unpacked(unpack_format_1);
     let store = Store::open(path, options()).unwrap();
     assert_eq!(Holdings::of(&store), before);
     // It goes on: what goes takes along what it was found by.
@@ -138,17 +132,47 @@ pub fn assert_migrates_whole(path: &Path) {
     assert_sound(&store);
     store.close().unwrap();
     assert_eq!(format_of(path), current_format());
-    let mut backup = path.as_os_str().to_owned();
-    backup.push(".v1.backup");
-    let backup = Path::new(&backup);
-    assert_eq!(format_of(backup), 1);
-    assert_eq!(imports_of_format_1(backup), before.imports);
+    let backup = backup_of(path, 1);
+    assert_eq!(format_of(&backup), 1);
+    assert_eq!(imports_of_format_1(&backup), before.imports);
     let connection = Connection::open(path).unwrap();
     for table in ["imports", "import_folders", "import_paths", "joins"] {
         let count = format!("SELECT count(*) FROM {table}");
         let rows: i64 = connection.query_row(&count, [], |row| row.get(0)).unwrap();
         assert_eq!(rows, 0, "{table}");
     }
+}
+
+/// As [`assert_migrates_whole`], of the store of format 2.
+pub fn assert_format_2_migrates_whole(path: &Path) {
+    let before = holdings_as_unpacked(unpack_format_2);
+    let store = Store::open(path, options()).unwrap();
+    assert_eq!(Holdings::of(&store), before);
+    store.close().unwrap();
+    assert_eq!(format_of(path), current_format());
+    let backup = backup_of(path, 2);
+    assert_eq!(format_of(&backup), 2);
+    let copy = Store::open_read_only(&backup, options()).unwrap();
+    assert_eq!(Holdings::of(&copy), before);
+}
+
+/// What a store holds that nobody has opened for writing yet.
+fn holdings_as_unpacked(unpack: fn(&Path)) -> Holdings {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    unpack(&path);
+    let holdings = Holdings::of(&Store::open_read_only(&path, options()).unwrap());
+    if format_of(&path) == 1 {
+        assert_eq!(holdings.imports, imports_of_format_1(&path));
+    }
+    holdings
+}
+
+/// The copy that was made of the store at `path` before it was migrated from `format`.
+fn backup_of(path: &Path, format: u32) -> PathBuf {
+    let mut backup = path.as_os_str().to_owned();
+    backup.push(format!(".v{format}.backup"));
+    PathBuf::from(backup)
 }
 
 /// The format that new stores have.

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use betcode_storage::capacity::retention::RetentionPolicy;
 use betcode_storage::{
     Batch, CompactionPolicy, CompactionRequest, ErrorKind, ReadRange, SessionFilter, Store,
     StoreError, Tier, restore,
 };
+use betcode_test_support::noise;
 use betcode_tests::history::{assert_sound, id, options};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -39,12 +41,16 @@ enum Step {
     Read(usize, u64, u64),
     ReadLast(usize, u64),
     BackupAndRestore,
+    /// Removes a session after it was copied into an archive of its own.
+    Archive(usize),
 }
 
 fn payload() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         4 => "\\{\"type\":\"(user|assistant|result)\",\"text\":\"[a-z ]{0,300}\"\\}".prop_map(Bytes::from),
         2 => prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from),
+        // Alone they make segments with tails of every size, of fewer messages than the tail has pieces.
+        1 => (1_usize..5000, any::<u64>()).prop_map(|(n, seed)| Bytes::from(noise(seed, n))),
         1 => Just(Bytes::new()),
         1 => (1_usize..20_000, any::<u8>()).prop_map(|(n, c)| Bytes::from(vec![c; n])),
     ]
@@ -67,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (session.clone(), 0_u64..200, 0_u64..200).prop_map(|(s, f, t)| Step::Read(s, f, t)),
         2 => (session, 0_u64..50).prop_map(|(s, n)| Step::ReadLast(s, n)),
         1 => Just(Step::BackupAndRestore),
+        1 => (0..SESSIONS.len()).prop_map(Step::Archive),
     ]
 }
 
@@ -183,6 +190,7 @@ impl Pair {
                 self.assert_reads(session, ReadRange::last(count), from, &all[from..]);
             }
             Step::BackupAndRestore => self.backup_and_restore(),
+            Step::Archive(session) => self.archive(SESSIONS[session]),
         }
     }
 
@@ -274,6 +282,30 @@ impl Pair {
         store.close().unwrap();
         restore(&copy, &self.db, true, &mut |_| ControlFlow::Continue(())).unwrap();
         self.store = Some(Store::open(&self.db, options()).unwrap());
+    }
+
+    fn archive(&mut self, session: &'static str) {
+        let Some(known) = self.model.remove(session) else {
+            return;
+        };
+        self.copies += 1;
+        let path = self.folder.join(format!("archive-{}.db", self.copies));
+        let policy = RetentionPolicy {
+            sessions: vec![id(session)],
+            ..RetentionPolicy::default()
+        };
+        let plan = self.store().plan_retention(&policy).unwrap();
+        let go_on = &mut |_: &_| ControlFlow::Continue(());
+        let outcome = self.store().retain(&plan, Some(&path), go_on).unwrap();
+        assert_eq!(outcome.removed.len(), 1, "{outcome:?}");
+        let archive = Self {
+            folder: self.folder.clone(),
+            store: Some(Store::open_read_only(&path, options()).unwrap()),
+            db: path,
+            copies: 0,
+            model: BTreeMap::from([(session, known)]),
+        };
+        archive.assert_same();
     }
 
     fn assert_reads(&self, session: &str, range: ReadRange, from: usize, expected: &[Bytes]) {

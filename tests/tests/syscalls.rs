@@ -15,7 +15,9 @@ use betcode_test_support::{Random, seed, setting};
 use betcode_tests::faults::{Call, Change, Faults, Operation};
 use betcode_tests::history::{Acknowledged, Event, assert_sound, id, options};
 use betcode_tests::lines;
-use betcode_tests::older::{assert_migrates_whole, unpack_format_1};
+use betcode_tests::older::{
+    assert_format_2_migrates_whole, assert_migrates_whole, unpack_format_1, unpack_format_2,
+};
 
 /// Asks for messages at their place, as a client does that cannot know whether an append that
 /// failed before took place all the same.
@@ -373,8 +375,8 @@ fn torn_and_reordered_writes_at_many_moments() {
     cut_power_at(setting("BETCODE_CUTS", 500));
 }
 
-#[test]
-fn a_migration_in_which_a_call_fails_loses_nothing() {
+/// Migrates a store with each `step`-th call failing, and then asserts that it is migrated whole.
+fn fail_migrations_at_each(step: i64, unpack: fn(&Path), assert_migrates_whole: fn(&Path)) {
     let faults = Faults::install();
     for (call, lasting) in Call::ALL
         .into_iter()
@@ -384,8 +386,8 @@ fn a_migration_in_which_a_call_fails_loses_nothing() {
         for n in 1.. {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("history.db");
-            unpack_format_1(&path);
-            faults.fail(call, n * 8, lasting);
+            unpack(&path);
+            faults.fail(call, n * step, lasting);
             let opened = Store::open(&path, story_options());
             let failed = faults.has_failed(call);
             faults.heal();
@@ -403,12 +405,21 @@ fn a_migration_in_which_a_call_fails_loses_nothing() {
 }
 
 #[test]
-fn torn_and_reordered_writes_of_a_power_cut_in_a_migration_lose_nothing() {
+fn a_migration_from_format_1_in_which_a_call_fails_loses_nothing() {
+    fail_migrations_at_each(8, unpack_format_1, assert_migrates_whole);
+}
+
+#[test]
+fn a_migration_from_format_2_in_which_a_call_fails_loses_nothing() {
+    fail_migrations_at_each(3, unpack_format_2, assert_format_2_migrates_whole);
+}
+
+fn cut_power_in_a_migration(format: u32, unpack: fn(&Path), assert_migrates_whole: fn(&Path)) {
     let faults = Faults::install();
     let mut random = Random::new(seed());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().canonicalize().unwrap().join("history.db");
-    unpack_format_1(&path);
+    unpack(&path);
     let wal = path.with_file_name("history.db-wal");
     let start = HashMap::from([
         (path.clone(), std::fs::read(&path).unwrap()),
@@ -421,6 +432,7 @@ fn torn_and_reordered_writes_of_a_power_cut_in_a_migration_lose_nothing() {
         .unwrap();
     let tape = faults.take_tape();
     faults.heal();
+    let backup = format!("history.db.v{format}.backup");
     for _ in 0..25 {
         let cut = random.below(tape.len() as u64 + 1) as usize;
         let own = tempfile::tempdir().unwrap();
@@ -429,10 +441,14 @@ fn torn_and_reordered_writes_of_a_power_cut_in_a_migration_lose_nothing() {
             own.path(),
         );
         eprintln!("cut after {cut} of {} operations", tape.len());
-        let path = own.path().join("history.db");
         // The copy was synced before the migration began.
-        let backup = path.with_file_name("history.db.v1.backup");
-        std::fs::copy(folder.path().join("history.db.v1.backup"), backup).unwrap();
-        assert_migrates_whole(&path);
+        std::fs::copy(folder.path().join(&backup), own.path().join(&backup)).unwrap();
+        assert_migrates_whole(&own.path().join("history.db"));
     }
+}
+
+#[test]
+fn torn_and_reordered_writes_of_a_power_cut_in_a_migration_lose_nothing() {
+    cut_power_in_a_migration(1, unpack_format_1, assert_migrates_whole);
+    cut_power_in_a_migration(2, unpack_format_2, assert_format_2_migrates_whole);
 }

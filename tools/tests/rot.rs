@@ -109,6 +109,22 @@ fn make(path: &Path) -> Histories {
     all
 }
 
+/// Sessions of a few lines, compacted deeply: most segments have a tail.
+fn make_small(path: &Path) -> Histories {
+    let store = Store::open(path, options()).unwrap();
+    for (writer, session) in (1..).zip(SESSIONS) {
+        append(&store, session, writer, 0..1 + 9 * writer);
+    }
+    compact(&store, Tier::Deep).unwrap();
+    let all = histories(&store).unwrap();
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(path).unwrap();
+    let sql = "SELECT count(*) FROM segments WHERE tier > 3";
+    let with_tail: u32 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+    assert!(with_tail >= 2, "{with_tail}");
+    all
+}
+
 /// What can be read; damage alone keeps a message out.
 fn histories(store: &Store) -> Result<Histories, StoreError> {
     let mut all = Histories::new();
@@ -392,7 +408,7 @@ fn roots_end(path: &Path) -> u64 {
     u64::from(page) * 4096
 }
 
-fn rot(rounds: u64, seed_otherwise: u64) {
+fn rot(make: impl FnOnce(&Path) -> Histories, rounds: u64, seed_otherwise: u64) {
     let seed = seed_or(seed_otherwise);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.db");
@@ -424,9 +440,10 @@ fn rot(rounds: u64, seed_otherwise: u64) {
 #[test]
 fn a_store_damaged_anywhere_names_it_and_loses_nothing_more() {
     // 32341: a leaf of hot_messages stands elsewhere, and what is appended to it is not found again.
-    rot(8, 32_335);
+    rot(make, 8, 32_335);
     // The index of session ids leads past a session, which is then made anew.
-    rot(4, 1_796_005_670);
+    rot(make, 4, 1_796_005_670);
+    rot(make_small, 8, 1);
 }
 
 /// A session's messages are those of its rows, whatever the index of ids says.
@@ -469,9 +486,8 @@ fn a_bit_of_the_index_of_ids_gives_no_session_the_messages_of_another() {
 #[ignore = "minutes: BETCODE_ROT_ROUNDS damages, 2000 by default"]
 fn a_store_damaged_in_a_thousand_ways_names_each_and_loses_nothing_more() {
     let rounds = std::env::var("BETCODE_ROT_ROUNDS").ok();
+    let rounds = rounds.map_or(2000, |text| text.parse().unwrap());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    rot(
-        rounds.map_or(2000, |text| text.parse().unwrap()),
-        now.as_secs(),
-    );
+    rot(make, rounds, now.as_secs());
+    rot(make_small, rounds, now.as_secs());
 }

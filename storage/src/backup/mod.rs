@@ -40,10 +40,13 @@ fn refuse_taken(to: &Path) -> Result<()> {
 
 /// Copies an older store to `<file>.v<version>.backup` (`.v<version>-2.backup`, …) before it is
 /// migrated. A copy from an earlier attempt will do if nothing was written since.
+///
+/// Damage is copied as it is: a store that has some goes on, in this format as in the older one.
 pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
     let mut to = db.beside(&format!(".v{version}.backup"));
     let mut number = 2;
-    while to.exists() {
+    // Also of a link that leads nowhere, to which nothing can be renamed.
+    while to.symlink_metadata().is_ok() {
         if is_as_new_as(&Db::at(&to), db) {
             return Ok(());
         }
@@ -56,10 +59,40 @@ pub(crate) fn before_migration(db: &Db, version: u32) -> Result<()> {
         drop(partial);
         return before_migration(db, version);
     }
-    partial.fill(db, 0, &mut |_| ControlFlow::Continue(()))?;
-    partial.publish(&to)?;
-    tracing::info!(path = %to.display(), version, "copied the older store before migrating it");
-    Ok(())
+    tracing::warn!(path = %db.path().display(), copy = %to.display(), version,
+        "the store has an older format: it is copied, and then migrated");
+    copy_as_it_is(&partial, db).map_err(|error| explain_full_disk(error, &to, version))?;
+    // Another process has copied and migrated it meanwhile.
+    if partial.format()? != version {
+        return Ok(());
+    }
+    partial.publish(&to)
+}
+
+/// Copies a store with what is damaged in it.
+fn copy_as_it_is(partial: &Partial, db: &Db) -> Result<()> {
+    match partial.fill(db, 0, &mut |_| ControlFlow::Continue(())) {
+        Err(StoreError::Damaged { what, .. }) => {
+            tracing::warn!(what, "the store is damaged: it is copied page by page");
+            partial.fill_by_pages(db)
+        }
+        filled => filled,
+    }
+}
+
+/// Says what the space is for, and what can be done where there is none.
+fn explain_full_disk(error: StoreError, to: &Path, version: u32) -> StoreError {
+    match error {
+        StoreError::DiskFull { path, why } => StoreError::DiskFull {
+            path,
+            why: format!(
+                "{why}; a store of format {version} is copied before it is migrated: a backup on another disk, to \
+                 which {} is a link, will do as well",
+                to.display()
+            ),
+        },
+        error => error,
+    }
 }
 
 /// Whether a copy has all that its store has. Where one cannot be read, it has not.
@@ -204,5 +237,32 @@ fn report(to: &Path, checked: &VerifyReport, moved_aside: Option<PathBuf>) -> Ba
         messages: checked.messages,
         raw_bytes: checked.raw_bytes,
         moved_aside,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use betcode_schema_sql::SCHEMA_VERSION;
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_another_process_has_just_migrated_is_not_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("h.db");
+        let options = StoreOptions {
+            reserve_bytes: 0,
+            ..StoreOptions::default()
+        };
+        Store::open(&path, options).unwrap().close().unwrap();
+        before_migration(&Db::at(&path), SCHEMA_VERSION - 1).unwrap();
+        let names = std::fs::read_dir(folder.path()).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(
+            !names
+                .iter()
+                .any(|name| name.to_string_lossy().contains("backup")),
+            "{names:?}"
+        );
     }
 }

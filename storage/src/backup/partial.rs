@@ -7,8 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, ffi};
 use rustix::fs::OFlags;
 
 use super::Observer;
@@ -23,7 +24,7 @@ use crate::sql;
 use crate::sql::db::AUTO_VACUUM_INCREMENTAL;
 use crate::sql::db::{Db, name_for_sqlite};
 use crate::sql::interruptible::interruptible;
-use crate::sqlite_header::MAGIC;
+use crate::sqlite_header::{FileBegin, MAGIC};
 use crate::store::Store;
 use crate::verify::{ProblemKind, VerifyProgress, VerifyReport};
 
@@ -113,6 +114,59 @@ impl Partial {
         File::open(&self.path)
             .and_then(|file| file.sync_all())
             .map_err(io_error("sync", &self.path))
+    }
+
+    /// As [`Partial::fill`], of a store with damaged pages: each page is copied as it is, also those that nothing
+    /// is on. SQLite does not look into them.
+    pub(super) fn fill_by_pages(&self, db: &Db) -> Result<()> {
+        const PAGES_PER_STEP: i32 = 1024;
+        // What was written of the copy before.
+        if let Some(file) = &self.held {
+            file.set_len(0).map_err(io_error("empty", &self.path))?;
+        }
+        for suffix in LOGS {
+            let _ = std::fs::remove_file(Db::at(&self.path).beside(suffix));
+        }
+        let source = db.connect_reader()?;
+        // One snapshot for all steps.
+        let snapshot = db.named("begin to read", source.unchecked_transaction())?;
+        db.named("count pages", sql::space::pages(&snapshot))?;
+        let copied = Connection::open_with_flags(
+            name_for_sqlite(&self.path),
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )
+        .and_then(|mut copy| {
+            let backup = Backup::new(&snapshot, &mut copy)?;
+            loop {
+                match backup.step(PAGES_PER_STEP)? {
+                    StepResult::Done => return Ok(()),
+                    StepResult::More => {}
+                    // Nobody else has the copy open, and the source's snapshot needs no lock.
+                    _ => {
+                        let busy = ffi::Error::new(ffi::SQLITE_BUSY);
+                        return Err(rusqlite::Error::SqliteFailure(busy, None));
+                    }
+                }
+            }
+        });
+        Db::at(&self.path).named("copy page by page", copied)?;
+        File::open(&self.path)
+            .and_then(|file| file.sync_all())
+            .map_err(io_error("sync", &self.path))
+    }
+
+    /// The format of what was copied.
+    pub(super) fn format(&self) -> Result<u32> {
+        let begin = File::open(&self.path)
+            .and_then(|mut file| FileBegin::read(&mut file))
+            .map_err(io_error("read", &self.path))?;
+        match begin {
+            FileBegin::Database(header) => Ok(header.user_version.unsigned_abs()),
+            _ => Err(StoreError::damaged(
+                None,
+                format!("{}: it is no copy", self.path.display()),
+            )),
+        }
     }
 
     /// Refuses at once what could only fail after minutes.

@@ -66,13 +66,24 @@ pub(crate) fn bring_up(
     apply(db, connection, MIGRATIONS, now_ms, back_up)
 }
 
-/// What belongs to a step and cannot be said in SQL.
-fn beyond_sql(connection: &Connection, version: u32, now_ms: i64) -> rusqlite::Result<()> {
-    match version {
-        // The statements have SQLite's time, and a store has its own clock.
-        1 => super::totals::set_created(connection, now_ms),
-        2 => super::imports::carry_over_format_1(connection),
-        _ => Ok(()),
+/// What steps need that cannot be said in SQL.
+struct BeyondSql {
+    now_ms: i64,
+    /// See [`super::sessions::with_ids_to_carry_over`].
+    with_ids_to_carry_over: Vec<i64>,
+}
+
+impl BeyondSql {
+    /// Does what belongs to the step to `version`.
+    fn apply(&self, connection: &Connection, version: u32) -> rusqlite::Result<()> {
+        use super::{imports, sessions, totals};
+        match version {
+            // The statements have SQLite's time, and a store has its own clock.
+            1 => totals::set_created(connection, self.now_ms),
+            2 => imports::carry_over_format_1(connection),
+            3 => sessions::carry_over_agent_ids(connection, &self.with_ids_to_carry_over),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -94,8 +105,16 @@ fn apply(
     if missing.is_empty() {
         return Ok(());
     }
+    let mut beyond_sql = BeyondSql {
+        now_ms,
+        with_ids_to_carry_over: Vec::new(),
+    };
     if version > 0 {
         back_up(connection, version)?;
+    }
+    if (1..3).contains(&version) {
+        let found = super::sessions::with_ids_to_carry_over(connection);
+        beyond_sql.with_ids_to_carry_over = db.named("look at the agents' ids", found)?;
     }
     // All steps or none: a crash in between leaves the old format, and the next opening tries again.
     write_transaction(db, connection, "migrate the schema", |transaction| {
@@ -109,7 +128,7 @@ fn apply(
                 "migrate the schema",
                 transaction
                     .execute_batch(migration.sql)
-                    .and_then(|()| beyond_sql(transaction, migration.version, now_ms)),
+                    .and_then(|()| beyond_sql.apply(transaction, migration.version)),
             )?;
             let stamp = format!(
                 "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};",

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, Rows, ffi, params};
 
-use super::db::is_invalid_value;
+use super::db::{is_damaged_page, is_invalid_value};
 use super::totals::Delta;
 use super::{out_of_range, signed, unsigned};
 use crate::ids::{SessionId, SessionKey};
@@ -76,6 +76,41 @@ fn agent_id_from_row(stored: String, own: &str) -> String {
 
 fn is_own_ids(text: &str) -> bool {
     !text.is_empty() && text.replace(OWN_ID, "").is_empty()
+}
+
+/// Keys of sessions whose agents' ids are nothing but [`OWN_ID`]s, in a store of a format before 3, where they stand for
+/// themselves. Not in the transaction that migrates it: SQLite writes no more in one that has met a damaged page.
+///
+/// Such a page does not keep the store from being migrated. An id behind it reads as another one since.
+pub(super) fn with_ids_to_carry_over(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
+    let mut statement = connection.prepare(
+        "SELECT session_key FROM sessions NOT INDEXED
+         WHERE agent_session_id <> '' AND trim(agent_session_id, ?1) = ''",
+    )?;
+    let mut keys = Vec::new();
+    let mut rows = statement.query([OWN_ID])?;
+    loop {
+        match rows.next() {
+            Ok(Some(row)) => keys.push(row.get(0)?),
+            Ok(None) => return Ok(keys),
+            Err(error) if is_damaged_page(&error) => {
+                tracing::warn!(%error, "not all ids of agents' sessions can be migrated");
+                return Ok(keys);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Gives the agents' ids of these sessions one more [`OWN_ID`].
+pub(super) fn carry_over_agent_ids(connection: &Connection, keys: &[i64]) -> rusqlite::Result<()> {
+    for key in keys {
+        connection.execute(
+            "UPDATE sessions SET agent_session_id = ?2 || agent_session_id WHERE session_key = ?1",
+            params![key, OWN_ID],
+        )?;
+    }
+    Ok(())
 }
 
 /// A key beyond the range is that of another session once it is made part of a message's.

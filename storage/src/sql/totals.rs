@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::db::is_damage;
 use super::{signed, unsigned};
 use crate::session::Session;
 
@@ -125,36 +126,58 @@ pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Totals> {
         })
 }
 
-/// What distinguishes two states of a history, in any format. One change does not show: a session that gets a
+/// What distinguishes two states of a store, which may have any format. One change does not show: a session that gets a
 /// name as long as its last one, while the clock is behind the last change of any session.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct HistoryFingerprint {
+    format: u32,
     totals: Totals,
+    /// `None` if not all of the sessions can be read.
+    sessions: Option<SessionsFingerprint>,
+    /// How much was taken of imported files; `None` if not all of this can be read.
+    taken_bytes: Option<i64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct SessionsFingerprint {
     /// When a session was last appended to or renamed.
     updated_ms: Option<i64>,
     /// Length of all sessions' names.
     name_bytes: i64,
-    /// How much was taken of imported files.
-    taken_bytes: i64,
 }
 
 impl HistoryFingerprint {
+    /// A damaged page is the same in a copy, so the two still compare.
     pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let totals = read(connection)?;
-        connection.query_row(
-            "SELECT max(updated_ms) AS updated_ms, coalesce(sum(length(name)), 0) AS name_bytes,
-                (SELECT coalesce(sum(taken_bytes), 0) FROM imports) AS taken_bytes
-             FROM sessions",
+        let sessions = connection.query_row(
+            "SELECT max(updated_ms) AS updated_ms, coalesce(sum(length(name)), 0) AS name_bytes
+             FROM sessions NOT INDEXED",
             [],
             |row| {
-                Ok(Self {
-                    totals,
+                Ok(SessionsFingerprint {
                     updated_ms: row.get("updated_ms")?,
                     name_bytes: row.get("name_bytes")?,
-                    taken_bytes: row.get("taken_bytes")?,
                 })
             },
-        )
+        );
+        let taken_bytes = connection.query_row(
+            "SELECT coalesce(sum(taken_bytes), 0) FROM imports NOT INDEXED",
+            [],
+            |row| row.get(0),
+        );
+        Ok(Self {
+            format: connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
+            totals: read(connection)?,
+            sessions: unless_damaged(sessions)?,
+            taken_bytes: unless_damaged(taken_bytes)?,
+        })
+    }
+}
+
+fn unless_damaged<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Err(error) if is_damage(&error) => Ok(None),
+        read => read.map(Some),
     }
 }
 

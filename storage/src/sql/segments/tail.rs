@@ -298,7 +298,7 @@ mod tests {
             rows_max: 100,
             bytes_max: 7000,
         };
-        let mut delete_some = || super::super::delete_some(&connection, session, step).unwrap();
+        let delete_some = || super::super::delete_some(&connection, session, step).unwrap();
         assert_eq!([delete_some(), delete_some(), delete_some()], [2, 2, 1]);
     }
 }
