@@ -239,6 +239,8 @@ pub const AGENT_END_MS_MAX: u64 = 5_000;
 pub const AGENT_PLACE_MS_MAX: u64 = AGENT_END_MS_MAX + OUTPUT_REST_MS_MAX + 1_000;
 /// How often a message whose agent finds no free slot looks for one.
 pub const AGENT_PLACE_POLL_MS: u64 = 20;
+/// After how long it asks another idle agent: the one that it asked takes long, or its slot went to somebody else.
+pub const AGENT_PLACE_ASK_MS: u64 = 2_000;
 /// Messages of a session that wait for its turn to end.
 pub const WAITING_MESSAGES_MAX: usize = 8;
 /// Requests of an agent that are open at once; further ones are denied.

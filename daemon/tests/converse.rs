@@ -425,6 +425,34 @@ async fn agents_at_rest_make_room_for_those_that_are_needed() {
 }
 
 #[tokio::test]
+async fn a_message_that_waits_for_room_takes_what_another_agent_at_rest_makes_later() {
+    let (served, folder) = serve(&[("max_subprocesses", "2")]).await;
+    let channel = served.channel().await;
+    // It is asked to end, and does not.
+    let mut first = Talk::open(&channel, start("a", &folder)).await;
+    first.say("stay").await;
+    first.turn_over().await;
+    first.idle().await;
+    let said_of_it = said(&first.told);
+    let process = std::path::Path::new("/proc").join(said_of_it.strip_prefix("stays ").unwrap());
+    let gate = folder.join("gate");
+    let mut second = Talk::open(&channel, start("b", &folder)).await;
+    second
+        .say(&format!("say:begun stop:{}", gate.display()))
+        .await;
+    second.hears("begun").await;
+    let mut third = Talk::open(&channel, start("c", &folder)).await;
+    third.say("say:c").await;
+    let why = third.status(AgentStatus::Thinking).await;
+    assert!(why.contains("made room"), "{why}");
+    // One that is at rest by now makes room as well.
+    std::fs::write(&gate, "").unwrap();
+    second.turn_over().await;
+    assert_eq!(third.turn_over().await, "success");
+    assert!(process.exists());
+}
+
+#[tokio::test]
 async fn a_deleted_session_takes_its_agent_along_and_does_not_come_back() {
     let (served, folder) = serve(&[]).await;
     let channel = served.channel().await;

@@ -20,6 +20,7 @@ A prompt is words that are done one after the other:
   child           starts a process that outlives it unless its group is killed; says its id
   shut            closes its input, asks for something, and lives on after the turn
   mute            closes its output, and lives on
+  stay            lives on when its input ends; says its id
   escaped:TEXT    starts a process that leaves its group and goes on printing TEXT to its output for
                   a minute; says its id
   odd             a control request that nobody here knows; says what it was answered
@@ -89,6 +90,8 @@ def say(text):
 def next_line():
     line = sys.stdin.readline()
     if not line:
+        if stays:
+            live_on()
         sys.exit(0)
     return json.loads(line)
 
@@ -113,6 +116,7 @@ def said(response):
 
 
 is_shut = False
+stays = False
 
 
 def live_on():
@@ -124,7 +128,7 @@ def live_on():
 
 
 def do(word):
-    global is_shut
+    global is_shut, stays
     verb, _, rest = word.partition(":")
     if verb == "say":
         say(rest)
@@ -201,6 +205,9 @@ def do(word):
         flush()
         os.close(1)
         live_on()
+    elif verb == "stay":
+        stays = True
+        say("stays %d" % os.getpid())
     elif verb == "escaped":
         loop = "for _ in $(seq 1200); do echo '%s'; sleep 0.05; done" % rest
         child = subprocess.Popen(["sh", "-c", loop], start_new_session=True)

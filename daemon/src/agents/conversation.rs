@@ -27,6 +27,7 @@ use serde_json::Value;
 use super::command::{Options, Reported};
 use super::refusal::Refusal;
 use super::requests::Requests;
+use crate::limits::AGENT_PLACE_ASK_MS;
 
 /// One attached stream.
 pub(crate) type StreamKey = u64;
@@ -106,6 +107,8 @@ enum Agent {
 struct AwaitedPlace {
     /// When to look whether it is there; none while somebody looks.
     look_ms: Option<u64>,
+    /// When to ask another agent at rest.
+    ask_ms: u64,
     until_ms: u64,
 }
 
@@ -312,6 +315,16 @@ impl Conversation {
     /// Until when it waits for a place for its agent, if it does.
     pub(crate) fn awaits_place_until_ms(&self) -> Option<u64> {
         self.place.as_ref().map(|place| place.until_ms)
+    }
+
+    /// Whether another agent at rest is to be asked for its place: the one that was asked before may be at work
+    /// again, or its place was taken for another message.
+    pub(crate) fn asks_again_for_place(&mut self, now_ms: u64) -> bool {
+        let Some(place) = self.place.as_mut().filter(|place| place.ask_ms <= now_ms) else {
+            return false;
+        };
+        place.ask_ms = now_ms + AGENT_PLACE_ASK_MS;
+        true
     }
 
     pub(crate) fn activity(&self) -> Activity {

@@ -310,13 +310,19 @@ impl ConversationTask {
     }
 
     /// Whether an agent of another session is making room for this one's.
-    fn must_wait_for_place(&self) -> bool {
+    fn must_wait_for_place(&mut self) -> bool {
         let limit = &self.core.admission.subprocesses;
         if limit.used() < limit.max() {
             return false;
         }
+        let now_ms = self.now_ms();
         match self.conversation.awaits_place_until_ms() {
-            Some(until_ms) => self.now_ms() < until_ms,
+            Some(until_ms) => {
+                if self.conversation.asks_again_for_place(now_ms) {
+                    self.core.agents.make_room();
+                }
+                now_ms < until_ms
+            }
             None => limit.max() > 0 && self.core.agents.make_room(),
         }
     }

@@ -14,7 +14,8 @@ use crate::agents::prompt;
 use crate::agents::refusal::Refusal;
 use crate::agents::signals::{AgentSignal, Ask};
 use crate::limits::{
-    AGENT_END_MS_MAX, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_CALLS_MAX, TOOL_NAME_BYTES_MAX,
+    AGENT_END_MS_MAX, AGENT_PLACE_ASK_MS, AGENT_PLACE_MS_MAX, AGENT_PLACE_POLL_MS, TOOL_CALLS_MAX,
+    TOOL_NAME_BYTES_MAX,
 };
 use betcode_storage::capacity::text;
 
@@ -42,6 +43,7 @@ impl Conversation {
         let is_first = self.place.is_none();
         let place = self.place.get_or_insert(AwaitedPlace {
             look_ms: None,
+            ask_ms: now_ms + AGENT_PLACE_ASK_MS,
             until_ms: now_ms + AGENT_PLACE_MS_MAX,
         });
         place.look_ms = Some(now_ms + AGENT_PLACE_POLL_MS);

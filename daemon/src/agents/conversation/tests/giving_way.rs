@@ -148,6 +148,12 @@ fn a_message_that_waits_for_a_place_looks_again_until_it_is_cancelled() {
     }
     let until_ms = AGENT_PLACE_POLL_MS + AGENT_PLACE_MS_MAX;
     assert_eq!(talk.awaits_place_until_ms(), Some(until_ms));
+    // Another agent is asked for its place now and then.
+    let ask_ms = AGENT_PLACE_POLL_MS + AGENT_PLACE_ASK_MS;
+    for (now_ms, asks) in [(ask_ms - 1, false), (ask_ms, true), (ask_ms, false)] {
+        assert_eq!(talk.asks_again_for_place(now_ms), asks);
+    }
+    assert!(talk.asks_again_for_place(ask_ms + AGENT_PLACE_ASK_MS));
     talk.wait_for_place(AGENT_PLACE_POLL_MS);
     assert!(talk.cancel(0));
     talk.tick(until_ms);
