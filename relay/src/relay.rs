@@ -115,12 +115,12 @@ impl Relay {
             stop: CancellationToken::new(),
         };
         let router = shared.router(&settings, verifier, &services);
-        let accept = shared.accept(&settings);
+        let acceptor = shared.acceptor(&settings);
         let clients = listen(settings.client_listen).await?;
         let tunnels = listen(settings.tunnel_listen).await?;
         let listeners = Listeners {
             router: Arc::new(router),
-            accept: Arc::new(accept),
+            acceptor: Arc::new(acceptor),
             client_tls: tls.clone().filter(|_| !settings.client_plaintext),
             tunnel_tls: tls.clone().filter(|_| !settings.tunnel_plaintext),
             enrol: Some(Arc::new(Enrol::new(state.clone()))),
@@ -204,7 +204,7 @@ impl Relay {
         let cut_at = until - cancel_lead;
         self.services.stop().await;
         self.listeners
-            .accept
+            .acceptor
             .draining
             .store(true, Ordering::Release);
         // Daemons leave first, so that new calls find them at another relay.
@@ -413,7 +413,7 @@ impl Shared {
         }
     }
 
-    fn accept(&self, settings: &Settings) -> Acceptor {
+    fn acceptor(&self, settings: &Settings) -> Acceptor {
         Acceptor {
             relay_id: settings.relay_id.clone(),
             table: self.table.clone(),

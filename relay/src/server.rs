@@ -32,7 +32,7 @@ pub struct Listeners {
     /// Answers clients' calls.
     pub router: Arc<Router>,
     /// Opens daemons' tunnels.
-    pub accept: Arc<Acceptor>,
+    pub acceptor: Arc<Acceptor>,
     /// TLS with clients; `None` only on loopback.
     pub client_tls: Option<Arc<Tls>>,
     /// TLS with daemons; `None` only on loopback.
@@ -110,7 +110,7 @@ impl Listeners {
         let stream = counted(stream, self.router.metrics.tunnel_bytes());
         let Some(tls) = &self.tunnel_tls else {
             let identity = Identity::AnyOnLoopback;
-            return self.accept.accept(stream, &identity).await.map(drop);
+            return self.acceptor.accept(stream, &identity).await.map(drop);
         };
         let stream = read_ahead(stream);
         let accepted = in_time(tls.for_tunnels().accept(stream)).await;
@@ -129,7 +129,7 @@ impl Listeners {
             Some(named) => Identity::Machine(named),
             None => Identity::Nobody("no certificate that names a machine: enrol first"),
         };
-        self.accept.accept(stream, &identity).await.map(drop)
+        self.acceptor.accept(stream, &identity).await.map(drop)
     }
 
     async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {

@@ -100,7 +100,7 @@ impl Relay {
             services: Routes::default(),
             stop: stop.clone(),
         };
-        let accept = Acceptor {
+        let acceptor = Acceptor {
             relay_id: "relay-test".into(),
             table: table.clone(),
             deliverer,
@@ -114,7 +114,7 @@ impl Relay {
         };
         let listeners = Listeners {
             router: Arc::new(router),
-            accept: Arc::new(accept),
+            acceptor: Arc::new(acceptor),
             client_tls: None,
             tunnel_tls: None,
             enrol: None,

@@ -78,8 +78,9 @@ impl Call {
         self.request.send_data(bytes, false).unwrap();
     }
 
+    /// Sends the last bytes of the request, unless the answer has already ended the call.
     pub(crate) fn say_last(&mut self, bytes: Bytes) {
-        self.request.send_data(bytes, true).unwrap();
+        let _ = self.request.send_data(bytes, true);
     }
 
     /// The answer's head, and its body unread.
