@@ -77,7 +77,7 @@ impl Store {
         self.writer()?.run(move |context| {
             let now_ms = context.options.clock.now_ms();
             context.maintain("delete the session", |db, connection| {
-                db.named(
+                db.context(
                     "delete the session",
                     delete_session(connection, &id, expected.as_ref(), now_ms),
                 )
@@ -178,7 +178,7 @@ impl Store {
             }
             let step = pace.maintain(move |context| {
                 context.maintain("delete messages", |db, connection| {
-                    db.named("delete messages", delete_step(connection, key))
+                    db.context("delete messages", delete_step(connection, key))
                 })
             })?;
             if !step.value {

@@ -115,15 +115,15 @@ impl Store {
     fn list_to_inspect(&self, id: &SessionId) -> Result<Listed> {
         let connection = self.inner.readers.get()?;
         let db = &self.inner.db;
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
-        let session = db.named(
+        let snapshot = db.context("begin to read", connection.unchecked_transaction())?;
+        let session = db.context(
             "find the session",
             self.inner.readers.ids.find(&snapshot, id),
         );
         let session = session
             .map_err(|error| error.in_session(id))?
             .ok_or_else(|| StoreError::not_found(id))?;
-        let rows = db.named(
+        let rows = db.context(
             "list the segments",
             sql::segments::list(&snapshot, session.key),
         );
@@ -136,7 +136,7 @@ impl Store {
         }
         let mut bases = Vec::with_capacity(raw_bytes.len());
         for (base_id, own_bytes) in raw_bytes {
-            let used = db.named("measure a base", sql::bases::use_of(&snapshot, base_id))?;
+            let used = db.context("measure a base", sql::bases::use_of(&snapshot, base_id))?;
             let share = u128::from(used.stored_bytes) * u128::from(own_bytes);
             bases.push(BaseShare {
                 base_id,

@@ -385,11 +385,11 @@ impl Store {
             let now_ms = context.options.clock.now_ms();
             context.write_without_reserve("rename the session", |db, connection| {
                 let key = IdIndex::default().key_of(connection, &id);
-                let Some(key) = db.named("find the session", key)? else {
+                let Some(key) = db.context("find the session", key)? else {
                     return Err(StoreError::not_found(&id));
                 };
                 let renamed = sql::sessions::rename(connection, key, &name, now_ms);
-                db.named("rename the session", renamed)
+                db.context("rename the session", renamed)
             })
         })
     }
@@ -598,6 +598,6 @@ impl Store {
         read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let connection = self.inner.readers.get()?;
-        self.inner.db.named(action, read(&connection))
+        self.inner.db.context(action, read(&connection))
     }
 }

@@ -184,7 +184,7 @@ impl Check<'_> {
             sql::space::integrity_problems(connection, STRUCTURE_PROBLEMS_MAX)
         });
         let db = &self.store.inner.db;
-        let found = found.and_then(|found| db.named("check the structure", found));
+        let found = found.and_then(|found| db.context("check the structure", found));
         for what in self.report.take(found)?.unwrap_or_default() {
             self.report.add_global(ProblemKind::Structure, what);
         }

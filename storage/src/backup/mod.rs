@@ -99,7 +99,7 @@ fn explain_full_disk(error: StoreError, to: &Path, version: u32) -> StoreError {
 fn is_as_new_as(copy: &Db, db: &Db) -> bool {
     let read = |db: &Db| {
         let read = HistoryFingerprint::read(&db.connect_reader()?);
-        db.named("compare a copy", read)
+        db.context("compare a copy", read)
     };
     read(copy).is_ok_and(|then| read(db).is_ok_and(|now| then == now))
 }

@@ -79,16 +79,16 @@ impl Partial {
     pub(super) fn fill(&self, db: &Db, messages: u64, observe: Observer<'_>) -> Result<()> {
         let mut connection = db.connect_reader()?;
         // VACUUM INTO writes only the new file, but SQLite counts it as writing.
-        db.named("copy", connection.pragma_update(None, "query_only", false))?;
+        db.context("copy", connection.pragma_update(None, "query_only", false))?;
         self.check_room(db, &connection)?;
-        let auto_vacuum: i64 = db.named(
+        let auto_vacuum: i64 = db.context(
             "copy",
             connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0)),
         )?;
         if auto_vacuum != AUTO_VACUUM_INCREMENTAL {
             // Has effect on the copy only.
             let set = connection.pragma_update(None, "auto_vacuum", AUTO_VACUUM_INCREMENTAL);
-            db.named("copy", set)?;
+            db.context("copy", set)?;
         }
         let mut go_on = || {
             observe(&VerifyProgress {
@@ -103,7 +103,7 @@ impl Partial {
             let name = ToSqlOutput::Borrowed(ValueRef::Text(to.as_os_str().as_bytes()));
             connection.execute("VACUUM INTO ?1", [name])
         })?;
-        db.named("copy", copied).map_err(|error| match error {
+        db.context("copy", copied).map_err(|error| match error {
             // It is the disk of the copy that is full, not that of the store.
             StoreError::DiskFull { why, .. } => StoreError::DiskFull {
                 path: self.path.clone(),
@@ -129,8 +129,8 @@ impl Partial {
         }
         let source = db.connect_reader()?;
         // One snapshot for all steps.
-        let snapshot = db.named("begin to read", source.unchecked_transaction())?;
-        db.named("count pages", sql::space::pages(&snapshot))?;
+        let snapshot = db.context("begin to read", source.unchecked_transaction())?;
+        db.context("count pages", sql::space::pages(&snapshot))?;
         let copied = Connection::open_with_flags(
             name_for_sqlite(&self.path),
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -149,7 +149,7 @@ impl Partial {
                 }
             }
         });
-        Db::at(&self.path).named("copy page by page", copied)?;
+        Db::at(&self.path).context("copy page by page", copied)?;
         File::open(&self.path)
             .and_then(|file| file.sync_all())
             .map_err(io_error("sync", &self.path))
@@ -171,8 +171,8 @@ impl Partial {
 
     /// Refuses at once what could only fail after minutes.
     fn check_room(&self, db: &Db, connection: &Connection) -> Result<()> {
-        let pages = db.named("count pages", sql::space::pages(connection))?;
-        let free = db.named("count free pages", sql::space::free_pages(connection))?;
+        let pages = db.context("count pages", sql::space::pages(connection))?;
+        let free = db.context("count free pages", sql::space::free_pages(connection))?;
         let bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
         match free_bytes(&self.path) {
             Some(room) if room < bytes => Err(StoreError::DiskFull {

@@ -189,7 +189,7 @@ pub(super) fn keep(store: &Store, batch: &PlannedBatch, base_id: u64) -> Result<
     let connection = store.inner.readers.get()?;
     let encoded = fetch::stored_base(db, &connection, base_id)?;
     let base = fetch::decode_base(db, base_id, encoded.clone())?;
-    let info = db.named("read a base", sql::bases::info(&connection, base_id))?;
+    let info = db.context("read a base", sql::bases::info(&connection, base_id))?;
     let info = info.ok_or_else(|| fetch::damaged_base(db, base_id, "it has just gone"))?;
     Ok(RunBase {
         base: Arc::new(base),

@@ -45,7 +45,7 @@ pub(super) fn put_in_order(store: &Store, pace: &mut Pace<'_>, base_ids: &[u64])
 }
 
 fn write_again(db: &Db, connection: &rusqlite::Connection, base_id: u64) -> Result<bool> {
-    let read = || db.named("read a base", sql::bases::encoded(connection, base_id));
+    let read = || db.context("read a base", sql::bases::encoded(connection, base_id));
     // It goes when the last session that uses it is deleted during the run.
     let Some(before) = read()? else {
         return Ok(false);
@@ -55,7 +55,7 @@ fn write_again(db: &Db, connection: &rusqlite::Connection, base_id: u64) -> Resu
     }
     // Pages that are not this base's alone must not be freed.
     fetch::decode_base(db, base_id, before.clone().into())?;
-    db.named(
+    db.context(
         "write a base again",
         sql::bases::write_again(connection, base_id),
     )?;

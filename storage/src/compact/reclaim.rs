@@ -33,14 +33,14 @@ pub(super) fn reclaim(
         let step = pace.maintain(move |context| {
             context.maintain("give free pages back", |db, connection| {
                 let began = Instant::now();
-                let free = db.named("count free pages", sql::space::free_pages(connection))?;
+                let free = db.context("count free pages", sql::space::free_pages(connection))?;
                 let surplus = free.saturating_sub(pages_kept).min(u64::from(pages));
                 if surplus > 0 {
                     // Lossless: at most `pages`.
                     let freed = sql::space::reclaim(connection, surplus as u32);
-                    db.named("give free pages back", freed)?;
+                    db.context("give free pages back", freed)?;
                 }
-                let left = db.named("count free pages", sql::space::free_pages(connection))?;
+                let left = db.context("count free pages", sql::space::free_pages(connection))?;
                 Ok((left, free.saturating_sub(left), began.elapsed()))
             })
         })?;

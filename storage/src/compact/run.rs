@@ -359,7 +359,7 @@ impl Store {
         };
         self.writer()?.run(move |context| {
             context.write_without_reserve("note the run", |db, connection| {
-                db.named("note the run", sql::runs::insert(connection, &run))
+                db.context("note the run", sql::runs::insert(connection, &run))
             })
         })
     }

@@ -193,14 +193,14 @@ fn first_difference(
 fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool> {
     let (key, id, info) = (new.key, &new.session, &new.info);
     if db
-        .named("find the session", sql::sessions::by_key(connection, key))?
+        .context("find the session", sql::sessions::by_key(connection, key))?
         .is_none()
     {
         return Ok(false);
     }
     let (first, last) = (info.first_sequence, info.last_sequence);
     let now = sql::segments::overlapping(connection, key, first, last);
-    let now = db.named("list the segments", now)?;
+    let now = db.context("list the segments", now)?;
     if !now.iter().eq(new.replaces.iter().map(|s| &s.info)) {
         return Ok(false);
     }
@@ -213,11 +213,11 @@ fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool>
     }
 
     // Crash point: from here to the commit the file changes only in the log's uncommitted part.
-    let hot = db.named(
+    let hot = db.context(
         "delete messages",
         sql::messages::delete(connection, key, first, last),
     )?;
-    let segments = db.named(
+    let segments = db.context(
         "delete segments",
         sql::segments::delete(connection, key, first, last),
     )?;
@@ -233,11 +233,11 @@ fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool>
         ));
     }
     let based = put_base(db, connection, new)?;
-    db.named(
+    db.context(
         "write a segment",
         sql::segments::insert(connection, key, info, &new.encoded),
     )?;
-    let kept = db.named(
+    let kept = db.context(
         "read the segment back",
         sql::segments::encoded(connection, key, first),
     )?;
@@ -255,11 +255,11 @@ fn swap(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<bool>
         segment_bytes: sql::signed(info.encoded_bytes) - sql::signed(replaced_bytes),
         ..based
     };
-    db.named(
+    db.context(
         "count the segment",
         sql::sessions::shift(connection, key, &delta),
     )?;
-    db.named("count the totals", sql::totals::add(connection, &delta))?;
+    db.context("count the totals", sql::totals::add(connection, &delta))?;
     Ok(true)
 }
 
@@ -270,7 +270,7 @@ fn put_base(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<D
         return Ok(Delta::default());
     };
     let base_id = base.info.base_id;
-    let there = db.named("look for a base", sql::bases::info(connection, base_id))?;
+    let there = db.context("look for a base", sql::bases::info(connection, base_id))?;
     // A base never changes, so once is enough: it may be megabytes, and appends wait.
     if there.is_some() && base.read_from_file.load(Ordering::Relaxed) {
         return Ok(Delta::default());
@@ -282,8 +282,8 @@ fn put_base(db: &Db, connection: &Connection, new: &PreparedSegment) -> Result<D
         new.info.created_ms,
         &base.encoded,
     );
-    let delta = db.named("write a base", inserted)?;
-    let kept = db.named(
+    let delta = db.context("write a base", inserted)?;
+    let kept = db.context(
         "read the base back",
         sql::bases::encoded(connection, base_id),
     )?;

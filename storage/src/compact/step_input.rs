@@ -49,16 +49,16 @@ pub(super) fn read(
     let db = &store.inner.db;
     let connection = store.inner.readers.get()?;
     // One snapshot: a session that is deleted meanwhile is whole, or not there.
-    let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+    let snapshot = db.context("begin to read", connection.unchecked_transaction())?;
     let ids = &store.inner.readers.ids;
     let position = ids.position(&snapshot, &step.session);
-    let position = db.named("find the session", position)?;
+    let position = db.context("find the session", position)?;
     let (first, last) = (step.first_sequence, step.last_sequence);
     let Some((key, _)) = position.filter(|(_, newest)| last <= *newest) else {
         return Ok(None);
     };
     let infos = sql::segments::overlapping(&snapshot, key, first, last);
-    let infos = db.named("list the segments", infos)?;
+    let infos = db.context("list the segments", infos)?;
     if infos
         .iter()
         .any(|info| info.first_sequence < first || info.last_sequence > last)
@@ -115,7 +115,7 @@ fn encoded(
     key: SessionKey,
     info: &SegmentInfo,
 ) -> Result<Option<Vec<u8>>> {
-    db.named(
+    db.context(
         "read a segment",
         sql::segments::encoded(connection, key, info.first_sequence),
     )
@@ -138,7 +138,7 @@ pub(super) fn first_change(
             // Lossless: a segment holds at most SEGMENT_MESSAGES_MAX messages.
             marks.get((sequence - first) as usize) == Some(&mark)
         };
-        db.named(
+        db.context(
             "compare messages",
             sql::messages::first_difference(connection, key, from, to, same),
         )

@@ -38,8 +38,8 @@ impl Store {
         self.writer()?.run(move |context| {
             context.maintain("delete unused bases", |db, connection| {
                 let deleted = sql::bases::delete_unused(connection, &unused);
-                let delta = db.named("delete unused bases", deleted)?;
-                db.named("count the totals", sql::totals::add(connection, &delta))
+                let delta = db.context("delete unused bases", deleted)?;
+                db.context("count the totals", sql::totals::add(connection, &delta))
             })
         })
     }

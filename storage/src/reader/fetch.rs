@@ -229,9 +229,9 @@ impl<'a> SessionSource<'a> {
         reader: &mut PageReader,
     ) -> Result<Option<Stored>> {
         let snapshot = self.connection.unchecked_transaction();
-        let _snapshot = self.db.named("begin to read", snapshot)?;
+        let _snapshot = self.db.context("begin to read", snapshot)?;
         let there = sql::segments::at_or_after(self.connection, self.key, info.first_sequence);
-        if self.db.named("find a segment", there)?.as_ref() != Some(info) {
+        if self.db.context("find a segment", there)?.as_ref() != Some(info) {
             return Ok(None);
         }
         let stored = self.stored(*info, None, reader)?;
@@ -263,7 +263,7 @@ impl<'a> SessionSource<'a> {
         let &MessageRange { from, to, .. } = range;
         // One snapshot for both tables: a compaction between the two look-ups would hide messages.
         let snapshot = if connection.is_autocommit() {
-            Some(db.named("begin to read", connection.unchecked_transaction())?)
+            Some(db.context("begin to read", connection.unchecked_transaction())?)
         } else {
             None
         };
@@ -273,7 +273,7 @@ impl<'a> SessionSource<'a> {
             Err(error) if is_damage(&error) && self.is_hot(from)? => {
                 return self.hot_page(from, to).map(PageSource::Rows);
             }
-            segment => db.named("find a segment", segment)?,
+            segment => db.context("find a segment", segment)?,
         };
         let found = match segment {
             Some(info) if info.first_sequence <= from => {
@@ -297,7 +297,7 @@ impl<'a> SessionSource<'a> {
 
     fn is_hot(&self, sequence: u64) -> Result<bool> {
         let next = sql::messages::next_after(self.connection, self.key, sequence - 1);
-        Ok(self.db.named("find a message", next)? == Some(sequence))
+        Ok(self.db.context("find a message", next)? == Some(sequence))
     }
 
     /// The segment after `before`, if all of it is wanted up to `to` and it is not too big to be decoded ahead.
@@ -329,7 +329,7 @@ impl<'a> SessionSource<'a> {
             key,
             id,
         } = self;
-        let encoded = db.named(
+        let encoded = db.context(
             "read a segment",
             sql::segments::encoded(connection, key, info.first_sequence),
         )?;
@@ -386,7 +386,7 @@ impl<'a> SessionSource<'a> {
             });
             bytes < READ_PAGE_BYTES_MAX && messages.len() < READ_PAGE_MESSAGES_MAX
         });
-        match db.named("read messages", scanned) {
+        match db.context("read messages", scanned) {
             Err(error) if messages.is_empty() || error.kind() != ErrorKind::Damaged => {
                 return Err(error);
             }
@@ -514,7 +514,7 @@ pub(crate) fn base_of(
 
 /// The bytes of a base.
 pub(crate) fn stored_base(db: &Db, connection: &Connection, base_id: u64) -> Result<Bytes> {
-    let encoded = db.named("read a base", sql::bases::encoded(connection, base_id))?;
+    let encoded = db.context("read a base", sql::bases::encoded(connection, base_id))?;
     encoded
         .map(Bytes::from)
         .ok_or_else(|| damaged_base(db, base_id, "it is not there"))

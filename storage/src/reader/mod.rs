@@ -177,7 +177,7 @@ impl Replay {
         drop(connection);
         let (key, newest) = readers
             .db
-            .named("find the session", position)
+            .context("find the session", position)
             .map_err(|error| error.in_session(&session))?
             .ok_or_else(|| StoreError::not_found(&session))?;
         let end = range.to.unwrap_or(newest).min(newest);
@@ -254,7 +254,7 @@ impl Replay {
         }
         let connection = self.readers.get()?;
         let db = &self.readers.db;
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let snapshot = db.context("begin to read", connection.unchecked_transaction())?;
         let found = sql::sessions::by_key(&snapshot, self.key);
         let found = found.and_then(|session| match session {
             Some(Session { messages: end, .. }) => {
@@ -268,7 +268,7 @@ impl Replay {
             Ok(Some(end)) => Err(StoreError::rows_past_end(&self.session, end)),
             // Damage here does not prove that there is a message.
             Err(error) if is_damage(&error) => Ok(()),
-            Err(error) => Err(db.name_error("look past the end", error)),
+            Err(error) => Err(db.store_error("look past the end", error)),
         }
     }
 
@@ -277,7 +277,7 @@ impl Replay {
         let is_there = match sql::sessions::is_there(connection, self.key) {
             // On a damaged page the row can neither be read nor deleted.
             Err(error) if is_damaged_page(&error) => true,
-            is_there => self.readers.db.named("find the session", is_there)?,
+            is_there => self.readers.db.context("find the session", is_there)?,
         };
         if is_there {
             Ok(())

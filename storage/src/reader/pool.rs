@@ -101,7 +101,7 @@ impl Pool {
                 Ok(connection) => return Ok(connection),
                 Err(_) => {
                     if let Some(failure) = self.failure.since(started) {
-                        return Err(self.db.name_error("open for reading", failure));
+                        return Err(self.db.store_error("open for reading", failure));
                     }
                     if left.is_zero() {
                         return Err(StoreError::Busy {

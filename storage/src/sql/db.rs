@@ -74,8 +74,8 @@ impl Db {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let name = name_for_sqlite(&self.path);
         let connection =
-            self.named("open for writing", Connection::open_with_flags(name, flags))?;
-        self.named("set up the writer", set_up_writer(&connection, durability))?;
+            self.context("open for writing", Connection::open_with_flags(name, flags))?;
+        self.context("set up the writer", set_up_writer(&connection, durability))?;
         Ok(connection)
     }
 
@@ -147,11 +147,11 @@ impl Db {
                     failure = failure.or(Some(error));
                 }
                 // A file in use must not be opened as immutable.
-                Err(error) => return Err(self.name_error("open for reading", error)),
+                Err(error) => return Err(self.store_error("open for reading", error)),
             }
         }
         let error = failure.unwrap_or(rusqlite::Error::InvalidQuery);
-        Err(self.name_error("open for reading", error))
+        Err(self.store_error("open for reading", error))
     }
 
     /// Opens one connection for reading.
@@ -161,17 +161,17 @@ impl Db {
 
     pub(crate) fn connect_to(&self, target: &ReaderTarget) -> Result<Connection> {
         let opened = Connection::open_with_flags(&target.name, target.flags);
-        let connection = self.named("open for reading", opened)?;
-        self.named("set up a reader", target.set_up(&connection))?;
-        self.named("set up a reader", self.leave_log(&connection))?;
+        let connection = self.context("open for reading", opened)?;
+        self.context("set up a reader", target.set_up(&connection))?;
+        self.context("set up a reader", self.leave_log(&connection))?;
         Ok(connection)
     }
 
     /// How the file is cut off if a part of its last page is there: SQLite treats such a page as whole.
     pub(crate) fn cut_off_in_last_page(&self, connection: &Connection) -> Result<Option<CutOff>> {
         // The file has no other length while something is read from it and its log is empty.
-        let snapshot = self.named("begin to read", connection.unchecked_transaction())?;
-        let pages = self.named("count pages", super::space::pages(&snapshot))?;
+        let snapshot = self.context("begin to read", connection.unchecked_transaction())?;
+        let pages = self.context("count pages", super::space::pages(&snapshot))?;
         let page_bytes = u64::from(limits::PAGE_BYTES);
         let main_bytes = self.main_bytes()?;
         let is_short = main_bytes < pages * page_bytes && self.wal_bytes()? == 0;
@@ -213,12 +213,17 @@ impl Db {
         PathBuf::from(std::ffi::OsString::from_vec(uri))
     }
 
-    /// Names the file and the action of a failure.
-    pub(crate) fn named<T>(&self, action: &'static str, result: rusqlite::Result<T>) -> Result<T> {
-        result.map_err(|error| self.name_error(action, error))
+    /// Adds what was done and to which file to an error of SQLite.
+    pub(crate) fn context<T>(
+        &self,
+        action: &'static str,
+        result: rusqlite::Result<T>,
+    ) -> Result<T> {
+        result.map_err(|error| self.store_error(action, error))
     }
 
-    pub(crate) fn name_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
+    /// The store's error for one of SQLite.
+    pub(crate) fn store_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
         let path = self.path.clone();
         if is_invalid_value(&source) || is_schema_mismatch(&source) {
             return StoreError::Damaged {
@@ -523,12 +528,12 @@ pub(crate) fn write_transaction<T>(
     work: impl FnOnce(&Connection) -> Result<T>,
 ) -> Result<T> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-    let transaction = db.named(action, transaction)?;
+    let transaction = db.context(action, transaction)?;
     refuse_newer(db, &transaction)?;
     let value = work(&transaction)?;
     // Crash point: until the commit returns, nothing of this exists; a failed commit rolls back
     // when the transaction is dropped.
-    db.named(action, transaction.commit())?;
+    db.context(action, transaction.commit())?;
     Ok(value)
 }
 
@@ -538,7 +543,7 @@ fn refuse_newer(db: &Db, connection: &Connection) -> Result<()> {
     let found = connection
         .prepare_cached("PRAGMA user_version")
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
-    let found: i64 = db.named("read the file's header", found)?;
+    let found: i64 = db.context("read the file's header", found)?;
     if found > i64::from(SCHEMA_VERSION) {
         return Err(StoreError::Newer {
             path: db.path().to_owned(),
@@ -578,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_nobody_waited_for_is_told_as_such() {
-        let error = Db::at(Path::new("h.db")).name_error("read", busy());
+        let error = Db::at(Path::new("h.db")).store_error("read", busy());
         let StoreError::Busy { waited_ms, .. } = error else {
             panic!("{error}");
         };

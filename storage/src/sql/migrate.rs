@@ -21,13 +21,13 @@ pub(crate) enum FileState {
 /// [`StoreError::Foreign`] or [`StoreError::Newer`] for files that are not ours to touch.
 pub(crate) fn inspect(db: &Db, connection: &Connection) -> Result<FileState> {
     // One snapshot: another process may be making or migrating the store.
-    let _snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+    let _snapshot = db.context("begin to read", connection.unchecked_transaction())?;
     let number = |pragma: &str| -> rusqlite::Result<i64> {
         connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
     };
-    let application_id = db.named("read the file's header", number("application_id"))?;
-    let version = db.named("read the file's header", number("user_version"))?;
-    let tables: i64 = db.named(
+    let application_id = db.context("read the file's header", number("application_id"))?;
+    let version = db.context("read the file's header", number("user_version"))?;
+    let tables: i64 = db.context(
         "read the schema",
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)),
     )?;
@@ -96,7 +96,7 @@ fn apply(
 ) -> Result<()> {
     let version = match inspect(db, connection)? {
         FileState::Empty => {
-            db.named("turn on the write-ahead log", set_wal(connection))?;
+            db.context("turn on the write-ahead log", set_wal(connection))?;
             0
         }
         FileState::Store { version } => version,
@@ -114,17 +114,17 @@ fn apply(
     }
     if (1..3).contains(&version) {
         let found = super::sessions::with_ids_to_carry_over(connection);
-        beyond_sql.with_ids_to_carry_over = db.named("look at the agents' ids", found)?;
+        beyond_sql.with_ids_to_carry_over = db.context("look at the agents' ids", found)?;
     }
     // All steps or none: a crash in between leaves the old format, and the next opening tries again.
     write_transaction(db, connection, "migrate the schema", |transaction| {
         // Another process may have done it while this one waited for the lock.
-        let now: u32 = db.named(
+        let now: u32 = db.context(
             "read the file's header",
             transaction.query_row("PRAGMA user_version", [], |row| row.get(0)),
         )?;
         for migration in missing.iter().filter(|m| m.version > now) {
-            db.named(
+            db.context(
                 "migrate the schema",
                 transaction
                     .execute_batch(migration.sql)
@@ -134,7 +134,7 @@ fn apply(
                 "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};",
                 migration.version
             );
-            db.named("stamp the format", transaction.execute_batch(&stamp))?;
+            db.context("stamp the format", transaction.execute_batch(&stamp))?;
             tracing::info!(
                 version = migration.version,
                 name = migration.name,

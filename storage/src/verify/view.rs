@@ -43,9 +43,9 @@ impl SessionView {
     /// Row, segments and hot messages in one snapshot: appends and compaction go on. `None` when the
     /// session is gone.
     pub(super) fn read(db: &Db, connection: &Connection, key: SessionKey) -> Result<Option<Self>> {
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let snapshot = db.context("begin to read", connection.unchecked_transaction())?;
         let found = sql::sessions::by_key(&snapshot, key);
-        let Some(session) = db.named("find the session", found)? else {
+        let Some(session) = db.context("find the session", found)? else {
             return Ok(None);
         };
         // A page of the index that cannot be read at all is named with the structure.
@@ -54,7 +54,7 @@ impl SessionView {
             Err(error) => sql::sessions::is_index_mismatch(&error),
         };
         let listed = sql::segments::readable(&snapshot, session.key);
-        let (segments, damage) = db.named("list the segments", listed)?;
+        let (segments, damage) = db.context("list the segments", listed)?;
         let mut places = Places::new(segments.clone());
         let each = |sequence, raw_bytes| {
             places.hot(sequence, raw_bytes);
@@ -69,12 +69,12 @@ impl SessionView {
             is_missed_by_index,
             segments,
             segment_damage: damage
-                .map(|error| db.name_error("list the segments", error))
+                .map(|error| db.store_error("list the segments", error))
                 .collect(),
             places,
-            scanned: db.named("measure the messages", scanned),
-            growth: db.named("sum up the growth", growth),
-            source: db.named("read the import record", source),
+            scanned: db.context("measure the messages", scanned),
+            growth: db.context("sum up the growth", growth),
+            source: db.context("read the import record", source),
         }))
     }
 
@@ -131,20 +131,21 @@ pub(super) struct Sums {
 
 impl Sums {
     pub(super) fn read(db: &Db, connection: &Connection) -> Result<Self> {
-        let snapshot = db.named("begin to read", connection.unchecked_transaction())?;
+        let snapshot = db.context("begin to read", connection.unchecked_transaction())?;
         let of = &*snapshot;
         Ok(Self {
-            kept: db.named("read the totals", sql::totals::read(of)),
-            counted: db.named("count the totals", sql::totals::recount(of)),
-            growth: db.named("count the growth", sql::growth::recount(of)),
-            missing_bases: db.named("look for bases", sql::bases::missing(of)),
-            imports: db.named("check the imports", sql::imports::problems(of)),
-            orphans: db.named("look for orphans", sql::messages::orphans(of)),
-            tails: db.named(
+            kept: db.context("read the totals", sql::totals::read(of)),
+            counted: db.context("count the totals", sql::totals::recount(of)),
+            growth: db.context("count the growth", sql::growth::recount(of)),
+            missing_bases: db.context("look for bases", sql::bases::missing(of)),
+            imports: db.context("check the imports", sql::imports::problems(of)),
+            orphans: db.context("look for orphans", sql::messages::orphans(of)),
+            tails: db.context(
                 "check the tails of segments",
                 sql::segments::pieces_without_segment(of),
             ),
-            invalid_deletions: db.named("look at deletions", sql::sessions::invalid_deletions(of)),
+            invalid_deletions: db
+                .context("look at deletions", sql::sessions::invalid_deletions(of)),
         })
     }
 }

@@ -207,7 +207,7 @@ impl<'g> GroupWriter<'g> {
     /// The session's row, after checking that nothing is stored where its next messages go.
     fn find_checked(&self, request: &AppendRequest) -> Result<Option<Session>> {
         let found = sql::sessions::find(self.connection, &request.session);
-        let found = self.db.named("find the session", found);
+        let found = self.db.context("find the session", found);
         let found = found.map_err(|error| error.in_session(&request.session))?;
         if let Some(session) = &found {
             self.refuse_rows_past_end(session, request)?;
@@ -228,9 +228,9 @@ impl<'g> GroupWriter<'g> {
                 .met_damage
                 .set(segment.as_ref().is_err_and(is_of_others));
         }
-        let segment = self.db.named("look past the end", segment)?;
+        let segment = self.db.context("look past the end", segment)?;
         let hot = sql::messages::next_after(self.connection, key, end);
-        let hot = self.db.named("look past the end", hot)?;
+        let hot = self.db.context("look past the end", hot)?;
         if segment.is_none_or(|last| last <= end) && hot.is_none() {
             return Ok(());
         }
@@ -273,12 +273,12 @@ impl<'g> GroupWriter<'g> {
             session.updated_ms = now_ms;
         }
         let updated = sql::sessions::update(self.connection, &session);
-        if !self.db.named("update the session", updated)? {
+        if !self.db.context("update the session", updated)? {
             let id = Some(request.session.as_str());
             return Err(StoreError::damaged(id, WRITTEN_ROW_MISSING));
         }
         if let Some(mark) = &request.import {
-            self.db.named(
+            self.db.context(
                 "note the import",
                 sql::imports::write(
                     self.connection,
@@ -307,7 +307,7 @@ impl<'g> GroupWriter<'g> {
         let Wrote { key, appended, .. } = wrote;
         let first = appended.first_sequence + appended.duplicates;
         let count = sql::messages::count(self.connection, *key, first, appended.last_sequence);
-        let found = self.db.named("find the messages again", count)?;
+        let found = self.db.context("find the messages again", count)?;
         if found == (appended.last_sequence + 1).saturating_sub(first) {
             return Ok(());
         }
@@ -361,7 +361,7 @@ impl<'g> GroupWriter<'g> {
 
     fn create(&self, request: &AppendRequest) -> Result<Session> {
         let (id, meta) = (&request.session, &request.meta);
-        let key = self.db.named(
+        let key = self.db.context(
             "create the session",
             sql::sessions::insert(self.connection, id, meta, self.now_ms),
         )?;
@@ -373,7 +373,7 @@ impl<'g> GroupWriter<'g> {
         }
         let created = self
             .db
-            .named("read the session", sql::sessions::find(self.connection, id))?;
+            .context("read the session", sql::sessions::find(self.connection, id))?;
         let is_this = |session: &Session| session.key == key;
         let Some(created) = created.filter(is_this) else {
             return Err(StoreError::damaged(Some(id.as_str()), WRITTEN_ROW_MISSING));
@@ -395,7 +395,7 @@ impl<'g> GroupWriter<'g> {
         let payload = &message.payload;
         let facts = &message.facts;
         let received_ms = line.received_ms;
-        self.db.named(
+        self.db.context(
             "write a message",
             sql::messages::insert(self.connection, key, received_ms, message.digest, payload),
         )?;
@@ -442,7 +442,7 @@ impl<'g> GroupWriter<'g> {
             return Ok(*id);
         }
         let id = sql::growth::type_id(self.connection, name);
-        let id = self.db.named("name a message type", id)?;
+        let id = self.db.context("name a message type", id)?;
         // Types beyond the bound share one id, and must not fill the memory.
         if self.cache.types.len() < MESSAGE_TYPES_MAX {
             self.cache.types.insert(name.to_owned(), id);
@@ -484,9 +484,9 @@ impl<'g> GroupWriter<'g> {
     /// Adds what was written to the store's sums.
     pub(super) fn add_sums(&self) -> Result<()> {
         let growth = sql::growth::add(self.connection, &self.sums.growth);
-        self.db.named("count the growth", growth)?;
+        self.db.context("count the growth", growth)?;
         let totals = sql::totals::add(self.connection, &self.sums.totals);
-        self.db.named("count the totals", totals)
+        self.db.context("count the totals", totals)
     }
 }
 

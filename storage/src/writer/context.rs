@@ -282,7 +282,7 @@ impl WriterContext {
     /// compaction needs.
     fn has_free_pages(&self) -> Result<bool> {
         let free = sql::space::free_pages(&self.connection);
-        let free = self.db.named("count free pages", free)?;
+        let free = self.db.context("count free pages", free)?;
         Ok(free * u64::from(PAGE_BYTES) >= FULL_DISK_FREE_BYTES_MIN)
     }
 
@@ -371,7 +371,7 @@ impl WriterContext {
     pub(crate) fn probe(&mut self) -> Result<String> {
         let Self { db, connection, .. } = self;
         write_transaction(db, connection, "probe the store", |transaction| {
-            db.named("write the probe", sql::totals::touch(transaction))
+            db.context("write the probe", sql::totals::touch(transaction))
         })
     }
 
@@ -457,14 +457,14 @@ fn forget_if_outdated(
 
 fn data_version(db: &Db, connection: &Connection) -> Result<i64> {
     let version = sql::space::data_version(connection);
-    db.named("look for other writers", version)
+    db.context("look for other writers", version)
 }
 
 /// What the database takes, and may take. Free pages do not count: they are what the next messages
 /// are written to.
 fn space_budget(db: &Db, connection: &Connection, watch: &CapacityWatch) -> Result<SpaceBudget> {
-    let pages = db.named("count pages", sql::space::pages(connection))?;
-    let free = db.named("count free pages", sql::space::free_pages(connection))?;
+    let pages = db.context("count pages", sql::space::pages(connection))?;
+    let free = db.context("count free pages", sql::space::free_pages(connection))?;
     let live_bytes = pages.saturating_sub(free) * u64::from(PAGE_BYTES);
     Ok(SpaceBudget {
         used_bytes: live_bytes + wal::excess_bytes(db, watch)?,

@@ -17,7 +17,7 @@ impl PagesBefore {
     /// Before the transaction writes anything.
     pub(super) fn read(db: &Db, connection: &Connection) -> Result<Self> {
         let pages = sql::space::pages(connection);
-        db.named("count pages", pages).map(Self)
+        db.context("count pages", pages).map(Self)
     }
 }
 
@@ -29,7 +29,7 @@ pub(super) fn check(
     before: PagesBefore,
     held_bytes: u64,
 ) -> Result<()> {
-    let pages = db.named("count pages", sql::space::pages(connection))?;
+    let pages = db.context("count pages", sql::space::pages(connection))?;
     let new_pages = pages.saturating_sub(before.0);
     let page_bytes = u64::from(PAGE_BYTES);
     let grows_by = (pages * page_bytes).saturating_sub(db.main_bytes()?);

@@ -89,7 +89,7 @@ impl WriterContext {
             }
             self.checkpointed_bytes = current_bytes();
         }
-        self.db.named("checkpoint", result)
+        self.db.context("checkpoint", result)
     }
 
     /// Moves the WAL into the main file when it has grown, between commits, so that no answer
