@@ -278,6 +278,7 @@ mod tests {
             .unwrap();
         assert_eq!(found, i64::MAX);
     }
+
     #[test]
     fn a_step_of_a_deletion_counts_tails() {
         let connection = Connection::open_in_memory().unwrap();
