@@ -271,7 +271,7 @@ impl Drop for Subscription {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use betcode_storage::{Batch, Store, StoreOptions};
     use bytes::Bytes;
@@ -284,7 +284,7 @@ mod tests {
     }
 
     /// Keys as a store gives them, to a session and to another one.
-    fn keys() -> [SessionKey; 2] {
+    pub(crate) fn keys() -> [SessionKey; 2] {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("h.db"), StoreOptions::default()).unwrap();
         ["s", "t"].map(|id| {

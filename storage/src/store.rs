@@ -191,13 +191,8 @@ impl Store {
                 });
             }
         }
-        let readers = Readers::open(
-            &db,
-            target,
-            options.readers_max,
-            Some(connection),
-            Arc::clone(&open),
-        );
+        let first = Some(connection);
+        let readers = Readers::open(&db, target, options.readers_max, first, Arc::clone(&open));
         let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
         let watch = Arc::new(watch);
         Ok(Self {

@@ -64,20 +64,8 @@ impl Replayed {
 
 #[cfg(test)]
 mod tests {
-    use betcode_storage::{Batch, SessionId, Store, StoreOptions};
-
     use super::*;
-
-    /// Keys as a store gives them to two sessions.
-    fn keys() -> [SessionKey; 2] {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("h.db"), StoreOptions::default()).unwrap();
-        ["s", "t"].map(|id| {
-            let id = SessionId::new(id).unwrap();
-            store.append(Batch::new(id.clone(), Vec::new())).unwrap();
-            store.session(&id).unwrap().key
-        })
-    }
+    use crate::hub::tests::keys;
 
     #[test]
     fn a_replays_end_is_told_once_to_its_client_for_its_session_and_for_a_while() {
