@@ -128,7 +128,7 @@ impl Partial {
             let _ = std::fs::remove_file(Db::at(&self.path).beside(suffix));
         }
         let source = db.connect_reader()?;
-        // One snapshot for all steps.
+        // One snapshot for all steps, which begins with the first read.
         let snapshot = db.context("begin to read", source.unchecked_transaction())?;
         db.context("count pages", sql::space::pages(&snapshot))?;
         let copied = Connection::open_with_flags(
