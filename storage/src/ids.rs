@@ -101,11 +101,12 @@ pub struct MessageKey(i64);
 
 impl MessageKey {
     /// The key of `sequence` of a session. Sequence 0 is before the first message.
+    ///
+    /// Sequences that were given out have keys of their own. A larger one, which only a damaged row has or a
+    /// reader asks for, becomes the last that there can be: no key is another session's.
     #[must_use]
     pub fn new(session: SessionKey, sequence: u64) -> Self {
-        debug_assert!(sequence <= SEQUENCE_MAX);
-        // Lossless: sequences are bounded by SEQUENCE_MAX where they are given out, and a
-        // larger one asked for by a reader is clamped to it.
+        // Lossless: SEQUENCE_MAX is that of u32.
         let low = i64::try_from(sequence.min(SEQUENCE_MAX)).unwrap_or(0);
         Self((session.0 << 32) | low)
     }
@@ -151,6 +152,17 @@ mod tests {
             assert!(key.as_i64() > 0);
             assert_eq!(key.session(), SessionKey(session));
             assert_eq!(key.sequence(), sequence);
+        }
+    }
+
+    #[test]
+    fn sequences_beyond_the_last_are_no_keys_of_another_session() {
+        for sequence in [SEQUENCE_MAX + 1, 1 << 40, u64::MAX] {
+            let key = MessageKey::new(SessionKey(7), sequence);
+            assert_eq!(
+                (key.session(), key.sequence()),
+                (SessionKey(7), SEQUENCE_MAX)
+            );
         }
     }
 
