@@ -44,7 +44,7 @@ pub enum Call {
     Open,
     /// Reading from a file of SQLite's, with EIO.
     Read,
-    /// Any fsync of the process, with EIO.
+    /// Any fsync or fdatasync of the process, with EIO.
     Sync,
 }
 
@@ -119,6 +119,8 @@ static TRUNCATE: Slot = Slot::new();
 static OPEN: Slot = Slot::new();
 static READ: Slot = Slot::new();
 static SYNC: Slot = Slot::new();
+/// Syncs that leave out what a file system notes of a file besides its bytes, such as its times.
+static DATA_SYNCS: AtomicI64 = AtomicI64::new(0);
 
 static IN_USE: Mutex<()> = Mutex::new(());
 static TAPE: Mutex<Option<Vec<Operation>>> = Mutex::new(None);
@@ -162,6 +164,12 @@ impl Faults {
         call.slot().seen.load(Ordering::SeqCst)
     }
 
+    /// How many of the syncs since then were of a file's bytes alone.
+    #[must_use]
+    pub fn data_syncs(&self) -> i64 {
+        DATA_SYNCS.load(Ordering::SeqCst)
+    }
+
     /// Whether the failure that was asked for has happened.
     #[must_use]
     pub fn has_failed(&self, call: Call) -> bool {
@@ -202,6 +210,7 @@ fn reset() {
     for call in Call::ALL {
         call.slot().reset();
     }
+    DATA_SYNCS.store(0, Ordering::SeqCst);
 }
 
 /// Something that was done to a file.
@@ -346,12 +355,26 @@ unsafe extern "C" fn ftruncate(descriptor: c_int, length: i64) -> c_int {
 /// As fsync: none is asked of the caller.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fsync(descriptor: c_int) -> c_int {
+    sync(descriptor, libc::SYS_fsync)
+}
+
+/// As [`fsync()`], for the call that SQLite makes where it is built to.
+///
+/// # Safety
+/// As fdatasync: none is asked of the caller.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdatasync(descriptor: c_int) -> c_int {
+    DATA_SYNCS.fetch_add(1, Ordering::SeqCst);
+    sync(descriptor, libc::SYS_fdatasync)
+}
+
+fn sync(descriptor: c_int, call: libc::c_long) -> c_int {
     if SYNC.fails() {
         fail_with(libc::EIO);
         return -1;
     }
-    // SAFETY: the system call takes a number and checks it.
-    let code = unsafe { libc::syscall(libc::SYS_fsync, descriptor) };
+    // SAFETY: both system calls take a number and check it.
+    let code = unsafe { libc::syscall(call, descriptor) };
     if code == 0 {
         note(descriptor, || Change::Synced);
     }

@@ -175,6 +175,20 @@ fn writes_that_fail_from_some_moment_on_lose_nothing() {
     fail_everywhere(Call::Write, true, positions());
 }
 
+/// `.cargo/config.toml` says why, and how SQLite is built for it.
+#[test]
+fn a_commit_waits_for_its_bytes_and_not_for_a_files_times() {
+    let faults = Faults::install();
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("h.db"), options()).unwrap();
+    faults.heal();
+    store
+        .append(Batch::new(id("s"), vec!["a line".into()]))
+        .unwrap();
+    assert!(faults.data_syncs() > 0);
+    assert_eq!(faults.data_syncs(), faults.seen(Call::Sync));
+}
+
 #[test]
 fn a_failed_sync_loses_nothing() {
     fail_everywhere(Call::Sync, false, positions());
