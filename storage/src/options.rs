@@ -38,7 +38,8 @@ pub struct StoreOptions {
     /// message.
     pub queue_bytes_max: usize,
     /// How long an append may wait for room in the queue and for its turn, by default
-    /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once.
+    /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once, and once it is in the
+    /// queue it is recorded when its turn comes.
     pub append_wait_ms_max: u64,
     /// Readers' connections, by default [`limits::READERS_MAX_DEFAULT`]; 1 to
     /// [`limits::READERS_MAX_CEILING`].
