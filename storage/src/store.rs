@@ -176,6 +176,36 @@ impl Store {
         Replay::new(self.inner.readers.clone(), session.clone(), range)
     }
 
+    /// Reads a session's messages from sequence `from` on, as [`Store::read`] does, and those that are appended
+    /// later, by whatever process. At the last message that there is, [`Replay::next_page`] answers `None`; called
+    /// again, it looks again.
+    ///
+    /// [`StoreOptions::on_commit`] says when to look, except for what others append who have the file open: for
+    /// that, look now and then. Meanwhile the replay holds nothing but its position.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`]: an append of an empty batch creates a session. What goes wrong on the way
+    /// comes from the replay.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let session = SessionId::new("s")?;
+    /// store.append(Batch::new(session.clone(), vec!["one".into()]))?;
+    /// let mut replay = store.follow(&session, 1)?;
+    /// assert_eq!(replay.next_page()?.map(|page| page.len()), Some(1));
+    /// assert_eq!(replay.next_page()?, None);
+    /// store.append(Batch::new(session, vec!["two".into()]))?;
+    /// assert_eq!(replay.next_page()?.map(|page| page.len()), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn follow(&self, session: &SessionId, from: u64) -> Result<Replay> {
+        Replay::following(self.inner.readers.clone(), session.clone(), from)
+    }
+
     /// Like [`Store::read`], but also reads a session whose row is damaged: up to the last message found in
     /// the file.
     ///
