@@ -103,7 +103,7 @@ pub enum StoreError {
         /// How long it waited.
         waited_ms: u64,
     },
-    /// Another process holds SQLite's write lock or a lease of the store.
+    /// Somebody holds SQLite's write lock, a lease of the store or every reader's connection.
     #[error("{path}: {what} is held by {holder} (waited {waited_ms} ms)")]
     Busy {
         /// The database file.

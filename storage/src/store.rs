@@ -31,7 +31,11 @@ use crate::writer::{QueueDepth, Writer};
 
 /// An open history store. Clones share it; it closes when the last one goes.
 ///
-/// Reading never waits for writing. Several processes may have the same file open.
+/// Reading never waits for writing. Several processes may have the same file open. In one process, open it once and
+/// clone it: of two openings, neither hears of what is appended by the other.
+///
+/// Calls block, and so does dropping the last handle, until the writer has carried out what is queued;
+/// [`Store::close`] also says how that went. See [*Embedding it*](crate#embedding-it).
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -113,7 +117,13 @@ impl Store {
         self.writer()?.append(batch, Some(wait_max))
     }
 
-    /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not.
+    /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not. The batch is checked
+    /// and its lines are read on the caller's thread. If the queue is full it waits for room, at most for `wait_max`,
+    /// which also bounds the wait for its turn; zero is as in [`StoreOptions::append_wait_ms_max`].
+    ///
+    /// Batches are recorded in the order in which they were queued, but for those that are refused. So that no later
+    /// batch takes the place of a refused one, each says its [`Batch::expected_sequence`].
+    ///
     /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer. Calls of
     /// the store in it that would wait for the writer are refused ([`StoreError::InvalidArgument`]); it may
     /// queue more with this, and is refused where there is no room at once.

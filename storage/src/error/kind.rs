@@ -5,6 +5,10 @@ use rustix::io::Errno;
 use super::StoreError;
 
 /// The kinds of errors that callers distinguish.
+///
+/// After `Overloaded`, `Timeout` and `Busy` the same request may succeed later, though nobody does anything; after
+/// `NoSpace` once there is space, which background compaction may make. An append that failed with one of these
+/// recorded nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -16,9 +20,9 @@ pub enum ErrorKind {
     Conflict,
     /// A limit of the running system; the same request may succeed soon.
     Overloaded,
-    /// The deadline passed.
+    /// The deadline passed before its turn came.
     Timeout,
-    /// Another process has it.
+    /// Another process has it, or somebody else in this one.
     Busy,
     /// No room on the disk or under the limit.
     NoSpace,
@@ -30,7 +34,7 @@ pub enum ErrorKind {
     Damaged,
     /// Cancelled by the caller.
     Cancelled,
-    /// The store is shut.
+    /// The store is shut. If a panic ended its writer, an append under way may have been recorded.
     Closed,
     /// Anything else.
     Internal,

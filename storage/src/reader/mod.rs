@@ -51,7 +51,7 @@ impl Readers {
     }
 }
 
-/// Which messages of a session to read.
+/// Which messages of a session to read. That there are none is no error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadRange {
     /// First sequence; 0 counts as 1.
@@ -95,7 +95,7 @@ impl ReadRange {
 /// A session's messages, in order, a page at a time.
 ///
 /// It holds no transaction and no connection between pages, so a slow caller blocks nobody, and compaction may
-/// move messages meanwhile. Memory is bounded by two segments with
+/// move messages meanwhile. It borrows nothing, so a task may hand it to another thread for each page. Memory is bounded by two segments with
 /// their encoded bytes and streams, their base, and one page. A
 /// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
 /// has got its id.
