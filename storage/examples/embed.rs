@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use betcode_storage::compact::ServiceOptions;
 use betcode_storage::{
-    Appended, Batch, ErrorKind, Result, ServiceOptions, SessionId, Store, StoreError, StoreOptions,
+    Appended, Batch, ErrorKind, Result, SessionId, Store, StoreError, StoreOptions,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};

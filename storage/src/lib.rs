@@ -128,12 +128,12 @@ pub use capacity::levels::Level;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use compact::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
-    CompactionRequest, CompactionService, PlannedBatch, PlannedStep, ServiceOptions, ServiceState,
-    ServiceStatus, SessionFailure, compaction_threads,
+    CompactionRequest, CompactionService, PlannedBatch, PlannedStep, SessionFailure,
+    compaction_threads,
 };
 pub use error::{Argument, ErrorKind, Held, Holder, Result, StoreError};
 pub use files::{belongs_to_database, belongs_to_open_store, resolve_links};
-pub use ids::{MessageKey, SessionId, SessionKey};
+pub use ids::{SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{
     Appended, Arrival, Batch, Committed, ImportMark, ImportRecord, Message, SessionMeta,

@@ -109,14 +109,6 @@ impl Store {
         self.writer()?.append(batch, None)
     }
 
-    /// As [`Store::append`], with a wait for room and turn of its own.
-    ///
-    /// # Errors
-    /// As [`Store::append`]; [`StoreError::DeadlineExceeded`] when its turn did not come in time.
-    pub fn append_within(&self, batch: Batch, wait_max: Duration) -> Result<Appended> {
-        self.writer()?.append(batch, Some(wait_max))
-    }
-
     /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not. The batch is checked
     /// and its lines are read on the caller's thread. If the queue is full it waits for room, at most for `wait_max`,
     /// which also bounds the wait for its turn; zero is as in [`StoreOptions::append_wait_ms_max`].

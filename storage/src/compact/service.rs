@@ -140,7 +140,9 @@ impl Store {
     ///
     /// # Examples
     /// ```
-    /// # use betcode_storage::{ServiceOptions, Store, StoreOptions};
+    /// # use betcode_storage::{Store, StoreOptions};
+    /// use betcode_storage::compact::ServiceOptions;
+    ///
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("history.db");
     /// # let store = Store::open(&path, StoreOptions::default())?;

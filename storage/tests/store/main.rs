@@ -501,10 +501,12 @@ fn an_append_to_a_session_whose_row_is_damaged_is_refused_and_fails_no_other_of_
 #[test]
 fn an_append_may_wait_for_as_long_as_it_takes() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder);
-    store
-        .append_within(batch("s", &[b"a"]), std::time::Duration::MAX)
-        .unwrap();
+    let options = StoreOptions {
+        append_wait_ms_max: u64::MAX,
+        ..small_reserve()
+    };
+    let store = Store::open(&folder.path().join("history.db"), options).unwrap();
+    store.append(batch("s", &[b"a"])).unwrap();
     assert_eq!(contents(&store, "s"), ["a"]);
 }
 
