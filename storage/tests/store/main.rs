@@ -499,6 +499,17 @@ fn an_append_to_a_session_whose_row_is_damaged_is_refused_and_fails_no_other_of_
 }
 
 #[test]
+fn handles_replays_and_errors_go_from_thread_to_thread() {
+    fn shared<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Store>();
+    shared::<StoreOptions>();
+    shared::<StoreError>();
+    shared::<betcode_storage::CompactionService>();
+    sent::<betcode_storage::Replay>();
+}
+
+#[test]
 fn an_append_may_wait_for_as_long_as_it_takes() {
     let folder = tempfile::tempdir().unwrap();
     let options = StoreOptions {
