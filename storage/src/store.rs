@@ -187,7 +187,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::SessionNotFound`]: an append of an empty batch creates a session. What goes wrong on the way
-    /// comes from the replay.
+    /// comes from the replay; that it cannot find out whether there is more, each time that it looks.
     ///
     /// # Examples
     /// ```

@@ -347,6 +347,8 @@ impl Iterator for Replay {
         if self.is_over {
             return None;
         }
+        // Damage that hides whether there is more is not passed by going on.
+        let looks_for_more = self.follows && self.next > self.end;
         match self.fetch() {
             Ok(Some(page)) => {
                 self.page = page.into_iter();
@@ -354,7 +356,7 @@ impl Iterator for Replay {
             }
             Ok(None) => None,
             Err(error) => {
-                self.is_over = error.kind() != ErrorKind::Damaged;
+                self.is_over = looks_for_more || error.kind() != ErrorKind::Damaged;
                 Some(Err(error))
             }
         }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use betcode_storage::{CompactionRequest, ErrorKind, Replay, Store};
 
-use super::{batch, id, open, small_reserve};
+use super::{batch, id, open, set_in_session_row, small_reserve};
 
 /// Payloads of the next page; empty if there is nothing more for now.
 fn next(replay: &mut Replay) -> Vec<String> {
@@ -70,4 +70,18 @@ fn a_follower_of_a_deleted_session_does_not_go_on_with_another_of_its_name() {
     store.append(batch("s", &[b"x", b"y"])).unwrap();
     let gone = replay.next_page().unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_iteration_ends_where_a_follower_cannot_find_out_whether_there_is_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"a"])).unwrap();
+    let mut replay = store.follow(&id("s"), 1).unwrap();
+    assert_eq!(next(&mut replay), ["a"]);
+    set_in_session_row(store.path(), "raw_bytes", "-1");
+    assert_eq!(replay.next_page().unwrap_err().kind(), ErrorKind::Damaged);
+    let damaged = replay.next().unwrap().unwrap_err();
+    assert_eq!(damaged.kind(), ErrorKind::Damaged);
+    assert!(replay.next().is_none());
 }
