@@ -34,7 +34,7 @@
 //! # }
 //! ```
 //!
-//! # Finding one's way
+//! # What there is
 //!
 //! | to | there is |
 //! |---|---|
@@ -45,7 +45,7 @@
 //! | notice that space runs out | [`Store::level`], [`Store::on_capacity_event`], [`Store::space_refusals`], [`Store::set_limits`] |
 //! | check that it works | [`Store::probe`], [`Store::queue_depth`], [`CompactionService::status`] |
 //! | report | [`Store::capacity_report`], shown by [`capacity::report`] as text, CSV, HTML or for Prometheus |
-//! | look on from another process | [`Store::open_read_only`] |
+//! | read from another process | [`Store::open_read_only`] |
 //! | keep copies | [`Store::backup`], [`restore`], [`Store::verify`] |
 //!
 //! # Embedding it
@@ -58,7 +58,7 @@
 //!   [`Store::level`], [`Store::limits`], [`Store::space_refusals`], [`Store::queue_depth`] and
 //!   [`CompactionService::status`] only look at memory.
 //! * **Callbacks run on the writer's thread**: the commit hook, listeners, the answer to [`Store::append_then`]. They
-//!   hand on what they get, and return.
+//!   hand on what they get, and return. A panic in one ends the writer.
 //! * **Errors have a kind**, and [`ErrorKind`] says after which of them to try again.
 //! * **Only the store opens its files.** When a process closes a file, it loses the locks by which SQLite keeps
 //!   processes apart, even if it opened the file once more only to copy it. [`Store::backup`] copies, and
@@ -67,6 +67,7 @@
 //!   the same version: cargo refuses another one.
 //! * **It logs with `tracing`** what goes on in the background: levels, refused appends, failures.
 //! * **Tests** open a store in a temporary folder, with [`Durability::Normal`], a [`ManualClock`] and no reserve.
+//! * **It runs on Linux**, and type-checks for macOS. The least version of Rust is in `Cargo.toml`.
 //! * **Files stay readable.** Every version opens the files of those before it. It copies them before it converts them,
 //!   when they are opened for writing. Files of later versions are refused, untouched.
 //!
