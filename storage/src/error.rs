@@ -4,17 +4,18 @@
 //! status, `betcode-db` to an exit code) and [`StoreError::hint`] (what a person may try).
 
 mod details;
+mod kind;
 
 use std::any::Any;
 use std::path::PathBuf;
-
-use rustix::io::Errno;
 
 use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
 use crate::ids::SessionId;
 use crate::segment::SegmentError;
 
 pub use details::{Argument, Held, Holder};
+pub use kind::ErrorKind;
+
 /// Result of the engine's operations.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -102,7 +103,7 @@ pub enum StoreError {
         /// How long it waited.
         waited_ms: u64,
     },
-    /// Another process holds SQLite's write lock or a lease of the store.
+    /// Somebody holds SQLite's write lock, a lease of the store or every reader's connection.
     #[error("{path}: {what} is held by {holder} (waited {waited_ms} ms)")]
     Busy {
         /// The database file.
@@ -325,38 +326,6 @@ pub enum StoreError {
     },
 }
 
-/// The kinds of errors that callers distinguish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The request can never succeed as it is.
-    Invalid,
-    /// The file, session or folder does not exist.
-    NotFound,
-    /// Something of that name, with other content, is there.
-    Conflict,
-    /// A limit of the running system; the same request may succeed soon.
-    Overloaded,
-    /// The deadline passed.
-    Timeout,
-    /// Another process has it.
-    Busy,
-    /// No room on the disk or under the limit.
-    NoSpace,
-    /// The file is foreign or newer: a precondition that waiting does not change.
-    Unsupported,
-    /// Permissions or a read-only file system.
-    Denied,
-    /// Stored bytes are damaged.
-    Damaged,
-    /// Cancelled by the caller.
-    Cancelled,
-    /// The store is shut.
-    Closed,
-    /// Anything else.
-    Internal,
-}
-
 fn where_in(session: &Option<String>) -> String {
     session
         .as_ref()
@@ -426,59 +395,6 @@ impl StoreError {
         let what =
             format!("its row says that it ends at sequence {end}, and messages stand after that");
         Self::damaged(Some(id.as_str()), what)
-    }
-
-    /// The error's kind, for decisions.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::InvalidSessionId { .. }
-            | Self::InvalidArgument { .. }
-            | Self::PayloadTooLarge { .. }
-            | Self::SequenceExhausted { .. } => ErrorKind::Invalid,
-            Self::SessionNotFound { .. } | Self::Missing { .. } => ErrorKind::NotFound,
-            Self::SequenceConflict { .. } | Self::FileExists { .. } | Self::StrayLog { .. } => {
-                ErrorKind::Conflict
-            }
-            Self::QueueFull { .. } => ErrorKind::Overloaded,
-            Self::DeadlineExceeded { .. } => ErrorKind::Timeout,
-            Self::Busy { .. } => ErrorKind::Busy,
-            Self::DiskFull { .. }
-            | Self::LimitReached { .. }
-            | Self::SessionLimitReached { .. } => ErrorKind::NoSpace,
-            Self::Foreign { .. } | Self::Newer { .. } | Self::SqliteTooOld { .. } => {
-                ErrorKind::Unsupported
-            }
-            Self::ReadOnly { .. } => ErrorKind::Denied,
-            Self::Damaged { .. } | Self::CutOff { .. } | Self::Segment { .. } => ErrorKind::Damaged,
-            Self::Cancelled => ErrorKind::Cancelled,
-            Self::Closed { .. } => ErrorKind::Closed,
-            Self::Io { source, .. } => match source.kind() {
-                // A path through a file, or with an impossible name, leads to nothing.
-                std::io::ErrorKind::NotFound
-                | std::io::ErrorKind::NotADirectory
-                | std::io::ErrorKind::InvalidFilename => ErrorKind::NotFound,
-                std::io::ErrorKind::IsADirectory => ErrorKind::Conflict,
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    ErrorKind::Denied
-                }
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    ErrorKind::NoSpace
-                }
-                // A link that leads to itself leads to nothing.
-                _ if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                    ErrorKind::NotFound
-                }
-                _ => ErrorKind::Internal,
-            },
-            Self::SpaceNotGivenBack { source, .. }
-            | Self::CopyNotSynced { source, .. }
-            | Self::LeftAside { source, .. } => source.kind(),
-            Self::Encode { .. }
-            | Self::OutOfMemory { .. }
-            | Self::Sqlite { .. }
-            | Self::Panicked { .. } => ErrorKind::Internal,
-        }
     }
 
     /// What a person may try, in one sentence.

@@ -87,8 +87,7 @@ pub struct SessionKey(pub(crate) i64);
 
 impl SessionKey {
     /// The key as SQLite has it.
-    #[must_use]
-    pub fn as_i64(self) -> i64 {
+    pub(crate) fn as_i64(self) -> i64 {
         self.0
     }
 }
@@ -97,15 +96,14 @@ impl SessionKey {
 ///
 /// Keys of one session are consecutive and in the order of its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MessageKey(i64);
+pub(crate) struct MessageKey(i64);
 
 impl MessageKey {
     /// The key of `sequence` of a session. Sequence 0 is before the first message.
     ///
     /// Sequences that were given out have keys of their own. A larger one, which only a damaged row has or a
     /// reader asks for, becomes the last that there can be: no key is another session's.
-    #[must_use]
-    pub fn new(session: SessionKey, sequence: u64) -> Self {
+    pub(crate) fn new(session: SessionKey, sequence: u64) -> Self {
         // Lossless: SEQUENCE_MAX is that of u32.
         let low = i64::try_from(sequence.min(SEQUENCE_MAX)).unwrap_or(0);
         Self((session.0 << 32) | low)
@@ -117,26 +115,22 @@ impl MessageKey {
     }
 
     /// The key as SQLite has it.
-    #[must_use]
-    pub fn as_i64(self) -> i64 {
+    pub(crate) fn as_i64(self) -> i64 {
         self.0
     }
 
     /// The key that SQLite had.
-    #[must_use]
-    pub fn from_i64(key: i64) -> Self {
+    pub(crate) fn from_i64(key: i64) -> Self {
         Self(key)
     }
 
     /// The sequence in it.
-    #[must_use]
-    pub fn sequence(self) -> u64 {
+    pub(crate) fn sequence(self) -> u64 {
         u64::from((self.0 & 0xffff_ffff) as u32)
     }
 
     /// The session in it.
-    #[must_use]
-    pub fn session(self) -> SessionKey {
+    pub(crate) fn session(self) -> SessionKey {
         SessionKey(self.0 >> 32)
     }
 }

@@ -34,6 +34,43 @@
 //! # }
 //! ```
 //!
+//! # What there is
+//!
+//! | to | there is |
+//! |---|---|
+//! | record | [`Store::append`], [`Store::append_then`]; a [`Batch`] with its expected sequence may be sent again |
+//! | replay | [`Store::read`], [`Replay::next_page`] |
+//! | go on with what is new | [`Store::follow`], [`StoreOptions::on_commit`] |
+//! | compact | [`Store::start_compaction`] in the background, [`Store::compact`] now |
+//! | notice that space runs out | [`Store::level`], [`Store::on_capacity_event`], [`Store::space_refusals`], [`Store::set_limits`] |
+//! | check that it works | [`Store::probe`], [`Store::queue_depth`], [`CompactionService::status`] |
+//! | report | [`Store::capacity_report`], shown by [`capacity::report`] as text, CSV, HTML or for Prometheus |
+//! | read from another process | [`Store::open_read_only`] |
+//! | keep copies | [`Store::backup`], [`restore`], [`Store::verify`] |
+//!
+//! # Embedding it
+//!
+//! `storage/examples/embed.rs` is a whole asynchronous program, to be tried with
+//! `cargo run --package betcode-storage --example embed`.
+//!
+//! * **Calls block**, for the disk or for their turn. So do [`Store::close`], [`CompactionService::stop`], and dropping
+//!   the last handle of either. A task hands them to a thread that may block (tokio's `spawn_blocking`).
+//!   [`Store::level`], [`Store::limits`], [`Store::space_refusals`], [`Store::queue_depth`] and
+//!   [`CompactionService::status`] only look at memory.
+//! * **Callbacks run on the writer's thread**: the commit hook, listeners, the answer to [`Store::append_then`]. They
+//!   hand on what they get, and return. A panic in one ends the writer.
+//! * **Errors have a kind**, and [`ErrorKind`] says after which of them to try again.
+//! * **Only the store opens its files.** When a process closes a file, it loses the locks by which SQLite keeps
+//!   processes apart, even if it opened the file once more only to copy it. [`Store::backup`] copies, and
+//!   [`belongs_to_open_store`] tells which files these are.
+//! * **A program has one SQLite**, that of `rusqlite` 0.40 with `bundled`. A program that uses `rusqlite` itself needs
+//!   the same version: cargo refuses another one.
+//! * **It logs with `tracing`** what goes on in the background: levels, refused appends, failures.
+//! * **Tests** open a store in a temporary folder, with [`Durability::Normal`], a [`ManualClock`] and no reserve.
+//! * **It runs on Linux**, and type-checks for macOS. The least version of Rust is in `Cargo.toml`.
+//! * **Files stay readable.** Every version opens the files of those before it. It copies them before it converts them,
+//!   when they are opened for writing. Files of later versions are refused, untouched.
+//!
 //! # What holds
 //!
 //! * Sequences of a session run from 1 without gaps, and each is stored in exactly one place: a row of its own
@@ -92,12 +129,12 @@ pub use capacity::levels::Level;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use compact::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionPolicy, CompactionProgress,
-    CompactionRequest, CompactionService, PlannedBatch, PlannedStep, ServiceOptions, ServiceState,
-    ServiceStatus, SessionFailure, compaction_threads,
+    CompactionRequest, CompactionService, PlannedBatch, PlannedStep, SessionFailure,
+    compaction_threads,
 };
 pub use error::{Argument, ErrorKind, Held, Holder, Result, StoreError};
 pub use files::{belongs_to_database, belongs_to_open_store, resolve_links};
-pub use ids::{MessageKey, SessionId, SessionKey};
+pub use ids::{SessionId, SessionKey};
 pub use inspect::{BaseShare, InspectedSegment, Inspection};
 pub use message::{
     Appended, Arrival, Batch, Committed, ImportMark, ImportRecord, Message, SessionMeta,

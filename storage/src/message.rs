@@ -11,7 +11,8 @@ pub struct Message {
     pub sequence: u64,
     /// When the store received it, Unix milliseconds.
     pub received_ms: i64,
-    /// The exact bytes that were appended, without a line end.
+    /// The exact bytes that were appended, without a line end. Those that were read may keep their whole segment in
+    /// memory, usually a MiB: copy what is kept for long.
     pub payload: Bytes,
 }
 
@@ -43,7 +44,8 @@ pub enum Arrival {
 
 /// Messages to append to one session, all or none.
 ///
-/// An append whose answer was lost may be repeated, if the batch has its expected sequence:
+/// An append whose answer was lost may be repeated, if the batch has its expected sequence. After a crash, who has the
+/// lines sends them all again, or goes on after [`Session::messages`](crate::Session::messages).
 ///
 /// ```
 /// use betcode_storage::{Batch, SessionId, Store, StoreOptions};

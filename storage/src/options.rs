@@ -38,7 +38,8 @@ pub struct StoreOptions {
     /// message.
     pub queue_bytes_max: usize,
     /// How long an append may wait for room in the queue and for its turn, by default
-    /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once.
+    /// [`limits::APPEND_WAIT_MS_MAX_DEFAULT`]. With 0 it is refused unless there is room at once, and once it is in the
+    /// queue it is recorded when its turn comes.
     pub append_wait_ms_max: u64,
     /// Readers' connections, by default [`limits::READERS_MAX_DEFAULT`]; 1 to
     /// [`limits::READERS_MAX_CEILING`].
@@ -53,7 +54,7 @@ pub struct StoreOptions {
     pub clock: Arc<dyn Clock>,
     /// Called with each batch's new messages, after they are on disk and before the append is answered. It runs on
     /// the writer's thread, so it must return quickly, and must not panic, which ends the writer. It is not called for
-    /// appends of other processes.
+    /// appends of other processes, nor for those of another opening in this one.
     pub on_commit: Option<CommitHook>,
 }
 
@@ -90,10 +91,18 @@ impl Default for StoreOptions {
 
 impl std::fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // All but the clock and the hook.
         f.debug_struct("StoreOptions")
             .field("durability", &self.durability)
             .field("payload_bytes_max", &self.payload_bytes_max)
             .field("db_bytes_max", &self.db_bytes_max)
+            .field("session_bytes_max", &self.session_bytes_max)
+            .field("queue_requests_max", &self.queue_requests_max)
+            .field("queue_bytes_max", &self.queue_bytes_max)
+            .field("append_wait_ms_max", &self.append_wait_ms_max)
+            .field("readers_max", &self.readers_max)
+            .field("reserve_bytes", &self.reserve_bytes)
+            .field("logs_levels", &self.logs_levels)
             .finish_non_exhaustive()
     }
 }

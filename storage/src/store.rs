@@ -1,5 +1,7 @@
 //! The façade: one open history store.
 
+mod open;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +9,6 @@ use std::time::Duration;
 
 use crate::capacity::levels::Level;
 use crate::error::{Argument, Result, StoreError};
-use crate::files;
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{FULL_DISK_FREE_BYTES_MIN, SESSION_TEXT_BYTES_MAX};
 use crate::message::{Appended, Batch, ImportRecord};
@@ -15,7 +16,6 @@ use crate::open_files::{CutOff, OpenFile};
 use crate::options::{SizeLimits, StoreOptions, check_size_limits};
 use crate::reader::{ReadRange, Readers, Replay};
 use crate::refusals::SpaceRefusals;
-use crate::reserve::Reserve;
 use crate::session::{Session, SessionFilter, SessionList};
 use crate::space::Space;
 use crate::sql;
@@ -23,7 +23,6 @@ use crate::sql::damaged::IdIndex;
 use crate::sql::db::Db;
 use crate::sql::growth::{HourGrowth, SessionGrowth, TypeGrowth};
 use crate::sql::interruptible::interruptible;
-use crate::sql::migrate::{self, FileState};
 use crate::sql::runs::CompactionRun;
 use crate::sql::segments::SegmentInfo;
 use crate::sql::totals::Totals;
@@ -32,7 +31,11 @@ use crate::writer::{QueueDepth, Writer};
 
 /// An open history store. Clones share it; it closes when the last one goes.
 ///
-/// Reading never waits for writing. Several processes may have the same file open.
+/// Reading never waits for writing. Several processes may have the same file open. In one process, open it once and
+/// clone it: of two openings, neither hears of what is appended by the other.
+///
+/// Calls block, and so does dropping the last handle, until the writer has carried out what is queued;
+/// [`Store::close`] also says how that went. See [*Embedding it*](crate#embedding-it).
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
@@ -60,154 +63,6 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store at `path` for reading and writing, creating it (and its folder) when there
-    /// is none. An older format is brought up to date after a copy of the file was made.
-    ///
-    /// The cost does not depend on how much history there is. If the deletion of a session was cut short, a
-    /// bounded part of what is left of it is deleted; the next compaction does the rest.
-    ///
-    /// # Errors
-    /// [`StoreError::Foreign`] and [`StoreError::Newer`] for files that are not ours to touch,
-    /// [`StoreError::StrayLog`] when there is a log of a deleted database at `path`,
-    /// [`StoreError::ReadOnly`], [`StoreError::DiskFull`], [`StoreError::Busy`],
-    /// [`StoreError::InvalidArgument`] for options out of bounds, and for a name that belongs to another
-    /// database, such as that of its log, [`StoreError::Damaged`], [`StoreError::CutOff`],
-    /// [`StoreError::Io`], [`StoreError::SqliteTooOld`].
-    pub fn open(path: &Path, options: StoreOptions) -> Result<Self> {
-        options.validate()?;
-        Db::check_sqlite_version()?;
-        let path = &files::resolve_links(path);
-        let db = Db::at(path);
-        files::refuse_name_of_log(path)?;
-        let header = files::refuse_unknown(&db)?;
-        if !path.exists() {
-            files::refuse_new_name(path)?;
-            files::refuse_stray_log(&db)?;
-        }
-        files::create_private(path)?;
-        if let Some(kind) = files::network_file_system(path) {
-            tracing::warn!(path = %path.display(), kind,
-                "the store is on a network file system, where SQLite cannot keep it safe");
-        }
-        let open = Arc::new(OpenFile::note(path));
-        let reserve_path = db.beside("-reserve");
-        if header == files::Header::Unidentified {
-            // Setting a connection up to write changes the file already, and closing it the log.
-            migrate::inspect(&db, &db.connect_reader()?)?;
-        }
-        let connect = || {
-            let mut connection = db.connect_writer(options.durability)?;
-            if let Some(cut_off) = db.cut_off_in_last_page(&connection)? {
-                return Err(cut_off.error(path));
-            }
-            let now_ms = options.clock.now_ms();
-            migrate::bring_up(&db, &mut connection, now_ms, |_, version| {
-                crate::backup::before_migration(&db, version)
-            })?;
-            crate::surroundings::turn_on_log(&db, &connection);
-            Ok(connection)
-        };
-        let connection = match connect() {
-            // Even reading needs room for the shared memory beside the file.
-            Err(StoreError::DiskFull { .. }) if Reserve::give_up(&reserve_path) => connect(),
-            connected => connected,
-        }
-        .map_err(|error| match (&error, open.cut_off()) {
-            // SQLite does not open a file that is shorter than its header says, and does not say why.
-            (StoreError::Damaged { .. }, Some(cut_off)) => cut_off.error(path),
-            _ => error,
-        })?;
-        let reserve = Reserve::hold(reserve_path, options.reserve_bytes);
-        let target = db.reader_target(None)?;
-        let readers = Readers::open(&db, target, options.readers_max, None, Arc::clone(&open));
-        let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
-        let watch = Arc::new(watch);
-        let writer = Writer::start(
-            db.clone(),
-            connection,
-            &options,
-            reserve,
-            Arc::clone(&watch),
-            Arc::clone(&open),
-        )?;
-        let store = Self {
-            inner: Arc::new(Inner {
-                db,
-                options,
-                readers,
-                watch,
-                cut_off: None,
-                writer: Some(writer),
-                _open: open,
-            }),
-        };
-        store.finish_short_deletions()?;
-        Ok(store)
-    }
-
-    /// Opens the store at `path` for reading only. Other processes may write meanwhile. Of the options only
-    /// `db_bytes_max` and `session_bytes_max` (what sizes are compared with), `logs_levels`, `readers_max` and
-    /// `clock` are used.
-    ///
-    /// # Errors
-    /// [`StoreError::Missing`] when there is none; otherwise as [`Store::open`]. A store of an
-    /// older format is read as it is; so is what there is of a file that is cut off, with a warning.
-    pub fn open_read_only(path: &Path, options: StoreOptions) -> Result<Self> {
-        options.validate()?;
-        Db::check_sqlite_version()?;
-        let path = &files::resolve_links(path);
-        let db = Db::at(path);
-        files::refuse_unknown(&db)?;
-        let open = Arc::new(OpenFile::note(path));
-        let target = match db.reader_target(open.cut_off()) {
-            Err(StoreError::DiskFull { .. }) if Reserve::give_up(&db.beside("-reserve")) => {
-                db.reader_target(open.cut_off())
-            }
-            found => found,
-        }?;
-        let connection = db.connect_to(&target)?;
-        let cut_off = match target.cut_off {
-            None => db.cut_off_in_last_page(&connection)?,
-            cut_off => cut_off,
-        };
-        if let Some(cut_off) = cut_off {
-            tracing::warn!(path = %path.display(), pages_there = cut_off.pages_there,
-                pages = cut_off.pages, "the file is cut off: only what is there is read");
-        }
-        match migrate::inspect(&db, &connection)? {
-            FileState::Store { version }
-                if version >= betcode_schema_sql::OLDEST_READABLE_VERSION => {}
-            FileState::Store { version } => {
-                let why = format!("its format {version} is older; open it for writing once");
-                return Err(StoreError::ReadOnly {
-                    path: path.to_owned(),
-                    why,
-                });
-            }
-            // It is empty: another process is about to create the store.
-            FileState::Empty => {
-                return Err(StoreError::Missing {
-                    path: path.to_owned(),
-                });
-            }
-        }
-        let first = Some(connection);
-        let readers = Readers::open(&db, target, options.readers_max, first, Arc::clone(&open));
-        let watch = CapacityWatch::new(options.size_limits(), options.logs_levels);
-        let watch = Arc::new(watch);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                db,
-                options,
-                readers,
-                watch,
-                cut_off,
-                writer: None,
-                _open: open,
-            }),
-        })
-    }
-
     /// The database file.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -254,15 +109,13 @@ impl Store {
         self.writer()?.append(batch, None)
     }
 
-    /// As [`Store::append`], with a wait for room and turn of its own.
+    /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not. The batch is checked
+    /// and its lines are read on the caller's thread. If the queue is full it waits for room, at most for `wait_max`,
+    /// which also bounds the wait for its turn; zero is as in [`StoreOptions::append_wait_ms_max`].
     ///
-    /// # Errors
-    /// As [`Store::append`]; [`StoreError::DeadlineExceeded`] when its turn did not come in time.
-    pub fn append_within(&self, batch: Batch, wait_max: Duration) -> Result<Appended> {
-        self.writer()?.append(batch, Some(wait_max))
-    }
-
-    /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not.
+    /// Batches are recorded in the order in which they were queued, but for those that are refused. So that no later
+    /// batch takes the place of a refused one, each says its [`Batch::expected_sequence`].
+    ///
     /// `done` runs on the writer's thread and must neither block nor panic, which ends the writer. Calls of
     /// the store in it that would wait for the writer are refused ([`StoreError::InvalidArgument`]); it may
     /// queue more with this, and is refused where there is no room at once.
@@ -323,6 +176,36 @@ impl Store {
     /// ```
     pub fn read(&self, session: &SessionId, range: ReadRange) -> Result<Replay> {
         Replay::new(self.inner.readers.clone(), session.clone(), range)
+    }
+
+    /// Reads a session's messages from sequence `from` on, as [`Store::read`] does, and those that are appended
+    /// later, by whatever process. At the last message that there is, [`Replay::next_page`] answers `None`; called
+    /// again, it looks again.
+    ///
+    /// [`StoreOptions::on_commit`] says when to look, except for what others append who have the file open: for
+    /// that, look now and then. Meanwhile the replay holds nothing but its position.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionNotFound`]: an append of an empty batch creates a session. What goes wrong on the way
+    /// comes from the replay; that it cannot find out whether there is more, each time that it looks.
+    ///
+    /// # Examples
+    /// ```
+    /// # use betcode_storage::{Batch, SessionId, Store, StoreOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("history.db");
+    /// # let store = Store::open(&path, StoreOptions::default())?;
+    /// let session = SessionId::new("s")?;
+    /// store.append(Batch::new(session.clone(), vec!["one".into()]))?;
+    /// let mut replay = store.follow(&session, 1)?;
+    /// assert_eq!(replay.next_page()?.map(|page| page.len()), Some(1));
+    /// assert_eq!(replay.next_page()?, None);
+    /// store.append(Batch::new(session, vec!["two".into()]))?;
+    /// assert_eq!(replay.next_page()?.map(|page| page.len()), Some(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn follow(&self, session: &SessionId, from: u64) -> Result<Replay> {
+        Replay::following(self.inner.readers.clone(), session.clone(), from)
     }
 
     /// Like [`Store::read`], but also reads a session whose row is damaged: up to the last message found in

@@ -13,9 +13,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use betcode_storage::capacity::levels::{CapacityEvent, Level};
+use betcode_storage::compact::{ServiceOptions, ServiceState, ServiceStatus};
 use betcode_storage::{
     Batch, Clock, CompactionRequest, CompactionService, ErrorKind, ManualClock, RunOutcome,
-    ServiceOptions, ServiceState, ServiceStatus, SessionId, Store, StoreError, StoreOptions,
+    SessionId, Store, StoreError, StoreOptions,
 };
 use bytes::Bytes;
 

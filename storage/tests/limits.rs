@@ -9,9 +9,10 @@
 use std::ops::ControlFlow;
 
 use betcode_storage::capacity::levels::{CapacityEvent, Level};
+use betcode_storage::compact::ServiceOptions;
 use betcode_storage::{
-    Batch, CompactionRequest, ErrorKind, ReadRange, ServiceOptions, SessionId, SizeLimits, Store,
-    StoreError, StoreOptions,
+    Batch, CompactionRequest, ErrorKind, ReadRange, SessionId, SizeLimits, Store, StoreError,
+    StoreOptions,
 };
 use bytes::Bytes;
 

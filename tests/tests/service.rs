@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use betcode_storage::compact::{ServiceOptions, ServiceState, ServiceStatus};
 use betcode_storage::{
-    Batch, Clock, CompactionPolicy, CompactionService, ManualClock, ReadRange, ServiceOptions,
-    ServiceState, ServiceStatus, Store, StoreOptions,
+    Batch, Clock, CompactionPolicy, CompactionService, ManualClock, ReadRange, Store, StoreOptions,
 };
 use betcode_tests::history::{assert_sound, contents, id, options};
 use betcode_tests::lines;

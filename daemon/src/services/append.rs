@@ -391,6 +391,12 @@ async fn submit(batch: Batch, wait: Duration, reply: Reply) {
             }
         };
         let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // To the store, no wait is a wait without a deadline.
+            let id = batch.session;
+            let waited_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            return Err(StoreError::DeadlineExceeded { id, waited_ms });
+        }
         store.append_then(batch, left, done)?;
         let queued = *queued.get_or_init(Instant::now);
         core.metrics

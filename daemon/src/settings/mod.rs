@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use betcode_storage::{
-    CompactionPolicy, Durability, ServiceOptions, StoreOptions, capacity::planner::memory,
+    CompactionPolicy, Durability, StoreOptions, capacity::planner::memory, compact::ServiceOptions,
 };
 
 pub use load::{Loaded, Origin, SettingsError, Sources, load, socket_beside};

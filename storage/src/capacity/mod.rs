@@ -6,7 +6,7 @@
 //!
 //! - [`planner`]: the plan's formulas and tables, with inputs that say where they come from;
 //! - [`levels`]: its scaling thresholds, with hysteresis and one event per transition;
-//! - [`limits_policy`]: the limits that users may set, with defaults and bounds;
+//! - [`limits_policy`]: the bounds of the limits that users may set;
 //! - [`forecast`]: when a measured history reaches its limit;
 //! - [`retention`]: what a retention policy would remove, and why;
 //! - [`report`]: all that is known of a store's size and growth, as one value.

@@ -40,7 +40,7 @@ pub(crate) use pace::{Pace, rest_for_other_processes};
 
 pub use base::{BaseChoice, PlannedBatch};
 pub use plan::PlannedStep;
-pub use policy::{CompactionPolicy, SessionState};
+pub use policy::CompactionPolicy;
 pub use request::{
     CompactionOutcome, CompactionPhase, CompactionPlan, CompactionProgress, CompactionRequest,
     SessionFailure, compaction_threads,

@@ -52,15 +52,15 @@ impl Default for CompactionPolicy {
 
 /// What the policy needs to know of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SessionState {
+pub(super) struct SessionState {
     /// Messages that are rows of their own.
-    pub hot_messages: u64,
+    pub(super) hot_messages: u64,
     /// Their payload bytes.
-    pub hot_bytes: u64,
+    pub(super) hot_bytes: u64,
     /// Whether it has segments of the quick tier.
-    pub has_quick_segments: bool,
+    pub(super) has_quick_segments: bool,
     /// When it was last appended to or renamed, Unix milliseconds: to give a session a name is to use it.
-    pub updated_ms: i64,
+    pub(super) updated_ms: i64,
 }
 
 impl CompactionPolicy {
@@ -99,8 +99,7 @@ impl CompactionPolicy {
     ///
     /// A clock that jumped back makes a session look as if it were appended to in the future:
     /// it then counts as just appended to.
-    #[must_use]
-    pub fn due(&self, session: &SessionState, now_ms: i64) -> Option<Tier> {
+    pub(super) fn due(&self, session: &SessionState, now_ms: i64) -> Option<Tier> {
         let idle_ms = now_ms.saturating_sub(session.updated_ms).max(0);
         if idle_ms >= self.deep_idle_ms_min
             && (session.hot_messages > 0 || session.has_quick_segments)
@@ -113,14 +112,12 @@ impl CompactionPolicy {
 
     /// Whether a session that is due keeps its last messages hot until they fill a segment: one
     /// in use does, or it would be cut into many small segments.
-    #[must_use]
-    pub fn keeps_remainder(&self, session: &SessionState, now_ms: i64) -> bool {
+    pub(super) fn keeps_remainder(&self, session: &SessionState, now_ms: i64) -> bool {
         now_ms.saturating_sub(session.updated_ms) < self.quick_idle_ms_min
     }
 
     /// The policy when the database is near its limit: sooner, in the tiers' order.
-    #[must_use]
-    pub fn at_level(self, level: Level) -> Self {
+    pub(super) fn at_level(self, level: Level) -> Self {
         let (quick_ms, deep_ms) = match level {
             Level::Ok => return self,
             Level::Warning => (self.quick_idle_ms_min / 4, self.deep_idle_ms_min / 4),
@@ -135,8 +132,7 @@ impl CompactionPolicy {
     }
 
     /// Raw bytes of a segment of `tier`.
-    #[must_use]
-    pub fn segment_bytes_max(&self, tier: Tier) -> usize {
+    pub(super) fn segment_bytes_max(&self, tier: Tier) -> usize {
         match tier {
             Tier::Quick => self.quick_segment_bytes_max,
             Tier::Deep => self.deep_segment_bytes_max,
@@ -144,8 +140,7 @@ impl CompactionPolicy {
     }
 
     /// How `tier` encodes.
-    #[must_use]
-    pub fn encode_params(&self, tier: Tier) -> EncodeParams {
+    pub(super) fn encode_params(&self, tier: Tier) -> EncodeParams {
         match tier {
             Tier::Quick => self.quick,
             Tier::Deep => self.deep,

@@ -1,6 +1,7 @@
 //! Compaction in the background: a thread that looks at the store now and then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -114,11 +115,21 @@ impl Shared {
     }
 }
 
-/// Handle to the background service; it stops when the handle goes.
+/// Handle to the background service; it stops when the handle goes, which waits until the run under way has ended
+/// its step.
 #[must_use = "background compaction stops when this is dropped"]
 pub struct CompactionService {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for CompactionService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status();
+        f.debug_struct("CompactionService")
+            .field("status", &status)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -129,7 +140,9 @@ impl Store {
     ///
     /// # Examples
     /// ```
-    /// # use betcode_storage::{ServiceOptions, Store, StoreOptions};
+    /// # use betcode_storage::{Store, StoreOptions};
+    /// use betcode_storage::compact::ServiceOptions;
+    ///
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("history.db");
     /// # let store = Store::open(&path, StoreOptions::default())?;
@@ -203,7 +216,7 @@ impl CompactionService {
         self.shared.status().clone()
     }
 
-    /// Lets the run under way end at its next step, and ends the service.
+    /// Lets the run under way end at its next step, waits for that, and ends the service.
     pub fn stop(mut self) {
         self.end();
     }

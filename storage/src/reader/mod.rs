@@ -51,7 +51,7 @@ impl Readers {
     }
 }
 
-/// Which messages of a session to read.
+/// Which messages of a session to read. That there are none is no error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadRange {
     /// First sequence; 0 counts as 1.
@@ -95,7 +95,7 @@ impl ReadRange {
 /// A session's messages, in order, a page at a time.
 ///
 /// It holds no transaction and no connection between pages, so a slow caller blocks nobody, and compaction may
-/// move messages meanwhile. Memory is bounded by two segments with
+/// move messages meanwhile. It borrows nothing, so a task may hand it to another thread for each page. Memory is bounded by two segments with
 /// their encoded bytes and streams, their base, and one page. A
 /// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
 /// has got its id.
@@ -116,6 +116,8 @@ pub struct Replay {
     is_over: bool,
     /// Whether to look past the end, which is the session's, once it is reached.
     checks_past_end: bool,
+    /// Whether to go on with messages that are appended later.
+    follows: bool,
     reader: PageReader,
     page: std::vec::IntoIter<Message>,
 }
@@ -124,6 +126,16 @@ impl Replay {
     pub(crate) fn new(readers: Readers, session: SessionId, range: ReadRange) -> Result<Self> {
         Self::begin(readers, session, range, |ids, connection, session| {
             ids.position(connection, session)
+        })
+    }
+
+    /// From sequence `from` on, and on with what is appended later.
+    pub(crate) fn following(readers: Readers, session: SessionId, from: u64) -> Result<Self> {
+        let replay = Self::new(readers, session, ReadRange::from(from))?;
+        Ok(Self {
+            checks_past_end: false,
+            follows: true,
+            ..replay
         })
     }
 
@@ -194,12 +206,14 @@ impl Replay {
             end,
             is_over: false,
             checks_past_end: range.to.is_none_or(|to| to >= newest),
+            follows: false,
             reader,
             page: Vec::new().into_iter(),
         })
     }
 
-    /// The next run of messages, at least one, or `None` at the end of the range.
+    /// The next run of messages, at least one, or `None` at the end of the range. A replay of
+    /// [`Store::follow`](crate::Store::follow) may have more after it has answered `None`.
     ///
     /// # Errors
     /// Damage is reported once, with the place; the next call continues after it. After any other error
@@ -213,7 +227,7 @@ impl Replay {
     }
 
     fn fetch(&mut self) -> Result<Option<Vec<Message>>> {
-        if self.next > self.end {
+        if self.next > self.end && !(self.follows && self.look_for_more()?) {
             return self.check_past_end().map(|()| None);
         }
         let connection = self.readers.get()?;
@@ -244,6 +258,23 @@ impl Replay {
                 Err(error)
             }
         }
+    }
+
+    /// Looks how far the session goes by now. Returns whether there is more to read.
+    fn look_for_more(&mut self) -> Result<bool> {
+        let connection = self.readers.get()?;
+        let found = sql::sessions::by_key(&connection, self.key);
+        let found = self.readers.db.context("find the session", found);
+        let session = found
+            .map_err(|error| error.in_session(&self.session))?
+            .ok_or_else(|| StoreError::not_found(&self.session))?;
+        self.end = session.messages;
+        let has_more = self.next <= self.end;
+        if !has_more {
+            // It may be long until there is more. Until then it keeps no decoded segment.
+            self.reader = PageReader::of_replay(Arc::clone(&self.readers.shared));
+        }
+        Ok(has_more)
     }
 
     /// Reports messages after the end in the session's row as damage. Messages appended since the replay began are
@@ -292,7 +323,8 @@ impl Replay {
         self.next - self.page.len() as u64
     }
 
-    /// Sequence of the last message that will come, if nothing is damaged.
+    /// Sequence of the last message that will come, if nothing is damaged; of
+    /// [`Store::follow`](crate::Store::follow), the last that there was when it last looked.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
@@ -315,6 +347,8 @@ impl Iterator for Replay {
         if self.is_over {
             return None;
         }
+        // Damage that hides whether there is more is not passed by going on.
+        let looks_for_more = self.follows && self.next > self.end;
         match self.fetch() {
             Ok(Some(page)) => {
                 self.page = page.into_iter();
@@ -322,7 +356,7 @@ impl Iterator for Replay {
             }
             Ok(None) => None,
             Err(error) => {
-                self.is_over = error.kind() != ErrorKind::Damaged;
+                self.is_over = looks_for_more || error.kind() != ErrorKind::Damaged;
                 Some(Err(error))
             }
         }

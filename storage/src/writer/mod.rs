@@ -35,7 +35,7 @@ use crate::reserve::Reserve;
 use crate::sql::db::Db;
 use crate::watch::CapacityWatch;
 
-/// Thirty years, used for a deadline that `Instant` cannot represent.
+/// Thirty years, used for a deadline that `Instant` cannot represent, and where there is none.
 const FAR_OFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// Handle to the writer thread.
@@ -137,10 +137,16 @@ impl Writer {
         wait_max: Option<Duration>,
         done: Done,
     ) -> Result<()> {
-        let deadline = deadline_after(wait_max.unwrap_or(self.append_wait));
+        let wait_max = wait_max.unwrap_or(self.append_wait);
+        let deadline = match wait_max.is_zero() {
+            // It does not wait for room. A deadline would be over before the writer looks at it.
+            true => deadline_after(FAR_OFF),
+            false => deadline_after(wait_max),
+        };
+        let may_wait = !wait_max.is_zero() && !self.is_own_thread();
         let bytes_max = self.payload_bytes_max;
         let request = AppendRequest::prepare(batch, received_ms, bytes_max, deadline, done)?;
-        self.queue.push(request, !self.is_own_thread())
+        self.queue.push(request, may_wait)
     }
 
     /// Runs `work` on the writer's thread, between two groups of appends, and waits for it.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use betcode_storage::{CompactionPolicy, ManualClock, ServiceOptions, ServiceState};
+use betcode_storage::compact::{ServiceOptions, ServiceState};
+use betcode_storage::{CompactionPolicy, ManualClock};
 
 use super::*;
 

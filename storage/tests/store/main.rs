@@ -6,6 +6,7 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+mod follow;
 mod opening;
 
 use std::ops::ControlFlow;
@@ -498,13 +499,64 @@ fn an_append_to_a_session_whose_row_is_damaged_is_refused_and_fails_no_other_of_
 }
 
 #[test]
+fn handles_replays_and_errors_go_from_thread_to_thread() {
+    fn shared<T: Send + Sync + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Store>();
+    shared::<StoreOptions>();
+    shared::<StoreError>();
+    shared::<betcode_storage::CompactionService>();
+    sent::<betcode_storage::Replay>();
+}
+
+#[test]
 fn an_append_may_wait_for_as_long_as_it_takes() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder);
-    store
-        .append_within(batch("s", &[b"a"]), std::time::Duration::MAX)
-        .unwrap();
+    let options = StoreOptions {
+        append_wait_ms_max: u64::MAX,
+        ..small_reserve()
+    };
+    let store = Store::open(&folder.path().join("history.db"), options).unwrap();
+    store.append(batch("s", &[b"a"])).unwrap();
     assert_eq!(contents(&store, "s"), ["a"]);
+}
+
+#[test]
+fn an_append_that_may_not_wait_is_recorded_where_there_is_room_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        append_wait_ms_max: 0,
+        queue_requests_max: 1,
+        ..small_reserve()
+    };
+    let store = Store::open(&folder.path().join("history.db"), options).unwrap();
+    for sequence in 1..=20 {
+        let appended = store.append(batch("s", &[b"a"])).unwrap();
+        assert_eq!(appended.last_sequence, sequence);
+    }
+
+    // While the writer is held up, one gets in and the next does not.
+    let (began, has_begun) = std::sync::mpsc::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let (send, answered) = std::sync::mpsc::channel();
+    let hold = move |appended: betcode_storage::Result<_>| {
+        began.send(()).unwrap();
+        may_go_on.recv().unwrap();
+        appended.unwrap();
+    };
+    let answer = move |appended| send.send(appended).unwrap();
+    let no_wait = std::time::Duration::ZERO;
+    store
+        .append_then(batch("s", &[b"b"]), no_wait, hold)
+        .unwrap();
+    has_begun.recv().unwrap();
+    store
+        .append_then(batch("s", &[b"c"]), no_wait, answer)
+        .unwrap();
+    let full = store.append(batch("s", &[b"d"])).unwrap_err();
+    assert!(matches!(full, StoreError::QueueFull { .. }), "{full}");
+    go_on.send(()).unwrap();
+    assert_eq!(answered.recv().unwrap().unwrap().last_sequence, 22);
 }
 
 #[test]

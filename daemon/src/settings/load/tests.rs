@@ -1,7 +1,5 @@
 use std::os::unix::ffi::OsStringExt;
 
-use betcode_storage::capacity::limits_policy::LimitsPolicy;
-
 use super::*;
 
 fn sources(file: Option<&Path>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
@@ -29,14 +27,15 @@ fn defaults_are_within_their_own_bounds() {
 
 #[test]
 fn the_plans_limits_have_the_plans_names_defaults_and_bounds() {
-    for bounds in LimitsPolicy::default().bounds() {
-        let parameter = find(bounds.name.name()).unwrap();
-        assert_eq!(
-            parameter.default.parse(),
-            Ok(bounds.default),
-            "{parameter:?}"
-        );
-        let (min, max) = (bounds.min, bounds.max);
+    for (name, default, min, max) in [
+        ("max_db_bytes", "1000000000", 1_000_000, 10_000_000_000),
+        ("max_session_bytes", "50000000", 1_000_000, 200_000_000),
+        ("max_memory_bytes", "512000000", 76_000_000, 8_000_000_000),
+        ("max_sessions", "20", 1, 1_000),
+        ("max_clients", "50", 1, 10_000),
+    ] {
+        let parameter = find(name).unwrap();
+        assert_eq!(parameter.default, default, "{parameter:?}");
         assert_eq!(parameter.kind, Kind::Number { min, max }, "{parameter:?}");
     }
 }
