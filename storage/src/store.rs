@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     /// `None` when opened for reading only.
     writer: Option<Writer>,
     /// Each connection holds it as well, so that it counts as open until the last of them is closed.
-    _open: Arc<OpenFile>,
+    pub(crate) open: Arc<OpenFile>,
 }
 
 impl std::fmt::Debug for Store {
@@ -138,7 +138,7 @@ impl Store {
                 watch,
                 cut_off: None,
                 writer: Some(writer),
-                _open: open,
+                open,
             }),
         };
         store.finish_short_deletions()?;
@@ -203,7 +203,7 @@ impl Store {
                 watch,
                 cut_off,
                 writer: None,
-                _open: open,
+                open,
             }),
         })
     }

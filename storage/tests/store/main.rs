@@ -6,6 +6,7 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+mod moved;
 mod opening;
 
 use std::ops::ControlFlow;
