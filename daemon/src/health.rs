@@ -189,7 +189,9 @@ async fn probe_store(
             // Outside the bounds of other calls, which must not keep it waiting.
             let probe = tokio::task::spawn_blocking(move || match writes {
                 true => store.probe(),
-                false => store.totals().map(|_| ()),
+                false => store
+                    .check_in_place()
+                    .and_then(|()| store.totals().map(|_| ())),
             });
             let did = if writes { "read and wrote" } else { "read" };
             (Instant::now(), probe, did)

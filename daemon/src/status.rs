@@ -40,6 +40,8 @@ fn mapping_of(kind: ErrorKind) -> StatusMapping {
         ErrorKind::Unsupported => (Code::FailedPrecondition, "UNSUPPORTED", 0),
         ErrorKind::Denied => (Code::FailedPrecondition, "DENIED", 0),
         ErrorKind::Damaged => (Code::DataLoss, "DAMAGED", 0),
+        // Not final: who keeps the request, such as a relay, sends it again once somebody has put that in order.
+        ErrorKind::Moved => (Code::Unavailable, "MOVED", 0),
         ErrorKind::Cancelled => (Code::Cancelled, "CANCELLED", 0),
         ErrorKind::Closed => (Code::Unavailable, "CLOSED", RETRY_MS),
         _ => (Code::Internal, "INTERNAL", 0),

@@ -281,6 +281,15 @@ pub enum StoreError {
         /// The log.
         log: PathBuf,
     },
+    /// The database, or a file of its log, is not the one any more that was opened. SQLite would go on with the
+    /// opened one, where nobody would look for what is recorded.
+    #[error("{path} was moved, deleted or replaced while a program had it open")]
+    FileMoved {
+        /// The file.
+        path: PathBuf,
+        /// Whether it is a file of the log, and the database itself is in its place.
+        is_log: bool,
+    },
     /// A file operation failed.
     #[error("{action} {path}: {source}")]
     Io {
@@ -458,6 +467,12 @@ impl StoreError {
             Self::StrayLog { .. } => {
                 "put it beside its database under the database's name and -wal; delete it only if that database is gone for good"
             }
+            Self::FileMoved { is_log: false, .. } => {
+                "put that file back in its place; or stop the program, and start it again with the database that is to be used"
+            }
+            Self::FileMoved { is_log: true, .. } => {
+                "stop the program with SIGTERM, and start it again: when it ends in order, it moves what its log holds into the database"
+            }
             Self::OutOfMemory { .. } => "free memory and try again: nothing is damaged",
             Self::Encode { .. } | Self::Panicked { .. } => {
                 "nothing that was recorded is lost: go on, and report it with what the log says"
@@ -478,39 +493,4 @@ impl StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_in_errors_are_readable_and_never_contradict_their_text() {
-        let full = StoreError::LimitReached {
-            path: "h.db".into(),
-            used_bytes: 2_999_990,
-            incoming_bytes: 21,
-            limit_bytes: 3_000_000,
-        };
-        assert_eq!(
-            full.to_string(),
-            "h.db: the database has 3.00 MB in use, and 21 B more do not fit under its limit of 3.00 MB, of which 16.4 KB are kept for indexes"
-        );
-        let too_large = StoreError::PayloadTooLarge {
-            id: SessionId::new("s").unwrap(),
-            index: 0,
-            bytes: 10_485_761,
-            bytes_max: 10_485_760,
-        };
-        assert_eq!(
-            too_large.to_string(),
-            "message 0 of the batch for session s has 10,485,761 B, over the limit of 10,485,760 B"
-        );
-        let refused = crate::options::check_size_limits(crate::options::SizeLimits {
-            db_bytes_max: 0,
-            session_bytes_max: 0,
-        })
-        .unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "db_bytes_max is not valid: 0 B is below the least that works, 1.00 MB"
-        );
-    }
-}
+mod tests;

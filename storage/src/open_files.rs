@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::error::StoreError;
+use crate::error::{Result, StoreError};
 use crate::limits::PAGE_BYTES;
+use crate::sql::db::Db;
 use crate::sqlite_header::FileBegin;
 
 /// How much is there of a database file whose header claims more.
@@ -79,17 +81,37 @@ fn id(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
+/// Whether another file than `opened`, or none, stands at `path`. What the system does not tell is not taken for a
+/// move.
+fn is_moved(path: &Path, opened: Option<FileId>) -> bool {
+    let Some(opened) = opened else { return false };
+    match std::fs::metadata(path) {
+        Ok(metadata) => id(&metadata) != opened,
+        Err(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    }
+}
+
+/// What continues a database's name to those of its log and of the log's shared memory.
+const LOG_SUFFIXES: [&str; 2] = ["-wal", "-shm"];
+
 /// A database file that this process has open. It must outlive the connections to it.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     id: Option<FileId>,
+    /// Where it is, whatever the working directory is later: a program that goes into the background leaves the one
+    /// that a relative path began at.
+    place: Option<Db>,
     cut_off: Option<CutOff>,
+    /// The files of the log, in the order of [`LOG_SUFFIXES`], once the writer has them open.
+    log: OnceLock<[Option<FileId>; LOG_SUFFIXES.len()]>,
 }
 
 impl OpenFile {
     /// Notes, before the first connection, that the file at `path` is about to be opened.
     pub(crate) fn note(path: &Path) -> Self {
-        Self::note_id(id_of(path), || read_cut_off(path))
+        let mut noted = Self::note_id(id_of(path), || read_cut_off(path));
+        noted.place = std::path::absolute(path).ok().map(|path| Db::at(&path));
+        noted
     }
 
     /// As [`OpenFile::note`], of a file that was just created, even if its path leads to another one by now.
@@ -100,7 +122,7 @@ impl OpenFile {
     /// `look` opens and closes the file, unless it is open.
     fn note_id(id: Option<FileId>, look: impl FnOnce() -> Option<CutOff>) -> Self {
         let Some(file) = id else {
-            return Self { id, cut_off: None };
+            return Self::new(id, None);
         };
         let mut open = open_files();
         let opened = open.entry(file).or_insert_with(|| Opened {
@@ -108,8 +130,49 @@ impl OpenFile {
             cut_off: look(),
         });
         opened.times += 1;
-        let cut_off = opened.cut_off;
-        Self { id, cut_off }
+        Self::new(id, opened.cut_off)
+    }
+
+    fn new(id: Option<FileId>, cut_off: Option<CutOff>) -> Self {
+        Self {
+            id,
+            place: None,
+            cut_off,
+            log: OnceLock::new(),
+        }
+    }
+
+    /// Notes the files of the log that the writer's connection has open. They stay the same while it has them open:
+    /// SQLite deletes them only with the last connection.
+    pub(crate) fn note_log(&self) {
+        let Some(place) = &self.place else { return };
+        let log = LOG_SUFFIXES.map(|suffix| id_of(&place.beside(suffix)));
+        self.log.get_or_init(|| log);
+    }
+
+    /// Refuses to go on when the database or its log were moved, deleted or replaced since they were opened. What is
+    /// written to a deleted file is gone when it is closed, and what is written to a moved one is not looked for
+    /// there. Beside another log, or with other locks, two processes would write over each other's pages.
+    pub(crate) fn refuse_moved(&self, db: &Db) -> Result<()> {
+        let Some(place) = &self.place else {
+            return Ok(());
+        };
+        if is_moved(place.path(), self.id) {
+            return Err(StoreError::FileMoved {
+                path: db.path().to_owned(),
+                is_log: false,
+            });
+        }
+        let noted = self.log.get().copied().unwrap_or_default();
+        for (suffix, opened) in LOG_SUFFIXES.into_iter().zip(noted) {
+            if is_moved(&place.beside(suffix), opened) {
+                return Err(StoreError::FileMoved {
+                    path: db.beside(suffix),
+                    is_log: true,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Whether the file seemed to be cut off before this process opened it. It is, where SQLite finds it
@@ -171,5 +234,11 @@ mod tests {
         assert!(is_open());
         drop(second);
         assert!(!is_open());
+    }
+
+    #[test]
+    fn where_a_file_is_does_not_depend_on_the_working_directory() {
+        let noted = OpenFile::note(Path::new("h.db"));
+        assert!(noted.place.as_ref().unwrap().path().is_absolute());
     }
 }

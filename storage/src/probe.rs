@@ -35,4 +35,12 @@ impl Store {
             ))
         }
     }
+
+    /// Refuses a store whose files were moved, deleted or replaced since it was opened: it records nothing more.
+    ///
+    /// # Errors
+    /// [`StoreError::FileMoved`].
+    pub fn check_in_place(&self) -> Result<()> {
+        self.inner.open.refuse_moved(&self.inner.db)
+    }
 }

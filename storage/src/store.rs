@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     /// `None` when opened for reading only.
     writer: Option<Writer>,
     /// Each connection holds it as well, so that it counts as open until the last of them is closed.
-    _open: Arc<OpenFile>,
+    pub(crate) open: Arc<OpenFile>,
 }
 
 impl std::fmt::Debug for Store {

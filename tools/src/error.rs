@@ -67,7 +67,7 @@ impl Exit {
         match kind {
             ErrorKind::Invalid => Self::Usage,
             ErrorKind::NotFound => Self::NotFound,
-            ErrorKind::Conflict => Self::Conflict,
+            ErrorKind::Conflict | ErrorKind::Moved => Self::Conflict,
             ErrorKind::Overloaded | ErrorKind::Timeout | ErrorKind::Busy => Self::Busy,
             ErrorKind::NoSpace => Self::NoSpace,
             ErrorKind::Unsupported => Self::Unsupported,

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Denied,
     /// Stored bytes are damaged.
     Damaged,
+    /// The store's files were moved, deleted or replaced while it was open.
+    Moved,
     /// Cancelled by the caller.
     Cancelled,
     /// The store is shut. If a panic ended its writer, an append under way may have been recorded.
@@ -64,6 +66,7 @@ impl StoreError {
             }
             Self::ReadOnly { .. } => ErrorKind::Denied,
             Self::Damaged { .. } | Self::CutOff { .. } | Self::Segment { .. } => ErrorKind::Damaged,
+            Self::FileMoved { .. } => ErrorKind::Moved,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Closed { .. } => ErrorKind::Closed,
             Self::Io { source, .. } => match source.kind() {

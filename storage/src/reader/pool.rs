@@ -32,7 +32,7 @@ pub(super) struct Pool {
     open: Arc<OpenConnections>,
     failure: Arc<LastFailure>,
     /// Each connection holds it as well, so that it counts as open until the last of them is closed.
-    _open_file: Arc<OpenFile>,
+    open_file: Arc<OpenFile>,
 }
 
 impl Pool {
@@ -76,13 +76,14 @@ impl Pool {
                 })),
                 open: Arc::clone(&open),
                 open_file: Arc::downgrade(&open_file),
+                db: db.clone(),
             });
         Self {
             db: db.clone(),
             connections: Some(connections),
             open,
             failure,
-            _open_file: open_file,
+            open_file,
         }
     }
 
@@ -101,6 +102,7 @@ impl Pool {
                 Ok(connection) => return Ok(connection),
                 Err(_) => {
                     if let Some(failure) = self.failure.since(started) {
+                        self.open_file.refuse_moved(&self.db)?;
                         return Err(self.db.store_error("open for reading", failure));
                     }
                     if left.is_zero() {
@@ -202,6 +204,7 @@ pub(crate) struct Manager {
     /// Weak, because a thread of r2d2 may hold the manager a little longer than the pool exists. It opens nothing
     /// then, and must not keep the file registered as open.
     open_file: Weak<OpenFile>,
+    db: Db,
 }
 
 #[derive(Debug)]
@@ -243,8 +246,18 @@ impl ManageConnection for Manager {
             let why = Some("the store is closed".to_owned());
             return Err(rusqlite::Error::SqliteFailure(code, why));
         };
+        // Another database in its place is never read as this one: neither if it came before, nor meanwhile.
+        let refuse_moved = || {
+            open_file.refuse_moved(&self.db).map_err(|error| {
+                let code = ffi::Error::new(ffi::SQLITE_CANTOPEN);
+                rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+            })
+        };
+        refuse_moved()?;
+        let connection = self.manager.connect()?;
+        refuse_moved()?;
         Ok(CountedConnection {
-            connection: self.manager.connect()?,
+            connection,
             _open_file: open_file,
             _counted: counted,
         })
@@ -277,8 +290,21 @@ mod tests {
         std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
         let began = Instant::now();
         let error = store.inner.readers.get().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Moved, "{error}");
         assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn another_database_in_a_store_s_place_is_never_read_as_that_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("h.db"), folder.path().join("other.db"));
+        drop(Store::open(&other, StoreOptions::default()).unwrap());
+        let store = Store::open(&path, StoreOptions::default()).unwrap();
+        let _only = store.inner.readers.get().unwrap();
+        std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        let error = store.inner.readers.get().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Moved, "{error}");
     }
 
     #[test]
@@ -290,7 +316,7 @@ mod tests {
         std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
         let first = store.inner.readers.get().unwrap();
         let error = store.inner.readers.get().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Moved, "{error}");
         drop(first);
         assert!(store.inner.readers.get().is_ok());
     }

@@ -94,7 +94,7 @@ impl Store {
                 watch,
                 cut_off: None,
                 writer: Some(writer),
-                _open: open,
+                open,
             }),
         };
         store.finish_short_deletions()?;
@@ -159,7 +159,7 @@ impl Store {
                 watch,
                 cut_off,
                 writer: None,
-                _open: open,
+                open,
             }),
         })
     }

@@ -84,8 +84,10 @@ pub(crate) struct WriterContext {
     may_have_uncopied_frames: bool,
     /// When a log longer than usual was last to be truncated.
     last_truncate_attempt: Option<Instant>,
+    /// Writing was refused last because the file, or its log, is not in its place any more.
+    is_moved: bool,
     // After the connection, which is dropped first: the file counts as open until it is closed.
-    _open_file: Arc<OpenFile>,
+    open_file: Arc<OpenFile>,
 }
 
 impl WriterContext {
@@ -110,7 +112,8 @@ impl WriterContext {
             reserve,
             watch,
             checkpointed_bytes: 0,
-            _open_file: open_file,
+            is_moved: false,
+            open_file,
         }
     }
 
@@ -152,6 +155,12 @@ impl WriterContext {
                         holder,
                         waited_ms,
                     }));
+                }
+            }
+            Err(StoreError::FileMoved { path, is_log }) => {
+                for request in group {
+                    let path = path.clone();
+                    (request.done)(Err(StoreError::FileMoved { path, is_log }));
                 }
             }
             Err(error) => {
@@ -215,6 +224,7 @@ impl WriterContext {
         if group.is_empty() {
             return Ok(Vec::new());
         }
+        self.refuse_moved()?;
         if self.reserve.allows_appends() {
             let coming_bytes = group.iter().map(|request| request.bytes() as u64).sum();
             self.keep_log_within_reserve(coming_bytes)?;
@@ -350,6 +360,7 @@ impl WriterContext {
         held_bytes: u64,
         work: &mut impl FnMut(&Db, &Connection) -> Result<T>,
     ) -> Result<T> {
+        self.refuse_moved()?;
         let Self { db, connection, .. } = self;
         write_transaction(db, connection, action, |transaction| {
             let before = PagesBefore::read(db, transaction)?;
@@ -357,6 +368,22 @@ impl WriterContext {
             disk_room::check(db, transaction, before, held_bytes)?;
             Ok(value)
         })
+    }
+
+    /// Refuses to write to files that are not in their place any more. Logs once that it begins and that it is over.
+    fn refuse_moved(&mut self) -> Result<()> {
+        let result = self.open_file.refuse_moved(&self.db);
+        let was_moved = std::mem::replace(&mut self.is_moved, result.is_err());
+        match &result {
+            Err(error) if !was_moved => {
+                tracing::error!(%error, hint = error.hint(), "nothing more is recorded");
+            }
+            Ok(()) if was_moved => {
+                tracing::info!(path = %self.db.path().display(), "the files are back in their place");
+            }
+            _ => {}
+        }
+        result
     }
 
     /// Whether somebody appended since `began` and not long ago, in this process or, as far as it is known, in another.
@@ -369,6 +396,7 @@ impl WriterContext {
     /// Commits the store's row as it is, and returns the store's name. Unlike [`Self::maintain`]
     /// it gives no reserve up: a full disk is what a probe is to find.
     pub(crate) fn probe(&mut self) -> Result<String> {
+        self.refuse_moved()?;
         let Self { db, connection, .. } = self;
         write_transaction(db, connection, "probe the store", |transaction| {
             db.context("write the probe", sql::totals::touch(transaction))

@@ -62,6 +62,7 @@ impl Writer {
             options.queue_bytes_max,
         ));
         let path = db.path().to_owned();
+        open_file.note_log();
         let owned = (Arc::clone(&queue), options.clone());
         let thread = std::thread::Builder::new()
             .name("betcode-writer".into())

@@ -7,6 +7,7 @@
 )]
 
 mod follow;
+mod moved;
 mod opening;
 
 use std::ops::ControlFlow;

@@ -11,7 +11,7 @@ fn exit_of(reason: &str, code: Code) -> Exit {
     match reason {
         "INVALID" => Exit::Usage,
         "NOT_FOUND" => Exit::NotFound,
-        "CONFLICT" => Exit::Conflict,
+        "CONFLICT" | "MOVED" => Exit::Conflict,
         "OVERLOADED" | "TIMEOUT" | "BUSY" | "CLOSED" | "DRAINING" => Exit::Busy,
         "NO_SPACE" => Exit::NoSpace,
         "UNSUPPORTED" | "UNIMPLEMENTED" => Exit::Unsupported,
