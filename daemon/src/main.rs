@@ -93,6 +93,7 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(listen)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(listen)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(listen)?;
+    process::fail_writes_beyond_size_limit().map_err(listen)?;
     let daemon = tokio::select! {
         started = Daemon::start(loaded.settings.clone()) => started?,
         _ = terminate.recv() => return Ok(true),

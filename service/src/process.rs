@@ -1,8 +1,9 @@
-//! What this process uses of the machine: memory, processor, open files.
+//! What this process uses of the machine, and what the machine allows it: memory, processor, files.
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Bytes of this process in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,6 +94,18 @@ pub fn raise_open_files() -> Option<u64> {
             current
         }
     }
+}
+
+/// Has a write beyond the size that a file of this process may have (`ulimit -f`) fail with an error, instead of ending
+/// the process without a word. In a runtime of tokio.
+///
+/// The signal is caught and not ignored: programs that this one starts would inherit that.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn fail_writes_beyond_size_limit() -> std::io::Result<()> {
+    // The handler stays for as long as the process lives, whoever listens.
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::error::Exit;
@@ -36,6 +36,9 @@ impl Interrupt {
             signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&insisted))?;
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
+        // A write beyond the size that a file may have then fails, and says so, instead of ending the program. It is
+        // not ignored, because the programs that we start would inherit that.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let mut signals = Signals::new(&heard)?;
         thread::Builder::new()
             .name("signals".to_owned())

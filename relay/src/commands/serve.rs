@@ -32,6 +32,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    process::fail_writes_beyond_size_limit()?;
     let relay = Relay::start(settings).await?;
     // On standard output too, for programs that start it on port 0.
     say(&format!("clients {}", relay.client_address()))?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use betcode_schema_sql::SCHEMA_VERSION;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
+use rustix::process::{Resource, getrlimit};
 
 use crate::clock::millis;
 use crate::error::{Held, Holder, Result, StoreError};
@@ -42,6 +43,17 @@ impl Db {
         let mut name = self.path.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)
+    }
+
+    /// Whether the database or its log is about as large as the system lets files of this process become.
+    fn is_at_file_size_limit(&self) -> bool {
+        let near_bytes = u64::from(limits::PAGE_BYTES) * 16;
+        getrlimit(Resource::Fsize).current.is_some_and(|limit| {
+            [self.main_bytes(), self.wal_bytes()]
+                .into_iter()
+                .flatten()
+                .any(|bytes| bytes.saturating_add(near_bytes) >= limit)
+        })
     }
 
     /// Bytes of the WAL file; 0 when there is none.
@@ -273,6 +285,14 @@ impl Db {
                 if is_out_of_space(&source)
                     || is_failed_write(&source) && files::is_full(&path) =>
             {
+                StoreError::DiskFull { path, why }
+            }
+            ErrorCode::SystemIoFailure
+                if is_failed_write(&source) && self.is_at_file_size_limit() =>
+            {
+                let why = format!(
+                    "{why}: no file of this program may be larger (ulimit -f, LimitFSIZE of a service)"
+                );
                 StoreError::DiskFull { path, why }
             }
             ErrorCode::SystemIoFailure if is_past_end(&source) => StoreError::Damaged {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 use betcode_db::generator;
 
@@ -403,6 +404,29 @@ fn standard_input_is_no_file_to_import() {
         assert_eq!(ran.code, 2, "{text}");
         assert!(text.contains("save its lines to a file first"), "{text}");
     }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_ends_an_import_with_an_error_and_a_higher_one_goes_on() {
+    let tool = Tool::new();
+    let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1000));
+    tool.write("in/a.jsonl", line.repeat(2000));
+    let source = tool.path("in");
+    let import = tool.command(["import".as_ref(), source.as_os_str()]);
+    let mut shell = Command::new("sh");
+    // 1,000 blocks are 512 or 1,024 kB, as the shell has it.
+    shell.args(["-c", r#"ulimit -f 1000; exec "$0" "$@""#]);
+    shell.arg(import.get_program()).args(import.get_args());
+    shell.envs(
+        import
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let ran = Ran::of(shell.output().unwrap());
+    assert_eq!(ran.code, 6, "{}", ran.stderr);
+    assert!(ran.stderr.contains("ulimit -f"), "{}", ran.stderr);
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    assert_same(&source, &tool.export("out"));
 }
 
 #[test]
