@@ -1,5 +1,7 @@
 //! Connections: how each is opened, what it may do, and what its failures are called.
 
+mod failure;
+
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use betcode_schema_sql::SCHEMA_VERSION;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
-use rustix::process::{Resource, getrlimit};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::clock::millis;
-use crate::error::{Held, Holder, Result, StoreError};
+use crate::error::{Result, StoreError};
 use crate::files;
 use crate::limits;
 use crate::open_files::CutOff;
 use crate::options::Durability;
+use failure::{is_out_of_space, may_be_read_only};
+
+pub(crate) use failure::{is_damage, is_damaged_page, is_invalid_value};
 
 /// SQLite before 3.51.3 can lose committed writes when two connections write and checkpoint at
 /// the same time (the WAL-reset bug).
@@ -43,17 +47,6 @@ impl Db {
         let mut name = self.path.as_os_str().to_owned();
         name.push(suffix);
         PathBuf::from(name)
-    }
-
-    /// Whether the database or its log is about as large as the system lets files of this process become.
-    fn is_at_file_size_limit(&self) -> bool {
-        let near_bytes = u64::from(limits::PAGE_BYTES) * 16;
-        getrlimit(Resource::Fsize).current.is_some_and(|limit| {
-            [self.main_bytes(), self.wal_bytes()]
-                .into_iter()
-                .flatten()
-                .any(|bytes| bytes.saturating_add(near_bytes) >= limit)
-        })
     }
 
     /// Bytes of the WAL file; 0 when there is none.
@@ -224,91 +217,6 @@ impl Db {
         uri.extend_from_slice(b"?immutable=1");
         PathBuf::from(std::ffi::OsString::from_vec(uri))
     }
-
-    /// Adds what was done and to which file to an error of SQLite.
-    pub(crate) fn context<T>(
-        &self,
-        action: &'static str,
-        result: rusqlite::Result<T>,
-    ) -> Result<T> {
-        result.map_err(|error| self.store_error(action, error))
-    }
-
-    /// The store's error for one of SQLite.
-    pub(crate) fn store_error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
-        let path = self.path.clone();
-        if is_invalid_value(&source) || is_schema_mismatch(&source) {
-            return StoreError::Damaged {
-                session: None,
-                what: format!("{}: {action}: {source}", path.display()),
-            };
-        }
-        let Some(code) = source.sqlite_error_code() else {
-            return StoreError::Sqlite {
-                path,
-                action,
-                source,
-            };
-        };
-        let why = format!("{action}: {source}");
-        match code {
-            ErrorCode::DiskFull => StoreError::DiskFull { path, why },
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Busy {
-                path,
-                what: Held::WriteLock,
-                holder: Holder::AnotherConnection,
-                waited_ms: BUSY_WAITED_MS.take(),
-            },
-            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { path, why },
-            ErrorCode::Unknown if is_unknown_format(&source) => StoreError::Foreign {
-                path,
-                why: source.to_string(),
-            },
-            ErrorCode::NotADatabase => StoreError::Foreign {
-                path,
-                why: source.to_string(),
-            },
-            // An undamaged file accepts all rows that we write.
-            ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation => StoreError::Damaged {
-                session: None,
-                what: format!("{}: {why}", path.display()),
-            },
-            ErrorCode::CannotOpen if !path.exists() => {
-                if !files::folder_of(&path).exists() {
-                    StoreError::Missing { path }
-                } else {
-                    StoreError::ReadOnly { path, why }
-                }
-            }
-            ErrorCode::CannotOpen => StoreError::ReadOnly { path, why },
-            ErrorCode::SystemIoFailure
-                if is_out_of_space(&source)
-                    || is_failed_write(&source) && files::is_full(&path) =>
-            {
-                StoreError::DiskFull { path, why }
-            }
-            ErrorCode::SystemIoFailure
-                if is_failed_write(&source) && self.is_at_file_size_limit() =>
-            {
-                let why = format!(
-                    "{why}: no file of this program may be larger (ulimit -f, LimitFSIZE of a service)"
-                );
-                StoreError::DiskFull { path, why }
-            }
-            ErrorCode::SystemIoFailure if is_past_end(&source) => StoreError::Damaged {
-                session: None,
-                what: format!(
-                    "{}: {action}: a page is missing at the end of the file",
-                    path.display()
-                ),
-            },
-            _ => StoreError::Sqlite {
-                path,
-                action,
-                source,
-            },
-        }
-    }
 }
 
 /// Bytes of a file; 0 only when there is none. If the system does not say, decisions that depend on a
@@ -351,85 +259,6 @@ pub(crate) fn name_for_sqlite(path: &Path) -> PathBuf {
     } else {
         Path::new(".").join(path)
     }
-}
-
-/// Whether a connection failed as one does on a read-only file system, so that a more modest way
-/// of opening may work.
-fn may_be_read_only(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen)
-    )
-}
-
-/// Whether a row holds what no statement of ours writes: another type, or a number or text that
-/// cannot be. SQLite finds nothing wrong with it.
-pub(crate) fn is_invalid_value(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error;
-    matches!(
-        error,
-        Error::InvalidColumnType(..)
-            | Error::FromSqlConversionFailure(..)
-            | Error::IntegralValueOutOfRange(..)
-            | Error::Utf8Error(..)
-            // Callers treat this error as the answer that there is no such row.
-            | Error::QueryReturnedNoRows
-    ) || is_integer_overflow(error)
-}
-
-/// Whether an error is about what the file holds, be it SQLite that finds it or a row's reader.
-pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    is_invalid_value(error) || is_damaged_page(error)
-}
-
-/// Whether SQLite itself finds a page damaged.
-pub(crate) fn is_damaged_page(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) || is_past_end(error)
-}
-
-/// Whether a page was to be read that begins past the end of the file: where it is one of a long
-/// message, SQLite calls that an I/O error.
-fn is_past_end(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|e| e.extended_code);
-    extended == Some(ffi::SQLITE_IOERR_SHORT_READ)
-}
-
-/// Whether a statement does not fit the file's schema. The statements are ours and fit the version that
-/// the file says it has, so the text of its schema is not what was written.
-fn is_schema_mismatch(error: &rusqlite::Error) -> bool {
-    match error {
-        rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnName(_) => true,
-        // A table that begins past the end of a file that is cut off is none.
-        rusqlite::Error::SqliteFailure(_, Some(what)) => {
-            what.contains("has no column named") || what.starts_with("no such table: ")
-        }
-        _ => false,
-    }
-}
-
-/// Whether the file's header asks for a format that this SQLite does not know.
-fn is_unknown_format(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "unsupported file format")
-}
-
-/// Whether a sum left what SQLite's integers hold, which only absurd numbers make it do.
-fn is_integer_overflow(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqliteFailure(_, Some(what)) if what == "integer overflow")
-}
-
-/// Growing the shared-memory file or the WAL on a full disk is reported as an I/O error.
-fn is_out_of_space(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|e| e.extended_code);
-    extended == Some(ffi::SQLITE_IOERR_SHMSIZE) || extended == Some(ffi::SQLITE_IOERR_SHMOPEN)
-}
-
-/// Whether a write failed. Where a user's quota ends, SQLite says no more than that.
-fn is_failed_write(error: &rusqlite::Error) -> bool {
-    let extended = error.sqlite_error().map(|e| e.extended_code);
-    matches!(
-        extended,
-        Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_TRUNCATE)
-    )
 }
 
 /// SQLite's number for `PRAGMA auto_vacuum = INCREMENTAL`.
@@ -579,7 +408,7 @@ mod tests {
     use super::*;
 
     fn busy() -> rusqlite::Error {
-        let code = ffi::Error::new(ffi::SQLITE_BUSY_SNAPSHOT);
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY_SNAPSHOT);
         rusqlite::Error::SqliteFailure(code, None)
     }
 
