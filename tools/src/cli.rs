@@ -50,7 +50,7 @@ pub struct Global {
     /// Write one JSON document to stdout (see docs/CLI_JSON.md)
     #[arg(long, global = true, help_heading = OF_EVERY_COMMAND)]
     pub json: bool,
-    /// Write errors only
+    /// Write errors only, and with `--json` the document
     #[arg(long, short, global = true, help_heading = OF_EVERY_COMMAND)]
     pub quiet: bool,
     /// Size that the database may reach, such as 500MB; by default 1GB, and for report, doctor

@@ -184,7 +184,6 @@ impl Context<'_> {
 /// both stand after the command.
 fn check_output(command: &Command, global: &Global) -> Result<()> {
     let other = match command {
-        _ if global.quiet => Some("--quiet"),
         Command::Cat(args) => args.not_json(),
         Command::Report(args) => args.not_json(),
         _ => None,

@@ -56,7 +56,6 @@ fn json_beside_other_output_is_refused_wherever_the_options_stand() {
         &["report", "--csv"][..],
         &["report", "--prometheus"],
         &["cat", "-f", "a-name"],
-        &["sessions", "--quiet"],
     ] {
         let (before, behind) = ([&["--json"], other].concat(), [other, &["--json"]].concat());
         for arguments in [before, behind] {
@@ -107,6 +106,16 @@ fn quiet_writes_nothing_but_errors() {
         assert_eq!((ran.text().as_str(), ran.stderr.as_str()), ("", ""));
     }
     assert!(!tool.run(["cat", "nobody", "--quiet"]).stderr.is_empty());
+}
+
+#[test]
+fn quiet_takes_nothing_from_a_json_document() {
+    let tool = tool();
+    let document = |args: &[&str]| tool.ok(args).text();
+    let alone = document(&["sessions", "--json"]);
+    assert!(alone.starts_with('{'), "{alone}");
+    assert_eq!(document(&["sessions", "--json", "--quiet"]), alone);
+    assert_eq!(document(&["-q", "sessions", "--json"]), alone);
 }
 
 #[test]
