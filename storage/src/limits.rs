@@ -217,6 +217,9 @@ pub const RESERVE_BYTES_MIN: u64 = 1 << 20;
 pub(crate) const RESERVE_RETRY_MS_MIN: u64 = 5_000;
 /// Size of the file that is written to find out whether the disk, or the user's quota, is full.
 pub(crate) const FULL_PROBE_BYTES: u64 = RESERVE_BYTES_MIN;
+/// A failed write has met the system's limit on the size of files if a file is no further than this below it: SQLite
+/// writes whole pages, and several at a time.
+pub(crate) const FILE_SIZE_LIMIT_NEAR_BYTES: u64 = 16 * PAGE_BYTES as u64;
 /// Messages are refused this far below the limit already, so that the pages that they need besides their
 /// payloads do not exceed it.
 pub(crate) const ADMISSION_SLACK_BYTES: u64 = 4 * PAGE_BYTES as u64;

@@ -5,7 +5,8 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{BUSY_WAITED_MS, Db};
 use crate::error::{Held, Holder, Result, StoreError};
-use crate::{files, limits};
+use crate::files;
+use crate::limits::FILE_SIZE_LIMIT_NEAR_BYTES;
 
 impl Db {
     /// Adds what was done and to which file to an error of SQLite.
@@ -95,12 +96,11 @@ impl Db {
 
     /// Whether the database or its log is about as large as the system lets files of this process become.
     fn is_at_file_size_limit(&self) -> bool {
-        let near_bytes = u64::from(limits::PAGE_BYTES) * 16;
         getrlimit(Resource::Fsize).current.is_some_and(|limit| {
             [self.main_bytes(), self.wal_bytes()]
                 .into_iter()
                 .flatten()
-                .any(|bytes| bytes.saturating_add(near_bytes) >= limit)
+                .any(|bytes| bytes.saturating_add(FILE_SIZE_LIMIT_NEAR_BYTES) >= limit)
         })
     }
 }
