@@ -40,7 +40,7 @@ impl Default for CompactionPolicy {
             segment_messages_max: limits::SEGMENT_MESSAGES_MAX,
             quick: EncodeParams {
                 version: CodecVersion::V2,
-                level: 4,
+                level: v2::QUICK_LEVEL,
             },
             deep: EncodeParams {
                 version: CodecVersion::V2,

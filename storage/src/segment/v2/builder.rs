@@ -106,10 +106,21 @@ pub struct BaseBuilder {
     segment: u32,
     /// Text of all segments.
     text_bytes: u64,
-    /// The first segments, split.
-    kept: Vec<Streams>,
+    /// The first segments.
+    kept: Vec<Kept>,
     kept_bytes: usize,
 }
+
+/// A segment that the first pass keeps for the second.
+#[derive(Debug)]
+struct Kept {
+    parts: Streams,
+    /// Its sampled stretches, unless the sample is a dense one, whose stretches take more memory than the text.
+    stretches: Option<Vec<Stretch>>,
+}
+
+/// A sampled stretch of a segment's text: where it begins, and its hash.
+type Stretch = (u32, u64);
 
 impl BaseBuilder {
     /// A builder that has seen nothing, of a base that is encoded at a zstd level, 1 to 22.
@@ -143,9 +154,13 @@ impl BaseBuilder {
         {
             self.forget_every_second();
         }
-        let (sample, stretches) = (self.sample, &mut self.stretches);
-        each_sampled(&parts.main, sample, |_, hash| {
-            count_in(stretches.entry(hash), segment);
+        let (sample, counts) = (self.sample, &mut self.stretches);
+        let mut stretches = (sample >= SAMPLE_QUICK).then(Vec::new);
+        each_sampled(&parts.main, sample, |start, hash| {
+            count_in(counts.entry(hash), segment);
+            if let Some(stretches) = &mut stretches {
+                stretches.push((start as u32, hash));
+            }
         });
         while self.stretches.len() > self.stretches_max() {
             self.forget_every_second();
@@ -159,11 +174,12 @@ impl BaseBuilder {
             }
         }
         let id_bytes = size_of_val(parts.id_list.as_slice());
-        let bytes = parts.main.len() + parts.blobs.len() + id_bytes;
+        let stretch_bytes = stretches.as_deref().map_or(0, size_of_val);
+        let bytes = parts.main.len() + parts.blobs.len() + id_bytes + stretch_bytes;
         let all_kept = self.kept.len() == segment as usize;
         if all_kept && self.kept_bytes + bytes <= BASE_KEPT_BYTES_MAX {
             self.kept_bytes += bytes;
-            self.kept.push(parts);
+            self.kept.push(Kept { parts, stretches });
         }
     }
 
@@ -188,6 +204,7 @@ impl BaseBuilder {
     #[must_use]
     pub fn into_collector(mut self, text_bytes_max: usize) -> BaseCollector {
         self.stretches.retain(|_, count| count.segments > 1);
+        self.stretches.shrink_to_fit();
         self.blobs.retain(|_, count| count.segments > 1);
         self.ids.retain(|_, count| count.segments > 1);
         BaseCollector {
@@ -236,11 +253,11 @@ impl BaseCollector {
 
     /// Takes what the base should hold of a future segment.
     pub fn collect(&mut self, TakenApart(parts): &TakenApart) {
-        self.collect_parts(parts);
+        self.collect_parts(parts, None);
     }
 
-    fn collect_parts(&mut self, parts: &Streams) {
-        self.collect_text(&parts.main);
+    fn collect_parts(&mut self, parts: &Streams, stretches: Option<&[Stretch]>) {
+        self.collect_text(&parts.main, stretches);
         self.collect_blobs(parts);
         for id in &parts.id_list {
             if self.ids.len() < BASE_IDS_MAX && self.counts.ids.remove(id).is_some() {
@@ -256,8 +273,8 @@ impl BaseCollector {
     /// pass goes on after them.
     pub fn collect_kept(&mut self) -> usize {
         let kept = std::mem::take(&mut self.counts.kept);
-        for parts in &kept {
-            self.collect_parts(parts);
+        for Kept { parts, stretches } in &kept {
+            self.collect_parts(parts, stretches.as_deref());
         }
         kept.len()
     }
@@ -290,7 +307,9 @@ impl BaseCollector {
         Base::encode(&head, &tail, &self.ids, &self.blobs, level).map(Some)
     }
 
-    fn collect_text(&mut self, text: &[u8]) {
+    /// `known` are the text's sampled stretches, if the first pass kept them. They may be of a denser sample than the
+    /// one that was counted in the end.
+    fn collect_text(&mut self, text: &[u8], known: Option<&[Stretch]>) {
         struct OpenPassage {
             start: usize,
             end: usize,
@@ -313,7 +332,7 @@ impl BaseCollector {
             }
         };
         let (sample, stretches) = (self.counts.sample, &self.counts.stretches);
-        each_sampled(text, sample, |at, hash| {
+        let mut visit = |at, hash| {
             let Some(count) = stretches.get(&hash) else {
                 return;
             };
@@ -338,7 +357,13 @@ impl BaseCollector {
                     }
                 }
             }
-        });
+        };
+        match known {
+            Some(known) => known
+                .iter()
+                .for_each(|&(start, hash)| visit(start as usize, hash)),
+            None => each_sampled(text, sample, visit),
+        }
         if let Some(passage) = open {
             close(passage);
         }

@@ -17,7 +17,7 @@
 use std::borrow::Cow;
 
 use super::super::SegmentError;
-use super::stretch::{STRETCH_BYTES, each_sampled, is_sampled, rolled};
+use super::stretch::{STRETCH_BYTES, Sampled, each_sampled};
 use super::varint::{Cursor, put, unzigzag, zigzag};
 use crate::limits::COPIES_STREAM_BYTES_MAX;
 
@@ -185,26 +185,29 @@ pub(super) fn pack(base: &Index<'_>, main: &[u8], shortest: ShortestCopy) -> Opt
     }
     let mut seen = Table::new(main.len());
     let mut packed = Packed::default();
-    // Up to `done` the stream is packed already. The hash covers `hashed_bytes` before `at`.
-    let (mut done, mut at) = (0, 0);
-    let (mut hash, mut hashed_bytes) = (0, 0);
-    while let Some(&byte) = main.get(at) {
-        hash = rolled(hash, byte);
-        at += 1;
-        hashed_bytes += 1;
-        if !is_sampled(hash, SAMPLE) || hashed_bytes < STRETCH_BYTES {
-            continue;
+    let mut sampled = Sampled::new();
+    // Up to `done` the stream is packed already. A stretch that begins before it is not looked up.
+    let (mut done, mut at, mut hash) = (0, 0, 0);
+    while at < main.len() {
+        let block = at;
+        at += sampled.list(&main[block..], SAMPLE, &mut hash);
+        for (end, hash) in sampled.ends() {
+            let end = block + end;
+            if end < done + STRETCH_BYTES {
+                continue;
+            }
+            let earlier = seen.replace(hash, end);
+            let Some(best) = base.longest(main, done, end, hash, earlier) else {
+                continue;
+            };
+            if best.bytes >= base.shortest_from(best.source, shortest).bytes {
+                packed.push(&main[done..best.start], best);
+                done = best.start + best.bytes;
+            }
         }
-        let earlier = seen.replace(hash, at);
-        let Some(best) = base.longest(main, done, at, hash, earlier) else {
-            continue;
-        };
-        if best.bytes >= base.shortest_from(best.source, shortest).bytes {
-            packed.push(&main[done..best.start], best);
-            done = best.start + best.bytes;
-            at = done;
-            (hash, hashed_bytes) = (0, 0);
-        }
+        // A match that is longer than the block is not hashed. What of the hash is from before it has been
+        // shifted out before it counts.
+        at = at.max(done);
     }
     let packed = packed.into_bytes(&main[done..]);
     (packed.len() + main.len() / SPARED_MIN < main.len()).then_some(packed)
@@ -254,12 +257,7 @@ impl Index<'_> {
 
 /// The longest repeat around `at`, not beginning before `front`, whose source is around `from`.
 fn repeat(main: &[u8], front: usize, at: usize, source: &[u8], from: usize) -> BackReference {
-    let before = main[front..at]
-        .iter()
-        .rev()
-        .zip(source[..from].iter().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
+    let before = common_bytes_before(&main[front..at], &source[..from]);
     BackReference {
         start: at - before,
         bytes: before + common_bytes(&main[at..], &source[from..]),
@@ -272,6 +270,16 @@ fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
     let same = words.take_while(|(a, b)| a == b).count() * 8;
     let rest = a[same..].iter().zip(&b[same..]);
+    same + rest.take_while(|(a, b)| a == b).count()
+}
+
+/// How many bytes at the end of both are the same.
+fn common_bytes_before(a: &[u8], b: &[u8]) -> usize {
+    let words = a.as_rchunks::<8>().1.iter().rev();
+    let words = words.zip(b.as_rchunks::<8>().1.iter().rev());
+    let same = words.take_while(|(a, b)| a == b).count() * 8;
+    let rest = a[..a.len() - same].iter().rev();
+    let rest = rest.zip(b[..b.len() - same].iter().rev());
     same + rest.take_while(|(a, b)| a == b).count()
 }
 

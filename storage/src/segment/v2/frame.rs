@@ -22,6 +22,11 @@ const DEEP_HASH_LOG: u32 = 17;
 /// cover two thirds of the dictionary; with a larger dictionary the result would be up to 2 % larger.
 const DEEP_CHAIN_LOGS: [u32; 2] = [21, 22];
 
+/// Copies leave little for the quick tier's zstd to find. With tables of 2^17 positions instead of 2^18, of which
+/// those of the frame and of the dictionary fit into a core's cache together, encoding is a tenth faster, and at
+/// most 1.6 % larger.
+const QUICK_TABLE_LOG: u32 = 17;
+
 /// The tables of the blobs' level would take 80 MB, too much for a step with large pictures, and pictures have
 /// few repeats to find with them.
 const BLOB_HASH_LOG: u32 = 20;
@@ -119,6 +124,7 @@ impl Compressor {
         let (hash_log, chain_log) = match level {
             super::DEEP_LEVEL => (DEEP_HASH_LOG, deep_chain_log(self.dictionary_bytes)),
             super::BLOB_LEVEL_DEEP => (BLOB_HASH_LOG, BLOB_CHAIN_LOG),
+            super::QUICK_LEVEL => (QUICK_TABLE_LOG, QUICK_TABLE_LOG),
             _ => (OF_THE_LEVEL, OF_THE_LEVEL),
         };
         set(CParameter::HashLog(hash_log))?;

@@ -90,6 +90,8 @@ pub use self::techniques::Techniques;
 
 /// The deep tier's zstd level, chosen for its speed. `docs/design/codec.md` compares it with others.
 pub const DEEP_LEVEL: i32 = 16;
+/// The quick tier's zstd level.
+pub const QUICK_LEVEL: i32 = 4;
 /// Levels from this one on belong to the deep tier.
 const DEEP_LEVEL_MIN: i32 = 13;
 /// Level for blobs in the quick tier and in its bases: there is little to find in them.
