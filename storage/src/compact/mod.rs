@@ -6,8 +6,8 @@
 //! 3. `step` carries a step out: read (`step_input`), encode, decode and compare outside any write
 //!    transaction; then one short transaction compares once more with what the file holds,
 //!    deletes what the segment replaces and inserts it, into the pages that this frees.
-//! 4. `reclaim` gives the free pages back in small transactions, and checkpoints. That moves pages, and
-//!    `page_order` puts those of new bases in order again, because each read begins with its base.
+//! 4. `reclaim` gives the free pages back in small transactions, and checkpoints. That moves pages, so before
+//!    and after it `page_order` puts those of new bases in order, because each read begins with its base.
 //! 5. `run` does this for all sessions that are due, on request; `service` does it in the
 //!    background. One thread, or several where a run may use them, read and encode `ahead` of the
 //!    swaps, which go on one by one, in the plan's order. `lower_priority` and `pace` see to it that those

@@ -1,8 +1,12 @@
 //! The order of the pages of new bases.
 //!
-//! Giving space back moves pages from the end of the file to the first free places, one by one, so that
-//! what was written in order may be in reverse order. A system reads ahead, never back, so from a disk each of
-//! these pages is a read of its own, and nothing that needs the base is read without all of them.
+//! Giving space back moves pages from the end of the file to free places before it, one by one, so that
+//! what was written in order may be in reverse order, or here and there. A system reads ahead, never back, so from a
+//! disk each of these pages is a read of its own, and nothing that needs the base is read without all of them.
+//!
+//! So the bases that a run made are written again twice: before space is given back, when there are long stretches
+//! of free pages, of which most are far enough from the end to stay where they are; and after it, when those pages
+//! that were moved are at least put in order among themselves.
 
 use super::pace::Pace;
 use crate::error::{ErrorKind, Result, StoreError};

@@ -233,6 +233,7 @@ impl Store {
         self.finish_deletions_if_possible(&mut || observe(&progress))?;
         self.delete_unused_bases()?;
         let cuts_log_always = request.force || tally.outcome.segments > 0;
+        page_order::put_in_order(self, &mut pace, &tally.bases_made)?;
         reclaim(self, &mut pace, 0, cuts_log_always, &mut |_| {
             observe(&progress)
         })?;
