@@ -286,8 +286,9 @@ impl Check<'_> {
                         return Ok(None);
                     }
                     self.add_damage(session, next, error, &mut found)?;
+                    let end = session.messages + 1;
                     next = fetch::next_sequence_after_damage(&connection, session.key, next)
-                        .min(session.messages + 1);
+                        .map_or(end, |next| next.min(end));
                 }
             }
             self.progress.messages_done += next - before;

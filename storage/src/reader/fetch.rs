@@ -12,7 +12,6 @@ use crate::error::{ErrorKind, Result, StoreError};
 use crate::ids::{SessionId, SessionKey};
 use crate::limits::{
     PARTIAL_MESSAGES_MAX, READ_AHEAD_BYTES_MAX, READ_PAGE_BYTES_MAX, READ_PAGE_MESSAGES_MAX,
-    SEQUENCE_MAX,
 };
 use crate::message::Message;
 use crate::segment::{self, Base, DecodeLimits, DecodedSegment, SegmentError};
@@ -428,30 +427,29 @@ fn is_partial(info: &SegmentInfo, from: u64, to: u64) -> bool {
 }
 
 /// The sequence to go on from after damage at `sequence`: after the damaged segment, or the next message or
-/// segment; SEQUENCE_MAX + 1 if there is none.
+/// segment; `None` if nothing is left.
 pub(crate) fn next_sequence_after_damage(
     connection: &Connection,
     key: SessionKey,
     sequence: u64,
-) -> u64 {
+) -> Option<u64> {
     // Never go back: a damaged tree may return rows that were not asked for.
     let further = |next: u64| next.max(sequence + 1);
     let segment = sql::segments::at_or_after(connection, key, sequence);
     if let Ok(Some(info)) = &segment
         && info.first_sequence <= sequence
     {
-        return further(info.last_sequence + 1);
+        return Some(further(info.last_sequence + 1));
     }
     // By their keys alone: what else the rows say may be what is damaged.
     let starts = [
         sql::messages::next_after(connection, key, sequence),
         sql::segments::next_start(connection, key, sequence),
     ];
-    let next = starts.into_iter().map(|start| match start {
-        Ok(start) => start.unwrap_or(SEQUENCE_MAX + 1),
-        Err(_) => sequence + 1,
-    });
-    further(next.min().unwrap_or(SEQUENCE_MAX + 1))
+    let next = starts
+        .into_iter()
+        .filter_map(|start| start.unwrap_or(Some(sequence + 1)));
+    next.min().map(further)
 }
 
 /// Decodes a segment, or the few messages of it that are wanted, and compares it with its row.

@@ -253,7 +253,9 @@ impl Replay {
                 }
                 // Any other error may not occur at the next try, so the position stays.
                 if error.kind() == ErrorKind::Damaged {
-                    self.next = fetch::next_sequence_after_damage(&connection, self.key, self.next);
+                    // What is appended later begins after the end, and a follower must not miss it.
+                    self.next = fetch::next_sequence_after_damage(&connection, self.key, self.next)
+                        .unwrap_or(self.end + 1);
                 }
                 Err(error)
             }

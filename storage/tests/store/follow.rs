@@ -85,3 +85,23 @@ fn an_iteration_ends_where_a_follower_cannot_find_out_whether_there_is_more() {
     assert_eq!(damaged.kind(), ErrorKind::Damaged);
     assert!(replay.next().is_none());
 }
+
+#[test]
+fn a_follower_goes_on_after_damage_at_the_end_with_what_is_appended_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    store.append(batch("s", &[b"a", b"b", b"c"])).unwrap();
+    let connection = rusqlite::Connection::open(store.path()).unwrap();
+    let damage = "UPDATE hot_messages SET payload = x'00' WHERE message_key & 4294967295 > 1";
+    assert_eq!(connection.execute(damage, []).unwrap(), 2);
+    let mut replay = store.follow(&id("s"), 1).unwrap();
+    assert_eq!(next(&mut replay), ["a"]);
+    for position in [3, 4] {
+        let damaged = replay.next_page().unwrap_err();
+        assert_eq!(damaged.kind(), ErrorKind::Damaged);
+        assert_eq!(replay.position(), position);
+    }
+    assert_eq!(next(&mut replay), [""; 0]);
+    store.append(batch("s", &[b"d"])).unwrap();
+    assert_eq!(next(&mut replay), ["d"]);
+}
