@@ -255,11 +255,11 @@ impl SessionTimes {
     }
 
     /// Time between the first and the last message; of a session of which no time is known, how
-    /// long its turns took.
+    /// long its turns took. Never negative: only a damaged row has its last time before its first.
     #[must_use]
     pub fn wall_ms(&self) -> i64 {
         match (self.first_ms, self.last_ms) {
-            (Some(first), Some(last)) => last.saturating_sub(first),
+            (Some(first), Some(last)) => last.saturating_sub(first).max(0),
             _ => self.active_ms,
         }
     }

@@ -465,6 +465,7 @@ fn a_session_whose_row_has_an_odd_number_can_be_deleted() {
         "hot_bytes = 'x'",
         "last_sequence = -1",
         "name = x'ff'",
+        "last_time_ms = -9223372036854775808",
     ] {
         let place = Place::new();
         let store = place.open();
@@ -532,4 +533,16 @@ fn messages_behind_the_end_that_a_row_tells_are_told_of_and_salvaged() {
         let salvaged: Vec<_> = salvaged.flatten().map(|m| m.payload).collect();
         assert_eq!(salvaged, lines(20, 1), "compacted: {compacted}");
     }
+}
+
+#[test]
+fn a_session_whose_last_time_is_absurd_is_appended_to_like_any_other() {
+    let place = Place::new();
+    let store = place.open();
+    record(&store, "s", &lines(5, 1));
+    store.close().unwrap();
+    place.damage("UPDATE sessions SET last_time_ms = -9223372036854775808");
+    let store = place.open();
+    record(&store, "s", &lines(5, 2));
+    assert_eq!(contents(&store, "s"), [lines(5, 1), lines(5, 2)].concat());
 }

@@ -88,7 +88,8 @@ impl Delta {
             bases: self.bases + other.bases,
             base_bytes: self.base_bytes + other.base_bytes,
             active_ms: self.active_ms + other.active_ms,
-            wall_ms: self.wall_ms + other.wall_ms,
+            // No count: of sessions with absurd times it may be anything.
+            wall_ms: self.wall_ms.saturating_add(other.wall_ms),
         }
     }
 }
@@ -226,7 +227,7 @@ pub(crate) fn recount(connection: &Connection) -> rusqlite::Result<Totals> {
             (SELECT count(*) FROM bases) AS bases,
             (SELECT coalesce(sum(length(encoded)), 0) FROM bases) AS base_bytes,
             coalesce(sum(active_ms), 0) AS active_ms,
-            coalesce(sum(coalesce(last_time_ms - first_time_ms, active_ms)), 0) AS wall_ms
+            coalesce(sum(coalesce(max(last_time_ms - first_time_ms, 0), active_ms)), 0) AS wall_ms
          FROM sessions",
         [],
         |row| {
