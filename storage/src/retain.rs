@@ -104,10 +104,7 @@ impl Store {
     /// written; when the file cannot be read.
     pub fn plan_retention(&self, policy: &RetentionPolicy) -> Result<RetentionPlan> {
         let sessions = self.sessions(&SessionFilter::default())?.sessions;
-        let candidates: Vec<_> = sessions
-            .iter()
-            .map(|session| RetentionCandidate::of(session, false))
-            .collect();
+        let candidates: Vec<_> = sessions.iter().map(RetentionCandidate::of).collect();
         Ok(plan(policy, &candidates, self.options().clock.now_ms())?)
     }
 

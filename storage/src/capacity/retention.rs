@@ -4,7 +4,6 @@
 //! sessions first when asked.
 //!
 //! # Safety rules
-//! - Pinned sessions are never removed.
 //! - Rules by age and by size leave sessions alone that were used less than
 //!   [`idle_ms_min`](RetentionPolicy::idle_ms_min) ago.
 //! - A session's age counts from its last use: the latest of when its last message was said and
@@ -100,14 +99,12 @@ pub struct RetentionCandidate {
     pub messages: u64,
     /// Bytes that it takes in the database.
     pub stored_bytes: u64,
-    /// Whether it must stay.
-    pub pinned: bool,
 }
 
 impl RetentionCandidate {
     /// What a listed session tells.
     #[must_use]
-    pub fn of(session: &Session, pinned: bool) -> Self {
+    pub fn of(session: &Session) -> Self {
         Self {
             id: session.id.clone(),
             key: session.key,
@@ -116,7 +113,6 @@ impl RetentionCandidate {
             updated_ms: session.updated_ms,
             messages: session.messages,
             stored_bytes: session.stored_bytes(),
-            pinned,
         }
     }
 
@@ -212,8 +208,7 @@ pub struct RetentionPlan {
     pub stored_bytes_before: u64,
     /// After.
     pub stored_bytes_after: u64,
-    /// Bytes over the policy's size that stay, because the sessions that have them are pinned
-    /// or in use.
+    /// Bytes over the policy's size that stay, because the sessions that have them are in use.
     pub over_bytes: u64,
     /// Whether the clock was not believed (see the module's safety rules).
     pub clock_ahead: bool,
@@ -247,20 +242,16 @@ pub fn plan(
     };
 
     for id in &policy.sessions {
-        let why = match sessions.iter().find(|session| session.id == *id) {
-            None => "there is no such session",
-            Some(session) if session.pinned => "it is pinned",
-            Some(_) => continue,
-        };
-        plan.kept.push(Kept {
-            session_id: id.clone(),
-            why,
-        });
+        if !sessions.iter().any(|session| session.id == *id) {
+            plan.kept.push(Kept {
+                session_id: id.clone(),
+                why: "there is no such session",
+            });
+        }
     }
 
     let mut oldest_first: Vec<_> = sessions
         .iter()
-        .filter(|session| !session.pinned)
         .map(|session| (session.used_ms(now_ms), session))
         .collect();
     oldest_first.sort_by(|a, b| (a.0, &a.1.id).cmp(&(b.0, &b.1.id)));

@@ -12,7 +12,6 @@ fn session(id: &str, days_ago: i64, stored_bytes: u64) -> RetentionCandidate {
         updated_ms: NOW_MS - days_ago * DAY_MS,
         messages: 10,
         stored_bytes,
-        pinned: false,
     }
 }
 
@@ -92,14 +91,10 @@ fn size_removes_the_longest_unused_until_the_rest_fits() {
 }
 
 #[test]
-fn a_size_that_pinned_and_used_sessions_exceed_says_by_how_much() {
-    let pinned = RetentionCandidate {
-        pinned: true,
-        ..session("pinned", 90, 60)
-    };
+fn a_size_that_used_sessions_exceed_says_by_how_much() {
     let plan = plan(
         &by_size(50),
-        &[pinned, session("today", 0, 30), session("old", 3, 5)],
+        &[session("today", 0, 90), session("old", 3, 5)],
         NOW_MS,
     )
     .unwrap();
@@ -114,18 +109,19 @@ fn sessions_of_today_are_never_removed_by_age_or_size() {
 }
 
 #[test]
-fn named_sessions_go_unless_pinned_or_unknown() {
+fn named_sessions_go_however_new_and_unknown_ones_are_told() {
     let policy = RetentionPolicy {
-        sessions: ["today", "pinned", "gone"]
+        sessions: ["today", "gone"]
             .map(|id| SessionId::new(id).unwrap())
             .to_vec(),
         ..RetentionPolicy::default()
     };
-    let pinned = RetentionCandidate {
-        pinned: true,
-        ..session("pinned", 90, 60)
-    };
-    let plan = plan(&policy, &[session("today", 0, 30), pinned], NOW_MS).unwrap();
+    let plan = plan(
+        &policy,
+        &[session("today", 0, 30), session("old", 90, 60)],
+        NOW_MS,
+    )
+    .unwrap();
     assert_eq!(ids(&plan), ["today"]);
     assert_eq!(plan.removals[0].reason, RemovalReason::Named);
     let kept: Vec<_> = plan
@@ -133,13 +129,7 @@ fn named_sessions_go_unless_pinned_or_unknown() {
         .iter()
         .map(|kept| (kept.session_id.as_str(), kept.why))
         .collect();
-    assert_eq!(
-        kept,
-        [
-            ("pinned", "it is pinned"),
-            ("gone", "there is no such session")
-        ]
-    );
+    assert_eq!(kept, [("gone", "there is no such session")]);
 }
 
 #[test]
@@ -185,19 +175,17 @@ fn policies_that_would_remove_everything_are_refused() {
 }
 
 proptest! {
-    /// Pinned and fresh sessions stay, nothing goes twice, and the sums agree.
+    /// Nothing goes twice, and the sums agree.
     #[test]
     fn plans_keep_their_promises(
-        raw in prop::collection::vec((0i64..100, 0u64..1000, any::<bool>()), 0..40),
+        raw in prop::collection::vec((0i64..100, 0u64..1000), 0..40),
         age_days in prop::option::of(1i64..60), size in prop::option::of(1u64..20_000),
         ahead_days in 0i64..500,
     ) {
         let sessions: Vec<_> = raw
             .into_iter()
             .enumerate()
-            .map(|(i, (days, bytes, pinned))| RetentionCandidate {
-                pinned, ..session(&format!("s{i}"), days, bytes)
-            })
+            .map(|(i, (days, bytes))| session(&format!("s{i}"), days, bytes))
             .collect();
         let policy = RetentionPolicy {
             age_ms_max: age_days.map(|days| days * DAY_MS),
@@ -210,7 +198,6 @@ proptest! {
         for removal in &plan.removals {
             prop_assert!(seen.insert(removal.session_id.clone()));
             let session = sessions.iter().find(|s| s.id == removal.session_id).unwrap();
-            prop_assert!(!session.pinned);
             removed_bytes += session.stored_bytes;
         }
         prop_assert_eq!(plan.stored_bytes_before - removed_bytes, plan.stored_bytes_after);
