@@ -106,7 +106,7 @@ impl Store {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn append(&self, batch: Batch) -> Result<Appended> {
-        self.writer()?.append(batch, None)
+        self.writer()?.append(batch)
     }
 
     /// Queues a batch and returns; `done` gets the answer once it is on disk, or why it is not. The batch is checked
@@ -143,7 +143,7 @@ impl Store {
         wait_max: Duration,
         done: impl FnOnce(Result<Appended>) + Send + 'static,
     ) -> Result<()> {
-        self.writer()?.submit(batch, Some(wait_max), Box::new(done))
+        self.writer()?.submit(batch, wait_max, Box::new(done))
     }
 
     /// What waits for the writer now.

@@ -16,15 +16,13 @@ const STEP_TIME_AIM: Duration = Duration::from_millis(2);
 const STEP_TIME_AIM_BESIDE_APPENDS: Duration = Duration::from_micros(500);
 const STEP_PAGES_MIN: u32 = 16;
 
-/// Frees pages until `pages_kept` are left or `observe` says stop; calls it after each step with
-/// the pages that are still free. Then cuts the log, with which the file itself shrinks, if pages
-/// were freed or `cut_log_always`.
+/// Gives all free pages back, unless `go_on`, which is asked after each step, says stop. Then cuts the log, with
+/// which the file itself shrinks, if pages were given back or `cut_log_always`.
 pub(super) fn reclaim(
     store: &Store,
     pace: &mut Pace<'_>,
-    pages_kept: u64,
     cut_log_always: bool,
-    observe: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    go_on: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<()> {
     let mut pages_per_step = STEP_PAGES_MIN;
     let mut cuts = cut_log_always;
@@ -34,10 +32,8 @@ pub(super) fn reclaim(
             context.maintain("give free pages back", |db, connection| {
                 let began = Instant::now();
                 let free = db.context("count free pages", sql::space::free_pages(connection))?;
-                let surplus = free.saturating_sub(pages_kept).min(u64::from(pages));
-                if surplus > 0 {
-                    // Lossless: at most `pages`.
-                    let freed = sql::space::reclaim(connection, surplus as u32);
+                if free > 0 {
+                    let freed = sql::space::reclaim(connection, pages);
                     db.context("give free pages back", freed)?;
                 }
                 let left = db.context("count free pages", sql::space::free_pages(connection))?;
@@ -46,7 +42,7 @@ pub(super) fn reclaim(
         })?;
         let (free, freed, work) = step.value;
         cuts |= freed > 0;
-        if free <= pages_kept {
+        if free == 0 {
             break;
         }
         if freed == 0 {
@@ -61,7 +57,7 @@ pub(super) fn reclaim(
             }
             break;
         }
-        if observe(free).is_break() {
+        if go_on().is_break() {
             return Err(StoreError::Cancelled);
         }
         rest_for_other_processes();

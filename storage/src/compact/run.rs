@@ -234,9 +234,7 @@ impl Store {
         self.delete_unused_bases()?;
         let cuts_log_always = request.force || tally.outcome.segments > 0;
         page_order::put_in_order(self, &mut pace, &tally.bases_made)?;
-        reclaim(self, &mut pace, 0, cuts_log_always, &mut |_| {
-            observe(&progress)
-        })?;
+        reclaim(self, &mut pace, cuts_log_always, &mut || observe(&progress))?;
         if page_order::put_in_order(self, &mut pace, &tally.bases_made)? {
             cut_log(self)?;
         }

@@ -225,10 +225,7 @@ impl Store {
         };
         let mut packer = Packer::new(&session.id, packing, segments);
         self.query("measure the messages", |connection| {
-            let each = |sequence, raw_bytes| {
-                packer.hot(sequence, raw_bytes);
-                true
-            };
+            let each = |sequence, raw_bytes| packer.hot(sequence, raw_bytes);
             sql::messages::scan_sizes(connection, key, 1, session.messages, each)
         })?;
         Ok(packer.finish())

@@ -132,7 +132,7 @@ pub(crate) fn scan_sizes(
     session: SessionKey,
     first: u64,
     last: u64,
-    mut each: impl FnMut(u64, u64) -> bool,
+    mut each: impl FnMut(u64, u64),
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "SELECT message_key, length(payload) FROM hot_messages
@@ -141,12 +141,10 @@ pub(crate) fn scan_sizes(
     let mut rows = statement.query(MessageKey::range(session, first, last))?;
     while let Some(row) = rows.next()? {
         let size: i64 = row.get(1)?;
-        if !each(
+        each(
             MessageKey::from_i64(row.get(0)?).sequence(),
             size.unsigned_abs(),
-        ) {
-            break;
-        }
+        );
     }
     Ok(())
 }

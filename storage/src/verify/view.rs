@@ -56,10 +56,7 @@ impl SessionView {
         let listed = sql::segments::readable(&snapshot, session.key);
         let (segments, damage) = db.context("list the segments", listed)?;
         let mut places = Places::new(segments.clone());
-        let each = |sequence, raw_bytes| {
-            places.hot(sequence, raw_bytes);
-            true
-        };
+        let each = |sequence, raw_bytes| places.hot(sequence, raw_bytes);
         let scanned = sql::messages::scan_sizes(&snapshot, session.key, 0, SEQUENCE_MAX, each);
         let growth = sql::growth::sums_of(&snapshot, session.key);
         let source = sql::imports::of_session(&snapshot, session.key);

@@ -104,10 +104,10 @@ impl Writer {
     }
 
     /// Appends and waits for the answer.
-    pub(crate) fn append(&self, batch: Batch, wait_max: Option<Duration>) -> Result<Appended> {
+    pub(crate) fn append(&self, batch: Batch) -> Result<Appended> {
         self.refuse_own_thread()?;
         let (answer, answered) = answer_channel();
-        self.submit(batch, wait_max, Box::new(answer))?;
+        self.queue_up(batch, None, None, Box::new(answer))?;
         answered()
     }
 
@@ -122,15 +122,11 @@ impl Writer {
     /// Queues a batch; `done` gets the answer, on the writer's thread. An error here means that
     /// nothing was queued and `done` will not be called. A callback of the store does not wait for room: the
     /// writer, which makes it, waits for the callback.
-    pub(crate) fn submit(
-        &self,
-        batch: Batch,
-        wait_max: Option<Duration>,
-        done: Done,
-    ) -> Result<()> {
-        self.queue_up(batch, None, wait_max, done)
+    pub(crate) fn submit(&self, batch: Batch, wait_max: Duration, done: Done) -> Result<()> {
+        self.queue_up(batch, None, Some(wait_max), done)
     }
 
+    /// `received_ms` has the times of messages that another store received; `wait_max` is `None` for the usual wait.
     fn queue_up(
         &self,
         batch: Batch,
