@@ -24,8 +24,9 @@ impl Store {
         self.capacity_report_after(self.level())
     }
 
-    /// The same for who knows the level before better than this opening of the store does, as its daemon
-    /// does: a level is left only a margin below its threshold.
+    /// As [`Store::capacity_report`], for a caller that knows the previous level better than this handle does: the
+    /// tool that asks the store's daemon, for example. A level is left only at a margin below its threshold, so the
+    /// previous one matters.
     ///
     /// # Errors
     /// [`Damaged`](crate::StoreError::Damaged), [`Busy`](crate::StoreError::Busy) or [`Io`](crate::StoreError::Io)

@@ -264,8 +264,8 @@ pub const FOOTPRINT_TARGET: f64 = 0.30;
 pub const ACTIVE_GAP_MS_MAX: i64 = 5 * 60 * 1000;
 /// A turn of an imported stream counts as active time up to this long.
 pub const TURN_MS_MAX: i64 = 24 * 60 * 60 * 1000;
-/// The earliest plausible timestamp of a line, in Unix milliseconds: the beginning of 2020. No agent wrote
-/// before.
+/// The earliest plausible timestamp of a line, in Unix milliseconds: the beginning of 2020, before there were
+/// agents.
 pub(crate) const TIMESTAMP_MS_MIN: i64 = 1_577_836_800_000;
 /// How far a plausible timestamp may be after the line's arrival. This allows for clocks that differ by a time
 /// zone.
@@ -288,7 +288,7 @@ pub(crate) const REPORTED_RUNS_MAX: u32 = 20;
 pub const MESSAGE_TYPES_MAX: usize = 256;
 /// Length of an agent's id of a message. A longer text is not read as one.
 pub(crate) const MESSAGE_ID_BYTES_MAX: usize = 256;
-/// Length of a message type's name; longer counts as `(other)`.
+/// Length of a message type's name; a message with a longer one counts as `(untyped)`.
 pub const MESSAGE_TYPE_BYTES_MAX: usize = 64;
 /// Blocks of a message among which its first text is looked for.
 pub(crate) const CONTENT_BLOCKS_MAX: usize = 256;

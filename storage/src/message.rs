@@ -44,8 +44,8 @@ pub enum Arrival {
 
 /// Messages to append to one session, all or none.
 ///
-/// An append whose answer was lost may be repeated, if the batch has its expected sequence. After a crash, who has the
-/// lines sends them all again, or goes on after [`Session::messages`](crate::Session::messages).
+/// An append whose answer was lost may be repeated, if the batch has its expected sequence. After a crash, a caller
+/// that still has the lines sends all of them again, or continues after [`Session::messages`](crate::Session::messages).
 ///
 /// ```
 /// use betcode_storage::{Batch, SessionId, Store, StoreOptions};

@@ -337,7 +337,7 @@ impl Store {
         self.inner.watch.refusals.now()
     }
 
-    /// Logs a warning with the capacity level unless it is Ok: for who opened the store without
+    /// Logs a warning with the capacity level unless it is Ok, for callers that opened the store without
     /// [`StoreOptions::logs_levels`].
     pub fn warn_of_capacity(&self) {
         self.inner.watch.warn_of_capacity();

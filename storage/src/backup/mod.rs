@@ -128,10 +128,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::FileExists`]; [`StoreError::StrayLog`] when the log of another database
     /// stands beside `to`; [`StoreError::DiskFull`], which names the copy; [`StoreError::Damaged`]
-    /// when what was copied is damaged: no copy is kept then, and `verify` says more;
-    /// [`StoreError::CutOff`] when the store is, whatever is missing; [`StoreError::Busy`] when another
-    /// process copies to the same place; [`StoreError::CopyNotSynced`], when the copy is there; [`StoreError::Cancelled`]. Wrong sums alone
-    /// are no such damage.
+    /// when what was copied is damaged (wrong sums alone are not): no copy is kept then, and `verify` says more;
+    /// [`StoreError::CutOff`] when the store's file is cut off, whatever is missing; [`StoreError::Busy`] when
+    /// another process copies to the same place; [`StoreError::CopyNotSynced`], after which the copy is there all
+    /// the same; [`StoreError::Cancelled`].
     ///
     /// # Examples
     /// ```
@@ -174,11 +174,11 @@ impl Store {
 ///
 /// # Errors
 /// [`StoreError::Missing`], [`StoreError::Foreign`] and [`StoreError::Newer`] for the backup;
-/// [`StoreError::Damaged`] and [`StoreError::CutOff`] when it is: nothing is changed then; [`StoreError::FileExists`] and
+/// [`StoreError::Damaged`] and [`StoreError::CutOff`] when the backup is; [`StoreError::FileExists`] and
 /// [`StoreError::StrayLog`] without `replace`; [`StoreError::Busy`] while any process has the
-/// store at `to` open: it would go on writing to the file that was moved aside;
-/// [`StoreError::CopyNotSynced`], when the store is restored; [`StoreError::LeftAside`]. With any
-/// other error everything is as it was.
+/// store at `to` open, because it would go on writing to the file that was moved aside. After these, and any
+/// error not named here, everything is as it was. After [`StoreError::CopyNotSynced`] the store is restored all the
+/// same, and [`StoreError::LeftAside`] says where the replaced store is.
 pub fn restore(
     backup: &Path,
     to: &Path,

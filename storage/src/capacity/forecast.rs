@@ -2,13 +2,14 @@
 //!
 //! # How
 //! The last [`WINDOW_DAYS`] days before now (or as many whole days as there is history) are
-//! taken as they were, idle days included. Their daily growth is averaged over every run of a
-//! quarter of these days in a row, seven at most; the 10 %, 50 % and 90 % quantiles of these averages are the low,
-//! median and high pace, widened to include the plain average of the window. Averages over
-//! runs, not single days, because what counts for a date weeks ahead is the pace of weeks:
-//! weekends and single busy days cancel out. No longer runs than a quarter, because a busy day is
-//! in as many runs as a run has days: it has to stay out of half of them. A date's range is that of the paces; it does not
-//! know what will be used tomorrow.
+//! taken as they were, idle days included. Their daily growth is averaged over every *run*: as many consecutive
+//! days as make a quarter of the window, seven at most. The 10 %, 50 % and 90 % quantiles of these averages are the
+//! low, median and high pace, widened to include the plain average of the window.
+//!
+//! Runs are averaged instead of single days because a date weeks ahead depends on the pace of weeks: weekends and
+//! single busy days cancel out. Runs are no longer than a quarter of the window because a busy day is in as many
+//! runs as a run has days, and must not reach the median: it has to stay out of half of them. A date's range is
+//! that of the paces; it does not know what will be used tomorrow.
 //!
 //! Hours later than now (a clock that was ahead) and before 2020 (a clock that was reset) are
 //! left out, and counted.

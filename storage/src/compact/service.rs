@@ -136,7 +136,8 @@ impl Store {
     /// Starts compaction in the background.
     ///
     /// # Errors
-    /// [`StoreError::InvalidArgument`] for options out of bounds, [`StoreError::ReadOnly`], or when no thread can be started.
+    /// [`StoreError::InvalidArgument`] for options out of bounds, [`StoreError::ReadOnly`], or [`StoreError::Io`] when
+    /// no thread can be started.
     ///
     /// # Examples
     /// ```

@@ -95,14 +95,13 @@ impl ReadRange {
 /// A session's messages, in order, a page at a time.
 ///
 /// It holds no transaction and no connection between pages, so a slow caller blocks nobody, and compaction may
-/// move messages meanwhile. It borrows nothing, so a task may hand it to another thread for each page. Memory is bounded by two segments with
-/// their encoded bytes and streams, their base, and one page. A
-/// session deleted meanwhile ends it with [`StoreError::SessionNotFound`], also when another one
-/// has got its id.
+/// move messages meanwhile. It borrows nothing, so a task may hand it to another thread for each page. Memory is
+/// bounded by two segments with their encoded bytes and streams, their base, and one page. If the session is deleted
+/// meanwhile, the replay ends with [`StoreError::SessionNotFound`], even if a new session has the same id.
 ///
 /// An error about damaged bytes does not end the replay: what follows the damage comes after it. Any
-/// other ends the iteration, where [`Replay::position`] says where to continue. A replay to the
-/// session's last message ends with an error about damage when there are messages after that.
+/// other error ends the iteration, and [`Replay::position`] says where to continue. A replay to the
+/// session's last message ends with an error about damage if the file holds messages after that one.
 #[derive(Debug)]
 #[must_use = "a replay reads only what is asked of it"]
 pub struct Replay {

@@ -103,7 +103,8 @@ impl Store {
 
     /// Opens the store at `path` for reading only. Other processes may write meanwhile. Of the options only
     /// `db_bytes_max` and `session_bytes_max` (what sizes are compared with), `logs_levels`, `readers_max` and
-    /// `clock` are used. Limits are not in the file: sizes compare rightly with those of the process that writes.
+    /// `clock` are used. Limits are not stored in the file: pass those of the process that writes, or sizes are
+    /// compared with the wrong ones.
     ///
     /// # Errors
     /// [`StoreError::Missing`] when there is none; otherwise as [`Store::open`]. A store of an

@@ -66,11 +66,14 @@ impl Measured {
 }
 
 impl PlanInputs {
-    /// Replaces what `report` measured: messages per session-hour, size of a message, hours of a day in use and
-    /// such days of a month, what the database takes already without its free pages, and what compaction
-    /// would still make free; and the limit, which is no measure and comes from `limit_source`. What it did not measure keeps its value. Gives what else was measured, for
-    /// [`Plan::compute`](super::Plan::compute): the size, and the footprint of what is compacted; that of
-    /// the whole file says nothing of compaction while most of it is not compacted.
+    /// Replaces the assumptions that `report` has measured: messages per session-hour, size of a message, hours of
+    /// use per day and days of use per month, what the database takes already without its free pages, and what
+    /// compaction would still free. It replaces the limit as well, which is not measured and comes from
+    /// `limit_source`. What was not measured keeps its value.
+    ///
+    /// Returns what else was measured, for [`Plan::compute`](super::Plan::compute): the size, and the footprint of
+    /// what is compacted. The footprint of the whole file says nothing about compaction while most of it is not
+    /// compacted.
     pub fn take_measured(&mut self, report: &CapacityReport, limit_source: Source) -> Measured {
         let growth = &mut self.storage_growth;
         if let Some(messages) = report.growth.messages_per_session_hour {
