@@ -439,7 +439,8 @@ impl Store {
     }
 
     /// Carries out what waits in the queue, moves the log into the main file, and ends the writer.
-    /// Other clones answer [`StoreError::Closed`] to writes from then on.
+    /// Other clones answer [`StoreError::Closed`] to writes from then on. In a callback it returns at once, because the
+    /// writer, which it would wait for, waits for the callback; the writer ends after that.
     ///
     /// # Errors
     /// When the log could not be moved into the main file. Nothing is lost: the next opening reads it

@@ -186,6 +186,26 @@ fn a_capacity_listener_may_ask_the_store_and_add_listeners() {
     assert_eq!(added, first[1..]);
 }
 
+#[test]
+fn closing_waits_for_the_writer_although_a_callback_has_closed_the_store_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("history.db"), options()).unwrap();
+    let (closed, is_closed) = mpsc::channel();
+    let has_returned = Arc::new(AtomicBool::new(false));
+    let (clone, returns) = (store.clone(), Arc::clone(&has_returned));
+    let done = move |_| {
+        clone.close().unwrap();
+        closed.send(()).unwrap();
+        // A close that does not wait returns before this is over.
+        std::thread::sleep(Duration::from_millis(300));
+        returns.store(true, Ordering::SeqCst);
+    };
+    store.append_then(batch("s", 1), WAIT_MAX, done).unwrap();
+    is_closed.recv_timeout(WAIT_MAX).unwrap();
+    store.close().unwrap();
+    assert!(has_returned.load(Ordering::SeqCst));
+}
+
 /// The reason in the error of a closed store.
 fn why(error: &StoreError) -> &str {
     match error {

@@ -173,16 +173,16 @@ impl Writer {
     /// the main file.
     pub(crate) fn close(&self) -> Result<()> {
         self.queue.close();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        // A callback may drop the last handle on the writer's own thread, which cannot join itself; it
-        // ends after the callback returns.
-        match thread {
-            Some(thread) if !self.is_own_thread() => thread.join().unwrap_or_else(|_| Err(ended())),
-            _ => Ok(()),
+        // A callback may close the store on the writer's own thread, which cannot join itself; it ends after the
+        // callback returns.
+        if self.is_own_thread() {
+            return Ok(());
+        }
+        // Locked while it waits, so that nobody who closes the store as well returns before the writer has ended.
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        match thread.take() {
+            Some(thread) => thread.join().unwrap_or_else(|_| Err(ended())),
+            None => Ok(()),
         }
     }
 }
