@@ -266,6 +266,8 @@ pub const PROMPT_OVERHEAD_BYTES: usize = 512;
 pub const REPLAY_NOTED_MS: u64 = 60_000;
 /// Ends of replays that are known; then the oldest are forgotten.
 pub const REPLAYS_NOTED_MAX: usize = 1024;
+/// Bytes of the name that a relay gives a connection; a longer one is not the relay's, and counts as none.
+pub const CONNECTION_NAME_BYTES_MAX: usize = 64;
 /// The daemon's own events that wait for one stream; then the oldest are forgotten.
 pub const MAILBOX_EVENTS_MAX: usize = 256;
 /// Batches of lines whose time of reading is remembered.

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use betcode_service::sync::lock;
+use http::HeaderValue;
+use uuid::Uuid;
 
 use crate::limits;
 use crate::router::rate_limit_key;
@@ -27,7 +29,10 @@ struct CountGuard {
 
 /// Whether a caller of a connection has shown a token. Until then the connection is counted.
 #[derive(Debug)]
-pub(crate) struct ConnectionAuth(Mutex<Option<CountGuard>>);
+pub(crate) struct ConnectionAuth {
+    counted: Mutex<Option<CountGuard>>,
+    name: Option<HeaderValue>,
+}
 
 impl UnauthenticatedConnections {
     /// The count for a relay with so many slots for clients.
@@ -54,7 +59,10 @@ impl UnauthenticatedConnections {
             unauthenticated,
             address,
         };
-        Some(ConnectionAuth(Mutex::new(Some(counted))))
+        Some(ConnectionAuth {
+            counted: Mutex::new(Some(counted)),
+            name: HeaderValue::from_str(&Uuid::new_v4().simple().to_string()).ok(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -77,12 +85,20 @@ impl Drop for CountGuard {
 impl ConnectionAuth {
     /// Of a connection that is not counted: a load balancer's stands for many callers.
     pub(crate) fn of_proxy() -> Self {
-        Self(Mutex::new(None))
+        Self {
+            counted: Mutex::new(None),
+            name: None,
+        }
+    }
+
+    /// What daemons know the connection by; `None` for a load balancer's.
+    pub(crate) fn name(&self) -> Option<&HeaderValue> {
+        self.name.as_ref()
     }
 
     /// A caller of the connection has shown a token: it is no longer counted.
     pub(crate) fn mark_authenticated(&self) {
-        let counted = lock(&self.0).take();
+        let counted = lock(&self.counted).take();
         // Not under that lock: it takes the other one.
         drop(counted);
     }

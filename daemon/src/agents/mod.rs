@@ -60,6 +60,7 @@ pub(crate) use inbox::Command;
 pub(crate) use mailbox::{Mailbox, ReadTimes};
 pub(crate) use prompt::content as prompt_content;
 pub(crate) use refusal::Refusal;
+pub(crate) use replays::Device;
 
 use crate::core::Core;
 use crate::limits::{

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::converse::{client_name, converse};
+use super::converse::{client_name, converse, device};
 use super::history::{delete, page_limit, rename, sessions};
 use super::{ResponseStream, resume};
 use crate::agents::Command;
@@ -116,8 +116,8 @@ impl AgentService for Agent {
         &self,
         request: Request<proto::ResumeSessionRequest>,
     ) -> Result<Response<Self::ResumeSessionStream>, Status> {
-        let client = client_name(&request);
-        resume::resume(Arc::clone(&self.0), client, request.into_inner())
+        let device = device(&request);
+        resume::resume(Arc::clone(&self.0), device, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use betcode_schema_grpc::v1::agent_request::Request as Asked;
 use betcode_schema_grpc::v1::{AgentEvent, AgentRequest};
+use betcode_schema_tunnel::metadata;
 use betcode_storage::{Session, SessionId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,9 +31,9 @@ use tonic::{Request, Status, Streaming};
 use super::resume::{EventStream, Lines, NextBatch, in_context};
 use super::{End, ResponseStream};
 use crate::admission::LimitGuard;
-use crate::agents::{Command, Mailbox, StreamKey};
+use crate::agents::{Command, Device, Mailbox, StreamKey};
 use crate::core::Core;
-use crate::limits::ANSWERS_AHEAD_MAX;
+use crate::limits::{ANSWERS_AHEAD_MAX, CONNECTION_NAME_BYTES_MAX};
 use crate::observe::traffic::StreamMeter;
 use crate::status::{draining, internal, invalid};
 use crate::transport::Client;
@@ -46,16 +47,27 @@ pub(super) fn client_name<T>(request: &Request<T>) -> Arc<str> {
     client.map_or_else(|| "a client".into(), |client| Arc::clone(client.name()))
 }
 
+/// Which device a request comes from.
+pub(super) fn device<T>(request: &Request<T>) -> Device {
+    let connection = request.metadata().get(metadata::CONNECTION);
+    let connection = connection.and_then(|name| name.to_str().ok());
+    let is_short = |name: &&str| name.len() <= CONNECTION_NAME_BYTES_MAX;
+    Device {
+        client: client_name(request),
+        connection: connection.filter(is_short).map(Into::into),
+    }
+}
+
 pub(super) fn converse(
     core: Arc<Core>,
     request: Request<Streaming<AgentRequest>>,
 ) -> ResponseStream<AgentEvent> {
-    let client = client_name(&request);
+    let device = device(&request);
     let (answers, receiver) = mpsc::channel(ANSWERS_AHEAD_MAX);
     let requests = request.into_inner();
     // At once: many clients send their first request when they have the answer's headers.
     tokio::spawn(async move {
-        if let Err(End::Failed(status)) = run(core, client, requests, &answers).await {
+        if let Err(End::Failed(status)) = run(core, device, requests, &answers).await {
             let _ = answers.send(Err(status)).await;
         }
     });
@@ -64,7 +76,7 @@ pub(super) fn converse(
 
 async fn run(
     core: Arc<Core>,
-    client: Arc<str>,
+    device: Device,
     mut requests: Streaming<AgentRequest>,
     answers: &mpsc::Sender<NextBatch>,
 ) -> Result<(), End> {
@@ -79,7 +91,7 @@ async fn run(
     core.admission.memory.check()?;
     let slot = core.admission.followers.acquire(1)?;
     let opened = open(&core, start).await?;
-    let (mut sender, attached) = attach(core, client, opened, answers.clone(), slot).await?;
+    let (mut sender, attached) = attach(core, device, opened, answers.clone(), slot).await?;
     tokio::select! {
         end = sender.run() => end,
         refused = forward_requests(&attached, requests) => Err(refused.into()),
@@ -128,7 +140,7 @@ impl Drop for Attached {
 
 async fn attach(
     core: Arc<Core>,
-    client: Arc<str>,
+    device: Device,
     opened: Opened,
     answers: mpsc::Sender<NextBatch>,
     slot: LimitGuard,
@@ -139,7 +151,7 @@ async fn attach(
     subscription.set_key(session.key);
     // A replay that the client was sent just now: the conversation goes on behind it, without a gap.
     let replays = &core.agents.replays;
-    let replayed = replays.take(Instant::now(), &client, session.key);
+    let replayed = replays.take(Instant::now(), &device, session.key);
     let from = opened.from.or(replayed).unwrap_or(session.messages);
     let (store, in_session) = (core.store.clone(), id.clone());
     let context = move || in_context(&store, &in_session, from);
@@ -148,7 +160,7 @@ async fn attach(
     let (key, mailbox) = (core.agents.stream_key(), Arc::new(Mailbox::default()));
     let command = |attached| Command::Attach {
         key,
-        client: Arc::clone(&client),
+        client: Arc::clone(&device.client),
         from,
         options: opened.options.clone(),
         mailbox: Arc::clone(&mailbox),

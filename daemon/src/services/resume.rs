@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::ResponseStream;
+use crate::agents::Device;
 use crate::core::{Core, session_id};
 use crate::limits::{
     ANSWERS_AHEAD_MAX, FIRST_INIT_LINES_MAX, TRANSLATE_CONTEXT_BYTES_MAX,
@@ -27,7 +28,7 @@ use crate::translate::{Line, Matters, TaskChange, Translator, task_changes};
 
 pub(super) async fn resume(
     core: Arc<Core>,
-    client: Arc<str>,
+    device: Device,
     request: ResumeSessionRequest,
 ) -> std::result::Result<ResponseStream<AgentEvent>, Status> {
     let session = session_id(&request.session_id)?;
@@ -62,7 +63,7 @@ pub(super) async fn resume(
         if pump(pages, lines, translator, meter, &sender).await.is_ok() {
             let replays = &core.agents.replays;
             // Before its client sees the end.
-            replays.note(Instant::now(), client, found.key, last);
+            replays.note(Instant::now(), device, found.key, last);
         }
     });
     // Events of some lines come out together: those of one line share a transport frame.

@@ -90,9 +90,19 @@ impl Through {
 
     /// A connection of a user of its own.
     pub(crate) async fn channel(&self) -> Channel {
+        self.device(&self.token()).await
+    }
+
+    /// A token of another user.
+    pub(crate) fn token(&self) -> String {
         let user = format!("user-{}", self.users.fetch_add(1, Ordering::Relaxed));
         let asked = ["token", "issue", "--user", &user, "--machine", MACHINE];
-        let token = run(&self.state, &asked).unwrap();
+        run(&self.state, &asked).unwrap()
+    }
+
+    /// Another connection of a token's user.
+    pub(crate) async fn device(&self, token: &str) -> Channel {
+        let token = token.to_owned();
         let relay = self.dial().await;
         let connector = tower::service_fn(move |_| {
             let (client, server) = tokio::io::duplex(1 << 20);

@@ -34,6 +34,10 @@ pub(super) struct Context<'a> {
     pub(super) stop: &'a CancellationToken,
 }
 
+/// What the daemon knows the client's connection by; an extension of the call's head.
+#[derive(Clone)]
+pub(super) struct ConnectionName(pub(super) HeaderValue);
+
 /// A request's body as the relay has it.
 pub(super) enum RequestBody {
     /// Still coming from the client.
@@ -53,6 +57,9 @@ pub(super) async fn forward(
     context: &Context<'_>,
 ) -> Result<Response<RelayBody>, Status> {
     set_metadata(&mut head.headers, context.user, context.relay_id)?;
+    if let Some(ConnectionName(name)) = head.extensions.remove() {
+        head.headers.insert(metadata::CONNECTION, name);
+    }
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = call_uri(tunnel.machine(), path);
     head.extensions = http::Extensions::new();

@@ -203,7 +203,11 @@ impl Router {
         }
         let may_wait = wait::may_wait(request.headers())?;
         let lifetime = CallLifetime::of(request.headers(), token);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        if let Some(name) = connection.name() {
+            head.extensions
+                .insert(forward::ConnectionName(name.clone()));
+        }
         if let Some(may_wait) = may_wait {
             let call = (head, body);
             return self

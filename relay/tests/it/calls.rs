@@ -90,6 +90,7 @@ async fn what_only_the_relay_may_say_is_not_taken_from_a_client() {
     let mut request = Request::new(Bytes::new());
     for (name, value) in [
         ("x-betcode-user", "root"),
+        ("x-betcode-connection", "forged"),
         ("x-betcode-relay", "evil"),
         ("x-betcode-buffered-at-ms", "1"),
         ("authorization", "Bearer secret"),
@@ -104,7 +105,7 @@ async fn what_only_the_relay_may_say_is_not_taken_from_a_client() {
         .into_inner();
     let seen = String::from_utf8(seen.to_vec()).unwrap();
     assert!(seen.contains("x-kept: yes") && seen.contains("x-betcode-relay: relay-test"));
-    for absent in ["root", "evil", "buffered-at", "secret"] {
+    for absent in ["root", "forged", "evil", "buffered-at", "secret"] {
         assert!(!seen.contains(absent), "{absent} in {seen}");
     }
 }

@@ -10,6 +10,7 @@ use betcode_schema_grpc::v1::{HealthDetailsRequest, HealthDetailsResponse, Servi
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use super::support::talk::{Talk, resume, said, start};
 use super::support::{
     Appender, Served, batch, connect, followed, read_all, serve, settings_in, within,
 };
@@ -167,4 +168,63 @@ async fn a_daemon_without_usable_credentials_serves_its_machine_and_says_what_to
     let list = ListSessionsRequest::default();
     history.list_sessions(list).await.unwrap();
     assert!(daemon.stop().await);
+}
+
+fn text(text: &str) -> String {
+    format!(
+        r#"{{"type":"assistant","message":{{"id":"{text}","content":[{{"type":"text","text":"{text}"}}]}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn each_of_two_devices_of_a_user_goes_on_where_its_own_replay_ended() {
+    let served = serve(&[]).await;
+    let mut appender = Appender::open(&mut served.history().await).await;
+    let through = served.through.as_ref().unwrap();
+    let token = through.token();
+    let (phone, laptop) = (through.device(&token).await, through.device(&token).await);
+    let start = || start("s", &std::env::temp_dir());
+    let mut append = async |line: &str| appender.send(batch("s", &[&text(line)])).await.unwrap();
+    append("one ").await;
+    assert_eq!(said(&resume(&phone, "s", 0).await), "one ");
+    append("two ").await;
+    assert_eq!(said(&resume(&laptop, "s", 0).await), "one two ");
+    append("three ").await;
+    let mut on_laptop = Talk::open(&laptop, start()).await;
+    on_laptop.hears("three").await;
+    assert_eq!(said(&on_laptop.told), "three ");
+    let mut on_phone = Talk::open(&phone, start()).await;
+    on_phone.hears("three").await;
+    assert_eq!(said(&on_phone.told), "two three ");
+    // A replay's end counts for one stream.
+    append("four ").await;
+    let mut again = Talk::open(&phone, start()).await;
+    append("five ").await;
+    again.hears("five").await;
+    assert_eq!(said(&again.told), "five ");
+}
+
+#[tokio::test]
+async fn a_device_that_connects_again_between_replay_and_conversation_misses_nothing() {
+    let served = serve(&[]).await;
+    let mut appender = Appender::open(&mut served.history().await).await;
+    let through = served.through.as_ref().unwrap();
+    let token = through.token();
+    let start = || start("s", &std::env::temp_dir());
+    let mut append = async |line: &str| appender.send(batch("s", &[&text(line)])).await.unwrap();
+    append("one ").await;
+    let laptop = through.device(&token).await;
+    assert_eq!(said(&resume(&laptop, "s", 0).await), "one ");
+    append("two ").await;
+    let phone = through.device(&token).await;
+    assert_eq!(said(&resume(&phone, "s", 0).await), "one two ");
+    append("three ").await;
+    drop(phone);
+    // Which of the two it is cannot be known: it gets what either could miss.
+    let mut on_phone = Talk::open(&through.device(&token).await, start()).await;
+    on_phone.hears("three").await;
+    assert_eq!(said(&on_phone.told), "two three ");
+    let mut on_laptop = Talk::open(&laptop, start()).await;
+    on_laptop.hears("three").await;
+    assert_eq!(said(&on_laptop.told), "two three ");
 }

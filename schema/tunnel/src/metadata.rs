@@ -12,6 +12,9 @@ pub const PRIORITY: &str = "x-betcode-priority";
 
 /// User of the token that a call came with. Set by the relay, never taken from a client.
 pub const USER: &str = "x-betcode-user";
+/// Connection on which a call came to the relay, in letters and digits that mean nothing: calls with the same value come
+/// from one device. Set by the relay; absent where one connection may have calls of several, as a load balancer's has.
+pub const CONNECTION: &str = "x-betcode-connection";
 /// Relay through which a call came. Set by the relay.
 pub const RELAY: &str = "x-betcode-relay";
 /// When a request that waited was buffered, Unix milliseconds. Set by the relay.
@@ -28,7 +31,7 @@ pub const DELIVERED_CODE: &str = "x-betcode-delivered-code";
 pub const GO_AWAY: &str = "x-betcode-go-away";
 
 /// Names that only the relay sets; a client's own are removed.
-pub const RELAY_ONLY: [&str; 3] = [USER, RELAY, BUFFERED_AT_MS];
+pub const RELAY_ONLY: [&str; 4] = [USER, CONNECTION, RELAY, BUFFERED_AT_MS];
 
 /// Why a daemon has to leave a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
