@@ -28,8 +28,18 @@ struct StatusMapping {
     retry_ms: u32,
 }
 
-fn mapping_of(kind: ErrorKind) -> StatusMapping {
-    let (code, reason, retry_ms) = match kind {
+/// Whether an error is a file system's that is read-only. The kernel makes one so under the programs that use it.
+fn is_read_only_file_system(error: &StoreError) -> bool {
+    match error {
+        StoreError::ReadOnlyFileSystem { .. } => true,
+        StoreError::Io { source, .. } => source.kind() == std::io::ErrorKind::ReadOnlyFilesystem,
+        StoreError::SpaceNotGivenBack { source, .. } => is_read_only_file_system(source),
+        _ => false,
+    }
+}
+
+fn mapping_of(error: &StoreError) -> StatusMapping {
+    let (code, reason, retry_ms) = match error.kind() {
         ErrorKind::Invalid => (Code::InvalidArgument, "INVALID", 0),
         ErrorKind::NotFound => (Code::NotFound, "NOT_FOUND", 0),
         ErrorKind::Conflict => (Code::AlreadyExists, "CONFLICT", 0),
@@ -38,6 +48,8 @@ fn mapping_of(kind: ErrorKind) -> StatusMapping {
         ErrorKind::Busy => (Code::Unavailable, "BUSY", RETRY_MS),
         ErrorKind::NoSpace => (Code::ResourceExhausted, "NO_SPACE", 0),
         ErrorKind::Unsupported => (Code::FailedPrecondition, "UNSUPPORTED", 0),
+        // Not final, as `MOVED` below.
+        ErrorKind::Denied if is_read_only_file_system(error) => (Code::Unavailable, "READ_ONLY", 0),
         ErrorKind::Denied => (Code::FailedPrecondition, "DENIED", 0),
         ErrorKind::Damaged => (Code::DataLoss, "DAMAGED", 0),
         // Not final: who keeps the request, such as a relay, sends it again once somebody has put that in order.
@@ -96,7 +108,7 @@ pub fn from_store(error: &StoreError) -> Status {
         code,
         reason,
         retry_ms,
-    } = mapping_of(error.kind());
+    } = mapping_of(error);
     let mut status = self::error(code, reason, error.to_string());
     if let Some(limit) = limit_of(error) {
         status = status.limit(limit);
@@ -120,7 +132,7 @@ pub fn refusal(error: &StoreError) -> Refused {
         code,
         reason,
         retry_ms,
-    } = mapping_of(error.kind());
+    } = mapping_of(error);
     let next_sequence = match error {
         StoreError::SequenceConflict { next, .. } => *next,
         _ => 0,
@@ -301,6 +313,32 @@ mod tests {
             busy.quota_failure().unwrap().violations[0].subject,
             "writer_queue"
         );
+    }
+
+    #[test]
+    fn a_file_system_that_turned_read_only_is_not_final_and_missing_permissions_are() {
+        let path = || "/x".into();
+        let io = |kind: std::io::ErrorKind| StoreError::Io {
+            path: path(),
+            action: "open",
+            source: kind.into(),
+        };
+        let why = "append: disk I/O error".to_owned();
+        let turned = StoreError::ReadOnlyFileSystem { path: path(), why };
+        for error in [turned, io(std::io::ErrorKind::ReadOnlyFilesystem)] {
+            let status = from_store(&error);
+            let details = status.get_error_details();
+            let reason = &details.error_info().unwrap().reason;
+            assert_eq!(
+                (status.code(), reason.as_str()),
+                (Code::Unavailable, "READ_ONLY")
+            );
+            // Somebody has to do something before.
+            assert!(details.retry_info().is_none());
+            assert_eq!(refusal(&error).reason, "READ_ONLY");
+        }
+        let denied = from_store(&io(std::io::ErrorKind::PermissionDenied));
+        assert_eq!(denied.code(), Code::FailedPrecondition);
     }
 
     #[test]

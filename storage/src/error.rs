@@ -196,6 +196,14 @@ pub enum StoreError {
         /// What refused.
         why: String,
     },
+    /// The file system became read-only under a file that is open for writing.
+    #[error("{path} cannot be written, because its file system is read-only now: {why}")]
+    ReadOnlyFileSystem {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        why: String,
+    },
     /// Stored bytes are not what was written. Other sessions are not touched by it.
     #[error("damaged data{}: {what}", where_in(session))]
     Damaged {
@@ -443,6 +451,10 @@ impl StoreError {
             Self::Missing { .. } => "check the path, or import sessions to create it",
             Self::ReadOnly { .. } => {
                 "check the permissions of the file and its folder, and that the file system is writable"
+            }
+            Self::ReadOnlyFileSystem { .. } => {
+                "the system's log says why, which is mostly a disk that fails; what was answered is on disk, and can be \
+                 read and backed up to another one; make the file system writable again"
             }
             Self::Damaged {
                 session: Some(_), ..

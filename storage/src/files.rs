@@ -345,6 +345,13 @@ pub(crate) fn is_full(path: &Path) -> bool {
     )
 }
 
+/// Whether no file can be made beside `path` because the file system is read-only. Its flags do not say so when the
+/// kernel made it so.
+pub(crate) fn is_on_read_only_file_system(path: &Path) -> bool {
+    tempfile::tempfile_in(folder_of(path))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+}
+
 fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {
     let file = tempfile::tempfile_in(folder_of(path))
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

@@ -91,6 +91,21 @@ impl Mount {
         Ok(())
     }
 
+    /// Lets the kernel make an ext4 file system read-only under the programs that have files open on it, as it does
+    /// when it meets an error of the disk.
+    ///
+    /// # Errors
+    /// Why that cannot be done here.
+    pub fn turn_read_only(&self) -> Result<(), String> {
+        let at = self.path();
+        run("mount", &["-o", "remount,abort", &at.to_string_lossy()])?;
+        // Otherwise the kernel only notes that it is to.
+        match tempfile::tempfile_in(at) {
+            Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+            other => Err(format!("it is not read-only after that: {other:?}")),
+        }
+    }
+
     /// Takes it away, with everything that was not written to it yet.
     ///
     /// # Errors

@@ -219,6 +219,32 @@ fn a_new_store_on_a_read_only_file_system_is_refused() {
     assert_eq!(refused.kind(), ErrorKind::Denied, "{refused:?}");
 }
 
+#[test]
+fn a_store_whose_file_system_turns_read_only_refuses_writers_says_so_and_is_read() {
+    let images = tempfile::tempdir().unwrap();
+    let image = images.path().join("image");
+    let mounted = Mount::ext4(&image, 128 << 20);
+    let mount = match mounted {
+        Ok(mount) => mount,
+        Err(why) => return skipped("a file system that turns read-only", &why),
+    };
+    let path = mount.path().join("history.db");
+    recorded(&path);
+    let store = Store::open(&path, options()).unwrap();
+    if let Err(why) = mount.turn_read_only() {
+        return skipped("a file system that turns read-only", &why);
+    }
+    for n in 0..2 {
+        let refused = store.append(Batch::new(id("s"), vec![lines::payload(1, n)]));
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused:?}");
+        assert!(refused.to_string().contains("read-only"), "{refused}");
+        assert!(refused.hint().unwrap().contains("writable"), "{refused}");
+    }
+    let read = store.read(&id("s"), ReadRange::all()).unwrap();
+    assert_eq!(read.map(Result::unwrap).count(), 500);
+}
+
 /// Locked for longer than a writer waits: a typed answer, and no message half done. Locked for
 /// less: nobody notices but the clock.
 #[test]

@@ -64,7 +64,7 @@ impl StoreError {
             Self::Foreign { .. } | Self::Newer { .. } | Self::SqliteTooOld { .. } => {
                 ErrorKind::Unsupported
             }
-            Self::ReadOnly { .. } => ErrorKind::Denied,
+            Self::ReadOnly { .. } | Self::ReadOnlyFileSystem { .. } => ErrorKind::Denied,
             Self::Damaged { .. } | Self::CutOff { .. } | Self::Segment { .. } => ErrorKind::Damaged,
             Self::FileMoved { .. } => ErrorKind::Moved,
             Self::Cancelled => ErrorKind::Cancelled,

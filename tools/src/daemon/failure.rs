@@ -15,7 +15,7 @@ fn exit_of(reason: &str, code: Code) -> Exit {
         "OVERLOADED" | "TIMEOUT" | "BUSY" | "CLOSED" | "DRAINING" => Exit::Busy,
         "NO_SPACE" => Exit::NoSpace,
         "UNSUPPORTED" | "UNIMPLEMENTED" => Exit::Unsupported,
-        "DENIED" => Exit::Denied,
+        "DENIED" | "READ_ONLY" => Exit::Denied,
         "DAMAGED" => Exit::Damaged,
         "CANCELLED" => Exit::Interrupted,
         // Not from the store: the transport, or a daemon of another version.

@@ -79,6 +79,11 @@ impl Db {
                 );
                 StoreError::DiskFull { path, why }
             }
+            ErrorCode::SystemIoFailure
+                if is_failed_write(&source) && files::is_on_read_only_file_system(&path) =>
+            {
+                StoreError::ReadOnlyFileSystem { path, why }
+            }
             ErrorCode::SystemIoFailure if is_past_end(&source) => StoreError::Damaged {
                 session: None,
                 what: format!(
