@@ -9,6 +9,8 @@ mod kind;
 use std::any::Any;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate::capacity::text::{bytes as shown_bytes, bytes_apart};
 use crate::ids::SessionId;
 use crate::segment::SegmentError;
@@ -485,6 +487,9 @@ impl StoreError {
             Self::FileMoved { is_log: true, .. } => {
                 "stop the program with SIGTERM, and start it again: when it ends in order, it moves what its log holds into the database"
             }
+            Self::Io { source, .. } if is_out_of_handles(source) => {
+                "raise the limit of open files (ulimit -n, LimitNOFILE of a service), or close programs that have many open"
+            }
             Self::OutOfMemory { .. } => "free memory and try again: nothing is damaged",
             Self::Encode { .. } | Self::Panicked { .. } => {
                 "nothing that was recorded is lost: go on, and report it with what the log says"
@@ -502,6 +507,14 @@ impl StoreError {
             | Self::Sqlite { .. } => return None,
         })
     }
+}
+
+/// Whether the process, or the system, has as many files open as it may have.
+fn is_out_of_handles(error: &std::io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }
 
 #[cfg(test)]

@@ -345,11 +345,11 @@ pub(crate) fn is_full(path: &Path) -> bool {
     )
 }
 
-/// Whether no file can be made beside `path` because the file system is read-only. Its flags do not say so when the
-/// kernel made it so.
-pub(crate) fn is_on_read_only_file_system(path: &Path) -> bool {
-    tempfile::tempfile_in(folder_of(path))
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+/// What the system says against one more file beside `path`, such as that its file system is read-only: the mount's
+/// flags do not say so when the kernel made it so.
+pub(crate) fn errno_of_new_file(path: &Path) -> Option<Errno> {
+    let error = tempfile::tempfile_in(folder_of(path)).err()?;
+    Errno::from_io_error(&error)
 }
 
 fn try_to_hold(path: &Path, bytes: u64) -> Result<(), Errno> {

@@ -430,6 +430,39 @@ fn a_limit_on_the_size_of_files_ends_an_import_with_an_error_and_a_higher_one_go
 }
 
 #[test]
+fn too_few_open_files_are_named_and_not_taken_for_missing_permissions() {
+    let tool = Tool::new();
+    tool.write("in/a.jsonl", "{}\n");
+    let source = tool.path("in");
+    tool.ok(["import".as_ref(), source.as_os_str()]);
+    let compact = tool.command(["compact"]);
+    let run_with = |files: u32| {
+        let mut shell = Command::new("sh");
+        shell.arg("-c");
+        shell.arg(format!(r#"ulimit -n {files}; exec "$0" "$@""#));
+        shell.arg(compact.get_program()).args(compact.get_args());
+        let set = compact.get_envs();
+        shell.envs(set.filter_map(|(name, value)| Some((name, value?))));
+        Ran::of(shell.output().unwrap())
+    };
+    // With fewer no program starts.
+    let mut named = 0;
+    for files in 6..30 {
+        let ran = run_with(files);
+        if ran.code == 0 {
+            continue;
+        }
+        assert!(
+            ran.stderr.contains("too many open files") && ran.stderr.contains("ulimit -n"),
+            "{files}: {}",
+            ran.stderr
+        );
+        named += 1;
+    }
+    assert!(named > 0, "it never ran out of files");
+}
+
+#[test]
 fn a_database_of_no_bytes_is_reported_as_empty() {
     let tool = Tool::new();
     tool.write("store/history.db", "");

@@ -1,6 +1,7 @@
 //! What SQLite's errors mean for a store.
 
 use rusqlite::{ErrorCode, ffi};
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::{BUSY_WAITED_MS, Db};
@@ -57,6 +58,7 @@ impl Db {
                 session: None,
                 what: format!("{}: {why}", path.display()),
             },
+            ErrorCode::CannotOpen if let Some(error) = self.no_new_file(&why) => error,
             ErrorCode::CannotOpen if !path.exists() => {
                 if !files::folder_of(&path).exists() {
                     StoreError::Missing { path }
@@ -80,7 +82,8 @@ impl Db {
                 StoreError::DiskFull { path, why }
             }
             ErrorCode::SystemIoFailure
-                if is_failed_write(&source) && files::is_on_read_only_file_system(&path) =>
+                if is_failed_write(&source)
+                    && files::errno_of_new_file(&path) == Some(Errno::ROFS) =>
             {
                 StoreError::ReadOnlyFileSystem { path, why }
             }
@@ -96,6 +99,24 @@ impl Db {
                 action,
                 source,
             },
+        }
+    }
+
+    /// Why no file can be opened or created beside the database, if that has nothing to do with permissions: SQLite
+    /// says of the log and its shared memory no more than that it cannot open them.
+    fn no_new_file(&self, why: &str) -> Option<StoreError> {
+        let path = self.path.clone();
+        match files::errno_of_new_file(&path)? {
+            Errno::NOSPC | Errno::DQUOT => Some(StoreError::DiskFull {
+                path,
+                why: format!("{why}: the file system has no space, or no inode, for another file"),
+            }),
+            errno @ (Errno::MFILE | Errno::NFILE) => Some(StoreError::Io {
+                action: "open",
+                path,
+                source: errno.into(),
+            }),
+            _ => None,
         }
     }
 
