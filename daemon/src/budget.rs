@@ -1,7 +1,6 @@
 //! `betcode-daemon budget`: asks the running daemon how busy it is, and shows each figure beside
 //! what the capacity plan gives it.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use betcode_storage::capacity::planner::memory::SQLITE_CACHE_BYTES;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
+
+use crate::cli;
 
 const MB: f64 = 1e6;
 const KB: f64 = 1e3;
@@ -61,9 +62,7 @@ pub(crate) fn show(db: &Path, json: bool) -> Result<(), String> {
     } else {
         as_text(&answer)
     };
-    // A reader that has seen enough is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
+    cli::say(&text)
 }
 
 async fn ask(holder: &Holder) -> Result<BudgetResponse, String> {

@@ -1,6 +1,6 @@
 //! The command line: a flag for each parameter, made from the table.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use betcode_daemon::settings::{Kind, Loaded, PARAMETERS, Parameter, Sources};
@@ -178,7 +178,7 @@ fn bounds(kind: Kind) -> String {
 }
 
 /// Prints each parameter, its value, and where that came from.
-pub(crate) fn show(loaded: &Loaded, json: bool) {
+pub(crate) fn show(loaded: &Loaded, json: bool) -> Result<(), String> {
     let mut text = String::new();
     if json {
         let rows: Vec<_> = loaded
@@ -212,6 +212,16 @@ pub(crate) fn show(loaded: &Loaded, json: bool) {
             ));
         }
     }
-    // A reader that has seen enough is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    say(&text)
+}
+
+/// Writes what was asked for. A reader that has seen enough is no error.
+pub(crate) fn say(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to stdout: {error}"))
+        }
+        _ => Ok(()),
+    }
 }

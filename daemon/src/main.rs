@@ -22,10 +22,10 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.to_string(), 2),
     };
     match command {
-        Command::Config { json } => {
-            cli::show(&loaded, json);
-            ExitCode::SUCCESS
-        }
+        Command::Config { json } => match cli::show(&loaded, json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => fail(&why, 1),
+        },
         Command::Budget { json } => match budget::show(&loaded.settings.db, json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => fail(&why, 1),

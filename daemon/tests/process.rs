@@ -54,6 +54,24 @@ async fn config_shows_where_each_value_came_from() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_printed_is_not_called_a_success() {
+    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), "config", &[])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("cannot write to stdout: No space left"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn budget_shows_a_running_daemons_figures_beside_the_plans() {
     let folder = tempfile::tempdir().unwrap();
     let nobody = command(folder.path(), "budget", &[]).output().unwrap();

@@ -1,7 +1,8 @@
 //! How an agent is started: its executable, its arguments, where it works. No process yet.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tonic::Status;
@@ -135,16 +136,43 @@ pub(crate) fn executable(command: &str) -> Result<PathBuf, Refusal> {
             .find(|path| is_executable(path)),
     };
     found.ok_or_else(|| {
-        let place = if command.contains('/') {
-            "there"
-        } else {
-            "on the daemon's PATH"
+        let message = match what_is_wrong(command, &path) {
+            Some((there, why)) => format!(
+                "the agent {command:?} cannot be run: {} {why}; put that right, or set agent_command to where it is",
+                there.display()
+            ),
+            None => {
+                let place = match command.contains('/') {
+                    true => "there",
+                    false => "on the daemon's PATH",
+                };
+                format!("the agent {command:?} is not {place}; install it, or set agent_command to where it is")
+            }
         };
-        let message = format!(
-            "the agent {command:?} is not {place}; install it, or set agent_command to where it is"
-        );
         Refusal::new("AGENT_MISSING", message).with("agent_command", command)
     })
+}
+
+/// What is there by the name of a command that cannot be run, and why it cannot.
+fn what_is_wrong(command: &str, search: &OsStr) -> Option<(PathBuf, &'static str)> {
+    let why = |path: &Path| match std::fs::metadata(path) {
+        Ok(file) if file.is_dir() => Some("is a directory"),
+        Ok(file) if file.is_file() => Some("is not executable (chmod +x)"),
+        Ok(_) => Some("is no file"),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Some("cannot be looked at: permission denied")
+        }
+        Err(_) => None,
+    };
+    if command.contains('/') {
+        let path = PathBuf::from(command);
+        return why(&path).map(|why| (path, why));
+    }
+    // Directories by that name are usual, and nobody means them.
+    std::env::split_paths(search)
+        .map(|folder| folder.join(command))
+        .filter(|path| path.is_file())
+        .find_map(|path| why(&path).map(|why| (path, why)))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -265,6 +293,23 @@ mod tests {
         for missing in ["/nowhere/claude", "no-such-agent", "/etc/passwd", "/"] {
             assert_eq!(executable(missing).unwrap_err().code, "AGENT_MISSING");
         }
+    }
+
+    #[test]
+    fn what_is_there_and_cannot_be_run_is_not_called_missing() {
+        for (there, why) in [
+            ("/etc/passwd", "not executable"),
+            ("/", "a directory"),
+            ("/dev/null", "no file"),
+        ] {
+            let message = executable(there).unwrap_err().message;
+            assert!(
+                message.contains(why) && message.contains(there),
+                "{message}"
+            );
+        }
+        let message = executable("/nowhere/claude").unwrap_err().message;
+        assert!(message.contains("is not there; install it"), "{message}");
     }
 
     #[test]
