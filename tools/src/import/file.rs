@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::lines::{LineBatch, LineSplitter, LineTooLong};
 use super::place::{ResumePoint, find_place};
 use super::target::NotRecorded;
-use super::walk::{Found, has_line_ending, path_bytes};
+use super::walk::{Found, has_line_ending, hint_to_read, path_bytes};
 use super::{Run, Skipped, sniff};
 use crate::error::{Exit, Failure, plain_io};
 use crate::limits::{
@@ -78,8 +78,11 @@ pub(super) fn import_file(
 
 fn import_once(run: &mut Run<'_>, found: &Found, progress: &mut FileProgress) -> Result<(), Stop> {
     let unreadable = |error: &io::Error| {
-        let hint = "check its permissions, then import again: only what is new is imported";
-        Stop::Skip(Skipped::new(&found.path, plain_io(error), hint))
+        Stop::Skip(Skipped::new(
+            &found.path,
+            plain_io(error),
+            hint_to_read(error),
+        ))
     };
     if belongs_to_open_store(&found.canonical) {
         let why = "it is a file of the database that the lines are recorded in";

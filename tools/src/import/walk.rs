@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
+use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustix::io::Errno;
 use walkdir::WalkDir;
 
 use super::Skipped;
@@ -162,6 +164,25 @@ fn refused_root(root: &Path, error: &walkdir::Error) -> Failure {
     }
 }
 
+const TRY_PERMISSIONS: &str =
+    "check its permissions, then import again: only what is new is imported";
+
+/// What to try about a file or folder that was found and cannot be read.
+pub(super) fn hint_to_read(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "nothing, if it was to go: it was deleted or renamed while the import ran; otherwise import again"
+        }
+        io::ErrorKind::InvalidFilename => {
+            "change into a folder near it and import from there: the whole path is too long for the system"
+        }
+        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {
+            "raise the limit of open files (ulimit -n), then import again: only what is new is imported"
+        }
+        _ => TRY_PERMISSIONS,
+    }
+}
+
 fn refused(root: &Path, error: &walkdir::Error) -> Skipped {
     let path = error.path().unwrap_or(root);
     if let Some(ancestor) = error.loop_ancestor() {
@@ -172,7 +193,7 @@ fn refused(root: &Path, error: &walkdir::Error) -> Skipped {
     let hint = if path.is_symlink() && !path.exists() {
         "nothing, if you do not expect history there: it is a link, and what it leads to is not there"
     } else {
-        "check its permissions, then import again: only what is new is imported"
+        error.io_error().map_or(TRY_PERMISSIONS, hint_to_read)
     };
     Skipped::new(path, why, hint)
 }
@@ -188,6 +209,19 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn permissions_are_suggested_only_where_they_may_be_the_cause() {
+        for (code, suggested) in [
+            (Errno::NOENT, "deleted or renamed while the import ran"),
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::NAMETOOLONG, "change into a folder near it"),
+            (Errno::ACCESS, "check its permissions"),
+        ] {
+            let hint = hint_to_read(&code.into());
+            assert!(hint.contains(suggested), "{code}: {hint}");
+        }
+    }
 
     fn find(paths: &[PathBuf], skipped: &mut Vec<Skipped>) -> Result<Vec<Found>> {
         super::find(paths, skipped, &mut || ControlFlow::Continue(()))
