@@ -420,7 +420,9 @@ impl StoreError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::InvalidSessionId { .. } => "list the sessions and use an id from there",
+            Self::InvalidSessionId { .. } => {
+                "list the sessions and take an id from there; for a new session, choose one that keeps this rule"
+            }
             Self::SessionNotFound { .. } => {
                 "list the sessions: the id may be misspelt, or the session deleted"
             }

@@ -307,7 +307,8 @@ impl Requests {
                 answer(request_id, &Verdict::Deny(why))
             }
             Decision::Unspecified => {
-                let message = "the decision is missing: allow or deny";
+                let message =
+                    "the decision is missing, or one that this daemon does not know: allow or deny";
                 return Err(Refusal::invalid(message).with("request_id", request_id));
             }
         };
