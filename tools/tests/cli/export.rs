@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use betcode_db::export::{ExportOptions, export};
 use betcode_storage::{SessionId, Store, StoreOptions};
 
-use crate::tool::{Tool, files};
+use crate::tool::{Tool, files, interrupt};
 
 fn tool_with(sessions: &[(&str, &str)]) -> Tool {
     let tool = Tool::new();
@@ -276,10 +276,7 @@ fn following_a_session_writes_what_is_appended_and_ends_well_with_ctrl_c() {
     tool.write("src/a.jsonl", "one\ntwo\nthree\n");
     tool.ok(["import".as_ref(), tool.path("src").as_os_str()]);
     assert_eq!(lines.next().unwrap().unwrap(), "three");
-    let killed = Command::new("kill")
-        .args(["-INT", &following.id().to_string()])
-        .status();
-    assert!(killed.unwrap().success());
+    interrupt(&following);
     assert!(lines.next().is_none());
     assert_eq!(following.wait().unwrap().code(), Some(0));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::tool::{Tool, interrupt};
+use crate::tool::{Tool, interrupt, is_ignored};
 
 fn tool() -> Tool {
     let tool = Tool::new();
@@ -18,14 +18,6 @@ fn tool() -> Tool {
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// Whether what these tests start ignores a signal, as all do under `nohup`.
-fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
-    mask & (1 << (signal.as_raw() - 1)) != 0
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -109,11 +110,22 @@ impl Ran {
     }
 }
 
-/// Sends Ctrl-C to a run.
+/// Whether what these tests start ignores a signal, as all do with SIGHUP under `nohup`, and with SIGINT in the
+/// background of a shell without job control.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+    mask & (1 << (signal.as_raw() - 1)) != 0
+}
+
+/// Sends Ctrl-C to a run, or where that is ignored what else asks it to stop.
 pub(crate) fn interrupt(child: &Child) {
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(sent.unwrap().success());
+    let signal = match is_ignored(Signal::INT) {
+        true => Signal::TERM,
+        false => Signal::INT,
+    };
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// Files below a folder with their bytes, by relative path.
