@@ -1,6 +1,6 @@
 //! How long appends take while other sessions are compacted deeply, in this process and in
-//! another one, against the same appends with nothing else going on. And while another store's sessions are compacted:
-//! what is longer then is the machine's share, which no store could do without.
+//! another one, against the same appends with nothing else going on. As a control, also while another store's sessions
+//! are compacted: they share nothing but cores and disk then, but that compaction pauses for nobody.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(missing_docs)]

@@ -172,7 +172,7 @@ pub(crate) const BASE_BLOBS_BYTES_MAX: usize = 8 << 20;
 pub(crate) const BASE_STRETCHES_COUNTED_MAX: usize = 1 << 21;
 /// Identifiers counted while a base is made. Those met later are left to their segments.
 pub(crate) const BASE_IDS_COUNTED_MAX: usize = 1 << 18;
-/// Bytes of split segments that the first pass over a project keeps for the second.
+/// Bytes of split segments, and of what it noted of them, that the first pass over a project keeps for the second.
 pub(crate) const BASE_KEPT_BYTES_MAX: usize = 32 << 20;
 
 /// A base is made from at most this many payload bytes, and a new one when its project has grown

@@ -62,7 +62,7 @@ impl Sampled {
         let block = &bytes[..bytes.len().min(BLOCK_BYTES)];
         let mut count = 0;
         let mut note = |end: usize, hash: u64| {
-            // There are no more ends than bytes: the mask spares a comparison, and changes nothing.
+            // There are no more ends than bytes: the remainder spares a check of bounds, and changes nothing.
             self.ends[count % BLOCK_BYTES] = (end as u32, hash);
             count += usize::from(is_sampled(hash, one_in));
         };
